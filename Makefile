@@ -1,0 +1,43 @@
+# sweepft: `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-full check format clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v g++ >/dev/null || { echo "setup: g++ is missing: DeepSpeed builds its CPU communication op with it. Install it, e.g. apt-get install g++"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m sweepft.engine.build_op
+	@touch $@
+
+setup: $(STAMP) ## make .venv, install, build DeepSpeed's CPU communication op once
+
+demo: $(STAMP) ## run the embedded sweep: 12 trials on data and a model it makes itself
+	$(BIN)/sweepft demo
+
+test: $(STAMP) ## the test-suite (under 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not full and not gpu"
+
+test-full: $(STAMP) ## all tests, the slow ones too
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(STAMP) ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## write the format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

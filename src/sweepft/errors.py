@@ -1,0 +1,144 @@
+"""Every error sweepft raises on purpose, in one tree.
+
+SweepftError                  anything sweepft refuses or cannot do; the command line exits 1
+├── SpecError                 the sweep's YAML, its overrides or the files it names are wrong; exits 2
+├── DataError                 training or held-out data cannot be read or used; exits 2
+├── LedgerError               the run folder's ledger cannot be trusted
+│   ├── LedgerCorrupt         a row inside the ledger is damaged
+│   ├── LedgerVersion         written by an unknown schema version
+│   └── LedgerLocked          another driver writes this run
+├── ResourceError             the cluster cannot hold what the spec asks for
+├── StorageError              the run folder cannot be written (full, read-only)
+├── TrialError                one trial cannot go on
+│   ├── RankMismatch          ranks disagree on config, data, weights or versions
+│   ├── RankFailed            a rank died or raised
+│   └── RankHung              a rank gave no sign of life in time
+└── ReplayError               recorded curves cannot be read or mapped
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = [
+    "DataError",
+    "LedgerCorrupt",
+    "LedgerError",
+    "LedgerLocked",
+    "LedgerVersion",
+    "Problem",
+    "RankFailed",
+    "RankHung",
+    "RankMismatch",
+    "ReplayError",
+    "ResourceError",
+    "SpecError",
+    "StorageError",
+    "SweepftError",
+    "TrialError",
+]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: where, which rule, which value, what to do.
+
+    Attributes:
+        where: ``file:line`` (1-based), or ``--set`` for an override, or a data file and row.
+        key: Dotted key, e.g. ``search.space.batch_size``.
+        rule: What must hold, as a sentence without a full stop.
+        value: The value found (shown shortened), or None when something is missing.
+        remedy: What the reader can do about it.
+    """
+
+    where: str
+    key: str
+    rule: str
+    remedy: str
+    value: Any = None
+
+    def __str__(self) -> str:
+        shown = "" if self.value is None else f" (got {_short(self.value)})"
+        return f"{self.where}: {self.key}: {self.rule}{shown}\n  {self.remedy}"
+
+
+class SweepftError(Exception):
+    """Anything sweepft refuses or cannot do."""
+
+    exit_code = 1
+
+
+class _ProblemsError(SweepftError):
+    """An error that carries every problem found, not only the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.problems,))
+
+
+class SpecError(_ProblemsError):
+    """The sweep's YAML, its overrides or the files it names are wrong."""
+
+
+class DataError(_ProblemsError):
+    """Training or held-out data cannot be read or used."""
+
+
+class LedgerError(SweepftError):
+    """The run folder's ledger cannot be trusted."""
+
+
+class LedgerCorrupt(LedgerError):
+    """A row inside the ledger is damaged; the message names the row."""
+
+
+class LedgerVersion(LedgerError):
+    """The ledger was written by an unknown schema version."""
+
+
+class LedgerLocked(LedgerError):
+    """Another driver writes this run; the message names its host and pid."""
+
+
+class ResourceError(SweepftError):
+    """The cluster cannot hold what the spec asks for."""
+
+    exit_code = 2
+
+
+class StorageError(SweepftError):
+    """The run folder cannot be written: full, read-only or gone."""
+
+
+class TrialError(SweepftError):
+    """One trial cannot go on."""
+
+
+class RankMismatch(TrialError):
+    """Ranks disagree on config, data, weights or versions; the message names rank and field."""
+
+
+class RankFailed(TrialError):
+    """A rank died or raised."""
+
+
+class RankHung(TrialError):
+    """A rank gave no sign of life within its time."""
+
+
+class ReplayError(SweepftError):
+    """Recorded curves cannot be read or mapped to what a rule needs."""
+
+    exit_code = 2
+
+
+def _short(value: Any, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
