@@ -1,0 +1,248 @@
+"""Tokenised data on disk, written once and shared by every trial and rank of a sweep.
+
+The idea to keep in mind: a cache folder is named by the SHA-256 of everything that changes a token, so it is
+never updated, only made; change a tokenizer file, the template or a row and a new folder appears. Files are
+written under a temporary name and the folder is renamed: readers see all of it or nothing, and of two writers
+at once the first wins and the other takes what it finds.
+
+A folder holds raw arrays (native byte order, no header), described by ``meta.json``::
+
+    tokens.bin   uint16 or uint32, all rows one after another
+    mask.bin     bool, same length: True where the token is trained on (a label)
+    offsets.bin  int64, rows + 1: row i is tokens[offsets[i]:offsets[i + 1]]
+    targets.bin  int32, rows: trained-on tokens of the row
+    domains.bin  int32, rows: index into meta["domains"]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sweepft.errors import DataError, Problem, StorageError
+
+__all__ = ["CACHE_FORMAT", "TokenRow", "TokenSet", "write_token_set"]
+
+CACHE_FORMAT: Final = 1
+"""Version of the folder layout; it enters every digest."""
+
+_STALE_SECONDS: Final = 24 * 3600.0  # a temporary folder this old belongs to a writer that died
+
+TokenRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], str | None]
+"""One row to write: token ids, loss mask (same length), domain."""
+
+
+class TokenSet:
+    """A tokenised data set, memory-mapped and read-only.
+
+    Nothing is read until a row is asked for, and all processes of a node share the pages, so opening one
+    costs about a millisecond whatever its size. Needs numpy only. Pickles as its path.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a cache folder.
+
+        Raises:
+            DataError: If the folder is not a complete cache of this format.
+        """
+        self.path = Path(path)
+        self.meta = _read_meta(self.path)
+        rows, n_tokens = int(self.meta["rows"]), int(self.meta["tokens"])
+        self._tokens = self._map("tokens", np.dtype(str(self.meta["dtype"])), n_tokens)
+        self._mask = self._map("mask", np.dtype(np.bool_), n_tokens)
+        self._offsets = self._map("offsets", np.dtype(np.int64), rows + 1)
+        self.targets: npt.NDArray[np.int32] = self._map("targets", np.dtype(np.int32), rows)
+        """Trained-on tokens of each row, int32, shape ``(rows,)``; at least 1."""
+        self.domains: npt.NDArray[np.int32] = self._map("domains", np.dtype(np.int32), rows)
+        """Domain of each row as an index into `domain_names`, int32, shape ``(rows,)``."""
+        self.lengths: npt.NDArray[np.int64] = np.diff(self._offsets)
+        """Tokens of each row, int64, shape ``(rows,)``; at least 2."""
+        self.domain_names: tuple[str, ...] = tuple(self.meta["domains"])
+        self.digest: str = str(self.meta["digest"])
+        """SHA-256 of everything that changes a token of this set."""
+
+    def __len__(self) -> int:
+        return int(self.targets.shape[0])
+
+    def __repr__(self) -> str:
+        return f"TokenSet({str(self.path)!r}, rows={len(self)}, digest={self.digest[:12]})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (str(self.path),))
+
+    def row(self, i: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """Tokens of row `i` and which of them are trained on.
+
+        Returns:
+            ``(input_ids, loss_mask)``: int64 and bool, both of shape ``(lengths[i],)``, own copies. Where
+            ``loss_mask[j]`` is True, token ``j`` is a label, predicted from the tokens before it;
+            ``loss_mask[0]`` is always False.
+        Raises:
+            IndexError: Unless ``0 <= i < len(self)``.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(f"row {i} of {len(self)}")
+        span = slice(int(self._offsets[i]), int(self._offsets[i + 1]))
+        return self._tokens[span].astype(np.int64), np.array(self._mask[span])
+
+    def _map(self, name: str, dtype: np.dtype[Any], length: int) -> Any:
+        file = self.path / f"{name}.bin"
+        found = file.stat().st_size if file.is_file() else -1
+        if found != length * dtype.itemsize:
+            raise DataError([_broken(file, f"{length * dtype.itemsize} bytes", f"{found} bytes")])
+        return np.memmap(file, dtype=dtype, mode="r", shape=(length,)).view(np.ndarray)
+
+
+def write_token_set(
+    folder: str | Path,
+    rows: Iterable[TokenRow],
+    *,
+    digest: str,
+    vocab_size: int,
+    extra: Mapping[str, Any] | None = None,
+) -> TokenSet:
+    """Write a token set, all or nothing, unless one stands there already.
+
+    Args:
+        folder: Where it shall stand; its parents are made.
+        rows: Rows in order; consumed only when there is something to write.
+        digest: SHA-256 of everything that changes a token.
+        vocab_size: All token ids are below it; chooses uint16 or uint32.
+        extra: JSON-able facts kept in ``meta["extra"]``, e.g. counts of dropped rows.
+    Returns:
+        The set that stands in `folder` now: ours, or that of a writer who was there first.
+    Raises:
+        DataError: If there is no row, or a row breaks the rules of `TokenSet.row`.
+        StorageError: If the disk is full or read-only.
+    """
+    target = Path(folder)
+    if (target / "meta.json").is_file():
+        return TokenSet(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_stale(target.parent)
+        temporary = target.parent / f".tmp-{target.name[:24]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        temporary.mkdir(mode=0o700)
+        try:
+            meta = _write_arrays(temporary, rows, np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32))
+            meta |= {
+                "format": CACHE_FORMAT,
+                "digest": digest,
+                "byteorder": sys.byteorder,
+                "extra": dict(extra or {}),
+            }
+            with _durable(temporary / "meta.json") as out:
+                out.write(json.dumps(meta, indent=1, sort_keys=True).encode())
+            _rename_or_yield(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise StorageError(f"{target}: the token cache cannot be written: {error}") from error
+    return TokenSet(target)
+
+
+def _write_arrays(folder: Path, rows: Iterable[TokenRow], dtype: np.dtype[Any]) -> dict[str, Any]:
+    offsets, targets, domains = [0], [], []
+    names: dict[str, int] = {}
+    with _durable(folder / "tokens.bin") as tokens_out, _durable(folder / "mask.bin") as mask_out:
+        for n, (ids, mask, domain) in enumerate(rows):
+            _check_row(folder, n, ids, mask, dtype)
+            tokens_out.write(ids.astype(dtype).tobytes())
+            mask_out.write(mask.astype(np.bool_).tobytes())
+            offsets.append(offsets[-1] + len(ids))
+            targets.append(int(np.count_nonzero(mask)))
+            domains.append(names.setdefault(domain or "", len(names)))
+    if not targets:
+        raise DataError(
+            [Problem(str(folder), "rows", "a token set needs at least one row", "check the source")]
+        )
+    ends, counts = np.array(offsets, np.int64), np.array(targets, np.int32)
+    small: dict[str, npt.NDArray[Any]] = {
+        "offsets": ends,
+        "targets": counts,
+        "domains": np.array(domains, np.int32),
+    }
+    for name, array in small.items():
+        with _durable(folder / f"{name}.bin") as out:
+            out.write(array.tobytes())
+    return {
+        "rows": len(targets),
+        "tokens": offsets[-1],
+        "targets": int(counts.sum(dtype=np.int64)),
+        "longest": int(np.diff(ends).max()),
+        "dtype": dtype.name,
+        "domains": list(names),
+    }
+
+
+def _check_row(
+    folder: Path, n: int, ids: npt.NDArray[Any], mask: npt.NDArray[Any], dtype: np.dtype[Any]
+) -> None:
+    wrong = None
+    if ids.ndim != 1 or ids.shape != mask.shape or ids.size < 2:
+        wrong = f"ids and mask must be 1-d, equally long and hold 2 tokens or more: {ids.shape}, {mask.shape}"
+    elif mask[0] or not mask.any():
+        wrong = "the first token can be no label, and one other must be"
+    elif ids.min() < 0 or ids.max() > np.iinfo(dtype).max:
+        wrong = f"ids must fit {dtype}: {ids.min()} to {ids.max()}"
+    if wrong:
+        raise DataError(
+            [Problem(f"{folder}: row {n}", "tokens", wrong, "this is a fault of the tokenising step")]
+        )
+
+
+@contextlib.contextmanager
+def _durable(file: Path) -> Iterator[BinaryIO]:
+    """Open for writing; on the way out the bytes are on the disk, so that a rename never publishes holes."""
+    with file.open("wb") as out:
+        yield out
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _rename_or_yield(temporary: Path, target: Path) -> None:
+    try:
+        temporary.rename(target)
+    except OSError:
+        if not (target / "meta.json").is_file():  # not another writer's cache: a real failure
+            raise
+
+
+def _sweep_stale(parent: Path) -> None:
+    for old in parent.glob(".tmp-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    file = path / "meta.json"
+    try:
+        meta = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError([_broken(file, "a readable meta.json", str(error))]) from error
+    for key, expected in (("format", CACHE_FORMAT), ("byteorder", sys.byteorder)):
+        if meta.get(key) != expected:
+            raise DataError([_broken(file, f"{key} {expected}", meta.get(key))])
+    return dict(meta)
+
+
+def _broken(file: Path, expected: str, found: Any) -> Problem:
+    return Problem(
+        where=str(file),
+        key="cache",
+        rule=f"a token cache must be complete: expected {expected}",
+        value=found,
+        remedy=f"remove the folder {file.parent}; it is made again from the data",
+    )
