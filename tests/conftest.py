@@ -1,0 +1,21 @@
+"""Fixtures shared by all tests. Keep it small: helpers live in ``tests/support``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from support.tiny import tiny_data, tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random tiny Llama with tokenizer and chat template; read-only by agreement."""
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """96 different chat rows as JSON Lines; read-only by agreement."""
+    return tiny_data(tmp_path_factory.mktemp("data"), rows=96)

@@ -1,0 +1,78 @@
+"""Run a function on the ranks of a real process group, each in its own fresh process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from sweepft.engine.plan import EnginePlan, TrialPlan
+
+
+def free_port() -> int:
+    """A TCP port nobody listens on just now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def run_trials(
+    plan: EnginePlan, trials: list[TrialPlan], world_size: int, chunks: int = 1
+) -> list[dict[str, Any]]:
+    """Train the trials one after another on one runner a rank; returns rank 0's results, one a trial."""
+    return on_ranks(_train, world_size, plan, trials, chunks)
+
+
+def _train(runner: Any, trials: list[TrialPlan], chunks: int) -> list[dict[str, Any]]:
+    results = []
+    for trial in trials:
+        result = runner.start(trial)
+        result["history"] = {}
+        for i in range(chunks):
+            chunk = runner.run(-(-runner.plan.budget_samples * (i + 1) // chunks))
+            for name, values in chunk["history"].items():
+                result["history"].setdefault(name, []).extend(values)
+            if runner.held_out:
+                result.setdefault("evals", []).append(runner.evaluate())
+        result["diverged"] = chunk["diverged"]
+        results.append(result)
+    return results
+
+
+def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any) -> Any:
+    """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    port = free_port()
+    processes = [
+        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        results = dict(queue.get(timeout=300) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(timeout=20)
+            if process.is_alive():
+                process.kill()
+    errors = [r for r in results.values() if isinstance(r, Exception)]
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _rank(queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any) -> None:
+    from sweepft.engine.collective import join, leave
+    from sweepft.engine.runner import TrialRunner
+
+    try:
+        device = join(rank, world_size, "127.0.0.1", port, plan.threads, use_gpu=False)
+        queue.put((rank, job(TrialRunner(plan, device), *args)))
+        leave()
+    except Exception as error:
+        import traceback
+
+        queue.put((rank, RuntimeError(f"rank {rank}: {error}\n{traceback.format_exc()}")))

@@ -1,0 +1,87 @@
+"""Tiny models and data for tests, made in seconds from nothing but our own generator.
+
+The idea to keep in mind: everything is seeded and written as real files (save_pretrained folders, JSON
+Lines), so tests go the same way as users.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
+from sweepft.demo.tokenizer import train_tokenizer
+
+__all__ = ["Arch", "tiny_config", "tiny_data", "tiny_model", "tiny_rows", "tiny_tokenizer"]
+
+Arch = Literal["llama", "granite", "mistral", "gpt_bigcode"]
+
+
+def tiny_rows(rows: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Different chat rows with a domain each."""
+    return list(skill_rows(NEW_SKILLS, rows, seed))
+
+
+def tiny_data(folder: Path | str, rows: int = 64, seed: int = 0, name: str = "data.jsonl") -> Path:
+    """Write `rows` different chat rows as JSON Lines; returns the file."""
+    file = Path(folder) / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows(rows, seed)))
+    return file
+
+
+def tiny_tokenizer(vocab: int = 384) -> Any:
+    """A real fast tokenizer with a chat template, always the same for one `vocab`."""
+    rows = [*skill_rows(NEW_SKILLS, 300, 0), *skill_rows(BASE_SKILLS, 100, 0), *knowledge_rows(0)]
+    return train_tokenizer(rows, vocab)
+
+
+def tiny_config(arch: Arch, vocab: int, **changes: Any) -> Any:
+    """A config of about 0.1 M parameters: hidden 64, 2 layers, 4 heads (2 of keys and values)."""
+    import transformers
+
+    tokens = {"vocab_size": vocab, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 3}
+    if arch == "gpt_bigcode":
+        size: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": 128}
+        return transformers.GPTBigCodeConfig(**{**size, **tokens, **changes})
+    size = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+    }
+    kinds = {
+        "llama": transformers.LlamaConfig,
+        "granite": transformers.GraniteConfig,
+        "mistral": transformers.MistralConfig,
+    }
+    return kinds[arch](**{**size, **tokens, **changes})
+
+
+def tiny_model(
+    folder: Path | str, arch: Arch = "llama", vocab: int = 384, seed: int = 0, **config: Any
+) -> Path:
+    """Save a random tiny model, its tokenizer and chat template; returns the folder.
+
+    Args:
+        folder: Made if missing.
+        arch: Which architecture.
+        vocab: Tokenizer and embedding size, at least 260.
+        seed: Of the weights.
+        **config: Changes to the architecture's config, e.g. ``attention_dropout=0.1``.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    target = Path(folder)
+    tokenizer = tiny_tokenizer(vocab)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(arch, len(tokenizer), **config))
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
