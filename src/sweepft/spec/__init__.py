@@ -1,0 +1,56 @@
+"""The sweep's YAML file as a frozen, validated :class:`SweepSpec`.
+
+``load`` reads a file and either gives a spec in which everything holds, or raises one error with every
+problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and no network.
+"""
+
+from __future__ import annotations
+
+from sweepft.spec.checks import check_budget
+from sweepft.spec.fields import WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.loader import dump, from_dict, load
+from sweepft.spec.sections import (
+    Budget,
+    Data,
+    EarlyStop,
+    HeldOut,
+    Limit,
+    Model,
+    Optimizer,
+    Resources,
+    Search,
+    TestSource,
+    Train,
+    TrainSettings,
+    TrainSource,
+)
+from sweepft.spec.space import Dimension
+from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
+
+__all__ = [
+    "SWEEPABLE",
+    "Budget",
+    "Data",
+    "Dimension",
+    "EarlyStop",
+    "HeldOut",
+    "Limit",
+    "Model",
+    "Optimizer",
+    "Plan",
+    "Resources",
+    "Search",
+    "SweepSpec",
+    "TestSource",
+    "Train",
+    "TrainSettings",
+    "TrainSource",
+    "WarmupSteps",
+    "check_budget",
+    "dump",
+    "from_dict",
+    "is_hub_id",
+    "is_template_file",
+    "load",
+    "plan",
+]

@@ -1,0 +1,279 @@
+"""What must hold between sections of a spec.
+
+One idea: each check sees sections that are sound in themselves (or None) and reports where the reader can
+mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from sweepft.errors import Problem
+from sweepft.spec.draft import Draft
+from sweepft.spec.fields import WarmupSteps
+from sweepft.spec.problems import did_you_mean, problems_of
+from sweepft.spec.sections import Resources, Search, Train, TrainSettings
+from sweepft.spec.source import Document, KeyPath
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, train_dict
+
+__all__ = ["check_all", "check_budget"]
+
+
+def check_all(draft: Draft) -> None:
+    """Add what is wrong between the sections of a draft."""
+    for check in _CHECKS:
+        check(draft)
+    if draft.train is not None and draft.search is not None and draft.train.budget.samples is not None:
+        _check_budget(draft, draft.train, draft.search, draft.train.budget.samples)
+
+
+def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
+    """What is wrong once a budget in tokens or epochs is known in samples.
+
+    Args:
+        spec: A sound spec.
+        budget_samples: Samples of every trial.
+    """
+    found = Draft(Document("spec"))
+    _check_budget(found, spec.train, spec.search, budget_samples)
+    return found.problems
+
+
+def _check_precision(draft: Draft) -> None:
+    train = draft.train
+    if train is not None and train.precision == "bf16" and train.zero_stage == 0:
+        rule = "zero_stage 0 with precision bf16 cannot be reset exactly between trials"
+        draft.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
+
+
+def _check_weights(draft: Draft) -> None:
+    if draft.data is None:
+        return
+    if not any(held.weight for held in draft.data.held_out):
+        rule, remedy = (
+            "must not all have weight 0: the objective is their weighted mean",
+            "give one weight: 1.0",
+        )
+        draft.add(("data", "held_out"), rule, remedy)
+    fractions = [held.fraction for held in draft.data.held_out if held.fraction is not None]
+    if sum(fractions) >= 1:
+        rule = "must leave rows to train on: the fractions add up to 1 or more"
+        draft.add(("data", "held_out"), rule, "hold out a few percent", round(sum(fractions), 6))
+
+
+def _check_names(draft: Draft) -> None:
+    if draft.data is None:
+        return
+    seen: dict[str, str] = {}
+    names = [("held_out", i, held.name) for i, held in enumerate(draft.data.held_out)]
+    names += [("test", i, test.name) for i, test in enumerate(draft.data.test)]
+    for kind, i, name in names:
+        if name in seen:
+            rule = f"must be a name of its own; {seen[name]} has it too"
+            draft.add(("data", kind, i, "name"), rule, "choose another name", name)
+        seen.setdefault(name, f"data.{kind}.{i}")
+
+
+def _check_hub_options(draft: Draft) -> None:
+    if draft.data is None:
+        return
+    for i, held in enumerate(draft.data.held_out):
+        if held.fraction is not None and held.split is not None:
+            rule = "applies to a path only, not to a fraction of the training rows"
+            draft.add(("data", "held_out", i, "split"), rule, "remove it", held.split)
+
+
+def _check_space_keys(draft: Draft) -> None:
+    if draft.search is None:
+        return
+    keys = list(draft.search.space)
+    for key in keys:
+        path: KeyPath = ("search", "space", key)
+        if key not in SWEEPABLE:
+            fixed = key.split(".")[0] in Train.model_fields and key not in SWEEPABLE
+            rule = "is the same for every trial and cannot be swept" if fixed else "is not a field of train"
+            draft.add(path, rule, did_you_mean(key, SWEEPABLE))
+        for other in keys:
+            if key.startswith(other + "."):
+                draft.add(path, f"is part of {other}, which is swept too", "keep one of the two")
+
+
+def _check_fixed_or_swept(draft: Draft) -> None:
+    train, search = draft.train, draft.search
+    if train is None or search is None:
+        return
+    for name in ("batch_size", "learning_rate"):
+        if getattr(train, name) is None and name not in search.space:
+            remedy = f"fix train.{name}, or add search.space.{name}"
+            draft.add(("train", name), "is neither fixed nor swept", remedy)
+    for key in search.space:
+        if _is_given(draft.document.data.get("train"), key):
+            remedy = f"remove train.{key}, or take {key} out of search.space (--set search.space.{key}=null)"
+            draft.add(("search", "space", key), "is both fixed in train and swept", remedy)
+
+
+def _check_values(draft: Draft) -> None:
+    """Try every choice, range end and start value in the train section, one at a time."""
+    train, search = draft.train, draft.search
+    if train is None or search is None:
+        return
+    for key, dimension in search.space.items():
+        if key in SWEEPABLE:
+            for below, value in dimension.examples():
+                _try(draft, train, key, value, ("search", "space", key, *below))
+    for i, start in enumerate(search.start_with):
+        for key, value in start.items():
+            path: KeyPath = ("search", "start_with", i, key)
+            if key not in search.space:
+                rule = "is not in search.space"
+                draft.add(path, rule, did_you_mean(key, search.space), value)
+            elif not search.space[key].contains(value):
+                remedy = f"use a value of search.space.{key}, or widen it"
+                draft.add(path, "must lie in the search space", remedy, value)
+
+
+def _try(draft: Draft, train: Train, key: str, value: Any, path: KeyPath) -> None:
+    data = apply({"batch_size": 1, "learning_rate": 1.0, **train_dict(train)}, {key: value})
+    try:
+        TrainSettings.model_validate(data)
+    except ValidationError as error:
+        for problem in problems_of(error, TrainSettings, data, draft.document.where):
+            draft.add(path, problem.rule, problem.remedy, value)
+
+
+def _check_batches(draft: Draft) -> None:
+    train, search, resources = draft.train, draft.search, draft.resources
+    if train is None or search is None or resources is None:
+        return
+    dimension = search.space.get("batch_size")
+    if dimension is not None and dimension.kind != "choice":
+        remedy = f"list them, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
+        draft.add(("search", "space", "batch_size"), "must be a choice: few sizes fit the ranks", remedy)
+        return
+    unit = train.micro_batch * resources.workers_per_trial
+    for path, size in _batch_sizes(train, search):
+        if isinstance(size, bool) or not isinstance(size, int) or size <= 0 or size % unit == 0:
+            continue
+        below, above = size // unit * unit, -(-size // unit) * unit
+        fitting = f"{below} or {above}" if below else str(above)
+        rule = (
+            f"is not a multiple of micro_batch {train.micro_batch} x workers_per_trial "
+            f"{resources.workers_per_trial} = {unit}"
+        )
+        remedy = f"use {fitting}{_smaller_micro(size, train, resources)}"
+        draft.add(path, rule, remedy, size)
+
+
+def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
+    workers = resources.workers_per_trial
+    fits = [m for m in range(train.micro_batch - 1, 0, -1) if size % (m * workers) == 0]
+    return f", or set train.micro_batch to {fits[0]}" if fits else ", or change resources.workers_per_trial"
+
+
+def _multiples(train: Train, resources: Resources) -> list[int]:
+    unit = train.micro_batch * resources.workers_per_trial
+    return [unit, 2 * unit, 4 * unit]
+
+
+def _batch_sizes(train: Train, search: Search) -> Iterator[tuple[KeyPath, Any]]:
+    if train.batch_size is not None:
+        yield ("train", "batch_size"), train.batch_size
+    dimension = search.space.get("batch_size")
+    for i, value in enumerate(dimension.choices if dimension is not None else ()):
+        yield ("search", "space", "batch_size", "choice", i), value
+    for i, start in enumerate(search.start_with):
+        if "batch_size" in start:
+            yield ("search", "start_with", i, "batch_size"), start["batch_size"]
+
+
+def _check_grid(draft: Draft) -> None:
+    search = draft.search
+    if search is None:
+        return
+    if search.sampler == "grid":
+        for key, dimension in search.space.items():
+            if dimension.kind != "choice":
+                rule = f"must be a choice for sampler grid, not {dimension.kind}"
+                draft.add(("search", "space", key), rule, "list the values, or use another sampler")
+    elif search.trials is None and search.limit is None:
+        remedy = "for example trials: 16, or limit: {hours: 8}"
+        draft.add(("search", "trials"), "is required unless there is a limit or a grid", remedy)
+    if search.sampler == "cmaes":
+        numeric = [key for key, dimension in search.space.items() if dimension.is_numeric]
+        if len(numeric) < 2:
+            rule = "cmaes needs at least two numeric dimensions"
+            draft.add(("search", "sampler"), rule, "use tpe, or sweep another numeric field", search.sampler)
+
+
+def _check_wsd(draft: Draft) -> None:
+    train, search = draft.train, draft.search
+    if train is None or search is None:
+        return
+    schedules = _candidates(train.schedule, search, "schedule")
+    warmups = [value for _, value in _candidates(train.warmup, search, "warmup") if isinstance(value, float)]
+    decays = [value for _, value in _candidates(train.decay_fraction, search, "decay_fraction")]
+    if not warmups or not any(value == "wsd" for _, value in schedules):
+        return
+    total = max(warmups) + max(decays)
+    if total > 1:
+        rule = "warmup and decay_fraction of a wsd schedule must not add up to more than 1"
+        path: KeyPath = (
+            ("search", "space", "warmup") if "warmup" in search.space else ("train", "decay_fraction")
+        )
+        draft.add(path, rule, "lower the largest warmup, or train.decay_fraction", round(total, 6))
+
+
+def _candidates(fixed: Any, search: Search, key: str) -> list[tuple[KeyPath, Any]]:
+    dimension = search.space.get(key)
+    if dimension is None:
+        return [(("train", key), fixed)]
+    return [(("search", "space", key, *below), value) for below, value in dimension.examples()]
+
+
+def _check_budget(draft: Draft, train: Train, search: Search, budget: int) -> None:
+    sizes = [(path, size) for path, size in _batch_sizes(train, search) if isinstance(size, int) and size > 0]
+    for path, size in sizes:
+        if size > budget:
+            rule = f"is larger than the budget of {budget} samples: not one full optimizer step"
+            draft.add(path, rule, f"use at most {budget}, or raise train.budget", size)
+    largest = max((size for _, size in sizes if size <= budget), default=None)
+    if largest is None:
+        return
+    for path, warmup in [
+        *_candidates(train.warmup, search, "warmup"),
+        *(_candidates({"steps": None}, search, "warmup.steps") if "warmup.steps" in search.space else []),
+    ]:
+        steps = warmup.steps if isinstance(warmup, WarmupSteps) else warmup
+        steps = steps.get("steps") if isinstance(steps, dict) else steps
+        if (
+            isinstance(steps, int)
+            and not isinstance(steps, bool)
+            and (steps_of := -(-budget // largest)) <= steps
+        ):
+            rule = f"warmup must end before the trial does: batch size {largest} takes {steps_of} steps"
+            draft.add(path, rule, f"use less than {steps_of} steps, or a fraction", steps)
+
+
+_CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
+    _check_precision,
+    _check_weights,
+    _check_names,
+    _check_hub_options,
+    _check_space_keys,
+    _check_fixed_or_swept,
+    _check_values,
+    _check_batches,
+    _check_grid,
+    _check_wsd,
+)
+
+
+def _is_given(train: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(train, dict) or part not in train:
+            return False
+        train = train[part]
+    return True

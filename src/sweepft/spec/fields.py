@@ -1,0 +1,116 @@
+"""What every section of a spec is made of: frozen, strict, no unknown keys, and paths that know their folder.
+
+Docstrings below an attribute are its documentation: the reference, the JSON schema and the remedies in error
+messages are made from them. Write units there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "Fraction",
+    "NonNegative",
+    "NonNegativeInt",
+    "Positive",
+    "PositiveInt",
+    "Section",
+    "Source",
+    "TemplateName",
+    "Warmup",
+    "WarmupSteps",
+    "broken",
+    "exactly_one",
+    "is_hub_id",
+    "is_template_file",
+]
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A mapping of the spec. Strict: text is not a number, a number is not text."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+
+def broken(rule: str, remedy: str) -> PydanticCustomError:
+    """An error for a validator to raise; ``rule`` and ``remedy`` as in :class:`sweepft.errors.Problem`."""
+    return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
+
+
+def exactly_one(section: Section, names: Sequence[str]) -> None:
+    """Check that one, and only one, of the fields is given."""
+    given = [name for name in names if getattr(section, name) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise broken(f"must have exactly one of {', '.join(names)}; {found} given", "keep one of them")
+
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".txt", ".csv", ".zst")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether ``path`` has the form ``org/name`` of a hub repository; says nothing about it being there."""
+    return _HUB_ID.match(path) is not None and not path.endswith(_FILE_SUFFIXES)
+
+
+def is_template_file(name: str) -> bool:
+    """Whether a chat template is meant as a file rather than as a built-in name."""
+    return "/" in name or name.endswith((".jinja", ".j2", ".txt"))
+
+
+def _absolute(path: str, info: ValidationInfo) -> str:
+    root = (info.context or {}).get("root")
+    expanded = os.path.expanduser(path)
+    if root is None or os.path.isabs(expanded):
+        return expanded
+    joined = os.path.normpath(Path(root) / expanded)
+    return path if is_hub_id(path) and not os.path.exists(joined) else joined
+
+
+def _template(name: str, info: ValidationInfo) -> str:
+    return _absolute(name, info) if is_template_file(name) else name
+
+
+Source = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+"""A local path (relative ones are taken from the spec file's folder) or a hub id ``org/name``."""
+
+TemplateName = Annotated[str, Field(min_length=1), AfterValidator(_template)]
+
+
+class WarmupSteps(Section):
+    """Warmup as a number of optimizer steps."""
+
+    steps: NonNegativeInt
+    """Optimizer steps over which the learning rate rises linearly, whatever the batch size."""
+
+
+def _warmup_kind(value: Any) -> str:
+    return "as_steps" if isinstance(value, dict | WarmupSteps) else "as_fraction"
+
+
+Warmup = Annotated[
+    Annotated[Annotated[float, Field(ge=0, lt=1)], Tag("as_fraction")]
+    | Annotated[WarmupSteps, Tag("as_steps")],
+    Discriminator(_warmup_kind),
+]

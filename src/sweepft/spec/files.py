@@ -1,0 +1,128 @@
+"""Whether the files a spec names are there and are what they should be.
+
+Only what can be seen without reading them: rows are the business of :mod:`sweepft.data`. Hub ids are left to
+be resolved when they are fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+from sweepft.spec.draft import Draft
+from sweepft.spec.fields import is_hub_id, is_template_file
+from sweepft.spec.sections import Data, Model
+from sweepft.spec.source import KeyPath
+
+__all__ = ["check_files"]
+
+_TOKENIZERS: Final = (
+    ("tokenizer.json",),
+    ("tokenizer.model",),
+    ("spiece.model",),
+    ("vocab.json", "merges.txt"),
+)
+_INDEX: Final = "model.safetensors.index.json"
+
+
+def check_files(draft: Draft) -> None:
+    """Add a problem for each file that is missing, empty or incomplete."""
+    if draft.model is not None:
+        _check_model(draft, draft.model)
+    if draft.data is not None:
+        _check_data(draft, draft.data)
+
+
+def _check_model(draft: Draft, model: Model) -> None:
+    if model.chat_template is not None and is_template_file(model.chat_template):
+        _check_file(draft, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in name")
+    if _is_remote(model.path):
+        return
+    key: KeyPath = ("model", "path")
+    folder = Path(model.path)
+    if not folder.is_dir():
+        rule = "must be a folder, not a file" if folder.exists() else "there is no such folder"
+        draft.add(key, rule, "name a local model folder, or a hub id such as org/name", model.path)
+        return
+    missing = []
+    if not _is_json(folder / "config.json"):
+        missing.append("no readable config.json")
+    if not any(all(_filled(folder / name) for name in names) for names in _TOKENIZERS):
+        missing.append("no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt)")
+    missing += _missing_weights(folder)
+    if missing:
+        remedy = "save model and tokenizer there with save_pretrained, or name the folder that has them"
+        draft.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
+
+
+def _missing_weights(folder: Path) -> list[str]:
+    index = folder / _INDEX
+    if index.is_file():
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError):
+            return [f"a {_INDEX} that cannot be read"]
+        lost = sorted(name for name in shards if not _filled(folder / name))
+        return [f"no {name}, which {_INDEX} names" for name in lost[:3]]
+    if any(_filled(path) for path in folder.glob("*.safetensors")):
+        return []
+    if any(folder.glob("pytorch_model*.bin")):
+        return ["weights as pytorch_model.bin only (safetensors are needed)"]
+    return ["no weights (*.safetensors)"]
+
+
+def _check_data(draft: Draft, data: Data) -> None:
+    train: dict[str, int] = {}
+    for i, source in enumerate(data.train):
+        key: KeyPath = ("data", "train", i, "path")
+        if _check_file(draft, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
+            train.setdefault(_identity(source.path, source.split), i)
+    others: list[tuple[KeyPath, str, str | None]] = [
+        (("data", "held_out", i, "path"), held.path, held.split)
+        for i, held in enumerate(data.held_out)
+        if held.path is not None
+    ]
+    others += [(("data", "test", i, "path"), test.path, test.split) for i, test in enumerate(data.test)]
+    for key, path, split in others:
+        if not _check_file(draft, key, path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
+            continue
+        same = train.get(_identity(path, split))
+        if same is not None:
+            remedy = "name another file, or hold out a share of the training rows with fraction: 0.03"
+            draft.add(
+                key, f"must not overlap with training, but is the file of data.train.{same}", remedy, path
+            )
+
+
+def _check_file(draft: Draft, key: KeyPath, path: str, wanted: str) -> bool:
+    if _is_remote(path):
+        return True
+    file = Path(path)
+    if not file.is_file():
+        rule = "must be a file, not a folder" if file.is_dir() else "there is no such file"
+        draft.add(key, rule, f"name {wanted}; relative paths start from the spec's folder", path)
+        return False
+    if file.stat().st_size == 0:
+        draft.add(key, "the file is empty", "name a file with rows", path)
+        return False
+    return True
+
+
+def _identity(path: str, split: str | None) -> str:
+    return f"{path}:{split or 'train'}" if _is_remote(path) else str(Path(path).resolve())
+
+
+def _is_remote(path: str) -> bool:
+    return is_hub_id(path) and not Path(path).exists()
+
+
+def _filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,63 @@
+"""From a YAML file to a frozen spec, or to all of its problems at once.
+
+The order of work: read, override, validate each section, check across sections, look at the files. Nothing
+here needs torch, Ray or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweepft.errors import SpecError
+from sweepft.spec.checks import check_all
+from sweepft.spec.draft import draft
+from sweepft.spec.files import check_files as _check_files
+from sweepft.spec.source import Document, read, to_yaml
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec
+
+__all__ = ["dump", "from_dict", "load"]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> SweepSpec:
+    """Read a sweep's YAML file.
+
+    Args:
+        path: The file. Relative paths in it and in overrides start from its folder; the spec's are absolute.
+        overrides: ``key.path=value`` texts, applied in order; values are YAML, null removes a key.
+        check_files: Whether model and data files must be there.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    path = Path(path)
+    document = read(path, str(path))
+    problems = document.override(overrides, SWEEPABLE)
+    if problems:
+        raise SpecError(problems)
+    return _validated(document, path.absolute().parent, check_files)
+
+
+def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpec:
+    """A spec from plain data such as :meth:`SweepSpec.to_dict` gives; relative paths stay relative.
+
+    Raises:
+        SpecError: With every problem found.
+    """
+    return _validated(Document("spec", dict(data)), None, check_files)
+
+
+def dump(spec: SweepSpec) -> str:
+    """The resolved spec as YAML that :func:`load` reads back equal."""
+    return to_yaml(spec.to_dict())
+
+
+def _validated(document: Document, root: Path | None, check_files: bool) -> SweepSpec:
+    found = draft(document, root)
+    check_all(found)
+    if check_files:
+        _check_files(found)
+    if found.problems:
+        raise SpecError(found.problems)
+    return SweepSpec.model_validate(document.data, context={"root": root})

@@ -1,0 +1,125 @@
+"""pydantic's errors as problems a person can act on: place, key, rule, value, remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sweepft.errors import Problem
+from sweepft.spec.fields import Section
+from sweepft.spec.introspect import describe, keys_at
+from sweepft.spec.source import KeyPath, dotted
+
+__all__ = ["did_you_mean", "paths_of", "problems_of"]
+
+_RULES: Final[dict[str, str]] = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known key",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must not be longer than {max_length} characters",
+    "string_pattern_mismatch": "must be letters, digits, '.', '_' or '-', starting with a letter or digit",
+    "model_type": "must be a mapping of keys",
+    "model_attributes_type": "must be a mapping of keys",
+    "dict_type": "must be a mapping of keys",
+    "mapping_type": "must be a mapping of keys",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "too_short": "must have at least {min_length} entry",
+    "too_long": "must have at most {max_length} entries",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be one of {expected}",
+    "rule": "{rule}",
+}
+
+
+def problems_of(
+    error: ValidationError,
+    root: type[Section],
+    data: Any,
+    where: Callable[[KeyPath], str],
+    prefix: KeyPath = (),
+) -> list[Problem]:
+    """Problems for all of pydantic's errors.
+
+    Args:
+        error: What validation raised.
+        root: The model that was validated.
+        data: What was validated.
+        where: Place of a key path (with prefix).
+        prefix: Key path of ``root`` within the spec.
+    """
+    problems = []
+    for detail, path in zip(error.errors(), paths_of(error, data), strict=True):
+        full = (*prefix, *path)
+        value = None if detail["type"] in ("missing", "extra_forbidden", "rule") else detail["input"]
+        rule = _RULES.get(detail["type"], detail["msg"]).format(**detail.get("ctx", {}))
+        problems.append(Problem(where(full), dotted(full), rule, _remedy(detail, path, root), value))
+    return problems
+
+
+def paths_of(error: ValidationError, data: Any) -> list[KeyPath]:
+    """Key path in ``data`` of each error, free of the names pydantic gives to the members of a union."""
+    return [_in_data(detail, data) for detail in error.errors()]
+
+
+def did_you_mean(key: str, known: Iterable[str]) -> str:
+    """Remedy for an unknown key: the nearest known one, else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
+    if not close:  # learning_rate for lr, weight_decay for optimizer.weight_decay
+        ends = [name for name in names if name.endswith("." + key)]
+        initials = [name for name in names if "".join(word[0] for word in name.split("_")) == key.lower()]
+        close = ends or initials
+    listed = ", ".join(names) or "none"
+    return f"did you mean `{close[0]}`? Known here: {listed}" if close else f"known here: {listed}"
+
+
+def _remedy(detail: ErrorDetails, path: KeyPath, root: type[Section]) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "rule":
+        return str(detail["ctx"]["remedy"])
+    if kind == "extra_forbidden":
+        return did_you_mean(str(path[-1]), keys_at(root, path[:-1]))
+    about = describe(root, path)
+    if kind == "missing":
+        return f"add `{path[-1]}`. {about}"
+    if kind == "literal_error" and isinstance(value, str):
+        options = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
+        close = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.6)
+        return f"did you mean `{close[0]}`?" if close else about
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+        return f"write it as a plain value without quotes or unit. {about}"
+    return about
+
+
+def _in_data(detail: ErrorDetails, data: Any) -> KeyPath:
+    path: list[str | int] = []
+    here = data
+    parts = detail["loc"]
+    for i, part in enumerate(parts):
+        if _has(here, part):
+            here = here[part]
+        elif not (i == len(parts) - 1 and detail["type"] == "missing"):
+            continue  # the name of a member of a union
+        path.append(part)
+    return tuple(path)
+
+
+def _has(data: Any, part: str | int) -> bool:
+    if isinstance(data, dict):
+        return part in data
+    return isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)

@@ -1,0 +1,266 @@
+"""The sections of a spec: what may be written, of which type, with which default.
+
+One idea: a section says what is true of itself alone. What must hold between sections stands in
+:mod:`sweepft.spec.checks`, and whether files are there in :mod:`sweepft.spec.files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sweepft.spec.fields import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    Section,
+    Source,
+    TemplateName,
+    Warmup,
+    broken,
+    exactly_one,
+)
+from sweepft.spec.space import Dimension
+
+__all__ = [
+    "Budget",
+    "Data",
+    "EarlyStop",
+    "HeldOut",
+    "Limit",
+    "Model",
+    "Optimizer",
+    "Resources",
+    "Search",
+    "TestSource",
+    "Train",
+    "TrainSettings",
+    "TrainSource",
+]
+
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+class Model(Section):
+    """The base model that every trial starts from."""
+
+    path: Source
+    """Local folder with config.json, tokenizer and safetensors weights, or a hub id `org/name`."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id; pin a commit for runs that must be repeatable."""
+    chat_template: TemplateName | None = None
+    """Name of a built-in chat template, or a Jinja file; by default the tokenizer's own."""
+    trust_remote_code: bool = False
+    """Whether code shipped with the model may run on your machines."""
+
+
+class TrainSource(Section):
+    """Training rows: chat messages, prompt and completion, or plain text."""
+
+    path: Source
+    """File (.jsonl, .jsonl.gz, .parquet) or hub id of a data set."""
+    domain: str | None = None
+    """Domain of these rows, for reports by domain; by default the rows' own `domain`, if they have one."""
+    split: str | None = None
+    """Split of a hub data set; by default `train`."""
+    limit: PositiveInt | None = None
+    """Rows to take at most, drawn with `data.seed`; by default all."""
+
+
+class HeldOut(Section):
+    """A held-out set; the objective is the weighted mean of their losses."""
+
+    name: _Name
+    """Name in reports."""
+    fraction: Fraction | None = None
+    """Share of the training rows to hold out, in (0, 1). Either this or `path`."""
+    path: Source | None = None
+    """File or hub id of its own, as in `data.train`. Either this or `fraction`."""
+    weight: NonNegative = 1.0
+    """Weight in the objective; 0 means: measured and reported, but not optimised."""
+    limit: PositiveInt | None = None
+    """Rows to take at most, drawn with `data.seed`; by default all."""
+    split: str | None = None
+    """Split of a hub data set."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        exactly_one(self, ("fraction", "path"))
+        return self
+
+
+class TestSource(Section):
+    """A sealed test set: read for the finalists only."""
+
+    name: _Name
+    """Name in reports."""
+    path: Source
+    """File or hub id, as in `data.train`."""
+    limit: PositiveInt | None = None
+    """Rows to take at most, drawn with `data.seed`; by default all."""
+    split: str | None = None
+    """Split of a hub data set; by default `test`."""
+
+
+class Data(Section):
+    """What is trained on, what decides, and what stays sealed."""
+
+    train: Annotated[tuple[TrainSource, ...], Field(min_length=1, strict=False)]
+    """Training sources; all of them together, in one seeded order that depends on no swept value."""
+    held_out: Annotated[tuple[HeldOut, ...], Field(min_length=1, strict=False)]
+    """Held-out sets, evaluated at every window and at the end."""
+    test: Annotated[tuple[TestSource, ...], Field(strict=False)] = ()
+    """Sealed test sets."""
+    max_length: PositiveInt = 2048
+    """Tokens of a row, at most."""
+    over_length: Literal["drop", "truncate"] = "drop"
+    """What happens to longer rows; they are counted either way."""
+    seed: NonNegativeInt = 0
+    """Seed of held-out fractions and limits (not of training)."""
+    overlap: Literal["error", "drop"] = "error"
+    """Training rows that are also in a held-out or test set: refuse them, or drop them from training."""
+
+
+class Budget(Section):
+    """How much every trial trains, the same for all of them whatever their batch size. Exactly one key."""
+
+    samples: PositiveInt | None = None
+    """Training samples."""
+    tokens: PositiveInt | None = None
+    """Target tokens (those with a loss); turned into samples by the mean of the training data."""
+    epochs: Positive | None = None
+    """Passes over the training rows; may be a fraction."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        exactly_one(self, ("samples", "tokens", "epochs"))
+        return self
+
+
+class Optimizer(Section):
+    """The optimizer and its constants."""
+
+    name: Literal["adamw"] = "adamw"
+    """AdamW with decoupled weight decay."""
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
+    ] = (0.9, 0.95)
+    """Decay rates of the first and second moment."""
+    eps: Positive = 1e-8
+    """Added to the denominator."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled weight decay."""
+
+
+class Train(Section):
+    """How every trial trains. `batch_size` and `learning_rate` stand here or in `search.space`."""
+
+    budget: Budget
+    """How much every trial trains."""
+    batch_size: PositiveInt | None = None
+    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial."""
+    learning_rate: Positive | None = None
+    """Peak learning rate."""
+    warmup: Warmup = 0.0
+    """Linear rise of the learning rate: fraction of the trial's steps in [0, 1), or `{steps: N}`."""
+    schedule: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt", "polynomial"] = "constant"
+    """Course of the learning rate after warmup."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Where decaying schedules end, as a share of the peak learning rate."""
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """For `wsd`: share of the trial's optimizer steps in which the learning rate decays, at the end."""
+    power: Positive = 2.0
+    """For `polynomial`: exponent of the decay; 1 is linear."""
+    micro_batch: PositiveInt
+    """Samples per forward pass and rank; the largest that fits in memory is the fastest."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Number format of forward and backward passes."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """DeepSpeed ZeRO stage: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters are sharded."""
+    gradient_clipping: NonNegative = 1.0
+    """Largest L2 norm of the global gradient; 0 turns clipping off."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    seed: NonNegativeInt = 0
+    """Seed of sample order and dropout; the same for every trial unless swept."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer and its constants."""
+
+
+class TrainSettings(Train):
+    """What one trial trains with: the train section with the trial's swept values in place."""
+
+    batch_size: PositiveInt
+    """Samples per optimizer step over all ranks."""
+    learning_rate: Positive
+    """Peak learning rate."""
+
+
+class Limit(Section):
+    """When to stop proposing trials. At least one key."""
+
+    hours: Positive | None = None
+    """Wall-clock hours of the sweep."""
+    gpu_hours: Positive | None = None
+    """Hours times GPUs held by trials; on CPU, hours times slots."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.hours is None and self.gpu_hours is None:
+            raise broken("must have hours, gpu_hours or both", "for example {hours: 8}")
+        return self
+
+
+class Search(Section):
+    """What is varied, within which bounds, and who proposes."""
+
+    trials: PositiveInt | None = None
+    """Trials, at most. Needed unless there is a `limit` or the sampler is `grid`."""
+    limit: Limit | None = None
+    """Time and cost, at most."""
+    sampler: Literal["tpe", "gp", "random", "qmc", "grid", "cmaes"] = "tpe"
+    """Optuna sampler; `grid` tries every combination once and needs `choice` everywhere."""
+    seed: NonNegativeInt = 0
+    """Seed of the proposals."""
+    start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
+    """Configurations tried first; what they leave out is sampled."""
+    space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
+    """Fields of `train` (dotted: `optimizer.weight_decay`) and what to try."""
+
+
+class EarlyStop(Section):
+    """Which trials are stopped before their budget is spent."""
+
+    rule: Literal["none", "median", "recipe"] = "median"
+    """Who is stopped. `median`: held-out loss worse than the peers' median; `recipe`: high gradient norm and
+    low training loss among comparable trials; `none`: nobody but diverged trials."""
+    windows: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False)] = (0.1, 0.25, 0.5)
+    """Where trials are judged: fractions of the budget, rising, in (0, 1)."""
+    min_steps: PositiveInt = 8
+    """Optimizer steps a trial must have done before a window counts for it; else the next one does."""
+    min_peers: PositiveInt = 4
+    """Other trials that must have passed the window before a trial is judged there."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if any(a >= b for a, b in zip(self.windows, self.windows[1:], strict=False)):
+            fixed = sorted(set(self.windows))
+            raise broken("must have windows that rise", f"for example windows: {fixed}")
+        return self
+
+
+class Resources(Section):
+    """What one trial holds, and how many run at once."""
+
+    workers_per_trial: PositiveInt = 1
+    """Ranks of a trial."""
+    gpus_per_worker: NonNegative = 0.0
+    """GPUs of a rank; 0 trains on CPU."""
+    cpus_per_worker: Positive = 1.0
+    """Logical CPUs of a rank."""
+    concurrent_trials: PositiveInt = 1
+    """Trials at once."""

@@ -1,0 +1,109 @@
+"""One dimension of a search space: a choice, or a range with a scale.
+
+One idea: a dimension knows what lies in it, and nothing about the field it varies nor about who samples it.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sweepft.spec.fields import Section, broken, exactly_one
+
+__all__ = ["Dimension", "same"]
+
+_Pair = Annotated[tuple[float, float], Field(strict=False)]
+_IntPair = Annotated[tuple[int, int], Field(strict=False)]
+
+
+class Dimension(Section):
+    """What to try for one field. Exactly one key."""
+
+    choice: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
+    """Values to choose from. Numbers are an ordered scale for the sampler, never mere labels."""
+    uniform: _Pair | None = None
+    """`[low, high]`, both included."""
+    log_uniform: _Pair | None = None
+    """`[low, high]`, both included and positive; every factor is equally likely."""
+    int_uniform: _IntPair | None = None
+    """`[low, high]` whole numbers, both included."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        exactly_one(self, ("choice", "uniform", "log_uniform", "int_uniform"))
+        if self.choice is not None:
+            if not self.choice:
+                raise broken("must have at least one choice", "for example choice: [0.0, 0.03]")
+            for i, value in enumerate(self.choice):
+                if any(same(value, other) for other in self.choice[:i]):
+                    raise broken(f"must not list {value!r} twice", "remove one of them")
+            return self
+        low, high = self.bounds
+        if low >= high:
+            raise broken("must have low < high", f"for example {self.kind}: [{high}, {low}]")
+        if self.log_uniform is not None and low <= 0:
+            raise broken(
+                "must have low > 0 on a logarithmic scale", "choose a small positive low, or uniform"
+            )
+        return self
+
+    @property
+    def kind(self) -> Literal["choice", "uniform", "log_uniform", "int_uniform"]:
+        """Which of the four it is."""
+        if self.choice is not None:
+            return "choice"
+        if self.uniform is not None:
+            return "uniform"
+        return "log_uniform" if self.log_uniform is not None else "int_uniform"
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values as written; empty for ranges."""
+        return self.choice or ()
+
+    @property
+    def bounds(self) -> tuple[float, float] | tuple[int, int]:
+        """Low and high of a range.
+
+        Raises:
+            ValueError: For a choice.
+        """
+        found = self.uniform or self.log_uniform or self.int_uniform
+        if found is None:
+            raise ValueError("a choice has no bounds")
+        return found
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its values have an order: ranges, and choices of numbers only."""
+        return self.choice is None or all(_is_number(value) for value in self.choice)
+
+    def contains(self, value: Any) -> bool:
+        """Whether ``value`` can be proposed."""
+        if self.choice is not None:
+            return any(same(value, option) for option in self.choice)
+        low, high = self.bounds
+        if not _is_number(value) or (self.int_uniform is not None and value != int(value)):
+            return False
+        return bool(low <= value <= high)
+
+    def examples(self) -> list[tuple[tuple[str | int, ...], Any]]:
+        """Values whose soundness implies that of all, each with the key path of where it stands."""
+        if self.choice is not None:
+            return [(("choice", i), value) for i, value in enumerate(self.choice)]
+        return [((self.kind, i), value) for i, value in enumerate(self.bounds)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two spec values are one value: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -1,0 +1,132 @@
+"""The whole spec, and what one trial of it trains with.
+
+One idea: a trial's settings are the train section with the swept values put in place and validated again, so
+that no value reaches a trial that the YAML could not have held.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from sweepft.errors import SpecError
+from sweepft.spec.fields import Section, WarmupSteps
+from sweepft.spec.introspect import leaf_fields
+from sweepft.spec.problems import problems_of
+from sweepft.spec.sections import Data, EarlyStop, Model, Resources, Search, Train, TrainSettings
+
+__all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "plan", "set_dotted"]
+
+_FIXED = ("budget", "micro_batch", "precision", "zero_stage")
+
+SWEEPABLE: tuple[str, ...] = tuple(
+    key
+    for key in leaf_fields(Train)
+    if not any(key == fixed or key.startswith(fixed + ".") for fixed in _FIXED)
+)
+"""Keys that may stand in ``search.space``: the fields of ``train`` that neither change what a trial costs in
+memory nor how much it trains."""
+
+
+class Plan(NamedTuple):
+    """A trial's course in optimizer steps."""
+
+    planned_steps: int
+    warmup_steps: int
+
+
+class SweepSpec(Section):
+    """A sweep: one YAML file, validated and frozen."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+    """Name of the sweep: letters, digits, `.`, `_` and `-`; also the name of its Optuna study."""
+    model: Model
+    """The base model that every trial starts from."""
+    data: Data
+    """What is trained on, what decides, and what stays sealed."""
+    train: Train
+    """How every trial trains."""
+    search: Search
+    """What is varied, within which bounds, and who proposes."""
+    early_stop: EarlyStop = EarlyStop()
+    """Which trials are stopped before their budget is spent."""
+    resources: Resources = Resources()
+    """What one trial holds, and how many run at once."""
+
+    def trial_settings(self, config: Mapping[str, Any]) -> TrainSettings:
+        """What a trial with these swept values trains with.
+
+        Args:
+            config: Dotted field of ``train`` to value, for every key of ``search.space``.
+
+        Raises:
+            SpecError: If a value is not sound, or a field is missing.
+        """
+        data = apply(train_dict(self.train), config)
+        try:
+            return TrainSettings.model_validate(data)
+        except ValidationError as error:
+            raise SpecError(problems_of(error, TrainSettings, data, lambda _: "trial", ("train",))) from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that validates to an equal spec: all defaults written out, swept fields left open."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for key in self.search.space:
+            remove_dotted(data["train"], key)
+        return data
+
+
+def plan(settings: TrainSettings, budget_samples: int) -> Plan:
+    """Optimizer steps of a trial, and how many of them warm up.
+
+    Args:
+        settings: Of the trial.
+        budget_samples: Samples every trial of the sweep trains on, at least 1.
+
+    Returns:
+        ``ceil(budget / batch_size)`` steps; warmup is ``ceil(fraction * steps)``, exact in decimals, or the
+        given number of steps, and never more than the steps there are.
+    """
+    steps = -(-budget_samples // settings.batch_size)
+    if isinstance(settings.warmup, WarmupSteps):
+        warmup = settings.warmup.steps
+    else:  # as written: 0.1 of 30 steps is 3, where binary floats would make it 4
+        exact = Decimal(repr(settings.warmup)) * steps
+        warmup = int(exact.to_integral_value(rounding=ROUND_CEILING))
+    return Plan(steps, min(warmup, steps))
+
+
+def train_dict(train: Train) -> dict[str, Any]:
+    """The train section as plain data, without what is not given."""
+    return train.model_dump(mode="json", exclude_none=True)
+
+
+def apply(train: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a train section with dotted fields set."""
+    result = copy.deepcopy(dict(train))
+    for key, value in config.items():
+        set_dotted(result, key, copy.deepcopy(value))
+    return result
+
+
+def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``a.b`` in nested mappings; what is no mapping on the way is replaced by one."""
+    *parents, last = key.split(".")
+    for part in parents:
+        if not isinstance(data.get(part), dict):
+            data[part] = {}
+        data = data[part]
+    data[last] = value
+
+
+def remove_dotted(data: dict[str, Any], key: str) -> None:
+    """Remove ``a.b`` from nested mappings, or ``a`` where it is no mapping."""
+    first, _, rest = key.partition(".")
+    if rest and isinstance(data.get(first), dict):
+        remove_dotted(data[first], rest)
+    else:
+        data.pop(first, None)
