@@ -1,0 +1,28 @@
+"""The append-only ledger: the one truth about a sweep, and the fold that turns its rows into a state.
+
+Everything else in a run folder can be made again from it. Needs the standard library and numpy only.
+"""
+
+from __future__ import annotations
+
+from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
+from sweepft.recorder.lock import Owner, current_writer
+from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
+from sweepft.recorder.view import HISTORY_KEYS, AttemptView, Ranked, RunView, TrialView
+
+__all__ = [
+    "HISTORY_KEYS",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "AttemptView",
+    "Ledger",
+    "Owner",
+    "Ranked",
+    "Row",
+    "RunView",
+    "TrialView",
+    "current_writer",
+    "iter_ledger",
+    "ledger_path",
+    "read_ledger",
+]

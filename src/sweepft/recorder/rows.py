@@ -1,0 +1,269 @@
+"""The kinds of row a ledger holds, each with its fields, units and meaning.
+
+A kind is a frozen dataclass: a field without a default must be given, one with a default may be left out, and
+nothing else is written. Adding a kind or a field with a default keeps `SCHEMA_VERSION`, for readers ignore
+what they do not know; changing the meaning of a field raises it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Final, TypeAlias
+
+__all__ = [
+    "DURABLE",
+    "KINDS",
+    "OPEN_STATUSES",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "TEXT_FIELDS",
+    "VERDICT_ACTIONS",
+    "CostRow",
+    "EndRow",
+    "EvalRow",
+    "FaultRow",
+    "FinishRow",
+    "Row",
+    "StartRow",
+    "StepsRow",
+    "SweepRow",
+    "TrialRow",
+    "VerdictRow",
+    "complete_fields",
+]
+
+Row: TypeAlias = dict[str, Any]
+"""One row as read: ``seq``, ``time``, ``kind`` and the fields of that kind."""
+
+SCHEMA_VERSION: Final = 1
+
+STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
+"""How a trial can end."""
+
+OPEN_STATUSES: Final = ("running", "interrupted")
+"""What a trial without an `end` row is: `interrupted` once nobody works on the sweep any more."""
+
+VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
+
+    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    spec_digest: str
+    seed: int
+    budget_samples: int
+    sweepft_version: str
+    schema_version: int = SCHEMA_VERSION
+    data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    git_commit: str | None = None
+    command: Any = None
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A proposed configuration: ``config`` has the swept keys, ``effective`` the whole train section."""
+
+    trial_id: str
+    number: int
+    config: dict[str, Any]
+    effective: dict[str, Any]
+    origin: str
+    planned_steps: int
+    warmup_steps: int
+    study_number: int | None = None
+
+
+@dataclass(frozen=True)
+class StartRow:
+    """A try of a trial begins; ``from_step`` is the last step kept from earlier tries (0: none)."""
+
+    trial_id: str
+    attempt: int
+    slot: int | str
+    from_step: int = 0
+    warm: bool = False
+    switch_seconds: float = 0.0
+    nodes: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class StepsRow:
+    """Every optimizer step since the last such row: parallel lists, one entry a step.
+
+    ``history`` has ``step, samples_seen, tokens_seen, loss, grad_norm, lr, seconds``; ``blocks`` has
+    ``index, loss, tokens``, one entry a block of the sample order; ``phase_seconds`` wall seconds by phase.
+    """
+
+    trial_id: str
+    attempt: int
+    history: dict[str, Any]
+    blocks: dict[str, Any] | None = None
+    data_order: str | None = None
+    phase_seconds: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """Held-out losses at a window, or at the end (``final``).
+
+    ``objective`` is the weighted mean in nats per target token; ``sets`` holds
+    ``{name: {loss, stderr, tokens, samples}}``.
+    """
+
+    trial_id: str
+    attempt: int
+    step: int
+    samples_seen: int
+    window: float | None
+    final: bool
+    objective: float | None
+    sets: dict[str, Any]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """What the scheduler decided on a trial at a window, by which rule, and why.
+
+    ``action`` is one of `VERDICT_ACTIONS`; ``p_good`` the estimated probability that the trial is a good one.
+    """
+
+    trial_id: str
+    step: int
+    samples_seen: int
+    window: float | None
+    action: str
+    rule: str
+    reason: str
+    p_good: float | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EndRow:
+    """A trial ended; ``status`` is one of `STATUSES`, ``objective`` the value at full budget or None."""
+
+    trial_id: str
+    attempt: int
+    status: str
+    reason: str | None
+    objective: float | None
+    step: int
+    samples_seen: int
+    tokens_seen: int
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """Wall ``seconds`` a slot spent in a ``phase``, holding ``gpus`` (0 on a CPU)."""
+
+    trial_id: str | None
+    slot: int | str | None
+    phase: str
+    seconds: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class FaultRow:
+    """Something broke: what was done (``action``), and the slot's seconds that must be spent again."""
+
+    trial_id: str | None
+    slot: int | str | None
+    rank: int | None
+    error: str
+    message: str
+    action: str
+    lost_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class FinishRow:
+    """The driver is done with the sweep: ``finished | interrupted | limit | failed``."""
+
+    status: str
+    reason: str | None = None
+
+
+KINDS: Final[dict[str, type]] = {
+    "sweep": SweepRow,
+    "trial": TrialRow,
+    "start": StartRow,
+    "steps": StepsRow,
+    "eval": EvalRow,
+    "verdict": VerdictRow,
+    "end": EndRow,
+    "cost": CostRow,
+    "fault": FaultRow,
+    "finish": FinishRow,
+}
+
+DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "finish"})
+"""Kinds that are on disk (fsync) before `Ledger.append` returns."""
+
+TEXT_FIELDS: Final = frozenset(
+    {
+        *(
+            "kind",
+            "name",
+            "spec",
+            "spec_digest",
+            "sweepft_version",
+            "data",
+            "versions",
+            "hardware",
+            "git_commit",
+        ),
+        *(
+            "command",
+            "trial_id",
+            "config",
+            "effective",
+            "origin",
+            "slot",
+            "nodes",
+            "data_order",
+            "action",
+            "rule",
+        ),
+        *("reason", "status", "phase", "error", "message"),
+    }
+)
+"""Fields a reader leaves as written: there the text ``"nan"`` is a text, elsewhere it is the number."""
+
+
+def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a row of this kind, defaults filled in, in their declared order.
+
+    Raises:
+        ValueError: If the kind or a field is unknown, or a required field is missing.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"ledger row: unknown kind {kind!r}; use one of {', '.join(KINDS)}")
+    declared = {f.name: f for f in fields(KINDS[kind])}
+    unknown = sorted(set(given) - set(declared))
+    required = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [n for n in required if n not in given]
+    if unknown or missing:
+        problems = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [
+            f"missing {', '.join(missing)}"
+        ] * bool(missing)
+        raise ValueError(f"ledger row {kind!r}: {'; '.join(problems)}; its fields are {', '.join(declared)}")
+    out: dict[str, Any] = {}
+    for name, declaration in declared.items():
+        if name in given:
+            out[name] = given[name]
+        elif declaration.default is not MISSING:
+            out[name] = declaration.default
+        elif declaration.default_factory is not MISSING:
+            out[name] = declaration.default_factory()
+    return out

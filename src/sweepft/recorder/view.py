@@ -1,0 +1,399 @@
+"""The state of a sweep, folded from its ledger one row at a time.
+
+There is one fold: the live progress view, resume, the report and replay all call `RunView.apply`, so they
+cannot disagree about what happened. A trial that is restarted keeps its steps up to the step it goes on from.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.recorder.ledger import iter_ledger, ledger_path
+from sweepft.recorder.lock import Owner, current_writer
+from sweepft.recorder.rows import Row
+
+__all__ = ["HISTORY_KEYS", "AttemptView", "Ranked", "RunView", "TrialView"]
+
+HISTORY_KEYS: Final = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
+
+
+@dataclass
+class AttemptView:
+    """One try of a trial: its `start` row, in short.
+
+    Attributes:
+        attempt: Which try, as numbered by the driver.
+        slot: The slot it ran on.
+        from_step: Steps kept from earlier tries.
+        warm: Whether living ranks took it over.
+        switch_seconds: From the end of the slot's last trial to this one being ready.
+        nodes: Hosts of the ranks, where known.
+        started: Unix seconds.
+    """
+
+    attempt: int
+    slot: int | str
+    from_step: int
+    warm: bool
+    switch_seconds: float
+    nodes: list[str] | None
+    started: float
+
+
+@dataclass
+class TrialView:
+    """One trial as it stands.
+
+    Attributes:
+        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number: From `trial`.
+        budget_samples: Budget of the sweep, which `reach` divides by.
+        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``.
+        reason: Why it ended, or None.
+        objective: Value at full budget (nats per target token, lower is better); None unless ``completed``.
+        attempts: Its tries in order.
+        evals: `eval` rows in force: those of steps that were trained again are left out.
+        verdicts: All `verdict` rows.
+        end: The `end` row in force, or None.
+        faults: Its `fault` rows.
+        costs: Wall seconds by phase; ``gpu_costs`` the same times the GPUs held.
+        blocks: Training loss per completed block of the sample order: ``{index: (loss, tokens)}``.
+        data_order: Digest of its sample order.
+        proposed, ended: Unix seconds.
+    """
+
+    trial_id: str
+    number: int
+    config: dict[str, Any]
+    effective: dict[str, Any] = field(default_factory=dict)
+    origin: str = "sampler"
+    planned_steps: int = 0
+    warmup_steps: int = 0
+    study_number: int | None = None
+    budget_samples: int = 0
+    status: str = "running"
+    reason: str | None = None
+    objective: float | None = None
+    attempts: list[AttemptView] = field(default_factory=list)
+    evals: list[Row] = field(default_factory=list)
+    verdicts: list[Row] = field(default_factory=list)
+    end: Row | None = None
+    faults: list[Row] = field(default_factory=list)
+    costs: dict[str, float] = field(default_factory=dict)
+    gpu_costs: dict[str, float] = field(default_factory=dict)
+    blocks: dict[int, tuple[float, float]] = field(default_factory=dict)
+    data_order: str | None = None
+    proposed: float = 0.0
+    ended: float | None = None
+    _columns: dict[str, list[float]] = field(
+        default_factory=lambda: {k: [] for k in HISTORY_KEYS}, repr=False
+    )
+    _arrays: dict[str, NDArray[np.float64]] | None = field(default=None, repr=False)
+
+    @property
+    def open(self) -> bool:
+        """Whether it has not ended."""
+        return self.end is None
+
+    @property
+    def history(self) -> dict[str, NDArray[np.float64]]:
+        """Every step kept, as arrays of equal length by `HISTORY_KEYS`; what was not reported is NaN."""
+        if self._arrays is None:
+            self._arrays = {k: np.asarray(v, dtype=np.float64) for k, v in self._columns.items()}
+        return self._arrays
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._last("step")
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples consumed."""
+        return self._last("samples_seen")
+
+    @property
+    def tokens_seen(self) -> int:
+        """Target tokens consumed."""
+        return self._last("tokens_seen")
+
+    @property
+    def reach(self) -> float:
+        """Share of the budget it trained, 0 to 1."""
+        return min(1.0, self.samples_seen / self.budget_samples) if self.budget_samples > 0 else 0.0
+
+    @property
+    def stopped_by(self) -> Row | None:
+        """The verdict that stopped it, where one did."""
+        if self.status != "stopped":
+            return None
+        return next(
+            (v for v in reversed(self.verdicts) if v.get("action") in ("stop", "park", "guard")), None
+        )
+
+    @property
+    def audited(self) -> bool:
+        """Whether it was condemned and ran on all the same."""
+        return any(v.get("action") == "audit" for v in self.verdicts)
+
+    def apply(self, row: Row) -> None:
+        """Fold one row of this trial."""
+        fold = _FOLDS.get(str(row.get("kind")))
+        if fold is not None:
+            fold(self, row)
+
+    def settle(self, status: str) -> None:
+        """Set the status of a trial that has no `end` row."""
+        if self.end is None:
+            self.status = status
+
+    def _start(self, row: Row) -> None:
+        self.attempts.append(
+            AttemptView(
+                attempt=row["attempt"],
+                slot=row["slot"],
+                from_step=row.get("from_step", 0),
+                warm=row.get("warm", False),
+                switch_seconds=row.get("switch_seconds", 0.0),
+                nodes=row.get("nodes"),
+                started=row.get("time", 0.0),
+            )
+        )
+        self.end = self.ended = self.reason = self.objective = None
+        self.status = "running"
+        self._keep_steps(row.get("from_step", 0))
+
+    def _steps(self, row: Row) -> None:
+        history: Mapping[str, list[float]] = row["history"]
+        steps = history.get("step") or []
+        if steps:
+            self._keep_steps(steps[0] - 1)
+            for key, column in self._columns.items():
+                values = history.get(key)
+                column.extend(
+                    values if values is not None and len(values) == len(steps) else [math.nan] * len(steps)
+                )
+            self._arrays = None
+        blocks = row.get("blocks") or {}
+        for index, loss, tokens in zip(
+            blocks.get("index", ()), blocks.get("loss", ()), blocks.get("tokens", ()), strict=False
+        ):
+            self.blocks[int(index)] = (loss, tokens)
+        self.data_order = row.get("data_order") or self.data_order
+
+    def _eval(self, row: Row) -> None:
+        self.evals = [e for e in self.evals if e["step"] != row["step"]]
+        self.evals.append(row)
+
+    def _verdict(self, row: Row) -> None:
+        self.verdicts.append(row)
+
+    def _end(self, row: Row) -> None:
+        self.end = row
+        self.status = row["status"]
+        self.reason = row.get("reason")
+        self.ended = row.get("time")
+        self.objective = row.get("objective") if self.status == "completed" else None
+
+    def _cost(self, row: Row) -> None:
+        phase, seconds = row["phase"], row["seconds"]
+        self.costs[phase] = self.costs.get(phase, 0.0) + seconds
+        self.gpu_costs[phase] = self.gpu_costs.get(phase, 0.0) + seconds * row.get("gpus", 0.0)
+
+    def _fault(self, row: Row) -> None:
+        self.faults.append(row)
+
+    def _keep_steps(self, last: float) -> None:
+        """Forget what was measured after step ``last``: it is being trained again."""
+        column = self._columns["step"]
+        if column and column[-1] > last:
+            keep = int(np.searchsorted(np.asarray(column), last, side="right"))
+            for values in self._columns.values():
+                del values[keep:]
+            self._arrays = None
+        self.evals = [e for e in self.evals if e["step"] <= last] if self.evals else self.evals
+
+    def _last(self, key: str) -> int:
+        column = self._columns[key]
+        if column and math.isfinite(column[-1]):
+            return int(column[-1])
+        return int((self.end or {}).get(key) or 0)
+
+
+_FOLDS: Final = {
+    "start": TrialView._start,
+    "steps": TrialView._steps,
+    "eval": TrialView._eval,
+    "verdict": TrialView._verdict,
+    "end": TrialView._end,
+    "cost": TrialView._cost,
+    "fault": TrialView._fault,
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A place in the ranking; ``rank`` is None for a trial that did not reach the full budget."""
+
+    rank: int | None
+    trial: TrialView
+
+
+@dataclass
+class RunView:
+    """A sweep as it stands.
+
+    Attributes:
+        header: The first `sweep` row, or an empty dict before it.
+        resumes: Later `sweep` rows.
+        trials: By trial_id, in the order they were proposed.
+        finish: The `finish` row in force, or None while the sweep runs or after a crash.
+        faults: All `fault` rows, those of no trial too.
+        costs: All `cost` rows.
+        writer: Who was writing when the ledger was loaded, or None.
+        rows: Rows folded.
+        first_time, last_time: Unix seconds of the first and last row.
+    """
+
+    header: Row = field(default_factory=dict)
+    resumes: list[Row] = field(default_factory=list)
+    trials: dict[str, TrialView] = field(default_factory=dict)
+    finish: Row | None = None
+    faults: list[Row] = field(default_factory=list)
+    costs: list[Row] = field(default_factory=list)
+    writer: Owner | None = None
+    rows: int = 0
+    first_time: float = 0.0
+    last_time: float = 0.0
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Row]) -> Self:
+        """Fold rows; trials without an `end` are ``running`` unless a `finish` row follows."""
+        view = cls()
+        for row in rows:
+            view.apply(row)
+        return view
+
+    @classmethod
+    def load(cls, run_dir: str | os.PathLike[str]) -> Self:
+        """Fold the ledger of a run; with no living writer, trials without an `end` are ``interrupted``.
+
+        Raises:
+            LedgerError, LedgerCorrupt, LedgerVersion: See `iter_ledger`.
+        """
+        writer = current_writer(Path(ledger_path(run_dir)).parent)
+        view = cls.from_rows(iter_ledger(run_dir))
+        view.writer = writer
+        if writer is None:
+            view.settle("interrupted")
+        return view
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec now in force: that of the last resume, else the first."""
+        latest = self.resumes[-1] if self.resumes else self.header
+        return latest.get("spec") or {}
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return str(self.header.get("name", ""))
+
+    @property
+    def budget_samples(self) -> int:
+        """Training samples every trial may consume."""
+        return int(self.header.get("budget_samples") or 0)
+
+    @property
+    def status(self) -> str:
+        """``running``, ``crashed`` (no writer, no finish row), or the finish row's status."""
+        if self.finish is not None:
+            return str(self.finish["status"])
+        return (
+            "running"
+            if self.writer is not None or any(t.status == "running" for t in self.trials.values())
+            else "crashed"
+        )
+
+    def apply(self, row: Row) -> None:
+        """Fold one row; kinds this version does not know are passed over."""
+        self.rows += 1
+        self.last_time = row.get("time", self.last_time)
+        self.first_time = self.first_time or self.last_time
+        kind = row.get("kind")
+        if kind == "sweep":
+            self._sweep(row)
+        elif kind == "trial":
+            self._trial(row)
+        elif kind == "finish":
+            self.finish = row
+            self.settle("interrupted")
+        elif kind == "cost":
+            self.costs.append(row)
+        elif kind == "fault":
+            self.faults.append(row)
+        trial = self.trials.get(row.get("trial_id") or "")
+        if trial is not None and kind != "trial":
+            trial.apply(row)
+
+    def settle(self, status: str) -> None:
+        """Set the status of every trial that has no `end` row."""
+        for trial in self.trials.values():
+            trial.settle(status)
+
+    def with_status(self, *statuses: str) -> list[TrialView]:
+        """Trials of these statuses, in the order they were proposed."""
+        return [t for t in self.trials.values() if t.status in statuses]
+
+    def ranking(self) -> list[Ranked]:
+        """Completed trials by objective, best first, ranked 1..n; then all others, unranked, farthest first.
+
+        A completed trial whose objective is not finite is not ranked. Ties stand in order of proposal.
+        """
+        ranked: list[TrialView] = []
+        others: list[TrialView] = []
+        for trial in self.trials.values():
+            known = (
+                trial.status == "completed" and trial.objective is not None and math.isfinite(trial.objective)
+            )
+            (ranked if known else others).append(trial)
+        ranked.sort(key=lambda t: (t.objective, t.number))
+        others.sort(key=lambda t: (-t.reach, t.number))
+        return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
+
+    @property
+    def best(self) -> TrialView | None:
+        """The first of the ranking, or None when no trial has completed."""
+        first = next(iter(self.ranking()), None)
+        return first.trial if first is not None and first.rank == 1 else None
+
+    def _sweep(self, row: Row) -> None:
+        if self.header:
+            self.resumes.append(row)
+            self.finish = None
+            self.settle("interrupted")
+            for trial in self.trials.values():
+                trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
+        else:
+            self.header = row
+
+    def _trial(self, row: Row) -> None:
+        self.trials[row["trial_id"]] = TrialView(
+            trial_id=row["trial_id"],
+            number=row["number"],
+            config=row["config"],
+            effective=row.get("effective", {}),
+            origin=row.get("origin", ""),
+            planned_steps=row.get("planned_steps", 0),
+            warmup_steps=row.get("warmup_steps", 0),
+            study_number=row.get("study_number"),
+            budget_samples=self.budget_samples,
+            proposed=row.get("time", 0.0),
+        )
