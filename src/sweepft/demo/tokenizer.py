@@ -34,8 +34,8 @@ def train_tokenizer(rows: Iterable[Mapping[str, Any]], vocab_size: int) -> Any:
     """Train a tokenizer of at most `vocab_size` tokens (256 bytes and 4 special ones included) on chat rows.
 
     Returns:
-        A ``transformers.PreTrainedTokenizerFast``: pad ``<|pad|>`` (id 0), eos ``<|im_end|>`` (id 3, ends a turn)
-        and a chat template with generation marks. Digits are single tokens.
+        A ``transformers.PreTrainedTokenizerFast`` with pad ``<|pad|>`` (id 0), end of turn and eos
+        ``<|im_end|>`` (id 3) and a chat template with generation marks. Digits are single tokens.
     Raises:
         ValueError: If `vocab_size` is below 260.
     """

@@ -1,0 +1,246 @@
+"""From a spec's sources to rows: limits, held-out fractions, and no example on both sides.
+
+The idea to keep in mind: rows are told apart by their content, never by their place, so a duplicate of a
+held-out example cannot stay in training. `check` is the row-level part of validating a spec: it reads every
+local file, without a tokenizer and without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sweepft.data.order import SampleOrder
+from sweepft.data.read import Row, is_local, read_rows
+from sweepft.errors import DataError, Problem
+from sweepft.spec.sections import Data, HeldOut, TestSource, TrainSource
+from sweepft.spec.sweep import SweepSpec
+
+__all__ = ["DataCheck", "SourceCount", "Split", "check", "split_data"]
+
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True)
+class SourceCount:
+    """What was found in one source.
+
+    Attributes:
+        kind: ``train``, ``held_out`` or ``test``.
+        name: The set's name; for training sources the number of the source.
+        path: Where it is.
+        rows: Rows in the source, before any limit.
+        used: Rows that take part after limit, overlap and held-out split.
+        duplicates: Rows that repeat an earlier one of the same source.
+        no_target: Rows with nothing to learn from; they are left out when tokenised.
+        skipped: Not read, since it is not on this machine.
+    """
+
+    kind: str
+    name: str
+    path: str
+    rows: int = 0
+    used: int = 0
+    duplicates: int = 0
+    no_target: int = 0
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What reading all local sources found.
+
+    Attributes:
+        sources: One entry a source, in the order of the spec.
+        train_rows: Rows left to train on.
+        overlap_dropped: Training rows dropped since they are also in a held-out or test set.
+        warnings: What a person should know, one sentence each.
+    """
+
+    sources: tuple[SourceCount, ...]
+    train_rows: int
+    overlap_dropped: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Split:
+    """Rows by their use.
+
+    Attributes:
+        train: Rows to train on.
+        held_out: Rows of each held-out set, in the order of the spec.
+        check: The counts.
+    """
+
+    train: list[Row]
+    held_out: dict[str, list[Row]]
+    check: DataCheck
+
+
+@dataclass
+class _Loaded:
+    kind: str
+    name: str
+    path: str
+    rows: list[Row]
+    found: int
+    keys: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = [row.key() for row in self.rows]
+
+
+def check(spec: SweepSpec) -> DataCheck:
+    """Read every local row of a spec's data and say what is there.
+
+    Sources that are not on this machine are skipped and marked so.
+
+    Raises:
+        DataError: Broken or empty files; training rows that are also held out or in a test set, unless
+            ``data.overlap`` is ``drop``; no rows left to train on.
+    """
+    return split_data(spec.data, remote=False).check
+
+
+def split_data(data: Data, *, remote: bool = True) -> Split:
+    """Read all sources, apply limits, drop or refuse overlap, and take the held-out fractions.
+
+    A held-out fraction of ``f`` takes ``round(f * different examples)``, at least one, chosen by `data.seed`,
+    the set's name and the example's content: adding rows to a file moves few others. All copies of a held-out
+    example leave training; the set holds one.
+
+    Args:
+        data: The spec's section.
+        remote: Whether to load hub data sets too.
+    Raises:
+        DataError: See `check`; the problems of all sources at once.
+    """
+    train, held, test = _load_all(data, remote)
+    warnings = _shared_by(held, test)
+    kept, dropped = _without_overlap(train, [*held, *test], data.overlap)
+    held_rows = {source.name: source.rows for source in held}
+    for h in data.held_out:
+        if h.fraction is not None:
+            held_rows[h.name], kept = _take_fraction(kept, h, data.seed)
+    if not kept and all(source.rows for source in train):
+        remedy = "give more rows, a smaller fraction, or fewer overlapping rows"
+        raise DataError([Problem("data", "data.train", "no rows are left to train on", remedy)])
+    left = {id(row) for row, _ in kept}
+    counts = [_count(source, sum(id(row) in left for row in source.rows)) for source in train]
+    warnings += [
+        f"{c.path}: {c.duplicates} of {c.rows} rows repeat an earlier one" for c in counts if c.duplicates
+    ]
+    own = {source.name: _count(source, len(source.rows)) for source in held}
+    for h in data.held_out:
+        n = len(held_rows[h.name])
+        counts.append(own.get(h.name) or SourceCount("held_out", h.name, "data.train", rows=n, used=n))
+    counts += [_count(source, len(source.rows)) for source in test]
+    done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings))
+    return Split([row for row, _ in kept], {h.name: held_rows[h.name] for h in data.held_out}, done)
+
+
+def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], list[_Loaded]]:
+    problems: list[Problem] = []
+
+    def load(kind: str, name: str, source: TrainSource | HeldOut | TestSource) -> _Loaded:
+        path = source.path or ""
+        if not remote and not is_local(path):
+            return _Loaded(kind, name, path, [], 0)
+        split = source.split or ("test" if kind == "test" else "train")
+        domain = source.domain if isinstance(source, TrainSource) else None
+        try:
+            rows = read_rows(path, split=split, domain=domain)
+        except DataError as error:
+            problems.extend(error.problems)
+            return _Loaded(kind, name, path, [], 0)
+        found = len(rows)
+        if source.limit is not None and source.limit < found:
+            rows = [rows[i] for i in sorted(SampleOrder(found, data.seed).indices(0, source.limit))]
+        return _Loaded(kind, name, path, rows, found)
+
+    train = [load("train", str(i), source) for i, source in enumerate(data.train)]
+    held = [load("held_out", h.name, h) for h in data.held_out if h.path is not None]
+    test = [load("test", t.name, t) for t in data.test]
+    if problems:
+        raise DataError(problems)
+    return train, held, test
+
+
+def _without_overlap(
+    train: Sequence[_Loaded], others: Sequence[_Loaded], overlap: str
+) -> tuple[list[tuple[Row, bytes]], int]:
+    outside = {key: row for source in others for row, key in zip(source.rows, source.keys, strict=True)}
+    kept: list[tuple[Row, bytes]] = []
+    both: list[tuple[Row, Row]] = []
+    for source in train:
+        for row, key in zip(source.rows, source.keys, strict=True):
+            if key in outside:
+                both.append((row, outside[key]))
+            else:
+                kept.append((row, key))
+    if both and overlap == "error":
+        rule = f"{len(both)} training rows are also held out or in a test set"
+        remedy = (
+            "write data.overlap: drop to leave them out of training, or take them out of one of the files"
+        )
+        raise DataError(
+            [
+                Problem(row.where, "data.overlap", f"{rule}; this one is also {other.where}", remedy)
+                for row, other in both[:_SHOWN]
+            ]
+        )
+    return kept, len(both)
+
+
+def _take_fraction(
+    rows: list[tuple[Row, bytes]], held_out: HeldOut, seed: int
+) -> tuple[list[Row], list[tuple[Row, bytes]]]:
+    fraction, limit, name = held_out.fraction or 0.0, held_out.limit, held_out.name
+    different = dict.fromkeys(key for _, key in rows)
+    salt = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
+    ranked = sorted(different, key=lambda key: hashlib.blake2b(key, key=salt, digest_size=16).digest())
+    count = max(1, round(fraction * len(ranked)))
+    chosen = set(ranked[:count])
+    shown = set(ranked[: min(count, limit or count)])
+    held: dict[bytes, Row] = {}
+    rest = []
+    for row, key in rows:
+        if key not in chosen:
+            rest.append((row, key))
+        elif key in shown:
+            held.setdefault(key, row)
+    if rows and not rest:
+        rule = f"holding out {fraction:g} of {len(ranked)} different rows leaves none to train on"
+        raise DataError(
+            [Problem("data", f"data.held_out.{name}", rule, "give more rows or a smaller fraction")]
+        )
+    return list(held.values()), rest
+
+
+def _shared_by(held: Sequence[_Loaded], test: Sequence[_Loaded]) -> list[str]:
+    """Warn of held-out rows that are also test rows: a choice made on them is not blind to the test."""
+    warnings = []
+    for t in test:
+        sealed = set(t.keys)
+        for h in held:
+            n = sum(key in sealed for key in h.keys)
+            if n:
+                warnings.append(f"held-out set {h.name}: {n} of its rows are also in test set {t.name}")
+    return warnings
+
+
+def _count(source: _Loaded, used: int) -> SourceCount:
+    return SourceCount(
+        kind=source.kind,
+        name=source.name,
+        path=source.path,
+        rows=source.found,
+        used=used,
+        duplicates=len(source.keys) - len(set(source.keys)),
+        no_target=sum(not row.has_target for row in source.rows),
+        skipped=not source.rows,
+    )
