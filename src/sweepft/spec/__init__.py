@@ -9,6 +9,8 @@ from __future__ import annotations
 from sweepft.spec.checks import check_budget
 from sweepft.spec.fields import WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.loader import dump, from_dict, load
+from sweepft.spec.reference import reference
+from sweepft.spec.schema import json_schema
 from sweepft.spec.sections import (
     Budget,
     Data,
@@ -51,6 +53,8 @@ __all__ = [
     "from_dict",
     "is_hub_id",
     "is_template_file",
+    "json_schema",
     "load",
     "plan",
+    "reference",
 ]

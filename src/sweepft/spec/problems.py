@@ -64,6 +64,8 @@ def problems_of(
     """
     problems = []
     for detail, path in zip(error.errors(), paths_of(error, data), strict=True):
+        if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
+            continue  # long enough, but for entries that are reported themselves
         full = (*prefix, *path)
         value = None if detail["type"] in ("missing", "extra_forbidden", "rule") else detail["input"]
         rule = _RULES.get(detail["type"], detail["msg"]).format(**detail.get("ctx", {}))

@@ -6,10 +6,11 @@ One idea: a section says what is true of itself alone. What must hold between se
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sweepft.spec.fields import (
     Fraction,
@@ -43,6 +44,12 @@ __all__ = [
 ]
 
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
+
+
+def _rising(windows: tuple[float, ...]) -> tuple[float, ...]:
+    if any(a >= b for a, b in itertools.pairwise(windows)):
+        raise broken("must rise from window to window", f"for example windows: {sorted(set(windows))}")
+    return windows
 
 
 class Model(Section):
@@ -238,19 +245,16 @@ class EarlyStop(Section):
     rule: Literal["none", "median", "recipe"] = "median"
     """Who is stopped. `median`: held-out loss worse than the peers' median; `recipe`: high gradient norm and
     low training loss among comparable trials; `none`: nobody but diverged trials."""
-    windows: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False)] = (0.1, 0.25, 0.5)
+    windows: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
+        0.1,
+        0.25,
+        0.5,
+    )
     """Where trials are judged: fractions of the budget, rising, in (0, 1)."""
     min_steps: PositiveInt = 8
     """Optimizer steps a trial must have done before a window counts for it; else the next one does."""
     min_peers: PositiveInt = 4
     """Other trials that must have passed the window before a trial is judged there."""
-
-    @model_validator(mode="after")
-    def _rising(self) -> Self:
-        if any(a >= b for a, b in zip(self.windows, self.windows[1:], strict=False)):
-            fixed = sorted(set(self.windows))
-            raise broken("must have windows that rise", f"for example windows: {fixed}")
-        return self
 
 
 class Resources(Section):

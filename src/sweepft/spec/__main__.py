@@ -1,0 +1,23 @@
+"""``python -m sweepft.spec DOCS`` makes the schema and the reference in a docs folder anew."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from sweepft.spec.reference import with_reference
+from sweepft.spec.schema import json_schema
+
+
+def _main(docs: Path) -> None:
+    schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+    (docs / "sweep.schema.json").write_text(schema, encoding="utf-8")
+    page = docs / "spec.md"
+    page.write_text(with_reference(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m sweepft.spec DOCS")
+    _main(Path(sys.argv[1]))
