@@ -1,0 +1,40 @@
+"""Early-termination rules, pure: what trials reported in, continue or condemn out.
+
+Standard library and numpy only. `Referee` is the one object that the Ray scheduler, the Optuna pruner and the
+replay all drive; `windows` is shared with the trainable, which computes held-out loss at the same points.
+"""
+
+from __future__ import annotations
+
+from sweepft.rules.base import NoRule, Rule
+from sweepft.rules.cohort import Cohort, TrialRecord
+from sweepft.rules.curve import Observation, Report, Snapshot, make_report
+from sweepft.rules.factory import RULES, make_rule
+from sweepft.rules.median import MedianRule
+from sweepft.rules.recipe import RecipeRule
+from sweepft.rules.referee import Referee
+from sweepft.rules.verdict import Judgement, Verdict
+from sweepft.rules.windows import Window, eligible, parse_windows, window_steps, windows_reached
+
+__all__ = [
+    "RULES",
+    "Cohort",
+    "Judgement",
+    "MedianRule",
+    "NoRule",
+    "Observation",
+    "RecipeRule",
+    "Referee",
+    "Report",
+    "Rule",
+    "Snapshot",
+    "TrialRecord",
+    "Verdict",
+    "Window",
+    "eligible",
+    "make_report",
+    "make_rule",
+    "parse_windows",
+    "window_steps",
+    "windows_reached",
+]

@@ -1,0 +1,213 @@
+"""All trials of a sweep as rules see them: curves, snapshots by window, final results.
+
+Sorted values by window are kept as trials arrive, so that a rank costs a binary search, whatever the
+number of trials.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sweepft.rules.curve import Curve, Snapshot
+from sweepft.rules.windows import Window
+
+__all__ = ["Cohort", "Status", "TrialRecord"]
+
+Status = Literal["running", "completed", "stopped", "diverged", "failed", "removed"]
+_STANDING = ("running", "completed")
+_SORTED_FIELDS = ("metric", "loss", "log_grad_norm", "block_loss")
+
+
+@dataclass
+class TrialRecord:
+    """What is known of one trial.
+
+    Attributes:
+        trial_id: Its name.
+        config: Its hyperparameters, flat.
+        number: 0, 1, 2, ... in order of arrival.
+        status: Only ``completed`` trials have a ``final``.
+        final: Objective at the full budget, in its own direction.
+        condemned_at: Name of the window at which the rule condemned it, if it did.
+        audited: Condemned, but let run so that the rule's mistakes can be counted.
+        warmup_steps: As reported.
+        snapshots: By window; a window at which the trial was not eligible has none.
+        reached: All windows it has reached, judged there or not.
+    """
+
+    trial_id: str
+    config: dict[str, Any]
+    number: int
+    status: Status = "running"
+    final: float | None = None
+    condemned_at: str | None = None
+    audited: bool = False
+    warmup_steps: int = 0
+    curve: Curve = field(default_factory=Curve)
+    snapshots: dict[Window, Snapshot] = field(default_factory=dict)
+    reached: set[Window] = field(default_factory=set)
+
+    def covariate(self, name: str) -> Any:
+        """A config value by key; dotted or slashed keys look into nested dicts; None when absent."""
+        if name in self.config:
+            return self.config[name]
+        value: Any = self.config
+        for part in name.replace("/", ".").split("."):
+            if not isinstance(value, Mapping) or part not in value:
+                return None
+            value = value[part]
+        return value
+
+
+class Cohort:
+    """The trials of one sweep.
+
+    Args:
+        mode: ``min`` or ``max``: which way the objective is good.
+    """
+
+    def __init__(self, mode: Literal["min", "max"]) -> None:
+        self.mode = mode
+        self.trials: dict[str, TrialRecord] = {}
+        self._at: dict[Window, dict[str, Snapshot]] = {}
+        self._sorted: dict[tuple[Window, str], list[float]] = {}
+        self._finals: dict[str, float] = {}
+        self._standing = 0
+
+    @property
+    def sign(self) -> float:
+        """Multiplied with an objective, larger is better."""
+        return 1.0 if self.mode == "max" else -1.0
+
+    def add(self, trial_id: str, config: Mapping[str, Any]) -> TrialRecord:
+        """A new trial, or the record of a known one set running again (a retry)."""
+        record = self.trials.get(trial_id)
+        if record is None:
+            record = self.trials[trial_id] = TrialRecord(trial_id, dict(config), len(self.trials))
+            self._standing += 1
+        elif record.status in ("failed", "removed"):
+            self.set_status(record, "running")
+        return record
+
+    def set_status(self, record: TrialRecord, status: Status) -> None:
+        """Change a trial's status."""
+        self._standing += (status in _STANDING) - (record.status in _STANDING)
+        record.status = status
+
+    def complete(self, record: TrialRecord, final: float | None) -> None:
+        """A trial ended by itself; ``final`` is its objective there, None when it never reported one."""
+        self.set_status(record, "completed")
+        record.final = final
+        if final is not None:
+            self._finals[record.trial_id] = final
+
+    def put(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
+        """Note a trial's snapshot at a window; the first one counts."""
+        record = self.trials[trial_id]
+        if window in record.snapshots:
+            return
+        record.snapshots[window] = snapshot
+        self._index(trial_id, window, snapshot)
+
+    def _index(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
+        self._at.setdefault(window, {})[trial_id] = snapshot
+        for name in _SORTED_FIELDS:
+            value = getattr(snapshot, name)
+            if math.isfinite(value):
+                insort(self._sorted.setdefault((window, name), []), value)
+
+    def at(self, window: Window) -> Mapping[str, Snapshot]:
+        """Snapshots at a window, in order of arrival."""
+        return self._at.get(window, {})
+
+    def peers(self, window: Window, name: str, own: float) -> int:
+        """How many *other* trials reported ``name`` at the window; ``own`` is this trial's value there."""
+        return len(self._sorted.get((window, name), ())) - int(math.isfinite(own))
+
+    def share_below(self, window: Window, name: str, own: float) -> float:
+        """Share of the other trials whose value is below ``own``, ties counted half; NaN without any."""
+        values = self._sorted.get((window, name), [])
+        others = self.peers(window, name, own)
+        if others <= 0 or not math.isfinite(own):
+            return math.nan
+        left, right = bisect_left(values, own), bisect_right(values, own)
+        return (left + 0.5 * (right - left - 1)) / others
+
+    def median_of_others(self, window: Window, name: str, own: float) -> float:
+        """Median of the other trials' values at the window; NaN without any."""
+        values = self._sorted.get((window, name), [])
+        hole = bisect_left(values, own) if math.isfinite(own) else len(values)
+        n = self.peers(window, name, own)
+        if n <= 0:
+            return math.nan
+
+        def pick(index: int) -> float:
+            return values[index if index < hole else index + 1]
+
+        return pick(n // 2) if n % 2 else 0.5 * (pick(n // 2 - 1) + pick(n // 2))
+
+    def leads(self, window: Window, own: float) -> bool:
+        """Whether no other trial had a better objective at the window."""
+        values = self._sorted.get((window, "metric"), [])
+        if not values or not math.isfinite(own):
+            return False
+        return own >= values[-1] if self.mode == "max" else own <= values[0]
+
+    @property
+    def finals(self) -> Mapping[str, float]:
+        """Final objective of each completed trial, in order of completion."""
+        return self._finals
+
+    @property
+    def standing(self) -> int:
+        """Trials running or completed, that is, not out."""
+        return self._standing
+
+    def to_state(self) -> dict[str, Any]:
+        """JSON-able state, with the order in which trials arrived at windows and completed."""
+        order = {w: {t: i for i, t in enumerate(at)} for w, at in self._at.items()}
+        trials = [
+            {
+                "trial_id": t.trial_id,
+                "config": t.config,
+                "status": t.status,
+                "final": t.final,
+                "condemned_at": t.condemned_at,
+                "audited": t.audited,
+                "warmup_steps": t.warmup_steps,
+                "reached": sorted([w.kind, w.value] for w in t.reached),
+                "curve": t.curve.to_state(),
+                "snapshots": [
+                    [w.kind, w.value, order[w][t.trial_id], s.to_state()] for w, s in t.snapshots.items()
+                ],
+            }
+            for t in self.trials.values()
+        ]
+        return {"trials": trials, "completed": list(self._finals)}
+
+    @classmethod
+    def from_state(cls, mode: Literal["min", "max"], state: Mapping[str, Any]) -> Cohort:
+        """The inverse of `to_state`."""
+        cohort = cls(mode)
+        arrivals = []
+        for row in state["trials"]:
+            record = cohort.add(row["trial_id"], row["config"])
+            cohort.set_status(record, row["status"])
+            record.final = row["final"]
+            record.condemned_at, record.audited = row["condemned_at"], row["audited"]
+            record.warmup_steps = row["warmup_steps"]
+            record.reached = {Window(kind, value) for kind, value in row["reached"]}
+            record.curve = Curve.from_state(row["curve"])
+            for kind, value, position, snap in row["snapshots"]:
+                snapshot, window = Snapshot.from_state(snap), Window(kind, value)
+                record.snapshots[window] = snapshot
+                arrivals.append((position, record.trial_id, window, snapshot))
+        for _, trial_id, window, snapshot in sorted(arrivals, key=lambda a: a[0]):
+            cohort._index(trial_id, window, snapshot)
+        finals = {t: cohort.trials[t].final for t in state["completed"]}
+        cohort._finals = {t: final for t, final in finals.items() if final is not None}
+        return cohort

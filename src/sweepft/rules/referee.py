@@ -1,0 +1,247 @@
+"""The referee: takes what trials report, asks a rule at each window, and decides.
+
+It knows no Ray, no Optuna and no files: the scheduler, the pruner and the replay all drive this one object,
+so what a replay says is what a live sweep would have done. Its answers depend only on the order of inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from sweepft.rules.base import NoRule, Rule
+from sweepft.rules.cohort import Cohort, TrialRecord
+from sweepft.rules.curve import Report
+from sweepft.rules.verdict import Action, Judgement, Verdict
+from sweepft.rules.windows import Window, WindowSpec, eligible, parse_windows
+
+__all__ = ["Referee"]
+
+_STATE_VERSION = 1
+
+
+class Referee:
+    """Judges the trials of one sweep.
+
+    Args:
+        rule: The early-termination rule; None for guards only.
+        windows: Where trials are judged, see `sweepft.rules.windows`.
+        budget: A full trial, in units of the time attribute (samples, usually).
+        mode: ``min`` or ``max``: which way the objective is good.
+        min_steps: Optimizer steps a trial must have done to be judged.
+        keep_last: That many trials are left standing, whatever a rule says; so is the leader at a window.
+        guards: Stop trials with a non-finite loss or objective, and those that diverge.
+    """
+
+    def __init__(
+        self,
+        *,
+        rule: Rule | None = None,
+        windows: Sequence[WindowSpec],
+        budget: float,
+        mode: Literal["min", "max"],
+        min_steps: int = 0,
+        keep_last: int = 1,
+        guards: bool = True,
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
+        if not (math.isfinite(budget) and budget > 0):
+            raise ValueError(
+                f"budget: a positive number of the time attribute's units is needed (got {budget!r})"
+            )
+        self.rule: Rule = rule or NoRule()
+        self.windows = parse_windows(windows)
+        self.budget = float(budget)
+        self.min_steps = min_steps
+        self.keep_last = keep_last
+        self.guards = guards
+        self.cohort = Cohort(mode)
+        self.verdicts: list[Verdict] = []
+
+    # ----- what happens to trials ------------------------------------------------------------------------
+
+    def add(self, trial_id: str, config: Mapping[str, Any] | None = None) -> None:
+        """A trial joins, at any time, or is tried again after a failure."""
+        self.cohort.add(trial_id, config or {})
+
+    def report(self, trial_id: str, report: Report) -> list[Verdict]:
+        """A running trial reported; returns what was decided, in order. The last one may end the trial."""
+        record = self.cohort.add(trial_id, {})
+        if record.status != "running":
+            return []
+        reached = self._take(record, report)
+        verdicts = self._guard(record, report)
+        for window in reached:
+            if not verdicts or not verdicts[-1].ends_trial:
+                verdicts += self._judge(record, window)
+        if verdicts and verdicts[-1].ends_trial:
+            self.cohort.set_status(record, "diverged" if verdicts[-1].action == "guard" else "stopped")
+            record.curve.forget()
+        self.verdicts += verdicts
+        return verdicts
+
+    def complete(
+        self, trial_id: str, report: Report | None = None, *, final: float | None = None
+    ) -> list[Verdict]:
+        """A trial ended by itself. Its final objective is ``final``, or else the last one it reported.
+
+        Nothing is judged any more, but a trial that ended because it diverged gets its ``guard`` verdict.
+        """
+        record = self.cohort.add(trial_id, {})
+        if record.status != "running":
+            return []
+        verdicts = []
+        if report is not None:
+            self._take(record, report)
+            if report.bad is not None:
+                verdicts = [self._verdict(record, None, "guard", "guard", Judgement(True, report.bad))]
+                self.cohort.set_status(record, "diverged")
+                record.curve.forget()
+                self.verdicts += verdicts
+                return verdicts
+        last = record.curve.last_metric
+        self.cohort.complete(record, final if final is not None else last if math.isfinite(last) else None)
+        record.curve.forget()
+        return verdicts
+
+    def fail(self, trial_id: str) -> None:
+        """A trial failed; `add` sets it running again."""
+        self._leave(trial_id, "failed")
+
+    def remove(self, trial_id: str) -> None:
+        """A trial was withdrawn before it ended."""
+        self._leave(trial_id, "removed")
+
+    def _leave(self, trial_id: str, status: Literal["failed", "removed"]) -> None:
+        record = self.cohort.trials.get(trial_id)
+        if record is not None and record.status == "running":
+            self.cohort.set_status(record, status)
+
+    # ----- how it decides --------------------------------------------------------------------------------
+
+    def _take(self, record: TrialRecord, report: Report) -> list[Window]:
+        """Append the report to the curve; returns the windows newly reached at which it may be judged."""
+        record.warmup_steps = report.warmup_steps or record.warmup_steps
+        curve = record.curve
+        curve.data_order = report.data_order or curve.data_order
+        curve.blocks.update(report.blocks)
+        judged = []
+        for observation in report.observations:
+            if not curve.append(observation) or len(record.reached) == len(self.windows):
+                continue
+            step, progress = observation.step, observation.progress
+            for window in self.windows:
+                if window in record.reached or not window.reached(
+                    step=step, samples_seen=progress, budget=self.budget
+                ):
+                    continue
+                record.reached.add(window)
+                if eligible(step=step, min_steps=self.min_steps, warmup_steps=record.warmup_steps):
+                    self.cohort.put(record.trial_id, window, curve.snapshot())
+                    judged.append(window)
+        return judged
+
+    def _guard(self, record: TrialRecord, report: Report) -> list[Verdict]:
+        if not self.guards:
+            return []
+        reason = report.bad
+        if reason is None and record.curve.diverging(self.budget):
+            start = sorted(record.curve.start)[len(record.curve.start) // 2]
+            reason = (
+                f"training loss has been above twice its start ({start:.4g}) for the last"
+                f" {record.curve.high_count} points"
+            )
+        if reason is None:
+            return []
+        return [self._verdict(record, None, "guard", "guard", Judgement(True, reason))]
+
+    def _judge(self, record: TrialRecord, window: Window) -> list[Verdict]:
+        if record.curve.last_progress >= self.budget:
+            return []  # nothing is left to save
+        judgement = self.rule.judge(self.cohort, record, window)
+        if not judgement.condemned:
+            return [self._verdict(record, window, "continue", self.rule.name, judgement)]
+        veto = self._veto(record, window)
+        if veto is not None:
+            spared = Judgement(
+                False,
+                f"{judgement.reason}; but {veto}",
+                judgement.p_good,
+                judgement.evidence,
+                judgement.certified,
+            )
+            return [self._verdict(record, window, "continue", self.rule.name, spared)]
+        record.condemned_at = window.name
+        return [self._verdict(record, window, "stop", self.rule.name, judgement)]
+
+    def _veto(self, record: TrialRecord, window: Window) -> str | None:
+        if self.cohort.leads(window, record.snapshots[window].metric):
+            return f"it has the best objective of all at {window.name}"
+        if self.cohort.standing <= self.keep_last:
+            return f"only {self.cohort.standing} trials are left standing"
+        return None
+
+    def _verdict(
+        self, record: TrialRecord, window: Window | None, action: Action, rule: str, judgement: Judgement
+    ) -> Verdict:
+        return Verdict(
+            trial_id=record.trial_id,
+            step=record.curve.last_step,
+            samples_seen=max(record.curve.last_progress, 0.0),
+            window=window.fraction if window else None,
+            action=action,
+            rule=rule,
+            reason=judgement.reason,
+            p_good=judgement.p_good,
+            evidence=judgement.evidence,
+        )
+
+    # ----- what it can say and keep ----------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """Counts, and the share of the budget that was not spent, JSON-able."""
+        trials = list(self.cohort.trials.values())
+        actions: dict[str, int] = {}
+        for verdict in self.verdicts:
+            actions[verdict.action] = actions.get(verdict.action, 0) + 1
+        ended = [t for t in trials if t.status in ("stopped", "diverged")]
+        unspent = sum(max(0.0, 1 - max(t.curve.last_progress, 0) / self.budget) for t in ended)
+        statuses = [t.status for t in trials]
+        return {
+            "rule": self.rule.name,
+            "trials": len(trials),
+            "statuses": {s: statuses.count(s) for s in dict.fromkeys(statuses)},
+            "verdicts": actions,
+            "trials_saved": unspent,
+            "rule_summary": self.rule.summary(self.cohort),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it knows, JSON-able and versioned; settings are not in it."""
+        return {
+            "version": _STATE_VERSION,
+            "mode": self.cohort.mode,
+            "cohort": self.cohort.to_state(),
+            "verdicts": [v.to_row() for v in self.verdicts],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            ValueError: Written by another version, or for the other direction of the objective.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ValueError(
+                f"state_dict: version {_STATE_VERSION} is needed (got {state.get('version')!r})\n"
+                "  rebuild from the ledger instead"
+            )
+        if state["mode"] != self.cohort.mode:
+            raise ValueError(
+                f"state_dict: saved for mode {state['mode']!r}, this one has {self.cohort.mode!r}\n"
+                "  use the same mode"
+            )
+        self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
+        self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]

@@ -1,0 +1,103 @@
+"""A ledger's rows fed to a referee, so that a resumed sweep goes on with what the scheduler knew.
+
+The rows of one result stand together (``steps``, then ``eval`` where held-out loss was computed), and are
+taken as one report, as they were when the sweep ran. Rows are plain mappings; the recorder is not imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sweepft.rules import Referee, Report, Verdict, make_report
+
+__all__ = ["replay_rows"]
+
+_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """Feed rows to a referee in order; returns the verdicts it gives.
+
+    Reads the kinds ``trial``, ``steps``, ``eval`` and ``end``; others are skipped. A trial without an ``end``
+    row is still running afterwards; its next attempt goes on where its curve ends.
+    """
+    given = len(referee.verdicts)
+    steps: Mapping[str, Any] | None = None
+    warmup: dict[str, int] = {}
+    for row in rows:
+        kind = row.get("kind")
+        if kind == "eval" and steps is not None and row["trial_id"] == steps["trial_id"]:
+            _feed(referee, steps, row, warmup)
+            steps = None
+            continue
+        if steps is not None:
+            _feed(referee, steps, None, warmup)
+            steps = None
+        if kind == "trial":
+            config = {**dict(row.get("effective") or {}), **dict(row.get("config") or {})}
+            referee.add(row["trial_id"], config)
+            warmup[row["trial_id"]] = int(row.get("warmup_steps") or 0)
+        elif kind == "steps":
+            steps = row
+        elif kind == "eval":
+            _feed(referee, None, row, warmup)
+        elif kind == "end":
+            _end(referee, row)
+    if steps is not None:
+        _feed(referee, steps, None, warmup)
+    return referee.verdicts[given:]
+
+
+def _feed(
+    referee: Referee,
+    steps: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    warmup: Mapping[str, int],
+) -> None:
+    row = steps or evaluation or {}
+    trial_id = row["trial_id"]
+    if steps is not None:
+        history = steps["history"]
+        blocks = steps.get("blocks") or {}
+        report = make_report(
+            step=history["step"],
+            progress=history["samples_seen"],
+            loss=[_number(v) for v in history["loss"]],
+            grad_norm=[_number(v) for v in history.get("grad_norm") or [None] * len(history["step"])],
+            metric=_number(evaluation["objective"]) if evaluation else None,
+            blocks={
+                int(i): (_number(x), float(t))
+                for i, x, t in zip(*(blocks.get(k) or [] for k in ("index", "loss", "tokens")), strict=True)
+            },
+            data_order=steps.get("data_order"),
+            warmup_steps=warmup.get(trial_id, 0),
+        )
+    else:
+        assert evaluation is not None
+        report = make_report(
+            step=[evaluation["step"]],
+            progress=[evaluation["samples_seen"]],
+            metric=_number(evaluation["objective"]),
+        )
+    if evaluation is not None and evaluation.get("final"):
+        referee.complete(trial_id, report)
+    else:
+        referee.report(trial_id, report)
+
+
+def _end(referee: Referee, row: Mapping[str, Any]) -> None:
+    trial_id, status = row["trial_id"], row["status"]
+    if status == "completed":
+        referee.complete(trial_id, final=_number(row.get("objective")))
+    elif status == "diverged":
+        referee.complete(trial_id, Report((), bad=str(row.get("reason") or "diverged")))
+    elif status == "failed":
+        referee.fail(trial_id)
+    elif status == "stopped":
+        referee.remove(trial_id)
+
+
+def _number(value: Any) -> Any:
+    return _WORDS.get(value, value) if isinstance(value, str) else value

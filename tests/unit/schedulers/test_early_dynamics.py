@@ -1,0 +1,231 @@
+"""The scheduler at Ray's interface, with Ray's own Trial objects but no session."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.result import DEFAULT_METRIC
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils import flatten_dict
+
+from sweepft.schedulers import EarlyDynamicsScheduler
+
+STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
+
+
+def scheduler(**kw: Any) -> EarlyDynamicsScheduler:
+    base: dict[str, Any] = {
+        "metric": "eval_loss",
+        "mode": "min",
+        "budget": 100,
+        "windows": (0.1, 0.5),
+        "min_steps": 0,
+        "min_peers": 2,
+    }
+    return EarlyDynamicsScheduler(**{**base, **kw})
+
+
+def trial(name: str, **config: Any) -> Any:
+    return SimpleNamespace(trial_id=name, config=config)
+
+
+def test_plain_reports_with_missing_keys_are_judged_on_what_there_is() -> None:
+    s = scheduler()
+    decisions = []
+    for i, value in enumerate([1.0, 2.0, 3.0]):
+        t = trial(f"r{i}")
+        s.on_trial_add(None, t)
+        assert s.on_trial_result(None, t, {"loss": 2.0}) == CONTINUE  # no progress told: nothing to do
+        decisions.append(s.on_trial_result(None, t, {"samples_seen": 10, "eval_loss": value}))
+    assert decisions == [CONTINUE, CONTINUE, STOP]
+    verdicts = s.drain_verdicts()
+    assert [v.trial_id for v in verdicts] == ["r0", "r1", "r2"]
+    assert s.drain_verdicts() == []
+
+
+def bulk(
+    i: int, value: float, *, window: float | None = 0.1, start: int = 1, stop: int = 10
+) -> dict[str, Any]:
+    steps = list(range(start, stop + 1))
+    return {
+        "step": stop,
+        "samples_seen": stop,
+        "loss": value,
+        "grad_norm": 1.0,
+        "eval_loss": value,
+        "window": window,
+        "history": {
+            "step": steps,
+            "samples_seen": steps,
+            "loss": [value] * len(steps),
+            "grad_norm": [1.0 + i] * len(steps),
+        },
+        "blocks": {"index": [start // 10], "loss": [value + 0.5], "tokens": [100]},
+        "warmup_steps": 3,
+        "data_order": "abc",
+        "training_iteration": 1,
+    }
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sweepfts_own_results_are_read_flat_or_nested(flat: bool) -> None:
+    s = scheduler(min_steps=10)
+    for i, value in enumerate([1.0, 2.0, 3.0]):
+        t = trial(f"ray{i}", trial_id=f"t00{i}", batch_size=8)
+        s.on_trial_add(None, t)
+        result = bulk(i, value)
+        decision = s.on_trial_result(None, t, flatten_dict(result) if flat else result)
+    assert decision == STOP
+    verdict = s.drain_verdicts()[-1]
+    assert (verdict.trial_id, verdict.step, verdict.samples_seen, verdict.window) == ("t002", 10, 10.0, 0.1)
+    snap = s.referee.cohort.at(s.referee.windows[0])["t002"]
+    assert snap.block_loss == 3.5
+    assert snap.data_order == "abc"
+    assert snap.log_grad_norm == pytest.approx(math.log(3.0))
+
+
+def test_metric_and_mode_may_come_from_the_tune_config() -> None:
+    s = EarlyDynamicsScheduler(budget=100)
+    with pytest.raises(ValueError, match="TuneConfig"):
+        s.on_trial_add(None, trial("a"))
+    assert s.set_search_properties("eval_loss", "min")
+    s.on_trial_add(None, trial("a"))
+    assert s.set_search_properties("eval_loss", "min")  # saying it twice is no contradiction
+    assert not s.set_search_properties("eval_loss", "max")
+    assert not s.set_search_properties("accuracy", "min")
+    assert s.metric == DEFAULT_METRIC  # so that Tune lets results without the objective pass
+
+
+@pytest.mark.parametrize(
+    ("kw", "match"),
+    [
+        ({"rule": "tea-leaves"}, "rule: one of none"),
+        ({"mode": "up"}, "mode"),
+        ({"budget": 0}, "budget"),
+        ({"windows": (2.0,)}, "windows"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(kw: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        scheduler(**kw)
+
+
+def test_a_done_result_reaches_only_on_trial_complete_and_gives_the_final_objective() -> None:
+    s = scheduler()
+    a = trial("a")
+    s.on_trial_add(None, a)
+    s.on_trial_complete(None, a, {"samples_seen": 100, "eval_loss": 0.7, "done": True})
+    assert dict(s.referee.cohort.finals) == {"a": 0.7}
+
+
+def test_a_trial_that_tune_itself_ends_has_no_final_objective() -> None:
+    s = scheduler()
+    a = trial("a")
+    s.on_trial_add(None, a)
+    s.on_trial_result(None, a, {"samples_seen": 30, "eval_loss": 0.7})
+    s.on_trial_complete(None, a, {"samples_seen": 30, "eval_loss": 0.7})
+    assert dict(s.referee.cohort.finals) == {}
+    assert s.summary()["statuses"] == {"removed": 1}
+
+
+def test_a_diverged_end_is_a_guard_verdict() -> None:
+    s = scheduler(rule="none")
+    a = trial("a")
+    s.on_trial_add(None, a)
+    s.on_trial_complete(None, a, {"samples_seen": 30, "diverged": "loss is nan at step 3", "done": True})
+    (verdict,) = s.drain_verdicts()
+    assert (verdict.action, verdict.reason) == ("guard", "loss is nan at step 3")
+    assert s.on_trial_result(None, a, {"samples_seen": 40}) == CONTINUE
+
+
+def test_errors_retries_and_removals() -> None:
+    s = scheduler()
+    a, b = trial("a"), trial("b")
+    s.on_trial_add(None, a)
+    s.on_trial_add(None, b)
+    s.on_trial_error(None, a)
+    s.on_trial_remove(None, b)
+    assert s.summary()["statuses"] == {"failed": 1, "removed": 1}
+    s.on_trial_add(None, a)
+    assert s.summary()["statuses"] == {"running": 1, "removed": 1}
+
+
+def run_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
+    """A small sweep as the tuner would run it; returns the rows its recorder would write."""
+    rows: list[dict[str, Any]] = []
+    trials = [trial(f"ray{i}", trial_id=f"t00{i}", batch_size=8) for i in range(6)]
+    for i, t in enumerate(trials):
+        s.on_trial_add(None, t)
+        config = {"batch_size": 8}
+        rows.append({"kind": "trial", "trial_id": f"t00{i}", "config": config, "warmup_steps": 3})
+    alive = dict(enumerate(trials))
+    for window, start, stop in ((0.1, 1, 10), (0.5, 11, 50), (1.0, 51, 100)):
+        for i, t in list(alive.items()):
+            value = [1.0, 5.0, 3.0, 0.5, math.nan, 4.0][i] / window
+            result = bulk(i, value, window=window, start=start, stop=stop)
+            if window == 1.0:
+                s.on_trial_complete(None, t, flatten_dict({**result, "done": True}))
+                decision = "done"
+            else:
+                decision = s.on_trial_result(None, t, flatten_dict(result))
+            rows.append(
+                {"kind": "steps", "trial_id": f"t00{i}", **{k: result[k] for k in ("history", "blocks")}}
+            )
+            objective = "nan" if math.isnan(value) else value
+            rows.append(
+                {"kind": "eval", "trial_id": f"t00{i}", "step": stop, "samples_seen": stop}
+                | {"objective": objective, "final": window == 1.0}
+            )
+            rows += [{"kind": "verdict", **v.to_row()} for v in s.drain_verdicts()]
+            if decision != CONTINUE:
+                del alive[i]
+                status = "completed" if decision == "done" else rows[-1]["action"]
+                status = {"stop": "stopped", "guard": "diverged"}.get(status, status)
+                rows.append({"kind": "end", "trial_id": f"t00{i}", "status": status, "objective": objective})
+    return json.loads(json.dumps(rows))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("rule", ["median", "recipe"])
+def test_a_scheduler_rebuilt_from_rows_gives_the_same_verdicts_and_knows_the_same(rule: str) -> None:
+    live = scheduler(rule=rule)
+    rows = run_sweep(live)
+    recorded = [r for r in rows if r["kind"] == "verdict"]
+    assert {"stop", "continue", "guard"} <= {r["action"] for r in recorded}
+    for cut in range(len(rows) + 1):
+        rebuilt = scheduler(rule=rule)
+        verdicts = [
+            json.loads(json.dumps({"kind": "verdict", **v.to_row()})) for v in rebuilt.load_rows(rows[:cut])
+        ]
+        assert verdicts[: len(verdicts) - 1] == recorded[: max(0, len(verdicts) - 1)]
+    assert verdicts == recorded
+    assert rebuilt.drain_verdicts() == []
+    assert rebuilt.summary() == live.summary()
+
+
+def test_state_survives_pickle_json_and_files(tmp_path: Any) -> None:
+    live = scheduler()
+    run_sweep(live)
+    loaded, restored = scheduler(), scheduler()
+    loaded.load_state_dict(json.loads(json.dumps(live.state_dict())))
+    live.save(str(tmp_path / "state.json"))
+    restored.restore(str(tmp_path / "state.json"))
+    for other in (pickle.loads(pickle.dumps(live)), loaded, restored):
+        assert other.state_dict() == live.state_dict()
+        assert other.drain_verdicts() == []
+
+
+def test_importing_the_scheduler_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, sweepft.schedulers\n"
+        "names = {'torch', 'deepspeed', 'transformers', 'datasets', 'optuna', 'sweepft.spec'}\n"
+        "heavy = names & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
