@@ -1,0 +1,112 @@
+"""The scheduler in a real Tuner: function and class trainables, retries, and a state that goes on.
+
+The idea to keep in mind: these run Ray itself, on one CPU, for what fakes cannot prove.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray import cloudpickle, tune
+
+from sweepft.schedulers import EarlyDynamicsScheduler
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    if mine:
+        ray.shutdown()
+
+
+def quality(config: dict[str, Any], step: int) -> float:
+    return float(config["x"] + 1.0 / step)
+
+
+def function_trainable(config: dict[str, Any]) -> None:
+    """Loss at every step, the objective at every other one: no result needs to hold all keys."""
+    for step in range(1, 11):
+        row = {"step": step, "samples_seen": 10 * step, "loss": quality(config, step)}
+        if step % 2 == 0:
+            row["eval_loss"] = quality(config, step)
+        tune.report(row)
+
+
+class ClassTrainable(tune.Trainable):
+    def setup(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def step(self) -> dict[str, Any]:
+        step = self.iteration + 1
+        if self.config["x"] == 9 and step == 4:
+            raise RuntimeError("a rank died")
+        result = {"step": step, "samples_seen": 10 * step, "loss": quality(self.config, step)}
+        return {**result, "eval_loss": quality(self.config, step), "done": step == 10}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+
+@pytest.mark.parametrize("trainable", [function_trainable, ClassTrainable])
+def test_a_real_sweep_stops_the_poor_and_finishes_the_good(
+    session: None, tmp_path: Path, trainable: Any
+) -> None:
+    scheduler = EarlyDynamicsScheduler(
+        metric="eval_loss", mode="min", budget=100, windows=(0.2, 0.6), min_steps=2, min_peers=2
+    )
+    values = [1, 2, 0, 5, 6, 9, 7, 8]
+    results = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": 1}),
+        param_space={"x": tune.grid_search(values), "trial_id": tune.sample_from(_named)},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler, max_concurrent_trials=1, reuse_actors=trainable is ClassTrainable
+        ),
+        run_config=run_config(tmp_path, trainable),
+    ).fit()
+    verdicts = scheduler.drain_verdicts()
+    stopped = {v.trial_id for v in verdicts if v.action == "stop"}
+    assert stopped == {"t5", "t6", "t7", "t8", "t9"}
+    finals = scheduler.referee.cohort.finals
+    assert finals == {"t0": 0.1, "t1": 1.1, "t2": 2.1}
+    steps = {r.metrics["config"]["trial_id"]: r.metrics["step"] for r in results}
+    assert {name: steps[name] for name in finals} == dict.fromkeys(finals, 10)
+    assert all(steps[name] == 2 for name in stopped)
+
+
+def run_config(folder: Path, trainable: Any) -> tune.RunConfig:
+    checkpoints = tune.CheckpointConfig(checkpoint_at_end=False if trainable is ClassTrainable else None)
+    return tune.RunConfig(storage_path=str(folder), verbose=0, checkpoint_config=checkpoints)
+
+
+def _named(spec: Any) -> str:
+    return f"t{spec.config.x}"
+
+
+def test_a_failing_trial_is_known_as_failed_and_harms_no_other(session: None, tmp_path: Path) -> None:
+    scheduler = EarlyDynamicsScheduler(
+        metric="eval_loss", mode="min", budget=100, windows=(0.2,), min_steps=2, min_peers=20
+    )
+    tune.Tuner(
+        tune.with_resources(ClassTrainable, {"cpu": 1}),
+        param_space={"x": tune.grid_search([9, 1]), "trial_id": tune.sample_from(_named)},
+        tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
+        run_config=run_config(tmp_path, ClassTrainable),
+    ).fit()
+    assert scheduler.summary()["statuses"] == {"failed": 1, "completed": 1}
