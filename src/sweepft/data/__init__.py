@@ -8,5 +8,21 @@ from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, SampleOrder, block_size
+from sweepft.data.prepare import prepare, prepare_in_child
+from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised
+from sweepft.data.split import DataCheck, SourceCount, check
 
-__all__ = ["BlockLosses", "SampleOrder", "TokenSet", "block_size"]
+__all__ = [
+    "BlockLosses",
+    "DataCheck",
+    "HeldOutSet",
+    "Prepared",
+    "SampleOrder",
+    "SourceCount",
+    "TokenSet",
+    "Tokenised",
+    "block_size",
+    "check",
+    "prepare",
+    "prepare_in_child",
+]

@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -110,7 +110,7 @@ def write_token_set(
     *,
     digest: str,
     vocab_size: int,
-    extra: Mapping[str, Any] | None = None,
+    extra: Callable[[], Mapping[str, Any]] | None = None,
 ) -> TokenSet:
     """Write a token set, all or nothing, unless one stands there already.
 
@@ -119,7 +119,7 @@ def write_token_set(
         rows: Rows in order; consumed only when there is something to write.
         digest: SHA-256 of everything that changes a token.
         vocab_size: All token ids are below it; chooses uint16 or uint32.
-        extra: JSON-able facts kept in ``meta["extra"]``, e.g. counts of dropped rows.
+        extra: Called after the last row; gives JSON-able facts for ``meta["extra"]``, e.g. rows left out.
     Returns:
         The set that stands in `folder` now: ours, or that of a writer who was there first.
     Raises:
@@ -140,7 +140,7 @@ def write_token_set(
                 "format": CACHE_FORMAT,
                 "digest": digest,
                 "byteorder": sys.byteorder,
-                "extra": dict(extra or {}),
+                "extra": dict(extra()) if extra else {},
             }
             with _durable(temporary / "meta.json") as out:
                 out.write(json.dumps(meta, indent=1, sort_keys=True).encode())

@@ -8,7 +8,6 @@ local file, without a tokenizer and without torch.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final

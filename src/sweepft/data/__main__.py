@@ -1,0 +1,40 @@
+"""The child process of `sweepft.data.prepare_in_child`: a job on standard input, its outcome in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sweepft.data.prepare import prepare
+from sweepft.errors import DataError, Problem, StorageError
+from sweepft.spec.sweep import SweepSpec
+
+
+def main() -> int:
+    """Prepare; errors raised on purpose are part of the outcome, all others end the process."""
+    job = json.load(sys.stdin)
+    answer: dict[str, Any]
+    try:
+        prepared = prepare(SweepSpec.model_validate(job["spec"]), job["cache_dir"])
+        answer = {"prepared": prepared.model_dump(mode="json")}
+    except DataError as error:
+        answer = {"problems": [_plain(problem) for problem in error.problems]}
+    except StorageError as error:
+        answer = {"storage": str(error)}
+    Path(job["outcome"]).write_text(json.dumps(answer))
+    return 0
+
+
+def _plain(problem: Problem) -> dict[str, Any]:
+    fields = dict(vars(problem))
+    try:
+        json.dumps(fields["value"])
+    except (TypeError, ValueError):  # what a row holds need not be JSON
+        fields["value"] = repr(fields["value"])
+    return fields
+
+
+if __name__ == "__main__":
+    sys.exit(main())

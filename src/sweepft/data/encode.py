@@ -1,0 +1,170 @@
+"""Rows to tokens and loss masks.
+
+The idea to keep in mind: a token is learned if any of its characters is. Rows that cannot be learned from are
+left out and counted by reason; nothing disappears silently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sweepft.data.cache import CACHE_FORMAT, TokenRow
+from sweepft.data.read import Row
+from sweepft.data.templates import ChatFormat, Rendered
+
+__all__ = ["Encoder", "rows_digest"]
+
+_BATCH: Final = 512
+_ENCODER_VERSION: Final = 1  # change it whenever the same row would give other tokens or another mask
+
+
+class Encoder:
+    """Tokenises rows for one tokenizer, template and maximum length.
+
+    Attributes:
+        counts: Rows by outcome since the start: ``kept``, of those ``truncated`` and ``not_as_written`` (an
+            assistant turn does not stand in its learned part as it was written); dropped are ``no_target``
+            (nothing to learn, or cut away), ``over_length`` and ``refused`` (by the chat template).
+        first: Where the first row of each outcome but ``kept`` stood, with what was wrong.
+    """
+
+    def __init__(self, tokenizer: Any, chat: ChatFormat | None, max_length: int, over_length: str) -> None:
+        """Set up.
+
+        Args:
+            tokenizer: A fast transformers tokenizer.
+            chat: Needed for rows that are conversations.
+            max_length: Tokens of a row, at most.
+            over_length: ``drop`` or ``truncate`` (keeps the beginning).
+        """
+        self.tokenizer = tokenizer
+        self.chat = chat
+        self.max_length = max_length
+        self.over_length = over_length
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that changes a token beside the rows themselves."""
+        what = {
+            "formats": [CACHE_FORMAT, _ENCODER_VERSION],
+            "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
+            "special": {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()},
+            "template": self.chat.template if self.chat else None,
+            "max_length": self.max_length,
+            "over_length": self.over_length,
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, rows: Iterable[Row]) -> Iterator[TokenRow]:
+        """Yield the rows that have something to learn, in order; count the others."""
+        rest = iter(rows)
+        while batch := list(islice(rest, _BATCH)):
+            yield from self._encode_batch(batch)
+
+    def _encode_batch(self, batch: Sequence[Row]) -> Iterator[TokenRow]:
+        chats: list[tuple[int, Rendered]] = []
+        texts: list[tuple[int, str]] = []
+        for i, row in enumerate(batch):
+            if not row.has_target:
+                self._note("no_target", row, "")
+            elif isinstance(row.content, str):
+                texts.append((i, row.content))
+            else:
+                rendered = self._render(row)
+                if rendered is not None:
+                    chats.append((i, rendered))
+        done: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
+        if chats:
+            out = self.tokenizer(
+                [rendered.text for _, rendered in chats],
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+            )
+            for (i, rendered), ids, offsets in zip(
+                chats, out["input_ids"], out["offset_mapping"], strict=True
+            ):
+                done[i] = np.array(ids, np.int64), _token_mask(offsets, rendered.spans)
+        if texts:
+            out = self.tokenizer([text for _, text in texts], return_attention_mask=False)
+            for (i, _), ids in zip(texts, out["input_ids"], strict=True):
+                full = self._with_eos(ids)
+                done[i] = np.array(full, np.int64), np.ones(len(full), np.bool_)
+        for i in sorted(done):
+            kept = self._fit(batch[i], *done[i])
+            if kept is not None:
+                yield (*kept, batch[i].domain)
+
+    def _render(self, row: Row) -> Rendered | None:
+        assert self.chat is not None, "rows with messages need a chat format"
+        assert not isinstance(row.content, str)
+        try:
+            rendered = self.chat.render(row.content)
+        except ValueError as error:
+            self._note("refused", row, str(error))
+            return None
+        if not rendered.as_written:
+            self._note("not_as_written", row, "")
+        return rendered
+
+    def _with_eos(self, ids: list[int]) -> list[int]:
+        eos = self.tokenizer.eos_token_id
+        return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+
+    def _fit(
+        self, row: Row, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+        length = len(ids)
+        if length > self.max_length:
+            if self.over_length == "drop":
+                self._note("over_length", row, f"{length} tokens")
+                return None
+            ids, mask = ids[: self.max_length], mask[: self.max_length]
+        mask[:1] = False  # nothing stands before the first token to predict it from
+        if not mask.any():
+            self._note("no_target", row, f"cut away, {length} tokens" if length > len(ids) else "")
+            return None
+        if length > len(ids):
+            self._note("truncated", row, f"{length} tokens")
+        self.counts["kept"] += 1
+        return ids, mask
+
+    def _note(self, outcome: str, row: Row, detail: str) -> None:
+        self.counts[outcome] += 1
+        self.first.setdefault(outcome, f"{row.where}: {detail}" if detail else row.where)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """SHA-256 of rows as they are, in order, domains included."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.content, row.domain]).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _token_mask(
+    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> npt.NDArray[np.bool_]:
+    """Which tokens touch a learned span.
+
+    Args:
+        offsets: ``[start, stop)`` of each token in characters.
+        spans: Learned parts, ascending, not overlapping.
+    """
+    starts, stops = np.array(offsets, np.int64).reshape(-1, 2).T
+    before = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]]) if len(stops) else stops
+    starts = np.where(starts < stops, starts, before)  # a token of trimmed white space has an empty offset
+    mask = np.zeros(len(starts), np.bool_)
+    for start, stop in spans:
+        mask |= (starts < stop) & (stops > start)
+    return mask

@@ -1,0 +1,189 @@
+"""Everything a sweep needs of its data, made once before the first trial.
+
+The idea to keep in mind: `prepare` tokenises and so imports transformers and torch; the driver must not. It
+calls `prepare_in_child`, which looks for an earlier outcome first and else runs `prepare` in a process of its
+own. What comes back is a small `Prepared`: paths, digests, counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from sweepft.data.cache import TokenRow, TokenSet, write_token_set
+from sweepft.data.encode import Encoder, rows_digest
+from sweepft.data.order import SampleOrder
+from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised, memo_file, recall, remember
+from sweepft.data.read import Row
+from sweepft.data.split import split_data
+from sweepft.data.tokenizer import load_tokenizer
+from sweepft.errors import DataError, Problem, StorageError, SweepftError
+from sweepft.spec.sections import Budget
+from sweepft.spec.sweep import SweepSpec
+
+__all__ = ["budget_in_samples", "prepare", "prepare_in_child"]
+
+
+def prepare_in_child(spec: SweepSpec, cache_dir: str | Path) -> Prepared:
+    """`prepare` in a process of its own, unless its outcome is already in `cache_dir`.
+
+    For the driver: neither transformers nor torch is imported here. An earlier outcome is taken when spec,
+    bytes of the files, library versions and caches are all the same; hub data is looked up each time.
+
+    Raises:
+        DataError: As `prepare`.
+        StorageError: If the cache cannot be written.
+        SweepftError: If the process failed in another way; its last words are in the message.
+    """
+    cache = Path(cache_dir)
+    memo = memo_file(spec, cache)
+    known = recall(memo)
+    if known is not None:
+        return known
+    with tempfile.TemporaryDirectory(prefix="sweepft-prepare-") as folder:
+        outcome = Path(folder) / "outcome.json"
+        job = {"spec": spec.to_dict(), "cache_dir": str(cache), "outcome": str(outcome)}
+        done = subprocess.run(
+            [sys.executable, "-m", "sweepft.data"],
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        answer = json.loads(outcome.read_text()) if outcome.is_file() else {}
+    if "prepared" in answer:
+        return Prepared.model_validate(answer["prepared"])
+    if "problems" in answer:
+        raise DataError([Problem(**problem) for problem in answer["problems"]])
+    if "storage" in answer:
+        raise StorageError(answer["storage"])
+    tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
+    raise SweepftError(f"preparing the data failed (exit status {done.returncode}):\n{tail}")
+
+
+def prepare(spec: SweepSpec, cache_dir: str | Path) -> Prepared:
+    """Read, split, tokenise and cache all training and held-out data of a spec.
+
+    Test sets are read only to keep their examples out of training; they are not tokenised.
+
+    Raises:
+        DataError: If the data, the tokenizer or the chat template cannot be used.
+        StorageError: If the cache cannot be written.
+    """
+    cache = Path(cache_dir)
+    memo = memo_file(spec, cache)
+    known = recall(memo)
+    if known is not None:
+        return known
+    prepared = _prepare(spec, cache)
+    if memo is not None:
+        remember(memo, prepared)
+    return prepared
+
+
+def budget_in_samples(budget: Budget, train: TokenSet, order: SampleOrder) -> int:
+    """Samples that a budget stands for.
+
+    A budget in tokens is counted in target tokens along the sample order, up to and including the sample that
+    reaches it; epochs are passes over the training rows. At least 1.
+    """
+    if budget.samples is not None:
+        return budget.samples
+    if budget.epochs is not None:
+        return max(1, math.ceil(round(budget.epochs * len(train), 6)))
+    assert budget.tokens is not None
+    per_epoch = int(train.targets.sum(dtype=np.int64))
+    epochs, left = divmod(budget.tokens, per_epoch)
+    start = epochs * len(train)
+    if not left:
+        return start
+    along = np.cumsum(train.targets[order.indices(start, start + len(train))], dtype=np.int64)
+    return start + int(np.searchsorted(along, left)) + 1
+
+
+def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
+    split = split_data(spec.data)
+    chats = any(row.form == "chat" for rows in (split.train, *split.held_out.values()) for row in rows)
+    loaded = load_tokenizer(spec.model, chats=chats)
+    warnings = [*split.check.warnings, *loaded.warnings]
+
+    def tokenise(name: str, key: str, rows: list[Row]) -> Tokenised:
+        encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
+        digest = hashlib.sha256(f"{encoder.fingerprint()}:{rows_digest(rows)}".encode()).hexdigest()
+        folder = cache / f"tokens-{digest[:32]}"
+        if not (folder / "meta.json").is_file():
+
+            def outcome() -> dict[str, Any]:
+                return {"counts": dict(encoder.counts), "first": encoder.first}
+
+            encoded = _at_least_one(encoder, rows, name, key)
+            write_token_set(folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=outcome)
+        tokens = TokenSet(folder)
+        warnings.extend(_row_warnings(name, len(rows), tokens.meta["extra"]))
+        _check_positions(name, tokens, loaded.max_positions, spec)
+        sizes = {key: tokens.meta[key] for key in ("rows", "tokens", "targets", "longest")}
+        return Tokenised(path=str(folder), digest=digest, counts=tokens.meta["extra"]["counts"], **sizes)
+
+    train = tokenise("training data", "data.train", split.train)
+    held_out = tuple(
+        HeldOutSet(
+            name=h.name, weight=h.weight, data=tokenise(f"held-out set {h.name}", "data.held_out", rows)
+        )
+        for h, rows in zip(spec.data.held_out, split.held_out.values(), strict=True)
+    )
+    order = SampleOrder(train.rows, spec.train.seed, train.digest)
+    return Prepared(
+        train=train,
+        held_out=held_out,
+        test={c.name: c.used for c in split.check.sources if c.kind == "test"},
+        budget_samples=budget_in_samples(spec.train.budget, TokenSet(train.path), order),
+        order=order.digest,
+        tokenizer=str(loaded.save(cache)),
+        vocab_size=len(loaded.tokenizer),
+        model_vocab_size=loaded.model_vocab_size,
+        pad_id=loaded.tokenizer.pad_token_id,
+        end_ids=loaded.end_ids,
+        overlap_dropped=split.check.overlap_dropped,
+        warnings=tuple(warnings),
+    )
+
+
+def _at_least_one(encoder: Encoder, rows: list[Row], name: str, key: str) -> Iterator[TokenRow]:
+    yield from encoder.encode(rows)
+    if not encoder.counts["kept"]:
+        why = ", ".join(f"{n} {reason}" for reason, n in sorted(encoder.counts.items()) if n)
+        first = "; ".join(f"{reason}: {place}" for reason, place in sorted(encoder.first.items()))
+        remedy = f"look at the first of each: {first}"
+        raise DataError([Problem(name, key, f"none of {len(rows)} rows can be used ({why})", remedy)])
+
+
+_OUTCOMES: Final[Mapping[str, str]] = {
+    "no_target": "have nothing to learn from and are left out",
+    "over_length": "are longer than data.max_length and are left out",
+    "truncated": "are longer than data.max_length and are cut off",
+    "refused": "are refused by the chat template and are left out",
+    "not_as_written": "have assistant text that the chat template changes or does not mark",
+}
+
+
+def _row_warnings(name: str, rows: int, extra: Mapping[str, Any]) -> Iterator[str]:
+    for outcome, words in _OUTCOMES.items():
+        if n := extra["counts"].get(outcome):
+            yield f"{name}: {n} of {rows} rows {words}; first: {extra['first'][outcome]}"
+
+
+def _check_positions(name: str, tokens: TokenSet, positions: int | None, spec: SweepSpec) -> None:
+    longest = int(tokens.lengths.max())
+    if positions is not None and longest > positions:
+        rule = f"the longest row has {longest} tokens, and the model has only {positions} positions"
+        remedy = f"write data.max_length: {positions} or less"
+        raise DataError([Problem(name, "data.max_length", rule, remedy, spec.data.max_length)])

@@ -1,0 +1,142 @@
+"""The outcome of preparing data, and where it is kept for the next time.
+
+The idea to keep in mind: an outcome is kept under the SHA-256 of its whole input - spec, bytes of every file,
+library versions - so that a repeated or resumed sweep starts without loading a tokenizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+
+from sweepft.data.cache import CACHE_FORMAT, TokenSet
+from sweepft.data.read import is_local
+from sweepft.errors import DataError, StorageError
+from sweepft.spec.sweep import SweepSpec
+
+__all__ = ["HeldOutSet", "Prepared", "Tokenised", "memo_file", "recall", "remember"]
+
+_PREPARED_FORMAT: Final = 1
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Tokenised(_Fact):
+    """A token set on disk: open it with ``TokenSet(path)``."""
+
+    path: str
+    digest: str
+    """SHA-256 of everything that changes a token."""
+    rows: int
+    tokens: int
+    targets: int
+    """Trained-on tokens."""
+    longest: int
+    """Tokens of the longest row."""
+    counts: dict[str, int]
+    """Rows by outcome: `kept`, `truncated`, `no_target`, `over_length`, `refused`, ..."""
+
+
+class HeldOutSet(_Fact):
+    """A tokenised held-out set and its weight in the objective."""
+
+    name: str
+    weight: float
+    data: Tokenised
+
+
+class Prepared(_Fact):
+    """What the driver tells the ledger and every rank about data and tokenizer."""
+
+    train: Tokenised
+    held_out: tuple[HeldOutSet, ...]
+    test: dict[str, int]
+    """Rows of each sealed test set; their content is not tokenised."""
+    budget_samples: int
+    """Samples every trial trains on."""
+    order: str
+    """Digest of the sample order with `train.seed`."""
+    tokenizer: str
+    """Folder of the tokenizer as used, with template, pad and added tokens: it goes with the weights."""
+    vocab_size: int
+    """Ids the tokenizer can give: embeddings with fewer rows must grow to this."""
+    model_vocab_size: int | None
+    """Embedding rows of the base model by its config.json, if it says so."""
+    pad_id: int
+    end_ids: tuple[int, ...]
+    """Ids that end a generation: of the turn, and of the text."""
+    overlap_dropped: int
+    """Training rows left out since they are also in a held-out or test set."""
+    warnings: tuple[str, ...]
+
+
+def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
+    """Where the outcome for exactly this input is kept; None when the input is not all on this machine."""
+    paths = [spec.model.path, *(s.path for s in spec.data.train), *(t.path for t in spec.data.test)]
+    paths += [h.path for h in spec.data.held_out if h.path is not None]
+    if spec.model.chat_template is not None and is_local(spec.model.chat_template):
+        paths.append(spec.model.chat_template)
+    if not all(is_local(path) for path in paths):
+        return None
+    digest = hashlib.sha256()
+    what = spec.to_dict()
+    known = [
+        what["model"],
+        what["data"],
+        what["train"]["budget"],
+        spec.train.seed,
+        _PREPARED_FORMAT,
+        CACHE_FORMAT,
+    ]
+    versions = [importlib.metadata.version(name) for name in ("sweepft", "transformers", "tokenizers")]
+    digest.update(json.dumps([known, versions], sort_keys=True).encode())
+    for path in paths:
+        for file in _files(Path(path)):
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return cache / f"prepared-{digest.hexdigest()[:32]}.json"
+
+
+def _files(path: Path) -> list[Path]:
+    """The file itself; of a folder all files but weights, which change no token."""
+    if path.is_file():
+        return [path]
+    weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5")
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in weights)
+
+
+def recall(memo: Path | None) -> Prepared | None:
+    """An outcome kept earlier, if all that it names still stands."""
+    if memo is None or not memo.is_file():
+        return None
+    try:
+        known = Prepared.model_validate_json(memo.read_bytes())
+        for tokenised in (known.train, *(h.data for h in known.held_out)):
+            if TokenSet(tokenised.path).digest != tokenised.digest:
+                return None
+    except (ValueError, DataError):
+        return None  # an old format, or a cache that was cleared: made again
+    return known if Path(known.tokenizer, "tokenizer.json").is_file() else None
+
+
+def remember(file: Path, prepared: Prepared) -> None:
+    """Keep an outcome, all or nothing.
+
+    Raises:
+        StorageError: If the disk is full or read-only.
+    """
+    temporary = file.with_name(f".tmp-{file.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_text(prepared.model_dump_json(indent=1))
+        temporary.replace(file)
+    except OSError as error:
+        raise StorageError(f"{file}: cannot be written: {error}") from error
