@@ -36,7 +36,8 @@ class AttemptView:
         warm: Whether living ranks took it over.
         switch_seconds: From the end of the slot's last trial to this one being ready.
         nodes: Hosts of the ranks, where known.
-        started: Unix seconds.
+        started: Unix seconds at which it began: of its `start` row, or earlier if its first steps say so.
+        last: Unix seconds of its latest row.
     """
 
     attempt: int
@@ -46,6 +47,7 @@ class AttemptView:
     switch_seconds: float
     nodes: list[str] | None
     started: float
+    last: float
 
 
 @dataclass
@@ -63,7 +65,8 @@ class TrialView:
         verdicts: All `verdict` rows.
         end: The `end` row in force, or None.
         faults: Its `fault` rows.
-        costs: Wall seconds by phase; ``gpu_costs`` the same times the GPUs held.
+        costs: Wall seconds by phase, from `cost` rows; ``gpu_costs`` the same times the GPUs held.
+        phase_seconds: Wall seconds by phase, from `steps` rows.
         blocks: Training loss per completed block of the sample order: ``{index: (loss, tokens)}``.
         data_order: Digest of its sample order.
         proposed, ended: Unix seconds.
@@ -88,6 +91,7 @@ class TrialView:
     faults: list[Row] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)
     gpu_costs: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     blocks: dict[int, tuple[float, float]] = field(default_factory=dict)
     data_order: str | None = None
     proposed: float = 0.0
@@ -148,6 +152,8 @@ class TrialView:
         fold = _FOLDS.get(str(row.get("kind")))
         if fold is not None:
             fold(self, row)
+            if self.attempts and self.end is None:
+                self.attempts[-1].last = row.get("time", 0.0)
 
     def settle(self, status: str) -> None:
         """Set the status of a trial that has no `end` row."""
@@ -164,6 +170,7 @@ class TrialView:
                 switch_seconds=row.get("switch_seconds", 0.0),
                 nodes=row.get("nodes"),
                 started=row.get("time", 0.0),
+                last=row.get("time", 0.0),
             )
         )
         self.end = self.ended = self.reason = self.objective = None
@@ -187,6 +194,11 @@ class TrialView:
         ):
             self.blocks[int(index)] = (loss, tokens)
         self.data_order = row.get("data_order") or self.data_order
+        for phase, seconds in (row.get("phase_seconds") or {}).items():
+            self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
+        if self.attempts and self.attempts[-1].last == self.attempts[-1].started:  # its first steps
+            began = row.get("time", 0.0) - sum((row.get("phase_seconds") or {}).values())
+            self.attempts[-1].started = min(self.attempts[-1].started, began)
 
     def _eval(self, row: Row) -> None:
         self.evals = [e for e in self.evals if e["step"] != row["step"]]
@@ -197,6 +209,8 @@ class TrialView:
 
     def _end(self, row: Row) -> None:
         self.end = row
+        if self.attempts:
+            self.attempts[-1].last = row.get("time", 0.0)
         self.status = row["status"]
         self.reason = row.get("reason")
         self.ended = row.get("time")
@@ -260,6 +274,7 @@ class RunView:
         writer: Who was writing when the ledger was loaded, or None.
         rows: Rows folded.
         first_time, last_time: Unix seconds of the first and last row.
+        sessions: First and last time of each run of the driver; a resume begins a new one.
     """
 
     header: Row = field(default_factory=dict)
@@ -272,6 +287,7 @@ class RunView:
     rows: int = 0
     first_time: float = 0.0
     last_time: float = 0.0
+    sessions: list[tuple[float, float]] = field(default_factory=list)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Self:
@@ -328,6 +344,9 @@ class RunView:
         self.last_time = row.get("time", self.last_time)
         self.first_time = self.first_time or self.last_time
         kind = row.get("kind")
+        if kind == "sweep" or not self.sessions:
+            self.sessions.append((self.last_time, self.last_time))
+        self.sessions[-1] = (self.sessions[-1][0], self.last_time)
         if kind == "sweep":
             self._sweep(row)
         elif kind == "trial":
