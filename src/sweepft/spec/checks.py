@@ -105,8 +105,9 @@ def _check_fixed_or_swept(draft: Draft) -> None:
     train, search = draft.train, draft.search
     if train is None or search is None:
         return
+    written = draft.document.data["search"]["space"]  # with those dimensions that are not sound
     for name in ("batch_size", "learning_rate"):
-        if getattr(train, name) is None and name not in search.space:
+        if getattr(train, name) is None and name not in written:
             remedy = f"fix train.{name}, or add search.space.{name}"
             draft.add(("train", name), "is neither fixed nor swept", remedy)
     for key in search.space:
@@ -122,8 +123,12 @@ def _check_values(draft: Draft) -> None:
         return
     for key, dimension in search.space.items():
         if key in SWEEPABLE:
+            rules: set[str] = set()
             for below, value in dimension.examples():
-                _try(draft, train, key, value, ("search", "space", key, *below))
+                for problem in _try(draft, train, key, value):
+                    if dimension.kind == "choice" or problem.rule not in rules:  # both ends of a range: once
+                        draft.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
+                    rules.add(problem.rule)
     for i, start in enumerate(search.start_with):
         for key, value in start.items():
             path: KeyPath = ("search", "start_with", i, key)
@@ -135,13 +140,13 @@ def _check_values(draft: Draft) -> None:
                 draft.add(path, "must lie in the search space", remedy, value)
 
 
-def _try(draft: Draft, train: Train, key: str, value: Any, path: KeyPath) -> None:
+def _try(draft: Draft, train: Train, key: str, value: Any) -> list[Problem]:
     data = apply({"batch_size": 1, "learning_rate": 1.0, **train_dict(train)}, {key: value})
     try:
         TrainSettings.model_validate(data)
     except ValidationError as error:
-        for problem in problems_of(error, TrainSettings, data, draft.document.where):
-            draft.add(path, problem.rule, problem.remedy, value)
+        return problems_of(error, TrainSettings, data, draft.document.where)
+    return []
 
 
 def _check_batches(draft: Draft) -> None:

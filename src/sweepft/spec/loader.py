@@ -6,16 +6,19 @@ here needs torch, Ray or the network.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweepft.errors import SpecError
+from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all
 from sweepft.spec.draft import draft
 from sweepft.spec.files import check_files as _check_files
+from sweepft.spec.introspect import leaf_fields
+from sweepft.spec.sections import Train
 from sweepft.spec.source import Document, read, to_yaml
-from sweepft.spec.sweep import SWEEPABLE, SweepSpec
+from sweepft.spec.sweep import SweepSpec
 
 __all__ = ["dump", "from_dict", "load"]
 
@@ -33,7 +36,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool =
     """
     path = Path(path)
     document = read(path, str(path))
-    problems = document.override(overrides, SWEEPABLE)
+    problems = document.override(overrides, leaf_fields(Train))
     if problems:
         raise SpecError(problems)
     return _validated(document, path.absolute().parent, check_files)
@@ -59,5 +62,10 @@ def _validated(document: Document, root: Path | None, check_files: bool) -> Swee
     if check_files:
         _check_files(found)
     if found.problems:
-        raise SpecError(found.problems)
+        raise SpecError(sorted(found.problems, key=_line))
     return SweepSpec.model_validate(document.data, context={"root": root})
+
+
+def _line(problem: Problem) -> int:
+    line = re.search(r":(\d+)$", problem.where)
+    return int(line[1]) if line else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -62,15 +62,23 @@ def problems_of(
         where: Place of a key path (with prefix).
         prefix: Key path of ``root`` within the spec.
     """
-    problems = []
+    problems: dict[str, Problem] = {}
+    misspelt = set()
     for detail, path in zip(error.errors(), paths_of(error, data), strict=True):
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # long enough, but for entries that are reported themselves
         full = (*prefix, *path)
+        key = dotted(full)
         value = None if detail["type"] in ("missing", "extra_forbidden", "rule") else detail["input"]
         rule = _RULES.get(detail["type"], detail["msg"]).format(**detail.get("ctx", {}))
-        problems.append(Problem(where(full), dotted(full), rule, _remedy(detail, path, root), value))
-    return problems
+        if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
+            rule = f"must have at least {detail['loc'][-1] + 1} entries"
+        problems[key] = Problem(where(full), key, rule, _remedy(detail, path, root), value)
+        if detail["type"] == "extra_forbidden":
+            meant = nearest(str(path[-1]), keys_at(root, path[:-1]))
+            misspelt.add(dotted((*full[:-1], meant or "")))
+    missing = {key for key, problem in problems.items() if problem.rule == _RULES["missing"]}
+    return [problem for key, problem in problems.items() if key not in misspelt & missing]
 
 
 def paths_of(error: ValidationError, data: Any) -> list[KeyPath]:
@@ -81,13 +89,17 @@ def paths_of(error: ValidationError, data: Any) -> list[KeyPath]:
 def did_you_mean(key: str, known: Iterable[str]) -> str:
     """Remedy for an unknown key: the nearest known one, else all of them."""
     names = list(known)
-    close = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
-    if not close:  # learning_rate for lr, weight_decay for optimizer.weight_decay
-        ends = [name for name in names if name.endswith("." + key)]
-        initials = [name for name in names if "".join(word[0] for word in name.split("_")) == key.lower()]
-        close = ends or initials
+    meant = nearest(key, names)
     listed = ", ".join(names) or "none"
-    return f"did you mean `{close[0]}`? Known here: {listed}" if close else f"known here: {listed}"
+    return f"did you mean `{meant}`? Known here: {listed}" if meant else f"known here: {listed}"
+
+
+def nearest(key: str, names: Sequence[str]) -> str | None:
+    """The name that was probably meant: the same below a section, alike, or with these initials."""
+    ends = [name for name in names if name.endswith("." + key)]
+    alike = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
+    initials = [name for name in names if "".join(word[0] for word in name.split("_")) == key.lower()]
+    return next(iter([*ends, *alike, *initials]), None)
 
 
 def _remedy(detail: ErrorDetails, path: KeyPath, root: type[Section]) -> str:
@@ -97,7 +109,7 @@ def _remedy(detail: ErrorDetails, path: KeyPath, root: type[Section]) -> str:
     if kind == "extra_forbidden":
         return did_you_mean(str(path[-1]), keys_at(root, path[:-1]))
     about = describe(root, path)
-    if kind == "missing":
+    if kind == "missing" and isinstance(detail["loc"][-1], str):
         return f"add `{path[-1]}`. {about}"
     if kind == "literal_error" and isinstance(value, str):
         options = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
@@ -115,8 +127,8 @@ def _in_data(detail: ErrorDetails, data: Any) -> KeyPath:
     for i, part in enumerate(parts):
         if _has(here, part):
             here = here[part]
-        elif not (i == len(parts) - 1 and detail["type"] == "missing"):
-            continue  # the name of a member of a union
+        elif i < len(parts) - 1 or detail["type"] != "missing" or isinstance(part, int):
+            continue  # the name of a member of a union, or the index that a list lacks
         path.append(part)
     return tuple(path)
 

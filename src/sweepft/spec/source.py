@@ -97,12 +97,9 @@ class Document:
         Returns:
             What could not be applied.
         """
-        problems = []
-        for text in texts:
-            problem = _override(self, text, frozenset(dotted_keys))
-            if problem is not None:
-                problems.append(problem)
-        return problems
+        keys = frozenset(dotted_keys)
+        found = [_override(self, text, keys) for text in texts]
+        return [problem for problem in found if problem is not None]
 
 
 def dotted(path: KeyPath) -> str:
@@ -145,7 +142,8 @@ def read(path: Path, name: str) -> Document:
 
 def to_yaml(data: Mapping[str, Any]) -> str:
     """Write plain data as YAML that :func:`read` gives back equal."""
-    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    # ASCII only: PyYAML writes a few Unicode line breaks in a way that it reads back as blanks.
+    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, width=100)
     return text
 
 

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweepft.spec.fields import Section, broken, exactly_one
+from sweepft.spec.fields import Positive, Section, broken, exactly_one
 
 __all__ = ["Dimension", "same"]
 
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
+_PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
 _IntPair = Annotated[tuple[int, int], Field(strict=False)]
 
 
@@ -25,7 +26,7 @@ class Dimension(Section):
     """Values to choose from. Numbers are an ordered scale for the sampler, never mere labels."""
     uniform: _Pair | None = None
     """`[low, high]`, both included."""
-    log_uniform: _Pair | None = None
+    log_uniform: _PositivePair | None = None
     """`[low, high]`, both included and positive; every factor is equally likely."""
     int_uniform: _IntPair | None = None
     """`[low, high]` whole numbers, both included."""
@@ -43,10 +44,6 @@ class Dimension(Section):
         low, high = self.bounds
         if low >= high:
             raise broken("must have low < high", f"for example {self.kind}: [{high}, {low}]")
-        if self.log_uniform is not None and low <= 0:
-            raise broken(
-                "must have low > 0 on a logarithmic scale", "choose a small positive low, or uniform"
-            )
         return self
 
     @property
@@ -85,9 +82,9 @@ class Dimension(Section):
         if self.choice is not None:
             return any(same(value, option) for option in self.choice)
         low, high = self.bounds
-        if not _is_number(value) or (self.int_uniform is not None and value != int(value)):
+        if not _is_number(value) or not low <= value <= high:
             return False
-        return bool(low <= value <= high)
+        return self.int_uniform is None or value == int(value)
 
     def examples(self) -> list[tuple[tuple[str | int, ...], Any]]:
         """Values whose soundness implies that of all, each with the key path of where it stands."""

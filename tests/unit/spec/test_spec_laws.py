@@ -1,0 +1,290 @@
+"""Laws of a spec: it survives writing, a trial's settings are its train section, plans add up, docs are true."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sweepft.spec
+from sweepft.errors import SpecError
+from sweepft.spec import (
+    SWEEPABLE,
+    Dimension,
+    Plan,
+    SweepSpec,
+    TrainSettings,
+    dump,
+    from_dict,
+    json_schema,
+    load,
+    plan,
+)
+from sweepft.spec.reference import with_reference
+from sweepft.spec.source import read, to_yaml
+
+ROOT = Path(__file__).parents[3]
+
+VARIANTS = [
+    [],
+    ["search.space.optimizer.weight_decay={choice: [0.0, 1e-2]}"],
+    ["search.space.optimizer.betas={choice: [[0.9, 0.95], [0.9, 0.999]]}", "train.optimizer.eps=1e-10"],
+    ["search.space.warmup=null", "search.space.warmup.steps={int_uniform: [0, 9]}"],
+    ["search.space.warmup=null", "train.warmup={steps: 3}", "search.limit={hours: 1}"],
+    ["name=1.5e3x", "data.train.0.domain='null'", "model.revision='1e-3'", "train.gradient_clipping=0"],
+]
+
+
+@pytest.mark.parametrize("overrides", VARIANTS, ids=" ".join)
+def test_a_dumped_spec_loads_equal(
+    overrides: list[str], place: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    spec = load(place / "valid.yaml", overrides)
+    elsewhere = tmp_path_factory.mktemp("run") / "spec.yaml"  # the resolved spec means the same in any folder
+    elsewhere.write_text(dump(spec))
+    assert load(elsewhere) == spec
+    assert from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_a_spec_is_frozen(loaded: Callable[..., SweepSpec]) -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        loaded().train.seed = 3
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.dictionaries(st.text().filter(lambda key: key != "<<"), plain, max_size=5))
+def test_written_yaml_reads_back_equal(
+    data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
+    text = to_yaml(data)
+    path.write_text(text, encoding="utf-8", newline="")
+    assert read(path, "f.yaml").data == data
+    assert yaml.safe_load(text) == data  # and whoever reads YAML 1.1 sees the same
+
+
+CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.1, "schedule": "cosine"}
+
+
+def test_trial_settings_are_the_train_section_with_the_config_in_place(
+    loaded: Callable[..., SweepSpec],
+) -> None:
+    spec = loaded("search.space.optimizer.weight_decay={choice: [0.0, 0.1]}", "train.seed=5")
+    found = spec.trial_settings({**CONFIG, "optimizer.weight_decay": 0.1})
+    assert isinstance(found, TrainSettings)
+    expected = {**spec.train.model_dump(), **CONFIG}
+    expected["optimizer"] = {**expected["optimizer"], "weight_decay": 0.1}
+    assert found.model_dump() == expected
+    assert TrainSettings.model_validate(found.model_dump(mode="json")) == found
+
+
+@pytest.mark.parametrize(
+    ("config", "key", "rule"),
+    [
+        ({**CONFIG, "learning_rate": -1.0}, "train.learning_rate", "must be greater than 0"),
+        ({**CONFIG, "learning_rate": math.nan}, "train.learning_rate", "must be a finite number"),
+        ({**CONFIG, "batch_size": "8"}, "train.batch_size", "must be a whole number"),
+        ({**CONFIG, "lr": 1.0}, "train.lr", "is not a known key"),
+        (
+            {k: v for k, v in CONFIG.items() if k != "batch_size"},
+            "train.batch_size",
+            "must be a whole number",
+        ),
+    ],
+)
+def test_trial_settings_refuse(
+    config: dict[str, Any], key: str, rule: str, loaded: Callable[..., SweepSpec]
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        loaded().trial_settings(config)
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert rule in problem.rule or "is required" in problem.rule
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "warmup", "budget", "expected"),
+    [
+        (8, 0.0, 64, Plan(8, 0)),
+        (8, 0.0, 65, Plan(9, 0)),
+        (1, 0.1, 30, Plan(30, 3)),  # 0.1 * 30 is 3.0000000000000004 in binary floats
+        (1, 0.07, 100, Plan(100, 7)),  # 7.000000000000001
+        (1, 0.03, 10, Plan(10, 1)),
+        (1, 1e-9, 10, Plan(10, 1)),
+        (64, 0.5, 10, Plan(1, 1)),
+        (8, {"steps": 5}, 64, Plan(8, 5)),
+        (8, {"steps": 50}, 64, Plan(8, 8)),
+    ],
+)
+def test_plan(
+    batch_size: int, warmup: Any, budget: int, expected: Plan, loaded: Callable[..., SweepSpec]
+) -> None:
+    spec = loaded()
+    assert (
+        plan(spec.trial_settings({**CONFIG, "batch_size": batch_size, "warmup": warmup}), budget) == expected
+    )
+
+
+BASE = TrainSettings.model_validate(
+    {"budget": {"samples": 1}, "micro_batch": 1, "batch_size": 1, "learning_rate": 1.0}
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    batch_size=st.integers(1, 10_000),
+    budget=st.integers(1, 10**7),
+    warmup=st.decimals(0, "0.999", places=3).map(float),
+)
+def test_plan_is_exact(batch_size: int, budget: int, warmup: float) -> None:
+    steps, warm = plan(BASE.model_copy(update={"batch_size": batch_size, "warmup": warmup}), budget)
+    assert (steps - 1) * batch_size < budget <= steps * batch_size
+    assert warm == math.ceil(Fraction(repr(warmup)) * steps) <= steps
+
+
+@pytest.mark.parametrize(
+    ("dimension", "inside", "outside"),
+    [
+        ({"choice": [8, 16]}, [8, 16.0], [12, "8", True, None]),
+        ({"choice": ["a", True, None]}, ["a", True, None], ["b", 1, False]),
+        ({"choice": [{"steps": 3}, [1, 2]]}, [{"steps": 3}, (1, 2)], [{"steps": 4}, [1, 2, 3]]),
+        ({"uniform": [0, 1]}, [0, 1, 0.5], [-0.1, 1.1, "0.5", True, math.nan]),
+        ({"log_uniform": [1e-5, 1e-3]}, [1e-5, 1e-3, 1e-4], [0, 1e-2]),
+        ({"int_uniform": [1, 5]}, [1, 5, 3.0], [0, 6, 2.5, math.nan, math.inf]),
+    ],
+)
+def test_what_lies_in_a_dimension(dimension: dict[str, Any], inside: list[Any], outside: list[Any]) -> None:
+    found = Dimension.model_validate(dimension)
+    assert [value for value in inside if not found.contains(value)] == []
+    assert [value for value in outside if found.contains(value)] == []
+
+
+def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
+    assert {key.split(".")[0] for key in SWEEPABLE} == set(TrainSettings.model_fields) - {
+        "budget",
+        "micro_batch",
+        "precision",
+        "zero_stage",
+    }
+    assert {"optimizer.weight_decay", "warmup", "warmup.steps", "seed"} <= set(SWEEPABLE)
+
+
+def test_the_schema_file_is_true() -> None:
+    """`python -m sweepft.spec docs` makes it anew."""
+    assert json.loads((ROOT / "docs" / "sweep.schema.json").read_text()) == json_schema()
+
+
+def test_the_reference_is_true() -> None:
+    """`python -m sweepft.spec docs` makes it anew."""
+    page = (ROOT / "docs" / "spec.md").read_text()
+    assert with_reference(page) == page
+
+
+def test_every_key_is_documented() -> None:
+    schema = json_schema()
+    for name, section in [("sweep", schema), *schema["$defs"].items()]:
+        for key, field in section["properties"].items():
+            assert field.get("description") or "$ref" in field, f"{name}.{key}"
+
+
+def test_the_schema_takes_what_load_takes(place: Path) -> None:
+    validator = jsonschema.Draft202012Validator(json_schema())
+    validator.check_schema(json_schema())
+    for overrides in VARIANTS:
+        spec = load(place / "valid.yaml", overrides)
+        validator.validate(spec.to_dict())
+        validator.validate(spec.model_dump(mode="json", exclude_unset=True))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("train", "micro_bach"), 4),
+        (("train", "micro_batch"), "4"),
+        (("train", "micro_batch"), 0),
+        (("train", "warmup"), 1.5),
+        (("train", "warmup"), {"steps": -1}),
+        (("train", "schedule"), "cosin"),
+        (("train", "budget"), {}),
+        (("train", "budget"), {"samples": 1, "tokens": 1}),
+        (("search", "space"), {}),
+        (("search", "space"), {"lr": {"choice": [1]}}),
+        (("search", "space"), {"seed": {"choice": []}}),
+        (("search", "space"), {"seed": {"choice": [1], "uniform": [0, 1]}}),
+        (("search", "space"), {"learning_rate": {"log_uniform": [-1, 1]}}),
+        (("search", "limit"), {}),
+        (("data", "held_out"), []),
+    ],
+)
+def test_the_schema_refuses(path: tuple[str, str], value: Any, place: Path) -> None:
+    data = load(place / "valid.yaml").to_dict()
+    data[path[0]][path[1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, json_schema())
+
+
+def test_the_example_in_the_docs_is_sound(place: Path) -> None:
+    page = (ROOT / "docs" / "spec.md").read_text()
+    example = place / "example.yaml"
+    example.write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    spec = load(example)
+    assert spec.model.path == "org/name"
+    assert spec.search.space["batch_size"].choices[-1] == 4096
+
+
+def test_the_public_surface() -> None:
+    sections = (
+        "Budget Data EarlyStop HeldOut Limit Model Optimizer Resources Search TestSource Train TrainSource"
+    )
+    rest = (
+        "SWEEPABLE Dimension Plan SweepSpec TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
+        "is_template_file json_schema load plan reference"
+    )
+    assert set(sweepft.spec.__all__) == {*sections.split(), *rest.split()}
+    assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)
+
+
+def test_reading_a_spec_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, sweepft.spec; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & "
+        "{'torch', 'ray', 'deepspeed', 'transformers', 'datasets', 'optuna', 'numpy', 'pandas'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_sweeps_shipped_are_sound(path: Path) -> None:
+    """Apart from the files they name, which are not shipped."""
+    spec = load(path, check_files=False)
+    first = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
+    assert spec.trial_settings(first).batch_size > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_gsm8k_tiny_finds_its_files(workers: int) -> None:
+    if not (ROOT.parent / "shared" / "data").is_dir():
+        pytest.skip("the development data does not lie beside this checkout")
+    spec = load(ROOT / "sweeps" / "gsm8k-tiny.yaml", [f"resources.workers_per_trial={workers}"])
+    assert spec.search.trials == 16
