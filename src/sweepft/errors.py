@@ -29,6 +29,7 @@ __all__ = [
     "LedgerLocked",
     "LedgerVersion",
     "Problem",
+    "ProblemsError",
     "RankFailed",
     "RankHung",
     "RankMismatch",
@@ -70,7 +71,7 @@ class SweepftError(Exception):
     exit_code = 1
 
 
-class _ProblemsError(SweepftError):
+class ProblemsError(SweepftError):
     """An error that carries every problem found, not only the first."""
 
     exit_code = 2
@@ -83,11 +84,11 @@ class _ProblemsError(SweepftError):
         return (type(self), (self.problems,))
 
 
-class SpecError(_ProblemsError):
+class SpecError(ProblemsError):
     """The sweep's YAML, its overrides or the files it names are wrong."""
 
 
-class DataError(_ProblemsError):
+class DataError(ProblemsError):
     """Training or held-out data cannot be read or used."""
 
 

@@ -1,0 +1,7 @@
+"""The ``sweepft`` command: each subcommand parses, calls one function and prints."""
+
+from __future__ import annotations
+
+from sweepft.cli.main import main
+
+__all__ = ["main"]

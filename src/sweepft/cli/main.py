@@ -1,0 +1,154 @@
+"""Subcommands of ``sweepft``. Heavy imports stay inside them: ``sweepft --help`` answers at once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import sweepft
+from sweepft.errors import ProblemsError, SweepftError
+
+if TYPE_CHECKING:
+    from sweepft.launch.conduct import Finished
+    from sweepft.spec import SweepSpec
+
+__all__ = ["cli", "main"]
+
+_SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key, e.g. train.budget.samples=200.",
+)
+_SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
+_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(sweepft.__version__, prog_name="sweepft")
+def cli() -> None:
+    """Find good fine-tuning hyperparameters for small language models, with few GPUs."""
+
+
+@cli.command()
+@_SPEC
+@_SET
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; a new one under runs/ by default.",
+)
+@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+    """Run the sweep that SPEC describes, and write its report."""
+    from sweepft.launch.run import run_sweep
+    from sweepft.spec import load
+
+    loaded = load(spec, overrides)
+    _check_rows(loaded)
+    finished = run_sweep(loaded, out or _new_folder(loaded.name), address=address)
+    _close(finished)
+
+
+@cli.command()
+@_SPEC
+@_SET
+def validate(spec: Path, overrides: tuple[str, ...]) -> None:
+    """Check SPEC and the files it names, down to the rows; start nothing."""
+    from sweepft.spec import load
+
+    loaded = load(spec, overrides)
+    for line in _check_rows(loaded):
+        click.echo(line)
+    click.echo(f"{spec}: ok")
+
+
+@cli.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), show_default=True
+)
+def demo(out: Path) -> None:
+    """Make a small data set and a tiny model, and run a sweep of 12 trials on them."""
+    from sweepft.demo import make_demo
+    from sweepft.launch.run import run_sweep
+    from sweepft.spec import load
+
+    click.echo(f"making the demo's data and model in {out / 'material'}")
+    spec = make_demo(out / "material")
+    stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+    _close(run_sweep(load(spec), out / f"run-{stamp}"))
+
+
+@cli.command()
+@_RUN
+def report(run: Path) -> None:
+    """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
+    from sweepft.report import write_report
+
+    for path in write_report(run).values():
+        click.echo(path)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of the spec, for editors."""
+    from sweepft.spec import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def main() -> None:
+    """Entry point: errors of ours become one message and an exit code."""
+    try:
+        cli.main(prog_name="sweepft", standalone_mode=False)
+    except SweepftError as error:
+        click.echo(_message(error), err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def _message(error: SweepftError) -> str:
+    if isinstance(error, ProblemsError):
+        count = len(error.problems)
+        return f"{error}\n{count} problem{'s' if count != 1 else ''}; nothing was started"
+    return f"error: {error}"
+
+
+def _check_rows(spec: SweepSpec) -> list[str]:
+    """Read every local row; returns one line a source. Raises DataError."""
+    from sweepft.data import check
+
+    found = check(spec)
+    lines = []
+    for source in found.sources:
+        elsewhere = "not on this machine, looked up when the sweep starts"
+        use = elsewhere if source.skipped else f"{source.used} of {source.rows} rows used"
+        lines.append(f"  {source.kind} {source.name}: {use}")
+    return [*lines, *(f"  warning: {w}" for w in found.warnings)]
+
+
+def _new_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def _close(finished: Finished) -> None:
+    """Show the outcome and leave with its exit code."""
+    from rich.console import Console
+
+    from sweepft.report import terminal_table
+
+    console = Console()
+    console.print(terminal_table(finished.view))
+    for path in finished.reports.values():
+        console.print(str(path), highlight=False, markup=False)
+    sys.exit(finished.exit_code)

@@ -1,0 +1,80 @@
+"""Build DeepSpeed's CPU communication op once, at set-up, with a message a person can act on.
+
+DeepSpeed compiles ``deepspeed_shm_comm`` at the first ``init_distributed`` on a CPU. Left to the
+ranks, that compile would run inside the first trial, and a killed one leaves a lock on which every
+later run waits for ever.
+
+Run as ``python -m sweepft.engine.build_op``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+__all__ = ["main", "remove_stale_lock"]
+
+_OP = "deepspeed_shm_comm"
+_STALE_SECONDS = 600.0
+
+
+def remove_stale_lock(extension_dir: Path, now: float | None = None) -> bool:
+    """Remove a build lock older than ten minutes, left by a build that was killed.
+
+    Returns:
+        True when a lock was removed.
+    """
+    lock = extension_dir / "lock"
+    try:
+        age = (time.time() if now is None else now) - lock.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if age < _STALE_SECONDS:
+        return False
+    lock.unlink(missing_ok=True)
+    return True
+
+
+def main() -> int:
+    """Build the op, or say what is missing. Returns the exit code."""
+    bin_dir = str(Path(sys.executable).parent)
+    os.environ["PATH"] = bin_dir + os.pathsep + os.environ.get("PATH", "")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_cuda() else "cuda")
+    if os.environ["DS_ACCELERATOR"] != "cpu":
+        return 0
+    missing = [tool for tool in ("g++", "ninja") if shutil.which(tool) is None]
+    if missing:
+        print(
+            f"setup: {' and '.join(missing)} missing: DeepSpeed compiles its CPU communication op with them\n"
+            "  install them, e.g. apt-get install g++ ninja-build",
+            file=sys.stderr,
+        )
+        return 1
+    from torch.utils.cpp_extension import _get_build_directory
+
+    remove_stale_lock(Path(_get_build_directory(_OP, verbose=False)))
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    try:
+        ShareMemCommBuilder().load(verbose=False)
+    except Exception as error:
+        print(
+            f"setup: DeepSpeed's CPU communication op could not be built: {error}\n"
+            "  check that g++ and Python's headers (python3-dev) are installed, then run `make setup` again",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

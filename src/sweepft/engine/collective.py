@@ -1,0 +1,47 @@
+"""Bring the ranks of one slot together: process group, device, threads, and the logs kept quiet."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+__all__ = ["join", "leave"]
+
+
+def join(rank: int, world_size: int, address: str, port: int, threads: int, use_gpu: bool) -> torch.device:
+    """Initialise torch.distributed through DeepSpeed; returns this rank's device.
+
+    Args:
+        rank: 0 <= rank < world_size.
+        world_size: Ranks of the slot.
+        address: Host of rank 0.
+        port: Free port there.
+        threads: CPU threads this rank may use.
+        use_gpu: Whether this rank was given a GPU.
+    """
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK="0",  # Ray shows each rank only its own device
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR=address,
+        MASTER_PORT=str(port),
+        DS_ACCELERATOR="cuda" if use_gpu else "cpu",
+    )
+    torch.set_num_threads(max(1, threads))
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if use_gpu:
+        torch.cuda.set_device(0)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+    return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def leave() -> None:
+    """Take this rank out of its process group."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

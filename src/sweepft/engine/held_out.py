@@ -1,0 +1,67 @@
+"""Held-out loss: the objective of every trial, computed the same whatever the number of ranks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from sweepft.data.cache import TokenSet
+from sweepft.engine.batches import cut, pad
+from sweepft.engine.losses import row_losses
+from sweepft.engine.plan import EnginePlan
+from sweepft.engine.zero import ZeroEngine
+
+__all__ = ["evaluate"]
+
+
+@torch.no_grad()
+def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> dict[str, Any]:
+    """Mean loss of each held-out set, and their weighted mean.
+
+    Leaves training untouched: no random number is drawn, and the engine is back in training mode after.
+
+    Returns:
+        ``objective`` (nats per target token, weighted mean over sets), ``sets`` (name -> loss, stderr, tokens,
+        samples) and ``seconds``. The standard error treats samples, not tokens, as independent.
+    """
+    start = time.perf_counter()
+    zero.eval()
+    try:
+        results = {name: _one_set(zero, plan, tokens) for name, tokens in sets.items()}
+    finally:
+        zero.train()
+    weights = {s.name: s.weight for s in plan.held_out}
+    total = sum(weights.values())
+    objective = sum(weights[name] * r["loss"] for name, r in results.items()) / total
+    return {"objective": objective, "sets": results, "seconds": time.perf_counter() - start}
+
+
+def _one_set(zero: ZeroEngine, plan: EnginePlan, tokens: TokenSet) -> dict[str, float | int]:
+    rank, world = dist.get_rank(), dist.get_world_size()
+    sums = torch.zeros(len(tokens), dtype=torch.float64)
+    for micro in cut(np.asarray(tokens.lengths), world, plan.micro_batch)[rank]:
+        rows = (
+            micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
+        )  # a filler keeps ZeRO-3 ranks in step
+        batch = pad([tokens.row(int(i)) for i in rows], plan.pad_id)
+        ids, mask, labels = (torch.from_numpy(a).to(zero.device) for a in batch)
+        losses = row_losses(zero.logits(ids, mask), labels).double().cpu()
+        if len(micro.rows):
+            sums[torch.from_numpy(micro.rows)] = losses
+    sums = _all_reduce(sums, zero.device)
+    loss_sums, targets = sums.numpy(), np.asarray(tokens.targets, dtype=np.float64)
+    loss = float(loss_sums.sum() / targets.sum())
+    residuals = loss_sums - loss * targets
+    n = len(tokens)
+    stderr = float(np.sqrt(n / max(1, n - 1) * np.square(residuals).sum()) / targets.sum())
+    return {"loss": loss, "stderr": stderr, "tokens": int(targets.sum()), "samples": n}
+
+
+def _all_reduce(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    moved = tensor.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()

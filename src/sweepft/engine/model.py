@@ -1,0 +1,49 @@
+"""Load the base model the same way on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sweepft.engine.plan import EnginePlan
+
+__all__ = ["load_model", "parameter_groups"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(plan: EnginePlan) -> Any:
+    """The base model in the sweep's precision, in training mode, on the CPU.
+
+    Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed
+    seed, so that every rank and every trial starts from the same weights. Weights are read from safetensors only.
+    """
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(
+        plan.model_path,
+        revision=plan.revision,
+        trust_remote_code=plan.trust_remote_code,
+        use_safetensors=True,
+        dtype=_DTYPES[plan.precision],
+    )
+    if plan.vocab_size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(plan.vocab_size)
+    model.config.use_cache = False
+    model.train()
+    return model
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimizer groups: matrices, which decay, and vectors (biases, norms), which do not.
+
+    The usual rule of ``transformers.Trainer``; both groups exist whatever the decay, so that a warm
+    engine can change it.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    shapes = [getattr(p, "ds_shape", p.shape) for p in trainable]
+    matrices = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) >= 2]
+    vectors = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,0 +1,117 @@
+"""What a rank must know of a sweep, and of one trial: plain data, so that no other floor needs torch to make it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweepft.spec import TrainSettings, plan
+
+__all__ = ["EnginePlan", "HeldOutSet", "TrialPlan"]
+
+
+@dataclass(frozen=True)
+class HeldOutSet:
+    """A named held-out set: its token cache and its weight in the objective."""
+
+    name: str
+    cache: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What all trials of a sweep share.
+
+    Attributes:
+        model_path: Local folder or hub id of the base model.
+        vocab_size: Tokens the tokenizer knows; embeddings are widened where the model has fewer.
+        train_cache: Folder of the tokenised training data (``sweepft.data``).
+        held_out: Held-out sets of the objective (weights above zero) and beside it.
+        budget_samples: Samples every trial sees.
+        windows: Fractions of the budget at which held-out loss is computed.
+        micro_batch: Rows a rank runs forward at once.
+        precision: ``fp32`` or ``bf16``.
+        zero_stage: DeepSpeed ZeRO stage, 0-3.
+        scratch: Folder on this node for the base weights that the ranks share.
+        threads: CPU threads of a rank.
+    """
+
+    model_path: str
+    train_cache: str
+    budget_samples: int
+    micro_batch: int
+    scratch: str
+    revision: str | None = None
+    trust_remote_code: bool = False
+    vocab_size: int = 0
+    pad_id: int = 0
+    held_out: tuple[HeldOutSet, ...] = ()
+    windows: tuple[float, ...] = ()
+    precision: str = "fp32"
+    zero_stage: int = 2
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What one trial trains with: the effective ``train`` section, resolved to steps.
+
+    Attributes:
+        trial_id: Name of the trial, e.g. ``t007``.
+        batch_size: Samples per optimizer step over all ranks.
+        learning_rate: Peak learning rate.
+        schedule: Key of ``sweepft.engine.schedules.SCHEDULES``.
+        planned_steps: Optimizer steps to the budget's end.
+        warmup_steps: Steps of linear warmup.
+        seed: Seeds the sample order and dropout.
+        gradient_clipping: Largest gradient norm, 0 for none.
+    """
+
+    trial_id: str
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    planned_steps: int
+    warmup_steps: int = 0
+    min_lr_ratio: float = 0.0
+    decay_fraction: float = 0.2
+    power: float = 2.0
+    seed: int = 0
+    gradient_clipping: float = 1.0
+    gradient_checkpointing: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    @classmethod
+    def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialPlan:
+        """Resolve an effective ``train`` section to steps.
+
+        Args:
+            trial_id: Name of the trial.
+            settings: What validates as ``sweepft.spec.TrainSettings``.
+            budget_samples: Samples the trial sees.
+        Raises:
+            pydantic.ValidationError: If the settings are not valid.
+        """
+        train = TrainSettings.model_validate(dict(settings))
+        steps = plan(train, budget_samples)
+        return cls(
+            trial_id=trial_id,
+            batch_size=train.batch_size,
+            learning_rate=train.learning_rate,
+            schedule=train.schedule,
+            planned_steps=steps.planned_steps,
+            warmup_steps=steps.warmup_steps,
+            min_lr_ratio=train.min_lr_ratio,
+            decay_fraction=train.decay_fraction,
+            power=train.power,
+            seed=train.seed,
+            gradient_clipping=train.gradient_clipping,
+            gradient_checkpointing=train.gradient_checkpointing,
+            betas=train.optimizer.betas,
+            eps=train.optimizer.eps,
+            weight_decay=train.optimizer.weight_decay,
+        )

@@ -1,0 +1,160 @@
+"""One rank's part of a trial: optimizer steps over the sample order, recorded step by step.
+
+All ranks of a slot run the same calls in the same order; every number returned is of the *global* batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from sweepft.data.cache import TokenSet
+from sweepft.data.order import BlockLosses, SampleOrder
+from sweepft.engine.batches import cut, pad
+from sweepft.engine.held_out import evaluate
+from sweepft.engine.losses import row_losses
+from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.engine.schedules import lr_at
+from sweepft.engine.zero import ZeroEngine
+
+__all__ = ["TrialRunner"]
+
+_COLUMNS = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
+
+
+class TrialRunner:
+    """Runs trial after trial on one rank.
+
+    Args:
+        plan: What all trials share.
+        device: Device of this rank. ``torch.distributed`` must be initialised.
+    """
+
+    def __init__(self, plan: EnginePlan, device: torch.device) -> None:
+        self.plan = plan
+        self.device = device
+        self.zero = ZeroEngine(plan, device)
+        self.train_set = TokenSet(plan.train_cache)
+        self.held_out = {s.name: TokenSet(s.cache) for s in plan.held_out}
+        self._trial: TrialPlan | None = None
+
+    def start(self, trial: TrialPlan) -> dict[str, Any]:
+        """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
+        begin = time.perf_counter()
+        warm = self.zero.start(trial)
+        self._trial = trial
+        self._step = self._samples = self._tokens = 0
+        self._order = SampleOrder(len(self.train_set), trial.seed, self.train_set.digest)
+        self._blocks = BlockLosses(self.plan.budget_samples)
+        return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
+
+    def run(self, until_samples: int) -> dict[str, Any]:
+        """Take optimizer steps until the trial has seen at least ``until_samples`` samples.
+
+        Stops at once when the gradient is not finite: its weights are then of no use to anybody.
+
+        Returns:
+            ``history`` (one entry a step in each column), ``blocks`` (training loss of the blocks of the sample
+            order completed meanwhile), ``diverged`` (a reason, or None) and ``seconds``.
+        """
+        begin = time.perf_counter()
+        trial = self._running()
+        goal = min(until_samples, self.plan.budget_samples)
+        first = self._samples
+        history: dict[str, list[float]] = {name: [] for name in _COLUMNS}
+        parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        diverged: str | None = None
+        while self._samples < goal and diverged is None:
+            step_begin = time.perf_counter()
+            stop = min(self._samples + trial.batch_size, self.plan.budget_samples)
+            tokens = self._accumulate(self._samples, stop, parts)
+            lr = self._lr(trial)
+            norm = self.zero.step(lr)
+            self._step, self._samples, self._tokens = self._step + 1, stop, self._tokens + tokens
+            seconds = time.perf_counter() - step_begin
+            row = (self._step, stop, self._tokens, math.nan, norm, lr, seconds)
+            for name, value in zip(_COLUMNS, row, strict=True):
+                history[name].append(value)
+            if not math.isfinite(norm):
+                diverged = f"the gradient norm is {norm} at step {self._step}"
+        blocks = self._record(first, parts, history)
+        return {
+            "history": history,
+            "blocks": blocks,
+            "diverged": diverged,
+            "seconds": time.perf_counter() - begin,
+        }
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out losses now (see ``sweepft.engine.held_out.evaluate``)."""
+        return evaluate(self.zero, self.plan, self.held_out)
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.zero.close()
+
+    def _running(self) -> TrialPlan:
+        if self._trial is None:
+            raise RuntimeError("no trial has been started on this rank")
+        return self._trial
+
+    def _accumulate(self, start: int, stop: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]]) -> int:
+        """Forward and backward over positions [start, stop); appends (positions, row losses) of this rank.
+
+        Returns:
+            Target tokens of the whole global batch.
+        """
+        indices = self._order.indices(start, stop)
+        tokens = int(self.train_set.targets[indices].sum())
+        micros = cut(self.train_set.lengths[indices], dist.get_world_size(), self.plan.micro_batch)[
+            dist.get_rank()
+        ]
+        for i, micro in enumerate(micros):
+            # A rank without rows in this micro-batch runs a filler: backward must happen on all ranks alike.
+            rows = indices[micro.rows] if len(micro.rows) else indices[:1]
+            batch = pad([self.train_set.row(int(r)) for r in rows], self.plan.pad_id)
+            ids, mask, labels = (torch.from_numpy(a).to(self.device) for a in batch)
+            losses = row_losses(self.zero.logits(ids, mask), labels)
+            if len(micro.rows):
+                parts.append((start + micro.rows, losses.detach()))
+            else:
+                losses = losses * 0.0
+            self.zero.backward(losses.sum() / tokens, last=i == len(micros) - 1)
+        return tokens
+
+    def _record(
+        self, first: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]], history: dict[str, list[float]]
+    ) -> dict[str, list[int] | list[float]]:
+        """Bring the ranks' sample losses together once, for the steps' losses and the block record."""
+        sums = torch.zeros(self._samples - first, dtype=torch.float64, device=self.device)
+        for positions, losses in parts:
+            sums[torch.from_numpy(positions - first).to(self.device)] = losses.double()
+        dist.all_reduce(sums)
+        loss_sums = sums.cpu().numpy()
+        positions = np.arange(first, self._samples)
+        targets = self.train_set.targets[self._order.indices(first, self._samples)]
+        begin = 0
+        for i, seen in enumerate(history["samples_seen"]):
+            end = int(seen) - first
+            history["loss"][i] = float(loss_sums[begin:end].sum() / targets[begin:end].sum())
+            begin = end
+        self._blocks.add(positions, loss_sums, targets)
+        return self._blocks.drain()
+
+    def _lr(self, trial: TrialPlan) -> float:
+        return lr_at(
+            self._step,
+            schedule=trial.schedule,
+            learning_rate=trial.learning_rate,
+            warmup_steps=trial.warmup_steps,
+            planned_steps=trial.planned_steps,
+            min_lr_ratio=trial.min_lr_ratio,
+            decay_fraction=trial.decay_fraction,
+            power=trial.power,
+        )

@@ -1,0 +1,269 @@
+"""One DeepSpeed engine, built once and reset in place for trial after trial.
+
+``ZeroEngine`` hides what a reset takes: base weights back, optimizer state zeroed, hyperparameters and counters
+of the next trial in. It reaches into DeepSpeed's private names (see ``pyproject.toml`` for the proved range); the
+guard is ``tests/engine/test_warm_equals_cold.py``, which compares every number bit for bit with a fresh process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from sweepft.engine.model import load_model, parameter_groups
+from sweepft.engine.plan import EnginePlan, TrialPlan
+
+__all__ = ["RESET_IN_PLACE", "ZeroEngine"]
+
+# (ZeRO stage, precision) whose reset in place is proved equal, bit for bit, to a fresh process by the tests.
+# Everything else rebuilds the engine inside the living process.
+RESET_IN_PLACE: frozenset[tuple[int, str]] = frozenset(
+    {(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")}
+)
+
+
+class ZeroEngine:
+    """A DeepSpeed engine that can be given the next trial.
+
+    Args:
+        plan: What all trials share.
+        device: Device of this rank.
+        reset_in_place: Whether trials after the first reset the engine; None takes the table above.
+    """
+
+    def __init__(self, plan: EnginePlan, device: torch.device, reset_in_place: bool | None = None) -> None:
+        self.plan = plan
+        self.device = device
+        self._in_place = (
+            (plan.zero_stage, plan.precision) in RESET_IN_PLACE if reset_in_place is None else reset_in_place
+        )
+        self._engine: Any = None
+        self._base: list[torch.Tensor] = []
+
+    def start(self, trial: TrialPlan) -> bool:
+        """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
+        warm = self._engine is not None and self._in_place
+        if warm:
+            self._reset(trial)
+        else:
+            self.close()
+            self._build(trial)
+        checkpointing = _checkpoints_activations(self.module)
+        if trial.gradient_checkpointing and not checkpointing:
+            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif checkpointing and not trial.gradient_checkpointing:
+            self.module.gradient_checkpointing_disable()
+        self._engine.train()
+        torch.manual_seed(trial.seed * 1_000_003 + dist.get_rank())
+        return warm
+
+    @property
+    def module(self) -> Any:
+        """The transformers model inside the engine."""
+        return self._engine.module
+
+    @property
+    def engine(self) -> Any:
+        """The DeepSpeed engine itself (for checkpoints and export)."""
+        return self._engine
+
+    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Next-token logits, shape (rows, length, vocabulary)."""
+        out = self._engine(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        logits: torch.Tensor = out.logits
+        return logits
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of one micro-batch.
+
+        Args:
+            loss: This rank's summed target-token losses divided by the target tokens of the *global* batch, so
+                that the sum over ranks and micro-batches is the token mean. DeepSpeed averages over ranks: the
+                factor world size undoes that.
+            last: Whether this micro-batch ends the optimizer step.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Take the optimizer step; returns the gradient norm before clipping (inf or nan when it is not finite)."""
+        for group in self._inner.param_groups:
+            group["lr"] = learning_rate
+        if self.plan.zero_stage == 0:
+            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads).item()
+            if not math.isfinite(norm):
+                self._engine.zero_grad()
+                return norm
+            self._engine.step()
+            return norm
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else math.nan
+
+    def train(self) -> None:
+        """Back to training mode after an evaluation."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Evaluation mode: no dropout."""
+        self._engine.eval()
+
+    def close(self) -> None:
+        """Free the engine; the process stays usable for another one."""
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        self._engine = None
+        self._base = []
+        import gc
+
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    # Building
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
+        return inner
+
+    def _build(self, trial: TrialPlan) -> None:
+        import deepspeed
+
+        config = self._config(trial)
+        keep = self._partition_while_loading(config)
+        model = load_model(self.plan)
+        del keep
+        # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
+        size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+        for name in ("reduce_bucket_size", "allgather_bucket_size"):
+            config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
+        optimizer = torch.optim.AdamW(
+            parameter_groups(model, trial.weight_decay),
+            lr=trial.learning_rate,
+            betas=trial.betas,
+            eps=trial.eps,
+            fused=self.device.type == "cuda",
+        )
+        if self.plan.zero_stage == 0:
+            model.to(self.device)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if self._in_place:
+            self._base = [self._shared_copy(i, t) for i, t in enumerate(self._live())]
+
+    def _config(self, trial: TrialPlan) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
+            "gradient_clipping": trial.gradient_clipping,
+            "bf16": {"enabled": self.plan.precision == "bf16"},
+            "zero_optimization": {"stage": self.plan.zero_stage},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 10**9,
+        }
+
+    def _partition_while_loading(self, config: dict[str, Any]) -> Any:
+        """For ZeRO-3 on GPUs, let transformers partition each weight as it loads it: a full copy may not fit."""
+        if self.plan.zero_stage < 3 or self.device.type == "cpu":
+            return None
+        from transformers.integrations import HfDeepSpeedConfig
+
+        return HfDeepSpeedConfig(config)
+
+    # Resetting
+
+    def _live(self) -> list[torch.Tensor]:
+        """The flat tensors that hold the weights the model computes with."""
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 0:
+            return [p.data for p in self.module.parameters()]
+        if self.plan.zero_stage == 3:
+            return list(optimizer.fp16_partitioned_groups_flat)
+        return list(optimizer.bit16_groups_flat)
+
+    def _masters(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs (master tensor of the optimizer, the base weights it starts from)."""
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3:
+            yield from zip(optimizer.fp32_partitioned_groups_flat, self._base, strict=True)
+        elif self.plan.zero_stage in (1, 2):
+            for i, (master, base) in enumerate(
+                zip(optimizer.single_partition_of_fp32_groups, self._base, strict=True)
+            ):
+                rank = dist.get_rank(group=optimizer.real_dp_process_group[i])
+                yield master, base.narrow(0, rank * master.numel(), master.numel())
+
+    def _shared_copy(self, index: int, tensor: torch.Tensor) -> torch.Tensor:
+        """A memory-mapped copy of base weights: one in the node's page cache, however many ranks map it."""
+        plan, stage = self.plan, self.plan.zero_stage
+        share = f"-{dist.get_rank()}" if stage == 3 else ""
+        identity = f"{plan.model_path}|{plan.revision}|{plan.vocab_size}|{plan.precision}"
+        name = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        path = Path(plan.scratch) / f"base-{name}-zero{stage}-{dist.get_world_size()}{share}-{index}.bin"
+        flat = tensor.detach().reshape(-1).cpu()
+        if not path.exists() or path.stat().st_size != flat.numel() * flat.element_size():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
+            temporary.write_bytes(flat.contiguous().view(torch.uint8).numpy().tobytes())
+            temporary.replace(path)
+        mapped = torch.from_file(str(path), shared=False, size=flat.numel(), dtype=flat.dtype)
+        if not torch.equal(mapped, flat):
+            raise RuntimeError(
+                f"{path}: base weights on disk differ from the ones loaded; remove the file and run again"
+            )
+        return mapped
+
+    @torch.no_grad()
+    def _reset(self, trial: TrialPlan) -> None:
+        engine, optimizer = self._engine, self._engine.optimizer
+        stage = self.plan.zero_stage
+        if stage == 3:
+            # Gathered parameters would keep the old trial's values beside the partitions reset below.
+            optimizer._partition_all_parameters()
+        for live, base in zip(self._live(), self._base, strict=True):
+            live.copy_(base.view_as(live))
+        for master, base in self._masters():
+            master.copy_(base)
+        for state in self._inner.state.values():
+            for value in state.values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+        engine.zero_grad() if stage == 0 else optimizer.zero_grad()
+        if stage == 3 and optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        self._hyperparameters(trial)
+        engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
+        engine._global_grad_norm = None
+        if stage > 0:
+            optimizer._global_grad_norm = 0.0
+            optimizer.micro_step_id = -1 if stage < 3 else 0
+
+    def _hyperparameters(self, trial: TrialPlan) -> None:
+        decays, plain = trial.weight_decay, 0.0
+        groups = self._inner.param_groups
+        for group, decay in zip(groups, (decays, plain) if len(groups) == 2 else (decays,), strict=True):
+            group.pop("initial_lr", None)
+            group.update(lr=trial.learning_rate, betas=trial.betas, eps=trial.eps, weight_decay=decay)
+        self._engine._config.gradient_clipping = trial.gradient_clipping
+        if self.plan.zero_stage > 0:
+            self._engine.optimizer.clip_grad = trial.gradient_clipping
+
+
+def _checkpoints_activations(module: Any) -> bool:
+    # transformers 5.2x renamed the property; the old name warns.
+    name = (
+        "is_activation_checkpointing"
+        if hasattr(module, "is_activation_checkpointing")
+        else "is_gradient_checkpointing"
+    )
+    return bool(getattr(module, name))

@@ -1,0 +1,1 @@
+"""Whole commands: run a sweep, resume it, and show it live."""

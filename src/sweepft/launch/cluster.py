@@ -1,0 +1,77 @@
+"""A Ray session for one sweep: started here or joined, quiet, and ended only if it was started here."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+
+from sweepft.spec import SweepSpec
+from sweepft.tuner.resources import check_cluster, local_cpus
+
+__all__ = ["ray_session"]
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # TensorBoard, CSV and JSON files of every result: the ledger has them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends trials at their windows
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own snapshot grows with the sweep and is not relied upon
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextlib.contextmanager
+def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> Iterator[str | None]:
+    """A Ray session that holds at least one trial; yields a warning about CPUs, or None.
+
+    Args:
+        spec: Whose trials are to fit.
+        run_dir: Its ``logs/`` takes what Ray and Tune would print.
+        address: A running cluster (``auto`` or ``HOST:PORT``); None starts a local one, unless this process
+            already has a session, which is then used and left alone.
+    Raises:
+        ResourceError: If not even one trial fits.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    _log_to(run_dir / "logs" / "driver.log")
+    warning = None
+    started = not ray.is_initialized()
+    if started and address is None:
+        cpus, warning = local_cpus(spec)
+        ray.init(
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+        )
+    elif started:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    try:
+        check_cluster(spec)
+        yield warning
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _log_to(file: Path) -> None:
+    """Send what libraries log in this process to a file in the run folder, and keep it off the terminal."""
+    handler = logging.FileHandler(file, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("ray", "sweepft", "optuna", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.captureWarnings(True)
+    warnings.filterwarnings("default", module=r"(ray|optuna)\.")

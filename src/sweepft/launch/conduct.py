@@ -1,0 +1,157 @@
+"""The middle of every sweep, new or resumed: Ray, the Tuner, progress, Ctrl-C, limits, and the report at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweepft.data import Prepared
+from sweepft.errors import StorageError
+from sweepft.launch.cluster import ray_session
+from sweepft.launch.progress import Progress
+from sweepft.recorder import RunView
+from sweepft.report import write_report
+from sweepft.schedulers import EarlyDynamicsScheduler
+from sweepft.search import OptunaSearcher
+from sweepft.spec import SweepSpec
+from sweepft.tuner.build import build_tuner
+from sweepft.tuner.recorder import Recorder
+from sweepft.tuner.stopper import Winding
+
+__all__ = ["Finished", "conduct"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What is left when a sweep is over.
+
+    Attributes:
+        view: The folded ledger.
+        status: ``finished | limit | interrupted | failed``.
+        reports: Report files by kind.
+    """
+
+    view: RunView
+    status: str
+    reports: dict[str, Path]
+
+    @property
+    def exit_code(self) -> int:
+        """130 when interrupted, 0 when some trial has completed, else 1."""
+        if self.status == "interrupted":
+            return 130
+        return 0 if self.view.best is not None and self.status != "failed" else 1
+
+
+def conduct(
+    spec: SweepSpec,
+    prepared: Prepared,
+    run_dir: Path,
+    *,
+    recorder: Recorder,
+    searcher_of: Callable[[Callable[[], bool]], OptunaSearcher],
+    scheduler: EarlyDynamicsScheduler,
+    address: str | None,
+    console: Console,
+) -> Finished:
+    """Run trials until the search is done, a limit is reached or somebody stops it; then write the report.
+
+    Args:
+        spec: Resolved.
+        prepared: Its data.
+        run_dir: Its folder.
+        recorder: Open for writing; the ``sweep`` row is written.
+        searcher_of: Makes the searcher, given a function that says when to propose no more.
+        scheduler: Fresh, or rebuilt from the ledger.
+        address: Ray cluster, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        ResourceError: If not even one trial fits.
+    """
+    winding = Winding()
+    limit = _Limit(spec, recorder.view)
+    searcher = searcher_of(lambda: winding.soft or limit.reached() is not None)
+    progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
+    recorder.listeners.append(progress.on_row)
+    with ray_session(spec, run_dir, address) as warning:
+        if warning:
+            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+        tuner = build_tuner(
+            spec,
+            prepared,
+            run_dir,
+            searcher=searcher,
+            scheduler=scheduler,
+            recorder=recorder,
+            winding=winding,
+        )
+        with _interrupts(winding, console), progress:
+            try:
+                tuner.fit()
+            except StorageError as error:
+                console.print(f"error: {error}", style="red", highlight=False, markup=False)
+                return Finished(recorder.view, "failed", {})
+    status, reason = _status(winding, limit, recorder.view)
+    recorder.write("finish", status=status, reason=reason)
+    return Finished(recorder.view, status, write_report(run_dir))
+
+
+def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | None]:
+    if winding.soft:
+        return "interrupted", winding.reason
+    if limit.reached() is not None:
+        return "limit", limit.reached()
+    if view.best is None:
+        return "failed", "no trial has reached its full budget"
+    return "finished", None
+
+
+class _Limit:
+    """``search.limit``: when to propose no more."""
+
+    def __init__(self, spec: SweepSpec, view: RunView) -> None:
+        self._limit = spec.search.limit
+        self._gpus = spec.resources.gpus_per_worker > 0
+        self._view = view
+        self._began = time.time()
+
+    def reached(self) -> str | None:
+        if self._limit is None:
+            return None
+        hours = (time.time() - self._began) / 3600
+        if self._limit.hours is not None and hours >= self._limit.hours:
+            return f"search.limit.hours: {self._limit.hours:g} are over"
+        spent = sum(c["seconds"] * (c["gpus"] if self._gpus else 1.0) for c in self._view.costs) / 3600
+        if self._limit.gpu_hours is not None and spent >= self._limit.gpu_hours:
+            return f"search.limit.gpu_hours: {self._limit.gpu_hours:g} are spent"
+        return None
+
+
+@contextlib.contextmanager
+def _interrupts(winding: Winding, console: Console) -> Iterator[None]:
+    """Ctrl-C once ends trials at their next window, twice ends them now. Both leave a run that can be resumed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: Any) -> None:
+        winding.ask("stopped by its user" if number == signal.SIGINT else "asked to terminate")
+        words = (
+            "stopping now" if winding.hard else "stopping at the next windows; press Ctrl-C again to stop now"
+        )
+        console.print(words, style="yellow", highlight=False)
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

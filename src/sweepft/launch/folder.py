@@ -1,0 +1,79 @@
+"""The run folder: made once, private to its user, and told what was asked and where it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import sweepft
+from sweepft.errors import StorageError, SweepftError
+from sweepft.spec import SweepSpec, dump
+
+__all__ = ["make_run_folder", "provenance", "spec_digest"]
+
+_PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
+
+
+def make_run_folder(out: Path, spec: SweepSpec) -> None:
+    """Make a folder for a new run and write the resolved spec into it.
+
+    Raises:
+        SweepftError: If the folder already holds a run.
+        StorageError: If it cannot be written.
+    """
+    if (out / "ledger").exists():
+        raise SweepftError(
+            f"{out}: already holds a run\n  name another folder with --out, or go on with: sweepft resume {out}"
+        )
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (out / "logs").mkdir(mode=0o700, exist_ok=True)
+        (out / "spec.yaml").write_text(dump(spec))
+    except OSError as error:
+        raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
+
+
+def spec_digest(spec: SweepSpec) -> str:
+    """SHA-256 of the resolved spec."""
+    return hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, hardware, git commit and command, as the ledger's ``sweep`` row wants them."""
+    return {
+        "sweepft_version": sweepft.__version__,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "hardware": {
+            "host": platform.node(),
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+        "git_commit": _git_commit(),
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the folder the command was given in, if that is a git checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

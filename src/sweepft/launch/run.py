@@ -1,0 +1,73 @@
+"""Run a sweep from its spec to its report."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from rich.console import Console
+
+from sweepft.data import Prepared, prepare_in_child
+from sweepft.errors import SpecError
+from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.folder import make_run_folder, provenance, spec_digest
+from sweepft.recorder import Ledger, RunView
+from sweepft.spec import SweepSpec, check_budget
+from sweepft.tuner.recorder import Recorder
+
+__all__ = ["run_sweep"]
+
+
+def run_sweep(
+    spec: SweepSpec, out: Path, *, address: str | None = None, console: Console | None = None
+) -> Finished:
+    """Run a new sweep.
+
+    Args:
+        spec: As loaded and validated.
+        out: Run folder; must not hold a run yet.
+        address: Ray cluster to join, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        DataError: If the data cannot be used.
+        ResourceError: If not even one trial fits.
+        SweepftError: If the folder already holds a run.
+        StorageError: If the folder cannot be written.
+    """
+    console = console or Console()
+    out = out.resolve()
+    make_run_folder(out, spec)
+    prepared = _prepare(spec, out, console)
+    with Ledger.create(out) as ledger:
+        recorder = Recorder(ledger, RunView())
+        recorder.write(
+            "sweep",
+            name=spec.name,
+            spec=spec.to_dict(),
+            spec_digest=spec_digest(spec),
+            seed=spec.search.seed,
+            budget_samples=prepared.budget_samples,
+            data=prepared.model_dump(mode="json"),
+            **provenance(),
+        )
+        return conduct(spec, prepared, out, recorder, address=address, console=console)
+
+
+def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
+    with (
+        console.status("reading and tokenising the data") if console.is_terminal else contextlib.nullcontext()
+    ):
+        prepared = prepare_in_child(spec, out / "cache")
+    problems = check_budget(spec, prepared.budget_samples)
+    if problems:
+        raise SpecError(problems)
+    for warning in prepared.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.held_out)
+    console.print(
+        f"data: {prepared.train.rows} training rows, held out: {sets}; "
+        f"budget {prepared.budget_samples} samples a trial",
+        highlight=False,
+        markup=False,
+    )
+    return prepared

@@ -1,0 +1,76 @@
+"""Put search, scheduler, slots and recorder together into one Ray Tuner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from sweepft.data import Prepared
+from sweepft.schedulers import EarlyDynamicsScheduler
+from sweepft.search import OptunaSearcher
+from sweepft.spec import SweepSpec
+from sweepft.trainable.slot import Slot
+from sweepft.tuner.plans import slot_plan
+from sweepft.tuner.recorder import LedgerCallback, Recorder
+from sweepft.tuner.resources import placement, shape
+from sweepft.tuner.stopper import Winding, WindingStopper
+
+__all__ = ["build_scheduler", "build_tuner"]
+
+
+def build_scheduler(spec: SweepSpec, budget_samples: int) -> EarlyDynamicsScheduler:
+    """The scheduler a spec asks for."""
+    stop = spec.early_stop
+    return EarlyDynamicsScheduler(
+        metric="eval_loss",
+        mode="min",
+        budget=budget_samples,
+        windows=stop.windows,
+        min_steps=stop.min_steps,
+        min_peers=stop.min_peers,
+        rule=stop.rule,
+    )
+
+
+def build_tuner(
+    spec: SweepSpec,
+    prepared: Prepared,
+    run_dir: Path,
+    *,
+    searcher: OptunaSearcher,
+    scheduler: EarlyDynamicsScheduler,
+    recorder: Recorder,
+    winding: Winding,
+) -> tune.Tuner:
+    """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
+    trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
+    trainable = tune.with_resources(trainable, placement(spec))
+    ranks = shape(spec)
+    callback = LedgerCallback(
+        recorder, scheduler, ranks.gpus * ranks.workers, interrupted=lambda: winding.soft
+    )
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="eval_loss",
+            mode="min",
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,  # the searcher says when it has finished
+            max_concurrent_trials=spec.resources.concurrent_trials,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config.get("trial_id", trial.trial_id),
+            trial_dirname_creator=lambda trial: trial.config.get("trial_id", trial.trial_id),
+        ),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=str(run_dir),
+            verbose=0,
+            callbacks=[callback],
+            stop=WindingStopper(winding),
+            failure_config=tune.FailureConfig(max_failures=0),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )

@@ -1,0 +1,44 @@
+"""How a trial ended, decided in one place from its last result and its last verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Outcome", "outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        status: ``completed | stopped | diverged``.
+        objective: Value at full budget, None unless completed.
+        reason: A sentence, None for a completed trial.
+    """
+
+    status: str
+    objective: float | None
+    reason: str | None
+
+
+def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Outcome:
+    """Decide how a trial ended.
+
+    Args:
+        result: Its last result, as reported to Tune.
+        verdict: The row of its last verdict, None when it was never judged.
+    """
+    if result.get("diverged"):
+        return Outcome("diverged", None, str(result["diverged"]))
+    if result.get("samples_seen", 0) >= result.get("budget_samples", math.inf):
+        value = result.get("eval_loss")
+        if value is None or not math.isfinite(value):
+            return Outcome("diverged", None, f"the held-out loss at the end is {value}")
+        return Outcome("completed", float(value), None)
+    if verdict is not None and verdict["action"] == "guard":
+        return Outcome("diverged", None, verdict["reason"])
+    return Outcome("stopped", None, verdict["reason"] if verdict is not None else "stopped from outside")

@@ -1,0 +1,176 @@
+"""Writes what happens to the ledger, in the order it happens, and keeps the folded view up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sweepft.engine.plan import TrialPlan
+from sweepft.recorder import Ledger, Row, RunView
+from sweepft.schedulers import EarlyDynamicsScheduler
+from sweepft.tuner.outcome import Outcome, outcome
+
+__all__ = ["LedgerCallback", "Recorder"]
+
+
+class Recorder:
+    """The sweep's only writer: appends a row, folds it into the view, tells listeners.
+
+    Args:
+        ledger: Open for writing.
+        view: State so far; empty for a new sweep.
+    """
+
+    def __init__(self, ledger: Ledger, view: RunView) -> None:
+        self.ledger = ledger
+        self.view = view
+        self.listeners: list[Callable[[Row], None]] = []
+
+    def write(self, kind: str, **fields: Any) -> Row:
+        """Append one row (see ``sweepft.recorder.rows``)."""
+        row = self.ledger.append(kind, **fields)
+        self.view.apply(row)
+        for listener in self.listeners:
+            listener(row)
+        return row
+
+
+class LedgerCallback(tune.Callback):
+    """Turns Tune's events into ledger rows.
+
+    Tune calls the scheduler before its callbacks, so a result's steps are written here before the verdicts it led to.
+
+    Args:
+        recorder: Where rows go.
+        scheduler: Whose verdicts are recorded.
+        gpus_per_slot: GPUs a slot holds, for the cost rows.
+        interrupted: Whether the sweep is being wound down by its user.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        scheduler: EarlyDynamicsScheduler,
+        gpus_per_slot: float,
+        interrupted: Callable[[], bool],
+    ) -> None:
+        self._recorder = recorder
+        self._scheduler = scheduler
+        self._gpus = gpus_per_slot
+        self._interrupted = interrupted
+        self._attempts: dict[str, int] = {}
+        self._faults: dict[str, int] = {}
+        self._verdicts: dict[str, Row] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles callbacks for its own restore, which we do not use: the ledger is the truth.
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        """A proposal gets its slot."""
+        config = trial.config
+        if config["trial_id"] in self._recorder.view.trials:
+            return
+        plan = TrialPlan.from_settings(
+            config["trial_id"], config["settings"], self._recorder.view.budget_samples
+        )
+        self._recorder.write(
+            "trial",
+            trial_id=config["trial_id"],
+            number=config["number"],
+            config=config["config"],
+            effective=config["settings"],
+            origin=config["origin"],
+            planned_steps=plan.planned_steps,
+            warmup_steps=plan.warmup_steps,
+            study_number=config.get("study_number"),
+        )
+
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A report point: attempt (if new), faults, steps, held-out losses, costs, verdicts."""
+        name = trial.config["trial_id"]
+        write = self._recorder.write
+        for fault in result["faults"][self._faults.get(name, 0) :]:
+            write("fault", trial_id=name, slot=result["slot"], rank=None, action="ranks rebuilt", **fault)
+        self._faults[name] = len(result["faults"])
+        attempt = self._attempt(name, result)
+        write(
+            "steps",
+            trial_id=name,
+            attempt=attempt,
+            history=result["history"],
+            blocks=result["blocks"],
+            data_order=result["data_order"],
+            phase_seconds=result["phase_seconds"],
+        )
+        if "eval_loss" in result:
+            write(
+                "eval",
+                trial_id=name,
+                attempt=attempt,
+                step=result["step"],
+                samples_seen=result["samples_seen"],
+                window=result["window"],
+                final=result["samples_seen"] >= result["budget_samples"],
+                objective=result["eval_loss"],
+                sets=result["eval_sets"],
+                seconds=result["eval_seconds"],
+            )
+        for phase, seconds in result["phase_seconds"].items():
+            write("cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus)
+        self._write_verdicts()
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        """A trial is over, whoever ended it."""
+        self._write_verdicts()
+        name, result = trial.config["trial_id"], trial.last_result or {}
+        if "step" not in result:
+            return
+        how = outcome(result, self._verdicts.get(name))
+        if how.status == "stopped" and self._interrupted():
+            how = Outcome("interrupted", None, "the sweep was interrupted")
+        self._end(name, how, result)
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
+        """A trial failed for good."""
+        name, result = trial.config["trial_id"], trial.last_result or {}
+        error = str(trial.get_error() or "unknown error").strip().splitlines()
+        message = next((line for line in reversed(error) if line.strip()), "unknown error")
+        self._recorder.write(
+            "fault", trial_id=name, slot=result.get("slot"), rank=None, error="trial failed",
+            message="\n".join(error)[-4000:], action="given up",
+        )  # fmt: skip
+        self._end(name, Outcome("failed", None, message), result)
+
+    def _attempt(self, name: str, result: dict[str, Any]) -> int:
+        earlier = self._recorder.view.trials[name].attempts
+        attempt = self._attempts.get(name)
+        if attempt is None:
+            attempt = self._attempts[name] = len(earlier) + 1
+            self._recorder.write(
+                "start", trial_id=name, attempt=attempt, slot=result["slot"], from_step=0, **result["started"]
+            )
+        return attempt
+
+    def _write_verdicts(self) -> None:
+        for verdict in self._scheduler.drain_verdicts():
+            row = self._recorder.write("verdict", **verdict.to_row())
+            self._verdicts[row["trial_id"]] = row
+
+    def _end(self, name: str, how: Outcome, result: dict[str, Any]) -> None:
+        self._recorder.write(
+            "end",
+            trial_id=name,
+            attempt=self._attempts.get(name, 1),
+            status=how.status,
+            reason=how.reason,
+            objective=how.objective,
+            step=result.get("step", 0),
+            samples_seen=result.get("samples_seen", 0),
+            tokens_seen=result.get("tokens_seen", 0),
+        )

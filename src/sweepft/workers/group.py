@@ -1,0 +1,131 @@
+"""All ranks of a slot as one thing: call them together, see at once which one failed, tear them down together."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.errors import RankFailed, RankHung, RankMismatch
+from sweepft.workers.rank import Rank
+
+__all__ = ["WorkerGroup", "WorkerShape"]
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """Ranks of a slot and what each of them takes.
+
+    Attributes:
+        workers: Ranks (the world size).
+        cpus: Logical CPUs of each.
+        gpus: GPUs of each; 0 trains on the CPU.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+class WorkerGroup:
+    """The ranks of one slot.
+
+    Args:
+        plan: What all trials share.
+        shape: How many ranks, and their size.
+        placement: Placement group whose bundle 0 is the coordinator's and bundle i + 1 rank i's.
+        log_prefix: Path prefix of the ranks' log files.
+        start_timeout: Seconds for processes, imports and the process group.
+    """
+
+    def __init__(
+        self,
+        plan: EnginePlan,
+        shape: WorkerShape,
+        placement: PlacementGroup,
+        log_prefix: str,
+        start_timeout: float = 600.0,
+    ) -> None:
+        actor = ray.remote(Rank)
+        self._ranks = [
+            actor.options(
+                num_cpus=shape.cpus,
+                num_gpus=shape.gpus,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement, placement_group_bundle_index=i + 1
+                ),
+            ).remote(i, plan, f"{log_prefix}-rank{i}.log")
+            for i in range(shape.workers)
+        ]
+        self.places = self._call("where", start_timeout)
+        first = self.places[0]
+        self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus > 0)
+
+    def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
+        """Check that ranks agree, then begin the trial on all of them.
+
+        Raises:
+            RankMismatch: If ranks differ in settings, data, weights or package versions.
+        """
+        _same(self._call("fingerprint", timeout, trial), trial.trial_id)
+        return dict(self._call("start", timeout, trial)[0])
+
+    def run(self, until_samples: int, timeout: float) -> dict[str, Any]:
+        """Train on all ranks up to a number of samples; the result of the whole group."""
+        return dict(self._call("run", timeout, until_samples)[0])
+
+    def evaluate(self, timeout: float) -> dict[str, Any]:
+        """Held-out losses, computed by all ranks together."""
+        return dict(self._call("evaluate", timeout)[0])
+
+    def close(self) -> None:
+        """End all ranks at once. Their engines hold nothing that has to be saved."""
+        for rank in self._ranks:
+            ray.kill(rank, no_restart=True)
+        self._ranks = []
+
+    def _call(self, method: str, timeout: float, *args: Any) -> list[Any]:
+        futures = {getattr(rank, method).remote(*args): i for i, rank in enumerate(self._ranks)}
+        results: list[Any] = [None] * len(futures)
+        pending = list(futures)
+        deadline = time.monotonic() + timeout
+        while pending:
+            # One at a time, so that a rank that fails is seen while the others still wait for it in a collective.
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                silent = sorted(futures[f] for f in pending)
+                raise RankHung(
+                    f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
+                )
+            index = futures[done[0]]
+            try:
+                results[index] = ray.get(done[0])
+            except ray.exceptions.RayActorError as error:
+                raise RankFailed(f"{method}: rank {index} died: {_first_line(error)}") from error
+            except ray.exceptions.RayTaskError as error:
+                raise RankFailed(
+                    f"{method}: rank {index} raised {_first_line(error.cause or error)}"
+                ) from error
+        return results
+
+
+def _same(fingerprints: list[dict[str, str]], trial_id: str) -> None:
+    first = fingerprints[0]
+    for rank, other in enumerate(fingerprints[1:], start=1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise RankMismatch(
+                    f"{trial_id}: rank {rank} disagrees with rank 0 on {name}: {other.get(name)} against {value}\n"
+                    "  make model, data and packages the same on every node, then resume"
+                )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]

@@ -1,0 +1,90 @@
+"""One rank as a Ray actor: a thin door to ``sweepft.engine``, which it imports only inside the worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from sweepft.engine.plan import EnginePlan, TrialPlan
+
+__all__ = ["Rank"]
+
+
+class Rank:
+    """Runs in its own process; every method is called on all ranks of the slot at once.
+
+    Args:
+        index: Rank within the slot.
+        plan: What all trials share.
+        log_file: Where this process's own chatter goes (DeepSpeed's, transformers').
+    """
+
+    def __init__(self, index: int, plan: EnginePlan, log_file: str) -> None:
+        self._index = index
+        self._plan = plan
+        self._runner: Any = None
+        _send_output_to(log_file)
+
+    def where(self) -> dict[str, Any]:
+        """This process's node address, host name and pid, and a port that is free there now."""
+        import ray
+
+        with socket.socket() as s:
+            s.bind(("", 0))
+            port = s.getsockname()[1]
+        address = ray.util.get_node_ip_address()
+        return {"address": address, "port": port, "host": socket.gethostname(), "pid": os.getpid()}
+
+    def join(self, world_size: int, address: str, port: int, use_gpu: bool) -> None:
+        """Form the process group and open the data."""
+        _quiet_libraries()
+        from sweepft.engine.collective import join
+        from sweepft.engine.runner import TrialRunner
+
+        device = join(self._index, world_size, address, port, self._plan.threads, use_gpu)
+        self._runner = TrialRunner(self._plan, device)
+
+    def fingerprint(self, trial: TrialPlan) -> dict[str, str]:
+        """What must be equal on all ranks (see ``sweepft.engine.fingerprint``)."""
+        from sweepft.engine.fingerprint import fingerprint
+
+        return fingerprint(self._plan, trial)
+
+    def start(self, trial: TrialPlan) -> dict[str, Any]:
+        """Begin a trial (see ``TrialRunner.start``)."""
+        return self._only_first(self._runner.start(trial))
+
+    def run(self, until_samples: int) -> dict[str, Any]:
+        """Train up to a number of samples (see ``TrialRunner.run``)."""
+        return self._only_first(self._runner.run(until_samples))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out losses (see ``TrialRunner.evaluate``)."""
+        return self._only_first(self._runner.evaluate())
+
+    def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
+        # All ranks hold the same numbers: send them through the object store once.
+        return result if self._index == 0 else {}
+
+
+def _send_output_to(log_file: str) -> None:
+    """Point this process's stdout and stderr at a file; where that cannot be written, Ray's own logs keep them."""
+    with contextlib.suppress(OSError):
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # DeepSpeed looks its compilers up on PATH; a virtual environment that is not activated is not there.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
