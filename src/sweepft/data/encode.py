@@ -33,7 +33,7 @@ class Encoder:
         counts: Rows by outcome since the start: ``kept``, of those ``truncated`` and ``not_as_written`` (an
             assistant turn does not stand in its learned part as it was written); dropped are ``no_target``
             (nothing to learn, or cut away), ``over_length`` and ``refused`` (by the chat template).
-        first: Where the first row of each outcome but ``kept`` stood, with what was wrong.
+        example: For each outcome but ``kept``, where one such row stands, and what is wrong with it.
     """
 
     def __init__(self, tokenizer: Any, chat: ChatFormat | None, max_length: int, over_length: str) -> None:
@@ -50,7 +50,7 @@ class Encoder:
         self.max_length = max_length
         self.over_length = over_length
         self.counts: Counter[str] = Counter()
-        self.first: dict[str, str] = {}
+        self.example: dict[str, str] = {}
 
     def fingerprint(self) -> str:
         """SHA-256 of all that changes a token beside the rows themselves."""
@@ -140,7 +140,7 @@ class Encoder:
 
     def _note(self, outcome: str, row: Row, detail: str) -> None:
         self.counts[outcome] += 1
-        self.first.setdefault(outcome, f"{row.where}: {detail}" if detail else row.where)
+        self.example.setdefault(outcome, f"{row.where}: {detail}" if detail else row.where)
 
 
 def rows_digest(rows: Iterable[Row]) -> str:

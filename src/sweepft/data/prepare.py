@@ -123,7 +123,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         if not (folder / "meta.json").is_file():
 
             def outcome() -> dict[str, Any]:
-                return {"counts": dict(encoder.counts), "first": encoder.first}
+                return {"counts": dict(encoder.counts), "example": encoder.example}
 
             encoded = _at_least_one(encoder, rows, name, key)
             write_token_set(folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=outcome)
@@ -161,8 +161,8 @@ def _at_least_one(encoder: Encoder, rows: list[Row], name: str, key: str) -> Ite
     yield from encoder.encode(rows)
     if not encoder.counts["kept"]:
         why = ", ".join(f"{n} {reason}" for reason, n in sorted(encoder.counts.items()) if n)
-        first = "; ".join(f"{reason}: {place}" for reason, place in sorted(encoder.first.items()))
-        remedy = f"look at the first of each: {first}"
+        examples = "; ".join(f"{reason}: {place}" for reason, place in sorted(encoder.example.items()))
+        remedy = f"look at one of each: {examples}"
         raise DataError([Problem(name, key, f"none of {len(rows)} rows can be used ({why})", remedy)])
 
 
@@ -178,7 +178,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
 def _row_warnings(name: str, rows: int, extra: Mapping[str, Any]) -> Iterator[str]:
     for outcome, words in _OUTCOMES.items():
         if n := extra["counts"].get(outcome):
-            yield f"{name}: {n} of {rows} rows {words}; first: {extra['first'][outcome]}"
+            yield f"{name}: {n} of {rows} rows {words}, e.g. {extra['example'][outcome]}"
 
 
 def _check_positions(name: str, tokens: TokenSet, positions: int | None, spec: SweepSpec) -> None:

@@ -59,7 +59,7 @@ to be learned. ``plain`` needs the tokenizer's eos token only: the safer choice 
 
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PROBE: Final = ((("user", "Q1"), ("assistant", "A1")), (("user", "Q1"), ("assistant", "A1"), ("user", "Q2")))
+_PROBE: Final = (("user", "Question one"), ("assistant", "Answer one"), ("user", "Question two"))
 
 
 def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> str:
@@ -175,16 +175,26 @@ class ChatFormat:
 
     def _probe(self) -> str | None:
         """The special token that ends an assistant turn, last in the conversation or not."""
+        answer = _PROBE[1][1]
         found = []
-        for turns in _PROBE:
-            text, spans = self._marked_spans(turns) if self.marked else self._prefix_spans(turns)
-            if len(spans) != 1 or "A1" not in text[slice(*spans[0])]:
+        for turns in (_PROBE[:2], _PROBE):
+            try:
+                text, spans = self._marked_spans(turns) if self.marked else self._prefix_spans(turns)
+            except ValueError:
+                if turns is _PROBE:
+                    break  # it rewrites earlier turns: good for single answers, other rows are refused one by one
+                raise
+            if (
+                len(spans) != 1
+                or answer not in text[slice(*spans[0])]
+                or _PROBE[0][1] in text[slice(*spans[0])]
+            ):
                 raise ValueError(
-                    "the template must write an assistant turn, and mark it alone where it marks any"
+                    "the template must write an assistant turn, and marks must hold nothing else"
                 )
-            after = text[spans[0][0] :].partition("A1")[2]
+            after = text[spans[0][0] :].partition(answer)[2]
             found.append(next((t for t in self._special if after.startswith(t)), None))
-        return found[0] if found[0] == found[1] else None
+        return found[0] if found[0] == found[-1] else None
 
     def _end(self, text: str, start: int, stop: int) -> tuple[int, int]:
         """Move the end of a learned part to just behind the token that ends the turn."""

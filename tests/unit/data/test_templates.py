@@ -1,0 +1,292 @@
+"""Only assistant tokens are learned, the one that ends the turn among them, whatever the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import templates_for_tests as styles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from support.tiny import tiny_rows
+from sweepft.data.encode import Encoder
+from sweepft.data.read import Row
+from sweepft.data.templates import BUILT_IN, ChatFormat, choose_template
+from sweepft.errors import DataError
+
+Turns = Sequence[tuple[str, str]]
+
+
+def byte_level(trim_offsets: bool = False) -> Any:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    core.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    return _trained(core, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+
+
+def metaspace() -> Any:
+    """As sentencepiece models are: spaces become a visible mark, one is put in front."""
+    core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="first")])
+    return _trained(core, special_tokens=["<unk>", *(f"<0x{i:02X}>" for i in range(256))])
+
+
+def _trained(core: Any, **options: Any) -> Any:
+    trainer = trainers.BpeTrainer(vocab_size=700, show_progress=False, **options)
+    core.train_from_iterator((t["content"] for r in tiny_rows(200) for t in r["messages"]), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    tokenizer.add_tokens(list(styles.SPECIAL), special_tokens=True)
+    return tokenizer
+
+
+TOKENIZERS = {"byte-level": byte_level(), "trimmed offsets": byte_level(True), "metaspace": metaspace()}
+
+# style: (template, what the model learns of an answer, whether system turns and any role order are taken)
+STYLES = {
+    "chatml": (styles.CHATML, "{}<|im_end|>", True),
+    "llama-3": (styles.LLAMA3, "{}<|eot_id|>", True),
+    "mistral": (styles.MISTRAL, "{}</s>", False),
+    "zephyr": (styles.ZEPHYR, "{}</s>", True),
+    "granite": (styles.GRANITE, "{}<|end_of_text|>", True),
+    "generation prompt that thinks": (styles.THINKS, "{}<|im_end|>", True),
+    "no end of turn": (styles.NO_END, "{}\n", True),
+    "marks without the end": (styles.MARKED_SHORT, "{}<|im_end|>", True),
+    "built-in chatml": (BUILT_IN["chatml"], "{}<|im_end|>", True),
+    "built-in plain": (BUILT_IN["plain"], "{}</s>", True),
+}
+CONVERSATIONS: dict[str, Turns] = {
+    "one turn": [("user", "What is 2 plus 2?"), ("assistant", "It is 4.")],
+    "two turns": [("user", "Hi"), ("assistant", "Yes?"), ("user", "Sort: 3, 1"), ("assistant", "1, 3")],
+    "ends with the user": [("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye")],
+    "equal texts": [("user", "same"), ("assistant", "same"), ("user", "same"), ("assistant", "same")],
+    "unicode": [("user", "naïve 日本語 🙂?"), ("assistant", "日本語 🙂 é")],
+    "spaces and lines": [("user", "a  b\n\nc "), ("assistant", "x  y\n\n  z")],
+    "with a system turn": [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo")],
+}
+
+
+def learned(tokenizer: Any, template: str, turns: Turns) -> list[str]:
+    """The texts of the learned runs of tokens, as the encoder's mask has them."""
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, template), 4096, "drop")
+    [(ids, mask, _)] = encoder.encode([Row(tuple(turns), None, "here")])
+    cuts = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
+    runs = cuts.reshape(-1, 2)
+    return [tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in runs]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("style", "conversation"),
+    [(s, c) for s in STYLES for c, turns in CONVERSATIONS.items() if STYLES[s][2] or turns[0][0] != "system"],
+)
+def test_answers_are_learned_with_their_end(kind: str, style: str, conversation: str) -> None:
+    template, form, _ = STYLES[style]
+    turns = CONVERSATIONS[conversation]
+    expected = [form.format(content) for role, content in turns if role == "assistant"]
+    got = learned(TOKENIZERS[kind], template, turns)
+    if kind == "metaspace" or style in (
+        "mistral",
+        "no end of turn",
+    ):  # a space before the answer belongs to its first token
+        got = [text.removeprefix(" ") for text in got]
+    assert got == expected
+
+
+text = st.text(
+    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from("\n ab"), min_size=1, max_size=20
+)
+words = text.map(str.strip).filter(lambda t: t and not any(s[:4] in t for s in styles.SPECIAL))
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    style=st.sampled_from(
+        ["chatml", "llama-3", "zephyr", "granite", "marks without the end", "built-in chatml"]
+    ),
+    answers=st.lists(st.tuples(words, words), min_size=1, max_size=4),
+)
+def test_mask_law(style: str, answers: list[tuple[str, str]]) -> None:
+    """Whatever is said, the learned text is the answers with their ends, nothing more and nothing less."""
+    template, form, _ = STYLES[style]
+    turns = [turn for q, a in answers for turn in (("user", q), ("assistant", a))]
+    got = learned(TOKENIZERS["byte-level"], template, turns)
+    for piece, (_, answer) in zip(got, answers, strict=True):
+        # a token may straddle the border: then only white space of the template comes with it
+        before, found, after = piece.rpartition(form.format(answer))
+        assert (before.strip(), bool(found), after) == ("", True, "")
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_marks_and_prefix_differences_agree(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    for turns in CONVERSATIONS.values():
+        assert learned(tokenizer, styles.CHATML, turns) == learned(tokenizer, BUILT_IN["chatml"], turns)
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        (styles.CHATML, "<|im_end|>"),
+        (styles.LLAMA3, "<|eot_id|>"),
+        (styles.MISTRAL, "</s>"),
+        (styles.MARKED_SHORT, "<|im_end|>"),
+        (styles.NO_END, None),
+    ],
+)
+def test_end_of_turn_is_found(template: str, end: str | None) -> None:
+    assert ChatFormat(TOKENIZERS["byte-level"], template).end_of_turn == end
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{% for m in messages %}", "refuses"),
+        ("{{- raise_exception('no') }}", "no"),
+        (
+            "{%- for m in messages %}{%- generation %}{{- m['content'] }}{%- endgeneration %}{%- endfor %}",
+            "nothing else",
+        ),
+        ("nothing", "assistant"),
+    ],
+)
+def test_useless_templates_are_refused_at_once(template: str, says: str) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        ChatFormat(TOKENIZERS["byte-level"], template)
+    assert "chatml" in caught.value.problems[0].remedy
+
+
+def test_refused_rows_are_counted() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.MISTRAL), 99, "drop")
+    rows = [Row(tuple(turns), None, f"f:{i}") for i, turns in enumerate(CONVERSATIONS.values(), 1)]
+    assert len(list(encoder.encode(rows))) == 6
+    assert encoder.counts == {"kept": 6, "refused": 1}
+    assert "f:7" in encoder.example["refused"]
+    assert "alternate" in encoder.example["refused"]
+
+
+def test_template_that_hides_the_answer_is_reported() -> None:
+    shout = styles.MARKED_SHORT.replace(
+        "{{- m['content'] }}{%- endgen", "{{- m['content'] | upper }}{%- endgen"
+    )
+    tokenizer = TOKENIZERS["byte-level"]
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, shout), 99, "drop")
+    list(encoder.encode([Row((("user", "q"), ("assistant", "low")), None, "f:1")]))
+    assert encoder.counts["not_as_written"] == 1
+
+
+def test_template_that_rewrites_earlier_turns_is_good_for_single_answers_only() -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    chat = ChatFormat(tokenizer, styles.REWRITES)
+    assert learned(tokenizer, styles.REWRITES, CONVERSATIONS["one turn"]) == ["It is 4.<|im_end|>"]
+    with pytest.raises(ValueError, match=r"rewrites earlier turns.*generation"):
+        chat.render(CONVERSATIONS["two turns"])
+
+
+@pytest.fixture
+def bare() -> Any:
+    """A base model's tokenizer: eos and nothing else."""
+    return PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer, eos_token="</s>")
+
+
+def test_missing_template_names_the_built_in_ones(bare: Any) -> None:
+    with pytest.raises(DataError, match="chatml or plain"):
+        choose_template(bare, None, "org/base")
+
+
+def test_unknown_template_names_the_built_in_ones(bare: Any) -> None:
+    with pytest.raises(DataError, match="chatml or plain"):
+        choose_template(bare, "alpaca", "org/base")
+
+
+def test_template_from_a_file(bare: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text(styles.ZEPHYR)
+    assert choose_template(bare, str(file), "org/base") == styles.ZEPHYR == bare.chat_template
+    with pytest.raises(DataError, match="cannot be read"):
+        choose_template(bare, str(tmp_path / "other.jinja"), "org/base")
+
+
+def test_own_template_is_the_default(bare: Any) -> None:
+    bare.chat_template = styles.ZEPHYR
+    assert choose_template(bare, None, "org/base") == styles.ZEPHYR
+
+
+def test_chatml_adds_what_the_tokenizer_lacks() -> None:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(special_tokens=["</s>"], show_progress=False)
+    core.train_from_iterator(["some text"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
+    before = len(tokenizer)
+    choose_template(tokenizer, "chatml", "org/base")
+    assert len(tokenizer) == before + 2
+    assert tokenizer.convert_tokens_to_ids("<|im_end|>") in (before, before + 1)
+    choose_template(tokenizer, "chatml", "org/base")
+    assert len(tokenizer) == before + 2
+
+
+def test_plain_needs_an_eos_token() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
+    with pytest.raises(DataError, match="eos"):
+        choose_template(tokenizer, "plain", "org/base")
+
+
+def test_built_in_starts_with_bos_where_the_tokenizer_does(bare: Any) -> None:
+    core = byte_level().backend_tokenizer
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+    template = choose_template(tokenizer, "plain", "org/base")
+    text = ChatFormat(tokenizer, template).render([("user", "q"), ("assistant", "a")]).text
+    assert text == "<s>### Instruction:\nq\n\n### Response:\na</s>\n\n"
+    assert (
+        not ChatFormat(bare, choose_template(bare, "plain", "m"))
+        .render([("user", "q")])
+        .text.startswith("<s>")
+    )
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_plain_text_is_learned_whole_with_an_end(kind: str) -> None:
+    tokenizer = TOKENIZERS[kind]
+    encoder = Encoder(tokenizer, None, 99, "drop")
+    [(ids, mask, domain)] = encoder.encode([Row("some plain text", "prose", "f:1")])
+    assert mask.tolist() == [False] + [True] * (len(ids) - 1)
+    assert ids[-1] == tokenizer.eos_token_id
+    assert (tokenizer.decode(ids[:-1]), domain) == ("some plain text", "prose")
+
+
+@pytest.mark.parametrize(
+    ("over_length", "kept", "counts"),
+    [
+        ("drop", 1, {"kept": 1, "over_length": 2, "no_target": 2}),
+        ("truncate", 2, {"kept": 2, "truncated": 1, "no_target": 3}),
+    ],
+)
+def test_rows_without_use_are_counted_by_reason(over_length: str, kept: int, counts: dict[str, int]) -> None:
+    rows = [
+        Row((("user", "short"), ("assistant", "yes")), None, "f:1"),
+        Row((("user", "short"), ("assistant", "y" * 999)), None, "f:2"),
+        Row((("user", "l" * 999), ("assistant", "cut away")), None, "f:3"),
+        Row((("user", "no answer"),), None, "f:4"),
+        Row((("user", "blank answer"), ("assistant", " ")), None, "f:5"),
+    ]
+    tokenizer = TOKENIZERS["byte-level"]
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.CHATML), 64, over_length)
+    out = list(encoder.encode(rows))
+    assert len(out) == kept
+    assert all(len(ids) <= 64 and mask.any() and not mask[0] for ids, mask, _ in out)
+    assert encoder.counts == counts
+    assert encoder.example["no_target"].startswith("f:4")
