@@ -23,6 +23,7 @@ from sweepft.errors import DataError, Problem
 __all__ = ["Row", "is_local", "read_rows"]
 
 _MAX_PROBLEMS: Final = 10  # a file in the wrong format would otherwise list every row
+_JSON_RULE: Final = "rows must be valid JSON in UTF-8"
 _FORMS: Final = "give each row `messages` ([{role, content}, ...]), `prompt` and `completion`, or `text`"
 
 
@@ -106,7 +107,7 @@ class _Broken(Exception):
 
 
 def _records(file: Path, path: str, split: str, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
-    """Yield (where, record); add a problem for what cannot be read and go on where that is possible."""
+    """Yield (where, record), or (where, _Broken) for a broken line; a problem for the file ends it."""
     if not file.is_file():
         yield from _from_datasets(path, split, problems)
         return
@@ -139,7 +140,7 @@ def _from_json(file: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]
             try:
                 yield where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-                problems.append(_not_json(where, error))
+                yield where, _Broken("row", f"{_JSON_RULE}: {error}", remedy="mend or remove this line")
 
 
 def _from_list(file: Path, opener: Callable[..., Any], problems: list[Problem]) -> Iterator[tuple[str, Any]]:
@@ -147,14 +148,11 @@ def _from_list(file: Path, opener: Callable[..., Any], problems: list[Problem]) 
         try:
             records = json.loads(stream.read().decode("utf-8-sig"))
         except ValueError as error:
-            problems.append(_not_json(f"{file}:{getattr(error, 'lineno', 1)}", error))
+            where = f"{file}:{getattr(error, 'lineno', 1)}"
+            problems.append(Problem(where, "file", f"{_JSON_RULE}: {error}", "mend the file here"))
             return
     for number, record in enumerate(records, 1):
         yield f"{file}: row {number}", record
-
-
-def _not_json(where: str, error: ValueError) -> Problem:
-    return Problem(where, "row", f"each row must be valid JSON in UTF-8: {error}", "mend or remove this line")
 
 
 def _from_parquet(file: Path) -> Iterator[tuple[str, Any]]:
@@ -183,6 +181,8 @@ def _from_datasets(path: str, split: str, problems: list[Problem]) -> Iterator[t
 
 
 def _normal(record: Any, domain: str | None, where: str) -> Row:
+    if isinstance(record, _Broken):
+        raise record
     if not isinstance(record, Mapping):
         raise _Broken("row", "each row must be an object of columns", record)
     own = record.get("domain")

@@ -176,12 +176,11 @@ def test_refused_rows_are_counted() -> None:
 
 
 def test_template_that_hides_the_answer_is_reported() -> None:
-    shout = styles.MARKED_SHORT.replace(
-        "{{- m['content'] }}{%- endgen", "{{- m['content'] | upper }}{%- endgen"
-    )
+    whole, cut = "{{- m['content'] }}{%- endgen", "{{- m['content'].split('</think>')[-1] }}{%- endgen"
+    template = styles.MARKED_SHORT.replace(whole, cut)
     tokenizer = TOKENIZERS["byte-level"]
-    encoder = Encoder(tokenizer, ChatFormat(tokenizer, shout), 99, "drop")
-    list(encoder.encode([Row((("user", "q"), ("assistant", "low")), None, "f:1")]))
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, template), 99, "drop")
+    list(encoder.encode([Row((("user", "q"), ("assistant", "hm</think>yes")), None, "f:1")]))
     assert encoder.counts["not_as_written"] == 1
 
 
