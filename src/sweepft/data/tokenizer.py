@@ -21,7 +21,7 @@ from sweepft.spec.sections import Model
 
 __all__ = ["LoadedTokenizer", "load_tokenizer"]
 
-_PAD: Final = "<|pad|>"
+_PADS: Final = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")  # the last one is Llama 3's
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,11 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         raise DataError([Problem(model.path, "model.path", rule, remedy, type(tokenizer).__name__)])
     warnings = []
     if tokenizer.pad_token is None:
-        tokenizer.add_special_tokens({"pad_token": _PAD})
-        warnings.append(f"the tokenizer has no pad token: {_PAD} was added")
+        known = tokenizer.get_vocab()
+        pad = next((token for token in _PADS if token in known), _PADS[0])
+        tokenizer.add_special_tokens({"pad_token": pad})
+        how = "of its vocabulary is used" if pad in known else "was added"
+        warnings.append(f"the tokenizer has no pad token: {pad} {how}")
     chat = None
     if chats or model.chat_template is not None:
         template = choose_template(tokenizer, model.chat_template, model.path)
