@@ -1,0 +1,286 @@
+"""Asking for trials and telling how they went, on an Optuna study.
+
+One idea: everything the proposer knows is in the study, and every trial ends in it: completed is COMPLETE, stopped
+is PRUNED with all its held-out losses, diverged is PRUNED or (without any) FAIL, failed is FAIL. A configuration
+that was proposed before is told FAIL on the spot and asked again, so that nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweepft.search.distributions import Param, Space, identity
+from sweepft.search.records import TrialRecord, read_records
+from sweepft.search.samplers import derived_seed, random_sampler, sampler_for
+from sweepft.search.state import StudyState
+from sweepft.search.study import open_study, rewrite_study
+from sweepft.spec import SweepSpec
+from sweepft.spec.space import same
+
+__all__ = ["Proposal", "Proposer"]
+
+_SAMPLER_TRIES: Final = 8
+"""How often a sampler may propose what was tried before chance decides in its place."""
+
+_ENUMERABLE: Final = 100_000
+"""Configurations that can be gone through one by one."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A trial to run.
+
+    Attributes:
+        trial_id: ``t000``, ``t001``, ... in the order of proposal.
+        number: The same as a number.
+        config: Swept field to value, a value for every key of ``search.space``.
+        origin: Who proposed it.
+        study_number: Number of the trial in the Optuna study (repeats count there).
+        resumed: Whether the trial had begun before the sweep was interrupted.
+    """
+
+    trial_id: str
+    number: int
+    config: dict[str, Any]
+    origin: Literal["start_with", "sampler"]
+    study_number: int
+    resumed: bool = False
+
+
+class Proposer:
+    """Proposes the trials of a sweep, one at a time.
+
+    Pickles without its study and opens it again when needed (a study in memory is not carried along).
+
+    Args:
+        spec: The sweep.
+        storage: The study's journal file, or None for a study in memory.
+    """
+
+    def __init__(self, spec: SweepSpec, storage: Path | None) -> None:
+        self.spec = spec
+        self.space = Space(spec)
+        self._path = storage
+        self._opened: StudyState | None = None
+        self._waiting: list[Proposal] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    @property
+    def study(self) -> Study:
+        """The Optuna study."""
+        return self._state.study
+
+    @property
+    def proposed(self) -> int:
+        """Trials proposed so far."""
+        return len(self._state.numbers)
+
+    def ask(self) -> Proposal | None:
+        """The next trial, or None when ``search.trials`` are proposed or the space is used up.
+
+        After :meth:`rebuild`, trials that were interrupted come first, as they were.
+        """
+        if self._waiting:
+            return self._waiting.pop(0)
+        state, search = self._state, self.spec.search
+        number = len(state.numbers)
+        if search.trials is not None and number >= search.trials:
+            return None
+        if self.space.size is not None and len(state.seen) >= self.space.size:
+            return None
+        start = self._next_start(state)
+        enumerable = self.space.size is not None and self.space.size <= _ENUMERABLE
+        for attempt in itertools.count():
+            early = attempt < _SAMPLER_TRIES
+            wanted = self.space.encode(start) if start is not None and early else {}
+            fixed = wanted
+            if search.sampler == "grid" or (not early and enumerable):
+                fixed = self._untried(state, wanted)
+            if early:
+                parallel = self.spec.resources.concurrent_trials > 1
+                state.study.sampler = sampler_for(search, number, attempt, parallel=parallel)
+            else:
+                state.study.sampler = random_sampler(search, number, attempt)
+            proposal = self._ask_once(state, number, fixed, wanted)
+            if proposal is not None:
+                return proposal
+        raise AssertionError("the loop above does not end")
+
+    def report(self, trial_id: str, step: int, value: float) -> None:
+        """Note a held-out loss of a running trial.
+
+        Args:
+            trial_id: Of the proposal.
+            step: Nominal samples of the window, the same for every trial of the sweep.
+            value: The objective there. Not finite: ignored. A second one for a step: ignored.
+        """
+        state = self._state
+        if trial_id in state.open and math.isfinite(value):
+            state.report(trial_id, step, value)
+
+    def tell(self, trial_id: str, status: str, value: float | None = None, reason: str | None = None) -> None:
+        """Say how a trial ended. A second word on the same trial is ignored.
+
+        Args:
+            trial_id: Of the proposal.
+            status: ``completed | stopped | diverged | failed | interrupted``.
+            value: The objective at full budget, of completed trials. One that is not finite makes it diverged.
+            reason: Why it ended.
+
+        Raises:
+            KeyError: If no such trial was proposed.
+            ValueError: If the status is none of these.
+        """
+        state = self._state
+        if trial_id not in state.numbers:
+            raise KeyError(f"trial {trial_id} was not proposed here; {len(state.numbers)} trials were")
+        if trial_id not in state.open:
+            return
+        ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
+        state.close(trial_id, ending, value, attrs)
+
+    def close(self, reason: str = "the sweep ended") -> None:
+        """Tell every trial that is still open as interrupted, so that none stays RUNNING."""
+        for trial_id in list(self._state.open):
+            self.tell(trial_id, "interrupted", reason=reason)
+
+    def rebuild(self, rows: Iterable[Mapping[str, Any]]) -> list[Proposal]:
+        """Make the study anew from a ledger's rows, in place of whatever the study was.
+
+        Args:
+            rows: All rows of the ledger, in order.
+
+        Returns:
+            Trials that had not ended; :meth:`ask` proposes them first, with their held-out losses in place.
+        """
+        records = read_records(rows)
+        trials: list[FrozenTrial] = []
+        for record in records:
+            while record.study_number is not None and len(trials) < record.study_number:
+                trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
+            trials.append(self._frozen(record))
+        self._opened = StudyState(*rewrite_study(self._path, self.spec.name, trials))
+        self._waiting = [
+            Proposal(
+                record.trial_id,
+                record.number,
+                record.config,
+                "start_with" if record.origin == "start_with" else "sampler",
+                self._opened.open[record.trial_id],
+                resumed=True,
+            )
+            for record in records
+            if record.trial_id in self._opened.open
+        ]
+        return list(self._waiting)
+
+    @property
+    def _state(self) -> StudyState:
+        if self._opened is None:
+            self._opened = StudyState(*open_study(self._path, self.spec.name))
+        return self._opened
+
+    def _next_start(self, state: StudyState) -> Mapping[str, Any] | None:
+        entries: list[Mapping[str, Any]] = []
+        for entry in self.spec.search.start_with:
+            if not any(same(dict(entry), dict(other)) for other in entries):
+                entries.append(entry)
+        for entry in entries[state.started :]:
+            params = self.space.encode(entry)
+            if len(params) < len(self.space.axes) or identity(params) not in state.seen:
+                return entry
+        return None
+
+    def _ask_once(
+        self, state: StudyState, number: int, fixed: Mapping[str, Param], wanted: Mapping[str, Param]
+    ) -> Proposal | None:
+        """Ask with some parameters fixed; None (and a trial told FAIL) if the result was proposed before."""
+        if fixed:
+            state.study.enqueue_trial(dict(fixed))
+        trial = state.study.ask(self.space.distributions)
+        seen = state.seen.get(identity(trial.params))
+        if seen is not None:
+            trial.set_user_attr("duplicate_of", seen)
+            state.study.tell(trial, state=TrialState.FAIL)
+            return None
+        as_wanted = bool(wanted) and all(trial.params[key] == value for key, value in wanted.items())
+        proposal = Proposal(
+            f"t{number:03d}",
+            number,
+            self.space.decode(trial.params),
+            "start_with" if as_wanted else "sampler",
+            trial.number,
+        )
+        for key, value in _attrs(proposal).items():
+            trial.set_user_attr(key, value)
+        state.add(proposal.trial_id, trial.number, trial.params, proposal.origin)
+        return proposal
+
+    def _untried(self, state: StudyState, wanted: Mapping[str, Param]) -> dict[str, Param]:
+        """A configuration of a finite space that was not proposed, in a seeded order; as wanted if one is left."""
+        assert self.space.size is not None
+        order = list(range(self.space.size))
+        random.Random(derived_seed(self.spec.search.seed, "grid")).shuffle(order)
+        left = (params for params in map(self.space.nth, order) if identity(params) not in state.seen)
+        first: dict[str, Param] = {}
+        for params in left:
+            if all(params[key] == value for key, value in wanted.items()):
+                return params
+            first = first or params
+        return first
+
+    def _frozen(self, record: TrialRecord) -> FrozenTrial:
+        """A finished (or, without a status, running) trial of the study, as it was or would have become."""
+        try:
+            params = self.space.encode(record.config)
+        except ValueError as error:  # proposed under a wider space: counted, not learnt from
+            attrs = {**_attrs(record), "status": record.status, "reason": str(error)}
+            return create_trial(state=TrialState.FAIL, user_attrs=attrs)
+        state, value, attrs = TrialState.RUNNING, None, {}
+        if record.status is not None:
+            state, value, attrs = _ending(record.status, record.objective, record.reason, bool(record.values))
+        if state == TrialState.PRUNED and record.values:
+            value = record.values[max(record.values)]  # as Optuna's tell does
+        return create_trial(
+            state=state,
+            value=value,
+            params=params,
+            distributions=self.space.distributions,
+            intermediate_values=dict(record.values),
+            user_attrs={**_attrs(record), **attrs},
+        )
+
+
+def _attrs(trial: Proposal | TrialRecord) -> dict[str, Any]:
+    return {"trial_id": trial.trial_id, "config": trial.config, "origin": trial.origin}
+
+
+def _ending(
+    status: str, value: float | None, reason: str | None, has_values: bool
+) -> tuple[TrialState, float | None, dict[str, Any]]:
+    """State and value of an ended trial in the study, and what is noted beside."""
+    attrs = {"status": status} if reason is None else {"status": status, "reason": reason}
+    if status == "completed":
+        if value is not None and math.isfinite(value):
+            return TrialState.COMPLETE, float(value), attrs
+        status = "diverged"
+        attrs = {"status": status, "reason": reason or f"the objective is {value}"}
+    match status:
+        case "stopped":
+            return TrialState.PRUNED, None, attrs
+        case "diverged":
+            return TrialState.PRUNED if has_values else TrialState.FAIL, None, attrs
+        case "failed" | "interrupted":
+            return TrialState.FAIL, None, attrs
+    raise ValueError(f"status {status!r} is none of completed, stopped, diverged, failed, interrupted")

@@ -1,0 +1,121 @@
+"""The proposer as a searcher of Ray Tune.
+
+One idea: Ray's trials have ids of their own; here they are only addresses. What is told to the study is how the
+driver says a trial ended (:meth:`OptunaSearcher.set_outcome`), for Tune itself tells stopped trials from finished
+ones no better than by their last result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sweepft.search.proposer import Proposal, Proposer
+from sweepft.search.records import nominal_step
+
+__all__ = ["OptunaSearcher"]
+
+
+class OptunaSearcher(Searcher):
+    """Feeds a Tuner from a :class:`Proposer`.
+
+    Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
+    values, "settings": the trial's whole train section as plain data}``.
+
+    Args:
+        proposer: Where trials come from.
+        budget_samples: Samples of every trial; windows are noted at their share of it.
+        should_stop: Asked before each proposal; True ends the proposing for good (limits, a full disk). Not pickled.
+    """
+
+    def __init__(
+        self, proposer: Proposer, budget_samples: int, should_stop: Callable[[], bool] | None = None
+    ) -> None:
+        super().__init__(metric="eval_loss", mode="min")
+        self.proposer = proposer
+        self.budget_samples = budget_samples
+        self.should_stop = should_stop
+        self.proposals: dict[str, Proposal] = {}
+        self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "should_stop": None}
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
+        """Take constants of ``param_space`` as they are; metric and mode are settled."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's config, or FINISHED."""
+        if self.should_stop is not None and self.should_stop():
+            return str(Searcher.FINISHED)
+        proposal = self.proposer.ask()
+        if proposal is None:
+            return str(Searcher.FINISHED)
+        self.proposals[trial_id] = proposal
+        settings = self.proposer.spec.trial_settings(proposal.config)
+        return {
+            "trial_id": proposal.trial_id,
+            "number": proposal.number,
+            "origin": proposal.origin,
+            "resumed": proposal.resumed,
+            "study_number": proposal.study_number,
+            "config": dict(proposal.config),
+            "settings": settings.model_dump(mode="json"),
+        }
+
+    def set_outcome(
+        self, trial_id: str, status: str, value: float | None = None, reason: str | None = None
+    ) -> None:
+        """Say how a trial ends, before Tune says that it does.
+
+        Args:
+            trial_id: Ours (``t000``).
+            status: ``completed | stopped | diverged | failed | interrupted``.
+            value: The objective at full budget, of completed trials.
+            reason: Why it ends.
+        """
+        self._outcomes[trial_id] = (status, value, reason)
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Note the held-out loss of a window."""
+        proposal = self.proposals.get(trial_id)
+        if proposal is not None:
+            self._note(proposal, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the study how the trial ended: as said before, else as its last result looks."""
+        proposal = self.proposals.pop(trial_id, None)
+        if proposal is None:
+            return
+        self._note(proposal, result or {})  # a trial's last result comes here only
+        outcome = self._outcomes.pop(proposal.trial_id, None)
+        status, value, reason = outcome or self._looks_like(result or {}, error)
+        self.proposer.tell(proposal.trial_id, status, value, reason)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study has a file of its own, and a resumed sweep is a new Tuner."""
+
+    def _note(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
+        window, value = result.get("window"), result.get("eval_loss")
+        if window is not None and value is not None:
+            self.proposer.report(proposal.trial_id, nominal_step(window, self.budget_samples), value)
+
+    def _looks_like(self, result: Mapping[str, Any], error: bool) -> tuple[str, float | None, str | None]:
+        if error:
+            return "failed", None, "the trial raised an error"
+        if result.get("diverged"):
+            return "diverged", None, str(result["diverged"])
+        value = result.get("eval_loss")
+        if result.get("samples_seen", -math.inf) >= self.budget_samples and value is not None:
+            return "completed", float(value), None
+        if not result:
+            return "failed", None, "the trial ended without a result"
+        return "stopped", None, "stopped by the scheduler"

@@ -1,0 +1,72 @@
+"""The Optuna sampler for one proposal.
+
+One idea: a sampler is made anew for every proposal, seeded by (sweep's seed, number of the trial). What it knows is
+in the study alone, so a resumed sweep proposes what the unbroken one would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+
+from sweepft.spec import Search
+
+__all__ = ["derived_seed", "random_sampler", "sampler_for"]
+
+
+def derived_seed(seed: int, *parts: int | str) -> int:
+    """A seed in [0, 2^32) for one purpose of a seeded sweep; independent between purposes."""
+    text = ":".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def sampler_for(search: Search, number: int, attempt: int, *, parallel: bool) -> BaseSampler:
+    """The sampler that proposes trial ``number``.
+
+    Args:
+        search: The spec's section.
+        number: Of the trial in the sweep.
+        attempt: 0, or how often this trial's proposal was one that had been tried already.
+        parallel: Whether trials run at the same time: running ones then count as bad for TPE, lest the same
+            place be proposed again (constant liar).
+    """
+    seed = derived_seed(search.seed, number, attempt)
+    startup = _startup_trials(search.trials)
+    match search.sampler:
+        case "tpe":
+            return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=parallel)
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+        case "cmaes":
+            return CmaEsSampler(
+                seed=seed,
+                n_startup_trials=1,
+                warn_independent_sampling=False,
+                independent_sampler=RandomSampler(seed),
+            )
+        case "qmc":
+            return _qmc(search.seed, RandomSampler(seed))
+        case "random" | "grid":  # a grid is enumerated, see the proposer
+            return RandomSampler(seed)
+
+
+def random_sampler(search: Search, number: int, attempt: int) -> BaseSampler:
+    """Uniform proposals, for when a sampler keeps proposing what was tried."""
+    return RandomSampler(derived_seed(search.seed, number, attempt, "random"))
+
+
+def _qmc(seed: int, independent: BaseSampler) -> BaseSampler:
+    """One sequence for the whole sweep, hence one seed; Optuna counts the place in it in the study."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # its interface has stood since 3.0
+        return QMCSampler(
+            seed=seed, scramble=True, warn_independent_sampling=False, independent_sampler=independent
+        )
+
+
+def _startup_trials(trials: int | None) -> int:
+    """Random trials before a model is believed: Optuna's 10, less in short sweeps, never below 4."""
+    return 10 if trials is None else max(4, min(10, trials // 3))
