@@ -1,0 +1,77 @@
+"use strict";
+// Puts the page together: unpack, table first (it is what people look for), charts when they come into view.
+
+async function begin() {
+  D = JSON.parse(await unpack("data"));
+  R = D.report;
+  R.trials.forEach((record, i) => byId.set(record.trial_id, { record, curve: D.curves[i], place: i }));
+  Object.assign(state, memory.get("curves", {}));
+  if (!yAxes().some(([k]) => k === state.y)) state.y = "l";
+  if (state.color !== "status" && !R.swept.includes(state.color)) state.color = "status";
+  tableControls();
+  drawTable();
+  curveControls();
+  signalControls();
+  document.body.dataset.ready = "table";
+  const script = document.createElement("script");
+  script.textContent = await unpack("plotly");
+  document.head.append(script);
+  for (const [id, build] of [["c-curves", curvesFigure], ["c-signals", signalsFigure], ["c-gantt", ganttFigure], ["c-importance", importanceFigure], ["c-best", bestFigure],
+    ["c-map", mapFigure], ["c-pareto", paretoFigure], ["c-slices", slicesFigure], ["c-parallel", parallelFigure]]) chart(id, build);
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((e) => e.isIntersecting)) { seen.unobserve(entry.target); draw(entry.target.id); }
+  }, { rootMargin: "300px" });
+  for (const id of charts.keys()) seen.observe($(id));
+  const wanted = location.hash.match(/^#trial=(.*)$/);
+  if (wanted) openTrial(decodeURIComponent(wanted[1]));
+  document.body.dataset.ready = "all";
+}
+
+document.addEventListener("click", async (event) => {
+  const trial = event.target.closest("[data-trial]");
+  if (trial) openTrial(trial.dataset.trial);
+  const copy = event.target.closest("[data-copy]");
+  if (copy) {
+    try { await navigator.clipboard.writeText(copy.dataset.copy); copy.textContent = "Copied"; } catch { prompt("Copy:", copy.dataset.copy); }
+  }
+  if (event.target === $("trial")) $("trial").close(); // a click beside the sheet
+});
+
+$("trial").addEventListener("close", () => {
+  charts.delete("c-trial");
+  drawn.delete("c-trial");
+  history.replaceState(null, "", location.pathname + location.search);
+});
+
+const chosen = memory.get("theme", null);
+if (chosen) document.documentElement.dataset.theme = chosen;
+$("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+  memory.set("theme", document.documentElement.dataset.theme);
+  redraw();
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+let phone = isPhone();
+addEventListener("resize", () => { if (isPhone() !== phone) { phone = isPhone(); redraw(); } });
+
+const sections = new IntersectionObserver((entries) => {
+  for (const entry of entries.filter((e) => e.isIntersecting)) {
+    for (const link of document.querySelectorAll("#nav a")) link.classList.toggle("here", link.hash === "#" + entry.target.id);
+  }
+}, { rootMargin: "-20% 0px -70% 0px" });
+for (const section of document.querySelectorAll("main > section")) sections.observe(section);
+
+// A live page loads itself again, but never under the reader's hands.
+let touched = Date.now();
+for (const kind of ["pointerdown", "keydown", "wheel", "touchmove"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
+
+begin().then(() => {
+  if (D.refresh) setInterval(() => { if (!document.hidden && !$("trial").open && Date.now() - touched > 10000) location.reload(); }, 1000 * D.refresh);
+}).catch((error) => {
+  $("problem").hidden = false;
+  $("problem").textContent = typeof DecompressionStream === "undefined"
+    ? "This page needs a browser of 2023 or later. The same numbers are in ranked.csv and report.md beside it."
+    : "The page could not be drawn: " + error + ". The same numbers are in ranked.csv and report.md beside it.";
+  document.body.dataset.ready = "failed";
+  console.error(error);
+});

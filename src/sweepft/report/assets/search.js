@@ -1,0 +1,186 @@
+"use strict";
+// Charts of what was searched: importance, best so far, the map of two settings, slices, parallel lines, Pareto front.
+// Only completed trials have a value; others are shown as places that were tried.
+
+const done = () => R.trials.filter((t) => t.rank !== null);
+const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.config[key] > 0) && spread(key) >= 30);
+
+function spread(key) {
+  const values = R.trials.map((t) => t.config[key]).filter(isNumber);
+  return values.length ? Math.max(...values) / Math.min(...values) : 1;
+}
+
+const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber(t.config[key]));
+const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.config[k]))).size > 1);
+const objective = "held-out loss (nats per target token)";
+
+// An axis for a setting: numbers on their own scale, few distinct numbers and all else as labels in order.
+function settingAxis(key, title, more = {}) {
+  const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
+  if (isNumeric(key) && labels.length > 6) {
+    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, more) : axis(title, more), jitter: 0 };
+  }
+  const numeric = isNumeric(key);
+  labels.sort((a, b) => (numeric ? a - b : String(a) < String(b) ? -1 : 1));
+  const shown = labels.map((v) => (numeric ? num(v) : v));
+  const place = new Map(labels.map((v, i) => [v, i]));
+  return {
+    at: (t) => place.get(isNumber(t.config[key]) && numeric ? t.config[key] : isNumber(t.config[key]) ? t.config[key] : label(t.config[key], 18)),
+    axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false, ...more }), jitter: 0.16,
+  };
+}
+
+// A steady small shift, so that trials of one label do not hide each other.
+const shift = (t, size) => size * Math.sin(12.9898 * (t.number + 1));
+
+const about = (t) => "<b>" + label(t.trial_id, 24) + "</b>" + (t.rank ? " rank " + t.rank + "<br>loss " + num(t.objective, 5) : " " + t.status) +
+  R.swept.map((k) => "<br>" + label(k, 24) + " " + label(num(t.config[k]), 30)).join("");
+
+function importanceFigure() {
+  const entries = Object.entries(R.importances ?? {}).reverse();
+  if (!entries.length) return null;
+  return {
+    height: 90 + 38 * entries.length,
+    traces: [{ type: "bar", orientation: "h", x: entries.map((e) => e[1]), y: entries.map((_, i) => i), marker: { color: css("completed") }, width: 0.6,
+      text: entries.map((e) => percent(e[1])), textposition: "outside", cliponaxis: false, hoverinfo: "skip" }],
+    layout: layout({ xaxis: axis("share of importance", { tickformat: ".0%", range: [0, Math.max(...entries.map((e) => e[1])) * 1.15] }),
+      yaxis: axis("", { tickvals: entries.map((_, i) => i), ticktext: entries.map((e) => label(e[0], 22)), showgrid: false }) }),
+  };
+}
+
+function bestFigure() {
+  const ends = new Map(D.timeline.map((b) => [b[0], b[3]]));
+  const list = done().map((t) => [ends.get(t.trial_id) ?? 0, t]).sort((a, b) => a[0] - b[0]);
+  if (!list.length) return null;
+  const gpus = R.cost.unit === "gpu_seconds" ? Math.max(...R.trials.map((t) => t.gpus)) : 1;
+  const held = R.cost.slots * gpus;
+  const [scale, unit] = timeUnit(list.at(-1)[0] * held);
+  let best = Infinity;
+  const line = list.map(([, t]) => (best = Math.min(best, t.objective)));
+  const x = list.map(([time]) => (time * held) / scale);
+  return {
+    traces: [
+      { type: "scatter", mode: "markers", name: "completed trial", x, y: list.map(([, t]) => t.objective), customdata: list.map(([, t]) => t.trial_id), text: list.map(([, t]) => about(t)),
+        marker: { color: css("completed"), size: 7, opacity: 0.55 }, hovertemplate: "%{text}<extra></extra>" },
+      { type: "scatter", mode: "lines", name: "best so far", x, y: line, line: { shape: "hv", color: css("ink"), width: 2 }, hoverinfo: "skip" },
+    ],
+    layout: layout({ xaxis: axis((R.cost.unit === "gpu_seconds" ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objective) }),
+  };
+}
+
+function colorbar(values) {
+  return { color: values, colorscale: ramp(), showscale: true, colorbar: { title: { text: "held-out loss", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } };
+}
+
+// The colour scale ends where the worse half begins to stretch, else one poor trial makes all others look alike.
+function colorRange(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return { cmin: sorted[0], cmax: sorted[Math.floor(0.85 * (sorted.length - 1))] };
+}
+
+function mapFigure() {
+  const keys = varied();
+  const x = ["learning_rate", ...keys.filter(isNumeric), ...keys].find((k) => keys.includes(k));
+  const y = ["batch_size", ...keys.filter(isNumeric), ...keys].find((k) => keys.includes(k) && k !== x);
+  const list = done();
+  if (!x || !y || !list.length) return null;
+  $("t-map").textContent = clip(x, 30) + " × " + clip(y, 30);
+  const ax = settingAxis(x, label(x, 30)), ay = settingAxis(y, label(y, 30));
+  const point = (t, a) => (a.jitter ? a.at(t) + shift(t, a.jitter) : a.at(t));
+  const others = R.trials.filter((t) => t.rank === null);
+  const values = list.map((t) => t.objective);
+  const cross = { type: "scatter", mode: "markers", name: "not completed", x: others.map((t) => point(t, ax)), y: others.map((t) => point(t, ay)), customdata: others.map((t) => t.trial_id),
+    text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: 6, line: { width: 1.3, color: css("muted") }, opacity: 0.7 } };
+  const dots = { type: "scatter", mode: "markers", name: "completed", x: list.map((t) => point(t, ax)), y: list.map((t) => point(t, ay)), customdata: list.map((t) => t.trial_id),
+    text: list.map(about), hovertemplate: "%{text}<extra></extra>", marker: { ...colorbar(values), ...colorRange(values), size: 11, line: { width: 0.7, color: css("card") } } };
+  const best = { type: "scatter", mode: "markers", name: "winner", x: [point(list[0], ax)], y: [point(list[0], ay)], customdata: [list[0].trial_id], hoverinfo: "skip",
+    marker: { symbol: "circle-open", size: 19, line: { width: 2.2, color: css("ink") } } };
+  return { traces: [cross, dots, best], layout: layout({ xaxis: ax.axis, yaxis: ay.axis }) };
+}
+
+function slicesFigure() {
+  const keys = varied();
+  const list = done();
+  if (!keys.length || !list.length) return null;
+  const across = isPhone() ? 1 : Math.min(keys.length, 4);
+  const down = Math.ceil(keys.length / across);
+  const figure = { traces: [], height: 70 + 260 * down, layout: layout({ showlegend: false, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: isPhone() ? 0 : 0.09 } }) };
+  keys.forEach((key, i) => {
+    const n = i ? String(i + 1) : "";
+    const a = settingAxis(key, label(key, 28));
+    figure.traces.push({ type: "scatter", mode: "markers", xaxis: "x" + n, yaxis: "y" + n, x: list.map((t) => a.at(t) + (a.jitter ? shift(t, a.jitter) : 0)), y: list.map((t) => t.objective),
+      customdata: list.map((t) => t.trial_id), text: list.map(about), hovertemplate: "%{text}<extra></extra>",
+      marker: { color: list.map((_, j) => css(j === 0 ? "ink" : "completed")), size: list.map((_, j) => (j === 0 ? 10 : 6.5)), opacity: list.map((_, j) => (j === 0 ? 1 : 0.6)) } });
+    figure.layout["xaxis" + n] = { ...a.axis };
+    figure.layout["yaxis" + n] = axis(i % across === 0 ? "held-out loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
+  });
+  return figure;
+}
+
+function parallelFigure() {
+  const keys = varied();
+  const list = done().slice(0, 400);
+  if (keys.length < 2 || list.length < 2) return null;
+  const columns = [...keys.map((key) => ({ name: key, ...scaleOf(key) })), { name: "held-out loss", ...objectiveScale(list) }];
+  const classes = list.length < 10 ? 2 : 4;
+  const traces = [];
+  for (let c = classes - 1; c >= 0; c--) {
+    const part = list.filter((t) => Math.min(classes - 1, Math.floor(((t.rank - 1) / list.length) * classes)) === c);
+    const color = ramp()[Math.round((c / Math.max(1, classes - 1)) * 3)][1];
+    const trace = { type: "scatter", mode: "lines", name: c === 0 ? "best " + percent(1 / classes) : "", showlegend: false, x: [], y: [], customdata: [], text: [], line: { color, width: c === 0 ? 1.8 : 1 }, opacity: c === 0 ? 0.9 : 0.5, hovertemplate: "%{text}<extra></extra>" };
+    for (const t of part) {
+      columns.forEach((column, i) => { trace.x.push(i); trace.y.push(column.at(t) + (column.discrete ? shift(t, 0.025) : 0)); trace.customdata.push(t.trial_id); trace.text.push(about(t)); });
+      trace.x.push(null); trace.y.push(null); trace.customdata.push(null); trace.text.push("");
+    }
+    traces.push(trace);
+  }
+  traces.push({ type: "scatter", mode: "lines+markers", name: "winner", showlegend: false, x: columns.map((_, i) => i), y: columns.map((c) => c.at(list[0])), customdata: columns.map(() => list[0].trial_id),
+    line: { color: css("ink"), width: 2.6 }, marker: { size: 7 }, hovertemplate: about(list[0]) + "<extra></extra>" });
+  const ticks = columns.flatMap((column, i) => column.ticks.map(([at, text]) => ({ x: i, y: at, text, showarrow: false, xanchor: i === columns.length - 1 ? "right" : "left", xshift: i === columns.length - 1 ? -6 : 6, font: { size: isPhone() ? 9.5 : 11, color: css("muted") }, bgcolor: css("card"), opacity: 0.92 })));
+  const lines = columns.map((_, i) => ({ type: "line", x0: i, x1: i, y0: -0.04, y1: 1.04, line: { color: css("muted"), width: 1 } }));
+  return { traces, layout: layout({ annotations: ticks, shapes: lines, margin: { l: 26, r: 26, t: 12, b: 44 },
+    xaxis: axis("", { tickvals: columns.map((_, i) => i), ticktext: columns.map((c) => label(c.name, isPhone() ? 11 : 24)), showgrid: false, zeroline: false, range: [-0.12, columns.length - 0.88] }),
+    yaxis: { visible: false, range: [-0.08, 1.08] } }) };
+}
+
+function scaleOf(key) {
+  const numeric = isNumeric(key);
+  const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (numeric ? v : label(v, 18))))].sort((a, b) => (numeric ? a - b : a < b ? -1 : 1));
+  if (numeric && labels.length > 6) {
+    const f = isLog(key) ? Math.log : (v) => v;
+    const low = f(labels[0]), high = f(labels.at(-1));
+    const back = isLog(key) ? Math.exp : (v) => v;
+    return { at: (t) => (f(t.config[key]) - low) / (high - low), ticks: [0, 0.5, 1].map((p) => [p, num(back(low + p * (high - low)), 2)]), discrete: false };
+  }
+  const at = (v) => (labels.length > 1 ? labels.indexOf(v) / (labels.length - 1) : 0.5);
+  return { at: (t) => at(numeric ? t.config[key] : label(t.config[key], 18)), ticks: labels.map((v) => [at(v), numeric ? num(v) : v]), discrete: true };
+}
+
+function objectiveScale(list) {
+  const low = list[0].objective, high = list.at(-1).objective;
+  const width = high > low ? high - low : 1;
+  return { at: (t) => (t.objective - low) / width, ticks: [0, 0.5, 1].map((p) => [p, num(low + p * width, 4)]), discrete: false };
+}
+
+function paretoFigure() {
+  const list = done();
+  const names = [...new Set(list.flatMap((t) => Object.keys(t.held_out)))];
+  const other = names.find((name) => list.some((t) => isNumber(t.held_out[name]?.loss) && Math.abs(t.held_out[name].loss - t.objective) > 1e-9));
+  if (!other) return null;
+  const points = list.filter((t) => isNumber(t.held_out[other]?.loss));
+  if (points.length < 2) return null;
+  const y = (t) => t.held_out[other].loss;
+  const front = [];
+  let best = Infinity;
+  for (const t of [...points].sort((a, b) => a.objective - b.objective || y(a) - y(b))) if (y(t) < best) { best = y(t); front.push(t); }
+  const key = varied().includes("learning_rate") ? "learning_rate" : null;
+  const shaded = key ? { color: points.map((t) => Math.log10(t.config[key])), colorscale: ramp(), showscale: true, colorbar: { title: { text: "log₁₀ learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
+  return {
+    traces: [
+      { type: "scatter", mode: "lines", name: "none better on both", x: front.map((t) => t.objective), y: front.map(y), line: { color: css("ink"), width: 1.6, shape: "hv" }, hoverinfo: "skip" },
+      { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
+        marker: { ...shaded, size: 10, line: { width: 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
+    ],
+    layout: layout({ xaxis: axis("objective: " + objective), yaxis: axis(label(other, 24) + " loss (nats per target token)") }),
+  };
+}

@@ -1,0 +1,75 @@
+"""Where the time of the slots went, and what stopping saved.
+
+One idea: everything is counted in the unit that is scarce - GPU-seconds where trials hold GPUs,
+    slot-seconds on a CPU - and set against slots x wall time, so that what is not accounted for shows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sweepft.recorder import RunView
+
+__all__ = ["cost_summary"]
+
+
+def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cost and savings of a sweep.
+
+    Args:
+        view: The sweep.
+        trials: Its `trial_record`s.
+    Returns:
+        ``unit`` (``gpu_seconds`` or ``slot_seconds``), ``by_phase``, ``used``, ``slots``, ``wall_seconds``,
+        ``capacity`` (slots x wall), ``unaccounted``, ``saved``, ``saved_share`` (of what a run without
+        stops would have taken), ``audit`` (spent on trials after they were condemned: already not in
+        ``saved``), ``lost_to_faults``.
+    """
+    gpus = max((t["gpus"] for t in trials), default=0.0)
+    unit = "gpu_seconds" if gpus > 0 else "slot_seconds"
+
+    def weigh(t: dict[str, Any]) -> float:
+        return float(t["gpus"]) if gpus > 0 else 1.0
+
+    by_phase: dict[str, float] = {}
+    if view.costs:
+        for row in view.costs:
+            amount = row["seconds"] * (row.get("gpus", 0.0) if gpus > 0 else 1.0)
+            by_phase[row["phase"]] = by_phase.get(row["phase"], 0.0) + amount
+    else:
+        for t in trials:
+            for phase, seconds in (t["seconds_by_phase"] or {"train": t["seconds"]}).items():
+                by_phase[phase] = by_phase.get(phase, 0.0) + seconds * weigh(t)
+    used = sum(t["seconds"] * weigh(t) for t in trials)
+    saved = sum(t["saved_seconds"] * weigh(t) for t in trials)
+    slots = {a.slot for trial in view.trials.values() for a in trial.attempts}
+    slots |= {row["slot"] for row in view.costs if row.get("slot") is not None}
+    wall = sum(last - first for first, last in view.sessions)
+    capacity = len(slots) * wall * (gpus if gpus > 0 else 1.0)
+    return {
+        "unit": unit,
+        "by_phase": by_phase,
+        "used": used,
+        "slots": len(slots),
+        "wall_seconds": wall,
+        "capacity": capacity,
+        "unaccounted": max(0.0, capacity - sum(by_phase.values())),
+        "saved": saved,
+        "saved_share": saved / (used + saved) if used + saved > 0 else 0.0,
+        "audit": sum(audit_seconds(view, t) * weigh(t) for t in trials),
+        "lost_to_faults": sum(float(f.get("lost_seconds") or 0.0) for f in view.faults)
+        * (gpus if gpus > 0 else 1.0),
+    }
+
+
+def audit_seconds(view: RunView, record: dict[str, Any]) -> float:
+    """Slot-seconds of steps a condemned trial took because it was audited."""
+    if not record["audited"]:
+        return 0.0
+    trial = view.trials[record["trial_id"]]
+    first = next(v for v in trial.verdicts if v.get("action") == "audit")
+    later = trial.history["step"] > first["step"]
+    seconds = trial.history["seconds"][later]
+    return float(np.nansum(seconds))

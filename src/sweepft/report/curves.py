@@ -1,0 +1,120 @@
+"""Learning curves small enough for a page: what the charts and the trial view draw.
+
+One idea: a point stands for a run of neighbouring steps and is their mean, so that a thinned curve is not a
+    lucky
+pick of its noise. The ledger keeps every step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.recorder import RunView, TrialView
+
+__all__ = ["page_curves", "timeline"]
+
+TOTAL_POINTS: Final = 48_000
+"""Points of all trials together: what a browser draws without stutter, and what keeps the file small."""
+
+
+def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[dict[str, Any]]:
+    """Thinned curves, evaluations and verdicts, one entry a trial in the given order.
+
+    Returns:
+        ``s, x, t, l, g, r``: steps, samples, slot-seconds of training, loss, gradient norm, learning rate;
+        ``e``: rows ``[step, samples, slot-seconds, objective, {set: loss}]``; ``v``: verdicts; ``f``: faults;
+        ``c``: the whole effective configuration.
+    """
+    points = int(np.clip(TOTAL_POINTS / max(1, len(order)), 24, 300))
+    evidence_limit = 2000 if len(order) <= 300 else 300
+    return [_curve(view.trials[t], points, evidence_limit) for t in order]
+
+
+def timeline(view: RunView) -> list[list[Any]]:
+    """Rows ``[trial_id, slot, start, end, attempt]`` in seconds since the first row, one a try of a trial."""
+    return [
+        [
+            t.trial_id,
+            str(a.slot),
+            round(a.started - view.first_time, 2),
+            round(a.last - view.first_time, 2),
+            a.attempt,
+        ]
+        for t in view.trials.values()
+        for a in t.attempts
+    ]
+
+
+def _curve(trial: TrialView, points: int, evidence_limit: int) -> dict[str, Any]:
+    history = trial.history
+    clock = np.nancumsum(history["seconds"])
+    n = len(clock)
+    edges = np.unique(np.linspace(0, n, min(points, n) + 1).astype(int))
+    last = edges[1:] - 1
+    steps = history["step"]
+
+    def at(step: float) -> float:
+        index = int(np.searchsorted(steps, step))
+        return float(clock[min(index, n - 1)]) if n else 0.0
+
+    return {
+        "s": _short(steps[last], 9),
+        "x": _short(history["samples_seen"][last], 9),
+        "t": _short(clock[last], 5),
+        "l": _short(_means(history["loss"], edges), 5),
+        "g": _short(_means(history["grad_norm"], edges), 4),
+        "r": _short(history["lr"][last], 4),
+        "e": [
+            [
+                e["step"],
+                e["samples_seen"],
+                _digits(at(e["step"]), 5),
+                _digits(e.get("objective"), 6),
+                {k: _digits((v or {}).get("loss"), 6) for k, v in (e.get("sets") or {}).items()},
+            ]
+            for e in trial.evals
+        ],
+        "v": [
+            {
+                k: _clip(v.get(k), evidence_limit)
+                for k in ("step", "samples_seen", "window", "action", "rule", "reason")
+            }
+            | {"p_good": v.get("p_good"), "evidence": _clip(v.get("evidence"), evidence_limit)}
+            for v in trial.verdicts
+        ],
+        "f": [
+            {k: _clip(f.get(k), 2000) for k in ("error", "message", "action", "lost_seconds")}
+            for f in trial.faults
+        ],
+        "c": trial.effective,
+    }
+
+
+def _means(values: NDArray[np.float64], edges: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Mean of each bin; a bin that holds anything not finite is NaN, so that a divergence shows as a gap."""
+    if not len(values):
+        return values
+    return np.asarray(np.add.reduceat(values, edges[:-1]) / np.diff(edges))
+
+
+def _short(values: NDArray[np.float64], digits: int) -> list[float | int | None]:
+    return [_digits(v, digits) for v in values.tolist()]
+
+
+def _digits(value: Any, digits: int) -> float | int | None:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def _clip(value: Any, limit: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= limit else value[:limit] + "…"
+    if isinstance(value, dict) and len(str(value)) > limit:
+        return {"shortened": str(value)[:limit] + "…"}
+    return value

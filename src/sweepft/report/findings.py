@@ -1,0 +1,166 @@
+"""What this sweep says on the recipe: batch size, learning rate, warmup, schedule, order of data.
+
+One idea: one linear model of the final loss over completed trials, so that each effect is at equal values
+    of the others; each is stated with its interval, or "not enough trials to say". Completed trials are a
+    selected sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from sweepft.recorder import RunView
+from sweepft.report.signals import final_metrics
+from sweepft.report.stats import Estimate, least_squares
+
+__all__ = ["recipe_findings"]
+
+Columns = dict[str, list[float]]
+
+
+def recipe_findings(
+    view: RunView, trials: list[dict[str, Any]], signals: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Effects of the swept settings on the objective and every held-out set, and what the early signals say.
+
+    Returns:
+        Rows ``finding, claim, metric, effect, unit, low, high, n, verdict, text``; ``effect`` is in nats per
+        target token (negative: better), None where there are not enough trials to say or nothing was varied.
+    """
+    done = [t for t in trials if t["rank"] is not None]
+    effective = {name: t.effective for name, t in view.trials.items()}
+    full = [{**effective.get(t["trial_id"], {}), **t["config"]} for t in done]
+    finals = final_metrics(done)
+    columns = _columns(full)
+    rows = []
+    for metric, final in finals.items() if finals["objective"] else [("objective", [])]:
+        keep = np.isfinite(np.asarray(final, dtype=float))
+        used = {k: list(np.asarray(v)[keep]) for k, v in columns.items()}
+        fitted = least_squares(used, np.asarray(final)[keep]) if keep.any() and used else None
+        for key, finding, claim, unit in _CLAIMS:
+            if _varies(columns.get(key)):
+                rows.append(
+                    _row(finding, claim, metric, unit, fitted.get(key) if fitted else None, int(keep.sum()))
+                )
+            elif metric == "objective":
+                rows.append(_absent(finding, claim, metric, unit, len(done)))
+    return rows + _signal_rows(signals, len(done))
+
+
+_CLAIMS = (
+    ("batch", "batch size", "Larger batches give better models, at equal learning rate.", "per doubling"),
+    (
+        "rate",
+        "learning rate",
+        "Low learning rates give better models, at equal batch size.",
+        "per tenfold rate",
+    ),
+    ("warmup", "warmup", "Warmup can be left out without loss.", "with warmup against without"),
+    ("schedule", "schedule", "A constant rate loses nothing to a decaying one.", "decaying against constant"),
+    ("strategy", "data order", "Stacked training equals phased training.", "phased against stacked"),
+)
+
+_LOSES_NOTHING = {"warmup", "schedule", "data order"}
+"""Findings that claim the absence of an effect."""
+
+
+def _columns(configs: list[dict[str, Any]]) -> Columns:
+    """One number a trial and setting; settings that some trial lacks are left out."""
+    makers: dict[str, Callable[[dict[str, Any]], float]] = {
+        "batch": lambda c: math.log2(c["batch_size"]),
+        "rate": lambda c: math.log10(c["learning_rate"]),
+        "warmup": lambda c: float(_warmup(c) > 0),
+        "schedule": lambda c: float(c["schedule"] != "constant"),
+        "strategy": lambda c: float(c["strategy"] == "phased"),
+    }
+    columns: Columns = {}
+    for key, make in makers.items():
+        try:
+            columns[key] = [float(make(c)) for c in configs]
+        except (KeyError, TypeError, ValueError):
+            continue
+    rates = np.asarray(columns.get("rate", []))
+    if len(set(rates.round(6).tolist())) >= 3:  # losses have an optimum in learning rate
+        columns["rate_squared"] = list((rates - rates.mean()) ** 2)
+    return columns
+
+
+def _warmup(config: dict[str, Any]) -> float:
+    value = config.get("warmup.steps", config["warmup"])
+    return float(value["steps"] if isinstance(value, dict) else value)
+
+
+def _row(finding: str, claim: str, metric: str, unit: str, effect: Estimate | None, n: int) -> dict[str, Any]:
+    row = {"finding": finding, "claim": claim, "metric": metric, "unit": unit}
+    if effect is None:
+        nothing = {"effect": None, "low": None, "high": None, "n": n}
+        return {
+            **row,
+            **nothing,
+            "verdict": "cannot tell",
+            "text": f"Not enough completed trials to say ({n}).",
+        }
+    values = asdict(effect)
+    values["effect"] = values.pop("value")
+    verdict = _verdict(finding, effect)
+    return {**row, **values, "verdict": verdict, "text": _words(finding, unit, effect)}
+
+
+def _verdict(finding: str, effect: Estimate) -> str:
+    if finding in _LOSES_NOTHING:
+        return {0: "no difference seen", 1: "holds here", -1: "does not hold here"}[effect.sign]
+    if effect.sign == 0:
+        return "cannot tell"
+    wanted = -1 if finding == "batch size" else 1
+    return "holds here" if effect.sign == wanted else "does not hold here"
+
+
+def _words(finding: str, unit: str, effect: Estimate) -> str:
+    low, high = f"{effect.low:+.3f}", f"{effect.high:+.3f}"
+    if effect.sign == 0:
+        bound = max(abs(effect.low), abs(effect.high))
+        return f"No effect seen; one of {bound:.3f} nats {unit} is not ruled out ({low} to {high})."
+    word = "higher (worse)" if effect.sign > 0 else "lower (better)"
+    return f"Final loss {abs(effect.value):.3f} nats {word} {unit} ({low} to {high})."
+
+
+def _absent(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[str, Any]:
+    nothing = {"effect": None, "low": None, "high": None, "n": n, "verdict": "not varied"}
+    text = "Not varied among the completed trials." if n else "No trial has completed yet."
+    return {"finding": finding, "claim": claim, "metric": metric, "unit": unit, **nothing, "text": text}
+
+
+def _signal_rows(signals: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """The paper's second finding, read off the earliest window's correlations within batch sizes where known."""
+    rows = []
+    for signal, claim, wanted in (
+        ("grad_norm", "Low early gradient norm goes with better models.", 1),
+        ("loss", "High early training loss goes with better models.", -1),
+    ):
+        here = [s for s in signals if s["signal"] == signal]
+        cohort = "batch_size" if any(s["cohort"] == "batch_size" for s in here) else "all"
+        for metric in dict.fromkeys(s["metric"] for s in here):
+            fitting = [s for s in here if s["metric"] == metric and s["cohort"] == cohort]
+            if not fitting:
+                continue
+            first = min(fitting, key=lambda s: s["window"])
+            sign = (first["low"] > 0) - (first["high"] < 0)
+            verdict = "cannot tell" if sign == 0 else "holds here" if sign == wanted else "does not hold here"
+            where = "within batch sizes" if cohort == "batch_size" else "over all trials"
+            text = (
+                f"Rank correlation with the final loss at {first['window']:.0%} of the budget, {where}: "
+                f"{first['rho']:+.2f} ({first['low']:+.2f} to {first['high']:+.2f}, {first['n']} trials)."
+            )
+            row = {"finding": "early signals", "claim": claim, "metric": metric, "unit": "Spearman's rho"}
+            values = {"effect": first["rho"], "low": first["low"], "high": first["high"], "n": first["n"]}
+            rows.append({**row, **values, "verdict": verdict, "text": text})
+    return rows
+
+
+def _varies(column: list[float] | None) -> bool:
+    return column is not None and len(set(column)) > 1

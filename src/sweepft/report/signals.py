@@ -1,0 +1,118 @@
+"""Do early signals foretell the end? Rank correlations between a signal at a window and a final metric.
+
+One idea: only completed trials have an end, and they are a selected sample - those the rule let through. The
+correlations hold for them; stops narrow the range and weaken what can be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from sweepft.recorder import RunView, TrialView
+from sweepft.report.stats import Estimate, rank_correlation
+
+__all__ = ["SIGNALS", "early_signals", "final_metrics", "signal_at"]
+
+SIGNALS: Final = {
+    "loss": "training loss",
+    "loss_drop": "drop of the training loss",
+    "grad_norm": "gradient norm",
+    "eval_loss": "held-out loss",
+}
+"""Signals by key, in words. All are means over the last fifth of the way to the window."""
+
+PAPER: Final = {"grad_norm": 1, "loss": -1}
+"""The sign arXiv 2412.13337 expects against a final loss: low gradient norm and high loss are good."""
+
+
+def signal_at(trial: TrialView, window: float) -> dict[str, float]:
+    """The signals of a trial at a window (a fraction of the budget); empty if it did not get there.
+
+    Training signals are means over the steps with ``0.8 w < samples_seen / budget <= w``, or over the step
+    that reaches the window where there is none; ``loss_drop`` is 1 - loss / (mean loss of the first fifth
+    of the way).
+    """
+    history = trial.history
+    if trial.budget_samples <= 0 or not len(history["step"]):
+        return {}
+    done = history["samples_seen"] / trial.budget_samples
+    if done[-1] < window:
+        return {}
+    at = int(np.argmax(done >= window))
+    late = (done > 0.8 * window) & (done <= window)
+    late[at] = late[at] or not late.any()
+    early = done <= 0.2 * window
+    early[0] = True
+    loss = float(np.mean(history["loss"][late]))
+    values = {
+        "loss": loss,
+        "loss_drop": 1 - loss / float(np.mean(history["loss"][early])),
+        "grad_norm": float(np.mean(history["grad_norm"][late])),
+    }
+    for e in trial.evals:
+        if e.get("window") == window and isinstance(e.get("objective"), int | float):
+            values["eval_loss"] = float(e["objective"])
+    return values
+
+
+def early_signals(view: RunView, trials: list[dict[str, Any]], windows: list[float]) -> list[dict[str, Any]]:
+    """Correlations of every signal at every window with every final metric.
+
+    Returns:
+        Rows ``signal, window, metric, cohort (all | batch_size), rho, low, high, n, reading``. ``rho`` > 0:
+        a low signal goes with a low (good) final loss. ``metric`` is ``objective`` or the name of a
+        held-out set.
+    """
+    done = [t for t in trials if t["rank"] is not None]
+    finals = final_metrics(done)
+    cohorts = [t["config"].get("batch_size") for t in done]
+    several = len(set(map(str, cohorts))) > 1
+    rows = []
+    for window in windows:
+        at = [signal_at(view.trials[t["trial_id"]], window) for t in done]
+        for signal in SIGNALS:
+            values = [s.get(signal, np.nan) for s in at]
+            for metric, final in finals.items():
+                for cohort, labels in (("all", None), ("batch_size", cohorts)):
+                    if labels is not None and not several:
+                        continue
+                    found = rank_correlation(values, final, labels)
+                    if found is not None:
+                        rows.append(_row(signal, window, metric, cohort, found))
+    return rows
+
+
+def final_metrics(done: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Final losses of completed trials: ``objective``, and each held-out set that is not the objective itself."""
+    finals = {"objective": [float(t["objective"]) for t in done]}
+    for name in dict.fromkeys(name for t in done for name in t["held_out"]):
+        losses = [(t["held_out"].get(name) or {}).get("loss") for t in done]
+        values = [float(v) if isinstance(v, int | float) else np.nan for v in losses]
+        if not np.allclose(values, finals["objective"], rtol=1e-9, atol=1e-12):
+            finals[name] = values
+    return finals
+
+
+def _row(signal: str, window: float, metric: str, cohort: str, found: Estimate) -> dict[str, Any]:
+    values = asdict(found)
+    values["rho"] = values.pop("value")
+    return {
+        "signal": signal,
+        "window": window,
+        "metric": metric,
+        "cohort": cohort,
+        **values,
+        "reading": _read(signal, found),
+    }
+
+
+def _read(signal: str, found: Estimate) -> str:
+    if found.sign == 0:
+        return "no clear direction"
+    words = "low is good" if found.sign > 0 else "high is good"
+    if signal not in PAPER:
+        return words
+    return f"{words}: {'as' if PAPER[signal] == found.sign else 'against'} the paper"

@@ -1,0 +1,109 @@
+"""Everything the report states, as plain data: what report.json holds and every other output is made from.
+
+One idea: numbers are computed here and nowhere else, so that page, tables and files cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any, Final
+
+from sweepft.recorder import RunView
+from sweepft.report.answer import answer
+from sweepft.report.cost import cost_summary
+from sweepft.report.findings import recipe_findings
+from sweepft.report.importance import importances
+from sweepft.report.signals import early_signals
+from sweepft.report.stops import stop_summary
+from sweepft.report.trials import swept_keys, trial_record, windows_of
+
+__all__ = ["REPORT_SCHEMA_VERSION", "finite", "summarise"]
+
+REPORT_SCHEMA_VERSION: Final = 1
+
+
+def summarise(view: RunView) -> dict[str, Any]:
+    """The report of a sweep as it stands, finished or not; see docs/report.md for every key.
+
+    Numbers that are not finite are None, so that the result is strict JSON.
+    """
+    windows = windows_of(view)
+    trials = [trial_record(view, r.trial, r.rank, windows) for r in view.ranking()]
+    signals = early_signals(view, trials, windows)
+    space = (view.spec.get("search") or {}).get("space") or {}
+    ranked = [t for t in trials if t["rank"] is not None]
+    summary = {
+        "schema_version": REPORT_SCHEMA_VERSION,
+        "sweepft_version": view.header.get("sweepft_version"),
+        "name": view.name,
+        "status": view.status,
+        "finish": {k: (view.finish or {}).get(k) for k in ("status", "reason")},
+        "generated": round(time.time(), 3),
+        "started": view.first_time,
+        "last_row": view.last_time,
+        "ledger_rows": view.rows,
+        "budget_samples": view.budget_samples,
+        "windows": windows,
+        "swept": swept_keys(view),
+        "counts": dict(Counter(t["status"] for t in trials)),
+        "answer": answer(view, trials),
+        "cost": cost_summary(view, trials),
+        "stops": stop_summary(view, trials),
+        "signals": signals,
+        "importances": importances(space, ranked),
+        "findings": recipe_findings(view, trials, signals),
+        "faults": [
+            {
+                k: f.get(k)
+                for k in ("time", "trial_id", "slot", "rank", "error", "message", "action", "lost_seconds")
+            }
+            for f in view.faults
+        ],
+        "provenance": _provenance(view),
+        "not_measured": _not_measured(view, trials),
+        "trials": trials,
+    }
+    cleaned: dict[str, Any] = finite(summary)
+    return cleaned
+
+
+def finite(value: Any) -> Any:
+    """The value with every number that is not finite replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return value
+
+
+def _provenance(view: RunView) -> dict[str, Any]:
+    latest = view.resumes[-1] if view.resumes else view.header
+    keys = ("spec_digest", "seed", "data", "versions", "hardware", "git_commit", "command")
+    resumes = [{"time": r.get("time"), "command": r.get("command")} for r in view.resumes]
+    return {"spec": view.spec, **{k: latest.get(k) for k in keys}, "resumes": resumes}
+
+
+def _not_measured(view: RunView, trials: list[dict[str, Any]]) -> list[str]:
+    """What a reader might think was measured, and was not."""
+    missing = []
+    seeds = {str(t.effective.get("seed")) for t in view.trials.values()}
+    if len(seeds) <= 1:
+        missing.append("Seed noise: every configuration was trained with one seed.")
+    missing.append(
+        "Paired differences: held-out losses are recorded per set, not per sample; differences between trials are "
+        "judged with unpaired standard errors, which overstate the held-out noise."
+    )
+    if (view.spec.get("data") or {}).get("test"):
+        missing.append("The sealed test sets: they were not read.")
+    stops = [t for t in trials if t["status"] == "stopped"]
+    if stops and not any(t["audited"] for t in trials):
+        missing.append("Whether stops were right: no condemned trial was run on as an audit.")
+    sets = {name for t in trials for name in t["held_out"]}
+    if len(sets) == 1:
+        missing.append("Forgetting: no held-out set besides the one that decides.")
+    missing.append("Benchmarks and downstream tasks.")
+    return missing

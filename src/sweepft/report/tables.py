@@ -1,0 +1,179 @@
+"""ranked.csv, report.md and the table on the terminal: the ranking for spreadsheets, pull requests and eyes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sweepft.recorder import RunView
+from sweepft.report.summary import summarise
+from sweepft.report.words import duration, number, one_line, percent, shorten
+
+__all__ = ["CSV_COLUMNS", "markdown", "ranked_csv", "terminal_table"]
+
+CSV_COLUMNS = (
+    *(
+        "trial_id",
+        "rank",
+        "status",
+        "objective",
+        "objective_stderr",
+        "reach",
+        "step",
+        "samples_seen",
+        "tokens_seen",
+    ),
+    *("stop_window", "reason", "seconds", "origin"),
+)
+"""The fixed columns; swept settings follow by their key, then ``held_out.<set>`` losses at full budget."""
+
+STYLES = {
+    "completed": "blue",
+    "stopped": "yellow",
+    "diverged": "red",
+    "failed": "magenta",
+    "running": "green",
+}
+
+
+def ranked_csv(summary: dict[str, Any]) -> str:
+    """One row a trial, best first; what is not known is empty.
+
+    A setting whose key is that of a fixed column stands under ``config.<key>``. A text that a spreadsheet
+    would take for a formula gets a leading apostrophe.
+    """
+    swept = {
+        k: f"config.{k}" if k in CSV_COLUMNS or k.startswith("held_out.") else k for k in summary["swept"]
+    }
+    sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["held_out"]))
+    out = io.StringIO()
+    write = csv.writer(out, lineterminator="\n")
+    write.writerow(_cell(c) for c in (*CSV_COLUMNS, *swept.values(), *(f"held_out.{s}" for s in sets)))
+    for t in summary["trials"]:
+        fixed = {**t, "stop_window": (t["stop"] or {}).get("window")}
+        cells = [fixed[c] for c in CSV_COLUMNS]
+        cells += [t["config"].get(k) for k in swept]
+        cells += [(t["held_out"].get(s) or {}).get("loss") for s in sets]
+        write.writerow(_cell(c) for c in cells)
+    return out.getvalue()
+
+
+def markdown(summary: dict[str, Any], limit: int = 20) -> str:
+    """The report for a pull request: the answer, the first ``limit`` trials, the findings."""
+    a, c = summary["answer"], summary["cost"]
+    lines = [f"# {_md(summary['name'])}: sweep report", "", _md(a["headline"]), ""]
+    if a["winner"]:
+        w = a["winner"]
+        stderr = f" ± {w['stderr']:.4f}" if w["stderr"] is not None else ""
+        settings = ", ".join(f"{_md(k)} = {_md(number(v))}" for k, v in w["config"].items())
+        lines += [
+            f"- **Winner** {_md(w['trial_id'])}: {settings}",
+            f"- **Held-out loss** {w['objective']:.4f}{stderr} nats per target token",
+        ]
+        if a["runner_up"]:
+            noise = f" ± {a['difference']['stderr']:.4f}" if a["difference"]["stderr"] is not None else ""
+            behind = f"{a['difference']['value']:.4f}{noise} behind, {a['difference']['text']}"
+            lines.append(f"- **Runner-up** {_md(a['runner_up']['trial_id'])}: {behind}")
+    counts = ", ".join(f"{n} {status}" for status, n in summary["counts"].items()) or "none"
+    unit = "GPU" if c["unit"] == "gpu_seconds" else "slot"
+    lines += [
+        f"- **Trials** {counts}",
+        f"- **Cost** {duration(c['used'])} of {unit} time; stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
+    ]
+    rate = summary["stops"]["audits"]["rate"]
+    wrong = (
+        f"{rate['hits']} of {rate['n']} audited (95%: {percent(rate['low'])} to {percent(rate['high'])})"
+        if rate
+        else "not measured"
+    )
+    lines += [f"- **Wrong stops** {wrong}", *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
+    lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
+    lines += [
+        f"- {f['claim']} ({_md(f['metric'])}) **{f['verdict']}**. {f['text']}" for f in summary["findings"]
+    ]
+    lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
+    return "\n".join(lines)
+
+
+def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: int = 30) -> RenderableType:
+    """The ranking as a rich renderable, with the answer above it.
+
+    Args:
+        view: The sweep.
+        summary: `summarise(view)` where it is at hand already.
+        limit: Trials shown at most.
+    """
+    summary = summary or summarise(view)
+    table = Table(title=None, expand=False, header_style="bold", row_styles=None)
+    table.add_column("rank", justify="right")
+    table.add_column("trial", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("held-out loss", justify="right", no_wrap=True)
+    for key in summary["swept"]:
+        table.add_column(Text(shorten(one_line(key), 24)), justify="right", overflow="ellipsis")
+    table.add_column("reach", justify="right")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("why it ended", overflow="ellipsis", max_width=48)
+    for t in summary["trials"][:limit]:
+        loss = "—" if t["objective"] is None else f"{t['objective']:.4f}"
+        if t["objective"] is not None and t["objective_stderr"] is not None:
+            loss += f" ± {t['objective_stderr']:.4f}"
+        cells = ["—" if t["rank"] is None else str(t["rank"]), shorten(one_line(t["trial_id"]), 24)]
+        row = [Text(c) for c in cells]
+        row += [Text(t["status"], style=STYLES.get(t["status"], "dim")), Text(loss)]
+        row += [Text(shorten(number(t["config"].get(k)), 24)) for k in summary["swept"]]
+        row += [
+            Text(percent(t["reach"])),
+            Text(duration(t["seconds"])),
+            Text(shorten(one_line(t["reason"] or ""), 120), style="dim"),
+        ]
+        table.add_row(*row, style="bold" if t["rank"] == 1 else None)
+    parts: list[RenderableType] = [Text(summary["answer"]["headline"], style="bold"), table]
+    if len(summary["trials"]) > limit:
+        parts.append(Text(f"… and {len(summary['trials']) - limit} more in ranked.csv", style="dim"))
+    c = summary["cost"]
+    saved = f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})"
+    parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
+    parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
+    return Group(*parts)
+
+
+def _md_table(summary: dict[str, Any], limit: int) -> list[str]:
+    names = ["rank", "trial", "status", "held-out loss", *summary["swept"], "reach", "why it ended"]
+    lines = ["## Ranking", "", "| " + " | ".join(_md(n) for n in names) + " |", "|" + " --- |" * len(names)]
+    for t in summary["trials"][:limit]:
+        cells = [
+            number(t["rank"]),
+            t["trial_id"],
+            t["status"],
+            "—" if t["objective"] is None else f"{t['objective']:.4f}",
+        ]
+        cells += [number(t["config"].get(k)) for k in summary["swept"]]
+        cells += [percent(t["reach"]), shorten(t["reason"] or "", 120)]
+        lines.append("| " + " | ".join(_md(c) for c in cells) + " |")
+    if len(summary["trials"]) > limit:
+        lines += ["", f"… and {len(summary['trials']) - limit} more in `ranked.csv`."]
+    return lines
+
+
+def _md(text: Any) -> str:
+    """Text that Markdown shows as it is: one line, its signs escaped."""
+    escaped = "".join("\\" + c if c in "\\`*_{}[]<>#|~" else c for c in shorten(one_line(str(text)), 300))
+    return escaped.replace("&", "&amp;")
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value

@@ -1,0 +1,52 @@
+"""Numbers and texts as people read them, the same in every output."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["duration", "number", "one_line", "percent", "shorten"]
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with so many significant digits; an em dash for what is not known; any other value as text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "—"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return shorten(one_line(str(value)), 80)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{digits}g}"
+
+
+def percent(value: Any, digits: int = 0) -> str:
+    """A share as a percentage."""
+    return "—" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as ``45 s``, ``12.5 min``, ``3 h 20 min`` or ``5.2 d``."""
+    if seconds is None or not math.isfinite(seconds):
+        return "—"
+    if seconds < 100:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 48 * 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+    return f"{seconds / 86400:.1f} d"
+
+
+def one_line(text: str) -> str:
+    """The text on one line, without control characters (a terminal would obey them)."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def shorten(text: Any, limit: int) -> str:
+    """The text, cut with an ellipsis."""
+    shown = str(text)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,57 @@
+"""Writes the report beside the ledger, each file all or nothing: a reader never meets half a page."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from sweepft.errors import StorageError
+from sweepft.recorder import RunView
+from sweepft.report.page import render_page
+from sweepft.report.summary import summarise
+from sweepft.report.tables import markdown, ranked_csv
+
+__all__ = ["write_report"]
+
+
+def write_report(
+    run_dir: str | os.PathLike[str], *, live: bool = False, view: RunView | None = None
+) -> dict[str, Path]:
+    """Make the report of a run, finished, running or crashed, from its ledger.
+
+    Args:
+        run_dir: The run folder.
+        live: Whether the page shall load itself again while it is open (during a sweep).
+        view: The sweep, where it is at hand already; else the ledger is read.
+    Returns:
+        Paths of what was written: ``csv``, ``json``, ``md``, ``html``.
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If there is no ledger or it cannot be trusted.
+        StorageError: If the folder cannot be written.
+    """
+    folder = Path(run_dir)
+    view = view if view is not None else RunView.load(folder)
+    summary = summarise(view)
+    contents = {
+        "csv": ("ranked.csv", ranked_csv(summary)),
+        "json": ("report.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),
+        "md": ("report.md", markdown(summary)),
+        "html": ("report.html", render_page(view, summary, live=live)),
+    }
+    return {kind: _write(folder / name, text) for kind, (name, text) in contents.items()}
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write under a temporary name, then rename. Text that UTF-8 cannot hold is written as question marks."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(text.encode("utf-8", "replace"))
+        temporary.replace(path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot write the report: {e.strerror or e}\n  Free space or make the folder writable; "
+            "the ledger is whole, and `sweepft report` makes the report again."
+        ) from e
+    return path
