@@ -6,21 +6,21 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray.tune import TuneError
 from rich.console import Console
 
 from sweepft.data import Prepared
-from sweepft.errors import StorageError
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.progress import Progress
 from sweepft.recorder import RunView
 from sweepft.report import write_report
 from sweepft.schedulers import EarlyDynamicsScheduler
-from sweepft.search import OptunaSearcher
+from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.tuner.build import build_tuner
 from sweepft.tuner.recorder import Recorder
@@ -57,7 +57,7 @@ def conduct(
     run_dir: Path,
     *,
     recorder: Recorder,
-    searcher_of: Callable[[Callable[[], bool]], OptunaSearcher],
+    searcher: OptunaSearcher,
     scheduler: EarlyDynamicsScheduler,
     address: str | None,
     console: Console,
@@ -69,16 +69,17 @@ def conduct(
         prepared: Its data.
         run_dir: Its folder.
         recorder: Open for writing; the ``sweep`` row is written.
-        searcher_of: Makes the searcher, given a function that says when to propose no more.
-        scheduler: Fresh, or rebuilt from the ledger.
+        searcher: Fresh, or rebuilt from the ledger, as is the scheduler.
+        scheduler: Judges trials.
         address: Ray cluster, None for a local one.
         console: Where progress is shown.
     Raises:
         ResourceError: If not even one trial fits.
+        StorageError: If the ledger can no longer be written; what it holds is whole.
     """
     winding = Winding()
     limit = _Limit(spec, recorder.view)
-    searcher = searcher_of(lambda: winding.soft or limit.reached() is not None)
+    searcher.should_stop = lambda: winding.soft or limit.reached() is not None
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
     recorder.listeners.append(progress.on_row)
     with ray_session(spec, run_dir, address) as warning:
@@ -96,9 +97,11 @@ def conduct(
         with _interrupts(winding, console), progress:
             try:
                 tuner.fit()
-            except StorageError as error:
-                console.print(f"error: {error}", style="red", highlight=False, markup=False)
-                return Finished(recorder.view, "failed", {})
+            except TuneError:
+                if recorder.failure is None:
+                    raise
+                raise recorder.failure from None
+    searcher.proposer.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
     return Finished(recorder.view, status, write_report(run_dir))

@@ -12,7 +12,10 @@ from sweepft.errors import SpecError
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.folder import make_run_folder, provenance, spec_digest
 from sweepft.recorder import Ledger, RunView
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, check_budget
+from sweepft.tuner.build import build_scheduler
 from sweepft.tuner.recorder import Recorder
 
 __all__ = ["run_sweep"]
@@ -50,7 +53,16 @@ def run_sweep(
             data=prepared.model_dump(mode="json"),
             **provenance(),
         )
-        return conduct(spec, prepared, out, recorder, address=address, console=console)
+        return conduct(
+            spec,
+            prepared,
+            out,
+            recorder=recorder,
+            searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
+            scheduler=build_scheduler(spec, prepared.budget_samples),
+            address=address,
+            console=console,
+        )
 
 
 def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:

@@ -9,7 +9,7 @@ from ray import tune
 
 from sweepft.data import Prepared
 from sweepft.schedulers import EarlyDynamicsScheduler
-from sweepft.search import OptunaSearcher
+from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.slot import Slot
 from sweepft.tuner.plans import slot_plan
@@ -49,7 +49,7 @@ def build_tuner(
     trainable = tune.with_resources(trainable, placement(spec))
     ranks = shape(spec)
     callback = LedgerCallback(
-        recorder, scheduler, ranks.gpus * ranks.workers, interrupted=lambda: winding.soft
+        recorder, scheduler, searcher, ranks.gpus * ranks.workers, interrupted=lambda: winding.soft
     )
     return tune.Tuner(
         trainable,

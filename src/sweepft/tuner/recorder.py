@@ -9,8 +9,10 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sweepft.engine.plan import TrialPlan
+from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView
 from sweepft.schedulers import EarlyDynamicsScheduler
+from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.tuner.outcome import Outcome, outcome
 
 __all__ = ["LedgerCallback", "Recorder"]
@@ -27,11 +29,16 @@ class Recorder:
     def __init__(self, ledger: Ledger, view: RunView) -> None:
         self.ledger = ledger
         self.view = view
+        self.failure: StorageError | None = None
         self.listeners: list[Callable[[Row], None]] = []
 
     def write(self, kind: str, **fields: Any) -> Row:
         """Append one row (see ``sweepft.recorder.rows``)."""
-        row = self.ledger.append(kind, **fields)
+        try:
+            row = self.ledger.append(kind, **fields)
+        except StorageError as error:
+            self.failure = error  # Tune turns what its callbacks raise into text
+            raise
         self.view.apply(row)
         for listener in self.listeners:
             listener(row)
@@ -46,6 +53,7 @@ class LedgerCallback(tune.Callback):
     Args:
         recorder: Where rows go.
         scheduler: Whose verdicts are recorded.
+        searcher: Told how a trial ends before Tune tells it that it ended.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
         interrupted: Whether the sweep is being wound down by its user.
     """
@@ -54,16 +62,19 @@ class LedgerCallback(tune.Callback):
         self,
         recorder: Recorder,
         scheduler: EarlyDynamicsScheduler,
+        searcher: OptunaSearcher,
         gpus_per_slot: float,
         interrupted: Callable[[], bool],
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
+        self._searcher = searcher
         self._gpus = gpus_per_slot
         self._interrupted = interrupted
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
+        self._outcomes: dict[str, Outcome] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for its own restore, which we do not use: the ledger is the truth.
@@ -124,17 +135,18 @@ class LedgerCallback(tune.Callback):
         for phase, seconds in result["phase_seconds"].items():
             write("cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus)
         self._write_verdicts()
+        if result.get("done"):
+            how = outcome(result, self._verdicts.get(name))
+            if how.status == "stopped" and self._interrupted():
+                how = Outcome("interrupted", None, "the sweep was interrupted")
+            self._outcomes[name] = how
+            self._searcher.set_outcome(name, how.status, how.objective, how.reason)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial is over, whoever ended it."""
-        self._write_verdicts()
-        name, result = trial.config["trial_id"], trial.last_result or {}
-        if "step" not in result:
-            return
-        how = outcome(result, self._verdicts.get(name))
-        if how.status == "stopped" and self._interrupted():
-            how = Outcome("interrupted", None, "the sweep was interrupted")
-        self._end(name, how, result)
+        name = trial.config["trial_id"]
+        how = self._outcomes.pop(name, Outcome("interrupted", None, "the sweep was interrupted"))
+        self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial failed for good."""

@@ -42,7 +42,8 @@ def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:
     if busy > real:
         warning = (
             f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs want {busy} CPUs, "
-            f"and this machine has {real}: ranks share them and run slower; lower resources.concurrent_trials or workers_per_trial"
+            f"and this machine has {real}: ranks share them and run slower; "
+            "lower resources.concurrent_trials or workers_per_trial"
         )
     return max(needed, real), warning
 

@@ -1,0 +1,74 @@
+"""A search space, an objective made for it, and the ledger rows a driver would write."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from sweepft.recorder.rows import EndRow, EvalRow, StartRow, SweepRow, TrialRow
+from sweepft.search import Proposal
+from sweepft.spec import SweepSpec, from_dict
+
+BUDGET = 1000
+WINDOWS = (0.1, 0.25, 0.5)
+
+SPACE = {
+    "batch_size": {"choice": [32, 8, 16]},
+    "learning_rate": {"log_uniform": [1e-4, 1e-2]},
+    "warmup": {"choice": [0.0, 0.03, 0.1]},
+    "schedule": {"choice": ["constant", "cosine", "linear"]},
+}
+FINITE = {**SPACE, "learning_rate": {"choice": [1e-4, 1e-3, 1e-2]}}
+
+
+def make_spec(space: dict[str, Any] = SPACE, *, concurrent: int = 1, **search: Any) -> SweepSpec:
+    """A spec with a search section to try; no file it names is looked at."""
+    search = {"trials": 16, **search}
+    if search.get("sampler") == "grid" and space is SPACE:
+        space = FINITE
+    train: dict[str, Any] = {"budget": {"samples": BUDGET}, "micro_batch": 8}
+    train |= {} if "batch_size" in space else {"batch_size": 8}
+    train |= {} if "learning_rate" in space else {"learning_rate": 1e-3}
+    return from_dict(
+        {
+            "name": "proposing",
+            "model": {"path": "org/model"},
+            "data": {"train": [{"path": "org/rows"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+            "train": train,
+            "search": {**search, "space": space},
+            "resources": {"concurrent_trials": concurrent},
+        }
+    )
+
+
+def loss(config: dict[str, Any], window: float = 1.0) -> float:
+    """A made objective with one best place: batch 16, rate 1e-3, little warmup, cosine."""
+    value = (math.log10(config.get("learning_rate", 1e-3)) + 3) ** 2
+    value += (math.log2(config.get("batch_size", 16)) - 4) ** 2 / 4
+    value += 3 * config.get("warmup", 0.0) + 0.2 * (config.get("schedule") != "cosine")
+    return value + 1.0 / window
+
+
+class Ledger:
+    """The rows a driver would write, in the recorder's own kinds, through JSON as on disk."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.write("sweep", SweepRow("proposing", {}, "digest", 0, BUDGET, "0"))
+
+    def write(self, kind: str, row: Any) -> None:
+        self.rows.append(json.loads(json.dumps({"kind": kind, **asdict(row)})))
+
+    def propose(self, p: Proposal) -> None:
+        row = TrialRow(p.trial_id, p.number, p.config, {}, p.origin, 1, 0, p.study_number)
+        if not p.resumed:
+            self.write("trial", row)
+        self.write("start", StartRow(p.trial_id, 1 + p.resumed, 0))
+
+    def evaluate(self, trial_id: str, window: float, objective: float | None, *, final: bool = False) -> None:
+        self.write("eval", EvalRow(trial_id, 1, 1, 1, None if final else window, final, objective, {}))
+
+    def end(self, trial_id: str, status: str, objective: float | None, reason: str | None) -> None:
+        self.write("end", EndRow(trial_id, 1, status, reason, objective, 1, 1, 1))

@@ -1,0 +1,46 @@
+"""The guard of the warm reset: a trial on a used engine equals the same trial in a fresh process, bit for bit."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from support.engine_material import engine_plan, trial
+from support.ranks import run_trials
+
+from sweepft.engine.zero import RESET_IN_PLACE
+
+A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)
+B = trial("B", learning_rate=1e-2, schedule="constant", warmup_steps=0, gradient_clipping=0.0, betas=(0.9, 0.95))
+C = trial("C", batch_size=32, planned_steps=2, learning_rate=3e-2, schedule="linear", seed=3)
+
+
+def numbers(result):
+    return {
+        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
+        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
+        "order": result["data_order"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "world_size"),
+    [(s, p, w) for (s, p), w in product(sorted(RESET_IN_PLACE), (1, 2))],
+)
+def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    warm = run_trials(plan, [A, B, C, A], world_size, chunks=2)
+    assert [r["warm"] for r in warm] == [False, True, True, True]
+    assert numbers(warm[3]) == numbers(warm[0])
+    cold = run_trials(plan, [C], world_size, chunks=2)[0]
+    assert numbers(warm[2]) == numbers(cold)
+    assert numbers(warm[1]) != numbers(warm[2])
+
+
+def test_rebuilding_in_the_living_process_gives_the_same_too(tiny_dropout_model, tmp_path):
+    plan = engine_plan(tiny_dropout_model, tmp_path)
+    rebuilt = run_trials(plan, [A, B, A], 2, chunks=2, reset_in_place=False)
+    assert [r["warm"] for r in rebuilt] == [False, False, False]
+    assert numbers(rebuilt[2]) == numbers(rebuilt[0])
+    warm = run_trials(plan, [B, A], 2, chunks=2)
+    assert numbers(warm[1]) == numbers(rebuilt[0])
