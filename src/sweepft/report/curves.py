@@ -20,6 +20,10 @@ __all__ = ["page_curves", "timeline"]
 TOTAL_POINTS: Final = 48_000
 """Points of all trials together: what a browser draws without stutter, and what keeps the file small."""
 
+MOST_POINTS: Final = 300
+LEADERS: Final = 12
+"""So many of the first trials keep `MOST_POINTS` in however large a sweep: they are the ones looked at."""
+
 
 def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[dict[str, Any]]:
     """Thinned curves, evaluations and verdicts, one entry a trial in the given order.
@@ -29,9 +33,12 @@ def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[d
         ``e``: rows ``[step, samples, slot-seconds, objective, {set: loss}]``; ``v``: verdicts; ``f``: faults;
         ``c``: the whole effective configuration.
     """
-    points = int(np.clip(TOTAL_POINTS / max(1, len(order)), 24, 300))
+    points = int(np.clip(TOTAL_POINTS / max(1, len(order)), 24, MOST_POINTS))
     evidence_limit = 2000 if len(order) <= 300 else 300
-    return [_curve(view.trials[t], points, evidence_limit) for t in order]
+    return [
+        _curve(view.trials[t], MOST_POINTS if place < LEADERS else points, evidence_limit)
+        for place, t in enumerate(order)
+    ]
 
 
 def timeline(view: RunView) -> list[list[Any]]:

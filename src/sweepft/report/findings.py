@@ -49,7 +49,9 @@ def recipe_findings(
                 )
             elif metric == "objective":
                 rows.append(_absent(finding, claim, metric, unit, len(done)))
-    return rows + _signal_rows(signals, len(done))
+    rows += _signal_rows(signals)
+    order = list(dict.fromkeys(r["claim"] for r in rows))
+    return sorted(rows, key=lambda r: order.index(r["claim"]))
 
 
 _CLAIMS = (
@@ -123,8 +125,7 @@ def _verdict(finding: str, effect: Estimate) -> str:
 def _words(finding: str, unit: str, effect: Estimate) -> str:
     low, high = f"{effect.low:+.3f}", f"{effect.high:+.3f}"
     if effect.sign == 0:
-        bound = max(abs(effect.low), abs(effect.high))
-        return f"No effect seen; one of {bound:.3f} nats {unit} is not ruled out ({low} to {high})."
+        return f"No effect seen: anything from {low} to {high} nats {unit} fits."
     word = "higher (worse)" if effect.sign > 0 else "lower (better)"
     return f"Final loss {abs(effect.value):.3f} nats {word} {unit} ({low} to {high})."
 
@@ -135,7 +136,7 @@ def _absent(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[st
     return {"finding": finding, "claim": claim, "metric": metric, "unit": unit, **nothing, "text": text}
 
 
-def _signal_rows(signals: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+def _signal_rows(signals: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The paper's second finding, read off the earliest window's correlations within batch sizes where known."""
     rows = []
     for signal, claim, wanted in (

@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from sweepft.recorder import RunView
 from sweepft.report.curves import page_curves, timeline
 from sweepft.report.summary import finite
-from sweepft.report.words import duration, number, percent, shorten
+from sweepft.report.words import duration, number, percent, said, shorten
 
 __all__ = ["render_page"]
 
@@ -73,6 +73,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "number": number, "percent": percent, "shorten": shorten}
+    environment.filters["said"] = said
     environment.filters["when"] = lambda t: time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) if t else "—"
     environment.filters["yaml"] = lambda v: yaml.safe_dump(
         v, sort_keys=False, default_flow_style=True, width=10_000

@@ -41,7 +41,7 @@ def stop_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "stopped": len(stopped),
         "by_rule": dict(by_rule),
-        "by_window": dict(by_window),
+        "by_window": dict(sorted(by_window.items(), key=lambda item: (len(item[0]), item[0]))),
         "audits": {
             "good_share": good_share,
             "condemned": len(condemned),

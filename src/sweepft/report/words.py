@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["duration", "number", "one_line", "percent", "shorten"]
+__all__ = ["duration", "number", "one_line", "percent", "said", "shorten"]
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -39,6 +39,15 @@ def duration(seconds: Any) -> str:
     if seconds < 48 * 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{seconds / 86400:.1f} d"
+
+
+def said(value: Any) -> str:
+    """Any plain value in words: ``math 224, retention 200`` for a mapping, ``none`` for an empty one."""
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {said(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(said(v) for v in value) or "none"
+    return number(value, 6) if isinstance(value, float) else "—" if value is None else str(value)
 
 
 def one_line(text: str) -> str:

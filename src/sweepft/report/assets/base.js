@@ -101,8 +101,19 @@ function axis(title, more = {}) {
   };
 }
 
-function logAxis(title, more = {}) {
-  return axis(title, { type: "log", dtick: isPhone() ? 1 : "D2", exponentformat: "power", minorloglabels: "none", ...more });
+// A logarithmic axis over these values, labelled at 1, 2 and 5 times powers of ten where there is room.
+function logAxis(title, values, more = {}, room = isPhone() ? 5 : 8) {
+  const positive = values.filter((v) => isNumber(v) && v > 0);
+  const low = Math.min(...positive.length ? [positive.reduce((a, b) => Math.min(a, b))] : [0.1]);
+  const high = positive.length ? positive.reduce((a, b) => Math.max(a, b)) : 1;
+  const ticks = (marks) => {
+    const found = [];
+    for (let e = Math.floor(Math.log10(low)) - 1; e <= Math.ceil(Math.log10(high)); e++) for (const m of marks) found.push(Number((m * 10 ** e).toPrecision(3)));
+    return found.filter((v) => v >= low / 1.6 && v <= high * 1.6);
+  };
+  const options = [[1, 1.5, 2, 3, 4, 5, 6, 8], [1, 2, 5], [1, 3], [1]].map(ticks);
+  const tickvals = options.find((o) => o.length <= room) ?? options.at(-1);
+  return axis(title, { type: "log", tickvals, ticktext: tickvals.map((v) => num(v, 2)), ...more });
 }
 
 function layout(more = {}) {

@@ -1,7 +1,7 @@
 "use strict";
 // Charts of how trials went: learning curves, early signals, slots over time.
 
-const state = { y: "l", x: "x", color: "status", logx: false, logy: false, metric: "objective", cohort: "all" };
+const state = { y: "l", x: "x", color: "status", logx: false, logy: false, smooth: true, metric: "objective", cohort: "all" };
 
 const X_AXES = [["x", "training samples"], ["s", "optimizer steps"], ["t", "training time"]];
 
@@ -21,6 +21,23 @@ function series(curve, y, x) {
   const set = y.slice(2);
   return [curve.e.map((e) => e[column]), curve.e.map((e) => (set ? e[4][set] ?? null : e[3]))];
 }
+
+// Mean over a sliding twentieth of the curve; ends and gaps are averaged over what is there.
+function smooth(ys) {
+  const reach = Math.floor(ys.length / 40);
+  if (reach < 1) return ys;
+  const sums = [0], counts = [0];
+  for (const v of ys) { sums.push(sums.at(-1) + (isNumber(v) ? v : 0)); counts.push(counts.at(-1) + isNumber(v)); }
+  return ys.map((v, i) => {
+    const from = Math.max(0, i - reach), to = Math.min(ys.length, i + reach + 1);
+    return isNumber(v) ? (sums[to] - sums[from]) / (counts[to] - counts[from]) : v;
+  });
+}
+
+const shown = (curve) => {
+  const [xs, ys] = series(curve, state.y, state.x);
+  return [xs, state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys) : ys];
+};
 
 // Groups of trials of one colour: by status, or by a swept setting (numbers of many values in five classes).
 function groups(key) {
@@ -68,7 +85,7 @@ function curvesFigure() {
       opacity: R.trials.length > 300 ? 0.35 : many ? 0.55 : 0.8, hovertemplate: "<b>%{text}</b><br>%{x:.6~g}, %{y:.5~g}<extra></extra>",
     };
     for (const t of group.trials) {
-      const [xs, ys] = series(byId.get(t.trial_id).curve, y, x);
+      const [xs, ys] = shown(byId.get(t.trial_id).curve);
       const name = label(t.trial_id, 24);
       for (let i = 0; i < xs.length; i++) {
         trace.x.push(xs[i] / scale); trace.y.push(ys[i]); trace.customdata.push(t.trial_id); trace.text.push(name);
@@ -84,17 +101,17 @@ function curvesFigure() {
   }
   if (stops.x.length) {
     traces.push({ type: "scatter", mode: "markers", name: "stopped or broke off", ...stops, hovertemplate: "%{text}<extra></extra>",
-      marker: { symbol: "x-thin", size: many ? 5 : 8, line: { width: 1.5, color: css("muted") } } });
+      marker: { symbol: "x-thin", size: many ? 5 : 8, opacity: R.trials.length > 300 ? 0.35 : 1, line: { width: 1.5, color: css("muted") } } });
   }
   if (winner) {
-    const [xs, ys] = series(byId.get(winner).curve, y, x);
+    const [xs, ys] = shown(byId.get(winner).curve);
     traces.push({ type: "scatter", mode: "lines", name: "winner " + label(winner, 16), x: xs.map((v) => v / scale), y: ys, customdata: xs.map(() => winner),
       line: { color: css("ink"), width: 2.4 }, hovertemplate: "<b>winner</b><br>%{x:.6~g}, %{y:.5~g}<extra></extra>" });
   }
   const xTitle = X_AXES.find(([k]) => k === x)[1] + (unit ? " (" + unit + ")" : "");
   const range = robust(heights, logy);
-  return { traces, layout: layout({ xaxis: logx ? logAxis(xTitle) : axis(xTitle, { rangemode: "tozero" }),
-    yaxis: logy ? logAxis(unitOf(y), range && { range }) : axis(unitOf(y), range && { range }) }) };
+  return { traces, layout: layout({ xaxis: logx ? logAxis(xTitle, traces.flatMap((t) => t.x)) : axis(xTitle, { rangemode: "tozero" }),
+    yaxis: logy ? logAxis(unitOf(y), range ? range.map((v) => 10 ** v) : heights, range && { range }) : axis(unitOf(y), range && { range }) }) };
 }
 
 // Leaves out the wildest hundredth, so that one divergence does not flatten all others.
@@ -114,6 +131,7 @@ function curveControls() {
   choice(host, "Show", yAxes(), state.y, update("y"));
   choice(host, "against", X_AXES, state.x, update("x"));
   choice(host, "coloured by", [["status", "status"], ...R.swept.map((k) => [k, k])], state.color, update("color"));
+  check(host, "smooth", state.smooth, update("smooth"));
   check(host, "log x", state.logx, update("logx"));
   check(host, "log y", state.logy, update("logy"));
 }
@@ -174,7 +192,7 @@ function ganttFigure() {
   if (audits.length) {
     const ends = audits.map((t) => D.timeline.findLast((b) => b[0] === t.trial_id)).filter(Boolean);
     traces.push({ type: "scatter", mode: "markers", name: "audited", x: ends.map((b) => b[3] / scale), y: ends.map((b) => row.get(b[1])), customdata: ends.map((b) => b[0]),
-      marker: { symbol: "diamond", size: 8, color: css("card"), line: { color: css("ink"), width: 1.5 } }, hovertemplate: "condemned, ran on as an audit<extra></extra>" });
+      marker: { symbol: "diamond", size: audits.length > 60 ? 6 : 8, color: css("card"), line: { color: css("ink"), width: 1.5 } }, hovertemplate: "condemned, ran on as an audit<extra></extra>" });
   }
   const height = Math.max(190, 120 + Math.min(26, 700 / slots.length) * slots.length);
   return { traces, height, layout: layout({ barmode: "overlay", bargap: slots.length > 40 ? 0.1 : 0.28, xaxis: axis("time since the sweep began (" + unit + ")", { rangemode: "tozero" }),

@@ -13,6 +13,7 @@ async function begin() {
   curveControls();
   signalControls();
   document.body.dataset.ready = "table";
+  document.body.dataset.table = Math.round(performance.now());
   const script = document.createElement("script");
   script.textContent = await unpack("plotly");
   document.head.append(script);
@@ -25,6 +26,7 @@ async function begin() {
   const wanted = location.hash.match(/^#trial=(.*)$/);
   if (wanted) openTrial(decodeURIComponent(wanted[1]));
   document.body.dataset.ready = "all";
+  document.body.dataset.milliseconds = Math.round(performance.now());
 }
 
 document.addEventListener("click", async (event) => {

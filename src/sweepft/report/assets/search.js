@@ -2,6 +2,7 @@
 // Charts of what was searched: importance, best so far, the map of two settings, slices, parallel lines, Pareto front.
 // Only completed trials have a value; others are shown as places that were tried.
 
+const dot = (n, size) => (n > 200 ? 0.6 * size : size);
 const done = () => R.trials.filter((t) => t.rank !== null);
 const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.config[key] > 0) && spread(key) >= 30);
 
@@ -15,10 +16,10 @@ const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.c
 const objective = "held-out loss (nats per target token)";
 
 // An axis for a setting: numbers on their own scale, few distinct numbers and all else as labels in order.
-function settingAxis(key, title, more = {}) {
+function settingAxis(key, title, room) {
   const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
   if (isNumeric(key) && labels.length > 6) {
-    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, more) : axis(title, more), jitter: 0 };
+    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0 };
   }
   const numeric = isNumeric(key);
   labels.sort((a, b) => (numeric ? a - b : String(a) < String(b) ? -1 : 1));
@@ -26,7 +27,7 @@ function settingAxis(key, title, more = {}) {
   const place = new Map(labels.map((v, i) => [v, i]));
   return {
     at: (t) => place.get(isNumber(t.config[key]) && numeric ? t.config[key] : isNumber(t.config[key]) ? t.config[key] : label(t.config[key], 18)),
-    axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false, ...more }), jitter: 0.16,
+    axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false }), jitter: 0.16,
   };
 }
 
@@ -92,9 +93,9 @@ function mapFigure() {
   const cross = { type: "scatter", mode: "markers", name: "not completed", x: others.map((t) => point(t, ax)), y: others.map((t) => point(t, ay)), customdata: others.map((t) => t.trial_id),
     text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: 6, line: { width: 1.3, color: css("muted") }, opacity: 0.7 } };
   const dots = { type: "scatter", mode: "markers", name: "completed", x: list.map((t) => point(t, ax)), y: list.map((t) => point(t, ay)), customdata: list.map((t) => t.trial_id),
-    text: list.map(about), hovertemplate: "%{text}<extra></extra>", marker: { ...colorbar(values), ...colorRange(values), size: 11, line: { width: 0.7, color: css("card") } } };
+    text: list.map(about), hovertemplate: "%{text}<extra></extra>", marker: { ...colorbar(values), ...colorRange(values), size: dot(list.length, 11), line: { width: list.length > 200 ? 0.3 : 0.7, color: css("card") } } };
   const best = { type: "scatter", mode: "markers", name: "winner", x: [point(list[0], ax)], y: [point(list[0], ay)], customdata: [list[0].trial_id], hoverinfo: "skip",
-    marker: { symbol: "circle-open", size: 19, line: { width: 2.2, color: css("ink") } } };
+    marker: { symbol: "circle-open", size: 19, color: css("ink"), line: { width: 2.2 } } };
   return { traces: [cross, dots, best], layout: layout({ xaxis: ax.axis, yaxis: ay.axis }) };
 }
 
@@ -107,10 +108,10 @@ function slicesFigure() {
   const figure = { traces: [], height: 70 + 260 * down, layout: layout({ showlegend: false, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: isPhone() ? 0 : 0.09 } }) };
   keys.forEach((key, i) => {
     const n = i ? String(i + 1) : "";
-    const a = settingAxis(key, label(key, 28));
+    const a = settingAxis(key, label(key, 28), 5);
     figure.traces.push({ type: "scatter", mode: "markers", xaxis: "x" + n, yaxis: "y" + n, x: list.map((t) => a.at(t) + (a.jitter ? shift(t, a.jitter) : 0)), y: list.map((t) => t.objective),
       customdata: list.map((t) => t.trial_id), text: list.map(about), hovertemplate: "%{text}<extra></extra>",
-      marker: { color: list.map((_, j) => css(j === 0 ? "ink" : "completed")), size: list.map((_, j) => (j === 0 ? 10 : 6.5)), opacity: list.map((_, j) => (j === 0 ? 1 : 0.6)) } });
+      marker: { color: list.map((_, j) => css(j === 0 ? "ink" : "completed")), size: list.map((_, j) => (j === 0 ? 10 : dot(list.length, 6.5))), line: { width: 0 }, opacity: list.map((_, j) => (j === 0 ? 1 : 0.6)) } });
     figure.layout["xaxis" + n] = { ...a.axis };
     figure.layout["yaxis" + n] = axis(i % across === 0 ? "held-out loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
   });
@@ -136,10 +137,10 @@ function parallelFigure() {
   }
   traces.push({ type: "scatter", mode: "lines+markers", name: "winner", showlegend: false, x: columns.map((_, i) => i), y: columns.map((c) => c.at(list[0])), customdata: columns.map(() => list[0].trial_id),
     line: { color: css("ink"), width: 2.6 }, marker: { size: 7 }, hovertemplate: about(list[0]) + "<extra></extra>" });
-  const ticks = columns.flatMap((column, i) => column.ticks.map(([at, text]) => ({ x: i, y: at, text, showarrow: false, xanchor: i === columns.length - 1 ? "right" : "left", xshift: i === columns.length - 1 ? -6 : 6, font: { size: isPhone() ? 9.5 : 11, color: css("muted") }, bgcolor: css("card"), opacity: 0.92 })));
+  const ticks = columns.flatMap((column, i) => column.ticks.map(([at, text]) => ({ x: i, y: at, text, showarrow: false, xanchor: "left", xshift: 6, font: { size: isPhone() ? 9.5 : 11, color: css("muted") }, bgcolor: css("card"), opacity: 0.92 })));
   const lines = columns.map((_, i) => ({ type: "line", x0: i, x1: i, y0: -0.04, y1: 1.04, line: { color: css("muted"), width: 1 } }));
-  return { traces, layout: layout({ annotations: ticks, shapes: lines, margin: { l: 26, r: 26, t: 12, b: 44 },
-    xaxis: axis("", { tickvals: columns.map((_, i) => i), ticktext: columns.map((c) => label(c.name, isPhone() ? 11 : 24)), showgrid: false, zeroline: false, range: [-0.12, columns.length - 0.88] }),
+  return { traces, layout: layout({ annotations: ticks, shapes: lines, margin: { l: 30, r: isPhone() ? 46 : 62, t: 12, b: 44 },
+    xaxis: axis("", { tickvals: columns.map((_, i) => i), ticktext: columns.map((c) => label(c.name, isPhone() ? 11 : 24)), showgrid: false, zeroline: false, range: [-0.12, columns.length - 0.95] }),
     yaxis: { visible: false, range: [-0.08, 1.08] } }) };
 }
 
@@ -162,6 +163,14 @@ function objectiveScale(list) {
   return { at: (t) => (t.objective - low) / width, ticks: [0, 0.5, 1].map((p) => [p, num(low + p * width, 4)]), discrete: false };
 }
 
+const warm = () => (isDark() ? ["#4a3a2a", "#a8622e", "#ffd27a"] : ["#f7d58b", "#d0762c", "#6e1f0c"]).map((c, i) => [i / 2, c]);
+
+// Ticks of a colour bar over log10 of these values, labelled with the values themselves.
+function decades(values) {
+  const { tickvals, ticktext } = logAxis("", values);
+  return { tickvals: tickvals.map(Math.log10), ticktext };
+}
+
 function paretoFigure() {
   const list = done();
   const names = [...new Set(list.flatMap((t) => Object.keys(t.held_out)))];
@@ -173,13 +182,13 @@ function paretoFigure() {
   const front = [];
   let best = Infinity;
   for (const t of [...points].sort((a, b) => a.objective - b.objective || y(a) - y(b))) if (y(t) < best) { best = y(t); front.push(t); }
-  const key = varied().includes("learning_rate") ? "learning_rate" : null;
-  const shaded = key ? { color: points.map((t) => Math.log10(t.config[key])), colorscale: ramp(), showscale: true, colorbar: { title: { text: "log₁₀ learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
+  const key = varied().includes("learning_rate") && isLog("learning_rate") ? "learning_rate" : null;
+  const shaded = key ? { color: points.map((t) => Math.log10(t.config[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.config[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
   return {
     traces: [
       { type: "scatter", mode: "lines", name: "none better on both", x: front.map((t) => t.objective), y: front.map(y), line: { color: css("ink"), width: 1.6, shape: "hv" }, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
-        marker: { ...shaded, size: 10, line: { width: 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
+        marker: { ...shaded, size: dot(points.length, 10), line: { width: points.length > 200 ? 0 : 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
     ],
     layout: layout({ xaxis: axis("objective: " + objective), yaxis: axis(label(other, 24) + " loss (nats per target token)") }),
   };

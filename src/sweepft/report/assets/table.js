@@ -1,11 +1,13 @@
 "use strict";
-// The ranking: sorted, filtered, and drawn a hundred rows at a time.
+// The ranking: sorted, filtered, and drawn some rows at a time.
 
-const view = { sort: "place", down: false, text: "", hidden: [], limit: 100 };
+const ROWS = 40;
+const view = { sort: "place", down: false, text: "", hidden: [], limit: ROWS };
 
 function columns() {
   const sets = [...new Set(R.trials.flatMap((t) => Object.keys(t.held_out)))];
-  const shownSets = sets.length > 1 ? sets : [];
+  const isObjective = (s) => R.trials.every((t) => !isNumber(t.objective) || Math.abs((t.held_out[s]?.loss ?? Infinity) - t.objective) < 1e-9);
+  const shownSets = sets.filter((s) => !isObjective(s));
   const stderr = (t) => (isNumber(t.objective_stderr) ? " ± " + t.objective_stderr.toFixed(4) : "");
   return [
     { key: "place", name: "rank", n: true, value: (t) => byId.get(t.trial_id).place, text: (t) => t.rank ?? "—" },
@@ -16,7 +18,7 @@ function columns() {
     ...R.swept.map((k) => ({ key: "config:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.config[k] ?? null, text: (t) => num(t.config[k]) })),
     { key: "reach", name: "reach", value: (t) => t.reach, node: (t) => make("span", {}, make("span", { class: "reach" }, reachBar(t)), percent(t.reach)) },
     { key: "seconds", name: R.cost.unit === "gpu_seconds" ? "GPU time" : "time", n: true, value: (t) => t.seconds * (R.cost.unit === "gpu_seconds" ? t.gpus : 1), text: (t) => duration(t.seconds * (R.cost.unit === "gpu_seconds" ? t.gpus : 1)) },
-    { key: "reason", name: "why it ended", value: (t) => t.reason, cls: "reason", text: (t) => clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200) },
+    { key: "reason", name: "why it ended", value: (t) => t.reason, cls: "reason", node: (t) => make("div", {}, clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200)) },
   ];
 }
 
@@ -71,7 +73,7 @@ function drawTable() {
   $("trials").tBodies[0].replaceChildren(body);
   $("more").hidden = found.length <= view.limit;
   $("shown").textContent = found.length > view.limit || found.length < R.trials.length ? Math.min(view.limit, found.length) + " of " + R.trials.length + " trials shown" : "";
-  memory.set("table", { ...view, limit: 100 });
+  memory.set("table", { ...view, limit: ROWS });
 }
 
 function sortBy(key) {
@@ -84,7 +86,7 @@ function tableControls() {
   Object.assign(view, memory.get("table", {}));
   if (!columns().some((c) => c.key === view.sort)) view.sort = "place";
   $("filter").value = view.text;
-  $("filter").addEventListener("input", (e) => { view.text = e.target.value; view.limit = 100; drawTable(); });
+  $("filter").addEventListener("input", (e) => { view.text = e.target.value; view.limit = ROWS; drawTable(); });
   $("more").addEventListener("click", () => { view.limit += 200; drawTable(); });
   const present = STATUSES.filter((s) => R.counts[s]);
   for (const status of present.length > 1 ? present : []) {
