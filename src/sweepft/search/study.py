@@ -66,6 +66,8 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
     if path is None or fresh is None:
         return study, storage
     os.replace(fresh, path)
+    # A killed driver leaves its lock, which would hold us for 30 s. The ledger's lock says that we are alone.
+    path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return open_study(path, name)
 
 
@@ -73,8 +75,10 @@ def _sampler_state(path: Path | None, name: str) -> tuple[dict[str, Any], dict[i
     if path is None or not path.exists():
         return {}, {}
     try:
-        study, storage = open_study(path, name)
+        storage = JournalStorage(JournalFileBackend(str(path)))
+        study = optuna.load_study(study_name=name, storage=storage)
         notes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
         return dict(notes), {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    except (ValueError, KeyError, OSError):  # damaged: the ledger holds all that cannot be done without
+    except (ValueError, KeyError, TypeError, AssertionError, OSError):
+        # Damaged, in one of the ways Optuna's reader notices: the ledger holds all that cannot be done without.
         return {}, {}

@@ -1,4 +1,4 @@
-"""Laws of a spec: it survives writing, a trial's settings are its train section, plans add up, docs are true."""
+"""Laws of a spec: it survives writing, settings are its train section, plans add up, the docs are true."""
 
 from __future__ import annotations
 

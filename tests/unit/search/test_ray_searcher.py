@@ -1,0 +1,214 @@
+"""The searcher as Tune calls it, and in a real Tuner."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from optuna.trial import TrialState
+from ray import cloudpickle, tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from support.search_material import BUDGET, FINITE, WINDOWS, loss, make_spec
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def searcher(**search: Any) -> OptunaSearcher:
+    return OptunaSearcher(Proposer(make_spec(**search), None), BUDGET)
+
+
+def test_a_suggestion_is_all_that_a_trial_needs() -> None:
+    found = searcher()
+    config = found.suggest("ray_1")
+    assert isinstance(config, dict)
+    assert (config["trial_id"], config["number"], config["origin"], config["resumed"]) == (
+        "t000",
+        0,
+        "sampler",
+        False,
+    )
+    assert config["settings"]["micro_batch"] == 8
+    assert {key: config["settings"][key] for key in config["config"]} == config["config"]
+    assert config["study_number"] == 0
+
+
+def test_tune_hears_that_there_is_no_more() -> None:
+    found = searcher(trials=1)
+    assert isinstance(found.suggest("a"), dict)
+    assert found.suggest("b") == Searcher.FINISHED
+    stop = False
+    limited = OptunaSearcher(Proposer(make_spec(), None), BUDGET, should_stop=lambda: stop)
+    assert isinstance(limited.suggest("a"), dict)
+    stop = True
+    assert limited.suggest("b") == Searcher.FINISHED
+
+
+LAST = {"samples_seen": BUDGET, "window": 1.0, "eval_loss": 2.5, "done": True}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result", "error", "state", "value", "status"),
+    [
+        (None, LAST, False, TrialState.COMPLETE, 2.5, "completed"),
+        (None, {**LAST, "samples_seen": BUDGET + 7}, False, TrialState.COMPLETE, 2.5, "completed"),
+        (None, {**LAST, "eval_loss": math.nan}, False, TrialState.PRUNED, None, "diverged"),
+        (
+            None,
+            {"samples_seen": 500, "window": 0.5, "eval_loss": 4.0},
+            False,
+            TrialState.PRUNED,
+            None,
+            "stopped",
+        ),
+        (None, {"samples_seen": 500}, False, TrialState.PRUNED, None, "stopped"),
+        (None, {**LAST, "diverged": "nan"}, False, TrialState.PRUNED, None, "diverged"),
+        (None, LAST, True, TrialState.FAIL, None, "failed"),
+        (None, None, True, TrialState.FAIL, None, "failed"),
+        (None, None, False, TrialState.FAIL, None, "failed"),
+        (("stopped", None, "median"), {"samples_seen": 500}, False, TrialState.PRUNED, None, "stopped"),
+        (("diverged", None, "nan"), None, True, TrialState.PRUNED, None, "diverged"),
+        (("completed", 2.25, None), LAST, False, TrialState.COMPLETE, 2.25, "completed"),
+        (("failed", None, "out of memory"), LAST, False, TrialState.FAIL, None, "failed"),
+    ],
+)
+def test_how_a_trial_ends(
+    outcome: tuple[str, float | None, str | None] | None,
+    result: dict[str, Any] | None,
+    error: bool,
+    state: TrialState,
+    value: float | None,
+    status: str,
+) -> None:
+    found = searcher()
+    found.suggest("ray_1")
+    found.on_trial_result("ray_1", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no window
+    found.on_trial_result("ray_1", {"samples_seen": 256, "window": 0.25, "eval_loss": math.nan})
+    if outcome is not None:
+        found.set_outcome("t000", *outcome)
+    found.on_trial_complete("ray_1", result, error)
+    (trial,) = found.proposer.study.trials
+    assert (trial.state, trial.user_attrs["status"]) == (state, status)
+    last = {round(result["window"] * BUDGET): result["eval_loss"]} if result and "window" in result else {}
+    assert trial.intermediate_values == {100: 9.0} | {k: v for k, v in last.items() if math.isfinite(v)}
+    if state == TrialState.COMPLETE:
+        assert trial.value == value
+    if outcome is not None and outcome[2] is not None:
+        assert trial.user_attrs["reason"] == outcome[2]
+    found.on_trial_complete("ray_1", LAST)  # Tune may say it twice
+    found.on_trial_result("ray_1", LAST)
+    assert found.proposer.study.trials[0].state == state
+
+
+def test_trials_of_others_are_passed_over() -> None:
+    found = searcher()
+    found.on_trial_result("unknown", LAST)
+    found.on_trial_complete("unknown", LAST)
+    assert found.proposer.proposed == 0
+
+
+def test_it_pickles_as_a_tuner_does(tmp_path: Path) -> None:
+    proposer = Proposer(make_spec(), tmp_path / STUDY_FILE)
+    found = OptunaSearcher(proposer, BUDGET, should_stop=lambda: False)
+    found.suggest("ray_1")
+    copy = pickle.loads(cloudpickle.dumps(found))
+    copy.on_trial_complete("ray_1", LAST)
+    assert copy.proposer.study.trials[0].value == 2.5
+    assert copy.should_stop is None
+
+
+class StopsEverySecond(FIFOScheduler):  # type: ignore[misc]
+    """Stops trials with an odd number at half of the budget."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        odd = trial.config["number"] % 2 == 1
+        return str(TrialScheduler.STOP if odd and result.get("window") == 0.5 else TrialScheduler.CONTINUE)
+
+
+class Trainable(tune.Trainable):  # type: ignore[misc]
+    """Reports the made objective at the windows; trial 3 raises, trial 4 ends in nan."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.config, self.at = config, 0
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        window = (*WINDOWS, 1.0)[self.at]
+        self.at += 1
+        number = self.config["number"]
+        if number == 3 and window == 0.25:
+            raise RuntimeError("a rank died")
+        diverged = number == 4 and window == 0.5
+        value = math.nan if diverged else loss(self.config["config"], window)
+        result = {"window": window, "samples_seen": window * BUDGET, "eval_loss": value}
+        if diverged:
+            result |= {"diverged": "the loss is nan", "done": True}
+        return {**result, "done": result.get("done", window == 1.0)}
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    for name in (__name__, "support.search_material"):  # workers cannot import test files
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    if mine:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
+    """Completed, stopped, failed and diverged trials end in the study as what they are; none stays RUNNING."""
+    proposer = Proposer(make_spec(FINITE, trials=10, concurrent=2), tmp_path / STUDY_FILE)
+    tuner = tune.Tuner(
+        tune.with_resources(Trainable, {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearcher(proposer, BUDGET),
+            scheduler=StopsEverySecond(),
+            num_samples=-1,
+            max_concurrent_trials=2,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "ray"),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+    trials = {t.user_attrs["trial_id"]: t for t in proposer.study.trials if "trial_id" in t.user_attrs}
+    assert sorted(trials) == [f"t{i:03d}" for i in range(10)]
+    early = [round(window * BUDGET) for window in WINDOWS]
+    for number, trial in enumerate(trials[name] for name in sorted(trials)):
+        values = {step: loss(trial.user_attrs["config"], step / BUDGET) for step in early}
+        if number == 3:
+            assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {100: values[100]})
+        elif number == 4:
+            assert (trial.state, trial.intermediate_values) == (
+                TrialState.PRUNED,
+                {k: values[k] for k in early[:2]},
+            )
+            assert trial.user_attrs["reason"] == "the loss is nan"
+        elif number % 2 == 1:
+            assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, values)
+        else:
+            assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(trial.user_attrs["config"]))
+            assert trial.intermediate_values == {**values, BUDGET: trial.value}
+    assert not any(t.state == TrialState.RUNNING for t in proposer.study.trials)
