@@ -14,7 +14,7 @@ import ray
 from sweepft.spec import SweepSpec
 from sweepft.tuner.resources import check_cluster, local_cpus
 
-__all__ = ["ray_session"]
+__all__ = ["ray_session", "set_environment"]
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # TensorBoard, CSV and JSON files of every result: the ledger has them
@@ -42,8 +42,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     Raises:
         ResourceError: If not even one trial fits.
     """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     _log_to(run_dir / "logs" / "driver.log")
     warning = None
     started = not ray.is_initialized()
@@ -64,6 +63,12 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     finally:
         if started:
             ray.shutdown()
+
+
+def set_environment() -> None:
+    """Set what Ray and Tune read from the environment, where the user has not set it."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _log_to(file: Path) -> None:

@@ -33,7 +33,10 @@ def plain_loop(plan, settings):
             ids, mask = (torch.from_numpy(a)[None] for a in data.row(int(i)))
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
             picked = mask[0, 1:]
-            loss = torch.nn.functional.cross_entropy(logits[picked], ids[0, 1:][picked], reduction="sum") / tokens
+            loss = (
+                torch.nn.functional.cross_entropy(logits[picked], ids[0, 1:][picked], reduction="sum")
+                / tokens
+            )
             loss.backward()
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
@@ -53,7 +56,8 @@ def plain_loop(plan, settings):
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "world_size", "zero_stage"), [(4, 1, 2), (16, 1, 2), (16, 2, 2), (24, 2, 3), (16, 1, 0), (16, 2, 1)]
+    ("batch_size", "world_size", "zero_stage"),
+    [(4, 1, 2), (16, 1, 2), (16, 2, 2), (24, 2, 3), (16, 1, 0), (16, 2, 1)],
 )
 def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
     plan = engine_plan(

@@ -60,8 +60,8 @@ def named(name: str, warmup: int, total: int, **options: object):
         (
             "polynomial",
             {"power": 2.0, "min_lr_ratio": 0.1},
-            lambda w, n: lambda o: get_polynomial_decay_schedule_with_warmup(
-                o, w, n, lr_end=0.1 * PEAK, power=2.0
+            lambda w, n: (
+                lambda o: get_polynomial_decay_schedule_with_warmup(o, w, n, lr_end=0.1 * PEAK, power=2.0)
             ),
         ),
     ],
@@ -70,7 +70,9 @@ def test_equals_transformers(ours_name, options, reference, warmup, total):
     expected = theirs(reference(warmup, total), total)
     if options.get("min_lr_ratio") and ours_name == "polynomial":
         # theirs decays (peak - end) and adds end: the same curve
-        assert ours(ours_name, warmup, total, **options)[warmup:] == pytest.approx(expected[warmup:], rel=1e-9)
+        assert ours(ours_name, warmup, total, **options)[warmup:] == pytest.approx(
+            expected[warmup:], rel=1e-9
+        )
     assert ours(ours_name, warmup, total, **options) == pytest.approx(expected, rel=1e-9)
 
 

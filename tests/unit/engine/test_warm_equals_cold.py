@@ -11,7 +11,9 @@ from support.ranks import run_trials
 from sweepft.engine.zero import RESET_IN_PLACE
 
 A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)
-B = trial("B", learning_rate=1e-2, schedule="constant", warmup_steps=0, gradient_clipping=0.0, betas=(0.9, 0.95))
+B = trial(
+    "B", learning_rate=1e-2, schedule="constant", warmup_steps=0, gradient_clipping=0.0, betas=(0.9, 0.95)
+)
 C = trial("C", batch_size=32, planned_steps=2, learning_rate=3e-2, schedule="linear", seed=3)
 
 

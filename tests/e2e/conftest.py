@@ -1,0 +1,19 @@
+"""One Ray session for all end-to-end tests of a run: starting one costs as much as a small sweep."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_here():
+    import ray
+
+    from sweepft.launch.cluster import set_environment
+
+    set_environment()
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    yield ray
+    ray.shutdown()

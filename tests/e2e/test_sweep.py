@@ -1,0 +1,161 @@
+"""A real sweep: Ray, DeepSpeed, Optuna, ledger and report together, and all of them telling the same story."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from support.sweeps import run_spec, write_spec
+
+from sweepft.recorder import read_ledger
+from sweepft.search import STUDY_FILE, open_study
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def finished(request, ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    spec = write_spec(
+        folder,
+        tiny_model_dir,
+        tiny_data_file,
+        resources={"workers_per_trial": request.param, "concurrent_trials": 2},
+        train={
+            "budget": {"samples": 96},
+            "micro_batch": 4,
+            "precision": "fp32",
+            "zero_stage": 1 + request.param,
+        },
+    )
+    run = folder / "run"
+    return run, run_spec(spec, run)
+
+
+def test_some_trials_complete_and_some_are_stopped(finished):
+    _, done = finished
+    statuses = {t.status for t in done.view.trials.values()}
+    assert done.exit_code == 0
+    assert len(done.view.trials) == 6
+    assert {"completed", "stopped"} <= statuses
+    assert not {"failed", "running", "interrupted"} & statuses
+
+
+def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
+    run, done = finished
+    study, _ = open_study(run / STUDY_FILE, "tiny")
+    by_name = {t.user_attrs["trial_id"]: t for t in study.trials if "trial_id" in t.user_attrs}
+    with (run / "ranked.csv").open() as f:
+        table = {row["trial_id"]: row for row in csv.DictReader(f)}
+    assert by_name.keys() == table.keys() == done.view.trials.keys()
+    states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "diverged": TrialState.PRUNED}
+    for name, trial in done.view.trials.items():
+        told, row = by_name[name], table[name]
+        assert told.state == states[trial.status]
+        assert row["status"] == trial.status
+        assert told.user_attrs["config"] == trial.config
+        assert float(row["learning_rate"]) == trial.config["learning_rate"]
+        windows = {round(e["window"] * 96): e["objective"] for e in trial.evals}
+        assert told.intermediate_values == windows
+        if trial.status == "completed":
+            assert told.value == trial.objective == trial.evals[-1]["objective"] == float(row["objective"])
+            assert trial.samples_seen == 96
+        else:
+            assert row["rank"] == "" and trial.objective is None
+            assert windows, "a stopped trial keeps all its intermediate values"
+    values = [t.value for t in by_name.values() if t.state == TrialState.COMPLETE]
+    assert float(next(r for r in table.values() if r["rank"] == "1")["objective"]) == min(values)
+
+
+def test_every_step_is_recorded_once_with_its_samples(finished):
+    _, done = finished
+    for trial in done.view.trials.values():
+        history, batch = trial.history, trial.config["batch_size"]
+        steps = len(history["step"])
+        assert history["step"].tolist() == list(range(1, steps + 1))
+        assert history["samples_seen"].tolist() == [min(96, batch * (i + 1)) for i in range(steps)]
+        assert all(math.isfinite(v) for name in ("loss", "grad_norm", "lr") for v in history[name])
+    orders = {t.data_order for t in done.view.trials.values()}
+    assert len(orders) == 1, "same data and seed: comparable sample for sample"
+
+
+def test_a_stop_says_why(finished):
+    run, done = finished
+    stopped = [t for t in done.view.trials.values() if t.status == "stopped"]
+    verdicts = [r for r in read_ledger(run) if r["kind"] == "verdict" and r["action"] == "stop"]
+    assert {v["trial_id"] for v in verdicts} == {t.trial_id for t in stopped}
+    for trial in stopped:
+        verdict = next(v for v in verdicts if v["trial_id"] == trial.trial_id)
+        assert verdict["window"] in (0.25, 0.5) and verdict["rule"] == "median"
+        assert trial.reason == verdict["reason"] and len(verdict["reason"]) > 20
+        assert verdict["evidence"]
+
+
+def test_ranks_live_from_trial_to_trial(finished):
+    run, _ = finished
+    starts = [r for r in read_ledger(run) if r["kind"] == "start"]
+    assert len(starts) == 6
+    assert sum(not s["warm"] for s in starts) == len({s["slot"] for s in starts})
+
+
+def test_the_run_folder_holds_report_logs_and_spec(finished):
+    run, done = finished
+    for name in ("spec.yaml", "ranked.csv", "report.json", "report.html", "ledger/ledger.jsonl"):
+        assert (run / name).stat().st_size > 0, name
+    assert {p.name for p in done.reports.values()} >= {"ranked.csv", "report.json", "report.html"}
+    assert list((run / "logs").glob("slot-*-rank0.log"))
+    progress = (run.parent / "run.txt").read_text()
+    assert "trial stop: trial=" in progress and "trial completed: trial=" in progress
+
+
+def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
+    spec = write_spec(tmp_path, tiny_model_dir, tiny_data_file, resources={"concurrent_trials": 1})
+    first, second = (run_spec(spec, tmp_path / name, ("search.trials=5",)).view for name in "ab")
+    assert first.trials.keys() == second.trials.keys()
+    for name, trial in first.trials.items():
+        other = second.trials[name]
+        assert (trial.config, trial.status, trial.objective) == (other.config, other.status, other.objective)
+        for column in ("loss", "grad_norm", "lr"):
+            assert trial.history[column].tolist() == other.history[column].tolist()
+        assert [v["reason"] for v in trial.verdicts] == [v["reason"] for v in other.verdicts]
+
+
+def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
+    ray_here, tiny_model_dir, tiny_data_file, tmp_path
+):
+    spec = write_spec(
+        tmp_path,
+        tiny_model_dir,
+        tiny_data_file,
+        train={
+            "budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32", "zero_stage": 2,
+            "gradient_clipping": 0.0, "schedule": "constant", "batch_size": 8,
+        },
+        search={
+            "trials": 2,
+            "start_with": [{"learning_rate": 1.0e30}],
+            "space": {"learning_rate": {"log_uniform": [1.0e-3, 1.0e31]}},
+        },
+        resources={"concurrent_trials": 1},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    trial = done.view.trials["t000"]
+    assert trial.status == "diverged" and "step" in trial.reason
+    study, _ = open_study(tmp_path / "run" / STUDY_FILE, "tiny")
+    assert all(t.state != TrialState.RUNNING for t in study.trials)
+    assert study.trials[0].state in (TrialState.PRUNED, TrialState.FAIL)
+    assert study.trials[0].user_attrs["reason"] == trial.reason
+    assert len(done.view.trials) == 2
+
+
+def test_optuna_alone_opens_the_study(finished):
+    run, _ = finished
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(run / STUDY_FILE))
+    )
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    pruned = [t for t in study.trials if t.state == TrialState.PRUNED]
+    assert pruned and all(t.intermediate_values for t in pruned)

@@ -1,0 +1,56 @@
+"""Specs of small real sweeps for end-to-end tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from sweepft.launch.conduct import Finished
+from sweepft.launch.run import run_sweep
+from sweepft.spec import SweepSpec, load
+
+
+def write_spec(folder: Path, model: Path, data: Path, **sections: dict[str, Any]) -> Path:
+    """A spec over a tiny model and data file; ``sections`` replace keys of its sections."""
+    spec: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"path": str(model)},
+        "data": {
+            "train": [{"path": str(data)}],
+            "held_out": [{"name": "own", "fraction": 0.15}],
+            "max_length": 128,
+        },
+        "train": {
+            "budget": {"samples": 96},
+            "micro_batch": 4,
+            "precision": "fp32",
+            "zero_stage": 2,
+            "seed": 0,
+        },
+        "search": {
+            "trials": 6,
+            "start_with": [{"learning_rate": 3.0e-3, "batch_size": 8}],
+            "space": {
+                "batch_size": {"choice": [8, 16]},
+                "learning_rate": {"log_uniform": [1.0e-5, 3.0e-2]},
+                "schedule": {"choice": ["constant", "cosine"]},
+            },
+        },
+        "early_stop": {"rule": "median", "windows": [0.25, 0.5], "min_steps": 2, "min_peers": 2},
+        "resources": {"concurrent_trials": 2},
+    }
+    for name, changes in sections.items():
+        spec[name] = spec.get(name, {}) | changes if isinstance(changes, dict) else changes
+    file = folder / "sweep.yaml"
+    file.write_text(yaml.safe_dump(spec))
+    return file
+
+
+def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ()) -> Finished:
+    """Run it in this process's Ray session, its progress kept to itself."""
+    loaded = spec if isinstance(spec, SweepSpec) else load(spec, overrides)
+    with (out.parent / f"{out.name}.txt").open("w") as console:
+        return run_sweep(loaded, out, console=Console(file=console))
