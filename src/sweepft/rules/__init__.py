@@ -6,7 +6,10 @@ replay all drive; `windows` is shared with the trainable, which computes held-ou
 
 from __future__ import annotations
 
+from sweepft.rules.asha import AshaRule
+from sweepft.rules.audit import AuditResult, clopper_pearson
 from sweepft.rules.base import NoRule, Rule
+from sweepft.rules.calibrated import CalibratedRule, Calibration
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Observation, Report, Snapshot, make_report
 from sweepft.rules.factory import RULES, make_rule
@@ -18,6 +21,10 @@ from sweepft.rules.windows import Window, eligible, parse_windows, window_steps,
 
 __all__ = [
     "RULES",
+    "AshaRule",
+    "AuditResult",
+    "CalibratedRule",
+    "Calibration",
     "Cohort",
     "Judgement",
     "MedianRule",
@@ -31,6 +38,7 @@ __all__ = [
     "TrialRecord",
     "Verdict",
     "Window",
+    "clopper_pearson",
     "eligible",
     "make_report",
     "make_rule",

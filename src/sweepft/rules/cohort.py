@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class TrialRecord:
         final: Objective at the full budget, in its own direction.
         condemned_at: Name of the window at which the rule condemned it, if it did.
         audited: Condemned, but let run so that the rule's mistakes can be counted.
+        p_condemned: The probability of being good that it had when it was condemned.
+        lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
         snapshots: By window; a window at which the trial was not eligible has none.
         reached: All windows it has reached, judged there or not.
@@ -46,6 +48,8 @@ class TrialRecord:
     final: float | None = None
     condemned_at: str | None = None
     audited: bool = False
+    p_condemned: float | None = None
+    lowest_score: float | None = None
     warmup_steps: int = 0
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
@@ -77,6 +81,9 @@ class Cohort:
         self._sorted: dict[tuple[Window, str], list[float]] = {}
         self._finals: dict[str, float] = {}
         self._standing = 0
+        self._names: dict[Window, list[str]] = {}
+        self._out: dict[Window, tuple[int, float]] = {}
+        self._out_anywhere = (0, 0.0)
 
     @property
     def sign(self) -> float:
@@ -97,6 +104,12 @@ class Cohort:
         """Change a trial's status."""
         self._standing += (status in _STANDING) - (record.status in _STANDING)
         record.status = status
+        if status in ("stopped", "diverged"):
+            chance = record.p_condemned or 0.0
+            self._out_anywhere = (self._out_anywhere[0] + 1, self._out_anywhere[1] + chance)
+            for window in record.snapshots:
+                count, total = self._out.get(window, (0, 0.0))
+                self._out[window] = (count + 1, total + chance)
 
     def complete(self, record: TrialRecord, final: float | None) -> None:
         """A trial ended by itself; ``final`` is its objective there, None when it never reported one."""
@@ -115,6 +128,7 @@ class Cohort:
 
     def _index(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
         self._at.setdefault(window, {})[trial_id] = snapshot
+        self._names.setdefault(window, []).append(trial_id)
         for name in _SORTED_FIELDS:
             value = getattr(snapshot, name)
             if math.isfinite(value):
@@ -123,6 +137,23 @@ class Cohort:
     def at(self, window: Window) -> Mapping[str, Snapshot]:
         """Snapshots at a window, in order of arrival."""
         return self._at.get(window, {})
+
+    def names_at(self, window: Window) -> Sequence[str]:
+        """Trials with a snapshot at the window, in order of arrival."""
+        return self._names.get(window, ())
+
+    def windows(self) -> Sequence[Window]:
+        """Windows at which at least one trial has been."""
+        return list(self._at)
+
+    def out_before(self, window: Window) -> tuple[int, float]:
+        """Trials stopped without having been at this window, and the chances of being good they had together."""
+        (count, chance), (here, at) = self._out_anywhere, self._out.get(window, (0, 0.0))
+        return count - here, max(0.0, chance - at)
+
+    def completed(self) -> list[TrialRecord]:
+        """Trials that ended by themselves with an objective, in order of completion."""
+        return [self.trials[t] for t in self._finals]
 
     def peers(self, window: Window, name: str, own: float) -> int:
         """How many *other* trials reported ``name`` at the window; ``own`` is this trial's value there."""
@@ -178,6 +209,8 @@ class Cohort:
                 "final": t.final,
                 "condemned_at": t.condemned_at,
                 "audited": t.audited,
+                "p_condemned": t.p_condemned,
+                "lowest_score": t.lowest_score,
                 "warmup_steps": t.warmup_steps,
                 "reached": sorted([w.kind, w.value] for w in t.reached),
                 "curve": t.curve.to_state(),
@@ -187,7 +220,13 @@ class Cohort:
             }
             for t in self.trials.values()
         ]
-        return {"trials": trials, "completed": list(self._finals)}
+        out = [[w.kind, w.value, count, chance] for w, (count, chance) in self._out.items()]
+        return {
+            "trials": trials,
+            "completed": list(self._finals),
+            "out": out,
+            "out_anywhere": list(self._out_anywhere),
+        }
 
     @classmethod
     def from_state(cls, mode: Literal["min", "max"], state: Mapping[str, Any]) -> Cohort:
@@ -196,9 +235,9 @@ class Cohort:
         arrivals = []
         for row in state["trials"]:
             record = cohort.add(row["trial_id"], row["config"])
-            cohort.set_status(record, row["status"])
             record.final = row["final"]
             record.condemned_at, record.audited = row["condemned_at"], row["audited"]
+            record.p_condemned, record.lowest_score = row["p_condemned"], row["lowest_score"]
             record.warmup_steps = row["warmup_steps"]
             record.reached = {Window(kind, value) for kind, value in row["reached"]}
             record.curve = Curve.from_state(row["curve"])
@@ -206,8 +245,12 @@ class Cohort:
                 snapshot, window = Snapshot.from_state(snap), Window(kind, value)
                 record.snapshots[window] = snapshot
                 arrivals.append((position, record.trial_id, window, snapshot))
+            cohort.set_status(record, row["status"])
         for _, trial_id, window, snapshot in sorted(arrivals, key=lambda a: a[0]):
             cohort._index(trial_id, window, snapshot)
+        cohort._out = {Window(kind, value): (n, chance) for kind, value, n, chance in state["out"]}
+        count, total = state["out_anywhere"]
+        cohort._out_anywhere = (count, total)
         finals = {t: cohort.trials[t].final for t in state["completed"]}
         cohort._finals = {t: final for t, final in finals.items() if final is not None}
         return cohort

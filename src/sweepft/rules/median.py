@@ -24,7 +24,7 @@ class MedianRule:
 
     name = "median"
 
-    def __init__(self, min_peers: int = 6) -> None:
+    def __init__(self, min_peers: int = 3) -> None:
         self.min_peers = min_peers
 
     def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:

@@ -29,7 +29,7 @@ class RecipeRule:
 
     name = "recipe"
 
-    def __init__(self, min_peers: int = 6, batch_key: str = "batch_size") -> None:
+    def __init__(self, min_peers: int = 3, batch_key: str = "batch_size") -> None:
         self.min_peers = min_peers
         self.batch_key = batch_key
 

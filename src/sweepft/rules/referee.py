@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+from sweepft.rules.audit import AuditResult, audit_result, is_audited
 from sweepft.rules.base import NoRule, Rule
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Report
@@ -32,6 +34,10 @@ class Referee:
         min_steps: Optimizer steps a trial must have done to be judged.
         keep_last: That many trials are left standing, whatever a rule says; so is the leader at a window.
         guards: Stop trials with a non-finite loss or objective, and those that diverge.
+        good: Share of trials that count as good, for the audits.
+        audit: Share of the condemned trials that run on, so that the rule's mistakes can be counted.
+        max_bad_stops: The rate P(good | condemned) above which the rule is switched off.
+        seed: Of the audits.
     """
 
     def __init__(
@@ -44,6 +50,10 @@ class Referee:
         min_steps: int = 0,
         keep_last: int = 1,
         guards: bool = True,
+        good: float = 0.2,
+        audit: float = 0.0,
+        max_bad_stops: float = 0.10,
+        seed: int = 0,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
@@ -51,6 +61,10 @@ class Referee:
             raise ValueError(
                 f"budget: a positive number of the time attribute's units is needed (got {budget!r})"
             )
+        if not 0 <= audit <= 1:
+            raise ValueError(f"audit: a share between 0 and 1 is needed (got {audit!r})")
+        self.good, self.audit, self.max_bad_stops, self.seed = good, audit, max_bad_stops, seed
+        self._audits: tuple[int, AuditResult] | None = None
         self.rule: Rule = rule or NoRule()
         self.windows = parse_windows(windows)
         self.budget = float(budget)
@@ -161,27 +175,56 @@ class Referee:
         if record.curve.last_progress >= self.budget:
             return []  # nothing is left to save
         judgement = self.rule.judge(self.cohort, record, window)
+        if judgement.score is not None:
+            lowest = record.lowest_score
+            record.lowest_score = judgement.score if lowest is None else min(lowest, judgement.score)
+        if record.audited:
+            judgement = _spared(judgement, f"it is audited since {record.condemned_at}")
         if not judgement.condemned:
             return [self._verdict(record, window, "continue", self.rule.name, judgement)]
         veto = self._veto(record, window)
         if veto is not None:
-            spared = Judgement(
-                False,
-                f"{judgement.reason}; but {veto}",
-                judgement.p_good,
-                judgement.evidence,
-                judgement.certified,
-            )
-            return [self._verdict(record, window, "continue", self.rule.name, spared)]
-        record.condemned_at = window.name
-        return [self._verdict(record, window, "stop", self.rule.name, judgement)]
+            return [self._verdict(record, window, "continue", self.rule.name, _spared(judgement, veto))]
+        record.condemned_at, record.p_condemned = window.name, judgement.p_good
+        record.audited = is_audited(self.seed, record.trial_id, self.audit)
+        action: Action = "audit" if record.audited else "stop"
+        return [self._verdict(record, window, action, self.rule.name, judgement)]
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
         if self.cohort.leads(window, record.snapshots[window].metric):
             return f"it has the best objective of all at {window.name}"
         if self.cohort.standing <= self.keep_last:
             return f"only {self.cohort.standing} trials are left standing"
+        if self.audits().status == "refuted":
+            return "audits showed that this rule stops too many good trials here: only the guards act"
         return None
+
+    def audits(self) -> AuditResult:
+        """What the completed audits say.
+
+        Good is judged by the finals of completed trials, where an audited one stands for those stopped like it.
+        """
+        done = len(self.cohort.finals)
+        if self._audits is None or self._audits[0] != done:
+            completed = self.cohort.completed()
+            outcomes: list[bool] = []
+            audited = [t for t in completed if t.audited]
+            if audited:
+                edge = self._good_edge(completed)
+                outcomes = [self.cohort.sign * (t.final or 0.0) >= edge for t in audited]
+            self._audits = (done, audit_result(outcomes, self.max_bad_stops))
+        return self._audits[1]
+
+    def _good_edge(self, done: Sequence[TrialRecord]) -> float:
+        """The objective (larger is better) from which on a trial is good."""
+        ranked = sorted(done, key=lambda t: -self.cohort.sign * (t.final or 0.0))
+        weights = [1.0 / self.audit if t.audited and self.audit > 0 else 1.0 for t in ranked]
+        wanted, seen = self.good * sum(weights), 0.0
+        for trial, weight in zip(ranked, weights, strict=True):
+            seen += weight
+            if seen >= wanted - 1e-9:
+                return self.cohort.sign * (trial.final or 0.0)
+        return math.inf
 
     def _verdict(
         self, record: TrialRecord, window: Window | None, action: Action, rule: str, judgement: Judgement
@@ -216,6 +259,12 @@ class Referee:
             "verdicts": actions,
             "trials_saved": unspent,
             "rule_summary": self.rule.summary(self.cohort),
+            "audits": {
+                "rate_of": "good among condemned",
+                "limit": self.max_bad_stops,
+                **self.audits().to_dict(),
+                "pending": sum(t.audited and t.status == "running" for t in trials),
+            },
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -243,5 +292,10 @@ class Referee:
                 f"state_dict: saved for mode {state['mode']!r}, this one has {self.cohort.mode!r}\n"
                 "  use the same mode"
             )
+        self._audits = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
         self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
+
+
+def _spared(judgement: Judgement, why: str) -> Judgement:
+    return replace(judgement, condemned=False, reason=f"{judgement.reason}; but {why}")

@@ -24,6 +24,7 @@ class Judgement:
         p_good: Estimated probability that the trial is among the good ones, where the rule has one.
         evidence: Numbers behind it, JSON-able.
         certified: The rule bounds its false stops for this judgement (else it is a heuristic).
+        score: What the rule compares with its threshold; lower is worse. The lowest one is kept with the trial.
     """
 
     condemned: bool
@@ -31,6 +32,7 @@ class Judgement:
     p_good: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     certified: bool = False
+    score: float | None = None
 
 
 @dataclass(frozen=True)

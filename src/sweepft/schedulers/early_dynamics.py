@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from sweepft.rules import Referee, Verdict, make_rule
+from sweepft.rules import Calibration, Referee, Verdict, make_rule
 from sweepft.rules.windows import WindowSpec, parse_windows
 from sweepft.schedulers.ledger import replay_rows
 from sweepft.schedulers.results import ResultReader
@@ -38,7 +38,15 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         windows: Fractions of the budget, or counts ``{"steps": n}``, ``{"samples": n}``.
         min_steps: A trial is judged at a window only after that many steps and past its warmup (result key
             ``warmup_steps``), else at the next one.
-        rule: ``none``, ``median`` or ``recipe``.
+        rule: ``none``, ``median``, ``recipe``, ``asha`` or ``calibrated``; see ``docs/scheduler.md``.
+        covariates: Config keys that may explain final results (``calibrated``).
+        good: Share of trials that count as good (``calibrated``, audits).
+        false_stop: Share of the good trials that may be condemned (``calibrated``).
+        audit: Share of the condemned trials that run on, so that mistakes can be counted.
+        max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
+        eta: Reduction factor of ``asha``.
+        seed: Of the audits.
+        history: What earlier sweeps taught: a `sweepft.rules.Calibration`, its dict or its JSON file.
         min_peers: Other trials needed at a window to judge one.
         keep_last: That many trials are left standing, whatever the rule says; so is the leader at a window.
         guards: Stop trials with non-finite loss or objective, and those that diverge.
@@ -60,10 +68,18 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         time_attr: str = "samples_seen",
         step_attr: str = "step",
         budget: float,
-        windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25),
+        windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50),
         min_steps: int = 20,
-        rule: str = "median",
-        min_peers: int = 6,
+        rule: str = "calibrated",
+        covariates: Sequence[str] = (),
+        good: float = 0.2,
+        false_stop: float = 0.10,
+        audit: float = 0.05,
+        max_bad_stops: float = 0.10,
+        min_peers: int = 3,
+        eta: float = 3.0,
+        seed: int = 0,
+        history: Calibration | Mapping[str, Any] | str | None = None,
         keep_last: int = 1,
         guards: bool = True,
         trial_name_key: str = "trial_id",
@@ -81,8 +97,21 @@ class EarlyDynamicsScheduler(FIFOScheduler):
             "min_steps": min_steps,
             "keep_last": keep_last,
             "guards": guards,
+            "good": good,
+            "audit": audit,
+            "max_bad_stops": max_bad_stops,
+            "seed": seed,
         }
-        self._rule = make_rule(rule, min_peers=min_peers)
+        self._rule = make_rule(
+            rule,
+            min_peers=min_peers,
+            eta=eta,
+            good=good,
+            false_stop=false_stop,
+            covariates=covariates,
+            audit=audit,
+            history=history,
+        )
         self._names: dict[str, str] = {}
         self._drained = 0
         self._referee: Referee | None = None

@@ -28,6 +28,8 @@ def scheduler(**kw: Any) -> EarlyDynamicsScheduler:
         "windows": (0.1, 0.5),
         "min_steps": 0,
         "min_peers": 2,
+        "rule": "median",
+        "audit": 0.0,
     }
     return EarlyDynamicsScheduler(**{**base, **kw})
 
@@ -92,7 +94,7 @@ def test_sweepfts_own_results_are_read_flat_or_nested(flat: bool) -> None:
 
 
 def test_metric_and_mode_may_come_from_the_tune_config() -> None:
-    s = EarlyDynamicsScheduler(budget=100)
+    s = EarlyDynamicsScheduler(budget=100, rule="median")
     with pytest.raises(ValueError, match="TuneConfig"):
         s.on_trial_add(None, trial("a"))
     assert s.set_search_properties("eval_loss", "min")

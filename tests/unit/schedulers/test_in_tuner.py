@@ -69,7 +69,14 @@ def test_a_real_sweep_stops_the_poor_and_finishes_the_good(
     session: None, tmp_path: Path, trainable: Any
 ) -> None:
     scheduler = EarlyDynamicsScheduler(
-        metric="eval_loss", mode="min", budget=100, windows=(0.2, 0.6), min_steps=2, min_peers=2
+        metric="eval_loss",
+        mode="min",
+        budget=100,
+        windows=(0.2, 0.6),
+        min_steps=2,
+        min_peers=2,
+        rule="median",
+        audit=0,
     )
     values = [1, 2, 0, 5, 6, 9, 7, 8]
     results = tune.Tuner(

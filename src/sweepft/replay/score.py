@@ -1,0 +1,100 @@
+"""What a replay was worth: compute saved, best run kept, regret, false stops; intervals over studies.
+
+Everything is measured against the recorded truth of all runs of the group, stopped or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from sweepft.replay.curves import Study
+from sweepft.replay.engine import Outcome
+
+__all__ = ["Score", "bootstrap", "good_runs", "mean_scores", "score_outcome"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One replay, or the mean of several.
+
+    Attributes:
+        saved: Share of the recorded seconds of all runs that was not spent (start-up and audits were).
+        best_kept: 1 when the best run reached its end.
+        best_kept_within_noise: 1 when a run within the noise of the best did.
+        false_stop: Share of the good runs that did not reach their end.
+        regret: Best objective minus that of the best run kept, in the objective's unit, >= 0.
+        regret_scaled: The same, divided by the distance between the best and the median run.
+        time_to_best: Clock time at which the chosen run ended, as a share of the same sweep without stops.
+    """
+
+    saved: float
+    best_kept: float
+    best_kept_within_noise: float
+    false_stop: float
+    regret: float
+    regret_scaled: float
+    time_to_best: float
+
+
+def good_runs(study: Study, share: float, noise: float = 0.0) -> set[str]:
+    """The runs in the top share by final objective, and those within the noise of its edge."""
+    values = study.values
+    count = max(1, math.ceil(share * len(values) - 1e-9))
+    edge = np.sort(values)[::-1][count - 1]
+    return {r.run_id for r, v in zip(study.runs, values, strict=True) if v >= edge - noise and v > -math.inf}
+
+
+def score_outcome(
+    study: Study, outcome: Outcome, *, full_makespan: float, good: float = 0.2, noise: float = 0.0
+) -> Score:
+    """Score one replay.
+
+    Args:
+        study: The group that was replayed.
+        outcome: What became of its runs.
+        full_makespan: The same sweep's time without any stop.
+        good: Share of runs that count as good.
+        noise: Objectives closer than this are equal.
+    """
+    values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
+    total = sum(r.cost for r in study.runs)
+    spent = sum(o.spent for o in outcome.runs.values())
+    done = {n: o for n, o in outcome.runs.items() if o.status == "completed"}
+    best = max(values.values())
+    kept = max((values[n] for n in done), default=-math.inf)
+    chosen = max(done, key=lambda n: values[n], default=None)
+    truly_good = good_runs(study, good, 0.0)
+    finite = [v for v in values.values() if v > -math.inf]
+    spread = best - float(np.median(finite)) if finite else 0.0
+    regret = best - kept if kept > -math.inf else best - min(finite, default=best)
+    ended = done[chosen].finished_at if chosen is not None else None
+    return Score(
+        saved=1.0 - spent / total,
+        best_kept=float(kept >= best),
+        best_kept_within_noise=float(kept >= best - noise),
+        false_stop=sum(n not in done for n in truly_good) / len(truly_good) if truly_good else 0.0,
+        regret=regret,
+        regret_scaled=min(1.0, regret / spread) if spread > 0 else 0.0,
+        time_to_best=(ended if ended is not None else outcome.makespan) / full_makespan,
+    )
+
+
+def mean_scores(scores: Sequence[Score]) -> Score:
+    """Field by field."""
+    rows = [asdict(s) for s in scores]
+    return Score(**{k: float(np.mean([r[k] for r in rows])) for k in rows[0]})
+
+
+def bootstrap(
+    values: Sequence[float], *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean; ``values`` are one a study, for studies are what is sampled."""
+    data = np.asarray(values, dtype=float)
+    rng = np.random.default_rng(seed)
+    means = data[rng.integers(0, len(data), (draws, len(data)))].mean(axis=1)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -1,0 +1,307 @@
+"""The calibrated rule: condemn the trials that together hold only a small share of the chances of being good.
+
+A trial's early signals are blended to a score; score and final result are taken as a normal pair with a
+correlation that starts from a prior and is learned from finished trials. That gives each trial its probability of
+ending in the top ``good`` share. Trials are condemned from the least likely upwards as long as all the
+condemned together, now and earlier, hold no more than a *level* of the good ones' total probability.
+
+Where the level comes from decides what may be claimed:
+
+- ``heuristic``: twice the ``false_stop`` asked for (on fine-tuning curves half of the modelled loss comes true);
+  nothing is certified;
+- ``history``: fixed by conformal risk control on replays of earlier sweeps: a new sweep like those loses no more
+  than ``false_stop`` of its good trials on average;
+- ``conformal``: in a sweep with enough good trials of its own, run in full or audited: a good trial is condemned
+  with probability ``false_stop`` at most, by its rank among them (p-values, weighted by inverse propensity).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.rules.cohort import Cohort, TrialRecord
+from sweepft.rules.fit import fit_weights, rank_correlation
+from sweepft.rules.normal import cdf, normal_scores, quantile
+from sweepft.rules.signals import SIGNALS, signal_table
+from sweepft.rules.verdict import Judgement
+from sweepft.rules.windows import Window
+
+__all__ = ["CalibratedRule", "Calibration"]
+
+Floats = NDArray[np.float64]
+
+_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
+_STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
+_RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.87, 0.94, 0.97, 0.98))
+_RANK_NOISE: Final = 1.57  # n * variance of a normal score known by its rank among n (pi/2 at the median)
+_SLACK: Final = 2.0
+_SAMPLE: Final = 200  # peers looked at, so that a verdict's cost does not grow with the sweep
+_FINISHED: Final = 48  # finished trials learned from: the latest
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What earlier sweeps taught; made by `sweepft.replay.calibrate`, JSON-able.
+
+    Attributes:
+        level: The level that conformal risk control allows.
+        false_stop: The bound it was made for.
+        sweeps: Earlier sweeps it rests on.
+        rho: Learned (window fraction, correlation) pairs; the prior where empty.
+        weights: Learned weights of `SIGNALS`; the prior where empty.
+    """
+
+    level: float
+    false_stop: float
+    sweeps: int
+    rho: tuple[tuple[float, float], ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**self.__dict__, "rho": [list(r) for r in self.rho], "weights": list(self.weights)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
+        """The inverse of `to_dict`."""
+        rho = tuple((float(w), float(r)) for w, r in data.get("rho", ()))
+        weights = tuple(float(x) for x in data.get("weights", ()))
+        return cls(float(data["level"]), float(data["false_stop"]), int(data["sweeps"]), rho, weights)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A trial among its peers at one window."""
+
+    window: Window
+    peers: int
+    p_good: float
+    mass: float
+    rho: float
+    weights: dict[str, float]
+    finished: int
+
+
+class CalibratedRule:
+    """See the module.
+
+    Args:
+        good: Share of trials that count as good.
+        false_stop: Share of the good trials that may be condemned.
+        min_peers: Other trials needed at a window before anything is condemned.
+        covariates: Config keys that may explain final results; their weights start at zero.
+        audit: The rate of audits: an audited trial stands for 1 / audit condemned ones.
+        calibration: From earlier sweeps; None without.
+        level: Overrides the heuristic level (used to calibrate).
+        batch_key: Config key of the batch size.
+        weights: Overrides the prior weights of `SIGNALS` (used by ablations).
+    """
+
+    name = "calibrated"
+
+    def __init__(
+        self,
+        *,
+        good: float = 0.2,
+        false_stop: float = 0.10,
+        min_peers: int = 3,
+        covariates: Sequence[str] = (),
+        audit: float = 0.0,
+        calibration: Calibration | None = None,
+        level: float | None = None,
+        batch_key: str = "batch_size",
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        for name, value in (("good", good), ("false_stop", false_stop)):
+            if not 0 < value < 1:
+                raise ValueError(f"{name}: a share between 0 and 1 is needed (got {value!r})")
+        if calibration is not None and calibration.false_stop > false_stop + 1e-9:
+            raise ValueError(
+                f"history: was calibrated for false_stop {calibration.false_stop}, here it is {false_stop}\n"
+                "  calibrate again, or ask for the same bound"
+            )
+        self.good, self.false_stop, self.min_peers = good, false_stop, max(1, min_peers)
+        self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
+        self.calibration, self._level = calibration, level
+        learned = calibration.weights if calibration is not None and calibration.weights else _WEIGHTS
+        self._prior = np.array(weights if weights is not None else learned, dtype=float)
+        self._rho = (
+            calibration.rho if calibration is not None and calibration.rho else tuple(zip(*_RHO, strict=True))
+        )
+
+    # ----- the judgement ---------------------------------------------------------------------------------
+
+    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+        """Condemned when its mass lies at or below the level in force."""
+        chosen = min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
+        peers = len(cohort.at(chosen)) + cohort.out_before(chosen)[0] - 1
+        if peers < self.min_peers:
+            reason = f"{peers} other trials at {window.name}, {self.min_peers} needed to judge"
+            return Judgement(False, reason, evidence={"peers": peers})
+        view = self._view(cohort, trial, chosen)
+        basis, level = self._level_in_force(cohort)
+        condemned = view.mass <= level
+        evidence = {
+            "compared_at": chosen.name,
+            "peers": view.peers,
+            "mass": round(view.mass, 6),
+            "level": round(level, 6),
+            "basis": basis,
+            "correlation": round(view.rho, 4),
+            "weights": {k: round(v, 4) for k, v in view.weights.items()},
+            "finished": view.finished,
+        }
+        word = "at most" if condemned else "more than"
+        reason = (
+            f"probability {view.p_good:.3f} of ending in the best {100 * self.good:g}%, from {view.peers} others at"
+            f" {chosen.name}; it and all less likely ones hold {100 * view.mass:.1f}% of the chances, {word} the"
+            f" {100 * level:.1f}% allowed ({basis})"
+        )
+        return Judgement(condemned, reason, view.p_good, evidence, basis != "heuristic", score=view.mass)
+
+    def _prior_rho(self, window: Window) -> float:
+        xs, ys = zip(*self._rho, strict=True)
+        return float(np.interp(window.fraction if window.fraction is not None else 0.1, xs, ys))
+
+    def _uncertainty(self, cohort: Cohort, window: Window) -> float:
+        """Prior variance of the final result given the rank at this window: late windows and many peers win."""
+        rho = self._prior_rho(window)
+        n = len(cohort.at(window)) + cohort.out_before(window)[0]
+        return 1.0 - rho * rho + rho * rho * _RANK_NOISE / n
+
+    def _view(self, cohort: Cohort, trial: TrialRecord, window: Window) -> _View:
+        names = self._sample(cohort, window, trial.trial_id)
+        own = names.index(trial.trial_id)
+        table = signal_table(cohort, window, names, self.covariates, self.batch_key)
+        weights, rho, finished = self._learn(cohort, window, names, table.columns, table.scores)
+        count, spent = cohort.out_before(window)
+        scale = len(names) / len(cohort.at(window))
+        out = round(count * scale)
+        blended = np.concatenate([table.scores @ weights, np.full(out, -1e6)])
+        scores = normal_scores(blended)
+        spread = math.sqrt(1.0 - rho * rho + rho * rho * _RANK_NOISE / len(scores))
+        chances = 1.0 - cdf((quantile(1.0 - self.good) - rho * scores[: len(names)]) / spread)
+        lost = spent * scale
+        mass = float((chances[chances <= chances[own] + 1e-12].sum() + lost) / (chances.sum() + lost))
+        shown = {c: float(w) for c, w in zip(table.columns, weights, strict=True)}
+        return _View(window, len(scores) - 1, float(chances[own]), mass, rho, shown, finished)
+
+    def _sample(self, cohort: Cohort, window: Window, own: str) -> list[str]:
+        names = cohort.names_at(window)
+        if len(names) <= _SAMPLE:
+            return list(names)
+        picked = list(names[:: len(names) // _SAMPLE + 1])
+        return picked if own in picked else [*picked, own]
+
+    # ----- what is learned from finished trials ------------------------------------------------------------
+
+    def _learn(
+        self, cohort: Cohort, window: Window, names: Sequence[str], columns: Sequence[str], scores: Floats
+    ) -> tuple[Floats, float, int]:
+        """Weights of the columns and the correlation with the final result, from prior and finished trials."""
+        prior = np.zeros(len(columns))
+        prior[: len(SIGNALS)] = 2.0 * self._prior * self._steadiness(cohort, window, names, scores)
+        rho = self._prior_rho(window)
+        done = [i for i, n in enumerate(names) if n in cohort.finals][-_FINISHED:]
+        if len(done) < 3:
+            return prior, rho, len(done)
+        finals = np.array([cohort.sign * cohort.finals[names[i]] for i in done])
+        weights = fit_weights(scores[done], finals, prior, strength=8.0)
+        seen = rank_correlation(scores[done] @ weights, finals)
+        trust = 4.0 if self.calibration is None or not self.calibration.rho else 16.0
+        rho = (trust * rho + len(done) * seen) / (trust + len(done))
+        return weights, min(0.98, max(0.02, rho)), len(done)
+
+    def _steadiness(self, cohort: Cohort, window: Window, names: Sequence[str], scores: Floats) -> Floats:
+        """Relative trust in each signal: one whose ranks jump from window to window is mostly noise."""
+        steady = _STEADY.copy()
+        earlier = [w for w in cohort.windows() if w.kind == window.kind and w.value < window.value]
+        if earlier:
+            before = max(earlier, key=lambda w: w.value)
+            at = cohort.at(before)
+            both = [i for i, n in enumerate(names) if n in at]
+            if len(both) >= 3:
+                old = signal_table(cohort, before, [names[i] for i in both], batch_key=self.batch_key).scores
+                for k in range(len(SIGNALS)):
+                    seen = _correlation(scores[both, k], old[:, k])
+                    steady[k] = (5.0 * steady[k] + len(both) * max(0.0, seen)) / (5.0 + len(both))
+        trust: Floats = (1.0 / (1.02 - steady**2)) ** 2
+        relative: Floats = trust / trust.max()
+        return relative
+
+    # ----- the level ---------------------------------------------------------------------------------------
+
+    def _level_in_force(self, cohort: Cohort) -> tuple[str, float]:
+        if self._level is not None:
+            return "given", self._level
+        own = self._conformal_level(cohort)
+        if own is not None:
+            return "conformal", own
+        if self.calibration is not None:
+            return "history", self.calibration.level
+        return "heuristic", _SLACK * self.false_stop
+
+    def _conformal_level(self, cohort: Cohort) -> float | None:
+        """The largest level at which a good trial is condemned with probability ``false_stop`` at most.
+
+        Needs audits: without them condemned good trials are never seen, and survivors are no fair sample. None
+        while there are too few good trials to say anything at this level.
+        """
+        if self.audit <= 0:
+            return None
+        rows = [
+            (cohort.sign * t.final, t.lowest_score, 1.0 / self.audit if t.audited else 1.0)
+            for t in cohort.completed()
+            if t.final is not None and t.lowest_score is not None
+        ]
+        if len(rows) * self.good < 1.0 / self.false_stop - 1.0:
+            return None
+        finals, scores, weights = (np.array(c, dtype=float) for c in zip(*rows, strict=True))
+        order = np.argsort(-finals)
+        top = np.cumsum(weights[order]) <= self.good * weights.sum() + 1e-9
+        good = order[top]
+        if weights[good].sum() + 1.0 < 1.0 / self.false_stop:
+            return None
+        ranked = good[np.argsort(scores[good])]
+        p_values = (np.cumsum(weights[ranked]) + weights[ranked].max()) / (
+            weights[good].sum() + weights[ranked].max()
+        )
+        allowed = np.nonzero(p_values <= self.false_stop)[0]
+        if len(allowed):
+            return float(scores[ranked[allowed[-1]]])
+        return float(np.nextafter(scores[ranked[0]], -math.inf))  # below every good trial seen
+
+    def summary(self, cohort: Cohort) -> dict[str, Any]:
+        """The level in force, its basis, and what was learned at each window."""
+        basis, level = self._level_in_force(cohort)
+        learned = {}
+        for window in cohort.windows():
+            names = self._sample(cohort, window, cohort.names_at(window)[0])
+            table = signal_table(cohort, window, names, self.covariates, self.batch_key)
+            weights, rho, finished = self._learn(cohort, window, names, table.columns, table.scores)
+            learned[window.name] = {
+                "weights": {c: float(w) for c, w in zip(table.columns, weights, strict=True)},
+                "correlation": rho,
+                "finished": finished,
+            }
+        return {
+            "good": self.good,
+            "false_stop": self.false_stop,
+            "basis": basis,
+            "level": level,
+            "certified": basis in ("conformal", "history"),
+            "history_sweeps": self.calibration.sweeps if self.calibration else 0,
+            "learned": learned,
+        }
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 1e-12 else 0.0
