@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import math
@@ -85,7 +86,8 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     unit = "GPU" if c["unit"] == "gpu_seconds" else "slot"
     lines += [
         f"- **Trials** {counts}",
-        f"- **Cost** {duration(c['used'])} of {unit} time; stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
+        f"- **Cost** {duration(c['used'])} of {unit} time; "
+        f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
     ]
     rate = summary["stops"]["audits"]["rate"]
     wrong = (
@@ -165,8 +167,8 @@ def _md_table(summary: dict[str, Any], limit: int) -> list[str]:
 
 def _md(text: Any) -> str:
     """Text that Markdown shows as it is: one line, its signs escaped."""
-    escaped = "".join("\\" + c if c in "\\`*_{}[]<>#|~" else c for c in shorten(one_line(str(text)), 300))
-    return escaped.replace("&", "&amp;")
+    text = html.escape(shorten(one_line(str(text)), 300), quote=False)
+    return "".join("\\" + c if c in "\\`*_{}[]#|~" else c for c in text)
 
 
 def _cell(value: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["duration", "number", "one_line", "percent", "said", "shorten"]
+
+_TURNS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -56,6 +58,6 @@ def one_line(text: str) -> str:
 
 
 def shorten(text: Any, limit: int) -> str:
-    """The text, cut with an ellipsis."""
-    shown = str(text)
+    """The text, cut with an ellipsis, without signs that turn the direction of all text after them."""
+    shown = str(text).translate(_TURNS)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -27,8 +27,10 @@ function make(tag, attributes = {}, ...children) {
 
 const isNumber = (v) => typeof v === "number" && Number.isFinite(v);
 
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // would turn the direction of all text after them
+
 function clip(text, limit = 60) {
-  text = String(text);
+  text = String(text).replace(TURNS, "");
   return text.length > limit ? text.slice(0, limit - 1) + "…" : text;
 }
 

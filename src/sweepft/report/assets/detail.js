@@ -33,7 +33,7 @@ function openTrial(id) {
   chart("c-trial", () => trialFigure(t, curve));
   drawn.delete("c-trial");
   draw("c-trial");
-  history.replaceState(null, "", "#trial=" + encodeURIComponent(id));
+  history.replaceState(null, "", "#trial=" + encodeURIComponent(id.replace(/\p{Surrogate}/gu, "\ufffd")));
 }
 
 function step(by) {

@@ -1,0 +1,328 @@
+"""What the report claims, told as small sweeps whose numbers can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweepft.recorder import RunView
+from sweepft.recorder.rows import complete_fields
+from sweepft.report import summarise
+from sweepft.report.answer import edge_warnings
+from sweepft.report.findings import recipe_findings
+from sweepft.report.importance import importances
+
+SPEC = {
+    "data": {"held_out": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}]},
+    "early_stop": {"windows": [0.1, 0.5]},
+    "search": {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}},
+}
+
+
+class Sweep:
+    """Rows of a sweep with a budget of 100 samples and trials of 10 steps."""
+
+    def __init__(self, spec: dict[str, Any] = SPEC) -> None:
+        self.rows: list[dict] = []
+        self.now = 1000.0
+        self.tell(
+            "sweep", name="s", spec=spec, spec_digest="", seed=0, budget_samples=100, sweepft_version="0"
+        )
+
+    def tell(self, kind: str, **fields: object) -> Sweep:
+        self.rows.append(
+            {"seq": len(self.rows), "time": self.now, "kind": kind} | complete_fields(kind, fields)
+        )
+        return self
+
+    def trial(
+        self,
+        t: str,
+        steps: int,
+        status: str,
+        loss: float | None = None,
+        *,
+        stderr: float | None = 0.01,
+        seconds=2.0,
+        **config,
+    ) -> Sweep:
+        name = {"trial_id": t, "attempt": 0}
+        config = config or {"learning_rate": 1e-3}
+        self.tell("trial", trial_id=t, number=int(t[1:]), config=config, effective={}, origin="sampler",
+                  planned_steps=10, warmup_steps=0)  # fmt: skip
+        self.tell("start", **name, slot=0)
+        n = np.arange(1, steps + 1)
+        history = {
+            "step": n,
+            "samples_seen": n * 10,
+            "tokens_seen": n * 50,
+            "loss": 3.0 - n / 10,
+            "grad_norm": n * 0 + 1.0,
+        }
+        history |= {"lr": n * 0 + 1e-3, "seconds": n * 0 + seconds}
+        self.now += steps * seconds
+        self.tell("steps", **name, history={k: v.tolist() for k, v in history.items()})
+        self.tell("cost", trial_id=t, slot=0, phase="train", seconds=steps * seconds)
+        for window, step in ((0.1, 1), (0.5, 5), (1.0, 10)):
+            if step <= steps:
+                value = loss if window == 1.0 and loss is not None else 9.0
+                sets = {"math": {"loss": value, "stderr": stderr}, "general": {"loss": 2.0, "stderr": 0.5}}
+                self.tell("eval", **name, step=step, samples_seen=step * 10, window=window, final=window == 1.0,
+                          objective=value, sets=sets, seconds=1.0)  # fmt: skip
+                self.now += 1
+                self.tell("cost", trial_id=t, slot=0, phase="evaluate", seconds=1.0)
+        return self.tell("end", **name, status=status, reason=None, objective=loss, step=steps, samples_seen=steps * 10,
+                         tokens_seen=steps * 50)  # fmt: skip
+
+    def verdict(self, t: str, window: float, action: str) -> Sweep:
+        step = int(window * 10)
+        return self.tell("verdict", trial_id=t, step=step, samples_seen=step * 10, window=window, action=action,
+                         rule="median", reason="r")  # fmt: skip
+
+    def report(self) -> dict[str, Any]:
+        return summarise(RunView.from_rows(self.rows))
+
+
+# --- answer ---------------------------------------------------------------------------------------
+
+
+def test_the_winner_the_runner_up_and_their_unpaired_difference() -> None:
+    answer = Sweep().trial("t0", 10, "completed", 2.0).trial("t1", 10, "completed", 1.5).report()["answer"]
+    assert answer["winner"]["trial_id"] == "t1"
+    assert answer["winner"]["stderr"] == pytest.approx(0.01)
+    assert answer["difference"]["value"] == pytest.approx(0.5)
+    assert answer["difference"]["stderr"] == pytest.approx(math.hypot(0.01, 0.01))
+    assert answer["difference"]["clear"] is True
+    assert answer["within_noise"] == []
+
+
+@pytest.mark.parametrize(
+    ("second", "clear"), [(1.5, False), (1.5 + 1.95 * 0.0141421, False), (1.5 + 1.97 * 0.0141421, True)]
+)
+def test_a_lead_is_clear_beyond_two_standard_errors_only(second: float, clear: bool) -> None:
+    answer = Sweep().trial("t0", 10, "completed", 1.5).trial("t1", 10, "completed", second).report()["answer"]
+    assert answer["difference"]["clear"] is clear
+    assert answer["within_noise"] == ([] if clear else ["t1"])
+
+
+def test_without_standard_errors_nothing_is_claimed() -> None:
+    sweep = (
+        Sweep().trial("t0", 10, "completed", 1.5, stderr=None).trial("t1", 10, "completed", 1.6, stderr=None)
+    )
+    answer = sweep.report()["answer"]
+    assert answer["winner"]["stderr"] is None
+    assert answer["difference"]["clear"] is None
+    assert answer["within_noise"] == []
+
+
+def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 9.5).trial("t1", 5, "stopped").trial("t2", 1, "running")
+    report = sweep.report()
+    assert report["answer"]["winner"]["trial_id"] == "t0"
+    assert [(t["trial_id"], t["rank"], t["objective"]) for t in report["trials"]] == [
+        ("t0", 1, 9.5), ("t1", None, None), ("t2", None, None)]  # fmt: skip
+    assert report["trials"][1]["last_eval"]["objective"] == 9.0
+    assert report["trials"][1]["held_out"] == {}
+
+
+def test_no_winner_before_a_trial_completes() -> None:
+    for report in (Sweep().report(), Sweep().trial("t0", 5, "stopped").report()):
+        assert report["answer"]["winner"] is None
+        assert "no winner" in report["answer"]["headline"]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "value", "side"),
+    [
+        ({"log_uniform": [1e-4, 1e-2]}, 1.1e-4, "low"),
+        ({"log_uniform": [1e-4, 1e-2]}, 9e-3, "high"),
+        ({"log_uniform": [1e-4, 1e-2]}, 1e-3, None),
+        ({"log_uniform": [1e-4, 1e-2]}, 5e-4, None),  # near the low end of a linear scale, not of this one
+        ({"uniform": [0.5, 1.5]}, 0.52, "low"),
+        ({"uniform": [0.0, 1.0]}, 0.5, None),
+        ({"int_uniform": [1, 100]}, 100, "high"),
+        ({"choice": [8, 16, 32]}, 32, "high"),
+        ({"choice": [32, 8, 16]}, 8, "low"),
+        ({"choice": [8, 16, 32]}, 16, None),
+        ({"choice": [8, 16]}, 8, None),  # two values have no inside
+        ({"choice": [0.0, 0.03, 0.1]}, 0.0, None),  # less than nothing there is not
+        ({"choice": ["constant", "cosine", "linear"]}, "constant", None),
+        ({"choice": [True, False, 3]}, True, None),
+        ({"uniform": [0.0, 1.0]}, None, None),
+        ({"uniform": None, "choice": None, "log_uniform": [1.0, 8.0], "int_uniform": None}, 8.0, "high"),
+    ],
+)
+def test_the_edge_of_the_space(dimension: dict, value: object, side: str | None) -> None:
+    view = RunView.from_rows(Sweep({"search": {"space": {"k": dimension}}}).rows)
+    found = edge_warnings(view, {"k": value})
+    assert [e["side"] for e in found] == ([] if side is None else [side])
+    if side:
+        assert f"widen k {'upwards' if side == 'high' else 'downwards'}" in found[0]["text"]
+
+
+# --- cost and savings -----------------------------------------------------------------------------
+
+
+def test_savings_are_what_the_stopped_trial_would_have_cost_at_its_own_speed() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 1.0, seconds=1.0).trial("t1", 1, "stopped", seconds=3.0)
+    report = sweep.report()
+    # nine steps of 3 s; evaluations of 1 s at 50% and at the end
+    assert report["trials"][1]["saved_seconds"] == pytest.approx(9 * 3.0 + 2 * 1.0)
+    cost = report["cost"]
+    assert cost["used"] == pytest.approx((10 * 1 + 3) + (3 + 1))
+    assert cost["saved_share"] == pytest.approx(29 / (29 + 17))
+    assert cost["unit"] == "slot_seconds"
+
+
+def test_diverged_and_failed_trials_save_nothing() -> None:
+    sweep = Sweep().trial("t0", 2, "diverged").trial("t1", 2, "failed").trial("t2", 2, "interrupted")
+    assert sweep.report()["cost"]["saved"] == 0
+
+
+def test_audits_are_told_and_never_counted_as_saved() -> None:
+    sweep = (
+        Sweep()
+        .trial("t0", 10, "completed", 1.0)
+        .trial("t1", 10, "completed", 2.0)
+        .verdict("t1", 0.1, "audit")
+    )
+    cost = sweep.report()["cost"]
+    assert cost["saved"] == 0
+    assert cost["audit"] == pytest.approx(9 * 2.0)
+
+
+def test_cost_by_phase_adds_up_to_slots_times_wall() -> None:
+    cost = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 5, "stopped").report()["cost"]
+    assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.01)
+    assert cost["unaccounted"] == pytest.approx(0, abs=1e-6)
+
+
+def test_gpu_time_is_counted_where_trials_hold_gpus() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 1.0)
+    for row in sweep.rows:
+        if row["kind"] == "cost":
+            row["gpus"] = 8.0
+    cost = sweep.report()["cost"]
+    assert cost["unit"] == "gpu_seconds"
+    assert cost["used"] == pytest.approx(8 * 23.0)
+    assert cost["by_phase"]["train"] == pytest.approx(8 * 20.0)
+
+
+def test_without_cost_rows_the_trials_own_phases_serve() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 1.0)
+    sweep.rows = [r for r in sweep.rows if r["kind"] != "cost"]
+    assert sweep.report()["cost"]["used"] == pytest.approx(23.0)
+    for row in sweep.rows:
+        if row["kind"] == "steps":
+            row["phase_seconds"] = {"train": 20.0, "evaluate": 3.0, "switch": 2.0}
+    assert sweep.report()["cost"]["used"] == pytest.approx(25.0)
+
+
+def test_hours_between_two_sessions_are_not_held_against_the_slots() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 1.0)
+    sweep.now += 50_000
+    sweep.tell(
+        "sweep",
+        name="s",
+        spec=SPEC,
+        spec_digest="",
+        seed=0,
+        budget_samples=100,
+        sweepft_version="0",
+        resumed=True,
+    )
+    report = sweep.trial("t1", 10, "completed", 2.0).report()
+    assert report["cost"]["wall_seconds"] == pytest.approx(2 * 23.0)
+    assert len(report["provenance"]["resumes"]) == 1
+
+
+# --- stops ----------------------------------------------------------------------------------------
+
+
+def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
+    sweep = Sweep()
+    for i in range(10):
+        sweep.trial(f"t{i}", 10, "completed", 1.0 + i)
+    sweep.verdict("t1", 0.1, "audit").verdict("t5", 0.1, "audit").verdict("t5", 0.5, "audit").verdict(
+        "t9", 0.5, "audit"
+    )
+    sweep.trial("t10", 5, "running").verdict("t10", 0.1, "audit")
+    sweep.trial("t11", 1, "stopped").verdict("t11", 0.1, "stop")
+    stops = sweep.report()["stops"]
+    assert stops["by_rule"] == {"median": 1}
+    assert stops["by_window"] == {"10%": 1}
+    audits = stops["audits"]
+    assert (audits["condemned"], audits["finished"], audits["good"]) == (4, 3, 1), (
+        "t1 is among the best fifth"
+    )
+    assert audits["rate"]["low"] == pytest.approx(0.0084, abs=1e-4)
+    assert audits["rate"]["high"] == pytest.approx(0.9057, abs=1e-4)
+
+
+def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
+    report = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 1, "stopped").report()
+    assert report["stops"]["audits"]["rate"] is None
+    assert any("audit" in line for line in report["not_measured"])
+
+
+# --- findings and importance ----------------------------------------------------------------------
+
+
+def made_up(n: int, seed: int = 0, batch_effect: float = 0.05) -> list[dict[str, Any]]:
+    """Records of completed trials with known effects."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for i in range(n):
+        config = {
+            "batch_size": int(rng.choice([8, 16, 32])),
+            "learning_rate": float(10 ** rng.uniform(-4, -2)),
+        }
+        config |= {
+            "warmup": float(rng.choice([0.0, 0.1])),
+            "schedule": str(rng.choice(["constant", "cosine"])),
+        }
+        loss = 2 + batch_effect * math.log2(config["batch_size"]) + 0.3 * math.log10(config["learning_rate"])
+        loss += rng.normal(0, 0.02)
+        trials.append({"trial_id": f"t{i}", "rank": 1, "config": config, "objective": loss, "held_out": {}})
+    return trials
+
+
+def finding(trials: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next(f for f in recipe_findings(RunView(), trials, []) if f["finding"] == name)
+
+
+def test_findings_tell_a_real_effect_from_none() -> None:
+    trials = made_up(60)
+    batch = finding(trials, "batch size")
+    assert batch["low"] < 0.05 < batch["high"]
+    assert batch["verdict"] == "does not hold here"
+    assert finding(made_up(60, batch_effect=-0.05), "batch size")["verdict"] == "holds here"
+    assert finding(trials, "learning rate")["verdict"] == "holds here"
+    assert finding(trials, "warmup")["verdict"] == "no difference seen"
+    assert finding(trials, "data order")["verdict"] == "not varied"
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 9])
+def test_few_trials_say_nothing(n: int) -> None:
+    for f in recipe_findings(RunView(), made_up(n), []):
+        assert f["effect"] is None
+        assert f["verdict"] in ("cannot tell", "not varied")
+
+
+def test_importance_names_what_mattered_and_needs_trials() -> None:
+    space = {k: {} for k in ("batch_size", "learning_rate", "warmup", "schedule")}
+    found = importances(space, made_up(80, batch_effect=0.0))
+    assert next(iter(found)) == "learning_rate"
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(space, made_up(11)) is None
+    assert importances({}, made_up(80)) is None
+
+
+def test_importance_takes_settings_of_any_kind() -> None:
+    trials = made_up(20)
+    for i, t in enumerate(trials):
+        t["config"] |= {"betas": [0.9, 0.95 if i % 2 else 0.99], "flag": bool(i % 3), "text": "<b>" * (i % 2)}
+    assert set(importances({k: {} for k in trials[0]["config"]}, trials)) == set(trials[0]["config"])

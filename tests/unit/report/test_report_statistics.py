@@ -1,0 +1,94 @@
+"""The statistics the report states, against independent computations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from sweepft.report.stats import least_squares, proportion, rank_correlation
+
+values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_rank_correlation_is_spearmans_and_lies_in_its_interval(data: st.DataObject) -> None:
+    x = data.draw(values)
+    y = data.draw(st.lists(st.floats(-100, 100), min_size=len(x), max_size=len(x)))
+    found = rank_correlation(x, y)
+    if len(set(x)) == 1 or len(set(y)) == 1:
+        assert found is None
+        return
+    assert found is not None
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    mirrored = rank_correlation(x, [-v for v in y])
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ([], []),
+        ([1, 2, 3, 4], [1, 2, 3, 4]),
+        ([1, 1, 1, 1, 1], [1, 2, 3, 4, 5]),
+        ([1, 2, 3, 4, math.nan], [1] * 5),
+    ],
+)
+def test_too_little_says_nothing(x: list, y: list) -> None:
+    assert rank_correlation(x, y) is None
+
+
+def test_within_cohorts_a_difference_between_them_counts_for_nothing() -> None:
+    """Two batch sizes: overall the signal looks good, within each it is reversed."""
+    x = [1, 2, 3, 4, 11, 12, 13, 14]
+    y = [4, 3, 2, 1, 14, 13, 12, 11]
+    assert rank_correlation(x, y).value > 0.5
+    assert rank_correlation(x, y, cohorts=[8] * 4 + [16] * 4).value == pytest.approx(-1)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    rho, hits, runs = 0.6, 0, 600
+    spearman = 6 / math.pi * math.asin(rho / 2)
+    for _ in range(runs):
+        a, b = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], 25).T
+        found = rank_correlation(a, b)
+        hits += found.low <= spearman <= found.high
+    assert 0.92 <= hits / runs <= 0.98
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (0, 14), (0, 29), (0, 59), (3, 10), (10, 10), (1, 251)])
+def test_proportions_have_the_exact_interval(hits: int, n: int) -> None:
+    exact = stats.binomtest(hits, n).proportion_ci(method="exact")
+    found = proportion(hits, n)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+
+
+def test_without_audits_anything_is_possible() -> None:
+    assert (proportion(0, 0).low, proportion(0, 0).high) == (0, 1)
+
+
+def test_least_squares_finds_known_effects_with_honest_intervals() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        batch, rate = rng.integers(3, 7, 40).astype(float), rng.uniform(-4, -2, 40)
+        y = 1 + 0.05 * batch - 0.2 * rate + rng.normal(0, 0.1, 40)
+        found = least_squares({"batch": batch, "rate": rate}, y)
+        covered += found["batch"].low <= 0.05 <= found["batch"].high
+        slopes = np.linalg.lstsq(np.column_stack([np.ones(40), batch, rate]), y, rcond=None)[0]
+        assert found["rate"].value == pytest.approx(slopes[2])
+    assert 0.9 <= covered / 200 <= 0.99
+
+
+def test_least_squares_leaves_out_what_cannot_be_told_apart() -> None:
+    x = np.arange(20.0)
+    found = least_squares({"a": x, "twice_a": 2 * x, "constant": np.ones(20)}, x + np.sin(x))
+    assert list(found) == ["a"]
+    assert least_squares({"a": np.arange(7.0)}, np.arange(7.0)) is None, "five degrees of freedom are too few"
