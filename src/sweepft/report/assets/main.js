@@ -23,11 +23,18 @@ async function begin() {
     for (const entry of entries.filter((e) => e.isIntersecting)) { seen.unobserve(entry.target); draw(entry.target.id); }
   }, { rootMargin: "300px" });
   for (const id of charts.keys()) seen.observe($(id));
-  const wanted = location.hash.match(/^#trial=(.*)$/);
-  if (wanted) openTrial(decodeURIComponent(wanted[1]));
+  openLinked();
   document.body.dataset.ready = "all";
   document.body.dataset.milliseconds = Math.round(performance.now());
 }
+
+function openLinked() {
+  const wanted = location.hash.match(/^#trial=(.*)$/);
+  if (!wanted) return;
+  try { openTrial(decodeURIComponent(wanted[1])); } catch { /* a broken link opens nothing */ }
+}
+
+addEventListener("hashchange", openLinked);
 
 document.addEventListener("click", async (event) => {
   const trial = event.target.closest("[data-trial]");

@@ -1,0 +1,79 @@
+"""docs/report.md is true: its lines make the report's numbers anew, and its keys are the report's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import Sweep
+
+from sweepft.recorder import RunView
+from sweepft.report import summarise
+from sweepft.report.tables import CSV_COLUMNS
+
+TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
+SECTION = TEXT.split("## Every number again")[1]
+LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with stops, audits and a fault, whose stopped trials were judged at windows."""
+    return Sweep(trials=40, slots=4, seed=3).write(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> dict[str, Any]:
+    return summarise(RunView.load(run))
+
+
+@pytest.fixture(scope="module")
+def names(run: Path) -> dict[str, Any]:
+    """What the documented preamble defines."""
+    space: dict[str, Any] = {"run": run}
+    exec(re.search(r"```python\n(.*?)```", SECTION, re.S)[1], space)
+    return space
+
+
+def look_up(report: Any, path: str) -> Any:
+    for key in path.split("."):
+        report = report[int(key)] if isinstance(report, list) else report[key]
+    return report
+
+
+def test_the_documented_numbers_are_many_and_the_sweep_has_what_they_need(names: dict[str, Any]) -> None:
+    assert len(LINES) >= 25
+    for group in ("stopped", "audits", "ended", "done"):
+        assert names[group], group
+
+
+@pytest.mark.parametrize(("path", "expression"), LINES, ids=[path for path, _ in LINES])
+def test_a_documented_line_makes_the_number_anew(
+    path: str, expression: str, report: dict[str, Any], names: dict[str, Any]
+) -> None:
+    assert look_up(report, path) == pytest.approx(eval(expression, names), rel=1e-9, abs=1e-7)
+
+
+def test_the_documented_keys_are_those_of_the_report(report: dict[str, Any]) -> None:
+    section = TEXT.split("## `report.json`")[1].split("## Every number")[0]
+    documented = {
+        k for line in re.findall(r"^\| (`.*?) \|", section, re.M) for k in re.findall(r"`(\w+)`", line)
+    }
+    assert documented == set(report)
+    record = section.split("A trial's record:")[1]
+    outside = re.sub(r"\([^)]*\)", "", record)
+    assert set(re.findall(r"`(\w+)`", outside)) == set(report["trials"][0])
+    for key in ("answer", "cost", "stops"):
+        row = re.search(rf"^\| `{key}` \| (.*) \|$", section, re.M)[1]
+        named = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row)))
+        assert named == set(report[key]), key
+    for key in ("signals", "findings"):
+        row = re.search(rf"^\| `{key}` \| rows `(.*)` \|$", section, re.M)[1]
+        assert set(row.split(", ")) == set(report[key][0]), key
+
+
+def test_the_documented_csv_columns_are_those_written() -> None:
+    section = TEXT.split("## `ranked.csv`")[1]
+    assert tuple(re.search(r"`([^`]+)`", section)[1].replace("\n", " ").split(", ")) == CSV_COLUMNS
