@@ -8,8 +8,8 @@ import math
 import optuna
 import pytest
 from optuna.trial import TrialState
-from support.sweeps import run_spec, write_spec
 
+from support.sweeps import run_spec, write_spec
 from sweepft.recorder import read_ledger
 from sweepft.search import STUDY_FILE, open_study
 
@@ -64,7 +64,8 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
             assert told.value == trial.objective == trial.evals[-1]["objective"] == float(row["objective"])
             assert trial.samples_seen == 96
         else:
-            assert row["rank"] == "" and trial.objective is None
+            assert row["rank"] == ""
+            assert trial.objective is None
             assert windows, "a stopped trial keeps all its intermediate values"
     values = [t.value for t in by_name.values() if t.state == TrialState.COMPLETE]
     assert float(next(r for r in table.values() if r["rank"] == "1")["objective"]) == min(values)
@@ -89,8 +90,10 @@ def test_a_stop_says_why(finished):
     assert {v["trial_id"] for v in verdicts} == {t.trial_id for t in stopped}
     for trial in stopped:
         verdict = next(v for v in verdicts if v["trial_id"] == trial.trial_id)
-        assert verdict["window"] in (0.25, 0.5) and verdict["rule"] == "median"
-        assert trial.reason == verdict["reason"] and len(verdict["reason"]) > 20
+        assert verdict["window"] in (0.25, 0.5)
+        assert verdict["rule"] == "median"
+        assert trial.reason == verdict["reason"]
+        assert len(verdict["reason"]) > 20
         assert verdict["evidence"]
 
 
@@ -108,7 +111,8 @@ def test_the_run_folder_holds_report_logs_and_spec(finished):
     assert {p.name for p in done.reports.values()} >= {"ranked.csv", "report.json", "report.html"}
     assert list((run / "logs").glob("slot-*-rank0.log"))
     progress = (run.parent / "run.txt").read_text()
-    assert "trial stop: trial=" in progress and "trial completed: trial=" in progress
+    assert "trial stop: trial=" in progress
+    assert "trial completed: trial=" in progress
 
 
 def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
@@ -143,7 +147,8 @@ def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
     )  # fmt: skip
     done = run_spec(spec, tmp_path / "run")
     trial = done.view.trials["t000"]
-    assert trial.status == "diverged" and "step" in trial.reason
+    assert trial.status == "diverged"
+    assert "step" in trial.reason
     study, _ = open_study(tmp_path / "run" / STUDY_FILE, "tiny")
     assert all(t.state != TrialState.RUNNING for t in study.trials)
     assert study.trials[0].state in (TrialState.PRUNED, TrialState.FAIL)
@@ -158,4 +163,5 @@ def test_optuna_alone_opens_the_study(finished):
     )
     study = optuna.load_study(study_name="tiny", storage=storage)
     pruned = [t for t in study.trials if t.state == TrialState.PRUNED]
-    assert pruned and all(t.intermediate_values for t in pruned)
+    assert pruned
+    assert all(t.intermediate_values for t in pruned)

@@ -57,6 +57,28 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @cli.command()
+@_RUN
+@_SET
+@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
+    """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
+    from sweepft.launch.resume import resume_sweep
+
+    _close(resume_sweep(run, overrides, address=address))
+
+
+@cli.command()
+@_RUN
+@click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
+def status(run: Path, as_json: bool) -> None:
+    """Say how RUN stands: live, finished or crashed."""
+    from sweepft.launch.status import describe_run, status_of
+
+    found = status_of(run)
+    click.echo(json.dumps(found, indent=2) if as_json else describe_run(found))
+
+
+@cli.command()
 @_SPEC
 @_SET
 def validate(spec: Path, overrides: tuple[str, ...]) -> None:

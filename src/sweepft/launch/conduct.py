@@ -19,12 +19,11 @@ from sweepft.launch.cluster import ray_session
 from sweepft.launch.progress import Progress
 from sweepft.recorder import RunView
 from sweepft.report import write_report
-from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.tuner.build import build_tuner
 from sweepft.tuner.recorder import Recorder
-from sweepft.tuner.stopper import Winding
+from sweepft.tuner.stopper import SweepScheduler, Winding
 
 __all__ = ["Finished", "conduct"]
 
@@ -58,7 +57,7 @@ def conduct(
     *,
     recorder: Recorder,
     searcher: OptunaSearcher,
-    scheduler: EarlyDynamicsScheduler,
+    scheduler: SweepScheduler,
     address: str | None,
     console: Console,
 ) -> Finished:

@@ -23,21 +23,28 @@ class OptunaSearcher(Searcher):
     """Feeds a Tuner from a :class:`Proposer`.
 
     Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
-    values, "settings": the trial's whole train section as plain data}``.
+    values, "settings": the trial's whole train section as plain data, "reported_samples": how far it had got when the
+    sweep was interrupted}``.
 
     Args:
         proposer: Where trials come from.
         budget_samples: Samples of every trial; windows are noted at their share of it.
         should_stop: Asked before each proposal; True ends the proposing for good (limits, a full disk). Not pickled.
+        reported: Samples up to which the ledger holds each interrupted trial.
     """
 
     def __init__(
-        self, proposer: Proposer, budget_samples: int, should_stop: Callable[[], bool] | None = None
+        self,
+        proposer: Proposer,
+        budget_samples: int,
+        should_stop: Callable[[], bool] | None = None,
+        reported: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(metric="eval_loss", mode="min")
         self.proposer = proposer
         self.budget_samples = budget_samples
         self.should_stop = should_stop
+        self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
@@ -67,6 +74,7 @@ class OptunaSearcher(Searcher):
             "study_number": proposal.study_number,
             "config": dict(proposal.config),
             "settings": settings.model_dump(mode="json"),
+            "reported_samples": self.reported.get(proposal.trial_id, 0),
         }
 
     def set_outcome(
@@ -118,4 +126,6 @@ class OptunaSearcher(Searcher):
             return "completed", float(value), None
         if not result:
             return "failed", None, "the trial ended without a result"
+        if not result.get("done"):
+            return "interrupted", None, "the sweep was interrupted"
         return "stopped", None, "stopped by the scheduler"

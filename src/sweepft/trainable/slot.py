@@ -46,7 +46,11 @@ class SlotPlan:
 
 
 class Slot(tune.Trainable):
-    """One slot. Its config holds ``trial_id`` and ``settings`` (the effective train section)."""
+    """One slot.
+
+    Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that goes on after an
+    interruption, ``reported_samples``.
+    """
 
     def setup(self, config: dict[str, Any], plan: SlotPlan) -> None:
         """Take the slot; ranks start with the first step, so that a failure there is the trial's and not fatal."""
@@ -94,7 +98,8 @@ class Slot(tune.Trainable):
         engine = self._plan.engine
         self._trial = TrialPlan.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
         self._points = report_points(engine.budget_samples, engine.windows, self._trial.batch_size)
-        self._next = 0
+        reported = config.get("reported_samples", 0)
+        self._next = sum(point.samples <= reported for point in self._points)
         self._begun = False
         self._started: dict[str, Any] = {}
         self._faults: list[dict[str, Any]] = []
@@ -128,7 +133,7 @@ class Slot(tune.Trainable):
         return result
 
     def _begin(self) -> None:
-        """Start the trial from its base weights; after a fault, train silently to where it had reported."""
+        """Start the trial from its base weights; after a fault or a resume, train silently to where it had reported."""
         begin = time.monotonic()
         if self._group is None:
             placement = ray.util.get_current_placement_group()
@@ -138,9 +143,11 @@ class Slot(tune.Trainable):
         self._started["switch_seconds"] = time.monotonic() - begin
         self._started["nodes"] = sorted({p["host"] for p in self._group.places})
         self._spend("switch", self._started["switch_seconds"])
+        self._started["from_step"] = 0
         self._begun = True
         if self._next > 0:
             again = self._group.run(self._points[self._next - 1].samples, self._plan.patience)
+            self._started["from_step"] = again["history"]["step"][-1]
             self._spend("lost", again["seconds"])
 
     def _result(self, point: ReportPoint, chunk: dict[str, Any]) -> dict[str, Any]:
@@ -153,9 +160,8 @@ class Slot(tune.Trainable):
             "warmup_steps": self._trial.warmup_steps,
             "planned_steps": self._trial.planned_steps,
             "budget_samples": self._plan.engine.budget_samples,
-            "attempt": 1 + len(self._faults),
             "slot": self._name,
-            "started": {k: self._started[k] for k in ("warm", "switch_seconds", "nodes")},
+            "started": {k: self._started[k] for k in ("warm", "switch_seconds", "nodes", "from_step")},
             "faults": list(self._faults),
         }
         if chunk["diverged"] is not None:

@@ -8,22 +8,21 @@ from typing import Any
 from ray import tune
 
 from sweepft.data import Prepared
-from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.slot import Slot
 from sweepft.tuner.plans import slot_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
-from sweepft.tuner.stopper import Winding, WindingStopper
+from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
 __all__ = ["build_scheduler", "build_tuner"]
 
 
-def build_scheduler(spec: SweepSpec, budget_samples: int) -> EarlyDynamicsScheduler:
+def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
     """The scheduler a spec asks for."""
     stop = spec.early_stop
-    return EarlyDynamicsScheduler(
+    return SweepScheduler(
         metric="eval_loss",
         mode="min",
         budget=budget_samples,
@@ -40,7 +39,7 @@ def build_tuner(
     run_dir: Path,
     *,
     searcher: OptunaSearcher,
-    scheduler: EarlyDynamicsScheduler,
+    scheduler: SweepScheduler,
     recorder: Recorder,
     winding: Winding,
 ) -> tune.Tuner:
@@ -48,9 +47,8 @@ def build_tuner(
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
     ranks = shape(spec)
-    callback = LedgerCallback(
-        recorder, scheduler, searcher, ranks.gpus * ranks.workers, interrupted=lambda: winding.soft
-    )
+    callback = LedgerCallback(recorder, scheduler, searcher, ranks.gpus * ranks.workers)
+    scheduler.winding = winding
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

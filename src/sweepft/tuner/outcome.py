@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Outcome", "outcome"]
+__all__ = ["INTERRUPTED", "Outcome", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: ``completed | stopped | diverged``.
+        status: ``completed | stopped | diverged | interrupted``.
         objective: Value at full budget, None unless completed.
         reason: A sentence, None for a completed trial.
     """
@@ -23,6 +23,10 @@ class Outcome:
     status: str
     objective: float | None
     reason: str | None
+
+
+INTERRUPTED = Outcome("interrupted", None, "the sweep was interrupted")
+"""The trial did not end by itself, and nobody condemned it: it goes on when the sweep is resumed."""
 
 
 def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Outcome:
@@ -41,4 +45,6 @@ def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Out
         return Outcome("completed", float(value), None)
     if verdict is not None and verdict["action"] == "guard":
         return Outcome("diverged", None, verdict["reason"])
-    return Outcome("stopped", None, verdict["reason"] if verdict is not None else "stopped from outside")
+    if verdict is not None and verdict["action"] == "stop":
+        return Outcome("stopped", None, verdict["reason"])
+    return INTERRUPTED

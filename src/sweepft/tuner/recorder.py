@@ -13,7 +13,7 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.tuner.outcome import Outcome, outcome
+from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
 
 __all__ = ["LedgerCallback", "Recorder"]
 
@@ -55,7 +55,6 @@ class LedgerCallback(tune.Callback):
         scheduler: Whose verdicts are recorded.
         searcher: Told how a trial ends before Tune tells it that it ended.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
-        interrupted: Whether the sweep is being wound down by its user.
     """
 
     def __init__(
@@ -64,13 +63,11 @@ class LedgerCallback(tune.Callback):
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
         gpus_per_slot: float,
-        interrupted: Callable[[], bool],
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
-        self._interrupted = interrupted
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -103,12 +100,9 @@ class LedgerCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report point: attempt (if new), faults, steps, held-out losses, costs, verdicts."""
+        """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
         name = trial.config["trial_id"]
         write = self._recorder.write
-        for fault in result["faults"][self._faults.get(name, 0) :]:
-            write("fault", trial_id=name, slot=result["slot"], rank=None, action="ranks rebuilt", **fault)
-        self._faults[name] = len(result["faults"])
         attempt = self._attempt(name, result)
         write(
             "steps",
@@ -132,20 +126,19 @@ class LedgerCallback(tune.Callback):
                 sets=result["eval_sets"],
                 seconds=result["eval_seconds"],
             )
+        self._write_verdicts()
+        # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             write("cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus)
-        self._write_verdicts()
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
-            if how.status == "stopped" and self._interrupted():
-                how = Outcome("interrupted", None, "the sweep was interrupted")
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial is over, whoever ended it."""
         name = trial.config["trial_id"]
-        how = self._outcomes.pop(name, Outcome("interrupted", None, "the sweep was interrupted"))
+        how = self._outcomes.pop(name, INTERRUPTED)
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
@@ -160,12 +153,18 @@ class LedgerCallback(tune.Callback):
         self._end(name, Outcome("failed", None, message), result)
 
     def _attempt(self, name: str, result: dict[str, Any]) -> int:
-        earlier = self._recorder.view.trials[name].attempts
-        attempt = self._attempts.get(name)
-        if attempt is None:
-            attempt = self._attempts[name] = len(earlier) + 1
+        """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
+        known = self._faults.get(name)
+        for fault in result["faults"][known or 0 :]:
             self._recorder.write(
-                "start", trial_id=name, attempt=attempt, slot=result["slot"], from_step=0, **result["started"]
+                "fault", trial_id=name, slot=result["slot"], rank=None, action="ranks rebuilt", **fault
+            )
+        self._faults[name] = len(result["faults"])
+        attempt = self._attempts.get(name)
+        if attempt is None or self._faults[name] != known:
+            attempt = self._attempts[name] = len(self._recorder.view.trials[name].attempts) + 1
+            self._recorder.write(
+                "start", trial_id=name, attempt=attempt, slot=result["slot"], **result["started"]
             )
         return attempt
 

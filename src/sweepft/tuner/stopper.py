@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import TrialScheduler
 
-__all__ = ["Winding", "WindingStopper"]
+from sweepft.schedulers import EarlyDynamicsScheduler
+
+__all__ = ["SweepScheduler", "Winding", "WindingStopper"]
 
 
 class Winding:
@@ -30,15 +33,30 @@ class Winding:
         self.reason = reason
 
 
+class SweepScheduler(EarlyDynamicsScheduler):
+    """The scheduler, which also ends trials at their next window once the sweep is being wound down.
+
+    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one.
+    """
+
+    winding: Winding | None = None
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge, then end what is to be ended."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        ending = self.winding is not None and self.winding.soft and "window" in result
+        return str(TrialScheduler.STOP) if ending else decision
+
+
 class WindingStopper(tune.Stopper):
-    """Ray's view of it: asked at each result and each turn of Tune's loop."""
+    """Ray's view of a hard end: asked at each turn of Tune's loop."""
 
     def __init__(self, winding: Winding) -> None:
         self._winding = winding
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Whether to end this trial now."""
-        return self._winding.soft and "window" in result
+        """Single trials are ended by the scheduler."""
+        return False
 
     def stop_all(self) -> bool:
         """Whether to end all trials now."""

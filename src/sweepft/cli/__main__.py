@@ -1,0 +1,5 @@
+"""``python -m sweepft.cli``."""
+
+from sweepft.cli.main import main
+
+main()

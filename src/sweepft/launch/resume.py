@@ -1,0 +1,214 @@
+"""Go on with a run from its ledger: what is finished stays, what was interrupted goes on, more trials may follow.
+
+Nothing but the ledger is trusted. Study and scheduler are made anew from it; a trial that was under way trains again
+to its last whole result, silently, and goes on from there: at one slot a resumed sweep equals an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweepft.data import Prepared, prepare_in_child
+from sweepft.errors import DataError, LedgerError, Problem, SpecError
+from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.folder import provenance, spec_digest
+from sweepft.recorder import Ledger, Row, RunView, read_ledger
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.spec import SweepSpec, load
+from sweepft.tuner.build import build_scheduler
+from sweepft.tuner.outcome import outcome
+from sweepft.tuner.recorder import Recorder
+
+__all__ = ["resume_sweep", "whole_results"]
+
+_MAY_CHANGE = ("search.trials", "search.limit", "resources.concurrent_trials")
+
+
+def resume_sweep(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Finished:
+    """Go on with a run that was interrupted, crashed, or has finished and shall go on longer.
+
+    Args:
+        run_dir: The run folder.
+        overrides: ``search.trials=64`` and the like; nothing that would make trials incomparable.
+        address: Ray cluster to join, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        LedgerError: If the ledger is damaged, or another driver is writing it.
+        SpecError: If the spec would change in a way that makes trials incomparable; all differences are shown.
+        DataError: If the data are not what they were.
+    """
+    console = console or Console()
+    run_dir = run_dir.resolve()
+    with Ledger.open(run_dir) as ledger:
+        rows = read_ledger(run_dir)
+        view = RunView.from_rows(rows)
+        if not view.header:
+            raise LedgerError(
+                f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
+            )
+        spec = load(run_dir / "spec.yaml", overrides)
+        _comparable(view.spec, spec)
+        prepared = prepare_in_child(spec, run_dir / "cache")
+        _same_data(view.header["data"], prepared)
+        recorder = Recorder(ledger, view)
+        recorder.write(
+            "sweep",
+            name=spec.name,
+            spec=spec.to_dict(),
+            spec_digest=spec_digest(spec),
+            seed=spec.search.seed,
+            budget_samples=prepared.budget_samples,
+            data=prepared.model_dump(mode="json"),
+            resumed=True,
+            **provenance(),
+        )
+        rows, reported = whole_results(rows)
+        rows += _end_what_has_ended(recorder, rows)
+        proposer = Proposer(spec, run_dir / STUDY_FILE)
+        again = proposer.rebuild(rows)
+        scheduler = build_scheduler(spec, prepared.budget_samples)
+        scheduler.load_rows(rows)
+        done = len(view.trials) - len(again)
+        console.print(f"resuming {spec.name}: {done} trials are done, {len(again)} go on", highlight=False)
+        return conduct(
+            spec,
+            prepared,
+            run_dir,
+            recorder=recorder,
+            searcher=OptunaSearcher(proposer, prepared.budget_samples, reported=reported),
+            scheduler=scheduler,
+            address=address,
+            console=console,
+        )
+
+
+def whole_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+    """Leave out results that a crash cut in two.
+
+    A result is written as ``steps``, ``eval``, ``verdict`` and ``cost`` rows in this order; without a ``cost`` row it
+    counts as not written, and its steps are trained again.
+
+    Returns:
+        The rows to go on from, and for each trial the samples up to which it was reported.
+    """
+    dropped: set[int] = set()
+    pending: dict[str, list[int]] = {}
+    reported: dict[str, int] = {}
+    for i, row in enumerate(rows):
+        name, kind = row.get("trial_id"), row["kind"]
+        if name is None:
+            continue
+        if kind == "steps":
+            dropped.update(pending.get(name, ()))
+            pending[name] = [i]
+        elif kind in ("eval", "verdict") and name in pending:
+            pending[name].append(i)
+        elif kind == "cost" and name in pending:
+            reported[name] = int(rows[pending.pop(name)[0]]["history"]["samples_seen"][-1])
+    for indices in pending.values():
+        dropped.update(indices)
+    return [row for i, row in enumerate(rows) if i not in dropped], reported
+
+
+def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:
+    """Write the ``end`` of trials whose last result was their last, but whose ``end`` row a crash prevented."""
+    last: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.get("trial_id") is not None:
+            last.setdefault(row["trial_id"], {})[row["kind"]] = row
+    written = []
+    for name, kinds in last.items():
+        ended = kinds.get("end")
+        if "steps" not in kinds or (ended is not None and ended["status"] != "interrupted"):
+            continue
+        result = _last_result(kinds, recorder.view.budget_samples)
+        verdict = kinds.get("verdict")
+        condemned = verdict is not None and verdict["action"] in ("stop", "guard")
+        if not (condemned or "diverged" in result or result["samples_seen"] >= result["budget_samples"]):
+            continue
+        how = outcome(result, verdict)
+        written.append(
+            recorder.write(
+                "end",
+                trial_id=name,
+                attempt=kinds["steps"]["attempt"],
+                status=how.status,
+                reason=how.reason,
+                objective=how.objective,
+                **{key: result[key] for key in ("step", "samples_seen", "tokens_seen")},
+            )
+        )
+    return written
+
+
+def _last_result(kinds: Mapping[str, Row], budget_samples: int) -> dict[str, Any]:
+    """What a trial reported last, put together from its rows as far as ``outcome`` asks for it."""
+    history = kinds["steps"]["history"]
+    result = {name: history[name][-1] for name in ("step", "samples_seen", "tokens_seen", "grad_norm")}
+    result["budget_samples"] = budget_samples
+    evaluated = kinds.get("eval")
+    if evaluated is not None and evaluated["final"]:
+        result["eval_loss"] = evaluated["objective"]
+    if not math.isfinite(result["grad_norm"]):
+        result["diverged"] = f"the gradient norm is {result['grad_norm']} at step {result['step']}"
+    return result
+
+
+def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:
+    """Refuse changes after which old and new trials could not be compared."""
+    old, new = _flat(before), _flat(spec.to_dict())
+    problems = [
+        Problem(
+            where="resume",
+            key=key,
+            rule=f"cannot change in a run that has begun (it was {old.get(key)!r})",
+            value=new.get(key),
+            remedy=f"leave it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
+        )
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _same_data(before: Mapping[str, Any], prepared: Prepared) -> None:
+    """Refuse data that have changed since the run began."""
+    now = prepared.model_dump(mode="json")
+    pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
+    for old, new in zip(before["held_out"], now["held_out"], strict=True):
+        pairs[f"data.held_out.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
+    problems = [
+        Problem(
+            "resume",
+            key,
+            "is not what it was when the run began",
+            "bring the old files back, or start a new run",
+        )
+        for key, (old, new) in pairs.items()
+        if old != new
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for name, part in value.items()
+            for k, v in _flat(part, f"{key}.{name}" if key else name).items()
+        }
+    return {key: list(value) if isinstance(value, tuple) else value}

@@ -1,0 +1,57 @@
+"""How a run stands, read from its ledger: live, finished or crashed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sweepft.launch.progress import short_config
+from sweepft.recorder import RunView
+
+__all__ = ["describe_run", "status_of"]
+
+
+def status_of(run_dir: Path) -> dict[str, Any]:
+    """The state of a run as plain data: ``name, status, trials (by status), running, best, writer, resume``.
+
+    Raises:
+        LedgerError: If there is no readable ledger.
+    """
+    view = RunView.load(run_dir)
+    best = view.best
+    return {
+        "run": str(run_dir),
+        "name": view.name,
+        "status": view.status,
+        "trials": dict(Counter(t.status for t in view.trials.values())),
+        "planned_trials": view.spec.get("search", {}).get("trials"),
+        "running": [
+            {"trial_id": t.trial_id, "reach": round(t.reach, 4), "step": t.step, "config": t.config}
+            for t in view.with_status("running")
+        ],
+        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.config},
+        "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
+        "resume": view.status in ("crashed", "interrupted", "limit"),
+    }
+
+
+def describe_run(found: dict[str, Any]) -> str:
+    """The same for a person."""
+    counts = ", ".join(f"{n} {status}" for status, n in sorted(found["trials"].items())) or "none yet"
+    planned = f" of {found['planned_trials']}" if found["planned_trials"] else ""
+    lines = [
+        f"{found['name']}: {found['status']}",
+        f"trials: {sum(found['trials'].values())}{planned} ({counts})",
+    ]
+    if found["writer"]:
+        lines.append(f"driver: pid {found['writer']['pid']} on {found['writer']['host']}")
+    lines += [
+        f"running: {t['trial_id']} at {t['reach']:.0%}  {short_config(t['config'])}" for t in found["running"]
+    ]
+    if found["best"]:
+        best = found["best"]
+        lines.append(f"ahead: {best['trial_id']}  {best['objective']:.4f}  {short_config(best['config'])}")
+    if found["resume"]:
+        lines.append(f"go on with: sweepft resume {found['run']}")
+    return "\n".join(lines)
