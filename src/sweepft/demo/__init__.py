@@ -3,3 +3,9 @@
 The idea to keep in mind: a base model that knows facts is taught skills it has not seen, so the demo shows
 both what a configuration learns and what it forgets, within minutes and with nothing downloaded.
 """
+
+from __future__ import annotations
+
+from sweepft.demo.make import make_demo
+
+__all__ = ["make_demo"]
