@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sweepft.rules import Observation, Report
 
-__all__ = ["Run", "Study"]
+__all__ = ["Floats", "Run", "Study"]
 
 Floats = NDArray[np.float64]
 

@@ -14,7 +14,7 @@ import numpy as np
 from sweepft.replay.curves import Study
 from sweepft.replay.engine import Outcome
 
-__all__ = ["Score", "bootstrap", "good_runs", "mean_scores", "score_outcome"]
+__all__ = ["Score", "bootstrap", "good_runs", "mean_scores", "repeat_noise", "score_outcome"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,19 @@ def good_runs(study: Study, share: float, noise: float = 0.0) -> set[str]:
     count = max(1, math.ceil(share * len(values) - 1e-9))
     edge = np.sort(values)[::-1][count - 1]
     return {r.run_id for r, v in zip(study.runs, values, strict=True) if v >= edge - noise and v > -math.inf}
+
+
+def repeat_noise(study: Study) -> float:
+    """Standard deviation of the final objective among runs of one configuration (other seeds); 0 without any."""
+    groups: dict[str, list[float]] = {}
+    for run, value in zip(study.runs, study.values.tolist(), strict=True):
+        if value > -math.inf and run.config:
+            groups.setdefault(repr(sorted(run.config.items(), key=str)), []).append(value)
+    repeats = [g for g in groups.values() if len(g) >= 3]
+    if not repeats:
+        return 0.0
+    # The median over configurations: one unstable configuration must not set the noise of the good ones.
+    return float(np.median([np.std(g, ddof=1) for g in repeats]))
 
 
 def score_outcome(

@@ -16,6 +16,7 @@ from sweepft.rules.factory import RULES, make_rule
 from sweepft.rules.median import MedianRule
 from sweepft.rules.recipe import RecipeRule
 from sweepft.rules.referee import Referee
+from sweepft.rules.rows import replay_rows
 from sweepft.rules.verdict import Judgement, Verdict
 from sweepft.rules.windows import Window, eligible, parse_windows, window_steps, windows_reached
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_report",
     "make_rule",
     "parse_windows",
+    "replay_rows",
     "window_steps",
     "windows_reached",
 ]

@@ -32,11 +32,11 @@ from sweepft.rules.signals import SIGNALS, signal_table
 from sweepft.rules.verdict import Judgement
 from sweepft.rules.windows import Window
 
-__all__ = ["CalibratedRule", "Calibration"]
+__all__ = ["DEFAULT_WEIGHTS", "CalibratedRule", "Calibration"]
 
 Floats = NDArray[np.float64]
 
-_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
+DEFAULT_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
 _STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
 _RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.87, 0.94, 0.97, 0.98))
 _RANK_NOISE: Final = 1.57  # n * variance of a normal score known by its rank among n (pi/2 at the median)
@@ -129,7 +129,7 @@ class CalibratedRule:
         self.good, self.false_stop, self.min_peers = good, false_stop, max(1, min_peers)
         self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
         self.calibration, self._level = calibration, level
-        learned = calibration.weights if calibration is not None and calibration.weights else _WEIGHTS
+        learned = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
         self._prior = np.array(weights if weights is not None else learned, dtype=float)
         self._rho = (
             calibration.rho if calibration is not None and calibration.rho else tuple(zip(*_RHO, strict=True))

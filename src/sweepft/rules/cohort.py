@@ -56,15 +56,19 @@ class TrialRecord:
     reached: set[Window] = field(default_factory=set)
 
     def covariate(self, name: str) -> Any:
-        """A config value by key; dotted or slashed keys look into nested dicts; None when absent."""
-        if name in self.config:
-            return self.config[name]
-        value: Any = self.config
-        for part in name.replace("/", ".").split("."):
-            if not isinstance(value, Mapping) or part not in value:
-                return None
-            value = value[part]
-        return value
+        """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
+        if "." in name and name not in self.config:
+            value: Any = self.config
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            return value
+        level: list[Mapping[str, Any]] = [self.config]
+        while level:
+            for mapping in level:
+                if name in mapping:
+                    return mapping[name]
+            level = [v for mapping in level for v in mapping.values() if isinstance(v, Mapping)]
+        return None
 
 
 class Cohort:

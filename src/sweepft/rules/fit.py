@@ -34,7 +34,7 @@ def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float
     weights = prior.copy()
     if not len(delta):
         return weights
-    share = 2.0 / max(1, len(values) - 1)  # n(n-1)/2 pairs tell no more than n trials
+    share = len(values) / len(delta)  # the pairs of n trials tell no more than n trials
     ridge = strength * np.eye(len(prior))
     for _ in range(8):
         miss = 1.0 / (1.0 + np.exp(np.clip(delta @ weights, -30.0, 30.0)))

@@ -13,8 +13,8 @@ from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweepft.rules import Calibration, Referee, Verdict, make_rule
+from sweepft.rules.rows import replay_rows
 from sweepft.rules.windows import WindowSpec, parse_windows
-from sweepft.schedulers.ledger import replay_rows
 from sweepft.schedulers.results import ResultReader
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         covariates: Config keys that may explain final results (``calibrated``).
         good: Share of trials that count as good (``calibrated``, audits).
         false_stop: Share of the good trials that may be condemned (``calibrated``).
-        audit: Share of the condemned trials that run on, so that mistakes can be counted.
+        audit: Share of the condemned trials that run on, so that mistakes can be counted; by default 0.05 for
+            ``calibrated`` and none for the others.
         max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
         eta: Reduction factor of ``asha``.
         seed: Of the audits.
@@ -74,7 +75,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         covariates: Sequence[str] = (),
         good: float = 0.2,
         false_stop: float = 0.10,
-        audit: float = 0.05,
+        audit: float | None = None,
         max_bad_stops: float = 0.10,
         min_peers: int = 3,
         eta: float = 3.0,
@@ -85,6 +86,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         trial_name_key: str = "trial_id",
     ) -> None:
         super().__init__()
+        if audit is None:
+            audit = 0.05 if rule == "calibrated" else 0.0
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
         self._wanted_metric = metric

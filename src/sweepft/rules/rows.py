@@ -10,7 +10,9 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sweepft.rules import Referee, Report, Verdict, make_report
+from sweepft.rules.curve import Report, make_report
+from sweepft.rules.referee import Referee
+from sweepft.rules.verdict import Verdict
 
 __all__ = ["replay_rows"]
 

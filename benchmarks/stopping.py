@@ -1,0 +1,222 @@
+"""Which rule saves most compute and still keeps the best run? Every rule over public learning curves.
+
+    python benchmarks/stopping.py [--orders 20] [--part held] [--out benchmarks/results/stopping]
+
+Studies are split once: the rule's constants were chosen on the ``dev`` part (studies whose name's SHA-256 is even;
+of the few fine-tuning studies the one of June 2025, of TaskSet every other one); tables are read on the ``held``
+part. Curves are looked for in ``../shared/curves``. Intervals are bootstraps over studies.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+import time
+import warnings
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from sweepft.replay.calibrate import calibrate
+from sweepft.replay.curves import Study
+from sweepft.replay.runner import Replay, ReplayRow, replay_all
+from sweepft.replay.score import bootstrap, mean_scores, repeat_noise
+from sweepft.replay.tables import read_table
+from sweepft.rules import Calibration, clopper_pearson
+
+CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
+SOURCES = ("peft_sft", "algoperf", "taskset")
+GROUP = {"peft_sft": 20, "algoperf": 24, "taskset": 24}
+PEFT_NOISE = 0.011  # accuracy: one standard error on the test set
+RULES = [
+    "random",
+    "median",
+    "recipe",
+    "asha",
+    "asha4",
+    "calibrated",
+    "ray-asha",
+    "ray-asha4",
+    "ray-hyperband",
+    "ray-median",
+    "optuna-median",
+    "optuna-percentile",
+    "optuna-hyperband",
+    "oracle",
+]
+ABLATIONS = {  # weights of objective, loss, gradient norm
+    "objective only": (1.0, 0.0, 0.0),
+    "loss only": (0.0, 1.0, 0.0),
+    "gradient norm only, low is good": (0.0, 0.0, 1.0),
+    "objective + loss + low gradient norm": (1.0, 1.0, 0.5),
+    "paper's direction: low gradient norm, high loss": (0.0, -1.0, 1.0),
+}
+
+
+def is_dev(source: str, study: Study, number: int) -> bool:
+    """The split; see the module."""
+    if source == "peft_sft":
+        return study.name.endswith("25-06")
+    if source == "taskset":
+        return number % 2 == 0
+    return int(hashlib.sha256(study.name.encode()).hexdigest(), 16) % 2 == 0
+
+
+def load() -> dict[str, dict[str, list[Study]]]:
+    """Source -> part -> studies of at least 7 (fine-tuning) or 12 runs."""
+    out: dict[str, dict[str, list[Study]]] = {}
+    for source in SOURCES:
+        studies = sorted(read_table(CURVES / f"{source}.parquet"), key=lambda s: s.name)
+        parts: dict[str, list[Study]] = {"dev": [], "held": []}
+        for number, study in enumerate(studies):
+            if len(study.runs) >= (7 if source == "peft_sft" else 12):
+                parts["dev" if is_dev(source, study, number) else "held"].append(study)
+        out[source] = parts
+    return out
+
+
+def run(source: str, studies: list[Study], rules: list[str], settings: Replay) -> list[ReplayRow]:
+    """Replay with the noise of each study."""
+    rows = []
+    for study in studies:
+        noise = PEFT_NOISE if "MetaMath" in study.name else repeat_noise(study)
+        rows += replay_all([study], rules, replace(settings, noise=noise, group=GROUP[source]))
+    return rows
+
+
+def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[float, Calibration | None]:
+    """Calibrations on the dev part."""
+    return {b: calibrate(parts["dev"], false_stop=b, orders=2) for b in bounds}
+
+
+def table(rows: list[ReplayRow]) -> str:
+    """One line a source and rule, means over studies with intervals."""
+    lines = [
+        "| source | rule | studies | saved | best kept | within noise | false stops | regret (scaled) | time to best |",
+        "| --- | --- | ---: | --- | --- | --- | --- | --- | --- |",
+    ]
+    for source in dict.fromkeys(r.source for r in rows):
+        for rule in dict.fromkeys(r.rule for r in rows if r.source == source):
+            part = [r for r in rows if (r.source, r.rule) == (source, rule)]
+
+            def cell(field: str, part: list[ReplayRow] = part) -> str:
+                values = [getattr(r.score, field) for r in part]
+                low, high = bootstrap(values)
+                return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
+
+            fields = [
+                "saved",
+                "best_kept",
+                "best_kept_within_noise",
+                "false_stop",
+                "regret_scaled",
+                "time_to_best",
+            ]
+            lines.append(f"| {source} | {rule} | {len(part)} | " + " | ".join(map(cell, fields)) + " |")
+    return "\n".join(lines)
+
+
+def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float]]:
+    """Does the audits' 95% interval hold the true share of good ones among the condemned?"""
+    from sweepft.replay.calibrate import sample
+    from sweepft.replay.engine import replay_study
+    from sweepft.replay.judges import RefereeJudge
+    from sweepft.replay.runner import make_judge
+    from sweepft.replay.score import good_runs
+
+    held, audited = 0, 0
+    settings = Replay(audit=0.3)
+    for study in parts["held"]:
+        for order in range(orders):
+            picked = sample(study, 200, order)
+            truly = good_runs(picked, 0.2)
+            judge = make_judge("calibrated", picked, settings, order)
+            assert isinstance(judge, RefereeJudge)
+            replay_study(picked, judge, slots=4, order=range(len(picked.runs)))
+            trials = judge.referee.cohort.trials.values()
+            condemned = [t for t in trials if t.condemned_at is not None]
+            done = [t for t in condemned if t.audited and t.status == "completed"]
+            if not done:
+                continue
+            rate = sum(t.trial_id in truly for t in condemned) / len(condemned)
+            low, high = clopper_pearson(sum(t.trial_id in truly for t in done), len(done))
+            audited += 1
+            held += low <= rate <= high
+    return [{"replays": audited, "covered": held / max(1, audited)}]
+
+
+def main() -> None:
+    """Run the benchmark and write ``OUT.json`` and ``OUT.md``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--orders", type=int, default=20)
+    parser.add_argument("--part", choices=("dev", "held"), default="held")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
+    args = parser.parse_args()
+    if not CURVES.is_dir():
+        sys.exit(f"curves are looked for in {CURVES}: not found")
+    warnings.filterwarnings("ignore")
+    begun, data = time.time(), load()
+    rows: list[ReplayRow] = []
+    ablation: list[ReplayRow] = []
+    promise: list[dict[str, object]] = []
+    for source, parts in data.items():
+        base = Replay(orders=args.orders)
+        studies = parts[args.part]
+        print(f"{source}: {len(studies)} studies", flush=True)
+        rows += [replace(r, source=source) for r in run(source, studies, RULES, base)]
+        audited = run(source, studies, ["calibrated"], replace(base, audit=0.05))
+        rows += [replace(r, source=source, rule="calibrated + 5% audits") for r in audited]
+        for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
+            if history is None or args.part == "dev":
+                promise.append({"source": source, "false_stop": bound, "certified": False})
+                continue
+            found = run(source, studies, ["calibrated"], replace(base, history=history, false_stop=bound))
+            rate = mean_scores([r.score for r in found])
+            low, high = bootstrap([r.score.false_stop for r in found])
+            promise.append(
+                {"source": source, "false_stop": bound, "certified": True, "level": history.level}
+                | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
+                | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
+            )
+            rows += [replace(r, source=source, rule=f"calibrated + history ({bound:g})") for r in found]
+        for label, weights in ABLATIONS.items():
+            fixed = Calibration(0.2, 0.10, 0, (), weights)
+            found = run(source, studies, ["calibrated"], replace(base, history=fixed))
+            ablation += [replace(r, source=source, rule=label) for r in found]
+    seconds = time.time() - begun
+    stamp = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": round(seconds),
+        "python": platform.python_version(),
+        "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
+        "machine": f"{platform.machine()}, one thread",
+        "part": args.part,
+        "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
+        "group": GROUP,
+    }
+    covered = coverage(data["taskset"], 10)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {
+        "about": stamp,
+        "rows": [r.to_row() for r in rows],
+        "promise": promise,
+        "audit_coverage": covered,
+    }
+    record["ablation"] = [r.to_row() for r in ablation]
+    args.out.with_suffix(".json").write_text(json.dumps(record, indent=1))
+    text = f"# Stopping benchmark, {args.part} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
+    text += table(rows) + "\n\n## What each signal is worth (level 0.2)\n\n" + table(ablation)
+    text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in promise)
+    text += f"\n- audits: `{json.dumps(covered)}`\n"
+    args.out.with_suffix(".md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

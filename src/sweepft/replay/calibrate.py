@@ -1,0 +1,150 @@
+"""Earlier sweeps as history: a level at which the calibrated rule may be trusted in a new sweep like them.
+
+Conformal risk control (Angelopoulos et al., 2022): the rule is replayed over the earlier sweeps at rising levels, and
+the largest one is taken at which (n * mean false stops + 1) / (n + 1) stays within the bound. A new sweep, drawn as
+those were, then loses no more than that share of its good trials on average. Weights and correlations are learned
+from other sweeps than the level is, so that the rule is fixed before it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from sweepft.replay.curves import Floats, Study
+from sweepft.replay.engine import replay_study
+from sweepft.replay.judges import RefereeJudge
+from sweepft.replay.score import good_runs
+from sweepft.rules import CalibratedRule, Calibration, Referee, parse_windows
+from sweepft.rules.calibrated import DEFAULT_WEIGHTS
+from sweepft.rules.fit import fit_weights, rank_correlation
+from sweepft.rules.signals import signal_table
+from sweepft.rules.windows import WindowSpec
+
+__all__ = ["LEVELS", "calibrate"]
+
+LEVELS: Final = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.13, 0.16, 0.20, 0.25, 0.30, 0.40, 0.50)
+_LEARN_FROM: Final = 10  # sweeps, at least, in each half, before weights are learned too
+
+
+def calibrate(
+    studies: Sequence[Study],
+    *,
+    false_stop: float = 0.10,
+    good: float = 0.2,
+    windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50),
+    min_steps: int = 0,
+    slots: int = 4,
+    orders: int = 3,
+    group: int = 24,
+    seed: int = 0,
+) -> Calibration | None:
+    """What earlier sweeps allow; None when they are too few (fewer than 1 / false_stop - 1).
+
+    Args:
+        studies: Earlier sweeps, all runs to the end, comparable to the new one as far as you can tell.
+        false_stop: The bound on the share of good trials that are condemned.
+        good: Share of trials that count as good.
+        windows: Those of the new sweep.
+        min_steps: As in the new sweep.
+        slots: As in the new sweep.
+        orders: Random orders a sweep.
+        group: Runs a replay; larger sweeps are sampled.
+        seed: Of orders and samples.
+    """
+    ranked = sorted(studies, key=lambda s: s.name)
+    learn, judge = (ranked[::2], ranked[1::2]) if len(ranked) >= 2 * _LEARN_FROM else ([], ranked)
+    if len(judge) + 1 < 1.0 / false_stop:
+        return None
+    weights, rho = _learn(learn, windows, min_steps, group, seed)
+    level, worst = 0.0, 0.0
+    n = len(judge)
+    for candidate in LEVELS:
+        draft = Calibration(candidate, false_stop, len(studies), rho, weights)
+        risks = [_risk(s, draft, good, windows, min_steps, slots, orders, group, seed) for s in judge]
+        worst = max(worst, float(np.mean(risks)))
+        if (n * worst + 1.0) / (n + 1.0) > false_stop:
+            break
+        level = candidate
+    return Calibration(level, false_stop, len(studies), rho, weights)
+
+
+def _risk(
+    study: Study,
+    draft: Calibration,
+    good: float,
+    windows: Sequence[WindowSpec],
+    min_steps: int,
+    slots: int,
+    orders: int,
+    group: int,
+    seed: int,
+) -> float:
+    """Mean share of the good runs that the rule condemns."""
+    lost = []
+    for order in range(orders):
+        picked = sample(study, group, seed + order)
+        rule = CalibratedRule(good=good, false_stop=draft.false_stop, calibration=draft)
+        referee = Referee(
+            rule=rule,
+            windows=windows,
+            budget=picked.budget,
+            mode=picked.mode,
+            min_steps=min_steps,
+            guards=False,
+        )
+        outcome = replay_study(picked, RefereeJudge(referee), slots=slots, order=range(len(picked.runs)))
+        truly = good_runs(picked, good)
+        lost.append(sum(outcome.runs[r].status != "completed" for r in truly) / max(1, len(truly)))
+    return float(np.mean(lost))
+
+
+def sample(study: Study, group: int, seed: int) -> Study:
+    """So many runs of a study, in a random order."""
+    rng = np.random.default_rng(seed)
+    return study.subset(rng.permutation(len(study.runs))[:group].tolist())
+
+
+def _learn(
+    studies: Sequence[Study], windows: Sequence[WindowSpec], min_steps: int, group: int, seed: int
+) -> tuple[tuple[float, ...], tuple[tuple[float, float], ...]]:
+    """Weights of the signals over all windows, and the correlation at each fraction window; empty without sweeps."""
+    if not studies:
+        return (), ()
+    tables: dict[float, list[tuple[Floats, Floats]]] = {}
+    for study in studies:
+        picked = sample(study, group, seed)
+        referee = Referee(
+            rule=None,
+            windows=windows,
+            budget=picked.budget,
+            mode=picked.mode,
+            min_steps=min_steps,
+            guards=False,
+        )
+        replay_study(picked, RefereeJudge(referee), slots=len(picked.runs), order=range(len(picked.runs)))
+        values = dict(zip((r.run_id for r in picked.runs), picked.values.tolist(), strict=True))
+        for window in parse_windows(windows):
+            names = [n for n in referee.cohort.names_at(window) if values[n] > -math.inf]
+            if window.fraction is None or len(names) < 4:
+                continue
+            scores = signal_table(referee.cohort, window, names).scores
+            ends = np.array([values[n] for n in names])
+            tables.setdefault(window.fraction, []).append((scores, ends))
+    fits = [
+        fit_weights(scores, ends, np.array(DEFAULT_WEIGHTS), strength=1.0)
+        for pairs in tables.values()
+        for scores, ends in pairs
+    ]
+    if not fits:
+        return (), ()
+    weights = np.mean(fits, axis=0)
+    weights = weights / max(1e-9, float(np.abs(weights).max()))
+    rho = tuple(
+        (fraction, max(0.02, float(np.mean([rank_correlation(s @ weights, e) for s, e in pairs]))))
+        for fraction, pairs in sorted(tables.items())
+    )
+    return tuple(float(w) for w in weights), rho

@@ -1,0 +1,196 @@
+"""Replays by name, over studies and random orders: what the command and the benchmark both call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from sweepft.replay.calibrate import sample
+from sweepft.replay.curves import Study
+from sweepft.replay.engine import Judge, Outcome, replay_study
+from sweepft.replay.judges import OracleJudge, RandomJudge, RefereeJudge
+from sweepft.replay.score import Score, mean_scores, score_outcome
+from sweepft.rules import RULES, Calibration, Referee, make_rule
+from sweepft.rules.windows import WindowSpec
+
+__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "replay_all"]
+
+OTHERS: Final = (
+    "random",
+    "oracle",
+    "asha4",
+    "ray-asha",
+    "ray-asha4",
+    "ray-hyperband",
+    "ray-median",
+    "optuna-median",
+    "optuna-percentile",
+    "optuna-hyperband",
+)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The settings of a replay.
+
+    Attributes:
+        windows: Where our own rules judge.
+        slots: Runs at the same time.
+        orders: Random orders a study.
+        group: Runs a sweep; larger studies are sampled anew for each order. None for all.
+        min_steps: As in a live sweep.
+        min_peers: As in a live sweep.
+        good: Share of trials that count as good.
+        false_stop: Bound of the calibrated rule.
+        audit: Share of condemned trials that run on; they count as spent.
+        covariates: Config keys for the calibrated rule.
+        noise: Objectives closer than this are equal.
+        history: From earlier sweeps, for the calibrated rule.
+        seed: Of orders, samples and audits.
+        shuffle: False replays the recorded order, once.
+    """
+
+    windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50)
+    slots: int = 4
+    orders: int = 20
+    group: int | None = None
+    min_steps: int = 0
+    min_peers: int = 3
+    good: float = 0.2
+    false_stop: float = 0.10
+    audit: float = 0.0
+    covariates: Sequence[str] = ()
+    noise: float = 0.0
+    history: Calibration | None = None
+    seed: int = 0
+    shuffle: bool = True
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop of the first order: which run, how far it was, why, and what it would have reached."""
+
+    study: str
+    rule: str
+    run_id: str
+    spent: float
+    reason: str
+    final: float
+    was_good: bool
+
+
+@dataclass(frozen=True)
+class ReplayRow:
+    """One study under one rule: the mean over its orders."""
+
+    source: str
+    study: str
+    rule: str
+    orders: int
+    runs: int
+    score: Score
+    stops: tuple[Stop, ...] = field(default=(), repr=False)
+
+    def to_row(self) -> dict[str, Any]:
+        """Flat and JSON-able."""
+        head = {"source": self.source, "study": self.study, "rule": self.rule, "orders": self.orders}
+        return {**head, "runs": self.runs, **asdict(self.score)}
+
+
+def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
+    """A fresh judge.
+
+    Raises:
+        ValueError: No rule of that name.
+    """
+    if name in RULES or name == "asha4":
+        rule = make_rule(
+            "asha" if name == "asha4" else name,
+            eta=4.0 if name == "asha4" else 3.0,
+            min_peers=settings.min_peers,
+            good=settings.good,
+            false_stop=settings.false_stop,
+            covariates=settings.covariates,
+            audit=settings.audit,
+            history=settings.history,
+        )
+        windows = settings.windows if not name.startswith("asha") else _rungs(4.0 if name == "asha4" else 3.0)
+        referee = Referee(
+            rule=rule,
+            windows=windows,
+            budget=study.budget,
+            mode=study.mode,
+            min_steps=settings.min_steps,
+            good=settings.good,
+            audit=settings.audit,
+            seed=settings.seed + order,
+        )
+        return RefereeJudge(referee)
+    if name == "random":
+        return RandomJudge(study, share=0.6, window=0.1, seed=settings.seed + order)
+    if name == "oracle":
+        return OracleJudge(study, window=0.1)
+    if name.startswith("ray-"):
+        from sweepft.replay.ray_judges import make_ray_judge
+
+        return make_ray_judge(name, study, settings.seed + order)
+    if name.startswith("optuna-"):
+        from sweepft.replay.optuna_judges import make_optuna_judge
+
+        return make_optuna_judge(name, study, settings.seed + order)
+    raise ValueError(f"rule: one of {', '.join((*RULES, *OTHERS))} is needed (got {name!r})")
+
+
+def _rungs(eta: float) -> tuple[float, ...]:
+    """Rungs of successive halving at 1/eta, 1/eta^2, 1/eta^3 of the budget."""
+    return (eta**-3, eta**-2, eta**-1)
+
+
+def replay_all(studies: Sequence[Study], rules: Sequence[str], settings: Replay) -> list[ReplayRow]:
+    """Every rule over every study; a row each."""
+    return [row for study in studies for row in _replay_study(study, rules, settings)]
+
+
+def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[ReplayRow]:
+    scores: dict[str, list[Score]] = {rule: [] for rule in rules}
+    first: dict[str, tuple[Stop, ...]] = {}
+    runs = min(settings.group or len(study.runs), len(study.runs))
+    orders = settings.orders if settings.shuffle else 1
+    for order in range(orders):
+        picked = sample(study, runs, settings.seed + order) if settings.shuffle else study
+        indices = range(len(picked.runs))
+        full = _makespan(picked, settings.slots)
+        for rule in rules:
+            judge = make_judge(rule, picked, settings, order)
+            outcome = replay_study(picked, judge, slots=settings.slots, order=indices)
+            scores[rule].append(
+                score_outcome(picked, outcome, full_makespan=full, good=settings.good, noise=settings.noise)
+            )
+            if order == 0:
+                first[rule] = _stops(picked, outcome, rule, settings.good)
+    return [
+        ReplayRow(study.source, study.name, rule, orders, runs, mean_scores(scores[rule]), first[rule])
+        for rule in rules
+    ]
+
+
+def _makespan(study: Study, slots: int) -> float:
+    """The sweep's time when nothing is stopped."""
+    free = [0.0] * slots
+    for run in study.runs:
+        free.sort()
+        free[0] += run.cost
+    return max(free)
+
+
+def _stops(study: Study, outcome: Outcome, rule: str, good: float) -> tuple[Stop, ...]:
+    from sweepft.replay.score import good_runs
+
+    truly = good_runs(study, good)
+    return tuple(
+        Stop(study.name, rule, r.run_id, o.spent / r.cost, o.reason, r.final, r.run_id in truly)
+        for r in study.runs
+        for o in (outcome.runs[r.run_id],)
+        if o.status != "completed"
+    )
