@@ -42,15 +42,13 @@ def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[d
 
 
 def timeline(view: RunView) -> list[list[Any]]:
-    """Rows ``[trial_id, slot, start, end, attempt]`` in seconds since the first row, one a try of a trial."""
+    """Rows ``[trial_id, slot, start, end, attempt, last]``, one a try of a trial; seconds since the first row."""
+
+    def since(moment: float) -> float:
+        return round(moment - view.first_time, 2)
+
     return [
-        [
-            t.trial_id,
-            str(a.slot),
-            round(a.started - view.first_time, 2),
-            round(a.last - view.first_time, 2),
-            a.attempt,
-        ]
+        [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, a is t.attempts[-1]]
         for t in view.trials.values()
         for a in t.attempts
     ]

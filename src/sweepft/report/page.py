@@ -74,11 +74,20 @@ def _environment() -> Environment:
     )
     environment.filters |= {"duration": duration, "number": number, "percent": percent, "shorten": shorten}
     environment.filters["said"] = said
+    environment.filters["yaml_block"] = lambda v: yaml.safe_dump(
+        v, sort_keys=False, allow_unicode=True
+    ).strip()
+    environment.tests["nested"] = _is_nested
     environment.filters["when"] = lambda t: time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) if t else "—"
     environment.filters["yaml"] = lambda v: yaml.safe_dump(
         v, sort_keys=False, default_flow_style=True, width=10_000
     )
     return environment
+
+
+def _is_nested(value: Any) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(v, dict | list) for v in values)
 
 
 @lru_cache

@@ -48,6 +48,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(**{**DESKTOP, **options})
         contexts.append(context)
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.on("console", lambda m: said.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda e: said.append(str(e)))
         page.on(
@@ -64,10 +65,15 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 
 
 def scroll_through(page: Any) -> None:
-    """Every chart comes into view once and is drawn."""
-    for chart in page.locator(".chart:visible").all():
-        chart.scroll_into_view_if_needed()
-        chart.locator(".main-svg, p").first.wait_for(state="attached")
+    """Every chart comes into view once: it is drawn, or its card is hidden because there is nothing to draw."""
+    page.evaluate("""async () => {
+        for (const chart of document.querySelectorAll('.chart')) {
+            chart.scrollIntoView({ behavior: 'instant' });
+            while (chart.offsetParent && !chart.querySelector('.main-svg, p')) {
+                await new Promise((done) => setTimeout(done, 20));
+            }
+        }
+    }""")
 
 
 def column(page: Any, n: int) -> list[str]:

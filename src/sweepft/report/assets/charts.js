@@ -176,17 +176,19 @@ function ganttFigure() {
   if (!D.timeline.length) return null;
   const slots = [...new Set(D.timeline.map((b) => b[1]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const row = new Map(slots.map((s, i) => [s, i]));
+  const shown = slots.some((s) => s.length > 6) ? slots.map((_, i) => String(i)) : slots.map((s) => label(s));
+  const each = Math.ceil(slots.length / 24);
   const [scale, unit] = timeUnit(Math.max(...D.timeline.map((b) => b[3])));
   const bars = new Map(STATUSES.map((s) => [s, []]));
   for (const bar of D.timeline) {
     const t = byId.get(bar[0]).record;
-    bars.get(bar[4] < t.attempts - 1 ? "interrupted" : t.status)?.push([bar, t]);
+    bars.get(bar[5] ? t.status : "interrupted")?.push([bar, t]);
   }
   const traces = [...bars].filter(([, list]) => list.length).map(([status, list]) => ({
     type: "bar", orientation: "h", name: status, marker: { color: css(status), line: { color: css("card"), width: list.length > 400 ? 0 : 1 } },
     base: list.map(([b]) => b[2] / scale), x: list.map(([b]) => Math.max(0, b[3] - b[2]) / scale), y: list.map(([b]) => row.get(b[1])),
     customdata: list.map(([b]) => b[0]), hovertemplate: "%{text}<extra></extra>", textposition: "none",
-    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + t.status + (t.attempts > 1 ? ", try " + (b[4] + 1) : "") + "<br>" + duration(b[3] - b[2]) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
+    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + t.status + (t.attempts > 1 ? ", one of " + t.attempts + " tries" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
   }));
   const audits = R.trials.filter((t) => t.audited);
   if (audits.length) {
@@ -196,5 +198,5 @@ function ganttFigure() {
   }
   const height = Math.max(190, 120 + Math.min(26, 700 / slots.length) * slots.length);
   return { traces, height, layout: layout({ barmode: "overlay", bargap: slots.length > 40 ? 0.1 : 0.28, xaxis: axis("time since the sweep began (" + unit + ")", { rangemode: "tozero" }),
-    yaxis: axis("slot", { tickvals: slots.map((_, i) => i).filter((i) => slots.length <= 24 || i % Math.ceil(slots.length / 24) === 0), ticktext: slots.filter((_, i) => slots.length <= 24 || i % Math.ceil(slots.length / 24) === 0).map((s) => label(s, 14)), range: [slots.length - 0.5, -0.5], showgrid: false, zeroline: false }) }) };
+    yaxis: axis("slot", { tickvals: slots.map((_, i) => i).filter((i) => i % each === 0), ticktext: shown.filter((_, i) => i % each === 0), range: [slots.length - 0.5, -0.5], showgrid: false, zeroline: false }) }) };
 }

@@ -15,10 +15,12 @@ const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber
 const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.config[k]))).size > 1);
 const objective = "held-out loss (nats per target token)";
 
-// An axis for a setting: numbers on their own scale, few distinct numbers and all else as labels in order.
+// Numbers from a range lie on their own scale; choices, few distinct numbers and all else are labels in order.
+const isRange = (key, labels) => isNumeric(key) && labels.length > 1 && !D.space[key]?.choice && (key in D.space || labels.length > 6);
+
 function settingAxis(key, title, room) {
   const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
-  if (isNumeric(key) && labels.length > 6) {
+  if (isRange(key, labels)) {
     return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0 };
   }
   const numeric = isNumeric(key);
@@ -147,7 +149,7 @@ function parallelFigure() {
 function scaleOf(key) {
   const numeric = isNumeric(key);
   const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (numeric ? v : label(v, 18))))].sort((a, b) => (numeric ? a - b : a < b ? -1 : 1));
-  if (numeric && labels.length > 6) {
+  if (isRange(key, labels)) {
     const f = isLog(key) ? Math.log : (v) => v;
     const low = f(labels[0]), high = f(labels.at(-1));
     const back = isLog(key) ? Math.exp : (v) => v;
