@@ -126,6 +126,9 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
             free += 1
         resumable.extend(n for n in judge.resume() if n not in resumable)
         launch()
+    for outcome in outcomes.values():
+        if outcome.status == "left":
+            outcome.reason = "paused, and never resumed"
     return Outcome(outcomes, clock)
 
 

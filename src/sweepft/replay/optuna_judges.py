@@ -21,7 +21,7 @@ __all__ = ["OptunaJudge", "make_optuna_judge"]
 class OptunaJudge:
     """Any pruner of Optuna as a judge; objectives are reported at each twentieth of the budget."""
 
-    def __init__(self, pruner: optuna.pruners.BasePruner, study: Study) -> None:
+    def __init__(self, pruner: optuna.pruners.BasePruner, study: Study, seed: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._source, self._pruner = study, pruner
         directions = optuna.study.StudyDirection
@@ -29,7 +29,10 @@ class OptunaJudge:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             sampler = optuna.samplers.RandomSampler(seed=0)
-            self._study = optuna.create_study(direction=direction, pruner=pruner, sampler=sampler)
+            # Hyperband draws a trial's bracket from the study's name: it must not be a random one.
+            self._study = optuna.create_study(
+                study_name=f"replay-{seed}", direction=direction, pruner=pruner, sampler=sampler
+            )
         self._trials: dict[str, optuna.Trial] = {}
         self._metric: dict[str, float] = {}
 
@@ -81,14 +84,15 @@ def make_optuna_judge(name: str, study: Study, seed: int) -> OptunaJudge:
     Raises:
         ValueError: Another name.
     """
-    del seed  # pruners draw nothing
     pruners = optuna.pruners
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental
         if name == "optuna-median":
-            return OptunaJudge(pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1), study)
+            return OptunaJudge(pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1), study, seed)
         if name == "optuna-percentile":
-            return OptunaJudge(pruners.PercentilePruner(25.0, n_startup_trials=4, n_warmup_steps=1), study)
+            return OptunaJudge(
+                pruners.PercentilePruner(25.0, n_startup_trials=4, n_warmup_steps=1), study, seed
+            )
         if name == "optuna-hyperband":
-            return OptunaJudge(pruners.HyperbandPruner(min_resource=1, max_resource=20), study)
+            return OptunaJudge(pruners.HyperbandPruner(min_resource=1, max_resource=20), study, seed)
     raise ValueError(f"rule: no pruner of Optuna is called {name!r}")

@@ -7,8 +7,8 @@ condemned together, now and earlier, hold no more than a *level* of the good one
 
 Where the level comes from decides what may be claimed:
 
-- ``heuristic``: twice the ``false_stop`` asked for (on fine-tuning curves half of the modelled loss comes true);
-  nothing is certified;
+- ``heuristic``: 2.5 times the ``false_stop`` asked for (on the fine-tuning curves it was chosen on, that part of
+  the modelled loss came true); nothing is certified;
 - ``history``: fixed by conformal risk control on replays of earlier sweeps: a new sweep like those loses no more
   than ``false_stop`` of its good trials on average;
 - ``conformal``: in a sweep with enough good trials of its own, run in full or audited: a good trial is condemned
@@ -38,9 +38,11 @@ Floats = NDArray[np.float64]
 
 DEFAULT_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
 _STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
-_RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.87, 0.94, 0.97, 0.98))
+_RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.80, 0.88, 0.94, 0.97))
 _RANK_NOISE: Final = 1.57  # n * variance of a normal score known by its rank among n (pi/2 at the median)
-_SLACK: Final = 2.0
+_SLACK: Final = 2.5
+_TRUST: Final = 4.0  # finished trials that the prior correlation is worth
+_PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
 _SAMPLE: Final = 200  # peers looked at, so that a verdict's cost does not grow with the sweep
 _FINISHED: Final = 48  # finished trials learned from: the latest
 
@@ -209,14 +211,33 @@ class CalibratedRule:
         prior[: len(SIGNALS)] = 2.0 * self._prior * self._steadiness(cohort, window, names, scores)
         rho = self._prior_rho(window)
         done = [i for i, n in enumerate(names) if n in cohort.finals][-_FINISHED:]
-        if len(done) < 3:
-            return prior, rho, len(done)
-        finals = np.array([cohort.sign * cohort.finals[names[i]] for i in done])
-        weights = fit_weights(scores[done], finals, prior, strength=8.0)
-        seen = rank_correlation(scores[done] @ weights, finals)
-        trust = 4.0 if self.calibration is None or not self.calibration.rho else 16.0
-        rho = (trust * rho + len(done) * seen) / (trust + len(done))
+        evidence = [(_TRUST if self.calibration is None or not self.calibration.rho else 4 * _TRUST, rho)]
+        weights = prior
+        if len(done) >= 3:
+            finals = np.array([cohort.sign * cohort.finals[names[i]] for i in done])
+            weights = fit_weights(scores[done], finals, prior, strength=8.0)
+            evidence.append((len(done), rank_correlation(scores[done] @ weights, finals)))
+        evidence += self._proxy(cohort, window, names, scores @ weights)
+        rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
         return weights, min(0.98, max(0.02, rho)), len(done)
+
+    def _proxy(
+        self, cohort: Cohort, window: Window, names: Sequence[str], blended: Floats
+    ) -> list[tuple[float, float]]:
+        """How far the score's order has held up to the latest window that some trials have reached.
+
+        It comes before any trial ends; the later window stands for the end as well as its prior says.
+        """
+        later = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
+        for after in sorted(later, key=lambda w: -w.value):
+            at = cohort.at(after)
+            both = [i for i, n in enumerate(names) if n in at][-_FINISHED:]
+            if len(both) >= 4:
+                now = np.array([cohort.sign * at[names[i]].metric for i in both])
+                if np.isfinite(now).all():
+                    seen = rank_correlation(blended[both], now)
+                    return [(_PROXY * len(both), seen)]
+        return []
 
     def _steadiness(self, cohort: Cohort, window: Window, names: Sequence[str], scores: Floats) -> Floats:
         """Relative trust in each signal: one whose ranks jump from window to window is mostly noise."""

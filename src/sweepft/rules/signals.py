@@ -93,15 +93,31 @@ def _relative_norms(snaps: Sequence[Snapshot], batches: Floats) -> Floats:
     usable = seen & np.isfinite(batches)
     if usable.sum() < 6:
         return np.full(len(logs), math.nan)
-    inverse, squared = 1.0 / batches[usable], np.exp(2.0 * np.clip(logs[usable], -50, 50))
-    level = float(np.median(squared))
-    design = np.stack([np.ones_like(inverse), inverse / inverse.max()], axis=1)
-    # Clipped at 9 times the median: one spiking trial must not draw the line.
-    line, *_ = np.linalg.lstsq(design, np.minimum(squared, 9.0 * level), rcond=None)
-    expected = np.maximum(design @ np.maximum(line, 0.0), 1e-3 * level + 1e-300)
+    expected = _expected_square(1.0 / batches[usable], np.exp(2.0 * np.clip(logs[usable], -50, 50)))
     out = np.full(len(logs), math.nan)
     out[usable] = logs[usable] - 0.5 * np.log(expected)
     return out
+
+
+def _expected_square(inverse: Floats, squared: Floats) -> Floats:
+    """The line a + b / B through squared norms, a and b >= 0, by least absolute relative errors.
+
+    Iterated weights instead of plain squares: one spiking trial must not draw the line.
+    """
+    design = np.stack([np.ones_like(inverse), inverse / inverse.max()], axis=1)
+    level = float(np.median(squared))
+    expected = np.full(len(squared), level)
+    for _ in range(12):
+        off = np.abs(squared - expected) / expected
+        weight = np.sqrt(1.0 / np.maximum(off, 0.02)) / expected
+        line, *_ = np.linalg.lstsq(design * weight[:, None], squared * weight, rcond=None)
+        if (line < 0).any():  # no noise seen, or nothing but noise
+            keep = int(line.argmax())
+            column = design[:, keep] * weight
+            line = np.zeros(2)
+            line[keep] = float(column @ (squared * weight) / (column @ column))
+        expected = np.maximum(design @ line, 1e-3 * level + 1e-300)
+    return expected
 
 
 def _covariate(key: str, values: Sequence[Any]) -> list[tuple[str, Floats]]:

@@ -246,7 +246,9 @@ EVENTS = st.lists(
 
 
 @settings(deadline=None, max_examples=60)
-@given(events=EVENTS, cut=st.integers(0, 60), rule=st.sampled_from(["median", "recipe"]))
+@given(
+    events=EVENTS, cut=st.integers(0, 60), rule=st.sampled_from(["median", "recipe", "asha", "calibrated"])
+)
 def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut: int, rule: str) -> None:
     def feed(r: Referee, part: list[Any]) -> None:
         for trial, step, metric, loss, done in part:

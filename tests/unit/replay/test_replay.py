@@ -1,0 +1,137 @@
+"""Replays: the clock, the scores, and every judge on the same made-up runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from synthetic_studies import make_study
+
+from sweepft.replay.calibrate import calibrate
+from sweepft.replay.engine import replay_study
+from sweepft.replay.judges import OracleJudge, RefereeJudge
+from sweepft.replay.runner import OTHERS, Replay, make_judge, replay_all
+from sweepft.replay.score import bootstrap, good_runs, repeat_noise, score_outcome
+from sweepft.rules import RULES, Referee, make_rule
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning"
+)
+
+
+@pytest.mark.parametrize(("slots", "makespan"), [(1, 600.0), (2, 300.0), (4, 200.0), (9, 100.0)])
+def test_without_stops_the_clock_is_that_of_the_slots(slots: int, makespan: float) -> None:
+    study = make_study(runs=6)
+    judge = make_judge("none", study, Replay(), 0)
+    outcome = replay_study(study, judge, slots=slots, order=range(6))
+    assert outcome.makespan == pytest.approx(makespan)
+    score = score_outcome(study, outcome, full_makespan=makespan)
+    assert (score.saved, score.best_kept, score.false_stop, score.regret) == (0.0, 1.0, 0.0, 0.0)
+
+
+def test_the_oracle_keeps_the_best_run_and_pays_the_others_up_to_its_window() -> None:
+    study = make_study(runs=10)
+    outcome = replay_study(study, OracleJudge(study, window=0.1), slots=3, order=range(10))
+    score = score_outcome(study, outcome, full_makespan=400.0)
+    assert score.best_kept == 1.0
+    assert score.saved == pytest.approx(0.9 * 0.9)
+    assert score.false_stop == 0.5  # one of the two good ones
+
+
+@pytest.mark.parametrize("rule", [*RULES, *OTHERS])
+def test_every_judge_runs_and_is_repeatable(rule: str) -> None:
+    study = make_study(seed=1, runs=16, bad=True)
+    settings = Replay(orders=2, slots=3)
+    first = replay_all([study], [rule], settings)
+    assert first == replay_all([study], [rule], settings)
+    score = first[0].score
+    assert 0.0 <= score.saved < 1.0
+    assert score.regret >= 0.0
+    if rule not in (
+        "none",
+        "recipe",
+        "random",
+        "asha",
+        "asha4",
+        "ray-asha",
+        "ray-asha4",
+        "optuna-percentile",
+    ):
+        assert score.regret_scaled < 0.5
+    if rule not in ("none",):
+        assert score.saved > 0.05
+        assert all(s.reason for s in first[0].stops)
+
+
+def test_the_replay_and_the_live_referee_give_the_same_verdicts() -> None:
+    """Slot by slot the same object is driven: a replay of one slot is the live sweep run one by one."""
+    study = make_study(seed=3, runs=12)
+    rule = make_rule("median")
+    live = Referee(rule=rule, windows=(0.1, 0.5), budget=100, mode="min")
+    for run in study.runs:
+        live.add(run.run_id, run.config)
+        for row in range(len(run.progress) - 1):
+            verdicts = live.report(run.run_id, run.report(row, row + 1))
+            if verdicts and verdicts[-1].ends_trial:
+                break
+        else:
+            live.complete(run.run_id, run.report(len(run.progress) - 1, len(run.progress)))
+    judge = RefereeJudge(Referee(rule=make_rule("median"), windows=(0.1, 0.5), budget=100, mode="min"))
+    replay_study(study, judge, slots=1, order=range(12))
+    told = [(v.trial_id, v.window, v.action, v.reason) for v in judge.referee.verdicts]
+    assert told == [(v.trial_id, v.window, v.action, v.reason) for v in live.verdicts]
+    assert "stop" in {v.action for v in live.verdicts}
+
+
+def test_a_run_that_ended_early_is_judged_by_the_studys_budget_not_its_own_length() -> None:
+    study = make_study(runs=4)
+    short = study.runs[0]
+    cut = type(short)(
+        **{
+            **short.__dict__,
+            **{
+                k: getattr(short, k)[:3]
+                for k in ("step", "progress", "seconds", "loss", "grad_norm", "metric")
+            },
+            "final": 0.0,
+        }
+    )
+    shorter = type(study)(study.name, study.source, study.mode, study.budget, [cut, *study.runs[1:]])
+    judge = make_judge("median", shorter, Replay(windows=(0.1,)), 0)
+    assert isinstance(judge, RefereeJudge)
+    outcome = replay_study(shorter, judge, slots=4, order=range(4))
+    assert outcome.runs["r0"].status == "completed"
+    assert judge.referee.cohort.finals["r0"] == 0.0
+    assert len(judge.referee.cohort.trials["r0"].snapshots) == 0  # 7.5% of the budget: before its window
+
+
+def test_audits_cost_what_they_save() -> None:
+    study = make_study(seed=2, runs=24)
+    plain = replay_all([study], ["median"], Replay(orders=4))[0].score.saved
+    audited = replay_all([study], ["median"], Replay(orders=4, audit=0.5))[0].score.saved
+    everything = replay_all([study], ["median"], Replay(orders=4, audit=1.0))[0].score.saved
+    assert plain > audited > everything == 0.0
+
+
+def test_calibration_needs_enough_sweeps_and_then_bounds_the_false_stops_of_new_ones() -> None:
+    earlier = [make_study(seed=s, name=f"s{s:02d}", points=20, noise=1.5) for s in range(30)]
+    assert calibrate(earlier[:8], false_stop=0.10, orders=1) is None
+    found = calibrate(earlier, false_stop=0.10, orders=1)
+    assert found is not None
+    assert found.sweeps == 30
+    fresh = [make_study(seed=1000 + s, name=f"n{s:02d}", points=20, noise=1.5) for s in range(30)]
+    rows = replay_all(fresh, ["calibrated"], Replay(orders=1, history=found))
+    lost = float(np.mean([r.score.false_stop for r in rows]))
+    assert lost <= 0.10 + 0.03  # 150 good runs: two standard errors of the mean over sweeps
+    assert float(np.mean([r.score.saved for r in rows])) > 0.1
+
+
+def test_scores_on_a_table() -> None:
+    study = make_study(runs=10)
+    assert len(good_runs(study, 0.2)) == 2
+    assert good_runs(study, 0.2) < good_runs(study, 0.2, noise=10.0)
+    low, high = bootstrap([0.0, 1.0, 1.0, 1.0])
+    assert 0.0 <= low < 0.75 < high <= 1.0
+    assert repeat_noise(study) == 0.0  # no configuration was repeated
+    assert math.isinf(-make_study(runs=4, bad=True).values[-1])
