@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.data.templates import ChatFormat, choose_template
-from sweepft.errors import DataError, Problem
+from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
 
 __all__ = ["LoadedTokenizer", "load_tokenizer"]
@@ -45,7 +45,11 @@ class LoadedTokenizer:
     warnings: tuple[str, ...]
 
     def save(self, cache: Path) -> Path:
-        """Save as ``tokenizer-DIGEST`` in `cache`, all or nothing; returns the folder."""
+        """Save as ``tokenizer-DIGEST`` in `cache`, all or nothing; returns the folder.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
         t = self.tokenizer
         special = {name: str(token) for name, token in t.special_tokens_map.items()}
         what = [t.backend_tokenizer.to_str(), t.chat_template, special, t.model_max_length]
@@ -53,13 +57,14 @@ class LoadedTokenizer:
         folder = cache / f"tokenizer-{digest[:32]}"
         if not folder.is_dir():
             temporary = cache / f".tmp-tokenizer-{uuid.uuid4().hex[:8]}"
-            self.tokenizer.save_pretrained(temporary)
             try:
+                self.tokenizer.save_pretrained(temporary)
                 temporary.rename(folder)
-            except OSError:
+            except OSError as error:
+                if not folder.is_dir():  # not another writer's
+                    raise StorageError(f"{folder}: the tokenizer cannot be written: {error}") from error
+            finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-                if not folder.is_dir():
-                    raise
         return folder
 
 

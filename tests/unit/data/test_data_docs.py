@@ -1,0 +1,43 @@
+"""What docs/data.md shows works."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sweepft.data.prepare import _OUTCOMES
+from sweepft.data.templates import BUILT_IN
+
+DOC = (Path(__file__).parents[3] / "docs/data.md").read_text()
+
+
+def test_the_example_runs(
+    tiny_model_dir: Path,
+    tiny_data_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", DOC, re.S)
+    spec = {
+        "name": "docs",
+        "model": {"path": str(tiny_model_dir)},
+        "data": {"train": [{"path": str(tiny_data_file)}], "held_out": [{"name": "h", "fraction": 0.25}]},
+        "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
+        "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}}},
+    }
+    (tmp_path / "sweep.yaml").write_text(json.dumps(spec))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/data.md", "exec"), {})
+    rows, order = capsys.readouterr().out.splitlines()
+    assert rows == "72"
+    assert len(order.strip("[]").split()) == 8
+
+
+def test_every_outcome_and_template_is_documented() -> None:
+    table = set(re.findall(r"^\| `(\w+)` \|", DOC, re.M))
+    assert set(_OUTCOMES) <= table
+    assert set(BUILT_IN) <= table
