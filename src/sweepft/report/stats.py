@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Estimate", "Proportion", "least_squares", "proportion", "rank_correlation"]
+__all__ = ["Estimate", "least_squares", "rank_correlation"]
 
 MIN_PAIRS = 5
 """Fewer pairs than this carry no rank correlation worth printing."""
@@ -31,25 +31,6 @@ class Estimate:
     def sign(self) -> int:
         """-1 or 1 when the interval leaves out zero, else 0."""
         return (self.low > 0) - (self.high < 0)
-
-
-@dataclass(frozen=True)
-class Proportion:
-    """``hits`` of ``n`` with the exact 95% interval (Clopper and Pearson, 1934)."""
-
-    hits: int
-    n: int
-    low: float
-    high: float
-
-
-def proportion(hits: int, n: int) -> Proportion:
-    """The exact interval of a rate; (0, 1) when ``n`` is 0."""
-    from scipy.stats import beta
-
-    low = float(beta.ppf(0.025, hits, n - hits + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(0.975, hits + 1, n - hits)) if hits < n else 1.0
-    return Proportion(hits, n, low, high)
 
 
 def rank_correlation(x: ArrayLike, y: ArrayLike, cohorts: Sequence[object] | None = None) -> Estimate | None:

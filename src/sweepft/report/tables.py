@@ -89,12 +89,11 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         f"- **Cost** {duration(c['used'])} of {unit} time; "
         f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
     ]
-    rate = summary["stops"]["audits"]["rate"]
-    wrong = (
-        f"{rate['hits']} of {rate['n']} audited (95%: {percent(rate['low'])} to {percent(rate['high'])})"
-        if rate
-        else "not measured"
-    )
+    audits = summary["stops"]["audits"]
+    rate, wrong = audits["rate"], "not measured"
+    if rate:
+        interval = f"95%: {percent(rate['low'])} to {percent(rate['high'])}"
+        wrong = f"{audits['good']} of {audits['finished']} audited ({interval}), {audits['status']}"
     lines += [f"- **Wrong stops** {wrong}", *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [

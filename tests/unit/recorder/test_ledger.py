@@ -510,3 +510,31 @@ def test_a_read_only_run_folder_is_a_storage_error(tmp_path: Path) -> None:
     ledger_path(tmp_path / "r").chmod(0o400)
     with pytest.raises(StorageError):
         Ledger.open(tmp_path / "r")
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
+    """Kill -9 in the middle of writing, again and again: what was synced is there, and nothing is torn."""
+    small_run(tmp_path / "r")
+    code = """
+        import sys
+        from sweepft.recorder import Ledger
+        with Ledger.open(sys.argv[1]) as ledger:
+            n = 0
+            while True:
+                kind = {"trial_id": "t000", "slot": 0, "phase": "train", "seconds": n}
+                row = ledger.append("cost", **kind) if n % 5 else ledger.append("finish", status="finished", reason="x" * n)
+                if n % 5 == 0:
+                    print(row["seq"], flush=True)
+                n += 1
+        """
+    known = 0
+    for rows in (1, 3, 9, 20):
+        writer = child(code, tmp_path / "r")
+        for _ in range(rows):
+            synced = int(writer.stdout.readline())
+        writer.kill()
+        writer.communicate()
+        read = read_ledger(tmp_path / "r")
+        assert [r["seq"] for r in read] == list(range(len(read)))
+        assert len(read) > synced >= known
+        known = synced

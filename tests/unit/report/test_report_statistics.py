@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweepft.report.stats import least_squares, proportion, rank_correlation
+from sweepft.report.stats import least_squares, rank_correlation
 
 values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
 
@@ -61,17 +61,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         found = rank_correlation(a, b)
         hits += found.low <= spearman <= found.high
     assert 0.92 <= hits / runs <= 0.98
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 1), (0, 14), (0, 29), (0, 59), (3, 10), (10, 10), (1, 251)])
-def test_proportions_have_the_exact_interval(hits: int, n: int) -> None:
-    exact = stats.binomtest(hits, n).proportion_ci(method="exact")
-    found = proportion(hits, n)
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
-
-
-def test_without_audits_anything_is_possible() -> None:
-    assert (proportion(0, 0).low, proportion(0, 0).high) == (0, 1)
 
 
 def test_least_squares_finds_known_effects_with_honest_intervals() -> None:
