@@ -12,6 +12,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 ├── TrialError                one trial cannot go on
 │   ├── RankMismatch          ranks disagree on config, data, weights or versions
 │   ├── RankFailed            a rank died or raised
+│   │   └── RankOutOfMemory   a rank ran out of device memory
 │   └── RankHung              a rank gave no sign of life in time
 └── ReplayError               recorded curves cannot be read or mapped
 """
@@ -33,6 +34,7 @@ __all__ = [
     "RankFailed",
     "RankHung",
     "RankMismatch",
+    "RankOutOfMemory",
     "ReplayError",
     "ResourceError",
     "SpecError",
@@ -128,6 +130,10 @@ class RankMismatch(TrialError):
 
 class RankFailed(TrialError):
     """A rank died or raised."""
+
+
+class RankOutOfMemory(RankFailed):
+    """A rank ran out of device memory; a smaller micro-batch may fit."""
 
 
 class RankHung(TrialError):

@@ -13,13 +13,13 @@ from sweepft.launch.run import run_sweep
 from sweepft.spec import SweepSpec, load
 
 
-def write_spec(folder: Path, model: Path, data: Path, **sections: dict[str, Any]) -> Path:
+def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[str, Any]) -> Path:
     """A spec over a tiny model and data file; ``sections`` replace keys of its sections."""
     spec: dict[str, Any] = {
         "name": "tiny",
-        "model": {"path": str(model)},
+        "model": {"path": str(model_dir)},
         "data": {
-            "train": [{"path": str(data)}],
+            "train": [{"path": str(data_file)}],
             "held_out": [{"name": "own", "fraction": 0.15}],
             "max_length": 128,
         },

@@ -36,6 +36,7 @@ class EnginePlan:
         zero_stage: DeepSpeed ZeRO stage, 0-3.
         scratch: Folder on this node for the base weights that the ranks share.
         threads: CPU threads of a rank.
+        longest: Tokens of the longest training row.
     """
 
     model_path: str
@@ -52,6 +53,7 @@ class EnginePlan:
     precision: str = "fp32"
     zero_stage: int = 2
     threads: int = 1
+    longest: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.progress import Progress
-from sweepft.recorder import RunView
+from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
@@ -26,6 +26,8 @@ from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
 __all__ = ["Finished", "conduct"]
+
+_GIVE_UP_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def conduct(
     limit = _Limit(spec, recorder.view)
     searcher.should_stop = lambda: winding.soft or limit.reached() is not None
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
-    recorder.listeners.append(progress.on_row)
+    recorder.listeners += [progress.on_row, _stop_when_nothing_works(winding, recorder.view)]
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
@@ -106,9 +108,21 @@ def conduct(
     return Finished(recorder.view, status, write_report(run_dir))
 
 
+def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
+    """End a sweep whose first trials all fail: the cause is theirs in common, and each costs a start of ranks."""
+
+    def on_row(row: Row) -> None:
+        ended = [t for t in view.trials.values() if t.end is not None]
+        failed = [t for t in ended if t.status == "failed"]
+        if row["kind"] == "end" and len(failed) == len(ended) >= _GIVE_UP_AFTER:
+            winding.give_up(f"the first {len(failed)} trials all failed: {failed[-1].reason}")
+
+    return on_row
+
+
 def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | None]:
     if winding.soft:
-        return "interrupted", winding.reason
+        return ("failed" if winding.gave_up else "interrupted"), winding.reason
     if limit.reached() is not None:
         return "limit", limit.reached()
     if view.best is None:

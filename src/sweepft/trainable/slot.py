@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import ray
 from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import RankFailed, RankHung
+from sweepft.errors import RankFailed, RankHung, RankOutOfMemory, TrialError
 from sweepft.trainable.points import ReportPoint, report_points
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
@@ -70,19 +70,9 @@ class Slot(tune.Trainable):
         while True:
             try:
                 return self._advance()
-            except (RankFailed, RankHung) as error:
-                self._close_ranks()
-                self._faults.append(
-                    {
-                        "error": type(error).__name__,
-                        "message": str(error),
-                        "lost_seconds": time.monotonic() - self._since,
-                    }
-                )
-                if len(self._faults) > self._plan.max_rebuilds:
-                    raise
-                _log.warning("ranks rebuilt: trial=%s %s", self._trial.trial_id, error)
-                self._begun = False
+            except TrialError as error:
+                if not self._mend(error):
+                    return self._failure(error)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept here: the ledger is the truth."""
@@ -103,9 +93,55 @@ class Slot(tune.Trainable):
         self._begun = False
         self._started: dict[str, Any] = {}
         self._faults: list[dict[str, Any]] = []
+        self._rebuilds = 0
         self._seconds: dict[str, float] = {}
         self._step_seconds = 0.0
         self._since = time.monotonic()
+
+    def _mend(self, error: TrialError) -> bool:
+        """End the ranks and note the fault; whether the next ``_advance`` may try again with new ones."""
+        self._close_ranks()
+        self._begun = False
+        again = True
+        if isinstance(error, RankOutOfMemory) and self._plan.engine.micro_batch > 1:
+            action = self._halve_micro_batch()
+        elif isinstance(error, RankFailed | RankHung) and self._rebuilds < self._plan.max_rebuilds:
+            self._rebuilds += 1
+            action = "ranks rebuilt"
+        else:
+            again, action = False, "given up"
+        lost = time.monotonic() - self._since
+        self._faults.append(
+            {"error": type(error).__name__, "message": str(error), "action": action, "lost_seconds": lost}
+        )
+        _log.warning("fault: trial=%s action=%r %s", self._trial.trial_id, action, error)
+        return again
+
+    def _halve_micro_batch(self) -> str:
+        """For this and all later trials of the slot; the global batch stays what it is."""
+        before = self._plan.engine.micro_batch
+        self._plan = replace(self._plan, engine=replace(self._plan.engine, micro_batch=before // 2))
+        return f"micro_batch {before} -> {before // 2}"
+
+    def _failure(self, error: TrialError) -> dict[str, Any]:
+        """The last result of a trial that cannot go on: a result, not an exception, so that its cause arrives whole."""
+        reason = str(error)
+        if isinstance(error, RankOutOfMemory):
+            engine = self._plan.engine
+            reason += (
+                f"\n  one sample of up to {engine.longest} tokens does not fit beside the model at ZeRO-"
+                f"{engine.zero_stage} on {self._plan.shape.workers} rank(s): raise resources.workers_per_trial or "
+                "train.zero_stage, set train.gradient_checkpointing: true, or lower data.max_length"
+            )
+        self._spend("lost", time.monotonic() - self._since)
+        faults, seconds = list(self._faults), dict(self._seconds)
+        return {
+            "failed": reason,
+            "faults": faults,
+            "slot": self._name,
+            "phase_seconds": seconds,
+            "done": True,
+        }
 
     def _advance(self) -> dict[str, Any]:
         if not self._begun:

@@ -15,7 +15,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: ``completed | stopped | diverged | interrupted``.
+        status: ``completed | stopped | diverged | failed | interrupted``.
         objective: Value at full budget, None unless completed.
         reason: A sentence, None for a completed trial.
     """
@@ -36,6 +36,8 @@ def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Out
         result: Its last result, as reported to Tune.
         verdict: The row of its last verdict, None when it was never judged.
     """
+    if result.get("failed"):
+        return Outcome("failed", None, str(result["failed"]))
     if result.get("diverged"):
         return Outcome("diverged", None, str(result["diverged"]))
     if result.get("samples_seen", 0) >= result.get("budget_samples", math.inf):

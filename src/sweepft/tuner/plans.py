@@ -29,6 +29,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
         scratch=str(run_dir / "cache" / "base"),
+        longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),
     )
     return SlotPlan(engine=engine, shape=shape(spec), log_dir=str(run_dir / "logs"))

@@ -102,34 +102,15 @@ class LedgerCallback(tune.Callback):
     ) -> None:
         """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
         name = trial.config["trial_id"]
-        write = self._recorder.write
-        attempt = self._attempt(name, result)
-        write(
-            "steps",
-            trial_id=name,
-            attempt=attempt,
-            history=result["history"],
-            blocks=result["blocks"],
-            data_order=result["data_order"],
-            phase_seconds=result["phase_seconds"],
-        )
-        if "eval_loss" in result:
-            write(
-                "eval",
-                trial_id=name,
-                attempt=attempt,
-                step=result["step"],
-                samples_seen=result["samples_seen"],
-                window=result["window"],
-                final=result["samples_seen"] >= result["budget_samples"],
-                objective=result["eval_loss"],
-                sets=result["eval_sets"],
-                seconds=result["eval_seconds"],
-            )
+        new_fault = self._write_faults(name, result)
+        if "history" in result:
+            self._write_steps(name, result, self._attempt(name, result, new_fault))
         self._write_verdicts()
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
-            write("cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus)
+            self._recorder.write(
+                "cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus
+            )
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
@@ -142,31 +123,56 @@ class LedgerCallback(tune.Callback):
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A trial failed for good."""
+        """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
-        error = str(trial.get_error() or "unknown error").strip().splitlines()
-        message = next((line for line in reversed(error) if line.strip()), "unknown error")
+        message = "the coordinator of its slot died; see logs/ and Ray's own logs"
         self._recorder.write(
-            "fault", trial_id=name, slot=result.get("slot"), rank=None, error="trial failed",
-            message="\n".join(error)[-4000:], action="given up",
+            "fault", trial_id=name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
+            message=message, action="given up",
         )  # fmt: skip
         self._end(name, Outcome("failed", None, message), result)
 
-    def _attempt(self, name: str, result: dict[str, Any]) -> int:
-        """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
-        known = self._faults.get(name)
-        for fault in result["faults"][known or 0 :]:
-            self._recorder.write(
-                "fault", trial_id=name, slot=result["slot"], rank=None, action="ranks rebuilt", **fault
-            )
+    def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
+        """Faults since the last result; whether there were any."""
+        faults = result["faults"][self._faults.get(name, 0) :]
+        for fault in faults:
+            self._recorder.write("fault", trial_id=name, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
+        return bool(faults)
+
+    def _attempt(self, name: str, result: dict[str, Any], new_fault: bool) -> int:
+        """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
         attempt = self._attempts.get(name)
-        if attempt is None or self._faults[name] != known:
+        if attempt is None or new_fault:
             attempt = self._attempts[name] = len(self._recorder.view.trials[name].attempts) + 1
             self._recorder.write(
                 "start", trial_id=name, attempt=attempt, slot=result["slot"], **result["started"]
             )
         return attempt
+
+    def _write_steps(self, name: str, result: dict[str, Any], attempt: int) -> None:
+        self._recorder.write(
+            "steps",
+            trial_id=name,
+            attempt=attempt,
+            history=result["history"],
+            blocks=result["blocks"],
+            data_order=result["data_order"],
+            phase_seconds=result["phase_seconds"],
+        )
+        if "eval_loss" in result:
+            self._recorder.write(
+                "eval",
+                trial_id=name,
+                attempt=attempt,
+                step=result["step"],
+                samples_seen=result["samples_seen"],
+                window=result["window"],
+                final=result["samples_seen"] >= result["budget_samples"],
+                objective=result["eval_loss"],
+                sets=result["eval_sets"],
+                seconds=result["eval_seconds"],
+            )
 
     def _write_verdicts(self) -> None:
         for verdict in self._scheduler.drain_verdicts():

@@ -18,18 +18,25 @@ class Winding:
     Attributes:
         soft: No new trials; running ones end at their next window.
         hard: Everything ends now.
+        gave_up: Whether it is ended because nothing works.
         reason: Why, as a sentence.
     """
 
     def __init__(self) -> None:
         self.soft = False
         self.hard = False
+        self.gave_up = False
         self.reason: str | None = None
 
     def ask(self, reason: str) -> None:
         """First call: soft. Second call: hard."""
         self.hard = self.soft
         self.soft = True
+        self.reason = reason
+
+    def give_up(self, reason: str) -> None:
+        """End everything now, since going on is of no use."""
+        self.soft = self.hard = self.gave_up = True
         self.reason = reason
 
 
@@ -46,6 +53,13 @@ class SweepScheduler(EarlyDynamicsScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         ending = self.winding is not None and self.winding.soft and "window" in result
         return str(TrialScheduler.STOP) if ending else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial that failed says so in its last result."""
+        if result and result.get("failed"):
+            self.on_trial_error(tune_controller, trial)
+        else:
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 class WindingStopper(tune.Stopper):

@@ -11,7 +11,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import RankFailed, RankHung, RankMismatch
+from sweepft.errors import RankFailed, RankHung, RankMismatch, RankOutOfMemory
 from sweepft.workers.rank import Rank
 
 __all__ = ["WorkerGroup", "WorkerShape"]
@@ -109,9 +109,9 @@ class WorkerGroup:
             except ray.exceptions.RayActorError as error:
                 raise RankFailed(f"{method}: rank {index} died: {_first_line(error)}") from error
             except ray.exceptions.RayTaskError as error:
-                raise RankFailed(
-                    f"{method}: rank {index} raised {_first_line(error.cause or error)}"
-                ) from error
+                cause = error.cause or error
+                kind = RankOutOfMemory if type(cause).__name__ == "OutOfMemoryError" else RankFailed
+                raise kind(f"{method}: rank {index} raised {_first_line(cause)}") from error
         return results
 
 

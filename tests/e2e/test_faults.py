@@ -1,0 +1,170 @@
+"""Faults inside a slot: the trial goes on, the others do not notice, and the ledger says what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from support.engine_material import engine_plan, trial
+from support.models import OUT_OF_MEMORY, RAISE_ONCE, faulty_model
+from support.sweeps import run_spec, write_spec
+from sweepft.errors import RankFailed, RankHung, RankMismatch
+from sweepft.recorder import read_ledger
+from sweepft.workers.group import WorkerGroup, WorkerShape
+
+pytestmark = pytest.mark.ray
+
+TWO_TRIALS = {
+    "trials": 2,
+    "start_with": [{"learning_rate": 3.0e-3}, {"learning_rate": 1.0e-3}],
+    "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}},
+}
+SETTINGS = {
+    "budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32", "zero_stage": 2, "batch_size": 16,
+}  # fmt: skip
+TWO_RANKS = {"workers_per_trial": 2, "concurrent_trials": 1}
+
+
+def losses(done):
+    return {name: (t.status, t.objective, t.history["loss"].tolist()) for name, t in done.view.trials.items()}
+
+
+def faults(run):
+    return [r for r in read_ledger(run) if r["kind"] == "fault"]
+
+
+def rank_processes():
+    """Living ranks of this session's Ray."""
+    family = psutil.Process().children(recursive=True)
+    return [p for p in family if p.status() != psutil.STATUS_ZOMBIE and "ray::Rank" in " ".join(p.cmdline())]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("calm")
+    spec = write_spec(
+        folder, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS
+    )
+    return losses(run_spec(spec, folder / "run"))
+
+
+def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
+):
+    spec = write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS
+    )
+    run = tmp_path / "run"
+    killed = []
+
+    def kill_one() -> None:
+        ledger = run / "ledger" / "ledger.jsonl"
+        while not ledger.exists() or b'"kind":"steps"' not in ledger.read_bytes().replace(b" ", b""):
+            time.sleep(0.005)
+        ranks = rank_processes()
+        os.kill(ranks[-1].pid, signal.SIGKILL)
+        killed.append(ranks[-1].pid)
+
+    thread = threading.Thread(target=kill_one)
+    thread.start()
+    done = run_spec(spec, run)
+    thread.join()
+    assert killed
+    assert losses(done) == undisturbed
+    (fault,) = faults(run)
+    assert fault["error"] == "RankFailed"
+    assert "died" in fault["message"]
+    assert fault["action"] == "ranks rebuilt"
+    attempts = done.view.trials[fault["trial_id"]].attempts
+    assert [a.attempt for a in attempts] == list(range(1, len(attempts) + 1))
+    assert rank_processes() == [], "no rank is left behind"
+
+
+def test_a_raising_rank_is_replaced_and_the_trial_goes_on(
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
+):
+    flag = str(tmp_path / "raised")
+    model = faulty_model(tiny_model_dir, tmp_path / "model", RAISE_ONCE.format(call=7, rank=1, flag=flag))
+    spec = write_spec(
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
+        model={"trust_remote_code": True},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    assert losses(done) == undisturbed
+    (fault,) = faults(tmp_path / "run")
+    assert "rank 1 raised RuntimeError: injected" in fault["message"]
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
+):
+    model = faulty_model(tiny_model_dir, tmp_path / "model", OUT_OF_MEMORY.format(rows=2))
+    spec = write_spec(
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
+        model={"trust_remote_code": True},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    (fault,) = faults(tmp_path / "run")
+    assert fault["error"] == "RankOutOfMemory"
+    assert fault["action"] == "micro_batch 4 -> 2", "found once, and remembered for the second trial"
+    for name, (status, objective, loss) in losses(done).items():
+        assert status == "completed"
+        assert objective == pytest.approx(undisturbed[name][1], rel=1e-6)
+        assert loss == pytest.approx(undisturbed[name][2], rel=1e-6)
+
+
+def test_out_of_memory_at_one_sample_fails_with_advice_and_a_hopeless_sweep_ends(
+    ray_here, tiny_model_dir, tiny_data_file, tmp_path
+):
+    model = faulty_model(tiny_model_dir, tmp_path / "model", OUT_OF_MEMORY.format(rows=0))
+    spec = write_spec(
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS | {"trials": 9}, train=SETTINGS | {"micro_batch": 2},
+        model={"trust_remote_code": True}, resources={"concurrent_trials": 1},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    assert done.status == "failed"
+    assert done.exit_code == 1
+    failed = [t for t in done.view.trials.values() if t.status == "failed"]
+    assert len(failed) == 3, "three failures in a row from the first trial on, and no more are paid for"
+    for trial in failed:
+        assert "rank 0 raised OutOfMemoryError" in trial.reason
+        assert "set train.gradient_checkpointing: true, or lower data.max_length" in trial.reason
+    assert [f["action"] for f in faults(tmp_path / "run")] == ["micro_batch 2 -> 1", *["given up"] * 3]
+    assert "trials all failed" in read_ledger(tmp_path / "run")[-1]["reason"]
+
+
+@pytest.fixture
+def group(ray_here, tiny_model_dir, tmp_path):
+    placement = placement_group([{"CPU": 0.01}, {"CPU": 1}, {"CPU": 1}])
+    ray.get(placement.ready())
+    made = WorkerGroup(
+        engine_plan(tiny_model_dir, tmp_path), WorkerShape(2, 1, 0), placement, str(tmp_path / "log")
+    )
+    yield made
+    made.close()
+    remove_placement_group(placement)
+
+
+def test_a_hanging_rank_is_seen_and_named(group):
+    group.start(trial(), timeout=120)
+    assert group.run(8, timeout=120)["history"]["step"] == [1]
+    os.kill(group.places[1]["pid"], signal.SIGSTOP)
+    with pytest.raises(RankHung, match=r"run: rank .*1 gave no answer in 5 s"):
+        group.run(64, timeout=5)
+
+
+def test_ranks_that_disagree_are_refused(group, tmp_path, tiny_model_dir):
+    ranks = group._ranks
+    other = engine_plan(tiny_model_dir, tmp_path, micro_batch=2)
+    ray.get(ranks[1].__ray_call__.remote(lambda self: setattr(self, "_plan", other)))
+    with pytest.raises(RankMismatch, match=r"t000: rank 1 disagrees with rank 0 on sweep settings"):
+        group.start(trial(), timeout=120)
+    with pytest.raises(RankFailed, match=r"run: rank . raised RuntimeError: no trial has been started"):
+        group.run(8, timeout=60)

@@ -1,0 +1,37 @@
+"""Model folders whose own code misbehaves on purpose: faults inside a rank, without a hook in the product."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+_CODE = """
+import os, time
+import torch
+from transformers import LlamaForCausalLM
+
+class FaultyLlama(LlamaForCausalLM):
+    def forward(self, input_ids=None, **kw):
+        {fault}
+        return super().forward(input_ids=input_ids, **kw)
+"""
+
+OUT_OF_MEMORY = """if self.training and input_ids.shape[0] > {rows}:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")"""
+
+RAISE_ONCE = """self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == {call} and torch.distributed.get_rank() == {rank} and not os.path.exists({flag!r}):
+            open({flag!r}, "w").close()
+            raise RuntimeError("injected")"""
+
+
+def faulty_model(source: Path, folder: Path, fault: str) -> Path:
+    """A copy of a tiny Llama whose forward pass runs ``fault`` first; needs ``trust_remote_code``."""
+    shutil.copytree(source, folder)
+    (folder / "modeling_faulty.py").write_text(_CODE.format(fault=fault))
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_faulty.FaultyLlama"}
+    config["architectures"] = ["FaultyLlama"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
