@@ -87,9 +87,10 @@ class Referee:
             return []
         reached = self._take(record, report)
         verdicts = self._guard(record, report)
-        for window in reached:
+        over = record.curve.last_progress >= self.budget  # nothing is left to save
+        for window in reached if not over else ():
             if not verdicts or not verdicts[-1].ends_trial:
-                verdicts += self._judge(record, window)
+                verdicts.append(self._judge(record, window))
         if verdicts and verdicts[-1].ends_trial:
             self.cohort.set_status(record, "diverged" if verdicts[-1].action == "guard" else "stopped")
             record.curve.forget()
@@ -119,6 +120,23 @@ class Referee:
         self.cohort.complete(record, final if final is not None else last if math.isfinite(last) else None)
         record.curve.forget()
         return verdicts
+
+    def take(self, trial_id: str, report: Report) -> list[Window]:
+        """Note a report without judging it; returns the windows newly reached at which it may be judged."""
+        return self._take(self.cohort.add(trial_id, {}), report)
+
+    def judge(self, trial_id: str, window: Window) -> Verdict:
+        """Judge a running trial at a window that `take` returned, without acting on the verdict.
+
+        For callers that keep trials elsewhere (Optuna's storage); live sweeps use `report`.
+        """
+        return self._judge(self.cohort.trials[trial_id], window)
+
+    def out(self, trial_id: str, p_good: float | None) -> None:
+        """A trial was stopped elsewhere, with this probability of being good."""
+        record = self.cohort.trials[trial_id]
+        record.p_condemned = p_good
+        self.cohort.set_status(record, "stopped")
 
     def fail(self, trial_id: str) -> None:
         """A trial failed; `add` sets it running again."""
@@ -171,9 +189,7 @@ class Referee:
             return []
         return [self._verdict(record, None, "guard", "guard", Judgement(True, reason))]
 
-    def _judge(self, record: TrialRecord, window: Window) -> list[Verdict]:
-        if record.curve.last_progress >= self.budget:
-            return []  # nothing is left to save
+    def _judge(self, record: TrialRecord, window: Window) -> Verdict:
         judgement = self.rule.judge(self.cohort, record, window)
         if judgement.score is not None:
             lowest = record.lowest_score
@@ -181,14 +197,14 @@ class Referee:
         if record.audited:
             judgement = _spared(judgement, f"it is audited since {record.condemned_at}")
         if not judgement.condemned:
-            return [self._verdict(record, window, "continue", self.rule.name, judgement)]
+            return self._verdict(record, window, "continue", self.rule.name, judgement)
         veto = self._veto(record, window)
         if veto is not None:
-            return [self._verdict(record, window, "continue", self.rule.name, _spared(judgement, veto))]
+            return self._verdict(record, window, "continue", self.rule.name, _spared(judgement, veto))
         record.condemned_at, record.p_condemned = window.name, judgement.p_good
         record.audited = is_audited(self.seed, record.trial_id, self.audit)
         action: Action = "audit" if record.audited else "stop"
-        return [self._verdict(record, window, action, self.rule.name, judgement)]
+        return self._verdict(record, window, action, self.rule.name, judgement)
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
         if self.cohort.leads(window, record.snapshots[window].metric):
