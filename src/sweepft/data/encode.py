@@ -30,9 +30,10 @@ class Encoder:
     """Tokenises rows for one tokenizer, template and maximum length.
 
     Attributes:
-        counts: Rows by outcome since the start: ``kept``, of those ``truncated`` and ``not_as_written`` (an
-            assistant turn does not stand in its learned part as it was written); dropped are ``no_target``
-            (nothing to learn, or cut away), ``over_length`` and ``refused`` (by the chat template).
+        counts: Rows by outcome since the start. ``kept``, and whatever becomes of them ``truncated``,
+            ``not_as_written`` (an assistant turn does not stand in its learned part as it was written) and
+            ``special_in_text`` (a turn spells a special token); left out are ``no_target`` (nothing to learn, or
+            cut away), ``over_length`` and ``refused`` (by the chat template).
         example: For each outcome but ``kept``, where one such row stands, and what is wrong with it.
     """
 
@@ -114,6 +115,9 @@ class Encoder:
             return None
         if not rendered.as_written:
             self._note("not_as_written", row, "")
+        special = self.chat.special_in(row.content)
+        if special is not None:
+            self._note("special_in_text", row, special)
         return rendered
 
     def _with_eos(self, ids: list[int]) -> list[int]:

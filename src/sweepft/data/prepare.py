@@ -171,6 +171,7 @@ _OUTCOMES: Final[Mapping[str, str]] = {
     "over_length": "are longer than data.max_length and are left out",
     "truncated": "are longer than data.max_length and are cut off",
     "refused": "are refused by the chat template and are left out",
+    "special_in_text": "spell a special token in their text, which the model will take for that token",
     "not_as_written": "have assistant text that the chat template changes or does not mark",
 }
 

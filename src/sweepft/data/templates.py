@@ -153,6 +153,7 @@ class ChatFormat:
             | set(tokenizer.all_special_tokens),
             key=lambda token: -len(token),
         )
+        self._any_special = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
         self.end_of_turn: str | None = None
         try:
             self.end_of_turn = self._probe()
@@ -172,6 +173,11 @@ class ChatFormat:
             answer in text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
         )
         return Rendered(text, tuple(self._end(text, start, stop) for start, stop in spans), as_written)
+
+    def special_in(self, turns: Sequence[tuple[str, str]]) -> str | None:
+        """A special token that stands as text in a turn, and will be taken for the token it names."""
+        found = (self._any_special.search(content) for _, content in turns)
+        return next((match.group() for match in found if match), None)
 
     def _probe(self) -> str | None:
         """The special token that ends an assistant turn, last in the conversation or not."""

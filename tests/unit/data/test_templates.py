@@ -184,6 +184,18 @@ def test_template_that_hides_the_answer_is_reported() -> None:
     assert encoder.counts["not_as_written"] == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("Say <s>no</s>!", {"kept": 1, "special_in_text": 1}), ("Say <b>no</b>!", {"kept": 1})],
+)
+def test_special_tokens_spelled_in_the_data_are_reported(text: str, counts: dict[str, int]) -> None:
+    tokenizer = TOKENIZERS["byte-level"]
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.CHATML), 99, "drop")
+    list(encoder.encode([Row((("user", text), ("assistant", "no")), None, "f:1")]))
+    assert encoder.counts == counts
+    assert encoder.example.get("special_in_text", "f:1: <s>") == "f:1: <s>"
+
+
 def test_template_that_rewrites_earlier_turns_is_good_for_single_answers_only() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     chat = ChatFormat(tokenizer, styles.REWRITES)
