@@ -166,7 +166,7 @@ def _run(
     seconds = column("seconds")
     if not np.isfinite(seconds).all():
         seconds = progress + (offset if counter == names["step"] else 0.0)
-    bad = _bad_row(loss, norm, metric)
+    bad = _bad_row(loss, metric)
     if "final" in names:
         final = float(pd.to_numeric(rows[names["final"]], errors="coerce").iloc[-1])
     elif bad is not None:
@@ -185,7 +185,7 @@ def _run(
 
 
 def _bad_row(*columns: np.ndarray[Any, Any]) -> int | None:
-    """First row with an infinity, or from which on nothing finite was logged at all."""
+    """First row with an infinite loss or objective, or from which on neither was finite again."""
     infinite = np.logical_or.reduce([np.isinf(c) for c in columns])
     alive = np.logical_or.reduce([np.isfinite(c) for c in columns])
     last = int(np.nonzero(alive)[0][-1]) if alive.any() else -1
