@@ -521,9 +521,10 @@ def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_goes_on(tmp_path: Pa
         with Ledger.open(sys.argv[1]) as ledger:
             n = 0
             while True:
-                kind = {"trial_id": "t000", "slot": 0, "phase": "train", "seconds": n}
-                row = ledger.append("cost", **kind) if n % 5 else ledger.append("finish", status="finished", reason="x" * n)
-                if n % 5 == 0:
+                if n % 5:
+                    ledger.append("cost", trial_id="t000", slot=0, phase="train", seconds=n)
+                else:
+                    row = ledger.append("finish", status="finished", reason="x" * n)
                     print(row["seq"], flush=True)
                 n += 1
         """

@@ -103,6 +103,16 @@ def test_every_chart_is_drawn_and_nothing_overflows(
     assert cut == [], "labels cut at the edge of their chart"
 
 
+def test_no_chart_offers_to_send_data_away(visit: Callable[..., Any], run: Path) -> None:
+    page = visit(run)
+    scroll_through(page)
+    titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
+    assert "Zoom" in titles
+    assert not [t for t in titles if "share" in t.lower() or "cloud" in t.lower() or "edit" in t.lower()]
+    assert page.evaluate("[...document.querySelectorAll('.chart')].every((c) => !c._context.plotlyServerURL)")
+    assert "form-action 'none'" in page.content()
+
+
 def test_sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     ranks = [r for r in column(page, 1) if r != "—"]

@@ -129,7 +129,11 @@ function layout(more = {}) {
   };
 }
 
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+// Plotly offers by default to send a chart to a server: a run's data stays here.
+const CONFIG = {
+  displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendDataToCloud"],
+};
 
 // Charts are drawn when they come into view, and drawn again when the theme or the width class changes.
 const charts = new Map(); // element id -> function that returns {traces, layout}, or null to hide the card

@@ -22,21 +22,20 @@ function series(curve, y, x) {
   return [curve.e.map((e) => e[column]), curve.e.map((e) => (set ? e[4][set] ?? null : e[3]))];
 }
 
-// Mean over a sliding twentieth of the curve; ends and gaps are averaged over what is there.
-function smooth(ys) {
-  const reach = Math.floor(ys.length / 40);
-  if (reach < 1) return ys;
-  const sums = [0], counts = [0];
-  for (const v of ys) { sums.push(sums.at(-1) + (isNumber(v) ? v : 0)); counts.push(counts.at(-1) + isNumber(v)); }
+// Mean over a sliding twentieth of the budget; ends and gaps are averaged over what is there.
+function smooth(ys, samples) {
+  const half = 0.025 * R.budget_samples;
+  let from = 0, to = 0, sum = 0, count = 0;
   return ys.map((v, i) => {
-    const from = Math.max(0, i - reach), to = Math.min(ys.length, i + reach + 1);
-    return isNumber(v) ? (sums[to] - sums[from]) / (counts[to] - counts[from]) : v;
+    while (to < ys.length && samples[to] <= samples[i] + half) { if (isNumber(ys[to])) { sum += ys[to]; count++; } to++; }
+    while (samples[from] < samples[i] - half) { if (isNumber(ys[from])) { sum -= ys[from]; count--; } from++; }
+    return isNumber(v) && count ? sum / count : v;
   });
 }
 
 const shown = (curve) => {
   const [xs, ys] = series(curve, state.y, state.x);
-  return [xs, state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys) : ys];
+  return [xs, state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys, curve.x) : ys];
 };
 
 // Groups of trials of one colour: by status, or by a swept setting (numbers of many values in five classes).

@@ -84,10 +84,10 @@ function trialFigure(t, curve) {
   const sets = [...new Set(curve.e.flatMap((e) => Object.keys(e[4])))];
   const line = (name, y, color, more = {}) => ({ type: "scatter", mode: "lines", name, x: curve.x, y, line: { color, width: 1.5 }, hovertemplate: "%{y:.5~g}<extra>" + name + "</extra>", ...more });
   const wash = { opacity: 0.35, showlegend: false, hoverinfo: "skip" };
-  const traces = [line("", curve.l, css("s0"), wash), line("training loss", smooth(curve.l), css("s0"))];
+  const traces = [line("", curve.l, css("s0"), wash), line("training loss", smooth(curve.l, curve.x), css("s0"))];
   (sets.length ? sets : [null]).forEach((name, i) => traces.push(line("held-out" + (name === null ? "" : " " + label(name, 20)), curve.e.map((e) => (name === null ? e[3] : e[4][name] ?? null)), css(["s5", "s6", "s4", "s2"][i % 4]),
     { x: curve.e.map((e) => e[1]), mode: "lines+markers", marker: { size: 6 } })));
-  traces.push(line("", curve.g, css("s2"), { ...wash, yaxis: "y2" }), line("gradient norm", smooth(curve.g), css("s2"), { yaxis: "y2", showlegend: false }), line("learning rate", curve.r, css("s4"), { yaxis: "y3", showlegend: false }));
+  traces.push(line("", curve.g, css("s2"), { ...wash, yaxis: "y2" }), line("gradient norm", smooth(curve.g, curve.x), css("s2"), { yaxis: "y2", showlegend: false }), line("learning rate", curve.r, css("s4"), { yaxis: "y3", showlegend: false }));
   const marks = curve.v.filter((v) => v.action !== "continue" && isNumber(v.samples_seen));
   const shapes = marks.map((v) => ({ type: "line", x0: v.samples_seen, x1: v.samples_seen, yref: "paper", y0: 0, y1: 1, line: { color: css("stopped"), width: 1.4, dash: "dot" } }));
   const notes = marks.map((v) => ({ x: v.samples_seen, yref: "paper", y: 1, yanchor: "bottom", text: label(v.action, 12), showarrow: false, font: { size: 11, color: css("stopped") } }));
