@@ -8,7 +8,8 @@ from __future__ import annotations
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
 from sweepft.recorder.lock import Owner, current_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
-from sweepft.recorder.view import HISTORY_KEYS, AttemptView, Ranked, RunView, TrialView
+from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
+from sweepft.recorder.view import Ranked, RunView
 
 __all__ = [
     "HISTORY_KEYS",
