@@ -6,6 +6,7 @@ mend it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -13,13 +14,14 @@ from pydantic import ValidationError
 
 from sweepft.errors import Problem
 from sweepft.spec.draft import Draft
-from sweepft.spec.fields import WarmupSteps
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Resources, Search, Train, TrainSettings
 from sweepft.spec.source import Document, KeyPath
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, train_dict
 
 __all__ = ["check_all", "check_budget"]
+
+_LARGEST_GRID: Final = 1_000_000
 
 
 def check_all(draft: Draft) -> None:
@@ -173,9 +175,10 @@ def _check_batches(draft: Draft) -> None:
 
 
 def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
-    workers = resources.workers_per_trial
-    fits = [m for m in range(train.micro_batch - 1, 0, -1) if size % (m * workers) == 0]
-    return f", or set train.micro_batch to {fits[0]}" if fits else ", or change resources.workers_per_trial"
+    share, rest = divmod(size, resources.workers_per_trial)
+    if rest or not share:
+        return ", or change resources.workers_per_trial"
+    return f", or set train.micro_batch to {math.gcd(share, train.micro_batch)}"
 
 
 def _multiples(train: Train, resources: Resources) -> list[int]:
@@ -203,6 +206,10 @@ def _check_grid(draft: Draft) -> None:
             if dimension.kind != "choice":
                 rule = f"must be a choice for sampler grid, not {dimension.kind}"
                 draft.add(("search", "space", key), rule, "list the values, or use another sampler")
+        size = math.prod(len(dimension.choices) for dimension in search.space.values())
+        if size > _LARGEST_GRID:
+            rule = f"must not have more than {_LARGEST_GRID} combinations for sampler grid"
+            draft.add(("search", "space"), rule, "use random or qmc, which need no end", size)
     elif search.trials is None and search.limit is None:
         remedy = "for example trials: 16, or limit: {hours: 8}"
         draft.add(("search", "trials"), "is required unless there is a limit or a grid", remedy)
@@ -218,9 +225,9 @@ def _check_wsd(draft: Draft) -> None:
     if train is None or search is None:
         return
     schedules = _candidates(train.schedule, search, "schedule")
-    warmups = [value for _, value in _candidates(train.warmup, search, "warmup") if isinstance(value, float)]
-    decays = [value for _, value in _candidates(train.decay_fraction, search, "decay_fraction")]
-    if not warmups or not any(value == "wsd" for _, value in schedules):
+    warmups = _floats(_candidates(train.warmup, search, "warmup"))
+    decays = _floats(_candidates(train.decay_fraction, search, "decay_fraction"))
+    if not warmups or not decays or not any(value == "wsd" for _, value in schedules):
         return
     total = max(warmups) + max(decays)
     if total > 1:
@@ -229,6 +236,10 @@ def _check_wsd(draft: Draft) -> None:
             ("search", "space", "warmup") if "warmup" in search.space else ("train", "decay_fraction")
         )
         draft.add(path, rule, "lower the largest warmup, or train.decay_fraction", round(total, 6))
+
+
+def _floats(candidates: list[tuple[KeyPath, Any]]) -> list[float]:
+    return [value for _, value in candidates if isinstance(value, float)]
 
 
 def _candidates(fixed: Any, search: Search, key: str) -> list[tuple[KeyPath, Any]]:
@@ -247,19 +258,22 @@ def _check_budget(draft: Draft, train: Train, search: Search, budget: int) -> No
     largest = max((size for _, size in sizes if size <= budget), default=None)
     if largest is None:
         return
-    for path, warmup in [
-        *_candidates(train.warmup, search, "warmup"),
-        *(_candidates({"steps": None}, search, "warmup.steps") if "warmup.steps" in search.space else []),
-    ]:
-        steps = warmup.steps if isinstance(warmup, WarmupSteps) else warmup
-        steps = steps.get("steps") if isinstance(steps, dict) else steps
-        if (
-            isinstance(steps, int)
-            and not isinstance(steps, bool)
-            and (steps_of := -(-budget // largest)) <= steps
-        ):
-            rule = f"warmup must end before the trial does: batch size {largest} takes {steps_of} steps"
-            draft.add(path, rule, f"use less than {steps_of} steps, or a fraction", steps)
+    shortest = -(-budget // largest)
+    for path, steps in _warmup_steps(train, search):
+        if steps >= shortest:
+            rule = f"warmup must end before the trial does: batch size {largest} takes {shortest} steps"
+            draft.add(path, rule, f"use less than {shortest} steps, or a fraction", steps)
+
+
+def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]:
+    for path, value in _candidates(train.warmup, search, "warmup"):
+        steps = value.get("steps") if isinstance(value, dict) else getattr(value, "steps", None)
+        if type(steps) is int:
+            yield path, steps
+    if "warmup.steps" in search.space:
+        for path, value in _candidates(None, search, "warmup.steps"):
+            if type(value) is int:
+                yield path, value
 
 
 _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (

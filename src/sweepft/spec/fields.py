@@ -22,6 +22,7 @@ __all__ = [
     "Positive",
     "PositiveInt",
     "Section",
+    "Seed",
     "Source",
     "TemplateName",
     "Warmup",
@@ -32,6 +33,7 @@ __all__ = [
     "is_template_file",
 ]
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

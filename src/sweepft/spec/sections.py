@@ -15,10 +15,10 @@ from pydantic import AfterValidator, Field, model_validator
 from sweepft.spec.fields import (
     Fraction,
     NonNegative,
-    NonNegativeInt,
     Positive,
     PositiveInt,
     Section,
+    Seed,
     Source,
     TemplateName,
     Warmup,
@@ -126,7 +126,7 @@ class Data(Section):
     """Tokens of a row, at most."""
     over_length: Literal["drop", "truncate"] = "drop"
     """What happens to longer rows; they are counted either way."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of held-out fractions and limits (not of training)."""
     overlap: Literal["error", "drop"] = "error"
     """Training rows that are also in a held-out or test set: refuse them, or drop them from training."""
@@ -192,7 +192,7 @@ class Train(Section):
     """Largest L2 norm of the global gradient; 0 turns clipping off."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
     """The optimizer and its constants."""
@@ -231,7 +231,7 @@ class Search(Section):
     """Time and cost, at most."""
     sampler: Literal["tpe", "gp", "random", "qmc", "grid", "cmaes"] = "tpe"
     """Optuna sampler; `grid` tries every combination once and needs `choice` everywhere."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the proposals."""
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Configurations tried first; what they leave out is sampled."""

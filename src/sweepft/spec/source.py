@@ -214,7 +214,7 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _PREFIX + "str":
                 self.problems.append(Problem(here, dotted(path), "keys must be text", "quote the key", key))
                 continue
-            if key == "<<":
+            if key == "<<" and key_node.style is None:  # quoted, it is a key like any other
                 remedy = "write the keys out, or give the whole value an alias"
                 self.problems.append(Problem(here, dotted(path), "merge keys are not read", remedy))
                 continue

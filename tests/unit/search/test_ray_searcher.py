@@ -68,11 +68,12 @@ LAST = {"samples_seen": BUDGET, "window": 1.0, "eval_loss": 2.5, "done": True}
             None,
             {"samples_seen": 500, "window": 0.5, "eval_loss": 4.0},
             False,
-            TrialState.PRUNED,
+            TrialState.FAIL,
             None,
-            "stopped",
+            "interrupted",
         ),
-        (None, {"samples_seen": 500}, False, TrialState.PRUNED, None, "stopped"),
+        (None, {"samples_seen": 500}, False, TrialState.FAIL, None, "interrupted"),
+        (None, {"samples_seen": 500, "done": True}, False, TrialState.PRUNED, None, "stopped"),
         (None, {**LAST, "diverged": "nan"}, False, TrialState.PRUNED, None, "diverged"),
         (None, LAST, True, TrialState.FAIL, None, "failed"),
         (None, None, True, TrialState.FAIL, None, "failed"),
@@ -130,11 +131,17 @@ def test_it_pickles_as_a_tuner_does(tmp_path: Path) -> None:
 
 
 class StopsEverySecond(FIFOScheduler):  # type: ignore[misc]
-    """Stops trials with an odd number at half of the budget."""
+    """Stops trials with an odd number at half of the budget, and says so to the searcher, as the driver does."""
+
+    def __init__(self, found: OptunaSearcher) -> None:
+        super().__init__()
+        self.found = found
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        odd = trial.config["number"] % 2 == 1
-        return str(TrialScheduler.STOP if odd and result.get("window") == 0.5 else TrialScheduler.CONTINUE)
+        if trial.config["number"] % 2 == 0 or result.get("window") != 0.5:
+            return str(TrialScheduler.CONTINUE)
+        self.found.set_outcome(trial.config["trial_id"], "stopped", None, "odd")
+        return str(TrialScheduler.STOP)
 
 
 class Trainable(tune.Trainable):  # type: ignore[misc]
@@ -177,11 +184,12 @@ def session() -> Iterator[None]:
 def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     """Completed, stopped, failed and diverged trials end in the study as what they are; none stays RUNNING."""
     proposer = Proposer(make_spec(FINITE, trials=10, concurrent=2), tmp_path / STUDY_FILE)
+    found = OptunaSearcher(proposer, BUDGET)
     tuner = tune.Tuner(
         tune.with_resources(Trainable, {"cpu": 1}),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearcher(proposer, BUDGET),
-            scheduler=StopsEverySecond(),
+            search_alg=found,
+            scheduler=StopsEverySecond(found),
             num_samples=-1,
             max_concurrent_trials=2,
             reuse_actors=True,

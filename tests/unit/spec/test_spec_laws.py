@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import pickle
@@ -72,7 +73,7 @@ plain = st.recursive(
 
 
 @settings(deadline=None, max_examples=150)
-@given(data=st.dictionaries(st.text().filter(lambda key: key != "<<"), plain, max_size=5))
+@given(data=st.dictionaries(st.text(), plain, max_size=5))
 def test_written_yaml_reads_back_equal(
     data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -81,6 +82,96 @@ def test_written_yaml_reads_back_equal(
     path.write_text(text, encoding="utf-8", newline="")
     assert read(path, "f.yaml").data == data
     assert yaml.safe_load(text) == data  # and whoever reads YAML 1.1 sees the same
+
+
+def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    return [path, *(found for key, value in items for found in paths(value, (*path, key)))]
+
+
+WHOLE: dict[str, Any] = {
+    "name": "n",
+    "model": {"path": "org/m"},
+    "data": {
+        "train": [{"path": "org/a"}, {"path": "b.jsonl", "limit": 3}],
+        "held_out": [{"name": "x", "fraction": 0.1}, {"name": "y", "path": "org/y", "weight": 0}],
+        "test": [{"name": "z", "path": "org/z"}],
+    },
+    "train": {
+        "budget": {"samples": 64},
+        "micro_batch": 2,
+        "warmup": {"steps": 1},
+        "optimizer": {"betas": [0.9, 0.99]},
+    },
+    "search": {
+        "trials": 3,
+        "limit": {"hours": 1},
+        "start_with": [{"batch_size": 4, "schedule": "wsd"}],
+        "space": {
+            "batch_size": {"choice": [4, 8]},
+            "learning_rate": {"log_uniform": [1e-5, 1e-3]},
+            "schedule": {"choice": ["wsd", "cosine"]},
+            "optimizer.weight_decay": {"uniform": [0, 1]},
+            "decay_fraction": {"choice": [0.1, 0.2]},
+        },
+    },
+    "early_stop": {"windows": [0.1, 0.5]},
+    "resources": {"workers_per_trial": 1},
+}
+anything = plain | st.sampled_from(  # copied: what is drawn is built upon
+    [math.nan, math.inf, -1, 0, 10**30, "wsd", "org/x", {"steps": 1}, {"choice": []}, [], {}, [[0.9, 0.9]]]
+).map(copy.deepcopy)
+
+
+def test_the_whole_spec_is_sound() -> None:
+    assert from_dict(WHOLE).to_dict()["search"] == {**WHOLE["search"], "sampler": "tpe", "seed": 0}
+
+
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_whatever_is_wrong_is_a_problem_and_no_crash(data: st.DataObject) -> None:
+    """Up to three places of a spec replaced, removed or added to: it loads, or says where and what."""
+    spec = json.loads(json.dumps(WHOLE))
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(paths(spec)[1:] or [("name",)]))
+        parent = spec
+        for part in path[:-1]:
+            parent = parent[part]
+        match data.draw(st.sampled_from(["replace", "replace", "remove", "add"])):
+            case "replace":
+                parent[path[-1]] = data.draw(anything)
+            case "remove":
+                parent.pop(path[-1])
+            case "add" if isinstance(parent, dict):
+                parent[data.draw(st.sampled_from(["seed", "choice", "steps", "x", "a.b", ""]))] = data.draw(
+                    anything
+                )
+            case "add":
+                parent.append(data.draw(anything))
+    found, problems = None, ()
+    try:
+        found = from_dict(spec)
+    except SpecError as error:
+        problems = error.problems
+    assert found is not None or problems
+    assert all(p.where and p.key and p.rule and p.remedy for p in problems)
+    assert len({p.key for p in problems}) == len(problems)
+    if found is not None:
+        assert from_dict(found.to_dict()) == found
+
+
+@settings(deadline=None, max_examples=200)
+@given(raw=st.binary(max_size=80) | st.text("ab:-[]{},&*!#'\"\n \t01e.~|>?%@`", max_size=60).map(str.encode))
+def test_any_bytes_are_a_mapping_or_a_problem(raw: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(raw)
+    data, problems = None, ()
+    try:
+        data = read(path, "any.yaml").data
+    except SpecError as error:
+        problems = error.problems
+    assert isinstance(data, dict) or problems
+    assert all(p.where.startswith("any.yaml") and p.rule and p.remedy for p in problems)
 
 
 CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.1, "schedule": "cosine"}
