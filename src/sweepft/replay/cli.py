@@ -122,6 +122,9 @@ def replay_command(
         _replay_live(sources, console)
         return
     studies = [s for path in sources for s in read_source(path, columns=columns, mode=mode, budget=budget)]
+    for study in studies:
+        if study.left_out:
+            console.print(f"{study.name}: {study.left_out} trials did not run to their end and are left out")
     replay = Replay(group=group, history=_read_history(history), **settings)
     if calibrate_to is not None:
         _calibrate(studies, replay, calibrate_to, console)

@@ -92,6 +92,7 @@ class Study:
         mode: ``min`` or ``max``: which way the objective is good.
         budget: A full run, in units of ``progress``.
         runs: Two or more.
+        left_out: Runs of the source whose end is not known: they cannot be replayed.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Study:
     mode: Literal["min", "max"]
     budget: float
     runs: Sequence[Run]
+    left_out: int = 0
 
     @cached_property
     def values(self) -> Floats:

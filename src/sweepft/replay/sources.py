@@ -99,7 +99,7 @@ def rows_to_study(rows: Sequence[Mapping[str, Any]], *, name: str, source: str) 
     ]
     if len(runs) < 2:
         raise ReplayError(f"{source}: fewer than two trials ran to their end\n  a replay needs whole curves")
-    return Study(name, source, "min", budget, runs)
+    return Study(name, source, "min", budget, runs, left_out=len(trials) - len(runs))
 
 
 def _ledger_run(

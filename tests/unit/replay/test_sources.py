@@ -189,6 +189,8 @@ def test_a_live_sweeps_ledger_replayed_gives_the_live_verdicts(tmp_path: Path, r
     stopped = {name for name, _, action in told if action == "stop"}
     assert {r.run_id for r in study.runs} == {f"t{i:03d}" for i in range(12)} - stopped
     assert study.budget == 100
+    assert study.left_out == len(stopped)
+    assert f"{len(stopped)} trials did not run to their end" in invoke(tmp_path / "run", "--orders", 1).output
 
 
 def test_the_command_replays_prints_and_writes(tmp_path: Path) -> None:

@@ -161,6 +161,26 @@ def test_shares_must_be_shares(kw: dict[str, float]) -> None:
         CalibratedRule(**kw)
 
 
+def test_a_verdict_looks_at_a_bounded_number_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a verdict costs must not grow with the sweep."""
+    import sweepft.rules.calibrated as module
+
+    sizes = []
+
+    def counted(cohort: Any, window: Any, names: Any, *args: Any, **kw: Any) -> Any:
+        sizes.append(len(names))
+        return signal_table(cohort, window, names, *args, **kw)
+
+    r = referee(windows=(0.1,))
+    for i in range(1200):
+        r.add(f"t{i}")
+        if i == 1190:
+            monkeypatch.setattr(module, "signal_table", counted)
+        r.report(f"t{i}", at(10, metric=float(i % 97), loss=float(i % 89)))
+    assert len(sizes) >= 10
+    assert 150 <= max(sizes) <= 202
+
+
 # ----- audits --------------------------------------------------------------------------------------------
 
 
