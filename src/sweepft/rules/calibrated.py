@@ -148,7 +148,8 @@ class CalibratedRule:
             return Judgement(False, reason, evidence={"peers": peers})
         view = self._view(cohort, trial, chosen)
         basis, level = self._level_in_force(cohort)
-        condemned = view.mass <= level
+        # One as likely as any newcomer is never condemned, however much of the level is left.
+        condemned = view.mass <= level and view.p_good < self.good
         evidence = {
             "compared_at": chosen.name,
             "peers": view.peers,
@@ -159,7 +160,7 @@ class CalibratedRule:
             "weights": {k: round(v, 4) for k, v in view.weights.items()},
             "finished": view.finished,
         }
-        word = "at most" if condemned else "more than"
+        word = "at most" if view.mass <= level else "more than"
         reason = (
             f"probability {view.p_good:.3f} of ending in the best {100 * self.good:g}%, from {view.peers} others at"
             f" {chosen.name}; it and all less likely ones hold {100 * view.mass:.1f}% of the chances, {word} the"
@@ -213,31 +214,32 @@ class CalibratedRule:
         done = [i for i, n in enumerate(names) if n in cohort.finals][-_FINISHED:]
         evidence = [(_TRUST if self.calibration is None or not self.calibration.rho else 4 * _TRUST, rho)]
         weights = prior
+        both, later = self._later_objectives(cohort, window, names)
+        if both:
+            evidence.append((_PROXY * len(both), rank_correlation(scores[both] @ prior, later)))
+            weights = fit_weights(scores[both], later, prior, strength=2.0)
         if len(done) >= 3:
             finals = np.array([cohort.sign * cohort.finals[names[i]] for i in done])
-            weights = fit_weights(scores[done], finals, prior, strength=8.0)
+            weights = fit_weights(scores[done], finals, weights, strength=8.0)
             evidence.append((len(done), rank_correlation(scores[done] @ weights, finals)))
-        evidence += self._proxy(cohort, window, names, scores @ weights)
         rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
         return weights, min(0.98, max(0.02, rho)), len(done)
 
-    def _proxy(
-        self, cohort: Cohort, window: Window, names: Sequence[str], blended: Floats
-    ) -> list[tuple[float, float]]:
-        """How far the score's order has held up to the latest window that some trials have reached.
+    def _later_objectives(
+        self, cohort: Cohort, window: Window, names: Sequence[str]
+    ) -> tuple[list[int], Floats]:
+        """Positions and objectives (larger is better) of trials at the latest window that 4 or more have reached.
 
-        It comes before any trial ends; the later window stands for the end as well as its prior says.
+        They come before any trial ends, and show already whether an order holds and which signals foretell it.
         """
-        later = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
-        for after in sorted(later, key=lambda w: -w.value):
+        ahead = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
+        for after in sorted(ahead, key=lambda w: -w.value):
             at = cohort.at(after)
             both = [i for i, n in enumerate(names) if n in at][-_FINISHED:]
-            if len(both) >= 4:
-                now = np.array([cohort.sign * at[names[i]].metric for i in both])
-                if np.isfinite(now).all():
-                    seen = rank_correlation(blended[both], now)
-                    return [(_PROXY * len(both), seen)]
-        return []
+            values = np.array([cohort.sign * at[names[i]].metric for i in both])
+            if len(both) >= 4 and np.isfinite(values).all():
+                return both, values
+        return [], np.empty(0)
 
     def _steadiness(self, cohort: Cohort, window: Window, names: Sequence[str], scores: Floats) -> Floats:
         """Relative trust in each signal: one whose ranks jump from window to window is mostly noise."""

@@ -43,7 +43,6 @@ def test_a_plain_loop_in_ray(tmp_path: Path) -> None:
     output = run("plain_loop.py", tmp_path)
     assert saved(output) > 1.5
     assert " stop at step " in output
-    assert " guard at step " in output  # the rate of 3 diverges
 
 
 @pytest.mark.ray
