@@ -5,8 +5,11 @@ All ranks of a slot run the same calls in the same order; every number returned 
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, SampleOrder
 from sweepft.engine.batches import cut, pad
+from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.held_out import evaluate
 from sweepft.engine.losses import row_losses
 from sweepft.engine.plan import EnginePlan, TrialPlan
@@ -52,6 +56,7 @@ class TrialRunner:
         self._step = self._samples = self._tokens = 0
         self._order = SampleOrder(len(self.train_set), trial.seed, self.train_set.digest)
         self._blocks = BlockLosses(self.plan.budget_samples)
+        self._open_block = np.zeros(0)
         return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
 
     def run(self, until_samples: int) -> dict[str, Any]:
@@ -95,6 +100,33 @@ class TrialRunner:
         """Held-out losses now (see ``sweepft.engine.held_out.evaluate``)."""
         return evaluate(self.zero, self.plan, self.held_out)
 
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write this trial's state (see ``sweepft.engine.checkpoint.save``); ``seconds`` is added to the result."""
+        begin = time.perf_counter()
+        facts = {"trial": self._facts(), "step": self._step, "samples": self._samples, "tokens": self._tokens}
+        done = save(self.zero, Path(folder), facts, {"open_block": torch.from_numpy(self._open_block)})
+        return done | {"seconds": time.perf_counter() - begin}
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """Go on from a saved state of the trial just started.
+
+        Returns:
+            ``step``, ``samples`` and ``seconds``.
+        Raises:
+            ValueError: If the state is damaged or of another trial.
+        """
+        begin = time.perf_counter()
+        facts, extra = restore(self.zero, Path(folder))
+        if facts["trial"] != self._facts():
+            raise ValueError(f"{folder}: is the state of another trial: {facts['trial']}")
+        self._step, self._samples, self._tokens = facts["step"], facts["samples"], facts["tokens"]
+        self._open_block = extra["open_block"].numpy()
+        first = self._samples - len(self._open_block)
+        self._blocks = BlockLosses(self.plan.budget_samples, start=first)
+        targets = self.train_set.targets[self._order.indices(first, self._samples)]
+        self._blocks.add(np.arange(first, self._samples), self._open_block, targets)
+        return {"step": self._step, "samples": self._samples, "seconds": time.perf_counter() - begin}
+
     def close(self) -> None:
         """Free the engine."""
         self.zero.close()
@@ -103,6 +135,22 @@ class TrialRunner:
         if self._trial is None:
             raise RuntimeError("no trial has been started on this rank")
         return self._trial
+
+    def _facts(self) -> dict[str, Any]:
+        """What a saved state must agree on; micro-batch and checkpointing may differ, they change no result."""
+        trial = asdict(self._running()) | {"gradient_checkpointing": None}
+        shared = {
+            "model": self.plan.model_path,
+            "precision": self.plan.precision,
+            "zero": self.plan.zero_stage,
+        }
+        facts = {
+            "trial": trial,
+            "sweep": shared,
+            "order": self._order.digest,
+            "budget": self.plan.budget_samples,
+        }
+        return dict(json.loads(json.dumps(facts)))
 
     def _accumulate(self, start: int, stop: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]]) -> int:
         """Forward and backward over positions [start, stop); appends (positions, row losses) of this rank.
@@ -145,6 +193,11 @@ class TrialRunner:
             history["loss"][i] = float(loss_sums[begin:end].sum() / targets[begin:end].sum())
             begin = end
         self._blocks.add(positions, loss_sums, targets)
+        # Samples of the block that is not complete yet: a saved state takes them along.
+        open_samples = self._samples % self._blocks.size if self._samples < self.plan.budget_samples else 0
+        self._open_block = np.concatenate([self._open_block, loss_sums])[
+            len(self._open_block) + len(loss_sums) - open_samples :
+        ]
         return self._blocks.drain()
 
     def _lr(self, trial: TrialPlan) -> float:

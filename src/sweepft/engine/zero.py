@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class ZeroEngine:
         self._in_place = (
             (plan.zero_stage, plan.precision) in RESET_IN_PLACE if reset_in_place is None else reset_in_place
         )
+        self._fused = device.type == "cuda"
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
 
@@ -129,6 +130,47 @@ class ZeroEngine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """This rank's masters and optimizer state, by name: all that a trial has changed."""
+        tensors = {f"master{i}": master for i, master in enumerate(self._master_tensors())}
+        for i, state in enumerate(self._optimizer_states()):
+            tensors |= {f"state{i}.{name}": t for name, t in state.items() if isinstance(t, torch.Tensor)}
+        return tensors
+
+    @torch.no_grad()
+    def load_state(
+        self, mine: Callable[[str], torch.Tensor], all_ranks: Sequence[Callable[[str], torch.Tensor]]
+    ) -> None:
+        """Take over a saved state; the engine must have been started for the same trial.
+
+        Args:
+            mine: This rank's saved tensor of a name.
+            all_ranks: The same for every rank, in order.
+        """
+        for i, master in enumerate(self._master_tensors()):
+            master.copy_(mine(f"master{i}"))
+        for i, (parameter, state) in enumerate(zip(self._trained(), self._optimizer_states(), strict=True)):
+            if not state:  # nothing has been stepped yet in this process: make what the optimizer would make
+                state.update(
+                    step=torch.zeros(
+                        (), dtype=torch.float32, device=parameter.device if self._fused else None
+                    ),
+                    exp_avg=torch.zeros_like(parameter),
+                    exp_avg_sq=torch.zeros_like(parameter),
+                )
+            for name, tensor in state.items():
+                tensor.copy_(mine(f"state{i}.{name}"))
+        if self.plan.zero_stage == 3:
+            self._engine.optimizer._partition_all_parameters()
+        for i, live in enumerate(self._live()):
+            if self.plan.zero_stage in (1, 2):
+                # Every rank holds all weights and a share of the masters: take the others' shares from their files.
+                whole = torch.cat([read(f"master{i}").reshape(-1) for read in all_ranks])
+                live.copy_(whole.view_as(live))
+            else:
+                live.copy_(mine(f"master{i}").view_as(live))
+        self._gather_persistent()
+
     # Building
 
     @property
@@ -153,7 +195,7 @@ class ZeroEngine:
             lr=trial.learning_rate,
             betas=trial.betas,
             eps=trial.eps,
-            fused=self.device.type == "cuda",
+            fused=self._fused,
         )
         if self.plan.zero_stage == 0:
             model.to(self.device)
@@ -203,6 +245,24 @@ class ZeroEngine:
                 rank = dist.get_rank(group=optimizer.real_dp_process_group[i])
                 yield master, base.narrow(0, rank * master.numel(), master.numel())
 
+    def _master_tensors(self) -> list[torch.Tensor]:
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3:
+            return list(optimizer.fp32_partitioned_groups_flat)
+        return self._live() if self.plan.zero_stage == 0 else list(optimizer.single_partition_of_fp32_groups)
+
+    def _trained(self) -> list[torch.Tensor]:
+        """The tensors the inner optimizer steps."""
+        return [p for group in self._inner.param_groups for p in group["params"]]
+
+    def _optimizer_states(self) -> list[dict[str, Any]]:
+        return [self._inner.state[p] for p in self._trained()]
+
+    def _gather_persistent(self) -> None:
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3 and optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
     def _shared_copy(self, index: int, tensor: torch.Tensor) -> torch.Tensor:
         """A memory-mapped copy of base weights: one in the node's page cache, however many ranks map it."""
         plan, stage = self.plan, self.plan.zero_stage
@@ -239,8 +299,7 @@ class ZeroEngine:
                 if isinstance(value, torch.Tensor):
                     value.zero_()
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
-        if stage == 3 and optimizer.persistent_parameters:
-            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+        self._gather_persistent()
         self._hyperparameters(trial)
         engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
         engine._global_grad_norm = None

@@ -1,0 +1,105 @@
+"""A trial that goes on from its saved state equals one that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.engine_material import engine_plan, trial
+from support.ranks import on_ranks
+
+from sweepft.engine.checkpoint import free_space_problem
+
+A = trial("A", batch_size=12, planned_steps=6, weight_decay=0.1)
+B = trial("B", learning_rate=1e-2, seed=3)
+
+
+def interrupted(runner, folder: Path, first, second):
+    """Train half of a trial, save, train another trial in between, restore, and finish."""
+    runner.start(first)
+    history = runner.run(24)["history"]
+    blocks = runner._blocks
+    saved = runner.save(str(folder / "24"))
+    runner.start(second)
+    runner.run(16)
+    runner.start(first)
+    back = runner.restore(str(folder / "24"))
+    rest = runner.run(64)
+    return history, saved, back, rest, blocks.size, runner.evaluate()["objective"]
+
+
+def undisturbed(runner, first):
+    runner.start(first)
+    start = runner.run(24)
+    rest = runner.run(64)
+    return start["history"], rest, runner.evaluate()["objective"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "world_size"),
+    [(0, "fp32", 2), (1, "bf16", 2), (2, "fp32", 1), (2, "fp32", 2), (3, "fp32", 2)],
+)
+def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, world_size):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    history, saved, back, rest, _, objective = on_ranks(
+        interrupted, world_size, plan, tmp_path / "state", A, B
+    )
+    whole_start, whole_rest, whole_objective = on_ranks(undisturbed, world_size, plan, A)
+    assert back["step"] == 2
+    assert back["samples"] == 24
+    assert saved["bytes"] > 0
+    for name in ("loss", "grad_norm", "lr", "samples_seen", "tokens_seen"):
+        assert history[name] == whole_start[name]
+        assert rest["history"][name] == whole_rest["history"][name]
+    assert rest["blocks"] == whole_rest["blocks"], "also the block that the interruption cut in two"
+    assert objective == whole_objective
+
+
+def damaged(runner, folder: Path, first, other):
+    runner.start(first)
+    runner.run(24)
+    runner.save(str(folder / "24"))
+    runner.start(other)
+    problems = []
+    try:
+        runner.restore(str(folder / "24"))
+    except ValueError as error:
+        problems.append(str(error))
+    shard = folder / "24" / "rank0.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    runner.start(first)
+    try:
+        runner.restore(str(folder / "24"))
+    except ValueError as error:
+        problems.append(str(error))
+    return problems
+
+
+def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
+    plan = engine_plan(tiny_model_dir, tmp_path)
+    foreign, broken = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
+    assert "is the state of another trial" in foreign
+    assert "does not have the digest it was written with" in broken
+
+
+def twice(runner, folder: Path, first):
+    runner.start(first)
+    for samples in (24, 48):
+        runner.run(samples)
+        runner.save(str(folder / str(samples)))
+    return None
+
+
+def test_only_the_newest_state_is_kept_and_it_is_complete(tiny_model_dir, tmp_path):
+    on_ranks(twice, 2, engine_plan(tiny_model_dir, tmp_path), tmp_path / "state", A)
+    (kept,) = (tmp_path / "state").iterdir()
+    assert kept.name == "48"
+    assert json.loads((kept / "complete.json").read_text())["world_size"] == 2
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path):
+    assert free_space_problem(tmp_path, 1) is None
+    assert "GB free and a checkpoint takes 1000000.0 GB" in free_space_problem(tmp_path, 10**15)

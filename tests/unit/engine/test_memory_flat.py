@@ -1,0 +1,44 @@
+"""A rank that serves trial after trial keeps nothing of them: its memory is flat over 30 trials."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from support.engine_material import engine_plan, trial
+from support.ranks import on_ranks
+
+from sweepft.engine.zero import ZeroEngine
+
+TRIALS = 30
+SETTLED = 6  # by then allocator pools, autograd threads and lazy imports are there
+MIB = 2**20
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_over_trials(runner, reset_in_place):
+    """Resident bytes after each of the trials, whose batch size and checkpointing change each time."""
+    runner.zero = ZeroEngine(runner.plan, runner.device, reset_in_place)
+    after, warm = [], []
+    for i in range(TRIALS):
+        changes = {"batch_size": (8, 16, 32)[i % 3], "planned_steps": (8, 4, 2)[i % 3]}
+        warm.append(runner.start(trial(f"t{i:03d}", gradient_checkpointing=i % 2 == 1, **changes))["warm"])
+        runner.run(runner.plan.budget_samples)
+        runner.evaluate()
+        after.append(resident())
+    return after, warm
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
+    after, warm = on_ranks(memory_over_trials, 2, plan, None)
+    assert warm == [False] + [True] * (TRIALS - 1)
+    # One set of weights, gradients and optimizer states kept a trial would be 24 x 1.5 MB.
+    assert max(after[SETTLED:]) - after[SETTLED - 1] < 4 * MIB, [round(b / MIB, 1) for b in after]
