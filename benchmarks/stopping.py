@@ -96,7 +96,7 @@ def run(
 
 def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[float, Calibration | None]:
     """Calibrations on the dev part."""
-    return {b: calibrate(parts["dev"], false_stop=b, orders=1) for b in bounds}
+    return {b: calibrate(parts["dev"], false_stop=b, orders=2) for b in bounds}
 
 
 def table(rows: list[ReplayRow]) -> str:
@@ -221,7 +221,11 @@ def main() -> None:
     record["ablation"] = [r.to_row() for r in ablation]
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1))
     text = f"# Stopping benchmark, {args.part} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
-    text += table(rows) + "\n\n## What each signal is worth (level 0.25)\n\n" + table(ablation)
+    text += (
+        table(rows)
+        + "\n\n## What each signal is worth (weights to start from, level 0.25, a quarter of the orders)\n\n"
+        + table(ablation)
+    )
     text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in promise)
     text += f"\n- audits: `{json.dumps(covered)}`\n"
     args.out.with_suffix(".md").write_text(text)

@@ -2,14 +2,16 @@
 
 Conformal risk control (Angelopoulos et al., 2022): the rule is replayed over the earlier sweeps at rising levels, and
 the largest one is taken at which (n * mean false stops + 1) / (n + 1) stays within the bound. A new sweep, drawn as
-those were, then loses no more than that share of its good trials on average. Weights and correlations are learned
-from other sweeps than the level is, so that the rule is fixed before it is measured.
+those were, then loses no more than that share of its good trials on average. With twenty sweeps or more, weights and
+correlations are learned too, and each sweep is judged with those learned from the other half (so the bound is, as in
+cross-validation, that of a rule learned from half as much).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -55,16 +57,27 @@ def calibrate(
         group: Runs a replay; larger sweeps are sampled.
         seed: Of orders and samples.
     """
-    ranked = sorted(studies, key=lambda s: s.name)
-    learn, judge = (ranked[::2], ranked[1::2]) if len(ranked) >= 2 * _LEARN_FROM else ([], ranked)
-    if len(judge) + 1 < 1.0 / false_stop:
+    if len(studies) + 1 < 1.0 / false_stop:
         return None
-    weights, rho = _learn(learn, windows, min_steps, group, seed)
-    level, worst = 0.0, 0.0
-    n = len(judge)
+    ranked = sorted(studies, key=lambda s: s.name)
+    halves = [ranked[::2], ranked[1::2]]
+    if len(halves[1]) < _LEARN_FROM:
+        folds = [(Calibration(0.0, false_stop, len(studies)), ranked)]
+        weights: tuple[float, ...] = ()
+        rho: tuple[tuple[float, float], ...] = ()
+    else:
+        folds = []
+        for learn, judge in (halves, halves[::-1]):
+            learned = _learn(learn, windows, min_steps, group, seed)
+            folds.append((Calibration(0.0, false_stop, len(studies), learned[1], learned[0]), judge))
+        weights, rho = _learn(ranked, windows, min_steps, group, seed)
+    level, worst, n = 0.0, 0.0, len(studies)
     for candidate in LEVELS:
-        draft = Calibration(candidate, false_stop, len(studies), rho, weights)
-        risks = [_risk(s, draft, good, windows, min_steps, slots, orders, group, seed) for s in judge]
+        risks = [
+            _risk(s, replace(draft, level=candidate), good, windows, min_steps, slots, orders, group, seed)
+            for draft, judge in folds
+            for s in judge
+        ]
         worst = max(worst, float(np.mean(risks)))
         if (n * worst + 1.0) / (n + 1.0) > false_stop:
             break

@@ -263,6 +263,21 @@ def test_gradient_norms_are_compared_relative_to_their_batch_size() -> None:
     assert int(np.argmax(norms)) != 6  # raw, the small batches would have been condemned
 
 
+@pytest.mark.parametrize("same_order", [True, False])
+def test_losses_are_paired_block_by_block_where_trials_share_a_data_order(same_order: bool) -> None:
+    """The hard block hits everyone alike; only pairing shows that t0 is the better one."""
+    r = Referee(windows=(0.1,), budget=100, mode="min")
+    hard, easy = (9.0, 10.0), (1.0, 10.0)
+    for i, (seen, block) in enumerate([(5.0, 1.0), (4.0, 1.2), (3.0, 1.4)]):
+        r.add(f"t{i}")
+        blocks = {0: hard, 1: easy, 2: (block, 10.0)}
+        order = "same" if same_order or i == 0 else f"other{i}"
+        r.report(f"t{i}", make_report(step=[10], progress=[10], loss=[seen], blocks=blocks, data_order=order))
+    (window,) = parse_windows([0.1])
+    scores = signal_table(r.cohort, window, r.cohort.names_at(window)).scores[:, 1]
+    assert int(np.argmax(scores)) == (0 if same_order else 2)
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(math.nan)), min_size=1, max_size=40))
 def test_normal_scores_keep_the_order_and_balance(values: list[float]) -> None:
