@@ -196,43 +196,30 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
 
 
 def _print(rows: Sequence[ReplayRow], console: Console) -> None:
-    table = Table(title=f"{len({(r.source, r.study) for r in rows})} studies, {rows[0].orders} orders each")
-    heads = (
-        "rule",
-        "saved",
-        "best kept",
-        "within noise",
-        "good lost",
-        "regret",
-        "regret scaled",
-        "time to best",
-    )
-    for i, head in enumerate(heads):
-        table.add_column(head, justify="right" if i else "left")
-    fields = (
-        "saved",
-        "best_kept",
-        "best_kept_within_noise",
-        "false_stop",
-        "regret",
-        "regret_scaled",
-        "time_to_best",
-    )
-    for rule in dict.fromkeys(r.rule for r in rows):
-        part = [r for r in rows if r.rule == rule]
-        cells = []
-        for field in fields:
-            values = [float(getattr(r.score, field)) for r in part]
-            mean = sum(values) / len(values)
-            if field == "regret":
-                cells.append(f"{mean:.4g}")
-            elif len(part) > 1:
-                low, high = bootstrap(values)
-                cells.append(f"{mean:.2f} ({low:.2f}-{high:.2f})")
-            else:
-                cells.append(f"{mean:.2f}")
-        table.add_row(rule, *cells)
-    console.print(table)
+    """A table a source; intervals, where there are several studies, for the two numbers that decide."""
+    for source in dict.fromkeys(r.source for r in rows):
+        here = [r for r in rows if r.source == source]
+        studies = len({r.study for r in here})
+        table = Table(title=f"{source}: {studies} studies, {here[0].orders} orders each")
+        table.add_column("rule", no_wrap=True)
+        for head in ("saved", "best kept", "in noise", "good lost", "regret", "time to best"):
+            table.add_column(head, justify="right")
+        for rule in dict.fromkeys(r.rule for r in here):
+            part = [r for r in here if r.rule == rule]
+            table.add_row(rule, *(_cell(part, field) for field in _SHOWN))
+        console.print(table)
+
+
+_SHOWN = ("saved", "best_kept", "best_kept_within_noise", "false_stop", "regret_scaled", "time_to_best")
+
+
+def _cell(rows: Sequence[ReplayRow], field: str) -> str:
+    values = [float(getattr(r.score, field)) for r in rows]
+    mean = sum(values) / len(values)
+    if len(values) == 1 or field not in ("saved", "best_kept"):
+        return f"{mean:.2f}"
+    low, high = bootstrap(values)
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _print_stops(rows: Sequence[ReplayRow], console: Console) -> None:
