@@ -1,0 +1,121 @@
+"""What the benchmarks train on: a random Llama of a given size and generated chat rows, made in seconds.
+
+The idea to keep in mind: it is made in a process of its own (``python benchmarks/material.py FOLDER ...``), so that
+the driver that is measured has loaded no torch, as in real use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["Material", "Shape", "make", "random_llama", "write_spec"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Size of a Llama; its heads have 64 dimensions or fewer."""
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocab: int = 512
+    positions: int = 256
+
+
+@dataclass(frozen=True)
+class Material:
+    """A model folder (with tokenizer) and a file of chat rows."""
+
+    model: Path
+    data: Path
+
+
+def make(folder: Path, shape: Shape, rows: int, seed: int = 0) -> Material:
+    """Make a random model and ``rows`` generated chat rows in a child process."""
+    options = [f"--{name}={value}" for name, value in vars(shape).items()]
+    command = [sys.executable, __file__, str(folder), *options, f"--rows={rows}", f"--seed={seed}"]
+    subprocess.run(command, check=True, capture_output=True)
+    return Material(folder / "model", folder / "data.jsonl")
+
+
+def random_llama(shape: Shape, seed: int = 0) -> Any:
+    """A Llama with random float32 weights. Imports torch."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.positions,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=3,
+        eos_token_id=3,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def write_spec(
+    file: Path,
+    material: Material,
+    *,
+    held_out: int,
+    train: Mapping[str, Any],
+    search: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    windows: tuple[float, ...],
+) -> Path:
+    """Write a sweep that stops nobody over this material; ``held_out`` rows are evaluated at each window."""
+    sections = {
+        "name": file.stem,
+        "model": {"path": str(material.model)},
+        "data": {
+            "train": [{"path": str(material.data)}],
+            "held_out": [{"name": "own", "fraction": 0.2, "limit": held_out}],
+            "max_length": 256,
+        },
+        "train": {"precision": "fp32", "zero_stage": 2} | dict(train),
+        "search": dict(search),
+        "early_stop": {"rule": "none", "windows": list(windows)},
+        "resources": dict(resources),
+    }
+    file.write_text(yaml.safe_dump(sections))
+    return file
+
+
+def _main() -> None:
+    from sweepft.demo.skills import NEW_SKILLS, skill_rows
+    from sweepft.demo.tokenizer import train_tokenizer
+
+    parser = argparse.ArgumentParser(description="Make a model and data; see the module.")
+    parser.add_argument("folder", type=Path)
+    for name in Shape.__dataclass_fields__:
+        parser.add_argument(f"--{name}", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    shape = Shape(**{name: getattr(args, name) for name in Shape.__dataclass_fields__})
+    rows = list(skill_rows(NEW_SKILLS, args.rows, args.seed))
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    random_llama(shape, args.seed).save_pretrained(args.folder / "model")
+    train_tokenizer(rows[:500], shape.vocab).save_pretrained(args.folder / "model")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,225 @@
+"""How long a warm reset takes as models grow, against what bare memory copies of the same bytes take.
+
+    python benchmarks/reset_scaling.py [--json FILE] [--md FILE] [--sizes 1M,30M,125M,350M] [--repeat 5]
+
+The idea to keep in mind: a reset copies the base weights back and zeroes the optimizer's state, and nothing else in it
+grows with the model, so it should run at the speed of memory. ``bare`` is the time of plain ``copy_`` and ``zero_``
+calls over tensors of the same sizes, in the same process; ``share`` is bare over reset. Each line is a process of its own with
+one rank and one thread, and its first loss and gradient norm after a reset must equal those of the fresh engine, bit
+for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import record
+from material import Shape, random_llama
+
+SIZES = {
+    "1M": Shape(hidden=128, layers=4, heads=4, intermediate=344),
+    "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
+    "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=50_000),
+    "350M": Shape(hidden=1024, layers=24, heads=16, intermediate=2736, vocab=32_000),
+}
+SETTINGS = ((2, "fp32"), (3, "fp32"))
+BF16_AT = "125M"
+BYTES = {"fp32": 4, "bf16": 2}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Reset time against model size; see the module.")
+    record.add_options(parser)
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument(
+        "--one", nargs=4, metavar=("SIZE", "STAGE", "PRECISION", "FOLDER"), help=argparse.SUPPRESS
+    )
+    args = parser.parse_args()
+    if args.one:
+        size, stage, precision, folder = args.one
+        print(json.dumps(measure(SIZES[size], int(stage), precision, Path(folder), args.repeat)))
+        return
+    facts = record.about()
+    rows = []
+    for size in args.sizes.split(","):
+        with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder:
+            for stage, precision in [*SETTINGS, *([(2, "bf16")] if size == BF16_AT else [])]:
+                rows.append({"size": size, **in_child(size, stage, precision, folder, args.repeat)})
+                print(json.dumps(rows[-1]), flush=True)
+    record.finish(
+        args, "Warm reset against model size", facts, {"rows": rows, "paper_7b": paper()}, page(rows)
+    )
+
+
+def in_child(size: str, stage: int, precision: str, folder: str, repeat: int) -> dict[str, Any]:
+    """One line of the table, in a fresh process."""
+    command = [
+        sys.executable,
+        __file__,
+        "--repeat",
+        str(repeat),
+        "--one",
+        size,
+        str(stage),
+        precision,
+        folder,
+    ]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": path},
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int) -> dict[str, Any]:
+    """Build an engine, then train a step and reset it, again and again."""
+    import torch
+
+    from sweepft.engine.collective import join
+    from sweepft.engine.plan import EnginePlan, TrialPlan
+    from sweepft.engine.zero import ZeroEngine
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    device = join(0, 1, "127.0.0.1", port, 1, use_gpu=False)
+    model = folder / "model"
+    if not model.exists():
+        random_llama(shape).save_pretrained(model)
+    plan = EnginePlan(
+        model_path=str(model), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / "base"),
+        zero_stage=stage, precision=precision,
+    )  # fmt: skip
+    trial = TrialPlan("bench", batch_size=1, learning_rate=1e-3, schedule="constant", planned_steps=2)
+    ids = torch.randint(4, shape.vocab, (1, 8), generator=torch.Generator().manual_seed(0))
+
+    def step() -> tuple[str, str]:
+        logits = zero.logits(ids, torch.ones_like(ids))
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:])
+        zero.backward(loss, last=True)
+        return loss.item().hex(), zero.step(1e-3).hex()
+
+    zero = ZeroEngine(plan, device)
+    cold = seconds(lambda: zero.start(trial))
+    first = step()
+    resets, equal = [], True
+    for _ in range(repeat):
+        resets.append(seconds(lambda: zero.start(trial)))
+        equal &= step() == first
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in zero.module.parameters())
+    zero.close()
+    bare, moved = bare_seconds(parameters, precision, repeat)
+    reset = statistics.median(resets)
+    return {
+        "parameters": parameters, "zero_stage": stage, "precision": precision, "reset_seconds": reset,
+        "resets": resets, "build_seconds": cold, "bytes": moved, "gb_per_second": moved / reset / 1e9,
+        "bare_seconds": bare, "bare_gb_per_second": moved / bare / 1e9, "share_of_bandwidth": bare / reset,
+        "equal_to_fresh": equal,
+    }  # fmt: skip
+
+
+def bare_seconds(n: int, precision: str, repeat: int) -> tuple[float, int]:
+    """What a reset cannot be faster than: weights and masters copied, two moments zeroed; and the bytes it touches.
+
+    Bytes are reads and writes: for each parameter a read of the base and a write of the weight, a read and a write of
+    the float32 master, and a write of each of Adam's two float32 moments.
+    """
+    import torch
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    base, live = torch.ones(n, dtype=dtype), torch.ones(n, dtype=dtype)
+    master, moments = torch.ones(n), (torch.ones(n), torch.ones(n))
+
+    def bare() -> None:
+        live.copy_(base)
+        master.copy_(base)
+        for moment in moments:
+            moment.zero_()
+
+    width = BYTES[precision]
+    return statistics.median(seconds(bare) for _ in range(repeat)), n * (2 * width + (width + 4) + 8)
+
+
+def seconds(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def paper(parameters: float = 7e9, gpus: int = 8) -> dict[str, dict[str, float]]:
+    """Seconds of a reset of 7B parameters in bf16 on 8 GPUs, from assumed bandwidths. Not measured.
+
+    Assumed: 20 GB/s from a file's page cache to a GPU (PCIe 4.0 x16 moves 32 GB/s on paper, 25 in practice from pinned
+    memory, and mapped pages are not pinned), 160 GB/s out of host memory for all GPUs of a node together (8 x 20), and
+    2,000 GB/s of GPU memory (A100 80 GB: 2,039 on its data sheet).
+    """
+    link, hbm = 20e9, 2.0e12
+    share = parameters / gpus
+    out = {}
+    for stage in (2, 3):
+        live = 2 * (parameters if stage == 2 else share)
+        out[f"zero{stage}"] = {
+            "bytes_over_pcie_as_written": live + 4 * share,
+            "seconds_as_written": (live + 4 * share) / link + (live + 12 * share) / hbm,
+            "bytes_over_pcie_masters_from_live": live,
+            "seconds_masters_from_live": live / link + (live + 14 * share) / hbm,
+        }
+    return out
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The tables, in words."""
+    header = [
+        "model", "parameters (M)", "ZeRO", "precision", "reset (ms)", "engine built anew (ms)", "MB touched",
+        "GB/s", "bare copies (GB/s)", "share", "equal to fresh",
+    ]  # fmt: skip
+    lines = [
+        [
+            r["size"], r["parameters"] / 1e6, r["zero_stage"], r["precision"], 1e3 * r["reset_seconds"],
+            1e3 * r["build_seconds"], r["bytes"] / 1e6, r["gb_per_second"], r["bare_gb_per_second"],
+            f"{r['share_of_bandwidth']:.0%}", r["equal_to_fresh"],
+        ]
+        for r in rows
+    ]  # fmt: skip
+    paper_rows = [
+        [
+            name.replace("zero", "ZeRO-"), f["bytes_over_pcie_as_written"] / 1e9, f["seconds_as_written"],
+            f["bytes_over_pcie_masters_from_live"] / 1e9, f["seconds_masters_from_live"],
+        ]
+        for name, f in paper().items()
+    ]  # fmt: skip
+    paper_header = [
+        "7B, bf16, 8 GPUs",
+        "GB a GPU over PCIe",
+        "seconds",
+        "GB, masters from GPU weights",
+        "seconds",
+    ]
+    return (
+        record.table(header, lines)
+        + "\n\nOn paper, not measured (assumptions: `paper` in `benchmarks/reset_scaling.py`):\n\n"
+        + record.table(paper_header, paper_rows)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Where the time of a sweep's slots went, folded from its ledger.
+
+The idea to keep in mind: a slot's time is wall time, from the moment its ranks began to start until its last trial
+ended; what no phase claims is *waiting*, so nothing can hide.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sweepft.recorder import read_ledger
+
+__all__ = ["PHASES", "SlotTime", "slot_times"]
+
+PHASES = ("steps", "records", "evaluate", "switch", "other", "waiting")
+
+
+@dataclass
+class SlotTime:
+    """Seconds of one slot.
+
+    Attributes:
+        trials: Trials it ran.
+        start: The one-off start of its ranks: processes, imports, process group, model, engine.
+        ready: Unix seconds at which its ranks were up.
+        end: Unix seconds of its last row.
+        switches: Each warm switch: from taking a trial to its engine being ready.
+        seconds: By phase: ``steps`` inside optimizer steps (forward, backward, update), ``records`` bringing the
+            ranks' losses together, ``evaluate`` held-out losses, ``switch`` warm resets, ``other`` between calls in the
+            slot, ``waiting`` for the driver (Tune's loop, the search, the ledger).
+    """
+
+    trials: int = 0
+    start: float = 0.0
+    ready: float = 0.0
+    end: float = 0.0
+    switches: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @property
+    def warm_seconds(self) -> float:
+        """Wall seconds since its ranks were up."""
+        return self.end - self.ready
+
+    def share(self, phase: str, with_start: bool = False) -> float:
+        """Share of a phase in the slot's time, its one-off start counted or not."""
+        whole = self.warm_seconds + (self.start if with_start else 0.0)
+        return self.seconds[phase] / whole if whole > 0 else 0.0
+
+
+def slot_times(run_dir: Path) -> dict[str, SlotTime]:
+    """Time of every slot, in the order in which they came up."""
+    slots: dict[str, SlotTime] = defaultdict(SlotTime)
+    slot_of: dict[str, str] = {}
+    cold: set[str] = set()
+    for row in read_ledger(run_dir):
+        name = row.get("trial_id") or ""
+        if row["kind"] == "start":
+            slot = slots[row["slot"]]
+            slot_of[name] = row["slot"]
+            slot.trials += 1
+            if row["warm"]:
+                slot.switches.append(row["switch_seconds"])
+            else:
+                cold.add(name)
+                slot.start += row["switch_seconds"]
+        elif row["kind"] == "steps":
+            slot, phases = slots[slot_of[name]], row["phase_seconds"]
+            stepping = sum(row["history"]["seconds"])
+            slot.seconds["steps"] += stepping
+            slot.seconds["records"] += phases["train"] - stepping
+            if name not in cold:
+                slot.seconds["switch"] += phases.get("switch", 0.0)
+            slot.seconds["evaluate"] += phases.get("evaluate", 0.0)
+            slot.seconds["other"] += phases["other"]
+            if not slot.ready:  # its first report: all but the start of its ranks came after they were up
+                slot.ready = row["time"] - (sum(phases.values()) - phases.get("switch", 0.0))
+        if name in slot_of:
+            slots[slot_of[name]].end = row["time"]
+    for slot in slots.values():
+        slot.seconds["waiting"] = slot.warm_seconds - sum(slot.seconds.values())
+    return dict(slots)
