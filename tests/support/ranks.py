@@ -65,16 +65,19 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     ]
     for process in processes:
         process.start()
+    results: dict[int, Any] = {}
     try:
-        results = dict(queue.get(timeout=300) for _ in processes)
-    finally:
+        while len(results) < world_size:
+            rank, result = queue.get(timeout=300)
+            if isinstance(result, Exception):
+                raise result  # at once: the other ranks may be waiting for this one
+            results[rank] = result
         for process in processes:
             process.join(timeout=20)
+    finally:
+        for process in processes:
             if process.is_alive():
                 process.kill()
-    errors = [r for r in results.values() if isinstance(r, Exception)]
-    if errors:
-        raise errors[0]
     return results[0]
 
 

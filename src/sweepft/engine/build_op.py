@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from sweepft.engine.collective import own_tools_first
+
 __all__ = ["main", "remove_stale_lock"]
 
 _OP = "deepspeed_shm_comm"
@@ -40,8 +42,7 @@ def remove_stale_lock(extension_dir: Path, now: float | None = None) -> bool:
 
 def main() -> int:
     """Build the op, or say what is missing. Returns the exit code."""
-    bin_dir = str(Path(sys.executable).parent)
-    os.environ["PATH"] = bin_dir + os.pathsep + os.environ.get("PATH", "")
+    own_tools_first()
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_cuda() else "cuda")
     if os.environ["DS_ACCELERATOR"] != "cpu":
         return 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from pathlib import Path
 
 import torch
 
-__all__ = ["join", "leave"]
+__all__ = ["join", "leave", "own_tools_first"]
 
 
 def join(rank: int, world_size: int, address: str, port: int, threads: int, use_gpu: bool) -> torch.device:
@@ -21,6 +23,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, use_
         threads: CPU threads this rank may use.
         use_gpu: Whether this rank was given a GPU.
     """
+    own_tools_first()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK="0",  # Ray shows each rank only its own device
@@ -39,6 +42,17 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, use_
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
     return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def own_tools_first() -> None:
+    """Put this interpreter's own ``bin`` first on PATH.
+
+    DeepSpeed builds its communication op with the ninja it finds there, and two versions of ninja each take what the
+    other built for out of date: every start of a rank would compile for half a minute.
+    """
+    own = str(Path(sys.executable).parent)
+    rest = [p for p in os.environ.get("PATH", "").split(os.pathsep) if p != own]
+    os.environ["PATH"] = os.pathsep.join([own, *rest])
 
 
 def leave() -> None:
