@@ -252,7 +252,9 @@ class ZeroEngine:
         return self._live() if self.plan.zero_stage == 0 else list(optimizer.single_partition_of_fp32_groups)
 
     def _trained(self) -> list[torch.Tensor]:
-        """The tensors the inner optimizer steps."""
+        """The tensors the inner optimizer steps. ZeRO-3 shows them to it one by one, so they are not in its groups."""
+        if self.plan.zero_stage > 0:
+            return self._master_tensors()
         return [p for group in self._inner.param_groups for p in group["params"]]
 
     def _optimizer_states(self) -> list[dict[str, Any]]:

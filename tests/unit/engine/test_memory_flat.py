@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks
-
 from sweepft.engine.zero import ZeroEngine
 
 TRIALS = 30
