@@ -36,6 +36,8 @@ METRICS: Final[dict[str, Metric]] = {
         Metric("grad_norm", "L2 norm of the global-batch gradient before clipping"),
         Metric("lr", "learning rate the optimizer step used"),
         Metric("seconds", "wall seconds of the optimizer step"),
-        Metric("eval_loss", "the objective: weighted mean of the held-out sets' nats per target token", "min"),
+        Metric(
+            "eval_loss", "the objective: weighted mean of the held-out sets' nats per target token", "min"
+        ),
     )
 }

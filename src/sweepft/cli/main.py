@@ -125,6 +125,17 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def replay(arguments: tuple[str, ...]) -> None:
+    """Replay recorded runs: what would a rule have stopped, saved and lost? (--help for more)"""
+    from sweepft.replay.cli import replay_command
+
+    replay_command.main(list(arguments), prog_name="sweepft replay", standalone_mode=False)
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and an exit code."""
     try:

@@ -27,7 +27,7 @@ from sweepft.tuner.recorder import Recorder
 
 __all__ = ["resume_sweep", "whole_results"]
 
-_MAY_CHANGE = ("search.trials", "search.limit", "resources.concurrent_trials")
+_MAY_CHANGE = ("search.trials", "search.limit", "resources.concurrent_trials", "keep", "checkpoint")
 
 
 def resume_sweep(

@@ -9,6 +9,7 @@ import json
 import math
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -112,38 +113,44 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
         limit: Trials shown at most.
     """
     summary = summary or summarise(view)
-    table = Table(title=None, expand=False, header_style="bold", row_styles=None)
-    table.add_column("rank", justify="right")
+    table = Table(expand=False, header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("#", justify="right", no_wrap=True)
     table.add_column("trial", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("held-out loss", justify="right", no_wrap=True)
+    table.add_column("held-out\nloss", justify="right", no_wrap=True)
     for key in summary["swept"]:
-        table.add_column(Text(shorten(one_line(key), 24)), justify="right", overflow="ellipsis")
-    table.add_column("reach", justify="right")
+        # A name broken between its words keeps the column narrow.
+        name = shorten(one_line(key.rsplit(".", 1)[-1]), 24).replace("_", "\n")
+        table.add_column(Text(name), justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("why it ended", overflow="ellipsis", max_width=48)
     for t in summary["trials"][:limit]:
         loss = "—" if t["objective"] is None else f"{t['objective']:.4f}"
         if t["objective"] is not None and t["objective_stderr"] is not None:
-            loss += f" ± {t['objective_stderr']:.4f}"
+            loss += f" ±{t['objective_stderr']:.3f}"
         cells = ["—" if t["rank"] is None else str(t["rank"]), shorten(one_line(t["trial_id"]), 24)]
         row = [Text(c) for c in cells]
-        row += [Text(t["status"], style=STYLES.get(t["status"], "dim")), Text(loss)]
-        row += [Text(shorten(number(t["config"].get(k)), 24)) for k in summary["swept"]]
-        row += [
-            Text(percent(t["reach"])),
-            Text(duration(t["seconds"])),
-            Text(shorten(one_line(t["reason"] or ""), 120), style="dim"),
-        ]
+        status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['reach'])}"
+        row += [Text(status, style=STYLES.get(t["status"], "dim")), Text(loss)]
+        row += [Text(_brief(t["config"].get(k))) for k in summary["swept"]]
+        row += [Text(duration(t["seconds"]))]
         table.add_row(*row, style="bold" if t["rank"] == 1 else None)
     parts: list[RenderableType] = [Text(summary["answer"]["headline"], style="bold"), table]
     if len(summary["trials"]) > limit:
         parts.append(Text(f"… and {len(summary['trials']) - limit} more in ranked.csv", style="dim"))
+    # Reasons are sentences: beside a wide space they would leave no room for the settings.
+    for t in [t for t in summary["trials"][:limit] if t["reason"]]:
+        why = Text.assemble((f"{shorten(one_line(t['trial_id']), 24)} {t['status']}: ", "dim"))
+        parts.append(why.append(shorten(one_line(t["reason"]), 300), style="dim"))
     c = summary["cost"]
     saved = f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})"
     parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
     parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
     return Group(*parts)
+
+
+def _brief(value: Any) -> str:
+    """A setting in few characters; all digits are in ranked.csv."""
+    return f"{value:.3g}" if isinstance(value, float) else shorten(number(value), 24)
 
 
 def _md_table(summary: dict[str, Any], limit: int) -> list[str]:

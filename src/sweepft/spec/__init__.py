@@ -13,9 +13,11 @@ from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
 from sweepft.spec.sections import (
     Budget,
+    CheckpointEvery,
     Data,
     EarlyStop,
     HeldOut,
+    Keep,
     Limit,
     Model,
     Optimizer,
@@ -32,10 +34,12 @@ from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 __all__ = [
     "SWEEPABLE",
     "Budget",
+    "CheckpointEvery",
     "Data",
     "Dimension",
     "EarlyStop",
     "HeldOut",
+    "Keep",
     "Limit",
     "Model",
     "Optimizer",

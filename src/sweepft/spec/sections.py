@@ -29,9 +29,11 @@ from sweepft.spec.space import Dimension
 
 __all__ = [
     "Budget",
+    "CheckpointEvery",
     "Data",
     "EarlyStop",
     "HeldOut",
+    "Keep",
     "Limit",
     "Model",
     "Optimizer",
@@ -138,7 +140,7 @@ class Budget(Section):
     samples: PositiveInt | None = None
     """Training samples."""
     tokens: PositiveInt | None = None
-    """Target tokens (those with a loss); turned into samples by the mean of the training data."""
+    """Target tokens (those with a loss); counted along the sample order."""
     epochs: Positive | None = None
     """Passes over the training rows; may be a fraction."""
 
@@ -242,9 +244,10 @@ class Search(Section):
 class EarlyStop(Section):
     """Which trials are stopped before their budget is spent."""
 
-    rule: Literal["none", "median", "recipe"] = "median"
-    """Who is stopped. `median`: held-out loss worse than the peers' median; `recipe`: high gradient norm and
-    low training loss among comparable trials; `none`: nobody but diverged trials."""
+    rule: Literal["none", "median", "recipe", "asha", "calibrated"] = "calibrated"
+    """Who is stopped. `calibrated`: learns in this sweep which early signals mean a poor end; `median`: held-out loss
+    worse than the peers' median; `asha`: successive halving on it; `recipe`: high gradient norm and low training loss
+    among comparable trials; `none`: nobody but diverged trials."""
     windows: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
         0.1,
         0.25,
@@ -255,6 +258,33 @@ class EarlyStop(Section):
     """Optimizer steps a trial must have done before a window counts for it; else the next one does."""
     min_peers: PositiveInt = 4
     """Other trials that must have passed the window before a trial is judged there."""
+    covariates: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """For `calibrated`: swept fields that its model may use beside the early signals."""
+    good: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the trials that count as good: what the error rates below are about."""
+    false_stop: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """For `calibrated`: the share of good trials that may be condemned."""
+    audit: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of condemned trials that run on all the same, to measure how often a stop was wrong; by default 0.05
+    for `calibrated`, else 0."""
+    max_bad_stops: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Upper bound on wrong stops below which audits certify the rule."""
+
+
+class Keep(Section):
+    """Whose weights are kept, as folders that `transformers` loads, in the run folder's `weights/`."""
+
+    top: Annotated[int, Field(ge=0)] = 1
+    """Of that many of the best completed trials."""
+    random: Annotated[int, Field(ge=0)] = 0
+    """Of that many completed trials drawn at random, for an honest comparison later."""
+
+
+class CheckpointEvery(Section):
+    """A trial's state is written at windows, but not more often than this."""
+
+    minutes: Positive
+    """Minutes between two writes, at least."""
 
 
 class Resources(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -17,7 +17,17 @@ from sweepft.errors import SpecError
 from sweepft.spec.fields import Section, WarmupSteps
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.problems import problems_of
-from sweepft.spec.sections import Data, EarlyStop, Model, Resources, Search, Train, TrainSettings
+from sweepft.spec.sections import (
+    CheckpointEvery,
+    Data,
+    EarlyStop,
+    Keep,
+    Model,
+    Resources,
+    Search,
+    Train,
+    TrainSettings,
+)
 
 __all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "plan", "set_dotted"]
 
@@ -56,6 +66,12 @@ class SweepSpec(Section):
     """Which trials are stopped before their budget is spent."""
     resources: Resources = Resources()
     """What one trial holds, and how many run at once."""
+    keep: Keep = Keep()
+    """Whose weights are kept."""
+    checkpoint: Literal["auto", "none", "windows"] | CheckpointEvery = "auto"
+    """When the state of a running trial is written, so that after a fault it goes on from there: at every window, at
+    windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the
+    time it would take to train up to there again. Without a state the trial is trained again, to the same numbers."""
 
     def trial_settings(self, config: Mapping[str, Any]) -> TrainSettings:
         """What a trial with these swept values trains with.

@@ -30,6 +30,12 @@ def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
         min_steps=stop.min_steps,
         min_peers=stop.min_peers,
         rule=stop.rule,
+        covariates=stop.covariates,
+        good=stop.good,
+        false_stop=stop.false_stop,
+        audit=stop.audit,
+        max_bad_stops=stop.max_bad_stops,
+        seed=spec.search.seed,
     )
 
 
