@@ -119,7 +119,7 @@ def page(f: dict[str, Any]) -> str:
     ]  # fmt: skip
     return (
         record.table(header, rows)
-        + f"\n\nAll slots together were busy {f['busy_of_capacity']:.1%} of the time between coming up and the sweep's end; "
+        + f"\n\nAll slots together were busy {f['busy_of_capacity']:.1%} of the time they were up; "
         f"the busiest ran {f['most_trials_share']:.0%} of the trials."
     )
 
