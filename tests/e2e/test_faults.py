@@ -55,18 +55,21 @@ def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     return losses(run_spec(spec, folder / "run"))
 
 
+@pytest.mark.parametrize("policy", ["none", "windows"])
 def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
-    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path, policy
 ):
     spec = write_spec(
-        tmp_path, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS
-    )
+        tmp_path, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
+        checkpoint=policy,
+    )  # fmt: skip
     run = tmp_path / "run"
     killed = []
 
     def kill_one() -> None:
         ledger = run / "ledger" / "ledger.jsonl"
-        while not ledger.exists() or b'"kind":"steps"' not in ledger.read_bytes().replace(b" ", b""):
+        # A kill after the first window, so that there is a state to go on from where the policy writes one.
+        while not ledger.exists() or ledger.read_bytes().count(b'"kind":"steps"') < 3:
             time.sleep(0.005)
         ranks = rank_processes()
         os.kill(ranks[-1].pid, signal.SIGKILL)
@@ -84,6 +87,9 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     assert fault["action"] == "ranks rebuilt"
     attempts = done.view.trials[fault["trial_id"]].attempts
     assert [a.attempt for a in attempts] == list(range(1, len(attempts) + 1))
+    wrote = "checkpoint" in {r["phase"] for r in read_ledger(run) if r["kind"] == "cost"}
+    assert wrote == (policy == "windows")
+    assert not list((run / "checkpoints").glob("*/*")), "states of ended trials are removed"
     assert rank_processes() == [], "no rank is left behind"
 
 
@@ -133,9 +139,9 @@ def test_out_of_memory_at_one_sample_fails_with_advice_and_a_hopeless_sweep_ends
     assert done.exit_code == 1
     failed = [t for t in done.view.trials.values() if t.status == "failed"]
     assert len(failed) == 3, "three failures in a row from the first trial on, and no more are paid for"
-    for trial in failed:
-        assert "rank 0 raised OutOfMemoryError" in trial.reason
-        assert "set train.gradient_checkpointing: true, or lower data.max_length" in trial.reason
+    for one in failed:
+        assert "rank 0 raised OutOfMemoryError" in one.reason
+        assert "set train.gradient_checkpointing: true, or lower data.max_length" in one.reason
     assert [f["action"] for f in faults(tmp_path / "run")] == ["micro_batch 2 -> 1", *["given up"] * 3]
     assert "trials all failed" in read_ledger(tmp_path / "run")[-1]["reason"]
 

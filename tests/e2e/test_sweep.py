@@ -7,9 +7,12 @@ import math
 
 import optuna
 import pytest
+import torch
+import transformers
 from optuna.trial import TrialState
 
 from support.sweeps import run_spec, write_spec
+from sweepft.data import TokenSet
 from sweepft.recorder import read_ledger
 from sweepft.search import STUDY_FILE, open_study
 
@@ -154,6 +157,30 @@ def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
     assert study.trials[0].state in (TrialState.PRUNED, TrialState.FAIL)
     assert study.trials[0].user_attrs["reason"] == trial.reason
     assert len(done.view.trials) == 2
+
+
+def test_the_winners_weights_load_elsewhere_and_give_its_loss(finished):
+    """Gathered at ZeRO-3, with tokenizer and chat template; nothing of the trials that were overtaken stays."""
+    run, done = finished
+    best = done.view.best
+    folder = run / "weights" / best.trial_id
+    assert done.weights == folder
+    assert [p.name for p in (run / "weights").iterdir() if p.is_dir()] == [best.trial_id]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template
+    assert (folder / "generation_config.json").exists()
+    held_out = TokenSet(done.view.header["data"]["held_out"][0]["data"]["path"])
+    total = tokens = 0
+    for i in range(len(held_out)):
+        ids, mask = (torch.from_numpy(a)[None] for a in held_out.row(i))
+        with torch.no_grad():
+            logits = model(input_ids=ids).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(
+            logits[mask[0, 1:]], ids[0, 1:][mask[0, 1:]], reduction="sum"
+        ).item()
+        tokens += int(mask[0, 1:].sum())
+    assert total / tokens == pytest.approx(best.objective, rel=1e-5)
 
 
 def test_optuna_alone_opens_the_study(finished):

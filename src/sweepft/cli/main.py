@@ -183,5 +183,9 @@ def _close(finished: Finished) -> None:
     console = Console()
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
-        console.print(str(path), highlight=False, markup=False)
+        console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    if finished.weights is not None:
+        console.print(
+            f"the winner's weights: {finished.weights}", highlight=False, markup=False, soft_wrap=True
+        )
     sys.exit(finished.exit_code)

@@ -31,7 +31,6 @@ def load_model(plan: EnginePlan) -> Any:
     )
     if plan.vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(plan.vocab_size)
-    model.config.use_cache = False
     model.train()
     return model
 

@@ -21,6 +21,7 @@ from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, SampleOrder
 from sweepft.engine.batches import cut, pad
 from sweepft.engine.checkpoint import restore, save
+from sweepft.engine.export import export
 from sweepft.engine.held_out import evaluate
 from sweepft.engine.losses import row_losses
 from sweepft.engine.plan import EnginePlan, TrialPlan
@@ -126,6 +127,12 @@ class TrialRunner:
         targets = self.train_set.targets[self._order.indices(first, self._samples)]
         self._blocks.add(np.arange(first, self._samples), self._open_block, targets)
         return {"step": self._step, "samples": self._samples, "seconds": time.perf_counter() - begin}
+
+    def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
+        """Write the trial's weights as a plain folder (see ``sweepft.engine.export``); returns ``seconds``."""
+        begin = time.perf_counter()
+        export(self.zero, Path(folder), Path(tokenizer))
+        return {"seconds": time.perf_counter() - begin}
 
     def close(self) -> None:
         """Free the engine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import threading
 import time
@@ -21,7 +22,9 @@ from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
+from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_tuner
+from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
@@ -35,14 +38,23 @@ class Finished:
     """What is left when a sweep is over.
 
     Attributes:
+        run_dir: The run folder.
         view: The folded ledger.
         status: ``finished | limit | interrupted | failed``.
         reports: Report files by kind.
     """
 
+    run_dir: Path
     view: RunView
     status: str
     reports: dict[str, Path]
+
+    @property
+    def weights(self) -> Path | None:
+        """Folder of the best trial's weights, if they were kept."""
+        best = self.view.best
+        folder = None if best is None else self.run_dir / "weights" / best.trial_id
+        return folder if folder is not None and folder.is_dir() else None
 
     @property
     def exit_code(self) -> int:
@@ -82,7 +94,11 @@ def conduct(
     limit = _Limit(spec, recorder.view)
     searcher.should_stop = lambda: winding.soft or limit.reached() is not None
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
-    recorder.listeners += [progress.on_row, _stop_when_nothing_works(winding, recorder.view)]
+    recorder.listeners += [
+        progress.on_row,
+        _stop_when_nothing_works(winding, recorder.view),
+        _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
+    ]
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
@@ -105,7 +121,10 @@ def conduct(
     searcher.proposer.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
-    return Finished(recorder.view, status, write_report(run_dir))
+    shutil.rmtree(
+        run_dir / "cache" / "base", ignore_errors=True
+    )  # as large as the model, and made again in seconds
+    return Finished(run_dir, recorder.view, status, write_report(run_dir))
 
 
 def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
@@ -116,6 +135,16 @@ def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row],
         failed = [t for t in ended if t.status == "failed"]
         if row["kind"] == "end" and len(failed) == len(ended) >= _GIVE_UP_AFTER:
             winding.give_up(f"the first {len(failed)} trials all failed: {failed[-1].reason}")
+
+    return on_row
+
+
+def _keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
+    """Remove the weights of trials that have been overtaken."""
+
+    def on_row(row: Row) -> None:
+        if row["kind"] == "end" and row["status"] == "completed":
+            keep.settle({t.trial_id: t.objective for t in view.trials.values() if t.objective is not None})
 
     return on_row
 

@@ -7,6 +7,7 @@ alive between them, and one engine serves them all.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from dataclasses import dataclass, replace
@@ -18,10 +19,15 @@ from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.errors import RankFailed, RankHung, RankOutOfMemory, TrialError
+from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
+from sweepft.trainable.states import StatePlan, newest_state, remove_states
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
 __all__ = ["Slot", "SlotPlan"]
+
+_FIRST_WRITE_SECONDS = 3.0
+"""Taken for the time to write a state until one has been written: a trial of a minute then tries."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +40,8 @@ class SlotPlan:
         engine: What all trials share.
         shape: The slot's ranks.
         log_dir: Folder for the ranks' log files.
+        keep: Whose weights are kept.
+        states: When a trial's state is written.
         max_rebuilds: How often a trial's ranks are rebuilt before the trial is given back to Tune as failed.
         patience: Longest wait for anything not measured yet, in seconds (model load, a trial's first steps).
     """
@@ -41,6 +49,8 @@ class SlotPlan:
     engine: EnginePlan
     shape: WorkerShape
     log_dir: str
+    keep: KeepPlan
+    states: StatePlan
     max_rebuilds: int = 2
     patience: float = 3600.0
 
@@ -57,11 +67,13 @@ class Slot(tune.Trainable):
         self._plan = plan
         self._since = time.monotonic()
         self._group: WorkerGroup | None = None
+        self._write_seconds = _FIRST_WRITE_SECONDS
         self._name = f"{ray.util.get_node_ip_address().replace('.', '-')}-{os.getpid()}"
         self._take(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial; the ranks live on."""
+        remove_states(self._states)  # the trial before has ended, or it would still be here
         self._take(new_config)
         return True
 
@@ -90,6 +102,9 @@ class Slot(tune.Trainable):
         self._points = report_points(engine.budget_samples, engine.windows, self._trial.batch_size)
         reported = config.get("reported_samples", 0)
         self._next = sum(point.samples <= reported for point in self._points)
+        self._states = Path(self._plan.states.folder) / self._trial.trial_id
+        self._unsaved_seconds = 0.0
+        self._at_window = False
         self._begun = False
         self._started: dict[str, Any] = {}
         self._faults: list[dict[str, Any]] = []
@@ -146,10 +161,13 @@ class Slot(tune.Trainable):
     def _advance(self) -> dict[str, Any]:
         if not self._begun:
             self._begin()
+        elif self._at_window:
+            self._save()
         assert self._group is not None
         point = self._points[self._next]
         chunk = self._group.run(point.samples, self._timeout(point))
         self._spend("train", chunk["seconds"])
+        self._unsaved_seconds += chunk["seconds"]
         self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
         result = self._result(point, chunk)
         if chunk["diverged"] is None and point.window is not None:
@@ -162,7 +180,10 @@ class Slot(tune.Trainable):
             }
             result["eval_seconds"] = held_out["seconds"]
         self._next += 1
+        self._at_window = point.window is not None
         result["done"] = chunk["diverged"] is not None or self._next == len(self._points)
+        if result["done"]:
+            self._end(result)
         now = time.monotonic()
         self._spend("other", max(0.0, now - self._since - sum(self._seconds.values())))
         result["phase_seconds"], self._seconds, self._since = dict(self._seconds), {}, now
@@ -182,9 +203,49 @@ class Slot(tune.Trainable):
         self._started["from_step"] = 0
         self._begun = True
         if self._next > 0:
-            again = self._group.run(self._points[self._next - 1].samples, self._plan.patience)
-            self._started["from_step"] = again["history"]["step"][-1]
+            self._go_back_to(self._points[self._next - 1].samples)
+
+    def _go_back_to(self, samples: int) -> None:
+        """Bring a fresh trial to where it had reported: from its newest state, and by training what is missing."""
+        assert self._group is not None
+        step = reached = 0
+        state = newest_state(self._states, at_most=samples)
+        if state is not None:
+            try:
+                restored = self._group.restore(str(state), self._plan.patience)
+            except RankFailed:
+                remove_states(self._states)  # the next try trains from the start
+                raise
+            step, reached = restored["step"], restored["samples"]
+            self._spend("lost", restored["seconds"])
+        if reached < samples:
+            again = self._group.run(samples, self._plan.patience)
+            step = again["history"]["step"][-1]
             self._spend("lost", again["seconds"])
+        self._started["from_step"] = step
+
+    def _save(self) -> None:
+        """Write the state of a trial that was let pass its window, where the policy says that it pays."""
+        assert self._group is not None
+        if not self._plan.states.due(self._unsaved_seconds, self._write_seconds):
+            return
+        seen = self._points[self._next - 1].samples
+        done = self._group.save(str(self._states / str(seen)), self._plan.patience)
+        self._spend("checkpoint", done["seconds"])
+        if "skipped" in done:
+            _log.warning("state not written: trial=%s %s", self._trial.trial_id, done["skipped"])
+            return
+        self._write_seconds, self._unsaved_seconds = done["seconds"], 0.0
+
+    def _end(self, result: dict[str, Any]) -> None:
+        """The trial's last result: keep its weights if it is among the best; its state is of no more use."""
+        assert self._group is not None
+        keep, value = self._plan.keep, result.get("eval_loss")
+        name = self._trial.trial_id
+        if value is not None and math.isfinite(value) and keep.wanted(name, value):
+            done = self._group.export(str(Path(keep.folder) / name), keep.tokenizer, self._plan.patience)
+            self._spend("export", done["seconds"])
+        remove_states(self._states)
 
     def _result(self, point: ReportPoint, chunk: dict[str, Any]) -> dict[str, Any]:
         history = chunk["history"]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from sweepft.data import Prepared
 from sweepft.engine.plan import EnginePlan, HeldOutSet
-from sweepft.spec import SweepSpec
+from sweepft.spec import CheckpointEvery, SweepSpec
+from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.slot import SlotPlan
+from sweepft.trainable.states import StatePlan
 from sweepft.tuner.resources import shape
 
-__all__ = ["slot_plan"]
+__all__ = ["keep_plan", "slot_plan"]
 
 
 def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
@@ -32,4 +34,28 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),
     )
-    return SlotPlan(engine=engine, shape=shape(spec), log_dir=str(run_dir / "logs"))
+    return SlotPlan(
+        engine=engine,
+        shape=shape(spec),
+        log_dir=str(run_dir / "logs"),
+        keep=keep_plan(spec, prepared, run_dir),
+        states=_state_plan(spec, run_dir),
+    )
+
+
+def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
+    """Whose weights this sweep keeps; slots and driver go by the same plan."""
+    return KeepPlan(
+        folder=str(run_dir / "weights"),
+        tokenizer=prepared.tokenizer,
+        top=spec.keep.top,
+        random=spec.keep.random,
+        seed=spec.search.seed,
+    )
+
+
+def _state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+    folder = str(run_dir / "checkpoints")
+    if isinstance(spec.checkpoint, CheckpointEvery):
+        return StatePlan(folder, "every", 60.0 * spec.checkpoint.minutes)
+    return StatePlan(folder, spec.checkpoint)

@@ -84,6 +84,18 @@ class WorkerGroup:
         """Held-out losses, computed by all ranks together."""
         return dict(self._call("evaluate", timeout)[0])
 
+    def save(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Write the trial's state from all ranks; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
+        return dict(self._call("save", timeout, folder)[0])
+
+    def restore(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Go on from a saved state on all ranks; ``step``, ``samples`` and ``seconds``."""
+        return dict(self._call("restore", timeout, folder)[0])
+
+    def export(self, folder: str, tokenizer: str, timeout: float) -> dict[str, Any]:
+        """Write the trial's weights as a plain folder; ``seconds``."""
+        return dict(self._call("export", timeout, folder, tokenizer)[0])
+
     def close(self) -> None:
         """End all ranks at once. Their engines hold nothing that has to be saved."""
         for rank in self._ranks:

@@ -66,6 +66,18 @@ class Rank:
         """Held-out losses (see ``TrialRunner.evaluate``)."""
         return self._only_first(self._runner.evaluate())
 
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write the trial's state (see ``TrialRunner.save``)."""
+        return self._only_first(self._runner.save(folder))
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """Go on from a saved state (see ``TrialRunner.restore``)."""
+        return self._only_first(self._runner.restore(folder))
+
+    def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
+        """Write the weights as a plain folder (see ``sweepft.engine.export``)."""
+        return self._only_first(self._runner.export(folder, tokenizer))
+
     def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
         # All ranks hold the same numbers: send them through the object store once.
         return result if self._index == 0 else {}
