@@ -47,11 +47,12 @@ def cli() -> None:
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
 def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
     """Run the sweep that SPEC describes, and write its report."""
-    from sweepft.launch.run import run_sweep
     from sweepft.spec import load
 
     loaded = load(spec, overrides)
     _check_rows(loaded)
+    from sweepft.launch.run import run_sweep  # Ray: only once the spec has been found sound
+
     finished = run_sweep(loaded, out or _new_folder(loaded.name), address=address)
     _close(finished)
 

@@ -1,0 +1,67 @@
+"""The ten broken specs on the command line: exit 2, everything said, and Ray not even imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_broken_specs import BROKEN, TABLE
+
+_RUN = """
+import sys
+sys.argv = ["sweepft", *{arguments!r}]
+from sweepft.cli import main
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+heavy = ["ray", "torch", "transformers", "datasets", "deepspeed", "optuna", "pandas", "plotly"]
+print("LOADED", sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def sweepft(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    code = _RUN.format(arguments=[str(a) for a in arguments])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [*(("validate", name) for name in sorted(TABLE)), ("run", "wrong_key")]
+)
+def test_broken_specs_exit_2_and_never_start_ray(name: str, command: str, place: Path) -> None:
+    line, key, rule, value, remedy = TABLE[name]
+    spec = place / f"{name}.yaml"
+    spec.write_text((BROKEN / f"{name}.yaml").read_text())
+    done = sweepft(command, spec)
+    assert done.returncode == 2
+    assert f"{spec}:{line}: {key}: " in done.stderr
+    assert rule in done.stderr
+    assert value is None or value in done.stderr
+    assert remedy in done.stderr
+    assert "1 problem; nothing was started" in done.stderr
+    assert "LOADED []" in done.stderr
+
+
+def test_a_sound_spec_is_validated_down_to_its_rows(place: Path) -> None:
+    for name in ("train", "held_out", "test"):
+        (place / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} row {i}"}}\n' for i in range(30)))
+    good = sweepft("validate", place / "valid.yaml")
+    assert good.returncode == 0, good.stderr
+    assert "rows used" in good.stdout
+    assert good.stdout.endswith("valid.yaml: ok\n")
+
+
+def test_help_and_schema_load_nothing_heavy() -> None:
+    shown = sweepft("--help")
+    assert shown.returncode == 0
+    assert "LOADED []" in shown.stderr
+    for command in ("run", "validate", "resume", "status", "report", "replay", "demo", "schema"):
+        assert f"\n  {command} " in shown.stdout
+    schema = sweepft("schema")
+    assert json.loads(schema.stdout)["title"] == "sweepft sweep"
+    assert "LOADED []" in schema.stderr
