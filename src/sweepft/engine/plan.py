@@ -31,7 +31,8 @@ class EnginePlan:
         held_out: Held-out sets of the objective (weights above zero) and beside it.
         budget_samples: Samples every trial sees.
         windows: Fractions of the budget at which held-out loss is computed.
-        micro_batch: Rows a rank runs forward at once.
+        micro_batch: Rows a rank runs forward at once; 0 is to be found by a probe.
+        largest_batch: The largest global batch of the sweep.
         precision: ``fp32`` or ``bf16``.
         zero_stage: DeepSpeed ZeRO stage, 0-3.
         scratch: Folder on this node for the base weights that the ranks share.
@@ -54,6 +55,7 @@ class EnginePlan:
     zero_stage: int = 2
     threads: int = 1
     longest: int = 0
+    largest_batch: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.export import export
 from sweepft.engine.held_out import evaluate
 from sweepft.engine.losses import row_losses
+from sweepft.engine.memory import CPU_TOKENS, device_memory, largest_micro_batch
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.engine.schedules import lr_at
 from sweepft.engine.zero import ZeroEngine
@@ -96,6 +97,33 @@ class TrialRunner:
             "diverged": diverged,
             "seconds": time.perf_counter() - begin,
         }
+
+    def probe(self) -> int:
+        """Rows this rank can run at once. The trial that was started is spoilt: start it again.
+
+        Takes two optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
+        communication buffers are all there when the peak is read.
+        """
+        most = -(-self.plan.largest_batch // dist.get_world_size())
+        longest = int(np.argmax(self.train_set.lengths))
+        if self.device.type == "cpu":
+            return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
+        peaks = []
+        for rows in (1, 1, 2):  # the first makes what stays
+            batch = pad([self.train_set.row(longest)] * rows, self.plan.pad_id)
+            ids, mask, labels = (torch.from_numpy(a).to(self.device) for a in batch)
+            losses = row_losses(self.zero.logits(ids, mask), labels)
+            self.zero.backward(losses.sum() / int(self.train_set.targets[longest]), last=True)
+            self.zero.step(0.0)
+            peak, total = device_memory(self.device)
+            peaks.append(peak)
+        found = torch.tensor(largest_micro_batch((peaks[1], peaks[2]), total, most), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+        return int(found)
+
+    def set_micro_batch(self, rows: int) -> None:
+        """Run that many rows at once from now on."""
+        self.plan = self.zero.plan = replace(self.plan, micro_batch=rows)
 
     def evaluate(self) -> dict[str, Any]:
         """Held-out losses now (see ``sweepft.engine.held_out.evaluate``)."""

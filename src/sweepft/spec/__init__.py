@@ -7,13 +7,12 @@ problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and 
 from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
-from sweepft.spec.fields import WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.fields import CheckpointEvery, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
 from sweepft.spec.sections import (
     Budget,
-    CheckpointEvery,
     Data,
     EarlyStop,
     HeldOut,

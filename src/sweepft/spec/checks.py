@@ -160,29 +160,34 @@ def _check_batches(draft: Draft) -> None:
         remedy = f"list them, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
         draft.add(("search", "space", "batch_size"), "must be a choice: few sizes fit the ranks", remedy)
         return
-    unit = train.micro_batch * resources.workers_per_trial
+    unit = _unit(train, resources)
     for path, size in _batch_sizes(train, search):
         if isinstance(size, bool) or not isinstance(size, int) or size <= 0 or size % unit == 0:
             continue
         below, above = size // unit * unit, -(-size // unit) * unit
         fitting = f"{below} or {above}" if below else str(above)
-        rule = (
-            f"is not a multiple of micro_batch {train.micro_batch} x workers_per_trial "
-            f"{resources.workers_per_trial} = {unit}"
-        )
+        ranks = f"workers_per_trial {resources.workers_per_trial}"
+        if train.micro_batch != "auto":
+            ranks = f"micro_batch {train.micro_batch} x {ranks} = {unit}"
+        rule = f"is not a multiple of {ranks}"
         remedy = f"use {fitting}{_smaller_micro(size, train, resources)}"
         draft.add(path, rule, remedy, size)
 
 
 def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
     share, rest = divmod(size, resources.workers_per_trial)
-    if rest or not share:
+    if rest or not share or train.micro_batch == "auto":
         return ", or change resources.workers_per_trial"
     return f", or set train.micro_batch to {math.gcd(share, train.micro_batch)}"
 
 
+def _unit(train: Train, resources: Resources) -> int:
+    """Samples of a step in which every rank runs one micro-batch; with ``auto``, one sample."""
+    return (1 if train.micro_batch == "auto" else train.micro_batch) * resources.workers_per_trial
+
+
 def _multiples(train: Train, resources: Resources) -> list[int]:
-    unit = train.micro_batch * resources.workers_per_trial
+    unit = _unit(train, resources)
     return [unit, 2 * unit, 4 * unit]
 
 

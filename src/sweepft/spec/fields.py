@@ -10,13 +10,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointEvery",
     "Fraction",
+    "MicroBatch",
     "NonNegative",
     "NonNegativeInt",
     "Positive",
@@ -115,4 +118,32 @@ Warmup = Annotated[
     Annotated[Annotated[float, Field(ge=0, lt=1)], Tag("as_fraction")]
     | Annotated[WarmupSteps, Tag("as_steps")],
     Discriminator(_warmup_kind),
+]
+
+
+def _micro_batch_kind(value: Any) -> str:
+    return "as_word" if isinstance(value, str) else "as_number"
+
+
+MicroBatch = Annotated[
+    Annotated[PositiveInt, Tag("as_number")] | Annotated[Literal["auto"], Tag("as_word")],
+    Discriminator(_micro_batch_kind),
+]
+
+
+class CheckpointEvery(Section):
+    """A trial's state is written at windows, but not more often than this."""
+
+    minutes: Positive
+    """Minutes between two writes, at least."""
+
+
+def _checkpoint_kind(value: Any) -> str:
+    return "as_minutes" if isinstance(value, dict | CheckpointEvery) else "as_word"
+
+
+Checkpoint = Annotated[
+    Annotated[Literal["auto", "none", "windows"], Tag("as_word")]
+    | Annotated[CheckpointEvery, Tag("as_minutes")],
+    Discriminator(_checkpoint_kind),
 ]

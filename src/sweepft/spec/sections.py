@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sweepft.spec.fields import (
     Fraction,
+    MicroBatch,
     NonNegative,
     Positive,
     PositiveInt,
@@ -29,7 +30,6 @@ from sweepft.spec.space import Dimension
 
 __all__ = [
     "Budget",
-    "CheckpointEvery",
     "Data",
     "EarlyStop",
     "HeldOut",
@@ -184,8 +184,9 @@ class Train(Section):
     """For `wsd`: share of the trial's optimizer steps in which the learning rate decays, at the end."""
     power: Positive = 2.0
     """For `polynomial`: exponent of the decay; 1 is linear."""
-    micro_batch: PositiveInt
-    """Samples per forward pass and rank; the largest that fits in memory is the fastest."""
+    micro_batch: MicroBatch
+    """Samples per forward pass and rank; the largest that fits in memory is the fastest. `auto` finds it by a short
+    probe with the longest rows when a slot starts."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format of forward and backward passes."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
@@ -278,13 +279,6 @@ class Keep(Section):
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
     """Of that many completed trials drawn at random, for an honest comparison later."""
-
-
-class CheckpointEvery(Section):
-    """A trial's state is written at windows, but not more often than this."""
-
-    minutes: Positive
-    """Minutes between two writes, at least."""
 
 
 class Resources(Section):

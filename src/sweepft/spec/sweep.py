@@ -9,16 +9,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
-from sweepft.spec.fields import Section, WarmupSteps
+from sweepft.spec.fields import Checkpoint, Section, WarmupSteps
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
-    CheckpointEvery,
     Data,
     EarlyStop,
     Keep,
@@ -68,7 +67,7 @@ class SweepSpec(Section):
     """What one trial holds, and how many run at once."""
     keep: Keep = Keep()
     """Whose weights are kept."""
-    checkpoint: Literal["auto", "none", "windows"] | CheckpointEvery = "auto"
+    checkpoint: Checkpoint = "auto"
     """When the state of a running trial is written, so that after a fault it goes on from there: at every window, at
     windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the
     time it would take to train up to there again. Without a state the trial is trained again, to the same numbers."""

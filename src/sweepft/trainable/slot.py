@@ -197,6 +197,10 @@ class Slot(tune.Trainable):
             prefix = str(Path(self._plan.log_dir) / f"slot-{self._name}")
             self._group = WorkerGroup(self._plan.engine, self._plan.shape, placement, prefix)
         self._started = self._group.start(self._trial, self._plan.patience)
+        if self._plan.engine.micro_batch == 0:
+            rows = self._group.find_micro_batch(self._plan.patience)
+            self._plan = replace(self._plan, engine=replace(self._plan.engine, micro_batch=rows))
+            self._started = self._group.start(self._trial, self._plan.patience)
         self._started["switch_seconds"] = time.monotonic() - begin
         self._started["nodes"] = sorted({p["host"] for p in self._group.places})
         self._spend("switch", self._started["switch_seconds"])
@@ -258,6 +262,7 @@ class Slot(tune.Trainable):
             "planned_steps": self._trial.planned_steps,
             "budget_samples": self._plan.engine.budget_samples,
             "slot": self._name,
+            "micro_batch": self._plan.engine.micro_batch,
             "started": {k: self._started[k] for k in ("warm", "switch_seconds", "nodes", "from_step")},
             "faults": list(self._faults),
         }

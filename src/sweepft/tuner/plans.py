@@ -27,7 +27,8 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         held_out=tuple(HeldOutSet(h.name, h.data.path, h.weight) for h in prepared.held_out),
         budget_samples=prepared.budget_samples,
         windows=spec.early_stop.windows,
-        micro_batch=spec.train.micro_batch,
+        micro_batch=0 if spec.train.micro_batch == "auto" else spec.train.micro_batch,
+        largest_batch=_largest_batch(spec),
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
         scratch=str(run_dir / "cache" / "base"),
@@ -41,6 +42,14 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         keep=keep_plan(spec, prepared, run_dir),
         states=_state_plan(spec, run_dir),
     )
+
+
+def _largest_batch(spec: SweepSpec) -> int:
+    """The largest global batch a trial may have: swept ones are choices, fixed ones stand in ``train``."""
+    sizes = [entry["batch_size"] for entry in spec.search.start_with if "batch_size" in entry]
+    swept = spec.search.space.get("batch_size")
+    sizes += [int(value) for value in swept.choice or ()] if swept is not None else []
+    return max([*map(int, sizes), spec.train.batch_size or 1])
 
 
 def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:

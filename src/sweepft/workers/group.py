@@ -84,6 +84,12 @@ class WorkerGroup:
         """Held-out losses, computed by all ranks together."""
         return dict(self._call("evaluate", timeout)[0])
 
+    def find_micro_batch(self, timeout: float) -> int:
+        """Rows a rank can run at once, found by a short probe and set on all ranks; start the trial again after it."""
+        rows = min(self._call("probe", timeout))
+        self._call("set_micro_batch", timeout, rows)
+        return int(rows)
+
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
         """Write the trial's state from all ranks; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
         return dict(self._call("save", timeout, folder)[0])

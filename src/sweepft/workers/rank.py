@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,15 @@ class Rank:
     def evaluate(self) -> dict[str, Any]:
         """Held-out losses (see ``TrialRunner.evaluate``)."""
         return self._only_first(self._runner.evaluate())
+
+    def probe(self) -> int:
+        """Rows a rank can run at once (see ``TrialRunner.probe``)."""
+        return int(self._runner.probe())
+
+    def set_micro_batch(self, rows: int) -> None:
+        """Run that many rows at once from now on."""
+        self._plan = replace(self._plan, micro_batch=rows)
+        self._runner.set_micro_batch(rows)
 
     def save(self, folder: str) -> dict[str, Any]:
         """Write the trial's state (see ``TrialRunner.save``)."""

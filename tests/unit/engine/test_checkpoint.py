@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks
-
 from sweepft.engine.checkpoint import free_space_problem
 
 A = trial("A", batch_size=12, planned_steps=6, weight_decay=0.1)
@@ -90,7 +90,7 @@ def twice(runner, folder: Path, first):
     for samples in (24, 48):
         runner.run(samples)
         runner.save(str(folder / str(samples)))
-    return None
+    return
 
 
 def test_only_the_newest_state_is_kept_and_it_is_complete(tiny_model_dir, tmp_path):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from support.engine_material import engine_plan, trial
 from support.ranks import run_trials
-
 from sweepft.data import SampleOrder, TokenSet
 from sweepft.engine.schedules import lr_at
 

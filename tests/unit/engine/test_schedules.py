@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -88,7 +89,7 @@ def test_stays_between_zero_and_the_peak(schedule, total, warmup, floor, decay):
     rates = ours(schedule, min(warmup, total), total, min_lr_ratio=floor, decay_fraction=decay)
     assert all(0 <= r <= PEAK * (1 + 1e-12) for r in rates)
     after = rates[min(warmup, total) :]
-    assert all(a >= b - 1e-15 for a, b in zip(after, after[1:], strict=False))
+    assert all(a >= b - 1e-15 for a, b in itertools.pairwise(after))
 
 
 def test_an_unknown_schedule_is_refused_by_name():

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+
 from support.engine_material import engine_plan, trial
 from support.ranks import run_trials
-
 from sweepft.engine.zero import RESET_IN_PLACE
 
 A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)

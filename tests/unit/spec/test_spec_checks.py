@@ -196,3 +196,11 @@ def test_a_budget_in_tokens_is_checked_once_it_is_known(loaded: Callable[..., Sw
         "search.space.batch_size.choice.1",
         "search.space.warmup.choice.0",
     }
+
+
+def test_micro_batch_auto_asks_only_that_ranks_share_evenly(problems: Callable[..., list[Problem]]) -> None:
+    auto = ("train.micro_batch=auto", "resources.workers_per_trial=4", *NO_START)
+    assert problems(*auto, "search.space.batch_size.choice=[4, 12]") == []
+    (problem,) = problems(*auto, "search.space.batch_size.choice=[4, 10]")
+    assert problem.rule == "is not a multiple of workers_per_trial 4"
+    assert problem.remedy.startswith("use 8 or 12")
