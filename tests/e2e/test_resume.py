@@ -95,9 +95,9 @@ def check_resumed(run: Path, undisturbed: Path) -> None:
     last_end = {r["trial_id"]: r["seq"] for r in rows if r["kind"] == "end"}
     trained_after = [r for r in rows if r["kind"] == "steps" and r["seq"] > last_end[r["trial_id"]]]
     assert trained_after == [], "no finished trial is trained again"
-    study, _ = open_study(run / STUDY_FILE, "tiny")
+    study, _ = open_study(run / STUDY_FILE, RunView.load(run).name)
     told = {t.user_attrs["trial_id"]: t.params for t in study.trials if "trial_id" in t.user_attrs}
-    other, _ = open_study(undisturbed / STUDY_FILE, "tiny")
+    other, _ = open_study(undisturbed / STUDY_FILE, RunView.load(undisturbed).name)
     assert told == {t.user_attrs["trial_id"]: t.params for t in other.trials if "trial_id" in t.user_attrs}
 
 

@@ -35,12 +35,12 @@ def describe(row: Row, view: RunView) -> str | None:
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.config)}"
     if kind == "eval":
         return (
-            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} samples={row['samples_seen']}"
+            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} samples={int(row['samples_seen'])}"
             f" eval_loss={row['objective']:.4f}"
         )
     if kind == "verdict" and row["action"] != "continue":
         return (
-            f"trial {row['action']}: trial={trial.trial_id} samples={row['samples_seen']} rule={row['rule']}"
+            f"trial {row['action']}: trial={trial.trial_id} samples={int(row['samples_seen'])} rule={row['rule']}"
             f" reason={row['reason']!r}"
         )
     if kind == "fault":
