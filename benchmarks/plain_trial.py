@@ -53,11 +53,11 @@ def train(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | Non
         tokens = int(rows.targets[indices].sum())
         total = torch.zeros((), dtype=torch.float64)
         for micro in cut(rows.lengths[indices], world, int(job["micro_batch"]))[rank]:
-            loss = _loss_sum(engine, rows, indices[micro.rows], job["pad_id"])
+            token_losses = _token_losses(engine, rows, indices[micro.rows], job["pad_id"])
             # DeepSpeed divides by accumulation steps and averages over ranks; the batch's loss is one token mean.
-            engine.backward(loss / tokens * world, scale_wrt_gas=False)
+            engine.backward(token_losses.sum() / tokens * world, scale_wrt_gas=False)
             engine.step()
-            total += loss.detach().double()
+            total += token_losses.detach().double().sum()
         dist.all_reduce(total)
         losses.append(float(total) / tokens)
         if step + 1 in job["eval_steps"]:
@@ -100,8 +100,8 @@ def _engine(job: Mapping[str, Any], steps: int, world: int) -> Any:
     return engine
 
 
-def _loss_sum(engine: Any, rows: Any, indices: Any, pad_id: int) -> Any:
-    """Summed cross-entropy of the target tokens of these rows."""
+def _token_losses(engine: Any, rows: Any, indices: Any, pad_id: int) -> Any:
+    """Cross-entropy of each target token of these rows."""
     import torch
     import torch.nn.functional as F
 
@@ -111,7 +111,7 @@ def _loss_sum(engine: Any, rows: Any, indices: Any, pad_id: int) -> Any:
     logits = engine(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     targets = labels[:, 1:]
     wanted = targets != -100
-    return F.cross_entropy(logits[wanted], targets[wanted], reduction="sum")
+    return F.cross_entropy(logits[wanted], targets[wanted], reduction="none")
 
 
 def _evaluate(engine: Any, held: Any, world: int, rank: int, job: Mapping[str, Any]) -> float:
@@ -125,7 +125,7 @@ def _evaluate(engine: Any, held: Any, world: int, rank: int, job: Mapping[str, A
     with torch.no_grad():
         for micro in cut(np.asarray(held.lengths), world, int(job["micro_batch"]))[rank]:
             if len(micro.rows):
-                total += _loss_sum(engine, held, micro.rows, job["pad_id"]).double()
+                total += _token_losses(engine, held, micro.rows, job["pad_id"]).double().sum()
     engine.train()
     dist.all_reduce(total)
     return float(total) / int(held.targets.sum())

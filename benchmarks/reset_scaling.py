@@ -155,7 +155,7 @@ def bare_seconds(n: int, precision: str, repeat: int) -> tuple[float, int]:
             moment.zero_()
 
     width = BYTES[precision]
-    return min(seconds(bare) for _ in range(repeat)), n * (2 * width + (width + 4) + 8)
+    return min(seconds(bare) for _ in range(4 * repeat)), n * (2 * width + (width + 4) + 8)
 
 
 def seconds(action: Callable[[], object]) -> float:
