@@ -35,7 +35,7 @@ def memory_over_trials(runner, reset_in_place):
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", [2, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 3))])
 def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
     plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
     after, warm = on_ranks(memory_over_trials, 2, plan, None)
