@@ -35,8 +35,8 @@ def describe(row: Row, view: RunView) -> str | None:
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.config)}"
     if kind == "eval":
         return (
-            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} samples={int(row['samples_seen'])}"
-            f" eval_loss={row['objective']:.4f}"
+            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} "
+            f"samples={int(row['samples_seen'])} eval_loss={row['objective']:.4f}"
         )
     if kind == "verdict" and row["action"] != "continue":
         return (
