@@ -47,9 +47,6 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     warning = None
     started = not ray.is_initialized()
     if started and address is None:
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "token"
-        )  # Ray's default, said aloud: otherwise it prints a notice
         cpus, warning = local_cpus(spec)
         ray.init(
             num_cpus=cpus,
