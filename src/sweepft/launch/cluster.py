@@ -57,6 +57,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         )
     elif started:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+    _log_to(run_dir / "logs" / "driver.log")  # once more: ray.init brings handlers of its own
     try:
         check_cluster(spec)
         yield warning
