@@ -12,6 +12,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 ├── TrialError                one trial cannot go on
 │   ├── RankMismatch          ranks disagree on config, data, weights or versions
 │   ├── RankFailed            a rank died or raised
+│   │   ├── RankDied          a rank's process is gone
 │   │   └── RankOutOfMemory   a rank ran out of device memory
 │   └── RankHung              a rank gave no sign of life in time
 └── ReplayError               recorded curves cannot be read or mapped
@@ -31,6 +32,7 @@ __all__ = [
     "LedgerVersion",
     "Problem",
     "ProblemsError",
+    "RankDied",
     "RankFailed",
     "RankHung",
     "RankMismatch",
@@ -130,6 +132,10 @@ class RankMismatch(TrialError):
 
 class RankFailed(TrialError):
     """A rank died or raised."""
+
+
+class RankDied(RankFailed):
+    """A rank's process is gone."""
 
 
 class RankOutOfMemory(RankFailed):

@@ -82,7 +82,7 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     assert killed
     assert losses(done) == undisturbed
     (fault,) = faults(run)
-    assert fault["error"] == "RankFailed"
+    assert fault["error"] == "RankDied"
     assert "died" in fault["message"]
     assert fault["action"] == "ranks rebuilt"
     attempts = done.view.trials[fault["trial_id"]].attempts

@@ -11,10 +11,14 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import RankFailed, RankHung, RankMismatch, RankOutOfMemory
+from sweepft.errors import RankDied, RankFailed, RankHung, RankMismatch, RankOutOfMemory
 from sweepft.workers.rank import Rank
 
 __all__ = ["WorkerGroup", "WorkerShape"]
+
+
+_AFTERMATH = 2.0
+"""Seconds in which the other ranks show what a failure has done to them."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +128,36 @@ class WorkerGroup:
             index = futures[done[0]]
             try:
                 results[index] = ray.get(done[0])
-            except ray.exceptions.RayActorError as error:
-                raise RankFailed(f"{method}: rank {index} died: {_first_line(error)}") from error
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause or error
-                kind = RankOutOfMemory if type(cause).__name__ == "OutOfMemoryError" else RankFailed
-                raise kind(f"{method}: rank {index} raised {_first_line(cause)}") from error
+            except ray.exceptions.RayError:
+                # A rank's death shows in the others as a broken collective: give them a moment, then name the cause.
+                late, _ = (
+                    ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH) if pending else ([], [])
+                )
+                failures = [
+                    f for f in (_failure(method, futures[d], d) for d in (*done, *late)) if f is not None
+                ]
+                raise min(failures, key=_by_cause) from None
         return results
+
+
+def _failure(method: str, index: int, future: Any) -> RankFailed | None:
+    """What went wrong on a rank, or None."""
+    try:
+        ray.get(future)
+    except ray.exceptions.RayActorError as error:
+        return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause or error
+        kind = RankOutOfMemory if type(cause).__name__ == "OutOfMemoryError" else RankFailed
+        return kind(f"{method}: rank {index} raised {_first_line(cause)}")
+    return None
+
+
+def _by_cause(failure: RankFailed) -> int:
+    """Death before out of memory before what a rank raises when another one is gone."""
+    return next(
+        i for i, kind in enumerate((RankDied, RankOutOfMemory, RankFailed)) if isinstance(failure, kind)
+    )
 
 
 def _same(fingerprints: list[dict[str, str]], trial_id: str) -> None:
