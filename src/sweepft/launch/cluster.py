@@ -78,6 +78,9 @@ def _log_to(file: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("ray", "sweepft", "optuna", "py.warnings"):
         logger = logging.getLogger(name)
+        for old in logger.handlers:
+            if isinstance(old, logging.FileHandler):
+                old.close()  # of a sweep before this one in the same process
         logger.handlers = [handler]
         logger.propagate = False
     logging.captureWarnings(True)
