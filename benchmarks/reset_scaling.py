@@ -167,7 +167,7 @@ def seconds(action: Callable[[], object]) -> float:
 def paper(parameters: float = 7e9, gpus: int = 8) -> dict[str, dict[str, float]]:
     """Seconds of a reset of 7B parameters in bf16 on 8 GPUs, from assumed bandwidths. Not measured.
 
-    Assumed: 20 GB/s from a file's page cache to a GPU (PCIe 4.0 x16 has 32 GB/s a direction by specification, and mapped
+    Assumed: 20 GB/s from the page cache to a GPU (PCIe 4.0 x16 has 32 GB/s a direction by specification, and mapped
     pages are not pinned; the 20 is a guess), 160 GB/s out of host memory for all GPUs of a node together (8 x 20, a
     guess), and 2,000 GB/s of GPU memory (A100 80 GB: 1,935 or 2,039 by specification). Left out: converting the
     masters from bf16 to float32 on the CPU.
