@@ -12,32 +12,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
-from pathlib import Path
 
-from sweepft.engine.collective import own_tools_first
+from sweepft.engine.collective import own_tools_first, remove_stale_lock
 
-__all__ = ["main", "remove_stale_lock"]
-
-_OP = "deepspeed_shm_comm"
-_STALE_SECONDS = 600.0
-
-
-def remove_stale_lock(extension_dir: Path, now: float | None = None) -> bool:
-    """Remove a build lock older than ten minutes, left by a build that was killed.
-
-    Returns:
-        True when a lock was removed.
-    """
-    lock = extension_dir / "lock"
-    try:
-        age = (time.time() if now is None else now) - lock.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    if age < _STALE_SECONDS:
-        return False
-    lock.unlink(missing_ok=True)
-    return True
+__all__ = ["main"]
 
 
 def main() -> int:
@@ -54,9 +32,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    from torch.utils.cpp_extension import _get_build_directory
-
-    remove_stale_lock(Path(_get_build_directory(_OP, verbose=False)))
+    remove_stale_lock()
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     try:

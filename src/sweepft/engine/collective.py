@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 import torch
 
-__all__ = ["join", "leave", "own_tools_first"]
+__all__ = ["join", "leave", "own_tools_first", "remove_stale_lock"]
+
+_OP = "deepspeed_shm_comm"
+_STALE_SECONDS = 600.0
 
 
 def join(rank: int, world_size: int, address: str, port: int, threads: int, use_gpu: bool) -> torch.device:
@@ -24,6 +28,8 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, use_
         use_gpu: Whether this rank was given a GPU.
     """
     own_tools_first()
+    if not use_gpu:
+        remove_stale_lock()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK="0",  # Ray shows each rank only its own device
@@ -53,6 +59,30 @@ def own_tools_first() -> None:
     own = str(Path(sys.executable).parent)
     rest = [p for p in os.environ.get("PATH", "").split(os.pathsep) if p != own]
     os.environ["PATH"] = os.pathsep.join([own, *rest])
+
+
+def remove_stale_lock(extension_dir: Path | None = None, now: float | None = None) -> bool:
+    """Remove the lock of a build of DeepSpeed's communication op that was killed: every later start would wait for it.
+
+    Args:
+        extension_dir: Where the op is built; by default where torch builds it.
+        now: Unix seconds; by default the clock.
+    Returns:
+        True when a lock older than ten minutes was removed.
+    """
+    if extension_dir is None:
+        from torch.utils.cpp_extension import _get_build_directory
+
+        extension_dir = Path(_get_build_directory(_OP, verbose=False))
+    lock = extension_dir / "lock"
+    try:
+        age = (time.time() if now is None else now) - lock.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    if age < _STALE_SECONDS:
+        return False
+    lock.unlink(missing_ok=True)
+    return True
 
 
 def leave() -> None:
