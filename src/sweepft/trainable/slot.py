@@ -117,14 +117,13 @@ class Slot(tune.Trainable):
         """End the ranks and note the fault; whether the next ``_advance`` may try again with new ones."""
         self._close_ranks()
         self._begun = False
-        again = True
-        if isinstance(error, RankOutOfMemory) and self._plan.engine.micro_batch > 1:
-            action = self._halve_micro_batch()
+        again, action = False, "given up"
+        if isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
+            if self._plan.engine.micro_batch > 1:
+                again, action = True, self._halve_micro_batch()
         elif isinstance(error, RankFailed | RankHung) and self._rebuilds < self._plan.max_rebuilds:
             self._rebuilds += 1
-            action = "ranks rebuilt"
-        else:
-            again, action = False, "given up"
+            again, action = True, "ranks rebuilt"
         lost = time.monotonic() - self._since
         self._faults.append(
             {"error": type(error).__name__, "message": str(error), "action": action, "lost_seconds": lost}
