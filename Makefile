@@ -23,7 +23,7 @@ setup: $(STAMP) ## make .venv, install, build DeepSpeed's CPU communication op o
 demo: $(STAMP) ## run the embedded sweep: 12 trials on data and a model it makes itself
 	$(BIN)/sweepft demo
 
-test: $(STAMP) ## the test-suite (under 15 minutes on 2 cores)
+test: $(STAMP) ## the test-suite
 	$(BIN)/python -m pytest -m "not full and not gpu"
 
 test-full: $(STAMP) ## all tests, the slow ones too
