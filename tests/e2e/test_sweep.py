@@ -107,6 +107,21 @@ def test_ranks_live_from_trial_to_trial(finished):
     assert sum(not s["warm"] for s in starts) == len({s["slot"] for s in starts})
 
 
+def test_all_time_of_a_slot_is_in_the_ledger(finished):
+    """Between a slot's first hold and its last result, no second is without a phase."""
+    run, done = finished
+    rows = read_ledger(run)
+    between = [r for r in rows if r["kind"] == "cost" and r["trial_id"] is None]
+    slots = {r["slot"] for r in rows if r["kind"] == "start"}
+    assert sorted(r["slot"] for r in between if r["phase"] == "startup") == sorted(slots)
+    assert sum(r["phase"] == "idle" for r in between) == len(done.view.trials) - len(slots)
+    for slot in slots:
+        costs = [r for r in rows if r["kind"] == "cost" and r["slot"] == slot]
+        begun = min(t.proposed for t in done.view.trials.values() if t.attempts[0].slot == slot)
+        told = sum(r["seconds"] for r in costs)
+        assert told == pytest.approx(costs[-1]["time"] - begun, rel=0.05)
+
+
 def test_the_run_folder_holds_report_logs_and_spec(finished):
     run, done = finished
     for name in ("spec.yaml", "ranked.csv", "report.json", "report.html", "ledger/ledger.jsonl"):

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import sweepft
+from sweepft.data import Prepared
 from sweepft.errors import StorageError, SweepftError
 from sweepft.spec import SweepSpec, dump
 
-__all__ = ["make_run_folder", "provenance", "spec_digest"]
+__all__ = ["make_run_folder", "sweep_row"]
 
 _PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
 
@@ -40,14 +41,16 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
 
 
-def spec_digest(spec: SweepSpec) -> str:
-    """SHA-256 of the resolved spec."""
-    return hashlib.sha256(json.dumps(spec.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def provenance() -> dict[str, Any]:
-    """Versions, hardware, git commit and command, as the ledger's ``sweep`` row wants them."""
+def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """What is asked and where it runs, as the ledger's ``sweep`` row wants it."""
+    resolved = spec.to_dict()
     return {
+        "name": spec.name,
+        "spec": resolved,
+        "spec_digest": hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest(),
+        "seed": spec.search.seed,
+        "budget_samples": prepared.budget_samples,
+        "data": prepared.model_dump(mode="json"),
         "sweepft_version": sweepft.__version__,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "hardware": {

@@ -16,7 +16,7 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
-from sweepft.launch.folder import provenance, spec_digest
+from sweepft.launch.folder import sweep_row
 from sweepft.recorder import Ledger, Row, RunView, read_ledger
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -63,17 +63,7 @@ def resume_sweep(
         prepared = prepare_in_child(spec, run_dir / "cache")
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
-        recorder.write(
-            "sweep",
-            name=spec.name,
-            spec=spec.to_dict(),
-            spec_digest=spec_digest(spec),
-            seed=spec.search.seed,
-            budget_samples=prepared.budget_samples,
-            data=prepared.model_dump(mode="json"),
-            resumed=True,
-            **provenance(),
-        )
+        recorder.write("sweep", resumed=True, **sweep_row(spec, prepared))
         rows, reported = whole_results(rows)
         rows += _end_what_has_ended(recorder, rows)
         proposer = Proposer(spec, run_dir / STUDY_FILE)

@@ -10,7 +10,7 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import SpecError
 from sweepft.launch.conduct import Finished, conduct
-from sweepft.launch.folder import make_run_folder, provenance, spec_digest
+from sweepft.launch.folder import make_run_folder, sweep_row
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -43,16 +43,7 @@ def run_sweep(
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
         recorder = Recorder(ledger, RunView())
-        recorder.write(
-            "sweep",
-            name=spec.name,
-            spec=spec.to_dict(),
-            spec_digest=spec_digest(spec),
-            seed=spec.search.seed,
-            budget_samples=prepared.budget_samples,
-            data=prepared.model_dump(mode="json"),
-            **provenance(),
-        )
+        recorder.write("sweep", **sweep_row(spec, prepared))
         return conduct(
             spec,
             prepared,

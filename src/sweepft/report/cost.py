@@ -22,10 +22,10 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
         view: The sweep.
         trials: Its `trial_record`s.
     Returns:
-        ``unit`` (``gpu_seconds`` or ``slot_seconds``), ``by_phase``, ``used``, ``slots``, ``wall_seconds``,
-        ``capacity`` (slots x wall), ``unaccounted``, ``saved``, ``saved_share`` (of what a run without
-        stops would have taken), ``audit`` (spent on trials after they were condemned: already not in
-        ``saved``), ``lost_to_faults``.
+        ``unit`` (``gpu_seconds`` or ``slot_seconds``), ``by_phase``, ``used``, ``slots`` (at once),
+        ``wall_seconds``, ``capacity`` (slots x wall, summed over resumes), ``unaccounted``, ``saved``,
+        ``saved_share`` (of what a run without stops would have taken), ``audit`` (spent on trials after they were
+        condemned: already not in ``saved``), ``lost_to_faults``.
     """
     gpus = max((t["gpus"] for t in trials), default=0.0)
     unit = "gpu_seconds" if gpus > 0 else "slot_seconds"
@@ -44,15 +44,15 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
                 by_phase[phase] = by_phase.get(phase, 0.0) + seconds * weigh(t)
     used = sum(t["seconds"] * weigh(t) for t in trials)
     saved = sum(t["saved_seconds"] * weigh(t) for t in trials)
-    slots = {a.slot for trial in view.trials.values() for a in trial.attempts}
-    slots |= {row["slot"] for row in view.costs if row.get("slot") is not None}
     wall = sum(last - first for first, last in view.sessions)
-    capacity = len(slots) * wall * (gpus if gpus > 0 else 1.0)
+    slots = [_slots(view, first, last) for first, last in view.sessions]
+    by_session = zip(slots, view.sessions, strict=True)
+    capacity = sum(n * (last - first) for n, (first, last) in by_session) * (gpus if gpus > 0 else 1.0)
     return {
         "unit": unit,
         "by_phase": by_phase,
         "used": used,
-        "slots": len(slots),
+        "slots": max(slots, default=0),
         "wall_seconds": wall,
         "capacity": capacity,
         "unaccounted": max(0.0, capacity - sum(by_phase.values())),
@@ -62,6 +62,14 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
         "lost_to_faults": sum(float(f.get("lost_seconds") or 0.0) for f in view.faults)
         * (gpus if gpus > 0 else 1.0),
     }
+
+
+def _slots(view: RunView, first: float, last: float) -> int:
+    """Slots at work at once in one run of the driver; a slot whose coordinator was replaced counts once."""
+    seen = {row["slot"] for row in view.costs if first <= row["time"] <= last and row.get("slot") is not None}
+    seen = seen or {a.slot for trial in view.trials.values() for a in trial.attempts}
+    at_once = (view.spec.get("resources") or {}).get("concurrent_trials")
+    return len(seen) if at_once is None else min(len(seen), int(at_once))
 
 
 def audit_seconds(view: RunView, record: dict[str, Any]) -> float:

@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -113,28 +113,10 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
         limit: Trials shown at most.
     """
     summary = summary or summarise(view)
-    table = Table(expand=False, header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("#", justify="right", no_wrap=True)
-    table.add_column("trial", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("held-out\nloss", justify="right", no_wrap=True)
-    for key in summary["swept"]:
-        # A name broken between its words keeps the column narrow.
-        name = shorten(one_line(key.rsplit(".", 1)[-1]), 24).replace("_", "\n")
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    for t in summary["trials"][:limit]:
-        loss = "—" if t["objective"] is None else f"{t['objective']:.4f}"
-        if t["objective"] is not None and t["objective_stderr"] is not None:
-            loss += f" ±{t['objective_stderr']:.3f}"
-        cells = ["—" if t["rank"] is None else str(t["rank"]), shorten(one_line(t["trial_id"]), 24)]
-        row = [Text(c) for c in cells]
-        status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['reach'])}"
-        row += [Text(status, style=STYLES.get(t["status"], "dim")), Text(loss)]
-        row += [Text(_brief(t["config"].get(k))) for k in summary["swept"]]
-        row += [Text(duration(t["seconds"]))]
-        table.add_row(*row, style="bold" if t["rank"] == 1 else None)
-    parts: list[RenderableType] = [Text(summary["answer"]["headline"], style="bold"), table]
+    parts: list[RenderableType] = [
+        Text(summary["answer"]["headline"], style="bold"),
+        _Ranking(summary, limit),
+    ]
     if len(summary["trials"]) > limit:
         parts.append(Text(f"… and {len(summary['trials']) - limit} more in ranked.csv", style="dim"))
     # Reasons are sentences: beside a wide space they would leave no room for the settings.
@@ -146,6 +128,55 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
     parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
     parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
     return Group(*parts)
+
+
+class _Ranking:
+    """The table of trials with as many settings as the terminal has room for: nothing shown is cut."""
+
+    def __init__(self, summary: dict[str, Any], limit: int) -> None:
+        self._trials = summary["trials"][:limit]
+        self._swept = list(summary["swept"])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for shown in range(len(self._swept), -1, -1):
+            table = self._table(self._swept[:shown])
+            if console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width:
+                break
+        yield from (Text(), table, Text())
+        if shown < len(self._swept):
+            left = ", ".join(one_line(key) for key in self._swept[shown:])
+            yield Text(f"no room here for {left}: see ranked.csv", style="dim")
+
+    def _table(self, swept: list[str]) -> Table:
+        table = Table(
+            expand=False,
+            header_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+            pad_edge=False,
+        )
+        table.add_column("#", justify="right", no_wrap=True)
+        table.add_column("trial", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        table.add_column("held-out\nloss", justify="right", no_wrap=True)
+        for key in swept:
+            # A name broken between its words keeps the column narrow.
+            name = shorten(one_line(key.rsplit(".", 1)[-1]), 24).replace("_", "\n")
+            table.add_column(Text(name), justify="right", no_wrap=True)
+        table.add_column("time", justify="right", no_wrap=True)
+        for t in self._trials:
+            loss = "—" if t["objective"] is None else f"{t['objective']:.4f}"
+            if t["objective"] is not None and t["objective_stderr"] is not None:
+                loss += f" ±{t['objective_stderr']:.3f}"
+            cells = ["—" if t["rank"] is None else str(t["rank"]), shorten(one_line(t["trial_id"]), 24)]
+            row = [Text(c) for c in cells]
+            status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['reach'])}"
+            row += [Text(status, style=STYLES.get(t["status"], "dim")), Text(loss)]
+            row += [Text(_brief(t["config"].get(k))) for k in swept]
+            row += [Text(duration(t["seconds"]).replace(" min", "m").replace(" ", ""))]
+            table.add_row(*row, style="bold" if t["rank"] == 1 else None)
+        return table
 
 
 def _brief(value: Any) -> str:

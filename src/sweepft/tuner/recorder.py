@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -68,6 +69,8 @@ class LedgerCallback(tune.Callback):
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
+        self._taken: dict[str, float] = {}
+        self._slots: dict[str, tuple[str, float]] = {}
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -80,6 +83,7 @@ class LedgerCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot."""
         config = trial.config
+        self._taken[config["trial_id"]] = time.monotonic()
         if config["trial_id"] in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
@@ -108,9 +112,8 @@ class LedgerCallback(tune.Callback):
         self._write_verdicts()
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
-            self._recorder.write(
-                "cost", trial_id=name, slot=result["slot"], phase=phase, seconds=seconds, gpus=self._gpus
-            )
+            self._write_cost(name, result["slot"], phase, seconds)
+        self._write_between(name, result)
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
@@ -131,6 +134,18 @@ class LedgerCallback(tune.Callback):
             message=message, action="given up",
         )  # fmt: skip
         self._end(name, Outcome("failed", None, message), result)
+
+    def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
+        self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
+
+    def _write_between(self, name: str, result: dict[str, Any]) -> None:
+        """The slot's time before this trial that is no trial's: its start, or its wait for this proposal."""
+        slot, now = result["slot"], time.monotonic()
+        before, since = self._slots.get(slot, (None, self._taken[name]))
+        if before != name:
+            seconds = max(0.0, now - since - sum(result["phase_seconds"].values()))
+            self._write_cost(None, slot, "startup" if before is None else "idle", seconds)
+        self._slots[slot] = (name, now)
 
     def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
         """Faults since the last result; whether there were any."""

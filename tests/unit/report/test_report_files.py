@@ -275,6 +275,17 @@ def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
     assert json.loads(paths["json"].read_text(encoding="utf-8"))["name"] == HOSTILE[1]
 
 
+@pytest.mark.parametrize("width", [120, 80, 60, 45])
+def test_a_narrow_terminal_shows_fewer_settings_and_cuts_none(run: Path, width: int) -> None:
+    view = RunView.load(run)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal(view, width)).splitlines()
+    assert max(map(len, shown)) <= width
+    rows = [line for line in shown if re.match(r" *([0-9]+|—)  t[0-9]+ ", line)]
+    assert len(rows) == min(30, len(view.trials))
+    assert not any("…" in line for line in rows)
+    assert any("no room here for" in line for line in shown) == (width < 80)
+
+
 @pytest.mark.full
 def test_two_thousand_trials_of_two_hundred_points_take_less_than_half_a_minute(tmp_path: Path) -> None:
     import time

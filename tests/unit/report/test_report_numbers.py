@@ -200,6 +200,20 @@ def test_cost_by_phase_adds_up_to_slots_times_wall() -> None:
     assert cost["unaccounted"] == pytest.approx(0, abs=1e-6)
 
 
+def test_slots_of_a_resumed_sweep_are_counted_as_they_stood_at_once() -> None:
+    sweep = Sweep().trial("t0", 10, "completed", 1.0)
+    sweep.now += 1000.0  # the machine was off
+    sweep.tell("sweep", name="s", spec={}, spec_digest="", seed=0, budget_samples=100, sweepft_version="0",
+               resumed=True)  # fmt: skip
+    sweep.trial("t1", 10, "completed", 2.0)
+    for row in sweep.rows:
+        if row["kind"] == "cost" and row["trial_id"] == "t1":
+            row["slot"] = 1  # another process
+    cost = sweep.report()["cost"]
+    assert cost["slots"] == 1
+    assert cost["unaccounted"] == pytest.approx(0, abs=1e-6)
+
+
 def test_gpu_time_is_counted_where_trials_hold_gpus() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0)
     for row in sweep.rows:
