@@ -110,11 +110,16 @@ def demo(out: Path) -> None:
 
 @cli.command()
 @_RUN
-def report(run: Path) -> None:
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0),
+    help="Price of a GPU-hour (on CPU, of a slot-hour), instead of the spec's resources.price_per_gpu_hour.",
+)
+def report(run: Path, price: float | None) -> None:
     """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
     from sweepft.report import write_report
 
-    for path in write_report(run).values():
+    for path in write_report(run, price=price).values():
         click.echo(path)
 
 

@@ -20,9 +20,9 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sweepft.recorder import RunView
-from sweepft.report.curves import page_curves, timeline
+from sweepft.report.curves import page_curves, timeline, waits
 from sweepft.report.summary import finite
-from sweepft.report.words import duration, number, percent, said, shorten
+from sweepft.report.words import duration, money, number, percent, said, shorten
 
 __all__ = ["render_page"]
 
@@ -43,6 +43,7 @@ def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -
         "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults")},
         "curves": finite(page_curves(view, order, summary["windows"])),
         "timeline": finite(timeline(view)),
+        "waits": finite(waits(view)),
         "space": (summary["provenance"]["spec"].get("search") or {}).get("space") or {},
         "refresh": REFRESH_SECONDS if live else 0,
     }
@@ -73,7 +74,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": duration, "number": number, "percent": percent, "shorten": shorten}
-    environment.filters["said"] = said
+    environment.filters |= {"said": said, "money": money}
     environment.filters["yaml_block"] = lambda v: yaml.safe_dump(
         v, sort_keys=False, allow_unicode=True
     ).strip()

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sweepft.recorder import RunView
 from sweepft.report.summary import summarise
-from sweepft.report.words import duration, number, one_line, percent, shorten
+from sweepft.report.words import duration, money, number, one_line, percent, shorten
 
 __all__ = ["CSV_COLUMNS", "markdown", "ranked_csv", "terminal_table"]
 
@@ -39,6 +39,7 @@ CSV_COLUMNS = (
 STYLES = {
     "completed": "blue",
     "stopped": "yellow",
+    "parked": "cyan",
     "diverged": "red",
     "failed": "magenta",
     "running": "green",
@@ -89,6 +90,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         f"- **Trials** {counts}",
         f"- **Cost** {duration(c['used'])} of {unit} time; "
         f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
+        *([f"- **Price** {_price(c)}"] if c["price"] else []),
     ]
     audits = summary["stops"]["audits"]
     rate, wrong = audits["rate"], "not measured"
@@ -126,6 +128,8 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
     c = summary["cost"]
     saved = f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})"
     parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
+    if c["price"]:
+        parts.append(Text(f"price: {_price(c)}", style="dim"))
     parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
     return Group(*parts)
 
@@ -177,6 +181,14 @@ class _Ranking:
             row += [Text(duration(t["seconds"]).replace(" min", "m").replace(" ", ""))]
             table.add_row(*row, style="bold" if t["rank"] == 1 else None)
         return table
+
+
+def _price(cost: dict[str, Any]) -> str:
+    p, unit = cost["price"], "GPU" if cost["unit"] == "gpu_seconds" else "slot"
+    return (
+        f"{money(p['paid'])} for all {unit} time at {money(p['per_hour'])} per {unit}-hour; "
+        f"stopping saved {money(p['saved'])}"
+    )
 
 
 def _brief(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,11 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    run_dir: str | os.PathLike[str], *, live: bool = False, view: RunView | None = None
+    run_dir: str | os.PathLike[str],
+    *,
+    live: bool = False,
+    view: RunView | None = None,
+    price: float | None = None,
 ) -> dict[str, Path]:
     """Make the report of a run, finished, running or crashed, from its ledger.
 
@@ -24,6 +29,7 @@ def write_report(
         run_dir: The run folder.
         live: Whether the page shall load itself again while it is open (during a sweep).
         view: The sweep, where it is at hand already; else the ledger is read.
+        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of the spec, if any.
     Returns:
         Paths of what was written: ``csv``, ``json``, ``md``, ``html``.
     Raises:
@@ -32,7 +38,7 @@ def write_report(
     """
     folder = Path(run_dir)
     view = view if view is not None else RunView.load(folder)
-    summary = summarise(view)
+    summary = summarise(view, price)
     contents = {
         "csv": ("ranked.csv", ranked_csv(summary)),
         "json": ("report.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),
@@ -49,7 +55,8 @@ def _write(path: Path, text: str) -> Path:
         temporary.write_bytes(text.encode("utf-8", "replace"))
         temporary.replace(path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path}: cannot write the report: {e.strerror or e}\n  Free space or make the folder writable; "
             "the ledger is whole, and `sweepft report` makes the report again."

@@ -26,7 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(run: Path) -> dict[str, Any]:
-    return summarise(RunView.load(run))
+    return summarise(RunView.load(run), price=2.5)
 
 
 @pytest.fixture(scope="module")
