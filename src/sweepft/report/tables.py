@@ -16,9 +16,9 @@ from rich.text import Text
 
 from sweepft.recorder import RunView
 from sweepft.report.summary import summarise
-from sweepft.report.words import duration, money, number, one_line, percent, shorten
+from sweepft.report.words import duration, money, number, one_line, percent, said, shorten
 
-__all__ = ["CSV_COLUMNS", "markdown", "ranked_csv", "terminal_table"]
+__all__ = ["CSV_COLUMNS", "comparison_markdown", "markdown", "ranked_csv", "terminal_table"]
 
 CSV_COLUMNS = (
     *(
@@ -104,6 +104,50 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     ]
     lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)
+
+
+def comparison_markdown(comparison: dict[str, Any]) -> str:
+    """Several sweeps for a pull request: the best of each, its cost, and where the specs differ."""
+    names = (
+        "sweep",
+        "status",
+        "best trial",
+        "held-out loss",
+        "behind",
+        "settings",
+        "trials",
+        "time held",
+        "saved",
+        "price",
+    )
+    lines = ["# Sweeps compared", "", _md(comparison["headline"]), "", "| " + " | ".join(names) + " |"]
+    lines.append("|" + " --- |" * len(names))
+    for s in comparison["sweeps"]:
+        w, c, behind = s["winner"] or {}, s["cost"], s["behind"]
+        stderr = f" ± {w['stderr']:.4f}" if w.get("stderr") is not None else ""
+        cells = [
+            *(s["label"], s["status"], w.get("trial_id") or "—"),
+            f"{w['objective']:.4f}{stderr}" if w else "—",
+            f"{behind['value']:.4f}, {behind['text']}"
+            if behind
+            else "best"
+            if s["label"] == comparison["best"]
+            else "—",
+            ", ".join(f"{k} = {number(v)}" for k, v in (w.get("config") or {}).items()),
+            f"{s['trials']} ({', '.join(f'{n} {status}' for status, n in s['counts'].items())})",
+            f"{duration(c['capacity'])} of {'GPU' if c['unit'] == 'gpu_seconds' else 'slot'} time",
+            percent(c["saved_share"]),
+            money(c["price"]["paid"]) if c["price"] else "—",
+        ]
+        lines.append("| " + " | ".join(_md(cell) for cell in cells) + " |")
+    lines += ["", "## Where the specs differ", ""]
+    if not comparison["differences"]:
+        return "\n".join([*lines, "Nowhere.", ""])
+    heads = ["key", *(s["label"] for s in comparison["sweeps"])]
+    lines += ["| " + " | ".join(_md(h) for h in heads) + " |", "|" + " --- |" * len(heads)]
+    for d in comparison["differences"]:
+        lines.append("| " + " | ".join(_md(said(c)) for c in (d["key"], *d["values"])) + " |")
+    return "\n".join([*lines, ""])
 
 
 def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: int = 30) -> RenderableType:

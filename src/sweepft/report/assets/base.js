@@ -184,3 +184,17 @@ function check(host, text, value, change) {
   box.checked = value;
   host.append(make("label", {}, box, text));
 }
+
+// The button between light and dark, and charts that follow it and the width of the window.
+function themeButton() {
+  const chosen = memory.get("theme", null);
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  $("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    memory.set("theme", document.documentElement.dataset.theme);
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  let phone = isPhone();
+  addEventListener("resize", () => { if (isPhone() !== phone) { phone = isPhone(); redraw(); } });
+}

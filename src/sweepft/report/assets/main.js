@@ -52,16 +52,7 @@ $("trial").addEventListener("close", () => {
   history.replaceState(null, "", location.pathname + location.search);
 });
 
-const chosen = memory.get("theme", null);
-if (chosen) document.documentElement.dataset.theme = chosen;
-$("theme").addEventListener("click", () => {
-  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  memory.set("theme", document.documentElement.dataset.theme);
-  redraw();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-let phone = isPhone();
-addEventListener("resize", () => { if (isPhone() !== phone) { phone = isPhone(); redraw(); } });
+themeButton();
 
 const sections = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((e) => e.isIntersecting)) {
