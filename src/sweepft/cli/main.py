@@ -58,6 +58,22 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @cli.command()
+@_SPEC
+@_SET
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; a new one under runs/ by default.",
+)
+@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+    """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
+    from sweepft.launch.train import train_alone
+
+    _close(train_alone(spec, overrides, out or _new_folder("train"), address=address))
+
+
+@cli.command()
 @_RUN
 @_SET
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
@@ -135,6 +151,8 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
     paths = write_report(runs[0], price=price) if len(runs) == 1 else write_comparison(runs, out, price=price)
     for path in paths.values():
         click.echo(path)
+    if len(runs) == 1:
+        _make_best(runs[0])
 
 
 @cli.command()
@@ -190,6 +208,16 @@ def _check_rows(spec: SweepSpec) -> list[str]:
     return [*lines, *(f"  warning: {w}" for w in found.warnings)]
 
 
+def _make_best(run: Path) -> None:
+    """Make ``best/`` again where the run has a winner whose weights are there."""
+    from sweepft.best import write_best
+    from sweepft.recorder import RunView
+
+    view = RunView.load(run)
+    if view.best is not None and (run / "weights" / view.best.trial_id).is_dir():
+        click.echo(write_best(run, view))
+
+
 def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
@@ -204,8 +232,6 @@ def _close(finished: Finished) -> None:
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    if finished.weights is not None:
-        console.print(
-            f"the winner's weights: {finished.weights}", highlight=False, markup=False, soft_wrap=True
-        )
+    if finished.best is not None:
+        console.print(f"the winner: {finished.best}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(finished.exit_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import signal
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 from ray.tune import TuneError
 from rich.console import Console
 
+from sweepft.best import write_best
 from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.live import LiveReport
@@ -33,6 +35,8 @@ __all__ = ["Finished", "conduct"]
 
 _GIVE_UP_AFTER = 3
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -43,12 +47,14 @@ class Finished:
         view: The folded ledger.
         status: ``finished | limit | interrupted | failed``.
         reports: Report files by kind.
+        best: Folder of the winner, ready to use, or None where no trial has completed.
     """
 
     run_dir: Path
     view: RunView
     status: str
     reports: dict[str, Path]
+    best: Path | None = None
 
     @property
     def weights(self) -> Path | None:
@@ -128,7 +134,16 @@ def conduct(
     shutil.rmtree(
         run_dir / "cache" / "base", ignore_errors=True
     )  # as large as the model, and made again in seconds
-    return Finished(run_dir, recorder.view, status, write_report(run_dir))
+    return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+
+
+def _best(run_dir: Path, view: RunView) -> Path | None:
+    """Make ``best/``. The sweep is over and its ledger whole: what goes wrong here must not fail it."""
+    try:
+        return write_best(run_dir, view)
+    except Exception as error:
+        _log.warning("best/ not written: run=%s error=%r", run_dir, error)
+        return None
 
 
 def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:

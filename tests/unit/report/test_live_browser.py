@@ -40,10 +40,11 @@ def test_a_live_page_follows_the_sweep_in_its_place_and_ends_with_it(
     ledger.write_bytes(b"".join(lines))
     write_report(run)
     page.evaluate("touched = 0")
-    page.wait_for_function("D !== null && D.refresh === 0 && document.body.dataset.ready === 'all'")
+    page.wait_for_selector("#fresh", state="detached")
+    page.wait_for_selector("body[data-ready=all]")
     assert page.locator("#filter").input_value() == "cosine"
     assert page.evaluate("scrollY") == pytest.approx(500, abs=2)
-    assert page.locator("#fresh").count() == 0
+    assert page.evaluate("D.refresh") == 0
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
