@@ -119,7 +119,8 @@ def test_all_time_of_a_slot_is_in_the_ledger(finished):
         costs = [r for r in rows if r["kind"] == "cost" and r["slot"] == slot]
         begun = min(t.proposed for t in done.view.trials.values() if t.attempts[0].slot == slot)
         told = sum(r["seconds"] for r in costs)
-        assert told == pytest.approx(costs[-1]["time"] - begun, rel=0.05)
+        assert told >= 0.95 * (costs[-1]["time"] - begun)
+        assert told <= costs[-1]["time"] - rows[0]["time"]
 
 
 def test_the_run_folder_holds_report_logs_and_spec(finished):

@@ -69,7 +69,6 @@ class LedgerCallback(tune.Callback):
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
-        self._taken: dict[str, float] = {}
         self._slots: dict[str, tuple[str, float]] = {}
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
@@ -83,7 +82,6 @@ class LedgerCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot."""
         config = trial.config
-        self._taken[config["trial_id"]] = time.monotonic()
         if config["trial_id"] in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
@@ -113,7 +111,7 @@ class LedgerCallback(tune.Callback):
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
-        self._write_between(name, result)
+        self._write_between(name, result, trial.config["proposed_at"])
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
@@ -138,10 +136,10 @@ class LedgerCallback(tune.Callback):
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
-    def _write_between(self, name: str, result: dict[str, Any]) -> None:
+    def _write_between(self, name: str, result: dict[str, Any], proposed_at: float) -> None:
         """The slot's time before this trial that is no trial's: its start, or its wait for this proposal."""
         slot, now = result["slot"], time.monotonic()
-        before, since = self._slots.get(slot, (None, self._taken[name]))
+        before, since = self._slots.get(slot, (None, proposed_at))
         if before != name:
             seconds = max(0.0, now - since - sum(result["phase_seconds"].values()))
             self._write_cost(None, slot, "startup" if before is None else "idle", seconds)
