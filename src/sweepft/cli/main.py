@@ -109,12 +109,31 @@ def demo(out: Path) -> None:
 
 
 @cli.command()
-@_RUN
-def report(run: Path) -> None:
-    """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
-    from sweepft.report import write_report
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN...",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("comparison"),
+    show_default=True,
+    help="Folder for the comparison of several runs.",
+)
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0),
+    help="Price of a GPU-hour (on CPU, of a slot-hour), instead of the spec's resources.price_per_gpu_hour.",
+)
+def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
+    """Write the report of RUN again, or compare several runs: finished, running or crashed ones, or copied folders."""
+    from sweepft.report import write_comparison, write_report
 
-    for path in write_report(run).values():
+    paths = write_report(runs[0], price=price) if len(runs) == 1 else write_comparison(runs, out, price=price)
+    for path in paths.values():
         click.echo(path)
 
 

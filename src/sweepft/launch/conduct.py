@@ -17,13 +17,14 @@ from rich.console import Console
 
 from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
+from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
-from sweepft.tuner.build import build_tuner
+from sweepft.tuner.build import build_callback, build_tuner
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
@@ -96,9 +97,11 @@ def conduct(
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
     recorder.listeners += [
         progress.on_row,
+        LiveReport(run_dir, recorder.view).on_row,
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
+    callback = build_callback(spec, recorder, scheduler, searcher)
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
@@ -108,7 +111,7 @@ def conduct(
             run_dir,
             searcher=searcher,
             scheduler=scheduler,
-            recorder=recorder,
+            callback=callback,
             winding=winding,
         )
         with _interrupts(winding, console), progress:
@@ -119,6 +122,7 @@ def conduct(
                     raise
                 raise recorder.failure from None
     searcher.proposer.close()
+    callback.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
     # As large as the model, and made again in seconds.

@@ -8,7 +8,6 @@ ones no better than by their last result.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +24,7 @@ class OptunaSearcher(Searcher):
 
     Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
     values, "settings": the trial's whole train section as plain data, "reported_samples": how far it had got when the
-    sweep was interrupted, "proposed_at": this process's monotonic seconds}``.
+    sweep was interrupted}``.
 
     Args:
         proposer: Where trials come from.
@@ -76,7 +75,6 @@ class OptunaSearcher(Searcher):
             "config": dict(proposal.config),
             "settings": settings.model_dump(mode="json"),
             "reported_samples": self.reported.get(proposal.trial_id, 0),
-            "proposed_at": time.monotonic(),
         }
 
     def set_outcome(

@@ -292,3 +292,6 @@ class Resources(Section):
     """Logical CPUs of a rank."""
     concurrent_trials: PositiveInt = 1
     """Trials at once."""
+    price_per_gpu_hour: NonNegative | None = None
+    """What a GPU-hour costs (on CPU, an hour of a slot), in any currency; reports then say what the sweep cost. Changes
+    nothing else, and may be changed on resume."""
