@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,10 @@ from rich.console import Console
 from sweepft.launch.conduct import Finished
 from sweepft.launch.run import run_sweep
 from sweepft.spec import SweepSpec, load
+
+_CACHE = Path(tempfile.mkdtemp(prefix="sweepft-test-cache-"))
+"""Token caches of all sweeps of the session: the same data are tokenised once."""
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 
 def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[str, Any]) -> Path:
@@ -52,5 +59,7 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
 def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ()) -> Finished:
     """Run it in this process's Ray session, its progress kept to itself."""
     loaded = spec if isinstance(spec, SweepSpec) else load(spec, overrides)
+    out.mkdir(exist_ok=True)
+    (out / "cache").symlink_to(_CACHE)
     with (out.parent / f"{out.name}.txt").open("w") as console:
         return run_sweep(loaded, out, console=Console(file=console))

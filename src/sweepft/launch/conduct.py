@@ -131,9 +131,8 @@ def conduct(
     callback.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
-    shutil.rmtree(
-        run_dir / "cache" / "base", ignore_errors=True
-    )  # as large as the model, and made again in seconds
+    # As large as the model, and made again in seconds.
+    shutil.rmtree(run_dir / "base", ignore_errors=True)
     return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
 
 

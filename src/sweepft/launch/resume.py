@@ -63,7 +63,7 @@ def resume_sweep(
             )
         spec = load(run_dir / "spec.yaml", overrides)
         _comparable(view.spec, spec)
-        prepared = prepare_in_child(spec, run_dir / "cache")
+        prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
         recorder.write("sweep", resumed=True, **sweep_row(spec, prepared))

@@ -60,7 +60,7 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     with (
         console.status("reading and tokenising the data") if console.is_terminal else contextlib.nullcontext()
     ):
-        prepared = prepare_in_child(spec, out / "cache")
+        prepared = prepare_in_child(spec, (out / "cache").resolve())
     problems = check_budget(spec, prepared.budget_samples)
     if problems:
         raise SpecError(problems)

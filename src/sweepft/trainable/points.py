@@ -9,6 +9,8 @@ from dataclasses import dataclass
 __all__ = ["ReportPoint", "report_points"]
 
 _REPORTS_PER_TRIAL = 20
+_STEPS_PER_REPORT = 3
+"""At least, between windows: a report costs some milliseconds, which only very fast trials notice."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,11 @@ def report_points(budget_samples: int, windows: Sequence[float], batch_size: int
 
     Points that fall into the same optimizer step become one: the later window counts.
     """
-    wanted = {math.ceil(budget_samples * i / _REPORTS_PER_TRIAL): None for i in range(1, _REPORTS_PER_TRIAL)}
-    fractions: dict[int, float | None] = dict(wanted)
+    steps = math.ceil(budget_samples / batch_size)
+    reports = max(1, min(_REPORTS_PER_TRIAL, steps // _STEPS_PER_REPORT))
+    fractions: dict[int, float | None] = {
+        math.ceil(budget_samples * i / reports): None for i in range(1, reports)
+    }
     fractions.update({math.ceil(budget_samples * w): w for w in sorted(windows)})
     fractions[budget_samples] = 1.0
     by_step: dict[int, ReportPoint] = {}

@@ -31,7 +31,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         largest_batch=_largest_batch(spec),
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
-        scratch=str(run_dir / "cache" / "base"),
+        scratch=str(run_dir / "base"),
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),
     )

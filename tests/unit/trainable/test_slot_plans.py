@@ -37,6 +37,14 @@ def test_a_window_is_reported_at_its_first_step():
 
 
 @pytest.mark.parametrize(
+    ("steps", "reports"),
+    [(1, 1), (2, 1), (5, 1), (6, 2), (30, 10), (60, 20), (61, 20), (10_000, 20)],
+)
+def test_a_trial_reports_twenty_times_but_not_more_often_than_every_third_step(steps, reports):
+    assert len(report_points(steps * 8, [], 8)) == reports
+
+
+@pytest.mark.parametrize(
     ("top", "random", "kept"),
     [(0, 0, set()), (1, 0, {"b"}), (2, 0, {"a", "b"}), (9, 0, {"a", "b", "c"})],
 )
