@@ -156,6 +156,17 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
 
 
 @cli.command()
+@_RUN
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def dashboard(run: Path, port: int) -> None:
+    """Open optuna-dashboard on the study of RUN, on this machine only (needs sweepft[dashboard])."""
+    from sweepft.search.dashboard import serve_dashboard
+
+    click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C ends it")
+    serve_dashboard(run, port)
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON schema of the spec, for editors."""
     from sweepft.spec import json_schema
