@@ -14,6 +14,8 @@ __all__ = ["SlotClock"]
 
 @dataclass
 class _Place:
+    """Accounted for up to ``since``; ``trial`` is what it works on."""
+
     since: float
     trial: str | None = None
 
@@ -47,10 +49,19 @@ class SlotClock:
         new = place is None
         if place is None:
             place = self._held[slot] = _Place(self._vacant())
-        seconds = max(0.0, now - place.since - sum(phases.values()))
+        told = sum(phases.values())
         first = place.trial != trial
-        place.since, place.trial = now, trial
+        seconds = max(0.0, now - place.since - told) if first else 0.0
+        # Not `now`: a result may come late, and what it was late by is told with a later one, once.
+        place.since += seconds + told
+        place.trial = trial
         return ("startup" if new else "idle", seconds) if first else None
+
+    def leave(self, trial: str) -> None:
+        """A trial is over for now; should it come back, even to the same slot, the time until then is the slot's."""
+        for place in self._held.values():
+            if place.trial == trial:
+                place.trial = None
 
     def lose(self, slot: str, now: float) -> float:
         """A slot that has reported is gone; its place is free. Returns the seconds since its last result."""
@@ -59,7 +70,7 @@ class SlotClock:
         return max(0.0, now - place.since)
 
     def close(self, now: float) -> dict[str, float]:
-        """The sweep is over: seconds since each slot's last result."""
+        """The sweep is over: seconds of each slot that are not told yet."""
         rest = {slot: max(0.0, now - place.since) for slot, place in self._held.items()}
         for place in self._held.values():
             place.since = now

@@ -129,6 +129,7 @@ class LedgerCallback(tune.Callback):
         """A trial is over, whoever ended it."""
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
+        self._clock.leave(name)
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from synthetic_sweep import Sweep
-from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, visit
+from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_through, visit
 
+from sweepft.recorder import RunView
 from sweepft.report import page as report_page
 from sweepft.report import write_comparison, write_report
 
@@ -63,3 +64,24 @@ def test_the_comparison_is_drawn_and_nothing_overflows(
     assert page.locator("#sweeps thead th").count() == 4
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("typeof window.hurt") == "undefined"
+
+
+def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = Sweep(trials=24).write(tmp_path)
+    view = RunView.load(run)
+    for status, trial in zip(("parked", "parked", "of-tomorrow"), view.with_status("stopped"), strict=False):
+        trial.status = status
+    write_report(run, view=view)
+    page = visit(run)
+    scroll_through(page)
+    chips = page.locator("#chips button").all_inner_texts()
+    assert "parked 2" in chips
+    assert "of-tomorrow 1" in chips
+    legend = page.locator("#c-curves .legendtext").all_inner_texts()
+    assert "parked (2)" in legend
+    assert "of-tomorrow (1)" in legend
+    page.locator("#filter").fill("of-tomorrow")
+    page.locator("#trials tbody tr").first.click()
+    assert "not ranked" in page.locator("dialog[open]").inner_text()

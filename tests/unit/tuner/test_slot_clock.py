@@ -18,6 +18,22 @@ def test_a_slots_first_wait_is_its_start_up_and_the_others_are_idle() -> None:
     assert clock.close(135.0) == {"a": 14.0, "b": 5.0}
 
 
+def test_a_result_that_comes_late_is_not_told_twice() -> None:
+    """The driver was busy for 2 s when the first result came; the trial's own clock ran on."""
+    clock = SlotClock(begin=0.0, places=1)
+    assert clock.result("a", "t0", 12.0, {"train": 4.0}) == ("startup", 8.0)
+    clock.result("a", "t0", 15.0, {"train": 5.0})
+    assert clock.result("a", "t1", 20.0, {"train": 2.0}) == ("idle", 1.0)
+    assert clock.close(21.0) == {"a": 1.0}
+
+
+def test_a_trial_that_comes_back_to_its_slot_has_not_held_it_meanwhile() -> None:
+    clock = SlotClock(begin=0.0, places=1)
+    clock.result("a", "t0", 10.0, {"train": 4.0})
+    clock.leave("t0")
+    assert clock.result("a", "t0", 30.0, {"train": 5.0}) == ("idle", 15.0)
+
+
 def test_a_slot_that_is_lost_leaves_its_place_to_the_next() -> None:
     clock = SlotClock(begin=0.0, places=1)
     clock.result("a", "t0", 10.0, {"train": 4.0})
@@ -36,24 +52,30 @@ def test_a_slot_that_went_unnoticed_leaves_its_place_too() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(0, 9), st.floats(0.0, 50.0), st.floats(0.0, 1.0)), min_size=1
-    ),
-    st.floats(0.0, 100.0),
+        st.tuples(
+            st.integers(0, 3), st.booleans(), st.floats(0.0, 50.0), st.floats(0.0, 50.0), st.floats(0.0, 1.0)
+        ),
+        min_size=1,
+    )
 )
-def test_what_is_told_sums_to_places_times_time(
-    events: list[tuple[int, int, float, float]], tail: float
-) -> None:
-    """Phases may cover any share of the time since the slot's last result; the clock tells the rest."""
+def test_what_is_told_sums_to_places_times_time(events: list[tuple[int, bool, float, float, float]]) -> None:
+    """Slots wait, train and report; results come late by anything, but a slot takes the next trial only after that."""
     clock = SlotClock(begin=0.0, places=4)
-    last: dict[str, tuple[float, str | None]] = {}
+    slots = {n: {"at": 0.0, "heard": 0.0, "trial": 0} for n in range(4)}
     told = now = 0.0
-    for slot_number, trial_number, pause, share in events:
-        now += pause
-        slot, trial = f"s{slot_number}", f"t{trial_number}"
-        since, before = last.get(slot, (0.0, None))
-        phases = {"train": (now - since) * (1.0 if before == trial else share)}
-        between = clock.result(slot, trial, now, phases)
-        told += sum(phases.values()) + (between[1] if between else 0.0)
-        last[slot] = (now, trial)
-    told += sum(clock.close(now + tail).values())
-    assert told == pytest.approx(len(last) * (now + tail), rel=1e-9, abs=1e-6)
+    seen = set()
+    for n, same, wait, train, late in events:
+        slot = slots[n]
+        begin = slot["at"]
+        if n not in seen or not same:  # the next trial is taken some time after the last result was heard
+            slot["trial"] += 1
+            begin = slot["heard"] + wait
+        slot["at"] = begin + train
+        slot["heard"] = max(slot["heard"], slot["at"] + late)
+        seen.add(n)
+        between = clock.result(f"s{n}", f"t{n}.{slot['trial']}", slot["heard"], {"train": train})
+        told += train + (between[1] if between else 0.0)
+        now = max(now, slot["heard"])
+    now += 1.0  # as much as a result can be late by
+    told += sum(clock.close(now).values())
+    assert told == pytest.approx(len(seen) * now, rel=1e-9, abs=1e-6)

@@ -4,6 +4,7 @@
 async function begin() {
   D = JSON.parse(await unpack("data"));
   R = D.report;
+  STATUSES.push(...Object.keys(R.counts).filter((s) => !STATUSES.includes(s))); // of a later version
   R.trials.forEach((record, i) => byId.set(record.trial_id, { record, curve: D.curves[i], place: i }));
   Object.assign(state, memory.get("curves", {}));
   if (!yAxes().some(([k]) => k === state.y)) state.y = "l";
