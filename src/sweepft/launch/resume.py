@@ -29,7 +29,7 @@ __all__ = ["resume_sweep", "whole_results"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track"),
 )
 
 

@@ -345,7 +345,7 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 def test_the_public_surface() -> None:
     sections = "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Model Optimizer Resources Search"
-    sources = "TestSource Train TrainSource"
+    sources = "TestSource Track Train TrainSource"
     rest = (
         "SWEEPABLE Dimension Plan SweepSpec TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
         "is_template_file json_schema load plan reference"
