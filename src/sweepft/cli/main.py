@@ -126,6 +126,17 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+@cli.command()
+def settings() -> None:
+    """List the named settings that search.start_with may hold, with their sources."""
+    from sweepft.spec import NAMED_SETTINGS
+
+    for setting in NAMED_SETTINGS.values():
+        click.echo(f"{setting.name}: {setting.about}")
+        click.echo(f"  {', '.join(f'{key} {value}' for key, value in setting.config.items())}")
+        click.echo(f"  {setting.source}")
+
+
 @cli.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
 )
