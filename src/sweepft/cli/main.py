@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.options import NO_FILES, RUN, SET, SPEC
+from sweepft.cli.plan import plan
 from sweepft.errors import ProblemsError, SweepftError
 
 if TYPE_CHECKING:
@@ -18,16 +20,6 @@ if TYPE_CHECKING:
     from sweepft.spec import SweepSpec
 
 __all__ = ["cli", "main"]
-
-_SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key, e.g. train.budget.samples=200.",
-)
-_SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
-_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,8 +29,8 @@ def cli() -> None:
 
 
 @cli.command()
-@_SPEC
-@_SET
+@SPEC
+@SET
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -58,8 +50,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @cli.command()
-@_RUN
-@_SET
+@RUN
+@SET
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
@@ -69,7 +61,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 
 
 @cli.command()
-@_RUN
+@RUN
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
 def status(run: Path, as_json: bool) -> None:
     """Say how RUN stands: live, finished or crashed."""
@@ -80,16 +72,21 @@ def status(run: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_SPEC
-@_SET
-def validate(spec: Path, overrides: tuple[str, ...]) -> None:
+@SPEC
+@SET
+@NO_FILES
+def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """Check SPEC and the files it names, down to the rows; start nothing."""
     from sweepft.spec import load
 
-    loaded = load(spec, overrides)
-    for line in _check_rows(loaded):
-        click.echo(line)
-    click.echo(f"{spec}: ok")
+    loaded = load(spec, overrides, check_files=not no_files)
+    if not no_files:
+        for line in _check_rows(loaded):
+            click.echo(line)
+    click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
+
+
+cli.add_command(plan)
 
 
 @cli.command()
@@ -109,7 +106,7 @@ def demo(out: Path) -> None:
 
 
 @cli.command()
-@_RUN
+@RUN
 def report(run: Path) -> None:
     """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
     from sweepft.report import write_report
