@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
-from sweepft.cli.options import NO_FILES, RUN, SET, SPEC
+from sweepft.cli.options import NO_FILES as _NO_FILES
+from sweepft.cli.options import RUN as _RUN
+from sweepft.cli.options import SET as _SET
+from sweepft.cli.options import SPEC as _SPEC
 from sweepft.cli.plan import plan
 from sweepft.errors import ProblemsError, SweepftError
 
@@ -29,8 +32,8 @@ def cli() -> None:
 
 
 @cli.command()
-@SPEC
-@SET
+@_SPEC
+@_SET
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -58,8 +61,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @cli.command()
-@RUN
-@SET
+@_RUN
+@_SET
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
@@ -69,7 +72,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 
 
 @cli.command()
-@RUN
+@_RUN
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
 def status(run: Path, as_json: bool) -> None:
     """Say how RUN stands: live, finished or crashed."""
@@ -80,9 +83,9 @@ def status(run: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@SPEC
-@SET
-@NO_FILES
+@_SPEC
+@_SET
+@_NO_FILES
 def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """Check SPEC and the files it names, down to the rows; start nothing."""
     from sweepft.spec import load
@@ -114,7 +117,7 @@ def demo(out: Path) -> None:
 
 
 @cli.command()
-@RUN
+@_RUN
 def report(run: Path) -> None:
     """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
     from sweepft.report import write_report

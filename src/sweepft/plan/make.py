@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,14 +134,20 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
     model = _model(spec, flags, assumed)
     measured = None
     if flags.measure:
-        rows, budget, measured = _measured(spec, placement)
+        rows, budget, measured = _measured(spec, cluster, placement)
     else:
         rows = _rows(spec, flags, assumed)
         budget = _budget(spec, rows, assumed)
     found = courses(spec, budget)
     trials = trial_count(spec)
     micro = _micro_batch(spec, model, rows, cluster, measured, assumed)
-    memory = None if model is None else _memory(spec, model, rows, micro, _stage(spec), _world(spec), cluster)
+    memory = (
+        None
+        if model is None
+        else _memory(
+            spec, model, rows, micro, spec.train.zero_stage, spec.resources.workers_per_trial, cluster
+        )
+    )
     cost = _cost(spec, flags, model, rows, budget, found, placement, trials, measured, assumed)
     expected = trials or (cost.trials_in_limit if cost is not None else None) or 0
     return SweepPlan(
@@ -162,14 +168,6 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         warnings=advice(spec, found, trials, budget, rows, cluster, placement, memory, cost),
         assumptions=tuple(assumed),
     )
-
-
-def _stage(spec: SweepSpec) -> int:
-    return spec.train.zero_stage
-
-
-def _world(spec: SweepSpec) -> int:
-    return spec.resources.workers_per_trial
 
 
 def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
@@ -228,10 +226,16 @@ def _budget(spec: SweepSpec, rows: RowCount, assumed: list[str]) -> int:
     return max(1, round(budget.tokens / rows.targets))
 
 
-def _measured(spec: SweepSpec, placement: Placement) -> tuple[RowCount, int, Measured]:
+def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[RowCount, int, Measured]:
+    here = place(spec.resources, replace(cluster, nodes=1)).slots if cluster.gpu else placement.slots
+    if not here:
+        raise SweepftError(
+            f"--measure: a trial of {spec.resources.workers_per_trial} ranks does not fit one node of "
+            f"{count(cluster.units_per_node, 'GPU')}\n  lower resources.workers_per_trial for the measurement: --set"
+        )
     with tempfile.TemporaryDirectory(prefix="sweepft-plan-cache-") as folder:
         prepared = prepare_in_child(spec, Path(folder))
-        found = measure(spec, prepared, max(1, placement.slots))
+        found = measure(spec, prepared, here)
         return prepared_rows(prepared), prepared.budget_samples, found
 
 
@@ -265,9 +269,10 @@ def _micro_batch(
         return spec.train.micro_batch
     if model is None:
         return 1
+    stage, ranks = spec.train.zero_stage, spec.resources.workers_per_trial
     micro = 1
     while micro < 1024 and cluster.gpu:
-        wanted = _memory(spec, model, rows, 2 * micro, _stage(spec), _world(spec), cluster)
+        wanted = _memory(spec, model, rows, 2 * micro, stage, ranks, cluster)
         if wanted.total > 0.9 * cluster.memory:
             break
         micro *= 2
@@ -280,8 +285,8 @@ def _grid(
 ) -> dict[int, dict[int, int]]:
     """Bytes of a rank by ZeRO stage and number of ranks; stage 0 with bf16 is refused by the spec."""
     stages = (0, 1, 2, 3) if spec.train.precision == "fp32" else (1, 2, 3)
-    most = max(8, _world(spec))
-    ranks = sorted({n for n in _RANKS_SHOWN if n <= most} | {_world(spec)})
+    own = spec.resources.workers_per_trial
+    ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
     return {
         stage: {n: _memory(spec, model, rows, micro, stage, n, cluster).total for n in ranks}
         for stage in stages
