@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.options import NO_FILES as _NO_FILES
+from sweepft.cli.options import RUN as _RUN
+from sweepft.cli.options import SET as _SET
+from sweepft.cli.options import SPEC as _SPEC
+from sweepft.cli.plan import plan
 from sweepft.errors import ProblemsError, SweepftError
 
 if TYPE_CHECKING:
@@ -18,16 +23,6 @@ if TYPE_CHECKING:
     from sweepft.spec import SweepSpec
 
 __all__ = ["cli", "main"]
-
-_SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key, e.g. train.budget.samples=200.",
-)
-_SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
-_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,15 +40,23 @@ def cli() -> None:
     help="Run folder; a new one under runs/ by default.",
 )
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+@click.option(
+    "--tiny", is_flag=True, help="The whole path in a minute on a CPU: a tiny twin of the model, made data."
+)
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool) -> None:
     """Run the sweep that SPEC describes, and write its report."""
     from sweepft.spec import load
 
-    loaded = load(spec, overrides)
+    loaded = load(spec, overrides, check_files=not tiny)
+    out = out or _new_folder(loaded.name + ("-tiny" if tiny else ""))
+    if tiny:
+        from sweepft.demo import make_tiny
+
+        loaded = make_tiny(loaded, out / "material")
     _check_rows(loaded)
     from sweepft.launch.run import run_sweep  # Ray: only once the spec has been found sound
 
-    finished = run_sweep(loaded, out or _new_folder(loaded.name), address=address)
+    finished = run_sweep(loaded, out, address=address)
     _close(finished)
 
 
@@ -98,14 +101,19 @@ def status(run: Path, as_json: bool) -> None:
 @cli.command()
 @_SPEC
 @_SET
-def validate(spec: Path, overrides: tuple[str, ...]) -> None:
+@_NO_FILES
+def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """Check SPEC and the files it names, down to the rows; start nothing."""
     from sweepft.spec import load
 
-    loaded = load(spec, overrides)
-    for line in _check_rows(loaded):
-        click.echo(line)
-    click.echo(f"{spec}: ok")
+    loaded = load(spec, overrides, check_files=not no_files)
+    if not no_files:
+        for line in _check_rows(loaded):
+            click.echo(line)
+    click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
+
+
+cli.add_command(plan)
 
 
 @cli.command()
@@ -172,6 +180,17 @@ def schema() -> None:
     from sweepft.spec import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+def settings() -> None:
+    """List the named settings that search.start_with may hold, with their sources."""
+    from sweepft.spec import NAMED_SETTINGS
+
+    for setting in NAMED_SETTINGS.values():
+        click.echo(f"{setting.name}: {setting.about}")
+        click.echo(f"  {', '.join(f'{key} {value}' for key, value in setting.config.items())}")
+        click.echo(f"  {setting.source}")
 
 
 @cli.command(

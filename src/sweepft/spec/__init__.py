@@ -28,10 +28,13 @@ from sweepft.spec.sections import (
     TrainSettings,
     TrainSource,
 )
+from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 
 __all__ = [
+    "FEWEST_STEPS",
+    "NAMED_SETTINGS",
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
@@ -42,6 +45,7 @@ __all__ = [
     "Keep",
     "Limit",
     "Model",
+    "NamedSetting",
     "Optimizer",
     "Plan",
     "Resources",

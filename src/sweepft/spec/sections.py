@@ -238,7 +238,7 @@ class Search(Section):
     seed: Seed = 0
     """Seed of the proposals."""
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
-    """Configurations tried first; what they leave out is sampled."""
+    """Configurations tried first; what they leave out is sampled. Mappings, or names that `sweepft settings` lists."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Fields of `train` (dotted: `optimizer.weight_decay`) and what to try."""
 

@@ -347,7 +347,8 @@ def test_the_public_surface() -> None:
     sections = "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Model Optimizer Resources Search"
     sources = "TestSource Track Train TrainSource"
     rest = (
-        "SWEEPABLE Dimension Plan SweepSpec TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
+        "FEWEST_STEPS NAMED_SETTINGS SWEEPABLE Dimension NamedSetting Plan SweepSpec TrainSettings "
+        "WarmupSteps check_budget dump from_dict is_hub_id "
         "is_template_file json_schema load plan reference"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
