@@ -50,7 +50,8 @@ VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
 class SweepRow:
     """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
 
-    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets.
+    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets; ``history``
+    what the scheduler was told of earlier sweeps (`sweepft.rules.History`), None without.
     """
 
     name: str
@@ -66,6 +67,7 @@ class SweepRow:
     git_commit: str | None = None
     command: Any = None
     resumed: bool = False
+    history: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from sweepft.data import Prepared
+from sweepft.rules import History, read_history
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.slot import Slot
@@ -16,11 +17,21 @@ from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
-__all__ = ["build_scheduler", "build_tuner"]
+__all__ = ["build_scheduler", "build_tuner", "earlier_sweeps"]
 
 
-def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
-    """The scheduler a spec asks for."""
+def earlier_sweeps(spec: SweepSpec) -> History:
+    """What ``early_stop.history`` names, read.
+
+    Raises:
+        HistoryError: If an entry cannot be used (the spec's validation says so earlier).
+    """
+    stop = spec.early_stop
+    return read_history(stop.history, rule=stop.rule, good=stop.good, false_stop=stop.false_stop)
+
+
+def build_scheduler(spec: SweepSpec, budget_samples: int, history: History) -> SweepScheduler:
+    """The scheduler a spec asks for, told of earlier sweeps."""
     stop = spec.early_stop
     return SweepScheduler(
         metric="eval_loss",
@@ -36,6 +47,8 @@ def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
         audit=stop.audit,
         max_bad_stops=stop.max_bad_stops,
         seed=spec.search.seed,
+        history=history,
+        park=stop.park,
     )
 
 
