@@ -24,6 +24,7 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_tuner
+from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
@@ -118,6 +119,15 @@ def conduct(
                 if recorder.failure is None:
                     raise
                 raise recorder.failure from None
+    if not winding.soft:
+        give_up_parked(
+            spec,
+            run_dir,
+            recorder=recorder,
+            scheduler=scheduler,
+            proposer=searcher.proposer,
+            limit=limit.reached(),
+        )
     searcher.proposer.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)

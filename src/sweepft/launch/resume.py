@@ -72,8 +72,10 @@ def resume_sweep(
         again = proposer.rebuild(rows)
         scheduler = build_scheduler(spec, prepared.budget_samples, history)
         scheduler.load_rows(rows)
-        done = len(view.trials) - len(again)
-        console.print(f"resuming {spec.name}: {done} trials are done, {len(again)} go on", highlight=False)
+        parked = len(proposer.parked)
+        done = len(view.trials) - len(again) - parked
+        words = f"{done} trials are done, {len(again)} go on" + (f", {parked} are parked" if parked else "")
+        console.print(f"resuming {spec.name}: {words}", highlight=False)
         return conduct(
             spec,
             prepared,

@@ -40,8 +40,9 @@ SCHEMA_VERSION: Final = 1
 STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
 """How a trial can end."""
 
-OPEN_STATUSES: Final = ("running", "interrupted")
-"""What a trial without an `end` row is: `interrupted` once nobody works on the sweep any more."""
+OPEN_STATUSES: Final = ("running", "interrupted", "parked")
+"""What a trial without an `end` row is: `parked` from a verdict that says so until it starts again; else `interrupted`
+once nobody works on the sweep any more."""
 
 VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
 

@@ -94,7 +94,13 @@ def read_history(
     if isinstance(given, Mapping) and "audits" in given:
         return History.from_dict(given)
     items: Sequence[HistoryItem]
-    items = [] if given is None else [given] if not isinstance(given, Sequence) or isinstance(given, str) else given
+    items = (
+        []
+        if given is None
+        else [given]
+        if not isinstance(given, Sequence) or isinstance(given, str)
+        else given
+    )
     calibration: Calibration | None = None
     sweeps: dict[float, PastAudits] = {}
     for item in items:
@@ -127,7 +133,9 @@ def _calibration(item: HistoryItem, false_stop: float) -> Calibration:
                 item if isinstance(item, Mapping) else json.loads(Path(item).read_text(encoding="utf-8"))
             )
         except FileNotFoundError:
-            raise _wrong(item, "is not there", "name a calibration file or the folder of an earlier run") from None
+            raise _wrong(
+                item, "is not there", "name a calibration file or the folder of an earlier run"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = "make one with: sweepft replay SOURCE --calibrate FILE"
             raise _wrong(item, f"is not a calibration ({type(error).__name__}: {error})", remedy) from error
@@ -174,7 +182,9 @@ def _audits(ledger: Path, source: str, rule: str, good: float, false_stop: float
     stop = header["spec"].get("early_stop") or {}
     theirs = stop.get("rule", "calibrated")
     if theirs != rule:
-        raise _wrong(source, f"was stopped by rule {theirs}, not {rule}: its audits say nothing here", "leave it out")
+        raise _wrong(
+            source, f"was stopped by rule {theirs}, not {rule}: its audits say nothing here", "leave it out"
+        )
     bound = float(stop.get("false_stop", 0.10))
     if rule == "calibrated" and abs(bound - false_stop) > 1e-9:
         text = f"was run with false_stop {bound:g}, here it is {false_stop:g}: its audits say nothing here"
@@ -199,7 +209,11 @@ def _rows(ledger: Path, source: str) -> Iterator[dict[str, Any]]:
                 except (ValueError, KeyError, TypeError):
                     if not line.endswith(b"\n"):
                         return
-                    raise _wrong(source, f"has a damaged ledger (line {number})", "restore it from a copy") from None
+                    raise _wrong(
+                        source, f"has a damaged ledger (line {number})", "restore it from a copy"
+                    ) from None
                 yield row
     except OSError as error:
-        raise _wrong(source, f"cannot be read: {error.strerror}", "see that its ledger is readable") from error
+        raise _wrong(
+            source, f"cannot be read: {error.strerror}", "see that its ledger is readable"
+        ) from error

@@ -174,9 +174,7 @@ class Referee:
 
     def _back(self, record: TrialRecord, report: Report | None) -> None:
         """A parked trial that reports something new is training again."""
-        new = report is not None and any(
-            o.progress > record.curve.last_progress for o in report.observations
-        )
+        new = report is not None and any(o.progress > record.curve.last_progress for o in report.observations)
         if record.status == "parked" and new:
             self.cohort.set_status(record, "running")
 

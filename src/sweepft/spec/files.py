@@ -12,7 +12,7 @@ from typing import Final
 
 from sweepft.spec.draft import Draft
 from sweepft.spec.fields import is_hub_id, is_template_file
-from sweepft.spec.sections import Data, EarlyStop, Model
+from sweepft.spec.sections import Data, Model
 from sweepft.spec.source import KeyPath
 
 __all__ = ["check_files", "check_history"]

@@ -64,9 +64,7 @@ def dump(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _validated(
-    document: Document, root: Path | None, check_files: bool, check_history: bool
-) -> SweepSpec:
+def _validated(document: Document, root: Path | None, check_files: bool, check_history: bool) -> SweepSpec:
     found = draft(document, root)
     check_all(found)
     if check_files:

@@ -12,6 +12,7 @@ from sweepft.rules import History, read_history
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.slot import Slot
+from sweepft.tuner.parking import comebacks
 from sweepft.tuner.plans import slot_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
@@ -63,11 +64,14 @@ def build_tuner(
     winding: Winding,
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
-    trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
+    plan = slot_plan(spec, prepared, run_dir)
+    trainable: Any = tune.with_parameters(Slot, plan=plan)
     trainable = tune.with_resources(trainable, placement(spec))
     ranks = shape(spec)
-    callback = LedgerCallback(recorder, scheduler, searcher, ranks.gpus * ranks.workers)
+    states = Path(plan.states.folder)
+    callback = LedgerCallback(recorder, scheduler, searcher, ranks.gpus * ranks.workers, states)
     scheduler.winding = winding
+    searcher.comebacks = comebacks(spec, scheduler)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

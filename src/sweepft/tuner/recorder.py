@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,6 +15,7 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.trainable.states import note_parked
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
 
 __all__ = ["LedgerCallback", "Recorder"]
@@ -56,6 +58,7 @@ class LedgerCallback(tune.Callback):
         scheduler: Whose verdicts are recorded.
         searcher: Told how a trial ends before Tune tells it that it ended.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
+        states: Folder of the trials' states, where parked ones are noted.
     """
 
     def __init__(
@@ -64,11 +67,13 @@ class LedgerCallback(tune.Callback):
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
         gpus_per_slot: float,
+        states: Path,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
+        self._states = states
         self._taken: dict[str, float] = {}
         self._slots: dict[str, tuple[str, float]] = {}
         self._attempts: dict[str, int] = {}
@@ -81,10 +86,13 @@ class LedgerCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot."""
+        """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
         config = trial.config
-        self._taken[config["trial_id"]] = time.monotonic()
-        if config["trial_id"] in self._recorder.view.trials:
+        name = config["trial_id"]
+        self._taken[name] = time.monotonic()
+        for memory in (self._attempts, self._faults, self._verdicts):
+            memory.pop(name, None)
+        if name in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
             config["trial_id"], config["settings"], self._recorder.view.budget_samples
@@ -113,16 +121,20 @@ class LedgerCallback(tune.Callback):
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
-        self._write_between(name, result)
+        self._write_between(name, trial.trial_id, result)
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
+            if how.status == "parked":
+                note_parked(self._states / name)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A trial is over, whoever ended it."""
+        """A trial is over, whoever ended it; a parked one has not ended, also if it was about to come back."""
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
+        if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
+            return
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
@@ -138,14 +150,14 @@ class LedgerCallback(tune.Callback):
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
-    def _write_between(self, name: str, result: dict[str, Any]) -> None:
+    def _write_between(self, name: str, tune_id: str, result: dict[str, Any]) -> None:
         """The slot's time before this trial that is no trial's: its start, or its wait for this proposal."""
         slot, now = result["slot"], time.monotonic()
         before, since = self._slots.get(slot, (None, self._taken[name]))
-        if before != name:
+        if before != tune_id:  # a trial that comes back is another one to Tune
             seconds = max(0.0, now - since - sum(result["phase_seconds"].values()))
             self._write_cost(None, slot, "startup" if before is None else "idle", seconds)
-        self._slots[slot] = (name, now)
+        self._slots[slot] = (tune_id, now)
 
     def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
         """Faults since the last result; whether there were any."""

@@ -17,20 +17,28 @@ CALIBRATION = Calibration(0.05, 0.10, 12)
 
 
 def write_run(
-    folder: Path, finals: list[float], audited: set[int], *, began: float = 100.0, torn: bool = False, **stop: Any
+    folder: Path,
+    finals: list[float],
+    audited: set[int],
+    *,
+    began: float = 100.0,
+    torn: bool = False,
+    **stop: Any,
 ) -> Path:
     """A run whose trials ended at these objectives; some of them were audited."""
     spec = {"early_stop": {"rule": "median", "audit": 0.5, **stop}}
-    rows: list[tuple[str, dict[str, Any]]] = [
-        ("sweep", {"name": "old", "spec": spec, "spec_digest": "", "seed": 0, "budget_samples": 100, "sweepft_version": ""})
-    ]  # fmt: skip
+    header = {"name": "old", "spec": spec, "spec_digest": "", "seed": 0, "budget_samples": 100}
+    rows: list[tuple[str, dict[str, Any]]] = [("sweep", {**header, "sweepft_version": "0"})]
     for i, final in enumerate(finals):
         trial = {"trial_id": f"t{i}", "step": 10, "samples_seen": 10}
         if i in audited:
-            rows.append(("verdict", {**trial, "window": 0.1, "action": "audit", "rule": "median", "reason": "r"}))
+            rows.append(
+                ("verdict", {**trial, "window": 0.1, "action": "audit", "rule": "median", "reason": "r"})
+            )
         history = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
         rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "history": history}))
-        rows.append(("end", {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final, "tokens_seen": 0}))  # fmt: skip
+        end = {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final}
+        rows.append(("end", {**end, "tokens_seen": 0}))
     ledger = folder / "ledger" / "ledger.jsonl"
     ledger.parent.mkdir(parents=True)
     with ledger.open("wb") as f:
@@ -42,14 +50,18 @@ def write_run(
     return folder
 
 
-def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_sweeps_share(tmp_path: Path) -> None:
+def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_sweeps_share(
+    tmp_path: Path,
+) -> None:
     late = write_run(tmp_path / "late", [1.0, 2.0, 3.0, 4.0], {0, 3}, began=500.0, torn=True)
     early = write_run(tmp_path / "early", [5.0, 6.0, 7.0], {0}, began=50.0)
     found = read_history([str(late), early / "ledger"], rule="median", good=0.25)
     assert [(a.began, a.outcomes) for a in found.audits] == [(50.0, (True,)), (500.0, (True, False))]
     assert found.outcomes == [True, True, False]
     wide = read_history(late / "ledger" / "ledger.jsonl", rule="median", good=0.9)
-    assert wide.outcomes == [True, True], "an audited one stands for two: the worst is among the best 90% by weight"
+    assert wide.outcomes == [True, True], (
+        "an audited one stands for two: the worst is among the best 90% by weight"
+    )
     assert History.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert read_history(found.to_dict()) == found
 
@@ -91,14 +103,19 @@ def test_a_calibration_and_runs_may_stand_together_but_only_one_calibration(tmp_
     assert (found.calibration, found.outcomes) == (CALIBRATION, [False])
     with pytest.raises(HistoryError, match="second calibration"):
         read_history([CALIBRATION, CALIBRATION.to_dict()])
-    with pytest.raises(HistoryError, match="was run with false_stop 0.1, here it is 0.2"):
+    with pytest.raises(HistoryError, match=r"was run with false_stop 0\.1, here it is 0\.2"):
         read_history(str(run), false_stop=0.2)
 
 
 def judged(history: History | None) -> Referee:
     """A sweep of 10 good trials that nobody condemns, then 30 poor ones that are all condemned and audited."""
     r = Referee(
-        rule=make_rule("median", min_peers=1), windows=(0.1,), budget=100, mode="min", audit=1.0, history=history
+        rule=make_rule("median", min_peers=1),
+        windows=(0.1,),
+        budget=100,
+        mode="min",
+        audit=1.0,
+        history=history,
     )
     for i in range(40):
         value = 10.0 - i if i < 10 else 100.0 + i

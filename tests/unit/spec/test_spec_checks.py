@@ -211,7 +211,9 @@ def test_micro_batch_auto_asks_only_that_ranks_share_evenly(problems: Callable[.
     assert problem.remedy.startswith("use 8 or 12")
 
 
-def test_history_is_one_path_or_a_list_from_the_specs_folder(place: Path, loaded: Callable[..., SweepSpec]) -> None:
+def test_history_is_one_path_or_a_list_from_the_specs_folder(
+    place: Path, loaded: Callable[..., SweepSpec]
+) -> None:
     calibration = {"level": 0.05, "false_stop": 0.1, "sweeps": 12}
     (place / "old.json").write_text(json.dumps(calibration))
     expected = (str(place / "old.json"),)
