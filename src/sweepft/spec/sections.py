@@ -16,6 +16,7 @@ from sweepft.spec.fields import (
     Fraction,
     MicroBatch,
     NonNegative,
+    Paths,
     Positive,
     PositiveInt,
     Section,
@@ -271,6 +272,12 @@ class EarlyStop(Section):
     for `calibrated`, else 0."""
     max_bad_stops: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Upper bound on wrong stops below which audits certify the rule."""
+    history: Paths = ()
+    """What earlier sweeps taught: run folders, whose audits are counted with this sweep's, and for `calibrated` one
+    file made by `sweepft replay --calibrate`. One path or a list. Read once, and kept in the ledger."""
+    park: bool = False
+    """Whether condemned trials are parked instead of stopped: when there is nothing more to propose, those that are
+    likely enough to be good for what they cost come back, within `search.limit`."""
 
 
 class Keep(Section):
