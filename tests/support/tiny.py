@@ -15,7 +15,7 @@ from sweepft.demo.tokenizer import train_tokenizer
 
 __all__ = ["Arch", "tiny_config", "tiny_data", "tiny_model", "tiny_rows", "tiny_tokenizer"]
 
-Arch = Literal["llama", "granite", "mistral", "gpt_bigcode"]
+Arch = Literal["llama", "granite", "mistral", "qwen2", "qwen3", "gpt_bigcode"]
 
 
 def tiny_rows(rows: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -58,6 +58,8 @@ def tiny_config(arch: Arch, vocab: int, **changes: Any) -> Any:
         "llama": transformers.LlamaConfig,
         "granite": transformers.GraniteConfig,
         "mistral": transformers.MistralConfig,
+        "qwen2": transformers.Qwen2Config,
+        "qwen3": transformers.Qwen3Config,
     }
     return kinds[arch](**{**size, **tokens, **changes})
 

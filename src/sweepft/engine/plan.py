@@ -31,7 +31,9 @@ class EnginePlan:
         held_out: Held-out sets of the objective (weights above zero) and beside it.
         budget_samples: Samples every trial sees.
         windows: Fractions of the budget at which held-out loss is computed.
-        micro_batch: Rows a rank runs forward at once; 0 is to be found by a probe.
+        micro_batch: Rows, or tokens where samples are packed, that a rank runs forward at once; 0 is to be found by a
+            probe.
+        packed: Whether samples are packed into rows without padding.
         largest_batch: The largest global batch of the sweep.
         precision: ``fp32`` or ``bf16``.
         zero_stage: DeepSpeed ZeRO stage, 0-3.
@@ -55,7 +57,13 @@ class EnginePlan:
     zero_stage: int = 2
     threads: int = 1
     longest: int = 0
+    packed: bool = False
     largest_batch: int = 1
+
+    @property
+    def least_micro_batch(self) -> int:
+        """A micro-batch that cannot be made smaller: one sample."""
+        return self.longest if self.packed else 1
 
 
 @dataclass(frozen=True)

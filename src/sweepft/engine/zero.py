@@ -12,11 +12,15 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
+from sweepft.engine.attention import DOCUMENTS
+from sweepft.engine.batches import Batch, Layout, Row
+from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
+from sweepft.engine.losses import token_losses
 from sweepft.engine.model import load_model, parameter_groups
 from sweepft.engine.plan import EnginePlan, TrialPlan
 
@@ -47,6 +51,7 @@ class ZeroEngine:
         self._fused = device.type == "cuda"
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
+        self._padded_attention: str | None = None
 
     def start(self, trial: TrialPlan) -> bool:
         """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
@@ -75,11 +80,37 @@ class ZeroEngine:
         """The DeepSpeed engine itself (for checkpoints and export)."""
         return self._engine
 
-    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Next-token logits, shape (rows, length, vocabulary)."""
-        out = self._engine(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        logits: torch.Tensor = out.logits
-        return logits
+    @property
+    def layout(self) -> Layout:
+        """How this engine's samples are cut into micro-batches and laid out."""
+        kind: Literal["rows", "packed", "grouped"] = "rows"
+        if self.plan.packed:
+            kind = "packed" if self._padded_attention else "grouped"
+        return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
+        return scored_logits(self._engine, batch, self.device)
+
+    @torch.no_grad()
+    def check_packing(self, rows: list[Row]) -> None:
+        """Run samples packed and padded, once for a model; draws no random number.
+
+        Raises:
+            PackingMismatch: If their losses differ. A model that does not pack is left alone.
+        """
+        if self.layout.kind != "packed":
+            return
+        packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
+        self.eval()
+        ours = token_losses(self.logits(packed), packed)
+        self.module.set_attn_implementation(self._padded_attention)
+        try:
+            theirs = token_losses(self.logits(padded), padded)
+        finally:
+            self.module.set_attn_implementation(DOCUMENTS)
+            self.train()
+        compare_with_padding(ours, theirs, next(self.module.parameters()).dtype)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of one micro-batch.
@@ -186,6 +217,8 @@ class ZeroEngine:
         keep = self._partition_while_loading(config)
         model = load_model(self.plan)
         del keep
+        usual = model.config._attn_implementation
+        self._padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):

@@ -14,7 +14,7 @@ from sweepft.launch.folder import make_run_folder, sweep_row
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.spec import SweepSpec, check_budget
+from sweepft.spec import SweepSpec, check_budget, packing_note
 from sweepft.tuner.build import build_scheduler
 from sweepft.tuner.recorder import Recorder
 
@@ -64,7 +64,8 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     problems = check_budget(spec, prepared.budget_samples)
     if problems:
         raise SpecError(problems)
-    for warning in prepared.warnings:
+    note = packing_note(spec.train, prepared.model_type)
+    for warning in (*prepared.warnings, *([note] if note else [])):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
     sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.held_out)
     console.print(

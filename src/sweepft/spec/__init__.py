@@ -7,7 +7,8 @@ problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and 
 from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
-from sweepft.spec.fields import CheckpointEvery, WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.families import PACKABLE, packing_note
+from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
@@ -31,6 +32,7 @@ from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 
 __all__ = [
+    "PACKABLE",
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
@@ -40,6 +42,7 @@ __all__ = [
     "HeldOut",
     "Keep",
     "Limit",
+    "MicroTokens",
     "Model",
     "Optimizer",
     "Plan",
@@ -58,6 +61,7 @@ __all__ = [
     "is_template_file",
     "json_schema",
     "load",
+    "packing_note",
     "plan",
     "reference",
 ]

@@ -20,6 +20,7 @@ __all__ = [
     "CheckpointEvery",
     "Fraction",
     "MicroBatch",
+    "MicroTokens",
     "NonNegative",
     "NonNegativeInt",
     "Positive",
@@ -121,12 +122,23 @@ Warmup = Annotated[
 ]
 
 
+class MicroTokens(Section):
+    """A micro-batch as a number of tokens."""
+
+    tokens: PositiveInt
+    """Tokens that a rank runs forward at once, of as many samples as that makes."""
+
+
 def _micro_batch_kind(value: Any) -> str:
+    if isinstance(value, dict | MicroTokens):
+        return "as_tokens"
     return "as_word" if isinstance(value, str) else "as_number"
 
 
 MicroBatch = Annotated[
-    Annotated[PositiveInt, Tag("as_number")] | Annotated[Literal["auto"], Tag("as_word")],
+    Annotated[PositiveInt, Tag("as_number")]
+    | Annotated[Literal["auto"], Tag("as_word")]
+    | Annotated[MicroTokens, Tag("as_tokens")],
     Discriminator(_micro_batch_kind),
 ]
 

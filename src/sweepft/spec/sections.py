@@ -171,7 +171,8 @@ class Train(Section):
     budget: Budget
     """How much every trial trains."""
     batch_size: PositiveInt | None = None
-    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial."""
+    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial; any number where
+    micro_batch is in tokens."""
     learning_rate: Positive | None = None
     """Peak learning rate."""
     warmup: Warmup = 0.0
@@ -186,7 +187,8 @@ class Train(Section):
     """For `polynomial`: exponent of the decay; 1 is linear."""
     micro_batch: MicroBatch
     """Samples per forward pass and rank; the largest that fits in memory is the fastest. `auto` finds it by a short
-    probe with the longest rows when a slot starts."""
+    probe with the longest rows when a slot starts. `{tokens: N}` packs samples up to N tokens, without padding and with
+    attention within each sample; N is at least `data.max_length`."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format of forward and backward passes."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2

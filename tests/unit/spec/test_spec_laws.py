@@ -347,8 +347,9 @@ def test_the_public_surface() -> None:
     sections = "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Model Optimizer Resources Search"
     sources = "TestSource Train TrainSource"
     rest = (
-        "SWEEPABLE Dimension Plan SweepSpec TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
-        "is_template_file json_schema load plan reference"
+        "PACKABLE SWEEPABLE Dimension MicroTokens Plan SweepSpec TrainSettings WarmupSteps check_budget dump "
+        "from_dict is_hub_id "
+        "is_template_file json_schema load packing_note plan reference"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)
