@@ -8,7 +8,7 @@ from typing import Any
 
 from sweepft.spec import TrainSettings, plan
 
-__all__ = ["EnginePlan", "HeldOutSet", "TrialPlan"]
+__all__ = ["EnginePlan", "HeldOutSet", "LoraPlan", "TrialPlan"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,21 @@ class EnginePlan:
 
 
 @dataclass(frozen=True)
+class LoraPlan:
+    """Low-rank adapters in place of full fine-tuning (see ``sweepft.spec.Lora``)."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str | tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, str | tuple[str, ...]]:
+        """What an adapter is built with; the rest can be set in place."""
+        return self.rank, self.target_modules
+
+
+@dataclass(frozen=True)
 class TrialPlan:
     """What one trial trains with: the effective ``train`` section, resolved to steps.
 
@@ -79,6 +94,7 @@ class TrialPlan:
         warmup_steps: Steps of linear warmup.
         seed: Seeds the sample order and dropout.
         gradient_clipping: Largest gradient norm, 0 for none.
+        lora: Adapters to train in place of the weights, or None.
     """
 
     trial_id: str
@@ -96,6 +112,7 @@ class TrialPlan:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    lora: LoraPlan | None = None
 
     @classmethod
     def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialPlan:
@@ -126,4 +143,5 @@ class TrialPlan:
             betas=train.optimizer.betas,
             eps=train.optimizer.eps,
             weight_decay=train.optimizer.weight_decay,
+            lora=None if train.lora is None else LoraPlan(**dict(train.lora)),
         )

@@ -20,9 +20,10 @@ import torch.distributed as dist
 from sweepft.engine.attention import DOCUMENTS
 from sweepft.engine.batches import Batch, Layout, Row
 from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
+from sweepft.engine.lora import put_on, set_in_place, take_off
 from sweepft.engine.losses import token_losses
 from sweepft.engine.model import load_model, parameter_groups
-from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.engine.plan import EnginePlan, LoraPlan, TrialPlan
 
 __all__ = ["RESET_IN_PLACE", "ZeroEngine"]
 
@@ -52,15 +53,18 @@ class ZeroEngine:
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
         self._padded_attention: str | None = None
+        self._lora: LoraPlan | None = None
 
     def start(self, trial: TrialPlan) -> bool:
         """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
-        warm = self._engine is not None and self._in_place
+        warm = self._engine is not None and self._in_place and _shape(trial.lora) == _shape(self._lora)
         if warm:
             self._reset(trial)
         else:
+            base = self._base_model_to_keep(trial)
             self.close()
-            self._build(trial)
+            self._build(trial, base)
+        self._lora = trial.lora
         checkpointing = _checkpoints_activations(self.module)
         if trial.gradient_checkpointing and not checkpointing:
             self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -74,6 +78,11 @@ class ZeroEngine:
     def module(self) -> Any:
         """The transformers model inside the engine."""
         return self._engine.module
+
+    @property
+    def lora(self) -> LoraPlan | None:
+        """Adapters of the trial under way."""
+        return self._lora
 
     @property
     def engine(self) -> Any:
@@ -210,15 +219,31 @@ class ZeroEngine:
         inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
         return inner
 
-    def _build(self, trial: TrialPlan) -> None:
-        import deepspeed
+    def _base_model_to_keep(self, trial: TrialPlan) -> Any:
+        """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
 
-        config = self._config(trial)
+        At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
+        """
+        keep = (
+            self._in_place and self._engine is not None and trial.lora is not None and self._lora is not None
+        )
+        return take_off(self.module) if keep and self.plan.zero_stage < 3 else None
+
+    def _load(self, config: dict[str, Any]) -> Any:
         keep = self._partition_while_loading(config)
         model = load_model(self.plan)
         del keep
         usual = model.config._attn_implementation
         self._padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        return model
+
+    def _build(self, trial: TrialPlan, base: Any) -> None:
+        import deepspeed
+
+        config = self._config(trial)
+        model = self._load(config) if base is None else base
+        if trial.lora is not None:
+            model = put_on(model, trial.lora, self.plan.model_path)
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
@@ -234,7 +259,9 @@ class ZeroEngine:
             model.to(self.device)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._in_place:
-            self._base = [self._shared_copy(i, t) for i, t in enumerate(self._live())]
+            live = enumerate(self._live())
+            # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
+            self._base = [t.detach().clone() if trial.lora else self._shared_copy(i, t) for i, t in live]
 
     def _config(self, trial: TrialPlan) -> dict[str, Any]:
         return {
@@ -261,7 +288,7 @@ class ZeroEngine:
         """The flat tensors that hold the weights the model computes with."""
         optimizer = self._engine.optimizer
         if self.plan.zero_stage == 0:
-            return [p.data for p in self.module.parameters()]
+            return [p.data for p in self.module.parameters() if p.requires_grad]
         if self.plan.zero_stage == 3:
             return list(optimizer.fp16_partitioned_groups_flat)
         return list(optimizer.bit16_groups_flat)
@@ -335,6 +362,8 @@ class ZeroEngine:
                     value.zero_()
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
         self._gather_persistent()
+        if trial.lora is not None:
+            set_in_place(self.module, trial.lora)
         self._hyperparameters(trial)
         engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
         engine._global_grad_norm = None
@@ -351,6 +380,10 @@ class ZeroEngine:
         self._engine._config.gradient_clipping = trial.gradient_clipping
         if self.plan.zero_stage > 0:
             self._engine.optimizer.clip_grad = trial.gradient_clipping
+
+
+def _shape(lora: LoraPlan | None) -> object:
+    return None if lora is None else lora.shape
 
 
 def _checkpoints_activations(module: Any) -> bool:

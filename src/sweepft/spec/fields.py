@@ -28,6 +28,7 @@ __all__ = [
     "Section",
     "Seed",
     "Source",
+    "TargetModules",
     "TemplateName",
     "Warmup",
     "WarmupSteps",
@@ -127,6 +128,19 @@ class MicroTokens(Section):
 
     tokens: PositiveInt
     """Tokens that a rank runs forward at once, of as many samples as that makes."""
+
+
+def _targets_kind(value: Any) -> str:
+    return "as_word" if isinstance(value, str) else "as_list"
+
+
+TargetModules = Annotated[
+    Annotated[Literal["all-linear"], Tag("as_word")]
+    | Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False), Tag("as_list")
+    ],
+    Discriminator(_targets_kind),
+]
 
 
 def _micro_batch_kind(value: Any) -> str:

@@ -21,6 +21,7 @@ from sweepft.spec.fields import (
     Section,
     Seed,
     Source,
+    TargetModules,
     TemplateName,
     Warmup,
     broken,
@@ -35,6 +36,7 @@ __all__ = [
     "HeldOut",
     "Keep",
     "Limit",
+    "Lora",
     "Model",
     "Optimizer",
     "Resources",
@@ -165,6 +167,19 @@ class Optimizer(Section):
     """Decoupled weight decay."""
 
 
+class Lora(Section):
+    """Low-rank adapters (LoRA) on frozen base weights. Needs `pip install 'sweepft[lora]'`."""
+
+    rank: PositiveInt = 16
+    """Rank of the adapters. A trial of another rank, or other target modules, gets a new adapter on the same base."""
+    alpha: Positive = 32.0
+    """The adapters' share in the result is alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters."""
+    target_modules: TargetModules = "all-linear"
+    """Names of the layers that get one, e.g. `[q_proj, v_proj]`, or `all-linear`: all but the output layer."""
+
+
 class Train(Section):
     """How every trial trains. `batch_size` and `learning_rate` stand here or in `search.space`."""
 
@@ -201,6 +216,8 @@ class Train(Section):
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
     """The optimizer and its constants."""
+    lora: Lora | None = None
+    """Train low-rank adapters, not the weights themselves; by default all weights are trained."""
 
 
 class TrainSettings(Train):

@@ -344,7 +344,9 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 
 def test_the_public_surface() -> None:
-    sections = "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Model Optimizer Resources Search"
+    sections = (
+        "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora Model Optimizer Resources Search"
+    )
     sources = "TestSource Train TrainSource"
     rest = (
         "PACKABLE SWEEPABLE Dimension MicroTokens Plan SweepSpec TrainSettings WarmupSteps check_budget dump "
