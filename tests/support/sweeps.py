@@ -15,7 +15,6 @@ from sweepft.launch.conduct import Finished
 from sweepft.launch.run import run_sweep
 from sweepft.spec import SweepSpec, load
 
-
 _CACHE = Path(tempfile.mkdtemp(prefix="sweepft-test-cache-"))
 """Token caches of all sweeps of the session: the same data are tokenised once."""
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
-from sweepft.demo.tokenizer import train_tokenizer
+from sweepft.demo.skills import NEW_SKILLS, skill_rows
+from sweepft.demo.twin import twin_config, twin_tokenizer
 
 __all__ = ["Arch", "tiny_config", "tiny_data", "tiny_model", "tiny_rows", "tiny_tokenizer"]
 
@@ -33,8 +33,7 @@ def tiny_data(folder: Path | str, rows: int = 64, seed: int = 0, name: str = "da
 
 def tiny_tokenizer(vocab: int = 384) -> Any:
     """A real fast tokenizer with a chat template, always the same for one `vocab`."""
-    rows = [*skill_rows(NEW_SKILLS, 300, 0), *skill_rows(BASE_SKILLS, 100, 0), *knowledge_rows(0)]
-    return train_tokenizer(rows, vocab)
+    return twin_tokenizer(vocab)
 
 
 def tiny_config(arch: Arch, vocab: int, **changes: Any) -> Any:
@@ -45,23 +44,7 @@ def tiny_config(arch: Arch, vocab: int, **changes: Any) -> Any:
     if arch == "gpt_bigcode":
         size: dict[str, Any] = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": 128}
         return transformers.GPTBigCodeConfig(**{**size, **tokens, **changes})
-    size = {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "tie_word_embeddings": True,
-    }
-    kinds = {
-        "llama": transformers.LlamaConfig,
-        "granite": transformers.GraniteConfig,
-        "mistral": transformers.MistralConfig,
-        "qwen2": transformers.Qwen2Config,
-        "qwen3": transformers.Qwen3Config,
-    }
-    return kinds[arch](**{**size, **tokens, **changes})
+    return twin_config(arch, vocab, **changes)
 
 
 def tiny_model(

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.options import NO_FILES as _NO_FILES
+from sweepft.cli.options import RUN as _RUN
+from sweepft.cli.options import SET as _SET
+from sweepft.cli.options import SPEC as _SPEC
+from sweepft.cli.plan import plan
 from sweepft.errors import ProblemsError, SweepftError
 
 if TYPE_CHECKING:
@@ -18,16 +23,6 @@ if TYPE_CHECKING:
     from sweepft.spec import SweepSpec
 
 __all__ = ["cli", "main"]
-
-_SET = click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key, e.g. train.budget.samples=200.",
-)
-_SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
-_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -45,16 +40,40 @@ def cli() -> None:
     help="Run folder; a new one under runs/ by default.",
 )
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+@click.option(
+    "--tiny", is_flag=True, help="The whole path in a minute on a CPU: a tiny twin of the model, made data."
+)
+def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool) -> None:
     """Run the sweep that SPEC describes, and write its report."""
     from sweepft.spec import load
 
-    loaded = load(spec, overrides)
+    loaded = load(spec, overrides, check_files=not tiny)
+    out = out or _new_folder(loaded.name + ("-tiny" if tiny else ""))
+    if tiny:
+        from sweepft.demo import make_tiny
+
+        loaded = make_tiny(loaded, out / "material")
     _check_rows(loaded)
     from sweepft.launch.run import run_sweep  # Ray: only once the spec has been found sound
 
-    finished = run_sweep(loaded, out or _new_folder(loaded.name), address=address)
+    finished = run_sweep(loaded, out, address=address)
     _close(finished)
+
+
+@cli.command()
+@_SPEC
+@_SET
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; a new one under runs/ by default.",
+)
+@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+    """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
+    from sweepft.launch.train import train_alone
+
+    _close(train_alone(spec, overrides, out or _new_folder("train"), address=address))
 
 
 @cli.command()
@@ -82,14 +101,19 @@ def status(run: Path, as_json: bool) -> None:
 @cli.command()
 @_SPEC
 @_SET
-def validate(spec: Path, overrides: tuple[str, ...]) -> None:
+@_NO_FILES
+def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """Check SPEC and the files it names, down to the rows; start nothing."""
     from sweepft.spec import load
 
-    loaded = load(spec, overrides)
-    for line in _check_rows(loaded):
-        click.echo(line)
-    click.echo(f"{spec}: ok")
+    loaded = load(spec, overrides, check_files=not no_files)
+    if not no_files:
+        for line in _check_rows(loaded):
+            click.echo(line)
+    click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
+
+
+cli.add_command(plan)
 
 
 @cli.command()
@@ -109,13 +133,45 @@ def demo(out: Path) -> None:
 
 
 @cli.command()
-@_RUN
-def report(run: Path) -> None:
-    """Write the report of RUN again: from a finished, a running or a crashed run, or a copied folder."""
-    from sweepft.report import write_report
+@click.argument(
+    "runs",
+    nargs=-1,
+    required=True,
+    metavar="RUN...",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("comparison"),
+    show_default=True,
+    help="Folder for the comparison of several runs.",
+)
+@click.option(
+    "--price",
+    type=click.FloatRange(min=0),
+    help="Price of a GPU-hour (on CPU, of a slot-hour), instead of the spec's resources.price_per_gpu_hour.",
+)
+def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
+    """Write the report of RUN again, or compare several runs: finished, running or crashed ones, or copied folders."""
+    from sweepft.report import write_comparison, write_report
 
-    for path in write_report(run).values():
+    paths = write_report(runs[0], price=price) if len(runs) == 1 else write_comparison(runs, out, price=price)
+    for path in paths.values():
         click.echo(path)
+    if len(runs) == 1:
+        _make_best(runs[0])
+
+
+@cli.command()
+@_RUN
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+def dashboard(run: Path, port: int) -> None:
+    """Open optuna-dashboard on the study of RUN, on this machine only (needs sweepft[dashboard])."""
+    from sweepft.search.dashboard import serve_dashboard
+
+    click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C ends it")
+    serve_dashboard(run, port)
 
 
 @cli.command()
@@ -124,6 +180,17 @@ def schema() -> None:
     from sweepft.spec import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
+def settings() -> None:
+    """List the named settings that search.start_with may hold, with their sources."""
+    from sweepft.spec import NAMED_SETTINGS
+
+    for setting in NAMED_SETTINGS.values():
+        click.echo(f"{setting.name}: {setting.about}")
+        click.echo(f"  {', '.join(f'{key} {value}' for key, value in setting.config.items())}")
+        click.echo(f"  {setting.source}")
 
 
 @cli.command(
@@ -171,6 +238,16 @@ def _check_rows(spec: SweepSpec) -> list[str]:
     return [*lines, *(f"  warning: {w}" for w in found.warnings)]
 
 
+def _make_best(run: Path) -> None:
+    """Make ``best/`` again where the run has a winner whose weights are there."""
+    from sweepft.best import write_best
+    from sweepft.recorder import RunView
+
+    view = RunView.load(run)
+    if view.best is not None and (run / "weights" / view.best.trial_id).is_dir():
+        click.echo(write_best(run, view))
+
+
 def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
@@ -185,8 +262,6 @@ def _close(finished: Finished) -> None:
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
-    if finished.weights is not None:
-        console.print(
-            f"the winner's weights: {finished.weights}", highlight=False, markup=False, soft_wrap=True
-        )
+    if finished.best is not None:
+        console.print(f"the winner: {finished.best}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(finished.exit_code)

@@ -71,7 +71,7 @@ class Prepared(_Fact):
     """Ids the tokenizer can give: embeddings with fewer rows must grow to this."""
     model_vocab_size: int | None
     """Embedding rows of the base model by its config.json, if it says so."""
-    model_type: str | None
+    model_type: str | None = None
     """Family of the base model by its config.json."""
     pad_id: int
     end_ids: tuple[int, ...]

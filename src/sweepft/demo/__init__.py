@@ -7,5 +7,6 @@ both what a configuration learns and what it forgets, within minutes and with no
 from __future__ import annotations
 
 from sweepft.demo.make import make_demo
+from sweepft.demo.tiny import make_tiny
 
-__all__ = ["make_demo"]
+__all__ = ["make_demo", "make_tiny"]

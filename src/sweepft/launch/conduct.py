@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import signal
 import threading
@@ -15,15 +16,17 @@ from typing import Any
 from ray.tune import TuneError
 from rich.console import Console
 
+from sweepft.best import write_best
 from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
+from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
-from sweepft.tuner.build import build_tuner
+from sweepft.tuner.build import build_callback, build_tuner
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
@@ -31,6 +34,8 @@ from sweepft.tuner.stopper import SweepScheduler, Winding
 __all__ = ["Finished", "conduct"]
 
 _GIVE_UP_AFTER = 3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,14 @@ class Finished:
         view: The folded ledger.
         status: ``finished | limit | interrupted | failed``.
         reports: Report files by kind.
+        best: Folder of the winner, ready to use, or None where no trial has completed.
     """
 
     run_dir: Path
     view: RunView
     status: str
     reports: dict[str, Path]
+    best: Path | None = None
 
     @property
     def weights(self) -> Path | None:
@@ -96,9 +103,11 @@ def conduct(
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
     recorder.listeners += [
         progress.on_row,
+        LiveReport(run_dir, recorder.view).on_row,
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
+    callback = build_callback(spec, recorder, scheduler, searcher)
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
@@ -108,7 +117,7 @@ def conduct(
             run_dir,
             searcher=searcher,
             scheduler=scheduler,
-            recorder=recorder,
+            callback=callback,
             winding=winding,
         )
         with _interrupts(winding, console), progress:
@@ -119,11 +128,21 @@ def conduct(
                     raise
                 raise recorder.failure from None
     searcher.proposer.close()
+    callback.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
     # As large as the model, and made again in seconds.
     shutil.rmtree(run_dir / "base", ignore_errors=True)
-    return Finished(run_dir, recorder.view, status, write_report(run_dir))
+    return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+
+
+def _best(run_dir: Path, view: RunView) -> Path | None:
+    """Make ``best/``. The sweep is over and its ledger whole: what goes wrong here must not fail it."""
+    try:
+        return write_best(run_dir, view)
+    except Exception as error:
+        _log.warning("best/ not written: run=%s error=%r", run_dir, error)
+        return None
 
 
 def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:

@@ -27,7 +27,10 @@ from sweepft.tuner.recorder import Recorder
 
 __all__ = ["resume_sweep", "whole_results"]
 
-_MAY_CHANGE = ("search.trials", "search.limit", "resources.concurrent_trials", "keep", "checkpoint")
+_MAY_CHANGE = (
+    *("search.trials", "search.limit", "resources.concurrent_trials"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint"),
+)
 
 
 def resume_sweep(

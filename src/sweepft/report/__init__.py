@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from sweepft.report.summary import REPORT_SCHEMA_VERSION, summarise
 from sweepft.report.tables import terminal_table
-from sweepft.report.write import write_report
+from sweepft.report.write import write_comparison, write_report
 
-__all__ = ["REPORT_SCHEMA_VERSION", "summarise", "terminal_table", "write_report"]
+__all__ = ["REPORT_SCHEMA_VERSION", "summarise", "terminal_table", "write_comparison", "write_report"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from sweepft.recorder import RunView
 
-__all__ = ["answer", "edge_warnings"]
+__all__ = ["answer", "difference_of", "edge_warnings"]
 
 EDGE_SHARE = 0.05
 """A value this near to the end of a range (as a share of it, on its own scale) sits on the edge."""
@@ -39,8 +39,8 @@ def answer(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
             "edges": [],
             "headline": "No trial has completed the full budget yet: there is no winner.",
         }
-    difference = _difference(first, second) if second is not None else None
-    close = [t["trial_id"] for t in ranked[1:] if _difference(first, _brief(t) or {})["clear"] is False]
+    difference = difference_of(first, second) if second is not None else None
+    close = [t["trial_id"] for t in ranked[1:] if difference_of(first, _brief(t) or {})["clear"] is False]
     return {
         "winner": first,
         "runner_up": second,
@@ -90,7 +90,8 @@ def _side(value: float, dimension: dict[str, Any]) -> str | None:
     return None
 
 
-def _difference(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def difference_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """How far ``second`` is behind ``first``: ``{value, stderr, clear, text}``, as in `answer`."""
     value = second["objective"] - first["objective"]
     if first["stderr"] is None or second["stderr"] is None:
         return {"value": value, "stderr": None, "clear": None, "text": "no standard error was recorded"}

@@ -6,27 +6,39 @@ One idea: everything is counted in the unit that is scarce - GPU-seconds where t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from sweepft.recorder import RunView
 
-__all__ = ["cost_summary"]
+__all__ = ["cost_summary", "price_of"]
 
 
-def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def price_of(view: RunView) -> float | None:
+    """The price per GPU-hour (per slot-hour on a CPU) that the spec states, if it states one."""
+    stated = (view.spec.get("resources") or {}).get("price_per_gpu_hour")
+    if isinstance(stated, int | float) and not isinstance(stated, bool) and math.isfinite(stated):
+        return float(stated)
+    return None
+
+
+def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | None = None) -> dict[str, Any]:
     """Cost and savings of a sweep.
 
     Args:
         view: The sweep.
         trials: Its `trial_record`s.
+        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of the spec.
     Returns:
         ``unit`` (``gpu_seconds`` or ``slot_seconds``), ``by_phase``, ``used``, ``slots`` (at once),
         ``wall_seconds``, ``capacity`` (slots x wall, summed over resumes), ``unaccounted``, ``saved``,
         ``saved_share`` (of what a run without stops would have taken), ``audit`` (spent on trials after they were
-        condemned: already not in ``saved``), ``lost_to_faults``.
+        condemned: already not in ``saved``), ``lost_to_faults`` (training again what a fault took too), ``price``
+        (see `price_summary`).
     """
+    price = price_of(view) if price is None else price
     gpus = max((t["gpus"] for t in trials), default=0.0)
     unit = "gpu_seconds" if gpus > 0 else "slot_seconds"
 
@@ -59,9 +71,28 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
         "saved": saved,
         "saved_share": saved / (used + saved) if used + saved > 0 else 0.0,
         "audit": sum(audit_seconds(view, t) * weigh(t) for t in trials),
-        "lost_to_faults": sum(float(f.get("lost_seconds") or 0.0) for f in view.faults)
-        * (gpus if gpus > 0 else 1.0),
+        "lost_to_faults": by_phase.get("lost", 0.0) if view.costs else _told_lost(view, gpus),
+        "price": price_summary(price, capacity, used, saved),
     }
+
+
+def price_summary(
+    per_hour: float | None, capacity: float, used: float, saved: float
+) -> dict[str, float] | None:
+    """What that is in money, at a price per GPU-hour (per slot-hour on a CPU); None without a price.
+
+    Args:
+        per_hour: Price, in any currency.
+        capacity, used, saved: GPU-seconds (slot-seconds).
+    """
+    if per_hour is None:
+        return None
+    shares = {"paid": capacity, "trials": used, "saved": saved}
+    return {"per_hour": per_hour, **{name: seconds / 3600 * per_hour for name, seconds in shares.items()}}
+
+
+def _told_lost(view: RunView, gpus: float) -> float:
+    return sum(float(f.get("lost_seconds") or 0.0) for f in view.faults) * (gpus if gpus > 0 else 1.0)
 
 
 def _slots(view: RunView, first: float, last: float) -> int:

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.recorder import RunView, TrialView
+from sweepft.recorder import AttemptView, RunView, TrialView
 
-__all__ = ["page_curves", "timeline"]
+__all__ = ["page_curves", "timeline", "waits"]
 
 TOTAL_POINTS: Final = 48_000
 """Points of all trials together: what a browser draws without stutter, and what keeps the file small."""
@@ -39,6 +39,27 @@ def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[d
         _curve(view.trials[t], MOST_POINTS if place < LEADERS else points, evidence_limit)
         for place, t in enumerate(order)
     ]
+
+
+def waits(view: RunView) -> list[list[Any]]:
+    """Rows ``[phase, slot, start, end]``: times of a slot that are no trial's; seconds since the first row."""
+    tries: dict[str, list[AttemptView]] = {}
+    for trial in view.trials.values():
+        for attempt in trial.attempts:
+            tries.setdefault(str(attempt.slot), []).append(attempt)
+    found = []
+    for row in view.costs:
+        if row.get("trial_id") is not None or row.get("slot") is None or not row["seconds"] > 0:
+            continue
+        # Told with the first result of the next trial, so it ends where that one began; or at the sweep's end.
+        told, slack = row["time"], min(0.05, row["seconds"] / 2)
+        under_way = [
+            a.started for a in tries.get(str(row["slot"]), ()) if a.started <= told <= a.last + slack
+        ]
+        end = max(under_way, default=told) - view.first_time
+        start = max(0.0, end - row["seconds"])
+        found.append([row["phase"], str(row["slot"]), round(start, 2), round(end, 2)])
+    return found
 
 
 def timeline(view: RunView) -> list[list[Any]]:

@@ -24,8 +24,12 @@ __all__ = ["REPORT_SCHEMA_VERSION", "finite", "summarise"]
 REPORT_SCHEMA_VERSION: Final = 1
 
 
-def summarise(view: RunView) -> dict[str, Any]:
+def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
     """The report of a sweep as it stands, finished or not; see docs/report.md for every key.
+
+    Args:
+        view: The sweep.
+        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of the spec, if any.
 
     Numbers that are not finite are None, so that the result is strict JSON.
     """
@@ -49,7 +53,7 @@ def summarise(view: RunView) -> dict[str, Any]:
         "swept": swept_keys(view),
         "counts": dict(Counter(t["status"] for t in trials)),
         "answer": answer(view, trials),
-        "cost": cost_summary(view, trials),
+        "cost": cost_summary(view, trials, price),
         "stops": stop_summary(view, trials),
         "signals": signals,
         "importances": importances(space, ranked),

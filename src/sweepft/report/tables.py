@@ -16,9 +16,9 @@ from rich.text import Text
 
 from sweepft.recorder import RunView
 from sweepft.report.summary import summarise
-from sweepft.report.words import duration, number, one_line, percent, shorten
+from sweepft.report.words import duration, money, number, one_line, percent, said, shorten
 
-__all__ = ["CSV_COLUMNS", "markdown", "ranked_csv", "terminal_table"]
+__all__ = ["CSV_COLUMNS", "comparison_markdown", "markdown", "ranked_csv", "terminal_table"]
 
 CSV_COLUMNS = (
     *(
@@ -39,6 +39,7 @@ CSV_COLUMNS = (
 STYLES = {
     "completed": "blue",
     "stopped": "yellow",
+    "parked": "cyan",
     "diverged": "red",
     "failed": "magenta",
     "running": "green",
@@ -89,6 +90,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         f"- **Trials** {counts}",
         f"- **Cost** {duration(c['used'])} of {unit} time; "
         f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
+        *([f"- **Price** {_price(c)}"] if c["price"] else []),
     ]
     audits = summary["stops"]["audits"]
     rate, wrong = audits["rate"], "not measured"
@@ -102,6 +104,50 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     ]
     lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)
+
+
+def comparison_markdown(comparison: dict[str, Any]) -> str:
+    """Several sweeps for a pull request: the best of each, its cost, and where the specs differ."""
+    names = (
+        "sweep",
+        "status",
+        "best trial",
+        "held-out loss",
+        "behind",
+        "settings",
+        "trials",
+        "time held",
+        "saved",
+        "price",
+    )
+    lines = ["# Sweeps compared", "", _md(comparison["headline"]), "", "| " + " | ".join(names) + " |"]
+    lines.append("|" + " --- |" * len(names))
+    for s in comparison["sweeps"]:
+        w, c, behind = s["winner"] or {}, s["cost"], s["behind"]
+        stderr = f" ± {w['stderr']:.4f}" if w.get("stderr") is not None else ""
+        cells = [
+            *(s["label"], s["status"], w.get("trial_id") or "—"),
+            f"{w['objective']:.4f}{stderr}" if w else "—",
+            f"{behind['value']:.4f}, {behind['text']}"
+            if behind
+            else "best"
+            if s["label"] == comparison["best"]
+            else "—",
+            ", ".join(f"{k} = {number(v)}" for k, v in (w.get("config") or {}).items()),
+            f"{s['trials']} ({', '.join(f'{n} {status}' for status, n in s['counts'].items())})",
+            f"{duration(c['capacity'])} of {'GPU' if c['unit'] == 'gpu_seconds' else 'slot'} time",
+            percent(c["saved_share"]),
+            money(c["price"]["paid"]) if c["price"] else "—",
+        ]
+        lines.append("| " + " | ".join(_md(cell) for cell in cells) + " |")
+    lines += ["", "## Where the specs differ", ""]
+    if not comparison["differences"]:
+        return "\n".join([*lines, "Nowhere.", ""])
+    heads = ["key", *(s["label"] for s in comparison["sweeps"])]
+    lines += ["| " + " | ".join(_md(h) for h in heads) + " |", "|" + " --- |" * len(heads)]
+    for d in comparison["differences"]:
+        lines.append("| " + " | ".join(_md(said(c)) for c in (d["key"], *d["values"])) + " |")
+    return "\n".join([*lines, ""])
 
 
 def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: int = 30) -> RenderableType:
@@ -126,6 +172,8 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
     c = summary["cost"]
     saved = f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})"
     parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
+    if c["price"]:
+        parts.append(Text(f"price: {_price(c)}", style="dim"))
     parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
     return Group(*parts)
 
@@ -177,6 +225,14 @@ class _Ranking:
             row += [Text(duration(t["seconds"]).replace(" min", "m").replace(" ", ""))]
             table.add_row(*row, style="bold" if t["rank"] == 1 else None)
         return table
+
+
+def _price(cost: dict[str, Any]) -> str:
+    p, unit = cost["price"], "GPU" if cost["unit"] == "gpu_seconds" else "slot"
+    return (
+        f"{money(p['paid'])} for all {unit} time at {money(p['per_hour'])} per {unit}-hour; "
+        f"stopping saved {money(p['saved'])}"
+    )
 
 
 def _brief(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-__all__ = ["duration", "number", "one_line", "percent", "said", "shorten"]
+__all__ = ["duration", "money", "number", "one_line", "percent", "said", "shorten"]
 
 _TURNS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
@@ -41,6 +41,11 @@ def duration(seconds: Any) -> str:
     if seconds < 48 * 3600:
         return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
     return f"{seconds / 86400:.1f} d"
+
+
+def money(value: float) -> str:
+    """An amount of no stated currency: with cents up to a thousand, then without."""
+    return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def said(value: Any) -> str:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweepft.errors import StorageError
 from sweepft.recorder import RunView
-from sweepft.report.page import render_page
+from sweepft.report.compare import compare
+from sweepft.report.page import render_comparison, render_page
 from sweepft.report.summary import summarise
-from sweepft.report.tables import markdown, ranked_csv
+from sweepft.report.tables import comparison_markdown, markdown, ranked_csv
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]
 
 
 def write_report(
-    run_dir: str | os.PathLike[str], *, live: bool = False, view: RunView | None = None
+    run_dir: str | os.PathLike[str],
+    *,
+    live: bool = False,
+    view: RunView | None = None,
+    price: float | None = None,
 ) -> dict[str, Path]:
     """Make the report of a run, finished, running or crashed, from its ledger.
 
@@ -24,6 +31,7 @@ def write_report(
         run_dir: The run folder.
         live: Whether the page shall load itself again while it is open (during a sweep).
         view: The sweep, where it is at hand already; else the ledger is read.
+        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of the spec, if any.
     Returns:
         Paths of what was written: ``csv``, ``json``, ``md``, ``html``.
     Raises:
@@ -32,12 +40,43 @@ def write_report(
     """
     folder = Path(run_dir)
     view = view if view is not None else RunView.load(folder)
-    summary = summarise(view)
+    summary = summarise(view, price)
     contents = {
         "csv": ("ranked.csv", ranked_csv(summary)),
         "json": ("report.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),
         "md": ("report.md", markdown(summary)),
         "html": ("report.html", render_page(view, summary, live=live)),
+    }
+    return {kind: _write(folder / name, text) for kind, (name, text) in contents.items()}
+
+
+def write_comparison(
+    run_dirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], *, price: float | None = None
+) -> dict[str, Path]:
+    """Compare sweeps, finished or not, from their run folders or copies of them.
+
+    Args:
+        run_dirs: Run folders.
+        out: Folder for the files; made where it is missing.
+        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of each spec, if any.
+    Returns:
+        Paths of what was written: ``json``, ``md``, ``html``.
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If a run has no ledger or it cannot be trusted.
+        StorageError: If the folder cannot be written.
+    """
+    comparison = compare([(os.fspath(d), RunView.load(d)) for d in run_dirs], price)
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StorageError(
+            f"{folder}: cannot be made: {e.strerror or e}\n  name another one with --out"
+        ) from e
+    contents = {
+        "json": ("comparison.json", json.dumps(comparison, indent=1, allow_nan=False) + "\n"),
+        "md": ("comparison.md", comparison_markdown(comparison)),
+        "html": ("comparison.html", render_comparison(comparison)),
     }
     return {kind: _write(folder / name, text) for kind, (name, text) in contents.items()}
 
@@ -49,7 +88,8 @@ def _write(path: Path, text: str) -> Path:
         temporary.write_bytes(text.encode("utf-8", "replace"))
         temporary.replace(path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path}: cannot write the report: {e.strerror or e}\n  Free space or make the folder writable; "
             "the ledger is whole, and `sweepft report` makes the report again."

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, Ra
 
 from sweepft.spec import Search
 
-__all__ = ["derived_seed", "random_sampler", "sampler_for"]
+__all__ = ["derived_seed", "random_sampler", "sampler_for", "startup_trials"]
 
 
 def derived_seed(seed: int, *parts: int | str) -> int:
@@ -34,7 +34,7 @@ def sampler_for(search: Search, number: int, attempt: int, *, parallel: bool) ->
             place be proposed again (constant liar).
     """
     seed = derived_seed(search.seed, number, attempt)
-    startup = _startup_trials(search.trials)
+    startup = startup_trials(search.trials)
     match search.sampler:
         case "tpe":
             return TPESampler(seed=seed, n_startup_trials=startup, constant_liar=parallel)
@@ -67,6 +67,6 @@ def _qmc(seed: int, independent: BaseSampler) -> BaseSampler:
         )
 
 
-def _startup_trials(trials: int | None) -> int:
+def startup_trials(trials: int | None) -> int:
     """Random trials before a model is believed: Optuna's 10, less in short sweeps, never below 4."""
     return 10 if trials is None else max(4, min(10, trials // 3))

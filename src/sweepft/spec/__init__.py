@@ -29,10 +29,13 @@ from sweepft.spec.sections import (
     TrainSettings,
     TrainSource,
 )
+from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 
 __all__ = [
+    "FEWEST_STEPS",
+    "NAMED_SETTINGS",
     "PACKABLE",
     "SWEEPABLE",
     "Budget",
@@ -46,6 +49,7 @@ __all__ = [
     "Lora",
     "MicroTokens",
     "Model",
+    "NamedSetting",
     "Optimizer",
     "Plan",
     "Resources",

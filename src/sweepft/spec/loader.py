@@ -1,7 +1,7 @@
 """From a YAML file to a frozen spec, or to all of its problems at once.
 
-The order of work: read, override, validate each section, check across sections, look at the files. Nothing
-here needs torch, Ray or the network.
+The order of work: read, override, put values in the place of names, validate each section, check across sections,
+look at the files. Nothing here needs torch, Ray or the network.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sweepft.spec.draft import draft
 from sweepft.spec.files import check_files as _check_files
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.sections import Train
+from sweepft.spec.settings import check_settings, expand_names
 from sweepft.spec.source import Document, read, to_yaml
 from sweepft.spec.sweep import SweepSpec
 
@@ -57,7 +58,10 @@ def dump(spec: SweepSpec) -> str:
 
 
 def _validated(document: Document, root: Path | None, check_files: bool) -> SweepSpec:
+    names, unknown = expand_names(document)
     found = draft(document, root)
+    found.problems += unknown
+    check_settings(found, names)
     check_all(found)
     if check_files:
         _check_files(found)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sweepft.spec.settings import NAMED_SETTINGS
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec
 
 __all__ = ["json_schema"]
@@ -28,6 +29,7 @@ def json_schema() -> dict[str, Any]:
         if name == "Dimension":
             definition["properties"]["choice"]["anyOf"][0]["minItems"] = 1
     schema["$defs"]["Limit"]["minProperties"] = 1
-    space = schema["$defs"]["Search"]["properties"]["space"]
-    space["propertyNames"] = {"enum": list(SWEEPABLE)}
+    search = schema["$defs"]["Search"]["properties"]
+    search["space"]["propertyNames"] = {"enum": list(SWEEPABLE)}
+    search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(NAMED_SETTINGS)}]}
     return schema

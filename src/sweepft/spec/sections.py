@@ -256,7 +256,7 @@ class Search(Section):
     seed: Seed = 0
     """Seed of the proposals."""
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
-    """Configurations tried first; what they leave out is sampled."""
+    """Configurations tried first; what they leave out is sampled. Mappings, or names that `sweepft settings` lists."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Fields of `train` (dotted: `optimizer.weight_decay`) and what to try."""
 
@@ -311,3 +311,6 @@ class Resources(Section):
     """Logical CPUs of a rank."""
     concurrent_trials: PositiveInt = 1
     """Trials at once."""
+    price_per_gpu_hour: NonNegative | None = None
+    """What a GPU-hour costs (on CPU, an hour of a slot), in any currency; reports then say what the sweep cost. Changes
+    nothing else, and may be changed on resume."""

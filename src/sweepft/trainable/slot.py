@@ -126,7 +126,9 @@ class Slot(tune.Trainable):
         elif isinstance(error, RankFailed | RankHung) and self._rebuilds < self._plan.max_rebuilds:
             self._rebuilds += 1
             again, action = True, "ranks rebuilt"
-        lost = time.monotonic() - self._since
+        spent = time.monotonic() - self._since  # since the last result: none of it counts
+        lost = spent - self._seconds.get("lost", 0.0)
+        self._seconds = {"lost": spent}
         self._faults.append(
             {"error": type(error).__name__, "message": str(error), "action": action, "lost_seconds": lost}
         )
@@ -149,7 +151,6 @@ class Slot(tune.Trainable):
                 f"{engine.zero_stage} on {self._plan.shape.workers} rank(s): raise resources.workers_per_trial or "
                 "train.zero_stage, set train.gradient_checkpointing: true, or lower data.max_length"
             )
-        self._spend("lost", time.monotonic() - self._since)
         faults, seconds = list(self._faults), dict(self._seconds)
         return {
             "failed": reason,

@@ -16,7 +16,7 @@ from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
-__all__ = ["build_scheduler", "build_tuner"]
+__all__ = ["build_callback", "build_scheduler", "build_tuner"]
 
 
 def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
@@ -39,6 +39,22 @@ def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
     )
 
 
+def build_callback(
+    spec: SweepSpec, recorder: Recorder, scheduler: SweepScheduler, searcher: OptunaSearcher
+) -> LedgerCallback:
+    """What turns Tune's events into ledger rows; `close` it when the sweep is over."""
+    ranks = shape(spec)
+    begin, _ = recorder.view.sessions[-1]
+    return LedgerCallback(
+        recorder,
+        scheduler,
+        searcher,
+        gpus_per_slot=ranks.gpus * ranks.workers,
+        begin=begin,
+        slots=spec.resources.concurrent_trials,
+    )
+
+
 def build_tuner(
     spec: SweepSpec,
     prepared: Prepared,
@@ -46,14 +62,12 @@ def build_tuner(
     *,
     searcher: OptunaSearcher,
     scheduler: SweepScheduler,
-    recorder: Recorder,
+    callback: LedgerCallback,
     winding: Winding,
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
-    ranks = shape(spec)
-    callback = LedgerCallback(recorder, scheduler, searcher, ranks.gpus * ranks.workers)
     scheduler.winding = winding
     return tune.Tuner(
         trainable,

@@ -11,9 +11,10 @@ from ray.tune.experiment import Trial
 
 from sweepft.engine.plan import TrialPlan
 from sweepft.errors import StorageError
-from sweepft.recorder import Ledger, Row, RunView
+from sweepft.recorder import Ledger, Row, RunView, current_writer
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
 
 __all__ = ["LedgerCallback", "Recorder"]
@@ -30,6 +31,7 @@ class Recorder:
     def __init__(self, ledger: Ledger, view: RunView) -> None:
         self.ledger = ledger
         self.view = view
+        view.writer = current_writer(ledger.path.parent)
         self.failure: StorageError | None = None
         self.listeners: list[Callable[[Row], None]] = []
 
@@ -56,6 +58,8 @@ class LedgerCallback(tune.Callback):
         scheduler: Whose verdicts are recorded.
         searcher: Told how a trial ends before Tune tells it that it ended.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
+        begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
+        slots: Slots at once, at most.
     """
 
     def __init__(
@@ -64,13 +68,14 @@ class LedgerCallback(tune.Callback):
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
         gpus_per_slot: float,
+        begin: float,
+        slots: int,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
-        self._taken: dict[str, float] = {}
-        self._slots: dict[str, tuple[str, float]] = {}
+        self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -83,7 +88,6 @@ class LedgerCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot."""
         config = trial.config
-        self._taken[config["trial_id"]] = time.monotonic()
         if config["trial_id"] in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
@@ -113,7 +117,9 @@ class LedgerCallback(tune.Callback):
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
-        self._write_between(name, result)
+        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        if between is not None:
+            self._write_cost(None, result["slot"], *between)
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
@@ -123,6 +129,7 @@ class LedgerCallback(tune.Callback):
         """A trial is over, whoever ended it."""
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
+        self._clock.leave(name)
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
@@ -133,19 +140,18 @@ class LedgerCallback(tune.Callback):
             "fault", trial_id=name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
             message=message, action="given up",
         )  # fmt: skip
+        if "slot" in result:
+            lost = self._clock.lose(result["slot"], time.monotonic())
+            self._write_cost(name, result["slot"], "lost", lost)
         self._end(name, Outcome("failed", None, message), result)
+
+    def close(self) -> None:
+        """Write what each slot has waited since its last trial: the sweep is over."""
+        for slot, seconds in self._clock.close(time.monotonic()).items():
+            self._write_cost(None, slot, "idle", seconds)
 
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
-
-    def _write_between(self, name: str, result: dict[str, Any]) -> None:
-        """The slot's time before this trial that is no trial's: its start, or its wait for this proposal."""
-        slot, now = result["slot"], time.monotonic()
-        before, since = self._slots.get(slot, (None, self._taken[name]))
-        if before != name:
-            seconds = max(0.0, now - since - sum(result["phase_seconds"].values()))
-            self._write_cost(None, slot, "startup" if before is None else "idle", seconds)
-        self._slots[slot] = (name, now)
 
     def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
         """Faults since the last result; whether there were any."""

@@ -16,24 +16,19 @@ B = trial("B", learning_rate=1e-2, seed=3)
 
 
 def interrupted(runner, folder: Path, first, second):
-    """Train half of a trial, save, train another trial in between, restore, and finish."""
+    """Train half of a trial, save, train another trial in between, restore, finish; then the same without a break."""
     runner.start(first)
     history = runner.run(24)["history"]
-    blocks = runner._blocks
     saved = runner.save(str(folder / "24"))
     runner.start(second)
     runner.run(16)
     runner.start(first)
     back = runner.restore(str(folder / "24"))
     rest = runner.run(64)
-    return history, saved, back, rest, blocks.size, runner.evaluate()["objective"]
-
-
-def undisturbed(runner, first):
+    gone_on = history, rest, runner.evaluate()["objective"]
     runner.start(first)
-    start = runner.run(24)
-    rest = runner.run(64)
-    return start["history"], rest, runner.evaluate()["objective"]
+    whole = runner.run(24)["history"], runner.run(64), runner.evaluate()["objective"]
+    return saved, back, gone_on, whole
 
 
 @pytest.mark.parametrize(
@@ -42,13 +37,11 @@ def undisturbed(runner, first):
 )
 def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, world_size):
     plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
-    history, saved, back, rest, _, objective = on_ranks(
-        interrupted, world_size, plan, tmp_path / "state", A, B
-    )
-    whole_start, whole_rest, whole_objective = on_ranks(undisturbed, world_size, plan, A)
+    saved, back, gone_on, whole = on_ranks(interrupted, world_size, plan, tmp_path / "state", A, B)
     assert back["step"] == 2
     assert back["samples"] == 24
     assert saved["bytes"] > 0
+    (history, rest, objective), (whole_start, whole_rest, whole_objective) = gone_on, whole
     for name in ("loss", "grad_norm", "lr", "samples_seen", "tokens_seen"):
         assert history[name] == whole_start[name]
         assert rest["history"][name] == whole_rest["history"][name]

@@ -62,6 +62,7 @@ def test_every_family_called_packable_is_tested_here():
     assert {arch for arch, _ in FAMILIES} == PACKABLE
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 @pytest.mark.parametrize(("arch", "config"), FAMILIES)
 def test_packed_equals_padded(arch, config):
     torch.manual_seed(0)

@@ -70,14 +70,21 @@ def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, wo
     assert history["grad_norm"] == pytest.approx(norms, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def cut_in_fours(tiny_model_dir, tmp_path_factory):
+    """The batch in micro-batches of four on one rank."""
+    plan = engine_plan(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
+    return run_trials(plan, [trial(batch_size=16, planned_steps=5)], 1)[0]
+
+
 @pytest.mark.parametrize(("micro_batch", "world_size"), [(1, 1), (2, 2), (8, 1), (16, 2)])
-def test_the_cut_of_the_batch_changes_nothing(tiny_model_dir, tmp_path, micro_batch, world_size):
+def test_the_cut_of_the_batch_changes_nothing(
+    cut_in_fours, tiny_model_dir, tmp_path, micro_batch, world_size
+):
     """Micro-batch, accumulation and world size: loss and gradient norm stay within 1e-6."""
-    settings = trial(batch_size=16, planned_steps=5)
-    reference = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=4)
+    expected = cut_in_fours
     plan = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
-    expected = run_trials(reference, [settings], 1)[0]
-    got = run_trials(plan, [settings], world_size)[0]
+    got = run_trials(plan, [trial(batch_size=16, planned_steps=5)], world_size)[0]
     assert got["history"]["samples_seen"] == [16, 32, 48, 64, 70], "the last batch holds what is left"
     for name in ("loss", "grad_norm"):
         assert got["history"][name] == pytest.approx(expected["history"][name], rel=1e-6, abs=1e-6)

@@ -80,11 +80,11 @@ class _Maker:
             for t, slot in slots:
                 self.tell(end, "cost", trial_id=None, slot=slot, phase="idle", seconds=end - t, gpus=s.gpus)
                 self.tell(
-                    START,
+                    START + 4 + 0.4 * slot,
                     "cost",
                     trial_id=None,
                     slot=slot,
-                    phase="setup",
+                    phase="startup",
                     seconds=4 + 0.4 * slot,
                     gpus=s.gpus,
                 )
@@ -152,7 +152,7 @@ class _Maker:
                     action="rebuilt the ranks, trial goes on from its last window",
                     lost_seconds=7.0,
                 )
-                self.cost(now, t, slot, "fault", 7.0)
+                self.cost(now, t, slot, "lost", 7.0)
                 attempt, breaks_at = attempt + 1, None
                 self.tell(
                     now,

@@ -11,6 +11,7 @@ from synthetic_sweep import Sweep
 
 from sweepft.recorder import RunView
 from sweepft.report import summarise
+from sweepft.report.compare import compare
 from sweepft.report.tables import CSV_COLUMNS
 
 TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(run: Path) -> dict[str, Any]:
-    return summarise(RunView.load(run))
+    return summarise(RunView.load(run), price=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,12 @@ def test_the_documented_keys_are_those_of_the_report(report: dict[str, Any]) -> 
 def test_the_documented_csv_columns_are_those_written() -> None:
     section = TEXT.split("## `ranked.csv`")[1]
     assert tuple(re.search(r"`([^`]+)`", section)[1].replace("\n", " ").split(", ")) == CSV_COLUMNS
+
+
+def test_the_documented_keys_are_those_of_a_comparison(run: Path) -> None:
+    section = TEXT.split("`comparison.json`, schema version 1:")[1].split("## ")[0]
+    found = compare([(run, RunView.load(run))] * 2)
+    outside = re.sub(r"\([^)]*\)", "", section)
+    assert set(re.findall(r"`(\w+)`", outside)) == set(found)
+    named = re.search(r"`sweeps` \(`([^`]+)`", section)[1]
+    assert set(re.split(r",\s+", named)) == set(found["sweeps"][0])

@@ -349,8 +349,8 @@ def test_the_public_surface() -> None:
     )
     sources = "TestSource Train TrainSource"
     rest = (
-        "PACKABLE SWEEPABLE Dimension MicroTokens Plan SweepSpec TrainSettings WarmupSteps check_budget dump "
-        "from_dict is_hub_id "
+        "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
+        "TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
         "is_template_file json_schema load packing_note plan reference"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}

@@ -60,7 +60,7 @@ def test_help_and_schema_load_nothing_heavy() -> None:
     shown = sweepft("--help")
     assert shown.returncode == 0
     assert "LOADED []" in shown.stderr
-    for command in ("run", "validate", "resume", "status", "report", "replay", "demo", "schema"):
+    for command in ("run", "validate", "resume", "status", "report", "replay", "demo", "schema", "settings"):
         assert f"\n  {command} " in shown.stdout
     schema = sweepft("schema")
     assert json.loads(schema.stdout)["title"] == "sweepft sweep"

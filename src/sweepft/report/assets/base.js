@@ -3,7 +3,7 @@
 // Constraint: text of a trial reaches the page through textContent, or through `label` where Plotly reads markup.
 
 const $ = (id) => document.getElementById(id);
-const STATUSES = ["completed", "stopped", "diverged", "failed", "interrupted", "running"];
+const STATUSES = ["completed", "stopped", "parked", "diverged", "failed", "interrupted", "running"];
 let D = null; // the data of the page
 let R = null; // its report
 const byId = new Map(); // trial id -> {record, curve, place}
@@ -55,6 +55,12 @@ function duration(s) {
   return (s / 86400).toFixed(1) + " d";
 }
 
+// How long ago, in words that stay true for a while.
+function ago(seconds) {
+  if (seconds < 90) return "just now";
+  return seconds < 5400 ? Math.round(seconds / 60) + " min ago" : Math.round(seconds / 3600) + " h ago";
+}
+
 const percent = (v) => (isNumber(v) ? Math.round(100 * v) + "%" : "—");
 
 // Text for Plotly, which reads a little markup.
@@ -71,10 +77,10 @@ function timeUnit(seconds) {
 // What is remembered while this tab is open, so that a live page loads again as it was.
 const memory = {
   get(key, other) {
-    try { return JSON.parse(sessionStorage.getItem("sweepft:" + key)) ?? other; } catch { return other; }
+    try { return JSON.parse(sessionStorage.getItem("sweepft:" + location.pathname + ":" + key)) ?? other; } catch { return other; }
   },
   set(key, value) {
-    try { sessionStorage.setItem("sweepft:" + key, JSON.stringify(value)); } catch { /* private mode: forget */ }
+    try { sessionStorage.setItem("sweepft:" + location.pathname + ":" + key, JSON.stringify(value)); } catch { /* private mode: forget */ }
   },
 };
 
@@ -177,4 +183,18 @@ function check(host, text, value, change) {
   const box = make("input", { type: "checkbox", onchange: (e) => change(e.target.checked) });
   box.checked = value;
   host.append(make("label", {}, box, text));
+}
+
+// The button between light and dark, and charts that follow it and the width of the window.
+function themeButton() {
+  const chosen = memory.get("theme", null);
+  if (chosen) document.documentElement.dataset.theme = chosen;
+  $("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    memory.set("theme", document.documentElement.dataset.theme);
+    redraw();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  let phone = isPhone();
+  addEventListener("resize", () => { if (isPhone() !== phone) { phone = isPhone(); redraw(); } });
 }

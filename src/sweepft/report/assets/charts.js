@@ -173,11 +173,11 @@ function signalControls() {
 
 function ganttFigure() {
   if (!D.timeline.length) return null;
-  const slots = [...new Set(D.timeline.map((b) => b[1]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+  const slots = [...new Set([...D.timeline, ...D.waits].map((b) => b[1]))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
   const row = new Map(slots.map((s, i) => [s, i]));
   const shown = slots.some((s) => s.length > 6) ? slots.map((_, i) => String(i)) : slots.map((s) => label(s));
   const each = Math.ceil(slots.length / 24);
-  const [scale, unit] = timeUnit(Math.max(...D.timeline.map((b) => b[3])));
+  const [scale, unit] = timeUnit([...D.timeline, ...D.waits].reduce((end, b) => Math.max(end, b[3]), 0));
   const bars = new Map(STATUSES.map((s) => [s, []]));
   for (const bar of D.timeline) {
     const t = byId.get(bar[0]).record;
@@ -189,6 +189,11 @@ function ganttFigure() {
     customdata: list.map(([b]) => b[0]), hovertemplate: "%{text}<extra></extra>", textposition: "none",
     text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + t.status + (t.attempts > 1 ? ", one of " + t.attempts + " tries" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
   }));
+  if (D.waits.length) {
+    traces.unshift({ type: "bar", orientation: "h", name: "start-up, idle", marker: { color: css("wait"), line: { width: 0 } },
+      base: D.waits.map((w) => w[2] / scale), x: D.waits.map((w) => (w[3] - w[2]) / scale), y: D.waits.map((w) => row.get(w[1])),
+      hovertemplate: "%{text}<extra></extra>", textposition: "none", text: D.waits.map((w) => label(w[0], 24) + " " + duration(w[3] - w[2]) + " of slot " + label(w[1], 30)) });
+  }
   const audits = R.trials.filter((t) => t.audited);
   if (audits.length) {
     const ends = audits.map((t) => D.timeline.findLast((b) => b[0] === t.trial_id)).filter(Boolean);

@@ -4,6 +4,7 @@
 async function begin() {
   D = JSON.parse(await unpack("data"));
   R = D.report;
+  STATUSES.push(...Object.keys(R.counts).filter((s) => !STATUSES.includes(s))); // of a later version
   R.trials.forEach((record, i) => byId.set(record.trial_id, { record, curve: D.curves[i], place: i }));
   Object.assign(state, memory.get("curves", {}));
   if (!yAxes().some(([k]) => k === state.y)) state.y = "l";
@@ -52,16 +53,7 @@ $("trial").addEventListener("close", () => {
   history.replaceState(null, "", location.pathname + location.search);
 });
 
-const chosen = memory.get("theme", null);
-if (chosen) document.documentElement.dataset.theme = chosen;
-$("theme").addEventListener("click", () => {
-  document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-  memory.set("theme", document.documentElement.dataset.theme);
-  redraw();
-});
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-let phone = isPhone();
-addEventListener("resize", () => { if (isPhone() !== phone) { phone = isPhone(); redraw(); } });
+themeButton();
 
 const sections = new IntersectionObserver((entries) => {
   for (const entry of entries.filter((e) => e.isIntersecting)) {
@@ -71,11 +63,27 @@ const sections = new IntersectionObserver((entries) => {
 for (const section of document.querySelectorAll("main > section")) sections.observe(section);
 
 // A live page loads itself again, but never under the reader's hands.
-let touched = Date.now();
+let touched = 0;
 for (const kind of ["pointerdown", "keydown", "wheel", "touchmove"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
 
+function live() {
+  const tell = () => { $("fresh").textContent = "updated " + ago(Date.now() / 1000 - R.generated); };
+  tell();
+  setInterval(() => {
+    tell();
+    if (!document.hidden && !$("trial").open && Date.now() - touched > 10000) location.reload();
+  }, 1000 * D.refresh);
+}
+
+// The table comes after the browser has put a page that is loaded again back to its place: put it back once more.
+function stay() {
+  if (performance.getEntriesByType("navigation")[0]?.type === "reload") scrollTo({ top: memory.get("scroll", 0), behavior: "instant" });
+  addEventListener("pagehide", () => memory.set("scroll", scrollY));
+}
+
 begin().then(() => {
-  if (D.refresh) setInterval(() => { if (!document.hidden && !$("trial").open && Date.now() - touched > 10000) location.reload(); }, 1000 * D.refresh);
+  stay();
+  if (D.refresh) live();
 }).catch((error) => {
   $("problem").hidden = false;
   $("problem").textContent = typeof DecompressionStream === "undefined"

@@ -1,0 +1,154 @@
+"""Is `sweepft plan` right? Its memory and its time, after ``--measure``, against a sweep that is then run.
+
+    python benchmarks/plan_check.py --size 30M [--json FILE]         one size: plan, measure, run
+    python benchmarks/plan_check.py --page FILE [FILE ...] [--md FILE]    the table of several
+
+The idea to keep in mind: the plan is made first and by the product's own functions. The sweep stops nobody. A rank's
+memory is the high-water mark the kernel keeps of its process (``VmHWM``), read while the sweep runs; its time is all
+seconds the ledger accounts to slots, ``idle`` left out, against the plan's slot-hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import record
+from material import Material, Shape, make, write_spec
+
+SIZES = {
+    "1M": Shape(hidden=128, layers=4, heads=4, intermediate=344),
+    "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
+    "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=50_000),
+}
+BUDGET = {"1M": 1600, "30M": 320, "125M": 160}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A plan against the run; see the module.")
+    record.add_options(parser)
+    parser.add_argument("--size", choices=SIZES)
+    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--page", nargs="+", type=Path, metavar="FILE")
+    args = parser.parse_args()
+    facts = record.about()
+    if args.page:
+        rows = [json.loads(file.read_text()) for file in args.page]
+        figures = {"rows": rows}
+        record.finish(args, "What `sweepft plan` says, and what the run took", facts, figures, page(rows))
+        return
+    with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder:
+        figures = one(Path(folder), args)
+    record.finish(args, f"A plan against its run, {args.size}", facts, figures, page([figures]))
+
+
+def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Plan a sweep, run it, and put both side by side."""
+    from rich.console import Console
+
+    from sweepft.launch.cluster import set_environment
+    from sweepft.launch.run import run_sweep
+    from sweepft.plan import Flags, make_plan
+    from sweepft.spec import load
+
+    set_environment()
+    material: Material = make(folder / "material", SIZES[args.size], rows=600)
+    file = write_spec(
+        folder / "sweep.yaml",
+        material,
+        held_out=32,
+        windows=(0.25, 0.5),
+        train={"budget": {"samples": BUDGET[args.size]}, "micro_batch": 8},
+        search={
+            "trials": args.trials,
+            "sampler": "grid",
+            "space": {"batch_size": {"choice": [8, 16]}, "learning_rate": {"choice": [1e-4, 1e-3]}},
+        },
+        resources={"concurrent_trials": args.slots},
+    )
+    spec = load(file)
+    said = make_plan(spec, Flags(measure=True))
+    peaks = Peaks("ray::Rank")
+    begin = time.monotonic()
+    with peaks, (folder / "progress.txt").open("w") as progress:
+        finished = run_sweep(spec, folder / "run", console=Console(file=progress))
+    wall = time.monotonic() - begin
+    spent: dict[str, float] = {}
+    for cost in finished.view.costs:
+        spent[cost["phase"]] = spent.get(cost["phase"], 0.0) + cost["seconds"]
+    assert said.memory is not None
+    assert said.measured is not None
+    assert said.cost is not None
+    return {
+        "size": args.size,
+        "parameters": said.model.parameters if said.model is not None else None,
+        "slots": args.slots,
+        "trials": args.trials,
+        "memory_said": said.memory.total,
+        "memory_measured_by_plan": said.measured.peak_bytes,
+        "memory_of_run": max(peaks.found.values()),
+        "slot_seconds_said": 3600 * said.cost.unit_hours,
+        "slot_seconds_of_run": sum(seconds for phase, seconds in spent.items() if phase != "idle"),
+        "wall_seconds_of_run": wall,
+        "seconds_by_phase": spent,
+    }
+
+
+class Peaks:
+    """High-water marks of resident memory, in bytes by process id, of processes whose command begins with a title."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.found: dict[int, int] = {}
+
+    def __enter__(self) -> Peaks:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    if not (process / "cmdline").read_bytes().startswith(self._title.encode()):
+                        continue
+                    status = (process / "status").read_text()
+                except OSError:
+                    continue  # it has ended
+                peak = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+                if peak is not None:
+                    self.found[int(process.name)] = int(peak.split()[1]) * 1024
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """The table."""
+    gib = 2**30
+    lines = [
+        [
+            row["size"],
+            row["memory_said"] / gib,
+            row["memory_of_run"] / gib,
+            f"{row['memory_said'] / row['memory_of_run'] - 1:+.0%}",
+            row["slot_seconds_said"],
+            row["slot_seconds_of_run"],
+            f"{row['slot_seconds_said'] / row['slot_seconds_of_run'] - 1:+.0%}",
+        ]
+        for row in rows
+    ]
+    head = ["size", "memory said (GiB)", "of the run", "off by", "slot seconds said", "of the run", "off by"]
+    return record.table(head, lines)
+
+
+if __name__ == "__main__":
+    main()

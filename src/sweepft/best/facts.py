@@ -1,0 +1,73 @@
+"""What is known of the best trial: its settings resolved to steps, its losses, and the data it saw.
+
+One idea: everything comes from the ledger, so that ``best/`` can be made again wherever the run folder is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweepft.data import Prepared
+from sweepft.recorder import RunView, TrialView
+from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
+
+__all__ = ["BestFacts", "best_facts"]
+
+
+@dataclass(frozen=True)
+class BestFacts:
+    """The best trial of a sweep.
+
+    Attributes:
+        trial: As folded from the ledger.
+        settings: What it trained with, all of it.
+        spec: The sweep's.
+        prepared: Its data.
+        planned_steps, warmup_steps: Of the trial.
+        stderr: Standard error of its objective over held-out samples where one set decides, else None.
+    """
+
+    trial: TrialView
+    settings: TrainSettings
+    spec: SweepSpec
+    prepared: Prepared
+    planned_steps: int
+    warmup_steps: int
+    stderr: float | None
+
+    @property
+    def held_out(self) -> dict[str, Mapping[str, Any]]:
+        """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
+        return dict(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows a rank runs at once: of packed ones as many of the longest as fit; 1 where a probe found it."""
+        given = self.settings.micro_batch
+        if isinstance(given, MicroTokens):
+            return max(1, given.tokens // self.prepared.train.longest)
+        return given if isinstance(given, int) else 1
+
+
+def best_facts(view: RunView) -> BestFacts | None:
+    """The best trial's facts, or None while no trial has completed."""
+    best = view.best
+    if best is None:
+        return None
+    spec = from_dict(view.spec)
+    settings = TrainSettings.model_validate(best.effective)
+    steps = plan(settings, view.budget_samples)
+    sets = best.evals[-1]["sets"] if best.evals else {}
+    decides = [h.name for h in spec.data.held_out if h.weight > 0]
+    stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
+    return BestFacts(
+        trial=best,
+        settings=settings,
+        spec=spec,
+        prepared=Prepared.model_validate(view.header["data"]),
+        planned_steps=steps.planned_steps,
+        warmup_steps=steps.warmup_steps,
+        stderr=stderr,
+    )

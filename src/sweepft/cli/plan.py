@@ -1,0 +1,94 @@
+"""``sweepft plan``: what a sweep will take, before it is run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from sweepft.cli.options import NO_FILES, SET, SPEC
+
+__all__ = ["plan"]
+
+
+def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    from sweepft.plan.model import parse_count
+
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+@click.command()
+@SPEC
+@SET
+@click.option("--gpu-memory", type=_POSITIVE, metavar="GIB", help="Memory of one GPU.  [default: 80]")
+@click.option("--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs of a node.  [default: 8]")
+@click.option(
+    "--nodes", type=click.IntRange(1), metavar="N", help="Nodes.  [default: what the spec asks for]"
+)
+@click.option(
+    "--peak-tflops", type=_POSITIVE, metavar="T", help="Peak of one GPU, 1e12 FLOP/s.  [default: 312]"
+)
+@click.option(
+    "--mfu",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.4,
+    show_default=True,
+    help="Share of that peak that training reaches.",
+)
+@click.option("--params", callback=_count, metavar="N", help="Parameters, e.g. 3B, if the model is not here.")
+@click.option("--tokens-per-sample", type=_POSITIVE, metavar="N", help="Mean tokens of a training row.")
+@click.option("--rows", type=click.IntRange(1), metavar="N", help="Training rows, if the data are not here.")
+@click.option("--measure", is_flag=True, help="Time ten real optimizer steps of each batch size here.")
+@NO_FILES
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON."
+)
+def plan(
+    spec: Path,
+    overrides: tuple[str, ...],
+    gpu_memory: float | None,
+    gpus_per_node: int | None,
+    nodes: int | None,
+    peak_tflops: float | None,
+    mfu: float,
+    params: int | None,
+    tokens_per_sample: float | None,
+    rows: int | None,
+    measure: bool,
+    no_files: bool,
+    json_file: Path | None,
+) -> None:
+    """Say what the sweep of SPEC will take: steps, memory, disk and time, and what is likely to disappoint."""
+    from rich.console import Console
+
+    from sweepft.plan import Flags, make_plan, show_plan
+    from sweepft.spec import load
+
+    if measure and no_files:
+        raise click.UsageError("--measure needs the files that --no-files leaves out")
+    loaded = load(spec, overrides, check_files=not no_files)
+    flags = Flags(
+        gpu_memory=gpu_memory,
+        gpus_per_node=gpus_per_node,
+        nodes=nodes,
+        mfu=mfu,
+        peak_tflops=peak_tflops,
+        parameters=params,
+        tokens=tokens_per_sample,
+        rows=rows,
+        files=not no_files,
+        measure=measure,
+    )
+    found = make_plan(loaded, flags)
+    show_plan(found, Console())
+    if json_file is not None:
+        json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

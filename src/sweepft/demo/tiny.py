@@ -1,0 +1,159 @@
+"""A sweep's whole path in about a minute on a CPU: the same spec over a tiny twin of its model and data we make.
+
+The idea to keep in mind: what decides which code runs stays as it is - ZeRO stage, precision, sampler, early-stop rule,
+schedules, template, what is kept. Only sizes change: model, data, batch sizes, budget, ranks and trials.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
+from sweepft.errors import SweepftError
+from sweepft.spec import MicroTokens, SweepSpec, from_dict, is_template_file
+
+__all__ = ["architecture_of", "make_tiny", "tiny_spec"]
+
+_ROWS: Final = 400
+_HELD_OUT: Final = 24
+_RANKS: Final = 2
+_MICRO_BATCH: Final = 2
+_MICRO_TOKENS: Final = 256
+_TRIALS: Final = 6
+_STEPS: Final = 12  # of the largest batch
+
+
+def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
+    """Make twin and data in ``folder``, and give the spec that runs on them.
+
+    Args:
+        spec: Any spec; its model and data are not looked at, but for a config.json that is on this machine.
+        folder: Made if missing.
+
+    Raises:
+        SweepftError: If the twin could not be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "train.jsonl", list(skill_rows(NEW_SKILLS, _ROWS, 0)))
+    _write(folder / "other.jsonl", list(knowledge_rows(0)))
+    model = folder / "model"
+    command = [sys.executable, "-m", "sweepft.demo.twin", str(model), architecture_of(spec.model.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.strip().splitlines()[-15:])
+        raise SweepftError(f"the tiny twin could not be made (exit status {done.returncode}):\n{tail}")
+    return tiny_spec(spec, model, folder)
+
+
+def architecture_of(path: str) -> str:
+    """``granite``, ``mistral`` or ``llama``: by config.json where it is on this machine, else by the model's name.
+
+    Granite came as Llama up to its second generation. What is none of the three gets a Llama.
+    """
+    config = Path(path) / "config.json"
+    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    if kind is None:
+        name = path.lower().rsplit("/", 1)[-1]
+        kind = (
+            "mistral"
+            if "mistral" in name
+            else "granite"
+            if name.startswith(("granite-3", "granite-4"))
+            else None
+        )
+        kind = "llama" if name.startswith("granite-3b") else kind  # three billion, not third generation
+    return kind if kind in ("granite", "mistral", "llama") else "llama"
+
+
+def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
+    """The same sweep with tiny sizes.
+
+    Args:
+        spec: As asked for.
+        model: Folder of the twin.
+        data: Folder with ``train.jsonl`` and ``other.jsonl``.
+    """
+    tiny = spec.to_dict()
+    ranks = min(_RANKS, spec.resources.workers_per_trial)
+    sizes = _tiny_sizes(spec, ranks)
+    tiny["name"] = f"{spec.name[:74]}-tiny"
+    tiny["model"] = {"path": str(model)} | _template(spec)
+    tiny["data"] |= {
+        "train": [{"path": str(data / "train.jsonl")}],
+        "held_out": [_held_out(held, data) for held in tiny["data"]["held_out"]],
+        "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"][:1]],
+        "max_length": 128,
+        "overlap": "drop",
+    }
+    packed = isinstance(spec.train.micro_batch, MicroTokens)
+    micro = {"tokens": _MICRO_TOKENS} if packed else _MICRO_BATCH
+    tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": micro}
+    tiny["train"] = _shrunk(tiny["train"], sizes)
+    search = tiny["search"]
+    search.pop("limit", None)
+    search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
+    search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
+    search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
+    tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
+    tiny["resources"] = {
+        "workers_per_trial": ranks,
+        "gpus_per_worker": 0,
+        "cpus_per_worker": 1,
+        "concurrent_trials": 1,
+    }
+    return from_dict(tiny, check_files=True)
+
+
+def _tiny_sizes(spec: SweepSpec, ranks: int) -> dict[int, int]:
+    """Each batch size of the sweep to a tiny one, in the same order: 1, 2, 3, ... micro-batches a rank."""
+    swept = spec.search.space.get("batch_size")
+    sizes = sorted({*(swept.choices if swept is not None else ()), spec.train.batch_size} - {None})
+    return {size: (i + 1) * _MICRO_BATCH * ranks for i, size in enumerate(sizes)}
+
+
+def _template(spec: SweepSpec) -> dict[str, str]:
+    name = spec.model.chat_template
+    return {} if name is None or is_template_file(name) else {"chat_template": name}
+
+
+def _held_out(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
+    """A share of the training rows, or rows of the other file; few of either."""
+    kept = {"name": held["name"], "weight": held["weight"], "limit": _HELD_OUT}
+    if "fraction" in held:
+        return {"name": held["name"], "weight": held["weight"], "fraction": 0.05}
+    return kept | {"path": str(data / "other.jsonl")}
+
+
+def _shrunk(values: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
+    """Train settings with tiny batch sizes, and a warmup in steps that a tiny trial has room for."""
+    shrunk = dict(values)
+    if "batch_size" in shrunk:
+        shrunk["batch_size"] = sizes[shrunk["batch_size"]]
+    if isinstance(shrunk.get("warmup"), dict):
+        shrunk["warmup"] = {"steps": min(3, shrunk["warmup"]["steps"])}
+    if "warmup.steps" in shrunk:
+        shrunk["warmup.steps"] = min(3, shrunk["warmup.steps"])
+    return shrunk
+
+
+def _dimension(key: str, dimension: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
+    if key == "warmup.steps" and "int_uniform" in dimension:
+        low, high = dimension["int_uniform"]
+        return {"int_uniform": [min(low, 2), min(high, 3)]}
+    if key not in ("batch_size", "warmup", "warmup.steps") or "choice" not in dimension:
+        return dict(dimension)
+    return {"choice": _different([_shrunk({key: value}, sizes)[key] for value in dimension["choice"]])}
+
+
+def _different(values: Sequence[Any]) -> list[Any]:
+    """Without repeats: two warmups in steps may have become one."""
+    return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))

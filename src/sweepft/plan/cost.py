@@ -1,0 +1,142 @@
+"""Time: what one trial takes, what all take to the end, and what early stopping may leave of that.
+
+One idea: a figure is either measured on this machine or comes from 6 FLOPs a parameter and token at a stated share of
+the hardware's peak; which of the two is said. The share that stopping saves is a range over public curves, not a
+promise: it is what the rule saved there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sweepft.plan.cluster import Placement
+from sweepft.plan.courses import Course
+from sweepft.plan.measure import Measured
+from sweepft.plan.model import ModelShape
+from sweepft.plan.rows import RowCount
+from sweepft.spec import SweepSpec
+
+__all__ = ["SAVED", "Cost", "estimated", "measured_cost"]
+
+SAVED: Final[Mapping[str, tuple[float, float]]] = {
+    "none": (0.0, 0.0),
+    "calibrated": (0.43, 0.56),
+    "median": (0.45, 0.63),
+    "recipe": (0.36, 0.55),
+    "asha": (0.66, 0.78),
+}
+"""Share of the compute each rule saved, least and most over three kinds of public curves, four slots (``calibrated``
+with its 5% of audits): benchmarks/results/stopping.md, which a test compares."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the sweep takes.
+
+    Attributes:
+        unit: ``GPU`` or, for trials on CPUs, ``slot``: what the hours are counted in.
+        trial_seconds: Wall seconds of one trial to its end, mean over batch sizes.
+        unit_hours: All trials to the end.
+        hours: The same as wall-clock time with the slots that fit; None when none fits.
+        saved: Least and most share that early stopping is taken to save.
+        trials_in_limit: Trials to the end that ``search.limit`` has room for; None without a limit.
+        basis: What the seconds rest on, for people.
+    """
+
+    unit: str
+    trial_seconds: float
+    unit_hours: float
+    hours: float | None
+    saved: tuple[float, float]
+    trials_in_limit: int | None
+    basis: str
+
+    def after_stopping(self, hours: float) -> tuple[float, float]:
+        """Least and most of these hours that are left when trials are stopped early."""
+        least, most = self.saved
+        return hours * (1 - most), hours * (1 - least)
+
+
+def estimated(
+    spec: SweepSpec,
+    shape: ModelShape,
+    rows: RowCount,
+    budget: int,
+    placement: Placement,
+    trials: int | None,
+    *,
+    peak_tflops: float,
+    mfu: float,
+) -> Cost:
+    """Time by the FLOP model.
+
+    Args:
+        spec: The sweep, on GPUs.
+        shape: Of the model.
+        rows: Of the data.
+        budget: Samples of a trial.
+        placement: On the cluster.
+        trials: All of them; None when only a limit bounds them.
+        peak_tflops: Of one GPU in the training precision, in 1e12 FLOP/s.
+        mfu: Model FLOPs utilisation, the share of that peak that training reaches.
+    """
+    factor = 8 if spec.train.gradient_checkpointing else 6
+    train = factor * shape.parameters * budget * rows.tokens
+    times = len(spec.early_stop.windows) + 1
+    held_out = 2 * shape.parameters * (rows.held_out or 0) * rows.tokens * times
+    seconds = (train + held_out) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
+    basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s a GPU"
+    return _cost(spec, seconds, 0.0, placement, trials, basis)
+
+
+def measured_cost(
+    spec: SweepSpec,
+    courses: tuple[Course, ...],
+    found: Measured,
+    placement: Placement,
+    trials: int | None,
+) -> Cost:
+    """Time by steps that were taken on this machine; batch sizes count alike."""
+    times = len(spec.early_stop.windows) + 1
+    each = [
+        course.steps * found.step_seconds[course.batch_size] + times * found.evaluate_seconds
+        for course in courses
+    ]
+    basis = f"{found.steps} optimizer steps a batch size, measured here"
+    if found.slots > 1:
+        basis += f" with {found.slots} slots at work"
+    return _cost(spec, sum(each) / len(each), found.start_seconds, placement, trials, basis)
+
+
+def _cost(
+    spec: SweepSpec, seconds: float, start: float, placement: Placement, trials: int | None, basis: str
+) -> Cost:
+    gpu = spec.resources.gpus_per_worker > 0
+    held = placement.units_per_trial if gpu else 1.0
+    room = _in_limit(spec, seconds * held, seconds, placement)
+    count = room if trials is None else trials
+    waves = math.ceil((count or 0) / placement.slots) if placement.slots else 0
+    return Cost(
+        unit="GPU" if gpu else "slot",
+        trial_seconds=seconds,
+        unit_hours=((count or 0) * seconds + min(placement.slots, count or 0) * start) * held / 3600,
+        hours=(waves * seconds + start) / 3600 if placement.slots else None,
+        saved=SAVED[spec.early_stop.rule],
+        trials_in_limit=room,
+        basis=basis,
+    )
+
+
+def _in_limit(spec: SweepSpec, unit_seconds: float, seconds: float, placement: Placement) -> int | None:
+    limit = spec.search.limit
+    if limit is None:
+        return None
+    room = []
+    if limit.gpu_hours is not None:
+        room.append(math.ceil(limit.gpu_hours * 3600 / unit_seconds))
+    if limit.hours is not None:
+        room.append(math.ceil(limit.hours * 3600 / seconds) * placement.slots)
+    return min(room)

@@ -1,0 +1,241 @@
+"""A plan on the terminal: 80 columns, colour where there is a terminal, plain text where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sweepft.plan.advice import count
+from sweepft.plan.courses import Course
+from sweepft.plan.make import SweepPlan
+from sweepft.plan.memory import GIB
+from sweepft.spec import MicroTokens
+
+__all__ = ["show_plan"]
+
+_LABEL = 11
+_WIDEST = 100
+
+
+def show_plan(plan: SweepPlan, console: Console) -> None:
+    """Print a plan.
+
+    Args:
+        plan: To print.
+        console: Where; its width is used up to 100 columns.
+    """
+    console.width = min(console.width, _WIDEST)
+    with console.capture() as captured:
+        _show(plan, console)
+    lines = captured.get().splitlines()
+    console.file.write("\n".join(lines if console.is_terminal else map(str.rstrip, lines)) + "\n")
+
+
+def _show(plan: SweepPlan, console: Console) -> None:
+    console.print(Text.assemble(("plan ", "dim"), (plan.spec.name, "bold")))
+    _facts(console, _summary(plan))
+    _section(console, "Steps", "the same budget for every batch size")
+    console.print(Padding(_steps(plan), (0, 0, 0, 2)))
+    if plan.memory is not None:
+        unit = "GPU" if plan.cluster.gpu else "rank, main memory"
+        of = f" of {plan.cluster.memory / GIB:.0f}" if plan.cluster.gpu else ""
+        packed = isinstance(plan.spec.train.micro_batch, MicroTokens)
+        micro = f"{plan.micro_batch:,} packed" if packed else f"{plan.micro_batch} x {plan.rows.longest:,}"
+        _section(console, "Memory", f"GiB a {unit}{of}, micro-batch {micro} tokens")
+        console.print(Padding(_memory(plan), (0, 0, 0, 2)))
+        console.print(Padding(Text(_breakdown(plan), style="dim"), (0, 0, 0, 2)))
+    _section(console, "Disk", "at its fullest")
+    console.print(Padding(_disk(plan), (0, 0, 0, 2)))
+    if plan.cost is not None:
+        _section(console, "Time", plan.cost.basis)
+        _facts(console, _time(plan))
+    if plan.warnings:
+        _section(console, "Warnings", "")
+        _items(console, plan.warnings, "yellow")
+    if plan.assumptions:
+        _section(console, "Assumed", "give the flag to change it")
+        _items(console, plan.assumptions, "")
+
+
+def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
+    spec, cluster, placement = plan.spec, plan.cluster, plan.placement
+    if plan.model is not None:
+        yield (
+            "model",
+            f"{spec.model.path}, {_count(plan.model.parameters)} parameters (by {plan.model.source})",
+        )
+    else:
+        yield "model", spec.model.path
+    rows = "" if plan.rows.train is None else f" of {plan.rows.train:,} rows"
+    yield (
+        "a trial",
+        (
+            f"{plan.budget:,} samples{rows}, {plan.rows.tokens:.0f} tokens each: "
+            f"{_count(plan.budget * plan.rows.tokens)} tokens"
+        ),
+    )
+    trials = "as many trials as fit the limit" if plan.trials is None else f"{plan.trials} trials"
+    yield (
+        "sweep",
+        (
+            f"{trials}, {placement.slots} at once; {spec.search.sampler} proposes, {spec.early_stop.rule} stops"
+        ),
+    )
+    kind = "GPU" if cluster.gpu else "CPU"
+    where = "on several nodes" if placement.across_nodes else "on one node"
+    nodes = f"{count(cluster.nodes, 'node')} of {cluster.units_per_node}"
+    held = f"{count(placement.units_per_trial, kind)} a trial, {where}"
+    yield "cluster", f"{nodes} {kind}s; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
+
+
+def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
+    if micro_batches is None:
+        return "packed" if isinstance(plan.spec.train.micro_batch, MicroTokens) else "auto"
+    return f"{micro_batches:,}"
+
+
+def _steps(plan: SweepPlan) -> Table:
+    table = _table("batch", "passes a rank", "steps", "warmup steps", "judged at")
+    for course in plan.courses:
+        low, high = course.warmup
+        table.add_row(
+            f"{course.batch_size:,}",
+            _passes(plan, course.micro_batches),
+            f"{course.steps:,}",
+            f"{low:,}" if low == high else f"{low:,} to {high:,}",
+            _judged(course) if plan.spec.early_stop.rule != "none" else "-",
+        )
+    return table
+
+
+def _judged(course: Course) -> str:
+    """The windows; those where only trials with the shortest warmup can be judged stand in parentheses."""
+    names = [name if name in course.judged else f"({name})" for name in course.judged_at_best]
+    return ", ".join(names) or "never"
+
+
+def _memory(plan: SweepPlan) -> Table:
+    ranks = sorted(next(iter(plan.grid.values())))
+    unit = "GPU" if plan.cluster.gpu else "rank"
+    table = _table("", *(count(n, unit) for n in ranks))
+    own = (plan.spec.train.zero_stage, plan.spec.resources.workers_per_trial)
+    for stage, row in plan.grid.items():
+        cells = [Text(f"ZeRO-{stage}")]
+        for n in ranks:
+            fits = row[n] <= plan.cluster.memory
+            mark = "*" if (stage, n) == own else ""
+            style = ("bold green" if fits else "bold red") if mark else ("" if fits else "dim")
+            size = f"{row[n] / GIB:.0f}" if row[n] >= 10 * GIB else f"{row[n] / GIB:.1f}"
+            cells.append(Text(f"{mark}{size if fits else f'({size})'}", style=style))
+        table.add_row(*cells)
+    return table
+
+
+def _breakdown(plan: SweepPlan) -> str:
+    memory = plan.memory
+    assert memory is not None
+    parts = {
+        "states": memory.states,
+        "buckets": memory.buckets,
+        "activations": memory.activations,
+        "logits": memory.logits,
+        "process": memory.process,
+    }
+    told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    measured = ""
+    if plan.measured is not None:
+        measured = f"; measured {plan.measured.peak_bytes / GIB:.1f}"
+    unfit = any(size > plan.cluster.memory for row in plan.grid.values() for size in row.values())
+    return f"* this spec: {told}{measured}." + (" (n) does not fit." if unfit else "")
+
+
+def _disk(plan: SweepPlan) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column()
+    for use in plan.disk:
+        table.add_row(_bytes(use.size), use.what + ("" if use.stays else ", until the sweep ends"))
+    return table
+
+
+def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
+    cost = plan.cost
+    assert cost is not None
+    yield "one trial", f"{_duration(cost.trial_seconds)} to its end"
+    wall = "" if cost.hours is None else f", {_duration(3600 * cost.hours)} of wall-clock time"
+    yield "all of them", f"{_hours(cost.unit_hours)} {cost.unit}-hours{wall}"
+    if cost.saved[1] > 0:
+        low, high = cost.after_stopping(cost.unit_hours)
+        wall = ""
+        if cost.hours is not None:
+            shortest, longest = cost.after_stopping(cost.hours)
+            wall = f", {_duration(3600 * shortest)} to {_duration(3600 * longest)}"
+        yield (
+            "stopping",
+            f"{_hours(low)} to {_hours(high)} {cost.unit}-hours{wall}, if {plan.spec.early_stop.rule} saves "
+            f"{100 * cost.saved[0]:.0f} to {100 * cost.saved[1]:.0f}% as it did on public curves "
+            "(docs/scheduler.md)",
+        )
+    if cost.trials_in_limit is not None:
+        yield "limit", f"room for about {cost.trials_in_limit:,} trials to their end"
+
+
+def _section(console: Console, title: str, about: str) -> None:
+    console.print()
+    console.print(Text.assemble((title, "bold"), ("  " + about if about else "", "dim")))
+
+
+def _facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True, min_width=_LABEL)
+    table.add_column()
+    for name, value in facts:
+        table.add_row(name, Text(value))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _items(console: Console, items: Iterable[str], style: str) -> None:
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for item in items:
+        table.add_row(Text("-", style=style), Text(item, style=style))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for i, head in enumerate(heads):
+        left = (i == 0 and not head) or head == "judged at"
+        table.add_column(head, justify="left" if left else "right", no_wrap=not left)
+    return table
+
+
+def _count(value: float) -> str:
+    for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value:.0f}"
+
+
+def _bytes(value: float) -> str:
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{value:.0f} B"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86_400:.1f} days"

@@ -1,0 +1,95 @@
+"""The winner, trained again from ``best/``: the same numbers by sweepft, and by the plain script up to rounding."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import transformers
+from click.testing import CliRunner
+from rich.console import Console
+
+from support.sweeps import run_spec, write_spec
+from sweepft.cli.main import cli
+from sweepft.errors import SweepftError
+from sweepft.launch.train import train_alone
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    space = {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}, "batch_size": {"choice": [8, 12]}}
+    start = [{"learning_rate": 3.0e-3, "batch_size": 12}]
+    train = {"warmup": 0.2, "schedule": "cosine", "min_lr_ratio": 0.1, "gradient_clipping": 0.5}
+    spec = write_spec(
+        folder, tiny_model_dir, tiny_data_file,
+        train={"budget": {"samples": 100}, "optimizer": {"weight_decay": 0.1}} | train,
+        search={"trials": 3, "start_with": start, "space": space},
+    )  # fmt: skip
+    return folder / "run", run_spec(spec, folder / "run")
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [x["loss"] for x in lines if "step" in x], {
+        x["held_out"]: x["loss"] for x in lines if "held_out" in x
+    }
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
+    _, done = finished
+    best = done.view.best
+    launcher = (
+        ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29571"]
+        if ranks == 2
+        else []
+    )
+    command = [sys.executable, *launcher, str(done.best / "train.py"), "--out", str(tmp_path / "out")]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    losses, held_out = log_of(tmp_path / "out")
+    assert losses == pytest.approx(best.history["loss"].tolist(), abs=1e-4)
+    assert held_out["own"] == pytest.approx(best.objective, abs=1e-4)
+    trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    kept = transformers.AutoModelForCausalLM.from_pretrained(done.best).state_dict()
+    assert all((trained[name] - kept[name]).abs().max() < 1e-3 for name in kept)
+
+
+def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
+    _, done = finished
+    best = done.view.best
+    with (tmp_path / "said.txt").open("w") as said:
+        alone = train_alone(
+            done.best / "spec.yaml", (), tmp_path / "run", console=Console(file=said)
+        ).view.best
+    assert alone.history["loss"].tolist() == best.history["loss"].tolist()
+    assert alone.history["lr"].tolist() == best.history["lr"].tolist()
+    assert alone.objective == best.objective
+    assert f"in the sweep {best.trial_id} had {best.objective:.4f}" in (tmp_path / "said.txt").read_text()
+
+
+def test_a_sweep_is_refused_where_one_configuration_is_wanted(finished, tmp_path):
+    run, _ = finished
+    with pytest.raises(SweepftError, match=r"search\.space\.\w+: has more than one value: this is a sweep"):
+        train_alone(run / "spec.yaml", (), tmp_path / "run")
+
+
+def test_the_report_makes_best_again_from_a_copied_folder(finished, tmp_path):
+    run, done = finished
+    copy = tmp_path / "copy"
+    (copy / "ledger").mkdir(parents=True)
+    (copy / "ledger/ledger.jsonl").write_bytes((run / "ledger/ledger.jsonl").read_bytes())
+    said = CliRunner().invoke(cli, ["report", str(copy)])
+    assert said.exit_code == 0, said.output
+    assert not (copy / "best").exists(), "no weights, no folder"
+    (copy / "weights").symlink_to(run / "weights")
+    said = CliRunner().invoke(cli, ["report", str(copy)])
+    assert str(copy / "best") in said.output
+    assert (copy / "best/spec.yaml").read_text() == (done.best / "spec.yaml").read_text()

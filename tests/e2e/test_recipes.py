@@ -1,0 +1,50 @@
+"""The recipes of sweeps/ run from end to end with ``--tiny``: tokens, ZeRO in bf16 on two ranks, stops, weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from sweepft.cli.main import cli
+from sweepft.recorder import read_ledger
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+RECIPES = {
+    # architecture, ZeRO stage
+    "secret-recipe-mistral-7b": ("mistral", 3),
+    "secret-recipe-granite-3b": ("granite", 2),
+    "secret-recipe-granite-7b": ("llama", 3),
+    "secret-recipe-llama-3b": ("llama", 2),
+}
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] if i else []) for i, name in enumerate(RECIPES)]
+)
+def test_a_recipes_whole_path_runs(name: str, ray_here: None, tmp_path: Path) -> None:
+    architecture, stage = RECIPES[name]
+    out = tmp_path / "run"
+    arguments = ["run", str(SWEEPS / f"{name}.yaml"), "--tiny", "--out", str(out)]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 0, done.output
+    rows = read_ledger(out)
+    first = rows[0]
+    assert first["name"] == f"{name}-tiny"
+    assert (first["spec"]["train"]["zero_stage"], first["spec"]["train"]["precision"]) == (stage, "bf16")
+    ends = [row for row in rows if row["kind"] == "end"]
+    assert len(ends) == 6
+    assert {row["status"] for row in ends} <= {"completed", "stopped"}
+    (evaluated, *_) = [row for row in rows if row["kind"] == "eval"]
+    assert set(evaluated["sets"]) == {"own", "no-robots"}
+    assert "<html" in (out / "report.html").read_text()
+    best = max((out / "weights").glob("t*"))
+    config = json.loads((best / "config.json").read_text())
+    assert config["model_type"] == architecture
+    with safe_open(best / "model.safetensors", "np") as weights:
+        assert "model.layers.1.self_attn.k_proj.weight" in weights.keys()  # noqa: SIM118 - no mapping

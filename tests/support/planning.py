@@ -1,0 +1,43 @@
+"""Specs to plan, with nothing behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweepft.plan.model import ModelShape, typical_shape
+from sweepft.spec import SweepSpec, from_dict
+
+
+def spec_to_plan(**sections: Any) -> SweepSpec:
+    """A spec on eight GPUs that gives cause for no warning; ``sections`` change keys of its sections.
+
+    A space without learning rate gets a fixed one.
+    """
+    data: dict[str, Any] = {
+        "name": "to-plan",
+        "model": {"path": "org/model-3b"},
+        "data": {
+            "train": [{"path": "org/rows"}],
+            "held_out": [{"name": "own", "fraction": 0.01, "limit": 1000}],
+            "max_length": 1024,
+        },
+        "train": {"budget": {"samples": 51_200}, "micro_batch": 4, "precision": "bf16", "zero_stage": 2},
+        "search": {
+            "trials": 32,
+            "space": {
+                "batch_size": {"choice": [128, 512]},
+                "learning_rate": {"log_uniform": [1e-6, 1e-4]},
+            },
+        },
+        "early_stop": {"windows": [0.1, 0.25, 0.5]},
+        "resources": {"workers_per_trial": 4, "gpus_per_worker": 1, "concurrent_trials": 2},
+    }
+    for name, changes in sections.items():
+        data[name] = data.get(name, {}) | changes if isinstance(changes, dict) else changes
+    if "learning_rate" not in data["search"]["space"]:
+        data["train"] = {"learning_rate": 1e-5} | data["train"]
+    return from_dict(data)
+
+
+def shape_3b() -> ModelShape:
+    return typical_shape(3_000_000_000, "a test")

@@ -1,0 +1,102 @@
+"""``--tiny``: sizes shrink, and what decides which code runs stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sweepft.demo import tiny
+from sweepft.demo.tiny import architecture_of, tiny_spec
+from sweepft.spec import SweepSpec, from_dict, load, plan
+
+SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture
+def shrink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """``tiny_spec`` without the files it would name."""
+    monkeypatch.setattr(tiny, "from_dict", lambda data, check_files: from_dict(data))
+    return lambda spec: tiny_spec(spec, tmp_path / "model", tmp_path)
+
+
+def kept(spec: SweepSpec) -> dict:
+    everything = spec.to_dict()
+    train = {k: v for k, v in everything["train"].items() if k not in ("budget", "micro_batch", "batch_size")}
+    space = {k: v for k, v in everything["search"]["space"].items() if k not in ("batch_size", "warmup")}
+    rest = (
+        everything["search"]["sampler"],
+        everything["early_stop"]["rule"],
+        everything["early_stop"]["windows"],
+    )
+    return {"train": train, "space": space, "rest": rest, "keep": everything["keep"]}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_shrinks_to_a_sound_one(path: Path, shrink) -> None:
+    spec = load(path, check_files=False)
+    small = shrink(spec)
+    assert kept(small) == kept(spec)
+    assert len(small.search.start_with) == len(spec.search.start_with)
+    assert small.resources.gpus_per_worker == 0
+    assert small.resources.workers_per_trial <= 2
+    sizes = small.search.space["batch_size"].choices
+    assert len(sizes) == len(spec.search.space["batch_size"].choices)
+    assert small.train.budget.samples is not None
+    steps = [
+        plan(small.trial_settings({"batch_size": size, "learning_rate": 1e-3}), small.train.budget.samples)[0]
+        for size in sizes
+    ]
+    assert min(steps) == 12
+    assert max(steps) <= 12 * len(sizes)
+
+
+def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Path) -> None:
+    spec = from_dict(
+        {
+            "name": "other",
+            "model": {"path": "org/model", "chat_template": "./mine.jinja"},
+            "data": {
+                "train": [{"path": "org/rows"}],
+                "held_out": [{"name": "own", "path": "org/held"}],
+                "test": [{"name": "one", "path": "org/one"}, {"name": "two", "path": "org/two"}],
+            },
+            "train": {"budget": {"epochs": 2}, "batch_size": 4096, "micro_batch": 8, "zero_stage": 1},
+            "search": {
+                "limit": {"hours": 8},
+                "space": {
+                    "learning_rate": {"log_uniform": [1e-6, 1e-4]},
+                    "warmup.steps": {"int_uniform": [0, 100]},
+                },
+            },
+            "resources": {"workers_per_trial": 8, "gpus_per_worker": 1},
+        }
+    )
+    small = shrink(spec)
+    assert (small.train.batch_size, small.train.budget.samples) == (4, 48)
+    assert small.search.space["warmup.steps"].bounds == (0, 3)
+    assert (small.search.limit, small.search.trials) == (None, 6)
+    assert small.model.chat_template is None
+    assert [test.name for test in small.data.test] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("path", "architecture"),
+    [
+        ("ibm-granite/granite-3.3-2b-base", "granite"),
+        ("ibm-granite/granite-7b-base", "llama"),
+        ("ibm-granite/granite-3b-code-base-2k", "llama"),
+        ("meta-llama/Llama-3.2-3B", "llama"),
+        ("mistralai/Mistral-7B-v0.3", "mistral"),
+        ("org/novel-5b", "llama"),
+    ],
+)
+def test_the_architecture_by_name(path: str, architecture: str) -> None:
+    assert architecture_of(path) == architecture
+
+
+def test_the_architecture_by_config(tmp_path: Path) -> None:
+    folder = tmp_path / "mistral-by-name"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "granite"}')
+    assert architecture_of(str(folder)) == "granite"

@@ -1,0 +1,136 @@
+"""``sweepft plan``: what it prints and writes, and what it does not load."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from support.sweeps import write_spec
+from sweepft.cli.main import cli
+
+ROOT = Path(__file__).parents[3]
+LIGHT = """
+import sys
+sys.argv = ["sweepft", "plan", {spec!r}, "--no-files"]
+from sweepft.cli import main
+main()
+print("LOADED", sorted({{"ray", "torch", "transformers", "deepspeed"}} & set(sys.modules)))
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path, tiny_model_dir: Path, tiny_data_file: Path) -> Path:
+    return write_spec(tmp_path, tiny_model_dir, tiny_data_file)
+
+
+def plan(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["plan", *map(str, arguments)])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def keys_of(value: object, prefix: str = "") -> set[str]:
+    if isinstance(value, list):
+        return set().union(*(keys_of(item, prefix) for item in value)) if value else set()
+    if not isinstance(value, dict):
+        return set()
+    found = set()
+    for key, inner in value.items():
+        found.add(prefix + key)
+        if key not in ("window_steps", "gib_by_stage_and_ranks", "step_seconds"):  # their keys are data
+            found |= keys_of(inner, prefix + key + ".")
+    return found
+
+
+def test_every_json_key_is_documented(spec: Path, tmp_path: Path) -> None:
+    """docs/plan.md has a table of the keys; what is written has them all and no others."""
+    gpu, out = tmp_path / "gpu.json", tmp_path / "cpu.json"
+    plan(ROOT / "sweeps" / "one-node-8gpu.yaml", "--no-files", "--json", gpu)
+    assert plan(spec, "--json", out)[0] == 0
+    page = (ROOT / "docs" / "plan.md").read_text()
+    documented = set(re.findall(r"^\| `([a-z_.]+)` \|", page.partition("## The JSON")[2], re.M))
+    written = keys_of(json.loads(gpu.read_text())) | keys_of(json.loads(out.read_text()))
+    assert {key for key in documented if not key.startswith("measured.")} == written
+    from sweepft.plan.measure import Measured
+
+    fields = {f"measured.{name}" for name in Measured.__dataclass_fields__}
+    assert {key for key in documented if key.startswith("measured.")} == fields
+
+
+def test_rows_and_model_that_are_here_are_read(spec: Path, tmp_path: Path) -> None:
+    """Tokens of a row are tokenised ones, the model's size is that of its weight files, nothing is assumed of them."""
+    out = tmp_path / "plan.json"
+    code, text = plan(spec, "--json", out)
+    found = json.loads(out.read_text())
+    assert code == 0
+    assert found["data"]["source"].startswith("all ")
+    assert found["data"]["train"] + found["data"]["held_out"] == 96
+    assert 10 < found["data"]["tokens"] < 128
+    assert found["model"]["source"] == "its weight files"
+    assert found["assumptions"] == ["no time is estimated for trials on CPUs (--measure)"]
+    assert "(by its weight files)" in text
+
+
+def test_rows_that_cannot_be_tokenised_are_said(spec: Path, tiny_data_file: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text(tiny_data_file.read_text() + '{"nothing": 1}\n')
+    _, text = plan(spec, "--set", f"data.train.0.path={broken}")
+    assert "the rows could not be tokenised" in " ".join(text.split())
+
+
+def test_no_files_loads_nothing_heavy() -> None:
+    code = LIGHT.format(spec=str(ROOT / "sweeps" / "demo.yaml"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("LOADED []\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--measure", "--no-files"], "--measure needs the files"),
+        (["--params", "lots"], "is not a number such as 3B"),
+        (["--mfu", "1.5"], "--mfu"),
+        (["--nodes", "0"], "--nodes"),
+    ],
+)
+def test_flags_that_make_no_sense(arguments: list[str], words: str) -> None:
+    code, text = plan(ROOT / "sweeps" / "demo.yaml", *arguments)
+    assert code == 2
+    assert words in text
+
+
+def test_a_broken_spec_is_refused_as_ever(tmp_path: Path) -> None:
+    from sweepft.errors import SpecError
+
+    (tmp_path / "sweep.yaml").write_text("name: broken\n")
+    with pytest.raises(SpecError):
+        plan(tmp_path / "sweep.yaml")
+
+
+def test_measured_steps_are_real_ones(spec: Path, tmp_path: Path) -> None:
+    """``--measure`` runs both batch sizes on two ranks of a real process group and says what it found."""
+    out = tmp_path / "plan.json"
+    sizes = ["--set", "resources={workers_per_trial: 2, concurrent_trials: 1}"]
+    code, text = plan(spec, *sizes, "--measure", "--json", out)
+    found = json.loads(out.read_text())
+    assert code == 0
+    measured = found["measured"]
+    assert set(measured["step_seconds"]) == {"8", "16"}
+    assert all(seconds > 0 for seconds in measured["step_seconds"].values())
+    assert measured["steps"] == 5  # the budget of 96 holds six steps of 16, and the first is not timed
+    assert measured["slots"] == 1
+    assert measured["peak_bytes"] > 100 * 2**20
+    steps = {8: 12, 16: 6}
+    each = [
+        steps[size] * measured["step_seconds"][str(size)] + 3 * measured["evaluate_seconds"] for size in steps
+    ]
+    assert found["cost"]["trial_seconds"] == pytest.approx(sum(each) / 2)
+    assert found["data"]["source"] == "tokenised"
+    assert "measured here" in text

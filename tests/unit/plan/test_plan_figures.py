@@ -1,0 +1,271 @@
+# ruff: noqa: E501  # one case a line
+"""Steps, placement, time, disk and warnings of a plan: what each figure is made of, and when each warning is given."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support.planning import shape_3b, spec_to_plan
+from sweepft.plan.cluster import Cluster, place, what_is_asked
+from sweepft.plan.cost import SAVED, estimated, measured_cost
+from sweepft.plan.courses import configurations, courses, trial_count
+from sweepft.plan.make import Flags, SweepPlan, make_plan
+from sweepft.plan.measure import Measured
+from sweepft.plan.memory import GIB
+from sweepft.plan.rows import RowCount
+from sweepft.spec import Resources
+
+ROOT = Path(__file__).parents[3]
+ROWS = RowCount(100_000, 1000, 600.0, 300.0, 1024, "a test", True)
+
+
+def cluster(nodes: int, per_node: int = 8) -> Cluster:
+    return Cluster(nodes, per_node, 80 * GIB, gpu=True, given=True)
+
+
+def planned(flags: Flags | None = None, **sections: Any) -> SweepPlan:
+    return make_plan(spec_to_plan(**sections), flags or Flags(files=False, rows=100_000))
+
+
+class TestCourses:
+    def test_steps_warmup_and_windows_of_each_batch_size(self) -> None:
+        space = {"batch_size": {"choice": [512, 128]}, "warmup": {"choice": [0.0, {"steps": 12}]}}
+        small, large = courses(spec_to_plan(search={"space": space}), 51_200)
+        assert (small.batch_size, small.steps, small.micro_batches, small.warmup) == (128, 400, 8, (0, 12))
+        assert (large.batch_size, large.steps, large.micro_batches, large.warmup) == (512, 100, 32, (0, 12))
+        assert small.window_steps == {"10%": 40, "25%": 100, "50%": 200}
+        assert small.judged == ("10%", "25%", "50%")
+        assert large.judged == ("25%", "50%")  # 10 steps at 10%, and its warmup takes 12
+        assert large.judged_at_best == ("10%", "25%", "50%")
+
+    @given(budget=st.integers(512, 10**7), batch=st.sampled_from([16, 128, 512]))
+    def test_the_steps_hold_the_budget(self, budget: int, batch: int) -> None:
+        spec = spec_to_plan(
+            search={"space": {"batch_size": {"choice": [batch]}}},
+            train={"budget": {"samples": budget}, "micro_batch": 4},
+        )
+        (course,) = courses(spec, budget)
+        assert (course.steps - 1) * batch < budget <= course.steps * batch
+
+    @pytest.mark.parametrize(
+        ("search", "trials"),
+        [
+            ({"trials": 32}, 32),
+            (
+                {
+                    "trials": 32,
+                    "space": {"batch_size": {"choice": [128, 512]}, "seed": {"int_uniform": [0, 4]}},
+                },
+                10,
+            ),
+            ({"trials": None, "sampler": "grid", "space": {"batch_size": {"choice": [128, 512]}}}, 2),
+            ({"trials": None, "limit": {"hours": 2}}, None),
+        ],
+    )
+    def test_trials_are_bounded_by_wish_and_space(self, search: dict, trials: int | None) -> None:
+        assert (
+            trial_count(
+                spec_to_plan(search=search, train={"learning_rate": 1e-5} if "space" in search else {})
+            )
+            == trials
+        )
+
+    def test_a_continuous_dimension_has_no_end(self) -> None:
+        assert configurations(spec_to_plan()) is None
+
+
+class TestPlacement:
+    @pytest.mark.parametrize(
+        ("nodes", "ranks", "concurrent", "slots", "fit", "inside", "idle"),
+        [
+            (1, 8, 1, 1, 1, 1, 0),
+            (1, 4, 2, 2, 2, 2, 0),
+            (1, 4, 3, 2, 2, 2, 0),  # one more than fits
+            (2, 4, 2, 2, 4, 4, 8),  # half of the GPUs idle
+            (2, 6, 2, 2, 2, 2, 4),  # two GPUs of each node are left over
+            (3, 6, 4, 4, 4, 3, 0),  # the fourth trial takes what three nodes have left over
+            (2, 16, 1, 1, 1, 0, 0),  # larger than a node
+            (1, 16, 1, 0, 0, 0, 8),  # does not fit
+        ],
+    )
+    def test_packing(
+        self, nodes: int, ranks: int, concurrent: int, slots: int, fit: int, inside: int, idle: float
+    ) -> None:
+        found = place(
+            Resources(workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent),
+            cluster(nodes),
+        )
+        assert (found.slots, found.fit, found.inside_node, found.idle) == (slots, fit, inside, idle)
+        assert found.across_nodes == (slots > inside)
+
+    def test_half_a_gpu_a_rank(self) -> None:
+        found = place(Resources(workers_per_trial=2, gpus_per_worker=0.5, concurrent_trials=8), cluster(1))
+        assert (found.units_per_trial, found.slots, found.idle) == (1.0, 8, 0.0)
+
+    @pytest.mark.parametrize(
+        ("ranks", "concurrent", "nodes"), [(4, 2, 1), (4, 3, 2), (16, 1, 2), (16, 2, 4), (6, 2, 2)]
+    )
+    def test_nodes_that_are_asked_for_hold_all_trials(self, ranks: int, concurrent: int, nodes: int) -> None:
+        resources = Resources(workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent)
+        asked = what_is_asked(resources, 8, 80 * GIB)
+        assert asked.nodes == nodes
+        assert place(resources, asked).slots == concurrent
+
+
+class TestTime:
+    def test_the_flop_model(self) -> None:
+        """6 FLOPs a parameter and training token, 2 a held-out one at each window and the end, over four GPUs."""
+        spec = spec_to_plan()
+        cost = estimated(
+            spec, shape_3b(), ROWS, 51_200, place(spec.resources, cluster(1)), 32, peak_tflops=312, mfu=0.4
+        )
+        flops = 6 * 3e9 * 51_200 * 600 + 4 * 2 * 3e9 * 1000 * 600
+        assert cost.trial_seconds == pytest.approx(flops / (4 * 312e12 * 0.4))
+        assert cost.unit_hours == pytest.approx(32 * 4 * cost.trial_seconds / 3600)
+        assert cost.hours == pytest.approx(16 * cost.trial_seconds / 3600)  # two at once
+        low, high = cost.after_stopping(cost.unit_hours)
+        assert (low, high) == (pytest.approx(0.44 * cost.unit_hours), pytest.approx(0.57 * cost.unit_hours))
+
+    def test_checkpointing_runs_the_forward_pass_twice(self) -> None:
+        plain, again = (
+            planned(train={"budget": {"samples": 51_200}, "micro_batch": 4, "gradient_checkpointing": c}).cost
+            for c in (False, True)
+        )
+        assert plain is not None
+        assert again is not None
+        assert 1.25 < again.trial_seconds / plain.trial_seconds < 8 / 6
+
+    def test_measured_steps(self) -> None:
+        """Steps times their seconds, an evaluation at each window and the end, and one start a slot."""
+        spec = spec_to_plan(resources={"workers_per_trial": 1, "gpus_per_worker": 0})
+        found = Measured({128: 1.0, 512: 3.0}, 5.0, 10.0, 0, 4, 10, 2)
+        cost = measured_cost(
+            spec,
+            courses(spec, 51_200),
+            found,
+            place(spec.resources, Cluster(1, 2, GIB, gpu=False, given=True)),
+            32,
+        )
+        assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0
+        assert cost.unit == "slot"
+        assert cost.unit_hours == pytest.approx((32 * cost.trial_seconds + 2 * 10.0) / 3600)
+        assert cost.hours == pytest.approx((16 * cost.trial_seconds + 10.0) / 3600)
+
+    def test_a_limit_says_how_many_trials_it_holds(self) -> None:
+        found = planned(search={"limit": {"gpu_hours": 10.0}})
+        assert found.cost is not None
+        each = 4 * found.cost.trial_seconds / 3600
+        assert found.cost.trials_in_limit == -(-10 // each)
+
+    def test_what_stopping_saves_is_what_the_benchmark_says(self) -> None:
+        """Least and most over the kinds of curves in benchmarks/results/stopping.md."""
+        page = (
+            (ROOT / "benchmarks" / "results" / "stopping.md").read_text().partition("## What each signal")[0]
+        )
+        saved: dict[str, list[float]] = {}
+        for rule, share in re.findall(
+            r"^\| (?:peft_sft|algoperf|taskset) \| ([^|]+) \| \d+ \| ([\d.]+) ", page, re.M
+        ):
+            saved.setdefault(rule, []).append(float(share))
+        for rule, measured in {
+            "median": "median",
+            "recipe": "recipe",
+            "asha": "asha",
+            "calibrated": "calibrated + 5% audits",
+        }.items():
+            assert SAVED[rule] == (min(saved[measured]), max(saved[measured])), rule
+
+
+class TestDisk:
+    def test_what_takes_room(self) -> None:
+        sizes = {use.what.split(" (")[0]: use.size for use in planned().disk}
+        p = 3_000_000_000
+        assert sizes["states of running trials"] == 2 * 2 * 12 * p
+        assert sizes["weights of the best"] == 2 * 2 * p
+        assert sizes["base weights for resets"] == 2 * p
+        assert sizes["tokenised data"] == pytest.approx(101_000 * (600 * 3 + 20), rel=0.02)
+
+    def test_no_states_without_checkpoints(self) -> None:
+        assert not any("states" in use.what for use in planned(checkpoint="none").disk)
+
+
+class TestWarnings:
+    def test_a_sound_sweep_has_none(self) -> None:
+        assert planned().warnings == ()
+
+    @pytest.mark.parametrize(
+        ("sections", "flags", "words"),
+        [
+            ({"train": {"budget": {"samples": 10_240}, "micro_batch": 4}, "early_stop": {"windows": [0.5]}}, {}, "batch size 512 takes 20 optimizer steps, fewer than 40"),
+            ({"early_stop": {"windows": [0.05], "min_steps": 8}}, {}, "batch size 512: at no window has a trial done early_stop.min_steps 8"),
+            ({"early_stop": {"windows": [0.05, 0.5], "min_steps": 8}}, {}, "some batch sizes have too few steps to be judged at every window: 512 from 50% on"),
+            ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": 0.01}}, {}, "batch size 512: a warmup of one step"),
+            ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": {"steps": 60}}}, {}, "batch size 512 warms up for 60 of 100 steps"),
+            ({}, {"nodes": 2}, "8 of 16 GPUs stay idle: set resources.concurrent_trials: 4"),
+            ({"resources": {"concurrent_trials": 1, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1, "gpus_per_node": 6}, "2 of 6 GPUs stay idle: change workers_per_trial"),
+            ({"resources": {"concurrent_trials": 3, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1}, "2 of 3 trials at once fit 8 GPUs"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 1}, "not one trial fits: it needs 16 GPUs, and there are 8 on 1 node"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {}, "ranks on several nodes"),
+            ({}, {"gpu_memory": 24.0}, "memory: a GPU would hold about"),
+            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials are proposed before tpe has anything to learn from"),
+            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials run at once: calibrated can compare them only as they go"),
+            ({"search": {"trials": 24}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "24 trials, 8 at once, are 3 waves"),
+            ({"search": {"trials": 4}}, {}, "early_stop.min_peers 4 of 4 trials: nobody is ever judged"),
+            ({"search": {"trials": 32, "space": {"batch_size": {"choice": [128, 512]}}}, "train": {"budget": {"samples": 51_200}, "micro_batch": 4}}, {}, "the space holds 2 configurations, fewer than search.trials 32"),
+            ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
+            ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
+        ],
+    )  # fmt: skip
+    def test_warns(self, sections: dict, flags: dict, words: str) -> None:
+        found = planned(Flags(**{"files": False, "rows": 100_000, **flags}), **sections)
+        assert any(words in warning for warning in found.warnings), found.warnings
+
+
+class TestWhatIsNotKnown:
+    def test_a_budget_in_epochs_needs_rows(self) -> None:
+        from sweepft.errors import SweepftError
+
+        train = {"budget": {"epochs": 0.5}, "micro_batch": 4}
+        assert planned(train=train).budget == 50_000
+        with pytest.raises(SweepftError, match="--rows"):
+            planned(Flags(files=False), train=train)
+
+    def test_a_budget_in_tokens_supposes_half_of_them_learned(self) -> None:
+        found = planned(
+            Flags(files=False, tokens=500.0), train={"budget": {"tokens": 12_800_000}, "micro_batch": 4}
+        )
+        assert found.budget == 51_200
+        assert "half of a row's tokens have a loss" in found.assumptions
+
+    def test_a_model_of_unknown_size_leaves_steps_and_placement(self) -> None:
+        found = planned(model={"path": "org/nameless"})
+        assert (found.memory, found.cost) == (None, None)
+        assert found.courses
+        assert any("--params" in text for text in found.assumptions)
+
+    def test_flags_take_the_place_of_assumptions(self) -> None:
+        flags = Flags(
+            gpu_memory=40,
+            gpus_per_node=4,
+            nodes=2,
+            peak_tflops=989,
+            parameters=3_200_000_000,
+            tokens=400,
+            rows=100_000,
+            files=False,
+        )
+        found = make_plan(spec_to_plan(), flags)
+        assert [text for text in found.assumptions if "--mfu" not in text and "parameters" not in text] == []
+        assert found.rows.tokens == 400
+
+    def test_no_time_is_made_up_for_cpus(self) -> None:
+        found = planned(resources={"workers_per_trial": 1, "gpus_per_worker": 0, "concurrent_trials": 1})
+        assert found.cost is None
+        assert found.memory is not None
+        assert any("--measure" in text for text in found.assumptions)

@@ -1,0 +1,73 @@
+"""Every file in sweeps/ validates and can be planned, without network and without its model and data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sweepft.cli.main import cli
+from sweepft.spec import NAMED_SETTINGS, load
+
+SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
+RECIPES = [path for path in SWEEPS if path.stem.startswith("secret-recipe")]
+SILENT = {"some batch sizes have too few steps to be judged at every window"}  # told in the files' comments
+
+
+def names(path: Path) -> str:
+    return path.stem
+
+
+def test_all_that_is_promised_is_there() -> None:
+    recipes = {f"secret-recipe-{model}" for model in ("granite-3b", "granite-7b", "llama-3b", "mistral-7b")}
+    assert {path.stem for path in SWEEPS} >= {"demo", "gsm8k-tiny", "one-node-8gpu", "multi-node", *recipes}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=names)
+def test_validates(path: Path) -> None:
+    done = CliRunner().invoke(cli, ["validate", str(path), "--no-files"], catch_exceptions=False)
+    assert done.output == f"{path}: ok (model and data not looked at)\n"
+    assert load(path, check_files=False).name == path.stem
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=names)
+def test_is_planned_on_80_columns_with_no_warning_but_what_its_comments_tell(
+    path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "plan.json"
+    done = CliRunner().invoke(
+        cli, ["plan", str(path), "--no-files", "--json", str(out)], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    lines = done.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line == line.rstrip() for line in lines)
+    assert "\x1b" not in done.output
+    found = json.loads(out.read_text())
+    assert {warning.partition(":")[0] for warning in found["warnings"]} <= SILENT
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names)
+def test_recipes_hold_the_papers_settings(path: Path) -> None:
+    """Its batch sizes, no warmup and constant among the choices, and published settings to begin with."""
+    spec = load(path, check_files=False)
+    space, seven = spec.search.space, "7b" in path.stem
+    assert space["batch_size"].choices == (128, 3840, 7680)
+    assert space["warmup"].contains(0.0)
+    assert space["schedule"].contains("constant")
+    assert spec.train.zero_stage == (3 if seven else 2)
+    assert dict(spec.search.start_with[-1]) == dict(NAMED_SETTINGS["large-batch"].config)
+    for rate in (1e-6, 5e-6, 2e-5) if "mistral" in path.stem else (2e-5, 1e-4):
+        assert space["learning_rate"].contains(rate)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names)
+def test_recipes_fit_the_node_they_ask_for(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    CliRunner().invoke(cli, ["plan", str(path), "--no-files", "--json", str(out)], catch_exceptions=False)
+    found = json.loads(out.read_text())
+    assert found["cluster"]["nodes"] == 1
+    assert found["placement"]["idle"] == 0
+    assert found["memory"]["rank_bytes"]["total"] < found["cluster"]["memory"]

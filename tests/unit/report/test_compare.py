@@ -1,0 +1,105 @@
+"""Several sweeps side by side, from their folders: what is comparable is ranked, what is not is said not to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from synthetic_sweep import Sweep
+
+from sweepft.cli.main import cli
+from sweepft.recorder import RunView
+from sweepft.report import summarise, write_comparison
+from sweepft.report.compare import compare
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [
+        Sweep(trials=16, name="median").write(tmp_path_factory.mktemp("a")),
+        Sweep(trials=16, rule="none", name="all-run", slots=2).write(tmp_path_factory.mktemp("b")),
+        Sweep(trials=3, seed=4, name="median").write(tmp_path_factory.mktemp("c")),
+    ]
+
+
+def comparison(folders: list[Path], **changes: Any) -> dict[str, Any]:
+    return compare([(f, RunView.load(f)) for f in folders], **changes)
+
+
+def test_it_says_of_each_sweep_what_its_own_report_says(folders: list[Path]) -> None:
+    found = comparison(folders)
+    for folder, sweep in zip(folders, found["sweeps"], strict=True):
+        own = summarise(RunView.load(folder))
+        assert sweep["winner"] == own["answer"]["winner"]
+        assert sweep["counts"] == own["counts"]
+        for key, value in sweep["cost"].items():
+            assert value == own["cost"][key]
+    objectives = {s["label"]: s["winner"]["objective"] for s in found["sweeps"]}
+    assert found["best"] == min(objectives, key=objectives.__getitem__)
+    assert found["best"] in found["headline"]
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_folders(folders: list[Path]) -> None:
+    labels = [s["label"] for s in comparison(folders)["sweeps"]]
+    assert labels == [folders[0].name, "all-run", folders[2].name]
+
+
+def test_the_best_so_far_falls_while_hours_rise_and_ends_at_the_whole_cost(folders: list[Path]) -> None:
+    for sweep in comparison(folders)["sweeps"]:
+        hours, best, names = zip(*sweep["course"], strict=True)
+        assert list(hours) == sorted(hours)
+        assert list(best) == sorted(best, reverse=True)
+        assert best[-1] == sweep["winner"]["objective"]
+        assert names[-1] == sweep["winner"]["trial_id"]
+        assert hours[-1] == pytest.approx(sweep["cost"]["capacity"] / 3600)
+
+
+def test_only_keys_that_differ_are_shown(folders: list[Path]) -> None:
+    found = {d["key"]: d["values"] for d in comparison(folders)["differences"]}
+    assert found["early_stop.rule"] == ["median", "none", "median"]
+    assert found["search.trials"] == [16, 16, 3]
+    assert "train.budget.samples" not in found
+    assert comparison([folders[0], folders[0]])["differences"] == []
+
+
+def test_other_held_out_data_or_tokens_make_losses_incomparable(folders: list[Path]) -> None:
+    views = [RunView.load(f) for f in folders[:2]]
+    for digest, view in zip("ab", views, strict=True):
+        view.header["data"] = {"held_out": [{"name": "own", "weight": 1.0, "data": {"digest": digest}}]}
+    found = compare(list(zip(folders[:2], views, strict=True)))
+    assert found["best"] is None
+    assert "held-out data or their tokens differ" in found["why_not"][0]
+    assert "cannot be ranked" in found["headline"]
+    views[1].header["data"]["held_out"][0]["data"]["digest"] = "a"
+    assert compare(list(zip(folders[:2], views, strict=True)))["why_not"] == []
+
+
+def test_gpu_hours_and_cpu_hours_are_not_the_same_thing(folders: list[Path], tmp_path: Path) -> None:
+    gpu = Sweep(trials=4, gpus=2.0).write(tmp_path)
+    assert "some on CPUs" in comparison([folders[0], gpu])["why_not"][0]
+
+
+def test_a_sweep_without_a_winner_stands_beside_the_others(folders: list[Path], tmp_path: Path) -> None:
+    lines = (folders[0] / "ledger/ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger/ledger.jsonl").write_bytes(b"".join(lines[:3]))
+    paths = write_comparison([folders[0], tmp_path], tmp_path / "out")
+    begun = json.loads(paths["json"].read_text())["sweeps"][1]
+    assert begun["winner"] is None
+    assert begun["behind"] is None
+    assert begun["course"] == []
+
+
+def test_the_command_compares_several_runs_and_reports_one(folders: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "comparison"
+    done = CliRunner().invoke(cli, ["report", *map(str, folders), "--out", str(out), "--price", "2"])
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in out.iterdir()} == {"comparison.json", "comparison.md", "comparison.html"}
+    assert "all-run" in (out / "comparison.md").read_text()
+    price = json.loads((out / "comparison.json").read_text())["sweeps"][0]["cost"]["price"]
+    assert price["per_hour"] == 2
+    alone = CliRunner().invoke(cli, ["report", str(folders[0])])
+    assert str(folders[0] / "report.html") in alone.output

@@ -1,0 +1,87 @@
+"""Pages that change or stand side by side, in a real browser: the live page follows the sweep; the comparison fits.
+
+Needs playwright and a chromium of the system; skipped where either is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import Sweep
+from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_through, visit
+
+from sweepft.recorder import RunView
+from sweepft.report import page as report_page
+from sweepft.report import write_comparison, write_report
+
+__all__ = ["browser", "visit"]  # fixtures
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+def test_a_live_page_follows_the_sweep_in_its_place_and_ends_with_it(
+    visit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_page, "REFRESH_SECONDS", 0.3)
+    full = Sweep(trials=48).write(tmp_path / "full")
+    lines = (full / "ledger/ledger.jsonl").read_bytes().splitlines(keepends=True)
+    run = tmp_path / "run"
+    ledger = run / "ledger/ledger.jsonl"
+    ledger.parent.mkdir(parents=True)
+    ledger.write_bytes(b"".join(lines[:600]))
+    write_report(run, live=True)
+    page = visit(run)
+    assert "updated just now" in page.locator(".sub").inner_text()
+    page.locator("#filter").fill("cosine")
+    page.evaluate("scrollTo({ top: 500, behavior: 'instant' })")
+
+    ledger.write_bytes(b"".join(lines))
+    write_report(run)
+    page.evaluate("touched = 0")
+    page.wait_for_selector("#fresh", state="detached")
+    page.wait_for_selector("body[data-ready=all]")
+    assert page.locator("#filter").input_value() == "cosine"
+    assert page.evaluate("scrollY") == pytest.approx(500, abs=2)
+    assert page.evaluate("D.refresh") == 0
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_comparison_is_drawn_and_nothing_overflows(
+    visit: Callable[..., Any], tmp_path: Path, device: dict, theme: str
+) -> None:
+    hostile = "<script>window.hurt = 1</script>"
+    folders = [Sweep(trials=12, name=f"sweep-{i}", seed=i).write(tmp_path / f"run{i}") for i in range(2)] + [
+        Sweep(trials=6, name=hostile + "x" * 300, slots=2).write(tmp_path / "hostile")
+    ]
+    written = write_comparison(folders, tmp_path / "out", price=2.5)["html"]
+    written.rename(written.with_name("report.html"))
+    page = visit(tmp_path / "out", **device, color_scheme=theme)
+    assert page.locator("#c-course .scatterlayer .trace").count() == 3
+    assert page.locator("#sweeps thead th").count() == 4
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("typeof window.hurt") == "undefined"
+
+
+def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
+    visit: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = Sweep(trials=24).write(tmp_path)
+    view = RunView.load(run)
+    for status, trial in zip(("parked", "parked", "of-tomorrow"), view.with_status("stopped"), strict=False):
+        trial.status = status
+    write_report(run, view=view)
+    page = visit(run)
+    scroll_through(page)
+    chips = page.locator("#chips button").all_inner_texts()
+    assert "parked 2" in chips
+    assert "of-tomorrow 1" in chips
+    legend = page.locator("#c-curves .legendtext").all_inner_texts()
+    assert "parked (2)" in legend
+    assert "of-tomorrow (1)" in legend
+    page.locator("#filter").fill("of-tomorrow")
+    page.locator("#trials tbody tr").first.click()
+    assert "not ranked" in page.locator("dialog[open]").inner_text()

@@ -1,0 +1,39 @@
+"""What a sweep cost, in money and in places on the chart of slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from synthetic_sweep import Sweep
+
+from sweepft.recorder import RunView
+from sweepft.report import summarise
+from sweepft.report.curves import timeline, waits
+from sweepft.report.tables import markdown
+
+
+def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> None:
+    view = RunView.load(Sweep(trials=12, gpus=2.0).write(tmp_path))
+    assert summarise(view)["cost"]["price"] is None
+    view.spec["resources"]["price_per_gpu_hour"] = 3.6
+    cost = summarise(view)["cost"]
+    assert cost["price"] == {
+        "per_hour": 3.6,
+        "paid": pytest.approx(cost["capacity"] * 3.6 / 3600),
+        "trials": pytest.approx(cost["used"] * 3.6 / 3600),
+        "saved": pytest.approx(cost["saved"] * 3.6 / 3600),
+    }
+    assert summarise(view, price=7.2)["cost"]["price"]["paid"] == pytest.approx(2 * cost["price"]["paid"])
+    text = markdown(summarise(view))
+    assert "for all GPU time at 3.60 per GPU-hour; stopping saved" in text
+
+
+def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
+    view = RunView.load(Sweep(trials=12, slots=3).write(tmp_path))
+    bars = [(slot, start, end) for _, slot, start, end, *_ in timeline(view)]
+    found = waits(view)
+    assert {phase for phase, *_ in found} == {"startup", "idle"}
+    for _, slot, start, end in found:
+        others = [b for b in bars if b[0] == slot]
+        assert all(end <= b[1] + 0.1 or start >= b[2] - 0.1 for b in others)
