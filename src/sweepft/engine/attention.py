@@ -101,7 +101,8 @@ def _by_document(
 ) -> torch.Tensor:
     """One document after the other, on any device."""
     parts = []
-    for q, k, v in zip(*(t.split(documents.lengths, dim=2) for t in (query, key, value)), strict=True):
+    apart = [torch.split(t, list(documents.lengths), dim=2) for t in (query, key, value)]
+    for q, k, v in zip(*apart, strict=True):
         band = _band(q.shape[2], sliding_window, q.device)
         parts.append(
             F.scaled_dot_product_attention(
@@ -155,8 +156,9 @@ def _varlen(
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     longest, bounds = max(documents.lengths), documents.bounds
     back = -1 if sliding_window is None else sliding_window - 1
-    out: torch.Tensor = varlen_attn(
+    out = varlen_attn(
         q, k, v, bounds, bounds, longest, longest,
         scale=scaling, window_size=(back, 0), enable_gqa=k.shape[1] != q.shape[1],
     )  # fmt: skip
+    assert isinstance(out, torch.Tensor)  # a tuple only where more was asked for
     return out[None]

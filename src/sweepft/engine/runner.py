@@ -22,6 +22,7 @@ from sweepft.data.order import BlockLosses, SampleOrder
 from sweepft.engine.batches import Row
 from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.export import export
+from sweepft.engine.feed import Feed, Step, lay_out_step
 from sweepft.engine.held_out import evaluate
 from sweepft.engine.losses import sample_losses
 from sweepft.engine.memory import CPU_TOKENS, device_memory, largest_micro_batch
@@ -50,6 +51,7 @@ class TrialRunner:
         self.held_out = {s.name: TokenSet(s.cache) for s in plan.held_out}
         self._trial: TrialPlan | None = None
         self._checked = False
+        self._feed = Feed()
 
     def start(self, trial: TrialPlan) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
@@ -61,6 +63,9 @@ class TrialRunner:
         self._trial = trial
         self._step = self._samples = self._tokens = 0
         self._order = SampleOrder(len(self.train_set), trial.seed, self.train_set.digest)
+        self._feed_order = SampleOrder(
+            len(self.train_set), trial.seed, self.train_set.digest
+        )  # its thread's own
         self._blocks = BlockLosses(self.plan.budget_samples)
         self._open_block = np.zeros(0)
         return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
@@ -72,9 +77,10 @@ class TrialRunner:
 
         Returns:
             ``history`` (one entry a step in each column), ``blocks`` (training loss of the blocks of the sample
-            order completed meanwhile), ``diverged`` (a reason, or None) and ``seconds``.
+            order completed meanwhile), ``diverged`` (a reason, or None), ``seconds``, and of these ``waited``, for
+            batches that were not ready.
         """
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self._feed.waited
         trial = self._running()
         goal = min(until_samples, self.plan.budget_samples)
         first = self._samples
@@ -100,6 +106,7 @@ class TrialRunner:
             "blocks": blocks,
             "diverged": diverged,
             "seconds": time.perf_counter() - begin,
+            "waited": self._feed.waited - waited,
         }
 
     def probe(self) -> int:
@@ -201,21 +208,26 @@ class TrialRunner:
         Returns:
             Target tokens of the whole global batch.
         """
-        indices = self._order.indices(start, stop)
-        tokens = int(self.train_set.targets[indices].sum())
-        layout = self.zero.layout
-        micros = layout.cut(self.train_set.lengths[indices], dist.get_world_size())[dist.get_rank()]
-        for i, micro in enumerate(micros):
-            # A rank without rows in this micro-batch runs a filler: backward must happen on all ranks alike.
-            rows = indices[micro.rows] if len(micro.rows) else indices[:1]
-            batch = layout.lay_out([self.train_set.row(int(r)) for r in rows])
+        step = self._take(start, stop)
+        for i, (positions, batch) in enumerate(step.micro_batches):
             losses = sample_losses(self.zero.logits(batch), batch)
-            if len(micro.rows):
-                parts.append((start + micro.rows, losses.detach()))
+            if len(positions):
+                parts.append((positions, losses.detach()))
             else:
                 losses = losses * 0.0
-            self.zero.backward(losses.sum() / tokens, last=i == len(micros) - 1)
-        return tokens
+            self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
+        return step.tokens
+
+    def _take(self, start: int, stop: int) -> Step:
+        """This rank's share of the positions [start, stop); the one after it is prepared from now on."""
+        layout, order = self.zero.layout, self._feed_order
+        rank, world = dist.get_rank(), dist.get_world_size()
+        then = range(stop, min(stop + self._running().batch_size, self.plan.budget_samples))
+
+        def make(begin: int, end: int) -> Step:
+            return lay_out_step(self.train_set, order, layout, begin, end, rank, world)
+
+        return self._feed.take(make, (order.digest, layout), range(start, stop), then)
 
     def _record(
         self, first: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]], history: dict[str, list[float]]

@@ -168,7 +168,8 @@ class Slot(tune.Trainable):
         assert self._group is not None
         point = self._points[self._next]
         chunk = self._group.run(point.samples, self._timeout(point))
-        self._spend("train", chunk["seconds"])
+        self._spend("train", chunk["seconds"] - chunk["waited"])
+        self._spend("data", chunk["waited"])
         self._unsaved_seconds += chunk["seconds"]
         self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
         result = self._result(point, chunk)

@@ -161,7 +161,7 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
 
 def _by_cause(failure: RankFailed) -> int:
     """Death before a cause of its own before what a rank raises when another one is gone."""
-    causes = (RankDied, *_KINDS.values(), RankFailed)
+    causes: tuple[type[RankFailed], ...] = (RankDied, *_KINDS.values(), RankFailed)
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 
