@@ -23,12 +23,12 @@ _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def attend_by_documents(model: Any) -> bool:
-    """Let the model run packed samples, where its family is proven. Returns whether it is."""
+    """Let the model run packed samples, where its family is proven and its code lets it. Returns whether it does."""
     if model.config.model_type not in PACKABLE:
         return False
     register()
     model.set_attn_implementation(DOCUMENTS)
-    return True
+    return bool(model.config._attn_implementation == DOCUMENTS)  # code of its own may not follow
 
 
 def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
