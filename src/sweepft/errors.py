@@ -13,7 +13,8 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   ├── RankMismatch          ranks disagree on config, data, weights or versions
 │   ├── RankFailed            a rank died or raised
 │   │   ├── RankDied          a rank's process is gone
-│   │   └── RankOutOfMemory   a rank ran out of device memory
+│   │   ├── RankOutOfMemory   a rank ran out of device memory
+│   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
@@ -32,6 +33,7 @@ __all__ = [
     "LedgerError",
     "LedgerLocked",
     "LedgerVersion",
+    "PackingMismatch",
     "Problem",
     "ProblemsError",
     "RankDied",
@@ -142,6 +144,10 @@ class RankDied(RankFailed):
 
 class RankOutOfMemory(RankFailed):
     """A rank ran out of device memory; a smaller micro-batch may fit."""
+
+
+class PackingMismatch(RankFailed):
+    """Packed samples give other losses than padded ones: this model must not be packed."""
 
 
 class RankHung(TrialError):

@@ -29,6 +29,7 @@ __all__ = [
     "CheckpointEvery",
     "Fraction",
     "MicroBatch",
+    "MicroTokens",
     "NonNegative",
     "NonNegativeInt",
     "Paths",
@@ -37,6 +38,7 @@ __all__ = [
     "Section",
     "Seed",
     "Source",
+    "TargetModules",
     "TemplateName",
     "Warmup",
     "WarmupSteps",
@@ -149,12 +151,36 @@ Warmup = Annotated[
 ]
 
 
+class MicroTokens(Section):
+    """A micro-batch as a number of tokens."""
+
+    tokens: PositiveInt
+    """Tokens that a rank runs forward at once, of as many samples as that makes."""
+
+
+def _targets_kind(value: Any) -> str:
+    return "as_word" if isinstance(value, str) else "as_list"
+
+
+TargetModules = Annotated[
+    Annotated[Literal["all-linear"], Tag("as_word")]
+    | Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False), Tag("as_list")
+    ],
+    Discriminator(_targets_kind),
+]
+
+
 def _micro_batch_kind(value: Any) -> str:
+    if isinstance(value, dict | MicroTokens):
+        return "as_tokens"
     return "as_word" if isinstance(value, str) else "as_number"
 
 
 MicroBatch = Annotated[
-    Annotated[PositiveInt, Tag("as_number")] | Annotated[Literal["auto"], Tag("as_word")],
+    Annotated[PositiveInt, Tag("as_number")]
+    | Annotated[Literal["auto"], Tag("as_word")]
+    | Annotated[MicroTokens, Tag("as_tokens")],
     Discriminator(_micro_batch_kind),
 ]
 

@@ -18,7 +18,7 @@ import ray
 from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import RankFailed, RankHung, RankOutOfMemory, TrialError
+from sweepft.errors import PackingMismatch, RankFailed, RankHung, RankOutOfMemory, TrialError
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
 from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
@@ -131,8 +131,10 @@ class Slot(tune.Trainable):
         self._begun = False
         again, action = False, "given up"
         if isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
-            if self._plan.engine.micro_batch > 1:
+            if self._plan.engine.micro_batch > self._plan.engine.least_micro_batch:
                 again, action = True, self._halve_micro_batch()
+        elif isinstance(error, PackingMismatch):
+            pass  # other ranks would find the same
         elif isinstance(error, RankFailed | RankHung) and self._rebuilds < self._plan.max_rebuilds:
             self._rebuilds += 1
             again, action = True, "ranks rebuilt"
@@ -178,7 +180,8 @@ class Slot(tune.Trainable):
         assert self._group is not None
         point = self._points[self._next]
         chunk = self._group.run(point.samples, self._timeout(point))
-        self._spend("train", chunk["seconds"])
+        self._spend("train", chunk["seconds"] - chunk["waited"])
+        self._spend("data", chunk["waited"])
         self._unsaved_seconds += chunk["seconds"]
         self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
         result = self._result(point, chunk)

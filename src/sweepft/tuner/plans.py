@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweepft.data import Prepared
 from sweepft.engine.plan import EnginePlan, HeldOutSet
-from sweepft.spec import CheckpointEvery, SweepSpec
+from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.slot import SlotPlan
 from sweepft.trainable.states import StatePlan
@@ -27,7 +27,8 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         held_out=tuple(HeldOutSet(h.name, h.data.path, h.weight) for h in prepared.held_out),
         budget_samples=prepared.budget_samples,
         windows=spec.early_stop.windows,
-        micro_batch=0 if spec.train.micro_batch == "auto" else spec.train.micro_batch,
+        micro_batch=_micro_batch(spec.train.micro_batch),
+        packed=isinstance(spec.train.micro_batch, MicroTokens),
         largest_batch=_largest_batch(spec),
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
@@ -42,6 +43,13 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         keep=keep_plan(spec, prepared, run_dir),
         states=state_plan(spec, run_dir),
     )
+
+
+def _micro_batch(given: int | str | MicroTokens) -> int:
+    """Rows or tokens; 0 is to be found."""
+    if isinstance(given, MicroTokens):
+        return given.tokens
+    return given if isinstance(given, int) else 0
 
 
 def _largest_batch(spec: SweepSpec) -> int:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sweepft.errors import Problem
-from sweepft.spec import SweepSpec, check_budget, load
+from sweepft.spec import Budget, MicroTokens, SweepSpec, Train, check_budget, load, packing_note
 
 Problems = Callable[..., list[Problem]]
 
@@ -238,3 +239,33 @@ def test_entries_of_history_that_do_not_fit_each_other_or_the_sweep_are_refused(
 def test_history_is_not_looked_for_once_a_sweep_has_begun(place: Path) -> None:
     spec = load(place / "valid.yaml", ("early_stop.history=gone",), check_history=False)
     assert spec.early_stop.history == (str(place / "gone"),)
+
+
+def test_a_micro_batch_in_tokens_fits_any_batch_size(problems: Callable[..., list[Problem]]) -> None:
+    packed = ("train.micro_batch={tokens: 4096}", "resources.workers_per_trial=4", *NO_START)
+    assert problems(*packed, "search.space.batch_size.choice=[3, 10]") == []
+    (problem,) = problems(*packed, "search.space.batch_size={int_uniform: [4, 32]}")
+    assert problem.rule == "must be a choice"
+    (problem,) = problems(*packed, "data.max_length=8192")
+    assert problem.key == "train.micro_batch.tokens"
+    assert problem.rule == "must hold the longest sample: data.max_length is 8192"
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "model_type", "said"),
+    [
+        (MicroTokens(tokens=64), "llama", None),
+        (
+            MicroTokens(tokens=64),
+            "gemma2",
+            "samples of a gemma2 model are padded in groups of similar length",
+        ),
+        (4, "gemma2", None),
+        ("auto", "gemma2", None),
+    ],
+)
+def test_a_family_that_cannot_be_packed_is_named(micro_batch: Any, model_type: str, said: str | None) -> None:
+    train = Train(budget=Budget(samples=8), micro_batch=micro_batch)
+    note = packing_note(train, model_type)
+    assert (note is None) == (said is None)
+    assert said is None or said in str(note)
