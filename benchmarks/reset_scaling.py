@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import record
 from material import Shape, random_llama
 
@@ -93,7 +94,9 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     """Build an engine, then train a step and reset it, again and again."""
     import torch
 
+    from sweepft.engine.batches import Layout
     from sweepft.engine.collective import join
+    from sweepft.engine.losses import token_losses
     from sweepft.engine.plan import EnginePlan, TrialPlan
     from sweepft.engine.zero import ZeroEngine
 
@@ -109,11 +112,11 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
         zero_stage=stage, precision=precision,
     )  # fmt: skip
     trial = TrialPlan("bench", batch_size=1, learning_rate=1e-3, schedule="constant", planned_steps=2)
-    ids = torch.randint(4, shape.vocab, (1, 8), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(4, shape.vocab, (8,), generator=torch.Generator().manual_seed(0)).numpy()
+    batch = Layout("rows", 1, 0).lay_out([(ids, np.ones(8, dtype=bool))])
 
     def step() -> tuple[str, str]:
-        logits = zero.logits(ids, torch.ones_like(ids))
-        loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[0, 1:])
+        loss = token_losses(zero.logits(batch), batch).mean()
         zero.backward(loss, last=True)
         return float(loss).hex(), zero.step(1e-3).hex()
 

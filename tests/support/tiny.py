@@ -15,7 +15,7 @@ from sweepft.demo.twin import twin_config, twin_tokenizer
 
 __all__ = ["Arch", "tiny_config", "tiny_data", "tiny_model", "tiny_rows", "tiny_tokenizer"]
 
-Arch = Literal["llama", "granite", "mistral", "gpt_bigcode"]
+Arch = Literal["llama", "granite", "mistral", "qwen2", "qwen3", "gpt_bigcode"]
 
 
 def tiny_rows(rows: int, seed: int = 0) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.recorder import RunView, TrialView
-from sweepft.spec import SweepSpec, TrainSettings, from_dict, plan
+from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
 
 __all__ = ["BestFacts", "best_facts"]
 
@@ -44,8 +44,10 @@ class BestFacts:
 
     @property
     def micro_batch(self) -> int:
-        """Rows a rank runs at once; 1 where the sweep found it by a probe."""
+        """Rows a rank runs at once: of packed ones as many of the longest as fit; 1 where a probe found it."""
         given = self.settings.micro_batch
+        if isinstance(given, MicroTokens):
+            return max(1, given.tokens // self.prepared.train.longest)
         return given if isinstance(given, int) else 1
 
 

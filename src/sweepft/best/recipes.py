@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sweepft.best.facts import BestFacts
+from sweepft.spec import Lora
 
 __all__ = ["deepspeed_config", "one_trial_spec", "trl_config"]
 
@@ -81,6 +82,19 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "gradient_checkpointing": s.gradient_checkpointing,
         "seed": s.seed,
         "deepspeed": "deepspeed.json",
+        **({} if s.lora is None else _peft(s.lora)),
+    }
+
+
+def _peft(lora: Lora) -> dict[str, Any]:
+    """Arguments of ``trl.ModelConfig``; alpha is a whole number there."""
+    named = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    return {
+        "use_peft": True,
+        "lora_r": lora.rank,
+        "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
+        "lora_dropout": lora.dropout,
+        "lora_target_modules": named,
     }
 
 

@@ -150,6 +150,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         tokenizer=str(loaded.save(cache)),
         vocab_size=len(loaded.tokenizer),
         model_vocab_size=loaded.model_vocab_size,
+        model_type=loaded.model_type,
         pad_id=loaded.tokenizer.pad_token_id,
         end_ids=loaded.end_ids,
         overlap_dropped=split.check.overlap_dropped,

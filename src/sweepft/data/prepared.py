@@ -23,7 +23,7 @@ from sweepft.spec.sweep import SweepSpec
 
 __all__ = ["HeldOutSet", "Prepared", "Tokenised", "memo_file", "recall", "remember"]
 
-_PREPARED_FORMAT: Final = 1
+_PREPARED_FORMAT: Final = 2
 
 
 class _Fact(BaseModel):
@@ -71,6 +71,8 @@ class Prepared(_Fact):
     """Ids the tokenizer can give: embeddings with fewer rows must grow to this."""
     model_vocab_size: int | None
     """Embedding rows of the base model by its config.json, if it says so."""
+    model_type: str | None = None
+    """Family of the base model by its config.json."""
     pad_id: int
     end_ids: tuple[int, ...]
     """Ids that end a generation: of the turn, and of the text."""

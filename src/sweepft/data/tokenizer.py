@@ -34,6 +34,7 @@ class LoadedTokenizer:
         end_ids: Ids that end a generation.
         model_vocab_size: Embedding rows by the model's config, if known.
         max_positions: Positions by the model's config, if it has a hard limit.
+        model_type: Family of the model by its config.
         warnings: One sentence each.
     """
 
@@ -42,6 +43,7 @@ class LoadedTokenizer:
     end_ids: tuple[int, ...]
     model_vocab_size: int | None
     max_positions: int | None
+    model_type: str | None
     warnings: tuple[str, ...]
 
     def save(self, cache: Path) -> Path:
@@ -118,6 +120,7 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         end_ids=_end_ids(tokenizer, chat),
         model_vocab_size=getattr(text_config, "vocab_size", None),
         max_positions=getattr(text_config, "max_position_embeddings", None),
+        model_type=getattr(config, "model_type", None),
         warnings=tuple(warnings),
     )
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
-from sweepft.spec import SweepSpec, from_dict, is_template_file
+from sweepft.spec import MicroTokens, SweepSpec, from_dict, is_template_file
 
 __all__ = ["architecture_of", "make_tiny", "tiny_spec"]
 
@@ -23,6 +23,7 @@ _ROWS: Final = 400
 _HELD_OUT: Final = 24
 _RANKS: Final = 2
 _MICRO_BATCH: Final = 2
+_MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # of the largest batch
 
@@ -89,7 +90,9 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
         "max_length": 128,
         "overlap": "drop",
     }
-    tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": _MICRO_BATCH}
+    packed = isinstance(spec.train.micro_batch, MicroTokens)
+    micro = {"tokens": _MICRO_TOKENS} if packed else _MICRO_BATCH
+    tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": micro}
     tiny["train"] = _shrunk(tiny["train"], sizes)
     search = tiny["search"]
     search.pop("limit", None)

@@ -15,7 +15,7 @@ from sweepft.demo.tokenizer import train_tokenizer
 
 __all__ = ["Architecture", "twin", "twin_config", "twin_tokenizer"]
 
-Architecture = Literal["llama", "granite", "mistral"]
+Architecture = Literal["llama", "granite", "mistral", "qwen2", "qwen3"]
 
 _VOCAB: Final = 384
 
@@ -34,6 +34,8 @@ def twin_config(architecture: Architecture, vocab: int, **changes: Any) -> Any:
         "llama": transformers.LlamaConfig,
         "granite": transformers.GraniteConfig,
         "mistral": transformers.MistralConfig,
+        "qwen2": transformers.Qwen2Config,
+        "qwen3": transformers.Qwen3Config,
     }
     size: dict[str, Any] = {
         "hidden_size": 64,

@@ -1,19 +1,25 @@
-"""How one global batch is cut into micro-batches: which rank sees which samples, and when.
+"""How one global batch is cut into micro-batches, and how samples are laid out for a forward pass.
 
 The cut never changes the result: loss and gradient are token means over the *global* batch, so ranks and
-micro-batches are free to hold rows of similar length. Every rank computes the same cut by itself.
+micro-batches are free to hold rows of similar length, or as many tokens as fit. Every rank computes the same cut by
+itself.
 """
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MicroBatch", "cut", "pad"]
+__all__ = ["Batch", "Layout", "MicroBatch", "Row", "cut", "pad"]
 
 _IGNORE = -100
+
+Row = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""(input_ids, loss_mask) of a sample; a token whose mask is True is a target."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +27,71 @@ class MicroBatch:
     """Rows one rank runs forward at once.
 
     Attributes:
-        rows: Positions within the global batch, shape (n,). May be empty where the last batch of a trial
-            is smaller than a full one: the rank then runs a filler row that carries no loss.
+        rows: Positions within the global batch, shape (n,). May be empty where there are not enough samples for every
+            rank: the rank then runs a filler row that carries no loss.
     """
 
     rows: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass takes, and which of its positions are scored.
+
+    Attributes:
+        input_ids: Shape (rows, length).
+        attention_mask: 1 where a token is and 0 where padding, shape (rows, length); None where samples are packed.
+        lengths: Tokens of each sample, where samples are packed one after another in a single row; else None.
+        positions: Where a target is predicted from: row * length + column, shape (targets,).
+        targets: Token ids to predict there, shape (targets,).
+        samples: Index of the sample that each target belongs to, shape (targets,).
+        count: Samples.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64] | None
+    lengths: NDArray[np.int64] | None
+    positions: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    count: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the micro-batches of a rank are cut and laid out.
+
+    Attributes:
+        kind: ``rows``: at most ``size`` padded rows; ``packed``: samples one after another in one row of at most
+            ``size`` tokens; ``grouped``: padded rows of similar length, at most ``size`` tokens with the padding.
+        size: Rows or tokens. A sample longer than ``size`` tokens is run alone.
+        pad_id: Token that fills padded rows.
+    """
+
+    kind: Literal["rows", "packed", "grouped"]
+    size: int
+    pad_id: int
+
+    def cut(self, lengths: NDArray[np.int64], world_size: int) -> list[list[MicroBatch]]:
+        """Micro-batches of each rank: the same number for all, together holding every row exactly once.
+
+        Args:
+            lengths: Tokens of each row of the global batch, shape (batch,).
+            world_size: Number of ranks.
+        """
+        if self.kind == "rows":
+            return cut(lengths, world_size, self.size)
+        if self.kind == "packed":
+            return _cut_to_pack(lengths, world_size, self.size)
+        return _cut_to_group(lengths, world_size, self.size)
+
+    def lay_out(self, rows: list[Row]) -> Batch:
+        """Make the samples of a micro-batch one forward pass."""
+        return _packed(rows) if self.kind == "packed" else _padded(rows, self.pad_id)
+
+
 def cut(lengths: NDArray[np.int64], world_size: int, micro_batch: int) -> list[list[MicroBatch]]:
-    """Cut a global batch into micro-batches for each rank.
+    """Cut a global batch into micro-batches of so many rows.
 
     Ranks get equal numbers of rows (within one) and balanced token counts: rows are dealt longest first, each to
     the rank with the fewest tokens that still has room. A rank's micro-batches hold rows of similar length.
@@ -41,9 +103,16 @@ def cut(lengths: NDArray[np.int64], world_size: int, micro_batch: int) -> list[l
     Returns:
         For each rank the same number of micro-batches, together holding every row exactly once.
     """
-    total = len(lengths)
-    room = -(-total // world_size)
+    room = -(-len(lengths) // world_size)
     count = max(1, -(-room // micro_batch))
+    return [
+        [_micro(rows[i * micro_batch : (i + 1) * micro_batch]) for i in range(count)]
+        for rows in _deal(lengths, world_size, room)
+    ]
+
+
+def _deal(lengths: NDArray[np.int64], world_size: int, room: int) -> list[list[int]]:
+    """Rows of each rank, longest first: balanced in tokens, at most ``room`` each."""
     dealt: list[list[int]] = [[] for _ in range(world_size)]
     tokens = np.zeros(world_size, dtype=np.int64)
     for row in np.argsort(-np.asarray(lengths), kind="stable"):
@@ -51,22 +120,67 @@ def cut(lengths: NDArray[np.int64], world_size: int, micro_batch: int) -> list[l
         rank = min(open_ranks, key=lambda r: (tokens[r], r))
         dealt[rank].append(int(row))
         tokens[rank] += lengths[row]
-    return [
-        [
-            MicroBatch(np.asarray(rows[i * micro_batch : (i + 1) * micro_batch], dtype=np.int64))
-            for i in range(count)
-        ]
-        for rows in dealt
-    ]
+    return dealt
 
 
-def pad(
-    rows: list[tuple[NDArray[np.int64], NDArray[np.bool_]]], pad_id: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def _cut_to_group(lengths: NDArray[np.int64], world_size: int, tokens: int) -> list[list[MicroBatch]]:
+    """Rows of similar length together; the longest of them times their number is at most ``tokens``."""
+    ranks: list[list[MicroBatch]] = []
+    for rows in _deal(lengths, world_size, -(-len(lengths) // world_size)):
+        micros, begin = [], 0
+        while begin < len(rows):
+            most = max(1, tokens // int(lengths[rows[begin]]))
+            micros.append(_micro(rows[begin : begin + most]))
+            begin += most
+        ranks.append(micros)
+    count = max(len(micros) for micros in ranks)
+    return [micros + [_micro([])] * (count - len(micros)) for micros in ranks]
+
+
+def _cut_to_pack(lengths: NDArray[np.int64], world_size: int, tokens: int) -> list[list[MicroBatch]]:
+    """Fewest micro-batches of at most ``tokens`` tokens, all of about the same size.
+
+    Rows are dealt longest first, each to the micro-batch with the fewest tokens, so that ranks finish together.
+    """
+    sizes = np.asarray(lengths)
+    order = np.argsort(-sizes, kind="stable")
+    most = max(tokens, int(sizes.max()))
+    count = max(1, -(-int(sizes.sum()) // (world_size * most)))
+    while (bins := _spread(sizes, order, world_size * count, most)) is None:
+        count += 1
+    # Sorted by size and dealt back and forth, the micro-batches of each rank add up to about the same.
+    bins.sort(key=lambda rows: -int(sizes[rows].sum()))
+    there_and_back = [*range(world_size), *reversed(range(world_size))]
+    ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
+    for i, rows in enumerate(bins):
+        ranks[there_and_back[i % len(there_and_back)]].append(_micro(rows))
+    return ranks
+
+
+def _spread(
+    sizes: NDArray[np.int64], order: NDArray[np.int64], bins: int, most: int
+) -> list[list[int]] | None:
+    """Rows in so many bins, or None when the fullest would hold more than ``most`` tokens."""
+    held: list[list[int]] = [[] for _ in range(bins)]
+    emptiest = [(0, i) for i in range(bins)]
+    for row in order:
+        tokens, i = emptiest[0]
+        if tokens + sizes[row] > most:
+            return None
+        held[i].append(int(row))
+        heapq.heapreplace(emptiest, (tokens + int(sizes[row]), i))
+    return held
+
+
+def _micro(rows: list[int]) -> MicroBatch:
+    return MicroBatch(np.asarray(rows, dtype=np.int64))
+
+
+def pad(rows: list[Row], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pad rows on the right into one rectangle.
 
     Args:
-        rows: (input_ids, loss_mask) of each row; a token whose mask is True is a target.
+        rows: The samples.
         pad_id: Token that fills the rest.
     Returns:
         input_ids, attention_mask and labels, each of shape (rows, longest). A label is the token itself where it
@@ -83,3 +197,36 @@ def pad(
         labels[i, :n] = np.where(mask, ids, _IGNORE)
         labels[i, 0] = _IGNORE
     return input_ids, attention, labels
+
+
+def _padded(rows: list[Row], pad_id: int) -> Batch:
+    input_ids, attention, labels = pad(rows, pad_id)
+    samples, columns = np.nonzero(labels[:, 1:] != _IGNORE)
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=attention,
+        lengths=None,
+        positions=samples * input_ids.shape[1] + columns,
+        targets=input_ids[samples, columns + 1],
+        samples=samples,
+        count=len(rows),
+    )
+
+
+def _packed(rows: list[Row]) -> Batch:
+    lengths = np.asarray([len(ids) for ids, _ in rows], dtype=np.int64)
+    ids = np.concatenate([ids for ids, _ in rows])
+    wanted = np.concatenate([mask for _, mask in rows])
+    wanted[np.cumsum(lengths) - lengths] = (
+        False  # nothing predicts a sample's first token, least of all its neighbour
+    )
+    targets = np.nonzero(wanted)[0]
+    return Batch(
+        input_ids=ids[None],
+        attention_mask=None,
+        lengths=lengths,
+        positions=targets - 1,
+        targets=ids[targets],
+        samples=np.repeat(np.arange(len(rows)), lengths)[targets],
+        count=len(rows),
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from sweepft.engine.lora import save_adapter, split
 from sweepft.engine.zero import ZeroEngine
 
 __all__ = ["export"]
@@ -15,6 +16,8 @@ __all__ = ["export"]
 
 def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
     """Write model, tokenizer, chat template and generation config, all or nothing. Called on every rank.
+
+    Where adapters were trained, the model has them merged in, and a folder ``adapter`` holds them alone.
 
     Args:
         zero: The engine; at ZeRO-3 its weights are gathered on rank 0.
@@ -27,7 +30,12 @@ def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        zero.module.save_pretrained(temporary, state_dict=state)
+        if zero.lora is None:
+            zero.module.save_pretrained(temporary, state_dict=state)
+        else:
+            merged, adapter = split(zero.module, state, zero.lora)
+            zero.module.get_base_model().save_pretrained(temporary, state_dict=merged)
+            save_adapter(zero.module, adapter, temporary / "adapter")
         shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -10,8 +10,7 @@ import torch
 import torch.distributed as dist
 
 from sweepft.data.cache import TokenSet
-from sweepft.engine.batches import cut, pad
-from sweepft.engine.losses import row_losses
+from sweepft.engine.losses import sample_losses
 from sweepft.engine.plan import EnginePlan
 from sweepft.engine.zero import ZeroEngine
 
@@ -31,7 +30,7 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
     start = time.perf_counter()
     zero.eval()
     try:
-        results = {name: _one_set(zero, plan, tokens) for name, tokens in sets.items()}
+        results = {name: _one_set(zero, tokens) for name, tokens in sets.items()}
     finally:
         zero.train()
     weights = {s.name: s.weight for s in plan.held_out}
@@ -40,16 +39,16 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
     return {"objective": objective, "sets": results, "seconds": time.perf_counter() - start}
 
 
-def _one_set(zero: ZeroEngine, plan: EnginePlan, tokens: TokenSet) -> dict[str, float | int]:
+def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
     rank, world = dist.get_rank(), dist.get_world_size()
     sums = torch.zeros(len(tokens), dtype=torch.float64)
-    for micro in cut(np.asarray(tokens.lengths), world, plan.micro_batch)[rank]:
+    layout = zero.layout
+    for micro in layout.cut(np.asarray(tokens.lengths), world)[rank]:
         rows = (
             micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
         )  # a filler keeps ZeRO-3 ranks in step
-        batch = pad([tokens.row(int(i)) for i in rows], plan.pad_id)
-        ids, mask, labels = (torch.from_numpy(a).to(zero.device) for a in batch)
-        losses = row_losses(zero.logits(ids, mask), labels).double().cpu()
+        batch = layout.lay_out([tokens.row(int(i)) for i in rows])
+        losses = sample_losses(zero.logits(batch), batch).double().cpu()
         if len(micro.rows):
             sums[torch.from_numpy(micro.rows)] = losses
     sums = _all_reduce(sums, zero.device)

@@ -1,25 +1,37 @@
-"""Sums of target-token losses per row: what training, held-out evaluation and block records are made of."""
+"""Sums of target-token losses per sample: what training, held-out evaluation and block records are made of."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["row_losses"]
+from sweepft.engine.batches import Batch
+
+__all__ = ["sample_losses", "token_losses"]
 
 
-def row_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each row, summed over its target tokens.
+def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of each target token.
 
     Args:
-        logits: Next-token logits, shape (rows, length, vocabulary).
-        labels: Token ids, -100 where a position is no target, shape (rows, length).
+        logits: At the batch's target positions, shape (targets, vocabulary).
+        batch: What the logits are of.
     Returns:
-        Nats, shape (rows,), float32, differentiable. Zero for a row without targets.
+        Nats, shape (targets,), float32, differentiable.
     """
-    targets = labels[:, 1:]
-    wanted = targets != -100
-    # Softmax only where there is a target: prompts are often half of the tokens.
-    losses = F.cross_entropy(logits[:, :-1][wanted].float(), targets[wanted], reduction="none")
-    rows = wanted.nonzero(as_tuple=True)[0]
-    return torch.zeros(len(labels), dtype=torch.float32, device=logits.device).index_add(0, rows, losses)
+    targets = torch.from_numpy(batch.targets).to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of each sample, summed over its target tokens.
+
+    Args:
+        logits: At the batch's target positions, shape (targets, vocabulary).
+        batch: What the logits are of.
+    Returns:
+        Nats, shape (samples,), float32, differentiable. Zero for a sample without targets.
+    """
+    samples = torch.from_numpy(batch.samples).to(logits.device)
+    sums = torch.zeros(batch.count, dtype=torch.float32, device=logits.device)
+    return sums.index_add(0, samples, token_losses(logits, batch))

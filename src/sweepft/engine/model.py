@@ -39,10 +39,11 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Two optimizer groups: matrices, which decay, and vectors (biases, norms), which do not.
 
     The usual rule of ``transformers.Trainer``; both groups exist whatever the decay, so that a warm
-    engine can change it.
+    engine can change it. Adapters have no vectors, and one group.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     shapes = [getattr(p, "ds_shape", p.shape) for p in trainable]
     matrices = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) >= 2]
     vectors = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweepft.spec import TrainSettings, plan
 
-__all__ = ["EnginePlan", "HeldOutSet", "TrialPlan"]
+__all__ = ["EnginePlan", "HeldOutSet", "LoraPlan", "TrialPlan"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,9 @@ class EnginePlan:
         held_out: Held-out sets of the objective (weights above zero) and beside it.
         budget_samples: Samples every trial sees.
         windows: Fractions of the budget at which held-out loss is computed.
-        micro_batch: Rows a rank runs forward at once; 0 is to be found by a probe.
+        micro_batch: Rows, or tokens where samples are packed, that a rank runs forward at once; 0 is to be found by a
+            probe.
+        packed: Whether samples are packed into rows without padding.
         largest_batch: The largest global batch of the sweep.
         precision: ``fp32`` or ``bf16``.
         zero_stage: DeepSpeed ZeRO stage, 0-3.
@@ -55,7 +57,28 @@ class EnginePlan:
     zero_stage: int = 2
     threads: int = 1
     longest: int = 0
+    packed: bool = False
     largest_batch: int = 1
+
+    @property
+    def least_micro_batch(self) -> int:
+        """A micro-batch that cannot be made smaller: one sample."""
+        return self.longest if self.packed else 1
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """Low-rank adapters in place of full fine-tuning (see ``sweepft.spec.Lora``)."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str | tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, str | tuple[str, ...]]:
+        """What an adapter is built with; the rest can be set in place."""
+        return self.rank, self.target_modules
 
 
 @dataclass(frozen=True)
@@ -71,6 +94,7 @@ class TrialPlan:
         warmup_steps: Steps of linear warmup.
         seed: Seeds the sample order and dropout.
         gradient_clipping: Largest gradient norm, 0 for none.
+        lora: Adapters to train in place of the weights, or None.
     """
 
     trial_id: str
@@ -88,6 +112,7 @@ class TrialPlan:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    lora: LoraPlan | None = None
 
     @classmethod
     def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialPlan:
@@ -118,4 +143,5 @@ class TrialPlan:
             betas=train.optimizer.betas,
             eps=train.optimizer.eps,
             weight_decay=train.optimizer.weight_decay,
+            lora=None if train.lora is None else LoraPlan(**dict(train.lora)),
         )

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, SampleOrder
-from sweepft.engine.batches import cut, pad
+from sweepft.engine.batches import Row
 from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.export import export
+from sweepft.engine.feed import Feed, Step, lay_out_step
 from sweepft.engine.held_out import evaluate
-from sweepft.engine.losses import row_losses
+from sweepft.engine.losses import sample_losses
 from sweepft.engine.memory import CPU_TOKENS, device_memory, largest_micro_batch
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.engine.schedules import lr_at
@@ -49,14 +50,22 @@ class TrialRunner:
         self.train_set = TokenSet(plan.train_cache)
         self.held_out = {s.name: TokenSet(s.cache) for s in plan.held_out}
         self._trial: TrialPlan | None = None
+        self._checked = False
+        self._feed = Feed()
 
     def start(self, trial: TrialPlan) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
         begin = time.perf_counter()
         warm = self.zero.start(trial)
+        if not self._checked:
+            self.zero.check_packing(self._some_rows())
+            self._checked = True
         self._trial = trial
         self._step = self._samples = self._tokens = 0
         self._order = SampleOrder(len(self.train_set), trial.seed, self.train_set.digest)
+        self._feed_order = SampleOrder(
+            len(self.train_set), trial.seed, self.train_set.digest
+        )  # its thread's own
         self._blocks = BlockLosses(self.plan.budget_samples)
         self._open_block = np.zeros(0)
         return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
@@ -68,9 +77,10 @@ class TrialRunner:
 
         Returns:
             ``history`` (one entry a step in each column), ``blocks`` (training loss of the blocks of the sample
-            order completed meanwhile), ``diverged`` (a reason, or None) and ``seconds``.
+            order completed meanwhile), ``diverged`` (a reason, or None), ``seconds``, and of these ``waited``, for
+            batches that were not ready.
         """
-        begin = time.perf_counter()
+        begin, waited = time.perf_counter(), self._feed.waited
         trial = self._running()
         goal = min(until_samples, self.plan.budget_samples)
         first = self._samples
@@ -96,6 +106,7 @@ class TrialRunner:
             "blocks": blocks,
             "diverged": diverged,
             "seconds": time.perf_counter() - begin,
+            "waited": self._feed.waited - waited,
         }
 
     def probe(self) -> int:
@@ -110,9 +121,8 @@ class TrialRunner:
             return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
         peaks = []
         for rows in (1, 1, 2):  # the first makes what stays
-            batch = pad([self.train_set.row(longest)] * rows, self.plan.pad_id)
-            ids, mask, labels = (torch.from_numpy(a).to(self.device) for a in batch)
-            losses = row_losses(self.zero.logits(ids, mask), labels)
+            batch = self.zero.layout.lay_out([self.train_set.row(longest)] * rows)
+            losses = sample_losses(self.zero.logits(batch), batch)
             self.zero.backward(losses.sum() / int(self.train_set.targets[longest]), last=True)
             self.zero.step(0.0)
             peak, total = device_memory(self.device)
@@ -166,6 +176,11 @@ class TrialRunner:
         """Free the engine."""
         self.zero.close()
 
+    def _some_rows(self) -> list[Row]:
+        """A short, a middling and the longest training sample, in an order that puts the long one between."""
+        by_length = np.argsort(self.train_set.lengths, kind="stable")
+        return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
+
     def _running(self) -> TrialPlan:
         if self._trial is None:
             raise RuntimeError("no trial has been started on this rank")
@@ -193,23 +208,26 @@ class TrialRunner:
         Returns:
             Target tokens of the whole global batch.
         """
-        indices = self._order.indices(start, stop)
-        tokens = int(self.train_set.targets[indices].sum())
-        micros = cut(self.train_set.lengths[indices], dist.get_world_size(), self.plan.micro_batch)[
-            dist.get_rank()
-        ]
-        for i, micro in enumerate(micros):
-            # A rank without rows in this micro-batch runs a filler: backward must happen on all ranks alike.
-            rows = indices[micro.rows] if len(micro.rows) else indices[:1]
-            batch = pad([self.train_set.row(int(r)) for r in rows], self.plan.pad_id)
-            ids, mask, labels = (torch.from_numpy(a).to(self.device) for a in batch)
-            losses = row_losses(self.zero.logits(ids, mask), labels)
-            if len(micro.rows):
-                parts.append((start + micro.rows, losses.detach()))
+        step = self._take(start, stop)
+        for i, (positions, batch) in enumerate(step.micro_batches):
+            losses = sample_losses(self.zero.logits(batch), batch)
+            if len(positions):
+                parts.append((positions, losses.detach()))
             else:
                 losses = losses * 0.0
-            self.zero.backward(losses.sum() / tokens, last=i == len(micros) - 1)
-        return tokens
+            self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
+        return step.tokens
+
+    def _take(self, start: int, stop: int) -> Step:
+        """This rank's share of the positions [start, stop); the one after it is prepared from now on."""
+        layout, order = self.zero.layout, self._feed_order
+        rank, world = dist.get_rank(), dist.get_world_size()
+        then = range(stop, min(stop + self._running().batch_size, self.plan.budget_samples))
+
+        def make(begin: int, end: int) -> Step:
+            return lay_out_step(self.train_set, order, layout, begin, end, rank, world)
+
+        return self._feed.take(make, (order.digest, layout), range(start, stop), then)
 
     def _record(
         self, first: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]], history: dict[str, list[float]]

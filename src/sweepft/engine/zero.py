@@ -12,13 +12,18 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
+from sweepft.engine.attention import DOCUMENTS
+from sweepft.engine.batches import Batch, Layout, Row
+from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
+from sweepft.engine.lora import put_on, set_in_place, take_off
+from sweepft.engine.losses import token_losses
 from sweepft.engine.model import load_model, parameter_groups
-from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.engine.plan import EnginePlan, LoraPlan, TrialPlan
 
 __all__ = ["RESET_IN_PLACE", "ZeroEngine"]
 
@@ -47,15 +52,19 @@ class ZeroEngine:
         self._fused = device.type == "cuda"
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
+        self._padded_attention: str | None = None
+        self._lora: LoraPlan | None = None
 
     def start(self, trial: TrialPlan) -> bool:
         """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
-        warm = self._engine is not None and self._in_place
+        warm = self._engine is not None and self._in_place and _shape(trial.lora) == _shape(self._lora)
         if warm:
             self._reset(trial)
         else:
+            base = self._base_model_to_keep(trial)
             self.close()
-            self._build(trial)
+            self._build(trial, base)
+        self._lora = trial.lora
         checkpointing = _checkpoints_activations(self.module)
         if trial.gradient_checkpointing and not checkpointing:
             self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -71,15 +80,46 @@ class ZeroEngine:
         return self._engine.module
 
     @property
+    def lora(self) -> LoraPlan | None:
+        """Adapters of the trial under way."""
+        return self._lora
+
+    @property
     def engine(self) -> Any:
         """The DeepSpeed engine itself (for checkpoints and export)."""
         return self._engine
 
-    def logits(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Next-token logits, shape (rows, length, vocabulary)."""
-        out = self._engine(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        logits: torch.Tensor = out.logits
-        return logits
+    @property
+    def layout(self) -> Layout:
+        """How this engine's samples are cut into micro-batches and laid out."""
+        kind: Literal["rows", "packed", "grouped"] = "rows"
+        if self.plan.packed:
+            kind = "packed" if self._padded_attention else "grouped"
+        return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
+        return scored_logits(self._engine, batch, self.device)
+
+    @torch.no_grad()
+    def check_packing(self, rows: list[Row]) -> None:
+        """Run samples packed and padded, once for a model; draws no random number.
+
+        Raises:
+            PackingMismatch: If their losses differ. A model that does not pack is left alone.
+        """
+        if self.layout.kind != "packed":
+            return
+        packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
+        self.eval()
+        ours = token_losses(self.logits(packed), packed)
+        self.module.set_attn_implementation(self._padded_attention)
+        try:
+            theirs = token_losses(self.logits(padded), padded)
+        finally:
+            self.module.set_attn_implementation(DOCUMENTS)
+            self.train()
+        compare_with_padding(ours, theirs, next(self.module.parameters()).dtype)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradient of one micro-batch.
@@ -179,13 +219,31 @@ class ZeroEngine:
         inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
         return inner
 
-    def _build(self, trial: TrialPlan) -> None:
-        import deepspeed
+    def _base_model_to_keep(self, trial: TrialPlan) -> Any:
+        """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
 
-        config = self._config(trial)
+        At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
+        """
+        keep = (
+            self._in_place and self._engine is not None and trial.lora is not None and self._lora is not None
+        )
+        return take_off(self.module) if keep and self.plan.zero_stage < 3 else None
+
+    def _load(self, config: dict[str, Any]) -> Any:
         keep = self._partition_while_loading(config)
         model = load_model(self.plan)
         del keep
+        usual = model.config._attn_implementation
+        self._padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        return model
+
+    def _build(self, trial: TrialPlan, base: Any) -> None:
+        import deepspeed
+
+        config = self._config(trial)
+        model = self._load(config) if base is None else base
+        if trial.lora is not None:
+            model = put_on(model, trial.lora, self.plan.model_path)
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
@@ -201,7 +259,9 @@ class ZeroEngine:
             model.to(self.device)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if self._in_place:
-            self._base = [self._shared_copy(i, t) for i, t in enumerate(self._live())]
+            live = enumerate(self._live())
+            # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
+            self._base = [t.detach().clone() if trial.lora else self._shared_copy(i, t) for i, t in live]
 
     def _config(self, trial: TrialPlan) -> dict[str, Any]:
         return {
@@ -228,7 +288,7 @@ class ZeroEngine:
         """The flat tensors that hold the weights the model computes with."""
         optimizer = self._engine.optimizer
         if self.plan.zero_stage == 0:
-            return [p.data for p in self.module.parameters()]
+            return [p.data for p in self.module.parameters() if p.requires_grad]
         if self.plan.zero_stage == 3:
             return list(optimizer.fp16_partitioned_groups_flat)
         return list(optimizer.bit16_groups_flat)
@@ -302,6 +362,8 @@ class ZeroEngine:
                     value.zero_()
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
         self._gather_persistent()
+        if trial.lora is not None:
+            set_in_place(self.module, trial.lora)
         self._hyperparameters(trial)
         engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
         engine._global_grad_norm = None
@@ -318,6 +380,10 @@ class ZeroEngine:
         self._engine._config.gradient_clipping = trial.gradient_clipping
         if self.plan.zero_stage > 0:
             self._engine.optimizer.clip_grad = trial.gradient_clipping
+
+
+def _shape(lora: LoraPlan | None) -> object:
+    return None if lora is None else lora.shape
 
 
 def _checkpoints_activations(module: Any) -> bool:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from pathlib import Path
 
 from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
-from sweepft.errors import SpecError
+from sweepft.errors import Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.folder import make_run_folder, sweep_row
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.spec import SweepSpec, check_budget
-from sweepft.tuner.build import build_scheduler
+from sweepft.spec import SweepSpec, check_budget, packing_note
+from sweepft.tuner.build import build_scheduler, earlier_sweeps
 from sweepft.tuner.recorder import Recorder
 
-__all__ = ["run_sweep"]
+__all__ = ["check_packages", "run_sweep"]
 
 
 def run_sweep(
@@ -32,28 +33,44 @@ def run_sweep(
         address: Ray cluster to join, None for a local one.
         console: Where progress is shown.
     Raises:
+        SpecError: If the spec needs a package that is not installed.
         DataError: If the data cannot be used.
+        HistoryError: If what ``early_stop.history`` names cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
         StorageError: If the folder cannot be written.
     """
     console = console or Console()
+    check_packages(spec)
     out = out.resolve()
+    history = earlier_sweeps(spec)
     make_run_folder(out, spec)
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
         recorder = Recorder(ledger, RunView())
-        recorder.write("sweep", **sweep_row(spec, prepared))
+        recorder.write("sweep", **sweep_row(spec, prepared), history=history.to_dict())
         return conduct(
             spec,
             prepared,
             out,
             recorder=recorder,
             searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
-            scheduler=build_scheduler(spec, prepared.budget_samples),
+            scheduler=build_scheduler(spec, prepared.budget_samples, history),
             address=address,
             console=console,
         )
+
+
+def check_packages(spec: SweepSpec) -> None:
+    """Refuse a spec that needs a package which is not installed here, before ranks fail over it.
+
+    Raises:
+        SpecError: Names the key and what to install.
+    """
+    adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
+    if adapters and importlib.util.find_spec("peft") is None:
+        rule, remedy = "needs the package peft, which is not installed", "pip install 'sweepft[lora]'"
+        raise SpecError([Problem(spec.name, "train.lora", rule, remedy)])
 
 
 def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
@@ -64,7 +81,8 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     problems = check_budget(spec, prepared.budget_samples)
     if problems:
         raise SpecError(problems)
-    for warning in prepared.warnings:
+    note = packing_note(spec.train, prepared.model_type)
+    for warning in (*prepared.warnings, *([note] if note else [])):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
     sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.held_out)
     console.print(

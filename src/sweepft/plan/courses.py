@@ -23,7 +23,7 @@ class Course:
 
     Attributes:
         batch_size: Samples per optimizer step.
-        micro_batches: Forward and backward passes of each rank in a step; None when micro_batch is ``auto``.
+        micro_batches: Forward and backward passes of each rank in a step; None where micro_batch is no number.
         steps: Optimizer steps.
         warmup: Fewest and most warmup steps among the warmups that can be proposed.
         window_steps: Step at which each window is reached, by the window's name.
@@ -92,7 +92,7 @@ def _course(spec: SweepSpec, size: int, budget: int) -> Course:
         )
 
     micro = spec.train.micro_batch
-    per_pass = None if micro == "auto" else micro * spec.resources.workers_per_trial
+    per_pass = micro * spec.resources.workers_per_trial if isinstance(micro, int) else None
     return Course(
         batch_size=size,
         micro_batches=None if per_pass is None else math.ceil(size / per_pass),

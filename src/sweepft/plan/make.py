@@ -22,7 +22,7 @@ from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
 from sweepft.plan.model import ModelShape, shape_of
 from sweepft.plan.rows import RowCount, assumed_rows, count_rows, prepared_rows
-from sweepft.spec import SweepSpec, is_hub_id
+from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
 
 __all__ = ["Flags", "SweepPlan", "make_plan"]
 
@@ -239,6 +239,14 @@ def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[
         return prepared_rows(prepared), prepared.budget_samples, found
 
 
+def _largest_lora_rank(spec: SweepSpec) -> int:
+    """Of the adapters that may be proposed; 0 where all weights are trained."""
+    swept = spec.search.space.get("lora.rank")
+    ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
+    fixed = spec.train.lora
+    return max([*ranks, fixed.rank if fixed is not None else 0])
+
+
 def _memory(
     spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, stage: int, ranks: int, cluster: Cluster
 ) -> RankMemory:
@@ -247,8 +255,9 @@ def _memory(
         stage=stage,
         precision=spec.train.precision,
         ranks=ranks,
-        rows=micro,
+        rows=-(-micro // rows.longest) if isinstance(spec.train.micro_batch, MicroTokens) else micro,
         tokens=rows.longest,
+        lora_rank=_largest_lora_rank(spec),
         checkpointing=spec.train.gradient_checkpointing,
         gpu=cluster.gpu,
     )
@@ -262,11 +271,16 @@ def _micro_batch(
     measured: Measured | None,
     assumed: list[str],
 ) -> int:
-    """Rows a rank runs at once; for ``auto`` what was found, or the power of two that memory would hold."""
+    """Rows a rank runs at once, or tokens where they are packed; for ``auto`` what was found, or the power of two that
+    memory would hold.
+    """
     if measured is not None:
         return measured.micro_batch
-    if spec.train.micro_batch != "auto":
-        return spec.train.micro_batch
+    given = spec.train.micro_batch
+    if isinstance(given, MicroTokens):
+        return given.tokens
+    if isinstance(given, int):
+        return given
     if model is None:
         return 1
     stage, ranks = spec.train.zero_stage, spec.resources.workers_per_trial

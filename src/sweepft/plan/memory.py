@@ -7,7 +7,7 @@ test compares that with a real forward pass. Both err on the high side where a k
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sweepft.plan.model import ModelShape
@@ -47,13 +47,19 @@ class RankMemory:
         return sum(asdict(self).values())
 
 
-def model_states(shape: ModelShape, stage: int, precision: str, ranks: int) -> int:
+def model_states(shape: ModelShape, stage: int, precision: str, ranks: int, lora_rank: int = 0) -> int:
     """Bytes of weights, gradients, masters and moments on one rank.
 
     With 16-bit weights stages 2 and 3 are DeepSpeed's estimate: 2P + 18P/N, and 4 x the largest layer + 18P/N. Stage 1
     keeps whole gradients beside its weights: 4P + 16P/N. With fp32 weights, weight and gradient count 4 bytes each;
-    stage 0 then is plain AdamW, 16P.
+    stage 0 then is plain AdamW, 16P. With adapters P is frozen, and what is trained is their parameters.
     """
+    if lora_rank:
+        frozen = (2 if precision == "bf16" else 4) * shape.parameters
+        if stage == 3:
+            frozen = frozen // ranks + 2 * (2 if precision == "bf16" else 4) * shape.largest_layer
+        adapter = replace(shape, parameters=_adapter_parameters(shape, lora_rank), largest_layer=0)
+        return frozen + model_states(adapter, stage, precision, ranks)
     weight, p = (2 if precision == "bf16" else 4), shape.parameters
     masters = 4 + 4 + 8  # fp32 gradient, master, two moments
     if stage == 0:
@@ -75,6 +81,7 @@ def rank_memory(
     tokens: int,
     checkpointing: bool,
     gpu: bool,
+    lora_rank: int = 0,
 ) -> RankMemory:
     """Memory of one rank at its peak.
 
@@ -87,6 +94,7 @@ def rank_memory(
         tokens: Of its longest row; the others are padded to it.
         checkpointing: Whether activations are computed again in the backward pass.
         gpu: Whether ranks are on GPUs.
+        lora_rank: Rank of adapters on all linear layers; 0 where all weights are trained.
     """
     weight = 2 if precision == "bf16" else 4
     block = _block_bytes(shape, weight, tokens)
@@ -94,13 +102,20 @@ def rank_memory(
     final_norm = (4 + 2 * weight) * shape.hidden
     bucket = 0 if stage == 0 else weight * min(_LARGEST_BUCKET, shape.parameters)
     return RankMemory(
-        states=model_states(shape, stage, precision, ranks),
+        states=model_states(shape, stage, precision, ranks, lora_rank),
         buckets=bucket,
         activations=rows * tokens * (kept + final_norm),
         logits=rows * tokens * shape.vocab * _LOGIT_BYTES,
         process=_GPU_RESERVE
         if gpu
         else _CPU_PROCESS + weight * shape.parameters // (ranks if stage == 3 else 1),
+    )
+
+
+def _adapter_parameters(shape: ModelShape, rank: int) -> int:
+    """Of adapters on a block's four attention and three feed-forward matrices."""
+    return (
+        shape.layers * rank * (4 * (shape.hidden + shape.attention) + 3 * (shape.hidden + shape.intermediate))
     )
 
 

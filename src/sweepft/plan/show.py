@@ -13,6 +13,7 @@ from sweepft.plan.advice import count
 from sweepft.plan.courses import Course
 from sweepft.plan.make import SweepPlan
 from sweepft.plan.memory import GIB
+from sweepft.spec import MicroTokens
 
 __all__ = ["show_plan"]
 
@@ -42,8 +43,9 @@ def _show(plan: SweepPlan, console: Console) -> None:
     if plan.memory is not None:
         unit = "GPU" if plan.cluster.gpu else "rank, main memory"
         of = f" of {plan.cluster.memory / GIB:.0f}" if plan.cluster.gpu else ""
-        micro = f"{plan.micro_batch} x {plan.rows.longest:,} tokens"
-        _section(console, "Memory", f"GiB a {unit}{of}, micro-batch {micro}")
+        packed = isinstance(plan.spec.train.micro_batch, MicroTokens)
+        micro = f"{plan.micro_batch:,} packed" if packed else f"{plan.micro_batch} x {plan.rows.longest:,}"
+        _section(console, "Memory", f"GiB a {unit}{of}, micro-batch {micro} tokens")
         console.print(Padding(_memory(plan), (0, 0, 0, 2)))
         console.print(Padding(Text(_breakdown(plan), style="dim"), (0, 0, 0, 2)))
     _section(console, "Disk", "at its fullest")
@@ -90,13 +92,19 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     yield "cluster", f"{nodes} {kind}s; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
 
 
+def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
+    if micro_batches is None:
+        return "packed" if isinstance(plan.spec.train.micro_batch, MicroTokens) else "auto"
+    return f"{micro_batches:,}"
+
+
 def _steps(plan: SweepPlan) -> Table:
     table = _table("batch", "passes a rank", "steps", "warmup steps", "judged at")
     for course in plan.courses:
         low, high = course.warmup
         table.add_row(
             f"{course.batch_size:,}",
-            "auto" if course.micro_batches is None else f"{course.micro_batches:,}",
+            _passes(plan, course.micro_batches),
             f"{course.steps:,}",
             f"{low:,}" if low == high else f"{low:,} to {high:,}",
             _judged(course) if plan.spec.early_stop.rule != "none" else "-",

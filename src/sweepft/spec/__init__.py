@@ -7,7 +7,8 @@ problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and 
 from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
-from sweepft.spec.fields import CheckpointEvery, WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.families import PACKABLE, packing_note
+from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
@@ -18,6 +19,7 @@ from sweepft.spec.sections import (
     HeldOut,
     Keep,
     Limit,
+    Lora,
     Model,
     Optimizer,
     Resources,
@@ -35,6 +37,7 @@ from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 __all__ = [
     "FEWEST_STEPS",
     "NAMED_SETTINGS",
+    "PACKABLE",
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
@@ -44,6 +47,8 @@ __all__ = [
     "HeldOut",
     "Keep",
     "Limit",
+    "Lora",
+    "MicroTokens",
     "Model",
     "NamedSetting",
     "Optimizer",
@@ -64,6 +69,7 @@ __all__ = [
     "is_template_file",
     "json_schema",
     "load",
+    "packing_note",
     "plan",
     "reference",
 ]

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from sweepft.errors import Problem
 from sweepft.spec.draft import Draft
+from sweepft.spec.fields import MicroTokens
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Resources, Search, Train, TrainSettings
 from sweepft.spec.source import Document, KeyPath
@@ -156,9 +157,13 @@ def _check_batches(draft: Draft) -> None:
     if train is None or search is None or resources is None:
         return
     dimension = search.space.get("batch_size")
+    packed = isinstance(train.micro_batch, MicroTokens)
     if dimension is not None and dimension.kind != "choice":
         remedy = f"list them, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
-        draft.add(("search", "space", "batch_size"), "must be a choice: few sizes fit the ranks", remedy)
+        why = "" if packed else ": few sizes fit the ranks"
+        draft.add(("search", "space", "batch_size"), f"must be a choice{why}", remedy)
+        return
+    if packed:  # samples go where there is room: any number of them fits
         return
     unit = _unit(train, resources)
     for path, size in _batch_sizes(train, search):
@@ -167,7 +172,7 @@ def _check_batches(draft: Draft) -> None:
         below, above = size // unit * unit, -(-size // unit) * unit
         fitting = f"{below} or {above}" if below else str(above)
         ranks = f"workers_per_trial {resources.workers_per_trial}"
-        if train.micro_batch != "auto":
+        if isinstance(train.micro_batch, int):
             ranks = f"micro_batch {train.micro_batch} x {ranks} = {unit}"
         rule = f"is not a multiple of {ranks}"
         remedy = f"use {fitting}{_smaller_micro(size, train, resources)}"
@@ -176,14 +181,25 @@ def _check_batches(draft: Draft) -> None:
 
 def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
     share, rest = divmod(size, resources.workers_per_trial)
-    if rest or not share or train.micro_batch == "auto":
+    if rest or not share or not isinstance(train.micro_batch, int):
         return ", or change resources.workers_per_trial"
     return f", or set train.micro_batch to {math.gcd(share, train.micro_batch)}"
 
 
 def _unit(train: Train, resources: Resources) -> int:
-    """Samples of a step in which every rank runs one micro-batch; with ``auto``, one sample."""
-    return (1 if train.micro_batch == "auto" else train.micro_batch) * resources.workers_per_trial
+    """Samples of a step in which every rank runs one micro-batch; where that is no number of samples, one sample."""
+    return (train.micro_batch if isinstance(train.micro_batch, int) else 1) * resources.workers_per_trial
+
+
+def _check_tokens(draft: Draft) -> None:
+    """A sample longer than the micro-batch would take more memory than was meant."""
+    train, data = draft.train, draft.data
+    if train is None or data is None or not isinstance(train.micro_batch, MicroTokens):
+        return
+    if train.micro_batch.tokens < data.max_length:
+        rule = f"must hold the longest sample: data.max_length is {data.max_length}"
+        remedy = f"use {data.max_length} or more, or lower data.max_length"
+        draft.add(("train", "micro_batch", "tokens"), rule, remedy, train.micro_batch.tokens)
 
 
 def _multiples(train: Train, resources: Resources) -> list[int]:
@@ -290,6 +306,7 @@ _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_fixed_or_swept,
     _check_values,
     _check_batches,
+    _check_tokens,
     _check_grid,
     _check_wsd,
 )

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 __all__ = [
@@ -20,13 +29,16 @@ __all__ = [
     "CheckpointEvery",
     "Fraction",
     "MicroBatch",
+    "MicroTokens",
     "NonNegative",
     "NonNegativeInt",
+    "Paths",
     "Positive",
     "PositiveInt",
     "Section",
     "Seed",
     "Source",
+    "TargetModules",
     "TemplateName",
     "Warmup",
     "WarmupSteps",
@@ -93,6 +105,24 @@ def _absolute(path: str, info: ValidationInfo) -> str:
     return path if is_hub_id(path) and not os.path.exists(joined) else joined
 
 
+def _local(path: str, info: ValidationInfo) -> str:
+    root = (info.context or {}).get("root")
+    expanded = os.path.expanduser(path)
+    return expanded if root is None else os.path.normpath(Path(root) / expanded)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[
+    tuple[Annotated[str, Field(min_length=1), AfterValidator(_local)], ...],
+    Field(strict=False),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
+"""One local path or a list of them; relative ones are taken from the spec file's folder."""
+
+
 def _template(name: str, info: ValidationInfo) -> str:
     return _absolute(name, info) if is_template_file(name) else name
 
@@ -121,12 +151,36 @@ Warmup = Annotated[
 ]
 
 
+class MicroTokens(Section):
+    """A micro-batch as a number of tokens."""
+
+    tokens: PositiveInt
+    """Tokens that a rank runs forward at once, of as many samples as that makes."""
+
+
+def _targets_kind(value: Any) -> str:
+    return "as_word" if isinstance(value, str) else "as_list"
+
+
+TargetModules = Annotated[
+    Annotated[Literal["all-linear"], Tag("as_word")]
+    | Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False), Tag("as_list")
+    ],
+    Discriminator(_targets_kind),
+]
+
+
 def _micro_batch_kind(value: Any) -> str:
+    if isinstance(value, dict | MicroTokens):
+        return "as_tokens"
     return "as_word" if isinstance(value, str) else "as_number"
 
 
 MicroBatch = Annotated[
-    Annotated[PositiveInt, Tag("as_number")] | Annotated[Literal["auto"], Tag("as_word")],
+    Annotated[PositiveInt, Tag("as_number")]
+    | Annotated[Literal["auto"], Tag("as_word")]
+    | Annotated[MicroTokens, Tag("as_tokens")],
     Discriminator(_micro_batch_kind),
 ]
 

@@ -16,6 +16,9 @@ __all__ = ["BEGIN", "END", "reference", "with_reference"]
 BEGIN = "<!-- reference: made by `python -m sweepft.spec docs`, do not edit -->"
 END = "<!-- end of reference -->"
 
+_FORMS = {"WarmupSteps": "`{steps: N}`", "MicroTokens": "`{tokens: N}`"}
+"""Sections so small that the row of their field tells all."""
+
 
 def reference() -> str:
     """Markdown: one table a section, in the order of the file."""
@@ -43,7 +46,7 @@ def _below(section: type[Section], prefix: str, definitions: dict[str, Any]) -> 
     parts = []
     for name, info in section.model_fields.items():
         for inner in sections_in(info.annotation):
-            if inner.__name__ == "WarmupSteps":  # told in its own row
+            if inner.__name__ in _FORMS:  # told in its own row
                 continue
             suffix = {"space": ".FIELD"}.get(
                 name, "[]" if inner is not info.annotation and _many(info) else ""
@@ -87,7 +90,7 @@ def _type(schema: dict[str, Any]) -> str:
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{option}`" for option in schema.get("enum") or [schema["const"]])
     if "$ref" in schema:
-        return "`{steps: N}`" if schema["$ref"].endswith("WarmupSteps") else "section"
+        return _FORMS.get(schema["$ref"].rpartition("/")[2], "section")
     if schema.get("type") == "array":
         items = (schema.get("prefixItems") or [schema.get("items", {})])[0]
         return f"list of {_type(items)}" if items else "list"

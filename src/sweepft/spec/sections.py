@@ -16,11 +16,13 @@ from sweepft.spec.fields import (
     Fraction,
     MicroBatch,
     NonNegative,
+    Paths,
     Positive,
     PositiveInt,
     Section,
     Seed,
     Source,
+    TargetModules,
     TemplateName,
     Warmup,
     broken,
@@ -35,6 +37,7 @@ __all__ = [
     "HeldOut",
     "Keep",
     "Limit",
+    "Lora",
     "Model",
     "Optimizer",
     "Resources",
@@ -166,13 +169,27 @@ class Optimizer(Section):
     """Decoupled weight decay."""
 
 
+class Lora(Section):
+    """Low-rank adapters (LoRA) on frozen base weights. Needs `pip install 'sweepft[lora]'`."""
+
+    rank: PositiveInt = 16
+    """Rank of the adapters. A trial of another rank, or other target modules, gets a new adapter on the same base."""
+    alpha: Positive = 32.0
+    """The adapters' share in the result is alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the adapters."""
+    target_modules: TargetModules = "all-linear"
+    """Names of the layers that get one, e.g. `[q_proj, v_proj]`, or `all-linear`: all but the output layer."""
+
+
 class Train(Section):
     """How every trial trains. `batch_size` and `learning_rate` stand here or in `search.space`."""
 
     budget: Budget
     """How much every trial trains."""
     batch_size: PositiveInt | None = None
-    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial."""
+    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial; any number where
+    micro_batch is in tokens."""
     learning_rate: Positive | None = None
     """Peak learning rate."""
     warmup: Warmup = 0.0
@@ -187,7 +204,8 @@ class Train(Section):
     """For `polynomial`: exponent of the decay; 1 is linear."""
     micro_batch: MicroBatch
     """Samples per forward pass and rank; the largest that fits in memory is the fastest. `auto` finds it by a short
-    probe with the longest rows when a slot starts."""
+    probe with the longest rows when a slot starts. `{tokens: N}` packs samples up to N tokens, without padding and with
+    attention within each sample; N is at least `data.max_length`."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format of forward and backward passes."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
@@ -200,6 +218,8 @@ class Train(Section):
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
     """The optimizer and its constants."""
+    lora: Lora | None = None
+    """Train low-rank adapters, not the weights themselves; by default all weights are trained."""
 
 
 class TrainSettings(Train):
@@ -271,6 +291,12 @@ class EarlyStop(Section):
     for `calibrated`, else 0."""
     max_bad_stops: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Upper bound on wrong stops below which audits certify the rule."""
+    history: Paths = ()
+    """What earlier sweeps taught: run folders, whose audits are counted with this sweep's, and for `calibrated` one
+    file made by `sweepft replay --calibrate`. One path or a list. Read once, and kept in the ledger."""
+    park: bool = False
+    """Whether condemned trials are parked instead of stopped: when there is nothing more to propose, those that are
+    likely enough to be good for what they cost come back, within `search.limit`."""
 
 
 class Keep(Section):

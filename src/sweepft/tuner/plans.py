@@ -6,13 +6,13 @@ from pathlib import Path
 
 from sweepft.data import Prepared
 from sweepft.engine.plan import EnginePlan, HeldOutSet
-from sweepft.spec import CheckpointEvery, SweepSpec
+from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.slot import SlotPlan
 from sweepft.trainable.states import StatePlan
 from sweepft.tuner.resources import shape
 
-__all__ = ["keep_plan", "slot_plan"]
+__all__ = ["keep_plan", "slot_plan", "state_plan"]
 
 
 def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
@@ -27,7 +27,8 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         held_out=tuple(HeldOutSet(h.name, h.data.path, h.weight) for h in prepared.held_out),
         budget_samples=prepared.budget_samples,
         windows=spec.early_stop.windows,
-        micro_batch=0 if spec.train.micro_batch == "auto" else spec.train.micro_batch,
+        micro_batch=_micro_batch(spec.train.micro_batch),
+        packed=isinstance(spec.train.micro_batch, MicroTokens),
         largest_batch=_largest_batch(spec),
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
@@ -40,8 +41,15 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         shape=shape(spec),
         log_dir=str(run_dir / "logs"),
         keep=keep_plan(spec, prepared, run_dir),
-        states=_state_plan(spec, run_dir),
+        states=state_plan(spec, run_dir),
     )
+
+
+def _micro_batch(given: int | str | MicroTokens) -> int:
+    """Rows or tokens; 0 is to be found."""
+    if isinstance(given, MicroTokens):
+        return given.tokens
+    return given if isinstance(given, int) else 0
 
 
 def _largest_batch(spec: SweepSpec) -> int:
@@ -63,7 +71,8 @@ def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
     )
 
 
-def _state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+def state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+    """When trials' states are written, and where."""
     folder = str(run_dir / "checkpoints")
     if isinstance(spec.checkpoint, CheckpointEvery):
         return StatePlan(folder, "every", 60.0 * spec.checkpoint.minutes)

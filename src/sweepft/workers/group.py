@@ -11,11 +11,17 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import RankDied, RankFailed, RankHung, RankMismatch, RankOutOfMemory
+from sweepft.errors import PackingMismatch, RankDied, RankFailed, RankHung, RankMismatch, RankOutOfMemory
 from sweepft.workers.rank import Rank
 
 __all__ = ["WorkerGroup", "WorkerShape"]
 
+
+_KINDS: dict[str, type[RankFailed]] = {
+    "OutOfMemoryError": RankOutOfMemory,
+    "PackingMismatch": PackingMismatch,
+}
+"""What a rank may raise that is more than a failure, by the exception's name."""
 
 _AFTERMATH = 2.0
 """Seconds in which the other ranks show what a failure has done to them."""
@@ -148,16 +154,15 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
         return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause or error
-        kind = RankOutOfMemory if type(cause).__name__ == "OutOfMemoryError" else RankFailed
+        kind = _KINDS.get(type(cause).__name__, RankFailed)
         return kind(f"{method}: rank {index} raised {_first_line(cause)}")
     return None
 
 
 def _by_cause(failure: RankFailed) -> int:
-    """Death before out of memory before what a rank raises when another one is gone."""
-    return next(
-        i for i, kind in enumerate((RankDied, RankOutOfMemory, RankFailed)) if isinstance(failure, kind)
-    )
+    """Death before a cause of its own before what a rank raises when another one is gone."""
+    causes: tuple[type[RankFailed], ...] = (RankDied, *_KINDS.values(), RankFailed)
+    return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 
 def _same(fingerprints: list[dict[str, str]], trial_id: str) -> None:

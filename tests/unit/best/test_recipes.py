@@ -218,6 +218,30 @@ def test_a_probed_micro_batch_is_written_as_one(tmp_path: Path) -> None:
     assert deepspeed_config(facts_of(tmp_path, micro_batch="auto"))["train_micro_batch_size_per_gpu"] == 1
 
 
+def test_packed_tokens_are_written_as_the_rows_that_surely_fit(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, micro_batch={"tokens": 4096})
+    rows = deepspeed_config(facts)["train_micro_batch_size_per_gpu"]
+    assert rows == 4096 // facts.prepared.train.longest
+
+
+def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
+    lora = {"rank": 8, "alpha": 16.0, "target_modules": ["q_proj"]}
+    view = finished(tmp_path, lora=lora)
+    facts = best_facts(view)
+    assert facts is not None
+    arguments = {key: value for key, value in trl_config(facts).items() if "lora" in key or "peft" in key}
+    assert arguments == {
+        "use_peft": True, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"],
+    }  # fmt: skip
+    weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert "r=8, lora_alpha=16.0, lora_dropout=0.0" in script
+    assert "target_modules=['q_proj']" in script
+
+
 OF_TRL = {
     "model_name_or_path", "model_revision", "datasets", "max_length", "packing", "assistant_only_loss",
 }  # fmt: skip

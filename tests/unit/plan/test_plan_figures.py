@@ -44,6 +44,17 @@ class TestCourses:
         assert large.judged == ("25%", "50%")  # 10 steps at 10%, and its warmup takes 12
         assert large.judged_at_best == ("10%", "25%", "50%")
 
+    def test_packed_passes_cannot_be_counted_before_the_rows_are_known(self) -> None:
+        packed = {"budget": {"samples": 51_200}, "micro_batch": {"tokens": 16_384}}
+        plan = planned(train=packed)
+        assert [course.micro_batches for course in plan.courses] == [None] * len(plan.courses)
+        assert plan.micro_batch == 16_384
+        assert plan.memory is not None
+        halved = planned(train=packed | {"micro_batch": {"tokens": 8192}})
+        assert halved.memory is not None
+        assert halved.memory.activations < plan.memory.activations
+        assert planned(train=packed | {"lora": {}}).memory.states < plan.memory.states
+
     @given(budget=st.integers(512, 10**7), batch=st.sampled_from([16, 128, 512]))
     def test_the_steps_hold_the_budget(self, budget: int, batch: int) -> None:
         spec = spec_to_plan(

@@ -101,3 +101,11 @@ def test_higher_stages_hold_less_on_many_ranks() -> None:
 def test_fp32_without_zero_is_plain_adamw() -> None:
     shape = replace(shape_3b(), parameters=1000)
     assert model_states(shape, 0, "fp32", 8) == 16_000
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_adapters_need_little_beside_the_frozen_weights(stage: int) -> None:
+    shape = shape_3b()
+    frozen = 2 * shape.parameters // (8 if stage == 3 else 1)
+    adapters = [model_states(shape, stage, "bf16", 8, lora_rank=rank) for rank in (8, 64)]
+    assert frozen < adapters[0] < adapters[1] < model_states(shape, stage, "bf16", 8)

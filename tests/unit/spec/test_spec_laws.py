@@ -344,12 +344,14 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 
 def test_the_public_surface() -> None:
-    sections = "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Model Optimizer Resources Search"
+    sections = (
+        "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora Model Optimizer Resources Search"
+    )
     sources = "TestSource Track Train TrainSource"
     rest = (
-        "FEWEST_STEPS NAMED_SETTINGS SWEEPABLE Dimension NamedSetting Plan SweepSpec TrainSettings "
-        "WarmupSteps check_budget dump from_dict is_hub_id "
-        "is_template_file json_schema load plan reference"
+        "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
+        "TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
+        "is_template_file json_schema load packing_note plan reference"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)

@@ -1,0 +1,174 @@
+"""Packed samples compute what padded ones compute, and never see each other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from support.engine_material import VOCAB, engine_plan, trial
+from support.ranks import on_ranks
+from support.tiny import tiny_config, tiny_model
+from sweepft.engine import attention
+from sweepft.engine.batches import Layout
+from sweepft.engine.forward import attend_by_documents, scored_logits
+from sweepft.engine.losses import sample_losses
+from sweepft.engine.zero import ZeroEngine
+from sweepft.spec import PACKABLE
+
+CPU = torch.device("cpu")
+NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+WINDOW = {"sliding_window": 8}
+FAMILIES = [
+    ("llama", {}),
+    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+                                   "high_freq_factor": 4.0, "original_max_position_embeddings": 64}}),
+    ("mistral", {"sliding_window": None}),
+    ("mistral", WINDOW),
+    ("granite", {"attention_multiplier": 0.1, "residual_multiplier": 0.5, "logits_scaling": 2.0}),
+    ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, **WINDOW}),
+    ("qwen3", {}),
+    ("gpt_bigcode", NO_DROPOUT),
+]  # fmt: skip
+
+
+def some_rows(*lengths: int):
+    rng = np.random.default_rng(0)
+    return [(rng.integers(4, VOCAB, n), np.r_[False, rng.random(n - 2) < 0.6, True]) for n in lengths]
+
+
+def loud(model):
+    """Random weights large enough that attention matters: at the usual scale a leak would hardly show."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.dim() >= 2:
+                p.mul_(5)
+    return model
+
+
+def outcome(model, batch):
+    """Logits at the targets, losses of the samples, gradients of all weights."""
+    model.zero_grad()
+    logits = scored_logits(model, batch, CPU)
+    losses = sample_losses(logits, batch)
+    losses.mean().backward()
+    return logits.detach(), losses.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+def test_every_family_called_packable_is_tested_here():
+    assert {arch for arch, _ in FAMILIES} == PACKABLE
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
+@pytest.mark.parametrize(("arch", "config"), FAMILIES)
+def test_packed_equals_padded(arch, config):
+    torch.manual_seed(0)
+    model = loud(AutoModelForCausalLM.from_config(tiny_config(arch, VOCAB, **config))).train()
+    rows = some_rows(30, 7, 21, 3)
+    logits, losses, gradients = outcome(model, Layout("rows", 4, 0).lay_out(rows))
+    assert attend_by_documents(model)
+    packed = Layout("packed", 99, 0).lay_out(rows)
+    assert packed.input_ids.shape == (1, 61)
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        ours = outcome(model, packed)
+        torch.testing.assert_close(ours[0], logits, atol=2e-5, rtol=0)
+        torch.testing.assert_close(ours[1], losses, atol=2e-5, rtol=2e-6)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(
+                ours[2][name], gradient, atol=2e-5 * float(gradient.abs().max()), rtol=0
+            )
+    one_document = dataclasses.replace(packed, lengths=packed.lengths.sum(keepdims=True))
+    assert (scored_logits(model, one_document, CPU) - logits).abs().max() > 0.1, "a leak would be seen"
+
+
+def test_a_forward_pass_without_boundaries_is_refused():
+    model = AutoModelForCausalLM.from_config(tiny_config("llama", VOCAB))
+    assert attend_by_documents(model)
+    with pytest.raises(ValueError, match="needs documents"):
+        model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
+
+
+SETTINGS = trial(batch_size=16, planned_steps=5)
+
+
+def trained(runner, plans):
+    """The same short trial under each plan."""
+    results = []
+    for plan in plans:
+        runner.plan, runner.zero = plan, ZeroEngine(plan, runner.device)
+        runner._checked = False
+        runner.start(SETTINGS)
+        kind = runner.zero.layout.kind
+        results.append((kind, runner.run(70), runner.evaluate()["objective"]))
+        runner.zero.close()
+    return results
+
+
+@pytest.mark.parametrize(
+    ("world_size", "stage"), [(1, 2), (2, 2), pytest.param(2, 3, marks=pytest.mark.full)]
+)
+def test_a_trial_gives_the_same_losses_packed_and_padded(tiny_model_dir, tmp_path, world_size, stage):
+    rows = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, zero_stage=stage)
+    budgets = [dataclasses.replace(rows, packed=True, micro_batch=n) for n in (1, 40, 4000)]
+    (_, expected, objective), *others = on_ranks(trained, world_size, rows, [rows, *budgets])
+    for kind, got, held_out in others:
+        assert kind == "packed"
+        for name in ("loss", "grad_norm"):
+            assert got["history"][name] == pytest.approx(expected["history"][name], abs=2e-5)
+        assert got["history"]["tokens_seen"] == expected["history"]["tokens_seen"]
+        assert got["blocks"]["loss"] == pytest.approx(expected["blocks"]["loss"], abs=2e-5)
+        assert held_out == pytest.approx(objective, abs=2e-5)
+
+
+def trained_otherwise(runner, rows, packed):
+    """An unproven family's trial, then what the check says of an attention that forgets the boundaries."""
+    from sweepft.engine import zero
+
+    ((_, expected, _),) = trained(runner, [rows])
+    proven, zero.attend_by_documents = zero.attend_by_documents, lambda model: False
+    ((kind, got, _),) = trained(runner, [packed])
+    zero.attend_by_documents = proven
+    attention._attention = _forgetful
+    try:
+        trained(runner, [packed])
+    except Exception as error:
+        return kind, expected["history"], got["history"], type(error).__name__, str(error)
+    return kind, expected["history"], got["history"], None, None
+
+
+def _forgetful(module, query, key, value, attention_mask, scaling=None, **_):
+    out = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2), None
+
+
+def test_an_unproven_family_is_padded_in_groups_and_a_wrong_attention_is_refused(tmp_path):
+    folder = tiny_model(tmp_path / "model", initializer_range=0.1)
+    rows = engine_plan(folder, tmp_path, budget_samples=70)
+    packed = dataclasses.replace(rows, packed=True, micro_batch=60)
+    kind, expected, got, error, message = on_ranks(trained_otherwise, 1, rows, rows, packed)
+    assert kind == "grouped"
+    assert got["loss"] == pytest.approx(expected["loss"], abs=2e-5)
+    assert error == "PackingMismatch"
+    assert "packed samples give other losses than padded ones" in message
+    assert "set train.micro_batch to a number of samples instead" in message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, 8])
+def test_flash_attention_over_documents_equals_sdpa_by_document(window):
+    torch.manual_seed(0)
+    device = torch.device("cuda")
+    documents = attention.Documents.of(np.array([30, 7, 21, 3]), device)
+    q = torch.randn(1, 4, 61, 64, device=device, dtype=torch.bfloat16)
+    k, v = (torch.randn(1, 2, 61, 64, device=device, dtype=torch.bfloat16) for _ in range(2))
+    assert attention._has_varlen(q)
+    ours = attention._varlen(q, k, v, None, window, documents)
+    expected = attention._by_document(q, k, v, 0.0, None, window, documents)
+    torch.testing.assert_close(ours, expected, atol=2e-2, rtol=2e-2)
