@@ -181,7 +181,7 @@ def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
 
 
 def _model(spec: SweepSpec, flags: Flags, assumed: list[str]) -> ModelShape | None:
-    model = shape_of(spec.model, flags.parameters)
+    model = shape_of(spec.model, flags.parameters, look=flags.files)
     if model is None:
         assumed.append("no size of the model is known: memory, time and its files are left out (--params 3B)")
     elif not model.known:
