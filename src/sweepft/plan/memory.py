@@ -20,7 +20,7 @@ _LOGIT_BYTES: Final = (
     12  # of every logit as if each were learned: itself, fp32 copy, log-softmax or gradients
 )
 _GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
-_CPU_PROCESS: Final = int(0.7 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
+_CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
 
 
 @dataclass(frozen=True)
