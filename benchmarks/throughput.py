@@ -67,9 +67,10 @@ def finish(
         )
         figures[name] = {"tokens_per_cpu_second": values, "sweepft_is_times": ratios, "loss": losses[name]}
     apart = abs(losses["sweepft, packed"] - losses["bare loop, packed"])
+    source = args.data.name if args.data else "generated chats"
     text = "\n\n".join(
         [
-            f"{job['rows']} rows of {args.data or 'generated chats'}, mean {job['mean_length']:.0f} tokens, batch "
+            f"{job['rows']} rows of {source}, mean {job['mean_length']:.0f} tokens, batch "
             f"{args.batch}; Trainer with {args.micro} rows a forward pass, packed with {args.tokens} tokens; "
             f"{args.threads} thread(s), float32, AdamW. Medians of {args.rounds} rounds; ratios within a round.",
             record.table(["", "useful tokens per CPU-second", "sweepft is ... times as fast"], rows),
