@@ -26,14 +26,14 @@ SIZES = {
     "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
     "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=50_000),
 }
-BUDGET = {"1M": 1600, "30M": 320, "125M": 160}
+BUDGET = {"1M": 800, "30M": 64, "125M": 32}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="A plan against the run; see the module.")
     record.add_options(parser)
     parser.add_argument("--size", choices=SIZES)
-    parser.add_argument("--trials", type=int, default=4)
+    parser.add_argument("--rates", type=int, default=1, help="learning rates, each with two batch sizes")
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--page", nargs="+", type=Path, metavar="FILE")
     args = parser.parse_args()
@@ -66,9 +66,11 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         windows=(0.25, 0.5),
         train={"budget": {"samples": BUDGET[args.size]}, "micro_batch": 8},
         search={
-            "trials": args.trials,
             "sampler": "grid",
-            "space": {"batch_size": {"choice": [8, 16]}, "learning_rate": {"choice": [1e-4, 1e-3]}},
+            "space": {
+                "batch_size": {"choice": [8, 16]},
+                "learning_rate": {"choice": [1e-4 * (i + 1) for i in range(args.rates)]},
+            },
         },
         resources={"concurrent_trials": args.slots},
     )
@@ -89,7 +91,7 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "size": args.size,
         "parameters": said.model.parameters if said.model is not None else None,
         "slots": args.slots,
-        "trials": args.trials,
+        "trials": 2 * args.rates,
         "memory_said": said.memory.total,
         "memory_measured_by_plan": said.measured.peak_bytes,
         "memory_of_run": max(peaks.found.values()),

@@ -14,7 +14,7 @@ from sweepft.recorder import read_ledger
 
 __all__ = ["PHASES", "SlotTime", "slot_times"]
 
-PHASES = ("steps", "records", "evaluate", "switch", "other", "waiting")
+PHASES = ("steps", "data", "records", "evaluate", "switch", "other", "waiting")
 
 
 @dataclass
@@ -27,9 +27,9 @@ class SlotTime:
         ready: Unix seconds at which its ranks were up.
         end: Unix seconds of its last row.
         switches: Each warm switch: from taking a trial to its engine being ready.
-        seconds: By phase: ``steps`` inside optimizer steps (forward, backward, update), ``records`` bringing the
-            ranks' losses together, ``evaluate`` held-out losses, ``switch`` warm resets, ``other`` between calls in the
-            slot, ``waiting`` for the driver (Tune's loop, the search, the ledger).
+        seconds: By phase: ``steps`` inside optimizer steps (forward, backward, update), ``data`` waiting for their
+            batches, ``records`` bringing the ranks' losses together, ``evaluate`` held-out losses, ``switch`` warm
+            resets, ``other`` between calls in the slot, ``waiting`` for the driver (loop, search, ledger).
     """
 
     trials: int = 0
@@ -68,8 +68,10 @@ def slot_times(run_dir: Path) -> dict[str, SlotTime]:
                 slot.start += row["switch_seconds"]
         elif row["kind"] == "steps":
             slot, phases = slots[slot_of[name]], row["phase_seconds"]
-            stepping = sum(row["history"]["seconds"])
+            waited = phases.get("data", 0.0)
+            stepping = sum(row["history"]["seconds"]) - waited
             slot.seconds["steps"] += stepping
+            slot.seconds["data"] += waited
             slot.seconds["records"] += phases["train"] - stepping
             if name not in cold:
                 slot.seconds["switch"] += phases.get("switch", 0.0)

@@ -16,7 +16,8 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
-└── ReplayError               recorded curves cannot be read or mapped
+├── ReplayError               recorded curves cannot be read or mapped; exits 2
+└── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 __all__ = [
     "DataError",
+    "HistoryError",
     "LedgerCorrupt",
     "LedgerError",
     "LedgerLocked",
@@ -156,6 +158,25 @@ class ReplayError(SweepftError):
     """Recorded curves cannot be read or mapped to what a rule needs."""
 
     exit_code = 2
+
+
+class HistoryError(SweepftError, ValueError):
+    """An entry of ``history`` cannot be used: no calibration, no ledger, or of a sweep that was run otherwise.
+
+    Args:
+        entry: As given.
+        rule: What must hold, or what is wrong with it.
+        remedy: What the reader can do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, entry: str, rule: str, remedy: str) -> None:
+        self.entry, self.rule, self.remedy = entry, rule, remedy
+        super().__init__(f"history: {entry[:200]} {rule}\n  {remedy}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.entry, self.rule, self.remedy))
 
 
 def _short(value: Any, limit: int = 120) -> str:

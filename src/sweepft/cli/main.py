@@ -41,7 +41,9 @@ def cli() -> None:
 )
 @click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
 @click.option(
-    "--tiny", is_flag=True, help="The whole path in a minute on a CPU: a tiny twin of the model, made data."
+    "--tiny",
+    is_flag=True,
+    help="The whole path in a minute or two on a CPU: a tiny twin of the model, made data.",
 )
 def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool) -> None:
     """Run the sweep that SPEC describes, and write its report."""

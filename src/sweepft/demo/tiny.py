@@ -1,4 +1,4 @@
-"""A sweep's whole path in about a minute on a CPU: the same spec over a tiny twin of its model and data we make.
+"""A sweep's whole path in a minute or two on a CPU: the same spec over a tiny twin of its model and data we make.
 
 The idea to keep in mind: what decides which code runs stays as it is - ZeRO stage, precision, sampler, early-stop rule,
 schedules, template, what is kept. Only sizes change: model, data, batch sizes, budget, ranks and trials.

@@ -21,12 +21,14 @@ from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
+from sweepft.launch.tensorboard import TensorBoardFiles
 from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_callback, build_tuner
+from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler, Winding
@@ -107,7 +109,9 @@ def conduct(
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
-    callback = build_callback(spec, recorder, scheduler, searcher)
+    callback = build_callback(spec, run_dir, recorder, scheduler, searcher)
+    if spec.track.tensorboard:
+        recorder.listeners.append(TensorBoardFiles(run_dir).on_row)
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
@@ -127,6 +131,15 @@ def conduct(
                 if recorder.failure is None:
                     raise
                 raise recorder.failure from None
+    if not winding.soft:
+        give_up_parked(
+            spec,
+            run_dir,
+            recorder=recorder,
+            scheduler=scheduler,
+            proposer=searcher.proposer,
+            limit=limit.reached(),
+        )
     searcher.proposer.close()
     callback.close()
     status, reason = _status(winding, limit, recorder.view)

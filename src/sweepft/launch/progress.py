@@ -43,6 +43,8 @@ def describe(row: Row, view: RunView) -> str | None:
             f"trial {row['action']}: trial={trial.trial_id} samples={int(row['samples_seen'])} rule={row['rule']}"
             f" reason={row['reason']!r}"
         )
+    if kind == "start" and trial.verdicts and trial.verdicts[-1]["action"] == "park":
+        return f"trial comes back: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
         return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
     if kind == "end":
@@ -94,10 +96,10 @@ class Progress:
 
     def _headline(self) -> Text:
         counts = Counter(t.status for t in self._view.trials.values())
-        done = sum(n for status, n in counts.items() if status not in ("running", "interrupted"))
+        done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
         total = "?" if self._trials is None else str(self._trials)
         text = Text.assemble((self._view.name, "bold"), f"  {done} of {total} trials done")
-        for status in ("completed", "stopped", "diverged", "failed"):
+        for status in ("completed", "stopped", "parked", "diverged", "failed"):
             if counts[status]:
                 text.append(f"  {counts[status]} {status}", style=_STYLES[status])
         saved = _saved_share(list(self._view.trials.values()))
@@ -167,6 +169,7 @@ class Progress:
 _STYLES = {
     "completed": "green",
     "stopped": "yellow",
+    "parked": "cyan",
     "diverged": "magenta",
     "failed": "red",
     "interrupted": "dim",

@@ -17,7 +17,8 @@ from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.folder import sweep_row
-from sweepft.recorder import Ledger, Row, RunView, read_ledger
+from sweepft.recorder import Ledger, Row, RunView, read_ledger, whole_results
+from sweepft.rules import History
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, load
@@ -25,11 +26,11 @@ from sweepft.tuner.build import build_scheduler
 from sweepft.tuner.outcome import outcome
 from sweepft.tuner.recorder import Recorder
 
-__all__ = ["resume_sweep", "whole_results"]
+__all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track"),
 )
 
 
@@ -61,20 +62,23 @@ def resume_sweep(
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
             )
-        spec = load(run_dir / "spec.yaml", overrides)
+        spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
         _comparable(view.spec, spec)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
-        recorder.write("sweep", resumed=True, **sweep_row(spec, prepared))
+        history = History.from_dict(view.header.get("history") or {})
+        recorder.write("sweep", resumed=True, **sweep_row(spec, prepared), history=history.to_dict())
         rows, reported = whole_results(rows)
         rows += _end_what_has_ended(recorder, rows)
         proposer = Proposer(spec, run_dir / STUDY_FILE)
         again = proposer.rebuild(rows)
-        scheduler = build_scheduler(spec, prepared.budget_samples)
+        scheduler = build_scheduler(spec, prepared.budget_samples, history)
         scheduler.load_rows(rows)
-        done = len(view.trials) - len(again)
-        console.print(f"resuming {spec.name}: {done} trials are done, {len(again)} go on", highlight=False)
+        parked = len(proposer.parked)
+        done = len(view.trials) - len(again) - parked
+        words = f"{done} trials are done, {len(again)} go on" + (f", {parked} are parked" if parked else "")
+        console.print(f"resuming {spec.name}: {words}", highlight=False)
         return conduct(
             spec,
             prepared,
@@ -85,34 +89,6 @@ def resume_sweep(
             address=address,
             console=console,
         )
-
-
-def whole_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
-    """Leave out results that a crash cut in two.
-
-    A result is written as ``steps``, ``eval``, ``verdict`` and ``cost`` rows in this order; without a ``cost`` row it
-    counts as not written, and its steps are trained again.
-
-    Returns:
-        The rows to go on from, and for each trial the samples up to which it was reported.
-    """
-    dropped: set[int] = set()
-    pending: dict[str, list[int]] = {}
-    reported: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        name, kind = row.get("trial_id"), row["kind"]
-        if name is None:
-            continue
-        if kind == "steps":
-            dropped.update(pending.get(name, ()))
-            pending[name] = [i]
-        elif kind in ("eval", "verdict") and name in pending:
-            pending[name].append(i)
-        elif kind == "cost" and name in pending:
-            reported[name] = int(rows[pending.pop(name)[0]]["history"]["samples_seen"][-1])
-    for indices in pending.values():
-        dropped.update(indices)
-    return [row for i, row in enumerate(rows) if i not in dropped], reported
 
 
 def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:

@@ -16,7 +16,7 @@ from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, check_budget, packing_note
-from sweepft.tuner.build import build_scheduler
+from sweepft.tuner.build import build_scheduler, earlier_sweeps
 from sweepft.tuner.recorder import Recorder
 
 __all__ = ["check_packages", "run_sweep"]
@@ -35,6 +35,7 @@ def run_sweep(
     Raises:
         SpecError: If the spec needs a package that is not installed.
         DataError: If the data cannot be used.
+        HistoryError: If what ``early_stop.history`` names cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
         StorageError: If the folder cannot be written.
@@ -42,18 +43,19 @@ def run_sweep(
     console = console or Console()
     check_packages(spec)
     out = out.resolve()
+    history = earlier_sweeps(spec)
     make_run_folder(out, spec)
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
         recorder = Recorder(ledger, RunView())
-        recorder.write("sweep", **sweep_row(spec, prepared))
+        recorder.write("sweep", **sweep_row(spec, prepared), history=history.to_dict())
         return conduct(
             spec,
             prepared,
             out,
             recorder=recorder,
             searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
-            scheduler=build_scheduler(spec, prepared.budget_samples),
+            scheduler=build_scheduler(spec, prepared.budget_samples, history),
             address=address,
             console=console,
         )

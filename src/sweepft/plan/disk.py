@@ -12,7 +12,7 @@ from sweepft.plan.cluster import Cluster, Placement
 from sweepft.plan.courses import Course
 from sweepft.plan.model import ModelShape
 from sweepft.plan.rows import RowCount
-from sweepft.spec import SweepSpec
+from sweepft.spec import SweepSpec, is_hub_id
 
 __all__ = ["DiskUse", "disk_uses"]
 
@@ -65,6 +65,6 @@ def disk_uses(
             # fp32 masters and two moments; the state before stands until the new one is complete
             states = 2 * 12 * p * max(1, placement.slots)
             uses.append(DiskUse("states of running trials (old and new)", states, stays=False))
-        if not Path(spec.model.path).exists():
+        if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
             uses.append(DiskUse("the model in the hub's cache (16-bit files)", 2 * p, stays=True))
     return tuple(sorted(uses, key=lambda use: -use.size))

@@ -141,13 +141,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
     found = courses(spec, budget)
     trials = trial_count(spec)
     micro = _micro_batch(spec, model, rows, cluster, measured, assumed)
-    memory = (
-        None
-        if model is None
-        else _memory(
-            spec, model, rows, micro, spec.train.zero_stage, spec.resources.workers_per_trial, cluster
-        )
-    )
+    memory = None if model is None else _memory(spec, model, rows, micro, cluster)
     cost = _cost(spec, flags, model, rows, budget, found, placement, trials, measured, assumed)
     expected = trials or (cost.trials_in_limit if cost is not None else None) or 0
     return SweepPlan(
@@ -187,7 +181,7 @@ def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
 
 
 def _model(spec: SweepSpec, flags: Flags, assumed: list[str]) -> ModelShape | None:
-    model = shape_of(spec.model, flags.parameters)
+    model = shape_of(spec.model, flags.parameters, look=flags.files)
     if model is None:
         assumed.append("no size of the model is known: memory, time and its files are left out (--params 3B)")
     elif not model.known:
@@ -248,13 +242,21 @@ def _largest_lora_rank(spec: SweepSpec) -> int:
 
 
 def _memory(
-    spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, stage: int, ranks: int, cluster: Cluster
+    spec: SweepSpec,
+    model: ModelShape,
+    rows: RowCount,
+    micro: int,
+    cluster: Cluster,
+    *,
+    stage: int | None = None,
+    ranks: int | None = None,
 ) -> RankMemory:
+    """Of one rank, at the spec's own ZeRO stage and number of ranks unless others are given."""
     return rank_memory(
         model,
-        stage=stage,
+        stage=spec.train.zero_stage if stage is None else stage,
         precision=spec.train.precision,
-        ranks=ranks,
+        ranks=ranks or spec.resources.workers_per_trial,
         rows=-(-micro // rows.longest) if isinstance(spec.train.micro_batch, MicroTokens) else micro,
         tokens=rows.longest,
         lora_rank=_largest_lora_rank(spec),
@@ -283,10 +285,9 @@ def _micro_batch(
         return given
     if model is None:
         return 1
-    stage, ranks = spec.train.zero_stage, spec.resources.workers_per_trial
     micro = 1
     while micro < 1024 and cluster.gpu:
-        wanted = _memory(spec, model, rows, 2 * micro, stage, ranks, cluster)
+        wanted = _memory(spec, model, rows, 2 * micro, cluster)
         if wanted.total > 0.9 * cluster.memory:
             break
         micro *= 2
@@ -302,7 +303,7 @@ def _grid(
     own = spec.resources.workers_per_trial
     ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
     return {
-        stage: {n: _memory(spec, model, rows, micro, stage, n, cluster).total for n in ranks}
+        stage: {n: _memory(spec, model, rows, micro, cluster, stage=stage, ranks=n).total for n in ranks}
         for stage in stages
     }
 

@@ -52,17 +52,18 @@ class ModelShape:
     known: bool
 
 
-def shape_of(model: Model, parameters: int | None = None) -> ModelShape | None:
+def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) -> ModelShape | None:
     """The base model's shape.
 
     Args:
         model: The spec's section.
         parameters: Given by the user; wins over what a name says, not over what a config says.
+        look: Whether to look for the model's files.
 
     Returns:
         None when the model is not on this machine, no number is given, and its name holds none.
     """
-    folder = _folder(model)
+    folder = _folder(model) if look else None
     if folder is not None:
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -7,13 +7,22 @@ The study's storage is all it reads, so it works with several processes on one s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from sweepft.rules import Calibration, Observation, Referee, Report, Verdict, make_rule, parse_windows
+from sweepft.rules import (
+    HistoryLike,
+    Observation,
+    Referee,
+    Report,
+    Verdict,
+    make_rule,
+    parse_windows,
+    read_history,
+)
 from sweepft.rules.windows import WindowSpec
 
 __all__ = ["EarlyDynamicsPruner", "observe"]
@@ -79,8 +88,9 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         max_bad_stops: float = 0.10,
         min_peers: int = 3,
         seed: int = 0,
-        history: Calibration | Mapping[str, Any] | str | None = None,
+        history: HistoryLike = None,
     ) -> None:
+        known = read_history(history, rule=rule, good=good, false_stop=false_stop)
         self._rule = make_rule(
             rule,
             min_peers=min_peers,
@@ -88,7 +98,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
             false_stop=false_stop,
             covariates=covariates,
             audit=audit,
-            history=history,
+            history=known,
         )
         self._settings: dict[str, Any] = {
             "windows": parse_windows(windows),
@@ -97,6 +107,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
             "audit": audit,
             "max_bad_stops": max_bad_stops,
             "seed": seed,
+            "history": known,
         }
         self._min_progress = min_progress
         self._chances: dict[int, float | None] = {}

@@ -10,6 +10,7 @@ from sweepft.recorder.lock import Owner, current_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
 from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
 from sweepft.recorder.view import Ranked, RunView
+from sweepft.recorder.whole import whole_results
 
 __all__ = [
     "HISTORY_KEYS",
@@ -26,4 +27,5 @@ __all__ = [
     "iter_ledger",
     "ledger_path",
     "read_ledger",
+    "whole_results",
 ]

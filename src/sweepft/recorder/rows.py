@@ -40,8 +40,9 @@ SCHEMA_VERSION: Final = 1
 STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
 """How a trial can end."""
 
-OPEN_STATUSES: Final = ("running", "interrupted")
-"""What a trial without an `end` row is: `interrupted` once nobody works on the sweep any more."""
+OPEN_STATUSES: Final = ("running", "interrupted", "parked")
+"""What a trial without an `end` row is: `parked` from a verdict that says so until it starts again; else `interrupted`
+once nobody works on the sweep any more."""
 
 VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
 
@@ -50,7 +51,8 @@ VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
 class SweepRow:
     """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
 
-    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets.
+    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets; ``history``
+    what the scheduler was told of earlier sweeps (`sweepft.rules.History`), None without.
     """
 
     name: str
@@ -66,6 +68,7 @@ class SweepRow:
     git_commit: str | None = None
     command: Any = None
     resumed: bool = False
+    history: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

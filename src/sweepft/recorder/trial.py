@@ -53,12 +53,12 @@ class TrialView:
     Attributes:
         trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number: From `trial`.
         budget_samples: Budget of the sweep, which `reach` divides by.
-        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``.
-        reason: Why it ended, or None.
+        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``parked``.
+        reason: Why it ended or was parked, or None.
         objective: Value at full budget (nats per target token, lower is better); None unless ``completed``.
         attempts: Its tries in order.
         evals: `eval` rows in force: those of steps that were trained again are left out.
-        verdicts: All `verdict` rows.
+        verdicts: `verdict` rows in force, likewise.
         end: The `end` row in force, or None.
         faults: Its `fault` rows.
         costs: Wall seconds by phase, from `cost` rows; ``gpu_costs`` the same times the GPUs held.
@@ -131,12 +131,17 @@ class TrialView:
 
     @property
     def stopped_by(self) -> Row | None:
-        """The verdict that stopped it, where one did."""
-        if self.status != "stopped":
+        """The verdict that stopped or parked it, where one did."""
+        if self.status not in ("stopped", "parked"):
             return None
         return next(
             (v for v in reversed(self.verdicts) if v.get("action") in ("stop", "park", "guard")), None
         )
+
+    @property
+    def parks(self) -> int:
+        """How often it was parked."""
+        return sum(v.get("action") == "park" for v in self.verdicts)
 
     @property
     def audited(self) -> bool:
@@ -152,8 +157,8 @@ class TrialView:
                 self.attempts[-1].last = row.get("time", 0.0)
 
     def settle(self, status: str) -> None:
-        """Set the status of a trial that has no `end` row."""
-        if self.end is None:
+        """Set the status of a trial that has no `end` row and is not parked."""
+        if self.end is None and self.status != "parked":
             self.status = status
 
     def _start(self, row: Row) -> None:
@@ -202,10 +207,12 @@ class TrialView:
 
     def _verdict(self, row: Row) -> None:
         self.verdicts.append(row)
+        if row["action"] == "park":
+            self.status, self.reason = "parked", row["reason"]
 
     def _end(self, row: Row) -> None:
         self.end = row
-        if self.attempts:
+        if self.attempts and self.status != "parked":  # a parked one has held no slot since
             self.attempts[-1].last = row.get("time", 0.0)
         self.status = row["status"]
         self.reason = row.get("reason")
@@ -228,7 +235,10 @@ class TrialView:
             for values in self._columns.values():
                 del values[keep:]
             self._arrays = None
-        self.evals = [e for e in self.evals if e["step"] <= last] if self.evals else self.evals
+        if self.evals:
+            self.evals = [e for e in self.evals if e["step"] <= last]
+        if self.verdicts:
+            self.verdicts = [v for v in self.verdicts if v["step"] <= last]
 
     def _last(self, key: str) -> int:
         column = self._columns[key]

@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sweepft.errors import ReplayError
-from sweepft.recorder import ledger_path, read_ledger
+from sweepft.recorder import ledger_path, read_ledger, whole_results
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
 from sweepft.replay.runner import OTHERS, Replay, ReplayRow, replay_all
 from sweepft.replay.score import bootstrap
 from sweepft.replay.sources import live_verdicts, read_source
-from sweepft.rules import RULES, Calibration
+from sweepft.rules import RULES, read_history
 
 __all__ = ["replay_command"]
 
@@ -76,7 +76,10 @@ def _windows(_context: click.Context, _option: click.Parameter, text: str) -> tu
 @click.option(
     "--column", "columns", multiple=True, callback=_columns, help="OURS=THEIRS for tables and tags."
 )
-@click.option("--history", type=click.Path(exists=True, path_type=Path), help="A calibration file to use.")
+@click.option(
+    "--history", multiple=True, help="A calibration file, or the run folder of an earlier sweep; repeat."
+)
+@click.option("--park", is_flag=True, help="Ours: condemned trials may come back when all have begun.")
 @click.option(
     "--calibrate", "calibrate_to", type=click.Path(path_type=Path), help="Write a calibration file."
 )
@@ -94,7 +97,7 @@ def replay_command(
     columns: dict[str, str],
     mode: Literal["min", "max"] | None,
     budget: float | None,
-    history: Path | None,
+    history: tuple[str, ...],
     calibrate_to: Path | None,
     json_to: Path | None,
     plot_to: Path | None,
@@ -125,7 +128,8 @@ def replay_command(
     for study in studies:
         if study.left_out:
             console.print(f"{study.name}: {study.left_out} trials did not run to their end and are left out")
-    replay = Replay(group=group, history=_read_history(history), **settings)
+    earlier = read_history(history, good=settings["good"], false_stop=settings["false_stop"])
+    replay = Replay(group=group, history=earlier, **settings)
     if calibrate_to is not None:
         _calibrate(studies, replay, calibrate_to, console)
         if not rules:
@@ -142,15 +146,6 @@ def replay_command(
 
         write_plot(rows, plot_to)
         console.print(f"plot: {plot_to}", soft_wrap=True)
-
-
-def _read_history(path: Path | None) -> Calibration | None:
-    if path is None:
-        return None
-    try:
-        return Calibration.from_dict(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReplayError(f"{path}: not a calibration: {error}\n  make one with --calibrate FILE") from error
 
 
 def _calibrate(studies: Sequence[Study], replay: Replay, path: Path, console: Console) -> None:
@@ -179,7 +174,7 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
     for path in sources:
         if not ledger_path(path).is_file():
             raise ReplayError(f"{path}: --live needs a run folder\n  leave it out for tables")
-        rows = read_ledger(path)
+        rows, _ = whole_results(read_ledger(path))
         recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "verdict"]
         again = [(v.trial_id, v.step, v.action) for v in live_verdicts(rows)]
         if recorded != again:

@@ -38,8 +38,8 @@ class Judge(Protocol):
         """The run ended by itself, with its rows from ``start`` on."""
         ...
 
-    def resume(self) -> Sequence[str]:
-        """Paused runs that may go on now, in order."""
+    def resume(self, free: int) -> Sequence[str]:
+        """Paused runs that may go on now, in order; so many slots are free."""
         ...
 
     def reason(self, run_id: str) -> str:
@@ -124,11 +124,11 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
             heapq.heappush(events, (clock + _until_next(run, stop, points[name]), serial, name))
         else:
             free += 1
-        resumable.extend(n for n in judge.resume() if n not in resumable)
+        resumable.extend(n for n in judge.resume(free) if n not in resumable)
         launch()
-    for outcome in outcomes.values():
+    for name, outcome in outcomes.items():
         if outcome.status == "left":
-            outcome.reason = "paused, and never resumed"
+            outcome.reason = f"paused, and never resumed: {judge.reason(name)}"
     return Outcome(outcomes, clock)
 
 

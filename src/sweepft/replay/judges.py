@@ -14,17 +14,24 @@ __all__ = ["OracleJudge", "RandomJudge", "RefereeJudge"]
 
 
 class _NoPauses:
-    def resume(self) -> Sequence[str]:
+    def resume(self, free: int) -> Sequence[str]:
         """Nothing is ever paused."""
         return ()
 
 
-class RefereeJudge(_NoPauses):
-    """The object that drives live sweeps, fed with recorded runs."""
+class RefereeJudge:
+    """The object that drives live sweeps, fed with recorded runs.
 
-    def __init__(self, referee: Referee) -> None:
+    Args:
+        referee: Fresh.
+        runs: How many runs there are: what is parked comes back once all have begun.
+    """
+
+    def __init__(self, referee: Referee, runs: int = 0) -> None:
         self.referee = referee
+        self._to_begin = runs
         self._reasons: dict[str, str] = {}
+        self._under_way: set[str] = set()
 
     def marks(self, study: Study) -> Sequence[float]:
         """The referee's windows."""
@@ -36,6 +43,8 @@ class RefereeJudge(_NoPauses):
 
     def start(self, run: Run) -> None:
         """Add it."""
+        self._to_begin -= 1
+        self._under_way.add(run.run_id)
         self.referee.add(run.run_id, run.config)
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
@@ -43,8 +52,17 @@ class RefereeJudge(_NoPauses):
         verdicts = self.referee.report(run.run_id, run.report(start, stop))
         if verdicts and verdicts[-1].ends_trial:
             self._reasons[run.run_id] = verdicts[-1].reason
-            return "stop"
+            self._under_way.discard(run.run_id)
+            return "pause" if verdicts[-1].action == "park" else "stop"
         return "continue"
+
+    def resume(self, free: int) -> Sequence[str]:
+        """Parked runs that come back to free slots, as in a live sweep: the likeliest that are worth their price."""
+        if self._to_begin > 0 or free == 0:
+            return ()
+        back = [p.trial_id for p in self.referee.prospects() if p.worth and p.trial_id not in self._under_way]
+        self._under_way.update(back[:free])
+        return back[:free]
 
     def finish(self, run: Run, start: int) -> None:
         """Tell the final objective."""

@@ -69,7 +69,7 @@ class OptunaJudge:
         else:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def resume(self) -> Sequence[str]:
+    def resume(self, free: int) -> Sequence[str]:
         """Nothing is ever paused."""
         return ()
 

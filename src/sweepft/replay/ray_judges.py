@@ -127,7 +127,7 @@ class RayJudge:
         self.scheduler.on_trial_complete(self._controller, trial, trial.last_result)
         trial.status = Trial.TERMINATED
 
-    def resume(self) -> Sequence[str]:
+    def resume(self, free: int) -> Sequence[str]:
         """Paused trials that a bracket wants to go on."""
         names = []
         while any(t.status == Trial.PAUSED for t in self.trials.values()):

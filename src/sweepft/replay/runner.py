@@ -11,7 +11,7 @@ from sweepft.replay.curves import Study
 from sweepft.replay.engine import Judge, Outcome, replay_study
 from sweepft.replay.judges import OracleJudge, RandomJudge, RefereeJudge
 from sweepft.replay.score import Score, mean_scores, score_outcome
-from sweepft.rules import RULES, Calibration, Referee, make_rule
+from sweepft.rules import RULES, History, HistoryLike, Referee, make_rule, read_history
 from sweepft.rules.windows import WindowSpec
 
 __all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "replay_all"]
@@ -47,6 +47,7 @@ class Replay:
         covariates: Config keys for the calibrated rule.
         noise: Objectives closer than this are equal.
         history: From earlier sweeps, for the calibrated rule.
+        park: Our rules park what they condemn; it may come back once all runs of a sweep have begun.
         seed: Of orders, samples and audits.
         shuffle: False replays the recorded order, once.
     """
@@ -62,7 +63,8 @@ class Replay:
     audit: float = 0.0
     covariates: Sequence[str] = ()
     noise: float = 0.0
-    history: Calibration | None = None
+    history: HistoryLike = None
+    park: bool = False
     seed: int = 0
     shuffle: bool = True
 
@@ -105,6 +107,9 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
         ValueError: No rule of that name.
     """
     if name in RULES or name == "asha4":
+        known = History()
+        if name == "calibrated":
+            known = read_history(settings.history, good=settings.good, false_stop=settings.false_stop)
         rule = make_rule(
             "asha" if name == "asha4" else name,
             eta=4.0 if name == "asha4" else 3.0,
@@ -113,7 +118,7 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
             false_stop=settings.false_stop,
             covariates=settings.covariates,
             audit=settings.audit,
-            history=settings.history,
+            history=known,
         )
         windows = settings.windows if not name.startswith("asha") else _rungs(4.0 if name == "asha4" else 3.0)
         referee = Referee(
@@ -125,8 +130,10 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
             good=settings.good,
             audit=settings.audit,
             seed=settings.seed + order,
+            park=settings.park,
+            history=known,
         )
-        return RefereeJudge(referee)
+        return RefereeJudge(referee, len(study.runs))
     if name == "random":
         return RandomJudge(study, share=0.6, window=0.1, seed=settings.seed + order)
     if name == "oracle":

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from sweepft.errors import ReplayError
-from sweepft.recorder import ledger_path, read_ledger
+from sweepft.recorder import ledger_path, read_ledger, whole_results
 from sweepft.replay.curves import Run, Study
 from sweepft.replay.events import read_scalars
 from sweepft.replay.tables import frame_to_studies, read_table
-from sweepft.rules import Referee, Verdict, make_rule, replay_rows
+from sweepft.rules import History, Referee, Verdict, make_rule, replay_rows
+from sweepft.rules.audit import audit_rate
 
 __all__ = ["live_verdicts", "read_source", "rows_to_study"]
 
@@ -131,26 +132,34 @@ def _ledger_run(
     )
 
 
-def live_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+def live_verdicts(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
     """What the rule in a ledger's own spec says on its rows, in their order: the verdicts the live sweep gave.
+
+    Results that a crash cut in two are left out, as they were when the sweep went on.
 
     Raises:
         ReplayError: The ledger does not begin with a ``sweep`` row.
     """
     if not rows or rows[0].get("kind") != "sweep":
         raise ReplayError("ledger: the first row must be a sweep row\n  is this a run folder of sweepft?")
-    stop = dict(rows[0]["spec"].get("early_stop") or {})
-    keys = ("min_peers", "eta", "good", "false_stop", "covariates", "audit", "history")
+    header = rows[0]
+    stop = dict(header["spec"].get("early_stop") or {})
     name = stop.get("rule", "median")
-    stop.setdefault("audit", 0.05 if name == "calibrated" else 0.0)
-    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop})
-    extra = {
-        k: stop[k] for k in ("min_steps", "good", "audit", "max_bad_stops", "seed", "keep_last") if k in stop
-    }
+    stop["audit"] = audit_rate(name, stop.get("audit"))
+    history = History.from_dict(header.get("history") or {})
+    keys = ("min_peers", "eta", "good", "false_stop", "covariates", "audit")
+    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, history=history)
+    keys = ("min_steps", "good", "audit", "max_bad_stops", "keep_last", "park")
     referee = Referee(
-        rule=rule, windows=stop["windows"], budget=float(rows[0]["budget_samples"]), mode="min", **extra
+        rule=rule,
+        windows=stop["windows"],
+        budget=float(header["budget_samples"]),
+        mode="min",
+        seed=int(header.get("seed") or 0),
+        history=history,
+        **{k: stop[k] for k in keys if k in stop},
     )
-    return replay_rows(referee, rows)
+    return replay_rows(referee, whole_results(rows)[0])
 
 
 def _number(value: Any) -> float:

@@ -10,8 +10,9 @@ import math
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.recorder import RunView
-from sweepft.rules.audit import audit_result
+from sweepft.recorder import RunView, TrialView
+from sweepft.rules.audit import audit_rate, audit_result, audit_weight, good_edge
+from sweepft.rules.history import History
 
 __all__ = ["stop_summary"]
 
@@ -24,60 +25,77 @@ def stop_summary(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts of stops by rule and window, and the audited rate of wrong stops.
 
     Returns:
-        ``stopped``, ``by_rule``, ``by_window`` (counts); ``audits``: ``good_share`` and ``limit`` (what counts as
-        good, and the rate of wrong stops one can live with), ``condemned`` (trials condemned that ran on),
-        ``finished`` (of those, completed), ``good`` (of those, among the best ``good_share``), ``rate``
-        P(good | condemned) as ``{value, low, high}`` with the exact 95% interval or None, and ``status``:
-        ``certified``, ``refuted`` or ``uncertified``, as the scheduler holds it.
+        ``stopped``, ``by_rule``, ``by_window`` (counts); ``parked`` (trials parked now) and ``came_back`` (trials that
+        trained on after they had been parked); ``audits``: ``good_share`` and ``limit`` (what counts as good, and the
+        rate of wrong stops one can live with), ``condemned`` (trials condemned that ran on), ``finished`` (of those,
+        completed), ``good`` (of those, among the best ``good_share``), ``earlier`` (``sweeps, audited, good`` of
+        earlier sweeps that count too), ``rate`` P(good | condemned) over all of them as ``{value, low, high}`` with
+        the exact 95% interval or None, and ``status``: ``certified``, ``refuted`` or ``uncertified``, as the scheduler
+        holds it.
     """
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
     by_window = Counter(_window_label((t["stop"] or {}).get("window")) for t in stopped)
-    condemned = [t for t in trials if t["audited"]]
-    finished = sorted((t for t in condemned if t["rank"] is not None), key=lambda t: _ended(view, t))
-    good_share, limit = _setting(view, "good", GOOD), _setting(view, "max_bad_stops", MAX_BAD_STOPS)
-    edge = _good_edge(
-        [t for t in trials if t["rank"] is not None], good_share, _weight(view, stopped, condemned)
-    )
-    result = audit_result([t["objective"] <= edge for t in finished], limit)
-    interval = {"value": result.rate, "low": result.interval[0], "high": result.interval[1]}
     return {
         "stopped": len(stopped),
         "by_rule": dict(by_rule),
         "by_window": dict(sorted(by_window.items(), key=lambda item: (len(item[0]), item[0]))),
-        "audits": {
-            "good_share": good_share,
-            "limit": limit,
-            "condemned": len(condemned),
-            "finished": result.audited,
-            "good": result.good,
-            "rate": interval if finished else None,
-            "status": result.status,
-        },
+        "parked": sum(t["status"] == "parked" for t in trials),
+        "came_back": sum(_came_back(view.trials[t["trial_id"]]) for t in trials),
+        "audits": _audits(view, trials, len(stopped)),
     }
 
 
-def _good_edge(ranked: list[dict[str, Any]], share: float, weight: float) -> float:
-    """The objective up to which a trial is good: the best ``share``, an audited trial counting ``weight`` times."""
-    weights = [weight if t["audited"] else 1.0 for t in ranked]
-    wanted, seen = share * sum(weights), 0.0
-    for t, w in zip(ranked, weights, strict=True):
-        seen += w
-        if seen >= wanted - 1e-9:
-            return float(t["objective"])
-    return -math.inf
+def _audits(view: RunView, trials: list[dict[str, Any]], stopped: int) -> dict[str, Any]:
+    condemned = [t for t in trials if t["audited"]]
+    ended = sorted((t for t in trials if t["rank"] is not None), key=lambda t: _ended(view, t))
+    good_share, limit = _setting(view, "good", GOOD), _setting(view, "max_bad_stops", MAX_BAD_STOPS)
+    audit = _audit_rate(view, stopped, len(condemned))
+    weights = [audit_weight(_fate(view, t), audit) for t in ended]
+    edge = good_edge([-t["objective"] for t in ended], weights, good_share)
+    own = [-t["objective"] >= edge for t in ended if t["audited"]]
+    past = History.from_dict(view.header.get("history") or {})
+    result = audit_result([*past.outcomes, *own], limit)
+    interval = {"value": result.rate, "low": result.interval[0], "high": result.interval[1]}
+    return {
+        "good_share": good_share,
+        "limit": limit,
+        "condemned": len(condemned),
+        "finished": len(own),
+        "good": sum(own),
+        "earlier": {
+            "sweeps": len(past.audits),
+            "audited": len(past.outcomes),
+            "good": sum(past.outcomes),
+        },
+        "rate": interval if result.audited else None,
+        "status": result.status,
+    }
 
 
-def _weight(view: RunView, stopped: list[Any], condemned: list[Any]) -> float:
-    """How many condemned trials an audited one stands for: 1 / audit, or as it came out where that is not said."""
-    rate = _setting(view, "audit", 0.0)
-    if rate > 0:
-        return 1.0 / rate
-    return (len(stopped) + len(condemned)) / len(condemned) if condemned else 1.0
+def _fate(view: RunView, record: dict[str, Any]) -> bool | None:
+    """None for a trial that was never condemned, else whether it was audited (or parked, and came back)."""
+    if record["audited"]:
+        return True
+    return False if view.trials[record["trial_id"]].parks else None
 
 
-def _ended(view: RunView, record: dict[str, Any]) -> float:
-    return view.trials[record["trial_id"]].ended or 0.0
+def _came_back(trial: TrialView) -> bool:
+    return any(v["action"] == "park" and v["step"] < trial.step for v in trial.verdicts)
+
+
+def _audit_rate(view: RunView, stopped: int, condemned: int) -> float:
+    """The share of condemned trials that ran on: as asked, or as it came out where no spec says."""
+    stop = view.spec.get("early_stop") or {}
+    asked = stop.get("audit")
+    known = isinstance(asked, int | float) and not isinstance(asked, bool) and 0 <= asked <= 1
+    rate = audit_rate(str(stop.get("rule")), asked if known else None)
+    return rate if rate > 0 or not condemned else condemned / (stopped + condemned)
+
+
+def _ended(view: RunView, record: dict[str, Any]) -> int:
+    """The place of a trial's end in the ledger."""
+    return int((view.trials[record["trial_id"]].end or {}).get("seq") or 0)
 
 
 def _setting(view: RunView, key: str, other: float) -> float:

@@ -96,7 +96,10 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     rate, wrong = audits["rate"], "not measured"
     if rate:
         interval = f"95%: {percent(rate['low'])} to {percent(rate['high'])}"
-        wrong = f"{audits['good']} of {audits['finished']} audited ({interval}), {audits['status']}"
+        past = audits["earlier"]
+        pooled = f", {past['audited']} of them in earlier sweeps" if past["sweeps"] else ""
+        good, audited = audits["good"] + past["good"], audits["finished"] + past["audited"]
+        wrong = f"{good} of {audited} audited{pooled} ({interval}), {audits['status']}"
     lines += [f"- **Wrong stops** {wrong}", *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [

@@ -13,7 +13,9 @@ from sweepft.rules.calibrated import CalibratedRule, Calibration
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Observation, Report, Snapshot, make_report
 from sweepft.rules.factory import RULES, make_rule
+from sweepft.rules.history import History, HistoryLike, PastAudits, read_history
 from sweepft.rules.median import MedianRule
+from sweepft.rules.parking import Prospect
 from sweepft.rules.recipe import RecipeRule
 from sweepft.rules.referee import Referee
 from sweepft.rules.rows import replay_rows
@@ -27,10 +29,14 @@ __all__ = [
     "CalibratedRule",
     "Calibration",
     "Cohort",
+    "History",
+    "HistoryLike",
     "Judgement",
     "MedianRule",
     "NoRule",
     "Observation",
+    "PastAudits",
+    "Prospect",
     "RecipeRule",
     "Referee",
     "Report",
@@ -44,6 +50,7 @@ __all__ = [
     "make_report",
     "make_rule",
     "parse_windows",
+    "read_history",
     "replay_rows",
     "window_steps",
     "windows_reached",

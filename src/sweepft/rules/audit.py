@@ -10,12 +10,60 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["LOOKS", "AuditResult", "audit_result", "clopper_pearson", "is_audited"]
+__all__ = [
+    "LOOKS",
+    "AuditResult",
+    "audit_rate",
+    "audit_result",
+    "audit_weight",
+    "clopper_pearson",
+    "good_edge",
+    "is_audited",
+]
 
 LOOKS: Final = (14, 29, 59, 119, 239)  # audits at which the certificate may change
+
+
+def audit_rate(rule: str, audit: float | None) -> float:
+    """The share of condemned trials that run on: as asked, else 0.05 for ``calibrated`` and none for the others."""
+    return float(audit) if audit is not None else 0.05 if rule == "calibrated" else 0.0
+
+
+def audit_weight(audited: bool | None, audit: float) -> float:
+    """How many trials a completed one stands for in a fair sample of all.
+
+    Args:
+        audited: None for a trial that was never condemned; else whether it was audited (or parked and came back).
+        audit: The rate of audits.
+    Returns:
+        1 / audit for an audited trial: it stands for all that were condemned, those that came back from parking among
+        them, which therefore count nothing themselves. 1 for every other trial, and where nothing is audited.
+    """
+    if audited is None or audit <= 0:
+        return 1.0
+    return 1.0 / audit if audited else 0.0
+
+
+def good_edge(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """The value from which on a trial is good: the best ``share`` of the weight lies at or above it.
+
+    Args:
+        values: Final objectives, larger is better.
+        weights: How many trials each stands for.
+        share: In (0, 1).
+    Returns:
+        One of the values; infinity without any.
+    """
+    wanted, seen = share * math.fsum(weights), 0.0
+    for value, weight in sorted(zip(values, weights, strict=True), key=lambda pair: -pair[0]):
+        seen += weight
+        if seen > 0 and seen >= wanted - 1e-9:
+            return value
+    return math.inf
 
 
 def is_audited(seed: int, trial_id: str, rate: float) -> bool:
@@ -70,7 +118,7 @@ def clopper_pearson(bad: int, n: int, confidence: float = 0.95) -> tuple[float, 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What the audits say about P(good | condemned).
+    """What the audits say about P(good | condemned), those of earlier sweeps included where they are pooled.
 
     Attributes:
         audited: Condemned trials that were let run and have ended.

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from sweepft.rules.audit import audit_weight
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.fit import fit_weights, rank_correlation
 from sweepft.rules.normal import cdf, normal_scores, quantile
@@ -141,7 +142,7 @@ class CalibratedRule:
 
     def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
         """Condemned when its mass lies at or below the level in force."""
-        chosen = min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
+        chosen = self._most_telling(cohort, trial)
         peers = len(cohort.at(chosen)) + cohort.out_before(chosen)[0] - 1
         if peers < self.min_peers:
             reason = f"{peers} other trials at {window.name}, {self.min_peers} needed to judge"
@@ -167,6 +168,13 @@ class CalibratedRule:
             f" {100 * level:.1f}% allowed ({basis})"
         )
         return Judgement(condemned, reason, view.p_good, evidence, basis != "heuristic", score=view.mass)
+
+    def chance(self, cohort: Cohort, trial: TrialRecord) -> float:
+        """Probability that a trial ends in the best ``good`` share, as known now; it has been at a window."""
+        return self._view(cohort, trial, self._most_telling(cohort, trial)).p_good
+
+    def _most_telling(self, cohort: Cohort, trial: TrialRecord) -> Window:
+        return min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
 
     def _prior_rho(self, window: Window) -> float:
         xs, ys = zip(*self._rho, strict=True)
@@ -279,10 +287,11 @@ class CalibratedRule:
         if self.audit <= 0:
             return None
         rows = [
-            (cohort.sign * t.final, t.lowest_score, 1.0 / self.audit if t.audited else 1.0)
+            (cohort.sign * t.final, t.lowest_score, audit_weight(t.fate, self.audit))
             for t in cohort.completed()
             if t.final is not None and t.lowest_score is not None
         ]
+        rows = [row for row in rows if row[2] > 0]
         if len(rows) * self.good < 1.0 / self.false_stop - 1.0:
             return None
         finals, scores, weights = (np.array(c, dtype=float) for c in zip(*rows, strict=True))

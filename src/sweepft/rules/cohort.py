@@ -17,8 +17,9 @@ from sweepft.rules.windows import Window
 
 __all__ = ["Cohort", "Status", "TrialRecord"]
 
-Status = Literal["running", "completed", "stopped", "diverged", "failed", "removed"]
+Status = Literal["running", "completed", "parked", "stopped", "diverged", "failed", "removed"]
 _STANDING = ("running", "completed")
+_OUT = ("parked", "stopped", "diverged")
 _SORTED_FIELDS = ("metric", "loss", "log_grad_norm", "block_loss")
 
 
@@ -54,6 +55,11 @@ class TrialRecord:
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
     reached: set[Window] = field(default_factory=set)
+
+    @property
+    def fate(self) -> bool | None:
+        """None when it was never condemned, True when it is audited, False when it was stopped or parked."""
+        return None if self.condemned_at is None else self.audited
 
     def covariate(self, name: str) -> Any:
         """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
@@ -107,13 +113,19 @@ class Cohort:
     def set_status(self, record: TrialRecord, status: Status) -> None:
         """Change a trial's status."""
         self._standing += (status in _STANDING) - (record.status in _STANDING)
+        if record.status in _OUT:  # a parked trial: back, or given up for good
+            self._count_out(record, -1)
         record.status = status
-        if status in ("stopped", "diverged"):
-            chance = record.p_condemned or 0.0
-            self._out_anywhere = (self._out_anywhere[0] + 1, self._out_anywhere[1] + chance)
-            for window in record.snapshots:
-                count, total = self._out.get(window, (0, 0.0))
-                self._out[window] = (count + 1, total + chance)
+        if status in _OUT:
+            self._count_out(record, 1)
+
+    def _count_out(self, record: TrialRecord, by: int) -> None:
+        """Note that a trial, and the chances of being good that it had, have left (1) or come back (-1)."""
+        chance = by * (record.p_condemned or 0.0)
+        self._out_anywhere = (self._out_anywhere[0] + by, self._out_anywhere[1] + chance)
+        for window in record.snapshots:
+            count, total = self._out.get(window, (0, 0.0))
+            self._out[window] = (count + by, total + chance)
 
     def complete(self, record: TrialRecord, final: float | None) -> None:
         """A trial ended by itself; ``final`` is its objective there, None when it never reported one."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from sweepft.rules.asha import AshaRule
 from sweepft.rules.base import NoRule, Rule
-from sweepft.rules.calibrated import CalibratedRule, Calibration
+from sweepft.rules.calibrated import CalibratedRule
+from sweepft.rules.history import HistoryLike, read_history
 from sweepft.rules.median import MedianRule
 from sweepft.rules.recipe import RecipeRule
 
@@ -28,7 +27,7 @@ def make_rule(
     false_stop: float = 0.10,
     covariates: Sequence[str] = (),
     audit: float = 0.0,
-    history: Calibration | Mapping[str, Any] | str | Path | None = None,
+    history: HistoryLike = None,
 ) -> Rule:
     """The rule of this name; settings that it does not have are ignored.
 
@@ -41,10 +40,10 @@ def make_rule(
         false_stop: See there.
         covariates: See there.
         audit: See there.
-        history: A `Calibration`, its dict, or the JSON file that ``sweepft replay --calibrate`` wrote.
+        history: What earlier sweeps taught; the rule takes its calibration, the referee its audits.
 
     Raises:
-        ValueError: Unknown name.
+        ValueError: Unknown name, or a setting or history that does not fit.
     """
     if name == "none":
         return NoRule()
@@ -61,20 +60,7 @@ def make_rule(
             min_peers=min_peers,
             covariates=covariates,
             audit=audit,
-            calibration=_read_history(history),
+            calibration=read_history(history, good=good, false_stop=false_stop).calibration,
             batch_key=batch_key,
         )
     raise ValueError(f"rule: one of {', '.join(RULES)} is needed (got {name!r})")
-
-
-def _read_history(history: Calibration | Mapping[str, Any] | str | Path | None) -> Calibration | None:
-    if history is None or isinstance(history, Calibration):
-        return history
-    try:
-        data = history if isinstance(history, Mapping) else json.loads(Path(history).read_text())
-        return Calibration.from_dict(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"history: not a calibration (got {str(history)[:120]!r}: {error})\n"
-            "  make one with: sweepft replay SOURCE --calibrate FILE"
-        ) from error

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from sweepft.rules.audit import AuditResult, audit_result, is_audited
+from sweepft.rules.audit import AuditResult, audit_result, audit_weight, good_edge, is_audited
 from sweepft.rules.base import NoRule, Rule
+from sweepft.rules.calibrated import CalibratedRule
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Report
+from sweepft.rules.history import History
+from sweepft.rules.parking import Prospect, prospects
 from sweepft.rules.verdict import Action, Judgement, Verdict
 from sweepft.rules.windows import Window, WindowSpec, eligible, parse_windows
 
@@ -38,6 +41,8 @@ class Referee:
         audit: Share of the condemned trials that run on, so that the rule's mistakes can be counted.
         max_bad_stops: The rate P(good | condemned) above which the rule is switched off.
         seed: Of the audits.
+        park: Condemned trials are parked, not stopped: a later report of theirs says that they have come back.
+        history: Audits of earlier sweeps; they count before those of this one.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class Referee:
         audit: float = 0.0,
         max_bad_stops: float = 0.10,
         seed: int = 0,
+        park: bool = False,
+        history: History | None = None,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
@@ -64,6 +71,7 @@ class Referee:
         if not 0 <= audit <= 1:
             raise ValueError(f"audit: a share between 0 and 1 is needed (got {audit!r})")
         self.good, self.audit, self.max_bad_stops, self.seed = good, audit, max_bad_stops, seed
+        self.park, self.history = park, history or History()
         self._audits: tuple[int, AuditResult] | None = None
         self.rule: Rule = rule or NoRule()
         self.windows = parse_windows(windows)
@@ -83,6 +91,7 @@ class Referee:
     def report(self, trial_id: str, report: Report) -> list[Verdict]:
         """A running trial reported; returns what was decided, in order. The last one may end the trial."""
         record = self.cohort.add(trial_id, {})
+        self._back(record, report)
         if record.status != "running":
             return []
         reached = self._take(record, report)
@@ -92,8 +101,7 @@ class Referee:
             if not verdicts or not verdicts[-1].ends_trial:
                 verdicts.append(self._judge(record, window))
         if verdicts and verdicts[-1].ends_trial:
-            self.cohort.set_status(record, "diverged" if verdicts[-1].action == "guard" else "stopped")
-            record.curve.forget()
+            self._end(record, verdicts[-1].action)
         self.verdicts += verdicts
         return verdicts
 
@@ -105,6 +113,7 @@ class Referee:
         Nothing is judged any more, but a trial that ended because it diverged gets its ``guard`` verdict.
         """
         record = self.cohort.add(trial_id, {})
+        self._back(record, report)
         if record.status != "running":
             return []
         verdicts = []
@@ -140,16 +149,43 @@ class Referee:
 
     def fail(self, trial_id: str) -> None:
         """A trial failed; `add` sets it running again."""
-        self._leave(trial_id, "failed")
+        self._leave(trial_id, "failed", "running", "parked")
 
     def remove(self, trial_id: str) -> None:
-        """A trial was withdrawn before it ended."""
-        self._leave(trial_id, "removed")
+        """A running trial was withdrawn before it ended."""
+        self._leave(trial_id, "removed", "running")
 
-    def _leave(self, trial_id: str, status: Literal["failed", "removed"]) -> None:
+    def give_up(self, trial_id: str) -> None:
+        """A parked trial will not come back."""
+        self._leave(trial_id, "stopped", "parked")
+
+    def _leave(self, trial_id: str, status: Literal["failed", "removed", "stopped"], *before: str) -> None:
         record = self.cohort.trials.get(trial_id)
-        if record is not None and record.status == "running":
+        if record is not None and record.status in before:
             self.cohort.set_status(record, status)
+
+    def _end(self, record: TrialRecord, action: Action) -> None:
+        """Take a trial out as its last verdict says; only a parked one may need its curve again."""
+        if action == "park":
+            self.cohort.set_status(record, "parked")
+            return
+        self.cohort.set_status(record, "diverged" if action == "guard" else "stopped")
+        record.curve.forget()
+
+    def _back(self, record: TrialRecord, report: Report | None) -> None:
+        """A parked trial that reports something new is training again."""
+        new = report is not None and any(o.progress > record.curve.last_progress for o in report.observations)
+        if record.status == "parked" and new:
+            self.cohort.set_status(record, "running")
+
+    def prospects(self, *, from_scratch: bool = False) -> list[Prospect]:
+        """The parked trials, the likeliest to be good first, each with what it must promise to come back.
+
+        Args:
+            from_scratch: Whether a trial that comes back must be trained again from its start.
+        """
+        model = self.rule if isinstance(self.rule, CalibratedRule) else CalibratedRule(good=self.good)
+        return prospects(self.cohort, model, self.budget, from_scratch=from_scratch)
 
     # ----- how it decides --------------------------------------------------------------------------------
 
@@ -203,7 +239,7 @@ class Referee:
             return self._verdict(record, window, "continue", self.rule.name, _spared(judgement, veto))
         record.condemned_at, record.p_condemned = window.name, judgement.p_good
         record.audited = is_audited(self.seed, record.trial_id, self.audit)
-        action: Action = "audit" if record.audited else "stop"
+        action: Action = "audit" if record.audited else "park" if self.park else "stop"
         return self._verdict(record, window, action, self.rule.name, judgement)
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
@@ -216,31 +252,22 @@ class Referee:
         return None
 
     def audits(self) -> AuditResult:
-        """What the completed audits say.
+        """What the completed audits say, those of earlier sweeps first.
 
         Good is judged by the finals of completed trials, where an audited one stands for those stopped like it.
         """
         done = len(self.cohort.finals)
         if self._audits is None or self._audits[0] != done:
-            completed = self.cohort.completed()
-            outcomes: list[bool] = []
-            audited = [t for t in completed if t.audited]
-            if audited:
-                edge = self._good_edge(completed)
-                outcomes = [self.cohort.sign * (t.final or 0.0) >= edge for t in audited]
+            outcomes = [*self.history.outcomes, *self._own_audits()]
             self._audits = (done, audit_result(outcomes, self.max_bad_stops))
         return self._audits[1]
 
-    def _good_edge(self, done: Sequence[TrialRecord]) -> float:
-        """The objective (larger is better) from which on a trial is good."""
-        ranked = sorted(done, key=lambda t: -self.cohort.sign * (t.final or 0.0))
-        weights = [1.0 / self.audit if t.audited and self.audit > 0 else 1.0 for t in ranked]
-        wanted, seen = self.good * sum(weights), 0.0
-        for trial, weight in zip(ranked, weights, strict=True):
-            seen += weight
-            if seen >= wanted - 1e-9:
-                return self.cohort.sign * (trial.final or 0.0)
-        return math.inf
+    def _own_audits(self) -> list[bool]:
+        """Whether each audited trial of this sweep that has ended was good after all, in order of their ends."""
+        done = [(t, self.cohort.sign * t.final) for t in self.cohort.completed() if t.final is not None]
+        weights = [audit_weight(t.fate, self.audit) for t, _ in done]
+        edge = good_edge([value for _, value in done], weights, self.good)
+        return [value >= edge for t, value in done if t.audited]
 
     def _verdict(
         self, record: TrialRecord, window: Window | None, action: Action, rule: str, judgement: Judgement
@@ -265,7 +292,7 @@ class Referee:
         actions: dict[str, int] = {}
         for verdict in self.verdicts:
             actions[verdict.action] = actions.get(verdict.action, 0) + 1
-        ended = [t for t in trials if t.status in ("stopped", "diverged")]
+        ended = [t for t in trials if t.status in ("stopped", "parked", "diverged")]
         unspent = sum(max(0.0, 1 - max(t.curve.last_progress, 0) / self.budget) for t in ended)
         statuses = [t.status for t in trials]
         return {
@@ -279,6 +306,8 @@ class Referee:
                 "rate_of": "good among condemned",
                 "limit": self.max_bad_stops,
                 **self.audits().to_dict(),
+                "own": _counts(self._own_audits()),
+                "earlier": _counts(self.history.outcomes) | {"sweeps": len(self.history.audits)},
                 "pending": sum(t.audited and t.status == "running" for t in trials),
             },
         }
@@ -311,6 +340,10 @@ class Referee:
         self._audits = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
         self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
+
+
+def _counts(outcomes: Sequence[bool]) -> dict[str, int]:
+    return {"audited": len(outcomes), "good": sum(outcomes)}
 
 
 def _spared(judgement: Judgement, why: str) -> Judgement:

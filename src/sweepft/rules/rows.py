@@ -99,6 +99,7 @@ def _end(referee: Referee, row: Mapping[str, Any]) -> None:
         referee.fail(trial_id)
     elif status == "stopped":
         referee.remove(trial_id)
+        referee.give_up(trial_id)
 
 
 def _number(value: Any) -> Any:

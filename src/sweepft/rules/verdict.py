@@ -1,6 +1,6 @@
 """What a rule says (`Judgement`) and what became of it (`Verdict`).
 
-A rule only ever says *condemned* or not; the referee turns that into continue, stop, audit or guard. Both
+A rule only ever says *condemned* or not; the referee turns that into continue, stop, park, audit or guard. Both
 carry the evidence and a sentence, so that a report can say why each trial ended.
 """
 
@@ -45,7 +45,8 @@ class Verdict:
         samples_seen: Its value of the scheduler's time attribute.
         window: Nominal fraction of the budget; None for count windows and guards.
         action: ``continue``; ``stop`` (the rule's); ``guard`` (stopped because it diverged); ``audit``
-            (condemned, but runs on so that the rule's mistakes can be counted); ``park``.
+            (condemned, but runs on so that the rule's mistakes can be counted); ``park`` (condemned, but may come
+            back once the search has nothing more to propose).
         rule: The rule that spoke.
         reason: A sentence a person can read.
         p_good: See `Judgement`.
@@ -64,8 +65,8 @@ class Verdict:
 
     @property
     def ends_trial(self) -> bool:
-        """Whether the trial must not train on."""
-        return self.action in ("stop", "guard")
+        """Whether the trial must not train on now."""
+        return self.action in ("stop", "park", "guard")
 
     def to_row(self) -> dict[str, Any]:
         """The fields of the ledger's ``verdict`` row (without ``kind``)."""

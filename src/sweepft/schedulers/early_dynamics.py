@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from sweepft.rules import Calibration, Referee, Verdict, make_rule
+from sweepft.rules import HistoryLike, Prospect, Referee, Verdict, make_rule, read_history
+from sweepft.rules.audit import audit_rate
 from sweepft.rules.rows import replay_rows
 from sweepft.rules.windows import WindowSpec, parse_windows
 from sweepft.schedulers.results import ResultReader
@@ -47,7 +48,9 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
         eta: Reduction factor of ``asha``.
         seed: Of the audits.
-        history: What earlier sweeps taught: a `sweepft.rules.Calibration`, its dict or its JSON file.
+        history: What earlier sweeps taught: a calibration (a `sweepft.rules.Calibration`, its dict or its JSON
+            file), run folders of earlier sweeps whose audits are pooled with this one's, or a list of these.
+        park: Condemned trials may come back. Needs a tuner that brings them back, as sweepft's own does.
         min_peers: Other trials needed at a window to judge one.
         keep_last: That many trials are left standing, whatever the rule says; so is the leader at a window.
         guards: Stop trials with non-finite loss or objective, and those that diverge.
@@ -58,6 +61,9 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     Ray keeps no scheduler's state: who resumes a sweep calls `load_state_dict`, or `load_rows` with a ledger.
     """
+
+    brings_back = False
+    """Whether who runs this scheduler proposes parked trials again; a subclass that does says so."""
 
     def __init__(
         self,
@@ -80,14 +86,20 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         min_peers: int = 3,
         eta: float = 3.0,
         seed: int = 0,
-        history: Calibration | Mapping[str, Any] | str | None = None,
+        history: HistoryLike = None,
+        park: bool = False,
         keep_last: int = 1,
         guards: bool = True,
         trial_name_key: str = "trial_id",
     ) -> None:
         super().__init__()
-        if audit is None:
-            audit = 0.05 if rule == "calibrated" else 0.0
+        audit = audit_rate(rule, audit)
+        if park and not self.brings_back:
+            raise ValueError(
+                "park: a plain Tuner brings no parked trial back\n"
+                "  leave it out (condemned trials are then stopped), or run the sweep with `sweepft run`"
+            )
+        known = read_history(history, rule=rule, good=good, false_stop=false_stop)
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
         self._wanted_metric = metric
@@ -104,6 +116,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
             "audit": audit,
             "max_bad_stops": max_bad_stops,
             "seed": seed,
+            "park": park,
+            "history": known,
         }
         self._rule = make_rule(
             rule,
@@ -113,7 +127,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
             false_stop=false_stop,
             covariates=covariates,
             audit=audit,
-            history=history,
+            history=known,
         )
         self._names: dict[str, str] = {}
         self._drained = 0
@@ -223,6 +237,14 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         fresh = self._referee.verdicts[self._drained :]
         self._drained = len(self._referee.verdicts)
         return fresh
+
+    def prospects(self, *, from_scratch: bool = False) -> list[Prospect]:
+        """The parked trials, the likeliest to be good first; see `sweepft.rules.parking`."""
+        return self.referee.prospects(from_scratch=from_scratch)
+
+    def give_up(self, trial_id: str) -> None:
+        """Say that a parked trial will not come back."""
+        self.referee.give_up(trial_id)
 
     def summary(self) -> dict[str, Any]:
         """Counts and what the rule has learned, JSON-able."""

@@ -1,7 +1,8 @@
 """Asking for trials and telling how they went, on an Optuna study.
 
 One idea: everything the proposer knows is in the study, and every trial ends in it: completed is COMPLETE, stopped
-is PRUNED with all its held-out losses, diverged is PRUNED or (without any) FAIL, failed is FAIL. A configuration
+is PRUNED with all its held-out losses, diverged is PRUNED or (without any) FAIL, failed is FAIL. A parked trial stays
+open (RUNNING) until it comes back or is told as stopped. A configuration
 that was proposed before is told FAIL on the spot and asked again, so that nothing is trained twice.
 """
 
@@ -11,7 +12,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -45,7 +46,7 @@ class Proposal:
         config: Swept field to value, a value for every key of ``search.space``.
         origin: Who proposed it.
         study_number: Number of the trial in the Optuna study (repeats count there).
-        resumed: Whether the trial had begun before the sweep was interrupted.
+        resumed: Whether the trial had begun before: it was interrupted, or parked.
     """
 
     trial_id: str
@@ -64,6 +65,9 @@ class Proposer:
     Args:
         spec: The sweep.
         storage: The study's journal file, or None for a study in memory.
+
+    Attributes:
+        parked: Parked trials by trial id.
     """
 
     def __init__(self, spec: SweepSpec, storage: Path | None) -> None:
@@ -72,6 +76,7 @@ class Proposer:
         self._path = storage
         self._opened: StudyState | None = None
         self._waiting: list[Proposal] = []
+        self.parked: dict[str, Proposal] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -108,7 +113,7 @@ class Proposer:
             if search.sampler == "grid" or (not early and enumerable):
                 fixed = self._untried(state, wanted)
             if early:
-                parallel = self.spec.resources.concurrent_trials > 1
+                parallel = self.spec.resources.concurrent_trials > 1 or self.spec.early_stop.park
                 state.study.sampler = sampler_for(search, number, attempt, parallel=parallel)
             else:
                 state.study.sampler = random_sampler(search, number, attempt)
@@ -116,6 +121,14 @@ class Proposer:
             if proposal is not None:
                 return proposal
         raise AssertionError("the loop above does not end")
+
+    def park(self, proposal: Proposal) -> None:
+        """Keep a trial that was parked, open as it is."""
+        self.parked[proposal.trial_id] = replace(proposal, resumed=True)
+
+    def bring_back(self, trial_id: str) -> Proposal:
+        """A parked trial, to be proposed again."""
+        return self.parked.pop(trial_id)
 
     def report(self, trial_id: str, step: int, value: float) -> None:
         """Note a held-out loss of a running trial.
@@ -147,6 +160,7 @@ class Proposer:
             raise KeyError(f"trial {trial_id} was not proposed here; {len(state.numbers)} trials were")
         if trial_id not in state.open:
             return
+        self.parked.pop(trial_id, None)
         ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
         state.close(trial_id, ending, value, attrs)
 
@@ -162,7 +176,8 @@ class Proposer:
             rows: All rows of the ledger, in order.
 
         Returns:
-            Trials that had not ended; :meth:`ask` proposes them first, with their held-out losses in place.
+            Trials that had not ended; :meth:`ask` proposes them first, with their held-out losses in place. Parked
+            ones are not among them: they are in ``parked`` again.
         """
         records = read_records(rows)
         trials: list[FrozenTrial] = []
@@ -171,18 +186,21 @@ class Proposer:
                 trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
             trials.append(self._frozen(record))
         self._opened = StudyState(*rewrite_study(self._path, self.spec.name, trials))
-        self._waiting = [
-            Proposal(
-                record.trial_id,
-                record.number,
-                record.config,
-                "start_with" if record.origin == "start_with" else "sampler",
-                self._opened.open[record.trial_id],
-                resumed=True,
-            )
-            for record in records
-            if record.trial_id in self._opened.open
-        ]
+        self._waiting, self.parked = [], {}
+        for record in records:
+            if record.trial_id in self._opened.open:
+                proposal = Proposal(
+                    record.trial_id,
+                    record.number,
+                    record.config,
+                    "start_with" if record.origin == "start_with" else "sampler",
+                    self._opened.open[record.trial_id],
+                    resumed=True,
+                )
+                if record.parked:
+                    self.park(proposal)
+                else:
+                    self._waiting.append(proposal)
         return list(self._waiting)
 
     @property

@@ -8,7 +8,7 @@ ones no better than by their last result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -24,13 +24,17 @@ class OptunaSearcher(Searcher):
 
     Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
     values, "settings": the trial's whole train section as plain data, "reported_samples": how far it had got when the
-    sweep was interrupted}``.
+    sweep was interrupted, or it was parked}``.
 
     Args:
         proposer: Where trials come from.
         budget_samples: Samples of every trial; windows are noted at their share of it.
         should_stop: Asked before each proposal; True ends the proposing for good (limits, a full disk). Not pickled.
-        reported: Samples up to which the ledger holds each interrupted trial.
+        reported: Samples up to which the ledger holds each interrupted or parked trial.
+
+    Attributes:
+        comebacks: Asked when there is nothing new to propose: the parked trials that are worth coming back, best
+            first. None where no trial is ever parked. Not pickled.
     """
 
     def __init__(
@@ -44,12 +48,13 @@ class OptunaSearcher(Searcher):
         self.proposer = proposer
         self.budget_samples = budget_samples
         self.should_stop = should_stop
+        self.comebacks: Callable[[], Sequence[str]] | None = None
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "should_stop": None}
+        return {**self.__dict__, "should_stop": None, "comebacks": None}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -57,13 +62,13 @@ class OptunaSearcher(Searcher):
         """Take constants of ``param_space`` as they are; metric and mode are settled."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's config, or FINISHED."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config, or FINISHED; None while a trial under way may yet make a parked one worthwhile."""
         if self.should_stop is not None and self.should_stop():
             return str(Searcher.FINISHED)
-        proposal = self.proposer.ask()
+        proposal = self.proposer.ask() or self._come_back()
         if proposal is None:
-            return str(Searcher.FINISHED)
+            return None if self.comebacks is not None and self.proposals else str(Searcher.FINISHED)
         self.proposals[trial_id] = proposal
         settings = self.proposer.spec.trial_settings(proposal.config)
         return {
@@ -84,7 +89,7 @@ class OptunaSearcher(Searcher):
 
         Args:
             trial_id: Ours (``t000``).
-            status: ``completed | stopped | diverged | failed | interrupted``.
+            status: ``completed | stopped | parked | diverged | failed | interrupted``.
             value: The objective at full budget, of completed trials.
             reason: Why it ends.
         """
@@ -99,14 +104,23 @@ class OptunaSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how the trial ended: as said before, else as its last result looks."""
+        """Tell the study how the trial ended: as said before, else as its last result looks. Keep a parked one."""
         proposal = self.proposals.pop(trial_id, None)
         if proposal is None:
             return
         self._note(proposal, result or {})  # a trial's last result comes here only
         outcome = self._outcomes.pop(proposal.trial_id, None)
         status, value, reason = outcome or self._looks_like(result or {}, error)
-        self.proposer.tell(proposal.trial_id, status, value, reason)
+        if status == "parked":
+            self.reported[proposal.trial_id] = int((result or {})["samples_seen"])
+            self.proposer.park(proposal)
+        else:
+            self.proposer.tell(proposal.trial_id, status, value, reason)
+
+    def _come_back(self) -> Proposal | None:
+        worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()
+        first = next((trial_id for trial_id in worth if trial_id in self.proposer.parked), None)
+        return None if first is None else self.proposer.bring_back(first)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study has a file of its own, and a resumed sweep is a new Tuner."""

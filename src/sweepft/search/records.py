@@ -23,6 +23,7 @@ class TrialRecord:
         reason: Why it ended.
         objective: At full budget, in nats per target token.
         values: Held-out losses by nominal samples.
+        parked: Whether it is parked: it has not ended, and nothing is training it.
     """
 
     trial_id: str
@@ -34,6 +35,7 @@ class TrialRecord:
     reason: str | None = None
     objective: float | None = None
     values: dict[int, float] = field(default_factory=dict)
+    parked: bool = False
 
 
 def nominal_step(window: float, budget_samples: int) -> int:
@@ -45,7 +47,8 @@ def read_records(rows: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
     """Trials of a ledger in the order of their numbers.
 
     Args:
-        rows: Rows of kinds ``sweep``, ``trial``, ``eval`` and ``end`` (others are passed over), in order.
+        rows: Rows of kinds ``sweep``, ``trial``, ``start``, ``eval``, ``verdict`` and ``end`` (others are passed
+            over), in order.
 
     Raises:
         KeyError: If a row names a trial that no earlier row proposed.
@@ -75,6 +78,9 @@ def read_records(rows: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
             case "start":  # a trial that was interrupted, or tried again, is running
                 record = records[row["trial_id"]]
                 record.status = record.reason = record.objective = None
+                record.parked = False
+            case "verdict" if row["action"] == "park":
+                records[row["trial_id"]].parked = True
     return sorted(records.values(), key=lambda record: record.number)
 
 

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+)
 from pydantic_core import PydanticCustomError
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "MicroTokens",
     "NonNegative",
     "NonNegativeInt",
+    "Paths",
     "Positive",
     "PositiveInt",
     "Section",
@@ -93,6 +103,24 @@ def _absolute(path: str, info: ValidationInfo) -> str:
         return expanded
     joined = os.path.normpath(Path(root) / expanded)
     return path if is_hub_id(path) and not os.path.exists(joined) else joined
+
+
+def _local(path: str, info: ValidationInfo) -> str:
+    root = (info.context or {}).get("root")
+    expanded = os.path.expanduser(path)
+    return expanded if root is None else os.path.normpath(Path(root) / expanded)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Paths = Annotated[
+    tuple[Annotated[str, Field(min_length=1), AfterValidator(_local)], ...],
+    Field(strict=False),
+    BeforeValidator(_listed, json_schema_input_type=str | list[str]),
+]
+"""One local path or a list of them; relative ones are taken from the spec file's folder."""
 
 
 def _template(name: str, info: ValidationInfo) -> str:

@@ -15,7 +15,7 @@ from sweepft.spec.fields import is_hub_id, is_template_file
 from sweepft.spec.sections import Data, Model
 from sweepft.spec.source import KeyPath
 
-__all__ = ["check_files"]
+__all__ = ["check_files", "check_history"]
 
 _TOKENIZERS: Final = (
     ("tokenizer.json",),
@@ -32,6 +32,29 @@ def check_files(draft: Draft) -> None:
         _check_model(draft, draft.model)
     if draft.data is not None:
         _check_data(draft, draft.data)
+
+
+def check_history(draft: Draft) -> None:
+    """Add a problem for each entry of ``early_stop.history`` that cannot be used."""
+    stop = draft.early_stop
+    if stop is None or not stop.history:
+        return
+    from sweepft.errors import HistoryError
+    from sweepft.rules import read_history
+
+    def attempt(entries: tuple[str, ...]) -> None:
+        try:
+            read_history(entries, rule=stop.rule, good=stop.good, false_stop=stop.false_stop)
+        except HistoryError as error:
+            written = draft.document.data["early_stop"]["history"]
+            place = (stop.history.index(error.entry),) if isinstance(written, list) else ()
+            draft.add(("early_stop", "history", *place), error.rule, error.remedy, error.entry)
+
+    before = len(draft.problems)
+    for entry in stop.history:
+        attempt((entry,))
+    if len(draft.problems) == before:  # each is sound: do they fit each other?
+        attempt(stop.history)
 
 
 def _check_model(draft: Draft, model: Model) -> None:

@@ -15,6 +15,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all
 from sweepft.spec.draft import draft
 from sweepft.spec.files import check_files as _check_files
+from sweepft.spec.files import check_history as _check_history
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.sections import Train
 from sweepft.spec.settings import check_settings, expand_names
@@ -24,13 +25,20 @@ from sweepft.spec.sweep import SweepSpec
 __all__ = ["dump", "from_dict", "load"]
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool = True) -> SweepSpec:
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_files: bool = True,
+    check_history: bool = True,
+) -> SweepSpec:
     """Read a sweep's YAML file.
 
     Args:
         path: The file. Relative paths in it and in overrides start from its folder; the spec's are absolute.
         overrides: ``key.path=value`` texts, applied in order; values are YAML, null removes a key.
         check_files: Whether model and data files must be there.
+        check_history: Whether ``early_stop.history`` must be readable: no more so once a sweep has begun.
 
     Raises:
         SpecError: With every problem found.
@@ -40,7 +48,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), *, check_files: bool =
     problems = document.override(overrides, leaf_fields(Train))
     if problems:
         raise SpecError(problems)
-    return _validated(document, path.absolute().parent, check_files)
+    return _validated(document, path.absolute().parent, check_files, check_files and check_history)
 
 
 def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpec:
@@ -49,7 +57,7 @@ def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpe
     Raises:
         SpecError: With every problem found.
     """
-    return _validated(Document("spec", dict(data)), None, check_files)
+    return _validated(Document("spec", dict(data)), None, check_files, check_files)
 
 
 def dump(spec: SweepSpec) -> str:
@@ -57,7 +65,7 @@ def dump(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _validated(document: Document, root: Path | None, check_files: bool) -> SweepSpec:
+def _validated(document: Document, root: Path | None, check_files: bool, check_history: bool) -> SweepSpec:
     names, unknown = expand_names(document)
     found = draft(document, root)
     found.problems += unknown
@@ -65,6 +73,8 @@ def _validated(document: Document, root: Path | None, check_files: bool) -> Swee
     check_all(found)
     if check_files:
         _check_files(found)
+    if check_history:
+        _check_history(found)
     if found.problems:
         raise SpecError(sorted(found.problems, key=_line))
     return SweepSpec.model_validate(document.data, context={"root": root})

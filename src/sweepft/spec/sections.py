@@ -16,6 +16,7 @@ from sweepft.spec.fields import (
     Fraction,
     MicroBatch,
     NonNegative,
+    Paths,
     Positive,
     PositiveInt,
     Section,
@@ -42,6 +43,7 @@ __all__ = [
     "Resources",
     "Search",
     "TestSource",
+    "Track",
     "Train",
     "TrainSettings",
     "TrainSource",
@@ -289,6 +291,12 @@ class EarlyStop(Section):
     for `calibrated`, else 0."""
     max_bad_stops: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Upper bound on wrong stops below which audits certify the rule."""
+    history: Paths = ()
+    """What earlier sweeps taught: run folders, whose audits are counted with this sweep's, and for `calibrated` one
+    file made by `sweepft replay --calibrate`. One path or a list. Read once, and kept in the ledger."""
+    park: bool = False
+    """Whether condemned trials are parked instead of stopped: when there is nothing more to propose, those that are
+    likely enough to be good for what they cost come back, within `search.limit`."""
 
 
 class Keep(Section):
@@ -298,6 +306,14 @@ class Keep(Section):
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
     """Of that many completed trials drawn at random, for an honest comparison later."""
+
+
+class Track(Section):
+    """Copies of the curves for other tools."""
+
+    tensorboard: bool = False
+    """Whether event files are written into the run folder's `tensorboard/`, one folder a trial, against samples:
+    `tensorboard --logdir RUN/tensorboard`."""
 
 
 class Resources(Section):

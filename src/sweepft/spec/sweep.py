@@ -24,6 +24,7 @@ from sweepft.spec.sections import (
     Model,
     Resources,
     Search,
+    Track,
     Train,
     TrainSettings,
 )
@@ -67,6 +68,8 @@ class SweepSpec(Section):
     """What one trial holds, and how many run at once."""
     keep: Keep = Keep()
     """Whose weights are kept."""
+    track: Track = Track()
+    """Copies of the curves for other tools."""
     checkpoint: Checkpoint = "auto"
     """When the state of a running trial is written, so that after a fault it goes on from there: at every window, at
     windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the

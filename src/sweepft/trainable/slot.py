@@ -21,7 +21,7 @@ from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.errors import PackingMismatch, RankFailed, RankHung, RankOutOfMemory, TrialError
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
-from sweepft.trainable.states import StatePlan, newest_state, remove_states
+from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
 __all__ = ["Slot", "SlotPlan"]
@@ -59,7 +59,7 @@ class Slot(tune.Trainable):
     """One slot.
 
     Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that goes on after an
-    interruption, ``reported_samples``.
+    interruption or comes back from parking, ``reported_samples``.
     """
 
     def setup(self, config: dict[str, Any], plan: SlotPlan) -> None:
@@ -73,7 +73,7 @@ class Slot(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial; the ranks live on."""
-        remove_states(self._states)  # the trial before has ended, or it would still be here
+        self._leave()
         self._take(new_config)
         return True
 
@@ -96,6 +96,17 @@ class Slot(tune.Trainable):
         """End the ranks."""
         self._close_ranks()
 
+    def _leave(self) -> None:
+        """The trial before is over, and its states with it; a parked one may come back, and leaves its state here."""
+        if not is_parked(self._states):
+            remove_states(self._states)
+        elif self._begun and self._at_window:
+            try:
+                self._save()
+            except TrialError as error:
+                _log.warning("state not written: trial=%s %s", self._trial.trial_id, error)
+                self._close_ranks()
+
     def _take(self, config: dict[str, Any]) -> None:
         engine = self._plan.engine
         self._trial = TrialPlan.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
@@ -103,6 +114,7 @@ class Slot(tune.Trainable):
         reported = config.get("reported_samples", 0)
         self._next = sum(point.samples <= reported for point in self._points)
         self._states = Path(self._plan.states.folder) / self._trial.trial_id
+        note_taken(self._states)
         self._unsaved_seconds = 0.0
         self._at_window = False
         self._begun = False

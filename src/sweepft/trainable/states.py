@@ -1,16 +1,21 @@
-"""When a trial's state is written, and where the newest one lies."""
+"""When a trial's state is written, where the newest one lies, and whether the trial may still need it.
+
+A parked trial keeps its states. The driver, which alone knows the verdict, leaves a note beside them for the slot.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["StatePlan", "newest_state", "remove_states"]
+__all__ = ["StatePlan", "is_parked", "newest_state", "note_parked", "note_taken", "remove_states"]
 
 _AFFORDABLE = 0.05
 _COMPLETE = "complete.json"
+_PARKED = "parked"
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,20 @@ def newest_state(folder: Path, at_most: int) -> Path | None:
 def remove_states(folder: Path) -> None:
     """Remove all states of a trial that has ended."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def note_parked(folder: Path) -> None:
+    """Note that a trial is parked (the driver's part); without the note its states are removed, no more than that."""
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _PARKED).touch()
+
+
+def note_taken(folder: Path) -> None:
+    """Note that a trial is on a slot (again)."""
+    (folder / _PARKED).unlink(missing_ok=True)
+
+
+def is_parked(folder: Path) -> bool:
+    """Whether a trial is parked."""
+    return (folder / _PARKED).exists()

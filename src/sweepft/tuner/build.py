@@ -8,19 +8,31 @@ from typing import Any
 from ray import tune
 
 from sweepft.data import Prepared
+from sweepft.rules import History, read_history
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.slot import Slot
-from sweepft.tuner.plans import slot_plan
+from sweepft.tuner.parking import comebacks
+from sweepft.tuner.plans import slot_plan, state_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
-__all__ = ["build_callback", "build_scheduler", "build_tuner"]
+__all__ = ["build_callback", "build_scheduler", "build_tuner", "earlier_sweeps"]
 
 
-def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
-    """The scheduler a spec asks for."""
+def earlier_sweeps(spec: SweepSpec) -> History:
+    """What ``early_stop.history`` names, read.
+
+    Raises:
+        HistoryError: If an entry cannot be used (the spec's validation says so earlier).
+    """
+    stop = spec.early_stop
+    return read_history(stop.history, rule=stop.rule, good=stop.good, false_stop=stop.false_stop)
+
+
+def build_scheduler(spec: SweepSpec, budget_samples: int, history: History) -> SweepScheduler:
+    """The scheduler a spec asks for, told of earlier sweeps."""
     stop = spec.early_stop
     return SweepScheduler(
         metric="eval_loss",
@@ -36,11 +48,13 @@ def build_scheduler(spec: SweepSpec, budget_samples: int) -> SweepScheduler:
         audit=stop.audit,
         max_bad_stops=stop.max_bad_stops,
         seed=spec.search.seed,
+        history=history,
+        park=stop.park,
     )
 
 
 def build_callback(
-    spec: SweepSpec, recorder: Recorder, scheduler: SweepScheduler, searcher: OptunaSearcher
+    spec: SweepSpec, run_dir: Path, recorder: Recorder, scheduler: SweepScheduler, searcher: OptunaSearcher
 ) -> LedgerCallback:
     """What turns Tune's events into ledger rows; `close` it when the sweep is over."""
     ranks = shape(spec)
@@ -52,6 +66,7 @@ def build_callback(
         gpus_per_slot=ranks.gpus * ranks.workers,
         begin=begin,
         slots=spec.resources.concurrent_trials,
+        states=Path(state_plan(spec, run_dir).folder),
     )
 
 
@@ -69,6 +84,7 @@ def build_tuner(
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
     scheduler.winding = winding
+    searcher.comebacks = comebacks(spec, scheduler)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -15,7 +15,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        status: ``completed | stopped | diverged | failed | interrupted``.
+        status: ``completed | stopped | parked | diverged | failed | interrupted``.
         objective: Value at full budget, None unless completed.
         reason: A sentence, None for a completed trial.
     """
@@ -49,4 +49,6 @@ def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Out
         return Outcome("diverged", None, verdict["reason"])
     if verdict is not None and verdict["action"] == "stop":
         return Outcome("stopped", None, verdict["reason"])
+    if verdict is not None and verdict["action"] == "park":
+        return Outcome("parked", None, verdict["reason"])
     return INTERRUPTED

@@ -12,7 +12,7 @@ from sweepft.trainable.slot import SlotPlan
 from sweepft.trainable.states import StatePlan
 from sweepft.tuner.resources import shape
 
-__all__ = ["keep_plan", "slot_plan"]
+__all__ = ["keep_plan", "slot_plan", "state_plan"]
 
 
 def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
@@ -41,7 +41,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         shape=shape(spec),
         log_dir=str(run_dir / "logs"),
         keep=keep_plan(spec, prepared, run_dir),
-        states=_state_plan(spec, run_dir),
+        states=state_plan(spec, run_dir),
     )
 
 
@@ -71,7 +71,8 @@ def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
     )
 
 
-def _state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+def state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+    """When trials' states are written, and where."""
     folder = str(run_dir / "checkpoints")
     if isinstance(spec.checkpoint, CheckpointEvery):
         return StatePlan(folder, "every", 60.0 * spec.checkpoint.minutes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,6 +15,7 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView, current_writer
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.trainable.states import note_parked
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
 
@@ -60,6 +62,7 @@ class LedgerCallback(tune.Callback):
         gpus_per_slot: GPUs a slot holds, for the cost rows.
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
+        states: Folder of the trials' states, where parked ones are noted.
     """
 
     def __init__(
@@ -70,12 +73,14 @@ class LedgerCallback(tune.Callback):
         gpus_per_slot: float,
         begin: float,
         slots: int,
+        states: Path,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
         self._gpus = gpus_per_slot
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
+        self._states = states
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -86,9 +91,12 @@ class LedgerCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot."""
+        """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
         config = trial.config
-        if config["trial_id"] in self._recorder.view.trials:
+        name = config["trial_id"]
+        for memory in (self._attempts, self._faults, self._verdicts):
+            memory.pop(name, None)
+        if name in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
             config["trial_id"], config["settings"], self._recorder.view.budget_samples
@@ -124,12 +132,16 @@ class LedgerCallback(tune.Callback):
             how = outcome(result, self._verdicts.get(name))
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
+            if how.status == "parked":
+                note_parked(self._states / name)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A trial is over, whoever ended it."""
+        """A trial is over, whoever ended it; a parked one has not ended, also if it was about to come back."""
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
         self._clock.leave(name)
+        if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
+            return
         self._end(name, how, trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:

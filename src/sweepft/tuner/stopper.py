@@ -47,6 +47,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
     """
 
     winding: Winding | None = None
+    brings_back = True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from sweepft.demo import tiny
 from sweepft.demo.tiny import architecture_of, tiny_spec
 from sweepft.spec import SweepSpec, from_dict, load, plan
 
@@ -14,9 +13,17 @@ SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
 
 @pytest.fixture
-def shrink(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """``tiny_spec`` without the files it would name."""
-    monkeypatch.setattr(tiny, "from_dict", lambda data, check_files: from_dict(data))
+def shrink(tmp_path: Path):
+    """``tiny_spec`` over files that are there, as far as a spec can see them."""
+    (tmp_path / "model").mkdir()
+    for name in (
+        "model/config.json",
+        "model/tokenizer.json",
+        "model/model.safetensors",
+        "train.jsonl",
+        "other.jsonl",
+    ):
+        (tmp_path / name).write_text("{}")
     return lambda spec: tiny_spec(spec, tmp_path / "model", tmp_path)
 
 

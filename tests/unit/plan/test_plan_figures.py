@@ -238,7 +238,36 @@ class TestWarnings:
         assert any(words in warning for warning in found.warnings), found.warnings
 
 
+class TestMicroBatchAuto:
+    def test_it_is_the_power_of_two_that_fits(self) -> None:
+        train = {"budget": {"samples": 51_200}, "micro_batch": "auto"}
+        found = {gib: planned(Flags(files=False, gpu_memory=gib), train=train) for gib in (40.0, 80.0)}
+        assert found[40.0].micro_batch < found[80.0].micro_batch
+        for gib, plan in found.items():
+            twice = planned(
+                Flags(files=False, gpu_memory=gib), train=train | {"micro_batch": 2 * plan.micro_batch}
+            )
+            assert plan.memory is not None
+            assert twice.memory is not None
+            assert plan.memory.total <= 0.9 * gib * GIB < twice.memory.total
+            assert f"micro_batch auto comes out at {plan.micro_batch}" in plan.assumptions
+
+
 class TestWhatIsNotKnown:
+    def test_measuring_needs_a_trial_that_fits_a_node(self) -> None:
+        from sweepft.errors import SweepftError
+
+        with pytest.raises(SweepftError, match="16 ranks does not fit one node of 8 GPUs"):
+            planned(Flags(measure=True), resources={"workers_per_trial": 16, "gpus_per_worker": 1})
+
+    def test_as_many_trials_as_a_limit_holds(self) -> None:
+        found = planned(search={"trials": None, "limit": {"gpu_hours": 10.0}})
+        assert found.trials is None
+        assert found.cost is not None
+        assert found.cost.trials_in_limit is not None
+        each = 4 * found.cost.trial_seconds / 3600
+        assert found.cost.unit_hours == pytest.approx(found.cost.trials_in_limit * each)
+
     def test_a_budget_in_epochs_needs_rows(self) -> None:
         from sweepft.errors import SweepftError
 

@@ -114,6 +114,32 @@ def test_audits_cost_what_they_save() -> None:
     assert plain > audited > everything == 0.0
 
 
+@pytest.mark.parametrize("rule", ["median", "asha", "calibrated"])
+def test_parked_runs_that_come_back_cost_and_are_kept(rule: str) -> None:
+    study = make_study(seed=5, runs=24, noise=2.0)
+    plain = replay_all([study], [rule], Replay(orders=4))[0]
+    parked = replay_all([study], [rule], Replay(orders=4, park=True))[0]
+    assert parked.score.saved < plain.score.saved
+    assert parked.score.false_stop <= plain.score.false_stop
+    assert parked.score.best_kept >= plain.score.best_kept
+    assert all(s.reason.startswith("paused, and never resumed: ") for s in parked.stops)
+
+
+def test_parked_runs_come_back_only_when_all_have_begun_and_to_free_slots() -> None:
+    study = make_study(seed=5, runs=12, noise=2.0)
+    judge = make_judge("median", study, Replay(park=True, good=0.6), 0)
+    assert isinstance(judge, RefereeJudge)
+    outcome = replay_study(study, judge, slots=2, order=range(12))
+    parked = [v.trial_id for v in judge.referee.verdicts if v.action == "park"]
+    back = [n for n in dict.fromkeys(parked) if outcome.runs[n].status == "completed"]
+    assert back
+    latest_start = max(outcome.runs[n].finished_at or 0.0 for n in outcome.runs if n not in parked)
+    assert min(outcome.runs[n].finished_at or 0.0 for n in back) > latest_start - study.runs[0].cost
+    assert judge.resume(free=0) == ()
+    full = {n: r for n, r in outcome.runs.items() if r.status == "completed"}
+    assert all(r.spent == study.runs[int(n[1:])].cost for n, r in full.items())
+
+
 def test_calibration_needs_enough_sweeps_and_then_bounds_the_false_stops_of_new_ones() -> None:
     earlier = [make_study(seed=s, name=f"s{s:02d}", points=20, noise=1.5) for s in range(30)]
     assert calibrate(earlier[:8], false_stop=0.10, orders=1) is None

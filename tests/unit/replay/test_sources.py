@@ -167,6 +167,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
                 for verdict in verdicts:
                     ledger.append("verdict", **verdict.to_row())
                     told.append((verdict.trial_id, verdict.step, verdict.action))
+                ledger.append("cost", trial_id=name, slot=0, phase="train", seconds=1.0, gpus=0.0)
                 stopped = bool(verdicts) and verdicts[-1].ends_trial
                 if stopped:
                     break

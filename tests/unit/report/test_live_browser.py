@@ -79,7 +79,7 @@ def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
     chips = page.locator("#chips button").all_inner_texts()
     assert "parked 2" in chips
     assert "of-tomorrow 1" in chips
-    legend = page.locator("#c-curves .legendtext").all_inner_texts()
+    legend = page.locator("#c-curves .legendtext").all_text_contents()
     assert "parked (2)" in legend
     assert "of-tomorrow (1)" in legend
     page.locator("#filter").fill("of-tomorrow")

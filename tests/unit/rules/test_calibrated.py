@@ -151,7 +151,7 @@ def test_history_gives_level_weights_and_correlation() -> None:
     assert (evidence["basis"], evidence["level"]) == ("history", 0.03)
     with pytest.raises(ValueError, match="calibrated for false_stop"):
         CalibratedRule(false_stop=0.05, calibration=history)
-    with pytest.raises(ValueError, match="history: not a calibration"):
+    with pytest.raises(ValueError, match=r"history: no/such/file\.json is not there"):
         make_rule("calibrated", history="no/such/file.json")
 
 

@@ -112,6 +112,8 @@ def test_metric_and_mode_may_come_from_the_tune_config() -> None:
         ({"mode": "up"}, "mode"),
         ({"budget": 0}, "budget"),
         ({"windows": (2.0,)}, "windows"),
+        ({"park": True}, "park: a plain Tuner brings no parked trial back"),
+        ({"history": "no/such/run"}, "history: no/such/run is not there"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(kw: dict[str, Any], match: str) -> None:

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from support.search_material import BUDGET, FINITE, SPACE, WINDOWS, Ledger, loss, make_spec
+from sweepft.recorder.rows import VerdictRow
 from sweepft.search import STUDY_FILE, Proposal, Proposer
 from sweepft.search.records import nominal_step
 
@@ -224,6 +225,31 @@ def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
     ledger.end("t005", "completed", 3.0, None)
     again = Proposer(spec, path).rebuild(ledger.rows)
     assert [p.trial_id for p in again] == ["t006"]
+
+
+def test_parked_trials_are_parked_again_after_a_restart() -> None:
+    spec = make_spec(trials=3)
+    proposer, ledger = Proposer(spec, None), Ledger()
+    for number in range(3):
+        proposal = proposer.ask()
+        assert proposal is not None
+        ledger.propose(proposal)
+        ledger.evaluate(proposal.trial_id, 0.1, 5.0 + number)
+        ledger.write(
+            "verdict",
+            VerdictRow(proposal.trial_id, 1, 1, 0.1, "park" if number < 2 else "continue", "r", "poor"),
+        )
+    again = Proposer(spec, None)
+    assert [p.trial_id for p in again.rebuild(ledger.rows)] == ["t002"]
+    assert list(again.parked) == ["t000", "t001"]
+    back = again.bring_back("t001")
+    assert (back.resumed, back.config) == (True, again.study.trials[1].user_attrs["config"])
+    ledger.propose(back)  # its `start` row: it is under way
+    third = Proposer(spec, None)
+    assert [p.trial_id for p in third.rebuild(ledger.rows)] == ["t001", "t002"]
+    assert list(third.parked) == ["t000"]
+    third.tell("t000", "stopped")
+    assert third.study.trials[0].state == TrialState.PRUNED
 
 
 def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:

@@ -113,6 +113,47 @@ def test_how_a_trial_ends(
     assert found.proposer.study.trials[0].state == state
 
 
+def test_a_parked_trial_stays_open_and_comes_back_when_nothing_new_is_left() -> None:
+    found = searcher(trials=2)
+    worth: list[str] = []
+    found.comebacks = lambda: worth
+    first = found.suggest("a")
+    found.on_trial_result("a", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
+    found.set_outcome("t000", "parked", None, "poor")
+    found.on_trial_complete("a", {"samples_seen": 256, "window": 0.25, "eval_loss": 8.0, "done": True})
+    assert found.proposer.study.trials[0].state == TrialState.RUNNING
+    worth = ["t000"]
+    second = found.suggest("b")
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert second["trial_id"] == "t001", "what is new comes before what was parked"
+    worth = ["t009"]  # nothing that is parked here
+    assert found.suggest("c") is None, "t001 is under way: its end may make t000 worth coming back"
+    worth = ["t009", "t000"]
+    back = found.suggest("c")
+    assert isinstance(back, dict)
+    assert back == {**first, "resumed": True, "reported_samples": 256}
+    worth = []
+    found.on_trial_complete("b", LAST)
+    found.set_outcome("t000", "parked", None, "poor again")
+    found.on_trial_complete("c", {"samples_seen": 512, "window": 0.5, "eval_loss": 7.0, "done": True})
+    assert found.suggest("d") == Searcher.FINISHED
+    found.proposer.tell("t000", "stopped", reason="not worth it")
+    (told, _) = found.proposer.study.trials
+    assert (told.state, told.intermediate_values) == (TrialState.PRUNED, {100: 9.0, 250: 8.0, 500: 7.0})
+    assert found.proposer.parked == {}
+
+
+def test_no_parked_trial_comes_back_once_a_limit_is_reached() -> None:
+    found = searcher(trials=1)
+    found.comebacks = lambda: ["t000"]
+    found.suggest("a")
+    found.set_outcome("t000", "parked", None, "poor")
+    found.on_trial_complete("a", {"samples_seen": 256, "window": 0.25, "eval_loss": 8.0, "done": True})
+    found.should_stop = lambda: True
+    assert found.suggest("b") == Searcher.FINISHED
+
+
 def test_trials_of_others_are_passed_over() -> None:
     found = searcher()
     found.on_trial_result("unknown", LAST)

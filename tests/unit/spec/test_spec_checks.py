@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from sweepft.errors import Problem
-from sweepft.spec import Budget, MicroTokens, SweepSpec, Train, check_budget, packing_note
+from sweepft.spec import Budget, MicroTokens, SweepSpec, Train, check_budget, load, packing_note
 
 Problems = Callable[..., list[Problem]]
 
@@ -71,6 +72,10 @@ BROKEN = [
     (["early_stop.windows=[0.5, 0.2]"], "early_stop.windows", "must rise"),
     (["early_stop.windows=[0.5, 1.0]"], "early_stop.windows.1", "must be less than 1"),
     (["early_stop.windows=[]"], "early_stop.windows", "at least 1 entry"),
+    (["early_stop.history=absent"], "early_stop.history", "is not there"),
+    (["early_stop.history=[model]"], "early_stop.history.0", "holds no ledger"),
+    (["early_stop.history=model/config.json"], "early_stop.history", "is not a calibration"),
+    (["early_stop.history=5"], "early_stop.history", "must be a list"),
     (["train.zero_stage=4"], "train.zero_stage", "must be at most 3"),
     (["train.seed=4294967296"], "train.seed", "must be less than 4294967296"),
     (["search.space.decay_fraction={choice: [a, 0.5]}", "search.space.schedule={choice: [wsd]}"], "search.space.decay_fraction.choice.0", "must be a number"),
@@ -205,6 +210,35 @@ def test_micro_batch_auto_asks_only_that_ranks_share_evenly(problems: Callable[.
     (problem,) = problems(*auto, "search.space.batch_size.choice=[4, 10]")
     assert problem.rule == "is not a multiple of workers_per_trial 4"
     assert problem.remedy.startswith("use 8 or 12")
+
+
+def test_history_is_one_path_or_a_list_from_the_specs_folder(
+    place: Path, loaded: Callable[..., SweepSpec]
+) -> None:
+    calibration = {"level": 0.05, "false_stop": 0.1, "sweeps": 12}
+    (place / "old.json").write_text(json.dumps(calibration))
+    expected = (str(place / "old.json"),)
+    assert loaded("early_stop.history=old.json").early_stop.history == expected
+    assert loaded(f"early_stop.history=[{place / 'old.json'}]").early_stop.history == expected
+    assert loaded("early_stop.history=null").early_stop.history == ()
+
+
+def test_entries_of_history_that_do_not_fit_each_other_or_the_sweep_are_refused(
+    place: Path, problems: Problems
+) -> None:
+    for name in ("a.json", "b.json"):
+        (place / name).write_text(json.dumps({"level": 0.05, "false_stop": 0.1, "sweeps": 12}))
+    (second,) = problems("early_stop.history=[a.json, b.json]")
+    assert (second.key, second.rule) == ("early_stop.history.1", "is a second calibration")
+    (bound,) = problems("early_stop.history=a.json", "early_stop.false_stop=0.05")
+    assert "was calibrated for false_stop 0.1, here it is 0.05" in bound.rule
+    (useless,) = problems("early_stop.history=a.json", "early_stop.rule=median")
+    assert "rule median has no use for one" in useless.rule
+
+
+def test_history_is_not_looked_for_once_a_sweep_has_begun(place: Path) -> None:
+    spec = load(place / "valid.yaml", ("early_stop.history=gone",), check_history=False)
+    assert spec.early_stop.history == (str(place / "gone"),)
 
 
 def test_a_micro_batch_in_tokens_fits_any_batch_size(problems: Callable[..., list[Problem]]) -> None:

@@ -347,7 +347,7 @@ def test_the_public_surface() -> None:
     sections = (
         "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora Model Optimizer Resources Search"
     )
-    sources = "TestSource Train TrainSource"
+    sources = "TestSource Track Train TrainSource"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "

@@ -1,0 +1,84 @@
+"""The report's figure for wrong stops is the scheduler's own: over any ledger, the same counts, interval and word."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.judged_sweep import BUDGET, WINDOWS, JudgedSweep
+from sweepft.recorder import RunView, whole_results
+from sweepft.report import summarise
+from sweepft.report.stops import stop_summary
+from sweepft.report.trials import trial_record
+from sweepft.rules import History, PastAudits
+from sweepft.tuner.stopper import SweepScheduler
+
+PAST = st.lists(st.lists(st.booleans(), max_size=30), max_size=2).map(
+    lambda sweeps: History(
+        audits=tuple(PastAudits(f"r{i}", float(i), tuple(s)) for i, s in enumerate(sweeps))
+    )
+)
+EARLY_STOP = st.fixed_dictionaries(
+    {
+        "rule": st.sampled_from(["median", "recipe", "calibrated"]),
+        "good": st.sampled_from([0.2, 0.4]),
+        "max_bad_stops": st.sampled_from([0.1, 0.3]),
+        "min_peers": st.just(1),
+        "park": st.booleans(),
+    },
+    optional={"audit": st.sampled_from([0.0, 0.3, 0.6, 1.0])},
+)
+SWEEPS = st.builds(
+    JudgedSweep,
+    seed=st.integers(0, 10_000),
+    early_stop=EARLY_STOP,
+    trials=st.integers(2, 40),
+    slots=st.integers(1, 4),
+    crashes=st.lists(st.integers(1, 80), max_size=2).map(tuple),
+    history=PAST,
+)
+
+
+def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
+    """As the tuner builds it from the spec."""
+    stop = sweep.early_stop
+    return SweepScheduler(
+        metric="eval_loss", mode="min", budget=BUDGET, windows=WINDOWS, min_steps=0, seed=7, audit=stop.get("audit"),
+        history=sweep.history, **{k: stop[k] for k in ("rule", "good", "max_bad_stops", "min_peers", "park")},
+    )  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(sweep=SWEEPS)
+def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
+    sweep.run()
+    scheduler = scheduler_of(sweep)
+    scheduler.load_rows(whole_results(sweep.rows)[0])
+    known = scheduler.summary()["audits"]
+    view = RunView.from_rows(sweep.rows)
+    trials = [trial_record(view, r.trial, r.rank, list(WINDOWS)) for r in view.ranking()]
+    shown = stop_summary(view, trials)["audits"]
+    assert {"audited": shown["finished"], "good": shown["good"]} == known["own"]
+    assert shown["earlier"] == known["earlier"]
+    assert (shown["status"], shown["limit"]) == (known["status"], known["limit"])
+    if known["audited"]:
+        low, high = known["interval"]
+        assert shown["rate"] == {"value": known["rate"], "low": low, "high": high}
+    else:
+        assert shown["rate"] is None
+
+
+def test_the_made_up_sweeps_have_what_the_law_is_about() -> None:
+    """Audits that ended, good ones among them, trials that came back, and pooled audits that change the word."""
+    stop = {"rule": "median", "good": 0.4, "max_bad_stops": 0.3, "min_peers": 1, "park": True, "audit": 0.4}
+    past = History(audits=(PastAudits("old", 1.0, (False,) * 29),))
+    reports = [
+        summarise(
+            RunView.from_rows(JudgedSweep(seed, stop, trials=40, crashes=(20,), history=past).run().rows)
+        )["stops"]
+        for seed in range(6)
+    ]
+    assert all(r["audits"]["finished"] > 3 for r in reports)
+    assert sum(r["audits"]["good"] for r in reports) > 0
+    assert sum(r["came_back"] for r in reports) > 0
+    assert {r["audits"]["status"] for r in reports} == {"certified"}
