@@ -12,7 +12,7 @@ pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.full,
-    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning:peft"),
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),
 ]
 
 

@@ -15,7 +15,7 @@ from sweepft.engine.plan import LoraPlan
 from sweepft.engine.zero import ZeroEngine
 
 pytest.importorskip("peft")
-pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning:peft")
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 FOUR = LoraPlan(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
 A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, lora=FOUR, gradient_checkpointing=True)
