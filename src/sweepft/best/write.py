@@ -76,6 +76,8 @@ def _link(source: Path, target: Path) -> None:
             continue
         try:
             os.link(path, place)
+        except FileNotFoundError:
+            raise  # overtaken meanwhile, in a sweep that runs
         except OSError:
             place.symlink_to(path.resolve())
 
