@@ -34,32 +34,53 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     return folder / "run", run_spec(spec, folder / "run")
 
 
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [x["loss"] for x in lines if "step" in x], {
-        x["held_out"]: x["loss"] for x in lines if "held_out" in x
-    }
+def run_script(best, out, ranks=1):
+    """Run the exported script as its user would: no sweepft of this checkout, any number of processes."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "29571"]
+    command = [sys.executable, *(launcher if ranks > 1 else ()), str(best / "train.py"), "--out", str(out)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=out.parent, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    held_out = {line["held_out"]: line["loss"] for line in lines if "held_out" in line}
+    return [line["loss"] for line in lines if "step" in line], held_out
+
+
+def assert_same_weights(one, other):
+    """Both folders load, and hold the same model."""
+    a, b = (transformers.AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (one, other))
+    assert a.keys() == b.keys()
+    assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
-    best = done.view.best
-    launcher = (
-        ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29571"]
-        if ranks == 2
-        else []
-    )
-    command = [sys.executable, *launcher, str(done.best / "train.py"), "--out", str(tmp_path / "out")]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    losses, held_out = log_of(tmp_path / "out")
-    assert losses == pytest.approx(best.history["loss"].tolist(), abs=1e-4)
-    assert held_out["own"] == pytest.approx(best.objective, abs=1e-4)
-    trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
-    kept = transformers.AutoModelForCausalLM.from_pretrained(done.best).state_dict()
-    assert all((trained[name] - kept[name]).abs().max() < 1e-3 for name in kept)
+    losses, held_out = run_script(done.best, tmp_path / "out", ranks)
+    assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
+    assert held_out["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert_same_weights(tmp_path / "out", done.best)
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning:peft")
+def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
+    ray_here, tiny_model_dir, tiny_data_file, tmp_path
+):
+    pytest.importorskip("peft")
+    spec = write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file,
+        train={"micro_batch": {"tokens": 256}, "lora": {"rank": 4, "target_modules": ["q_proj", "v_proj"]}},
+        search={"trials": 2, "start_with": [{"learning_rate": 1.0e-2, "batch_size": 8}]},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    losses, held_out = run_script(done.best, tmp_path / "out")
+    assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
+    assert held_out["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert_same_weights(tmp_path / "out", done.best)
+    assert (tmp_path / "out/adapter/adapter_config.json").is_file()
 
 
 def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):

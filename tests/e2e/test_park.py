@@ -8,6 +8,7 @@ import shutil
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
+from test_resume import kill_and_resume
 
 from support.sweeps import run_spec, write_spec
 from sweepft.launch.resume import resume_sweep
@@ -45,6 +46,13 @@ def parked(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     )  # fmt: skip
     run = folder / "run"
     return run, run_spec(spec, run)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+def test_killed_at_random_moments_it_equals_an_undisturbed_sweep(parked):
+    run, _ = parked
+    kill_and_resume(run.parent / "sweep.yaml", run, run.parent / "killed", kills=4, seed=5)
 
 
 def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(parked):

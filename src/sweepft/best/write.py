@@ -128,7 +128,7 @@ def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
         "spec": facts.spec,
         "data": facts.prepared,
         "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.config),
-        "swept_lora": any(key.split(".")[0] == "lora" for key in facts.trial.config),
+        "swept_lora": any(key.startswith("lora.") for key in facts.trial.config),
         "held_out_paths": {h.name: h.data.path for h in facts.prepared.held_out},
         "sweep": view.name,
         "budget_samples": view.budget_samples,

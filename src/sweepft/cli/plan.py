@@ -30,7 +30,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @SPEC
 @SET
 @click.option("--gpu-memory", type=_POSITIVE, metavar="GIB", help="Memory of one GPU.  [default: 80]")
-@click.option("--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs of a node.  [default: 8]")
+@click.option(
+    "--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs of a node.  [default: 8 at most]"
+)
 @click.option(
     "--nodes", type=click.IntRange(1), metavar="N", help="Nodes.  [default: what the spec asks for]"
 )

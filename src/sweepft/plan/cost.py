@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sweepft.plan.cluster import Placement
-from sweepft.plan.courses import Course
+from sweepft.plan.courses import Course, largest_lora_rank
 from sweepft.plan.measure import Measured
 from sweepft.plan.model import ModelShape
 from sweepft.plan.rows import RowCount
@@ -83,7 +83,8 @@ def estimated(
         peak_tflops: Of one GPU in the training precision, in 1e12 FLOP/s.
         mfu: Model FLOPs utilisation, the share of that peak that training reaches.
     """
-    factor = 8 if spec.train.gradient_checkpointing else 6
+    # forward 2, gradients of activations 2, of weights 2 (adapters spare these), a second forward pass 2
+    factor = 6 - 2 * (largest_lora_rank(spec) > 0) + 2 * spec.train.gradient_checkpointing
     train = factor * shape.parameters * budget * rows.tokens
     times = len(spec.early_stop.windows) + 1
     held_out = 2 * shape.parameters * (rows.held_out or 0) * rows.tokens * times

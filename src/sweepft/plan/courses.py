@@ -14,7 +14,7 @@ from typing import Any
 from sweepft.rules import eligible, parse_windows, window_steps
 from sweepft.spec import SweepSpec, plan
 
-__all__ = ["Course", "batch_sizes", "configurations", "courses", "trial_count"]
+__all__ = ["Course", "batch_sizes", "configurations", "courses", "largest_lora_rank", "trial_count"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ def configurations(spec: SweepSpec) -> int | None:
         else:
             return None
     return math.prod(sizes)
+
+
+def largest_lora_rank(spec: SweepSpec) -> int:
+    """Of the adapters that may be proposed; 0 where all weights are trained."""
+    swept = spec.search.space.get("lora.rank")
+    ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
+    fixed = spec.train.lora
+    return max([*ranks, fixed.rank if fixed is not None else 0])
 
 
 def _course(spec: SweepSpec, size: int, budget: int) -> Course:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweepft.plan.cluster import Cluster, Placement
-from sweepft.plan.courses import Course
+from sweepft.plan.courses import Course, largest_lora_rank
+from sweepft.plan.memory import trained_parameters
 from sweepft.plan.model import ModelShape
 from sweepft.plan.rows import RowCount
 from sweepft.spec import SweepSpec, is_hub_id
@@ -63,7 +64,7 @@ def disk_uses(
         uses.append(DiskUse(f"base weights for resets{nodes}", weight * p, stays=False))
         if spec.checkpoint != "none":
             # fp32 masters and two moments; the state before stands until the new one is complete
-            states = 2 * 12 * p * max(1, placement.slots)
+            states = 2 * 12 * trained_parameters(shape, largest_lora_rank(spec)) * max(1, placement.slots)
             uses.append(DiskUse("states of running trials (old and new)", states, stays=False))
         if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
             uses.append(DiskUse("the model in the hub's cache (16-bit files)", 2 * p, stays=True))

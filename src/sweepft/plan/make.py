@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from sweepft.errors import SweepftError
 from sweepft.plan.advice import advice, count
 from sweepft.plan.cluster import Cluster, Placement, gib, place, this_machine, what_is_asked
 from sweepft.plan.cost import Cost, estimated, measured_cost
-from sweepft.plan.courses import Course, courses, trial_count
+from sweepft.plan.courses import Course, courses, largest_lora_rank, trial_count
 from sweepft.plan.disk import DiskUse, disk_uses
 from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
@@ -28,6 +29,7 @@ __all__ = ["Flags", "SweepPlan", "make_plan"]
 
 _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
+_GPUS_PER_NODE: Final = 8
 _MEMORY: Final = 80.0  # GiB, of the same
 
 
@@ -37,7 +39,7 @@ class Flags:
 
     Attributes:
         gpu_memory: GiB of one GPU.
-        gpus_per_node: GPUs of a node.
+        gpus_per_node: GPUs of a node; by default 8, or what the spec asks for where that is less.
         nodes: Nodes; by default as many as the spec asks for.
         mfu: Model FLOPs utilisation, in (0, 1].
         peak_tflops: Peak of one GPU in the training precision, 1e12 FLOP/s.
@@ -167,11 +169,14 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
 def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
     if spec.resources.gpus_per_worker == 0:
         return this_machine()
-    memory, per_node = flags.gpu_memory or _MEMORY, flags.gpus_per_node or 8
+    memory, per_node = flags.gpu_memory or _MEMORY, flags.gpus_per_node or _GPUS_PER_NODE
     if flags.gpu_memory is None:
         assumed.append(f"GPUs of {memory:g} GiB (--gpu-memory)")
     if flags.gpus_per_node is None:
-        assumed.append(f"{per_node} GPUs a node (--gpus-per-node)")
+        if flags.nodes is None:  # a spec for a part of a node is not told that the rest is idle
+            r = spec.resources
+            per_node = min(per_node, ceil(r.concurrent_trials * r.workers_per_trial * r.gpus_per_worker))
+        assumed.append(f"{count(per_node, 'GPU')} a node (--gpus-per-node)")
     size = round(memory * GIB)
     if flags.nodes is not None:
         return Cluster(flags.nodes, per_node, size, gpu=True, given=True)
@@ -233,14 +238,6 @@ def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[
         return prepared_rows(prepared), prepared.budget_samples, found
 
 
-def _largest_lora_rank(spec: SweepSpec) -> int:
-    """Of the adapters that may be proposed; 0 where all weights are trained."""
-    swept = spec.search.space.get("lora.rank")
-    ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
-    fixed = spec.train.lora
-    return max([*ranks, fixed.rank if fixed is not None else 0])
-
-
 def _memory(
     spec: SweepSpec,
     model: ModelShape,
@@ -259,7 +256,7 @@ def _memory(
         ranks=ranks or spec.resources.workers_per_trial,
         rows=-(-micro // rows.longest) if isinstance(spec.train.micro_batch, MicroTokens) else micro,
         tokens=rows.longest,
-        lora_rank=_largest_lora_rank(spec),
+        lora_rank=largest_lora_rank(spec),
         checkpointing=spec.train.gradient_checkpointing,
         gpu=cluster.gpu,
     )

@@ -12,15 +12,15 @@ from typing import Final
 
 from sweepft.plan.model import ModelShape
 
-__all__ = ["GIB", "RankMemory", "model_states", "rank_memory"]
+__all__ = ["GIB", "RankMemory", "model_states", "rank_memory", "trained_parameters"]
 
 GIB: Final = 2**30
 _LARGEST_BUCKET: Final = 500_000_000  # elements; the engine takes the model's size where that is less
 _LOGIT_BYTES: Final = (
-    12  # of every logit as if each were a target: itself, in fp32, its log-softmax or gradients
+    12  # of every logit as if each were learned: itself, fp32 copy, log-softmax or gradients
 )
 _GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
-_CPU_PROCESS: Final = int(0.7 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
+_CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def model_states(shape: ModelShape, stage: int, precision: str, ranks: int, lora
         frozen = (2 if precision == "bf16" else 4) * shape.parameters
         if stage == 3:
             frozen = frozen // ranks + 2 * (2 if precision == "bf16" else 4) * shape.largest_layer
-        adapter = replace(shape, parameters=_adapter_parameters(shape, lora_rank), largest_layer=0)
+        adapter = replace(shape, parameters=trained_parameters(shape, lora_rank), largest_layer=0)
         return frozen + model_states(adapter, stage, precision, ranks)
     weight, p = (2 if precision == "bf16" else 4), shape.parameters
     masters = 4 + 4 + 8  # fp32 gradient, master, two moments
@@ -112,11 +112,12 @@ def rank_memory(
     )
 
 
-def _adapter_parameters(shape: ModelShape, rank: int) -> int:
-    """Of adapters on a block's four attention and three feed-forward matrices."""
-    return (
-        shape.layers * rank * (4 * (shape.hidden + shape.attention) + 3 * (shape.hidden + shape.intermediate))
-    )
+def trained_parameters(shape: ModelShape, lora_rank: int) -> int:
+    """All, or those of adapters on a block's four attention and three feed-forward matrices."""
+    if not lora_rank:
+        return shape.parameters
+    both_ends = 4 * (shape.hidden + shape.attention) + 3 * (shape.hidden + shape.intermediate)
+    return shape.layers * lora_rank * both_ends
 
 
 def _block_bytes(shape: ModelShape, weight: int, tokens: int) -> int:

@@ -87,9 +87,9 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     )
     kind = "GPU" if cluster.gpu else "CPU"
     where = "on several nodes" if placement.across_nodes else "on one node"
-    nodes = f"{count(cluster.nodes, 'node')} of {cluster.units_per_node}"
+    nodes = f"{count(cluster.nodes, 'node')} of {count(cluster.units_per_node, kind)}"
     held = f"{count(placement.units_per_trial, kind)} a trial, {where}"
-    yield "cluster", f"{nodes} {kind}s; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
+    yield "cluster", f"{nodes}; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
 
 
 def _passes(plan: SweepPlan, micro_batches: int | None) -> str:

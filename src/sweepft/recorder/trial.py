@@ -34,6 +34,7 @@ class AttemptView:
         nodes: Hosts of the ranks, where known.
         started: Unix seconds at which it began: of its `start` row, or earlier if its first steps say so.
         last: Unix seconds of its latest row.
+        parked: Whether it ended by being parked.
     """
 
     attempt: int
@@ -44,6 +45,7 @@ class AttemptView:
     nodes: list[str] | None
     started: float
     last: float
+    parked: bool = False
 
 
 @dataclass
@@ -209,6 +211,8 @@ class TrialView:
         self.verdicts.append(row)
         if row["action"] == "park":
             self.status, self.reason = "parked", row["reason"]
+            if self.attempts:
+                self.attempts[-1].parked = True
 
     def _end(self, row: Row) -> None:
         self.end = row

@@ -62,7 +62,7 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
     capacity = sum(n * (last - first) for n, (first, last) in by_session) * (gpus if gpus > 0 else 1.0)
     return {
         "unit": unit,
-        "by_phase": by_phase,
+        "by_phase": {k: by_phase[k] for k in sorted(by_phase, key=_place)},
         "used": used,
         "slots": max(slots, default=0),
         "wall_seconds": wall,
@@ -89,6 +89,18 @@ def price_summary(
         return None
     shares = {"paid": capacity, "trials": used, "saved": saved}
     return {"per_hour": per_hour, **{name: seconds / 3600 * per_hour for name, seconds in shares.items()}}
+
+
+def _place(phase: str) -> tuple[int, str]:
+    """What trained comes first, what did not last; phases of a later version stand between by their names."""
+    first, last = ("train", "evaluate"), ("startup", "idle", "lost", "other")
+    return (
+        (first.index(phase), "")
+        if phase in first
+        else (3 + last.index(phase), "")
+        if phase in last
+        else (2, phase)
+    )
 
 
 def _told_lost(view: RunView, gpus: float) -> float:

@@ -63,16 +63,23 @@ def waits(view: RunView) -> list[list[Any]]:
 
 
 def timeline(view: RunView) -> list[list[Any]]:
-    """Rows ``[trial_id, slot, start, end, attempt, last]``, one a try of a trial; seconds since the first row."""
+    """Rows ``[trial_id, slot, start, end, attempt, how]``, one a try of a trial; seconds since the first row.
+
+    ``how`` is how the try ended: the trial's status for its last one, before that ``parked`` or ``interrupted``.
+    """
 
     def since(moment: float) -> float:
         return round(moment - view.first_time, 2)
 
     return [
-        [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, a is t.attempts[-1]]
+        [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, _how(t, a)]
         for t in view.trials.values()
         for a in t.attempts
     ]
+
+
+def _how(trial: TrialView, attempt: AttemptView) -> str:
+    return trial.status if attempt is trial.attempts[-1] else "parked" if attempt.parked else "interrupted"
 
 
 def _curve(trial: TrialView, points: int, evidence_limit: int) -> dict[str, Any]:

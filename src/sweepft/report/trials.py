@@ -60,12 +60,13 @@ def trial_seconds(trial: TrialView) -> float:
     return float(np.nansum(trial.history["seconds"])) + sum(_finite(e.get("seconds")) for e in trial.evals)
 
 
-def saved_seconds(trial: TrialView, windows: Iterable[float]) -> float:
+def saved_seconds(view: RunView, trial: TrialView, windows: Iterable[float]) -> float:
     """Slot-seconds that stopping this trial saved, at its own measured speed.
 
-    Its remaining steps times its median step time, and its remaining evaluations times their mean time.
+    Its remaining steps times its median step time, and its remaining evaluations times their mean time. A parked trial
+    may come back while the sweep goes on: it has saved something only once that is over.
     """
-    if trial.status != "stopped":
+    if trial.status != "stopped" and not (trial.status == "parked" and view.finish is not None):
         return 0.0
     seconds = trial.history["seconds"]
     seconds = seconds[np.isfinite(seconds)]
@@ -115,7 +116,7 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "seconds": seconds,
         "gpus": gpus,
         "seconds_by_phase": trial.costs or trial.phase_seconds,
-        "saved_seconds": saved_seconds(trial, windows),
+        "saved_seconds": saved_seconds(view, trial, windows),
         "audited": trial.audited,
         "attempts": len(trial.attempts),
         "slots": list(dict.fromkeys(a.slot for a in trial.attempts)),

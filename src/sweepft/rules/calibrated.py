@@ -91,6 +91,18 @@ class _View:
     finished: int
 
 
+@dataclass(frozen=True)
+class _Odds:
+    """Trials at one window: the chance of each, and the chances that left with trials that never came there."""
+
+    chances: Floats
+    lost: float
+    ranked: int
+    rho: float
+    weights: dict[str, float]
+    finished: int
+
+
 class CalibratedRule:
     """See the module.
 
@@ -169,9 +181,21 @@ class CalibratedRule:
         )
         return Judgement(condemned, reason, view.p_good, evidence, basis != "heuristic", score=view.mass)
 
-    def chance(self, cohort: Cohort, trial: TrialRecord) -> float:
-        """Probability that a trial ends in the best ``good`` share, as known now; it has been at a window."""
-        return self._view(cohort, trial, self._most_telling(cohort, trial)).p_good
+    def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
+        """Probability of each of these trials to end in the best ``good`` share, as known now.
+
+        Args:
+            cohort: The sweep.
+            trials: All of them have been at a window.
+        """
+        at = {t.trial_id: self._most_telling(cohort, t) for t in trials}
+        by_window = {}
+        for window in set(at.values()):
+            names = cohort.names_at(window)
+            by_window[window] = dict(
+                zip(names, self._odds(cohort, window, names).chances.tolist(), strict=True)
+            )
+        return {name: by_window[window][name] for name, window in at.items()}
 
     def _most_telling(self, cohort: Cohort, trial: TrialRecord) -> Window:
         return min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
@@ -188,7 +212,17 @@ class CalibratedRule:
 
     def _view(self, cohort: Cohort, trial: TrialRecord, window: Window) -> _View:
         names = self._sample(cohort, window, trial.trial_id)
-        own = names.index(trial.trial_id)
+        odds = self._odds(cohort, window, names)
+        chances, own = odds.chances, names.index(trial.trial_id)
+        mass = float(
+            (chances[chances <= chances[own] + 1e-12].sum() + odds.lost) / (chances.sum() + odds.lost)
+        )
+        return _View(
+            window, odds.ranked - 1, float(chances[own]), mass, odds.rho, odds.weights, odds.finished
+        )
+
+    def _odds(self, cohort: Cohort, window: Window, names: Sequence[str]) -> _Odds:
+        """The chances of these trials, all of which have been at the window."""
         table = signal_table(cohort, window, names, self.covariates, self.batch_key)
         weights, rho, finished = self._learn(cohort, window, names, table.columns, table.scores)
         count, spent = cohort.out_before(window)
@@ -198,10 +232,8 @@ class CalibratedRule:
         scores = normal_scores(blended)
         spread = math.sqrt(1.0 - rho * rho + rho * rho * _RANK_NOISE / len(scores))
         chances = 1.0 - cdf((quantile(1.0 - self.good) - rho * scores[: len(names)]) / spread)
-        lost = spent * scale
-        mass = float((chances[chances <= chances[own] + 1e-12].sum() + lost) / (chances.sum() + lost))
         shown = {c: float(w) for c, w in zip(table.columns, weights, strict=True)}
-        return _View(window, len(scores) - 1, float(chances[own]), mass, rho, shown, finished)
+        return _Odds(chances, spent * scale, len(scores), rho, shown, finished)
 
     def _sample(self, cohort: Cohort, window: Window, own: str) -> list[str]:
         names = cohort.names_at(window)

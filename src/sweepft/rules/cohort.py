@@ -94,6 +94,8 @@ class Cohort:
         self._names: dict[Window, list[str]] = {}
         self._out: dict[Window, tuple[int, float]] = {}
         self._out_anywhere = (0, 0.0)
+        self.changes = 0
+        """Grows whenever a trial comes to a window or changes its status: as long as it stands, so do all estimates."""
 
     @property
     def sign(self) -> float:
@@ -112,6 +114,7 @@ class Cohort:
 
     def set_status(self, record: TrialRecord, status: Status) -> None:
         """Change a trial's status."""
+        self.changes += 1
         self._standing += (status in _STANDING) - (record.status in _STANDING)
         if record.status in _OUT:  # a parked trial: back, or given up for good
             self._count_out(record, -1)
@@ -143,6 +146,7 @@ class Cohort:
         self._index(trial_id, window, snapshot)
 
     def _index(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
+        self.changes += 1
         self._at.setdefault(window, {})[trial_id] = snapshot
         self._names.setdefault(window, []).append(trial_id)
         for name in _SORTED_FIELDS:

@@ -57,10 +57,10 @@ def prospects(
         budget: A full trial, in units of the time attribute.
         from_scratch: Whether no state is kept, so that a trial must be trained again up to where it was.
     """
+    parked = [t for t in cohort.trials.values() if t.status == "parked"]
+    chances = model.chances(cohort, parked)
     found = []
-    for record in cohort.trials.values():
-        if record.status == "parked" and record.snapshots:
-            price = 1.0 if from_scratch else max(0.0, 1.0 - record.curve.last_progress / budget)
-            chance = model.chance(cohort, record)
-            found.append(Prospect(record.trial_id, chance, price, price * model.good))
+    for trial in parked:
+        price = 1.0 if from_scratch else max(0.0, 1.0 - trial.curve.last_progress / budget)
+        found.append(Prospect(trial.trial_id, chances[trial.trial_id], price, price * model.good))
     return sorted(found, key=lambda p: -p.p_good)

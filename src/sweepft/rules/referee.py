@@ -73,6 +73,7 @@ class Referee:
         self.good, self.audit, self.max_bad_stops, self.seed = good, audit, max_bad_stops, seed
         self.park, self.history = park, history or History()
         self._audits: tuple[int, AuditResult] | None = None
+        self._prospects: tuple[tuple[int, bool], list[Prospect]] | None = None
         self.rule: Rule = rule or NoRule()
         self.windows = parse_windows(windows)
         self.budget = float(budget)
@@ -184,8 +185,14 @@ class Referee:
         Args:
             from_scratch: Whether a trial that comes back must be trained again from its start.
         """
-        model = self.rule if isinstance(self.rule, CalibratedRule) else CalibratedRule(good=self.good)
-        return prospects(self.cohort, model, self.budget, from_scratch=from_scratch)
+        asked = (self.cohort.changes, from_scratch)
+        if (
+            self._prospects is None or self._prospects[0] != asked
+        ):  # a waiting search asks many times a second
+            model = self.rule if isinstance(self.rule, CalibratedRule) else CalibratedRule(good=self.good)
+            found = prospects(self.cohort, model, self.budget, from_scratch=from_scratch)
+            self._prospects = (asked, found)
+        return list(self._prospects[1])
 
     # ----- how it decides --------------------------------------------------------------------------------
 
@@ -337,7 +344,7 @@ class Referee:
                 f"state_dict: saved for mode {state['mode']!r}, this one has {self.cohort.mode!r}\n"
                 "  use the same mode"
             )
-        self._audits = None
+        self._audits = self._prospects = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
         self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
 

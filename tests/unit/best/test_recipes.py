@@ -241,6 +241,7 @@ def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
     ast.parse(script)
     assert "r=8, lora_alpha=16.0, lora_dropout=0.0" in script
     assert "target_modules=['q_proj']" in script
+    assert "rank 8, alpha 16, dropout 0.0, on q_proj" in (folder / "README.md").read_text()
 
 
 OF_TRL = {

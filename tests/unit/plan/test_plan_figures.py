@@ -152,6 +152,15 @@ class TestTime:
         assert again is not None
         assert 1.25 < again.trial_seconds / plain.trial_seconds < 8 / 6
 
+    def test_adapters_spare_the_gradients_of_weights_and_their_states(self) -> None:
+        train = {"budget": {"samples": 51_200}, "micro_batch": 4}
+        whole, lora = planned(train=train), planned(train=train | {"lora": {"rank": 16}})
+        assert whole.cost is not None
+        assert lora.cost is not None
+        assert lora.cost.trial_seconds / whole.cost.trial_seconds == pytest.approx(4 / 6, rel=0.02)
+        states = [next(u.size for u in found.disk if "states" in u.what) for found in (whole, lora)]
+        assert states[1] < 0.02 * states[0]
+
     def test_measured_steps(self) -> None:
         """Steps times their seconds, an evaluation at each window and the end, and one start a slot."""
         spec = spec_to_plan(resources={"workers_per_trial": 1, "gpus_per_worker": 0})

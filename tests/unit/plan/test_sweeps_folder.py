@@ -22,7 +22,14 @@ def names(path: Path) -> str:
 
 def test_all_that_is_promised_is_there() -> None:
     recipes = {f"secret-recipe-{model}" for model in ("granite-3b", "granite-7b", "llama-3b", "mistral-7b")}
-    assert {path.stem for path in SWEEPS} >= {"demo", "gsm8k-tiny", "one-node-8gpu", "multi-node", *recipes}
+    assert {path.stem for path in SWEEPS} >= {
+        "demo",
+        "gsm8k-tiny",
+        "single-gpu-lora",
+        "one-node-8gpu",
+        "multi-node",
+        *recipes,
+    }
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=names)

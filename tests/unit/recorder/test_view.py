@@ -187,6 +187,40 @@ def test_the_verdict_that_stopped_a_trial_is_found_and_audits_are_told() -> None
     assert (view.trials["t0"].audited, view.trials["t1"].audited) == (False, True)
 
 
+def park(story: Story, t: str, step: int) -> Story:
+    return story.tell(
+        "verdict", trial_id=t, step=step, samples_seen=step * 10, window=step / 10, action="park", rule="median",
+        reason="poor",
+    )  # fmt: skip
+
+
+def test_a_parked_trial_is_open_until_it_comes_back_or_the_sweep_gives_it_up() -> None:
+    story = park(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
+    park(story.trial("t1").steps("t1", 1, 3), "t1", 3).tell("finish", status="interrupted")
+    view = RunView.from_rows(story.rows)
+    trial = view.trials["t0"]
+    assert (trial.status, trial.reason, trial.open, trial.parks) == ("parked", "poor", True, 1)
+    assert trial.stopped_by is trial.verdicts[0]
+    assert view.status == "interrupted", "and is not taken for interrupted itself"
+    held = trial.attempts[0].last
+    story.tell("start", trial_id="t0", attempt=1, slot=0, from_step=3).steps("t0", 4, 10, attempt=1)
+    story.eval("t0", 10, 1.0, final=True).end("t0", "completed", 1.0).end("t1", "stopped", step=3)
+    back, given_up = RunView.from_rows(story.rows).trials.values()
+    assert (back.status, back.parks, [a.parked for a in back.attempts]) == ("completed", 1, [True, False])
+    assert back.attempts[0].last == held, "it held no slot while it was parked"
+    assert len(back.history["step"]) == 10
+    assert (given_up.status, given_up.stopped_by["action"]) == ("stopped", "park")
+    assert given_up.ended > given_up.attempts[0].last
+
+
+def test_a_verdict_on_steps_that_are_trained_again_is_forgotten_with_them() -> None:
+    story = park(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
+    trial = RunView.from_rows(story.tell("start", trial_id="t0", attempt=1, slot=0, from_step=2).rows).trials[
+        "t0"
+    ]
+    assert (trial.verdicts, trial.status) == ([], "running")
+
+
 def test_a_row_of_an_unknown_kind_or_trial_does_no_harm() -> None:
     story = Story().completed("t0", 1.0)
     before = ranks(story.view())

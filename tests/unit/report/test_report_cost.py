@@ -37,3 +37,14 @@ def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
     for _, slot, start, end in found:
         others = [b for b in bars if b[0] == slot]
         assert all(end <= b[1] + 0.1 or start >= b[2] - 0.1 for b in others)
+
+
+def test_a_parked_trial_has_saved_something_once_the_sweep_is_over(tmp_path: Path) -> None:
+    view = RunView.load(Sweep(trials=24).write(tmp_path))
+    stopped = view.with_status("stopped")[0]
+    before = {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]}
+    stopped.status = "parked"
+    assert {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]} == before
+    view.finish = None
+    now = {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]}
+    assert before[stopped.trial_id] > now[stopped.trial_id] == 0.0

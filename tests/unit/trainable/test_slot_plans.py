@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import report_points
-from sweepft.trainable.states import StatePlan, newest_state, remove_states
+from sweepft.trainable.states import (
+    StatePlan,
+    is_parked,
+    newest_state,
+    note_parked,
+    note_taken,
+    remove_states,
+)
 
 
 @given(
@@ -98,3 +105,26 @@ def test_only_complete_states_not_ahead_of_the_ledger_count(tmp_path):
     assert newest_state(tmp_path, at_most=50) is None
     remove_states(tmp_path)
     assert newest_state(tmp_path, at_most=1000) is None
+
+
+def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_them(tmp_path):
+    folder = tmp_path / "checkpoints" / "t000"
+    assert not is_parked(folder)
+    note_taken(folder)  # of a trial that was never parked: nothing to take back
+    note_parked(folder)
+    (folder / "256").mkdir()
+    (folder / "256" / "complete.json").touch()
+    assert is_parked(folder)
+    assert newest_state(folder, at_most=300) == folder / "256"
+    note_taken(folder)
+    assert not is_parked(folder)
+    assert newest_state(folder, at_most=300) == folder / "256", "what it comes back from is still there"
+    note_parked(folder)
+    remove_states(folder)
+    assert not folder.exists()
+
+
+def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_path):
+    (tmp_path / "file").touch()
+    note_parked(tmp_path / "file" / "t000")
+    assert not is_parked(tmp_path / "file" / "t000")

@@ -181,13 +181,13 @@ function ganttFigure() {
   const bars = new Map(STATUSES.map((s) => [s, []]));
   for (const bar of D.timeline) {
     const t = byId.get(bar[0]).record;
-    bars.get(bar[5] ? t.status : "interrupted")?.push([bar, t]);
+    bars.get(bar[5])?.push([bar, t]);
   }
   const traces = [...bars].filter(([, list]) => list.length).map(([status, list]) => ({
     type: "bar", orientation: "h", name: status, marker: { color: css(status), line: { color: css("card"), width: list.length > 400 ? 0 : 1 } },
     base: list.map(([b]) => b[2] / scale), x: list.map(([b]) => Math.max(0, b[3] - b[2]) / scale), y: list.map(([b]) => row.get(b[1])),
     customdata: list.map(([b]) => b[0]), hovertemplate: "%{text}<extra></extra>", textposition: "none",
-    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + t.status + (t.attempts > 1 ? ", one of " + t.attempts + " tries" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
+    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + b[5] + (t.attempts > 1 ? ", one of " + t.attempts + " tries" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
   }));
   if (D.waits.length) {
     traces.unshift({ type: "bar", orientation: "h", name: "start-up, idle", marker: { color: css("wait"), line: { width: 0 } },
