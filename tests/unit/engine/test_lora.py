@@ -68,7 +68,9 @@ def packed_and_exported(runner, rows, packed, folder: Path):
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     runner.export(str(folder / "weights"), str(folder / "tokenizer"))
     size = runner.save(str(folder / "state" / "64"))["bytes"]
-    return histories, size
+    runner.start(settings)
+    runner.restore(str(folder / "state" / "64"))
+    return histories, size, runner.evaluate()["objective"]
 
 
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 2), pytest.param(2, 2, marks=pytest.mark.full),
@@ -76,11 +78,12 @@ def packed_and_exported(runner, rows, packed, folder: Path):
 def test_packed_equals_padded_and_the_export_loads_in_peft(tiny_model_dir, tmp_path, world_size, stage):
     rows = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
     packed = replace(rows, packed=True, micro_batch=60)
-    (ours, theirs), size = on_ranks(packed_and_exported, world_size, rows, rows, packed, tmp_path)
+    (ours, theirs), size, restored = on_ranks(packed_and_exported, world_size, rows, rows, packed, tmp_path)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=2e-5)
     assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], abs=2e-5)
     assert ours[1] == pytest.approx(theirs[1], abs=2e-5)
     assert size < 200_000, "a saved state holds the adapter only"
+    assert restored == theirs[1]
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
