@@ -33,12 +33,13 @@ def numbers(result):
 @pytest.mark.parametrize(
     ("stage", "precision", "world_size"),
     [
-        (2, "fp32", 2),
+        (2, "fp32", 1),
         *(
             pytest.param(*case, marks=pytest.mark.full)
             for case in [
                 (0, "fp32", 1),
                 (0, "fp32", 2),
+                (2, "fp32", 2),
                 (1, "bf16", 2),
                 (2, "bf16", 1),
                 (3, "fp32", 2),
