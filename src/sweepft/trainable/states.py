@@ -70,7 +70,8 @@ def note_parked(folder: Path) -> None:
 
 def note_taken(folder: Path) -> None:
     """Note that a trial is on a slot (again)."""
-    (folder / _PARKED).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / _PARKED).unlink()
 
 
 def is_parked(folder: Path) -> bool:

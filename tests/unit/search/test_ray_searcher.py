@@ -209,6 +209,33 @@ class Trainable(tune.Trainable):  # type: ignore[misc]
         return {**result, "done": result.get("done", window == 1.0)}
 
 
+class ParksEverySecond(StopsEverySecond):
+    """Parks them instead; the even numbered trials hold the search open until the last of them has ended."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if trial.config["resumed"] or trial.config["number"] % 2 == 0 or result.get("window") != 0.5:
+            return str(TrialScheduler.CONTINUE)
+        self.found.set_outcome(trial.config["trial_id"], "parked", None, "odd")
+        return str(TrialScheduler.STOP)
+
+
+class GoesOn(tune.Trainable):  # type: ignore[misc]
+    """As `Slot` does it: from where the trial had reported."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.left = [w for w in (*WINDOWS, 1.0) if w * BUDGET > config["reported_samples"]]
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        window = self.left.pop(0)
+        result = {"window": window, "samples_seen": window * BUDGET, "done": window == 1.0}
+        return {**result, "eval_loss": loss(self.config["config"], window)}
+
+
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     for name in (__name__, "support.search_material"):  # workers cannot import test files
@@ -261,3 +288,41 @@ def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
             assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(trial.user_attrs["config"]))
             assert trial.intermediate_values == {**values, BUDGET: trial.value}
     assert not any(t.state == TrialState.RUNNING for t in proposer.study.trials)
+
+
+@pytest.mark.ray
+def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) -> None:
+    """Two slots: Tune waits while a trial may yet be parked, and takes a trial again under another id of its own."""
+    proposer = Proposer(make_spec(FINITE, trials=6, concurrent=2), tmp_path / STUDY_FILE)
+    found = OptunaSearcher(proposer, BUDGET)
+    asked = []
+
+    def comebacks() -> list[str]:
+        asked.append(sorted(proposer.parked))
+        return [name for name in ("t005", "t001") if name in proposer.parked]
+
+    found.comebacks = comebacks
+    tune.Tuner(
+        tune.with_resources(GoesOn, {"cpu": 1}),
+        tune_config=tune.TuneConfig(
+            search_alg=found,
+            scheduler=ParksEverySecond(found),
+            num_samples=-1,
+            max_concurrent_trials=2,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.config["trial_id"],
+            trial_dirname_creator=lambda trial: trial.config["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "ray"),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+    states = {t.user_attrs["trial_id"]: t.state for t in proposer.study.trials if "trial_id" in t.user_attrs}
+    assert states == {f"t00{i}": TrialState.COMPLETE for i in range(6)} | {"t003": TrialState.RUNNING}
+    assert list(proposer.parked) == ["t003"], "open until the driver gives it up"
+    for trial in proposer.study.trials:
+        if trial.state == TrialState.COMPLETE:
+            assert set(trial.intermediate_values) == {round(w * BUDGET) for w in (*WINDOWS, 1.0)}
+    assert asked

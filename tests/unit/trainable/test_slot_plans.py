@@ -127,4 +127,5 @@ def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_
 def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_path):
     (tmp_path / "file").touch()
     note_parked(tmp_path / "file" / "t000")
+    note_taken(tmp_path / "file" / "t000")
     assert not is_parked(tmp_path / "file" / "t000")
