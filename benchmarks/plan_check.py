@@ -151,11 +151,12 @@ def page(rows: list[dict[str, Any]]) -> str:
             f"{row['trials_said'] / row['trials_of_run'] - 1:+.0%}",
             row["start_said"],
             row["start_of_run"],
+            row.get("about", {}).get("load_before", ""),
         ]
         for row in rows
     ]
     head = ["size", "memory said (GiB)", "of the run", "off by", "trials said (s)", "of the run", "off by"]
-    head += ["start said (s)", "of the run"]
+    head += ["start said (s)", "of the run", "load before"]
     return record.table(head, lines)
 
 
