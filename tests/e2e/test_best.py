@@ -55,7 +55,7 @@ def assert_same_weights(one, other):
     assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
     losses, held_out = run_script(done.best, tmp_path / "out", ranks)

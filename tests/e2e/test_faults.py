@@ -55,7 +55,7 @@ def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     return losses(run_spec(spec, folder / "run"))
 
 
-@pytest.mark.parametrize("policy", ["none", "windows"])
+@pytest.mark.parametrize("policy", ["windows", pytest.param("none", marks=pytest.mark.full)])
 def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     undisturbed, tiny_model_dir, tiny_data_file, tmp_path, policy
 ):
@@ -96,6 +96,7 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     assert rank_processes() == [], "no rank is left behind"
 
 
+@pytest.mark.full  # the ranks rebuilt are those of a killed rank; test_costs has one that raises
 def test_a_raising_rank_is_replaced_and_the_trial_goes_on(
     undisturbed, tiny_model_dir, tiny_data_file, tmp_path
 ):
