@@ -83,6 +83,7 @@ def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
     assert (tmp_path / "out/adapter/adapter_config.json").is_file()
 
 
+@pytest.mark.full
 def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
     _, done = finished
     best = done.view.best

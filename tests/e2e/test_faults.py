@@ -130,6 +130,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         assert loss == pytest.approx(undisturbed[name][2], rel=1e-6)
 
 
+@pytest.mark.full
 def test_out_of_memory_at_one_sample_fails_with_advice_and_a_hopeless_sweep_ends(
     ray_here, tiny_model_dir, tiny_data_file, tmp_path
 ):

@@ -57,7 +57,13 @@ def plain_loop(plan, settings):
 
 @pytest.mark.parametrize(
     ("batch_size", "world_size", "zero_stage"),
-    [(4, 1, 2), (16, 1, 2), (16, 2, 2), (24, 2, 3), (16, 1, 0), (16, 2, 1)],
+    [
+        (16, 1, 2),
+        (16, 2, 2),
+        (24, 2, 3),
+        (16, 2, 1),
+        *(pytest.param(*rest, marks=pytest.mark.full) for rest in ((4, 1, 2), (16, 1, 0))),
+    ],
 )
 def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
     plan = engine_plan(
@@ -77,7 +83,10 @@ def cut_in_fours(tiny_model_dir, tmp_path_factory):
     return run_trials(plan, [trial(batch_size=16, planned_steps=5)], 1)[0]
 
 
-@pytest.mark.parametrize(("micro_batch", "world_size"), [(1, 1), (2, 2), (8, 1), (16, 2)])
+@pytest.mark.parametrize(
+    ("micro_batch", "world_size"),
+    [(1, 1), (2, 2), pytest.param(8, 1, marks=pytest.mark.full), pytest.param(16, 2, marks=pytest.mark.full)],
+)
 def test_the_cut_of_the_batch_changes_nothing(
     cut_in_fours, tiny_model_dir, tmp_path, micro_batch, world_size
 ):

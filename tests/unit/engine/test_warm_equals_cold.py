@@ -43,6 +43,7 @@ def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_
     assert numbers(warm[1]) != numbers(warm[2])
 
 
+@pytest.mark.full
 def test_rebuilding_in_the_living_process_gives_the_same_too(tiny_dropout_model, tmp_path):
     plan = engine_plan(tiny_dropout_model, tmp_path)
     rebuilt = run_trials(plan, [A, B, A], 2, chunks=2, reset_in_place=False)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,23 +14,31 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
 
-def run(name: str, tmp_path: Path) -> str:
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(
+NAMES = ("plain_loop.py", "trainer_callback.py", "optuna_pruner.py")
+
+
+def run(name: str, folder: Path) -> subprocess.CompletedProcess:
+    folder.mkdir()
+    return subprocess.run(
         [sys.executable, EXAMPLES / name],
-        cwd=tmp_path,
-        env=env,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(folder)},
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What each example prints; two run at a time, for most of theirs is waiting for processes to start."""
+    folder = tmp_path_factory.mktemp("examples")
+    with ThreadPoolExecutor(2) as both:
+        done = dict(zip(NAMES, both.map(lambda name: run(name, folder / name), NAMES), strict=True))
+    for one in done.values():
+        assert one.returncode == 0, one.stdout[-3000:] + one.stderr[-3000:]
+    return {name: one.stdout for name, one in done.items()}
 
 
 def saved(output: str) -> float:
@@ -39,28 +48,26 @@ def saved(output: str) -> float:
 
 
 @pytest.mark.ray
-def test_a_plain_loop_in_ray(tmp_path: Path) -> None:
-    output = run("plain_loop.py", tmp_path)
+def test_a_plain_loop_in_ray(outputs: dict[str, str]) -> None:
+    output = outputs["plain_loop.py"]
     assert saved(output) > 1.5
     assert " stop at step " in output
 
 
 @pytest.mark.ray
-def test_a_transformers_trainer_in_ray(tmp_path: Path) -> None:
-    pytest.importorskip("accelerate", reason="transformers.Trainer needs accelerate")
-    output = run("trainer_callback.py", tmp_path)
+def test_a_transformers_trainer_in_ray(outputs: dict[str, str]) -> None:
+    output = outputs["trainer_callback.py"]
     assert saved(output) > 0.7
     assert " stop at step " in output
     assert "'failed'" not in output
 
 
-def test_an_optuna_study(tmp_path: Path) -> None:
-    found = re.search(r"completed=(\d+) pruned=(\d+) best=([\d.]+)", run("optuna_pruner.py", tmp_path))
+def test_an_optuna_study(outputs: dict[str, str]) -> None:
+    found = re.search(r"completed=(\d+) pruned=(\d+) best=([\d.]+)", outputs["optuna_pruner.py"])
     assert found
     assert int(found[2]) > int(found[1])
     assert float(found[3]) < 1.1
 
 
 def test_every_example_is_run_here() -> None:
-    named = set(re.findall(r'run\("(\w+\.py)"', Path(__file__).read_text()))
-    assert named == {p.name for p in EXAMPLES.glob("*.py")}
+    assert set(NAMES) == {p.name for p in EXAMPLES.glob("*.py")}

@@ -248,6 +248,7 @@ def session() -> Iterator[None]:
         ray.shutdown()
 
 
+@pytest.mark.full  # every end-to-end sweep is one
 @pytest.mark.ray
 def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     """Completed, stopped, failed and diverged trials end in the study as what they are; none stays RUNNING."""
@@ -290,6 +291,7 @@ def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     assert not any(t.state == TrialState.RUNNING for t in proposer.study.trials)
 
 
+@pytest.mark.full  # as test_park is one
 @pytest.mark.ray
 def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     """Two slots: Tune waits while a trial may yet be parked, and takes a trial again under another id of its own."""
