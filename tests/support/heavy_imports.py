@@ -1,4 +1,8 @@
-"""What every rank imports; loaded once by the fork server (see ``support.ranks``)."""
+"""What every rank imports; loaded once by the fork server (see ``support.ranks``).
+
+Also what DeepSpeed and transformers would import with the first engine and the first model: two thousand modules, four
+seconds of every fresh process.
+"""
 
 import contextlib
 import os
@@ -7,8 +11,13 @@ import sys
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 with contextlib.redirect_stdout(sys.stderr):
     import deepspeed
+    import deepspeed.runtime.zero.stage3
+    import deepspeed.runtime.zero.stage_1_and_2
     import torch
+    import torch._dynamo
+    import torch._inductor
     import transformers
+    import transformers.models.llama.modeling_llama
 
     import sweepft.engine.runner
 

@@ -7,9 +7,13 @@ fresh process costs half a second instead of eight.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
+import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
 
@@ -57,6 +61,10 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.heavy_imports"])
+    # The server finds modules by PYTHONPATH only, and passes over what it cannot import.
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
+        multiprocessing.forkserver.ensure_running()
     queue = context.Queue()
     port = free_port()
     processes = [
