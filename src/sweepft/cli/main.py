@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.options import ADDRESS as _ADDRESS
 from sweepft.cli.options import NO_FILES as _NO_FILES
+from sweepft.cli.options import OUT as _OUT
 from sweepft.cli.options import RUN as _RUN
 from sweepft.cli.options import SET as _SET
 from sweepft.cli.options import SPEC as _SPEC
@@ -34,12 +36,8 @@ def cli() -> None:
 @cli.command()
 @_SPEC
 @_SET
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder; a new one under runs/ by default.",
-)
-@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+@_OUT
+@_ADDRESS
 @click.option(
     "--tiny",
     is_flag=True,
@@ -65,12 +63,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 @cli.command()
 @_SPEC
 @_SET
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder; a new one under runs/ by default.",
-)
-@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+@_OUT
+@_ADDRESS
 def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
     """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
     from sweepft.launch.train import train_alone
@@ -81,7 +75,7 @@ def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str
 @cli.command()
 @_RUN
 @_SET
-@click.option("--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default.")
+@_ADDRESS
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
     from sweepft.launch.resume import resume_sweep

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-__all__ = ["NO_FILES", "RUN", "SET", "SPEC"]
+__all__ = ["ADDRESS", "NO_FILES", "OUT", "RUN", "SET", "SPEC"]
 
 SET = click.option(
     "--set",
@@ -21,4 +21,12 @@ NO_FILES = click.option(
     "--no-files",
     is_flag=True,
     help="Do not look at the model and data that SPEC names; they may be elsewhere.",
+)
+OUT = click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder; a new one under runs/ by default.",
+)
+ADDRESS = click.option(
+    "--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default."
 )
