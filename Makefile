@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-full check format clean
+.PHONY: help setup demo test test-full check study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -34,6 +34,13 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+study: $(STAMP) ## make the study's runs, or go on with them (hours; needs the development data; ARGS="--edition gpu --model ...")
+	$(BIN)/python -m benchmarks.study.run $(ARGS)
+
+findings: $(STAMP) ## write docs/findings.md from benchmarks/data/study.parquet
+	$(BIN)/python -m benchmarks.study.replay
+	$(BIN)/python -m benchmarks.study.findings
 
 format: $(STAMP) ## write the format
 	$(BIN)/ruff format .

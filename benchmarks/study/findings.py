@@ -1,0 +1,213 @@
+"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes ``docs/findings.md``.
+
+One idea: every number and every verdict of that page is computed here from the table alone, by rules that were fixed
+before the runs were made; a test writes the page again and compares.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+import pandas as pd
+from benchmarks.study.effects import (
+    METRICS,
+    at_equal_steps,
+    choice_effect,
+    partial_rank,
+    per_doubling,
+    runs_of,
+    seed_noise,
+    windows_of,
+)
+
+from sweepft.report.stats import Estimate, rank_correlation
+
+__all__ = ["REPLAYED", "TABLE", "page"]
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "benchmarks" / "data" / "study.parquet"
+REPLAYED = ROOT / "benchmarks" / "data" / "study-replay.json"
+PAGE = ROOT / "docs" / "findings.md"
+WORDS = {"in_domain": "in-domain loss", "retention": "retention loss"}
+SIGNALS = {"grad_norm": ("gradient norm", 1), "loss": ("training loss", -1), "eval": ("held-out loss", None)}
+"""Signals in words, and the sign that the paper expects of their correlation with the final loss."""
+
+
+def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
+    """The page, from the table and the outcome of the replays (left out where there is none)."""
+    main = frame[~frame["study"].str.contains("phased")]
+    phased = frame[frame["study"].str.contains("phased")]
+    runs = runs_of(main)
+    noises = [(WORDS[m], f"{s:.3f}", n) for m in METRICS for s, n in [seed_noise(runs, m)]]
+    cells, pareto = _pareto(runs)
+    template = jinja2.Template(
+        Path(__file__).with_name("findings.md.jinja").read_text(), undefined=jinja2.StrictUndefined
+    )
+    text = template.render(
+        runs=len(runs),
+        samples=f"{int(main['samples'].max()):,}",
+        rates=runs["lr"].nunique(),
+        batches=runs["batch_size"].nunique(),
+        phased=phased["run_id"].nunique(),
+        noises=noises,
+        first=_first(main, runs),
+        grids=[(WORDS[m], _grid(runs, m)) for m in METRICS],
+        edges=_edges(runs),
+        second=_second(main, runs),
+        third=_third(runs),
+        fourth=_fourth(phased) if len(phased) else "",
+        cells=cells,
+        front=len(pareto),
+        pareto=_table(["learning rate", "batch size", "in-domain", "retention"], pareto),
+        replayed=replayed,
+        rules=_rules(replayed) if replayed else "",
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _first(main: pd.DataFrame, runs: pd.DataFrame) -> str:
+    rows = []
+    for label, part in (("samples", runs), ("steps", at_equal_steps(main, runs))):
+        for metric in METRICS:
+            batch, rate = (per_doubling(part, metric, of) for of in ("batch_size", "lr"))
+            row = [label, WORDS[metric], str(len(part)), _says(batch), _better(batch, -1)]
+            rows.append([*row, _says(rate), _better(rate, 1)])
+    heads = ["at equal", "metric", "runs", "per doubling of the batch", "larger is better"]
+    return _table([*heads, "per tenfold rate", "lower is better"], rows)
+
+
+def _cells(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean final loss by batch size (rows) and learning rate (columns)."""
+    return runs.pivot_table(index="batch_size", columns="lr", values=metric, aggfunc="mean")
+
+
+def _grid(runs: pd.DataFrame, metric: str) -> str:
+    cells = _cells(runs, metric)
+    rows = []
+    for batch, row in cells.iterrows():
+        best = row.idxmin()
+        rows.append([str(batch), *(f"**{v:.3f}**" if lr == best else f"{v:.3f}" for lr, v in row.items())])
+    return _table(["batch size", *(f"rate {lr:g}" for lr in cells.columns)], rows)
+
+
+def _edges(runs: pd.DataFrame) -> dict[str, Any]:
+    cells = _cells(runs, "in_domain")
+    best, low = cells.idxmin(axis=1), cells.min(axis=1)
+    inner = sum(cells.columns[0] < lr < cells.columns[-1] for lr in best)
+    ends = {
+        "winner": low.idxmin(),
+        "worst": low.idxmax(),
+        "low": f"{low.min():.3f}",
+        "high": f"{low.max():.3f}",
+    }
+    return {"inner": inner, **ends}
+
+
+def _second(main: pd.DataFrame, runs: pd.DataFrame) -> str:
+    rows = []
+    for signal, (name, wanted) in SIGNALS.items():
+        for w in windows_of(main):
+            for metric in METRICS:
+                column = f"{signal}@{w:.0%}"
+                within = rank_correlation(runs[column], runs[metric], runs["batch_size"].tolist())
+                found = [
+                    rank_correlation(runs[column], runs[metric]),
+                    within,
+                    partial_rank(runs, column, metric, ("lr", "batch_size")),
+                ]
+                verdict = _better(within, wanted) if wanted else "-"
+                rows.append([name, f"{w:.3g}", WORDS[metric], *map(_rho, found), verdict])
+    heads = ["signal", "window", "metric", "over all runs", "within batch sizes", "settings accounted for"]
+    return _table([*heads, "the paper's direction, within"], rows)
+
+
+def _third(runs: pd.DataFrame) -> str:
+    ratio = runs["lr"] / runs["batch_size"].map(_cells(runs, "in_domain").idxmin(axis=1))
+    near = runs[(ratio > 0.2) & (ratio < 5)]
+    rows = []
+    for left_out, chosen in (
+        ("warmup", lambda r: r["warmup"] == 0),
+        ("decay", lambda r: r["schedule"] == "constant"),
+    ):
+        for where, part in (("all", runs), ("near the best rate", near)):
+            for metric in METRICS:
+                effect = choice_effect(part, metric, chosen)
+                verdict = _no_loss(effect, seed_noise(runs, metric)[0])
+                rows.append([left_out, where, WORDS[metric], str(len(part)), _says(effect), verdict])
+    return _table(
+        ["left out", "cells", "metric", "runs", "without minus with (positive: worse)", "loses nothing"], rows
+    )
+
+
+def _fourth(phased: pd.DataFrame) -> str:
+    runs = runs_of(phased)
+    rows = []
+    for metric in METRICS:
+        effect = choice_effect(runs, metric, lambda r: r["data_order"] != "phased")
+        noise = seed_noise(runs, metric)[0]
+        rows.append([WORDS[metric], str(len(runs)), _says(effect), f"{noise:.3f}", _no_loss(effect, noise)])
+    heads = ["metric", "runs", "stacked minus phased (positive: worse)", "seeds differ by", "loses nothing"]
+    return _table(heads, rows)
+
+
+def _pareto(runs: pd.DataFrame) -> tuple[int, list[list[str]]]:
+    """How many cells there are, and those that no other beats on both losses."""
+    cells = runs.groupby(["lr", "batch_size"])[list(METRICS)].mean().reset_index()
+    rows = []
+    for _, cell in cells.sort_values("in_domain").iterrows():
+        beaten = (cells["in_domain"] <= cell["in_domain"]) & (cells["retention"] < cell["retention"])
+        if not beaten.any():
+            losses = [f"{cell[m]:.3f}" for m in METRICS]
+            rows.append([f"{cell['lr']:g}", str(int(cell["batch_size"])), *losses])
+    return len(cells), rows
+
+
+def _rules(replayed: dict[str, Any]) -> str:
+    shares = ("saved", "best_kept", "best_kept_within_noise", "false_stop")
+    rows = [[r["rule"], *(f"{r[k]:.2f}" for k in shares), f"{r['regret']:.4f}"] for r in replayed["rows"]]
+    return _table(["rule", "saved", "best kept", "within noise", "false stops", "regret (nats)"], rows)
+
+
+def _says(effect: Estimate | None) -> str:
+    return "-" if effect is None else f"{effect.value:+.3f} ({effect.low:+.3f} to {effect.high:+.3f})"
+
+
+def _rho(found: Estimate | None) -> str:
+    return "-" if found is None else f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def _better(effect: Estimate | None, wanted: int) -> str:
+    if effect is None or effect.sign == 0:
+        return "cannot tell"
+    return "holds" if effect.sign == wanted else "**does not hold**"
+
+
+def _no_loss(effect: Estimate | None, noise: float) -> str:
+    if effect is None:
+        return "cannot tell"
+    if effect.high < noise:
+        return "holds"
+    return "**does not hold**" if effect.low > 0 and effect.value > noise else "cannot tell"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
+
+
+@click.command()
+@click.option("--table", type=click.Path(exists=True, path_type=Path), default=TABLE, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=PAGE, show_default=True)
+def main(table: Path, out: Path) -> None:
+    """Write the findings of TABLE."""
+    replayed = json.loads(REPLAYED.read_text()) if REPLAYED.exists() else None
+    out.write_text(page(pd.read_parquet(table), replayed))
+
+
+if __name__ == "__main__":
+    main()

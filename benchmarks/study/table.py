@@ -1,0 +1,101 @@
+"""The study's ledgers as one tidy table: ``python -m benchmarks.study.table RUN... --out FILE.parquet``.
+
+One idea: one row an optimizer step, with the columns of the public curve collections, so that whatever reads
+those (`sweepft replay`, the stopping benchmark) reads this too; the rest of the columns are the study's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from sweepft.recorder import RunView, TrialView
+
+__all__ = ["table"]
+
+SOURCE = "sweepft/study"
+METRIC = "in-domain held-out loss (nats per target token)"
+
+
+def table(runs: list[Path]) -> pd.DataFrame:
+    """All completed runs of the sweeps, one row a step; the columns are told in ``benchmarks/data/README.md``.
+
+    Raises:
+        ValueError: A sweep has a run that did not complete, or a run whose steps have a gap.
+    """
+    rows: list[dict[str, Any]] = []
+    for folder in runs:
+        view = RunView.load(folder)
+        name = str(view.header["name"])
+        for trial in view.trials.values():
+            if trial.status == "diverged":
+                continue  # told in the findings: no final metric
+            if trial.status != "completed":
+                raise ValueError(
+                    f"{folder}: {trial.trial_id} is {trial.status}, not completed\n  resume the study first"
+                )
+            rows += _rows(trial, name)
+    frame = pd.DataFrame(rows)
+    numbers = frame.select_dtypes("float").columns
+    return frame.astype(dict.fromkeys(numbers, "float32"))
+
+
+def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
+    history, train = trial.history, trial.effective
+    steps = [int(s) for s in history["step"]]
+    if steps != list(range(1, trial.planned_steps + 1)):
+        raise ValueError(
+            f"{study}: {trial.trial_id} has {len(steps)} of {trial.planned_steps} steps, or a gap"
+        )
+    held_out = {int(e["step"]): {k: float(v["loss"]) for k, v in e["sets"].items()} for e in trial.evals}
+    final = held_out[steps[-1]]
+    order = str(trial.config.get("data.strategy", "stacked"))
+    for i, step in enumerate(steps):
+        here = held_out.get(step, {})
+        row = {
+            "source": SOURCE,
+            "study": f"{SOURCE}/{study}",
+            "run_id": f"{study}/{trial.trial_id}",
+            "lr": train["learning_rate"],
+            "batch_size": int(train["batch_size"]),
+            "warmup": float(train["warmup"]),
+            "schedule": train["schedule"],
+            "weight_decay": float(train["optimizer"]["weight_decay"]),
+            "other_hps": f"seed={train['seed']}|{order}",
+            "step": step,
+            "samples": int(history["samples_seen"][i]),
+            "train_loss": float(history["loss"][i]),
+            "grad_norm": float(history["grad_norm"][i]),
+            "eval_metric": here.get("in_domain"),
+            "final_metric": final["in_domain"],
+            "metric": METRIC,
+            "metric_mode": "min",
+            "seed": int(train["seed"]),
+            "data_order": order,
+            "lr_now": float(history["lr"][i]),
+            "tokens": int(history["tokens_seen"][i]),
+        }
+        row |= {f"eval_{name}": here.get(name) for name in final if name != "in_domain"}
+        row |= {f"final_{name}": loss for name, loss in final.items() if name != "in_domain"}
+        yield row
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The parquet file to write.")
+def main(runs: tuple[Path, ...], out: Path) -> None:
+    """Write the table of the sweeps RUNS."""
+    frame = table(list(runs))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(out, index=False, compression="zstd")
+    click.echo(
+        f"{out}: {frame['run_id'].nunique()} runs, {len(frame)} steps, {out.stat().st_size / 2**20:.2f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The study's design: balanced, valid as a sweep, and comparable at equal steps."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+from benchmarks.study.design import EDITIONS, SCHEDULES, configurations, spec
+
+from sweepft.spec import load
+
+EDITION = pytest.mark.parametrize("edition", EDITIONS.values(), ids=EDITIONS)
+
+
+@EDITION
+def test_every_cell_has_four_different_runs_two_of_them_equal_but_for_the_seed(edition):
+    runs = configurations(edition)
+    assert len({tuple(r.items()) for r in runs}) == len(runs)
+    cells = Counter((r["learning_rate"], r["batch_size"]) for r in runs)
+    assert len(cells) == len(edition.rates) * len(edition.batches)
+    assert set(cells.values()) == {4}
+    but_for_seed = Counter(tuple(v for k, v in r.items() if k != "seed") for r in runs)
+    assert sum(n == 2 for n in but_for_seed.values()) >= len(cells)
+
+
+@EDITION
+def test_settings_are_not_confounded(edition):
+    runs = configurations(edition)
+    columns = [
+        [edition.rates.index(r["learning_rate"]) for r in runs],
+        [edition.batches.index(r["batch_size"]) for r in runs],
+        [float(r["warmup"] > 0) for r in runs],
+        [r["seed"] for r in runs],
+    ]
+    by_schedule = [[float(r["schedule"] == s) for r in runs] for s in SCHEDULES]
+    for schedule in by_schedule:
+        found = np.abs(np.corrcoef([*columns, schedule])) - np.eye(len(columns) + 1)
+        assert found.max() < 0.03
+
+
+@EDITION
+def test_every_batch_size_is_measured_at_the_steps_the_largest_ends_with(edition):
+    windows = spec(edition, "m", "t", "r")["early_stop"]["windows"]
+    steps = edition.samples / max(edition.batches)
+    assert steps >= 40
+    assert {round(b * steps / edition.samples, 9) for b in edition.batches[:-1]} == {
+        round(w, 9) for w in windows
+    }
+
+
+@EDITION
+def test_it_is_a_valid_sweep_that_stops_nobody(edition, tmp_path):
+    written = tmp_path / "study.yaml"
+    written.write_text(yaml.safe_dump(spec(edition, "m", "t.jsonl", "r.jsonl")))
+    loaded = load(written, check_files=False)
+    assert loaded.early_stop.rule == "none"
+    assert loaded.search.trials == len(loaded.search.start_with) == len(configurations(edition))
