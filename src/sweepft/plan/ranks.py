@@ -1,11 +1,13 @@
 """The processes that ``measure`` times: ``python -m sweepft.plan.ranks`` reads a job from stdin.
 
 One idea: a slot is a process group of its own; all slots start their timed steps together, so that each meets the
-others' load as it would in the sweep.
+others' load as it would in the sweep. Before its ranks a slot starts a coordinator, and each of these processes
+loads Ray: they load the same here, for that is much of a slot's start.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import os
@@ -25,6 +27,7 @@ from sweepft.spec import SweepSpec, from_dict
 from sweepft.tuner.plans import slot_plan
 
 _PATIENCE = 3600.0
+_COORDINATOR = "sweepft.trainable.slot"
 
 
 def _main() -> None:
@@ -50,6 +53,13 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     processes = []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
+        coordinators = [
+            context.Process(target=importlib.import_module, args=(_COORDINATOR,)) for _ in range(slots)
+        ]
+        for coordinator in coordinators:
+            coordinator.start()
+        for coordinator in coordinators:
+            coordinator.join(_PATIENCE)
         for slot in range(slots):
             port = _free_port()
             for rank in range(world):
@@ -109,6 +119,7 @@ def _rank(
     begin: float,
 ) -> None:
     try:
+        importlib.import_module("ray")
         from sweepft.engine.collective import join, leave
         from sweepft.engine.runner import TrialRunner
         from sweepft.engine.timing import peak_bytes, time_evaluation, time_steps
