@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweepft.data import Prepared
+from sweepft.data.curriculum import Shares, phase_shares
 from sweepft.recorder import RunView, TrialView
 from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
 
@@ -41,6 +42,12 @@ class BestFacts:
     def held_out(self) -> dict[str, Mapping[str, Any]]:
         """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
         return dict(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+
+    @property
+    def phases(self) -> Shares | None:
+        """Shares of the budget and of each domain in it; None where all rows are trained on alike."""
+        curriculum = self.settings.data
+        return None if curriculum is None else phase_shares(curriculum, self.prepared.train.domains)
 
     @property
     def micro_batch(self) -> int:

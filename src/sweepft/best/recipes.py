@@ -21,9 +21,11 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
     spec = facts.spec.to_dict()
     settings = facts.settings.model_dump(mode="json", exclude_none=True)
     rate = settings.pop("learning_rate")
+    data = {**spec["data"], **settings.pop("data", {})}
     return {
         **spec,
         "name": f"{facts.spec.name[:74]}-best",
+        "data": data,
         "train": settings,
         "search": {
             "trials": 1,

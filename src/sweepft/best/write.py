@@ -7,6 +7,7 @@ outlives them when the run goes on and the trial is overtaken.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import sweepft
 from sweepft.best.facts import BestFacts, best_facts
 from sweepft.best.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.data.curriculum import EXPORTED
 from sweepft.errors import StorageError
 from sweepft.recorder import RunView
 
@@ -89,7 +91,7 @@ def _texts(facts: BestFacts, view: RunView, has_weights: bool) -> dict[str, str]
     return {
         "spec.yaml": comment + _yaml(one_trial_spec(facts)),
         "deepspeed.json": json.dumps(deepspeed_config(facts), indent=2) + "\n",
-        "trl.yaml": _TRL_COMMENT + _yaml(trl_config(facts)),
+        "trl.yaml": _TRL_COMMENT + (_TRL_ALIKE if facts.phases else "") + _yaml(trl_config(facts)),
         "train.py": _templates().get_template("train.py.jinja").render(values),
         "README.md": _templates().get_template("README.md.jinja").render(values),
         FACTS_FILE: json.dumps(_summary(facts, view), indent=2, allow_nan=False) + "\n",
@@ -100,6 +102,9 @@ _TRL_COMMENT = """\
 # trl sft --config trl.yaml
 # TRL draws the samples in its own order and tokenises with the model's chat template, which must mark the assistant's
 # turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not the same numbers.
+"""
+_TRL_ALIKE = """\
+# It knows neither phases nor weights of domains, which this trial had: here all rows are trained on alike.
 """
 
 
@@ -129,6 +134,9 @@ def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
         "s": facts.settings,
         "spec": facts.spec,
         "data": facts.prepared,
+        "phases": facts.phases,
+        "order_source": "\n\n".join(inspect.getsource(function) for function in EXPORTED),
+        "swept_data": any(key.startswith("data.") for key in facts.trial.config),
         "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.config),
         "swept_lora": any(key.startswith("lora.") for key in facts.trial.config),
         "held_out_paths": {h.name: h.data.path for h in facts.prepared.held_out},

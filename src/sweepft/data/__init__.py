@@ -7,7 +7,8 @@ The idea to keep in mind: the driver only reads and checks (no torch); a child p
 from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
-from sweepft.data.order import BlockLosses, SampleOrder, block_size
+from sweepft.data.curriculum import sample_order
+from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size
 from sweepft.data.prepare import prepare, prepare_in_child
 from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised
 from sweepft.data.split import DataCheck, SourceCount, check
@@ -16,6 +17,7 @@ __all__ = [
     "BlockLosses",
     "DataCheck",
     "HeldOutSet",
+    "Order",
     "Prepared",
     "SampleOrder",
     "SourceCount",
@@ -25,4 +27,5 @@ __all__ = [
     "check",
     "prepare",
     "prepare_in_child",
+    "sample_order",
 ]

@@ -75,6 +75,12 @@ class TokenSet:
     def __len__(self) -> int:
         return int(self.targets.shape[0])
 
+    @property
+    def rows_by_domain(self) -> dict[str, int]:
+        """Rows of each domain, in the order of `domain_names`; the empty name is that of rows without one."""
+        counts = np.bincount(self.domains, minlength=len(self.domain_names))
+        return dict(zip(self.domain_names, counts.tolist(), strict=True))
+
     def __repr__(self) -> str:
         return f"TokenSet({str(self.path)!r}, rows={len(self)}, digest={self.digest[:12]})"
 

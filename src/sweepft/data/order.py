@@ -1,26 +1,43 @@
-"""Which sample comes when: one endless seeded sequence that no hyperparameter can change.
+"""Which sample comes when: one endless seeded sequence that no hyperparameter of ``train`` can change.
 
 The idea to keep in mind: position ``p`` of the order names the same row in every trial, whatever its batch
-size, micro-batch or world size. A trial of batch size ``B`` takes positions ``[step * B, (step + 1) * B)``,
-so two trials with the same order digest can be compared sample by sample. Training losses are also summed
-over fixed blocks of positions (`BlockLosses`), which makes that comparison possible after the fact.
+size, micro-batch or world size (with weights or phases: :mod:`sweepft.data.curriculum`). A trial of batch size
+``B`` takes positions ``[step * B, (step + 1) * B)``, so two trials with the same order digest can be compared sample
+by sample. Training losses are also summed over fixed blocks of positions (`BlockLosses`), which makes that comparison
+possible after the fact.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BLOCKS_PER_BUDGET", "BlockLosses", "SampleOrder", "block_size"]
+__all__ = ["BLOCKS_PER_BUDGET", "BlockLosses", "Order", "SampleOrder", "block_size", "permutation"]
 
 BLOCKS_PER_BUDGET: Final = 64
 """Blocks of the loss grid in one budget, about."""
 
 _ORDER_VERSION: Final = 1  # change it whenever the same seed would give another sequence
+
+
+class Order(Protocol):
+    """A sequence of rows; equal digests are equal sequences."""
+
+    digest: str
+
+    def indices(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Row numbers at positions ``[start, stop)``."""
+
+
+def permutation(n_rows: int, seeds: Sequence[int]) -> np.ndarray:
+    """A permutation of ``range(n_rows)`` from the raw bits of PCG64, which numpy promises not to change."""
+    bits = np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(n_rows)
+    return np.argsort(np.asarray(bits, dtype=np.uint64), kind="stable").astype(np.int64)
 
 
 class SampleOrder:
@@ -73,8 +90,7 @@ class SampleOrder:
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         known = self._permutations.get(epoch)
         if known is None:
-            bits = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(self.n_rows)
-            known = np.argsort(np.asarray(bits, dtype=np.uint64), kind="stable").astype(np.int64)
+            known = permutation(self.n_rows, [self.seed, epoch])
             while (
                 len(self._permutations) >= 2
             ):  # a batch touches two epochs at most, unless it is larger than one

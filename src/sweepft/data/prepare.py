@@ -20,11 +20,12 @@ from typing import Any, Final
 import numpy as np
 
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
+from sweepft.data.curriculum import phase_shares
 from sweepft.data.encode import Encoder, rows_digest
 from sweepft.data.order import SampleOrder
 from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised, memo_file, recall, remember
 from sweepft.data.read import Row
-from sweepft.data.split import split_data
+from sweepft.data.split import check_domains, split_data
 from sweepft.data.tokenizer import load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
 from sweepft.spec.sections import Budget
@@ -131,7 +132,13 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         warnings.extend(_row_warnings(name, len(rows), tokens.meta["extra"]))
         _check_positions(name, tokens, loaded.max_positions, spec)
         sizes = {key: tokens.meta[key] for key in ("rows", "tokens", "targets", "longest")}
-        return Tokenised(path=str(folder), digest=digest, counts=tokens.meta["extra"]["counts"], **sizes)
+        return Tokenised(
+            path=str(folder),
+            digest=digest,
+            domains=tokens.rows_by_domain,
+            counts=tokens.meta["extra"]["counts"],
+            **sizes,
+        )
 
     train = tokenise("training data", "data.train", split.train)
     held_out = tuple(
@@ -140,12 +147,15 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         )
         for h, rows in zip(spec.data.held_out, split.held_out.values(), strict=True)
     )
+    check_domains(spec, tuple(train.domains))  # rows that cannot be used are gone now
     order = SampleOrder(train.rows, spec.train.seed, train.digest)
+    budget = budget_in_samples(spec.train.budget, TokenSet(train.path), order)
+    _check_phases(spec, train, budget)
     return Prepared(
         train=train,
         held_out=held_out,
         test={c.name: c.used for c in split.check.sources if c.kind == "test"},
-        budget_samples=budget_in_samples(spec.train.budget, TokenSet(train.path), order),
+        budget_samples=budget,
         order=order.digest,
         tokenizer=str(loaded.save(cache)),
         vocab_size=len(loaded.tokenizer),
@@ -156,6 +166,19 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         overlap_dropped=split.check.overlap_dropped,
         warnings=tuple(warnings),
     )
+
+
+def _check_phases(spec: SweepSpec, train: Tokenised, budget: int) -> None:
+    """No phase may be shorter than a sample. Weights that are swept are taken as equal here."""
+    curriculum = spec.data.curriculum
+    if not curriculum.phases:
+        return
+    shares = phase_shares(curriculum.model_copy(update={"strategy": "phased"}), train.domains) or ()
+    for i, (share, _) in enumerate(shares):
+        if share * budget < 1:
+            rule = f"phase {i} has less than one of the {budget} samples of the budget"
+            remedy = "raise its share or train.budget, or leave the phase out"
+            raise DataError([Problem("data", f"data.phases.{i}", rule, remedy, round(share, 6))])
 
 
 def _at_least_one(encoder: Encoder, rows: list[Row], name: str, key: str) -> Iterator[TokenRow]:

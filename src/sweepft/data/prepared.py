@@ -23,7 +23,7 @@ from sweepft.spec.sweep import SweepSpec
 
 __all__ = ["HeldOutSet", "Prepared", "Tokenised", "memo_file", "recall", "remember"]
 
-_PREPARED_FORMAT: Final = 2
+_PREPARED_FORMAT: Final = 3
 
 
 class _Fact(BaseModel):
@@ -42,6 +42,8 @@ class Tokenised(_Fact):
     """Trained-on tokens."""
     longest: int
     """Tokens of the longest row."""
+    domains: dict[str, int] = {}
+    """Rows by domain, in the order of the domains' numbers; the empty name is that of rows without one."""
     counts: dict[str, int]
     """Rows by outcome: `kept`, `truncated`, `no_target`, `over_length`, `refused`, ..."""
 
@@ -64,7 +66,7 @@ class Prepared(_Fact):
     budget_samples: int
     """Samples every trial trains on."""
     order: str
-    """Digest of the sample order with `train.seed`."""
+    """Digest of the sample order with `train.seed`, all rows alike; a budget in tokens is counted along it."""
     tokenizer: str
     """Folder of the tokenizer as used, with template, pad and added tokens: it goes with the weights."""
     vocab_size: int

@@ -7,18 +7,20 @@ local file, without a tokenizer and without torch.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sweepft.data.order import SampleOrder
 from sweepft.data.read import Row, is_local, read_rows
 from sweepft.errors import DataError, Problem
+from sweepft.spec import domain_faults, of_data
 from sweepft.spec.sections import Data, HeldOut, TestSource, TrainSource
 from sweepft.spec.sweep import SweepSpec
 
-__all__ = ["DataCheck", "SourceCount", "Split", "check", "split_data"]
+__all__ = ["DataCheck", "SourceCount", "Split", "check", "check_domains", "split_data"]
 
 _SHOWN: Final = 5
 
@@ -100,9 +102,28 @@ def check(spec: SweepSpec) -> DataCheck:
 
     Raises:
         DataError: Broken or empty files; training rows that are also held out or in a test set, unless
-            ``data.overlap`` is ``drop``; no rows left to train on.
+            ``data.overlap`` is ``drop``; no rows left to train on; phases or weights of domains without rows.
     """
-    return split_data(spec.data, remote=False).check
+    split = split_data(spec.data, remote=False)
+    if not any(source.skipped for source in split.check.sources if source.kind == "train"):
+        check_domains(spec, tuple(dict.fromkeys(row.domain or "" for row in split.train)))
+    return split.check
+
+
+def check_domains(spec: SweepSpec, domains: Sequence[str]) -> None:
+    """Refuse phases and weights that do not fit the domains of the training rows.
+
+    Args:
+        spec: The sweep.
+        domains: Domains of the training rows; the empty text stands for rows that have none.
+    Raises:
+        DataError: With every problem found.
+    """
+    swept = {key: [v for _, v in d.examples()] for key, d in spec.search.space.items() if of_data(key)}
+    faults = domain_faults(spec.data.curriculum, swept, domains)
+    problems = [Problem("data", ".".join(map(str, path)), rule, remedy) for path, rule, remedy in faults]
+    if problems:
+        raise DataError(problems)
 
 
 def split_data(data: Data, *, remote: bool = True) -> Split:
@@ -151,8 +172,11 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
             return _Loaded(kind, name, path, [], 0)
         split = source.split or ("test" if kind == "test" else "train")
         domain = source.domain if isinstance(source, TrainSource) else None
+        wanted = None if isinstance(source, TestSource) else source.domains
         try:
-            rows = read_rows(path, split=split, domain=domain)
+            rows = read_rows(path, split=split, domain=domain if wanted is None else None)
+            if wanted is not None:
+                rows = [replace(row, domain=domain or row.domain) for row in _of_domains(rows, wanted, path)]
         except DataError as error:
             problems.extend(error.problems)
             return _Loaded(kind, name, path, [], 0)
@@ -167,6 +191,23 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
     if problems:
         raise DataError(problems)
     return train, held, test
+
+
+def _of_domains(rows: Sequence[Row], wanted: Sequence[str], where: str) -> list[Row]:
+    """Rows whose domain is one of the names or patterns; each of these must have some."""
+    there = dict.fromkeys(row.domain for row in rows if row.domain is not None)
+    chosen: set[str] = set()
+    problems = []
+    for pattern in wanted:
+        found = [name for name in there if fnmatch.fnmatchcase(name, pattern)]
+        chosen.update(found)
+        if not found:
+            some = ", ".join(list(there)[:12]) + (", ..." if len(there) > 12 else "")
+            remedy = f"the domains are: {some}" if there else "give the rows a domain, or leave domains out"
+            problems.append(Problem(where, "domains", "no row has such a domain", remedy, pattern))
+    if problems:
+        raise DataError(problems)
+    return [row for row in rows if row.domain in chosen]
 
 
 def _without_overlap(
@@ -199,7 +240,13 @@ def _take_fraction(
     rows: list[tuple[Row, bytes]], held_out: HeldOut, seed: int
 ) -> tuple[list[Row], list[tuple[Row, bytes]]]:
     fraction, limit, name = held_out.fraction or 0.0, held_out.limit, held_out.name
-    different = dict.fromkeys(key for _, key in rows)
+    candidates = rows
+    if held_out.domains is not None:
+        inside = {
+            id(row) for row in _of_domains([row for row, _ in rows], held_out.domains, f"held-out set {name}")
+        }
+        candidates = [(row, key) for row, key in rows if id(row) in inside]
+    different = dict.fromkeys(key for _, key in candidates)
     salt = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()
     ranked = sorted(different, key=lambda key: hashlib.blake2b(key, key=salt, digest_size=16).digest())
     count = max(1, round(fraction * len(ranked)))

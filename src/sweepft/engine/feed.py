@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepft.data.cache import TokenSet
-from sweepft.data.order import SampleOrder
+from sweepft.data.order import Order
 from sweepft.engine.batches import Batch, Layout
 
 __all__ = ["Feed", "Step", "lay_out_step"]
@@ -37,7 +37,7 @@ class Step:
 
 
 def lay_out_step(
-    rows: TokenSet, order: SampleOrder, layout: Layout, start: int, stop: int, rank: int, world_size: int
+    rows: TokenSet, order: Order, layout: Layout, start: int, stop: int, rank: int, world_size: int
 ) -> Step:
     """A rank's share of the positions [start, stop) of the sample order."""
     indices = order.indices(start, stop)

@@ -95,6 +95,7 @@ class TrialPlan:
         seed: Seeds the sample order and dropout.
         gradient_clipping: Largest gradient norm, 0 for none.
         lora: Adapters to train in place of the weights, or None.
+        curriculum: How its samples are put in order: ``sweepft.spec.Curriculum`` as plain data; None: all rows alike.
     """
 
     trial_id: str
@@ -113,6 +114,7 @@ class TrialPlan:
     eps: float = 1e-8
     weight_decay: float = 0.0
     lora: LoraPlan | None = None
+    curriculum: Mapping[str, Any] | None = None
 
     @classmethod
     def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialPlan:
@@ -144,4 +146,5 @@ class TrialPlan:
             eps=train.optimizer.eps,
             weight_decay=train.optimizer.weight_decay,
             lora=None if train.lora is None else LoraPlan(**dict(train.lora)),
+            curriculum=None if train.data is None else train.data.model_dump(mode="json"),
         )

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from sweepft.data.cache import TokenSet
-from sweepft.data.order import BlockLosses, SampleOrder
+from sweepft.data.curriculum import sample_order
+from sweepft.data.order import BlockLosses
 from sweepft.engine.batches import Row
 from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.export import export
@@ -29,6 +30,7 @@ from sweepft.engine.memory import CPU_TOKENS, device_memory, largest_micro_batch
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.engine.schedules import lr_at
 from sweepft.engine.zero import ZeroEngine
+from sweepft.spec import Curriculum
 
 __all__ = ["TrialRunner"]
 
@@ -62,10 +64,10 @@ class TrialRunner:
             self._checked = True
         self._trial = trial
         self._step = self._samples = self._tokens = 0
-        self._order = SampleOrder(len(self.train_set), trial.seed, self.train_set.digest)
-        self._feed_order = SampleOrder(
-            len(self.train_set), trial.seed, self.train_set.digest
-        )  # its thread's own
+        curriculum = None if trial.curriculum is None else Curriculum.model_validate(trial.curriculum)
+        self._order, self._feed_order = (  # the feed's thread has its own
+            sample_order(self.train_set, trial.seed, curriculum, self.plan.budget_samples) for _ in range(2)
+        )
         self._blocks = BlockLosses(self.plan.budget_samples)
         self._open_block = np.zeros(0)
         return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}

@@ -21,7 +21,7 @@ from sweepft.recorder import Ledger, Row, RunView, read_ledger, whole_results
 from sweepft.rules import History
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.spec import SweepSpec, load
+from sweepft.spec import SweepSpec, from_dict, load
 from sweepft.tuner.build import build_scheduler
 from sweepft.tuner.outcome import outcome
 from sweepft.tuner.recorder import Recorder
@@ -137,7 +137,10 @@ def _last_result(kinds: Mapping[str, Row], budget_samples: int) -> dict[str, Any
 
 def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:
     """Refuse changes after which old and new trials could not be compared."""
-    old, new = _flat(before), _flat(spec.to_dict())
+    old, new = (
+        _flat(from_dict(before).to_dict()),
+        _flat(spec.to_dict()),
+    )  # keys unknown then have their defaults
     problems = [
         Problem(
             where="resume",

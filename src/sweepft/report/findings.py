@@ -78,7 +78,7 @@ def _columns(configs: list[dict[str, Any]]) -> Columns:
         "rate": lambda c: math.log10(c["learning_rate"]),
         "warmup": lambda c: float(_warmup(c) > 0),
         "schedule": lambda c: float(c["schedule"] != "constant"),
-        "strategy": lambda c: float(c["strategy"] == "phased"),
+        "strategy": lambda c: float((c.get("data.strategy") or c["data"]["strategy"]) == "phased"),
     }
     columns: Columns = {}
     for key, make in makers.items():

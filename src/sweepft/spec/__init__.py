@@ -7,6 +7,7 @@ problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and 
 from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
+from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
 from sweepft.spec.families import PACKABLE, packing_note
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.loader import dump, from_dict, load
@@ -41,6 +42,7 @@ __all__ = [
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
+    "Curriculum",
     "Data",
     "Dimension",
     "EarlyStop",
@@ -63,12 +65,14 @@ __all__ = [
     "TrainSource",
     "WarmupSteps",
     "check_budget",
+    "domain_faults",
     "dump",
     "from_dict",
     "is_hub_id",
     "is_template_file",
     "json_schema",
     "load",
+    "of_data",
     "packing_note",
     "plan",
     "reference",

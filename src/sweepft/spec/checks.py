@@ -13,12 +13,13 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sweepft.errors import Problem
+from sweepft.spec.curriculum import domain_faults, of_data
 from sweepft.spec.draft import Draft
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.problems import did_you_mean, problems_of
-from sweepft.spec.sections import Resources, Search, Train, TrainSettings
+from sweepft.spec.sections import Data, Resources, Search, Train, TrainSettings
 from sweepft.spec.source import Document, KeyPath
-from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, train_dict
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, is_sweepable, train_dict
 
 __all__ = ["check_all", "check_budget"]
 
@@ -95,8 +96,8 @@ def _check_space_keys(draft: Draft) -> None:
     keys = list(draft.search.space)
     for key in keys:
         path: KeyPath = ("search", "space", key)
-        if key not in SWEEPABLE:
-            fixed = key.split(".")[0] in Train.model_fields and key not in SWEEPABLE
+        if not is_sweepable(key):
+            fixed = key.split(".")[0] in Train.model_fields or key.removeprefix("data.") in Data.model_fields
             rule = "is the same for every trial and cannot be swept" if fixed else "is not a field of train"
             draft.add(path, rule, did_you_mean(key, SWEEPABLE))
         for other in keys:
@@ -114,9 +115,10 @@ def _check_fixed_or_swept(draft: Draft) -> None:
             remedy = f"fix train.{name}, or add search.space.{name}"
             draft.add(("train", name), "is neither fixed nor swept", remedy)
     for key in search.space:
-        if _is_given(draft.document.data.get("train"), key):
-            remedy = f"remove train.{key}, or take {key} out of search.space (--set search.space.{key}=null)"
-            draft.add(("search", "space", key), "is both fixed in train and swept", remedy)
+        section, name = ("data", key) if of_data(key) else ("train", f"train.{key}")
+        if _is_given(draft.document.data.get(section), key.removeprefix("data.")):
+            remedy = f"remove {name}, or take {key} out of search.space (--set search.space.{key}=null)"
+            draft.add(("search", "space", key), f"is both fixed in {section} and swept", remedy)
 
 
 def _check_values(draft: Draft) -> None:
@@ -125,7 +127,7 @@ def _check_values(draft: Draft) -> None:
     if train is None or search is None:
         return
     for key, dimension in search.space.items():
-        if key in SWEEPABLE:
+        if is_sweepable(key):
             rules: set[str] = set()
             for below, value in dimension.examples():
                 for problem in _try(draft, train, key, value):
@@ -144,12 +146,41 @@ def _check_values(draft: Draft) -> None:
 
 
 def _try(draft: Draft, train: Train, key: str, value: Any) -> list[Problem]:
-    data = apply({"batch_size": 1, "learning_rate": 1.0, **train_dict(train)}, {key: value})
+    curriculum: dict[str, Any] = {} if not of_data(key) else {"data": {}}
+    base = {"batch_size": 1, "learning_rate": 1.0, **train_dict(train)} | curriculum
+    data = apply(base, {key: value})
     try:
         TrainSettings.model_validate(data)
     except ValidationError as error:
         return problems_of(error, TrainSettings, data, draft.document.where)
     return []
+
+
+def _check_curriculum(draft: Draft) -> None:
+    """Phases where they are used and only there; domains are looked up here where every source says its own."""
+    data, search = draft.data, draft.search
+    if data is None or search is None:
+        return
+    written = draft.document.data["data"]
+    swept = {key: [v for _, v in d.examples()] for key, d in search.space.items() if of_data(key)}
+    phased = "phased" in swept.get("data.strategy", (data.strategy,))
+    if phased and not data.phases:
+        place: KeyPath = (
+            ("data", "strategy") if "strategy" in written else ("search", "space", "data.strategy")
+        )
+        remedy = "for example data.phases: [{domains: [knowledge], share: 0.4}, {domains: [skills]}]"
+        draft.add(place, "phased needs data.phases", remedy)
+    if data.phases and "strategy" not in written and "data.strategy" not in swept:
+        remedy = "write data.strategy: phased, or sweep data.strategy: {choice: [stacked, phased]}"
+        draft.add(("data", "phases"), "is given, and no trial is phased", remedy)
+    if (data.replay or "data.replay" in swept) and not data.phases:
+        place = ("data", "replay") if data.replay else ("search", "space", "data.replay")
+        draft.add(place, "is about phases, and there are none", "add data.phases, or leave it out")
+    named = [source.domain for source in data.train]
+    if None not in named:
+        domains = list(dict.fromkeys(name for name in named if name is not None))
+        for path, rule, remedy in domain_faults(data.curriculum, swept, domains):
+            draft.add(path, rule, remedy)
 
 
 def _check_batches(draft: Draft) -> None:
@@ -305,6 +336,7 @@ _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_space_keys,
     _check_fixed_or_swept,
     _check_values,
+    _check_curriculum,
     _check_batches,
     _check_tokens,
     _check_grid,

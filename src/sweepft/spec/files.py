@@ -99,7 +99,10 @@ def _check_data(draft: Draft, data: Data) -> None:
     train: dict[str, int] = {}
     for i, source in enumerate(data.train):
         key: KeyPath = ("data", "train", i, "path")
-        if _check_file(draft, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
+        there = _check_file(
+            draft, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"
+        )
+        if there and source.domains is None:  # else rows are compared when they are read
             train.setdefault(_identity(source.path, source.split), i)
     others: list[tuple[KeyPath, str, str | None]] = [
         (("data", "held_out", i, "path"), held.path, held.split)

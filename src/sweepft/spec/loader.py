@@ -20,7 +20,7 @@ from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.sections import Train
 from sweepft.spec.settings import check_settings, expand_names
 from sweepft.spec.source import Document, read, to_yaml
-from sweepft.spec.sweep import SweepSpec
+from sweepft.spec.sweep import SweepSpec, is_sweepable
 
 __all__ = ["dump", "from_dict", "load"]
 
@@ -45,7 +45,8 @@ def load(
     """
     path = Path(path)
     document = read(path, str(path))
-    problems = document.override(overrides, leaf_fields(Train))
+    fields = set(leaf_fields(Train))
+    problems = document.override(overrides, lambda key: key in fields or is_sweepable(key))
     if problems:
         raise SpecError(problems)
     return _validated(document, path.absolute().parent, check_files, check_files and check_history)

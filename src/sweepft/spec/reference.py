@@ -25,7 +25,10 @@ def reference() -> str:
     definitions = {"SweepSpec": json_schema(), **json_schema()["$defs"]}
     parts = [_table(SweepSpec, "", definitions)]
     parts += _below(SweepSpec, "", definitions)
-    parts.append("Fields of `train` that can be swept: " + ", ".join(f"`{key}`" for key in SWEEPABLE) + ".")
+    keys = ", ".join(f"`{key}`" for key in SWEEPABLE)
+    parts.append(
+        f"What can be swept, a field of `train` where nothing else is said: {keys}, `data.mixture.DOMAIN`."
+    )
     return "\n\n".join(parts) + "\n"
 
 

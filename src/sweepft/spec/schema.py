@@ -30,6 +30,7 @@ def json_schema() -> dict[str, Any]:
             definition["properties"]["choice"]["anyOf"][0]["minItems"] = 1
     schema["$defs"]["Limit"]["minProperties"] = 1
     search = schema["$defs"]["Search"]["properties"]
-    search["space"]["propertyNames"] = {"enum": list(SWEEPABLE)}
+    weights = {"pattern": r"^data\.mixture\.[^.]+$"}
+    search["space"]["propertyNames"] = {"anyOf": [{"enum": list(SWEEPABLE)}, weights]}
     search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(NAMED_SETTINGS)}]}
     return schema

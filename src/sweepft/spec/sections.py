@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sweepft.spec.curriculum import Curriculum
 from sweepft.spec.fields import (
     Fraction,
     MicroBatch,
@@ -49,6 +50,7 @@ __all__ = [
     "TrainSource",
 ]
 
+_Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -77,7 +79,9 @@ class TrainSource(Section):
     path: Source
     """File (.jsonl, .jsonl.gz, .parquet) or hub id of a data set."""
     domain: str | None = None
-    """Domain of these rows, for reports by domain; by default the rows' own `domain`, if they have one."""
+    """Domain of these rows, for phases, weights and reports; by default the rows' own `domain`, if they have one."""
+    domains: _Domains | None = None
+    """Only rows whose own `domain` is one of these names or shell patterns (`glue_*`); by default all."""
     split: str | None = None
     """Split of a hub data set; by default `train`."""
     limit: PositiveInt | None = None
@@ -95,6 +99,8 @@ class HeldOut(Section):
     """File or hub id of its own, as in `data.train`. Either this or `fraction`."""
     weight: NonNegative = 1.0
     """Weight in the objective; 0 means: measured and reported, but not optimised."""
+    domains: _Domains | None = None
+    """Only rows of these domains, names or shell patterns; for a `fraction`, domains as the training rows have them."""
     limit: PositiveInt | None = None
     """Rows to take at most, drawn with `data.seed`; by default all."""
     split: str | None = None
@@ -119,11 +125,9 @@ class TestSource(Section):
     """Split of a hub data set; by default `test`."""
 
 
-class Data(Section):
-    """What is trained on, what decides, and what stays sealed."""
-
+class _Sources(Section):
     train: Annotated[tuple[TrainSource, ...], Field(min_length=1, strict=False)]
-    """Training sources; all of them together, in one seeded order that depends on no swept value."""
+    """Training sources; by default all of them together, in one seeded order that depends on no swept value."""
     held_out: Annotated[tuple[HeldOut, ...], Field(min_length=1, strict=False)]
     """Held-out sets, evaluated at every window and at the end."""
     test: Annotated[tuple[TestSource, ...], Field(strict=False)] = ()
@@ -136,6 +140,15 @@ class Data(Section):
     """Seed of held-out fractions and limits (not of training)."""
     overlap: Literal["error", "drop"] = "error"
     """Training rows that are also in a held-out or test set: refuse them, or drop them from training."""
+
+
+class Data(Curriculum, _Sources):
+    """What is trained on and in which order, what decides, and what stays sealed."""
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """Strategy, phases, replay and mixture alone."""
+        return Curriculum(**{name: getattr(self, name) for name in Curriculum.model_fields})
 
 
 class Budget(Section):
@@ -229,6 +242,8 @@ class TrainSettings(Train):
     """Samples per optimizer step over all ranks."""
     learning_rate: Positive
     """Peak learning rate."""
+    data: Curriculum | None = None
+    """How its samples are put in order; None for all rows alike in one seeded order."""
 
 
 class Limit(Section):
@@ -260,7 +275,7 @@ class Search(Section):
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Configurations tried first; what they leave out is sampled. Mappings, or names that `sweepft settings` lists."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
-    """Fields of `train` (dotted: `optimizer.weight_decay`) and what to try."""
+    """Fields of `train` (dotted: `optimizer.weight_decay`), or of `data` (`data.strategy`), and what to try."""
 
 
 class EarlyStop(Section):

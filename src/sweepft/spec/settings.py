@@ -1,7 +1,8 @@
 """Named settings: published configurations that ``search.start_with`` may name instead of spelling out.
 
-One idea: a name stands for values of ``train`` and nothing else. Reading a spec replaces it by those of its values that
-are swept, and refuses it where the sweep could not try what the name promises: the run folder then holds plain values.
+One idea: a name stands for values of ``train``, and of what orders the data, and nothing else. Reading a spec replaces
+it by those of its values that are swept, and refuses it where the sweep could not try what the name promises: the run
+folder then holds plain values.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sweepft.errors import Problem
+from sweepft.spec.curriculum import of_data
 from sweepft.spec.draft import Draft
 from sweepft.spec.problems import did_you_mean
-from sweepft.spec.sections import Train
 from sweepft.spec.source import Document, KeyPath
 from sweepft.spec.space import same
 from sweepft.spec.sweep import train_dict
@@ -32,7 +33,7 @@ class NamedSetting:
 
     Attributes:
         name: What ``search.start_with`` calls it.
-        config: Fields of ``train``.
+        config: Fields of ``train``, and of ``data`` (``data.strategy``).
         about: One sentence on what it is.
         source: Where it comes from.
     """
@@ -77,10 +78,16 @@ NAMED_SETTINGS: Final[Mapping[str, NamedSetting]] = MappingProxyType(
                 warmup=0.03,
                 schedule="linear",
             ),
+            _named(
+                "orca-phased",
+                "one phase after another, without replay; batch size and rate are not published, and are sampled",
+                "Orca, arXiv 2306.02707: answers of ChatGPT, then of GPT-4",
+                **{"data.strategy": "phased", "data.replay": 0.0},
+            ),
         )
     )
 )
-"""By name. ``orca-phased`` is missing: phases are a data strategy, and a spec cannot say one yet."""
+"""By name."""
 
 
 def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
@@ -121,29 +128,31 @@ def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
 def check_settings(draft: Draft, names: Mapping[int, str]) -> None:
     """Refuse named settings that the sweep cannot try: outside the space, or over before they say anything."""
     train, search = draft.train, draft.search
-    if train is None or search is None:
+    if train is None or search is None or draft.data is None:
         return
+    fixed = train_dict(train) | {f"data.{key}": value for key, value in draft.data.curriculum}
     for i, name in names.items():
         path: KeyPath = ("search", "start_with", i)
+        if "data.strategy" in NAMED_SETTINGS[name].config and not draft.data.phases:
+            remedy = "name domains in data.phases, or leave the name out"
+            draft.add(path, f"{name} trains in phases, and data.phases is not given", remedy)
+            continue
         for key, value in NAMED_SETTINGS[name].config.items():
             dimension = search.space.get(key)
             if dimension is not None and not dimension.contains(value):
                 rule = f"{name} has {key} {_text(value)}, which lies outside search.space.{key}"
                 remedy = f"widen search.space.{key}, or write the values you want instead of the name"
                 draft.add(path, rule, remedy)
-            elif dimension is None and not _fixed_at(train, key, value):
-                rule = f"{name} has {key} {_text(value)}, and train.{key} is fixed at another value"
-                remedy = f"sweep {key}, or fix train.{key} at that value, or leave the name out"
+            elif dimension is None and not same(fixed.get(key), value):
+                full = key if of_data(key) else f"train.{key}"
+                rule = f"{name} has {key} {_text(value)}, and {full} is fixed at another value"
+                remedy = f"sweep {key}, or fix {full} at that value, or leave the name out"
                 draft.add(path, rule, remedy)
-        budget, batch = train.budget.samples, int(NAMED_SETTINGS[name].config["batch_size"])
-        if budget is not None and -(-budget // batch) < FEWEST_STEPS:
+        budget, batch = train.budget.samples, int(NAMED_SETTINGS[name].config.get("batch_size", 0))
+        if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
             rule = f"{name} would take {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
             remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or leave it out"
             draft.add(path, rule, remedy)
-
-
-def _fixed_at(train: Train, key: str, value: Any) -> bool:
-    return same(train_dict(train).get(key), value)
 
 
 def _text(value: Any) -> str:

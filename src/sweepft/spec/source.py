@@ -9,7 +9,7 @@ aliases are bounded, so that a hostile file costs nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -87,18 +87,17 @@ class Document:
                 return self.marks[path[:end]]
         return self.name
 
-    def override(self, texts: Sequence[str], dotted_keys: Iterable[str] = ()) -> list[Problem]:
+    def override(self, texts: Sequence[str], is_one_key: Callable[[str], bool]) -> list[Problem]:
         """Apply ``key.path=value`` texts in order; a null value removes the key.
 
         Args:
             texts: Values are YAML. Numbers in the key path index lists.
-            dotted_keys: Keys that themselves hold dots (``optimizer.weight_decay`` in a search space).
+            is_one_key: Whether a text with dots is one key of a search space (``optimizer.weight_decay``).
 
         Returns:
             What could not be applied.
         """
-        keys = frozenset(dotted_keys)
-        found = [_override(self, text, keys) for text in texts]
+        found = [_override(self, text, is_one_key) for text in texts]
         return [problem for problem in found if problem is not None]
 
 
@@ -242,7 +241,7 @@ class _Builder:
         self.problems.append(Problem(self.marks[path], dotted(path), rule, remedy, value))
 
 
-def _override(document: Document, text: str, dotted_keys: frozenset[str]) -> Problem | None:
+def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) -> Problem | None:
     where = f"--set {text}"
     key, equals, raw = text.partition("=")
     key = key.strip()
@@ -257,7 +256,7 @@ def _override(document: Document, text: str, dotted_keys: frozenset[str]) -> Pro
     parents: list[tuple[Any, str | int]] = []
     here: Any = document.data
     path: KeyPath = ()
-    steps = list(_steps(document.data, key.split("."), dotted_keys))
+    steps = list(_steps(document.data, key.split("."), is_one_key))
     for i, step in enumerate(steps):
         last = i == len(steps) - 1
         if isinstance(here, list):
@@ -300,7 +299,7 @@ def _set(document: Document, slot: tuple[Any, str | int], path: KeyPath, value: 
     document.marks[path] = where
 
 
-def _steps(data: Any, parts: Sequence[str], dotted_keys: frozenset[str]) -> Iterator[str]:
+def _steps(data: Any, parts: Sequence[str], is_one_key: Callable[[str], bool]) -> Iterator[str]:
     """Split a dotted key into steps, keeping together the dotted keys of a search space."""
     in_search = list(parts[:2]) in (["search", "space"], ["search", "start_with"])
     i = 0
@@ -309,7 +308,7 @@ def _steps(data: Any, parts: Sequence[str], dotted_keys: frozenset[str]) -> Iter
         if in_search and i >= 2:
             for end in range(len(parts), i + 1, -1):
                 joined = ".".join(parts[i:end])
-                if joined in dotted_keys or (isinstance(data, dict) and joined in data):
+                if is_one_key(joined) or (isinstance(data, dict) and joined in data):
                     take = end - i
                     break
         step = ".".join(parts[i : i + take])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
+from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, of_data
 from sweepft.spec.fields import Checkpoint, Section, WarmupSteps
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.problems import problems_of
@@ -29,17 +30,25 @@ from sweepft.spec.sections import (
     TrainSettings,
 )
 
-__all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "plan", "set_dotted"]
+__all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "is_sweepable", "plan", "set_dotted"]
 
 _FIXED = ("budget", "micro_batch", "precision", "zero_stage")
 
-SWEEPABLE: tuple[str, ...] = tuple(
-    key
-    for key in leaf_fields(Train)
-    if not any(key == fixed or key.startswith(fixed + ".") for fixed in _FIXED)
+SWEEPABLE: tuple[str, ...] = (
+    *(
+        key
+        for key in leaf_fields(Train)
+        if not any(key == fixed or key.startswith(fixed + ".") for fixed in _FIXED)
+    ),
+    *CURRICULUM_KEYS,
 )
 """Keys that may stand in ``search.space``: the fields of ``train`` that neither change what a trial costs in
-memory nor how much it trains."""
+memory nor how much it trains, and those of ``data`` that order the samples. Beside them: ``data.mixture.DOMAIN``."""
+
+
+def is_sweepable(key: str) -> bool:
+    """Whether a dotted key may stand in ``search.space``."""
+    return key in SWEEPABLE or is_mixture_key(key)
 
 
 class Plan(NamedTuple):
@@ -79,12 +88,15 @@ class SweepSpec(Section):
         """What a trial with these swept values trains with.
 
         Args:
-            config: Dotted field of ``train`` to value, for every key of ``search.space``.
+            config: Dotted field of ``train``, or of ``data``, to value, for every key of ``search.space``.
 
         Raises:
             SpecError: If a value is not sound, or a field is missing.
         """
-        data = apply(train_dict(self.train), config)
+        data = train_dict(self.train)
+        if self.data.curriculum != Curriculum() or any(map(of_data, self.search.space)):
+            data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
+        data = apply(data, config)
         try:
             return TrainSettings.model_validate(data)
         except ValidationError as error:
@@ -94,7 +106,7 @@ class SweepSpec(Section):
         """Plain data that validates to an equal spec: all defaults written out, swept fields left open."""
         data = self.model_dump(mode="json", exclude_none=True)
         for key in self.search.space:
-            remove_dotted(data["train"], key)
+            remove_dotted(data if of_data(key) else data["train"], key)
         return data
 
 
