@@ -17,7 +17,7 @@ from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 from sweepft.spec import MicroTokens, SweepSpec, from_dict, is_template_file
 
-__all__ = ["architecture_of", "make_tiny", "tiny_spec"]
+__all__ = ["architecture_of", "make_tiny", "tiny_spec", "write_rows"]
 
 _ROWS: Final = 400
 _HELD_OUT: Final = 24
@@ -39,7 +39,7 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
         SweepftError: If the twin could not be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "train.jsonl", list(skill_rows(NEW_SKILLS, _ROWS, 0)))
+    write_rows(spec, folder / "train.jsonl")
     _write(folder / "other.jsonl", list(knowledge_rows(0)))
     model = folder / "model"
     command = [sys.executable, "-m", "sweepft.demo.twin", str(model), architecture_of(spec.model.path)]
@@ -48,6 +48,14 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
         tail = "\n".join(done.stderr.strip().splitlines()[-15:])
         raise SweepftError(f"the tiny twin could not be made (exit status {done.returncode}):\n{tail}")
     return tiny_spec(spec, model, folder)
+
+
+def write_rows(spec: SweepSpec, file: Path) -> None:
+    """Training rows, in which the spec's phases and weights find the domains they name."""
+    rows, names = list(skill_rows(NEW_SKILLS, _ROWS, 0)), _domains(spec)
+    if names:
+        rows = [row | {"domain": names[i % len(names)]} for i, row in enumerate(rows)]
+    _write(file, rows)
 
 
 def architecture_of(path: str) -> str:
@@ -114,6 +122,14 @@ def _tiny_sizes(spec: SweepSpec, ranks: int) -> dict[int, int]:
     swept = spec.search.space.get("batch_size")
     sizes = sorted({*(swept.choices if swept is not None else ()), spec.train.batch_size} - {None})
     return {size: (i + 1) * _MICRO_BATCH * ranks for i, size in enumerate(sizes)}
+
+
+def _domains(spec: SweepSpec) -> list[str]:
+    """Domains that phases and weights name; and one more where no phase has to name it."""
+    phases, mixture = spec.data.phases, "data.mixture."
+    named = [name for phase in phases for name in phase.domains] + list(spec.data.mixture)
+    named += [key.removeprefix(mixture) for key in spec.search.space if key.startswith(mixture)]
+    return list(dict.fromkeys([*named, *(["other"] if named and not phases else [])]))
 
 
 def _template(spec: SweepSpec) -> dict[str, str]:

@@ -36,6 +36,7 @@ def advice(
 ) -> tuple[str, ...]:
     """Warnings, one sentence or two each."""
     found = [*_steps(spec, courses), *_cluster(spec, cluster, placement), *_memory(spec, memory, cluster)]
+    found += _strategy(spec)
     if trials is not None:
         found += [*_learning(spec, trials, placement), *_space(spec, trials)]
     if trials is not None and cost is not None and cost.trials_in_limit is not None:
@@ -87,6 +88,16 @@ def _windows(spec: SweepSpec, courses: Sequence[Course]) -> Iterator[str]:
     if late:
         told = ", ".join(f"{course.batch_size:,} from {course.judged[0]} on" for course in late)
         yield f"some batch sizes have too few steps to be judged at every window: {told}"
+
+
+def _strategy(spec: SweepSpec) -> Iterator[str]:
+    swept = spec.search.space.get("data.strategy")
+    if swept is not None and len(swept.choices) > 1 and spec.early_stop.rule != "none":
+        yield (
+            f"data.strategy is swept and early_stop.rule is {spec.early_stop.rule}: at early windows a phased trial "
+            "has not seen its later phases and looks worse than a stacked one; set early_stop.rule: none, or let the "
+            "first window lie in the last phase"
+        )
 
 
 def _cluster(spec: SweepSpec, cluster: Cluster, placement: Placement) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,12 @@ _CLAIMS = (
     ),
     ("warmup", "warmup", "Warmup can be left out without loss.", "with warmup against without"),
     ("schedule", "schedule", "A constant rate loses nothing to a decaying one.", "decaying against constant"),
-    ("strategy", "data order", "Stacked training equals phased training.", "phased against stacked"),
+    (
+        "strategy",
+        "data order",
+        "Stacked training loses nothing to phased training.",
+        "phased against stacked",
+    ),
 )
 
 _LOSES_NOTHING = {"warmup", "schedule", "data order"}
@@ -80,6 +86,8 @@ def _columns(configs: list[dict[str, Any]]) -> Columns:
         "schedule": lambda c: float(c["schedule"] != "constant"),
         "strategy": lambda c: float((c.get("data.strategy") or c["data"]["strategy"]) == "phased"),
     }
+    weights = dict.fromkeys(key for c in configs for key in c if key.startswith("data.mixture."))
+    makers |= {key: itemgetter(key) for key in weights}  # held equal; nothing is claimed of them
     columns: Columns = {}
     for key, make in makers.items():
         try:

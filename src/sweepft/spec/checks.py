@@ -97,7 +97,8 @@ def _check_space_keys(draft: Draft) -> None:
     for key in keys:
         path: KeyPath = ("search", "space", key)
         if not is_sweepable(key):
-            fixed = key.split(".")[0] in Train.model_fields or key.removeprefix("data.") in Data.model_fields
+            section, name = (Data, key.removeprefix("data.")) if of_data(key) else (Train, key)
+            fixed = name.split(".")[0] in section.model_fields
             rule = "is the same for every trial and cannot be swept" if fixed else "is not a field of train"
             draft.add(path, rule, did_you_mean(key, SWEEPABLE))
         for other in keys:

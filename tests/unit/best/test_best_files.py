@@ -9,12 +9,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from sweepft.best import write_best
 from sweepft.best.facts import BestFacts, best_facts
 from sweepft.best.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.data.curriculum import phased_rows
 from sweepft.engine.schedules import lr_at
 from sweepft.launch.train import horizon_notes
 from sweepft.recorder import Ledger, RunView
@@ -27,7 +29,11 @@ TRAIN = {
 SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "polynomial")
 
 
-def spec(**train: Any) -> dict[str, Any]:
+def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **train: Any) -> dict[str, Any]:
+    more = {
+        "data.strategy": {"choice": ["stacked", "phased"]},
+        "data.mixture.new": {"choice": [1.0, 2.0]},
+    }
     return {
         "name": "a-sweep",
         "model": {"path": "/models/base"},
@@ -38,11 +44,16 @@ def spec(**train: Any) -> dict[str, Any]:
                 {"name": "general", "path": "/data/g.jsonl", "weight": 0},
             ],
             "max_length": 256,
+            **(data or {}),
         },
         "train": TRAIN | train,
         "search": {
             "trials": 4,
-            "space": {"learning_rate": {"log_uniform": [1e-5, 1e-2]}, "batch_size": {"choice": [8, 16]}},
+            "space": {
+                "learning_rate": {"log_uniform": [1e-5, 1e-2]},
+                "batch_size": {"choice": [8, 16]},
+                **{key: more[key] for key in swept if key in more},
+            },
         },
         "early_stop": {"windows": [0.25, 0.5]},
         "resources": {"workers_per_trial": 2, "concurrent_trials": 3},
@@ -50,19 +61,25 @@ def spec(**train: Any) -> dict[str, Any]:
 
 
 def finished(
-    folder: Path, config: dict[str, Any] | None = None, *, objective: float = 1.25, **train: Any
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    *,
+    objective: float = 1.25,
+    data: dict[str, Any] | None = None,
+    domains: dict[str, int] | None = None,
+    **train: Any,
 ) -> RunView:
     """A run of one completed trial, and one that is worse."""
-    resolved = from_dict(spec(**train))
     config = config or {"learning_rate": 3e-3, "batch_size": 8}
+    resolved = from_dict(spec(data, tuple(config), **train))
 
     def tokens(name: str, rows: int) -> dict[str, Any]:
         return {
             "path": f"/cache/{name}", "digest": name, "rows": rows, "tokens": 9 * rows, "targets": 5 * rows,
-            "longest": 20, "counts": {"kept": rows},
+            "longest": 20, "counts": {"kept": rows}, "domains": domains or {"": rows},
         }  # fmt: skip
 
-    data = {
+    prepared = {
         "train": tokens("train", 80), "test": {}, "budget_samples": 100, "order": "abc", "tokenizer": "/cache/tok",
         "held_out": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
         "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
@@ -75,7 +92,7 @@ def finished(
 
         tell(
             "sweep", name="a-sweep", spec=resolved.to_dict(), spec_digest="x", seed=0, budget_samples=100,
-            sweepft_version="0", data=data,
+            sweepft_version="0", data=prepared,
         )  # fmt: skip
         for number, (rates, value) in enumerate(
             ((config, objective), (config | {"learning_rate": 1e-5}, 2.0))
@@ -312,3 +329,48 @@ def test_a_file_system_without_hard_links_gets_symbolic_ones(
     monkeypatch.setattr(os, "link", refuse)
     folder = write_best(tmp_path, view)
     assert (folder / "model.safetensors").resolve() == (kept / "model.safetensors").resolve()
+
+
+PHASES = [{"domains": ["known"], "share": 0.5}, {"domains": ["new"]}]
+
+
+def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
+    """The functions it holds by their source give the trial's rows, at any number of samples."""
+    rows = {"known": 30, "new": 50}
+    config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "phased", "data.mixture.new": 2.0}
+    view = finished(tmp_path, config, data={"phases": PHASES, "replay": 0.25}, domains=rows)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    facts = best_facts(view)
+    assert facts is not None
+    tree = ast.parse((folder / "train.py").read_text())
+    names = ("permutation", "phased_rows", "interleaved", "passes", "PHASES")
+    wanted = [n for n in tree.body if getattr(n, "name", "") in names or _target(n) in names]
+    space: dict[str, Any] = {"np": np}
+    future = ast.parse("from __future__ import annotations").body
+    exec(compile(ast.Module(future + wanted, []), "train.py", "exec"), space)
+    domains = np.random.default_rng(0).permutation(np.repeat([0, 1], list(rows.values())))
+    for samples in (100, 250):
+        found = space["phased_rows"](domains, space["PHASES"], samples, 7)
+        assert (found == phased_rows(domains, facts.phases, samples, 7)).all()
+    card = (folder / "README.md").read_text()
+    assert (
+        "| order of the data | phased: known, then new; 25% of later phases replays earlier ones; new x 2 |"
+        in card
+    )
+    assert "knows neither phases nor weights" in (folder / "trl.yaml").read_text()
+    alone = from_dict(one_trial_spec(facts))
+    assert alone.trial_settings({"learning_rate": 3e-3}) == facts.settings
+
+
+def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -> None:
+    config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "stacked", "data.mixture.new": 1.0}
+    view = finished(tmp_path, config, data={"phases": PHASES}, domains={"known": 30, "new": 50})
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert "phase" not in script.lower()
+    facts = best_facts(view)
+    assert facts is not None
+    assert from_dict(one_trial_spec(facts)).trial_settings({"learning_rate": 3e-3}) == facts.settings

@@ -92,9 +92,15 @@ def test_stacked_with_equal_weights_is_the_plain_order_bit_for_bit(counts, weigh
 
 @LAW
 @given(counts=counts, share=st.floats(0.05, 0.95), replay=st.floats(0, 0.9), budget=st.integers(1, 300))
-def test_phases_take_their_own_domains_in_order_but_for_the_replayed_share(counts, share, replay, budget) -> None:
+def test_phases_take_their_own_domains_in_order_but_for_the_replayed_share(
+    counts, share, replay, budget
+) -> None:
     rows = tokens(*counts)
-    phases = [{"domains": ["d0"], "share": share}, {"domains": ["d1"], "share": (1 - share) / 2}, {"domains": ["d2"]}]
+    phases = [
+        {"domains": ["d0"], "share": share},
+        {"domains": ["d1"], "share": (1 - share) / 2},
+        {"domains": ["d2"]},
+    ]
     found = rows.domains[taken(curriculum(strategy="phased", phases=phases, replay=replay), rows, budget)]
     first = round(share * budget + 1e-9)
     cuts = [0, first, int(np.floor((share + (1 - share) / 2) * budget + 0.5)), budget]
@@ -134,7 +140,10 @@ def test_weights_are_kept_at_every_point_of_the_way(counts, mixture, budget) -> 
 def test_a_row_comes_back_only_when_all_of_its_domain_have_come(counts, mixture, budget, replay) -> None:
     """Every pass over a domain holds each of its rows once, across phases and replay too, and is shuffled anew."""
     rows = tokens(*counts)
-    for wanted in (curriculum(mixture=mixture), PHASED.model_copy(update={"replay": replay, "mixture": mixture})):
+    for wanted in (
+        curriculum(mixture=mixture),
+        PHASED.model_copy(update={"replay": replay, "mixture": mixture}),
+    ):
         found = taken(wanted, rows, budget)
         for domain, n in enumerate(counts):
             stream = found[rows.domains[found] == domain]
@@ -173,6 +182,13 @@ def test_the_sequence_is_the_same_everywhere() -> None:
     assert order.digest == "8358237b99f911e2cfa771c773d9478973ea8a37de265c6dd35d40a2929bd9ea"
 
 
+OVERLAPPING = [
+    {"domains": ["d0"], "share": 0.5},
+    {"domains": ["d0", "d1"], "share": 0.3},
+    {"domains": ["d2"]},
+]
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -180,7 +196,7 @@ def test_the_sequence_is_the_same_everywhere() -> None:
         (PHASED, [(1 / 6, {0: 1.0}), (5 / 6, {1: 0.4, 2: 0.6})]),
         (PHASED.model_copy(update={"replay": 0.1}), [(1 / 6, {0: 1.0}), (5 / 6, {0: 0.1, 1: 0.36, 2: 0.54})]),
         (PHASED.model_copy(update={"mixture": {"d0": 2.0}}), [(2 / 7, {0: 1.0}), (5 / 7, {1: 0.4, 2: 0.6})]),
-        (curriculum(strategy="phased", replay=0.5, phases=[{"domains": ["d0"], "share": 0.5}, {"domains": ["d0", "d1"], "share": 0.3}, {"domains": ["d2"]}]),
+        (curriculum(strategy="phased", replay=0.5, phases=OVERLAPPING),
          [(0.5, {0: 1.0}), (0.3, {0: 1 / 3, 1: 2 / 3}), (0.2, {2: 0.5, 0: 1 / 6, 1: 1 / 3})]),
     ],
     ids=["weight 0", "by rows", "replay", "weighted", "a domain in two phases is not replayed in its own"],

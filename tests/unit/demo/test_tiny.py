@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from sweepft.demo.tiny import architecture_of, tiny_spec
+from sweepft.data import check
+from sweepft.demo.tiny import architecture_of, tiny_spec, write_rows
 from sweepft.spec import SweepSpec, from_dict, load, plan
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
@@ -85,6 +87,36 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert (small.search.limit, small.search.trials) == (None, 6)
     assert small.model.chat_template is None
     assert [test.name for test in small.data.test] == ["one"]
+
+
+def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path, shrink) -> None:
+    spec = from_dict(
+        {
+            "name": "phases",
+            "model": {"path": "org/model"},
+            "data": {
+                "train": [
+                    {"path": "org/a", "domain": "known"},
+                    {"path": "org/b", "domains": ["x_*"], "domain": "new"},
+                ],
+                "held_out": [{"name": "own", "fraction": 0.1, "domains": ["new"]}],
+                "phases": [{"domains": ["known"]}, {"domains": ["new"]}],
+            },
+            "train": {"budget": {"epochs": 2}, "micro_batch": 8, "learning_rate": 1e-3},
+            "search": {
+                "trials": 4,
+                "space": {"batch_size": {"choice": [64]}, "data.strategy": {"choice": ["stacked", "phased"]}},
+            },
+        }
+    )
+    small = shrink(spec)
+    assert small.data.curriculum == spec.data.curriculum
+    write_rows(spec, tmp_path / "train.jsonl")
+    assert check(small).train_rows > 300
+    held = {"phases": [], "mixture": {"known": 2.0}}
+    write_rows(spec.model_copy(update={"data": spec.data.model_copy(update=held)}), tmp_path / "train.jsonl")
+    domains = {json.loads(line)["domain"] for line in (tmp_path / "train.jsonl").read_text().splitlines()}
+    assert domains == {"known", "other"}
 
 
 @pytest.mark.parametrize(

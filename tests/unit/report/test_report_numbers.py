@@ -319,6 +319,19 @@ def test_findings_tell_a_real_effect_from_none() -> None:
     assert finding(trials, "data order")["verdict"] == "not varied"
 
 
+def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
+    """The effect of phases is at equal weights, though phased trials happen to have the larger ones."""
+    rng = np.random.default_rng(1)
+    trials = made_up(60)
+    for i, trial in enumerate(trials):
+        phased, weight = i % 2 == 1, float(rng.choice([1.0, 2.0, 4.0])) * (1 + i % 2)
+        trial["config"] |= {"data.strategy": "phased" if phased else "stacked", "data.mixture.skills": weight}
+        trial["objective"] += 0.04 * phased - 0.1 * weight
+    order = finding(trials, "data order")
+    assert order["low"] < 0.04 < order["high"]
+    assert (order["verdict"], order["unit"]) == ("holds here", "phased against stacked")
+
+
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
 def test_few_trials_say_nothing(n: int) -> None:
     for f in recipe_findings(RunView(), made_up(n), []):

@@ -44,6 +44,7 @@ VARIANTS = [
     ["search.space.optimizer.betas={choice: [[0.9, 0.95], [0.9, 0.999]]}", "train.optimizer.eps=1e-10"],
     ["search.space.warmup=null", "search.space.warmup.steps={int_uniform: [0, 9]}"],
     ["search.space.warmup=null", "train.warmup={steps: 3}", "search.limit={hours: 1}"],
+    ["search.space.data.mixture.knowledge={uniform: [0.5, 2]}", "data.train.0.domain=knowledge"],
     ["name=1.5e3x", "data.train.0.domain='null'", "model.revision='1e-3'", "train.gradient_clipping=0"],
 ]
 
@@ -183,7 +184,7 @@ def test_trial_settings_are_the_train_section_with_the_config_in_place(
     spec = loaded("search.space.optimizer.weight_decay={choice: [0.0, 0.1]}", "train.seed=5")
     found = spec.trial_settings({**CONFIG, "optimizer.weight_decay": 0.1})
     assert isinstance(found, TrainSettings)
-    expected = {**spec.train.model_dump(), **CONFIG}
+    expected = {**spec.train.model_dump(), **CONFIG, "data": None}
     expected["optimizer"] = {**expected["optimizer"], "weight_decay": 0.1}
     assert found.model_dump() == expected
     assert TrainSettings.model_validate(found.model_dump(mode="json")) == found
@@ -344,14 +345,12 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 
 def test_the_public_surface() -> None:
-    sections = (
-        "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora Model Optimizer Resources Search"
-    )
-    sources = "TestSource Track Train TrainSource"
+    sections = "Budget CheckpointEvery Curriculum Data EarlyStop HeldOut Keep Limit Lora Model Optimizer"
+    sources = "Resources Search TestSource Track Train TrainSource"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
-        "TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
-        "is_template_file json_schema load packing_note plan reference"
+        "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
+        "is_template_file json_schema load of_data packing_note plan reference"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)

@@ -1,0 +1,98 @@
+"""Stacked against phased data, with a weight swept beside it: real trials, through to the report and the export."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from support.sweeps import run_spec, write_spec
+from sweepft.best import write_best
+from sweepft.data import TokenSet, sample_order
+from sweepft.spec import TrainSettings, from_dict
+
+pytestmark = pytest.mark.ray
+
+BUDGET = 48
+
+
+@pytest.fixture(scope="module")
+def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("strategies")
+    sources = [("known", ["arithmetic", "strings"]), ("new", ["sorting", "units", "dates"])]
+    data = {
+        "train": [{"path": str(tiny_data_file), "domains": own, "domain": name} for name, own in sources],
+        "held_out": [{"name": name, "fraction": 0.15, "domains": [name]} for name, _ in sources],
+        "phases": [{"domains": ["known"], "share": 0.4}, {"domains": ["new"]}],
+        "replay": 0.2,
+    }
+    space = {
+        "data.strategy": {"choice": ["stacked", "phased"]},
+        "data.mixture.new": {"choice": [1.0, 3.0]},
+        "learning_rate": {"choice": [1.0e-3, 3.0e-3, 1.0e-2]},
+    }
+    spec = write_spec(
+        folder, tiny_model_dir, tiny_data_file, data=data, early_stop={"rule": "none"},
+        train={"budget": {"samples": BUDGET}, "batch_size": 8},
+        search={"trials": 12, "sampler": "grid", "start_with": [], "space": space},
+    )  # fmt: skip
+    return folder / "run", run_spec(spec, folder / "run")
+
+
+def test_each_strategy_and_weight_has_an_order_of_its_own(finished):
+    """Orders are those that anyone can make again; the unweighted stacked one is the plain one."""
+    _, done = finished
+    prepared = done.view.header["data"]
+    tokens = TokenSet(prepared["train"]["path"])
+    orders = {}
+    for trial in done.view.trials.values():
+        assert trial.status == "completed"
+        assert trial.samples_seen == BUDGET
+        settings = TrainSettings.model_validate(trial.effective)
+        assert trial.data_order == sample_order(tokens, settings.seed, settings.data, BUDGET).digest
+        key = trial.config["data.strategy"], trial.config["data.mixture.new"]
+        assert orders.setdefault(key, trial.data_order) == trial.data_order
+    assert len(orders) == len(set(orders.values())) == 4
+    assert orders["stacked", 1.0] == prepared["order"]
+
+
+def test_the_report_sets_phased_against_stacked(finished):
+    run, _ = finished
+    report = json.loads((run / "report.json").read_text())
+    rows = [row for row in report["findings"] if row["finding"] == "data order"]
+    assert {row["metric"] for row in rows} >= {"objective", "known", "new"}
+    for row in rows:
+        assert row["n"] == 12
+        assert row["low"] < row["effect"] < row["high"]
+        assert row["unit"] == "phased against stacked"
+
+
+@pytest.mark.full
+def test_the_exported_script_feeds_the_same_phases(finished, tmp_path):
+    """A phased, weighted trial made the winner: the plain script meets its losses, and the spec its settings."""
+    _, done = finished
+    wanted = {"data.strategy": "phased", "data.mixture.new": 3.0, "learning_rate": 3.0e-3}
+    (trial,) = [t for t in done.view.trials.values() if t.config == wanted]
+    measured, trial.objective = trial.objective, 0.0
+    best = write_best(tmp_path, done.view)
+    trial.objective = measured
+    out = tmp_path / "out"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(best / "train.py"), "--out", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "step" in line]
+    assert losses == pytest.approx(trial.history["loss"].tolist(), abs=1e-4)
+    assert "stacked" not in (best / "spec.yaml").read_text()
+
+
+def test_the_resolved_spec_is_whole(finished):
+    run, done = finished
+    spec = from_dict(done.view.spec)
+    assert spec.data.phases[0].share == 0.4
+    assert "strategy" not in done.view.spec["data"], "what is swept stays open"
+    assert (run / "best" / "train.py").is_file()

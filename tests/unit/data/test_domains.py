@@ -1,0 +1,106 @@
+"""Sources and held-out sets by domain: which rows are taken, and what is said where a name fits none."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweepft.data import check
+from sweepft.data.split import split_data
+from sweepft.errors import DataError
+from sweepft.spec import SweepSpec, from_dict
+
+DOMAINS = ("glue_a", "glue_b", "math", None)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """40 different rows, ten of each domain."""
+    rows = [{"text": f"row {i}", "domain": DOMAINS[i % 4]} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "rows.jsonl"
+
+
+def spec(file: Path, space: dict[str, Any] | None = None, **data: Any) -> SweepSpec:
+    held_out = [{"name": "own", "fraction": 0.1}]
+    return from_dict(
+        {
+            "name": "t",
+            "model": {"path": "org/m"},
+            "data": {"train": [{"path": str(file)}], "held_out": held_out} | data,
+            "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
+            "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}} | (space or {})},
+        }
+    )
+
+
+def domains_of(rows: list[Any]) -> Counter[str | None]:
+    return Counter(row.domain for row in rows)
+
+
+def test_a_source_takes_some_domains_under_one_name(file: Path) -> None:
+    train = [
+        {"path": str(file), "domains": ["glue_*"], "domain": "glue"},
+        {"path": str(file), "domains": ["math"]},
+    ]
+    held_out = [{"name": "glue", "fraction": 0.2, "domains": ["glue"]}, {"name": "all", "fraction": 0.1}]
+    split = split_data(spec(file, train=train, held_out=held_out).data)
+    assert domains_of(split.held_out["glue"]) == {"glue": 4}
+    assert domains_of([*split.train, *split.held_out["glue"], *split.held_out["all"]]) == {
+        "glue": 20,
+        "math": 10,
+    }
+    assert [source.rows for source in split.check.sources[:2]] == [20, 10]
+
+
+def test_a_fraction_of_all_is_what_it_was_before_there_were_domains(file: Path) -> None:
+    """Naming every domain changes nothing: rows are chosen by content."""
+    train = [{"path": str(file), "domain": "one"}]
+    plain, named = (
+        split_data(spec(file, train=train, held_out=[{"name": "own", "fraction": 0.2} | more]).data)
+        for more in ({}, {"domains": ["one"]})
+    )
+    assert plain.held_out == named.held_out
+
+
+def test_a_held_out_file_gives_rows_of_some_domains(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").write_text(
+        '{"text": "new", "domain": "math"}\n{"text": "neu", "domain": "x"}\n'
+    )
+    held_out = [{"name": "own", "path": str(tmp_path / "other.jsonl"), "domains": ["math"]}]
+    assert domains_of(split_data(spec(file, held_out=held_out).data).held_out["own"]) == {"math": 1}
+
+
+PHASES = [{"domains": ["glue_a", "glue_b"]}, {"domains": ["math"]}]
+NAMED = [{"domains": ["glue_*", "math"]}]
+
+
+@pytest.mark.parametrize(
+    ("space", "data", "key", "rule"),
+    [
+        ({}, {"train": [{"domains": ["glu_*"]}]}, "domains", "no row has such a domain"),
+        ({}, {"held_out": [{"name": "own", "fraction": 0.1, "domains": ["x"]}]}, "domains", "no row has such a domain"),
+        ({}, {"mixture": {"glue": 2.0}}, "data.mixture.glue", "no training row has the domain 'glue'"),
+        ({"data.mixture.glue": {"choice": [1.0]}}, {}, "search.space.data.mixture.glue", "no training row"),
+        ({}, {"strategy": "phased", "phases": PHASES}, "data.phases", "some rows have none"),
+        ({}, {"strategy": "phased", "phases": [PHASES[0], PHASES[0]], "train": NAMED}, "data.phases", "missing: math"),
+    ],
+)  # fmt: skip
+def test_domains_that_are_not_there_are_refused_when_rows_are_read(
+    file: Path, space: dict[str, Any], data: dict[str, Any], key: str, rule: str
+) -> None:
+    data = {**data, "train": [{"path": str(file), **source} for source in data.get("train", [{}])]}
+    with pytest.raises(DataError) as caught:
+        check(spec(file, space, **data))
+    assert any(p.key == key and rule in p.rule and p.remedy for p in caught.value.problems), (
+        caught.value.problems
+    )
+
+
+def test_phases_over_the_rows_own_domains_are_sound(file: Path) -> None:
+    train = [{"path": str(file), "domains": ["glue_*", "math"]}]
+    assert check(spec(file, train=train, strategy="phased", phases=PHASES)).train_rows == 27
