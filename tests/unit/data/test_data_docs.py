@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sweepft.data.prepare import _OUTCOMES
 from sweepft.data.templates import BUILT_IN
+from sweepft.spec import from_dict
 
 DOC = (Path(__file__).parents[3] / "docs/data.md").read_text()
 
@@ -35,6 +37,18 @@ def test_the_example_runs(
     rows, order = capsys.readouterr().out.splitlines()
     assert rows == "72"
     assert len(order.strip("[]").split()) == 8
+
+
+def test_the_sweep_over_strategies_is_sound() -> None:
+    shown = next(y for y in re.findall(r"```yaml\n(.*?)```", DOC, re.S) if "phases:" in y)
+    spec = yaml.safe_load(shown) | {
+        "name": "docs",
+        "model": {"path": "org/m"},
+        "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001, "batch_size": 8},
+    }
+    spec["data"]["held_out"] = [{"name": "h", "fraction": 0.1}]
+    spec["search"]["trials"] = 2
+    assert from_dict(spec).search.space["data.strategy"].choices == ("stacked", "phased")
 
 
 def test_every_outcome_and_template_is_documented() -> None:
