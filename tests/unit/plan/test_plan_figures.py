@@ -239,6 +239,7 @@ class TestWarnings:
             ({"search": {"trials": 4}}, {}, "early_stop.min_peers 4 of 4 trials: nobody is ever judged"),
             ({"search": {"trials": 32, "space": {"batch_size": {"choice": [128, 512]}}}, "train": {"budget": {"samples": 51_200}, "micro_batch": 4}}, {}, "the space holds 2 configurations, fewer than search.trials 32"),
             ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
+            ({"data": {"phases": [{"domains": ["a"]}, {"domains": ["b"]}]}, "search": {"space": {"batch_size": {"choice": [128, 512]}, "data.strategy": {"choice": ["stacked", "phased"]}}}}, {}, "data.strategy is swept and early_stop.rule is calibrated"),
             ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
         ],
     )  # fmt: skip
