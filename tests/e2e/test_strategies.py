@@ -22,11 +22,11 @@ BUDGET = 48
 @pytest.fixture(scope="module")
 def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
-    sources = [("known", ["arithmetic", "strings"]), ("new", ["sorting", "units", "dates"])]
+    sources = [("old", ["arithmetic", "strings"]), ("new", ["sorting", "units", "dates"])]
     data = {
         "train": [{"path": str(tiny_data_file), "domains": own, "domain": name} for name, own in sources],
         "held_out": [{"name": name, "fraction": 0.15, "domains": [name]} for name, _ in sources],
-        "phases": [{"domains": ["known"], "share": 0.4}, {"domains": ["new"]}],
+        "phases": [{"domains": ["old"], "share": 0.4}, {"domains": ["new"]}],
         "replay": 0.2,
     }
     space = {
@@ -63,7 +63,7 @@ def test_the_report_sets_phased_against_stacked(finished):
     run, _ = finished
     report = json.loads((run / "report.json").read_text())
     rows = [row for row in report["findings"] if row["finding"] == "data order"]
-    assert {row["metric"] for row in rows} >= {"objective", "known", "new"}
+    assert {row["metric"] for row in rows} >= {"objective", "old", "new"}
     for row in rows:
         assert row["n"] == 12
         assert row["low"] < row["effect"] < row["high"]

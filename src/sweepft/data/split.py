@@ -143,10 +143,11 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
     warnings = _shared_by(held, test)
     kept, dropped = _without_overlap(train, [*held, *test], data.overlap)
     held_rows = {source.name: source.rows for source in held}
+    all_here = all(source.rows for source in train)
     for h in data.held_out:
         if h.fraction is not None:
-            held_rows[h.name], kept = _take_fraction(kept, h, data.seed)
-    if not kept and all(source.rows for source in train):
+            held_rows[h.name], kept = _take_fraction(kept, h, data.seed, all_here)
+    if not kept and all_here:
         remedy = "give more rows, a smaller fraction, or fewer overlapping rows"
         raise DataError([Problem("data", "data.train", "no rows are left to train on", remedy)])
     left = {id(row) for row, _ in kept}
@@ -193,15 +194,15 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
     return train, held, test
 
 
-def _of_domains(rows: Sequence[Row], wanted: Sequence[str], where: str) -> list[Row]:
-    """Rows whose domain is one of the names or patterns; each of these must have some."""
+def _of_domains(rows: Sequence[Row], wanted: Sequence[str], where: str, all_here: bool = True) -> list[Row]:
+    """Rows whose domain is one of the names or patterns; each of these must have some, if all rows are here."""
     there = dict.fromkeys(row.domain for row in rows if row.domain is not None)
     chosen: set[str] = set()
     problems = []
     for pattern in wanted:
         found = [name for name in there if fnmatch.fnmatchcase(name, pattern)]
         chosen.update(found)
-        if not found:
+        if not found and all_here:
             some = ", ".join(list(there)[:12]) + (", ..." if len(there) > 12 else "")
             remedy = f"the domains are: {some}" if there else "give the rows a domain, or leave domains out"
             problems.append(Problem(where, "domains", "no row has such a domain", remedy, pattern))
@@ -237,14 +238,13 @@ def _without_overlap(
 
 
 def _take_fraction(
-    rows: list[tuple[Row, bytes]], held_out: HeldOut, seed: int
+    rows: list[tuple[Row, bytes]], held_out: HeldOut, seed: int, all_here: bool
 ) -> tuple[list[Row], list[tuple[Row, bytes]]]:
     fraction, limit, name = held_out.fraction or 0.0, held_out.limit, held_out.name
     candidates = rows
     if held_out.domains is not None:
-        inside = {
-            id(row) for row in _of_domains([row for row, _ in rows], held_out.domains, f"held-out set {name}")
-        }
+        wanted = _of_domains([row for row, _ in rows], held_out.domains, f"held-out set {name}", all_here)
+        inside = {id(row) for row in wanted}
         candidates = [(row, key) for row, key in rows if id(row) in inside]
     different = dict.fromkeys(key for _, key in candidates)
     salt = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=16).digest()

@@ -75,6 +75,12 @@ def test_a_held_out_file_gives_rows_of_some_domains(file: Path, tmp_path: Path) 
     assert domains_of(split_data(spec(file, held_out=held_out).data).held_out["own"]) == {"math": 1}
 
 
+def test_domains_of_rows_that_are_elsewhere_are_left_to_the_machine_that_has_them(file: Path) -> None:
+    held_out = [{"name": "own", "fraction": 0.1, "domains": ["elsewhere"]}]
+    train = [{"path": str(file)}, {"path": "org/rows"}]
+    assert check(spec(file, train=train, held_out=held_out, mixture={"elsewhere": 2.0})).train_rows == 40
+
+
 PHASES = [{"domains": ["glue_a", "glue_b"]}, {"domains": ["math"]}]
 NAMED = [{"domains": ["glue_*", "math"]}]
 
