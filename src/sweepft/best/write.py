@@ -88,10 +88,11 @@ def _texts(facts: BestFacts, view: RunView, has_weights: bool) -> dict[str, str]
     """The files beside the weights, by name."""
     values = _values(facts, view) | {"has_weights": has_weights}
     comment = f"# The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml\n"
+    by_domain = facts.phases or any(source.domains for source in facts.spec.data.train)
     return {
         "spec.yaml": comment + _yaml(one_trial_spec(facts)),
         "deepspeed.json": json.dumps(deepspeed_config(facts), indent=2) + "\n",
-        "trl.yaml": _TRL_COMMENT + (_TRL_ALIKE if facts.phases else "") + _yaml(trl_config(facts)),
+        "trl.yaml": _TRL_COMMENT + (_TRL_ALIKE if by_domain else "") + _yaml(trl_config(facts)),
         "train.py": _templates().get_template("train.py.jinja").render(values),
         "README.md": _templates().get_template("README.md.jinja").render(values),
         FACTS_FILE: json.dumps(_summary(facts, view), indent=2, allow_nan=False) + "\n",
@@ -104,7 +105,7 @@ _TRL_COMMENT = """\
 # turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not the same numbers.
 """
 _TRL_ALIKE = """\
-# It knows neither phases nor weights of domains, which this trial had: here all rows are trained on alike.
+# It knows no domains: the phases, weights or choice of domains that this trial had are lost, and all rows trained on alike.
 """
 
 

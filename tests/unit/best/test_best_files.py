@@ -358,7 +358,10 @@ def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
         "| order of the data | phased: known, then new; 25% of later phases replays earlier ones; new x 2 |"
         in card
     )
-    assert "knows neither phases nor weights" in (folder / "trl.yaml").read_text()
+    assert (
+        "the phases, weights or choice of domains that this trial had are lost"
+        in (folder / "trl.yaml").read_text()
+    )
     alone = from_dict(one_trial_spec(facts))
     assert alone.trial_settings({"learning_rate": 3e-3}) == facts.settings
 
