@@ -105,7 +105,7 @@ _TRL_COMMENT = """\
 # turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not the same numbers.
 """
 _TRL_ALIKE = """\
-# It knows no domains: the phases, weights or choice of domains that this trial had are lost, and all rows trained on alike.
+# It knows no domains: the phases, weights or choice of domains that this trial had are lost; all rows are taken alike.
 """
 
 
