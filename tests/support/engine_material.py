@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from sweepft.engine.plan import EnginePlan, HeldOutSet, TrialPlan
 VOCAB = 384
 
 
-def write_rows(folder: Path, rows: int, seed: int) -> Path:
-    """Random rows of uneven length, about two thirds of the tokens trained on."""
+def write_rows(folder: Path, rows: int, seed: int, domains: Sequence[str] = ("any",)) -> Path:
+    """Random rows of uneven length, about two thirds of the tokens trained on; domains in turn."""
     rng = np.random.default_rng(seed)
     made = []
-    for _ in range(rows):
+    for i in range(rows):
         n = int(rng.integers(4, 24))
         mask = rng.random(n) < 0.66
         mask[0] = False
         mask[-1] = True
-        made.append((rng.integers(4, VOCAB, n), mask, "any"))
+        made.append((rng.integers(4, VOCAB, n), mask, domains[i % len(domains)]))
     write_token_set(folder, made, digest=f"{seed:064d}", vocab_size=VOCAB)
     return folder
 
