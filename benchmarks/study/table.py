@@ -51,12 +51,14 @@ def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
         raise ValueError(
             f"{study}: {trial.trial_id} has {len(steps)} of {trial.planned_steps} steps, or a gap"
         )
-    held_out = {int(e["step"]): {k: float(v["loss"]) for k, v in e["sets"].items()} for e in trial.evals}
+    held_out = {
+        int(e["step"]): (float(e["objective"]), float(e["sets"]["retention"]["loss"])) for e in trial.evals
+    }
     final = held_out[steps[-1]]
     order = str(trial.config.get("data.strategy", "stacked"))
     for i, step in enumerate(steps):
-        here = held_out.get(step, {})
-        row = {
+        here = held_out.get(step, (None, None))
+        yield {
             "source": SOURCE,
             "study": f"{SOURCE}/{study}",
             "run_id": f"{study}/{trial.trial_id}",
@@ -70,18 +72,17 @@ def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
             "samples": int(history["samples_seen"][i]),
             "train_loss": float(history["loss"][i]),
             "grad_norm": float(history["grad_norm"][i]),
-            "eval_metric": here.get("in_domain"),
-            "final_metric": final["in_domain"],
+            "eval_metric": here[0],
+            "final_metric": final[0],
             "metric": METRIC,
             "metric_mode": "min",
             "seed": int(train["seed"]),
             "data_order": order,
             "lr_now": float(history["lr"][i]),
             "tokens": int(history["tokens_seen"][i]),
+            "eval_retention": here[1],
+            "final_retention": final[1],
         }
-        row |= {f"eval_{name}": here.get(name) for name in final if name != "in_domain"}
-        row |= {f"final_{name}": loss for name, loss in final.items() if name != "in_domain"}
-        yield row
 
 
 @click.command()
