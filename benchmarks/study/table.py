@@ -60,7 +60,7 @@ def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
         here = held_out.get(step, (None, None))
         yield {
             "source": SOURCE,
-            "study": f"{SOURCE}/{study}",
+            "study": f"sweepft/{study}",
             "run_id": f"{study}/{trial.trial_id}",
             "lr": train["learning_rate"],
             "batch_size": int(train["batch_size"]),
