@@ -9,6 +9,7 @@ from __future__ import annotations
 from sweepft.spec.checks import check_budget
 from sweepft.spec.families import PACKABLE, packing_note
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.judge import MtBench
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
@@ -50,6 +51,7 @@ __all__ = [
     "Lora",
     "MicroTokens",
     "Model",
+    "MtBench",
     "NamedSetting",
     "Optimizer",
     "Plan",
