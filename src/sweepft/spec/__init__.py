@@ -26,7 +26,6 @@ from sweepft.spec.sections import (
     Resources,
     Search,
     TestSource,
-    Track,
     Train,
     TrainSettings,
     TrainSource,
@@ -34,6 +33,7 @@ from sweepft.spec.sections import (
 from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
+from sweepft.spec.track import MlflowTrack, Track, WandbTrack
 
 __all__ = [
     "FEWEST_STEPS",
@@ -50,6 +50,7 @@ __all__ = [
     "Limit",
     "Lora",
     "MicroTokens",
+    "MlflowTrack",
     "Model",
     "MtBench",
     "NamedSetting",
@@ -63,6 +64,7 @@ __all__ = [
     "Train",
     "TrainSettings",
     "TrainSource",
+    "WandbTrack",
     "WarmupSteps",
     "check_budget",
     "dump",

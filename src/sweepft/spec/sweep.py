@@ -24,10 +24,10 @@ from sweepft.spec.sections import (
     Model,
     Resources,
     Search,
-    Track,
     Train,
     TrainSettings,
 )
+from sweepft.spec.track import Track
 
 __all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "plan", "set_dotted"]
 

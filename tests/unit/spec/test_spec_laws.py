@@ -345,9 +345,10 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 def test_the_public_surface() -> None:
     sections = (
-        "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora Model Optimizer Resources Search"
+        "Budget CheckpointEvery Data EarlyStop HeldOut Keep Limit Lora MlflowTrack Model MtBench Optimizer "
+        "Resources Search"
     )
-    sources = "TestSource Track Train TrainSource"
+    sources = "TestSource Track Train TrainSource WandbTrack"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget dump from_dict is_hub_id "
