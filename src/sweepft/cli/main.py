@@ -177,8 +177,10 @@ def track(run: Path, overrides: tuple[str, ...]) -> None:
     """Send what trackers do not have of RUN yet: those of its spec, or e.g. --set track.tensorboard=true."""
     from sweepft.track.run import track_run
 
-    for name, failure in track_run(run, overrides).items():
+    found = track_run(run, overrides)
+    for name, failure in found.items():
         click.echo(f"{name}: {failure or 'has everything'}")
+    sys.exit(any(found.values()))
 
 
 @cli.command()

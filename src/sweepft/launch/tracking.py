@@ -18,8 +18,10 @@ from sweepft.track import failures
 
 __all__ = ["Tracking"]
 
+_SILENT: Final = 5.0
+"""Seconds after which it is said that trackers are waited for when the sweep is over."""
 _LAST_WORDS: Final = 120.0
-"""Seconds that trackers have for what is left when the sweep is over."""
+"""Seconds that they have from then on."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,10 +79,10 @@ class Tracking:
             return
         _hang_up(process)
         try:
-            code = process.wait(_LAST_WORDS)
+            code = process.wait(_SILENT)
         except subprocess.TimeoutExpired:
-            process.kill()
-            code = process.wait()
+            self._console.print("trackers get the last rows; Ctrl-C leaves them", highlight=False)
+            code = _wait_or_kill(process)
         self._look()
         if code != 0:
             self._tell("trackers", f"the process ended with code {code}")
@@ -104,3 +106,11 @@ class Tracking:
 def _hang_up(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         process.stdin.close()
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> int:
+    try:
+        return process.wait(_LAST_WORDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.kill()
+        return process.wait()

@@ -20,9 +20,6 @@ _LONGEST_END: Final = 600
 
 def main() -> None:
     """Follow the run that the first argument names."""
-    # Neither library shall tell its makers what it is used for, unless the user wants it to.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
     follow(Path(sys.argv[1]), _over)
 

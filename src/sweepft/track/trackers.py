@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def _tensorboard(run_dir: Path) -> Tracker:
 
 
 def _wandb(track: Track, run_dir: Path) -> Tracker:
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no word to its makers, unless the user wants it
     from sweepft.track.wandb_runs import WandbRuns
 
     assert track.wandb is not None
@@ -65,6 +67,7 @@ def _wandb(track: Track, run_dir: Path) -> Tracker:
 
 
 def _mlflow(track: Track, run_dir: Path) -> Tracker:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from sweepft.track.mlflow_runs import MlflowRuns
 
     assert track.mlflow is not None

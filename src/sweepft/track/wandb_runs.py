@@ -66,6 +66,7 @@ class WandbRuns:
                 silent=True,
                 disable_git=True,
                 disable_code=True,
+                x_save_requirements=False,
                 save_code=False,
                 x_disable_stats=True,  # of this process, not of the trial's
                 x_disable_meta=True,

@@ -16,7 +16,7 @@ import pytest
 
 from support.stand_in_judge import Reply, StandIn, dead_url, stand_in_judge
 from sweepft.errors import DataError, JudgeError
-from sweepft.evaluate.judge import Chat, MtBenchResult, score
+from sweepft.evaluate.judge import Chat, MtBenchResult, check, score
 from sweepft.evaluate.judge.endpoint import retry_after
 from sweepft.spec.judge import MtBench
 
@@ -462,6 +462,21 @@ def test_a_model_that_answers_too_few_is_found_out(bench: Bench) -> None:
     section = MtBench(questions=str(bench.questions), judge="j")
     with pytest.raises(ValueError, match="shorter"):
         score(one, section, bench.cache)
+
+
+def test_the_example_of_the_page_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    page = Path(__file__).parents[3] / "docs/mt-bench.md"
+    code = page.read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(bench.folder)
+    with stand_in_judge(by_turn("[[8]]", "[[7]]")) as judge:
+        exec(code.replace("https://api.openai.com/v1", judge.url), {"my_model": lambda *asked: "Hm."})
+    assert capsys.readouterr().out == "7.50 +- 0.00, 0 verdicts failed\n"
+
+
+def test_files_can_be_checked_before_anything_is_trained(bench: Bench) -> None:
+    check(MtBench(questions=str(bench.questions), judge="j"))
+    with pytest.raises(DataError, match="No such file"):
+        check(MtBench(questions=str(bench.questions), judge="j", references=str(bench.folder / "none")))
 
 
 def test_the_stand_in_counts(bench: Bench) -> None:

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from support.sweeps import write_spec
 from support.tracked_run import TrackedRun
+from sweepft.cli.main import cli
+from sweepft.errors import SpecError
 from sweepft.replay.events import Scalar, read_scalars
 from sweepft.track.run import track_run
-
-ASK = ("track.tensorboard=true",)
 
 
 def tracked(tmp_path: Path) -> TrackedRun:
@@ -113,3 +115,26 @@ def test_event_files_are_written_without_torch(tmp_path: Path) -> None:
     )
     assert done.stdout.strip() == "{'tensorboard': None} False False"
     assert len(scalars(tmp_path)) == 6
+
+
+def test_the_command_tracks_a_run_whose_spec_named_no_tracker(
+    tmp_path: Path, tiny_model_dir: Path, tiny_data_file: Path
+) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.end()
+    write_spec(tmp_path, tiny_model_dir, tiny_data_file).rename(tmp_path / "spec.yaml")
+    call = CliRunner().invoke
+    none = call(cli, ["track", str(tmp_path)])
+    assert isinstance(none.exception, SpecError)
+    assert "track: names no tracker" in str(none.exception)
+    done = call(cli, ["track", str(tmp_path), "--set", "track.tensorboard=true"])
+    assert (done.exit_code, done.output) == (0, "tensorboard: has everything\n")
+    assert len(scalars(tmp_path)) == 6
+    (tmp_path / "tensorboard/t001").write_text("in the way")
+    run.trial("t001")
+    run.result("t001")
+    failed = call(cli, ["track", str(tmp_path), "--set", "track.tensorboard=true"])
+    assert failed.exit_code == 1
+    assert "tensorboard: " in failed.output

@@ -36,7 +36,7 @@ def runs(run_dir: Path, experiment: str = "my-sweep") -> dict[str, Run]:
 
 def history(run_dir: Path, run: Run, key: str) -> list[tuple[int, float]]:
     client = MlflowClient(f"sqlite:///{run_dir / 'mlflow.db'}")
-    return [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+    return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
 
 
 def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from sweepft.evaluate.judge.questions import Question, read_questions
 from sweepft.evaluate.judge.verdict import parse_verdict
 from sweepft.spec.judge import OTHER_TEMPERATURE, MtBench
 
-__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "score"]
+__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "check", "score"]
 
 Chat = list[dict[str, str]]
 """Messages, each with ``role`` and ``content``; the last is the user's."""
@@ -97,6 +97,16 @@ class MtBenchResult:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for a ledger row or JSON."""
         return asdict(self)
+
+
+def check(settings: MtBench) -> None:
+    """Read the files that the settings name, as ``score`` will.
+
+    Raises:
+        DataError: If one is missing or broken.
+    """
+    read_questions(settings.questions, settings.references)
+    Prompts.read(settings.prompts)
 
 
 def score(
