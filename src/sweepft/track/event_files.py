@@ -72,10 +72,11 @@ class EventFiles:
             writer.add_text("end", f"{trial.status}: {trial.reason or ''}", trial.samples_seen, trial.ended)
         writer.close()
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Have all on disk."""
         for writer in self._writers.values():
             writer.flush()
+        return True
 
 
 def _in_32_bits(value: float) -> float:

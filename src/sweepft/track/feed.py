@@ -103,7 +103,7 @@ class _Lane:
         self._make = make
         self._tracker: Tracker | None = None
         self._next = begin
-        self._open: set[str] = set()
+        self._open: dict[str, int] = {}
         self._sent: dict[tuple[str, str], int] = {}
 
     def take(self, row: Row, view: RunView) -> None:
@@ -115,11 +115,11 @@ class _Lane:
             self._sent[row["trial_id"], row["kind"]] = _last_step(row)
 
     def flush(self) -> None:
-        tracker = self._tracker
-        if tracker is not None and self.failure is None:
-            self._try(tracker.flush)
-        if self.failure is None:
-            self.safe = max(self.safe, self._next)
+        self._try(self._flush)
+
+    def _flush(self) -> None:
+        all_safe = self._tracker is None or self._tracker.flush()
+        self.safe = self._next if all_safe else min(self._open.values(), default=self._next)
 
     def close(self, view: RunView) -> None:
         self._try(partial(self._close_all, view))
@@ -149,9 +149,7 @@ class _Lane:
         elif kind in ("steps", "eval"):
             after = self._sent.get((trial.trial_id, kind), -1)
             found = [eval_point(row)] if kind == "eval" else step_points(row)
-            new = [
-                point for point in found if point.step > after
-            ]  # after a crash the last result comes again
+            new = [p for p in found if p.step > after]  # after a crash the last result comes again
             if new:
                 self._opened(trial, view).send(trial, new)
                 self._sent[trial.trial_id, kind] = new[-1].step
@@ -164,7 +162,7 @@ class _Lane:
             step, held_out = (self._sent.get((name, kind), -1) for kind in ("steps", "eval"))
             before = [p for p in points_of(trial) if p.step <= (held_out if p.held_out else step)]
             self._tracker.open(trial, view, before)
-            self._open.add(name)
+            self._open[name] = self._next
         return self._tracker
 
     def _close_all(self, view: RunView) -> None:
@@ -173,7 +171,7 @@ class _Lane:
 
     def _close(self, trial: TrialView) -> None:
         if trial.trial_id in self._open and self._tracker is not None:
-            self._open.discard(trial.trial_id)
+            del self._open[trial.trial_id]
             self._tracker.close(trial)
 
 

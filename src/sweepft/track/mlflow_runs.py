@@ -104,8 +104,9 @@ class MlflowRuns:
         else:
             self._client.set_terminated(run, status, ended)
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """Nothing to do: a call that has returned is kept."""
+        return True
 
     def _experiment_of(self, view: RunView) -> str:
         if self._experiment is None:

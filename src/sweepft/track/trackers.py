@@ -36,8 +36,14 @@ class Tracker(Protocol):
     def close(self, trial: TrialView) -> None:
         """An open trial has ended or pauses: ``trial.status``, ``reason`` and ``objective`` say how."""
 
-    def flush(self) -> None:
-        """See to it that what was taken is not lost with this process."""
+    def flush(self) -> bool:
+        """See to it that what was taken is not lost with this process.
+
+        Returns:
+            True if so; False if that holds for closed trials only: open ones are then sent again, whole, to whoever
+            comes after a crash of this process.
+        """
+        ...
 
 
 def make_trackers(track: Track, run_dir: Path) -> dict[str, Callable[[], Tracker]]:

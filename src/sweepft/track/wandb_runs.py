@@ -107,8 +107,9 @@ class WandbRuns:
         run.tags = _tags(trial)
         run.finish(exit_code=0 if trial.status in _WELL else 1)
 
-    def flush(self) -> None:
-        """Nothing to do: W&B's own service writes down what it is told."""
+    def flush(self) -> bool:
+        """Cannot be done: W&B's own service holds back what it is told, and is lost with us."""
+        return False
 
 
 def _tags(trial: TrialView) -> list[str]:

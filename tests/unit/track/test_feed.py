@@ -23,7 +23,8 @@ from sweepft.track.secrets import without_secrets
 class Notebook:
     """A tracker that writes down what it is told; fails where it is told to."""
 
-    def __init__(self, fail_at: str | None = None) -> None:
+    def __init__(self, fail_at: str | None = None, keeps: bool = True) -> None:
+        self.keeps = keeps
         self.told: list[str] = []
         self.points: dict[str, list[tuple[int, bool]]] = {}
         self.fail_at = fail_at
@@ -47,8 +48,8 @@ class Notebook:
     def close(self, trial: TrialView) -> None:
         self.note(f"close {trial.trial_id} {trial.status}")
 
-    def flush(self) -> None:
-        pass
+    def flush(self) -> bool:
+        return self.keeps
 
 
 def drain(run_dir: Path, **trackers: Notebook) -> dict[str, str]:
@@ -152,6 +153,36 @@ def test_a_tracker_that_fails_is_left_out_and_told_once_and_may_try_again(
     bad.fail_at = None
     assert drain(tmp_path, good=good, bad=bad) == {}
     assert bad.points == good.points
+
+
+@pytest.mark.parametrize(
+    ("keeps", "again"),
+    [
+        (True, ["open t001", "send t001 3-4"]),
+        (False, ["open t001", "send t001 1-2", "send t001 3-4"]),
+    ],
+    ids=["all it takes", "closed trials only"],
+)
+def test_after_a_crash_what_a_tracker_had_not_kept_is_sent_again(
+    tmp_path: Path, keeps: bool, again: list[str]
+) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.end()
+    run.trial("t001")
+    run.result("t001")
+    before = Notebook(keeps=keeps)
+    killed = Feed(tmp_path, {"notebook": lambda: before})
+    while killed.step():
+        pass
+    killed._lock.release()
+    assert before.told == ["open t000", "send t000 1-2", "close t000 completed", "open t001", "send t001 1-2"]
+    run.result("t001")
+    after = Notebook(keeps=keeps)
+    after.points = {"t001": [(1, False), (2, False)]} if keeps else {}
+    drain(tmp_path, notebook=after)
+    assert after.told == [*again, "close t001 running"]
 
 
 def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:

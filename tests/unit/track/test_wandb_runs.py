@@ -14,8 +14,8 @@ import pytest
 from support.tracked_run import TrackedRun
 from sweepft.track.run import track_run
 
-pytest.importorskip("wandb", reason="the extra wandb is not installed")
-from wandb.proto.wandb_internal_pb2 import Record
+wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
+Record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record
 
 pytestmark = pytest.mark.full  # each starts W&B's service: seconds
 
@@ -27,6 +27,13 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
+def track(run_dir: Path) -> dict[str, str | None]:
+    """Track it, and let W&B's service write what it holds back, as the end of the process does."""
+    found = track_run(run_dir)
+    wandb.teardown()
+    return found
 
 
 def records(folder: Path) -> Iterator[Any]:
@@ -82,7 +89,7 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     run.result("t000", objective=2.0)
     run.end("t000", objective=2.0)
     run.finish()
-    assert track_run(tmp_path) == {"wandb": None}
+    assert track(tmp_path) == {"wandb": None}
     by_name = {found["run"].display_name: found for found in map(told, folders(tmp_path))}
     assert by_name.keys() == {"t000", "t001"}
     first = by_name["t000"]
@@ -109,15 +116,15 @@ def test_a_trial_that_goes_on_has_one_folder_that_holds_all_of_it(tmp_path: Path
     run = TrackedRun(tmp_path, {"wandb": {}})
     run.trial()
     run.result(objective=2.5)
-    track_run(tmp_path)
+    track(tmp_path)
     run.result(objective=2.0)
     run.end(objective=2.0)
-    assert track_run(tmp_path) == {"wandb": None}
+    assert track(tmp_path) == {"wandb": None}
     (folder,) = folders(tmp_path)
     found = told(folder)
     assert Counter(h["samples_seen"] for h in found["history"]) == {8: 1, 16: 2, 24: 1, 32: 2}
     assert found["run"].project == "my-sweep"
-    assert track_run(tmp_path) == {"wandb": None}
+    assert track(tmp_path) == {"wandb": None}
     assert folders(tmp_path) == [folder], "nothing is left to be sent"
 
 
@@ -126,5 +133,5 @@ def test_the_key_is_in_no_file(tmp_path: Path) -> None:
     run.trial()
     run.result(objective=2.5)
     run.end(objective=2.5)
-    track_run(tmp_path)
+    track(tmp_path)
     assert [str(p) for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()] == []
