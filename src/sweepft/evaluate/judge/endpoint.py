@@ -27,6 +27,7 @@ _AGAIN: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524
 _REFUSED: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 _LONGEST_PAUSE: Final = 120.0
 _LARGEST_REPLY: Final = 1 << 24
+_LONGEST_TEXT: Final = 400
 _SHORTEST_SECRET: Final = 8
 
 
@@ -58,8 +59,9 @@ class _Key:
     def __repr__(self) -> str:
         return "<key>"
 
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._value}"} if self._value else {}
+    def sign(self, request: urllib.request.Request) -> None:
+        if self._value:
+            request.add_unredirected_header("Authorization", f"Bearer {self._value}")
 
     def hide(self, text: str) -> str:
         """The text without the key. Placeholders such as EMPTY are no secrets and may stay."""
@@ -117,7 +119,7 @@ class Endpoint:
             tried += 1
             if not isinstance(reply, Failure):
                 return self._key.hide(reply)
-            text = self._key.hide(reply.text)
+            text = _one_line(self._key.hide(reply.text))  # cut only then, lest a part of the key be left
             if reply.kind != "tries":
                 return Failure(reply.kind, text)
             if tried > self._retries:
@@ -129,26 +131,26 @@ class Endpoint:
         request = urllib.request.Request(
             f"{self.base_url}/chat/completions", payload, {"Content-Type": "application/json"}
         )
-        for name, value in self._key.headers().items():
-            request.add_unredirected_header(name, value)
+        self._key.sign(request)
         try:
             with self._opener.open(request, timeout=self._timeout) as response:
                 return _text_of(response.read(_LARGEST_REPLY)), 0.0
         except urllib.error.HTTPError as error:
             return self._refusal(error)
         except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-            return Failure("tries", _one_line(str(error) or type(error).__name__)), 0.0
+            return Failure("tries", str(error) or type(error).__name__), 0.0
         except ValueError as error:  # an address that no name server could know
-            return Failure("refused", _one_line(str(error))), 0.0
+            return Failure("refused", str(error)), 0.0
 
     def _refusal(self, error: urllib.error.HTTPError) -> tuple[Failure, float]:
         try:
-            said = _one_line(error.read(_LARGEST_REPLY).decode(errors="replace"))
+            said = error.read(_LARGEST_REPLY).decode(errors="replace")
         except (OSError, http.client.HTTPException):
             said = ""
-        text = f"HTTP {error.code}{': ' + said if said else ''}"
+        text = f"HTTP {error.code}"
         if error.code in (401, 403):
-            text += f"; environment variable {self._key.name} must hold a key that is good there"
+            text += f", environment variable {self._key.name} must hold a key that is good there"
+        text += f": {said}" if said else ""
         if error.code in _AGAIN:
             return Failure("tries", text), retry_after(error.headers)
         return Failure("refused" if error.code in _REFUSED else "request", text), 0.0
@@ -159,7 +161,7 @@ def _text_of(reply: bytes) -> str | Failure:
         choice = json.loads(reply)["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, LookupError, TypeError):
-        return Failure("tries", "what came back is not a chat completion: " + _one_line(repr(reply[:200])))
+        return Failure("tries", f"what came back is not a chat completion: {reply.decode(errors='replace')}")
     if not isinstance(text, str):
         return Failure("request", f"the judge gave no text (finish_reason {choice.get('finish_reason')!r})")
     return text
@@ -168,7 +170,7 @@ def _text_of(reply: bytes) -> str | Failure:
 def retry_after(headers: Message) -> float:
     """Seconds that the server asks to wait; 0 where it does not say, or not so that one understands it."""
     asked = headers.get("Retry-After", "").strip()
-    if asked.isdigit():
+    if asked.isdecimal():
         return float(asked)
     try:  # a date, by the server's own clock
         return (parsedate_to_datetime(asked) - parsedate_to_datetime(headers["Date"])).total_seconds()
@@ -177,4 +179,4 @@ def retry_after(headers: Message) -> float:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return " ".join(text.split())[:_LONGEST_TEXT]
