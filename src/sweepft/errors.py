@@ -16,6 +16,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
+├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
 """
@@ -29,6 +30,7 @@ from typing import Any
 __all__ = [
     "DataError",
     "HistoryError",
+    "JudgeError",
     "LedgerCorrupt",
     "LedgerError",
     "LedgerLocked",
@@ -152,6 +154,10 @@ class PackingMismatch(RankFailed):
 
 class RankHung(TrialError):
     """A rank gave no sign of life within its time."""
+
+
+class JudgeError(SweepftError):
+    """The judge of MT-Bench refuses, or cannot be reached while verdicts are missing."""
 
 
 class ReplayError(SweepftError):

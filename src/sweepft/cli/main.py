@@ -171,6 +171,19 @@ def dashboard(run: Path, port: int) -> None:
 
 
 @cli.command()
+@_RUN
+@_SET
+def track(run: Path, overrides: tuple[str, ...]) -> None:
+    """Send what trackers do not have of RUN yet: those of its spec, or e.g. --set track.tensorboard=true."""
+    from sweepft.track.run import track_run
+
+    found = track_run(run, overrides)
+    for name, failure in found.items():
+        click.echo(f"{name}: {failure or 'has everything'}")
+    sys.exit(any(found.values()))
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON schema of the spec, for editors."""
     from sweepft.spec import json_schema

@@ -21,7 +21,7 @@ from sweepft.data import Prepared
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
-from sweepft.launch.tensorboard import TensorBoardFiles
+from sweepft.launch.tracking import Tracking
 from sweepft.recorder import Row, RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -110,8 +110,8 @@ def conduct(
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
     callback = build_callback(spec, run_dir, recorder, scheduler, searcher)
-    if spec.track.tensorboard:
-        recorder.listeners.append(TensorBoardFiles(run_dir).on_row)
+    if spec.track.names:
+        recorder.listeners.append(Tracking(run_dir, console).on_row)
     with ray_session(spec, run_dir, address) as warning:
         if warning:
             console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)

@@ -68,9 +68,23 @@ def check_packages(spec: SweepSpec) -> None:
         SpecError: Names the key and what to install.
     """
     adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
-    if adapters and importlib.util.find_spec("peft") is None:
-        rule, remedy = "needs the package peft, which is not installed", "pip install 'sweepft[lora]'"
-        raise SpecError([Problem(spec.name, "train.lora", rule, remedy)])
+    needs = {
+        ("train.lora", "peft", "lora"): adapters,
+        ("track.wandb", "wandb", "wandb"): spec.track.wandb is not None,
+        ("track.mlflow", "mlflow", "mlflow"): spec.track.mlflow is not None,
+    }
+    problems = [
+        Problem(
+            spec.name,
+            key,
+            f"needs the package {package}, which is not installed",
+            f"pip install 'sweepft[{extra}]'",
+        )
+        for (key, package, extra), needed in needs.items()
+        if needed and importlib.util.find_spec(package) is None
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:

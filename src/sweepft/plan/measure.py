@@ -1,7 +1,8 @@
 """Ten real optimizer steps of each batch size, in processes of their own, as the sweep's slots would take them.
 
-One idea: the same ranks, engine, data and order as in a sweep, as many slots at once as would run on this machine; only
-Ray's own scheduling is left out. Nothing heavy is loaded here: the processes are children of ``python -m sweepft.plan.ranks``.
+One idea: the same ranks, engine, data and order as in a sweep, as many slots at once as would run on this machine;
+only Ray's own scheduling is left out. Nothing heavy is loaded here: the processes are children of
+``python -m sweepft.plan.ranks``.
 """
 
 from __future__ import annotations

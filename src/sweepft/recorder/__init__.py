@@ -8,6 +8,7 @@ from __future__ import annotations
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
 from sweepft.recorder.lock import Owner, current_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
+from sweepft.recorder.tail import LedgerTail
 from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
 from sweepft.recorder.view import Ranked, RunView
 from sweepft.recorder.whole import whole_results
@@ -18,6 +19,7 @@ __all__ = [
     "STATUSES",
     "AttemptView",
     "Ledger",
+    "LedgerTail",
     "Owner",
     "Ranked",
     "Row",

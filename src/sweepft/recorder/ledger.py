@@ -20,7 +20,7 @@ from sweepft.recorder.codec import decode_row, encode_row, plain
 from sweepft.recorder.lock import WriterLock
 from sweepft.recorder.rows import DURABLE, SCHEMA_VERSION, Row, complete_fields
 
-__all__ = ["Ledger", "iter_ledger", "ledger_path", "read_ledger"]
+__all__ = ["Ledger", "check_place", "checked_row", "iter_ledger", "ledger_path", "read_ledger"]
 
 _RESTORE: Final = "  Restore the file from a copy."
 
@@ -224,8 +224,8 @@ def iter_ledger(run_dir: str | os.PathLike[str]) -> Iterator[Row]:
                 if row is None:
                     return
             else:
-                row = _checked(line[:-1], path, seq)
-            _check_place(row, path, seq)
+                row = checked_row(line[:-1], path, seq)
+            check_place(row, path, seq)
             yield row
 
 
@@ -234,7 +234,8 @@ def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
     return list(iter_ledger(run_dir))
 
 
-def _checked(line: bytes, path: Path, seq: int) -> Row:
+def checked_row(line: bytes, path: Path, seq: int) -> Row:
+    """The row of a line without its newline; refused by name where it is damaged."""
     try:
         return decode_row(line)
     except ValueError as e:
@@ -257,7 +258,8 @@ def _last_row(line: bytes, path: Path, seq: int) -> Row | None:
     raise LedgerCorrupt(f"{path}:{seq + 1}: row {seq} is damaged: its newline has changed\n{_RESTORE}")
 
 
-def _check_place(row: Row, path: Path, seq: int) -> None:
+def check_place(row: Row, path: Path, seq: int) -> None:
+    """Refuse a row that is not the one that belongs here."""
     where = f"{path}:{seq + 1}"
     found = row.get("schema_version")
     if row.get("kind") == "sweep" and found != SCHEMA_VERSION:

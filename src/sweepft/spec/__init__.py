@@ -10,6 +10,7 @@ from sweepft.spec.checks import check_budget
 from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
 from sweepft.spec.families import PACKABLE, packing_note
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
+from sweepft.spec.judge import MtBench
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
@@ -26,7 +27,6 @@ from sweepft.spec.sections import (
     Resources,
     Search,
     TestSource,
-    Track,
     Train,
     TrainSettings,
     TrainSource,
@@ -34,6 +34,7 @@ from sweepft.spec.sections import (
 from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
+from sweepft.spec.track import MlflowTrack, Track, WandbTrack
 
 __all__ = [
     "FEWEST_STEPS",
@@ -51,7 +52,9 @@ __all__ = [
     "Limit",
     "Lora",
     "MicroTokens",
+    "MlflowTrack",
     "Model",
+    "MtBench",
     "NamedSetting",
     "Optimizer",
     "Plan",
@@ -63,6 +66,7 @@ __all__ = [
     "Train",
     "TrainSettings",
     "TrainSource",
+    "WandbTrack",
     "WarmupSteps",
     "check_budget",
     "domain_faults",

@@ -28,6 +28,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointEvery",
     "Fraction",
+    "LocalPath",
     "MicroBatch",
     "MicroTokens",
     "NonNegative",
@@ -115,8 +116,11 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
+"""A local path; a relative one is taken from the spec file's folder."""
+
 Paths = Annotated[
-    tuple[Annotated[str, Field(min_length=1), AfterValidator(_local)], ...],
+    tuple[LocalPath, ...],
     Field(strict=False),
     BeforeValidator(_listed, json_schema_input_type=str | list[str]),
 ]

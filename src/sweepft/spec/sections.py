@@ -44,7 +44,6 @@ __all__ = [
     "Resources",
     "Search",
     "TestSource",
-    "Track",
     "Train",
     "TrainSettings",
     "TrainSource",
@@ -321,14 +320,6 @@ class Keep(Section):
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
     """Of that many completed trials drawn at random, for an honest comparison later."""
-
-
-class Track(Section):
-    """Copies of the curves for other tools."""
-
-    tensorboard: bool = False
-    """Whether event files are written into the run folder's `tensorboard/`, one folder a trial, against samples:
-    `tensorboard --logdir RUN/tensorboard`."""
 
 
 class Resources(Section):

@@ -25,10 +25,10 @@ from sweepft.spec.sections import (
     Model,
     Resources,
     Search,
-    Track,
     Train,
     TrainSettings,
 )
+from sweepft.spec.track import Track
 
 __all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "is_sweepable", "plan", "set_dotted"]
 

@@ -29,3 +29,10 @@ def test_adapters_without_peft_are_refused_with_what_to_install(monkeypatch, sec
 def test_who_trains_all_weights_needs_no_peft(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     check_packages(spec_to_plan())
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+def test_trackers_without_their_package_are_refused_with_what_to_install(monkeypatch, tracker):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=rf"track.{tracker}: needs the package.*\n.*sweepft\[{tracker}\]"):
+        check_packages(spec_to_plan(track={tracker: {}}))

@@ -345,8 +345,11 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 
 def test_the_public_surface() -> None:
-    sections = "Budget CheckpointEvery Curriculum Data EarlyStop HeldOut Keep Limit Lora Model Optimizer"
-    sources = "Resources Search TestSource Track Train TrainSource"
+    sections = (
+        "Budget CheckpointEvery Curriculum Data EarlyStop HeldOut Keep Limit Lora MlflowTrack Model MtBench Optimizer "
+        "Resources Search"
+    )
+    sources = "TestSource Track Train TrainSource WandbTrack"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "

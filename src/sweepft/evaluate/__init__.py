@@ -1,0 +1,1 @@
+"""What finalists are scored on: benchmarks and judged answers."""
