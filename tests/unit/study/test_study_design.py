@@ -1,14 +1,10 @@
 """The study's design: balanced, valid as a sweep, and comparable at equal steps."""
 
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 from benchmarks.study.design import EDITIONS, SCHEDULES, configurations, spec
 
 from sweepft.spec import load

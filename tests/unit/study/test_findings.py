@@ -1,0 +1,64 @@
+"""docs/findings.md is what the table says: its numbers computed again, by other means."""
+
+import json
+
+import pandas as pd
+import pytest
+from benchmarks.study.findings import PAGE, REPLAYED, TABLE, page
+from scipy.stats import spearmanr
+
+pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="the study's table is not there")
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return pd.read_parquet(TABLE)
+
+
+@pytest.fixture(scope="module")
+def main(frame):
+    return frame[frame["study"] == "sweepft/study"]
+
+
+@pytest.fixture(scope="module")
+def ends(main):
+    return main.groupby("run_id").last()
+
+
+def test_the_page_is_the_tables(frame):
+    assert PAGE.read_text() == page(frame, json.loads(REPLAYED.read_text()))
+
+
+def test_a_hundred_runs_and_no_gap(main):
+    assert main["run_id"].nunique() >= 100
+    assert TABLE.stat().st_size < 5 * 2**20
+    for _, run in main.groupby("run_id"):
+        assert run["step"].tolist() == list(range(1, len(run) + 1))
+        assert run["samples"].iloc[-1] == main["samples"].max()
+        assert (
+            run[["train_loss", "grad_norm", "lr_now", "final_metric", "final_retention"]].notna().all().all()
+        )
+        assert run["eval_metric"].iloc[-1] == run["final_metric"].iloc[-1]
+
+
+def test_seeds_differ_as_the_page_says(ends):
+    keys = ["lr", "batch_size", "warmup", "schedule"]
+    gaps = [g["final_metric"].max() - g["final_metric"].min() for _, g in ends.groupby(keys) if len(g) == 2]
+    noise = pd.Series(gaps).median() / (2**0.5 * 0.6745)
+    assert f"standard deviation of {noise:.3f} in in-domain loss ({len(gaps)} pairs)" in PAGE.read_text()
+
+
+def test_the_best_cell_is_the_pages(ends):
+    cells = ends.groupby(["batch_size", "lr"])["final_metric"].mean()
+    batch = int(cells.idxmin()[0])
+    assert f"batch size {batch} ends lowest in-domain, at {cells.min():.3f}" in PAGE.read_text().replace(
+        "\n", " "
+    )
+
+
+def test_a_correlation_of_the_page(main, ends):
+    budget = main["samples"].max()
+    share = main["samples"] / budget
+    early = main[(share > 0.4) & (share <= 0.5)].groupby("run_id")["train_loss"].mean()
+    rho = spearmanr(early, ends["final_metric"][early.index]).statistic
+    assert f"| training loss | 0.5 | in-domain loss | {rho:+.2f} (" in PAGE.read_text()
