@@ -14,6 +14,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   ├── RankFailed            a rank died or raised
 │   │   ├── RankDied          a rank's process is gone
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
+│   │   ├── RankCannotWrite   a rank's storage is full or read-only
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
@@ -23,9 +24,10 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "DataError",
@@ -38,6 +40,7 @@ __all__ = [
     "PackingMismatch",
     "Problem",
     "ProblemsError",
+    "RankCannotWrite",
     "RankDied",
     "RankFailed",
     "RankHung",
@@ -49,7 +52,10 @@ __all__ = [
     "StorageError",
     "SweepftError",
     "TrialError",
+    "is_storage_error",
 ]
+
+_STORAGE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,10 @@ class RankOutOfMemory(RankFailed):
     """A rank ran out of device memory; a smaller micro-batch may fit."""
 
 
+class RankCannotWrite(RankFailed):
+    """A rank's storage is full or read-only: new ranks would find the same, and so would other trials."""
+
+
 class PackingMismatch(RankFailed):
     """Packed samples give other losses than padded ones: this model must not be packed."""
 
@@ -183,6 +193,13 @@ class HistoryError(SweepftError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.entry, self.rule, self.remedy))
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, over quota or read-only: its ``errno``, or its text as Rust has it."""
+    if getattr(error, "errno", None) in _STORAGE:
+        return True
+    return any(f"(os error {number})" in str(error) for number in _STORAGE)
 
 
 def _short(value: Any, limit: int = 120) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import TuneError
 from rich.console import Console
 
 from sweepft.best import write_best
 from sweepft.data import Prepared
+from sweepft.errors import StorageError, SweepftError
 from sweepft.launch.cluster import ray_session
+from sweepft.launch.folder import storage_problem
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.launch.tracking import Tracking
@@ -101,7 +102,7 @@ def conduct(
     """
     winding = Winding()
     limit = _Limit(spec, recorder.view)
-    searcher.should_stop = lambda: winding.soft or limit.reached() is not None
+    searcher.should_stop = lambda: limit.reached() is not None
     progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
     recorder.listeners += [
         progress.on_row,
@@ -109,7 +110,7 @@ def conduct(
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
-    callback = build_callback(spec, run_dir, recorder, scheduler, searcher)
+    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding)
     if spec.track.names:
         recorder.listeners.append(Tracking(run_dir, console).on_row)
     with ray_session(spec, run_dir, address) as warning:
@@ -127,10 +128,13 @@ def conduct(
         with _interrupts(winding, console), progress:
             try:
                 tuner.fit()
-            except TuneError:
-                if recorder.failure is None:
+            except Exception:
+                failure = recorder.failure or storage_problem(run_dir)
+                if failure is None:
                     raise
-                raise recorder.failure from None
+                raise _ended_by_storage(recorder, failure) from None
+    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
+        raise _ended_by_storage(recorder, recorder.failure)
     if not winding.soft:
         give_up_parked(
             spec,
@@ -147,6 +151,13 @@ def conduct(
     # As large as the model, and made again in seconds.
     shutil.rmtree(run_dir / "base", ignore_errors=True)
     return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+
+
+def _ended_by_storage(recorder: Recorder, failure: StorageError) -> StorageError:
+    """Say in the ledger why the sweep ended, if it can still be written; a resume needs no such row."""
+    with contextlib.suppress(SweepftError):
+        recorder.ledger.append("finish", status="interrupted", reason=str(failure))
+    return failure
 
 
 def _best(run_dir: Path, view: RunView) -> Path | None:

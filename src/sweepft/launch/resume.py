@@ -30,7 +30,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "faults"),
 )
 
 

@@ -16,6 +16,7 @@ from sweepft.tuner.parking import comebacks
 from sweepft.tuner.plans import slot_plan, state_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
+from sweepft.tuner.retries import Retries
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
 __all__ = ["build_callback", "build_scheduler", "build_tuner", "earlier_sweeps"]
@@ -54,15 +55,23 @@ def build_scheduler(spec: SweepSpec, budget_samples: int, history: History) -> S
 
 
 def build_callback(
-    spec: SweepSpec, run_dir: Path, recorder: Recorder, scheduler: SweepScheduler, searcher: OptunaSearcher
+    spec: SweepSpec,
+    run_dir: Path,
+    recorder: Recorder,
+    scheduler: SweepScheduler,
+    searcher: OptunaSearcher,
+    winding: Winding,
 ) -> LedgerCallback:
-    """What turns Tune's events into ledger rows; `close` it when the sweep is over."""
+    """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
+    retries = Retries(spec.faults, recorder.view, searcher, winding)
+    scheduler.lost, searcher.faults, searcher.ending = retries.lost, retries.faults, lambda: winding.soft
     ranks = shape(spec)
     begin, _ = recorder.view.sessions[-1]
     return LedgerCallback(
         recorder,
         scheduler,
         searcher,
+        retries.losses,
         gpus_per_slot=ranks.gpus * ranks.workers,
         begin=begin,
         slots=spec.resources.concurrent_trials,

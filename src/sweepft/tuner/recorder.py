@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView, current_writer
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.trainable.states import note_parked
+from sweepft.trainable.states import note_parked, remove_states
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
+from sweepft.tuner.retries import Loss
 
 __all__ = ["LedgerCallback", "Recorder"]
 
@@ -38,7 +39,9 @@ class Recorder:
         self.listeners: list[Callable[[Row], None]] = []
 
     def write(self, kind: str, **fields: Any) -> Row:
-        """Append one row (see ``sweepft.recorder.rows``)."""
+        """Append one row (see ``sweepft.recorder.rows``); after a `StorageError` none is taken any more."""
+        if self.failure is not None:
+            raise self.failure
         try:
             row = self.ledger.append(kind, **fields)
         except StorageError as error:
@@ -59,6 +62,7 @@ class LedgerCallback(tune.Callback):
         recorder: Where rows go.
         scheduler: Whose verdicts are recorded.
         searcher: Told how a trial ends before Tune tells it that it ended.
+        losses: What is done about trials whose slot is gone, decided before Tune tells us; taken out here.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
@@ -70,6 +74,7 @@ class LedgerCallback(tune.Callback):
         recorder: Recorder,
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
+        losses: MutableMapping[str, Loss],
         gpus_per_slot: float,
         begin: float,
         slots: int,
@@ -78,6 +83,7 @@ class LedgerCallback(tune.Callback):
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
+        self._losses = losses
         self._gpus = gpus_per_slot
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._states = states
@@ -91,12 +97,14 @@ class LedgerCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
-        config = trial.config
-        name = config["trial_id"]
+        """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost."""
         for memory in (self._attempts, self._faults, self._verdicts):
-            memory.pop(name, None)
-        if name in self._recorder.view.trials:
+            memory.pop(trial.config["trial_id"], None)
+        self._write_trial(trial.config)
+
+    def _write_trial(self, config: dict[str, Any]) -> None:
+        """The row of a trial that has none."""
+        if config["trial_id"] in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
             config["trial_id"], config["settings"], self._recorder.view.budget_samples
@@ -143,19 +151,33 @@ class LedgerCallback(tune.Callback):
         if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
             return
         self._end(name, how, trial.last_result or {})
+        self._end_on_full_storage(trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
-        message = "the coordinator of its slot died; see logs/ and Ray's own logs"
+        loss, slot = self._losses.pop(name), result.get("slot")
+        self._write_trial(trial.config)  # it may have been lost before it began
+        lost = self._clock.lose(slot, time.monotonic()) if slot else 0.0
         self._recorder.write(
-            "fault", trial_id=name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
-            message=message, action="given up",
+            "fault", trial_id=name, slot=slot, rank=None, error=loss.error, message=loss.message,
+            action=loss.action, lost_seconds=lost,
         )  # fmt: skip
-        if "slot" in result:
-            lost = self._clock.lose(result["slot"], time.monotonic())
-            self._write_cost(name, result["slot"], "lost", lost)
-        self._end(name, Outcome("failed", None, message), result)
+        if slot:
+            self._write_cost(name, slot, "lost", lost)
+        if loss.status != "lost":
+            self._end(name, Outcome(loss.status, None, loss.message), result)
+        if loss.status == "failed":
+            remove_states(self._states / name)
+
+    def _end_on_full_storage(self, result: dict[str, Any]) -> None:
+        """A slot cannot write: neither could the next trial. The trial's own rows are written; nothing else follows."""
+        if "storage" in result:
+            self._recorder.failure = StorageError(
+                f"{self._states.parent}: {result['storage']}\n"
+                "  Free space or make the folder writable, then resume the run."
+            )
+            raise self._recorder.failure
 
     def close(self) -> None:
         """Write what each slot has waited since its last trial: the sweep is over."""

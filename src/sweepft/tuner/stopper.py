@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -47,6 +48,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
     """
 
     winding: Winding | None = None
+    lost: Callable[[Any], bool] | None = None
+    """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
     brings_back = True
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -55,10 +58,15 @@ class SweepScheduler(EarlyDynamicsScheduler):
         ending = self.winding is not None and self.winding.soft and "window" in result
         return str(TrialScheduler.STOP) if ending else decision
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial's slot is gone, which need not be its end."""
+        if self.lost is None or not self.lost(trial):
+            super().on_trial_error(tune_controller, trial)
+
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial that failed says so in its last result."""
         if result and result.get("failed"):
-            self.on_trial_error(tune_controller, trial)
+            super().on_trial_error(tune_controller, trial)
         else:
             super().on_trial_complete(tune_controller, trial, result)
 
