@@ -19,7 +19,6 @@ import ray
 
 from sweepft.recorder import RunView, read_ledger
 
-
 T = TypeVar("T")
 
 

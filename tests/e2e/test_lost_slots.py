@@ -11,6 +11,8 @@ from support.faults import faults, kill, leaks, once, processes, rows_of, story
 from support.sweeps import run_spec, write_spec
 from sweepft.recorder import read_ledger
 
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
 SEARCH = {
     "trials": 4,
     "start_with": [{"learning_rate": 3.0e-3, "batch_size": 8}],
