@@ -210,8 +210,9 @@ KINDS: Final[dict[str, type]] = {
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "finish"})
-"""Kinds that are on disk (fsync) before `Ledger.append` returns."""
+DURABLE: Final = frozenset({"sweep", "end", "fault", "finish"})
+"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Not every verdict: on a slow
+file system all slots would wait, and one that is lost with its steps is given again."""
 
 TEXT_FIELDS: Final = frozenset(
     {

@@ -24,10 +24,12 @@ from sweepft.trainable.points import ReportPoint, report_points
 from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
-__all__ = ["RANKS_REBUILT", "Slot", "SlotPlan"]
+__all__ = ["RANKS_REBUILT", "WENT_ON", "Slot", "SlotPlan"]
 
 RANKS_REBUILT = "ranks rebuilt"
 """What the ledger says was done about a fault after which new ranks went on with the trial."""
+WENT_ON = "went on without"
+"""What it says about a state that could not be written: the ranks did not notice."""
 
 _FIRST_WRITE_SECONDS = 3.0
 """Taken for the time to write a state until one has been written: a trial of a minute then tries."""
@@ -265,9 +267,17 @@ class Slot(tune.Trainable):
         done = self._group.save(str(self._states / str(seen)), self._plan.patience)
         self._spend("checkpoint", done["seconds"])
         if "skipped" in done:
-            _log.warning("state not written: trial=%s %s", self._trial.trial_id, done["skipped"])
+            self._note_unwritten(done["skipped"])
             return
         self._write_seconds, self._unsaved_seconds = done["seconds"], 0.0
+
+    def _note_unwritten(self, why: str) -> None:
+        """A state could not be written: a fault now would cost more, no more than that. Told once a trial."""
+        _log.warning("state not written: trial=%s %s", self._trial.trial_id, why)
+        if not any(fault["action"] == WENT_ON for fault in self._faults):
+            self._faults.append(
+                {"error": "StateNotWritten", "message": why, "action": WENT_ON, "lost_seconds": 0.0}
+            )
 
     def _end(self, result: dict[str, Any]) -> None:
         """The trial's last result: keep its weights if it is among the best; its state is of no more use."""

@@ -15,6 +15,7 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView, current_writer
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.trainable.slot import WENT_ON
 from sweepft.trainable.states import note_parked, remove_states
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
@@ -188,12 +189,12 @@ class LedgerCallback(tune.Callback):
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
     def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
-        """Faults since the last result; whether there were any."""
+        """Faults since the last result; whether the trial was begun anew after any."""
         faults = result["faults"][self._faults.get(name, 0) :]
         for fault in faults:
             self._recorder.write("fault", trial_id=name, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
-        return bool(faults)
+        return any(fault["action"] != WENT_ON for fault in faults)
 
     def _attempt(self, name: str, result: dict[str, Any], new_fault: bool) -> int:
         """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
