@@ -56,6 +56,10 @@ class LocalCluster:
         """A spare joins; returns its number."""
         return int(self._ask(add=True)["node"])
 
+    def placements(self) -> int:
+        """Placement groups that are not removed."""
+        return int(self._ask(placements=True)["count"])
+
     def __enter__(self) -> Self:
         return self
 
@@ -98,6 +102,9 @@ def _serve(workers: int) -> None:
             _say()
         elif "raylet" in order:
             _say(pid=nodes[order["raylet"]].all_processes["raylet"][0].process.pid)
+        elif "placements" in order:
+            states = [pg["state"] for pg in cluster.global_state.placement_group_table().values()]
+            _say(count=sum(state != "REMOVED" for state in states))
         else:
             nodes.append(cluster.add_node(num_cpus=1))
             _say(node=len(nodes) - 1)
