@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from support.engine_material import engine_plan, trial
 from support.faults import faults, kill, leaks, once, processes, rows_of
-from support.models import OUT_OF_MEMORY, RAISE_ONCE, faulty_model
+from support.models import OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
 from sweepft.errors import RankFailed, RankHung, RankMismatch
 from sweepft.recorder import read_ledger
@@ -86,6 +86,20 @@ def test_a_raising_rank_is_replaced_and_the_trial_goes_on(
     assert losses(done) == undisturbed
     (fault,) = faults(tmp_path / "run")
     assert "rank 1 raised RuntimeError: injected" in fault["message"]
+
+
+@pytest.mark.full
+def test_a_trial_that_raises_for_its_own_reasons_is_not_tried_for_ever(
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
+):
+    model = faulty_model(tiny_model_dir, tmp_path / "model", RAISE_ALWAYS.format(call=7))
+    spec = write_spec(
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
+        model={"trust_remote_code": True}, faults={"per_trial": 9},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    assert {t.status for t in done.view.trials.values()} == {"failed"}
+    assert [f["action"] for f in faults(tmp_path / "run")] == ["ranks rebuilt", "given up"] * 2
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(

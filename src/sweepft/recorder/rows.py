@@ -211,8 +211,8 @@ KINDS: Final[dict[str, type]] = {
 }
 
 DURABLE: Final = frozenset({"sweep", "end", "fault", "finish"})
-"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Not every verdict: on a slow
-file system all slots would wait, and one that is lost with its steps is given again."""
+"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Verdicts are not: on a
+slow file system all slots would wait, and one that is lost is lost with its steps and given again."""
 
 TEXT_FIELDS: Final = frozenset(
     {
