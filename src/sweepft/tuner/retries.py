@@ -7,9 +7,11 @@ trial runs on; it comes back as a proposal, before anything new, and trains sile
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ray.exceptions import RayTaskError
@@ -113,8 +115,8 @@ class Retries:
 def _cause(trial: Trial) -> tuple[str, str, bool]:
     """Name and words of what ended a coordinator, and whether it was raised by its own code."""
     error = None
-    with contextlib.suppress(Exception):  # kept by Tune as a pickle in a file of its own
-        error = trial.get_pickled_error()
+    with contextlib.suppress(Exception):  # Tune hands it on in a file of its own only
+        error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
         cause = error.cause or error
         return "CoordinatorRaised", f"the coordinator raised {type(cause).__name__}: {_line(cause)}", True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from support.search_material import BUDGET, make_spec
@@ -17,6 +20,14 @@ from sweepft.spec import Faults
 from sweepft.trainable.slot import RANKS_REBUILT
 from sweepft.tuner.retries import TRIED_AGAIN, Retries
 from sweepft.tuner.stopper import Winding
+
+
+def trial_with(error: Exception | None) -> Any:
+    """A trial as Tune hands it on: what it died of lies in a file."""
+    file = Path(tempfile.mkdtemp()) / "error.pkl"
+    if error is not None:
+        file.write_bytes(cloudpickle.dumps(error))
+    return SimpleNamespace(config={"trial_id": "t000"}, pickled_error_file=str(file))
 
 
 class Sweep:
@@ -34,10 +45,7 @@ class Sweep:
 
     def lose(self, error: Exception | None = None) -> tuple[str, str]:
         """The slot of the trial is lost; status and action."""
-        trial = SimpleNamespace(
-            config={"trial_id": "t000"}, get_pickled_error=lambda: error or ActorDiedError()
-        )
-        on = self.retries.lost(trial)  # type: ignore[arg-type]
+        on = self.retries.lost(trial_with(error or ActorDiedError()))
         loss = self.retries.losses.pop("t000")
         assert on == (loss.status != "failed")
         self.fault(loss.action)
@@ -111,8 +119,7 @@ def test_while_the_sweep_is_wound_down_a_lost_trial_is_left_for_the_resume() -> 
 )
 def test_the_ledger_will_say_what_happened(error: Exception | None, name: str, words: str) -> None:
     sweep = Sweep()
-    trial = SimpleNamespace(config={"trial_id": "t000"}, get_pickled_error=lambda: error)
-    sweep.retries.lost(trial)  # type: ignore[arg-type]
+    sweep.retries.lost(trial_with(error))
     loss = sweep.retries.losses["t000"]
     assert loss.error == name
     assert loss.message.startswith(words)
