@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from benchmarks.record import about, add_options, finish, table
 
 from support.cluster import LocalCluster
-from support.faults import processes, story
+from support.faults import COORDINATOR, RANK, processes, story
 from support.sweeps import write_spec
 from support.tiny import tiny_data, tiny_model
 from sweepft.recorder import ledger_path, read_ledger
@@ -70,12 +70,12 @@ class Sweep:
     def shoot(self, kind: str, after: int) -> bool:
         """Kill when ``after`` more rows are written and a trial is under way; False when the sweep ended before."""
         goal = self.rows() + after
-        while self.rows() < goal or not processes("Rank", self.cluster.pid):
+        while self.rows() < goal or not processes(RANK, self.cluster.pid):
             if self.process.poll() is not None:
                 return False
             time.sleep(0.01)
         if kind == "node":
-            with_slot = [n for n in self.nodes if self._there("Rank", n)]
+            with_slot = [n for n in self.nodes if self._there(RANK, n)]
             if not with_slot:
                 return False
             self._mark(kind)
@@ -88,7 +88,7 @@ class Sweep:
             self.process.wait()
             self.process = self._command("resume", str(self.run))
         else:
-            found = processes({"rank": "Rank", "coordinator": "Slot"}[kind], self.cluster.pid)
+            found = processes({"rank": RANK, "coordinator": COORDINATOR}[kind], self.cluster.pid)
             if not found:
                 return False
             self._mark(kind)
@@ -162,7 +162,9 @@ def _leaked(cluster: LocalCluster) -> int:
     deadline = time.monotonic() + 60
     while True:
         left = (
-            len(processes("Rank", cluster.pid)) + len(processes("Slot", cluster.pid)) + cluster.placements()
+            len(processes(RANK, cluster.pid))
+            + len(processes(COORDINATOR, cluster.pid))
+            + cluster.placements()
         )
         if not left or time.monotonic() > deadline:
             return left

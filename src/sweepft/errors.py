@@ -8,6 +8,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   ├── LedgerVersion         written by an unknown schema version
 │   └── LedgerLocked          another driver writes this run
 ├── ResourceError             the cluster cannot hold what the spec asks for
+├── SlotLost                  no node has room for a slot's ranks any more; its trial goes on on another slot
 ├── StorageError              the run folder cannot be written (full, read-only)
 ├── TrialError                one trial cannot go on
 │   ├── RankMismatch          ranks disagree on config, data, weights or versions
@@ -48,6 +49,7 @@ __all__ = [
     "RankOutOfMemory",
     "ReplayError",
     "ResourceError",
+    "SlotLost",
     "SpecError",
     "StorageError",
     "SweepftError",
@@ -128,6 +130,10 @@ class ResourceError(SweepftError):
     """The cluster cannot hold what the spec asks for."""
 
     exit_code = 2
+
+
+class SlotLost(SweepftError):
+    """No node has room for a slot's ranks any more: the slot ends, and its trial goes on on another one."""
 
 
 class StorageError(SweepftError):

@@ -10,7 +10,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from support.engine_material import engine_plan, trial
-from support.faults import faults, kill, leaks, once, processes, rows_of
+from support.faults import RANK, faults, kill, leaks, once, processes, rows_of
 from support.models import OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
 from sweepft.errors import RankFailed, RankHung, RankMismatch
@@ -54,7 +54,7 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     run = tmp_path / "run"
 
     def second_result():  # after the first window, so that there is a state to go on from where the policy writes one
-        return rows_of(run, "steps") >= 2 and processes("Rank")
+        return rows_of(run, "steps") >= 2 and processes(RANK)
 
     with once(second_result, kill) as killed:
         done = run_spec(spec, run)

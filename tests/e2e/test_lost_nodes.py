@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from support.cluster import LocalCluster
-from support.faults import faults, processes, rows_of, story
+from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
 from sweepft.recorder import RunView, read_ledger
 
@@ -60,13 +60,13 @@ def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, 
         sweep = start(spec, run, "--address", cluster.address, env=cluster.env)
         while rows_of(run, "steps") < 4 and sweep.poll() is None:
             time.sleep(0.01)
-        here = [bool(processes("Slot", of=cluster.raylet(node))) for node in (0, 1)]
+        here = [bool(processes(COORDINATOR, of=cluster.raylet(node))) for node in (0, 1)]
         assert sum(here) == 1, "the coordinator is on one of the two nodes"
         cluster.kill(here.index(whose == "coordinator"))
         cluster.add()
         finish(sweep)
         deadline = time.monotonic() + 60
-        while (left := [*processes("Rank", cluster.pid), *processes("Slot", cluster.pid)]) and (
+        while (left := [*processes(RANK, cluster.pid), *processes(COORDINATOR, cluster.pid)]) and (
             time.monotonic() < deadline
         ):
             time.sleep(0.2)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support.faults import faults, kill, leaks, once, processes, rows_of, story
+from support.faults import COORDINATOR, faults, kill, leaks, once, processes, rows_of, story
 from support.sweeps import run_spec, write_spec
 from sweepft.recorder import read_ledger
 
@@ -41,7 +41,8 @@ def test_a_killed_coordinator_costs_time_and_nothing_else(undisturbed, make_spec
     run = tmp_path / "run"
 
     def find():
-        return rows_of(run, "trial") >= 1 and rows_of(run, "steps") >= steps and processes("Slot")
+        begun = rows_of(run, "trial") >= 1 and rows_of(run, "steps") >= steps
+        return processes(COORDINATOR) if begun else None
 
     with once(find, kill) as killed:
         done = run_spec(make_spec(tmp_path), run)
@@ -68,7 +69,7 @@ def test_a_trial_whose_slots_keep_dying_fails_and_the_others_go_on(undisturbed, 
     def keep_killing(_: bool) -> None:
         """Every coordinator of the first trial."""
         while rows_of(run, "end") == 0:
-            fresh = [slot for slot in processes("Slot") if slot.pid not in killed]
+            fresh = [slot for slot in processes(COORDINATOR) if slot.pid not in killed]
             if fresh and rows_of(run, "trial") >= 1:
                 killed.append(kill(fresh))
             time.sleep(0.01)

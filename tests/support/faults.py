@@ -21,9 +21,12 @@ from sweepft.recorder import RunView, read_ledger
 
 T = TypeVar("T")
 
+COORDINATOR, RANK = "ResourceTrainable", "Rank"
+"""Actor classes of a slot, as their processes are named; Tune names the first one."""
+
 
 def processes(kind: str, of: int | None = None) -> list[psutil.Process]:
-    """Living worker processes of an actor class (``Rank``, ``Slot``) below a process; by default below this one."""
+    """Living worker processes of an actor class (`COORDINATOR`, `RANK`) below a process; by default below this one."""
     found = []
     for process in psutil.Process(of).children(recursive=True):
         try:
@@ -94,7 +97,7 @@ def leaks(seconds: float = 60.0) -> list[str]:
     """Ranks, coordinators and placement groups still there after a while: Tune ends its actors a moment late."""
     deadline = time.monotonic() + seconds
     while True:
-        left = [f"{kind} {p.pid}" for kind in ("Rank", "Slot") for p in processes(kind)]
+        left = [f"{kind} {p.pid}" for kind in (RANK, COORDINATOR) for p in processes(kind)]
         table = ray.util.placement_group_table() if ray.is_initialized() else {}
         left += [f"placement group {name}" for name, pg in table.items() if pg["state"] != "REMOVED"]
         if not left or time.monotonic() > deadline:

@@ -18,7 +18,15 @@ import ray
 from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import PackingMismatch, RankCannotWrite, RankFailed, RankHung, RankOutOfMemory, TrialError
+from sweepft.errors import (
+    PackingMismatch,
+    RankCannotWrite,
+    RankFailed,
+    RankHung,
+    RankOutOfMemory,
+    SlotLost,
+    TrialError,
+)
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
 from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
@@ -33,6 +41,9 @@ WENT_ON = "went on without"
 
 _FIRST_WRITE_SECONDS = 3.0
 """Taken for the time to write a state until one has been written: a trial of a minute then tries."""
+
+_SPARE_SECONDS = 120
+"""How long a slot that has lost a node waits for another one; a trial without a slot waits for ever."""
 
 _log = logging.getLogger(__name__)
 
@@ -224,6 +235,8 @@ class Slot(tune.Trainable):
         begin = time.monotonic()
         if self._group is None:
             placement = ray.util.get_current_placement_group()
+            if not placement.wait(_SPARE_SECONDS):  # a node of it is gone, and no other one has room
+                raise SlotLost(f"no node has had room for all ranks of the slot for {_SPARE_SECONDS} s")
             prefix = str(Path(self._plan.log_dir) / f"slot-{self._name}")
             self._group = WorkerGroup(self._plan.engine, self._plan.shape, placement, prefix)
         self._started = self._group.start(self._trial, self._plan.patience)

@@ -17,6 +17,7 @@ from typing import Literal
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
+from sweepft.errors import SlotLost
 from sweepft.recorder import RunView
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Faults
@@ -119,6 +120,8 @@ def _cause(trial: Trial) -> tuple[str, str, bool]:
         error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
         cause = error.cause or error
+        if type(cause).__name__ == SlotLost.__name__:
+            return SlotLost.__name__, _line(cause), False
         return "CoordinatorRaised", f"the coordinator raised {type(cause).__name__}: {_line(cause)}", True
     words = "the coordinator of the slot died"
     return "CoordinatorDied", words if error is None else f"{words}: {_line(error)}", False

@@ -84,9 +84,13 @@ class WorkerGroup:
             for i in range(shape.workers)
         ]
         self.places: list[dict[str, Any]] = []
-        self.places = self._call("where", start_timeout)
-        first = self.places[0]
-        self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus > 0)
+        try:
+            self.places = self._call("where", start_timeout)
+            first = self.places[0]
+            self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus > 0)
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.

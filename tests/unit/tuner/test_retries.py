@@ -13,6 +13,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from support.search_material import BUDGET, make_spec
+from sweepft.errors import SlotLost
 from sweepft.recorder import RunView
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -55,6 +56,12 @@ class Sweep:
 def raised(message: str) -> RayTaskError:
     error = RayTaskError("step", message, OSError(message))
     error.cause = OSError(message)
+    return error
+
+
+def lost_slot() -> RayTaskError:
+    error = raised("")
+    error.cause = SlotLost("no node has room")
     return error
 
 
@@ -114,6 +121,7 @@ def test_while_the_sweep_is_wound_down_a_lost_trial_is_left_for_the_resume() -> 
     [
         (ActorDiedError(), "CoordinatorDied", "the coordinator of the slot died"),
         (None, "CoordinatorDied", "the coordinator of the slot died"),
+        (lost_slot(), "SlotLost", "no node has room"),
         (raised("no such file"), "CoordinatorRaised", "the coordinator raised OSError: no such file"),
     ],
 )
