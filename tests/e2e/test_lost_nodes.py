@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -36,9 +37,17 @@ def spec(tiny_model_dir, tiny_data_file, tmp_path_factory):
     )  # fmt: skip
 
 
-def start(spec, run, *more: str, env=None) -> subprocess.Popen:
+@contextlib.contextmanager
+def sweeping(spec, run, *more: str, env=None):
+    """The sweep as a process of its own, which is gone when the block ends."""
     command = [sys.executable, "-m", "sweepft.cli", "run", str(spec), "--out", str(run), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    sweep = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    try:
+        yield sweep
+    finally:
+        if sweep.poll() is None:
+            sweep.kill()
+            sweep.communicate()
 
 
 def finish(sweep: subprocess.Popen) -> None:
@@ -49,15 +58,18 @@ def finish(sweep: subprocess.Popen) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(spec):
     run = spec.parent / "calm"
-    finish(start(spec, run))
+    with sweeping(spec, run) as sweep:
+        finish(sweep)
     return story(run)
 
 
 @pytest.mark.parametrize("whose", ["coordinator", pytest.param("rank", marks=pytest.mark.full)])
 def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, whose):
     run = spec.parent / whose
-    with LocalCluster(workers=2) as cluster:
-        sweep = start(spec, run, "--address", cluster.address, env=cluster.env)
+    with (
+        LocalCluster(workers=2) as cluster,
+        sweeping(spec, run, "--address", cluster.address, env=cluster.env) as sweep,
+    ):
         while rows_of(run, "steps") < 4 and sweep.poll() is None:
             time.sleep(0.01)
         here = [bool(processes(COORDINATOR, of=cluster.raylet(node))) for node in (0, 1)]
