@@ -68,7 +68,11 @@ class Sweep:
         self.process = self._command("run", str(spec), "--out", str(run), "--set", "faults.per_trial=1000")
 
     def shoot(self, kind: str, after: int) -> bool:
-        """Kill when ``after`` more rows are written and a trial is under way; False when the sweep ended before."""
+        """Kill when ``after`` more rows are written and a trial is under way, and wait until training goes on.
+
+        Returns:
+            Whether it was done; not where the sweep was over before.
+        """
         goal = self.rows() + after
         while self.rows() < goal or not processes(RANK, self.cluster.pid):
             if self.process.poll() is not None:
@@ -92,8 +96,13 @@ class Sweep:
             if not found:
                 return False
             self._mark(kind)
-            os.kill(found[-1].pid, signal.SIGKILL)
-        return self._recovered()
+            try:
+                os.kill(found[-1].pid, signal.SIGKILL)
+            except ProcessLookupError:  # the sweep has just ended
+                self.shots.pop()
+                return False
+        self._recover()
+        return True
 
     def end(self) -> None:
         """Wait for it; a sweep that cannot end is killed, and counts as lost."""
@@ -111,23 +120,21 @@ class Sweep:
     def _mark(self, kind: str) -> None:
         self.shots.append(Shot(kind, time.time(), self.rows()))
 
-    def _recovered(self) -> bool:
+    def _recover(self) -> None:
         """Wait until an attempt has begun after the kill (or the sweep is over)."""
         deadline = time.monotonic() + LONGEST
         while time.monotonic() < deadline and self.process.poll() is None:
-            fresh = read_ledger(self.run)[self.shots[-1].rows :]
-            if any(row["kind"] == "start" for row in fresh):
-                return True
+            if any(row["kind"] == "start" for row in read_ledger(self.run)[self.shots[-1].rows :]):
+                return
             time.sleep(0.05)
-        return False
 
     def _there(self, kind: str, node: int) -> bool:
         return bool(processes(kind, self.cluster.raylet(node)))
 
     def _command(self, *words: str) -> subprocess.Popen[bytes]:
-        log = (self.run.parent / f"{self.run.name}.log").open("ab")
         command = [sys.executable, "-m", "sweepft.cli", *words, "--address", self.cluster.address]
-        return subprocess.Popen(command, stdout=log, stderr=log, env=self.cluster.env)
+        with (self.run.parent / f"{self.run.name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=self.cluster.env)
 
 
 def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None:
@@ -226,7 +233,8 @@ def main() -> None:
         for kind, t in tallies.items()
     ]  # fmt: skip
     figures = {"sweeps": sweeps, "faults": {kind: vars(tally) for kind, tally in tallies.items()}}
-    text = f"{args.kills} kills over {sweeps} sweeps.\n\n{table(header, rows)}"
+    kills = sum(tally.kills for tally in tallies.values())
+    text = f"{kills} kills over {sweeps} sweeps.\n\n{table(header, rows)}"
     finish(args, "Random kills over real sweeps", facts, figures, text)
 
 
