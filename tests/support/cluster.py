@@ -73,6 +73,8 @@ class LocalCluster:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(self, **order: Any) -> dict[str, Any]:
