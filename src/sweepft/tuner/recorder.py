@@ -166,7 +166,10 @@ class LedgerCallback(tune.Callback):
         )  # fmt: skip
         if slot:
             self._write_cost(name, slot, "lost", lost)
-        if loss.status != "lost":
+        parked = (
+            self._recorder.view.trials[name].status == "parked"
+        )  # it was about to come back, and stays so
+        if loss.status == "failed" or (loss.status == "interrupted" and not parked):
             self._end(name, Outcome(loss.status, None, loss.message), result)
         if loss.status == "failed":
             remove_states(self._states / name)
