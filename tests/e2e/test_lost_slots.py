@@ -14,7 +14,7 @@ from sweepft.recorder import read_ledger
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 SEARCH = {
-    "trials": 4,
+    "trials": 3,
     "start_with": [{"learning_rate": 3.0e-3, "batch_size": 8}],
     "space": {"batch_size": {"choice": [8, 16]}, "learning_rate": {"log_uniform": [1.0e-5, 3.0e-2]}},
 }
