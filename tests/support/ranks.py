@@ -31,9 +31,10 @@ def run_trials(
     world_size: int,
     chunks: int = 1,
     reset_in_place: bool | None = None,
+    gpus: float = 0,
 ) -> list[dict[str, Any]]:
     """Train the trials one after another on one runner a rank; returns rank 0's results, one a trial."""
-    return on_ranks(_train, world_size, plan, trials, chunks, reset_in_place)
+    return on_ranks(_train, world_size, plan, trials, chunks, reset_in_place, gpus=gpus)
 
 
 def _train(
@@ -57,7 +58,7 @@ def _train(
     return results
 
 
-def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any) -> Any:
+def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any, gpus: float = 0) -> Any:
     """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.heavy_imports"])
@@ -68,7 +69,7 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     queue = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args))
+        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args, gpus))
         for rank in range(world_size)
     ]
     for process in processes:
@@ -89,7 +90,9 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     return results[0]
 
 
-def _rank(queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any) -> None:
+def _rank(
+    queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any, gpus: float
+) -> None:
     import torch
 
     from sweepft.engine.collective import join, leave
@@ -97,7 +100,7 @@ def _rank(queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, j
 
     try:
         torch.manual_seed(12345 + rank)  # whatever a process did before must not matter
-        device = join(rank, world_size, "127.0.0.1", port, plan.threads, use_gpu=False)
+        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus)
         queue.put((rank, job(TrialRunner(plan, device), *args)))
         leave()
     except Exception as error:

@@ -68,8 +68,11 @@ def check_packages(spec: SweepSpec) -> None:
         SpecError: Names the key and what to install.
     """
     adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
+    names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     needs = {
         ("train.lora", "peft", "lora"): adapters,
+        ("train.optimizer.name", "bitsandbytes", "8bit"): "adamw_8bit" in names,
+        ("train.liger", "liger_kernel", "liger"): spec.train.liger,
         ("track.wandb", "wandb", "wandb"): spec.track.wandb is not None,
         ("track.mlflow", "mlflow", "mlflow"): spec.track.mlflow is not None,
     }
@@ -77,7 +80,7 @@ def check_packages(spec: SweepSpec) -> None:
         Problem(
             spec.name,
             key,
-            f"needs the package {package}, which is not installed",
+            f"needs the package {package.replace('_', '-')}, which is not installed",
             f"pip install 'sweepft[{extra}]'",
         )
         for (key, package, extra), needed in needs.items()

@@ -91,6 +91,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         f"- **Cost** {duration(c['used'])} of {unit} time; "
         f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
         *([f"- **Price** {_price(c)}"] if c["price"] else []),
+        *([f"- **Sharing** {c['sharing']['text']}"] if c["sharing"] else []),
     ]
     audits = summary["stops"]["audits"]
     rate, wrong = audits["rate"], "not measured"
@@ -177,6 +178,8 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
     parts.append(Text(f"{duration(c['used'])} of trial time on {c['slots']} slots; {saved}", style="dim"))
     if c["price"]:
         parts.append(Text(f"price: {_price(c)}", style="dim"))
+    if c["sharing"]:
+        parts.append(Text(c["sharing"]["text"], style="dim"))
     parts += [Text(e["text"], style="yellow") for e in summary["answer"]["edges"]]
     return Group(*parts)
 

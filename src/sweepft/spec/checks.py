@@ -16,6 +16,7 @@ from sweepft.errors import Problem
 from sweepft.spec.curriculum import domain_faults, of_data
 from sweepft.spec.draft import Draft
 from sweepft.spec.fields import MicroTokens
+from sweepft.spec.hardware import check_hardware
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Data, Resources, Search, Train, TrainSettings
 from sweepft.spec.source import Document, KeyPath
@@ -28,7 +29,7 @@ _LARGEST_GRID: Final = 1_000_000
 
 def check_all(draft: Draft) -> None:
     """Add what is wrong between the sections of a draft."""
-    for check in _CHECKS:
+    for check in (*_CHECKS, check_hardware):
         check(draft)
     if draft.train is not None and draft.search is not None and draft.train.budget.samples is not None:
         _check_budget(draft, draft.train, draft.search, draft.train.budget.samples)

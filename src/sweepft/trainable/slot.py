@@ -157,10 +157,11 @@ class Slot(tune.Trainable):
         """The last result of a trial that cannot go on: a result, not an exception, so that its cause arrives whole."""
         reason = str(error)
         if isinstance(error, RankOutOfMemory):
-            engine = self._plan.engine
+            engine, shape = self._plan.engine, self._plan.shape
+            more = "gpus_per_worker" if 0 < shape.gpus < 1 else "workers_per_trial"
             reason += (
                 f"\n  one sample of up to {engine.longest} tokens does not fit beside the model at ZeRO-"
-                f"{engine.zero_stage} on {self._plan.shape.workers} rank(s): raise resources.workers_per_trial or "
+                f"{engine.zero_stage} on {shape.workers} rank(s): raise resources.{more} or "
                 "train.zero_stage, set train.gradient_checkpointing: true, or lower data.max_length"
             )
         faults, seconds = list(self._faults), dict(self._seconds)

@@ -75,7 +75,7 @@ class WorkerGroup:
         ]
         self.places = self._call("where", start_timeout)
         first = self.places[0]
-        self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus > 0)
+        self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus)
 
     def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.

@@ -40,13 +40,13 @@ class Rank:
         address = ray.util.get_node_ip_address()
         return {"address": address, "port": port, "host": socket.gethostname(), "pid": os.getpid()}
 
-    def join(self, world_size: int, address: str, port: int, use_gpu: bool) -> None:
+    def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
         """Form the process group and open the data."""
         _quiet_libraries()
         from sweepft.engine.collective import join
         from sweepft.engine.runner import TrialRunner
 
-        device = join(self._index, world_size, address, port, self._plan.threads, use_gpu)
+        device = join(self._index, world_size, address, port, self._plan.threads, gpus)
         self._runner = TrialRunner(self._plan, device)
 
     def fingerprint(self, trial: TrialPlan) -> dict[str, str]:

@@ -70,7 +70,15 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
                 "held_out": [{"name": "own", "path": "org/held"}],
                 "test": [{"name": "one", "path": "org/one"}, {"name": "two", "path": "org/two"}],
             },
-            "train": {"budget": {"epochs": 2}, "batch_size": 4096, "micro_batch": 8, "zero_stage": 1},
+            "train": {
+                "budget": {"epochs": 2},
+                "batch_size": 4096,
+                "micro_batch": 8,
+                "zero_stage": 1,
+                "offload": "optimizer",
+                "liger": True,
+                "optimizer": {"name": "sgd"},
+            },
             "search": {
                 "limit": {"hours": 8},
                 "space": {
@@ -86,6 +94,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert small.search.space["warmup.steps"].bounds == (0, 3)
     assert (small.search.limit, small.search.trials) == (None, 6)
     assert small.model.chat_template is None
+    assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
     assert [test.name for test in small.data.test] == ["one"]
 
 

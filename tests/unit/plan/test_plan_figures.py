@@ -262,6 +262,17 @@ class TestMicroBatchAuto:
             assert plan.memory.total <= 0.9 * gib * GIB < twice.memory.total
             assert f"micro_batch auto comes out at {plan.micro_batch}" in plan.assumptions
 
+    def test_it_respects_a_ranks_share_of_the_gpu(self) -> None:
+        train = {"micro_batch": "auto", "zero_stage": 1, "lora": {}}
+        found = {}
+        for share in (1, 0.5):
+            resources = {"workers_per_trial": 1, "gpus_per_worker": share, "concurrent_trials": 2}
+            plan = planned(train=train, resources=resources)
+            assert plan.memory is not None
+            assert plan.memory.total <= 0.9 * share * plan.cluster.memory
+            found[share] = plan.micro_batch
+        assert found[0.5] < found[1]
+
 
 class TestWhatIsNotKnown:
     def test_measuring_needs_a_trial_that_fits_a_node(self) -> None:

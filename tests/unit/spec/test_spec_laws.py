@@ -277,6 +277,9 @@ def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
         "micro_batch",
         "precision",
         "zero_stage",
+        "offload",
+        "liger",
+        "compile",
     }
     assert {"optimizer.weight_decay", "warmup", "warmup.steps", "seed"} <= set(SWEEPABLE)
 
