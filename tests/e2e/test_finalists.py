@@ -106,6 +106,9 @@ def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
     facts = json.loads((done.run_dir / "best" / "best.json").read_text())
     assert facts["trial_id"] == first.trial.trial_id
     assert (done.run_dir / "best" / "model.safetensors").exists()
+    card = (done.run_dir / "best" / "README.md").read_text()
+    assert "the first of 2 finalists by\ntiny_choice.acc, sealed.loss" in card
+    assert "| sealed | loss |" in card
 
 
 def test_the_time_of_the_finals_is_accounted_for(done):
