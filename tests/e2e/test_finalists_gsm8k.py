@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SHARED = SWEEPS.parents[1] / "shared"
 TASKS = ("gsm8k_local", "gsm8k_choice", "bbh_local")
-LIMIT = 30
+LIMIT = 16
 
 pytestmark = [
     pytest.mark.full,
@@ -49,15 +49,11 @@ def harness_itself(folder: Path, task: str) -> dict:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("stage", "workers"), [(2, 1), (3, 2)])
 def test_scores_in_warm_ranks_equal_the_harness_on_the_saved_folder(ray_here, tmp_path, stage, workers):
-    section = {
-        **the_section(),
-        "limit": LIMIT,
-        "confirm": {"top": 1, "seeds": 2},
-        "finalists": {"top": 2, "random": 1},
-    }
+    section = {**the_section(), "limit": LIMIT, "finalists": {"top": 1, "random": 1}}
+    del section["confirm"]
     overrides = (
-        "train.budget.samples=256", "search.trials=3", "early_stop.rule=none", "resources.concurrent_trials=1",
-        "data.test.0.limit=50", f"train.zero_stage={stage}", f"resources.workers_per_trial={workers}",
+        "train.budget.samples=128", "search.trials=2", "early_stop.rule=none", "resources.concurrent_trials=1",
+        "data.test.0.limit=20", f"train.zero_stage={stage}", f"resources.workers_per_trial={workers}",
         f"evaluate={section}",
     )  # fmt: skip
     done = run_spec(load(SWEEPS / "gsm8k-tiny.yaml", overrides), tmp_path / "run")
