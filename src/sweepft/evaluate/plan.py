@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 __all__ = ["TaskPlan"]
 
@@ -31,6 +33,22 @@ class TaskPlan:
 
     @property
     def digest(self) -> str:
-        """Of everything that changes a score: scores under the same digest need not be computed again."""
-        settings = {k: v for k, v in asdict(self).items() if k != "batch_size"}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        """Of what changes a score: settings, own task files, version of the harness; not of the data files they name.
+
+        Scores under the same digest need not be computed again.
+        """
+        settings = {k: v for k, v in asdict(self).items() if k not in ("batch_size", "include_path")}
+        digest = hashlib.sha256(json.dumps([settings, _harness()], sort_keys=True).encode())
+        for folder in map(Path, self.include_path):
+            for file in sorted(
+                p for p in folder.rglob("*") if p.suffix in (".yaml", ".yml", ".py") and p.is_file()
+            ):
+                digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def _harness() -> str | None:
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        return None

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from support.tasks import task_folder
 from sweepft.evaluate import TaskPlan
 from sweepft.evaluate.items import write_items
 from sweepft.evaluate.tasks import metric_names
@@ -25,11 +26,19 @@ PLAN = TaskPlan("gsm8k", ("tasks",), limit=10, num_fewshot=5)
         ({"limit": 11}, False),
         ({"num_fewshot": 0}, False),
         ({"chat_template": False}, False),
-        ({"include_path": ("others",)}, False),
     ],
 )
 def test_scores_hold_as_long_as_nothing_changes_that_changes_a_score(changes, same):
     assert (replace(PLAN, **changes).digest == PLAN.digest) is same
+
+
+def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
+    here, there = task_folder(tmp_path / "here"), task_folder(tmp_path / "there")
+    plan = TaskPlan("tiny_choice", (str(here),))
+    before = plan.digest
+    assert replace(plan, include_path=(str(there),)).digest == before, "wherever the folder lies"
+    (here / "choice.yaml").write_text((here / "choice.yaml").read_text() + "metadata: {version: 2}\n")
+    assert plan.digest != before
 
 
 def test_a_metric_has_its_plain_name_where_it_has_one_filter():
@@ -56,7 +65,8 @@ def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):
 def test_the_plan_loads_nothing_heavy():
     code = (
         "import sys, sweepft.evaluate; "
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'lm_eval', 'datasets', 'transformers', 'ray'}))"
+        "heavy = {'torch', 'lm_eval', 'datasets', 'transformers', 'ray'}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
