@@ -62,15 +62,21 @@ class Finalist:
 
 
 def finalists(view: RunView) -> list[Finalist]:
-    """The finalists, best first by ``rank_by``; those that lack a score stand last, by the objective."""
+    """The finalists, best first by ``rank_by``; those that lack a score stand last, by the objective.
+
+    Where some were confirmed, they stand before the others: a mean over fresh seeds does not compare with the one run
+    that a trial was chosen for.
+    """
     if view.finalists is None:
         return []
     found = [_finalist(view, entry) for entry in view.finalists["chosen"] if entry["trial_id"] in view.trials]
 
-    def place(f: Finalist) -> tuple[bool, float, float]:
-        value = -math.inf if f.standing is None else f.standing.value
+    confirmed = any(f.standing is not None and f.standing.seeds for f in found)
+
+    def place(f: Finalist) -> tuple[bool, bool, float, float]:
+        value, seeds = (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.seeds)
         objective = math.inf if f.trial.objective is None else f.trial.objective
-        return f.standing is None, -value, objective
+        return f.standing is None, confirmed and not seeds, -value, objective
 
     return sorted(found, key=place)
 

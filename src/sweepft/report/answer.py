@@ -49,6 +49,8 @@ def answer(
             "confirmed": None,
             "headline": "No trial has completed the full budget yet: there is no winner.",
         }
+    if decided and (len(decided["rows"]) < 2 or decided["rows"][1]["place"] is None):
+        second = None  # the next one was not scored
     difference = difference_of(first, second) if second is not None else None
     close = [t["trial_id"] for t in ranked[1:] if difference_of(first, _brief(t) or {})["clear"] is False]
     headline = _headline(first, difference, len(ranked), len(trials))

@@ -86,7 +86,8 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         ]
         if a["runner_up"]:
             noise = f" ± {a['difference']['stderr']:.4f}" if a["difference"]["stderr"] is not None else ""
-            behind = f"{a['difference']['value']:.4f}{noise} behind, {a['difference']['text']}"
+            by = "" if a["by"] == "objective" else f" by {_md(a['by'])}"
+            behind = f"{a['difference']['value']:.4f}{noise} behind{by}, {a['difference']['text']}"
             lines.append(f"- **Runner-up** {_md(a['runner_up']['trial_id'])}: {behind}")
     counts = ", ".join(f"{n} {status}" for status, n in summary["counts"].items()) or "none"
     unit = "GPU" if c["unit"] == "gpu_seconds" else "slot"

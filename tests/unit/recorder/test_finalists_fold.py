@@ -85,11 +85,13 @@ def test_a_configuration_counts_by_its_fresh_seeds_and_not_by_the_run_it_was_cho
               tokens_seen=10)  # fmt: skip
     assert [p["name"] for p in missing_scores(rows.view, "a-2")] == ["maths", "sealed"]
     rows.scored("a-2", 0.4)
-    (_, a) = finalists(rows.view)
+    (a, b) = finalists(rows.view)
     assert a.standing.seeds == 2
     assert a.standing.value == pytest.approx(0.3)
     assert a.standing.stderr == pytest.approx(0.1)
-    assert rows.view.best.trial_id == "b"
+    assert (a.trial.trial_id, b.standing.seeds) == ("a", 0)
+    assert b.standing.value > a.standing.value, "one run, for which it was chosen, does not overtake a mean"
+    assert rows.view.best.trial_id == "a"
     assert [r.trial.trial_id for r in rows.view.ranking() if r.rank] == ["a", "b"], "seeds are not ranked"
 
 

@@ -22,16 +22,23 @@ PARTS = [
 
 
 def finals_sweep(
-    run: Path, *, scored: bool = True, rank_by: dict[str, float] | None = None, name: str = "finals"
+    run: Path,
+    *,
+    scored: bool = True,
+    rank_by: dict[str, float] | None = None,
+    chosen: tuple[str, ...] = ("t0", "t1"),
+    broken: str = "",
 ) -> Path:
     """Write its ledger; without ``scored`` the exams have not begun."""
     with Ledger.create(run) as ledger:
         tell = ledger.append
-        tell("sweep", name=name, spec=SPEC, spec_digest="", seed=0, budget_samples=100, sweepft_version="0")
+        tell(
+            "sweep", name="finals", spec=SPEC, spec_digest="", seed=0, budget_samples=100, sweepft_version="0"
+        )
         for i, loss in enumerate((1.0, 1.05, 1.4)):
             _trial(tell, f"t{i}", i, loss)
-        chosen = [{"trial_id": "t0", "why": "top"}, {"trial_id": "t1", "why": "random"}]
-        tell("finalists", chosen=chosen, parts=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
+        entries = [{"trial_id": t, "why": "top" if t == "t0" else "random"} for t in chosen]
+        tell("finalists", chosen=entries, parts=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
         if not scored:
             return run
         for i, loss in enumerate((1.02, 1.08, 1.04)):
@@ -45,6 +52,10 @@ def finals_sweep(
             "t0-seed3": 0.41,
         }
         for trial, accuracy in accuracies.items():
+            if trial == broken:
+                for part in (PARTS[0], PARTS[2]):
+                    tell("score", trial_id=trial, **part, metrics={}, reason="the rank died")
+                continue
             _score(tell, trial, "test", "sealed", "s", loss=(2.0 - accuracy, 0.03))
             found = {"acc": (accuracy, 0.02), "acc_norm": (accuracy / 2, 0.02)}
             _score(tell, trial, "task", "maths", "m", **found)

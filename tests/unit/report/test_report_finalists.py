@@ -77,6 +77,17 @@ def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
     assert before["finalists"]["open"]
 
 
+@pytest.mark.parametrize("scored", [("t0",), ("t0", "t1")])
+def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scored: tuple[str, ...]) -> None:
+    run = finals_sweep(tmp_path, chosen=scored, broken="t1")
+    answer = summarise(RunView.load(run))["answer"]
+    assert answer["winner"]["trial_id"] == "t0"
+    assert answer["runner_up"] is None
+    assert answer["difference"] is None
+    assert "nothing to compare it with" in answer["headline"]
+    write_report(run)
+
+
 def test_every_file_shows_them(run: Path) -> None:
     files = write_report(run)
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
