@@ -9,6 +9,7 @@ import json
 import pytest
 from test_resume import finish, kill_after, rows_in, story, sweepft
 
+from support.stand_in_judge import Reply, stand_in_judge
 from support.sweeps import run_spec, write_spec
 from support.tasks import task_folder
 from support.tiny import tiny_data
@@ -50,10 +51,47 @@ SEARCH = {
 }
 
 
+KEY = "sk-planted-77d0c2"
+
+
+def rating(body, before):
+    """The judge likes long requests, and rates one of the questions not at all."""
+    text = json.dumps(body)
+    return Reply(
+        f"Fine. Rating: [[{1 + len(text) % 9}]]" if "unratable" not in text else "No number from me."
+    )
+
+
+def mt_bench(folder, url):
+    questions = [
+        {"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]},
+        {"question_id": 2, "category": "math", "turns": ["2+2?", "Twice that?"]},
+        {"question_id": 3, "category": "math", "turns": ["unratable?", "Why?"]},
+    ]
+    file = folder / "question.jsonl"
+    file.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    return {
+        "questions": str(file),
+        "judge": "stand-in",
+        "base_url": url,
+        "key_env": "JUDGE_KEY",
+        "max_new_tokens": 6,
+    }
+
+
 @pytest.fixture(scope="module")
-def done(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finals")
-    return run_spec(finals_spec(folder, tiny_model_dir, tiny_data_file), folder / "run")
+    with stand_in_judge(rating) as judge, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUDGE_KEY", KEY)
+        judged = {"mt_bench": mt_bench(folder, judge.url)}
+        run = run_spec(finals_spec(folder, tiny_model_dir, tiny_data_file, evaluate=judged), folder / "run")
+    return run, judge
+
+
+@pytest.fixture(scope="module")
+def done(finished):
+    return finished[0]
 
 
 def test_finalists_base_and_seeds_are_scored_on_every_part(done):
@@ -64,7 +102,7 @@ def test_finalists_base_and_seeds_are_scored_on_every_part(done):
     assert names[0] == ranked[0]
     assert len(names) == 2
     seeds = [f"{names[0]}-seed1", f"{names[0]}-seed2"]
-    parts = ["sealed", "tiny_words", "tiny_choice"]
+    parts = ["sealed", "tiny_words", "tiny_choice", "mt_bench"]
     scored = [(row["trial_id"], row["name"]) for row in rows if row["kind"] == "score"]
     expected = [(t, p) for t in [None, *names, *seeds] for p in parts] + [(None, "own")]
     assert sorted(scored, key=str) == sorted(expected, key=str), "each once"
@@ -80,6 +118,20 @@ def test_results_item_by_item_lie_beside_the_ledger_under_their_digest(done):
     assert hashlib.sha256(data).hexdigest() == row["file_digest"]
     items = [json.loads(line) for line in gzip.decompress(data).splitlines()]
     assert sum(item["acc"] for item in items) / 6 == pytest.approx(row["metrics"]["acc"]["value"])
+
+
+def test_mt_bench_is_judged_with_the_drivers_key_which_stands_nowhere(finished):
+    done, asked = finished
+    assert {h["Authorization"] for h in asked.headers} == {f"Bearer {KEY}"}
+    row = done.view.scores[None, "mt_bench"]
+    assert row["items"] == 2, "questions with all their verdicts"
+    assert row["metrics"]["failed_verdicts"]["value"] == 2
+    assert 1 <= row["metrics"]["score"]["value"] <= 10
+    assert set(row["parts"]) == {"writing", "math"}
+    for file in done.run_dir.rglob("*"):
+        if file.is_file():
+            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            assert KEY.encode() not in data, file
 
 
 def test_seeds_are_no_candidates(done):

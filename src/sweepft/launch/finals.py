@@ -6,6 +6,7 @@ import importlib.util
 
 from sweepft.errors import EvaluateError, Problem, SpecError
 from sweepft.evaluate.check import check_tasks
+from sweepft.evaluate.judge import check as check_judge
 from sweepft.recorder import metric_of
 from sweepft.spec import SweepSpec
 from sweepft.tuner.plans import task_plans
@@ -21,6 +22,7 @@ def check_finals(spec: SweepSpec) -> dict[str, int]:
     Raises:
         SpecError: If the harness is not installed, or ``rank_by`` names a metric that no task has.
         EvaluateError: If a task or its data cannot be had.
+        DataError: If a file of MT-Bench is missing or broken.
     """
     plans = task_plans(spec)
     if spec.evaluate is None:
@@ -29,7 +31,10 @@ def check_finals(spec: SweepSpec) -> dict[str, int]:
         rule, remedy = "needs the package lm-eval, which is not installed", "pip install 'sweepft[eval]'"
         raise SpecError([Problem(spec.name, "evaluate.tasks", rule, remedy)])
     found = check_tasks(plans)
+    if spec.evaluate.mt_bench is not None:
+        check_judge(spec.evaluate.mt_bench)
     metrics = {name: facts["metrics"] for name, facts in found.items()}
+    metrics |= {"mt_bench": ["score", "turn_1", "turn_2"]} if spec.evaluate.mt_bench is not None else {}
     metrics |= {test.name: ["loss"] for test in spec.data.test}
     for key in spec.evaluate.weights:
         if key == "objective":

@@ -336,6 +336,7 @@ def _check_rank_by(draft: Draft) -> None:
         return
     tests = [test.name for test in data.test]
     names = [task.name for task in evaluate.each_task()]
+    names += ["mt_bench"] if evaluate.mt_bench is not None else []
     sets = {*tests, *(held.name for held in data.held_out)}
     for i, name in enumerate(names):
         if name in sets:

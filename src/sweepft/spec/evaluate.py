@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sweepft.spec.fields import NonNegativeInt, Paths, Positive, PositiveInt, Section, broken
+from sweepft.spec.judge import MtBench
 
 __all__ = ["Confirm", "Evaluate", "Finalists", "HarnessTask"]
 
@@ -89,6 +90,8 @@ class Evaluate(Section):
     rank_by: _RankBy = "objective"
     """What orders the finalists: `objective`, a task (`gsm8k`), one of its metrics (`gsm8k.exact_match`), a test set
     (`NAME.loss`), or a mapping of these to weights: then their weighted mean, losses counted negative."""
+    mt_bench: MtBench | None = None
+    """MT-Bench: two-turn questions, rated by a judging model; a task called `mt_bench` with the metric `score`."""
     confirm: Confirm | None = None
     """Train the best ones again with fresh seeds, so that the winner's uncertainty holds seed noise."""
 

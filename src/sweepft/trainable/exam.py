@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from sweepft.errors import DataError, JudgeError, StorageError
 from sweepft.evaluate import TaskPlan
+from sweepft.trainable.judged import Judging, judge
 from sweepft.workers.group import WorkerGroup
 
 __all__ = ["Exam", "ExamPart"]
@@ -22,11 +25,12 @@ class ExamPart:
     """A sealed or held-out set (``cache`` is its token set), or a task.
 
     Attributes:
-        what: ``test``, ``held_out`` or ``task``.
+        what: ``test``, ``held_out``, ``task`` or ``judge``.
         name: Of the set or task.
         digest: Of what it is scored on.
         cache: Folder of the token set.
         task: How the task is put.
+        judging: How answers are judged.
         items: File for the results item by item, relative to the run folder.
     """
 
@@ -35,6 +39,7 @@ class ExamPart:
     digest: str
     cache: str | None = None
     task: TaskPlan | None = None
+    judging: Judging | None = None
     items: str | None = None
 
 
@@ -64,6 +69,14 @@ class Exam:
         if part.task is not None:
             found = group.score(part.task, self._tokenizer, f"{self._run_dir}/{part.items}", patience)
             scored = {**found, "file": part.items}
+        elif part.judging is not None:
+            try:
+                found = judge(
+                    group, self._tokenizer, part.judging, Path(self._run_dir, str(part.items)), patience
+                )
+            except (JudgeError, DataError, StorageError) as error:
+                return self.give_up(str(error))
+            scored = {**found, "file": part.items}
         else:
             loss = group.set_loss(str(part.cache), patience)
             metric = {"value": loss["loss"], "stderr": loss["stderr"], "higher_is_better": False}
@@ -72,7 +85,7 @@ class Exam:
 
     def give_up(self, reason: str) -> dict[str, Any]:
         """The next part cannot be scored: the fields of a `score` row without scores."""
-        return self._close(metrics={}, reason=reason)
+        return self._close(metrics={}, reason=reason, seconds=0.0)
 
     def halve(self) -> str | None:
         """Run fewer items at once from now on; what was done, or None when it is one already."""

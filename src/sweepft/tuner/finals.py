@@ -6,16 +6,22 @@ scheduler is told of. What is done stands in the ledger; this only asks what is 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
+
 from sweepft.data import Prepared, open_tests
+from sweepft.engine.fingerprint import weights_digest
+from sweepft.evaluate.judge import setting
 from sweepft.recorder import Row, TrialView, missing_scores
 from sweepft.spec import Evaluate, SweepSpec
 from sweepft.trainable.exam import ExamPart
+from sweepft.trainable.judged import Judging
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.plans import keep_plan, task_plans
 from sweepft.tuner.recorder import Recorder
@@ -103,6 +109,8 @@ class Finals:
         self._caches = {name: data.path for name, (_, data) in sets.items()}
         parts = [{"what": what, "name": name, "digest": data.digest} for name, (what, data) in sets.items()]
         parts += [{"what": "task", "name": t.name, "digest": t.digest} for t in task_plans(self._spec)]
+        if evaluate.mt_bench is not None:
+            parts.append({"what": "judge", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
         places = list(objectives)
         top = places[: evaluate.finalists.top]
         row = {
@@ -186,11 +194,28 @@ class Finals:
 
     def _part(self, part: Mapping[str, Any], subject: str) -> ExamPart:
         name, digest = part["name"], part["digest"]
+        file = f"items/{subject}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl.gz"
+        if part["what"] == "judge":
+            return ExamPart("judge", name, digest, judging=self._judging(subject), items=file)
         if part["what"] != "task":
             return ExamPart(part["what"], name, digest, cache=self._caches[name])
         task = next(t for t in task_plans(self._spec) if t.name == name)
-        file = f"items/{subject}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl.gz"
         return ExamPart("task", name, digest, task=task, items=file)
+
+    def _judging(self, subject: str) -> Judging:
+        evaluate = self._spec.evaluate
+        assert evaluate is not None
+        assert evaluate.mt_bench is not None
+        key = os.environ.get(evaluate.mt_bench.key_env)
+        folder = self._run_dir / "weights" / subject
+        return Judging(
+            settings=evaluate.mt_bench,
+            key=None if key is None else ray.put(key),
+            weights=weights_digest(self._spec.model.path if subject == "base" else str(folder)),
+            cache=str(self._run_dir / "cache" / "mt_bench"),
+            end_ids=self._prepared.end_ids,
+            batch_size=evaluate.batch_size,
+        )
 
     def _on_row(self, row: Row) -> None:
         """Remove the weights of a seed that has every score: they were kept for these alone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +125,10 @@ class WorkerGroup:
     def score(self, task: TaskPlan, tokenizer: str, items: str, timeout: float) -> dict[str, Any]:
         """Scores on a task of the harness (see ``Rank.score``)."""
         return dict(self._call("score", timeout, task, tokenizer, items)[0])
+
+    def answer(self, chats: Sequence[Any], timeout: float, **how: Any) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluate.answers``)."""
+        return list(self._call("answer", timeout, chats, how)[0])
 
     def close(self) -> None:
         """End all ranks at once. Their engines hold nothing that has to be saved."""

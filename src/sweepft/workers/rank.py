@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,15 @@ class Rank:
         if self._index == 0:
             scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
         return self._only_first(scores)
+
+    def answer(self, chats: Sequence[Any], how: dict[str, Any]) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluate.answers.answer_chats``)."""
+        from sweepft.engine.live import plain_model
+        from sweepft.evaluate.answers import answer_chats
+
+        with plain_model(self._runner.zero) as model:
+            said = answer_chats(model, chats=chats, sharded=self._plan.zero_stage == 3, **how)
+        return said if self._index == 0 else []
 
     def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
         # All ranks hold the same numbers: send them through the object store once.
