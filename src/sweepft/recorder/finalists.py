@@ -91,10 +91,17 @@ def scores_of(view: RunView, trial_id: str | None) -> dict[str, Row]:
     return found
 
 
-def missing_scores(view: RunView, trial_id: str | None) -> list[dict[str, Any]]:
-    """Parts that a trial, or the base model, has neither a score on nor a reason why not."""
+def missing_scores(view: RunView, trial_id: str | None, since: float = 0.0) -> list[dict[str, Any]]:
+    """Parts that a trial, or the base model, has neither a score on nor a reason why not.
+
+    Args:
+        view: The sweep.
+        trial_id: None for the base model.
+        since: Unix seconds; a reason told before is none any more: whoever resumes may have mended what was broken.
+    """
     have = scores_of(view, trial_id)
-    return [part for part in _parts(view, trial_id) if part["name"] not in have]
+    told = {name for name, row in have.items() if not row.get("reason") or row["time"] >= since}
+    return [part for part in _parts(view, trial_id) if part["name"] not in told]
 
 
 def _parts(view: RunView, trial_id: str | None) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ scheduler is told of. What is done stands in the ledger; this only asks what is 
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -168,7 +169,7 @@ class Finals:
         anyone = next(iter(view.trials.values()))
         for trial in subjects:
             name = None if trial is None else trial.trial_id
-            missing = missing_scores(view, name)
+            missing = missing_scores(view, name, since=view.sessions[-1][0])
             if missing and name is not None and not Path(keep.folder, name).is_dir():
                 self._cannot_be_scored(name, missing)
                 missing = []
@@ -222,5 +223,7 @@ class Finals:
         if row["kind"] != "score" or row["trial_id"] is None:
             return
         trial = self._recorder.view.trials.get(row["trial_id"])
-        if trial is not None and trial.confirms and not missing_scores(self._recorder.view, trial.trial_id):
+        if trial is None or not trial.confirms:
+            return
+        if not missing_scores(self._recorder.view, trial.trial_id, since=math.inf):
             shutil.rmtree(self._run_dir / "weights" / trial.trial_id, ignore_errors=True)

@@ -101,6 +101,13 @@ def test_a_score_under_other_settings_does_not_count() -> None:
     assert finalists(rows.view)[0].standing is None
 
 
+def test_a_reason_of_an_earlier_session_is_asked_again() -> None:
+    rows = Rows(a=1.0).chosen("a").scored("a", None)
+    assert missing_scores(rows.view, "a") == []
+    assert missing_scores(rows.view, "a", since=1.0) == [], "rows here are told at 1 s"
+    assert [p["name"] for p in missing_scores(rows.view, "a", since=2.0)] == ["maths"]
+
+
 def test_held_out_sets_are_asked_of_the_base_model_alone() -> None:
     rows = Rows(a=1.0).chosen("a").scored("a", 0.9).scored(None, 0.1)
     assert missing_scores(rows.view, "a") == []
