@@ -200,7 +200,7 @@ class FinalistsRow:
     """Whom the search leaves to be scored, and on what. A later one replaces it.
 
     ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``), ``parts`` has ``{what, name, digest}``, where ``what``
-    is ``test`` (a sealed set), ``task``, or ``held_out``, which the base model alone is scored on; ``rank_by`` is the
+    is ``test`` (a sealed set), ``task``, ``judge``, or ``held_out``, on which the base model alone is scored; ``rank_by`` is the
     weight of each thing that orders them.
     """
 
