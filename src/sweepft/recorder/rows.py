@@ -200,8 +200,8 @@ class FinalistsRow:
     """Whom the search leaves to be scored, and on what. A later one replaces it.
 
     ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``), ``parts`` has ``{what, name, digest}``, where ``what``
-    is ``test`` (a sealed set), ``task``, ``judge``, or ``held_out``, on which the base model alone is scored; ``rank_by`` is the
-    weight of each thing that orders them.
+    is ``test`` (a sealed set), ``task``, ``judge``, or ``held_out``, on which the base model alone is scored;
+    ``rank_by`` is the weight of each thing that orders them.
     """
 
     chosen: list[dict[str, Any]]
