@@ -16,6 +16,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
+├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
@@ -29,6 +30,7 @@ from typing import Any
 
 __all__ = [
     "DataError",
+    "EvaluateError",
     "HistoryError",
     "JudgeError",
     "LedgerCorrupt",
@@ -154,6 +156,12 @@ class PackingMismatch(RankFailed):
 
 class RankHung(TrialError):
     """A rank gave no sign of life within its time."""
+
+
+class EvaluateError(SweepftError):
+    """A benchmark task, or its data, cannot be had."""
+
+    exit_code = 2
 
 
 class JudgeError(SweepftError):

@@ -330,7 +330,7 @@ class Keep(Section):
     top: Annotated[int, Field(ge=0)] = 1
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
-    """Of that many completed trials drawn at random, for an honest comparison later."""
+    """Of that many other completed trials drawn at random, for an honest comparison later."""
 
 
 class Resources(Section):
