@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from sweepft.replay.calibrate import sample
 from sweepft.replay.curves import Study
 from sweepft.replay.engine import Judge, Outcome, replay_study
-from sweepft.replay.judges import OracleJudge, RandomJudge, RefereeJudge
+from sweepft.replay.judges import ForesightJudge, OracleJudge, RandomJudge, RefereeJudge
 from sweepft.replay.score import Score, mean_scores, score_outcome
 from sweepft.rules import RULES, History, HistoryLike, Referee, make_rule, read_history
 from sweepft.rules.windows import WindowSpec
@@ -19,6 +20,8 @@ __all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "replay_all"]
 OTHERS: Final = (
     "random",
     "oracle",
+    "foresight",
+    "foresight-good",
     "asha4",
     "ray-asha",
     "ray-asha4",
@@ -138,6 +141,9 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
         return RandomJudge(study, share=0.6, window=0.1, seed=settings.seed + order)
     if name == "oracle":
         return OracleJudge(study, window=0.1)
+    if name in ("foresight", "foresight-good"):
+        good = max(1, math.ceil(settings.good * len(study.runs) - 1e-9))
+        return ForesightJudge(study, window=0.05, keep=good if name == "foresight-good" else 1)
     if name.startswith("ray-"):
         from sweepft.replay.ray_judges import make_ray_judge
 

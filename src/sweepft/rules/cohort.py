@@ -38,6 +38,7 @@ class TrialRecord:
         p_condemned: The probability of being good that it had when it was condemned.
         lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
+        judged_at: The cohort's `changes` when it was last judged: nothing new can be said while they stand.
         snapshots: By window; a window at which the trial was not eligible has none.
         reached: All windows it has reached, judged there or not.
     """
@@ -52,6 +53,7 @@ class TrialRecord:
     p_condemned: float | None = None
     lowest_score: float | None = None
     warmup_steps: int = 0
+    judged_at: int = -1
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
     reached: set[Window] = field(default_factory=set)

@@ -54,7 +54,7 @@ def signal_table(
 ) -> SignalTable:
     """The signals of these trials, which all have a snapshot at the window.
 
-    Loss is compared on equal blocks of samples where all trials share one data order (far less noise), else as
+    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where all trials share one data order (far less noise), else as
     the mean over the last fifth of the way so far.
     """
     at = cohort.at(window)
@@ -64,7 +64,7 @@ def signal_table(
     losses = [s.block_loss if paired else s.loss for s in snaps]
     batches = [_number(cohort.trials[n].covariate(batch_key)) for n in names]
     columns = [
-        normal_scores([cohort.sign * s.metric for s in snaps]),
+        normal_scores([cohort.sign * s.mean_metric for s in snaps]),
         normal_scores([-x for x in losses]),
         normal_scores(-_relative_norms(snaps, np.array(batches))),
     ]
