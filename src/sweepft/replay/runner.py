@@ -15,7 +15,7 @@ from sweepft.replay.score import Score, mean_scores, score_outcome
 from sweepft.rules import RULES, History, HistoryLike, Referee, make_rule, read_history
 from sweepft.rules.windows import WindowSpec
 
-__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "replay_all"]
+__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "makespan", "replay_all"]
 
 OTHERS: Final = (
     "random",
@@ -173,7 +173,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
     for order in range(orders):
         picked = sample(study, runs, settings.seed + order) if settings.shuffle else study
         indices = range(len(picked.runs))
-        full = _makespan(picked, settings.slots)
+        full = makespan(picked, settings.slots)
         for rule in rules:
             judge = make_judge(rule, picked, settings, order)
             outcome = replay_study(picked, judge, slots=settings.slots, order=indices)
@@ -188,7 +188,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
     ]
 
 
-def _makespan(study: Study, slots: int) -> float:
+def makespan(study: Study, slots: int) -> float:
     """The sweep's time when nothing is stopped."""
     free = [0.0] * slots
     for run in study.runs:

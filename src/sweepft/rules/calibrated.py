@@ -179,7 +179,9 @@ class CalibratedRule:
             f" {chosen.name}; it and all less likely ones hold {100 * view.mass:.1f}% of the chances, {word} the"
             f" {100 * level:.1f}% allowed ({basis})"
         )
-        return Judgement(view.mass <= level, reason, view.p_good, evidence, basis != "heuristic", score=view.mass)
+        return Judgement(
+            view.mass <= level, reason, view.p_good, evidence, basis != "heuristic", score=view.mass
+        )
 
     def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
         """Probability of each of these trials to end in the best ``good`` share, as known now.

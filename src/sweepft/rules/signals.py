@@ -54,8 +54,8 @@ def signal_table(
 ) -> SignalTable:
     """The signals of these trials, which all have a snapshot at the window.
 
-    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where all trials share one data order (far less noise), else as
-    the mean over the last fifth of the way so far.
+    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
+    all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
     """
     at = cohort.at(window)
     snaps = [at[n] for n in names]

@@ -47,7 +47,9 @@ def test_foresight_stops_what_is_beaten_by_enough_of_those_seen_so_far(keep: int
     judge = ForesightJudge(study, window=0.05, keep=keep)
     outcome = replay_study(study, judge, slots=1, order=best_first)
     assert sum(o.spent for o in outcome.runs.values()) == pytest.approx(spent)
-    worst_first = replay_study(study, ForesightJudge(study, window=0.05, keep=1), slots=1, order=best_first[::-1])
+    worst_first = replay_study(
+        study, ForesightJudge(study, window=0.05, keep=1), slots=1, order=best_first[::-1]
+    )
     assert all(o.status == "completed" for o in worst_first.runs.values())
 
 
