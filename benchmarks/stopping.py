@@ -19,7 +19,7 @@ import sys
 import time
 import warnings
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +36,7 @@ from sweepft.rules import Calibration, clopper_pearson
 
 CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
 OWN = Path(__file__).resolve().parent / "data"
-SOURCES = ("peft_sft", "algoperf", "taskset")
+SOURCES = ("peft_sft", "taskset", "algoperf")
 GROUP = {"peft_sft": 20, "algoperf": 24, "taskset": 24}
 PEFT_NOISE = 0.011  # accuracy: one standard error on the test set
 RULES = [
@@ -212,8 +212,69 @@ def trade_off(rows: list[ReplayRow], simple: list[ReplayRow], curve: list[Replay
     return text + "\n\n## Study by study\n\n" + each_study([*shown, *curve])
 
 
+@dataclass
+class Found:
+    """Everything that was measured, rows of all sources so far."""
+
+    rows: list[ReplayRow] = field(default_factory=list)
+    settings: list[ReplayRow] = field(default_factory=list)
+    simple: list[ReplayRow] = field(default_factory=list)
+    ablation: list[ReplayRow] = field(default_factory=list)
+    promise: list[dict[str, object]] = field(default_factory=list)
+    coverage: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, out: Path, stamp: dict[str, object]) -> str:
+        """``OUT.json`` and ``OUT.md``; returns the page."""
+        record: dict[str, object] = {"about": stamp, "promise": self.promise, "audit_coverage": self.coverage}
+        for name in ("rows", "settings", "simple", "ablation"):
+            record[name] = [r.to_row() for r in getattr(self, name)]
+        text = f"# Stopping benchmark, {stamp['part']} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
+        text += table(self.rows) + "\n\n## What each signal is worth (weights to start from, level 0.30, a"
+        text += " quarter of the orders)\n\n" + table(self.ablation)
+        text += trade_off(self.rows, self.simple, self.settings)
+        text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in self.promise)
+        text += f"\n- audits: `{json.dumps(self.coverage)}`\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".json").write_text(json.dumps(record, indent=1))
+        out.with_suffix(".md").write_text(text)
+        return text
+
+
+def measure(
+    found: Found, pool: Executor, source: str, parts: dict[str, list[Study]], part: str, orders: int
+) -> None:
+    """One source: all rules; half of the orders for our other settings, audits and history, a quarter for ablations."""
+    base, studies = Replay(orders=orders), parts[part]
+    half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
+
+    def ours(label: str, settings: Replay) -> list[ReplayRow]:
+        replayed = run(pool, source, studies, ["calibrated"], settings)
+        return [replace(r, source=source, rule=label) for r in replayed]
+
+    found.rows += [replace(r, source=source) for r in run(pool, source, studies, RULES, base)]
+    found.simple += run_simple(pool, source, studies, base)
+    for bound in SETTINGS:
+        found.settings += ours(f"calibrated ({bound:.2f})", replace(half, false_stop=bound))
+    found.rows += ours("calibrated + 5% audits", replace(half, audit=0.05))
+    for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
+        if history is None or part == "dev":
+            found.promise.append({"source": source, "false_stop": bound, "certified": False})
+            continue
+        rows = ours(f"calibrated + history ({bound:g})", replace(half, history=history, false_stop=bound))
+        rate = mean_scores([r.score for r in rows])
+        low, high = bootstrap([r.score.false_stop for r in rows])
+        found.promise.append(
+            {"source": source, "false_stop": bound, "certified": True, "level": history.level}
+            | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
+            | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
+        )
+        found.rows += rows
+    for label, weights in ABLATIONS.items():
+        found.ablation += ours(label, replace(quarter, history=Calibration(0.30, 0.10, 0, (), weights)))
+
+
 def main() -> None:
-    """Run the benchmark and write ``OUT.json`` and ``OUT.md``."""
+    """Run the benchmark; the page and the rows are written after each source."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -222,83 +283,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    begun, data = time.time(), load(args.curves)
+    begun, data, found = time.time(), load(args.curves), Found()
     if not data:
         sys.exit(f"curves are looked for in {args.curves} and {OWN}: none found")
-    pool = ProcessPoolExecutor(args.jobs)
-    rows: list[ReplayRow] = []
-    ablation: list[ReplayRow] = []
-    simple: list[ReplayRow] = []
-    curve: list[ReplayRow] = []
-    promise: list[dict[str, object]] = []
-    for source, parts in data.items():
-        base = Replay(orders=args.orders)
-        studies = parts[args.part]
-        if not studies:
-            continue
-        print(f"{source}: {len(studies)} studies, {time.time() - begun:.0f} s", flush=True)
-        few = replace(base, orders=max(2, args.orders // 4))
-        rows += [replace(r, source=source) for r in run(pool, source, studies, RULES, base)]
-        simple += run_simple(pool, source, studies, base)
-        for bound in SETTINGS:
-            found = run(pool, source, studies, ["calibrated"], replace(base, false_stop=bound))
-            curve += [replace(r, source=source, rule=f"calibrated ({bound:.2f})") for r in found]
-        audited = run(pool, source, studies, ["calibrated"], replace(base, audit=0.05))
-        rows += [replace(r, source=source, rule="calibrated + 5% audits") for r in audited]
-        for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
-            if history is None or args.part == "dev":
-                promise.append({"source": source, "false_stop": bound, "certified": False})
+    text = ""
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for source, parts in data.items():
+            if not parts[args.part]:
                 continue
-            found = run(
-                pool, source, studies, ["calibrated"], replace(base, history=history, false_stop=bound)
-            )
-            rate = mean_scores([r.score for r in found])
-            low, high = bootstrap([r.score.false_stop for r in found])
-            promise.append(
-                {"source": source, "false_stop": bound, "certified": True, "level": history.level}
-                | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
-                | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
-            )
-            rows += [replace(r, source=source, rule=f"calibrated + history ({bound:g})") for r in found]
-        for label, weights in ABLATIONS.items():
-            fixed = Calibration(0.30, 0.10, 0, (), weights)
-            found = run(pool, source, studies, ["calibrated"], replace(few, history=fixed))
-            ablation += [replace(r, source=source, rule=label) for r in found]
-    seconds = time.time() - begun
-    pool.shutdown()
-    stamp = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
-        "machine": f"{platform.machine()}, one thread",
-        "part": args.part,
-        "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
-        "group": {source: GROUP.get(source, 20) for source in data},
-    }
-    covered = coverage(data["taskset"], 10) if "taskset" in data else []
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "about": stamp,
-        "rows": [r.to_row() for r in rows],
-        "promise": promise,
-        "audit_coverage": covered,
-    }
-    record |= {
-        name: [r.to_row() for r in part]
-        for name, part in (("ablation", ablation), ("simple", simple), ("settings", curve))
-    }
-    args.out.with_suffix(".json").write_text(json.dumps(record, indent=1))
-    text = f"# Stopping benchmark, {args.part} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
-    text += (
-        table(rows)
-        + "\n\n## What each signal is worth (weights to start from, level 0.30, a quarter of the orders)\n\n"
-        + table(ablation)
-    )
-    text += trade_off(rows, simple, curve)
-    text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in promise)
-    text += f"\n- audits: `{json.dumps(covered)}`\n"
-    args.out.with_suffix(".md").write_text(text)
+            print(f"{source}: {len(parts[args.part])} studies, {time.time() - begun:.0f} s", flush=True)
+            measure(found, pool, source, parts, args.part, args.orders)
+            if source == "taskset":
+                found.coverage = coverage(parts, 10)
+            stamp = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "seconds": round(time.time() - begun),
+                "python": platform.python_version(),
+                "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
+                "machine": f"{platform.machine()}, one thread",
+                "part": args.part,
+                "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
+                "group": {source: GROUP.get(source, 20) for source in data},
+            }
+            text = found.write(args.out, stamp)
     print(text)
 
 

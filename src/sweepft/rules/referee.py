@@ -235,7 +235,7 @@ class Referee:
         return [self._verdict(record, None, "guard", "guard", Judgement(True, reason))]
 
     def _judge(self, record: TrialRecord, window: Window) -> Verdict:
-        record.judged_at = self.cohort.changes
+        record.judged_on = self.cohort.seen(record)
         judgement = self.rule.judge(self.cohort, record, window)
         if judgement.score is not None:
             lowest = record.lowest_score
@@ -257,8 +257,9 @@ class Referee:
 
         One that was condemned before (audited, or parked and brought back) waits for its next window.
         """
-        news = record.judged_at != self.cohort.changes
-        if not (self.rule.rejudges and news and record.snapshots) or record.condemned_at is not None:
+        if not (self.rule.rejudges and record.snapshots) or record.condemned_at is not None:
+            return []
+        if not self.cohort.news(record):
             return []
         verdict = self._judge(record, next(reversed(record.snapshots)))
         return [verdict] if verdict.action != "continue" else []

@@ -62,7 +62,8 @@ def signal_table(
     orders = {s.data_order for s in snaps}
     paired = None not in orders and len(orders) == 1 and all(math.isfinite(s.block_loss) for s in snaps)
     losses = [s.block_loss if paired else s.loss for s in snaps]
-    batches = [_number(cohort.trials[n].covariate(batch_key)) for n in names]
+    normed = any(math.isfinite(s.log_grad_norm) for s in snaps)
+    batches = [_number(cohort.trials[n].covariate(batch_key)) if normed else math.nan for n in names]
     columns = [
         normal_scores([cohort.sign * s.mean_metric for s in snaps]),
         normal_scores([-x for x in losses]),
