@@ -38,11 +38,13 @@ __all__ = ["DEFAULT_WEIGHTS", "CalibratedRule", "Calibration"]
 
 Floats = NDArray[np.float64]
 
-DEFAULT_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
+DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
 _STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
 _RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.80, 0.88, 0.94, 0.97))
-_RANK_NOISE: Final = 1.57  # n * variance of a normal score known by its rank among n (pi/2 at the median)
-_SLACK: Final = 3.6  # level 0.32 at a false stop of 0.10, and never 1
+_RANK_NOISE: Final = (
+    3.0  # n * variance: of a normal score known by its rank among n, and of the good ones' edge
+)
+_SLACK: Final = 3.7  # level 0.32 at a false stop of 0.10, and never 1
 _TRUST: Final = 4.0  # finished trials that the prior correlation is worth
 _PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
 _SAMPLE: Final = 200  # peers looked at, so that a verdict's cost does not grow with the sweep
