@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from frontier import curve_table, dominance, replay_simple
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
 from sweepft.replay.runner import Replay, ReplayRow, makespan, replay_all
-from sweepft.replay.score import bootstrap, mean_scores, repeat_noise
+from sweepft.replay.score import Score, bootstrap, mean_scores, repeat_noise
 from sweepft.replay.tables import read_table
 from sweepft.rules import Calibration, clopper_pearson
 
@@ -240,8 +241,25 @@ class Found:
         return text
 
 
+def read_rows(path: Path) -> list[ReplayRow]:
+    """The peers' rows of an earlier run: a replay of the same rule in the same orders gives the same numbers."""
+    rows = json.loads(path.read_text())["rows"]
+    head = ("source", "study", "rule", "orders", "runs")
+    return [
+        ReplayRow(*(r[k] for k in head), Score(**{k: v for k, v in r.items() if k not in head}))
+        for r in rows
+        if not r["rule"].startswith("calibrated")
+    ]
+
+
 def measure(
-    found: Found, pool: Executor, source: str, parts: dict[str, list[Study]], part: str, orders: int
+    found: Found,
+    pool: Executor,
+    source: str,
+    parts: dict[str, list[Study]],
+    part: str,
+    orders: int,
+    earlier: Sequence[ReplayRow] = (),
 ) -> None:
     """One source: all rules; half of the orders for our other settings, audits and history, a quarter for ablations."""
     base, studies = Replay(orders=orders), parts[part]
@@ -251,7 +269,9 @@ def measure(
         replayed = run(pool, source, studies, ["calibrated"], settings)
         return [replace(r, source=source, rule=label) for r in replayed]
 
-    found.rows += [replace(r, source=source) for r in run(pool, source, studies, RULES, base)]
+    known = [r for r in earlier if r.source == source and r.orders == orders]
+    fresh = [r for r in RULES if not any(k.rule == r for k in known)]
+    found.rows += known + [replace(r, source=source) for r in run(pool, source, studies, fresh, base)]
     found.simple += run_simple(pool, source, studies, base)
     for bound in SETTINGS:
         found.settings += ours(f"calibrated ({bound:.2f})", replace(half, false_stop=bound))
@@ -280,19 +300,21 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--part", choices=("dev", "held"), default="held")
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
+    parser.add_argument("--reuse", type=Path, help="JSON of an earlier run on the same part: its peers' rows")
+    parser.add_argument("--only", nargs="*", help="sources, else all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     begun, data, found = time.time(), load(args.curves), Found()
     if not data:
         sys.exit(f"curves are looked for in {args.curves} and {OWN}: none found")
-    text = ""
+    text, earlier = "", read_rows(args.reuse) if args.reuse else []
     with ProcessPoolExecutor(args.jobs) as pool:
         for source, parts in data.items():
-            if not parts[args.part]:
+            if not parts[args.part] or source not in (args.only or data):
                 continue
             print(f"{source}: {len(parts[args.part])} studies, {time.time() - begun:.0f} s", flush=True)
-            measure(found, pool, source, parts, args.part, args.orders)
+            measure(found, pool, source, parts, args.part, args.orders, earlier)
             if source == "taskset":
                 found.coverage = coverage(parts, 10)
             stamp = {
