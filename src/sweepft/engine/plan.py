@@ -53,7 +53,6 @@ class EnginePlan:
         longest: Tokens of the longest training row.
         offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
         liger: Whether Liger's kernels replace the model's own.
-        compiled: Whether ``torch.compile`` runs the model.
     """
 
     model_path: str
@@ -75,7 +74,6 @@ class EnginePlan:
     largest_batch: int = 1
     offload: str = "none"
     liger: bool = False
-    compiled: bool = False
 
     @property
     def least_micro_batch(self) -> int:

@@ -268,8 +268,6 @@ class ZeroEngine:
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if trial.lora is not None and base is None and self.device.type == "cpu" and self.plan.zero_stage < 3:
             share_frozen(self.plan, self.module)
-        if self.plan.compiled:
-            self._engine.compile()
         if self._in_place:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.

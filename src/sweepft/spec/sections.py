@@ -235,8 +235,6 @@ class Train(Section):
     liger: bool = False
     """Whether Liger's kernels compute norms, rotary embeddings and feed-forward parts. Needs GPUs and `pip install
     'sweepft[liger]'`."""
-    compile: bool = False
-    """Whether the model runs through `torch.compile`; minutes at each slot's start."""
     seed: Seed = 0
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
