@@ -103,7 +103,7 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    device = join(0, 1, "127.0.0.1", port, 1, use_gpu=False)
+    device = join(0, 1, "127.0.0.1", port, 1, gpus=0)
     model = folder / "model"
     if not model.exists():
         random_llama(shape).save_pretrained(model)

@@ -233,7 +233,7 @@ def _sweepft(job: dict[str, Any]) -> tuple[int, float, float]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    device = join(0, 1, "127.0.0.1", port, job["threads"], use_gpu=False)
+    device = join(0, 1, "127.0.0.1", port, job["threads"], gpus=0)
     plan = EnginePlan(
         model_path=job["model"], train_cache=job["cache"], budget_samples=job["rows"], micro_batch=job["tokens"],
         packed=True, scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],

@@ -18,6 +18,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   ├── RankCannotWrite   a rank's storage is full or read-only
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
+├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
@@ -32,6 +33,7 @@ from typing import Any, Final
 
 __all__ = [
     "DataError",
+    "EvaluateError",
     "HistoryError",
     "JudgeError",
     "LedgerCorrupt",
@@ -170,6 +172,12 @@ class PackingMismatch(RankFailed):
 
 class RankHung(TrialError):
     """A rank gave no sign of life within its time."""
+
+
+class EvaluateError(SweepftError):
+    """A benchmark task, or its data, cannot be had."""
+
+    exit_code = 2
 
 
 class JudgeError(SweepftError):

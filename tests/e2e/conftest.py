@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
@@ -14,6 +15,9 @@ def ray_here():
     from sweepft.launch.cluster import set_environment
 
     set_environment()
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    os.environ["SWEEPFT_PRETEND_GPUS"] = "1"  # one is counted, and trained on by nobody
+    ray.init(
+        num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
     yield ray
     ray.shutdown()

@@ -11,8 +11,9 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from support.engine_material import engine_plan, trial
 from support.faults import RANK, faults, kill, leaks, once, processes, rows_of
-from support.models import OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
+from support.models import FORGET_POSITIONS, OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
+from support.tiny import tiny_model
 from sweepft.errors import RankFailed, RankHung, RankMismatch
 from sweepft.recorder import read_ledger
 from sweepft.workers.group import WorkerGroup, WorkerShape
@@ -118,6 +119,24 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         assert status == "completed"
         assert objective == pytest.approx(undisturbed[name][1], rel=1e-6)
         assert loss == pytest.approx(undisturbed[name][2], rel=1e-6)
+
+
+def test_a_model_that_packs_wrongly_is_refused_with_the_remedy_and_not_tried_again(
+    ray_here, tiny_data_file, tmp_path
+):
+    sound = tiny_model(tmp_path / "sound", initializer_range=0.1)
+    model = faulty_model(sound, tmp_path / "model", FORGET_POSITIONS)
+    spec = write_spec(
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS | {"trials": 1}, model={"trust_remote_code": True},
+        train=SETTINGS | {"micro_batch": {"tokens": 256}}, resources={"concurrent_trials": 1},
+    )  # fmt: skip
+    done = run_spec(spec, tmp_path / "run")
+    (one,) = done.view.trials.values()
+    assert (done.status, one.status) == ("failed", "failed")
+    assert "packed samples give other losses than padded ones" in one.reason
+    assert "set train.micro_batch to a number of samples instead" in one.reason
+    (fault,) = faults(tmp_path / "run")
+    assert (fault["error"], fault["action"]) == ("PackingMismatch", "given up")
 
 
 @pytest.mark.full

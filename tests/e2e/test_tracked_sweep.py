@@ -1,9 +1,8 @@
-"""A real sweep with trackers: their copies are what the ledger holds, and the driver loads none of their libraries."""
+"""A real sweep with trackers: their copies are what the ledger holds."""
 
 from __future__ import annotations
 
 import importlib.util
-import sys
 
 import numpy as np
 import pytest
@@ -22,11 +21,9 @@ def test_every_tracker_that_is_installed_holds_the_ledgers_curves(
     installed = {name for name in ("wandb", "mlflow") if importlib.util.find_spec(name) is not None}
     track = {"tensorboard": True} | {name: {} for name in installed}
     spec = write_spec(tmp_path, tiny_model_dir, tiny_data_file, track=track, search={"trials": 4})
-    loaded = {name for name in ("wandb", "mlflow", "tensorboardX") if name in sys.modules}
     run = tmp_path / "run"
     done = run_spec(spec, run)
     assert done.exit_code == 0
-    assert {name for name in ("wandb", "mlflow", "tensorboardX") if name in sys.modules} == loaded
     assert "warning: tracking" not in (tmp_path / "run.txt").read_text()
     assert len(done.view.trials) == 4
     for name, trial in done.view.trials.items():

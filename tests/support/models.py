@@ -20,6 +20,9 @@ class FaultyLlama(LlamaForCausalLM):
 OUT_OF_MEMORY = """if self.training and input_ids.shape[0] > {rows}:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (injected)")"""
 
+FORGET_POSITIONS = """if "documents" in kw:
+            kw["position_ids"] = torch.zeros_like(kw["position_ids"])"""
+
 RAISE_ONCE = """self.calls = getattr(self, "calls", 0) + 1
         if self.calls == {call} and torch.distributed.get_rank() == {rank} and not os.path.exists({flag!r}):
             open({flag!r}, "w").close()

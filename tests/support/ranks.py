@@ -6,12 +6,14 @@ fresh process costs half a second instead of eight.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 from unittest import mock
 
@@ -31,9 +33,10 @@ def run_trials(
     world_size: int,
     chunks: int = 1,
     reset_in_place: bool | None = None,
+    gpus: float = 0,
 ) -> list[dict[str, Any]]:
     """Train the trials one after another on one runner a rank; returns rank 0's results, one a trial."""
-    return on_ranks(_train, world_size, plan, trials, chunks, reset_in_place)
+    return on_ranks(_train, world_size, plan, trials, chunks, reset_in_place, gpus=gpus)
 
 
 def _train(
@@ -57,7 +60,7 @@ def _train(
     return results
 
 
-def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any) -> Any:
+def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any, gpus: float = 0) -> Any:
     """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["support.heavy_imports"])
@@ -68,7 +71,7 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     queue = context.Queue()
     port = free_port()
     processes = [
-        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args))
+        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args, gpus))
         for rank in range(world_size)
     ]
     for process in processes:
@@ -76,7 +79,7 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     results: dict[int, Any] = {}
     try:
         while len(results) < world_size:
-            rank, result = queue.get(timeout=300)
+            rank, result = _next(queue, processes)
             if isinstance(result, Exception):
                 raise result  # at once: the other ranks may be waiting for this one
             results[rank] = result
@@ -89,7 +92,22 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     return results[0]
 
 
-def _rank(queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any) -> None:
+def _next(queue: Any, processes: list[Any]) -> tuple[int, Any]:
+    """The next answer of a rank; a rank that is gone without one is seen within seconds."""
+    for _ in range(150):
+        with contextlib.suppress(Empty):
+            return queue.get(timeout=2)  # type: ignore[no-any-return]
+        gone = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode not in (None, 0)}
+        if gone:
+            raise RuntimeError(
+                f"ranks ended without an answer (exit statuses {gone}); their words are on stderr"
+            )
+    raise TimeoutError("no answer from any rank in 300 s")
+
+
+def _rank(
+    queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any, gpus: float
+) -> None:
     import torch
 
     from sweepft.engine.collective import join, leave
@@ -97,7 +115,7 @@ def _rank(queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, j
 
     try:
         torch.manual_seed(12345 + rank)  # whatever a process did before must not matter
-        device = join(rank, world_size, "127.0.0.1", port, plan.threads, use_gpu=False)
+        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus)
         queue.put((rank, job(TrialRunner(plan, device), *args)))
         leave()
     except Exception as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from sweepft.best.facts import BestFacts
-from sweepft.spec import Lora
+from sweepft.engine.plan import deepspeed_offload
+from sweepft.spec import Lora, Optimizer
 
 __all__ = ["deepspeed_config", "one_trial_spec", "trl_config"]
 
@@ -19,6 +20,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
     The learning rate is the space's one dimension; every other setting stands in ``train``.
     """
     spec = facts.spec.to_dict()
+    spec.pop("evaluate", None)  # there is nothing to choose from
     settings = facts.settings.model_dump(mode="json", exclude_none=True)
     rate = settings.pop("learning_rate")
     data = {**spec["data"], **settings.pop("data", {})}
@@ -48,8 +50,9 @@ def deepspeed_config(facts: BestFacts) -> dict[str, Any]:
         "gradient_accumulation_steps": -(-s.batch_size // (facts.micro_batch * ranks)),
         "gradient_clipping": s.gradient_clipping,
         "bf16": {"enabled": s.precision == "bf16"},
-        "zero_optimization": {"stage": s.zero_stage},
+        "zero_optimization": {"stage": s.zero_stage, **deepspeed_offload(s.offload)},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 1_000_000_000,
     }
 
@@ -74,7 +77,7 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "lr_scheduler_type": kind,
         **({"lr_scheduler_kwargs": arguments} if arguments else {}),
         "warmup_steps": facts.warmup_steps,
-        "optim": "adamw_torch",
+        **_optimizer(s.optimizer),
         "adam_beta1": s.optimizer.betas[0],
         "adam_beta2": s.optimizer.betas[1],
         "adam_epsilon": s.optimizer.eps,
@@ -84,8 +87,16 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "gradient_checkpointing": s.gradient_checkpointing,
         "seed": s.seed,
         "deepspeed": "deepspeed.json",
+        **({"use_liger_kernel": True} if s.liger else {}),
         **({} if s.lora is None else _peft(s.lora)),
     }
+
+
+def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
+    if optimizer.name == "sgd":
+        return {"optim": "sgd", "optim_args": f"momentum={optimizer.momentum}"}
+    names = {"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "adafactor": "adafactor"}
+    return {"optim": names[optimizer.name]}
 
 
 def _peft(lora: Lora) -> dict[str, Any]:

@@ -26,6 +26,7 @@ _MICRO_BATCH: Final = 2
 _MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # of the largest batch
+_NO_GPU: Final = {"offload": "none", "liger": False}
 
 
 def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
@@ -94,19 +95,24 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     tiny["data"] |= {
         "train": [{"path": str(data / "train.jsonl")}],
         "held_out": [_held_out(held, data) for held in tiny["data"]["held_out"]],
-        "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"][:1]],
+        "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"]],
         "max_length": 128,
         "overlap": "drop",
     }
     packed = isinstance(spec.train.micro_batch, MicroTokens)
     micro = {"tokens": _MICRO_TOKENS} if packed else _MICRO_BATCH
-    tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": micro}
+    tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": micro} | _NO_GPU
     tiny["train"] = _shrunk(tiny["train"], sizes)
     search = tiny["search"]
     search.pop("limit", None)
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
     search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
+    if "evaluate" in tiny:
+        tiny["evaluate"] |= {"limit": 4, "finalists": {"top": 2}}
+        tiny["evaluate"]["tasks"] = [task.name for task in spec.evaluate.each_task()] if spec.evaluate else []
+        if "confirm" in tiny["evaluate"]:
+            tiny["evaluate"]["confirm"] = {"top": 1, "seeds": 2}
     tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
     tiny["resources"] = {
         "workers_per_trial": ranks,
@@ -146,8 +152,14 @@ def _held_out(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
 
 
 def _shrunk(values: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
-    """Train settings with tiny batch sizes, and a warmup in steps that a tiny trial has room for."""
+    """Train settings with tiny batch sizes, a warmup in steps that a tiny trial has room for, a CPU optimizer."""
     shrunk = dict(values)
+    if "optimizer" in shrunk:
+        shrunk["optimizer"] = shrunk["optimizer"] | {
+            "name": _on_cpu(shrunk["optimizer"].get("name", "adamw"))
+        }
+    if "optimizer.name" in shrunk:
+        shrunk["optimizer.name"] = _on_cpu(shrunk["optimizer.name"])
     if "batch_size" in shrunk:
         shrunk["batch_size"] = sizes[shrunk["batch_size"]]
     if isinstance(shrunk.get("warmup"), dict):
@@ -157,11 +169,15 @@ def _shrunk(values: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, An
     return shrunk
 
 
+def _on_cpu(optimizer: str) -> str:
+    return "adamw" if optimizer == "adamw_8bit" else optimizer
+
+
 def _dimension(key: str, dimension: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
     if key == "warmup.steps" and "int_uniform" in dimension:
         low, high = dimension["int_uniform"]
         return {"int_uniform": [min(low, 2), min(high, 3)]}
-    if key not in ("batch_size", "warmup", "warmup.steps") or "choice" not in dimension:
+    if key not in ("batch_size", "warmup", "warmup.steps", "optimizer.name") or "choice" not in dimension:
         return dict(dimension)
     return {"choice": _different([_shrunk({key: value}, sizes)[key] for value in dimension["choice"]])}
 

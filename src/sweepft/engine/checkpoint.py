@@ -106,7 +106,7 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
             raise ValueError(f"{shard}: does not have the digest it was written with")
     shards: list[Any] = [safe_open(folder / f"rank{i}.safetensors", "pt") for i in range(world)]
     mine = shards[rank]
-    zero.load_state(mine.get_tensor, [s.get_tensor for s in shards])
+    zero.load_state(mine.keys(), mine.get_tensor, [s.get_tensor for s in shards])
     torch.set_rng_state(mine.get_tensor("rng"))
     if zero.device.type == "cuda":
         torch.cuda.set_rng_state(mine.get_tensor("rng_cuda"), zero.device)

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import torch
 
+from sweepft.engine.memory import memory_share
+
 __all__ = ["join", "leave", "own_tools_first", "remove_stale_lock"]
 
 _OP = "deepspeed_shm_comm"
 _STALE_SECONDS = 600.0
 
 
-def join(rank: int, world_size: int, address: str, port: int, threads: int, use_gpu: bool) -> torch.device:
+def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus: float) -> torch.device:
     """Initialise torch.distributed through DeepSpeed; returns this rank's device.
 
     Args:
@@ -25,9 +27,17 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, use_
         address: Host of rank 0.
         port: Free port there.
         threads: CPU threads this rank may use.
-        use_gpu: Whether this rank was given a GPU.
+        gpus: What this rank was given of a GPU; 0 trains on the CPU, less than 1 holds it to that share of the memory.
+    Raises:
+        RuntimeError: If it was given a GPU and torch sees none.
     """
     own_tools_first()
+    use_gpu = gpus > 0 and not _pretend()
+    if use_gpu and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"this rank was given {gpus:g} GPU and torch {torch.__version__} sees none: install a CUDA build of torch, "
+            "or set resources.gpus_per_worker: 0"
+        )
     if not use_gpu:
         remove_stale_lock()
     os.environ.update(
@@ -44,10 +54,18 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, use_
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if use_gpu:
         torch.cuda.set_device(0)
+        if gpus < 1:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
     deepspeed.init_distributed(
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
     return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def _pretend() -> bool:
+    """Whether GPUs are only counted: a sweep's placement can then be tried where there are none."""
+    return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
 
 
 def own_tools_first() -> None:

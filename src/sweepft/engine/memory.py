@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["CPU_TOKENS", "device_memory", "largest_micro_batch"]
+__all__ = ["CPU_TOKENS", "device_memory", "largest_micro_batch", "memory_share"]
 
 CPU_TOKENS = 8192
 """Tokens of a micro-batch on a CPU, where larger ones are no faster and nothing bounds them well."""
 
 _USABLE = 0.9
+_OUTSIDE = 2**30
+"""Bytes of a GPU that a process takes beside torch's allocations: CUDA context, NCCL, kernels."""
 
 
 def largest_micro_batch(peaks: tuple[int, int], total: int, most: int) -> int:
@@ -30,8 +32,21 @@ def largest_micro_batch(peaks: tuple[int, int], total: int, most: int) -> int:
     return 1 << (max(1, fit).bit_length() - 1)
 
 
+def memory_share(gpus: float, total: int) -> float:
+    """Share of a GPU's memory that a rank may allocate, so that what it takes beside does not eat its neighbour's.
+
+    Args:
+        gpus: The rank's share of the GPU, in (0, 1).
+        total: Bytes of the GPU.
+    Returns:
+        A fraction of ``total``, below ``gpus``; half of it where the share is smaller than two contexts.
+    """
+    return max(gpus / 2, gpus - _OUTSIDE / total)
+
+
 def device_memory(device: torch.device) -> tuple[int, int]:
-    """Peak bytes allocated since the last call, and bytes of the device. For CUDA devices."""
+    """Peak bytes allocated since the last call, and bytes this process may allocate. For CUDA devices."""
     peak = torch.cuda.max_memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    return peak, torch.cuda.get_device_properties(device).total_memory
+    total = torch.cuda.get_device_properties(device).total_memory
+    return peak, int(total * torch.cuda.get_per_process_memory_fraction(device))

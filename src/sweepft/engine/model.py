@@ -8,7 +8,7 @@ import torch
 
 from sweepft.engine.plan import EnginePlan
 
-__all__ = ["load_model", "parameter_groups"]
+__all__ = ["load_model", "parameter_groups", "use_liger"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -31,8 +31,32 @@ def load_model(plan: EnginePlan) -> Any:
     )
     if plan.vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(plan.vocab_size)
+    if plan.liger:
+        use_liger(model)
     model.train()
     return model
+
+
+def use_liger(model: Any) -> None:
+    """Let Liger's kernels replace the model's own norms, rotary embeddings and feed-forward parts, where it has them.
+
+    Its loss is left out: ours is taken at the target positions only.
+
+    Raises:
+        RuntimeError: Without a CUDA device; the package itself says that it is there on a CPU, too, and fails later.
+        ImportError: Without the package; says how to install it.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "train.liger: Liger's kernels run on GPUs only, and torch sees none; set liger: false"
+        )
+    try:
+        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ImportError(
+            "train.liger needs the package liger-kernel: pip install 'sweepft[liger]'"
+        ) from error
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

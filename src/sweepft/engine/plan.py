@@ -8,7 +8,18 @@ from typing import Any
 
 from sweepft.spec import TrainSettings, plan
 
-__all__ = ["EnginePlan", "HeldOutSet", "LoraPlan", "TrialPlan"]
+__all__ = ["EnginePlan", "HeldOutSet", "LoraPlan", "TrialPlan", "deepspeed_offload"]
+
+
+def deepspeed_offload(offload: str) -> dict[str, Any]:
+    """Keys of DeepSpeed's ``zero_optimization`` that put the optimizer, or the parameters too, into main memory."""
+    host = {"device": "cpu", "pin_memory": True}
+    named = {
+        "none": (),
+        "optimizer": ("offload_optimizer",),
+        "optimizer_and_parameters": ("offload_optimizer", "offload_param"),
+    }
+    return {key: dict(host) for key in named[offload]}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class EnginePlan:
         scratch: Folder on this node for the base weights that the ranks share.
         threads: CPU threads of a rank.
         longest: Tokens of the longest training row.
+        offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
+        liger: Whether Liger's kernels replace the model's own.
     """
 
     model_path: str
@@ -59,6 +72,8 @@ class EnginePlan:
     longest: int = 0
     packed: bool = False
     largest_batch: int = 1
+    offload: str = "none"
+    liger: bool = False
 
     @property
     def least_micro_batch(self) -> int:
@@ -94,6 +109,8 @@ class TrialPlan:
         warmup_steps: Steps of linear warmup.
         seed: Seeds the sample order and dropout.
         gradient_clipping: Largest gradient norm, 0 for none.
+        optimizer: ``adamw``, ``adafactor``, ``sgd`` or ``adamw_8bit``.
+        momentum: Of ``sgd``.
         lora: Adapters to train in place of the weights, or None.
         curriculum: How its samples are put in order: ``sweepft.spec.Curriculum`` as plain data; None: all rows alike.
     """
@@ -113,6 +130,8 @@ class TrialPlan:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
+    optimizer: str = "adamw"
+    momentum: float = 0.9
     lora: LoraPlan | None = None
     curriculum: Mapping[str, Any] | None = None
 
@@ -145,6 +164,8 @@ class TrialPlan:
             betas=train.optimizer.betas,
             eps=train.optimizer.eps,
             weight_decay=train.optimizer.weight_decay,
+            optimizer=train.optimizer.name,
+            momentum=train.optimizer.momentum,
             lora=None if train.lora is None else LoraPlan(**dict(train.lora)),
             curriculum=None if train.data is None else train.data.model_dump(mode="json"),
         )

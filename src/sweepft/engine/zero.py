@@ -7,28 +7,34 @@ guard is ``tests/engine/test_warm_equals_cold.py``, which compares every number 
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
 from sweepft.engine.attention import DOCUMENTS
+from sweepft.engine.base_weights import share_frozen, shared_copy
 from sweepft.engine.batches import Batch, Layout, Row
 from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
 from sweepft.engine.lora import put_on, set_in_place, take_off
 from sweepft.engine.losses import token_losses
 from sweepft.engine.model import load_model, parameter_groups
-from sweepft.engine.plan import EnginePlan, LoraPlan, TrialPlan
+from sweepft.engine.optimizers import (
+    ZEROED_IS_FRESH,
+    make_optimizer,
+    set_constants,
+    state_from_tensors,
+    state_to_tensors,
+    zero_state,
+)
+from sweepft.engine.plan import EnginePlan, LoraPlan, TrialPlan, deepspeed_offload
 
 __all__ = ["RESET_IN_PLACE", "ZeroEngine"]
 
-# (ZeRO stage, precision) whose reset in place is proved equal, bit for bit, to a fresh process by the tests.
-# Everything else rebuilds the engine inside the living process.
+# (ZeRO stage, precision) whose reset in place is proved equal, bit for bit, to a fresh process by the tests, for
+# the optimizers of ZEROED_IS_FRESH. Everything else rebuilds the engine inside the living process.
 RESET_IN_PLACE: frozenset[tuple[int, str]] = frozenset(
     {(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")}
 )
@@ -52,19 +58,26 @@ class ZeroEngine:
         self._fused = device.type == "cuda"
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
-        self._padded_attention: str | None = None
+        self.padded_attention: str | None = None
         self._lora: LoraPlan | None = None
+        self._optimizer = ""
 
     def start(self, trial: TrialPlan) -> bool:
         """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
-        warm = self._engine is not None and self._in_place and _shape(trial.lora) == _shape(self._lora)
+        warm = (
+            self._engine is not None
+            and self._in_place
+            and _shape(trial.lora) == _shape(self._lora)
+            and trial.optimizer == self._optimizer
+            and trial.optimizer in ZEROED_IS_FRESH
+        )
         if warm:
             self._reset(trial)
         else:
             base = self._base_model_to_keep(trial)
             self.close()
             self._build(trial, base)
-        self._lora = trial.lora
+        self._lora, self._optimizer = trial.lora, trial.optimizer
         checkpointing = _checkpoints_activations(self.module)
         if trial.gradient_checkpointing and not checkpointing:
             self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -94,7 +107,7 @@ class ZeroEngine:
         """How this engine's samples are cut into micro-batches and laid out."""
         kind: Literal["rows", "packed", "grouped"] = "rows"
         if self.plan.packed:
-            kind = "packed" if self._padded_attention else "grouped"
+            kind = "packed" if self.padded_attention else "grouped"
         return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -113,7 +126,7 @@ class ZeroEngine:
         packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
         self.eval()
         ours = token_losses(self.logits(packed), packed)
-        self.module.set_attn_implementation(self._padded_attention)
+        self.module.set_attn_implementation(self.padded_attention)
         try:
             theirs = token_losses(self.logits(padded), padded)
         finally:
@@ -174,32 +187,33 @@ class ZeroEngine:
         """This rank's masters and optimizer state, by name: all that a trial has changed."""
         tensors = {f"master{i}": master for i, master in enumerate(self._master_tensors())}
         for i, state in enumerate(self._optimizer_states()):
-            tensors |= {f"state{i}.{name}": t for name, t in state.items() if isinstance(t, torch.Tensor)}
+            tensors |= {f"state{i}.{name}": tensor for name, tensor in state_to_tensors(state).items()}
         return tensors
 
     @torch.no_grad()
     def load_state(
-        self, mine: Callable[[str], torch.Tensor], all_ranks: Sequence[Callable[[str], torch.Tensor]]
+        self,
+        names: Collection[str],
+        mine: Callable[[str], torch.Tensor],
+        all_ranks: Sequence[Callable[[str], torch.Tensor]],
     ) -> None:
         """Take over a saved state; the engine must have been started for the same trial.
 
         Args:
+            names: Of what this rank saved.
             mine: This rank's saved tensor of a name.
             all_ranks: The same for every rank, in order.
         """
         for i, master in enumerate(self._master_tensors()):
             master.copy_(mine(f"master{i}"))
         for i, (parameter, state) in enumerate(zip(self._trained(), self._optimizer_states(), strict=True)):
-            if not state:  # nothing has been stepped yet in this process: make what the optimizer would make
-                state.update(
-                    step=torch.zeros(
-                        (), dtype=torch.float32, device=parameter.device if self._fused else None
-                    ),
-                    exp_avg=torch.zeros_like(parameter),
-                    exp_avg_sq=torch.zeros_like(parameter),
-                )
-            for name, tensor in state.items():
-                tensor.copy_(mine(f"state{i}.{name}"))
+            prefix = f"state{i}."
+            saved = {name.removeprefix(prefix): mine(name) for name in names if name.startswith(prefix)}
+            for name, value in state_from_tensors(saved, parameter).items():
+                if isinstance(state.get(name), torch.Tensor):
+                    state[name].copy_(value)
+                else:  # nothing has been stepped yet in this process
+                    state[name] = value
         if self.plan.zero_stage == 3:
             self._engine.optimizer._partition_all_parameters()
         for i, live in enumerate(self._live()):
@@ -209,7 +223,7 @@ class ZeroEngine:
                 live.copy_(whole.view_as(live))
             else:
                 live.copy_(mine(f"master{i}").view_as(live))
-        self._gather_persistent()
+        self.gather_persistent()
 
     # Building
 
@@ -234,7 +248,7 @@ class ZeroEngine:
         model = load_model(self.plan)
         del keep
         usual = model.config._attn_implementation
-        self._padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
         return model
 
     def _build(self, trial: TrialPlan, base: Any) -> None:
@@ -248,20 +262,18 @@ class ZeroEngine:
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
             config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, trial.weight_decay),
-            lr=trial.learning_rate,
-            betas=trial.betas,
-            eps=trial.eps,
-            fused=self._fused,
-        )
+        optimizer = make_optimizer(parameter_groups(model, trial.weight_decay), trial, self._fused)
         if self.plan.zero_stage == 0:
             model.to(self.device)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if trial.lora is not None and base is None and self.device.type == "cpu" and self.plan.zero_stage < 3:
+            share_frozen(self.plan, self.module)
         if self._in_place:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
-            self._base = [t.detach().clone() if trial.lora else self._shared_copy(i, t) for i, t in live]
+            self._base = [
+                t.detach().clone() if trial.lora else shared_copy(self.plan, str(i), t) for i, t in live
+            ]
 
     def _config(self, trial: TrialPlan) -> dict[str, Any]:
         return {
@@ -269,8 +281,9 @@ class ZeroEngine:
             "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
             "gradient_clipping": trial.gradient_clipping,
             "bf16": {"enabled": self.plan.precision == "bf16"},
-            "zero_optimization": {"stage": self.plan.zero_stage},
+            "zero_optimization": {"stage": self.plan.zero_stage, **deepspeed_offload(self.plan.offload)},
             "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # torch's own steps on the CPU too: nothing to build
             "steps_per_print": 10**9,
         }
 
@@ -320,30 +333,11 @@ class ZeroEngine:
     def _optimizer_states(self) -> list[dict[str, Any]]:
         return [self._inner.state[p] for p in self._trained()]
 
-    def _gather_persistent(self) -> None:
+    def gather_persistent(self) -> None:
+        """Bring the parameters that ZeRO-3 keeps whole in line with their shares."""
         optimizer = self._engine.optimizer
         if self.plan.zero_stage == 3 and optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
-
-    def _shared_copy(self, index: int, tensor: torch.Tensor) -> torch.Tensor:
-        """A memory-mapped copy of base weights: one in the node's page cache, however many ranks map it."""
-        plan, stage = self.plan, self.plan.zero_stage
-        share = f"-{dist.get_rank()}" if stage == 3 else ""
-        identity = f"{plan.model_path}|{plan.revision}|{plan.vocab_size}|{plan.precision}"
-        name = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        path = Path(plan.scratch) / f"base-{name}-zero{stage}-{dist.get_world_size()}{share}-{index}.bin"
-        flat = tensor.detach().reshape(-1).cpu()
-        if not path.exists() or path.stat().st_size != flat.numel() * flat.element_size():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.uname().nodename}.{os.getpid()}")
-            temporary.write_bytes(flat.contiguous().view(torch.uint8).numpy().tobytes())
-            temporary.replace(path)
-        mapped = torch.from_file(str(path), shared=False, size=flat.numel(), dtype=flat.dtype)
-        if not torch.equal(mapped, flat):
-            raise RuntimeError(
-                f"{path}: base weights on disk differ from the ones loaded; remove the file and run again"
-            )
-        return mapped
 
     @torch.no_grad()
     def _reset(self, trial: TrialPlan) -> None:
@@ -356,12 +350,9 @@ class ZeroEngine:
             live.copy_(base.view_as(live))
         for master, base in self._masters():
             master.copy_(base)
-        for state in self._inner.state.values():
-            for value in state.values():
-                if isinstance(value, torch.Tensor):
-                    value.zero_()
+        zero_state(self._inner.state.values())
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
-        self._gather_persistent()
+        self.gather_persistent()
         if trial.lora is not None:
             set_in_place(self.module, trial.lora)
         self._hyperparameters(trial)
@@ -372,11 +363,7 @@ class ZeroEngine:
             optimizer.micro_step_id = -1 if stage < 3 else 0
 
     def _hyperparameters(self, trial: TrialPlan) -> None:
-        decays, plain = trial.weight_decay, 0.0
-        groups = self._inner.param_groups
-        for group, decay in zip(groups, (decays, plain) if len(groups) == 2 else (decays,), strict=True):
-            group.pop("initial_lr", None)
-            group.update(lr=trial.learning_rate, betas=trial.betas, eps=trial.eps, weight_decay=decay)
+        set_constants(self._inner, trial)
         self._engine._config.gradient_clipping = trial.gradient_clipping
         if self.plan.zero_stage > 0:
             self._engine.optimizer.clip_grad = trial.gradient_clipping

@@ -29,6 +29,7 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_callback, build_tuner
+from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
@@ -111,6 +112,8 @@ def conduct(
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
     callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding)
+    finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
+    searcher.afterwards, callback.on_left = finals.ask, finals.left
     if spec.track.names:
         recorder.listeners.append(Tracking(run_dir, console).on_row)
     with ray_session(spec, run_dir, address) as warning:
@@ -186,7 +189,8 @@ def _keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
 
     def on_row(row: Row) -> None:
         if row["kind"] == "end" and row["status"] == "completed":
-            keep.settle({t.trial_id: t.objective for t in view.trials.values() if t.objective is not None})
+            candidates = (t for t in view.trials.values() if t.confirms is None)
+            keep.settle({t.trial_id: t.objective for t in candidates if t.objective is not None})
 
     return on_row
 

@@ -29,6 +29,12 @@ def short_config(config: dict[str, Any]) -> str:
 def describe(row: Row, view: RunView) -> str | None:
     """One plain line for a ledger row, or None for a row that is not news."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
+    if kind == "finalists":
+        chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
+        return f"finalists: {chosen}; scored on {parts}"
+    if kind == "score":
+        found = " ".join(f"{metric}={_short(m['value'])}" for metric, m in row["metrics"].items())
+        return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
@@ -53,6 +59,9 @@ def describe(row: Row, view: RunView) -> str | None:
         ahead = f" leader={leader.trial_id} ({leader.objective:.4f})" if leader is not None else ""
         return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{ahead}"
     return None
+
+
+_FINALISTS = (("chosen", "trial_id"), ("parts", "name"))
 
 
 class Progress:
@@ -95,7 +104,7 @@ class Progress:
         return Group(self._headline(), self._leader(), self._running(), self._recent())
 
     def _headline(self) -> Text:
-        counts = Counter(t.status for t in self._view.trials.values())
+        counts = Counter(t.status for t in self._view.trials.values() if t.confirms is None)
         done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
         total = "?" if self._trials is None else str(self._trials)
         text = Text.assemble((self._view.name, "bold"), f"  {done} of {total} trials done")
@@ -105,6 +114,9 @@ class Progress:
         saved = _saved_share(list(self._view.trials.values()))
         if saved > 0:
             text.append(f"  {saved:.0%} of the compute saved so far", style="green")
+        if self._view.finalists is not None:
+            seeds = sum(t.confirms is not None for t in self._view.trials.values())
+            text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
         text.append(f"  {_duration(time.time() - self._began)} elapsed")
         eta = self._eta(done)
         if eta is not None:

@@ -16,9 +16,11 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.finals import check_finals
 from sweepft.launch.folder import sweep_row
 from sweepft.recorder import Ledger, Row, RunView, read_ledger, whole_results
 from sweepft.rules import History
+from sweepft.rules.candidates import candidates
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, from_dict, load
@@ -30,7 +32,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "faults"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate", "faults"),
 )
 
 
@@ -64,6 +66,7 @@ def resume_sweep(
             )
         spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
         _comparable(view.spec, spec)
+        check_finals(spec)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
@@ -72,11 +75,12 @@ def resume_sweep(
         rows, reported = whole_results(rows)
         rows += _end_what_has_ended(recorder, rows)
         proposer = Proposer(spec, run_dir / STUDY_FILE)
+        rows = list(candidates(rows))
         again = proposer.rebuild(rows)
         scheduler = build_scheduler(spec, prepared.budget_samples, history)
         scheduler.load_rows(rows)
         parked = len(proposer.parked)
-        done = len(view.trials) - len(again) - parked
+        done = sum(t.confirms is None for t in view.trials.values()) - len(again) - parked
         words = f"{done} trials are done, {len(again)} go on" + (f", {parked} are parked" if parked else "")
         console.print(f"resuming {spec.name}: {words}", highlight=False)
         return conduct(

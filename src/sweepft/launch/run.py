@@ -11,6 +11,7 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.finals import check_finals
 from sweepft.launch.folder import make_run_folder, sweep_row
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
@@ -34,6 +35,7 @@ def run_sweep(
         console: Where progress is shown.
     Raises:
         SpecError: If the spec needs a package that is not installed.
+        EvaluateError: If a benchmark task, or its data, cannot be had.
         DataError: If the data cannot be used.
         HistoryError: If what ``early_stop.history`` names cannot be used.
         ResourceError: If not even one trial fits.
@@ -42,6 +44,7 @@ def run_sweep(
     """
     console = console or Console()
     check_packages(spec)
+    check_finals(spec)
     out = out.resolve()
     history = earlier_sweeps(spec)
     make_run_folder(out, spec)
@@ -68,8 +71,11 @@ def check_packages(spec: SweepSpec) -> None:
         SpecError: Names the key and what to install.
     """
     adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
+    names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     needs = {
         ("train.lora", "peft", "lora"): adapters,
+        ("train.optimizer.name", "bitsandbytes", "8bit"): "adamw_8bit" in names,
+        ("train.liger", "liger_kernel", "liger"): spec.train.liger,
         ("track.wandb", "wandb", "wandb"): spec.track.wandb is not None,
         ("track.mlflow", "mlflow", "mlflow"): spec.track.mlflow is not None,
     }
@@ -77,7 +83,7 @@ def check_packages(spec: SweepSpec) -> None:
         Problem(
             spec.name,
             key,
-            f"needs the package {package}, which is not installed",
+            f"needs the package {package.replace('_', '-')}, which is not installed",
             f"pip install 'sweepft[{extra}]'",
         )
         for (key, package, extra), needed in needs.items()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sweepft.plan.cluster import Cluster, Placement
+from sweepft.plan.cluster import Cluster, Placement, rank_room
 from sweepft.plan.cost import Cost
 from sweepft.plan.courses import Course, configurations
 from sweepft.plan.memory import GIB, RankMemory
@@ -50,7 +50,22 @@ def advice(
             f"the budget is {budget / rows.train:.1f} passes over {rows.train:,} rows: expect overfitting, "
             "and losses that fall for that reason alone"
         )
+    found += _finals(spec)
     return tuple(found)
+
+
+def _finals(spec: SweepSpec) -> Iterator[str]:
+    evaluate = spec.evaluate
+    if evaluate is None:
+        return
+    confirm = evaluate.confirm
+    runs = confirm.top * confirm.seeds if confirm is not None else 0
+    more = f"{count(runs, 'full trial')} with fresh seeds, and " if runs else ""
+    exams = evaluate.finalists.top + evaluate.finalists.random + runs + 1
+    yield (
+        f"after the search come {more}{count(exams, 'model')} to be scored: these are not in the figures above, and "
+        "search.limit does not end them"
+    )
 
 
 def _steps(spec: SweepSpec, courses: Sequence[Course]) -> Iterator[str]:
@@ -137,12 +152,12 @@ def _memory(spec: SweepSpec, memory: RankMemory | None, cluster: Cluster) -> Ite
     ranks = 1
     if not cluster.gpu:
         ranks = spec.resources.workers_per_trial * spec.resources.concurrent_trials
-    share = spec.resources.gpus_per_worker if 0 < spec.resources.gpus_per_worker < 1 else 1.0
-    if ranks * memory.total > cluster.memory * share:
+    room = rank_room(spec.resources, cluster)
+    if ranks * memory.total > room:
         what = "a GPU" if cluster.gpu else count(ranks, "rank")
         yield (
             f"memory: {what} would hold about {ranks * memory.total / GIB:.0f} GiB of "
-            f"{cluster.memory * share / GIB:.0f}: "
+            f"{room / GIB:.0f}: "
             "lower train.micro_batch, set train.gradient_checkpointing: true, or raise train.zero_stage or "
             "resources.workers_per_trial"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sweepft.plan.memory import GIB
 from sweepft.spec import Resources
 
-__all__ = ["Cluster", "Placement", "place", "this_machine", "what_is_asked"]
+__all__ = ["Cluster", "Placement", "place", "rank_room", "this_machine", "what_is_asked"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,12 @@ def place(resources: Resources, cluster: Cluster) -> Placement:
 def unit(resources: Resources, gpu: bool) -> float:
     """GPUs (or CPUs) of one rank."""
     return resources.gpus_per_worker if gpu else resources.cpus_per_worker
+
+
+def rank_room(resources: Resources, cluster: Cluster) -> int:
+    """Bytes that one rank may hold: its share of a GPU; of main memory, which ranks share as they come, all."""
+    share = resources.gpus_per_worker if cluster.gpu else 1.0
+    return int(cluster.memory * min(1.0, share))
 
 
 def what_is_asked(resources: Resources, gpus_per_node: int, memory: int) -> Cluster:

@@ -14,7 +14,15 @@ from typing import Any
 from sweepft.rules import eligible, parse_windows, window_steps
 from sweepft.spec import SweepSpec, plan
 
-__all__ = ["Course", "batch_sizes", "configurations", "courses", "largest_lora_rank", "trial_count"]
+__all__ = [
+    "Course",
+    "batch_sizes",
+    "configurations",
+    "courses",
+    "heaviest_optimizer",
+    "largest_lora_rank",
+    "trial_count",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,13 @@ def largest_lora_rank(spec: SweepSpec) -> int:
     ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
     fixed = spec.train.lora
     return max([*ranks, fixed.rank if fixed is not None else 0])
+
+
+def heaviest_optimizer(spec: SweepSpec) -> str:
+    """Of the optimizers that may be proposed, the one that keeps most of a parameter."""
+    swept = spec.search.space.get("optimizer.name")
+    names = swept.choices if swept is not None else (spec.train.optimizer.name,)
+    return next(name for name in ("adamw", "sgd", "adamw_8bit", "adafactor") if name in names)
 
 
 def _course(spec: SweepSpec, size: int, budget: int) -> Course:

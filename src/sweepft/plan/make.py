@@ -15,9 +15,9 @@ from typing import Any, Final
 from sweepft.data import prepare_in_child
 from sweepft.errors import SweepftError
 from sweepft.plan.advice import advice, count
-from sweepft.plan.cluster import Cluster, Placement, gib, place, this_machine, what_is_asked
+from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, this_machine, what_is_asked
 from sweepft.plan.cost import Cost, estimated, measured_cost
-from sweepft.plan.courses import Course, courses, largest_lora_rank, trial_count
+from sweepft.plan.courses import Course, courses, heaviest_optimizer, largest_lora_rank, trial_count
 from sweepft.plan.disk import DiskUse, disk_uses
 from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
@@ -257,6 +257,8 @@ def _memory(
         rows=-(-micro // rows.longest) if isinstance(spec.train.micro_batch, MicroTokens) else micro,
         tokens=rows.longest,
         lora_rank=largest_lora_rank(spec),
+        optimizer=heaviest_optimizer(spec),
+        offload=spec.train.offload,
         checkpointing=spec.train.gradient_checkpointing,
         gpu=cluster.gpu,
     )
@@ -285,7 +287,7 @@ def _micro_batch(
     micro = 1
     while micro < 1024 and cluster.gpu:
         wanted = _memory(spec, model, rows, 2 * micro, cluster)
-        if wanted.total > 0.9 * cluster.memory:
+        if wanted.total > 0.9 * rank_room(spec.resources, cluster):
             break
         micro *= 2
     assumed.append(f"micro_batch auto comes out at {micro}")

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.errors import SweepftError
@@ -34,6 +35,8 @@ class Measured:
         micro_batch: Rows a rank ran at once.
         steps: Fewest steps that were timed of a batch size.
         slots: Slots at work at the same time.
+        slots_per_gpu: Of these, on one GPU; 1 where none is shared.
+        alone_step_seconds: As ``step_seconds``, with one slot at work; None where no GPU is shared.
     """
 
     step_seconds: Mapping[int, float]
@@ -43,6 +46,16 @@ class Measured:
     micro_batch: int
     steps: int
     slots: int
+    slots_per_gpu: int = 1
+    alone_step_seconds: Mapping[int, float] | None = None
+
+    @property
+    def sharing_gain(self) -> float | None:
+        """Times the work that a GPU does with its slots at once, against one; batch sizes count alike."""
+        if self.alone_step_seconds is None:
+            return None
+        kept = [alone / self.step_seconds[size] for size, alone in self.alone_step_seconds.items()]
+        return self.slots_per_gpu * sum(kept) / len(kept)
 
 
 def measure(
@@ -60,6 +73,26 @@ def measure(
     Raises:
         SweepftError: If a rank failed; its last words are in the message.
     """
+    found = _run(spec, prepared, slots, steps, most_seconds)
+    each = spec.resources.gpus_per_worker
+    shared = 0 < each < 1 and slots > 1
+    alone = _run(spec, prepared, 1, steps, most_seconds) if shared else None
+    return Measured(
+        step_seconds=_means(found),
+        evaluate_seconds=found["evaluate_seconds"],
+        start_seconds=found["start_seconds"],
+        peak_bytes=found["peak_bytes"],
+        micro_batch=found["micro_batch"],
+        steps=min(len(taken) for taken in found["steps"].values()),
+        slots=slots,
+        slots_per_gpu=min(int(1 / each + 1e-9), slots) if shared else 1,
+        alone_step_seconds=None if alone is None else _means(alone),
+    )
+
+
+def _run(
+    spec: SweepSpec, prepared: Prepared, slots: int, steps: int, most_seconds: float
+) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory(prefix="sweepft-plan-") as folder:
         outcome = Path(folder) / "outcome.json"
         job = {
@@ -78,17 +111,12 @@ def measure(
             text=True,
             check=False,
         )
-        found = json.loads(outcome.read_text()) if outcome.is_file() else {}
+        found: dict[str, Any] = json.loads(outcome.read_text()) if outcome.is_file() else {}
     if "error" in found or not found:
         tail = found.get("error") or "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
         raise SweepftError(f"measuring optimizer steps failed:\n{tail}")
-    seconds = {int(size): sum(taken) / len(taken) for size, taken in found["steps"].items()}
-    return Measured(
-        step_seconds=seconds,
-        evaluate_seconds=found["evaluate_seconds"],
-        start_seconds=found["start_seconds"],
-        peak_bytes=found["peak_bytes"],
-        micro_batch=found["micro_batch"],
-        steps=min(len(taken) for taken in found["steps"].values()),
-        slots=slots,
-    )
+    return found
+
+
+def _means(found: Mapping[str, Any]) -> dict[int, float]:
+    return {int(size): sum(taken) / len(taken) for size, taken in found["steps"].items()}

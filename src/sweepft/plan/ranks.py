@@ -124,8 +124,8 @@ def _rank(
         from sweepft.engine.runner import TrialRunner
         from sweepft.engine.timing import peak_bytes, time_evaluation, time_steps
 
-        gpu = from_dict(job["spec"]).resources.gpus_per_worker > 0
-        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpu))
+        gpus = from_dict(job["spec"]).resources.gpus_per_worker
+        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus))
         runner.start(trials[0])
         if not engine.micro_batch:
             runner.set_micro_batch(runner.probe())

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.plan.advice import count
+from sweepft.plan.cluster import rank_room
 from sweepft.plan.courses import Course
 from sweepft.plan.make import SweepPlan
 from sweepft.plan.memory import GIB
@@ -42,7 +43,7 @@ def _show(plan: SweepPlan, console: Console) -> None:
     console.print(Padding(_steps(plan), (0, 0, 0, 2)))
     if plan.memory is not None:
         unit = "GPU" if plan.cluster.gpu else "rank, main memory"
-        of = f" of {plan.cluster.memory / GIB:.0f}" if plan.cluster.gpu else ""
+        of = f" of {_room(plan) / GIB:.0f}" if plan.cluster.gpu else ""
         packed = isinstance(plan.spec.train.micro_batch, MicroTokens)
         micro = f"{plan.micro_batch:,} packed" if packed else f"{plan.micro_batch} x {plan.rows.longest:,}"
         _section(console, "Memory", f"GiB a {unit}{of}, micro-batch {micro} tokens")
@@ -126,13 +127,17 @@ def _memory(plan: SweepPlan) -> Table:
     for stage, row in plan.grid.items():
         cells = [Text(f"ZeRO-{stage}")]
         for n in ranks:
-            fits = row[n] <= plan.cluster.memory
+            fits = row[n] <= _room(plan)
             mark = "*" if (stage, n) == own else ""
             style = ("bold green" if fits else "bold red") if mark else ("" if fits else "dim")
             size = f"{row[n] / GIB:.0f}" if row[n] >= 10 * GIB else f"{row[n] / GIB:.1f}"
             cells.append(Text(f"{mark}{size if fits else f'({size})'}", style=style))
         table.add_row(*cells)
     return table
+
+
+def _room(plan: SweepPlan) -> int:
+    return rank_room(plan.spec.resources, plan.cluster)
 
 
 def _breakdown(plan: SweepPlan) -> str:
@@ -146,10 +151,12 @@ def _breakdown(plan: SweepPlan) -> str:
         "process": memory.process,
     }
     told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    if memory.host:
+        told += f"; offloaded to main memory {memory.host / GIB:.1f}"
     measured = ""
     if plan.measured is not None:
         measured = f"; measured {plan.measured.peak_bytes / GIB:.1f}"
-    unfit = any(size > plan.cluster.memory for row in plan.grid.values() for size in row.values())
+    unfit = any(size > _room(plan) for row in plan.grid.values() for size in row.values())
     return f"* this spec: {told}{measured}." + (" (n) does not fit." if unfit else "")
 
 
@@ -166,6 +173,12 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     cost = plan.cost
     assert cost is not None
     yield "one trial", f"{_duration(cost.trial_seconds)} to its end"
+    gain = None if plan.measured is None else plan.measured.sharing_gain
+    if plan.measured is not None and gain is not None:
+        yield (
+            "sharing",
+            f"{plan.measured.slots_per_gpu} trials on a GPU do {gain:.2f} times the work of one alone",
+        )
     wall = "" if cost.hours is None else f", {_duration(3600 * cost.hours)} of wall-clock time"
     yield "all of them", f"{_hours(cost.unit_hours)} {cost.unit}-hours{wall}"
     if cost.saved[1] > 0:

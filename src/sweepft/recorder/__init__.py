@@ -5,6 +5,15 @@ Everything else in a run folder can be made again from it. Needs the standard li
 
 from __future__ import annotations
 
+from sweepft.recorder.finalists import (
+    Finalist,
+    Standing,
+    all_scored,
+    finalists,
+    metric_of,
+    missing_scores,
+    scores_of,
+)
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
 from sweepft.recorder.lock import Owner, current_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
@@ -18,16 +27,23 @@ __all__ = [
     "SCHEMA_VERSION",
     "STATUSES",
     "AttemptView",
+    "Finalist",
     "Ledger",
     "LedgerTail",
     "Owner",
     "Ranked",
     "Row",
     "RunView",
+    "Standing",
     "TrialView",
+    "all_scored",
     "current_writer",
+    "finalists",
     "iter_ledger",
     "ledger_path",
+    "metric_of",
+    "missing_scores",
     "read_ledger",
+    "scores_of",
     "whole_results",
 ]

@@ -53,7 +53,7 @@ class TrialView:
     """One trial as it stands.
 
     Attributes:
-        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number: From `trial`.
+        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number, confirms: From `trial`.
         budget_samples: Budget of the sweep, which `reach` divides by.
         status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``parked``.
         reason: Why it ended or was parked, or None.
@@ -67,6 +67,7 @@ class TrialView:
         phase_seconds: Wall seconds by phase, from `steps` rows.
         blocks: Training loss per completed block of the sample order: ``{index: (loss, tokens)}``.
         data_order: Digest of its sample order.
+        told: When its steps were told: Unix seconds and last step of each `steps` row in force.
         proposed, ended: Unix seconds.
     """
 
@@ -78,6 +79,7 @@ class TrialView:
     planned_steps: int = 0
     warmup_steps: int = 0
     study_number: int | None = None
+    confirms: str | None = None
     budget_samples: int = 0
     status: str = "running"
     reason: str | None = None
@@ -92,6 +94,7 @@ class TrialView:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     blocks: dict[int, tuple[float, float]] = field(default_factory=dict)
     data_order: str | None = None
+    told: list[tuple[float, int]] = field(default_factory=list)
     proposed: float = 0.0
     ended: float | None = None
     _columns: dict[str, list[float]] = field(
@@ -191,6 +194,7 @@ class TrialView:
                     values if values is not None and len(values) == len(steps) else [math.nan] * len(steps)
                 )
             self._arrays = None
+            self.told.append((row.get("time", 0.0), int(steps[-1])))
         blocks = row.get("blocks") or {}
         for index, loss, tokens in zip(
             blocks.get("index", ()), blocks.get("loss", ()), blocks.get("tokens", ()), strict=False
@@ -239,6 +243,8 @@ class TrialView:
             for values in self._columns.values():
                 del values[keep:]
             self._arrays = None
+        if self.told:
+            self.told = [(time, step) for time, step in self.told if step <= last]
         if self.evals:
             self.evals = [e for e in self.evals if e["step"] <= last]
         if self.verdicts:

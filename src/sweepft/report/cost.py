@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sweepft.recorder import RunView
+from sweepft.report.sharing import sharing_summary
 
 __all__ = ["cost_summary", "price_of"]
 
@@ -36,7 +37,8 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
         ``wall_seconds``, ``capacity`` (slots x wall, summed over resumes), ``unaccounted``, ``saved``,
         ``saved_share`` (of what a run without stops would have taken), ``audit`` (spent on trials after they were
         condemned: already not in ``saved``), ``lost_to_faults`` (training again what a fault took too), ``price``
-        (see `price_summary`).
+        (see `price_summary`), ``tokens_per_second`` (target tokens in a second of training, per GPU where
+        trials hold GPUs, else per slot; None without steps), ``sharing`` (see `sharing_summary`).
     """
     price = price_of(view) if price is None else price
     gpus = max((t["gpus"] for t in trials), default=0.0)
@@ -73,6 +75,8 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
         "audit": sum(audit_seconds(view, t) * weigh(t) for t in trials),
         "lost_to_faults": by_phase.get("lost", 0.0) if view.costs else _told_lost(view, gpus),
         "price": price_summary(price, capacity, used, saved),
+        "tokens_per_second": _tokens_per_second(trials, by_phase),
+        "sharing": sharing_summary(view),
     }
 
 
@@ -89,6 +93,12 @@ def price_summary(
         return None
     shares = {"paid": capacity, "trials": used, "saved": saved}
     return {"per_hour": per_hour, **{name: seconds / 3600 * per_hour for name, seconds in shares.items()}}
+
+
+def _tokens_per_second(trials: list[dict[str, Any]], by_phase: dict[str, float]) -> float | None:
+    """Steps whose result was lost took time too: it is in the phase `lost`, and not here."""
+    seconds = by_phase.get("train", 0.0) + by_phase.get("data", 0.0)
+    return sum(t["tokens_seen"] for t in trials) / seconds if seconds > 0 else None
 
 
 def _place(phase: str) -> tuple[int, str]:

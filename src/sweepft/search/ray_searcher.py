@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune.search import Searcher
 
@@ -41,6 +41,8 @@ class OptunaSearcher(Searcher):
         faults: How often a trial was brought back. Not pickled.
         comebacks: Asked when there is nothing new to propose: the parked trials that are worth coming back, best
             first. None where no trial is ever parked. Not pickled.
+        afterwards: Asked when the search is over (told whether trials of it are still under way): the config of what
+            else is to run, ``wait`` or ``finished``. None where nothing follows. Not pickled.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class OptunaSearcher(Searcher):
         self.lost: list[Proposal] = []
         self.hold_until = 0.0
         self._stopped = False
+        self.afterwards: Callable[[bool], dict[str, Any] | Literal["wait", "finished"]] | None = None
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "should_stop": None, "comebacks": None, "ending": None, "faults": None}
+        callables = ("should_stop", "comebacks", "ending", "faults", "afterwards")
+        return {**self.__dict__, **dict.fromkeys(callables)}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -81,7 +85,7 @@ class OptunaSearcher(Searcher):
             return None
         proposal = self.lost.pop(0) if self.lost else self._new()
         if proposal is None:
-            return None if self.proposals else str(Searcher.FINISHED)
+            return None if self.proposals else self._after_the_search()
         self.proposals[trial_id] = proposal
         settings = self.proposer.spec.trial_settings(proposal.config)
         return {
@@ -143,6 +147,12 @@ class OptunaSearcher(Searcher):
         worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()
         first = next((trial_id for trial_id in worth if trial_id in self.proposer.parked), None)
         return None if first is None else self.proposer.bring_back(first)
+
+    def _after_the_search(self) -> dict[str, Any] | str | None:
+        follows = "finished" if self.afterwards is None else self.afterwards(bool(self.proposals))
+        if isinstance(follows, dict):
+            return follows
+        return None if follows == "wait" else str(Searcher.FINISHED)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study has a file of its own, and a resumed sweep is a new Tuner."""

@@ -16,6 +16,7 @@ from sweepft.errors import Problem
 from sweepft.spec.curriculum import domain_faults, of_data
 from sweepft.spec.draft import Draft
 from sweepft.spec.fields import MicroTokens
+from sweepft.spec.hardware import check_hardware
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Data, Resources, Search, Train, TrainSettings
 from sweepft.spec.source import Document, KeyPath
@@ -28,7 +29,7 @@ _LARGEST_GRID: Final = 1_000_000
 
 def check_all(draft: Draft) -> None:
     """Add what is wrong between the sections of a draft."""
-    for check in _CHECKS:
+    for check in (*_CHECKS, check_hardware):
         check(draft)
     if draft.train is not None and draft.search is not None and draft.train.budget.samples is not None:
         _check_budget(draft, draft.train, draft.search, draft.train.budget.samples)
@@ -329,6 +330,30 @@ def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]
                 yield path, value
 
 
+def _check_rank_by(draft: Draft) -> None:
+    """What orders the finalists is something they are scored on; its metric is checked where the task is read."""
+    evaluate, data = draft.evaluate, draft.data
+    if evaluate is None or data is None:
+        return
+    tests = [test.name for test in data.test]
+    names = [task.name for task in evaluate.each_task()]
+    names += ["mt_bench"] if evaluate.mt_bench is not None else []
+    sets = {*tests, *(held.name for held in data.held_out)}
+    for i, name in enumerate(names):
+        if name in sets:
+            rule = "is the name of a test or held-out set too: their scores would be taken for each other"
+            draft.add(("evaluate", "tasks", i), rule, "give the set in data another name", name)
+    if not names and not tests and evaluate.confirm is None:
+        rule = "has nothing to score: neither tasks, nor confirm, nor data.test"
+        draft.add(("evaluate",), rule, "name tasks, or remove the section")
+    for key in evaluate.weights:
+        known = key == "objective" or any(key == name or key.startswith(f"{name}.") for name in names + tests)
+        if not known:
+            remedy = did_you_mean(key, ["objective", *names, *(f"{test}.loss" for test in tests)])
+            rule = "is neither objective nor one of the tasks or test sets"
+            draft.add(("evaluate", "rank_by"), rule, remedy, key)
+
+
 _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_precision,
     _check_weights,
@@ -342,6 +367,7 @@ _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_tokens,
     _check_grid,
     _check_wsd,
+    _check_rank_by,
 )
 
 

@@ -170,16 +170,19 @@ class Budget(Section):
 class Optimizer(Section):
     """The optimizer and its constants."""
 
-    name: Literal["adamw"] = "adamw"
-    """AdamW with decoupled weight decay."""
+    name: Literal["adamw", "adafactor", "sgd", "adamw_8bit"] = "adamw"
+    """`adamw`; `adafactor` with the learning rate as given, at zero_stage 0; `sgd` with momentum; `adamw_8bit`, on GPUs
+    with `pip install 'sweepft[8bit]'`. After a trial of another optimizer the engine is built anew."""
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ] = (0.9, 0.95)
-    """Decay rates of the first and second moment."""
+    """Decay rates of the first and second moment, of `adamw` and `adamw_8bit`."""
     eps: Positive = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator, of the same two."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of `sgd`."""
     weight_decay: NonNegative = 0.0
-    """Decoupled weight decay."""
+    """Weight decay: decoupled from the gradient, but for `sgd`, which adds it to the gradient."""
 
 
 class Lora(Section):
@@ -227,6 +230,12 @@ class Train(Section):
     """Largest L2 norm of the global gradient; 0 turns clipping off."""
     gradient_checkpointing: bool = False
     """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """What lies in main memory instead of the GPU's: the optimizer with its masters and gradients (zero_stage 1 to 3),
+    and the parameters too (zero_stage 3). Needs GPUs."""
+    liger: bool = False
+    """Whether Liger's kernels compute norms, rotary embeddings and feed-forward parts. Needs GPUs and `pip install
+    'sweepft[liger]'`."""
     seed: Seed = 0
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
@@ -320,7 +329,7 @@ class Keep(Section):
     top: Annotated[int, Field(ge=0)] = 1
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
-    """Of that many completed trials drawn at random, for an honest comparison later."""
+    """Of that many other completed trials drawn at random, for an honest comparison later."""
 
 
 class Resources(Section):
@@ -329,7 +338,8 @@ class Resources(Section):
     workers_per_trial: PositiveInt = 1
     """Ranks of a trial."""
     gpus_per_worker: NonNegative = 0.0
-    """GPUs of a rank; 0 trains on CPU."""
+    """GPUs of a rank: 0 trains on CPU, 1 on a GPU of its own. With 0.5 or less, trials of one rank share a GPU, and
+    each is held to its share of the memory."""
     cpus_per_worker: Positive = 1.0
     """Logical CPUs of a rank."""
     concurrent_trials: PositiveInt = 1

@@ -68,6 +68,9 @@ class LedgerCallback(tune.Callback):
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
+
+    Attributes:
+        on_left: Told the name of each trial, seed or exam that leaves its slot.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class LedgerCallback(tune.Callback):
         self._gpus = gpus_per_slot
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._states = states
+        self.on_left: Callable[[str], None] = lambda name: None
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -98,7 +102,9 @@ class LedgerCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost."""
+        """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost; or an exam."""
+        if "exam" in trial.config:
+            return
         for memory in (self._attempts, self._faults, self._verdicts):
             memory.pop(trial.config["trial_id"], None)
         self._write_trial(trial.config)
@@ -120,6 +126,7 @@ class LedgerCallback(tune.Callback):
             planned_steps=plan.planned_steps,
             warmup_steps=plan.warmup_steps,
             study_number=config.get("study_number"),
+            confirms=config.get("confirms"),
         )
 
     def on_trial_result(
@@ -127,7 +134,10 @@ class LedgerCallback(tune.Callback):
     ) -> None:
         """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
         name = trial.config["trial_id"]
-        new_fault = self._write_faults(name, result)
+        if "exam" in trial.config:
+            self._write_exam(name, result)
+            return
+        new_fault = self._write_faults(name, result, told_as=name)
         if "history" in result:
             self._write_steps(name, result, self._attempt(name, result, new_fault))
         self._write_verdicts()
@@ -149,6 +159,9 @@ class LedgerCallback(tune.Callback):
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
         self._clock.leave(name)
+        self.on_left(name)
+        if "exam" in trial.config:
+            return
         if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
             return
         self._end(name, how, trial.last_result or {})
@@ -158,17 +171,22 @@ class LedgerCallback(tune.Callback):
         """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
         loss, slot = self._losses.pop(name), result.get("slot")
-        self._write_trial(trial.config)  # it may have been lost before it began
+        exam = "exam" in trial.config
+        told_as = None if exam else name
+        self.on_left(name)
+        if not exam:
+            self._write_trial(trial.config)  # it may have been lost before it began
         lost = self._clock.lose(slot, time.monotonic()) if slot else 0.0
         self._recorder.write(
-            "fault", trial_id=name, slot=slot, rank=None, error=loss.error, message=loss.message,
+            "fault", trial_id=told_as, slot=slot, rank=None, error=loss.error, message=loss.message,
             action=loss.action, lost_seconds=lost,
         )  # fmt: skip
         if slot:
-            self._write_cost(name, slot, "lost", lost)
-        parked = (
-            self._recorder.view.trials[name].status == "parked"
-        )  # it was about to come back, and stays so
+            self._write_cost(told_as, slot, "lost", lost)
+        if exam:
+            self._faults.pop(name, None)
+            return
+        parked = self._recorder.view.trials[name].status == "parked"  # about to come back, and stays so
         if loss.status == "failed" or (loss.status == "interrupted" and not parked):
             self._end(name, Outcome(loss.status, None, loss.message), result)
         if loss.status == "failed":
@@ -188,14 +206,24 @@ class LedgerCallback(tune.Callback):
         for slot, seconds in self._clock.close(time.monotonic()).items():
             self._write_cost(None, slot, "idle", seconds)
 
+    def _write_exam(self, name: str, result: dict[str, Any]) -> None:
+        """One part of an exam: it is the slot's time, no trial's."""
+        self._write_faults(name, result, told_as=None)
+        self._recorder.write("score", **result["scored"], slot=result["slot"])
+        for phase, seconds in result["phase_seconds"].items():
+            self._write_cost(None, result["slot"], phase, seconds)
+        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        if between is not None:
+            self._write_cost(None, result["slot"], *between)
+
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
-    def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
-        """Faults since the last result; whether the trial was begun anew after any."""
+    def _write_faults(self, name: str, result: dict[str, Any], told_as: str | None) -> bool:
+        """Faults since the last result, as those of trial ``told_as``; whether the trial was begun anew after any."""
         faults = result["faults"][self._faults.get(name, 0) :]
         for fault in faults:
-            self._recorder.write("fault", trial_id=name, slot=result["slot"], rank=None, **fault)
+            self._recorder.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
         return any(fault["action"] != WENT_ON for fault in faults)
 

@@ -22,7 +22,7 @@ from sweepft.recorder import RunView
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Faults
 from sweepft.trainable.slot import RANKS_REBUILT
-from sweepft.tuner.stopper import Winding
+from sweepft.tuner.stopper import Winding, is_aside
 
 __all__ = ["TRIED_AGAIN", "Loss", "Retries"]
 
@@ -80,6 +80,8 @@ class Retries:
         error, message, raised = _cause(trial)
         self._slots += 1
         self._of_trial[name] += 1
+        if is_aside(trial) and name in self._view.trials:  # the searcher is told nothing of it
+            self._searcher.reported[name] = self._view.trials[name].samples_seen
         loss = self._decide(name, error, message, raised)
         self.losses[name] = loss
         self._searcher.set_outcome(name, loss.status, None, loss.message)

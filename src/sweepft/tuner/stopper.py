@@ -10,7 +10,12 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.schedulers import EarlyDynamicsScheduler
 
-__all__ = ["SweepScheduler", "Winding", "WindingStopper"]
+__all__ = ["SweepScheduler", "Winding", "WindingStopper", "is_aside"]
+
+
+def is_aside(trial: Any) -> bool:
+    """Whether a Tune trial is no candidate of the search: a finalist's fresh seed, or an exam."""
+    return trial.config.get("origin") in ("confirm", "exam")
 
 
 class Winding:
@@ -44,7 +49,8 @@ class Winding:
 class SweepScheduler(EarlyDynamicsScheduler):
     """The scheduler, which also ends trials at their next window once the sweep is being wound down.
 
-    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one.
+    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one. What runs aside
+    is not judged.
     """
 
     winding: Winding | None = None
@@ -52,19 +58,35 @@ class SweepScheduler(EarlyDynamicsScheduler):
     """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
     brings_back = True
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A candidate joins."""
+        if not is_aside(trial):
+            super().on_trial_add(tune_controller, trial)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""
-        decision = super().on_trial_result(tune_controller, trial, result)
-        ending = self.winding is not None and self.winding.soft and "window" in result
-        return str(TrialScheduler.STOP) if ending else decision
+        aside = is_aside(trial)
+        decision = (
+            TrialScheduler.CONTINUE if aside else super().on_trial_result(tune_controller, trial, result)
+        )
+        ending = self.winding is not None and self.winding.soft and ("window" in result or "scored" in result)
+        return str(TrialScheduler.STOP if ending else decision)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A candidate was withdrawn."""
+        if not is_aside(trial):
+            super().on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """A trial's slot is gone, which need not be its end."""
-        if self.lost is None or not self.lost(trial):
+        runs_on = self.lost is not None and self.lost(trial)
+        if not (runs_on or is_aside(trial)):
             super().on_trial_error(tune_controller, trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial that failed says so in its last result."""
+        if is_aside(trial):
+            return
         if result and result.get("failed"):
             super().on_trial_error(tune_controller, trial)
         else:

@@ -260,6 +260,34 @@ def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
     assert "rank 8, alpha 16, dropout 0.0, on q_proj" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "line", "arguments", "row"),
+    [
+        ("adamw", "torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=EPS)", {"optim": "adamw_torch"},
+         "| AdamW | betas 0.9, 0.95, weight decay 0.1 |"),
+        ("sgd", "torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.8)",
+         {"optim": "sgd", "optim_args": "momentum=0.8"}, "| SGD | momentum 0.8, weight decay 0.1 |"),
+        ("adafactor", "Adafactor(groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)",
+         {"optim": "adafactor"}, "| Adafactor | weight decay 0.1 |"),
+    ],
+)  # fmt: skip
+def test_the_optimizer_is_the_trials(
+    tmp_path: Path, optimizer: str, line: str, arguments: dict[str, Any], row: str
+) -> None:
+    settings = {"name": optimizer, "momentum": 0.8, "weight_decay": 0.1}
+    view = finished(tmp_path, optimizer=settings, zero_stage=0)
+    facts = best_facts(view)
+    assert facts is not None
+    assert {key: value for key, value in trl_config(facts).items() if key.startswith("optim")} == arguments
+    weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert f"optimizer = {line}\n" in script
+    assert row in (folder / "README.md").read_text()
+
+
 OF_TRL = {
     "model_name_or_path", "model_revision", "datasets", "max_length", "packing", "assistant_only_loss",
 }  # fmt: skip

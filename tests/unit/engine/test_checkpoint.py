@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, wor
         assert rest["history"][name] == whole_rest["history"][name]
     assert rest["blocks"] == whole_rest["blocks"], "also the block that the interruption cut in two"
     assert objective == whole_objective
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("optimizer", "stage"), [("sgd", 2), ("adafactor", 0)])
+def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
+    first, second = (replace(t, optimizer=optimizer) for t in (A, B))
+    *_, gone_on, whole = on_ranks(interrupted, 2, plan, tmp_path / "state", first, second)
+    assert gone_on[1]["history"]["loss"] == whole[1]["history"]["loss"]
+    assert gone_on[2] == whole[2]
 
 
 def damaged(runner, folder: Path, first, other):

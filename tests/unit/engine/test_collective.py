@@ -6,7 +6,11 @@ import os
 import sys
 from pathlib import Path
 
-from sweepft.engine.collective import own_tools_first, remove_stale_lock
+import pytest
+import torch
+
+from sweepft.engine.collective import join, own_tools_first, remove_stale_lock
+from sweepft.engine.memory import device_memory, memory_share
 
 
 def test_a_lock_is_removed_only_when_it_is_old(tmp_path):
@@ -18,6 +22,35 @@ def test_a_lock_is_removed_only_when_it_is_old(tmp_path):
     assert lock.exists()
     assert remove_stale_lock(tmp_path, now=made + 601)
     assert not lock.exists()
+
+
+def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("SWEEPFT_PRETEND_GPUS", raising=False)
+    with pytest.raises(
+        RuntimeError, match=r"given 0\.5 GPU and torch .* sees none: install a CUDA build of torch"
+    ):
+        join(0, 1, "127.0.0.1", 1, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gib", "share"), [(0.5, 80, 0.4875), (0.25, 24, 0.25 - 1 / 24), (0.1, 8, 0.05)]
+)
+def test_a_share_of_a_gpu_leaves_room_for_what_torch_does_not_count(gpus, gib, share):
+    assert memory_share(gpus, gib * 2**30) == pytest.approx(share)
+
+
+@pytest.mark.gpu
+def test_a_rank_cannot_take_more_than_its_share():
+    total = torch.cuda.get_device_properties(0).total_memory
+    share = memory_share(0.25, total)
+    torch.cuda.set_per_process_memory_fraction(share, 0)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * total), dtype=torch.uint8, device="cuda")
+        assert device_memory(torch.device("cuda", 0))[1] == int(total * share)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
 
 
 def test_this_interpreters_tools_come_first_and_once(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +57,32 @@ def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_
     assert numbers(last) == numbers(other), "the base model under the adapters has stayed what it was"
     assert numbers(first) != numbers(other)
     assert numbers(ranked) == numbers(run_trials(plan, [C], world_size, chunks=2)[0])
+
+
+def frozen_and_file(runner):
+    """Whether every frozen weight lies in the mapped file, also after a trial, and the file before and after it."""
+    runner.start(A)
+    path = next(Path(runner.plan.scratch).glob("base-*-frozen.safetensors"))
+    before = path.read_bytes()
+    runner.run(64)
+    runner.start(C)
+    mapped = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if path.name in line
+    ]
+    frozen = [p.data_ptr() for p in runner.zero.module.parameters() if not p.requires_grad]
+    return [any(low <= at < high for low, high in mapped) for at in frozen], before == path.read_bytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="reads /proc")
+def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path):
+    inside, unchanged = on_ranks(
+        frozen_and_file, 2, engine_plan(tiny_dropout_model, tmp_path, precision="bf16")
+    )
+    assert inside
+    assert all(inside)
+    assert unchanged
 
 
 def packed_and_exported(runner, rows, packed, folder: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -41,6 +42,33 @@ def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_
     assert numbers(warm[3]) == numbers(warm[0])
     assert numbers(warm[2]) == numbers(cold)
     assert numbers(warm[1]) != numbers(warm[2])
+
+
+SGD = {"optimizer": "sgd", "learning_rate": 0.3}
+ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "stage", "precision", "world_size"),
+    [
+        (SGD, 2, "fp32", 1),
+        (ADAFACTOR, 0, "fp32", 1),
+        *(pytest.param(SGD, s, p, 2, marks=pytest.mark.full) for s, p in sorted(RESET_IN_PLACE)),
+        pytest.param(ADAFACTOR, 0, "fp32", 2, marks=pytest.mark.full),
+    ],
+)
+def test_warm_equals_cold_for_other_optimizers(
+    tiny_dropout_model, tmp_path, optimizer, stage, precision, world_size
+):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    a, c = (replace(t, **optimizer) for t in (A, C))
+    b = replace(B, **optimizer, momentum=0.0)
+    first, other, changed, again, last = run_trials(plan, [a, b, A, a, c], world_size, chunks=2)
+    assert [r["warm"] for r in (first, other, changed, again, last)] == [False, True, False, False, True]
+    assert numbers(again) == numbers(first)
+    assert numbers(changed) != numbers(first)
+    assert numbers(last) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
+    assert first["history"]["loss"][-1] < first["history"]["loss"][0], "something was learned"
 
 
 @pytest.mark.full

@@ -10,11 +10,13 @@ from support.planning import spec_to_plan
 from sweepft.errors import SpecError
 from sweepft.launch.run import check_packages
 
+TRAIN = {"budget": {"samples": 1024}, "micro_batch": 4}
+
 
 @pytest.mark.parametrize(
     "sections",
     [
-        {"train": {"budget": {"samples": 1024}, "micro_batch": 4, "lora": {}}},
+        {"train": {**TRAIN, "lora": {}}},
         {"search": {"space": {"batch_size": {"choice": [128]}, "lora.rank": {"choice": [8, 16]}}}},
     ],
 )
@@ -23,6 +25,27 @@ def test_adapters_without_peft_are_refused_with_what_to_install(monkeypatch, sec
     with pytest.raises(
         SpecError, match=r"train.lora: needs the package peft.*\n.*pip install 'sweepft\[lora\]'"
     ):
+        check_packages(spec_to_plan(**sections))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        (
+            {"train": {**TRAIN, "optimizer": {"name": "adamw_8bit"}}},
+            r"train.optimizer.name: needs the package bitsandbytes.*\n.*'sweepft\[8bit\]'",
+        ),
+        (
+            {"search": {"space": {"batch_size": {"choice": [128]},
+                                  "optimizer.name": {"choice": ["adamw", "adamw_8bit"]}}}},
+            "needs the package bitsandbytes",
+        ),
+        ({"train": {**TRAIN, "liger": True}}, r"train.liger: needs the package liger-kernel.*\n.*'sweepft\[liger\]'"),
+    ],
+)  # fmt: skip
+def test_other_optional_packages_too(monkeypatch, sections, said):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=said):
         check_packages(spec_to_plan(**sections))
 
 

@@ -241,6 +241,7 @@ class TestWarnings:
             ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
             ({"data": {"phases": [{"domains": ["a"]}, {"domains": ["b"]}]}, "search": {"space": {"batch_size": {"choice": [128, 512]}, "data.strategy": {"choice": ["stacked", "phased"]}}}}, {}, "data.strategy is swept and early_stop.rule is calibrated"),
             ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
+            ({"evaluate": {"tasks": ["mmlu"], "confirm": {"top": 2, "seeds": 3}}}, {}, "6 full trials with fresh seeds, and 10 models to be"),
         ],
     )  # fmt: skip
     def test_warns(self, sections: dict, flags: dict, words: str) -> None:
@@ -261,6 +262,17 @@ class TestMicroBatchAuto:
             assert twice.memory is not None
             assert plan.memory.total <= 0.9 * gib * GIB < twice.memory.total
             assert f"micro_batch auto comes out at {plan.micro_batch}" in plan.assumptions
+
+    def test_it_respects_a_ranks_share_of_the_gpu(self) -> None:
+        train = {"micro_batch": "auto", "zero_stage": 1, "lora": {}}
+        found = {}
+        for share in (1, 0.5):
+            resources = {"workers_per_trial": 1, "gpus_per_worker": share, "concurrent_trials": 2}
+            plan = planned(train=train, resources=resources)
+            assert plan.memory is not None
+            assert plan.memory.total <= 0.9 * share * plan.cluster.memory
+            found[share] = plan.micro_batch
+        assert found[0.5] < found[1]
 
 
 class TestWhatIsNotKnown:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.planning import shape_3b
-from sweepft.plan.memory import _block_bytes, model_states, rank_memory
+from sweepft.plan.memory import _block_bytes, host_states, model_states, rank_memory
 from sweepft.plan.model import shape_from_config
 
 KW = {"precision": "bf16", "rows": 4, "tokens": 1024, "checkpointing": False, "gpu": True}
@@ -29,6 +29,24 @@ def test_states_are_deepspeeds_own_estimates(gpus: int, nodes: int) -> None:
     )
     assert model_states(shape, 2, "bf16", gpus * nodes) == two
     assert model_states(shape, 3, "bf16", gpus * nodes) == three
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_offloaded_states_are_deepspeeds_own_estimates(gpus: int) -> None:
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    shape = shape_3b()
+    host, gpu = estimate_zero2_model_states_mem_needs(shape.parameters, gpus, 1, cpu_offload=True)
+    assert model_states(shape, 2, "bf16", gpus, offload="optimizer") == gpu
+    assert host_states(shape, 2, gpus, offload="optimizer") == pytest.approx(host / gpus, abs=1)
+    for offload in ("optimizer", "optimizer_and_parameters"):
+        host, gpu, _ = estimate_zero3_model_states_mem_needs(
+            shape.parameters, shape.largest_layer, gpus, 1,
+            cpu_offload=True, cpu_offload_params=offload == "optimizer_and_parameters",
+        )  # fmt: skip
+        assert model_states(shape, 3, "bf16", gpus, offload=offload) == gpu
+        assert host_states(shape, 3, gpus, offload=offload) == pytest.approx(host / gpus, abs=1)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -101,6 +119,14 @@ def test_higher_stages_hold_less_on_many_ranks() -> None:
 def test_fp32_without_zero_is_plain_adamw() -> None:
     shape = replace(shape_3b(), parameters=1000)
     assert model_states(shape, 0, "fp32", 8) == 16_000
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_optimizers_hold_less_the_less_they_remember(stage: int) -> None:
+    names = ("adamw", "sgd", "adamw_8bit", "adafactor")
+    sizes = [model_states(shape_3b(), stage, "fp32", 4, optimizer=name) for name in names]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -16,6 +16,7 @@ from sweepft.spec import Budget, MicroTokens, SweepSpec, Train, check_budget, lo
 Problems = Callable[..., list[Problem]]
 
 FIX_LR = ("search.space.learning_rate=null",)
+ONE_GPU = ("resources.gpus_per_worker=1",)
 NO_START = ("search.start_with=null",)
 
 BROKEN = [
@@ -84,6 +85,20 @@ BROKEN = [
     (["train.gradient_clipping=.inf"], "train.gradient_clipping", "must be a finite number"),
     (["train.optimizer.betas=[0.9]"], "train.optimizer.betas", "must have at least 2 entries"),
     (["train.optimizer.betas=[0.9, 1.0]"], "train.optimizer.betas.1", "must be less than 1"),
+    (["train.optimizer.name=adam"], "train.optimizer.name", "must be one of 'adamw', 'adafactor', 'sgd' or 'adamw_8bit'"),
+    (["train.optimizer.name=adafactor"], "train.optimizer.name", "nothing would be factored"),
+    (["search.space.optimizer.name={choice: [adamw, adafactor]}"], "search.space.optimizer.name.choice.1", "adafactor needs zero_stage 0: at 2"),
+    (["train.optimizer.name=adamw_8bit"], "train.optimizer.name", "needs GPUs"),
+    (["search.space.optimizer.name={choice: [adamw_8bit, sgd]}"], "search.space.optimizer.name.choice.0", "needs GPUs"),
+    ([*ONE_GPU, "train.optimizer.name=adamw_8bit", "train.offload=optimizer"], "train.optimizer.name", "steps on the GPU"),
+    (["train.liger=true"], "train.liger", "needs GPUs"),
+    (["train.offload=optimizer"], "train.offload", "needs GPUs"),
+    ([*ONE_GPU, "train.offload=optimizer", "train.zero_stage=0"], "train.offload", "needs zero_stage 1 or 2 or 3"),
+    ([*ONE_GPU, "train.offload=optimizer_and_parameters"], "train.offload", "needs zero_stage 3"),
+    (["search.space.offload={choice: [none, optimizer]}"], "search.space.offload", "cannot be swept"),
+    (["resources.gpus_per_worker=2"], "resources.gpus_per_worker", "must be at most 1"),
+    (["resources.gpus_per_worker=0.7", "resources.workers_per_trial=1"], "resources.gpus_per_worker", "leaves the rest of the GPU to nobody"),
+    (["resources.gpus_per_worker=0.5"], "resources.gpus_per_worker", "NCCL refuses two of its ranks on one GPU"),
     (["train=3"], "train", "must be a mapping of keys"),
     (["data.train={path: train.jsonl}"], "data.train", "must be a list"),
     (["name=a/b"], "name", "must be letters, digits"),
@@ -122,6 +137,12 @@ def test_refused(overrides: list[str], key: str, rule: str, problems: Problems) 
         ["search.space.optimizer.weight_decay={choice: [0.0, 0.1]}"],
         ["search.space.optimizer.betas={choice: [[0.9, 0.95], [0.9, 0.999]]}"],
         ["search.space.gradient_checkpointing={choice: [true, false]}"],
+        ["search.space.optimizer.name={choice: [adamw, sgd]}", "search.space.optimizer.momentum={choice: [0.0, 0.9]}"],
+        ["train.optimizer.name=adafactor", "train.zero_stage=0"],
+        [*ONE_GPU, "search.space.optimizer.name={choice: [adamw, adamw_8bit]}", "train.liger=true"],
+        [*ONE_GPU, "train.offload=optimizer"],
+        [*ONE_GPU, "train.offload=optimizer_and_parameters", "train.zero_stage=3"],
+        ["resources.gpus_per_worker=0.25", "resources.workers_per_trial=1"],
         ["search.start_with.0.learning_rate=1e-2"],
         ["search.start_with.1={schedule: cosine, warmup: 0}"],
         ["search.trials=null", "search.limit={gpu_hours: 1.5}"],

@@ -277,6 +277,8 @@ def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
         "micro_batch",
         "precision",
         "zero_stage",
+        "offload",
+        "liger",
     }
     assert {"optimizer.weight_decay", "warmup", "warmup.steps", "seed"} <= set(SWEEPABLE)
 
@@ -349,7 +351,7 @@ def test_the_public_surface() -> None:
         "Budget CheckpointEvery Curriculum Data EarlyStop Faults HeldOut Keep Limit Lora MlflowTrack Model MtBench "
         "Optimizer Resources Search"
     )
-    sources = "TestSource Track Train TrainSource WandbTrack"
+    sources = "TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "

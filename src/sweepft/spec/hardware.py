@@ -1,0 +1,93 @@
+"""Training options that need GPUs, or a ZeRO stage, and what a rank may hold of a GPU.
+
+One idea: an option is refused where it would not do what its name says, and the reason is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sweepft.spec.draft import Draft
+from sweepft.spec.sections import Resources, Search, Train
+from sweepft.spec.source import KeyPath
+
+__all__ = ["check_hardware", "optimizers"]
+
+_OFFLOAD_STAGES: Final = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "optimizer_and_parameters": (3,)}
+
+
+def check_hardware(draft: Draft) -> None:
+    """Add what options and resources do not allow each other."""
+    train, resources = draft.train, draft.resources
+    if resources is not None:
+        _check_share(draft, resources)
+    if train is None:
+        return
+    _check_offload_stage(draft, train)
+    if draft.search is not None:
+        _check_adafactor(draft, train, draft.search)
+    if resources is not None and resources.gpus_per_worker == 0:
+        _check_gpu_only(draft, train, draft.search)
+
+
+def optimizers(train: Train, search: Search) -> list[tuple[KeyPath, Any]]:
+    """Names of the optimizers that trials may have, with where they stand."""
+    dimension = search.space.get("optimizer.name")
+    if dimension is None:
+        return [(("train", "optimizer", "name"), train.optimizer.name)]
+    return [(("search", "space", "optimizer.name", *below), value) for below, value in dimension.examples()]
+
+
+def _check_share(draft: Draft, resources: Resources) -> None:
+    each, path = resources.gpus_per_worker, ("resources", "gpus_per_worker")
+    if each > 1:
+        rule = "must be at most 1: a rank trains on one GPU"
+        draft.add(path, rule, "use 1, and more resources.workers_per_trial", each)
+    elif 0.5 < each < 1:
+        rule = "leaves the rest of the GPU to nobody: a second rank does not fit beside it"
+        draft.add(path, rule, "use 1, or 0.5 or less", each)
+    elif 0 < each < 1 and resources.workers_per_trial > 1:
+        rule = "must be 1 where a trial has several ranks: NCCL refuses two of its ranks on one GPU"
+        draft.add(path, rule, "use 1, or resources.workers_per_trial: 1", each)
+
+
+def _check_offload_stage(draft: Draft, train: Train) -> None:
+    stages = _OFFLOAD_STAGES[train.offload]
+    if train.zero_stage not in stages:
+        rule = f"{train.offload} needs zero_stage {' or '.join(map(str, stages))}"
+        draft.add(
+            ("train", "offload"), rule, f"set train.zero_stage: {stages[-1]}, or offload: none", train.offload
+        )
+
+
+def _check_adafactor(draft: Draft, train: Train, search: Search) -> None:
+    for path, name in optimizers(train, search):
+        if name == "adafactor" and train.zero_stage > 0:
+            rule = (
+                f"adafactor needs zero_stage 0: at {train.zero_stage} the optimizer is shown flat pieces, "
+                "not matrices, and nothing would be factored"
+            )
+            draft.add(
+                path, rule, "set train.zero_stage: 0 and precision: fp32, or use adamw or adamw_8bit", name
+            )
+        if name == "adamw_8bit" and train.offload != "none":
+            rule = "adamw_8bit steps on the GPU, and train.offload takes the optimizer to main memory"
+            draft.add(path, rule, "use adamw, or set train.offload: none", name)
+
+
+def _check_gpu_only(draft: Draft, train: Train, search: Search | None) -> None:
+    for path, value in _gpu_options(train, search):
+        rule = "needs GPUs, and resources.gpus_per_worker is 0"
+        draft.add(path, rule, "set resources.gpus_per_worker: 1, or leave it out", value)
+
+
+def _gpu_options(train: Train, search: Search | None) -> Iterator[tuple[KeyPath, Any]]:
+    if train.offload != "none":
+        yield ("train", "offload"), train.offload
+    if train.liger:
+        yield ("train", "liger"), train.liger
+    if search is not None:
+        for path, name in optimizers(train, search):
+            if name == "adamw_8bit":
+                yield path, name

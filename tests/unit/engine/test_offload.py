@@ -1,0 +1,64 @@
+"""What is offloaded to main memory trains to the same numbers, and its warm trials equal cold ones bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from support.engine_material import engine_plan, trial
+from support.ranks import on_ranks, run_trials
+
+A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)
+B = trial("B", learning_rate=1e-2, gradient_clipping=0.0, optimizer="adamw")
+FULL = pytest.mark.full
+
+
+def numbers(result):
+    return {
+        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
+        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("offload", "stage", "precision", "world_size"),
+    [
+        ("optimizer", 2, "fp32", 1),
+        *(pytest.param("optimizer", s, p, 2, marks=FULL) for s in (1, 2, 3) for p in ("fp32", "bf16")),
+        *(pytest.param("optimizer_and_parameters", 3, p, 2, marks=FULL) for p in ("fp32", "bf16")),
+    ],
+)  # fmt: skip
+def test_offloaded_trials(tiny_dropout_model, tmp_path, offload, stage, precision, world_size):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
+    offloaded = replace(plan, offload=offload)
+    first, other, again = run_trials(offloaded, [A, B, A], world_size, chunks=2)
+    assert [r["warm"] for r in (first, other, again)] == [False, True, True]
+    assert numbers(again) == numbers(first)
+    assert numbers(other) == numbers(run_trials(offloaded, [B], world_size, chunks=2)[0])
+    (here,) = run_trials(plan, [A], world_size, chunks=2)
+    close = (
+        1e-6 if precision == "fp32" else 2e-2
+    )  # in bf16, micro-batches' gradients are added up in other places
+    assert first["history"]["loss"] == pytest.approx(here["history"]["loss"], abs=close)
+    assert first["history"]["grad_norm"] == pytest.approx(here["history"]["grad_norm"], rel=close * 10)
+
+
+def saved_and_restored(runner, folder):
+    runner.start(A)
+    runner.run(32)
+    runner.save(str(folder / "32"))
+    rest = runner.run(64)["history"]["loss"]
+    runner.start(B)
+    runner.run(8)
+    runner.start(A)
+    runner.restore(str(folder / "32"))
+    return rest, runner.run(64)["history"]["loss"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("optimizer_and_parameters", 3)])
+def test_an_offloaded_trial_goes_on_from_its_state(tiny_dropout_model, tmp_path, offload, stage):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
+    rest, resumed = on_ranks(saved_and_restored, 2, plan, tmp_path / "state")
+    assert resumed == rest

@@ -1,0 +1,83 @@
+"""What sharing a GPU won: a trial against itself, alone and beside others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweepft.recorder import RunView
+from sweepft.report import summarise
+from sweepft.report.sharing import sharing_summary
+from sweepft.report.tables import markdown
+
+TOKENS = 100  # a step
+
+
+def rows(
+    results: dict[str, list[tuple[float, float]]], gpus: float = 0.5, slots: int = 2
+) -> list[dict[str, Any]]:
+    """A ledger: of each trial, results of five steps each, told at a time, after so many seconds of steps."""
+    spec = {"resources": {"gpus_per_worker": gpus, "workers_per_trial": 1, "concurrent_trials": slots}}
+    told: list[dict[str, Any]] = [{"kind": "sweep", "time": 0.0, "name": "s", "spec": spec, "budget_samples": 100,
+                                   "data": {}}]  # fmt: skip
+    for number, (name, ends) in enumerate(results.items()):
+        told.append(
+            {"kind": "trial", "time": 0.0, "trial_id": name, "number": number, "config": {}, "effective": {}}
+        )
+        told.append({"kind": "start", "time": 0.0, "trial_id": name, "attempt": 0, "slot": number})
+        for i, (time, seconds) in enumerate(ends):
+            steps = [5 * i + k for k in range(1, 6)]
+            history = {"step": steps, "tokens_seen": [TOKENS * s for s in steps], "seconds": [seconds / 5] * 5,
+                       "samples_seen": [10 * s for s in steps]}  # fmt: skip
+            told.append({"kind": "steps", "time": time, "trial_id": name, "attempt": 0, "history": history})
+            told.append({"kind": "cost", "time": time, "trial_id": name, "slot": number, "phase": "train",
+                         "seconds": seconds, "gpus": gpus})  # fmt: skip
+    return told
+
+
+def sharing(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
+    return sharing_summary(RunView.from_rows(rows(*args, **kwargs)))
+
+
+# t0 runs 10 s beside t1, then twice as far in 12 s alone: beside, 50 tokens a second; alone, 83.
+TWO = {"t0": [(10.0, 10.0), (16.0, 6.0), (22.0, 6.0)], "t1": [(10.0, 10.0)]}
+
+
+def test_a_trial_is_compared_with_itself() -> None:
+    found = sharing(TWO)
+    assert found is not None
+    assert found["kept"] == pytest.approx(0.6)
+    assert found["gain"] == pytest.approx(1.2)
+    assert (found["trials_per_gpu"], found["trials"]) == (2, 1)
+    assert found["text"] == (
+        "2 trials a GPU; beside others a trial kept 60% of its speed alone (median of 1), so the GPU did 1.20 times "
+        "the work"
+    )
+
+
+@pytest.mark.parametrize(
+    ("results", "kwargs"),
+    [
+        ({"t0": [(10.0, 10.0)], "t1": [(10.0, 10.0)]}, {}),  # never alone
+        ({"t0": [(10.0, 10.0)], "t1": [(20.0, 10.0)]}, {}),  # never beside another
+        ({"t0": [(10.0, 10.0), (20.0, 10.0)], "t1": [(15.0, 10.0)]}, {}),  # neither quite
+        (TWO, {"slots": 4}),  # on two GPUs: who shared with whom?
+    ],
+)
+def test_what_was_not_seen_is_not_told(results: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    found = sharing(results, **kwargs)
+    assert found is not None
+    assert found["gain"] is None
+    assert found["text"].startswith("2 trials a GPU; what that won was not seen")
+
+
+@pytest.mark.parametrize("gpus", [0.0, 1.0])
+def test_trials_with_gpus_of_their_own_share_nothing(gpus: float) -> None:
+    assert sharing(TWO, gpus=gpus) is None
+
+
+def test_the_report_says_it() -> None:
+    summary = summarise(RunView.from_rows(rows(TWO)))
+    assert "- **Sharing** 2 trials a GPU; beside others a trial kept 60%" in markdown(summary)
+    assert summary["cost"]["tokens_per_second"] == pytest.approx(4 * 5 * TOKENS / (0.5 * 32))
