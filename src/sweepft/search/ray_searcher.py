@@ -35,6 +35,7 @@ class OptunaSearcher(Searcher):
     Attributes:
         comebacks: Asked when there is nothing new to propose: the parked trials that are worth coming back, best
             first. None where no trial is ever parked. Not pickled.
+        may_grow: Whether somebody may ask for more trials as long as one is under way.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class OptunaSearcher(Searcher):
         self.budget_samples = budget_samples
         self.should_stop = should_stop
         self.comebacks: Callable[[], Sequence[str]] | None = None
+        self.may_grow = False
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
@@ -63,12 +65,13 @@ class OptunaSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, or FINISHED; None while a trial under way may yet make a parked one worthwhile."""
+        """The next trial's config, or FINISHED; None while a trial is under way and there may yet be a next one."""
         if self.should_stop is not None and self.should_stop():
             return str(Searcher.FINISHED)
         proposal = self.proposer.ask() or self._come_back()
         if proposal is None:
-            return None if self.comebacks is not None and self.proposals else str(Searcher.FINISHED)
+            more = (self.may_grow or self.comebacks is not None) and bool(self.proposals)
+            return None if more else str(Searcher.FINISHED)
         self.proposals[trial_id] = proposal
         settings = self.proposer.spec.trial_settings(proposal.config)
         return {
