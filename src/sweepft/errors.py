@@ -17,6 +17,8 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
+├── CommandError              a command on a running sweep makes no sense, or nobody takes it; exits 2
+├── JobError                  a Ray Job cannot be submitted or reached; exits 2
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
 """
@@ -28,9 +30,11 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = [
+    "CommandError",
     "DataError",
     "HistoryError",
     "JudgeError",
+    "JobError",
     "LedgerCorrupt",
     "LedgerError",
     "LedgerLocked",
@@ -100,6 +104,14 @@ class SpecError(ProblemsError):
 
 class DataError(ProblemsError):
     """Training or held-out data cannot be read or used."""
+
+
+class CommandError(ProblemsError):
+    """A command on a running sweep makes no sense, or nobody is there to take it."""
+
+
+class JobError(ProblemsError):
+    """A Ray Job cannot be submitted or reached."""
 
 
 class LedgerError(SweepftError):

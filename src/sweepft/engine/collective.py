@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -57,6 +58,15 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         if gpus < 1:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
+    if address in ("127.0.0.1", "::1", "localhost"):
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group(
+        "nccl" if use_gpu else "gloo",
+        store=_store(rank, world_size, address, port),
+        rank=rank,
+        world_size=world_size,
+    )
     deepspeed.init_distributed(
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
@@ -66,6 +76,17 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
 def _pretend() -> bool:
     """Whether GPUs are only counted: a sweep's placement can then be tried where there are none."""
     return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
+
+
+def _store(rank: int, world_size: int, address: str, port: int) -> torch.distributed.TCPStore:
+    """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
+    if rank != 0:
+        return torch.distributed.TCPStore(address, port, world_size, is_master=False)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family)
+    return torch.distributed.TCPStore(
+        address, port, world_size, is_master=True, master_listen_fd=listener.detach(), wait_for_workers=False
+    )
 
 
 def own_tools_first() -> None:

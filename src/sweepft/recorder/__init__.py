@@ -5,8 +5,9 @@ Everything else in a run folder can be made again from it. Needs the standard li
 
 from __future__ import annotations
 
+from sweepft.recorder.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
-from sweepft.recorder.lock import Owner, current_writer
+from sweepft.recorder.lock import Owner, current_writer, named_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
 from sweepft.recorder.tail import LedgerTail
 from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
@@ -18,6 +19,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "STATUSES",
     "AttemptView",
+    "Command",
+    "CommandInbox",
     "Ledger",
     "LedgerTail",
     "Owner",
@@ -25,9 +28,12 @@ __all__ = [
     "Row",
     "RunView",
     "TrialView",
+    "commands_path",
     "current_writer",
     "iter_ledger",
     "ledger_path",
+    "named_writer",
     "read_ledger",
+    "send_command",
     "whole_results",
 ]

@@ -18,6 +18,7 @@ __all__ = [
     "STATUSES",
     "TEXT_FIELDS",
     "VERDICT_ACTIONS",
+    "CommandRow",
     "CostRow",
     "EndRow",
     "EvalRow",
@@ -190,8 +191,25 @@ class FaultRow:
 
 
 @dataclass(frozen=True)
+class CommandRow:
+    """What a person has asked of the running sweep, and the driver's answer (see `sweepft.recorder.commands`).
+
+    ``asked`` is when it was asked, in Unix seconds; ``answer`` what comes of it, or why it was not ``accepted``.
+    """
+
+    command_id: str
+    command: str
+    trial_id: str | None
+    arguments: dict[str, Any]
+    who: str
+    asked: float
+    accepted: bool
+    answer: str
+
+
+@dataclass(frozen=True)
 class FinishRow:
-    """The driver is done with the sweep: ``finished | interrupted | limit | failed``."""
+    """The driver is done with the sweep: ``finished | interrupted | limit | failed``, or waits: ``paused``."""
 
     status: str
     reason: str | None = None
@@ -207,10 +225,11 @@ KINDS: Final[dict[str, type]] = {
     "end": EndRow,
     "cost": CostRow,
     "fault": FaultRow,
+    "command": CommandRow,
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "finish"})
+DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "command", "finish"})
 """Kinds that are on disk (fsync) before `Ledger.append` returns."""
 
 TEXT_FIELDS: Final = frozenset(
@@ -239,6 +258,7 @@ TEXT_FIELDS: Final = frozenset(
             "rule",
         ),
         *("reason", "status", "phase", "error", "message"),
+        *("command_id", "arguments", "who", "answer"),
     }
 )
 """Fields a reader leaves as written: there the text ``"nan"`` is a text, elsewhere it is the number."""

@@ -21,6 +21,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         model_path=spec.model.path,
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
+        allow_pickle=spec.model.allow_pickle,
         vocab_size=prepared.vocab_size,
         pad_id=prepared.pad_id,
         train_cache=prepared.train.path,
