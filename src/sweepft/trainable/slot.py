@@ -21,7 +21,14 @@ from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.errors import PackingMismatch, RankFailed, RankHung, RankOutOfMemory, TrialError
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
-from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
+from sweepft.trainable.states import (
+    StatePlan,
+    is_parked,
+    newest_state,
+    note_taken,
+    pause_wanted,
+    remove_states,
+)
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
 __all__ = ["Slot", "SlotPlan"]
@@ -200,6 +207,10 @@ class Slot(tune.Trainable):
         result["done"] = chunk["diverged"] is not None or self._next == len(self._points)
         if result["done"]:
             self._end(result)
+        elif pause_wanted(Path(self._plan.states.folder)):
+            if self._plan.states.policy != "none":
+                self._write_state()
+            result["paused"] = True
         now = time.monotonic()
         self._spend("other", max(0.0, now - self._since - sum(self._seconds.values())))
         result["phase_seconds"], self._seconds, self._since = dict(self._seconds), {}, now
@@ -246,9 +257,11 @@ class Slot(tune.Trainable):
 
     def _save(self) -> None:
         """Write the state of a trial that was let pass its window, where the policy says that it pays."""
+        if self._plan.states.due(self._unsaved_seconds, self._write_seconds):
+            self._write_state()
+
+    def _write_state(self) -> None:
         assert self._group is not None
-        if not self._plan.states.due(self._unsaved_seconds, self._write_seconds):
-            return
         seen = self._points[self._next - 1].samples
         done = self._group.save(str(self._states / str(seen)), self._plan.patience)
         self._spend("checkpoint", done["seconds"])

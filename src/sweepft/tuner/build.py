@@ -16,6 +16,7 @@ from sweepft.tuner.parking import comebacks
 from sweepft.tuner.plans import slot_plan, state_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
+from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
 __all__ = ["build_callback", "build_scheduler", "build_tuner", "earlier_sweeps"]
@@ -54,7 +55,12 @@ def build_scheduler(spec: SweepSpec, budget_samples: int, history: History) -> S
 
 
 def build_callback(
-    spec: SweepSpec, run_dir: Path, recorder: Recorder, scheduler: SweepScheduler, searcher: OptunaSearcher
+    spec: SweepSpec,
+    run_dir: Path,
+    recorder: Recorder,
+    scheduler: SweepScheduler,
+    searcher: OptunaSearcher,
+    steering: Steering | None = None,
 ) -> LedgerCallback:
     """What turns Tune's events into ledger rows; `close` it when the sweep is over."""
     ranks = shape(spec)
@@ -67,6 +73,7 @@ def build_callback(
         begin=begin,
         slots=spec.resources.concurrent_trials,
         states=Path(state_plan(spec, run_dir).folder),
+        steering=steering,
     )
 
 
@@ -79,11 +86,13 @@ def build_tuner(
     scheduler: SweepScheduler,
     callback: LedgerCallback,
     winding: Winding,
+    steering: Steering | None = None,
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
-    scheduler.winding = winding
+    scheduler.winding, scheduler.steering = winding, steering
+    searcher.may_grow = steering is not None
     searcher.comebacks = comebacks(spec, scheduler)
     return tune.Tuner(
         trainable,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -18,6 +18,9 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.trainable.states import note_parked
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
+
+if TYPE_CHECKING:
+    from sweepft.tuner.steering import Steering
 
 __all__ = ["LedgerCallback", "Recorder"]
 
@@ -63,6 +66,7 @@ class LedgerCallback(tune.Callback):
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
+        steering: Asked for commands at each turn of Tune's loop.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class LedgerCallback(tune.Callback):
         begin: float,
         slots: int,
         states: Path,
+        steering: Steering | None = None,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
@@ -81,6 +86,7 @@ class LedgerCallback(tune.Callback):
         self._gpus = gpus_per_slot
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._states = states
+        self._steering = steering
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -89,6 +95,11 @@ class LedgerCallback(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for its own restore, which we do not use: the ledger is the truth.
         return {}
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
+        """Tune's loop turns, at least ten times a second or so."""
+        if self._steering is not None:
+            self._steering.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
@@ -130,9 +141,11 @@ class LedgerCallback(tune.Callback):
             self._write_cost(None, result["slot"], *between)
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
+            if how is INTERRUPTED and result.get("paused"):
+                how = Outcome("interrupted", None, "the sweep was paused")
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
-            if how.status == "parked":
+            if how.status in ("parked", "interrupted"):  # its state is needed again
                 note_parked(self._states / name)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:

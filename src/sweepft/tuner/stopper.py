@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from sweepft.schedulers import EarlyDynamicsScheduler
+
+if TYPE_CHECKING:
+    from sweepft.tuner.steering import Steering
 
 __all__ = ["SweepScheduler", "Winding", "WindingStopper"]
 
@@ -41,22 +44,39 @@ class Winding:
 
 
 class SweepScheduler(EarlyDynamicsScheduler):
-    """The scheduler, which also ends trials at their next window once the sweep is being wound down.
+    """The scheduler, which also ends trials that a person wants to end, and all of them when the sweep is wound down
+    (at their next window) or paused (as soon as they are ready).
 
     The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one.
     """
 
     winding: Winding | None = None
+    steering: Steering | None = None
     brings_back = True
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._cut: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""
         decision = super().on_trial_result(tune_controller, trial, result)
-        ending = self.winding is not None and self.winding.soft and "window" in result
-        return str(TrialScheduler.STOP) if ending else decision
+        if decision == TrialScheduler.STOP:
+            return decision
+        steering, name = self.steering, self._name(trial)
+        if steering is not None and name in steering.stops:
+            self.referee.stop(name, steering.stops.pop(name))
+            return str(TrialScheduler.STOP)
+        winding = self.winding is not None and self.winding.soft and "window" in result
+        if winding or (steering is not None and steering.pausing and result.get("paused")):
+            self._cut.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
+        return decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial that failed says so in its last result."""
+        """A trial that failed says so in its last result; one that was cut short has not ended."""
+        if trial.trial_id in self._cut:
+            return
         if result and result.get("failed"):
             self.on_trial_error(tune_controller, trial)
         else:
