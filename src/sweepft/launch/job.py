@@ -26,7 +26,6 @@ from sweepft.spec import SweepSpec, dump
 __all__ = [
     "Job",
     "follow",
-    "is_job_address",
     "job_status",
     "noted_job",
     "resume_job",
@@ -54,11 +53,6 @@ class Job:
     submission_id: str
     run_dir: str
     name: str
-
-
-def is_job_address(address: str | None) -> bool:
-    """Whether an address is that of a job server."""
-    return address is not None and address.startswith(("http://", "https://"))
 
 
 def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path) -> Job:

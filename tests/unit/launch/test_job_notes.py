@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from sweepft.cli.job import is_job
 from sweepft.cli.main import cli
 from sweepft.errors import JobError
-from sweepft.launch.job import Job, is_job_address, noted_job, submit_sweep
+from sweepft.launch.job import Job, noted_job, submit_sweep
 from sweepft.launch.storage import refusal
 from sweepft.spec import load
 
@@ -28,7 +29,7 @@ SPEC = Path(__file__).parents[1] / "spec" / "valid.yaml"
     ],
 )
 def test_a_job_server_is_told_by_its_scheme(address: str | None, job: bool) -> None:
-    assert is_job_address(address) is job
+    assert is_job(address) is job
 
 
 @pytest.mark.parametrize("out", [None, Path("runs/x")])
