@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ __all__ = ["join", "leave", "own_tools_first", "remove_stale_lock"]
 
 _OP = "deepspeed_shm_comm"
 _STALE_SECONDS = 600.0
+_PATIENCE = timedelta(minutes=30)
+"""For collectives, as DeepSpeed has it; torch gives NCCL ten."""
 
 
 def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus: float) -> torch.device:
@@ -66,6 +69,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         store=_store(rank, world_size, address, port),
         rank=rank,
         world_size=world_size,
+        timeout=_PATIENCE,
     )
     deepspeed.init_distributed(
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
@@ -80,12 +84,18 @@ def _pretend() -> bool:
 
 def _store(rank: int, world_size: int, address: str, port: int) -> torch.distributed.TCPStore:
     """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
-    if rank != 0:
-        return torch.distributed.TCPStore(address, port, world_size, is_master=False)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listener = socket.create_server((address, port), family=family)
+    listener = None
+    if rank == 0:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family).detach()
     return torch.distributed.TCPStore(
-        address, port, world_size, is_master=True, master_listen_fd=listener.detach(), wait_for_workers=False
+        address,
+        port,
+        world_size,
+        is_master=rank == 0,
+        timeout=_PATIENCE,
+        wait_for_workers=False,
+        master_listen_fd=listener,
     )
 
 
