@@ -115,10 +115,12 @@ def conduct(
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
-    if spec.track.names:
-        recorder.listeners.append(Tracking(run_dir, console).on_row)
+    always = tuple(recorder.listeners)
 
     def stretch() -> None:
+        # Trackers end with every ``finish`` row, that of a pause too.
+        trackers = [Tracking(run_dir, console).on_row] if spec.track.names else []
+        recorder.listeners[:] = [*always, *trackers]
         with ray_session(spec, run_dir, address) as warning:
             if warning:
                 console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)

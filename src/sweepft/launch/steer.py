@@ -43,8 +43,12 @@ def give_command(
         LedgerError: If there is no readable ledger.
         StorageError: If the command cannot be written.
     """
-    view = RunView.load(run_dir)
-    if named_writer(ledger_path(run_dir).parent) is None:
+    tail, view = LedgerTail(run_dir), RunView()
+    while rows := tail.read():
+        for row in rows:
+            view.apply(row)
+    view.writer = named_writer(ledger_path(run_dir).parent)
+    if view.writer is None:
         remedy = f"go on with: sweepft resume {run_dir}"
         raise CommandError([Problem(str(run_dir), name, f"nobody runs this sweep ({view.status})", remedy)])
     command = Command.new(name, trial_id, arguments)
@@ -52,17 +56,16 @@ def give_command(
     problem = refusal(command, view, spec)
     if problem is not None:
         raise CommandError([_of(run_dir, problem)])
-    tail = LedgerTail(run_dir, from_end=True)
     send_command(run_dir, command)
-    row = _answer(tail, command, patience)
-    if row is None:
+    answer = _answer(tail, command, patience)
+    if answer is None:
         rule = f"the driver has not answered in {patience:g} s"
         remedy = "the command stands, and is taken up when the driver is ready; see sweepft status"
         raise CommandError([Problem(str(run_dir), name, rule, remedy)])
-    if not row["accepted"]:
-        rule, _, remedy = str(row["answer"]).partition("; ")
+    if not answer["accepted"]:
+        rule, _, remedy = str(answer["answer"]).partition("; ")
         raise CommandError([Problem(str(run_dir), f"{name} {trial_id or ''}".strip(), rule, remedy)])
-    return str(row["answer"])
+    return str(answer["answer"])
 
 
 def clone_settings(texts: tuple[str, ...]) -> dict[str, Any]:
@@ -88,7 +91,7 @@ def clone_settings(texts: tuple[str, ...]) -> dict[str, Any]:
 def _answer(tail: LedgerTail, command: Command, patience: float) -> dict[str, Any] | None:
     deadline = time.monotonic() + patience
     while True:
-        for row in tail.rows():
+        for row in tail.read():
             if row["kind"] == "command" and row["command_id"] == command.command_id:
                 return row
         if time.monotonic() >= deadline:

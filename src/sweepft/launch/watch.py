@@ -27,16 +27,16 @@ def watch_run(run_dir: Path, console: Console | None = None) -> None:
         LedgerError: If there is no readable ledger.
     """
     console = console or Console()
-    RunView.load(run_dir)  # complains in the ledger's own words
     tail, view = LedgerTail(run_dir), RunView()
-    for row in tail.rows():
-        view.apply(row)
+    while rows := tail.read():
+        for row in rows:
+            view.apply(row)
     slots = int((view.spec.get("resources") or {}).get("concurrent_trials") or 1)
     progress = Progress(view, slots, console)
     with progress:
         while named_writer(ledger_path(run_dir).parent) is not None:
             time.sleep(_PAUSE)
-            for row in tail.rows():
+            for row in tail.read():
                 view.apply(row)
                 progress.on_row(row)
             if view.finish is not None and view.status != "paused":
