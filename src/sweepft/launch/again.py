@@ -7,11 +7,13 @@ trusted.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sweepft.data import Prepared
+from sweepft.errors import LedgerCorrupt
 from sweepft.launch.folder import sweep_row
 from sweepft.recorder import Row, read_ledger, whole_results
 from sweepft.rules import History
@@ -24,6 +26,8 @@ from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import SweepScheduler
 
 __all__ = ["begin_again", "from_ledger"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 def begin_again(spec: SweepSpec, prepared: Prepared, recorder: Recorder) -> None:
@@ -42,8 +46,11 @@ def from_ledger(
         prepared: Its data.
         run_dir: Its folder.
         recorder: Open for writing; ends that a crash has prevented are written.
+    Raises:
+        LedgerCorrupt: If a trial's name would lead out of the run folder.
     """
     rows, reported = whole_results(read_ledger(run_dir))
+    _check_names(run_dir, rows)
     rows += _end_what_has_ended(recorder, rows)
     proposer = Proposer(spec, run_dir / STUDY_FILE)
     proposer.rebuild(rows)
@@ -51,6 +58,16 @@ def from_ledger(
     scheduler = build_scheduler(spec, prepared.budget_samples, history)
     scheduler.load_rows(rows)
     return OptunaSearcher(proposer, prepared.budget_samples, reported=reported), scheduler
+
+
+def _check_names(run_dir: Path, rows: Sequence[Row]) -> None:
+    """Refuse trials whose names, as names of folders, would lead out of the run folder."""
+    for row in rows:
+        if row["kind"] == "trial" and not _NAME.fullmatch(str(row["trial_id"])):
+            raise LedgerCorrupt(
+                f"{run_dir}: row {row['seq']}: trial_id {row['trial_id']!r} cannot be the name of a folder\n"
+                "  this ledger was not written by sweepft: do not go on with it"
+            )
 
 
 def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:

@@ -271,13 +271,6 @@ def check_place(row: Row, path: Path, seq: int) -> None:
         raise LedgerCorrupt(
             f"{where}: row {seq} is missing or doubled: found seq {row.get('seq')!r}\n{_RESTORE}"
         )
-    name = row.get("trial_id")
-    if name is not None and (
-        not isinstance(name, str) or "/" in name or "\0" in name or name in ("", ".", "..")
-    ):
-        raise LedgerCorrupt(
-            f"{where}: row {seq}: trial_id {name!r} cannot be the name of a folder\n{_RESTORE}"
-        )
     if seq == 0 and row.get("kind") != "sweep":
         raise LedgerCorrupt(f"{where}: row 0 is {row.get('kind')!r}, not the sweep's header\n{_RESTORE}")
 

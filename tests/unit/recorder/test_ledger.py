@@ -539,13 +539,3 @@ def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_goes_on(tmp_path: Pa
         assert [r["seq"] for r in read] == list(range(len(read)))
         assert len(read) > synced >= known
         known = synced
-
-
-@pytest.mark.parametrize("name", ["../x", "a/b", "..", ""])
-def test_a_trial_that_cannot_be_a_folders_name_is_refused(tmp_path: Path, name: str) -> None:
-    small_run(tmp_path, trials=1)
-    lines = ledger_path(tmp_path).read_bytes().splitlines()
-    row = decode_row(lines[1]) | {"trial_id": name}
-    ledger_path(tmp_path).write_bytes(lines[0] + b"\n" + encode_row(plain(row)))
-    with pytest.raises(LedgerCorrupt, match="cannot be the name of a folder"):
-        read_ledger(tmp_path)
