@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, if not by name
 
 from sweepft.engine.memory import memory_share
 
@@ -82,13 +83,13 @@ def _pretend() -> bool:
     return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
 
 
-def _store(rank: int, world_size: int, address: str, port: int) -> torch.distributed.TCPStore:
+def _store(rank: int, world_size: int, address: str, port: int) -> TCPStore:
     """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
     listener = None
     if rank == 0:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, port), family=family).detach()
-    return torch.distributed.TCPStore(
+    return TCPStore(
         address,
         port,
         world_size,

@@ -128,13 +128,7 @@ def conduct(
 
     with _interrupts(winding, console), progress:
         stretch()
-        while steering.cut and not winding.soft:
-            reason = f"paused by {recorder.view.accepted('pause')[-1]['who']}"
-            recorder.write("finish", status="paused", reason=reason)
-            searcher.proposer.close()
-            steering.leave()
-            if not steering.wait():
-                break
+        while steering.cut and not winding.soft and _sit_out(recorder, steering, searcher):
             begin_again(spec, prepared, recorder)
             searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
             stretch()
@@ -154,6 +148,15 @@ def conduct(
     # As large as the model, and made again in seconds.
     shutil.rmtree(run_dir / "base", ignore_errors=True)
     return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+
+
+def _sit_out(recorder: Recorder, steering: Steering, searcher: OptunaSearcher) -> bool:
+    """Wait while the sweep is paused; whether it goes on then."""
+    who = recorder.view.accepted("pause")[-1]["who"]
+    recorder.write("finish", status="paused", reason=f"paused by {who}")
+    searcher.proposer.close()
+    steering.leave()
+    return steering.wait()
 
 
 def _stretch(

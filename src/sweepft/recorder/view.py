@@ -103,7 +103,7 @@ class RunView:
         asked = (self.spec.get("search") or {}).get("trials")
         if asked is None:
             return None
-        more = [c["arguments"]["trials"] for c in self.accepted("extend")]
+        more = [int(c["arguments"]["trials"]) for c in self.accepted("extend")]
         return max([int(asked), *more]) + self.clones
 
     @property
