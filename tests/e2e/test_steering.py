@@ -20,7 +20,7 @@ from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray
 
-BUDGET = 1600
+BUDGET = 1200
 
 
 def wait_for(run, condition, what: str):
@@ -42,10 +42,10 @@ def trains(name: str):
 def steer(run, told: dict) -> None:
     """What the person does."""
     wait_for(run, trains("t000"), "t000 training")
-    told["pin"] = give_command(run, "pin", "t000")
     told["pause"] = give_command(run, "pause")
     told["while paused"] = wait_for(run, lambda v: v.status == "paused", "paused")
     told["extend"] = give_command(run, "extend", None, {"trials": 2})
+    told["pin"] = give_command(run, "pin", "t000")
     told["continue"] = give_command(run, "continue")
     wait_for(run, trains("t001"), "t001 training")
     told["clone"] = give_command(run, "clone", "t000", {"config": {"learning_rate": 2.0e-4}})
@@ -129,7 +129,7 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_from_its_states(steered):
 def test_who_and_when_stand_in_ledger_report_and_on_the_screens(steered):
     run, done, _, screen = steered
     rows = [r for r in read_ledger(run) if r["kind"] == "command"]
-    assert [r["command"] for r in rows] == ["pin", "pause", "extend", "continue", "clone", "stop"]
+    assert [r["command"] for r in rows] == ["pause", "extend", "pin", "continue", "clone", "stop"]
     assert all(r["accepted"] and "@" in r["who"] and 0 <= r["time"] - r["asked"] < 60 for r in rows)
     report = json.loads((run / "report.json").read_text())
     assert [c["command"] for c in report["commands"]] == [r["command"] for r in rows]
