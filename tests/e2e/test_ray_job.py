@@ -48,7 +48,7 @@ def head(tmp_path_factory):
         sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())",
         "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}", "--include-dashboard=true",
         "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir=/tmp/rj{os.getpid()}",
-        "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",
+        f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0",
     ]  # fmt: skip
     with (folder / "head.log").open("w") as log:
         process = subprocess.Popen(
