@@ -4,7 +4,9 @@
 
 Studies are split once: the rule's constants were chosen on the ``dev`` part (studies whose name's SHA-256 is even;
 of the few fine-tuning studies the one of June 2025, of TaskSet every other one); tables are read on the ``held``
-part. Curves are looked for in ``../shared/curves``. Intervals are bootstraps over studies.
+part. Curves are looked for in ``../shared/curves``, and in every parquet table of ``benchmarks/data`` (nothing was
+chosen on those: they are held). Intervals are bootstraps over studies. `frontier.py` has the simple rules and who beats
+whom.
 """
 
 from __future__ import annotations
@@ -16,23 +18,26 @@ import platform
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from frontier import curve_table, dominance, replay_simple
 
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
-from sweepft.replay.runner import Replay, ReplayRow, replay_all
-from sweepft.replay.score import bootstrap, mean_scores, repeat_noise
+from sweepft.replay.runner import Replay, ReplayRow, makespan, replay_all
+from sweepft.replay.score import Score, bootstrap, mean_scores, repeat_noise
 from sweepft.replay.tables import read_table
 from sweepft.rules import Calibration, clopper_pearson
 
 CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
-SOURCES = ("peft_sft", "algoperf", "taskset")
+OWN = Path(__file__).resolve().parent / "data"
+SOURCES = ("peft_sft", "taskset", "algoperf")
 GROUP = {"peft_sft": 20, "algoperf": 24, "taskset": 24}
 PEFT_NOISE = 0.011  # accuracy: one standard error on the test set
 RULES = [
@@ -50,7 +55,11 @@ RULES = [
     "optuna-percentile",
     "optuna-hyperband",
     "oracle",
+    "foresight",
+    "foresight-good",
 ]
+YARDSTICKS = ("oracle", "foresight", "foresight-good")
+SETTINGS = (0.05, 0.20, 0.30)  # false_stop beside the default's 0.10: our trade-off as a curve
 ABLATIONS = {  # weights of objective, loss, gradient norm
     "objective only": (1.0, 0.0, 0.0),
     "loss only": (0.0, 1.0, 0.0),
@@ -69,15 +78,17 @@ def is_dev(source: str, study: Study, number: int) -> bool:
     return int(hashlib.sha256(study.name.encode()).hexdigest(), 16) % 2 == 0
 
 
-def load() -> dict[str, dict[str, list[Study]]]:
+def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
     """Source -> part -> studies of at least 7 (fine-tuning) or 12 runs."""
     out: dict[str, dict[str, list[Study]]] = {}
-    for source in SOURCES:
-        studies = sorted(read_table(CURVES / f"{source}.parquet"), key=lambda s: s.name)
+    tables = [curves / f"{source}.parquet" for source in SOURCES] + sorted(OWN.glob("*.parquet"))
+    for table in (t for t in tables if t.is_file()):
+        source, known = table.stem, table.stem in SOURCES
+        studies = sorted(read_table(table), key=lambda s: s.name)
         parts: dict[str, list[Study]] = {"dev": [], "held": []}
         for number, study in enumerate(studies):
-            if len(study.runs) >= (7 if source == "peft_sft" else 12):
-                parts["dev" if is_dev(source, study, number) else "held"].append(study)
+            if len(study.runs) >= (12 if known and source != "peft_sft" else 7):
+                parts["dev" if known and is_dev(source, study, number) else "held"].append(study)
         out[source] = parts
     return out
 
@@ -86,12 +97,44 @@ def run(
     pool: Executor, source: str, studies: list[Study], rules: list[str], settings: Replay
 ) -> list[ReplayRow]:
     """Replay, each study with its own noise."""
-    noises = [PEFT_NOISE if "MetaMath" in s.name else repeat_noise(s) for s in studies]
+    noises = [_noise(s) for s in studies]
     jobs = [
-        pool.submit(replay_all, [s], rules, replace(settings, noise=n, group=GROUP[source]))
+        pool.submit(replay_all, [s], rules, replace(settings, noise=n, group=GROUP.get(source, 20)))
         for s, n in zip(studies, noises, strict=True)
     ]
     return [row for job in jobs for row in job.result()]
+
+
+def run_simple(pool: Executor, source: str, studies: list[Study], settings: Replay) -> list[ReplayRow]:
+    """The simple rules over these studies."""
+    group = GROUP.get(source, 20)
+    jobs = [
+        pool.submit(_simple, study, replace(settings, noise=_noise(study), group=group)) for study in studies
+    ]
+    return [replace(row, source=source) for job in jobs for row in job.result()]
+
+
+def _simple(study: Study, settings: Replay) -> list[ReplayRow]:
+    return replay_simple(study, settings, lambda s: makespan(s, settings.slots))
+
+
+def _noise(study: Study) -> float:
+    return PEFT_NOISE if "MetaMath" in study.name else repeat_noise(study)
+
+
+def each_study(rows: list[ReplayRow]) -> str:
+    """A line a study and rule, for sources of few studies."""
+    lines = ["| study | runs | rule | saved | best kept | within noise | false stops |", "| --- " * 7 + "|"]
+    few = [
+        s for s in dict.fromkeys(r.source for r in rows) if len({r.study for r in rows if r.source == s}) <= 4
+    ]
+    for row in sorted((r for r in rows if r.source in few), key=lambda r: (few.index(r.source), r.study)):
+        s = row.score
+        lines.append(
+            f"| {row.study} | {row.runs} | {row.rule} | {s.saved:.2f} | {s.best_kept:.2f} |"
+            f" {s.best_kept_within_noise:.2f} | {s.false_stop:.2f} |"
+        )
+    return "\n".join(lines)
 
 
 def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[float, Calibration | None]:
@@ -155,80 +198,136 @@ def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float
     return [{"replays": audited, "covered": held / max(1, audited)}]
 
 
+def trade_off(rows: list[ReplayRow], simple: list[ReplayRow], curve: list[ReplayRow]) -> str:
+    """Our whole curve against every peer and every simple rule, and the studies one by one."""
+    ours = ["calibrated (0.05)", "calibrated", "calibrated (0.20)", "calibrated (0.30)"]
+    own = [r for r in rows if r.rule == "calibrated"]
+    peers = [r for r in RULES if r not in (*YARDSTICKS, "calibrated")]
+    shown = [*own, *(r for r in rows if r.rule in ("ray-median", "ray-asha", *YARDSTICKS))]
+    text = "\n\n## Who beats whom\n\nBetter: at least as much saved and the best run kept at least as often, in the"
+    text += " mean over studies; `*` in 95% of the bootstraps over five studies or more.\n\nStrictly the best run:\n\n"
+    text += dominance([*rows, *curve], ours, peers)
+    text += "\n\nThe best or one within noise:\n\n"
+    text += dominance([*rows, *curve], ours, peers, "best_kept_within_noise")
+    text += "\n\n## Our curve and those of simple rules\n\n" + curve_table([*own, *curve, *simple])
+    return text + "\n\n## Study by study\n\n" + each_study([*shown, *curve])
+
+
+@dataclass
+class Found:
+    """Everything that was measured, rows of all sources so far."""
+
+    rows: list[ReplayRow] = field(default_factory=list)
+    settings: list[ReplayRow] = field(default_factory=list)
+    simple: list[ReplayRow] = field(default_factory=list)
+    ablation: list[ReplayRow] = field(default_factory=list)
+    promise: list[dict[str, object]] = field(default_factory=list)
+    coverage: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, out: Path, stamp: dict[str, object]) -> str:
+        """``OUT.json`` and ``OUT.md``; returns the page."""
+        record: dict[str, object] = {"about": stamp, "promise": self.promise, "audit_coverage": self.coverage}
+        for name in ("rows", "settings", "simple", "ablation"):
+            record[name] = [r.to_row() for r in getattr(self, name)]
+        text = f"# Stopping benchmark, {stamp['part']} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
+        text += table(self.rows) + "\n\n## What each signal is worth (weights to start from, level 0.30, a"
+        text += " quarter of the orders)\n\n" + table(self.ablation)
+        text += trade_off(self.rows, self.simple, self.settings)
+        text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in self.promise)
+        text += f"\n- audits: `{json.dumps(self.coverage)}`\n"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_suffix(".json").write_text(json.dumps(record, indent=1))
+        out.with_suffix(".md").write_text(text)
+        return text
+
+
+def read_rows(path: Path) -> list[ReplayRow]:
+    """The peers' rows of an earlier run: a replay of the same rule in the same orders gives the same numbers."""
+    rows = json.loads(path.read_text())["rows"]
+    head = ("source", "study", "rule", "orders", "runs")
+    return [
+        ReplayRow(*(r[k] for k in head), Score(**{k: v for k, v in r.items() if k not in head}))
+        for r in rows
+        if not r["rule"].startswith("calibrated")
+    ]
+
+
+def measure(
+    found: Found,
+    pool: Executor,
+    source: str,
+    parts: dict[str, list[Study]],
+    part: str,
+    orders: int,
+    earlier: Sequence[ReplayRow] = (),
+) -> None:
+    """One source: all rules; half of the orders for our other settings, audits and history, a quarter for ablations."""
+    base, studies = Replay(orders=orders), parts[part]
+    half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
+
+    def ours(label: str, settings: Replay) -> list[ReplayRow]:
+        replayed = run(pool, source, studies, ["calibrated"], settings)
+        return [replace(r, source=source, rule=label) for r in replayed]
+
+    known = [r for r in earlier if r.source == source and r.orders == orders]
+    fresh = [r for r in RULES if not any(k.rule == r for k in known)]
+    found.rows += known + [replace(r, source=source) for r in run(pool, source, studies, fresh, base)]
+    found.simple += run_simple(pool, source, studies, base)
+    for bound in SETTINGS:
+        found.settings += ours(f"calibrated ({bound:.2f})", replace(half, false_stop=bound))
+    found.rows += ours("calibrated + 5% audits", replace(half, audit=0.05))
+    for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
+        if history is None or part == "dev":
+            found.promise.append({"source": source, "false_stop": bound, "certified": False})
+            continue
+        rows = ours(f"calibrated + history ({bound:g})", replace(half, history=history, false_stop=bound))
+        rate = mean_scores([r.score for r in rows])
+        low, high = bootstrap([r.score.false_stop for r in rows])
+        found.promise.append(
+            {"source": source, "false_stop": bound, "certified": True, "level": history.level}
+            | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
+            | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
+        )
+        found.rows += rows
+    for label, weights in ABLATIONS.items():
+        found.ablation += ours(label, replace(quarter, history=Calibration(0.30, 0.10, 0, (), weights)))
+
+
 def main() -> None:
-    """Run the benchmark and write ``OUT.json`` and ``OUT.md``."""
+    """Run the benchmark; the page and the rows are written after each source."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--part", choices=("dev", "held"), default="held")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
+    parser.add_argument("--reuse", type=Path, help="JSON of an earlier run on the same part: its peers' rows")
+    parser.add_argument("--only", nargs="*", help="sources, else all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()
-    if not CURVES.is_dir():
-        sys.exit(f"curves are looked for in {CURVES}: not found")
     warnings.filterwarnings("ignore")
-    begun, data = time.time(), load()
-    pool = ProcessPoolExecutor(args.jobs)
-    rows: list[ReplayRow] = []
-    ablation: list[ReplayRow] = []
-    promise: list[dict[str, object]] = []
-    for source, parts in data.items():
-        base = Replay(orders=args.orders)
-        studies = parts[args.part]
-        print(f"{source}: {len(studies)} studies, {time.time() - begun:.0f} s", flush=True)
-        few = replace(base, orders=max(2, args.orders // 4))
-        rows += [replace(r, source=source) for r in run(pool, source, studies, RULES, base)]
-        audited = run(pool, source, studies, ["calibrated"], replace(base, audit=0.05))
-        rows += [replace(r, source=source, rule="calibrated + 5% audits") for r in audited]
-        for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
-            if history is None or args.part == "dev":
-                promise.append({"source": source, "false_stop": bound, "certified": False})
+    begun, data, found = time.time(), load(args.curves), Found()
+    if not data:
+        sys.exit(f"curves are looked for in {args.curves} and {OWN}: none found")
+    text, earlier = "", read_rows(args.reuse) if args.reuse else []
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for source, parts in data.items():
+            if not parts[args.part] or source not in (args.only or data):
                 continue
-            found = run(
-                pool, source, studies, ["calibrated"], replace(base, history=history, false_stop=bound)
-            )
-            rate = mean_scores([r.score for r in found])
-            low, high = bootstrap([r.score.false_stop for r in found])
-            promise.append(
-                {"source": source, "false_stop": bound, "certified": True, "level": history.level}
-                | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
-                | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
-            )
-            rows += [replace(r, source=source, rule=f"calibrated + history ({bound:g})") for r in found]
-        for label, weights in ABLATIONS.items():
-            fixed = Calibration(0.25, 0.10, 0, (), weights)
-            found = run(pool, source, studies, ["calibrated"], replace(few, history=fixed))
-            ablation += [replace(r, source=source, rule=label) for r in found]
-    seconds = time.time() - begun
-    pool.shutdown()
-    stamp = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "seconds": round(seconds),
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
-        "machine": f"{platform.machine()}, one thread",
-        "part": args.part,
-        "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
-        "group": GROUP,
-    }
-    covered = coverage(data["taskset"], 10)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {
-        "about": stamp,
-        "rows": [r.to_row() for r in rows],
-        "promise": promise,
-        "audit_coverage": covered,
-    }
-    record["ablation"] = [r.to_row() for r in ablation]
-    args.out.with_suffix(".json").write_text(json.dumps(record, indent=1))
-    text = f"# Stopping benchmark, {args.part} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
-    text += (
-        table(rows)
-        + "\n\n## What each signal is worth (weights to start from, level 0.25, a quarter of the orders)\n\n"
-        + table(ablation)
-    )
-    text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in promise)
-    text += f"\n- audits: `{json.dumps(covered)}`\n"
-    args.out.with_suffix(".md").write_text(text)
+            print(f"{source}: {len(parts[args.part])} studies, {time.time() - begun:.0f} s", flush=True)
+            measure(found, pool, source, parts, args.part, args.orders, earlier)
+            if source == "taskset":
+                found.coverage = coverage(parts, 10)
+            stamp = {
+                "date": datetime.now(UTC).date().isoformat(),
+                "seconds": round(time.time() - begun),
+                "python": platform.python_version(),
+                "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
+                "machine": f"{platform.machine()}, one thread",
+                "part": args.part,
+                "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
+                "group": {source: GROUP.get(source, 20) for source in data},
+            }
+            text = found.write(args.out, stamp)
     print(text)
 
 

@@ -16,6 +16,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
+├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
 ├── CommandError              a command on a running sweep makes no sense, or nobody takes it; exits 2
 ├── JobError                  a Ray Job cannot be submitted or reached; exits 2
@@ -32,6 +33,7 @@ from typing import Any
 __all__ = [
     "CommandError",
     "DataError",
+    "EvaluateError",
     "HistoryError",
     "JobError",
     "JudgeError",
@@ -166,6 +168,12 @@ class PackingMismatch(RankFailed):
 
 class RankHung(TrialError):
     """A rank gave no sign of life within its time."""
+
+
+class EvaluateError(SweepftError):
+    """A benchmark task, or its data, cannot be had."""
+
+    exit_code = 2
 
 
 class JudgeError(SweepftError):

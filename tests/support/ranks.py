@@ -6,12 +6,14 @@ fresh process costs half a second instead of eight.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty
 from typing import Any
 from unittest import mock
 
@@ -77,7 +79,7 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     results: dict[int, Any] = {}
     try:
         while len(results) < world_size:
-            rank, result = queue.get(timeout=300)
+            rank, result = _next(queue, processes)
             if isinstance(result, Exception):
                 raise result  # at once: the other ranks may be waiting for this one
             results[rank] = result
@@ -88,6 +90,19 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
             if process.is_alive():
                 process.kill()
     return results[0]
+
+
+def _next(queue: Any, processes: list[Any]) -> tuple[int, Any]:
+    """The next answer of a rank; a rank that is gone without one is seen within seconds."""
+    for _ in range(150):
+        with contextlib.suppress(Empty):
+            return queue.get(timeout=2)  # type: ignore[no-any-return]
+        gone = {rank: p.exitcode for rank, p in enumerate(processes) if p.exitcode not in (None, 0)}
+        if gone:
+            raise RuntimeError(
+                f"ranks ended without an answer (exit statuses {gone}); their words are on stderr"
+            )
+    raise TimeoutError("no answer from any rank in 300 s")
 
 
 def _rank(

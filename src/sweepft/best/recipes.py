@@ -20,6 +20,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
     The learning rate is the space's one dimension; every other setting stands in ``train``.
     """
     spec = facts.spec.to_dict()
+    spec.pop("evaluate", None)  # there is nothing to choose from
     settings = facts.settings.model_dump(mode="json", exclude_none=True)
     rate = settings.pop("learning_rate")
     data = {**spec["data"], **settings.pop("data", {})}
@@ -87,7 +88,6 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "seed": s.seed,
         "deepspeed": "deepspeed.json",
         **({"use_liger_kernel": True} if s.liger else {}),
-        **({"torch_compile": True} if s.compile else {}),
         **({} if s.lora is None else _peft(s.lora)),
     }
 

@@ -23,7 +23,7 @@ from sweepft.best.facts import BestFacts, best_facts
 from sweepft.best.recipes import deepspeed_config, one_trial_spec, trl_config
 from sweepft.data.curriculum import EXPORTED
 from sweepft.errors import StorageError
-from sweepft.recorder import RunView
+from sweepft.recorder import RunView, scores_of
 
 __all__ = ["FACTS_FILE", "write_best"]
 
@@ -128,7 +128,8 @@ def _summary(facts: BestFacts, view: RunView) -> dict[str, Any]:
 def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
     """What the templates ask for."""
     counts = {
-        status: len(view.with_status(status)) for status in ("completed", "stopped", "diverged", "failed")
+        status: sum(t.confirms is None for t in view.with_status(status))
+        for status in ("completed", "stopped", "diverged", "failed")
     }
     return {
         "f": facts,
@@ -145,9 +146,29 @@ def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
         "budget_samples": view.budget_samples,
         "versions": view.header.get("versions") or {},
         "counts": {k: n for k, n in counts.items() if n},
-        "trials": len(view.trials),
+        "trials": sum(t.confirms is None for t in view.trials.values()),
+        **_finals(view, facts.trial.trial_id),
         "warmup_fraction": facts.settings.warmup if isinstance(facts.settings.warmup, float) else None,
         "trial_seconds": sum(facts.trial.costs.values()),
+    }
+
+
+def _finals(view: RunView, trial_id: str) -> dict[str, Any]:
+    """What is known of the winner from after the search."""
+    base = scores_of(view, None)
+    rows = []
+    for name, row in scores_of(view, trial_id).items():
+        before = base[name]["metrics"] if name in base else {}
+        for metric, found in row["metrics"].items():
+            known = before[metric]["value"] if metric in before else None
+            rows.append({"name": name, "metric": metric, "base": known, **found})
+    again = [t.objective for t in view.trials.values() if t.confirms == trial_id]
+    rank_by = (view.finalists or {"rank_by": {}})["rank_by"]
+    return {
+        "scores": rows,
+        "seeds": [value for value in again if value is not None],
+        "finalists": len((view.finalists or {"chosen": ()})["chosen"]),
+        "ranked_by": ", ".join(rank_by),
     }
 
 

@@ -11,6 +11,7 @@ from sweepft.data.curriculum import sample_order
 from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size
 from sweepft.data.prepare import prepare, prepare_in_child
 from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised
+from sweepft.data.sealed import open_tests
 from sweepft.data.split import DataCheck, SourceCount, check
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Tokenised",
     "block_size",
     "check",
+    "open_tests",
     "prepare",
     "prepare_in_child",
     "sample_order",

@@ -1,4 +1,4 @@
-"""The child process of `sweepft.data.prepare_in_child`: a job on standard input, its outcome in a file."""
+"""The child process of `sweepft.data`: a job on standard input, its outcome in a file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.data.prepare import prepare
+from sweepft.data.sealed import tokenise_tests
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sweep import SweepSpec
 
@@ -17,8 +18,12 @@ def main() -> int:
     job = json.load(sys.stdin)
     answer: dict[str, Any]
     try:
-        prepared = prepare(SweepSpec.model_validate(job["spec"]), job["cache_dir"])
-        answer = {"prepared": prepared.model_dump(mode="json")}
+        spec = SweepSpec.model_validate(job["spec"])
+        if job.get("tests"):
+            sets = tokenise_tests(spec, job["cache_dir"])
+            answer = {"tests": {name: found.model_dump(mode="json") for name, found in sets.items()}}
+        else:
+            answer = {"prepared": prepare(spec, job["cache_dir"]).model_dump(mode="json")}
     except DataError as error:
         answer = {"problems": [_plain(problem) for problem in error.problems]}
     except StorageError as error:

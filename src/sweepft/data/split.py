@@ -20,7 +20,7 @@ from sweepft.spec import domain_faults, of_data
 from sweepft.spec.sections import Data, HeldOut, TestSource, TrainSource
 from sweepft.spec.sweep import SweepSpec
 
-__all__ = ["DataCheck", "SourceCount", "Split", "check", "check_domains", "split_data"]
+__all__ = ["DataCheck", "SourceCount", "Split", "check", "check_domains", "sealed_rows", "split_data"]
 
 _SHOWN: Final = 5
 
@@ -162,6 +162,16 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
     counts += [_count(source, len(source.rows)) for source in test]
     done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings))
     return Split([row for row, _ in kept], {h.name: held_rows[h.name] for h in data.held_out}, done)
+
+
+def sealed_rows(data: Data) -> dict[str, list[Row]]:
+    """Rows of each sealed test set, after its limit.
+
+    Raises:
+        DataError: If a set cannot be read.
+    """
+    tests_only = data.model_copy(update={"train": (), "held_out": ()})
+    return {test.name: test.rows for test in _load_all(tests_only, remote=True)[2]}
 
 
 def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], list[_Loaded]]:

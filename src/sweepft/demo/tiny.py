@@ -26,7 +26,7 @@ _MICRO_BATCH: Final = 2
 _MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # of the largest batch
-_NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
+_NO_GPU: Final = {"offload": "none", "liger": False}
 
 
 def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
@@ -95,7 +95,7 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     tiny["data"] |= {
         "train": [{"path": str(data / "train.jsonl")}],
         "held_out": [_held_out(held, data) for held in tiny["data"]["held_out"]],
-        "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"][:1]],
+        "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"]],
         "max_length": 128,
         "overlap": "drop",
     }
@@ -108,6 +108,11 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
     search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
+    if "evaluate" in tiny:
+        tiny["evaluate"] |= {"limit": 4, "finalists": {"top": 2}}
+        tiny["evaluate"]["tasks"] = [task.name for task in spec.evaluate.each_task()] if spec.evaluate else []
+        if "confirm" in tiny["evaluate"]:
+            tiny["evaluate"]["confirm"] = {"top": 1, "seeds": 2}
     tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
     tiny["resources"] = {
         "workers_per_trial": ranks,

@@ -11,7 +11,7 @@ from pathlib import Path
 from sweepft.data.cache import TokenSet
 from sweepft.engine.plan import EnginePlan, TrialPlan
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "weights_digest"]
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
 _EDGE = 1 << 20
@@ -27,7 +27,7 @@ def fingerprint(plan: EnginePlan, trial: TrialPlan | None) -> dict[str, str]:
     fields = {
         "sweep settings": _digest(asdict(plan) | {"scratch": ""}),
         "training data": TokenSet(plan.train_cache).digest,
-        "weights": _weights(plan.model_path),
+        "weights": weights_digest(plan.model_path),
     }
     fields |= {f"held-out data {s.name}": TokenSet(s.cache).digest for s in plan.held_out}
     if trial is not None:
@@ -39,7 +39,8 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _weights(model_path: str) -> str:
+def weights_digest(model_path: str) -> str:
+    """Of a model folder: the size and the first and last MiB of each safetensors file; a hub id is its own."""
     folder = Path(model_path)
     if not folder.is_dir():
         return model_path

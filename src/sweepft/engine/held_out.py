@@ -14,7 +14,7 @@ from sweepft.engine.losses import sample_losses
 from sweepft.engine.plan import EnginePlan
 from sweepft.engine.zero import ZeroEngine
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "set_loss"]
 
 
 @torch.no_grad()
@@ -28,15 +28,21 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
         samples) and ``seconds``. The standard error treats samples, not tokens, as independent.
     """
     start = time.perf_counter()
-    zero.eval()
-    try:
-        results = {name: _one_set(zero, tokens) for name, tokens in sets.items()}
-    finally:
-        zero.train()
+    results = {name: set_loss(zero, tokens) for name, tokens in sets.items()}
     weights = {s.name: s.weight for s in plan.held_out}
     total = sum(weights.values())
     objective = sum(weights[name] * r["loss"] for name, r in results.items()) / total
     return {"objective": objective, "sets": results, "seconds": time.perf_counter() - start}
+
+
+@torch.no_grad()
+def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
+    """Mean loss of one token set: ``loss``, ``stderr``, ``tokens``, ``samples``. In training mode after."""
+    zero.eval()
+    try:
+        return _one_set(zero, tokens)
+    finally:
+        zero.train()
 
 
 def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:

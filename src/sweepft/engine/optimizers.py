@@ -45,7 +45,8 @@ def make_optimizer(groups: list[dict[str, Any]], trial: TrialPlan, fused: bool) 
         from transformers.optimization import Adafactor
 
         # The learning rate as it is given, like the others': neither scaled by a weight's size nor by the step.
-        return Adafactor(groups, scale_parameter=False, relative_step=False)
+        factored: torch.optim.Optimizer = Adafactor(groups, scale_parameter=False, relative_step=False)
+        return factored
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:

@@ -53,7 +53,6 @@ class EnginePlan:
         longest: Tokens of the longest training row.
         offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
         liger: Whether Liger's kernels replace the model's own.
-        compiled: Whether ``torch.compile`` runs the model.
         allow_pickle: Names of pickle files with the model's weights that may be loaded.
     """
 
@@ -76,7 +75,6 @@ class EnginePlan:
     largest_batch: int = 1
     offload: str = "none"
     liger: bool = False
-    compiled: bool = False
     allow_pickle: tuple[str, ...] = ()
 
     @property

@@ -24,7 +24,8 @@ from sweepft.engine.batches import Row
 from sweepft.engine.checkpoint import restore, save
 from sweepft.engine.export import export
 from sweepft.engine.feed import Feed, Step, lay_out_step
-from sweepft.engine.held_out import evaluate
+from sweepft.engine.held_out import evaluate, set_loss
+from sweepft.engine.live import load_weights
 from sweepft.engine.losses import sample_losses
 from sweepft.engine.memory import CPU_TOKENS, device_memory, largest_micro_batch
 from sweepft.engine.plan import EnginePlan, TrialPlan
@@ -140,6 +141,16 @@ class TrialRunner:
     def evaluate(self) -> dict[str, Any]:
         """Held-out losses now (see ``sweepft.engine.held_out.evaluate``)."""
         return evaluate(self.zero, self.plan, self.held_out)
+
+    def load_weights(self, folder: str) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started, to be scored; returns ``seconds``."""
+        begin = time.perf_counter()
+        load_weights(self.zero, Path(folder))
+        return {"seconds": time.perf_counter() - begin}
+
+    def set_loss(self, cache: str) -> dict[str, float | int]:
+        """Loss of any token set (see ``sweepft.engine.held_out.set_loss``)."""
+        return set_loss(self.zero, TokenSet(cache))
 
     def save(self, folder: str) -> dict[str, Any]:
         """Write this trial's state (see ``sweepft.engine.checkpoint.save``); ``seconds`` is added to the result."""

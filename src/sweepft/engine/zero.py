@@ -58,7 +58,7 @@ class ZeroEngine:
         self._fused = device.type == "cuda"
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
-        self._padded_attention: str | None = None
+        self.padded_attention: str | None = None
         self._lora: LoraPlan | None = None
         self._optimizer = ""
 
@@ -107,7 +107,7 @@ class ZeroEngine:
         """How this engine's samples are cut into micro-batches and laid out."""
         kind: Literal["rows", "packed", "grouped"] = "rows"
         if self.plan.packed:
-            kind = "packed" if self._padded_attention else "grouped"
+            kind = "packed" if self.padded_attention else "grouped"
         return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
 
     def logits(self, batch: Batch) -> torch.Tensor:
@@ -126,7 +126,7 @@ class ZeroEngine:
         packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
         self.eval()
         ours = token_losses(self.logits(packed), packed)
-        self.module.set_attn_implementation(self._padded_attention)
+        self.module.set_attn_implementation(self.padded_attention)
         try:
             theirs = token_losses(self.logits(padded), padded)
         finally:
@@ -223,7 +223,7 @@ class ZeroEngine:
                 live.copy_(whole.view_as(live))
             else:
                 live.copy_(mine(f"master{i}").view_as(live))
-        self._gather_persistent()
+        self.gather_persistent()
 
     # Building
 
@@ -248,7 +248,7 @@ class ZeroEngine:
         model = load_model(self.plan)
         del keep
         usual = model.config._attn_implementation
-        self._padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
         return model
 
     def _build(self, trial: TrialPlan, base: Any) -> None:
@@ -268,8 +268,6 @@ class ZeroEngine:
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if trial.lora is not None and base is None and self.device.type == "cpu" and self.plan.zero_stage < 3:
             share_frozen(self.plan, self.module)
-        if self.plan.compiled:
-            self._engine.compile()
         if self._in_place:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
@@ -335,7 +333,8 @@ class ZeroEngine:
     def _optimizer_states(self) -> list[dict[str, Any]]:
         return [self._inner.state[p] for p in self._trained()]
 
-    def _gather_persistent(self) -> None:
+    def gather_persistent(self) -> None:
+        """Bring the parameters that ZeRO-3 keeps whole in line with their shares."""
         optimizer = self._engine.optimizer
         if self.plan.zero_stage == 3 and optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
@@ -353,7 +352,7 @@ class ZeroEngine:
             master.copy_(base)
         zero_state(self._inner.state.values())
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
-        self._gather_persistent()
+        self.gather_persistent()
         if trial.lora is not None:
             set_in_place(self.module, trial.lora)
         self._hyperparameters(trial)

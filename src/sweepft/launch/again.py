@@ -17,6 +17,7 @@ from sweepft.errors import LedgerCorrupt
 from sweepft.launch.folder import sweep_row
 from sweepft.recorder import Row, read_ledger, whole_results
 from sweepft.rules import History
+from sweepft.rules.candidates import candidates
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
@@ -52,6 +53,7 @@ def from_ledger(
     rows, reported = whole_results(read_ledger(run_dir))
     _check_names(run_dir, rows)
     rows += _end_what_has_ended(recorder, rows)
+    rows = list(candidates(rows))
     proposer = Proposer(spec, run_dir / STUDY_FILE)
     proposer.rebuild(rows)
     history = History.from_dict(recorder.view.header.get("history") or {})

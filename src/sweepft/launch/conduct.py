@@ -33,6 +33,7 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_callback, build_tuner
+from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
@@ -173,6 +174,9 @@ def _stretch(
     steering.begin(scheduler, searcher.proposer)
     searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
     callback = build_callback(spec, run_dir, recorder, scheduler, searcher, steering)
+    finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
+    searcher.afterwards = lambda busy: "finished" if steering.pausing else finals.ask(busy)
+    callback.on_left, steering.finals = finals.left, finals
     tuner = build_tuner(
         spec,
         prepared,
@@ -218,7 +222,8 @@ def _keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
 
     def on_row(row: Row) -> None:
         if row["kind"] == "end" and row["status"] == "completed":
-            keep.settle({t.trial_id: t.objective for t in view.trials.values() if t.objective is not None})
+            candidates = (t for t in view.trials.values() if t.confirms is None)
+            keep.settle({t.trial_id: t.objective for t in candidates if t.objective is not None})
 
     return on_row
 

@@ -34,6 +34,12 @@ def describe(row: Row, view: RunView) -> str | None:
         what = " ".join(p for p in (row["command"], row["trial_id"], short_config(settings)) if p)
         word = "accepted" if row["accepted"] else "refused"
         return f"command {word}: {what} who={row['who']}: {row['answer']}"
+    if kind == "finalists":
+        chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
+        return f"finalists: {chosen}; scored on {parts}"
+    if kind == "score":
+        found = " ".join(f"{metric}={_short(m['value'])}" for metric, m in row["metrics"].items())
+        return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
@@ -58,6 +64,9 @@ def describe(row: Row, view: RunView) -> str | None:
         ahead = f" leader={leader.trial_id} ({leader.objective:.4f})" if leader is not None else ""
         return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{ahead}"
     return None
+
+
+_FINALISTS = (("chosen", "trial_id"), ("parts", "name"))
 
 
 class Progress:
@@ -97,7 +106,7 @@ class Progress:
         return Group(self._headline(), self._leader(), self._running(), self._recent())
 
     def _headline(self) -> Text:
-        counts = Counter(t.status for t in self._view.trials.values())
+        counts = Counter(t.status for t in self._view.trials.values() if t.confirms is None)
         done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
         planned = self._view.planned_trials
         total = "?" if planned is None else str(planned)
@@ -108,6 +117,9 @@ class Progress:
         saved = _saved_share(list(self._view.trials.values()))
         if saved > 0:
             text.append(f"  {saved:.0%} of the compute saved so far", style="green")
+        if self._view.finalists is not None:
+            seeds = sum(t.confirms is not None for t in self._view.trials.values())
+            text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
         if self._view.paused:
             text.append("  paused", style="cyan")
         began = self._view.sessions[-1][0] if self._view.sessions else time.time()

@@ -16,6 +16,7 @@ from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.finals import check_finals
 from sweepft.recorder import Ledger, RunView, iter_ledger
 from sweepft.spec import SweepSpec, from_dict, load
 from sweepft.tuner.recorder import Recorder
@@ -24,7 +25,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate"),
 )
 
 
@@ -57,13 +58,14 @@ def resume_sweep(
             )
         spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
         _comparable(view.spec, spec)
+        check_finals(spec)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
         begin_again(spec, prepared, recorder)
         searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
         again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
-        done = len(view.trials) - again - parked
+        done = sum(t.confirms is None for t in view.trials.values()) - again - parked
         words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
         console.print(f"resuming {spec.name}: {words}", highlight=False)
         return conduct(

@@ -11,6 +11,7 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
+from sweepft.launch.finals import check_finals
 from sweepft.launch.folder import make_run_folder, sweep_row
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
@@ -34,6 +35,7 @@ def run_sweep(
         console: Where progress is shown.
     Raises:
         SpecError: If the spec needs a package that is not installed.
+        EvaluateError: If a benchmark task, or its data, cannot be had.
         DataError: If the data cannot be used.
         HistoryError: If what ``early_stop.history`` names cannot be used.
         ResourceError: If not even one trial fits.
@@ -42,6 +44,7 @@ def run_sweep(
     """
     console = console or Console()
     check_packages(spec)
+    check_finals(spec)
     out = out.resolve()
     history = earlier_sweeps(spec)
     make_run_folder(out, spec)

@@ -55,7 +55,7 @@ def disk_uses(
     uses.append(DiskUse("ledger", round(trials * steps * _STEP_BYTES), stays=True))
     if shape is not None:
         p, weight = shape.parameters, 2 if spec.train.precision == "bf16" else 4
-        kept = spec.keep.top + spec.keep.random
+        kept = spec.kept.top + spec.kept.random
         if kept:
             uses.append(
                 DiskUse(f"weights of the best ({kept} + 1 being written)", (kept + 1) * weight * p, True)

@@ -115,7 +115,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         self.verdicts: list[Verdict] = []
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to end this trial; judged when its last report is the first to reach a window."""
+        """Whether to end this trial; judged when its last report reaches a window, and by some rules after it."""
         points = _points(trial)
         if not points or points[-1].progress < self._min_progress:
             return False
@@ -124,18 +124,21 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         name = str(trial.number)
         probe.take(name, _report(points[:-1]))
         bad = _bad(points[-1], trial)
-        if bad is None and not probe.take(name, _report(points[-1:])):
-            return False
-        referee = self._rebuild(study, trial, probe.cohort.mode)
-        referee.take(name, _report(points[:-1]))
-        last = referee.take(name, _report(points[-1:]))
         if bad is not None:
             return True
-        verdict = referee.judge(name, last[-1])
-        self.verdicts.append(verdict)
+        reached = probe.take(name, _report(points[-1:]))
+        seen = list(probe.cohort.trials[name].snapshots)
+        again = self._rule.rejudges and trial.number not in self._condemned
+        if not seen or not (reached or again):
+            return False
+        referee = self._rebuild(study, trial, probe.cohort.mode)
+        referee.take(name, _report(points))
+        verdict = referee.judge(name, seen[-1])
+        if reached or verdict.action != "continue":
+            self.verdicts.append(verdict)
         if verdict.action in ("stop", "audit"):
             self._chances[trial.number] = verdict.p_good
-            self._condemned[trial.number] = last[-1].name
+            self._condemned[trial.number] = seen[-1].name
         return verdict.ends_trial
 
     def _rebuild(self, study: optuna.Study, own: FrozenTrial, mode: Any) -> Referee:

@@ -23,8 +23,10 @@ __all__ = [
     "EndRow",
     "EvalRow",
     "FaultRow",
+    "FinalistsRow",
     "FinishRow",
     "Row",
+    "ScoreRow",
     "StartRow",
     "StepsRow",
     "SweepRow",
@@ -74,7 +76,10 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A proposed configuration: ``config`` has the swept keys, ``effective`` the whole train section."""
+    """A proposed configuration: ``config`` has the swept keys, ``effective`` the whole train section.
+
+    ``confirms`` names the trial whose configuration it trains again with a fresh seed (origin ``confirm``), else None.
+    """
 
     trial_id: str
     number: int
@@ -84,6 +89,7 @@ class TrialRow:
     planned_steps: int
     warmup_steps: int
     study_number: int | None = None
+    confirms: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,44 @@ class CommandRow:
 
 
 @dataclass(frozen=True)
+class FinalistsRow:
+    """Whom the search leaves to be scored, and on what. A later one replaces it.
+
+    ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``), ``parts`` has ``{what, name, digest}``, where ``what``
+    is ``test`` (a sealed set), ``task``, ``judge``, or ``held_out``, on which the base model alone is scored;
+    ``rank_by`` is the weight of each thing that orders them.
+    """
+
+    chosen: list[dict[str, Any]]
+    parts: list[dict[str, Any]]
+    rank_by: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A trial's kept weights, or the base model (``trial_id`` None), scored on one test set or task.
+
+    ``metrics`` holds ``{metric: {value, stderr, higher_is_better}}``, ``parts`` the same by task of a group; ``file``
+    in the run folder has the results item by item, ``file_digest`` its SHA-256. ``reason`` says why there is no score.
+    """
+
+    trial_id: str | None
+    what: str
+    name: str
+    digest: str
+    metrics: dict[str, Any]
+    parts: dict[str, Any] = field(default_factory=dict)
+    items: int = 0
+    version: str | None = None
+    num_fewshot: int | None = None
+    file: str | None = None
+    file_digest: str | None = None
+    slot: int | str | None = None
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class FinishRow:
     """The driver is done with the sweep: ``finished | interrupted | limit | failed``, or waits: ``paused``."""
 
@@ -225,11 +269,13 @@ KINDS: Final[dict[str, type]] = {
     "end": EndRow,
     "cost": CostRow,
     "fault": FaultRow,
+    "finalists": FinalistsRow,
+    "score": ScoreRow,
     "command": CommandRow,
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "command", "finish"})
+DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "command", "finalists", "score", "finish"})
 """Kinds that are on disk (fsync) before `Ledger.append` returns."""
 
 TEXT_FIELDS: Final = frozenset(
@@ -259,6 +305,7 @@ TEXT_FIELDS: Final = frozenset(
         ),
         *("reason", "status", "phase", "error", "message"),
         *("command_id", "arguments", "who", "answer"),
+        *("confirms", "chosen", "what", "digest", "file", "file_digest", "version"),
     }
 )
 """Fields a reader leaves as written: there the text ``"nan"`` is a text, elsewhere it is the number."""

@@ -53,7 +53,7 @@ class TrialView:
     """One trial as it stands.
 
     Attributes:
-        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number: From `trial`.
+        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number, confirms: From `trial`.
         budget_samples: Budget of the sweep, which `reach` divides by.
         status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``parked``.
         reason: Why it ended or was parked, or None.
@@ -79,6 +79,7 @@ class TrialView:
     planned_steps: int = 0
     warmup_steps: int = 0
     study_number: int | None = None
+    confirms: str | None = None
     budget_samples: int = 0
     status: str = "running"
     reason: str | None = None

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from sweepft.recorder.finalists import all_scored, finalists
 from sweepft.recorder.ledger import iter_ledger, ledger_path
 from sweepft.recorder.lock import Owner, current_writer
 from sweepft.recorder.rows import Row
@@ -40,6 +41,8 @@ class RunView:
         faults: All `fault` rows, those of no trial too.
         costs: All `cost` rows.
         commands: All `command` rows.
+        finalists: The `finalists` row in force, or None before the search is over.
+        scores: The last `score` row by trial_id (None: the base model) and name of test set or task.
         writer: Who was writing when the ledger was loaded, or None.
         rows: Rows folded.
         first_time, last_time: Unix seconds of the first and last row.
@@ -53,6 +56,8 @@ class RunView:
     faults: list[Row] = field(default_factory=list)
     costs: list[Row] = field(default_factory=list)
     commands: list[Row] = field(default_factory=list)
+    finalists: Row | None = None
+    scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
     writer: Owner | None = None
     rows: int = 0
     first_time: float = 0.0
@@ -155,6 +160,10 @@ class RunView:
             self.faults.append(row)
         elif kind == "command":
             self.commands.append(row)
+        elif kind == "finalists":
+            self.finalists = row
+        elif kind == "score":
+            self.scores[row["trial_id"], row["name"]] = row
         trial = self.trials.get(row.get("trial_id") or "")
         if trial is not None and kind != "trial":
             trial.apply(row)
@@ -171,13 +180,17 @@ class RunView:
     def ranking(self) -> list[Ranked]:
         """Completed trials by objective, best first, ranked 1..n; then all others, unranked, farthest first.
 
-        A completed trial whose objective is not finite is not ranked. Ties stand in order of proposal.
+        A completed trial whose objective is not finite is not ranked, nor is one that confirms another. Ties stand in
+        order of proposal.
         """
         ranked: list[TrialView] = []
         others: list[TrialView] = []
         for trial in self.trials.values():
             known = (
-                trial.status == "completed" and trial.objective is not None and math.isfinite(trial.objective)
+                trial.status == "completed"
+                and trial.confirms is None
+                and trial.objective is not None
+                and math.isfinite(trial.objective)
             )
             (ranked if known else others).append(trial)
         ranked.sort(key=lambda t: (t.objective, t.number))
@@ -186,7 +199,10 @@ class RunView:
 
     @property
     def best(self) -> TrialView | None:
-        """The first of the ranking, or None when no trial has completed."""
+        """The winner: of scored finalists the first by ``rank_by``, else the first of the ranking; None without any."""
+        chosen = finalists(self)
+        if chosen and any(f.standing is not None for f in chosen) and all_scored(self):
+            return chosen[0].trial
         first = next(iter(self.ranking()), None)
         return first.trial if first is not None and first.rank == 1 else None
 
@@ -210,6 +226,7 @@ class RunView:
             planned_steps=row.get("planned_steps", 0),
             warmup_steps=row.get("warmup_steps", 0),
             study_number=row.get("study_number"),
+            confirms=row.get("confirms"),
             budget_samples=self.budget_samples,
             proposed=row.get("time", 0.0),
         )

@@ -10,7 +10,7 @@ from sweepft.replay.curves import Run, Study
 from sweepft.replay.engine import Decision
 from sweepft.rules import Referee
 
-__all__ = ["OracleJudge", "RandomJudge", "RefereeJudge"]
+__all__ = ["ForesightJudge", "OracleJudge", "RandomJudge", "RefereeJudge"]
 
 
 class _NoPauses:
@@ -114,3 +114,40 @@ class OracleJudge(RandomJudge):
     def reason(self, run_id: str) -> str:
         """Hindsight."""
         return "not the best, in hindsight"
+
+
+class ForesightJudge(_NoPauses):
+    """Knows how each run that has come to its window will end, but nothing of runs to come: what any rule could save.
+
+    Args:
+        study: The runs.
+        window: Share of the budget that a run must show before its end is foreseen.
+        keep: At each report from there on, a run is stopped once so many better ones are known.
+    """
+
+    def __init__(self, study: Study, *, window: float, keep: int = 1) -> None:
+        self._mark, self._keep = window * study.budget, keep
+        self._values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
+        self._known: dict[str, float] = {}
+
+    def marks(self, study: Study) -> Sequence[float]:
+        """Its window."""
+        return [self._mark]
+
+    def start(self, run: Run) -> None:
+        """Nothing to note."""
+
+    def report(self, run: Run, start: int, stop: int) -> Decision:
+        """Stop a run that enough others are known to beat."""
+        if run.progress[stop - 1] < self._mark - 1e-9:
+            return "continue"
+        own = self._known[run.run_id] = self._values[run.run_id]
+        return "stop" if sum(v > own for v in self._known.values()) >= self._keep else "continue"
+
+    def finish(self, run: Run, start: int) -> None:
+        """Its end is known."""
+        self._known[run.run_id] = self._values[run.run_id]
+
+    def reason(self, run_id: str) -> str:
+        """Foresight."""
+        return "beaten, as foreseen, by enough of the runs seen by then"

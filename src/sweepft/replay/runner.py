@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -9,16 +10,18 @@ from typing import Any, Final
 from sweepft.replay.calibrate import sample
 from sweepft.replay.curves import Study
 from sweepft.replay.engine import Judge, Outcome, replay_study
-from sweepft.replay.judges import OracleJudge, RandomJudge, RefereeJudge
+from sweepft.replay.judges import ForesightJudge, OracleJudge, RandomJudge, RefereeJudge
 from sweepft.replay.score import Score, mean_scores, score_outcome
 from sweepft.rules import RULES, History, HistoryLike, Referee, make_rule, read_history
 from sweepft.rules.windows import WindowSpec
 
-__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "replay_all"]
+__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "makespan", "replay_all"]
 
 OTHERS: Final = (
     "random",
     "oracle",
+    "foresight",
+    "foresight-good",
     "asha4",
     "ray-asha",
     "ray-asha4",
@@ -138,6 +141,9 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
         return RandomJudge(study, share=0.6, window=0.1, seed=settings.seed + order)
     if name == "oracle":
         return OracleJudge(study, window=0.1)
+    if name in ("foresight", "foresight-good"):
+        good = max(1, math.ceil(settings.good * len(study.runs) - 1e-9))
+        return ForesightJudge(study, window=0.05, keep=good if name == "foresight-good" else 1)
     if name.startswith("ray-"):
         from sweepft.replay.ray_judges import make_ray_judge
 
@@ -167,7 +173,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
     for order in range(orders):
         picked = sample(study, runs, settings.seed + order) if settings.shuffle else study
         indices = range(len(picked.runs))
-        full = _makespan(picked, settings.slots)
+        full = makespan(picked, settings.slots)
         for rule in rules:
             judge = make_judge(rule, picked, settings, order)
             outcome = replay_study(picked, judge, slots=settings.slots, order=indices)
@@ -182,7 +188,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
     ]
 
 
-def _makespan(study: Study, slots: int) -> float:
+def makespan(study: Study, slots: int) -> float:
     """The sweep's time when nothing is stopped."""
     free = [0.0] * slots
     for run in study.runs:

@@ -21,6 +21,7 @@ from sweepft.replay.events import read_scalars
 from sweepft.replay.tables import frame_to_studies, read_table
 from sweepft.rules import History, Referee, Verdict, make_rule, replay_rows
 from sweepft.rules.audit import audit_rate
+from sweepft.rules.candidates import candidates
 
 __all__ = ["live_verdicts", "read_source", "rows_to_study"]
 
@@ -73,7 +74,7 @@ def rows_to_study(rows: Sequence[Mapping[str, Any]], *, name: str, source: str) 
     """
     budget, trials, ends = 0.0, {}, {}
     points: dict[str, dict[int, dict[str, float]]] = {}
-    for row in rows:
+    for row in candidates(rows):
         kind = row["kind"]
         if kind == "sweep":
             budget = float(row["budget_samples"])

@@ -18,17 +18,25 @@ EDGE_SHARE = 0.05
 """A value this near to the end of a range (as a share of it, on its own scale) sits on the edge."""
 
 
-def answer(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def answer(
+    view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Winner, runner-up, difference and warnings; ``winner`` is None while no trial has completed.
 
     Returns:
-        ``winner``, ``runner_up``: ``{trial_id, config, objective, stderr, held_out}`` or None;
+        ``winner``, ``runner_up``: ``{trial_id, config, objective, stderr, held_out}`` or None, of the finalists where
+        these are scored; ``by``: what they are first and second by; ``confirmed``: the winner's held-out loss over
+        fresh seeds, or None;
         ``difference``: ``{value, stderr, clear, text}`` (runner-up minus winner, nats per target token;
         ``clear`` when it exceeds 1.96 unpaired standard errors, None when those are unknown);
         ``within_noise``: trial ids that are no more than 1.96 unpaired standard errors behind; ``edges``;
         ``headline``.
     """
     ranked = [t for t in trials if t["rank"] is not None]
+    decided = _decided(view, finals)
+    if decided:
+        order = [row["trial_id"] for row in decided["rows"]]
+        ranked.sort(key=lambda t: order.index(t["trial_id"]) if t["trial_id"] in order else len(order))
     first, second = (_brief(t) for t in (*ranked[:2], None, None)[:2])
     if first is None:
         return {
@@ -37,18 +45,49 @@ def answer(view: RunView, trials: list[dict[str, Any]]) -> dict[str, Any]:
             "difference": None,
             "within_noise": [],
             "edges": [],
+            "by": "objective",
+            "confirmed": None,
             "headline": "No trial has completed the full budget yet: there is no winner.",
         }
+    if decided and (len(decided["rows"]) < 2 or decided["rows"][1]["place"] is None):
+        second = None  # the next one was not scored
     difference = difference_of(first, second) if second is not None else None
     close = [t["trial_id"] for t in ranked[1:] if difference_of(first, _brief(t) or {})["clear"] is False]
+    headline = _headline(first, difference, len(ranked), len(trials))
+    if decided:
+        close = []
+        if decided["by"] != "objective" or decided["rows"][0]["confirmed"]:
+            difference = decided["difference"]
+        headline = _finals_headline(decided, difference)
     return {
         "winner": first,
         "runner_up": second,
         "difference": difference,
         "within_noise": close,
         "edges": edge_warnings(view, first["config"]),
-        "headline": _headline(first, difference, len(ranked), len(trials)),
+        "by": decided["by"] if decided else "objective",
+        "confirmed": decided["rows"][0]["confirmed"] if decided else None,
+        "headline": headline,
     }
+
+
+def _decided(view: RunView, finals: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The finalists, once they decide: the view's winner is the first of them."""
+    if not finals or not finals["rows"] or finals["rows"][0]["place"] is None or view.best is None:
+        return None
+    over = finals["rows"][0]["trial_id"] == view.best.trial_id and not finals["open"]
+    return finals if over else None
+
+
+def _finals_headline(finals: dict[str, Any], difference: dict[str, Any] | None) -> str:
+    text = f"{finals['rows'][0]['trial_id']} is first of {len(finals['rows'])} finalists by {finals['by']}"
+    if difference is None:
+        return text + ": nothing to compare it with."
+    if difference["clear"] is None:
+        return text + "."
+    if difference["clear"]:
+        return text + ", ahead by more than the noise."
+    return text + ", but the runner-up is within the noise."
 
 
 def edge_warnings(view: RunView, config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def _course(view: RunView, cost: dict[str, Any]) -> list[list[Any]]:
     """Rows ``[hours held, best objective, trial_id]``: hours of all slots (times their GPUs) up to each new best."""
     wall = cost["wall_seconds"]
     held = cost["capacity"] / wall / 3600 if wall > 0 else 0.0
-    ended = [t for t in view.trials.values() if t.objective is not None and t.ended is not None]
+    ended = [r.trial for r in view.ranking() if r.rank is not None and r.trial.ended is not None]
     best, rows = math.inf, []
     for trial in sorted(ended, key=lambda t: t.ended or 0.0):
         if trial.objective is not None and trial.objective < best:

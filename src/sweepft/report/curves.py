@@ -24,6 +24,9 @@ MOST_POINTS: Final = 300
 LEADERS: Final = 12
 """So many of the first trials keep `MOST_POINTS` in however large a sweep: they are the ones looked at."""
 
+_TOLD_TOGETHER: Final = 0.2
+"""Seconds within which rows of one result are written."""
+
 
 def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[dict[str, Any]]:
     """Thinned curves, evaluations and verdicts, one entry a trial in the given order.
@@ -48,6 +51,7 @@ def waits(view: RunView) -> list[list[Any]]:
         for attempt in trial.attempts:
             tries.setdefault(str(attempt.slot), []).append(attempt)
     found = []
+    told_last: dict[str, tuple[float, float]] = {}  # by slot: when, and how many seconds up to then
     for row in view.costs:
         if row.get("trial_id") is not None or row.get("slot") is None or not row["seconds"] > 0:
             continue
@@ -56,7 +60,11 @@ def waits(view: RunView) -> list[list[Any]]:
         under_way = [
             a.started for a in tries.get(str(row["slot"]), ()) if a.started <= told <= a.last + slack
         ]
-        end = max(under_way, default=told) - view.first_time
+        # The phases of an exam, and the wait before it, are told together: one ends where the other began.
+        before, spent = told_last.get(str(row["slot"]), (0.0, 0.0))
+        spent = spent if told - before < _TOLD_TOGETHER else 0.0
+        told_last[str(row["slot"])] = (told, spent + row["seconds"])
+        end = max(under_way, default=told - spent) - view.first_time
         start = max(0.0, end - row["seconds"])
         found.append([row["phase"], str(row["slot"]), round(start, 2), round(end, 2)])
     return found

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sweepft.recorder import RunView
 from sweepft.report.answer import answer
 from sweepft.report.cost import cost_summary
+from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import recipe_findings
 from sweepft.report.importance import importances
 from sweepft.report.signals import early_signals
@@ -38,6 +39,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
     signals = early_signals(view, trials, windows)
     space = (view.spec.get("search") or {}).get("space") or {}
     ranked = [t for t in trials if t["rank"] is not None]
+    finals = finalists_summary(view)
     summary = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "sweepft_version": view.header.get("sweepft_version"),
@@ -52,7 +54,8 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
         "windows": windows,
         "swept": swept_keys(view),
         "counts": dict(Counter(t["status"] for t in trials)),
-        "answer": answer(view, trials),
+        "answer": answer(view, trials, finals),
+        "finalists": finals,
         "cost": cost_summary(view, trials, price),
         "stops": stop_summary(view, trials),
         "signals": signals,
@@ -70,7 +73,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
             for c in view.commands
         ],
         "provenance": _provenance(view),
-        "not_measured": _not_measured(view, trials),
+        "not_measured": _not_measured(view, trials, finals),
         "trials": trials,
     }
     cleaned: dict[str, Any] = finite(summary)
@@ -95,17 +98,20 @@ def _provenance(view: RunView) -> dict[str, Any]:
     return {"spec": view.spec, **{k: latest.get(k) for k in keys}, "resumes": resumes}
 
 
-def _not_measured(view: RunView, trials: list[dict[str, Any]]) -> list[str]:
+def _not_measured(view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None) -> list[str]:
     """What a reader might think was measured, and was not."""
     missing = []
-    seeds = {str(t.effective.get("seed")) for t in view.trials.values()}
-    if len(seeds) <= 1:
+    parts = {c["what"] for c in (finals or {"columns": ()})["columns"]}
+    seeds = {str(t.effective.get("seed")) for t in view.trials.values() if t.confirms is None}
+    if any(t.confirms for t in view.trials.values()):
+        missing.append("Seed noise of trials that were not confirmed: they were trained with one seed.")
+    elif len(seeds) <= 1:
         missing.append("Seed noise: every configuration was trained with one seed.")
     missing.append(
         "Paired differences: held-out losses are recorded per set, not per sample; differences between trials are "
         "judged with unpaired standard errors, which overstate the held-out noise."
     )
-    if (view.spec.get("data") or {}).get("test"):
+    if (view.spec.get("data") or {}).get("test") and "test" not in parts:
         missing.append("The sealed test sets: they were not read.")
     stops = [t for t in trials if t["status"] == "stopped"]
     if stops and not any(t["audited"] for t in trials):
@@ -113,5 +119,6 @@ def _not_measured(view: RunView, trials: list[dict[str, Any]]) -> list[str]:
     sets = {name for t in trials for name in t["held_out"]}
     if len(sets) == 1:
         missing.append("Forgetting: no held-out set besides the one that decides.")
-    missing.append("Benchmarks and downstream tasks.")
+    if "task" not in parts:
+        missing.append("Benchmarks and downstream tasks.")
     return missing

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.recorder import RunView
+from sweepft.report.final_tables import finalist_cells, finalists_markdown
 from sweepft.report.summary import summarise
 from sweepft.report.words import duration, money, number, one_line, percent, said, shorten
 
@@ -34,7 +35,7 @@ CSV_COLUMNS = (
     ),
     *("stop_window", "reason", "seconds", "origin"),
 )
-"""The fixed columns; swept settings follow by their key, then ``held_out.<set>`` losses at full budget."""
+"""The fixed columns. Swept settings follow by their key, then ``held_out.<set>`` losses, then finalists' scores."""
 
 STYLES = {
     "completed": "blue",
@@ -58,12 +59,15 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["held_out"]))
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
-    write.writerow(_cell(c) for c in (*CSV_COLUMNS, *swept.values(), *(f"held_out.{s}" for s in sets)))
+    finals = finalist_cells(summary)
+    heads = (*CSV_COLUMNS, *swept.values(), *(f"held_out.{s}" for s in sets), *finals.columns)
+    write.writerow(_cell(c) for c in heads)
     for t in summary["trials"]:
         fixed = {**t, "stop_window": (t["stop"] or {}).get("window")}
         cells = [fixed[c] for c in CSV_COLUMNS]
         cells += [t["config"].get(k) for k in swept]
         cells += [(t["held_out"].get(s) or {}).get("loss") for s in sets]
+        cells += finals.of(t["trial_id"])
         write.writerow(_cell(c) for c in cells)
     return out.getvalue()
 
@@ -82,7 +86,8 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         ]
         if a["runner_up"]:
             noise = f" ± {a['difference']['stderr']:.4f}" if a["difference"]["stderr"] is not None else ""
-            behind = f"{a['difference']['value']:.4f}{noise} behind, {a['difference']['text']}"
+            by = "" if a["by"] == "objective" else f" by {_md(a['by'])}"
+            behind = f"{a['difference']['value']:.4f}{noise} behind{by}, {a['difference']['text']}"
             lines.append(f"- **Runner-up** {_md(a['runner_up']['trial_id'])}: {behind}")
     counts = ", ".join(f"{n} {status}" for status, n in summary["counts"].items()) or "none"
     unit = "GPU" if c["unit"] == "gpu_seconds" else "slot"
@@ -102,6 +107,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         good, audited = audits["good"] + past["good"], audits["finished"] + past["audited"]
         wrong = f"{good} of {audited} audited{pooled} ({interval}), {audits['status']}"
     lines += [f"- **Wrong stops** {wrong}", *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
+    lines += finalists_markdown(summary, _md)
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [
         f"- {f['claim']} ({_md(f['metric'])}) **{f['verdict']}**. {f['text']}" for f in summary["findings"]

@@ -94,6 +94,7 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "rank": rank,
         "status": trial.status,
         "origin": trial.origin,
+        "confirms": trial.confirms,
         "config": trial.config,
         "objective": trial.objective,
         "objective_stderr": objective_stderr(view, sets) if sets else None,

@@ -23,6 +23,7 @@ class AshaRule:
     """
 
     name = "asha"
+    rejudges = False
 
     def __init__(self, eta: float = 3.0) -> None:
         self.eta = eta

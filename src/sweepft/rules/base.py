@@ -23,6 +23,11 @@ class Rule(Protocol):
         """The rule's name in verdicts and reports."""
         ...
 
+    @property
+    def rejudges(self) -> bool:
+        """Whether a trial is judged again at every report after a window, as its peers become known."""
+        ...
+
     def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
         """Judge a trial at a window; its snapshot there is in ``trial.snapshots[window]``."""
         ...
@@ -36,6 +41,7 @@ class NoRule:
     """Condemns nobody: only the guards act."""
 
     name = "none"
+    rejudges = False
 
     def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
         """Never condemned."""

@@ -7,8 +7,8 @@ condemned together, now and earlier, hold no more than a *level* of the good one
 
 Where the level comes from decides what may be claimed:
 
-- ``heuristic``: 2.5 times the ``false_stop`` asked for (on the fine-tuning curves it was chosen on, that part of
-  the modelled loss came true); nothing is certified;
+- ``heuristic``: about three times the ``false_stop`` asked for (0.32 for 0.10: on the fine-tuning curves it was chosen
+  on, a third of the modelled loss came true); nothing is certified;
 - ``history``: fixed by conformal risk control on replays of earlier sweeps: a new sweep like those loses no more
   than ``false_stop`` of its good trials on average;
 - ``conformal``: in a sweep with enough good trials of its own, run in full or audited: a good trial is condemned
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from sweepft.rules.audit import audit_weight
 from sweepft.rules.cohort import Cohort, TrialRecord
+from sweepft.rules.curve import Snapshot
 from sweepft.rules.fit import fit_weights, rank_correlation
 from sweepft.rules.normal import cdf, normal_scores, quantile
 from sweepft.rules.signals import SIGNALS, signal_table
@@ -37,11 +38,13 @@ __all__ = ["DEFAULT_WEIGHTS", "CalibratedRule", "Calibration"]
 
 Floats = NDArray[np.float64]
 
-DEFAULT_WEIGHTS: Final = (1.0, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
+DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
 _STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
 _RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.80, 0.88, 0.94, 0.97))
-_RANK_NOISE: Final = 1.57  # n * variance of a normal score known by its rank among n (pi/2 at the median)
-_SLACK: Final = 2.5
+_RANK_NOISE: Final = (
+    3.0  # n * variance: of a normal score known by its rank among n, and of the good ones' edge
+)
+_SLACK: Final = 3.7  # level 0.32 at a false stop of 0.10, and never 1
 _TRUST: Final = 4.0  # finished trials that the prior correlation is worth
 _PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
 _SAMPLE: Final = 200  # peers looked at, so that a verdict's cost does not grow with the sweep
@@ -119,6 +122,7 @@ class CalibratedRule:
     """
 
     name = "calibrated"
+    rejudges = True
 
     def __init__(
         self,
@@ -161,8 +165,6 @@ class CalibratedRule:
             return Judgement(False, reason, evidence={"peers": peers})
         view = self._view(cohort, trial, chosen)
         basis, level = self._level_in_force(cohort)
-        # One as likely as any newcomer is never condemned, however much of the level is left.
-        condemned = view.mass <= level and view.p_good < self.good
         evidence = {
             "compared_at": chosen.name,
             "peers": view.peers,
@@ -179,7 +181,9 @@ class CalibratedRule:
             f" {chosen.name}; it and all less likely ones hold {100 * view.mass:.1f}% of the chances, {word} the"
             f" {100 * level:.1f}% allowed ({basis})"
         )
-        return Judgement(condemned, reason, view.p_good, evidence, basis != "heuristic", score=view.mass)
+        return Judgement(
+            view.mass <= level, reason, view.p_good, evidence, basis != "heuristic", score=view.mass
+        )
 
     def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
         """Probability of each of these trials to end in the best ``good`` share, as known now.
@@ -268,17 +272,18 @@ class CalibratedRule:
     def _later_objectives(
         self, cohort: Cohort, window: Window, names: Sequence[str]
     ) -> tuple[list[int], Floats]:
-        """Positions and objectives (larger is better) of trials at the latest window that 4 or more have reached.
+        """Positions of trials at the latest window that 4 or more have reached, and their mean objectives (larger is
+        better) since this one.
 
         They come before any trial ends, and show already whether an order holds and which signals foretell it.
         """
         ahead = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
         for after in sorted(ahead, key=lambda w: -w.value):
-            at = cohort.at(after)
-            both = [i for i, n in enumerate(names) if n in at][-_FINISHED:]
-            values = np.array([cohort.sign * at[names[i]].metric for i in both])
-            if len(both) >= 4 and np.isfinite(values).all():
-                return both, values
+            here, there = cohort.at(window), cohort.at(after)
+            both = [i for i, n in enumerate(names) if n in there and _gained(here[n], there[n]) > 0]
+            if len(both) >= 4:
+                both = both[-_FINISHED:]
+                return both, np.array([cohort.sign * _since(here[names[i]], there[names[i]]) for i in both])
         return [], np.empty(0)
 
     def _steadiness(self, cohort: Cohort, window: Window, names: Sequence[str], scores: Floats) -> Floats:
@@ -308,7 +313,7 @@ class CalibratedRule:
             return "conformal", own
         if self.calibration is not None:
             return "history", self.calibration.level
-        return "heuristic", _SLACK * self.false_stop
+        return "heuristic", 1.0 - (1.0 - self.false_stop) ** _SLACK
 
     def _conformal_level(self, cohort: Cohort) -> float | None:
         """The largest level at which a good trial is condemned with probability ``false_stop`` at most.
@@ -369,3 +374,14 @@ def _correlation(a: Floats, b: Floats) -> float:
     a, b = a - a.mean(), b - b.mean()
     norm = math.sqrt(float(a @ a) * float(b @ b))
     return float(a @ b) / norm if norm > 1e-12 else 0.0
+
+
+def _gained(before: Snapshot, after: Snapshot) -> float:
+    """Weight of the objectives reported between two snapshots."""
+    return after.metric_weight - before.metric_weight
+
+
+def _since(before: Snapshot, after: Snapshot) -> float:
+    """Mean of the objectives reported between two snapshots."""
+    earlier = before.mean_metric * before.metric_weight if before.metric_weight > 0 else 0.0
+    return (after.mean_metric * after.metric_weight - earlier) / _gained(before, after)

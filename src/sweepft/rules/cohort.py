@@ -38,6 +38,7 @@ class TrialRecord:
         p_condemned: The probability of being good that it had when it was condemned.
         lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
+        judged_on: How many snapshots its windows held when it was last judged; see `Cohort.news`.
         snapshots: By window; a window at which the trial was not eligible has none.
         reached: All windows it has reached, judged there or not.
     """
@@ -52,6 +53,7 @@ class TrialRecord:
     p_condemned: float | None = None
     lowest_score: float | None = None
     warmup_steps: int = 0
+    judged_on: int = 0
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
     reached: set[Window] = field(default_factory=set)
@@ -162,6 +164,17 @@ class Cohort:
         """Trials with a snapshot at the window, in order of arrival."""
         return self._names.get(window, ())
 
+    def news(self, record: TrialRecord) -> bool:
+        """Whether its windows hold noticeably more snapshots than when it was last judged.
+
+        A twentieth more at least: in a large sweep a trial is judged again after each such growth only.
+        """
+        return self.seen(record) > 1.05 * record.judged_on
+
+    def seen(self, record: TrialRecord) -> int:
+        """How many snapshots the windows hold at which this trial has been."""
+        return sum(len(self.at(w)) for w in record.snapshots)
+
     def windows(self) -> Sequence[Window]:
         """Windows at which at least one trial has been."""
         return list(self._at)
@@ -231,6 +244,7 @@ class Cohort:
                 "audited": t.audited,
                 "p_condemned": t.p_condemned,
                 "lowest_score": t.lowest_score,
+                "judged_on": t.judged_on,
                 "warmup_steps": t.warmup_steps,
                 "reached": sorted([w.kind, w.value] for w in t.reached),
                 "curve": t.curve.to_state(),
@@ -258,6 +272,7 @@ class Cohort:
             record.final = row["final"]
             record.condemned_at, record.audited = row["condemned_at"], row["audited"]
             record.p_condemned, record.lowest_score = row["p_condemned"], row["lowest_score"]
+            record.judged_on = row.get("judged_on", 0)
             record.warmup_steps = row["warmup_steps"]
             record.reached = {Window(kind, value) for kind, value in row["reached"]}
             record.curve = Curve.from_state(row["curve"])

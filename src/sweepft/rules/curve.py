@@ -105,6 +105,9 @@ class Snapshot:
         step: Optimizer steps done.
         progress: Value of the time attribute.
         metric: Last held-out objective so far, in its own direction.
+        mean_metric: Mean of all objectives so far, each weighted by its progress: late ones count most, and the
+            noise of one evaluation little.
+        metric_weight: The sum of those weights; 0 without any objective.
         loss: Mean training loss over the last fifth of the progress so far.
         drop: Relative drop of the loss since the start, (start - loss) / |start|.
         slope: Slope of log loss against log progress over the second half (negative: still falling).
@@ -125,6 +128,8 @@ class Snapshot:
     log_grad_norm: float = _NAN
     block_loss: float = _NAN
     data_order: str | None = None
+    mean_metric: float = _NAN
+    metric_weight: float = 0.0
 
     def to_state(self) -> dict[str, Any]:
         """JSON-able fields; NaN becomes None."""
@@ -208,6 +213,11 @@ class Curve:
         seen = np.isfinite(loss)
         if seen.any():
             _read_losses(snap, progress[seen], loss[seen], start)
+        metrics = np.frombuffer(self.metric) if self.metric else np.empty(0)
+        told = np.isfinite(metrics)
+        snap.metric_weight = float(progress[told].sum())
+        if snap.metric_weight > 0:
+            snap.mean_metric = float(progress[told] @ metrics[told] / snap.metric_weight)
         norms = np.frombuffer(self.grad_norm) if self.grad_norm else np.empty(0)
         usable = np.isfinite(norms) & (norms > 0)
         if usable.any():

@@ -7,6 +7,8 @@ selection on the signals leaves comparisons between them fair, while it would be
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float
     Returns:
         (k,) weights; the prior when there are no unequal pairs.
     """
-    i, j = np.triu_indices(len(values), 1)
+    i, j = _pairs(len(values))
     sign = np.sign(values[i] - values[j])
     keep = sign != 0
     delta = (features[i] - features[j])[keep] * sign[keep][:, None]
@@ -49,8 +51,15 @@ def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float
 
 def rank_correlation(scores: Floats, values: Floats) -> float:
     """Correlation of the normal pair behind two rankings: sin(pi/2 * Kendall's tau-a), in [-1, 1]."""
-    i, j = np.triu_indices(len(values), 1)
+    i, j = _pairs(len(values))
     if not len(i):
         return 0.0
     tau = float(np.mean(np.sign(scores[i] - scores[j]) * np.sign(values[i] - values[j])))
     return math.sin(math.pi / 2 * tau)
+
+
+@lru_cache(maxsize=256)
+def _pairs(n: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Positions of all pairs among n."""
+    i, j = np.triu_indices(n, 1)
+    return i, j

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from sweepft.errors import HistoryError
 from sweepft.rules.audit import audit_rate, audit_weight, good_edge
 from sweepft.rules.calibrated import Calibration
+from sweepft.rules.candidates import candidates
 
 __all__ = ["History", "HistoryItem", "HistoryLike", "PastAudits", "read_history"]
 
@@ -166,7 +167,7 @@ def _audits(ledger: Path, source: str, rule: str, good: float, false_stop: float
     header: Mapping[str, Any] | None = None
     condemned: dict[str, bool] = {}  # by trial, whether it is audited (else it was parked)
     finals: dict[str, float] = {}
-    for row in _rows(ledger, source):
+    for row in candidates(_rows(ledger, source)):
         kind, trial = row["kind"], str(row.get("trial_id") or "")
         if kind == "sweep":
             header = header or row

@@ -23,6 +23,7 @@ class MedianRule:
     """
 
     name = "median"
+    rejudges = False
 
     def __init__(self, min_peers: int = 3) -> None:
         self.min_peers = min_peers

@@ -28,6 +28,7 @@ class RecipeRule:
     """
 
     name = "recipe"
+    rejudges = False
 
     def __init__(self, min_peers: int = 3, batch_key: str = "batch_size") -> None:
         self.min_peers = min_peers

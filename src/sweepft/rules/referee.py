@@ -102,6 +102,8 @@ class Referee:
         for window in reached if not over else ():
             if not verdicts or not verdicts[-1].ends_trial:
                 verdicts.append(self._judge(record, window))
+        if not over and not reached and not verdicts:
+            verdicts = self._judge_again(record)
         if verdicts and verdicts[-1].ends_trial:
             self._end(record, verdicts[-1].action)
         self.verdicts += verdicts
@@ -246,6 +248,7 @@ class Referee:
         return [self._verdict(record, None, "guard", "guard", Judgement(True, reason))]
 
     def _judge(self, record: TrialRecord, window: Window) -> Verdict:
+        record.judged_on = self.cohort.seen(record)
         judgement = self.rule.judge(self.cohort, record, window)
         if judgement.score is not None:
             lowest = record.lowest_score
@@ -261,6 +264,18 @@ class Referee:
         record.audited = is_audited(self.seed, record.trial_id, self.audit)
         action: Action = "audit" if record.audited else "park" if self.park else "stop"
         return self._verdict(record, window, action, self.rule.name, judgement)
+
+    def _judge_again(self, record: TrialRecord) -> list[Verdict]:
+        """Between windows: what peers have shown since may condemn a trial; else there is nothing to say.
+
+        One that was condemned before (audited, or parked and brought back) waits for its next window.
+        """
+        if not (self.rule.rejudges and record.snapshots) or record.condemned_at is not None:
+            return []
+        if not self.cohort.news(record):
+            return []
+        verdict = self._judge(record, next(reversed(record.snapshots)))
+        return [verdict] if verdict.action != "continue" else []
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
         if record.trial_id in self._pinned:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sweepft.rules.candidates import candidates
 from sweepft.rules.curve import Report, make_report
 from sweepft.rules.referee import Referee
 from sweepft.rules.verdict import Verdict
@@ -28,7 +29,7 @@ def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Ver
     given = len(referee.verdicts)
     steps: Mapping[str, Any] | None = None
     warmup: dict[str, int] = {}
-    for row in rows:
+    for row in candidates(rows):
         kind = row.get("kind")
         if kind == "eval" and steps is not None and row["trial_id"] == steps["trial_id"]:
             _feed(referee, steps, row, warmup)

@@ -54,17 +54,18 @@ def signal_table(
 ) -> SignalTable:
     """The signals of these trials, which all have a snapshot at the window.
 
-    Loss is compared on equal blocks of samples where all trials share one data order (far less noise), else as
-    the mean over the last fifth of the way so far.
+    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
+    all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
     """
     at = cohort.at(window)
     snaps = [at[n] for n in names]
     orders = {s.data_order for s in snaps}
     paired = None not in orders and len(orders) == 1 and all(math.isfinite(s.block_loss) for s in snaps)
     losses = [s.block_loss if paired else s.loss for s in snaps]
-    batches = [_number(cohort.trials[n].covariate(batch_key)) for n in names]
+    normed = any(math.isfinite(s.log_grad_norm) for s in snaps)
+    batches = [_number(cohort.trials[n].covariate(batch_key)) if normed else math.nan for n in names]
     columns = [
-        normal_scores([cohort.sign * s.metric for s in snaps]),
+        normal_scores([cohort.sign * s.mean_metric for s in snaps]),
         normal_scores([-x for x in losses]),
         normal_scores(-_relative_norms(snaps, np.array(batches))),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from ray.tune.search import Searcher
 
@@ -36,6 +36,8 @@ class OptunaSearcher(Searcher):
         comebacks: Asked when there is nothing new to propose: the parked trials that are worth coming back, best
             first. None where no trial is ever parked. Not pickled.
         may_grow: Whether somebody may ask for more trials as long as one is under way.
+        afterwards: Asked when the search is over (told whether trials of it are still under way): the config of what
+            else is to run, ``wait`` or ``finished``. None where nothing follows. Not pickled.
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class OptunaSearcher(Searcher):
         self.should_stop = should_stop
         self.comebacks: Callable[[], Sequence[str]] | None = None
         self.may_grow = False
+        self.afterwards: Callable[[bool], dict[str, Any] | Literal["wait", "finished"]] | None = None
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "should_stop": None, "comebacks": None}
+        return {**self.__dict__, "should_stop": None, "comebacks": None, "afterwards": None}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -66,12 +69,12 @@ class OptunaSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config, or FINISHED; None while a trial is under way and there may yet be a next one."""
-        if self.should_stop is not None and self.should_stop():
-            return str(Searcher.FINISHED)
-        proposal = self.proposer.ask() or self._come_back()
+        over = self.should_stop is not None and self.should_stop()
+        proposal = None if over else self.proposer.ask() or self._come_back()
         if proposal is None:
-            more = (self.may_grow or self.comebacks is not None) and bool(self.proposals)
-            return None if more else str(Searcher.FINISHED)
+            more = self.may_grow or self.comebacks is not None
+            waits = not over and more and bool(self.proposals)
+            return None if waits else self._after_the_search()
         self.proposals[trial_id] = proposal
         settings = self.proposer.spec.trial_settings(proposal.config)
         return {
@@ -124,6 +127,12 @@ class OptunaSearcher(Searcher):
         worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()
         first = next((trial_id for trial_id in worth if trial_id in self.proposer.parked), None)
         return None if first is None else self.proposer.bring_back(first)
+
+    def _after_the_search(self) -> dict[str, Any] | str | None:
+        follows = "finished" if self.afterwards is None else self.afterwards(bool(self.proposals))
+        if isinstance(follows, dict):
+            return follows
+        return None if follows == "wait" else str(Searcher.FINISHED)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study has a file of its own, and a resumed sweep is a new Tuner."""

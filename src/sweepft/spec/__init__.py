@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
 from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
+from sweepft.spec.evaluate import Confirm, Evaluate, Finalists, HarnessTask
 from sweepft.spec.families import PACKABLE, packing_note
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.judge import MtBench
@@ -43,10 +44,14 @@ __all__ = [
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
+    "Confirm",
     "Curriculum",
     "Data",
     "Dimension",
     "EarlyStop",
+    "Evaluate",
+    "Finalists",
+    "HarnessTask",
     "HeldOut",
     "Keep",
     "Limit",

@@ -347,6 +347,30 @@ def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]
                 yield path, value
 
 
+def _check_rank_by(draft: Draft) -> None:
+    """What orders the finalists is something they are scored on; its metric is checked where the task is read."""
+    evaluate, data = draft.evaluate, draft.data
+    if evaluate is None or data is None:
+        return
+    tests = [test.name for test in data.test]
+    names = [task.name for task in evaluate.each_task()]
+    names += ["mt_bench"] if evaluate.mt_bench is not None else []
+    sets = {*tests, *(held.name for held in data.held_out)}
+    for i, name in enumerate(names):
+        if name in sets:
+            rule = "is the name of a test or held-out set too: their scores would be taken for each other"
+            draft.add(("evaluate", "tasks", i), rule, "give the set in data another name", name)
+    if not names and not tests and evaluate.confirm is None:
+        rule = "has nothing to score: neither tasks, nor confirm, nor data.test"
+        draft.add(("evaluate",), rule, "name tasks, or remove the section")
+    for key in evaluate.weights:
+        known = key == "objective" or any(key == name or key.startswith(f"{name}.") for name in names + tests)
+        if not known:
+            remedy = did_you_mean(key, ["objective", *names, *(f"{test}.loss" for test in tests)])
+            rule = "is neither objective nor one of the tasks or test sets"
+            draft.add(("evaluate", "rank_by"), rule, remedy, key)
+
+
 _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_precision,
     _check_secrets,
@@ -361,6 +385,7 @@ _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_tokens,
     _check_grid,
     _check_wsd,
+    _check_rank_by,
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from sweepft.errors import Problem
+from sweepft.spec.evaluate import Evaluate
 from sweepft.spec.fields import Section
 from sweepft.spec.introspect import sections_in
 from sweepft.spec.problems import paths_of, problems_of
@@ -37,6 +38,7 @@ class Draft:
     search: Search | None = None
     early_stop: EarlyStop | None = None
     resources: Resources | None = None
+    evaluate: Evaluate | None = None
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: KeyPath, rule: str, remedy: str, value: Any = None) -> None:
@@ -64,6 +66,8 @@ def draft(document: Document, root: Path | None) -> Draft:
     for name in ("model", "data", "train", "search", "early_stop", "resources"):
         (section,) = sections_in(SweepSpec.model_fields[name].annotation)
         setattr(result, name, _salvage(section, data.get(name, {}), root))
+    if isinstance(data.get("evaluate"), dict):
+        result.evaluate = _salvage(Evaluate, data["evaluate"], root)
     return result
 
 

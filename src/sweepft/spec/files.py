@@ -32,6 +32,13 @@ def check_files(draft: Draft) -> None:
         _check_model(draft, draft.model)
     if draft.data is not None:
         _check_data(draft, draft.data)
+    if draft.evaluate is not None:
+        for i, folder in enumerate(draft.evaluate.include_path):
+            if not Path(folder).is_dir():
+                remedy = "name a folder of task files; relative paths start from the spec's folder"
+                listed = isinstance(draft.document.data["evaluate"]["include_path"], list)
+                key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
+                draft.add(key, "there is no such folder", remedy, folder)
 
 
 def check_history(draft: Draft) -> None:

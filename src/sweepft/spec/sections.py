@@ -238,8 +238,6 @@ class Train(Section):
     liger: bool = False
     """Whether Liger's kernels compute norms, rotary embeddings and feed-forward parts. Needs GPUs and `pip install
     'sweepft[liger]'`."""
-    compile: bool = False
-    """Whether the model runs through `torch.compile`; minutes at each slot's start."""
     seed: Seed = 0
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
@@ -333,7 +331,7 @@ class Keep(Section):
     top: Annotated[int, Field(ge=0)] = 1
     """Of that many of the best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
-    """Of that many completed trials drawn at random, for an honest comparison later."""
+    """Of that many other completed trials drawn at random, for an honest comparison later."""
 
 
 class Resources(Section):

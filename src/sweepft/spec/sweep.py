@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
 from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, of_data
+from sweepft.spec.evaluate import Evaluate
 from sweepft.spec.fields import Checkpoint, Section, WarmupSteps
 from sweepft.spec.introspect import leaf_fields
 from sweepft.spec.problems import problems_of
@@ -32,7 +33,7 @@ from sweepft.spec.track import Track
 
 __all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "is_sweepable", "plan", "set_dotted"]
 
-_FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
+_FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger")
 
 SWEEPABLE: tuple[str, ...] = (
     *(
@@ -77,6 +78,8 @@ class SweepSpec(Section):
     """What one trial holds, and how many run at once."""
     keep: Keep = Keep()
     """Whose weights are kept."""
+    evaluate: Evaluate | None = None
+    """What the finalists are scored on; by default there are none, and the objective decides."""
     track: Track = Track()
     """Copies of the curves for other tools."""
     checkpoint: Checkpoint = "auto"
@@ -101,6 +104,12 @@ class SweepSpec(Section):
             return TrainSettings.model_validate(data)
         except ValidationError as error:
             raise SpecError(problems_of(error, TrainSettings, data, lambda _: "trial", ("train",))) from None
+
+    @property
+    def kept(self) -> Keep:
+        """Whose weights are kept: as ``keep`` says, and the finalists."""
+        finalists = self.evaluate.finalists if self.evaluate is not None else Keep(top=0)
+        return Keep(top=max(self.keep.top, finalists.top), random=max(self.keep.random, finalists.random))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that validates to an equal spec: all defaults written out, swept fields left open."""

@@ -26,7 +26,7 @@ class KeepPlan:
         folder: The run's ``weights/``.
         tokenizer: Folder of the tokenizer that goes with them.
         top: Best completed trials to keep.
-        random: Completed trials to keep by lot.
+        random: Others to keep by lot.
         seed: Of the lot.
     """
 
@@ -43,9 +43,12 @@ class KeepPlan:
         return trial_id in self.chosen({**known, trial_id: objective})
 
     def chosen(self, objectives: Mapping[str, float]) -> set[str]:
-        """The trials to keep among completed ones, given their objectives (lower is better)."""
-        best = sorted(objectives, key=lambda t: (objectives[t], t))[: self.top]
-        return {*best, *sorted(objectives, key=self._lot)[: self.random]}
+        """The trials to keep among completed ones, given their objectives (lower is better).
+
+        Lots are drawn among those that are not the best. A trial that is not chosen never will be, whoever ends later.
+        """
+        best = set(sorted(objectives, key=lambda t: (objectives[t], t))[: self.top])
+        return best | set(sorted(objectives.keys() - best, key=self._lot)[: self.random])
 
     def settle(self, objectives: Mapping[str, float]) -> None:
         """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part)."""

@@ -19,6 +19,7 @@ from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.errors import PackingMismatch, RankFailed, RankHung, RankOutOfMemory, TrialError
+from sweepft.trainable.exam import Exam
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
 from sweepft.trainable.states import (
@@ -35,6 +36,9 @@ __all__ = ["Slot", "SlotPlan"]
 
 _FIRST_WRITE_SECONDS = 3.0
 """Taken for the time to write a state until one has been written: a trial of a minute then tries."""
+
+_EXAM_PATIENCE = 24.0
+"""Times ``patience`` for one part of an exam: a large benchmark takes hours, and says nothing on its way."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +70,8 @@ class Slot(tune.Trainable):
     """One slot.
 
     Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that goes on after an
-    interruption or comes back from parking, ``reported_samples``.
+    interruption or comes back from parking, ``reported_samples``; ``keep`` when its weights are wanted whatever its
+    loss. With ``exam`` nothing is trained: kept weights are scored (see ``sweepft.trainable.exam``).
     """
 
     def setup(self, config: dict[str, Any], plan: SlotPlan) -> None:
@@ -91,7 +96,7 @@ class Slot(tune.Trainable):
                 return self._advance()
             except TrialError as error:
                 if not self._mend(error):
-                    return self._failure(error)
+                    return self._failure(error) if self._exam is None else self._give_up(self._exam, error)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept here: the ledger is the truth."""
@@ -117,6 +122,8 @@ class Slot(tune.Trainable):
     def _take(self, config: dict[str, Any]) -> None:
         engine = self._plan.engine
         self._trial = TrialPlan.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
+        self._exam = Exam(config["exam"]) if config.get("exam") else None
+        self._keep = bool(config.get("keep"))
         self._points = report_points(engine.budget_samples, engine.windows, self._trial.batch_size)
         reported = config.get("reported_samples", 0)
         self._next = sum(point.samples <= reported for point in self._points)
@@ -137,7 +144,10 @@ class Slot(tune.Trainable):
         self._close_ranks()
         self._begun = False
         again, action = False, "given up"
-        if isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
+        if isinstance(error, RankOutOfMemory) and self._exam is not None:
+            halved = self._exam.halve()
+            again, action = halved is not None, halved or action
+        elif isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
             if self._plan.engine.micro_batch > self._plan.engine.least_micro_batch:
                 again, action = True, self._halve_micro_batch()
         elif isinstance(error, PackingMismatch):
@@ -186,6 +196,10 @@ class Slot(tune.Trainable):
         elif self._at_window:
             self._save()
         assert self._group is not None
+        if self._exam is not None:
+            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience)
+            self._spend("evaluate", scored["seconds"])
+            return self._scored(self._exam, scored)
         point = self._points[self._next]
         chunk = self._group.run(point.samples, self._timeout(point))
         self._spend("train", chunk["seconds"] - chunk["waited"])
@@ -211,6 +225,20 @@ class Slot(tune.Trainable):
             if self._plan.states.policy != "none":
                 self._write_state()
             result["paused"] = True
+        return self._told(result)
+
+    def _scored(self, exam: Exam, fields: dict[str, Any]) -> dict[str, Any]:
+        """The result of one part of an exam."""
+        self._rebuilds = 0
+        faults = list(self._faults)
+        return self._told({"scored": fields, "slot": self._name, "faults": faults, "done": exam.done})
+
+    def _give_up(self, exam: Exam, error: TrialError) -> dict[str, Any]:
+        """A part of an exam cannot be scored; the next one begins on new ranks."""
+        return self._scored(exam, exam.give_up(str(error)))
+
+    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The result with where its time went."""
         now = time.monotonic()
         self._spend("other", max(0.0, now - self._since - sum(self._seconds.values())))
         result["phase_seconds"], self._seconds, self._since = dict(self._seconds), {}, now
@@ -233,7 +261,10 @@ class Slot(tune.Trainable):
         self._spend("switch", self._started["switch_seconds"])
         self._started["from_step"] = 0
         self._begun = True
-        if self._next > 0:
+        if self._exam is not None and self._exam.weights is not None:
+            loaded = self._group.load_weights(self._exam.weights, self._plan.patience)
+            self._spend("switch", loaded["seconds"])
+        elif self._next > 0:
             self._go_back_to(self._points[self._next - 1].samples)
 
     def _go_back_to(self, samples: int) -> None:
@@ -275,7 +306,7 @@ class Slot(tune.Trainable):
         assert self._group is not None
         keep, value = self._plan.keep, result.get("eval_loss")
         name = self._trial.trial_id
-        if value is not None and math.isfinite(value) and keep.wanted(name, value):
+        if value is not None and math.isfinite(value) and (self._keep or keep.wanted(name, value)):
             done = self._group.export(str(Path(keep.folder) / name), keep.tokenizer, self._plan.patience)
             self._spend("export", done["seconds"])
         remove_states(self._states)

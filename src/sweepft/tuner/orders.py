@@ -30,6 +30,9 @@ def refusal(command: Command, view: RunView, spec: SweepSpec, closing: str | Non
         if trial is None:
             there = f"{next(iter(view.trials))} to {list(view.trials)[-1]}" if view.trials else "none yet"
             return _problem(command, "there is no such trial", f"trials: {there}; see sweepft status")
+        if trial.confirms is not None:
+            remedy = f"give the command on a trial of the search, e.g. {trial.confirms}"
+            return _problem(command, f"the trial is a fresh seed of {trial.confirms}", remedy)
     match command.command:
         case "stop" if trial is not None:
             return _ended(command, trial, view)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 from sweepft.data import Prepared
 from sweepft.engine.plan import EnginePlan, HeldOutSet
+from sweepft.evaluate import TaskPlan
 from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.slot import SlotPlan
 from sweepft.trainable.states import StatePlan
 from sweepft.tuner.resources import shape
 
-__all__ = ["keep_plan", "slot_plan", "state_plan"]
+__all__ = ["keep_plan", "slot_plan", "state_plan", "task_plans"]
 
 
 def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
@@ -35,7 +36,6 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         zero_stage=spec.train.zero_stage,
         offload=spec.train.offload,
         liger=spec.train.liger,
-        compiled=spec.train.compile,
         scratch=str(run_dir / "base"),
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),
@@ -65,14 +65,31 @@ def _largest_batch(spec: SweepSpec) -> int:
 
 
 def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
-    """Whose weights this sweep keeps; slots and driver go by the same plan."""
+    """Whose weights this sweep keeps, finalists among them; slots and driver go by the same plan."""
     return KeepPlan(
         folder=str(run_dir / "weights"),
         tokenizer=prepared.tokenizer,
-        top=spec.keep.top,
-        random=spec.keep.random,
+        top=spec.kept.top,
+        random=spec.kept.random,
         seed=spec.search.seed,
     )
+
+
+def task_plans(spec: SweepSpec) -> list[TaskPlan]:
+    """The benchmark tasks of the finalists."""
+    if spec.evaluate is None:
+        return []
+    return [
+        TaskPlan(
+            name=task.name,
+            include_path=spec.evaluate.include_path,
+            limit=task.limit,
+            num_fewshot=task.num_fewshot,
+            chat_template=task.chat_template is not False,
+            batch_size=spec.evaluate.batch_size,
+        )
+        for task in spec.evaluate.each_task()
+    ]
 
 
 def state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:

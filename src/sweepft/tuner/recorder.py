@@ -67,6 +67,9 @@ class LedgerCallback(tune.Callback):
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
         steering: Asked for commands at each turn of Tune's loop.
+
+    Attributes:
+        on_left: Told the name of each trial, seed or exam that leaves its slot.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class LedgerCallback(tune.Callback):
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._states = states
         self._steering = steering
+        self.on_left: Callable[[str], None] = lambda name: None
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
         self._verdicts: dict[str, Row] = {}
@@ -105,6 +109,8 @@ class LedgerCallback(tune.Callback):
         """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
         config = trial.config
         name = config["trial_id"]
+        if "exam" in config:
+            return
         for memory in (self._attempts, self._faults, self._verdicts):
             memory.pop(name, None)
         if name in self._recorder.view.trials:
@@ -122,6 +128,7 @@ class LedgerCallback(tune.Callback):
             planned_steps=plan.planned_steps,
             warmup_steps=plan.warmup_steps,
             study_number=config.get("study_number"),
+            confirms=config.get("confirms"),
         )
 
     def on_trial_result(
@@ -129,7 +136,10 @@ class LedgerCallback(tune.Callback):
     ) -> None:
         """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
         name = trial.config["trial_id"]
-        new_fault = self._write_faults(name, result)
+        if "exam" in trial.config:
+            self._write_exam(name, result)
+            return
+        new_fault = self._write_faults(name, result, told_as=name)
         if "history" in result:
             self._write_steps(name, result, self._attempt(name, result, new_fault))
         self._write_verdicts()
@@ -153,6 +163,9 @@ class LedgerCallback(tune.Callback):
         name = trial.config["trial_id"]
         how = self._outcomes.pop(name, INTERRUPTED)
         self._clock.leave(name)
+        self.on_left(name)
+        if "exam" in trial.config:
+            return
         if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
             return
         self._end(name, how, trial.last_result or {})
@@ -161,13 +174,18 @@ class LedgerCallback(tune.Callback):
         """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
         message = "the coordinator of its slot died; see logs/ and Ray's own logs"
+        exam = "exam" in trial.config
+        self.on_left(name)
         self._recorder.write(
-            "fault", trial_id=name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
+            "fault", trial_id=None if exam else name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
             message=message, action="given up",
         )  # fmt: skip
         if "slot" in result:
             lost = self._clock.lose(result["slot"], time.monotonic())
-            self._write_cost(name, result["slot"], "lost", lost)
+            self._write_cost(None if exam else name, result["slot"], "lost", lost)
+        if exam:
+            self._faults.pop(name, None)
+            return
         self._end(name, Outcome("failed", None, message), result)
 
     def close(self) -> None:
@@ -175,14 +193,24 @@ class LedgerCallback(tune.Callback):
         for slot, seconds in self._clock.close(time.monotonic()).items():
             self._write_cost(None, slot, "idle", seconds)
 
+    def _write_exam(self, name: str, result: dict[str, Any]) -> None:
+        """One part of an exam: it is the slot's time, no trial's."""
+        self._write_faults(name, result, told_as=None)
+        self._recorder.write("score", **result["scored"], slot=result["slot"])
+        for phase, seconds in result["phase_seconds"].items():
+            self._write_cost(None, result["slot"], phase, seconds)
+        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        if between is not None:
+            self._write_cost(None, result["slot"], *between)
+
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
-    def _write_faults(self, name: str, result: dict[str, Any]) -> bool:
-        """Faults since the last result; whether there were any."""
+    def _write_faults(self, name: str, result: dict[str, Any], told_as: str | None) -> bool:
+        """Faults since the last result, as those of trial ``told_as``; whether there were any."""
         faults = result["faults"][self._faults.get(name, 0) :]
         for fault in faults:
-            self._recorder.write("fault", trial_id=name, slot=result["slot"], rank=None, **fault)
+            self._recorder.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
         return bool(faults)
 

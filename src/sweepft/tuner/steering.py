@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweepft.errors import Problem
 from sweepft.recorder import Command, CommandInbox, Row
@@ -22,6 +22,9 @@ from sweepft.tuner.orders import clone_config, refusal
 from sweepft.tuner.plans import state_plan
 from sweepft.tuner.recorder import Recorder
 from sweepft.tuner.stopper import Winding
+
+if TYPE_CHECKING:
+    from sweepft.tuner.finals import Finals
 
 __all__ = ["Steering"]
 
@@ -40,6 +43,7 @@ class Steering:
         stops: Trials that end at their next report point, with the reason.
         pausing: Whether trials leave at their next report point, and none starts.
         cut: Whether a pause has ended the search for new trials since `begin`.
+        finals: What follows the search; once it has begun, there are no more trials.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Steering:
         self._proposer: Proposer | None = None
         self.stops: dict[str, str] = {}
         self.pausing = self.cut = False
+        self.finals: Finals | None = None
         note_pause(self._states, False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,7 +97,11 @@ class Steering:
 
     def closing(self) -> str | None:
         """Why no more trials are proposed, or None."""
-        return self._winding.reason if self._winding.soft else self._limit()
+        if self._winding.soft:
+            return self._winding.reason
+        if self.finals is not None and self.finals.begun:
+            return "the finalists are chosen"
+        return self._limit()
 
     def poll(self) -> None:
         """Take the commands that have come. Raises StorageError where the ledger cannot be written."""

@@ -12,7 +12,12 @@ from sweepft.schedulers import EarlyDynamicsScheduler
 if TYPE_CHECKING:
     from sweepft.tuner.steering import Steering
 
-__all__ = ["SweepScheduler", "Winding", "WindingStopper"]
+__all__ = ["SweepScheduler", "Winding", "WindingStopper", "is_aside"]
+
+
+def is_aside(trial: Any) -> bool:
+    """Whether a Tune trial is no candidate of the search: a finalist's fresh seed, or an exam."""
+    return trial.config.get("origin") in ("confirm", "exam")
 
 
 class Winding:
@@ -47,7 +52,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
     """The scheduler, which also ends trials that a person wants to end, and all of them when the sweep is wound down
     (at their next window) or paused (as soon as they are ready).
 
-    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one.
+    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one. What runs aside
+    is not judged.
     """
 
     winding: Winding | None = None
@@ -58,24 +64,42 @@ class SweepScheduler(EarlyDynamicsScheduler):
         super().__init__(**settings)
         self._cut: set[str] = set()
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A candidate joins."""
+        if not is_aside(trial):
+            super().on_trial_add(tune_controller, trial)
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""
-        decision = super().on_trial_result(tune_controller, trial, result)
-        if decision == TrialScheduler.STOP:
-            return decision
+        aside = is_aside(trial)
+        if not aside and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            return str(TrialScheduler.STOP)
         steering, name = self.steering, self._name(trial)
-        if steering is not None and name in steering.stops:
+        if not aside and steering is not None and name in steering.stops:
             self.referee.stop(name, steering.stops.pop(name))
             return str(TrialScheduler.STOP)
-        winding = self.winding is not None and self.winding.soft and "window" in result
-        if winding or (steering is not None and steering.pausing and result.get("paused")):
+        winding = (
+            self.winding is not None and self.winding.soft and ("window" in result or "scored" in result)
+        )
+        pausing = steering is not None and steering.pausing and ("paused" in result or "scored" in result)
+        if winding or pausing:
             self._cut.add(trial.trial_id)
             return str(TrialScheduler.STOP)
-        return decision
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A candidate failed."""
+        if not is_aside(trial):
+            super().on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A candidate was withdrawn."""
+        if not is_aside(trial):
+            super().on_trial_remove(tune_controller, trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial that failed says so in its last result; one that was cut short has not ended."""
-        if trial.trial_id in self._cut:
+        if is_aside(trial) or trial.trial_id in self._cut:
             return
         if result and result.get("failed"):
             self.on_trial_error(tune_controller, trial)

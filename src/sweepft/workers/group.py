@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.errors import PackingMismatch, RankDied, RankFailed, RankHung, RankMismatch, RankOutOfMemory
+from sweepft.evaluate import TaskPlan
 from sweepft.workers.rank import Rank
 
 __all__ = ["WorkerGroup", "WorkerShape"]
@@ -111,6 +113,22 @@ class WorkerGroup:
     def export(self, folder: str, tokenizer: str, timeout: float) -> dict[str, Any]:
         """Write the trial's weights as a plain folder; ``seconds``."""
         return dict(self._call("export", timeout, folder, tokenizer)[0])
+
+    def load_weights(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started; ``seconds``."""
+        return dict(self._call("load_weights", timeout, folder)[0])
+
+    def set_loss(self, cache: str, timeout: float) -> dict[str, Any]:
+        """Loss of a token set: ``loss``, ``stderr``, ``tokens``, ``samples``."""
+        return dict(self._call("set_loss", timeout, cache)[0])
+
+    def score(self, task: TaskPlan, tokenizer: str, items: str, timeout: float) -> dict[str, Any]:
+        """Scores on a task of the harness (see ``Rank.score``)."""
+        return dict(self._call("score", timeout, task, tokenizer, items)[0])
+
+    def answer(self, chats: Sequence[Any], timeout: float, **how: Any) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluate.answers``)."""
+        return list(self._call("answer", timeout, chats, how)[0])
 
     def close(self) -> None:
         """End all ranks at once. Their engines hold nothing that has to be saved."""

@@ -6,11 +6,13 @@ import contextlib
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.evaluate import TaskPlan
 
 __all__ = ["Rank"]
 
@@ -87,6 +89,38 @@ class Rank:
     def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
         """Write the weights as a plain folder (see ``sweepft.engine.export``)."""
         return self._only_first(self._runner.export(folder, tokenizer))
+
+    def load_weights(self, folder: str) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started (see ``sweepft.engine.live``)."""
+        return self._only_first(self._runner.load_weights(folder))
+
+    def set_loss(self, cache: str) -> dict[str, Any]:
+        """Loss of a token set (see ``sweepft.engine.held_out.set_loss``)."""
+        return self._only_first(self._runner.set_loss(cache))
+
+    def score(self, task: TaskPlan, tokenizer: str, items: str) -> dict[str, Any]:
+        """Scores of the model as it stands on a task (see ``sweepft.evaluate.harness.score``).
+
+        The results item by item go to the file ``items``, whose digest, ``file_digest``, takes their place.
+        """
+        from sweepft.engine.live import plain_model
+        from sweepft.evaluate.harness import score
+        from sweepft.evaluate.items import write_items
+
+        with plain_model(self._runner.zero) as model:
+            scores = score(model, tokenizer, task, sharded=self._plan.zero_stage == 3)
+        if self._index == 0:
+            scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
+        return self._only_first(scores)
+
+    def answer(self, chats: Sequence[Any], how: dict[str, Any]) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluate.answers.answer_chats``)."""
+        from sweepft.engine.live import plain_model
+        from sweepft.evaluate.answers import answer_chats
+
+        with plain_model(self._runner.zero) as model:
+            said = answer_chats(model, chats=chats, sharded=self._plan.zero_stage == 3, **how)
+        return said if self._index == 0 else []
 
     def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
         # All ranks hold the same numbers: send them through the object store once.

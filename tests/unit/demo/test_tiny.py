@@ -87,6 +87,11 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
                 },
             },
             "resources": {"workers_per_trial": 8, "gpus_per_worker": 1},
+            "evaluate": {
+                "tasks": [{"name": "mmlu", "limit": 99}],
+                "rank_by": "two.loss",
+                "confirm": {"seeds": 5},
+            },
         }
     )
     small = shrink(spec)
@@ -95,7 +100,9 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert (small.search.limit, small.search.trials) == (None, 6)
     assert small.model.chat_template is None
     assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
-    assert [test.name for test in small.data.test] == ["one"]
+    assert [test.name for test in small.data.test] == ["one", "two"]
+    assert small.evaluate.confirm.seeds == 2
+    assert {(task.name, task.limit) for task in small.evaluate.each_task()} == {("mmlu", 4)}
 
 
 def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path, shrink) -> None:

@@ -241,6 +241,7 @@ class TestWarnings:
             ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
             ({"data": {"phases": [{"domains": ["a"]}, {"domains": ["b"]}]}, "search": {"space": {"batch_size": {"choice": [128, 512]}, "data.strategy": {"choice": ["stacked", "phased"]}}}}, {}, "data.strategy is swept and early_stop.rule is calibrated"),
             ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
+            ({"evaluate": {"tasks": ["mmlu"], "confirm": {"top": 2, "seeds": 3}}}, {}, "6 full trials with fresh seeds, and 10 models to be"),
         ],
     )  # fmt: skip
     def test_warns(self, sections: dict, flags: dict, words: str) -> None:

@@ -10,7 +10,7 @@ from synthetic_studies import make_study
 
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.engine import replay_study
-from sweepft.replay.judges import OracleJudge, RefereeJudge
+from sweepft.replay.judges import ForesightJudge, OracleJudge, RefereeJudge
 from sweepft.replay.runner import OTHERS, Replay, make_judge, replay_all
 from sweepft.replay.score import bootstrap, good_runs, repeat_noise, score_outcome
 from sweepft.rules import RULES, Referee, make_rule
@@ -37,6 +37,20 @@ def test_the_oracle_keeps_the_best_run_and_pays_the_others_up_to_its_window() ->
     assert score.best_kept == 1.0
     assert score.saved == pytest.approx(0.9 * 0.9)
     assert score.false_stop == 0.5  # one of the two good ones
+
+
+@pytest.mark.parametrize(("keep", "spent"), [(1, 100 + 5 * 5), (2, 200 + 4 * 5)])
+def test_foresight_stops_what_is_beaten_by_enough_of_those_seen_so_far(keep: int, spent: float) -> None:
+    """From the best to the worst, one after another; to keep two costs the second one too."""
+    study = make_study(runs=6)
+    best_first = np.argsort(-study.values).tolist()
+    judge = ForesightJudge(study, window=0.05, keep=keep)
+    outcome = replay_study(study, judge, slots=1, order=best_first)
+    assert sum(o.spent for o in outcome.runs.values()) == pytest.approx(spent)
+    worst_first = replay_study(
+        study, ForesightJudge(study, window=0.05, keep=1), slots=1, order=best_first[::-1]
+    )
+    assert all(o.status == "completed" for o in worst_first.runs.values())
 
 
 @pytest.mark.parametrize("rule", [*RULES, *OTHERS])

@@ -263,6 +263,31 @@ def test_gradient_norms_are_compared_relative_to_their_batch_size() -> None:
     assert int(np.argmax(norms)) != 6  # raw, the small batches would have been condemned
 
 
+def test_one_lucky_evaluation_does_not_make_a_trial_the_best() -> None:
+    """The objective's signal is the mean of all evaluations so far, late ones counting most."""
+    r = Referee(windows=(0.4,), budget=100, mode="max")
+    for name, shown in {"steady": (0.5, 0.6, 0.6, 0.6), "lucky": (0.3, 0.3, 0.3, 0.65)}.items():
+        r.add(name)
+        for step, value in zip((10, 20, 30, 40), shown, strict=True):
+            r.report(name, at(step, metric=value))
+    (window,) = parse_windows([0.4])
+    snaps = r.cohort.at(window)
+    assert snaps["lucky"].metric > snaps["steady"].metric
+    assert snaps["steady"].mean_metric == pytest.approx((10 * 0.5 + 90 * 0.6) / 100)
+    scores = signal_table(r.cohort, window, r.cohort.names_at(window)).scores[:, 0]
+    assert scores[0] > scores[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(bound=st.floats(0.001, 0.999))
+def test_the_heuristic_level_is_above_the_bound_asked_for_and_never_all(bound: float) -> None:
+    r = referee(CalibratedRule(false_stop=bound))
+    r.add("t0")
+    r.report("t0", at(10, metric=1.0))
+    level = r.summary()["rule_summary"]["level"]
+    assert bound < level < 1.0
+
+
 @pytest.mark.parametrize("same_order", [True, False])
 def test_losses_are_paired_block_by_block_where_trials_share_a_data_order(same_order: bool) -> None:
     """The hard block hits everyone alike; only pairing shows that t0 is the better one."""

@@ -58,6 +58,18 @@ def test_it_reads_the_storage_so_that_a_new_process_goes_on(tmp_path) -> None:  
     assert fresh.verdicts[-1].evidence["peers"] == 10
 
 
+def test_between_windows_a_trial_is_judged_again_by_what_others_have_shown_since() -> None:
+    study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, windows=(0.1,)))
+    first = study.ask()
+    observe(first, 2, metric=9.0, loss=9.0)
+    assert not first.should_prune()
+    for i in range(8):
+        other = study.ask()
+        observe(other, 2, metric=1.0 + i / 10, loss=1.0 + i / 10)
+    observe(first, 3, loss=9.0)
+    assert first.should_prune()
+
+
 def test_an_audited_trial_is_not_pruned() -> None:
     study = run(EarlyDynamicsPruner(budget=20, windows=(0.1, 0.5), rule="median", audit=1.0))
     assert all(t.state is STATES.COMPLETE for t in study.trials)

@@ -218,6 +218,36 @@ def test_stopped_trials_are_out_and_savings_are_counted() -> None:
     json.dumps(summary)
 
 
+@pytest.mark.parametrize(("rule", "expected"), [("calibrated", ["stop"]), ("median", [])])
+def test_between_windows_a_trial_is_judged_again_once_its_peers_are_known(
+    rule: str, expected: list[str]
+) -> None:
+    """The first at a window has nobody to be compared with; better ones that come there condemn it later."""
+    r = referee(rule)
+    assert actions(r, [9.0]) == ["continue"]
+    assert r.report("t0", at(15, metric=9.0, loss=9.0)) == []  # nothing new is known: nothing to say
+    for i in range(1, 9):
+        r.add(f"t{i}")
+        r.report(f"t{i}", at(10, metric=1.0 + i / 10, loss=1.0 + i / 10))
+    found = r.report("t0", at(20, metric=9.0, loss=9.0))
+    assert [v.action for v in found] == expected
+    assert [(v.window, v.samples_seen) for v in found] == [(0.1, 20.0)] * len(expected)
+    assert r.report("t1", at(15, metric=1.1, loss=1.1)) == []  # judged again, and silently let go
+
+
+@pytest.mark.parametrize("kw", [{"audit": 1.0}, {"park": True}])
+def test_an_audited_trial_and_one_that_came_back_are_not_judged_between_windows(kw: dict[str, Any]) -> None:
+    r = referee("calibrated", **kw)
+    for i in range(9):
+        r.add(f"t{i}")
+        r.report(f"t{i}", at(10, metric=1.0 + i, loss=1.0 + i))
+    assert r.cohort.trials["t8"].condemned_at == "10%"
+    r.add("late")
+    r.report("late", at(10, metric=0.5, loss=0.5))
+    assert r.report("t8", at(15, metric=9.0, loss=9.0)) == []
+    assert r.cohort.trials["t8"].status == "running"
+
+
 def test_a_verdict_survives_its_row() -> None:
     v = Verdict("t0", 3, 24.0, 0.1, "stop", "median", "because", None, {"peers": 3})
     row = {"kind": "verdict", "seq": 4, **json.loads(json.dumps(v.to_row()))}

@@ -279,7 +279,6 @@ def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
         "zero_stage",
         "offload",
         "liger",
-        "compile",
     }
     assert {"optimizer.weight_decay", "warmup", "warmup.steps", "seed"} <= set(SWEEPABLE)
 
@@ -352,7 +351,7 @@ def test_the_public_surface() -> None:
         "Budget CheckpointEvery Curriculum Data EarlyStop HeldOut Keep Limit Lora MlflowTrack Model MtBench Optimizer "
         "Resources Search"
     )
-    sources = "TestSource Track Train TrainSource WandbTrack"
+    sources = "TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "

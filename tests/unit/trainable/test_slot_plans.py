@@ -69,6 +69,23 @@ def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
     assert final != KeepPlan(str(tmp_path), "", 0, 2, seed=7).chosen(objectives)
 
 
+@given(
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=12, unique=True),
+    top=st.integers(0, 3),
+    lots=st.integers(0, 3),
+    finalists=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalists):
+    """Also of a smaller choice with the same lot: that of the finalists, of whom weights are kept."""
+    kept = KeepPlan("", "", max(top, finalists[0]), max(lots, finalists[1]))
+    objectives = {f"t{i}": value for i, value in enumerate(values)}
+    chosen = KeepPlan("", "", *finalists).chosen(objectives)
+    assert len(chosen) == min(len(values), sum(finalists)), "lots are drawn among the others"
+    for i in range(len(values)):
+        so_far = dict(list(objectives.items())[: i + 1])
+        assert chosen & so_far.keys() <= kept.chosen(so_far)
+
+
 def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
     plan = KeepPlan(str(tmp_path / "weights"), "", top=1)
     assert plan.wanted("t0", 9.0), "the first is always among the best"

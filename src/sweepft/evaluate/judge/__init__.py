@@ -5,6 +5,15 @@ Stands alone: needs neither torch nor Ray nor an HTTP package, and knows of the 
 
 from __future__ import annotations
 
-from sweepft.evaluate.judge.score import Chat, Generate, Judgement, MtBenchResult, Score, check, score
+from sweepft.evaluate.judge.score import (
+    Chat,
+    Generate,
+    Judgement,
+    MtBenchResult,
+    Score,
+    check,
+    score,
+    setting,
+)
 
-__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "check", "score"]
+__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "check", "score", "setting"]

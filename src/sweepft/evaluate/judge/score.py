@@ -23,7 +23,7 @@ from sweepft.evaluate.judge.questions import Question, read_questions
 from sweepft.evaluate.judge.verdict import parse_verdict
 from sweepft.spec.judge import OTHER_TEMPERATURE, MtBench
 
-__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "check", "score"]
+__all__ = ["Chat", "Generate", "Judgement", "MtBenchResult", "Score", "check", "score", "setting"]
 
 Chat = list[dict[str, str]]
 """Messages, each with ``role`` and ``content``; the last is the user's."""
@@ -107,6 +107,16 @@ def check(settings: MtBench) -> None:
     """
     read_questions(settings.questions, settings.references)
     Prompts.read(settings.prompts)
+
+
+def setting(settings: MtBench) -> str:
+    """Digest of questions, references, prompts and settings: results of one setting compare.
+
+    Raises:
+        DataError: If a file is missing or broken.
+    """
+    questions = read_questions(settings.questions, settings.references)
+    return _setting(settings, Prompts.read(settings.prompts), questions)
 
 
 def score(

@@ -52,7 +52,7 @@ function facts(t) {
     ["steps", num(t.step) + " of " + num(t.planned_steps) + ", warmup " + num(t.warmup_steps)],
     ["time", duration(t.seconds) + (gpu ? " on " + num(t.gpus) + " GPUs" : "") + Object.entries(t.seconds_by_phase).map(([p, s]) => " · " + clip(p, 30) + " " + duration(s)).join("")],
     ...(t.saved_seconds > 0 ? [["saved", duration(t.saved_seconds) + " by stopping"]] : []),
-    ["origin", t.origin + (t.audited ? " · condemned and run on as an audit" : "")],
+    ["origin", t.origin + (t.confirms ? " of " + t.confirms + " with a fresh seed: no candidate, not ranked" : "") + (t.audited ? " · condemned and run on as an audit" : "")],
     ["slots", t.slots.map(plain).join(", ") + (t.attempts > 1 ? " · " + t.attempts + " tries" : "")],
     ["sample order", plain(t.data_order)],
   ];

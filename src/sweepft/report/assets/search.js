@@ -90,7 +90,7 @@ function mapFigure() {
   $("t-map").textContent = clip(x, 30) + " × " + clip(y, 30);
   const ax = settingAxis(x, label(x, 30)), ay = settingAxis(y, label(y, 30));
   const point = (t, a) => (a.jitter ? a.at(t) + shift(t, a.jitter) : a.at(t));
-  const others = R.trials.filter((t) => t.rank === null);
+  const others = R.trials.filter((t) => t.rank === null && t.confirms === null);
   const values = list.map((t) => t.objective);
   const cross = { type: "scatter", mode: "markers", name: "not completed", x: others.map((t) => point(t, ax)), y: others.map((t) => point(t, ay)), customdata: others.map((t) => t.trial_id),
     text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: 6, line: { width: 1.3, color: css("muted") }, opacity: 0.7 } };

@@ -1,0 +1,162 @@
+"""The finalists: what they scored beside the base model, what they forgot, who is first, and how sure that is.
+
+One idea: fresh seeds are the sample that a configuration's standing is judged by, with Student's t; without them the
+items of the benchmark are, and seed noise is not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from scipy import stats
+
+from sweepft.recorder import Finalist, Row, RunView, Standing, all_scored, finalists, scores_of
+
+__all__ = ["finalist_difference", "finalists_summary"]
+
+
+def finalists_summary(view: RunView) -> dict[str, Any] | None:
+    """Finalists best first, or None where none were chosen; see docs/report.md for every key."""
+    if view.finalists is None:
+        return None
+    chosen = finalists(view)
+    base = scores_of(view, None)
+    rank_by = dict(view.finalists["rank_by"])
+    clear = finalist_difference(chosen[0], chosen[1]) if len(chosen) > 1 else None
+    return {
+        "rank_by": rank_by,
+        "by": " + ".join(f"{w:g} x {key}" for key, w in rank_by.items())
+        if len(rank_by) > 1
+        else next(iter(rank_by)),
+        "columns": _columns(view, chosen, base),
+        "base": {name: _metrics(row, {}) for name, row in base.items()},
+        "rows": [_row(place, f, base) for place, f in enumerate(chosen, 1)],
+        "difference": clear,
+        "open": not all_scored(view),
+        "missing": sum(f.standing is None for f in chosen),
+        "seconds": sum(float(row.get("seconds") or 0.0) for row in view.scores.values()),
+    }
+
+
+def finalist_difference(first: Finalist, second: Finalist) -> dict[str, Any] | None:
+    """How far ``second`` is behind: ``{value, stderr, clear, text}``; None while one of them lacks scores."""
+    a, b = first.standing, second.standing
+    if a is None or b is None:
+        return None
+    value = a.value - b.value
+    if a.stderr is None or b.stderr is None:
+        return {"value": value, "stderr": None, "clear": None, "text": "no standard error is known"}
+    stderr = math.hypot(a.stderr, b.stderr)
+    if a.seeds and b.seeds:
+        clear = bool(value > stats.t.ppf(0.975, _welch(a, b)) * stderr)
+        noise = f"the noise of fresh seeds ({a.seeds} and {b.seeds}), by Welch's t"
+    else:
+        clear = bool(value > 1.96 * stderr)
+        noise = "the noise of the items, taken as unpaired; seed noise is not in it"
+    return {
+        "value": value,
+        "stderr": stderr,
+        "clear": clear,
+        "text": f"{'more than' if clear else 'within'} {noise}",
+    }
+
+
+def _welch(a: Standing, b: Standing) -> float:
+    """Degrees of freedom of a difference of two means."""
+    assert a.stderr is not None
+    assert b.stderr is not None
+    parts = [(s.stderr or 0.0) ** 2 for s in (a, b)]
+    below = sum(part**2 / (s.seeds - 1) for part, s in zip(parts, (a, b), strict=True))
+    return sum(parts) ** 2 / below if below > 0 else 1.0
+
+
+def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]:
+    trial, standing = finalist.trial, finalist.standing
+    held_out = (trial.evals[-1].get("sets") or {}) if trial.evals else {}
+    forgotten = {
+        name: found["loss"] - base[name]["metrics"]["loss"]["value"]
+        for name, found in held_out.items()
+        if name in base and base[name]["metrics"]
+    }
+    return {
+        "place": None if standing is None else place,
+        "trial_id": trial.trial_id,
+        "why": finalist.why,
+        "config": trial.config,
+        "value": None if standing is None else standing.value,
+        "stderr": None if standing is None else standing.stderr,
+        "objective": trial.objective,
+        "confirmed": _confirmed([t.objective for t in finalist.seeds if t.objective is not None]),
+        "seeds_lost": finalist.seeds_lost,
+        "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},
+        "seeds": {
+            name: {
+                metric: _confirmed(
+                    [
+                        s[name]["metrics"][metric]["value"]
+                        for s in finalist.seed_scores
+                        if _has(s, name, metric)
+                    ]
+                )
+                for metric in row["metrics"]
+            }
+            for name, row in finalist.scores.items()
+        }
+        if finalist.seeds
+        else {},
+        "held_out_change": forgotten,
+        "reasons": {name: row["reason"] for name, row in finalist.scores.items() if row.get("reason")},
+    }
+
+
+def _has(scores: Any, name: str, metric: str) -> bool:
+    return name in scores and metric in scores[name]["metrics"]
+
+
+def _confirmed(values: list[float]) -> dict[str, Any] | None:
+    """Mean over fresh seeds with its 95% interval by Student's t; None without any."""
+    n = len(values)
+    if n == 0:
+        return None
+    mean = sum(values) / n
+    if n == 1:
+        return {"n": 1, "mean": mean, "stderr": None, "low": None, "high": None}
+    stderr = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    half = float(stats.t.ppf(0.975, n - 1)) * stderr
+    return {"n": n, "mean": mean, "stderr": stderr, "low": mean - half, "high": mean + half}
+
+
+def _metrics(row: Row, base: dict[str, Row]) -> dict[str, Any]:
+    """Each metric of a score row, with its change from the base model's where that is known."""
+    before = (base.get(row["name"]) or {}).get("metrics") or {}
+    return {
+        metric: {**found, "change": found["value"] - before[metric]["value"] if metric in before else None}
+        for metric, found in row["metrics"].items()
+    }
+
+
+def _columns(view: RunView, chosen: list[Finalist], base: dict[str, Row]) -> list[dict[str, Any]]:
+    """What the table shows: one metric of each test set and task, the first it has, or the one that ranks."""
+    columns = []
+    rank_by = (view.finalists or {})["rank_by"]
+    for part in (view.finalists or {})["parts"]:
+        if part["what"] == "held_out":
+            continue
+        name = part["name"]
+        row = next((f.scores[name] for f in chosen if f.scores.get(name, {}).get("metrics")), base.get(name))
+        if row is None or not row["metrics"]:
+            continue
+        named = [m for m in row["metrics"] if f"{name}.{m}" in rank_by]
+        metric = (named or list(row["metrics"]))[0]
+        columns.append(
+            {
+                "name": name,
+                "what": part["what"],
+                "metric": metric,
+                "items": row["items"],
+                "higher_is_better": row["metrics"][metric]["higher_is_better"],
+                "ranks": bool(named) or name in rank_by,
+            }
+        )
+    return columns

@@ -1,0 +1,208 @@
+"""A sweep's end: fresh seeds, finalists and base model scored in the slots' ranks, and the winner by ``rank_by``."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+
+import pytest
+from test_resume import finish, kill_after, rows_in, story, sweepft
+
+from support.stand_in_judge import Reply, stand_in_judge
+from support.sweeps import run_spec, write_spec
+from support.tasks import task_folder
+from support.tiny import tiny_data
+from sweepft.errors import EvaluateError
+from sweepft.recorder import RunView, finalists, read_ledger
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.ray
+
+
+def finals_spec(folder, model, data, **sections):
+    """Three trials, of which the best is confirmed by two fresh seeds."""
+    tests = tiny_data(folder, rows=24, seed=9, name="test.jsonl")
+    evaluate = {
+        "finalists": {"top": 1, "random": 1},
+        "tasks": ["tiny_words", {"name": "tiny_choice", "limit": 6}],
+        "include_path": str(task_folder(folder / "tasks")),
+        "batch_size": 4,
+        "rank_by": {"tiny_choice.acc": 1.0, "sealed.loss": 1.0},
+        "confirm": {"top": 1, "seeds": 2},
+    }
+    data_section = {
+        "train": [{"path": str(data)}],
+        "held_out": [{"name": "own", "fraction": 0.15}],
+        "test": [{"name": "sealed", "path": str(tests)}],
+        "max_length": 128,
+        "overlap": "drop",
+    }
+    return write_spec(
+        folder, model, data, data=data_section, evaluate={**evaluate, **sections.pop("evaluate", {})},
+        early_stop={"rule": "none", "windows": [0.5]}, search=SEARCH, resources={"concurrent_trials": 1}, **sections,
+    )  # fmt: skip
+
+
+SEARCH = {
+    "trials": 3,
+    "start_with": [{"learning_rate": 3.0e-3, "batch_size": 8}],
+    "space": {"batch_size": {"choice": [8, 16]}, "learning_rate": {"log_uniform": [1.0e-4, 3.0e-2]}},
+}
+
+
+KEY = "sk-planted-77d0c2"
+
+
+def rating(body, before):
+    """The judge likes long requests, and rates one of the questions not at all."""
+    text = json.dumps(body)
+    return Reply(
+        f"Fine. Rating: [[{1 + len(text) % 9}]]" if "unratable" not in text else "No number from me."
+    )
+
+
+def mt_bench(folder, url):
+    questions = [
+        {"question_id": 1, "category": "writing", "turns": ["Write.", "Shorter."]},
+        {"question_id": 2, "category": "math", "turns": ["2+2?", "Twice that?"]},
+        {"question_id": 3, "category": "math", "turns": ["unratable?", "Why?"]},
+    ]
+    file = folder / "question.jsonl"
+    file.write_text("".join(json.dumps(q) + "\n" for q in questions))
+    return {
+        "questions": str(file),
+        "judge": "stand-in",
+        "base_url": url,
+        "key_env": "JUDGE_KEY",
+        "max_new_tokens": 6,
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finals")
+    with stand_in_judge(rating) as judge, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUDGE_KEY", KEY)
+        judged = {"mt_bench": mt_bench(folder, judge.url)}
+        run = run_spec(finals_spec(folder, tiny_model_dir, tiny_data_file, evaluate=judged), folder / "run")
+    return run, judge
+
+
+@pytest.fixture(scope="module")
+def done(finished):
+    return finished[0]
+
+
+def test_finalists_base_and_seeds_are_scored_on_every_part(done):
+    rows, view = read_ledger(done.run_dir), done.view
+    (chosen,) = [row for row in rows if row["kind"] == "finalists"]
+    names = [entry["trial_id"] for entry in chosen["chosen"]]
+    ranked = [r.trial.trial_id for r in view.ranking() if r.rank]
+    assert names[0] == ranked[0]
+    assert len(names) == 2
+    seeds = [f"{names[0]}-seed1", f"{names[0]}-seed2"]
+    parts = ["sealed", "tiny_words", "tiny_choice", "mt_bench"]
+    scored = [(row["trial_id"], row["name"]) for row in rows if row["kind"] == "score"]
+    expected = [(t, p) for t in [None, *names, *seeds] for p in parts] + [(None, "own")]
+    assert sorted(scored, key=str) == sorted(expected, key=str), "each once"
+    assert all(row["reason"] is None for row in rows if row["kind"] == "score")
+    choice = view.scores[names[0], "tiny_choice"]
+    assert choice["items"] == 6
+    assert 0 <= choice["metrics"]["acc"]["value"] <= 1
+
+
+def test_results_item_by_item_lie_beside_the_ledger_under_their_digest(done):
+    row = next(r for r in read_ledger(done.run_dir) if r["kind"] == "score" and r["name"] == "tiny_choice")
+    data = (done.run_dir / row["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == row["file_digest"]
+    items = [json.loads(line) for line in gzip.decompress(data).splitlines()]
+    assert sum(item["acc"] for item in items) / 6 == pytest.approx(row["metrics"]["acc"]["value"])
+
+
+def test_mt_bench_is_judged_with_the_drivers_key_which_stands_nowhere(finished):
+    done, asked = finished
+    assert {h["Authorization"] for h in asked.headers} == {f"Bearer {KEY}"}
+    row = done.view.scores[None, "mt_bench"]
+    assert row["items"] == 2, "questions with all their verdicts"
+    assert row["metrics"]["failed_verdicts"]["value"] == 2
+    assert 1 <= row["metrics"]["score"]["value"] <= 10
+    assert set(row["parts"]) == {"writing", "math"}
+    for file in done.run_dir.rglob("*"):
+        if file.is_file():
+            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            assert KEY.encode() not in data, file
+
+
+def test_seeds_are_no_candidates(done):
+    seeds = [t for t in done.view.trials.values() if t.confirms]
+    assert [t.origin for t in seeds] == ["confirm"] * 2
+    assert len({t.data_order for t in seeds} | {done.view.trials[seeds[0].confirms].data_order}) == 3
+    assert {t.status for t in seeds} == {"completed"}
+    assert not any(t.verdicts for t in seeds)
+    assert not {t.trial_id for t in seeds} & {r.trial.trial_id for r in done.view.ranking() if r.rank}
+    study = (done.run_dir / "study.journal").read_text()
+    assert "seed1" not in study
+    assert not any((done.run_dir / "weights" / t.trial_id).exists() for t in seeds), "scored, then removed"
+
+
+def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
+    first, *rest = finalists(done.view)
+    assert all(first.standing.value >= other.standing.value for other in rest)
+    assert done.view.best is first.trial
+    confirmed = next(f for f in (first, *rest) if f.seeds)
+    assert confirmed.standing.seeds == 2
+    own = [s["sealed"]["metrics"]["loss"]["value"] for s in confirmed.seed_scores]
+    acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in confirmed.seed_scores]
+    assert confirmed.standing.value == pytest.approx(sum(a - o for a, o in zip(acc, own, strict=True)) / 4)
+    facts = json.loads((done.run_dir / "best" / "best.json").read_text())
+    assert facts["trial_id"] == first.trial.trial_id
+    assert (done.run_dir / "best" / "model.safetensors").exists()
+    card = (done.run_dir / "best" / "README.md").read_text()
+    assert "the first of 2 finalists by\ntiny_choice.acc, sealed.loss" in card
+    assert "| sealed | loss |" in card
+
+
+def test_the_time_of_the_finals_is_accounted_for(done):
+    cost = json.loads((done.run_dir / "report.json").read_text())["cost"]
+    assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.01)
+    rows = read_ledger(done.run_dir)
+    exams = [r for r in rows if r["kind"] == "cost" and r["trial_id"] is None and r["phase"] == "evaluate"]
+    assert sum(r["seconds"] for r in exams) == pytest.approx(
+        sum(r["seconds"] for r in rows if r["kind"] == "score"), rel=1e-6
+    )
+
+
+@pytest.mark.full
+def test_a_task_that_cannot_be_had_is_said_before_the_first_trial(tiny_model_dir, tiny_data_file, tmp_path):
+    wrong = {"tasks": ["tiny_chioce"], "rank_by": "objective"}
+    spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file, evaluate=wrong)
+    with pytest.raises(EvaluateError, match="tiny_chioce: there is no such task\n  did you mean tiny_choice"):
+        run_spec(spec, tmp_path / "run")
+    spec = finals_spec(
+        tmp_path, tiny_model_dir, tiny_data_file, evaluate={"rank_by": "tiny_words.exact_match"}
+    )
+    with pytest.raises(EvaluateError, match=r"ambiguous: use one of tiny_words\.exact_match,strict"):
+        run_spec(spec, tmp_path / "other")
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1200)
+def test_killed_during_the_finals_it_scores_no_pair_twice(tiny_model_dir, tiny_data_file, tmp_path):
+    spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file)
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
+    finish(sweepft("run", spec, "--out", undisturbed))
+    kinds = [row["kind"] for row in read_ledger(undisturbed)]
+    at = [kinds.index("finalists") + 5, kinds.index("score") + 2, len(kinds) - 8]
+    kill_after(sweepft("run", spec, "--out", run), run, at[0])
+    for rows in at[1:]:
+        kill_after(sweepft("resume", run), run, max(rows, rows_in(run) + 3))
+    finish(sweepft("resume", run))
+    assert story(run) == story(undisturbed)
+    scores = [r for r in read_ledger(run) if r["kind"] == "score"]
+    assert len({(r["trial_id"], r["name"]) for r in scores}) == len(scores)
+    before, after = RunView.load(undisturbed), RunView.load(run)
+    assert {k: r["metrics"] for k, r in after.scores.items()} == {
+        k: r["metrics"] for k, r in before.scores.items()
+    }
+    assert after.best.trial_id == before.best.trial_id

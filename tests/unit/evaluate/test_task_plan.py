@@ -1,0 +1,72 @@
+"""What a task is scored under, what its metrics are called, and the file of its items: without the harness."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from support.tasks import task_folder
+from sweepft.evaluate import TaskPlan
+from sweepft.evaluate.items import write_items
+from sweepft.evaluate.tasks import metric_names
+
+PLAN = TaskPlan("gsm8k", ("tasks",), limit=10, num_fewshot=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"batch_size": 1}, True),
+        ({"limit": 11}, False),
+        ({"num_fewshot": 0}, False),
+        ({"chat_template": False}, False),
+    ],
+)
+def test_scores_hold_as_long_as_nothing_changes_that_changes_a_score(changes, same):
+    assert (replace(PLAN, **changes).digest == PLAN.digest) is same
+
+
+def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
+    here, there = task_folder(tmp_path / "here"), task_folder(tmp_path / "there")
+    plan = TaskPlan("tiny_choice", (str(here),))
+    before = plan.digest
+    assert replace(plan, include_path=(str(there),)).digest == before, "wherever the folder lies"
+    (here / "choice.yaml").write_text((here / "choice.yaml").read_text() + "metadata: {version: 2}\n")
+    assert plan.digest != before
+
+
+def test_a_metric_has_its_plain_name_where_it_has_one_filter():
+    keys = ["alias", "acc,none", "acc_stderr,none", "exact_match,strict", "exact_match,loose", "f1,loose"]
+    assert metric_names(keys) == {
+        "acc,none": "acc",
+        "exact_match,strict": "exact_match,strict",
+        "exact_match,loose": "exact_match,loose",
+        "f1,loose": "f1",
+    }
+
+
+def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):
+    file = tmp_path / "items" / "t000" / "task.jsonl.gz"
+    items = [{"doc_id": 0, "response": ["ünïcode\n"]}, {"doc_id": 1, "odd": {1, 2}.__class__}]
+    digest = write_items(file, items)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest == write_items(file, items)
+    first, second = (json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines())
+    assert first == items[0]
+    assert second["doc_id"] == 1
+    assert [p.name for p in file.parent.iterdir()] == ["task.jsonl.gz"]
+
+
+def test_the_plan_loads_nothing_heavy():
+    code = (
+        "import sys, sweepft.evaluate; "
+        "heavy = {'torch', 'lm_eval', 'datasets', 'transformers', 'ray'}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

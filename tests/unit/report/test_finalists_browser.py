@@ -1,0 +1,29 @@
+"""The finalists' table in a real browser: it opens trials, and a phone scrolls it and not the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from finals_sweep import finals_sweep
+from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, visit
+
+from sweepft.report import write_report
+
+__all__ = ["browser", "visit"]
+
+pytestmark = [pytest.mark.full, pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")]
+
+
+@pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_table_of_finalists(visit, tmp_path: Path, screen, scheme):
+    run = finals_sweep(tmp_path)
+    write_report(run)
+    page = visit(run, **screen, color_scheme=scheme)
+    page.locator("#finalists").scroll_into_view_if_needed()
+    assert page.locator("#finalists tbody tr").count() == 3
+    assert page.locator("#finalists tr.base").inner_text().startswith("base model")
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.locator("#finalists button[data-trial=t1]").click()
+    assert page.locator("#trial-title").inner_text() == "t1"

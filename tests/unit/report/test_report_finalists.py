@@ -1,0 +1,113 @@
+"""The finalists in the report: documented numbers, the answer they decide, and every file that shows them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finals_sweep import finals_sweep
+from test_report_docs import look_up
+
+from sweepft.recorder import RunView
+from sweepft.report import summarise, write_report
+
+TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
+SECTION = TEXT.split("## The finalists' numbers again")[1].split("\n## ")[0]
+LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finals_sweep(tmp_path_factory.mktemp("finals"))
+
+
+@pytest.fixture(scope="module")
+def report(run: Path) -> dict[str, Any]:
+    return summarise(RunView.load(run))
+
+
+@pytest.fixture(scope="module")
+def names(run: Path) -> dict[str, Any]:
+    space: dict[str, Any] = {"run": run, "np": np}
+    exec(re.search(r"```python\n(.*?)```", SECTION, re.S)[1], space)
+    return space
+
+
+@pytest.mark.parametrize(("path", "expression"), LINES, ids=[path for path, _ in LINES])
+def test_a_documented_line_makes_the_number_anew(
+    path: str, expression: str, report: dict[str, Any], names: dict[str, Any]
+) -> None:
+    assert look_up(report, path) == pytest.approx(eval(expression, names), rel=1e-9)
+
+
+def test_the_documented_keys_are_those_of_the_finalists(report: dict[str, Any]) -> None:
+    row = re.search(r"^\| `finalists` \| (.*) \|$", TEXT, re.M)[1].partition("else")[2]
+    assert set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))) - {"rank_by"} == set(
+        report["finalists"]
+    ) - {"rank_by"}
+    record = TEXT.split("A finalist's row:")[1].split("##")[0]
+    outside = re.sub(r"\([^)]*\)", "", record)
+    assert set(re.findall(r"`(\w+)`", outside)) == set(report["finalists"]["rows"][0])
+
+
+def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any]) -> None:
+    answer = report["answer"]
+    assert answer["winner"]["trial_id"] == "t0"
+    assert answer["by"] == "maths.acc"
+    assert answer["headline"] == "t0 is first of 2 finalists by maths.acc, ahead by more than the noise."
+    assert (
+        answer["difference"]["text"]
+        == "more than the noise of the items, taken as unpaired; seed noise is not in it"
+    )
+    assert not any("sealed" in line or "Benchmarks" in line for line in report["not_measured"])
+    assert [t["rank"] for t in report["trials"] if t["confirms"]] == [None] * 3
+
+
+def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
+    view = RunView.load(finals_sweep(tmp_path, rank_by={"sealed": 1.0}))
+    assert summarise(view)["answer"]["winner"]["trial_id"] == "t0"
+    before = summarise(RunView.load(finals_sweep(tmp_path / "open", scored=False)))
+    assert before["answer"]["winner"]["trial_id"] == "t0"
+    assert before["answer"]["by"] == "objective", "until the finalists are scored"
+    assert before["finalists"]["open"]
+
+
+@pytest.mark.parametrize("scored", [("t0",), ("t0", "t1")])
+def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scored: tuple[str, ...]) -> None:
+    run = finals_sweep(tmp_path, chosen=scored, broken="t1")
+    answer = summarise(RunView.load(run))["answer"]
+    assert answer["winner"]["trial_id"] == "t0"
+    assert answer["runner_up"] is None
+    assert answer["difference"] is None
+    assert "nothing to compare it with" in answer["headline"]
+    write_report(run)
+
+
+def test_every_file_shows_them(run: Path) -> None:
+    files = write_report(run)
+    rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
+    first = rows[0]
+    assert first["trial_id"] == "t0"
+    assert first["finalist.place"] == "1"
+    assert float(first["score.maths.acc"]) == 0.42
+    assert float(first["score.sealed.loss.stderr"]) == 0.03
+    assert next(r for r in rows if r["trial_id"] == "t2")["finalist.place"] == ""
+    text = files["md"].read_text()
+    assert "## Finalists" in text
+    assert "0.42 ± 0.02 (+0.32)" in text.replace("\\", "")
+    page = files["html"].read_text()
+    assert '<section id="finalists">' in page
+    assert "base model" in page
+    assert '<a href="#finalists">' in page
+    assert '<section id="finalists">' not in _without(run)
+
+
+def _without(run: Path) -> str:
+    from synthetic_sweep import Sweep
+
+    return write_report(Sweep(trials=4).write(run.parent / "plain"))["html"].read_text()
