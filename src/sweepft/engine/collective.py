@@ -62,7 +62,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         if gpus < 1:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
-    if address in ("127.0.0.1", "::1", "localhost"):
+    if address in ("127.0.0.1", "::1", "localhost") and sys.platform == "linux":
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     torch.distributed.init_process_group(
