@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class SlotPlan:
         keep: Whose weights are kept.
         states: When a trial's state is written.
         max_rebuilds: How often a trial's ranks are rebuilt before the trial is given back to Tune as failed.
+        judge_key: The driver's key for the judge of MT-Bench; a plan goes through memory alone.
         patience: Longest wait for anything not measured yet, in seconds (model load, a trial's first steps).
     """
 
@@ -64,6 +65,7 @@ class SlotPlan:
     states: StatePlan
     max_rebuilds: int = 2
     patience: float = 3600.0
+    judge_key: str | None = field(default=None, repr=False)
 
 
 class Slot(tune.Trainable):
@@ -197,7 +199,7 @@ class Slot(tune.Trainable):
             self._save()
         assert self._group is not None
         if self._exam is not None:
-            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience)
+            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience, self._plan.judge_key)
             self._spend("evaluate", scored["seconds"])
             return self._scored(self._exam, scored)
         point = self._points[self._next]
