@@ -213,6 +213,7 @@ class RunView:
             self.settle("interrupted")
             for trial in self.trials.values():
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
+                trial.forget_torn()
         else:
             self.header = row
 
