@@ -20,6 +20,8 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   └── RankHung              a rank gave no sign of life in time
 ├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
+├── CommandError              a command on a running sweep makes no sense, or nobody takes it; exits 2
+├── JobError                  a Ray Job cannot be submitted or reached; exits 2
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
 """
@@ -32,9 +34,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 __all__ = [
+    "CommandError",
     "DataError",
     "EvaluateError",
     "HistoryError",
+    "JobError",
     "JudgeError",
     "LedgerCorrupt",
     "LedgerError",
@@ -110,6 +114,14 @@ class SpecError(ProblemsError):
 
 class DataError(ProblemsError):
     """Training or held-out data cannot be read or used."""
+
+
+class CommandError(ProblemsError):
+    """A command on a running sweep makes no sense, or nobody is there to take it."""
+
+
+class JobError(ProblemsError):
+    """A Ray Job cannot be submitted or reached."""
 
 
 class LedgerError(SweepftError):

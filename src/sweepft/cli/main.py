@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS as _ADDRESS
 from sweepft.cli.options import NO_FILES as _NO_FILES
 from sweepft.cli.options import OUT as _OUT
@@ -18,7 +19,8 @@ from sweepft.cli.options import RUN as _RUN
 from sweepft.cli.options import SET as _SET
 from sweepft.cli.options import SPEC as _SPEC
 from sweepft.cli.plan import plan
-from sweepft.errors import ProblemsError, SweepftError
+from sweepft.cli.steer import STEERING
+from sweepft.errors import CommandError, JobError, ProblemsError, SweepftError
 
 if TYPE_CHECKING:
     from sweepft.launch.conduct import Finished
@@ -47,6 +49,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
     """Run the sweep that SPEC describes, and write its report."""
     from sweepft.spec import load
 
+    if address is not None and is_job(address):
+        submit(load(spec, overrides, check_files=False), out, address)
     loaded = load(spec, overrides, check_files=not tiny)
     out = out or _new_folder(loaded.name + ("-tiny" if tiny else ""))
     if tiny:
@@ -78,6 +82,9 @@ def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str
 @_ADDRESS
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
+    job = job_of(run)
+    if job is not None:
+        resubmit(job, overrides, address)
     from sweepft.launch.resume import resume_sweep
 
     _close(resume_sweep(run, overrides, address=address))
@@ -90,6 +97,10 @@ def status(run: Path, as_json: bool) -> None:
     """Say how RUN stands: live, finished or crashed."""
     from sweepft.launch.status import describe_run, status_of
 
+    job = job_of(run)
+    if job is not None:
+        show_job(job, as_json)
+        return
     found = status_of(run)
     click.echo(json.dumps(found, indent=2) if as_json else describe_run(found))
 
@@ -109,7 +120,8 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
 
 
-cli.add_command(plan)
+for command in (plan, logs, *STEERING):
+    cli.add_command(command)
 
 
 @cli.command()
@@ -228,6 +240,8 @@ def main() -> None:
 
 
 def _message(error: SweepftError) -> str:
+    if isinstance(error, CommandError | JobError):
+        return str(error)
     if isinstance(error, ProblemsError):
         count = len(error.problems)
         return f"{error}\n{count} problem{'s' if count != 1 else ''}; nothing was started"

@@ -28,5 +28,6 @@ OUT = click.option(
     help="Run folder; a new one under runs/ by default.",
 )
 ADDRESS = click.option(
-    "--address", help="Ray cluster to join: auto or HOST:PORT. A local Ray is started by default."
+    "--address",
+    help="Ray cluster to join: auto or HOST:PORT; http://HEAD:8265 submits a Ray Job. Default: a local Ray.",
 )

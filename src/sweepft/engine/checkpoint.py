@@ -94,13 +94,17 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
     Returns:
         The facts and extra tensors given to ``save``.
     Raises:
-        ValueError: If a shard is not what was written, or the world size differs.
+        ValueError: If a shard is not what was written or not in this folder, or the world size differs.
     """
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise ValueError(f"{folder}: is a link; states are read from the run folder itself")
     written = json.loads((folder / _COMPLETE).read_text())
     world, rank = dist.get_world_size(), dist.get_rank()
     if written["world_size"] != world:
         raise ValueError(f"{folder}: written by {written['world_size']} ranks, not by {world}")
     shard = folder / f"rank{rank}.safetensors"
+    if shard.is_symlink():
+        raise ValueError(f"{shard}: is a link; states are read from the run folder itself")
     with shard.open("rb") as f:
         if hashlib.file_digest(f, "sha256").hexdigest() != (folder / f"rank{rank}.sha256").read_text():
             raise ValueError(f"{shard}: does not have the digest it was written with")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, if not by name
 
 from sweepft.engine.memory import memory_share
 
@@ -16,6 +19,8 @@ __all__ = ["join", "leave", "own_tools_first", "remove_stale_lock"]
 
 _OP = "deepspeed_shm_comm"
 _STALE_SECONDS = 600.0
+_PATIENCE = timedelta(minutes=30)
+"""For collectives, as DeepSpeed has it; torch gives NCCL ten."""
 
 
 def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus: float) -> torch.device:
@@ -57,6 +62,16 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         if gpus < 1:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
+    if address in ("127.0.0.1", "::1", "localhost") and sys.platform == "linux":
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    torch.distributed.init_process_group(
+        "nccl" if use_gpu else "gloo",
+        store=_store(rank, world_size, address, port),
+        rank=rank,
+        world_size=world_size,
+        timeout=_PATIENCE,
+    )
     deepspeed.init_distributed(
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
@@ -66,6 +81,23 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
 def _pretend() -> bool:
     """Whether GPUs are only counted: a sweep's placement can then be tried where there are none."""
     return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
+
+
+def _store(rank: int, world_size: int, address: str, port: int) -> TCPStore:
+    """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
+    listener = None
+    if rank == 0:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family).detach()
+    return TCPStore(
+        address,
+        port,
+        world_size,
+        is_master=rank == 0,
+        timeout=_PATIENCE,
+        wait_for_workers=False,
+        master_listen_fd=listener,
+    )
 
 
 def own_tools_first() -> None:

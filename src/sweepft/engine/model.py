@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,16 +18,24 @@ def load_model(plan: EnginePlan) -> Any:
     """The base model in the sweep's precision, in training mode, on the CPU.
 
     Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed
-    seed, so that every rank and every trial starts from the same weights. Weights are read from safetensors only.
+    seed, so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from
+    the pickle files that the spec names; of these torch takes plain tensors only.
+
+    Raises:
+        ValueError: If the folder has only pickle files, and one that is not named.
     """
     from transformers import AutoModelForCausalLM
 
+    pickles = sorted(p.name for p in Path(plan.model_path).glob("pytorch_model*.bin"))
+    plain = not plan.allow_pickle or any(Path(plan.model_path).glob("*.safetensors"))
+    if not plain and not set(pickles) <= set(plan.allow_pickle):
+        raise ValueError(f"{plan.model_path}: model.allow_pickle does not name all of {', '.join(pickles)}")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(
         plan.model_path,
         revision=plan.revision,
         trust_remote_code=plan.trust_remote_code,
-        use_safetensors=True,
+        use_safetensors=plain,
         dtype=_DTYPES[plan.precision],
     )
     if plan.vocab_size > model.get_input_embeddings().num_embeddings:

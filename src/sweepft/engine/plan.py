@@ -53,6 +53,7 @@ class EnginePlan:
         longest: Tokens of the longest training row.
         offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
         liger: Whether Liger's kernels replace the model's own.
+        allow_pickle: Names of pickle files with the model's weights that may be loaded.
     """
 
     model_path: str
@@ -74,6 +75,7 @@ class EnginePlan:
     largest_batch: int = 1
     offload: str = "none"
     liger: bool = False
+    allow_pickle: tuple[str, ...] = ()
 
     @property
     def least_micro_batch(self) -> int:

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 
+from sweepft.launch.storage import check_shared
+from sweepft.redact import RedactingFormatter, redact_files
 from sweepft.spec import SweepSpec
 from sweepft.tuner.resources import check_cluster, local_cpus
 
@@ -41,7 +44,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         address: A running cluster (``auto`` or ``HOST:PORT``); None starts a local one, unless this process
             already has a session, which is then used and left alone.
     Raises:
-        ResourceError: If not even one trial fits.
+        ResourceError: If not even one trial fits, or a node of the cluster does not see the run folder.
     """
     set_environment()
     _log_to(run_dir / "logs" / "driver.log")
@@ -49,22 +52,40 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     started = not ray.is_initialized()
     if started and address is None:
         cpus, warning = local_cpus(spec)
-        ray.init(
-            num_cpus=cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            configure_logging=False,
-        )
+        with _on_loopback():
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                configure_logging=False,
+            )
     elif started:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
     _log_to(run_dir / "logs" / "driver.log")  # once more: ray.init brings handlers of its own
     try:
         check_cluster(spec)
+        check_shared(run_dir)
         yield warning
     finally:
         if started:
             ray.shutdown()
+        redact_files(run_dir / "logs")  # the ranks', which libraries write to as they like
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that starts now listen on the loopback only, as it does on a Mac; on Linux it has no option for it."""
+    before, name = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    kept = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if kept is not None:
+            os.environ[name] = kept
 
 
 def set_environment() -> None:
@@ -76,7 +97,7 @@ def set_environment() -> None:
 def _log_to(file: Path) -> None:
     """Send what libraries log in this process to a file in the run folder, and keep it off the terminal."""
     handler = logging.FileHandler(file, delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("ray", "sweepft", "optuna", "py.warnings"):
         logger = logging.getLogger(name)
         for old in logger.handlers:

@@ -1,4 +1,8 @@
-"""The middle of every sweep, new or resumed: Ray, the Tuner, progress, Ctrl-C, limits, and the report at the end."""
+"""The middle of every sweep, new or resumed: Ray, the Tuner, progress, Ctrl-C, limits, and the report at the end.
+
+One idea: a stretch is one Tuner's life. A pause ends it and frees what it held; the driver waits, and then goes on as a
+resumed sweep does, from the ledger.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from rich.console import Console
 from sweepft.best import write_best
 from sweepft.data import Prepared
 from sweepft.errors import StorageError, SweepftError
+from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.folder import storage_problem
 from sweepft.launch.live import LiveReport
@@ -33,6 +38,7 @@ from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
 from sweepft.tuner.recorder import Recorder
+from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
 __all__ = ["Finished", "conduct"]
@@ -103,41 +109,31 @@ def conduct(
     """
     winding = Winding()
     limit = _Limit(spec, recorder.view)
-    searcher.should_stop = lambda: limit.reached() is not None
-    progress = Progress(recorder.view, spec.search.trials, spec.resources.concurrent_trials, console)
+    steering = Steering(spec, run_dir, recorder, winding, limit.reached)
+    progress = Progress(recorder.view, spec.resources.concurrent_trials, console)
     recorder.listeners += [
         progress.on_row,
         LiveReport(run_dir, recorder.view).on_row,
         _stop_when_nothing_works(winding, recorder.view),
         _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
-    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding)
-    finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
-    searcher.afterwards, callback.on_left = finals.ask, finals.left
-    if spec.track.names:
-        recorder.listeners.append(Tracking(run_dir, console).on_row)
-    with ray_session(spec, run_dir, address) as warning:
-        if warning:
-            console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
-        tuner = build_tuner(
-            spec,
-            prepared,
-            run_dir,
-            searcher=searcher,
-            scheduler=scheduler,
-            callback=callback,
-            winding=winding,
-        )
-        with _interrupts(winding, console), progress:
-            try:
-                tuner.fit()
-            except Exception:
-                failure = recorder.failure or storage_problem(run_dir)
-                if failure is None:
-                    raise
-                raise _ended_by_storage(recorder, failure) from None
-    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
-        raise _ended_by_storage(recorder, recorder.failure)
+    always = tuple(recorder.listeners)
+
+    def stretch() -> None:
+        # Trackers end with every ``finish`` row, that of a pause too.
+        trackers = [Tracking(run_dir, console).on_row] if spec.track.names else []
+        recorder.listeners[:] = [*always, *trackers]
+        with ray_session(spec, run_dir, address) as warning:
+            if warning:
+                console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+            _stretch(spec, prepared, run_dir, recorder, searcher, scheduler, steering, winding)
+
+    with _interrupts(winding, console), progress:
+        stretch()
+        while steering.cut and not winding.soft and _sit_out(recorder, steering, searcher):
+            begin_again(spec, prepared, recorder)
+            searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
+            stretch()
     if not winding.soft:
         give_up_parked(
             spec,
@@ -147,8 +143,8 @@ def conduct(
             proposer=searcher.proposer,
             limit=limit.reached(),
         )
+    steering.close()
     searcher.proposer.close()
-    callback.close()
     status, reason = _status(winding, limit, recorder.view)
     recorder.write("finish", status=status, reason=reason)
     # As large as the model, and made again in seconds.
@@ -161,6 +157,54 @@ def _ended_by_storage(recorder: Recorder, failure: StorageError) -> StorageError
     with contextlib.suppress(SweepftError):
         recorder.ledger.append("finish", status="interrupted", reason=str(failure))
     return failure
+
+
+def _sit_out(recorder: Recorder, steering: Steering, searcher: OptunaSearcher) -> bool:
+    """Wait while the sweep is paused; whether it goes on then."""
+    who = recorder.view.accepted("pause")[-1]["who"]
+    recorder.write("finish", status="paused", reason=f"paused by {who}")
+    searcher.proposer.close()
+    steering.leave()
+    return steering.wait()
+
+
+def _stretch(
+    spec: SweepSpec,
+    prepared: Prepared,
+    run_dir: Path,
+    recorder: Recorder,
+    searcher: OptunaSearcher,
+    scheduler: SweepScheduler,
+    steering: Steering,
+    winding: Winding,
+) -> None:
+    """Run trials in one Tuner until there are no more, or somebody wants an end."""
+    steering.begin(scheduler, searcher.proposer)
+    searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
+    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding, steering)
+    finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
+    searcher.afterwards = lambda busy: "finished" if steering.pausing else finals.ask(busy)
+    callback.on_left, steering.finals = finals.left, finals
+    tuner = build_tuner(
+        spec,
+        prepared,
+        run_dir,
+        searcher=searcher,
+        scheduler=scheduler,
+        callback=callback,
+        winding=winding,
+        steering=steering,
+    )
+    try:
+        tuner.fit()
+    except Exception:
+        failure = recorder.failure or storage_problem(run_dir)
+        if failure is None:
+            raise
+        raise _ended_by_storage(recorder, failure) from None
+    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
+        raise _ended_by_storage(recorder, recorder.failure)
+    callback.close()
 
 
 def _best(run_dir: Path, view: RunView) -> Path | None:

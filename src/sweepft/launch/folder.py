@@ -37,6 +37,8 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         )
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it was there before, or the umask had its say
+            out.chmod(0o700)
         (out / "logs").mkdir(mode=0o700, exist_ok=True)
         (out / "spec.yaml").write_text(dump(spec))
     except OSError as error:

@@ -29,6 +29,11 @@ def short_config(config: dict[str, Any]) -> str:
 def describe(row: Row, view: RunView) -> str | None:
     """One plain line for a ledger row, or None for a row that is not news."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
+    if kind == "command":
+        settings = row["arguments"].get("config") or row["arguments"]
+        what = " ".join(p for p in (row["command"], row["trial_id"], short_config(settings)) if p)
+        word = "accepted" if row["accepted"] else "refused"
+        return f"command {word}: {what} who={row['who']}: {row['answer']}"
     if kind == "finalists":
         chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
         return f"finalists: {chosen}; scored on {parts}"
@@ -68,18 +73,15 @@ class Progress:
     """Shows a sweep while it runs.
 
     Args:
-        view: The fold that the recorder keeps up to date.
-        trials: Trials the sweep will run, None when only a time limit holds.
+        view: The fold, kept up to date by the recorder, or by who follows the ledger.
         slots: Trials at once.
         console: Where to draw.
     """
 
-    def __init__(self, view: RunView, trials: int | None, slots: int, console: Console) -> None:
+    def __init__(self, view: RunView, slots: int, console: Console) -> None:
         self._view = view
-        self._trials = trials
         self._slots = slots
         self._console = console
-        self._began = time.time()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -106,7 +108,8 @@ class Progress:
     def _headline(self) -> Text:
         counts = Counter(t.status for t in self._view.trials.values() if t.confirms is None)
         done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
-        total = "?" if self._trials is None else str(self._trials)
+        planned = self._view.planned_trials
+        total = "?" if planned is None else str(planned)
         text = Text.assemble((self._view.name, "bold"), f"  {done} of {total} trials done")
         for status in ("completed", "stopped", "parked", "diverged", "failed"):
             if counts[status]:
@@ -117,8 +120,11 @@ class Progress:
         if self._view.finalists is not None:
             seeds = sum(t.confirms is not None for t in self._view.trials.values())
             text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
-        text.append(f"  {_duration(time.time() - self._began)} elapsed")
-        eta = self._eta(done)
+        if self._view.paused:
+            text.append("  paused", style="cyan")
+        began = self._view.sessions[-1][0] if self._view.sessions else time.time()
+        text.append(f"  {_duration(time.time() - began)} elapsed")
+        eta = self._eta(done, planned)
         if eta is not None:
             text.append(f"  about {_duration(eta)} to go")
         return text
@@ -170,12 +176,12 @@ class Progress:
             text.append(f" at {trial.reach:.0%}: {value}\n")
         return text
 
-    def _eta(self, done: int) -> float | None:
-        if self._trials is None or done < 2:
+    def _eta(self, done: int, planned: int | None) -> float | None:
+        if planned is None or done < 2:
             return None
         spent = sum(sum(t.costs.values()) for t in self._view.trials.values() if not t.open)
         running = sum(sum(t.costs.values()) for t in self._view.with_status("running"))
-        return max(0.0, spent / done * (self._trials - done) - running) / self._slots
+        return max(0.0, spent / done * (planned - done) - running) / self._slots
 
 
 _STYLES = {

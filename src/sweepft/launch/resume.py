@@ -6,7 +6,6 @@ to its last whole result, silently, and goes on from there: at one slot a resume
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,11 @@ from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
+from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.finals import check_finals
-from sweepft.launch.folder import sweep_row
-from sweepft.recorder import Ledger, Row, RunView, read_ledger, whole_results
-from sweepft.rules import History
-from sweepft.rules.candidates import candidates
-from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.recorder import Ledger, RunView, iter_ledger
 from sweepft.spec import SweepSpec, from_dict, load
-from sweepft.tuner.build import build_scheduler
-from sweepft.tuner.outcome import outcome
 from sweepft.tuner.recorder import Recorder
 
 __all__ = ["resume_sweep"]
@@ -58,8 +51,7 @@ def resume_sweep(
     console = console or Console()
     run_dir = run_dir.resolve()
     with Ledger.open(run_dir) as ledger:
-        rows = read_ledger(run_dir)
-        view = RunView.from_rows(rows)
+        view = RunView.from_rows(iter_ledger(run_dir))
         if not view.header:
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
@@ -70,73 +62,22 @@ def resume_sweep(
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
-        history = History.from_dict(view.header.get("history") or {})
-        recorder.write("sweep", resumed=True, **sweep_row(spec, prepared), history=history.to_dict())
-        rows, reported = whole_results(rows)
-        rows += _end_what_has_ended(recorder, rows)
-        proposer = Proposer(spec, run_dir / STUDY_FILE)
-        rows = list(candidates(rows))
-        again = proposer.rebuild(rows)
-        scheduler = build_scheduler(spec, prepared.budget_samples, history)
-        scheduler.load_rows(rows)
-        parked = len(proposer.parked)
-        done = sum(t.confirms is None for t in view.trials.values()) - len(again) - parked
-        words = f"{done} trials are done, {len(again)} go on" + (f", {parked} are parked" if parked else "")
+        begin_again(spec, prepared, recorder)
+        searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
+        again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
+        done = sum(t.confirms is None for t in view.trials.values()) - again - parked
+        words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
         console.print(f"resuming {spec.name}: {words}", highlight=False)
         return conduct(
             spec,
             prepared,
             run_dir,
             recorder=recorder,
-            searcher=OptunaSearcher(proposer, prepared.budget_samples, reported=reported),
+            searcher=searcher,
             scheduler=scheduler,
             address=address,
             console=console,
         )
-
-
-def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:
-    """Write the ``end`` of trials whose last result was their last, but whose ``end`` row a crash prevented."""
-    last: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        if row.get("trial_id") is not None:
-            last.setdefault(row["trial_id"], {})[row["kind"]] = row
-    written = []
-    for name, kinds in last.items():
-        ended = kinds.get("end")
-        if "steps" not in kinds or (ended is not None and ended["status"] != "interrupted"):
-            continue
-        result = _last_result(kinds, recorder.view.budget_samples)
-        verdict = kinds.get("verdict")
-        condemned = verdict is not None and verdict["action"] in ("stop", "guard")
-        if not (condemned or "diverged" in result or result["samples_seen"] >= result["budget_samples"]):
-            continue
-        how = outcome(result, verdict)
-        written.append(
-            recorder.write(
-                "end",
-                trial_id=name,
-                attempt=kinds["steps"]["attempt"],
-                status=how.status,
-                reason=how.reason,
-                objective=how.objective,
-                **{key: result[key] for key in ("step", "samples_seen", "tokens_seen")},
-            )
-        )
-    return written
-
-
-def _last_result(kinds: Mapping[str, Row], budget_samples: int) -> dict[str, Any]:
-    """What a trial reported last, put together from its rows as far as ``outcome`` asks for it."""
-    history = kinds["steps"]["history"]
-    result = {name: history[name][-1] for name in ("step", "samples_seen", "tokens_seen", "grad_norm")}
-    result["budget_samples"] = budget_samples
-    evaluated = kinds.get("eval")
-    if evaluated is not None and evaluated["final"]:
-        result["eval_loss"] = evaluated["objective"]
-    if not math.isfinite(result["grad_norm"]):
-        result["diverged"] = f"the gradient norm is {result['grad_norm']} at step {result['step']}"
-    return result
 
 
 def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:

@@ -25,14 +25,16 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "name": view.name,
         "status": view.status,
         "trials": dict(Counter(t.status for t in view.trials.values())),
-        "planned_trials": view.spec.get("search", {}).get("trials"),
+        "planned_trials": view.planned_trials,
         "running": [
             {"trial_id": t.trial_id, "reach": round(t.reach, 4), "step": t.step, "config": t.config}
             for t in view.with_status("running")
         ],
         "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.config},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
-        "resume": view.status in ("crashed", "interrupted", "limit") or bool(view.with_status("interrupted")),
+        "resume": view.status in ("crashed", "interrupted", "limit")
+        or (view.status == "paused" and view.writer is None)
+        or bool(view.with_status("interrupted")),
     }
 
 
@@ -52,6 +54,8 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["best"]:
         best = found["best"]
         lines.append(f"ahead: {best['trial_id']}  {best['objective']:.4f}  {short_config(best['config'])}")
+    if found["status"] == "paused" and not found["resume"]:
+        lines.append(f"go on with: sweepft continue {found['run']}")
     if found["resume"]:
         lines.append(f"go on with: sweepft resume {found['run']}")
     return "\n".join(lines)

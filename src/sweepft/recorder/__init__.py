@@ -5,6 +5,7 @@ Everything else in a run folder can be made again from it. Needs the standard li
 
 from __future__ import annotations
 
+from sweepft.recorder.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.recorder.finalists import (
     Finalist,
     Standing,
@@ -15,7 +16,7 @@ from sweepft.recorder.finalists import (
     scores_of,
 )
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
-from sweepft.recorder.lock import Owner, current_writer
+from sweepft.recorder.lock import Owner, current_writer, named_writer
 from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
 from sweepft.recorder.tail import LedgerTail
 from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
@@ -27,6 +28,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "STATUSES",
     "AttemptView",
+    "Command",
+    "CommandInbox",
     "Finalist",
     "Ledger",
     "LedgerTail",
@@ -37,13 +40,16 @@ __all__ = [
     "Standing",
     "TrialView",
     "all_scored",
+    "commands_path",
     "current_writer",
     "finalists",
     "iter_ledger",
     "ledger_path",
     "metric_of",
     "missing_scores",
+    "named_writer",
     "read_ledger",
     "scores_of",
+    "send_command",
     "whole_results",
 ]

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from sweepft.recorder.rows import TEXT_FIELDS, Row
+from sweepft.redact import redact
 
 __all__ = ["decode_row", "encode_row", "plain"]
 
@@ -26,11 +27,15 @@ _NON_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def plain(value: Any, where: str = "value") -> Any:
     """The value in JSON's own types: numpy scalars and arrays unpacked, tuples as lists, NaN and inf as text.
 
+    Texts lose what is secret in them: what is not written needs no guarding.
+
     Raises:
         TypeError: For anything JSON cannot hold; the message names the field.
     """
     kind = type(value)
-    if value is None or kind in (str, bool, int):
+    if kind is str:
+        return redact(value)
+    if value is None or kind in (bool, int):
         return value
     if kind is float:
         return value if math.isfinite(value) else _spell(value)

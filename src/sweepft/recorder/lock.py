@@ -20,7 +20,7 @@ from typing import Final
 
 from sweepft.errors import LedgerLocked
 
-__all__ = ["Owner", "WriterLock", "current_writer"]
+__all__ = ["Owner", "WriterLock", "current_writer", "named_writer"]
 
 _UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 _FOREIGN_ALIVE_SECONDS: Final = 600.0  # a foreign host's ledger that grew this recently has a writer
@@ -118,6 +118,20 @@ def current_writer(ledger_dir: Path) -> Owner | None:
         return owner if owner.seen_alive() else None
     finally:
         os.close(fd)
+
+
+def named_writer(ledger_dir: Path) -> Owner | None:
+    """Whom the lock names: a living process of this host, or one of another host, whose life cannot be seen here."""
+    try:
+        fd = os.open(ledger_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        owner = _read_owner(fd)
+    finally:
+        os.close(fd)
+    here = owner is not None and owner.host == socket.gethostname()
+    return None if owner is None or (here and not owner.seen_alive()) else owner
 
 
 def _try_flock(fd: int) -> bool | None:

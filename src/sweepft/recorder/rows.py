@@ -18,6 +18,7 @@ __all__ = [
     "STATUSES",
     "TEXT_FIELDS",
     "VERDICT_ACTIONS",
+    "CommandRow",
     "CostRow",
     "EndRow",
     "EvalRow",
@@ -196,6 +197,23 @@ class FaultRow:
 
 
 @dataclass(frozen=True)
+class CommandRow:
+    """What a person has asked of the running sweep, and the driver's answer (see `sweepft.recorder.commands`).
+
+    ``asked`` is when it was asked, in Unix seconds; ``answer`` what comes of it, or why it was not ``accepted``.
+    """
+
+    command_id: str
+    command: str
+    trial_id: str | None
+    arguments: dict[str, Any]
+    who: str
+    asked: float
+    accepted: bool
+    answer: str
+
+
+@dataclass(frozen=True)
 class FinalistsRow:
     """Whom the search leaves to be scored, and on what. A later one replaces it.
 
@@ -235,7 +253,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class FinishRow:
-    """The driver is done with the sweep: ``finished | interrupted | limit | failed``."""
+    """The driver is done with the sweep: ``finished | interrupted | limit | failed``, or waits: ``paused``."""
 
     status: str
     reason: str | None = None
@@ -253,10 +271,11 @@ KINDS: Final[dict[str, type]] = {
     "fault": FaultRow,
     "finalists": FinalistsRow,
     "score": ScoreRow,
+    "command": CommandRow,
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "end", "fault", "finalists", "score", "finish"})
+DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
 """Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Verdicts are not: on a
 slow file system all slots would wait, and one that is lost is lost with its steps and given again."""
 
@@ -286,6 +305,7 @@ TEXT_FIELDS: Final = frozenset(
             "rule",
         ),
         *("reason", "status", "phase", "error", "message"),
+        *("command_id", "arguments", "who", "answer"),
         *("confirms", "chosen", "what", "digest", "file", "file_digest", "version"),
     }
 )

@@ -101,6 +101,7 @@ class TrialView:
         default_factory=lambda: {k: [] for k in HISTORY_KEYS}, repr=False
     )
     _arrays: dict[str, NDArray[np.float64]] | None = field(default=None, repr=False)
+    _whole: int = field(default=0, repr=False)  # step of the last result that is whole
 
     @property
     def open(self) -> bool:
@@ -166,6 +167,17 @@ class TrialView:
         if self.end is None and self.status != "parked":
             self.status = status
 
+    def forget_torn(self) -> None:
+        """Forget a result that a crash cut in two: who resumes takes it as not written (`whole_results`)."""
+        if self.end is not None:
+            return
+        parked = self.status == "parked"
+        self._keep_steps(self._whole)
+        if parked and not (self.verdicts and self.verdicts[-1]["action"] == "park"):
+            self.status, self.reason = "interrupted", None
+            if self.attempts:
+                self.attempts[-1].parked = False
+
     def _start(self, row: Row) -> None:
         self.attempts.append(
             AttemptView(
@@ -229,6 +241,7 @@ class TrialView:
 
     def _cost(self, row: Row) -> None:
         phase, seconds = row["phase"], row["seconds"]
+        self._whole = self.step
         self.costs[phase] = self.costs.get(phase, 0.0) + seconds
         self.gpu_costs[phase] = self.gpu_costs.get(phase, 0.0) + seconds * row.get("gpus", 0.0)
 

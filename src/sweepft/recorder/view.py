@@ -40,6 +40,7 @@ class RunView:
         finish: The `finish` row in force, or None while the sweep runs or after a crash.
         faults: All `fault` rows, those of no trial too.
         costs: All `cost` rows.
+        commands: All `command` rows.
         finalists: The `finalists` row in force, or None before the search is over.
         scores: The last `score` row by trial_id (None: the base model) and name of test set or task.
         writer: Who was writing when the ledger was loaded, or None.
@@ -54,6 +55,7 @@ class RunView:
     finish: Row | None = None
     faults: list[Row] = field(default_factory=list)
     costs: list[Row] = field(default_factory=list)
+    commands: list[Row] = field(default_factory=list)
     finalists: Row | None = None
     scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
     writer: Owner | None = None
@@ -101,6 +103,31 @@ class RunView:
         return int(self.header.get("budget_samples") or 0)
 
     @property
+    def planned_trials(self) -> int | None:
+        """Trials the sweep will run: those of its spec or of an extension, and clones; None without such a number."""
+        asked = (self.spec.get("search") or {}).get("trials")
+        if asked is None:
+            return None
+        more = [int(c["arguments"]["trials"]) for c in self.accepted("extend")]
+        return max([int(asked), *more]) + self.clones
+
+    @property
+    def clones(self) -> int:
+        """Clones that were asked for."""
+        return len(self.accepted("clone"))
+
+    @property
+    def paused(self) -> bool:
+        """Whether the sweep is paused, or about to be: told so, and neither continued nor resumed since."""
+        begun = self.sessions[-1][0] if self.sessions else 0.0
+        told = [c for c in self.accepted("pause", "continue") if c["time"] >= begun]
+        return bool(told) and told[-1]["command"] == "pause"
+
+    def accepted(self, *commands: str) -> list[Row]:
+        """The `command` rows of these commands that were accepted, in order."""
+        return [c for c in self.commands if c["command"] in commands and c["accepted"]]
+
+    @property
     def status(self) -> str:
         """``running``, ``crashed`` (no writer, no finish row), or the finish row's status."""
         if self.finish is not None:
@@ -131,6 +158,8 @@ class RunView:
             self.costs.append(row)
         elif kind == "fault":
             self.faults.append(row)
+        elif kind == "command":
+            self.commands.append(row)
         elif kind == "finalists":
             self.finalists = row
         elif kind == "score":
@@ -184,6 +213,7 @@ class RunView:
             self.settle("interrupted")
             for trial in self.trials.values():
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
+                trial.forget_torn()
         else:
             self.header = row
 

@@ -18,7 +18,7 @@ from sweepft.replay.curves import Study
 from sweepft.replay.runner import OTHERS, Replay, ReplayRow, replay_all
 from sweepft.replay.score import bootstrap
 from sweepft.replay.sources import live_verdicts, read_source
-from sweepft.rules import RULES, read_history
+from sweepft.rules import BY_PERSON, RULES, read_history
 
 __all__ = ["replay_command"]
 
@@ -175,7 +175,8 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
         if not ledger_path(path).is_file():
             raise ReplayError(f"{path}: --live needs a run folder\n  leave it out for tables")
         rows, _ = whole_results(read_ledger(path))
-        recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "verdict"]
+        judged = [r for r in rows if r["kind"] == "verdict" and r["rule"] != BY_PERSON]
+        recorded = [(r["trial_id"], r["step"], r["action"]) for r in judged]
         again = [(v.trial_id, v.step, v.action) for v in live_verdicts(rows)]
         if recorded != again:
             first = next((i for i, (a, b) in enumerate(zip(recorded, again, strict=False)) if a != b), None)

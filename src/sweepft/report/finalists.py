@@ -51,6 +51,9 @@ def finalist_difference(first: Finalist, second: Finalist) -> dict[str, Any] | N
     if a.seeds and b.seeds:
         clear = bool(value > stats.t.ppf(0.975, _welch(a, b)) * stderr)
         noise = f"the noise of fresh seeds ({a.seeds} and {b.seeds}), by Welch's t"
+    elif a.seeds or b.seeds:
+        clear = bool(value > 1.96 * stderr)
+        noise = "the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
     else:
         clear = bool(value > 1.96 * stderr)
         noise = "the noise of the items, taken as unpaired; seed noise is not in it"

@@ -39,7 +39,7 @@ def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -
     """
     order = [t["trial_id"] for t in summary["trials"]]
     data = {
-        "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults")},
+        "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults", "commands")},
         "curves": finite(page_curves(view, order, summary["windows"])),
         "timeline": finite(timeline(view)),
         "waits": finite(waits(view)),

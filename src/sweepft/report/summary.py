@@ -68,6 +68,10 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
             }
             for f in view.faults
         ],
+        "commands": [
+            {k: c.get(k) for k in ("time", "who", "command", "trial_id", "arguments", "accepted", "answer")}
+            for c in view.commands
+        ],
         "provenance": _provenance(view),
         "not_measured": _not_measured(view, trials, finals),
         "trials": trials,

@@ -19,10 +19,11 @@ from sweepft.rules.parking import Prospect
 from sweepft.rules.recipe import RecipeRule
 from sweepft.rules.referee import Referee
 from sweepft.rules.rows import replay_rows
-from sweepft.rules.verdict import Judgement, Verdict
+from sweepft.rules.verdict import BY_PERSON, Judgement, Verdict
 from sweepft.rules.windows import Window, eligible, parse_windows, window_steps, windows_reached
 
 __all__ = [
+    "BY_PERSON",
     "RULES",
     "AshaRule",
     "AuditResult",

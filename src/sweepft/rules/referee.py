@@ -18,7 +18,7 @@ from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Report
 from sweepft.rules.history import History
 from sweepft.rules.parking import Prospect, prospects
-from sweepft.rules.verdict import Action, Judgement, Verdict
+from sweepft.rules.verdict import BY_PERSON, Action, Judgement, Verdict
 from sweepft.rules.windows import Window, WindowSpec, eligible, parse_windows
 
 __all__ = ["Referee"]
@@ -82,6 +82,7 @@ class Referee:
         self.guards = guards
         self.cohort = Cohort(mode)
         self.verdicts: list[Verdict] = []
+        self._pinned: dict[str, str] = {}
 
     # ----- what happens to trials ------------------------------------------------------------------------
 
@@ -161,6 +162,18 @@ class Referee:
     def give_up(self, trial_id: str) -> None:
         """A parked trial will not come back."""
         self._leave(trial_id, "stopped", "parked")
+
+    def pin(self, trial_id: str, who: str) -> None:
+        """A person wants this trial to run to its end: no rule ends it any more; the guards still do."""
+        self._pinned[trial_id] = who
+
+    def stop(self, trial_id: str, reason: str) -> Verdict:
+        """A person ends a running trial: it is withdrawn, for nobody has judged that it would end badly."""
+        record = self.cohort.trials[trial_id]
+        verdict = self._verdict(record, None, "stop", BY_PERSON, Judgement(True, reason))
+        self.cohort.set_status(record, "removed")
+        self.verdicts.append(verdict)
+        return verdict
 
     def _leave(self, trial_id: str, status: Literal["failed", "removed", "stopped"], *before: str) -> None:
         record = self.cohort.trials.get(trial_id)
@@ -265,6 +278,8 @@ class Referee:
         return [verdict] if verdict.action != "continue" else []
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
+        if record.trial_id in self._pinned:
+            return f"it is pinned by {self._pinned[record.trial_id]}"
         if self.cohort.leads(window, record.snapshots[window].metric):
             return f"it has the best objective of all at {window.name}"
         if self.cohort.standing <= self.keep_last:
@@ -341,6 +356,7 @@ class Referee:
             "mode": self.cohort.mode,
             "cohort": self.cohort.to_state(),
             "verdicts": [v.to_row() for v in self.verdicts],
+            "pinned": dict(self._pinned),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -362,6 +378,7 @@ class Referee:
         self._audits = self._prospects = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
         self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
+        self._pinned = dict(state.get("pinned", {}))
 
 
 def _counts(outcomes: Sequence[bool]) -> dict[str, int]:

@@ -23,8 +23,8 @@ _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     """Feed rows to a referee in order; returns the verdicts it gives.
 
-    Reads the kinds ``trial``, ``steps``, ``eval`` and ``end``; others are skipped. A trial without an ``end``
-    row is still running afterwards; its next attempt goes on where its curve ends.
+    Reads the kinds ``trial``, ``steps``, ``eval``, ``end`` and ``command`` (pins); others are skipped. A trial without
+    an ``end`` row is still running afterwards; its next attempt goes on where its curve ends.
     """
     given = len(referee.verdicts)
     steps: Mapping[str, Any] | None = None
@@ -48,6 +48,8 @@ def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Ver
             _feed(referee, None, row, warmup)
         elif kind == "end":
             _end(referee, row)
+        elif kind == "command" and row["command"] == "pin" and row["accepted"]:
+            referee.pin(row["trial_id"], row["who"])
     if steps is not None:
         _feed(referee, steps, None, warmup)
     return referee.verdicts[given:]

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Action", "Judgement", "Verdict"]
+__all__ = ["BY_PERSON", "Action", "Judgement", "Verdict"]
 
 Action = Literal["continue", "stop", "park", "audit", "guard"]
+
+BY_PERSON = "person"
+"""The rule of a verdict that no rule gave: somebody asked for it while the sweep ran."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Verdict:
         trial_id: The trial's name.
         step: Optimizer steps it had done.
         samples_seen: Its value of the scheduler's time attribute.
-        window: Nominal fraction of the budget; None for count windows and guards.
+        window: Nominal fraction of the budget; None for count windows, guards and what a person asked for.
         action: ``continue``; ``stop`` (the rule's); ``guard`` (stopped because it diverged); ``audit``
             (condemned, but runs on so that the rule's mistakes can be counted); ``park`` (condemned, but may come
             back once the search has nothing more to propose).

@@ -29,8 +29,12 @@ from sweepft.spec.space import same
 
 __all__ = ["Proposal", "Proposer"]
 
+Origin = Literal["start_with", "sampler", "clone"]
+
 _SAMPLER_TRIES: Final = 8
 """How often a sampler may propose what was tried before chance decides in its place."""
+
+_ORIGINS: Final[dict[str, Origin]] = {"start_with": "start_with", "clone": "clone"}
 
 _ENUMERABLE: Final = 100_000
 """Configurations that can be gone through one by one."""
@@ -44,7 +48,7 @@ class Proposal:
         trial_id: ``t000``, ``t001``, ... in the order of proposal.
         number: The same as a number.
         config: Swept field to value, a value for every key of ``search.space``.
-        origin: Who proposed it.
+        origin: Who proposed it; a clone was asked for by a person while the sweep ran.
         study_number: Number of the trial in the Optuna study (repeats count there).
         resumed: Whether the trial had begun before: it was interrupted, or parked.
     """
@@ -52,7 +56,7 @@ class Proposal:
     trial_id: str
     number: int
     config: dict[str, Any]
-    origin: Literal["start_with", "sampler"]
+    origin: Origin
     study_number: int
     resumed: bool = False
 
@@ -68,6 +72,7 @@ class Proposer:
 
     Attributes:
         parked: Parked trials by trial id.
+        trials: Trials to propose, clones not counted: ``search.trials``, or more.
     """
 
     def __init__(self, spec: SweepSpec, storage: Path | None) -> None:
@@ -76,6 +81,8 @@ class Proposer:
         self._path = storage
         self._opened: StudyState | None = None
         self._waiting: list[Proposal] = []
+        self._clones: list[dict[str, Param]] = []
+        self.trials = spec.search.trials
         self.parked: dict[str, Proposal] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -91,16 +98,27 @@ class Proposer:
         """Trials proposed so far."""
         return len(self._state.numbers)
 
-    def ask(self) -> Proposal | None:
-        """The next trial, or None when ``search.trials`` are proposed or the space is used up.
+    @property
+    def waiting(self) -> int:
+        """Trials that had begun and go on next."""
+        return len(self._waiting)
 
-        After :meth:`rebuild`, trials that were interrupted come first, as they were.
+    def ask(self) -> Proposal | None:
+        """The next trial, or None when all ``trials`` are proposed or the space is used up.
+
+        After :meth:`rebuild`, trials that were interrupted come first, as they were; then clones.
         """
         if self._waiting:
             return self._waiting.pop(0)
         state, search = self._state, self.spec.search
         number = len(state.numbers)
-        if search.trials is not None and number >= search.trials:
+        while self._clones:
+            params = self._clones.pop(0)
+            state.study.sampler = random_sampler(search, number, 0)  # has nothing left to draw
+            proposal = self._ask_once(state, number, params, params, "clone")
+            if proposal is not None:
+                return proposal
+        if self.trials is not None and number - state.cloned >= self.trials:
             return None
         if self.space.size is not None and len(state.seen) >= self.space.size:
             return None
@@ -122,6 +140,21 @@ class Proposer:
                 return proposal
         raise AssertionError("the loop above does not end")
 
+    def clone(self, config: Mapping[str, Any]) -> None:
+        """Propose this configuration next.
+
+        Raises:
+            ValueError: If it does not lie in the space, is not complete, or was proposed before.
+        """
+        params = self.space.encode(config)
+        missing = sorted(self.space.axes.keys() - config.keys())
+        if missing:
+            raise ValueError(f"not complete: {', '.join(missing)}")
+        name = self._state.seen.get(identity(params))
+        if name is not None or params in self._clones:
+            raise ValueError(f"tried already: {name or 'a clone that waits for a slot'}")
+        self._clones.append(params)
+
     def park(self, proposal: Proposal) -> None:
         """Keep a trial that was parked, open as it is."""
         self.parked[proposal.trial_id] = replace(proposal, resumed=True)
@@ -129,6 +162,10 @@ class Proposer:
     def bring_back(self, trial_id: str) -> Proposal:
         """A parked trial, to be proposed again."""
         return self.parked.pop(trial_id)
+
+    def recall(self, trial_id: str) -> None:
+        """Propose a parked trial next."""
+        self._waiting.append(self.parked.pop(trial_id))
 
     def report(self, trial_id: str, step: int, value: float) -> None:
         """Note a held-out loss of a running trial.
@@ -161,6 +198,7 @@ class Proposer:
         if trial_id not in state.open:
             return
         self.parked.pop(trial_id, None)
+        self._waiting = [waiting for waiting in self._waiting if waiting.trial_id != trial_id]
         ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
         state.close(trial_id, ending, value, attrs)
 
@@ -193,7 +231,7 @@ class Proposer:
                     record.trial_id,
                     record.number,
                     record.config,
-                    "start_with" if record.origin == "start_with" else "sampler",
+                    _ORIGINS.get(record.origin, "sampler"),
                     self._opened.open[record.trial_id],
                     resumed=True,
                 )
@@ -221,7 +259,12 @@ class Proposer:
         return None
 
     def _ask_once(
-        self, state: StudyState, number: int, fixed: Mapping[str, Param], wanted: Mapping[str, Param]
+        self,
+        state: StudyState,
+        number: int,
+        fixed: Mapping[str, Param],
+        wanted: Mapping[str, Param],
+        origin: Origin = "start_with",
     ) -> Proposal | None:
         """Ask with some parameters fixed; None (and a trial told FAIL) if the result was proposed before."""
         if fixed:
@@ -237,7 +280,7 @@ class Proposer:
             f"t{number:03d}",
             number,
             self.space.decode(trial.params),
-            "start_with" if as_wanted else "sampler",
+            origin if as_wanted else "sampler",
             trial.number,
         )
         for key, value in _attrs(proposal).items():

@@ -61,7 +61,6 @@ class OptunaSearcher(Searcher):
         self.faults: Callable[[str], int] | None = None
         self.lost: list[Proposal] = []
         self.hold_until = 0.0
-        self._stopped = False
         self.afterwards: Callable[[bool], dict[str, Any] | Literal["wait", "finished"]] | None = None
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
@@ -140,8 +139,8 @@ class OptunaSearcher(Searcher):
 
     def _new(self) -> Proposal | None:
         """A trial to begin, or a parked one to go on with, unless a limit is reached."""
-        self._stopped = self._stopped or (self.should_stop is not None and self.should_stop())
-        return None if self._stopped else self.proposer.ask() or self._come_back()
+        over = self.should_stop is not None and self.should_stop()
+        return None if over else self.proposer.ask() or self._come_back()
 
     def _come_back(self) -> Proposal | None:
         worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()

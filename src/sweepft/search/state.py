@@ -26,6 +26,7 @@ class StudyState:
         open: The same, of those that have not ended.
         seen: Trial id by identity of the parameters.
         started: Trials that came from ``start_with``.
+        cloned: Trials that a person asked for.
     """
 
     def __init__(self, study: Study, storage: BaseStorage) -> None:
@@ -34,6 +35,7 @@ class StudyState:
         self.open: dict[str, int] = {}
         self.seen: dict[str, str] = {}
         self.started = 0
+        self.cloned = 0
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study.study_name)
         for trial in study.get_trials(deepcopy=False):
@@ -51,6 +53,7 @@ class StudyState:
         if params:  # none: it no longer fits the space
             self.seen[identity(params)] = trial_id
         self.started += origin == "start_with"
+        self.cloned += origin == "clone"
 
     def values(self, trial_id: str) -> dict[int, float]:
         """Held-out losses of a trial by nominal samples."""

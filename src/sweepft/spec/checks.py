@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from sweepft.errors import Problem
+from sweepft.redact import looks_secret
 from sweepft.spec.curriculum import domain_faults, of_data
 from sweepft.spec.draft import Draft
 from sweepft.spec.fields import MicroTokens
@@ -52,6 +53,22 @@ def _check_precision(draft: Draft) -> None:
     if train is not None and train.precision == "bf16" and train.zero_stage == 0:
         rule = "zero_stage 0 with precision bf16 cannot be reset exactly between trials"
         draft.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
+
+
+def _check_secrets(draft: Draft) -> None:
+    """The spec is written into the run folder, its ledger and its report."""
+    for path, text in _texts(draft.document.data, ()):
+        if looks_secret(text):
+            remedy = "take it out, revoke it, and give it in the environment, e.g. as HF_TOKEN"
+            draft.add(path, "must not hold a token, key or password", remedy)
+
+
+def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(data, str):
+        yield path, data
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _texts(value, (*path, key))
 
 
 def _check_weights(draft: Draft) -> None:
@@ -356,6 +373,7 @@ def _check_rank_by(draft: Draft) -> None:
 
 _CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
     _check_precision,
+    _check_secrets,
     _check_weights,
     _check_names,
     _check_hub_options,

@@ -68,6 +68,11 @@ def _check_model(draft: Draft, model: Model) -> None:
     if model.chat_template is not None and is_template_file(model.chat_template):
         _check_file(draft, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in name")
     if _is_remote(model.path):
+        if model.allow_pickle:
+            remedy = "download the model, and name its folder in model.path"
+            draft.add(
+                ("model", "allow_pickle"), "is for local folders only", remedy, list(model.allow_pickle)
+            )
         return
     key: KeyPath = ("model", "path")
     folder = Path(model.path)
@@ -80,7 +85,16 @@ def _check_model(draft: Draft, model: Model) -> None:
         missing.append("no readable config.json")
     if not any(all(_filled(folder / name) for name in names) for names in _TOKENIZERS):
         missing.append("no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt)")
-    missing += _missing_weights(folder)
+    pickles = _only_pickles(folder)
+    refused = [name for name in pickles if name not in model.allow_pickle]
+    if refused:
+        rule = f"the model folder has weights as pickle files only ({', '.join(refused[:3])})"
+        remedy = (
+            "save the model there with save_pretrained, which writes safetensors, or name the files in "
+            f"model.allow_pickle: [{', '.join(pickles)}]"
+        )
+        draft.add(key, rule, remedy, model.path)
+    missing += _missing_weights(folder) if not pickles else []
     if missing:
         remedy = "save model and tokenizer there with save_pretrained, or name the folder that has them"
         draft.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
@@ -97,9 +111,14 @@ def _missing_weights(folder: Path) -> list[str]:
         return [f"no {name}, which {_INDEX} names" for name in lost[:3]]
     if any(_filled(path) for path in folder.glob("*.safetensors")):
         return []
-    if any(folder.glob("pytorch_model*.bin")):
-        return ["weights as pytorch_model.bin only (safetensors are needed)"]
     return ["no weights (*.safetensors)"]
+
+
+def _only_pickles(folder: Path) -> list[str]:
+    """Names of a model's pickle files, where it has no safetensors."""
+    if any(folder.glob("*.safetensors")) or (folder / _INDEX).is_file():
+        return []
+    return sorted(path.name for path in folder.glob("pytorch_model*.bin"))
 
 
 def _check_data(draft: Draft, data: Data) -> None:

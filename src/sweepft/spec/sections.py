@@ -71,6 +71,9 @@ class Model(Section):
     """Name of a built-in chat template, or a Jinja file; by default the tokenizer's own."""
     trust_remote_code: bool = False
     """Whether code shipped with the model may run on your machines."""
+    allow_pickle: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Pickle files of a local folder without safetensors that may be loaded, each by its name, e.g.
+    `[pytorch_model.bin]`. Only what torch takes for plain weights is read from them; safetensors are safer still."""
 
 
 class TrainSource(Section):

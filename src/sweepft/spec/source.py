@@ -18,7 +18,17 @@ import yaml
 
 from sweepft.errors import Problem, SpecError
 
-__all__ = ["MAX_ALIASES", "MAX_BYTES", "MAX_NODES", "Document", "KeyPath", "dotted", "read", "to_yaml"]
+__all__ = [
+    "MAX_ALIASES",
+    "MAX_BYTES",
+    "MAX_NODES",
+    "Document",
+    "KeyPath",
+    "dotted",
+    "read",
+    "read_value",
+    "to_yaml",
+]
 
 KeyPath = tuple[str | int, ...]
 
@@ -137,6 +147,18 @@ def read(path: Path, name: str) -> Document:
     if problems:
         raise SpecError(problems)
     return document
+
+
+def read_value(text: str) -> Any:
+    """A single value as YAML has it, bounded like a file.
+
+    Raises:
+        ValueError: If it is not valid YAML; the message says why.
+    """
+    document, problems = _parse(text, "value")
+    if problems:
+        raise ValueError(problems[0].rule)
+    return document.data if text.strip() else ""
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ class Exam:
         """Whether no part is left."""
         return not self._parts
 
-    def take(self, group: WorkerGroup, patience: float) -> dict[str, Any]:
+    def take(self, group: WorkerGroup, patience: float, judge_key: str | None = None) -> dict[str, Any]:
         """Score the next part on ranks that hold the weights: the fields of a `score` row."""
         part, begin = self._parts[0], time.monotonic()
         if part.task is not None:
@@ -71,9 +71,8 @@ class Exam:
             scored = {**found, "file": part.items}
         elif part.judging is not None:
             try:
-                found = judge(
-                    group, self._tokenizer, part.judging, Path(self._run_dir, str(part.items)), patience
-                )
+                file = Path(self._run_dir, str(part.items))
+                found = judge(group, self._tokenizer, part.judging, file, patience, judge_key)
             except (JudgeError, DataError, StorageError) as error:
                 return self.give_up(str(error))
             scored = {**found, "file": part.items}

@@ -1,7 +1,7 @@
 """MT-Bench as a part of an exam: the slot's ranks answer, the judge is asked from the slot's own process.
 
-One idea: the key is the driver's. It comes as a reference into Ray's memory, stands in this process's environment while
-the judge is asked, and in no file.
+One idea: the key is the driver's. It comes with the slot's plan, by way of Ray's memory, stands in this process's
+environment while the judge is asked, and in no file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from sweepft.evaluate.items import write_items
 from sweepft.evaluate.judge import Chat, MtBenchResult, Score, score
@@ -29,7 +27,6 @@ class Judging:
 
     Attributes:
         settings: The spec's section.
-        key: Reference to the key, None where the driver has none.
         weights: Names the weights: answers of the same ones are kept.
         cache: Folder of answers and verdicts.
         end_ids: Tokens that end an answer.
@@ -37,7 +34,6 @@ class Judging:
     """
 
     settings: MtBench
-    key: Any
     weights: str
     cache: str
     end_ids: tuple[int, ...]
@@ -45,7 +41,7 @@ class Judging:
 
 
 def judge(
-    group: WorkerGroup, tokenizer: str, judging: Judging, items: Path, patience: float
+    group: WorkerGroup, tokenizer: str, judging: Judging, items: Path, patience: float, key: str | None
 ) -> dict[str, Any]:
     """Answers, verdicts, and what they come to: fields of a `score` row.
 
@@ -62,7 +58,7 @@ def judge(
             temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
         )  # fmt: skip
 
-    with _in_environment(judging.settings.key_env, judging.key):
+    with _in_environment(judging.settings.key_env, key):
         result = score(generate, judging.settings, Path(judging.cache), model=judging.weights)
     digest = write_items(items, [asdict(one) for one in result.judgements])
     return {**_fields(result), "file_digest": digest}
@@ -86,10 +82,10 @@ def _metric(found: Score) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _in_environment(name: str, key: Any) -> Iterator[None]:
+def _in_environment(name: str, key: str | None) -> Iterator[None]:
     before = os.environ.get(name)
     if key is not None:
-        os.environ[name] = ray.get(key)
+        os.environ[name] = key
     try:
         yield
     finally:

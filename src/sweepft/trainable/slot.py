@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ from sweepft.errors import (
 from sweepft.trainable.exam import Exam
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
-from sweepft.trainable.states import StatePlan, is_parked, newest_state, note_taken, remove_states
+from sweepft.trainable.states import (
+    StatePlan,
+    is_parked,
+    newest_state,
+    note_taken,
+    pause_wanted,
+    remove_states,
+)
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
 __all__ = ["RANKS_REBUILT", "WENT_ON", "Slot", "SlotPlan"]
@@ -63,6 +70,7 @@ class SlotPlan:
         states: When a trial's state is written.
         max_faults: How often a trial is brought back, by rebuilt ranks or on another slot, before it has failed.
         hang_seconds: How long beyond ten times the usual pace a rank may be silent.
+        judge_key: The driver's key for the judge of MT-Bench; a plan goes through memory alone.
         patience: Longest wait for anything not measured yet, in seconds (model load, a trial's first steps).
     """
 
@@ -74,6 +82,7 @@ class SlotPlan:
     max_faults: int = 2
     hang_seconds: float = 60.0
     patience: float = 3600.0
+    judge_key: str | None = field(default=None, repr=False)
 
 
 class Slot(tune.Trainable):
@@ -216,7 +225,7 @@ class Slot(tune.Trainable):
             self._save()
         assert self._group is not None
         if self._exam is not None:
-            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience)
+            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience, self._plan.judge_key)
             self._spend("evaluate", scored["seconds"])
             return self._scored(self._exam, scored)
         point = self._points[self._next]
@@ -240,6 +249,10 @@ class Slot(tune.Trainable):
         result["done"] = chunk["diverged"] is not None or self._next == len(self._points)
         if result["done"]:
             self._end(result)
+        elif pause_wanted(Path(self._plan.states.folder)):
+            if self._plan.states.policy != "none":
+                self._write_state()
+            result["paused"] = True
         return self._told(result)
 
     def _scored(self, exam: Exam, fields: dict[str, Any]) -> dict[str, Any]:
@@ -305,9 +318,11 @@ class Slot(tune.Trainable):
 
     def _save(self) -> None:
         """Write the state of a trial that was let pass its window, where the policy says that it pays."""
+        if self._plan.states.due(self._unsaved_seconds, self._write_seconds):
+            self._write_state()
+
+    def _write_state(self) -> None:
         assert self._group is not None
-        if not self._plan.states.due(self._unsaved_seconds, self._write_seconds):
-            return
         seen = self._points[self._next - 1].samples
         done = self._group.save(str(self._states / str(seen)), self._plan.patience)
         self._spend("checkpoint", done["seconds"])

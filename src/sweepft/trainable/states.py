@@ -1,6 +1,7 @@
 """When a trial's state is written, where the newest one lies, and whether the trial may still need it.
 
-A parked trial keeps its states. The driver, which alone knows the verdict, leaves a note beside them for the slot.
+A parked trial keeps its states. The driver, which alone knows the verdict, leaves a note beside them for the slot; and
+one for all slots, when trials shall write their states and be ready to leave.
 """
 
 from __future__ import annotations
@@ -11,11 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["StatePlan", "is_parked", "newest_state", "note_parked", "note_taken", "remove_states"]
+__all__ = [
+    "StatePlan",
+    "is_parked",
+    "newest_state",
+    "note_parked",
+    "note_pause",
+    "note_taken",
+    "pause_wanted",
+    "remove_states",
+]
 
 _AFFORDABLE = 0.05
 _COMPLETE = "complete.json"
 _PARKED = "parked"
+_PAUSE = "pause"
 
 
 @dataclass(frozen=True)
@@ -77,3 +88,22 @@ def note_taken(folder: Path) -> None:
 def is_parked(folder: Path) -> bool:
     """Whether a trial is parked."""
     return (folder / _PARKED).exists()
+
+
+def note_pause(folder: Path, wanted: bool) -> None:
+    """Note, for all slots, that trials shall be ready to leave at their next report point; or take the note away.
+
+    Args:
+        folder: The run's ``checkpoints/``.
+        wanted: Whether they shall.
+    """
+    if wanted:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _PAUSE).touch()
+    else:
+        (folder / _PAUSE).unlink(missing_ok=True)
+
+
+def pause_wanted(folder: Path) -> bool:
+    """Whether trials shall be ready to leave."""
+    return (folder / _PAUSE).exists()

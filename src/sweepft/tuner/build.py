@@ -17,6 +17,7 @@ from sweepft.tuner.plans import slot_plan, state_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
 from sweepft.tuner.retries import Retries
+from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
 __all__ = ["build_callback", "build_scheduler", "build_tuner", "earlier_sweeps"]
@@ -61,10 +62,15 @@ def build_callback(
     scheduler: SweepScheduler,
     searcher: OptunaSearcher,
     winding: Winding,
+    steering: Steering | None = None,
 ) -> LedgerCallback:
     """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
-    retries = Retries(spec.faults, recorder.view, searcher, winding)
-    scheduler.lost, searcher.faults, searcher.ending = retries.lost, retries.faults, lambda: winding.soft
+
+    def ending() -> bool:
+        return winding.soft or (steering is not None and steering.pausing)
+
+    retries = Retries(spec.faults, recorder.view, searcher, winding, ending)
+    scheduler.lost, searcher.faults, searcher.ending = retries.lost, retries.faults, ending
     ranks = shape(spec)
     begin, _ = recorder.view.sessions[-1]
     return LedgerCallback(
@@ -76,6 +82,7 @@ def build_callback(
         begin=begin,
         slots=spec.resources.concurrent_trials,
         states=Path(state_plan(spec, run_dir).folder),
+        steering=steering,
     )
 
 
@@ -88,11 +95,12 @@ def build_tuner(
     scheduler: SweepScheduler,
     callback: LedgerCallback,
     winding: Winding,
+    steering: Steering | None = None,
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
-    scheduler.winding = winding
+    scheduler.winding, scheduler.steering = winding, steering
     searcher.comebacks = comebacks(spec, scheduler)
     return tune.Tuner(
         trainable,

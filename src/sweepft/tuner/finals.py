@@ -7,14 +7,11 @@ scheduler is told of. What is done stands in the ledger; this only asks what is 
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
-
-import ray
 
 from sweepft.data import Prepared, open_tests
 from sweepft.engine.fingerprint import weights_digest
@@ -67,6 +64,11 @@ class Finals:
         self._under_way: set[str] = set()
         self._tries: dict[str, int] = {}
         recorder.listeners.append(self._on_row)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the search is over and the finalists are chosen."""
+        return self._begun
 
     def ask(self, busy: bool) -> dict[str, Any] | Literal["wait", "finished"]:
         """The config of what is to run next.
@@ -207,11 +209,9 @@ class Finals:
         evaluate = self._spec.evaluate
         assert evaluate is not None
         assert evaluate.mt_bench is not None
-        key = os.environ.get(evaluate.mt_bench.key_env)
         folder = self._run_dir / "weights" / subject
         return Judging(
             settings=evaluate.mt_bench,
-            key=None if key is None else ray.put(key),
             weights=weights_digest(self._spec.model.path if subject == "base" else str(folder)),
             cache=str(self._run_dir / "cache" / "mt_bench"),
             end_ids=self._prepared.end_ids,

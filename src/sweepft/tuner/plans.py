@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from sweepft.data import Prepared
@@ -22,6 +23,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         model_path=spec.model.path,
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
+        allow_pickle=spec.model.allow_pickle,
         vocab_size=prepared.vocab_size,
         pad_id=prepared.pad_id,
         train_cache=prepared.train.path,
@@ -39,7 +41,9 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),
     )
+    bench = spec.evaluate.mt_bench if spec.evaluate is not None else None
     return SlotPlan(
+        judge_key=os.environ.get(bench.key_env) if bench is not None else None,
         engine=engine,
         shape=shape(spec),
         log_dir=str(run_dir / "logs"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -20,6 +20,9 @@ from sweepft.trainable.states import note_parked, remove_states
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
 from sweepft.tuner.retries import Loss
+
+if TYPE_CHECKING:
+    from sweepft.tuner.steering import Steering
 
 __all__ = ["LedgerCallback", "Recorder"]
 
@@ -68,6 +71,7 @@ class LedgerCallback(tune.Callback):
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
+        steering: Asked for commands at each turn of Tune's loop.
 
     Attributes:
         on_left: Told the name of each trial, seed or exam that leaves its slot.
@@ -83,6 +87,7 @@ class LedgerCallback(tune.Callback):
         begin: float,
         slots: int,
         states: Path,
+        steering: Steering | None = None,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
@@ -91,6 +96,7 @@ class LedgerCallback(tune.Callback):
         self._gpus = gpus_per_slot
         self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
         self._states = states
+        self._steering = steering
         self.on_left: Callable[[str], None] = lambda name: None
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
@@ -100,6 +106,11 @@ class LedgerCallback(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles callbacks for its own restore, which we do not use: the ledger is the truth.
         return {}
+
+    def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
+        """Tune's loop turns, at least ten times a second or so."""
+        if self._steering is not None:
+            self._steering.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost; or an exam."""
@@ -149,9 +160,11 @@ class LedgerCallback(tune.Callback):
             self._write_cost(None, result["slot"], *between)
         if result.get("done"):
             how = outcome(result, self._verdicts.get(name))
+            if how is INTERRUPTED and result.get("paused"):
+                how = Outcome("interrupted", None, "the sweep was paused")
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
-            if how.status == "parked":
+            if how.status in ("parked", "interrupted"):  # its state is needed again
                 note_parked(self._states / name)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import pickle
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,17 +55,26 @@ class Retries:
         limits: The spec's ``faults``.
         view: Of the sweep; the faults in it count, those of earlier runs of the driver too.
         searcher: Holds the trials that come back.
-        winding: Of the sweep: while it is being wound down, no trial comes back.
+        winding: Of the sweep; ended there when too many slots are lost.
+        ending: Whether the sweep is being wound down or paused: then no trial comes back.
 
     Attributes:
         losses: Undrained decisions by trial id; who writes them to the ledger takes them out.
     """
 
-    def __init__(self, limits: Faults, view: RunView, searcher: OptunaSearcher, winding: Winding) -> None:
+    def __init__(
+        self,
+        limits: Faults,
+        view: RunView,
+        searcher: OptunaSearcher,
+        winding: Winding,
+        ending: Callable[[], bool],
+    ) -> None:
         self._limits = limits
         self._view = view
         self._searcher = searcher
         self._winding = winding
+        self._ending = ending
         self._slots = 0
         self._of_trial: Counter[str] = Counter()
         self._raised: set[tuple[str, str, int]] = set()
@@ -96,7 +106,7 @@ class Retries:
         return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, TRIED_AGAIN) for f in trial.faults)
 
     def _decide(self, name: str, error: str, message: str, raised: bool) -> Loss:
-        if self._winding.soft:
+        if self._ending():
             return Loss(error, message, "left for a resume", "interrupted")
         at = (name, message, self._searcher.reported.get(name, 0))
         if raised and at in self._raised:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from sweepft.schedulers import EarlyDynamicsScheduler
+
+if TYPE_CHECKING:
+    from sweepft.tuner.steering import Steering
 
 __all__ = ["SweepScheduler", "Winding", "WindingStopper", "is_aside"]
 
@@ -47,7 +50,8 @@ class Winding:
 
 
 class SweepScheduler(EarlyDynamicsScheduler):
-    """The scheduler, which also ends trials at their next window once the sweep is being wound down.
+    """The scheduler, which also ends trials that a person wants to end, and all of them when the sweep is wound down
+    (at their next window) or paused (as soon as they are ready).
 
     The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one. What runs aside
     is not judged.
@@ -56,7 +60,12 @@ class SweepScheduler(EarlyDynamicsScheduler):
     winding: Winding | None = None
     lost: Callable[[Any], bool] | None = None
     """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
+    steering: Steering | None = None
     brings_back = True
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._cut: set[str] = set()
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A candidate joins."""
@@ -66,11 +75,20 @@ class SweepScheduler(EarlyDynamicsScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""
         aside = is_aside(trial)
-        decision = (
-            TrialScheduler.CONTINUE if aside else super().on_trial_result(tune_controller, trial, result)
+        if not aside and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            return str(TrialScheduler.STOP)
+        steering, name = self.steering, self._name(trial)
+        if not aside and steering is not None and name in steering.stops:
+            self.referee.stop(name, steering.stops.pop(name))
+            return str(TrialScheduler.STOP)
+        winding = (
+            self.winding is not None and self.winding.soft and ("window" in result or "scored" in result)
         )
-        ending = self.winding is not None and self.winding.soft and ("window" in result or "scored" in result)
-        return str(TrialScheduler.STOP if ending else decision)
+        pausing = steering is not None and steering.pausing and ("paused" in result or "scored" in result)
+        if winding or pausing:
+            self._cut.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """A candidate was withdrawn."""
@@ -84,8 +102,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
             super().on_trial_error(tune_controller, trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial that failed says so in its last result."""
-        if is_aside(trial):
+        """A trial that failed says so in its last result; one that was cut short has not ended."""
+        if is_aside(trial) or trial.trial_id in self._cut:
             return
         if result and result.get("failed"):
             super().on_trial_error(tune_controller, trial)

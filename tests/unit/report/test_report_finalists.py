@@ -62,7 +62,7 @@ def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any
     assert answer["headline"] == "t0 is first of 2 finalists by maths.acc, ahead by more than the noise."
     assert (
         answer["difference"]["text"]
-        == "more than the noise of the items, taken as unpaired; seed noise is not in it"
+        == "more than the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
     )
     assert not any("sealed" in line or "Benchmarks" in line for line in report["not_measured"])
     assert [t["rank"] for t in report["trials"] if t["confirms"]] == [None] * 3

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.rules import Referee, Verdict, make_report, make_rule
+from sweepft.rules import Referee, Verdict, make_report, make_rule, replay_rows
 
 NAN = math.nan
 
@@ -299,3 +299,37 @@ def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut:
     assert second.verdicts == whole.verdicts
     assert second.state_dict() == whole.state_dict()
     assert second.summary() == whole.summary()
+
+
+def test_no_rule_stops_a_pinned_trial_but_a_guard_does() -> None:
+    r = referee()
+    r.pin("t4", "ada@host")
+    assert actions(r, [1.0, 2.0, 3.0, 1.4, 9.0])[-1] == "continue"
+    assert r.verdicts[-1].reason.endswith("but it is pinned by ada@host")
+    assert r.cohort.trials["t4"].condemned_at is None, "it counts in no error rate"
+    (verdict,) = r.report("t4", at(20, loss=NAN))
+    assert verdict.action == "guard"
+
+
+def test_a_persons_stop_is_no_rules_doing() -> None:
+    r = referee()
+    actions(r, [1.0, 2.0])
+    verdict = r.stop("t1", "stopped by ada@host")
+    assert (verdict.action, verdict.rule, verdict.reason, verdict.window) == (
+        "stop", "person", "stopped by ada@host", None,
+    )  # fmt: skip
+    assert verdict.ends_trial
+    assert r.cohort.trials["t1"].status == "removed"
+    assert r.cohort.out_before(r.windows[-1]) == (0, 0.0), "nor does it count among those that were condemned"
+
+
+def test_pins_survive_a_saved_state_and_a_replay() -> None:
+    rows: list[dict[str, Any]] = [{"kind": "trial", "trial_id": "t0", "config": {}}]
+    rows.append({"kind": "command", "command": "pin", "trial_id": "t0", "who": "ada@host", "accepted": True})
+    rows.append({"kind": "command", "command": "pin", "trial_id": "t1", "who": "ada@host", "accepted": False})
+    replayed = referee()
+    replay_rows(replayed, rows)
+    loaded = referee()
+    loaded.load_state_dict(json.loads(json.dumps(replayed.state_dict())))
+    for r in (replayed, loaded):
+        assert r.state_dict()["pinned"] == {"t0": "ada@host"}

@@ -178,7 +178,7 @@ def test_an_empty_file(place: Path, problems: Problems) -> None:
         ("config.json", {"config.json": "{"}, "no readable config.json"),
         ("tokenizer.json", {"vocab.json": "{}"}, "no tokenizer"),
         ("model.safetensors", {}, "no weights"),
-        ("model.safetensors", {"pytorch_model.bin": "x"}, "safetensors are needed"),
+        ("model.safetensors", {"pytorch_model.bin": "x"}, "weights as pickle files only (pytorch_model.bin)"),
         ("model.safetensors", {"model.safetensors.index.json": "{"}, "cannot be read"),
         (
             "model.safetensors",

@@ -38,7 +38,9 @@ class Sweep:
         self.view = RunView()
         self.searcher = OptunaSearcher(Proposer(make_spec(), None), BUDGET)
         self.winding = Winding()
-        self.retries = Retries(Faults(**limits), self.view, self.searcher, self.winding)
+        self.retries = Retries(
+            Faults(**limits), self.view, self.searcher, self.winding, lambda: self.winding.soft
+        )
         self.view.apply({"kind": "trial", "trial_id": "t000", "number": 0, "config": {}})
 
     def fault(self, action: str) -> None:

@@ -1,0 +1,121 @@
+"""The command line's side of Ray Jobs: submit, follow, and speak of a job by the folder that holds its note."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from sweepft.cli.options import RUN as _RUN
+from sweepft.errors import JobError, Problem
+
+if TYPE_CHECKING:
+    from sweepft.launch.job import Job
+    from sweepft.spec import SweepSpec
+
+__all__ = ["is_job", "job_of", "logs", "resubmit", "run_folder", "show_job", "stop_the_job", "submit"]
+
+
+def is_job(address: str | None) -> bool:
+    """Whether an address asks for a Ray Job."""
+    return address is not None and address.startswith(("http://", "https://"))
+
+
+def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
+    """Submit a sweep, follow it, and leave with its exit code."""
+    from sweepft.launch.job import submit_sweep
+
+    note = _new_note(spec.name)
+    _follow(submit_sweep(spec, out, address, note), note)
+
+
+def resubmit(before: Job, overrides: tuple[str, ...], address: str | None) -> NoReturn:
+    """Go on with a job's run in another job."""
+    from sweepft.launch.job import resume_job
+
+    note = _new_note(before.name)
+    _follow(resume_job(before, overrides, address, note), note)
+
+
+def job_of(folder: Path) -> Job | None:
+    """The job a folder speaks of; None for a run folder."""
+    if not (folder / "job.json").is_file():
+        return None
+    from sweepft.launch.job import noted_job
+
+    return noted_job(folder)
+
+
+def run_folder(folder: Path) -> Path:
+    """The run folder itself, where a folder only speaks of a job.
+
+    Raises:
+        JobError: If it is not to be seen from here.
+    """
+    job = job_of(folder)
+    if job is None:
+        return folder
+    found = Path(job.run_dir)
+    if not found.is_dir():
+        rule, remedy = (
+            "the run folder is not to be seen from here",
+            "give the command on a machine that sees it",
+        )
+        raise JobError([Problem(str(folder), "run_dir", rule, remedy, job.run_dir)])
+    return found
+
+
+def show_job(job: Job, as_json: bool) -> None:
+    """Say how a job stands, and its sweep where the run folder is to be seen."""
+    from sweepft.launch.job import job_status
+    from sweepft.launch.status import describe_run, status_of
+
+    found = job_status(job)
+    sweep = status_of(Path(job.run_dir)) if (Path(job.run_dir) / "ledger").is_dir() else None
+    if as_json:
+        click.echo(json.dumps(found | {"sweep": sweep}, indent=2))
+        return
+    click.echo(f"job {found['job']}: {found['status']} at {found['address']}")
+    if found["message"]:
+        click.echo(found["message"])
+    click.echo(describe_run(sweep) if sweep else f"run folder, on the cluster: {job.run_dir}")
+
+
+def stop_the_job(job: Job) -> None:
+    """Ask its driver to end."""
+    from sweepft.launch.job import stop_job
+
+    stop_job(job)
+    click.echo(f"job {job.submission_id}: asked to stop; go on later with: sweepft resume")
+
+
+@click.command()
+@_RUN
+def logs(run: Path) -> None:
+    """Show what the driver of RUN has printed: of a Ray Job from its first line until it ends, else logs/driver.log."""
+    job = job_of(run)
+    if job is not None:
+        _follow(job, run)
+    file = run / "logs" / "driver.log"
+    click.echo(file.read_text(encoding="utf-8") if file.is_file() else f"{file}: nothing yet", nl=False)
+
+
+def _new_note(name: str) -> Path:
+    return Path("runs") / f"{name}-job-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
+
+
+def _follow(job: Job, note: Path) -> NoReturn:
+    from sweepft.launch.job import follow
+
+    click.echo(f"job {job.submission_id} at {job.address}; Ctrl-C leaves it running. Its folder here: {note}")
+    try:
+        status = follow(job, lambda text: click.echo(text, nl=False))
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on; see: sweepft status {note}, sweepft logs {note}, sweepft stop {note}")
+        sys.exit(0)
+    click.echo(f"job {job.submission_id}: {status}")
+    sys.exit(0 if status == "succeeded" else 1)

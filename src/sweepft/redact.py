@@ -1,0 +1,102 @@
+"""Secrets taken out of text before it is written anywhere: one function, used by ledger, logs and job metadata.
+
+One idea: a secret is known by its value (what the environment holds under a name such as ``HF_TOKEN`` when it is first
+asked for), by its shape
+(``hf_...``, ``sk-...``), or by where it stands (``api_key=...``, ``https://user:password@host``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+__all__ = ["REDACTED", "RedactingFormatter", "looks_secret", "redact", "redact_files"]
+
+REDACTED: Final = "[redacted]"
+
+_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|PASSWORD|PASSWD|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.I
+)
+_SHAPE = re.compile(
+    r"\bhf_[A-Za-z0-9]{16,}"
+    r"|\bsk-[A-Za-z0-9_-]{16,}"
+    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bxox[abprs]-[\w-]{10,}"
+    r"|(?<=://)[^/\s:@'\"]+:[^/\s@'\"]+(?=@)"
+    r"|(?<=\bBearer )[\w.~+/-]{12,}=*"
+)
+_PLACE = re.compile(r"((?:api[_-]?key|secret(?:[_-]?key)?|password|passwd|token)\s*=\s*)[^\s&'\",;]+", re.I)
+_MARKS: Final = (
+    *(
+        "hf_",
+        "sk-",
+        "ghp_",
+        "gho_",
+        "ghu_",
+        "ghs_",
+        "ghr_",
+        "github_pat_",
+        "glpat-",
+        "AKIA",
+        "ASIA",
+        "AIza",
+        "xox",
+    ),
+    *("://", "Bearer "),
+)
+"""One of these stands in every text that holds such a shape: most texts are done with at once."""
+_SHORTEST: Final = 8
+_LARGEST: Final = 64 << 20
+
+
+def redact(text: str) -> str:
+    """The text with every secret replaced by ``[redacted]``."""
+    for value in _secrets():
+        if value in text:
+            text = text.replace(value, REDACTED)
+    if any(mark in text for mark in _MARKS):
+        text = _SHAPE.sub(REDACTED, text)
+    return _PLACE.sub(rf"\1{REDACTED}", text) if "=" in text else text
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text holds something of a secret's shape, whatever the environment holds."""
+    return _SHAPE.search(text) is not None
+
+
+def redact_files(folder: Path, pattern: str = "*.log") -> None:
+    """Take secrets out of log files that other processes wrote; files that hold none are not touched."""
+    for file in folder.glob(pattern):
+        try:
+            if file.is_symlink() or file.stat().st_size > _LARGEST:
+                continue
+            found = file.read_text(encoding="utf-8", errors="surrogateescape")
+            clean = redact(found)
+            if clean != found:
+                # In place: a process that still writes to the file goes on at its end.
+                file.write_text(clean, encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            continue
+
+
+class RedactingFormatter(logging.Formatter):
+    """A log formatter whose lines, tracebacks included, hold no secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return redact(super().format(record))
+
+
+@cache
+def _secrets() -> tuple[str, ...]:
+    """Values of variables named like a secret, longest first; a path (to a file with credentials) is none."""
+    found = {
+        value
+        for name, value in os.environ.items()
+        if _NAME.search(name) and len(value) >= _SHORTEST and not value.startswith(("/", "~", "."))
+    }
+    return tuple(sorted(found, key=len, reverse=True))

@@ -1,0 +1,128 @@
+"""Planted secrets are found nowhere in a run folder, and a run is its user's alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from support.sweeps import run_spec, write_spec
+from sweepft import redact
+from sweepft.errors import SpecError
+from sweepft.recorder import RunView
+from sweepft.spec import load
+
+pytestmark = pytest.mark.ray
+
+PLANTED = {
+    "HF_TOKEN": "hf_" + "plantedQ7xPplantedX9Zk",
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "OPENAI_API_KEY": "planted-without-any-shape-of-a-key",
+}
+ON_THE_LINE = "hf_" + "onTheCommandLine1234"
+
+
+def everything(folder):
+    """Name and bytes of every file below a folder."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path, str(path.relative_to(folder)).encode() + b"\n" + path.read_bytes()
+
+
+def leaks(folder, secrets) -> list[tuple[str, str]]:
+    return [
+        (str(path), secret)
+        for path, found in everything(folder)
+        for secret in secrets
+        if secret.encode() in found
+    ]
+
+
+@pytest.fixture
+def spec(tiny_model_dir, tiny_data_file, tmp_path):
+    return write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file,
+        search={"trials": 1}, early_stop={"rule": "none"}, resources={"concurrent_trials": 1},
+        track={"tensorboard": True},
+    )  # fmt: skip
+
+
+def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch):
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["sweepft", "run", f"--token={ON_THE_LINE}", *PLANTED.values()])
+    redact._secrets.cache_clear()
+    run = tmp_path / "run"
+    (run / "logs").mkdir(parents=True)
+    (run / "logs" / "slot-x-rank0.log").write_text(f"a library says {PLANTED['WANDB_API_KEY']}\n")
+    logging.getLogger("sweepft").setLevel(logging.INFO)
+    try:
+        done = run_spec(spec, run)
+        logging.getLogger("sweepft.launch").warning("retrying with %s", PLANTED["OPENAI_API_KEY"])
+    finally:
+        redact._secrets.cache_clear()
+    assert done.status == "finished"
+    assert len(list(everything(run))) > 15
+    assert leaks(run, [*PLANTED.values(), ON_THE_LINE]) == []
+    assert redact.REDACTED in RunView.load(run).header["command"]
+    assert not leaks(tmp_path, [*PLANTED.values(), ON_THE_LINE]), "nor on the screen"
+    assert stat.S_IMODE(run.stat().st_mode) == 0o700, "also where the folder was there before"
+    assert stat.S_IMODE((run / "ledger").stat().st_mode) == 0o700
+
+
+def test_a_spec_that_holds_a_secret_is_refused_without_showing_it(spec):
+    with pytest.raises(SpecError, match=r"model\.revision: must not hold a token, key or password") as caught:
+        load(spec, [f"model.revision={ON_THE_LINE}"])
+    (problem,) = caught.value.problems
+    assert problem.value is None
+    assert "HF_TOKEN" in problem.remedy
+
+
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which a process and all it started take connections."""
+    found = set()
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            found |= {c.laddr.ip for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.full
+def test_a_local_run_listens_on_the_loopback_only(tiny_model_dir, tiny_data_file, tmp_path):
+    spec = write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file,
+        train={"budget": {"samples": 2000}}, search={"trials": 1}, early_stop={"rule": "none"},
+        resources={"concurrent_trials": 1, "workers_per_trial": 2},
+    )  # fmt: skip
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "sweepft.cli", "run", str(spec), "--out", str(run)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
+    )
+    try:
+        process, addresses, trained = psutil.Process(started.pid), set(), False
+        while started.poll() is None and not trained:
+            addresses |= listening(process)
+            trained = any('"kind":"steps"' in line for line in _ledger(run))
+            time.sleep(0.1)
+        addresses |= listening(process)
+        output, _ = started.communicate(timeout=300)
+    finally:
+        started.kill()
+    assert trained, output.decode()[-2000:]
+    assert addresses <= {"127.0.0.1", "::1"}, addresses
+    assert json.loads((run / "report.json").read_text())["status"] == "finished"
+
+
+def _ledger(run) -> list[str]:
+    file = run / "ledger" / "ledger.jsonl"
+    return file.read_text().splitlines() if file.exists() else []

@@ -1,0 +1,39 @@
+"""What people asked of a running sweep stands in the report, escaped, with who, when and the answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from synthetic_sweep import Sweep
+
+from sweepft.recorder import Ledger
+from sweepft.report import write_report
+
+
+def test_commands_stand_under_provenance(tmp_path: Path) -> None:
+    run = Sweep(trials=4, slots=2, seed=0).write(tmp_path / "run")
+    asked = {"command_id": "1", "who": "<ada>@host", "asked": 1.0}
+    with Ledger.open(run) as ledger:
+        ledger.append(
+            "command", command="clone", trial_id="t001", arguments={"config": {"learning_rate": 2e-5}},
+            accepted=True, answer="it runs next", **asked,
+        )  # fmt: skip
+        ledger.append(
+            "command", command="stop", trial_id="t000", arguments={}, accepted=False,
+            answer="the trial has already ended", **asked,
+        )  # fmt: skip
+    write_report(run)
+    report = json.loads((run / "report.json").read_text())
+    assert [(c["command"], c["accepted"]) for c in report["commands"]] == [("clone", True), ("stop", False)]
+    page = (run / "report.html").read_text()
+    assert "<h3>Commands</h3>" in page
+    assert "&lt;ada&gt;@host" in page
+    assert "<ada>" not in page
+    assert "refused: the trial has already ended" in page
+
+
+def test_a_sweep_that_was_left_alone_has_no_such_table(tmp_path: Path) -> None:
+    run = Sweep(trials=4, slots=2, seed=0).write(tmp_path / "run")
+    write_report(run)
+    assert "<h3>Commands</h3>" not in (run / "report.html").read_text()
