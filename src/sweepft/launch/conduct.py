@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import TuneError
 from rich.console import Console
 
 from sweepft.best import write_best
 from sweepft.data import Prepared
+from sweepft.errors import StorageError, SweepftError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.cluster import ray_session
+from sweepft.launch.folder import storage_problem
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.launch.tracking import Tracking
@@ -173,7 +174,7 @@ def _stretch(
     """Run trials in one Tuner until there are no more, or somebody wants an end."""
     steering.begin(scheduler, searcher.proposer)
     searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
-    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, steering)
+    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding, steering)
     finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
     searcher.afterwards = lambda busy: "finished" if steering.pausing else finals.ask(busy)
     callback.on_left, steering.finals = finals.left, finals
@@ -189,11 +190,21 @@ def _stretch(
     )
     try:
         tuner.fit()
-    except TuneError:
-        if recorder.failure is None:
+    except Exception:
+        failure = recorder.failure or storage_problem(run_dir)
+        if failure is None:
             raise
-        raise recorder.failure from None
+        raise _ended_by_storage(recorder, failure) from None
+    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
+        raise _ended_by_storage(recorder, recorder.failure)
     callback.close()
+
+
+def _ended_by_storage(recorder: Recorder, failure: StorageError) -> StorageError:
+    """Say in the ledger why the sweep ended, if it can still be written; a resume needs no such row."""
+    with contextlib.suppress(SweepftError):
+        recorder.ledger.append("finish", status="interrupted", reason=str(failure))
+    return failure
 
 
 def _best(run_dir: Path, view: RunView) -> Path | None:

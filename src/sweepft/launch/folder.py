@@ -18,8 +18,9 @@ from sweepft.data import Prepared
 from sweepft.errors import StorageError, SweepftError
 from sweepft.spec import SweepSpec, dump
 
-__all__ = ["make_run_folder", "sweep_row"]
+__all__ = ["make_run_folder", "storage_problem", "sweep_row"]
 
+_PROBE_BYTES = 1 << 16
 _PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
 
 
@@ -42,6 +43,24 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         (out / "spec.yaml").write_text(dump(spec))
     except OSError as error:
         raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
+
+
+def storage_problem(out: Path) -> StorageError | None:
+    """Why nothing can be written into a run folder, found by writing; None where it can."""
+    probe = out / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as f:
+            f.write(bytes(_PROBE_BYTES))
+            os.fsync(f.fileno())
+    except OSError as error:
+        return StorageError(
+            f"{out}: the run folder cannot be written: {error.strerror}\n"
+            "  Free space or make the folder writable, then resume the run."
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:

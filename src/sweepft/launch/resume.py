@@ -25,7 +25,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate", "faults"),
 )
 
 

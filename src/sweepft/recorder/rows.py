@@ -275,8 +275,9 @@ KINDS: Final[dict[str, type]] = {
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "command", "finalists", "score", "finish"})
-"""Kinds that are on disk (fsync) before `Ledger.append` returns."""
+DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
+"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Verdicts are not: on a
+slow file system all slots would wait, and one that is lost is lost with its steps and given again."""
 
 TEXT_FIELDS: Final = frozenset(
     {
