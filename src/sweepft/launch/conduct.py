@@ -12,7 +12,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,14 @@ from sweepft.errors import StorageError, SweepftError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.cluster import ray_session
 from sweepft.launch.folder import storage_problem
+from sweepft.launch.listeners import keep_weights, stop_when_nothing_works
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.launch.tracking import Tracking
-from sweepft.recorder import Row, RunView
+from sweepft.recorder import RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
-from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_callback, build_tuner
 from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
@@ -42,8 +42,6 @@ from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
 __all__ = ["Finished", "conduct"]
-
-_GIVE_UP_AFTER = 3
 
 _log = logging.getLogger(__name__)
 
@@ -114,8 +112,8 @@ def conduct(
     recorder.listeners += [
         progress.on_row,
         LiveReport(run_dir, recorder.view).on_row,
-        _stop_when_nothing_works(winding, recorder.view),
-        _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
+        stop_when_nothing_works(winding, recorder.view),
+        keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
     always = tuple(recorder.listeners)
 
@@ -132,7 +130,7 @@ def conduct(
         stretch()
         while steering.cut and not winding.soft and _sit_out(recorder, steering, searcher):
             begin_again(spec, prepared, recorder)
-            searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
+            searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder)
             stretch()
     if not winding.soft:
         give_up_parked(
@@ -216,29 +214,6 @@ def _best(run_dir: Path, view: RunView) -> Path | None:
         return None
 
 
-def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
-    """End a sweep whose first trials all fail: the cause is theirs in common, and each costs a start of ranks."""
-
-    def on_row(row: Row) -> None:
-        ended = [t for t in view.trials.values() if t.end is not None]
-        failed = [t for t in ended if t.status == "failed"]
-        if row["kind"] == "end" and len(failed) == len(ended) >= _GIVE_UP_AFTER:
-            winding.give_up(f"the first {len(failed)} trials all failed: {failed[-1].reason}")
-
-    return on_row
-
-
-def _keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
-    """Remove the weights of trials that have been overtaken."""
-
-    def on_row(row: Row) -> None:
-        if row["kind"] == "end" and row["status"] == "completed":
-            candidates = (t for t in view.trials.values() if t.confirms is None)
-            keep.settle({t.trial_id: t.objective for t in candidates if t.objective is not None})
-
-    return on_row
-
-
 def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | None]:
     if winding.soft:
         return ("failed" if winding.gave_up else "interrupted"), winding.reason
@@ -264,7 +239,7 @@ class _Limit:
         hours = (time.time() - self._began) / 3600
         if self._limit.hours is not None and hours >= self._limit.hours:
             return f"search.limit.hours: {self._limit.hours:g} are over"
-        spent = sum(c["seconds"] * (c["gpus"] if self._gpus else 1.0) for c in self._view.costs) / 3600
+        spent = sum((self._view.gpu_phases if self._gpus else self._view.phases).values()) / 3600
         if self._limit.gpu_hours is not None and spent >= self._limit.gpu_hours:
             return f"search.limit.gpu_hours: {self._limit.gpu_hours:g} are spent"
         return None

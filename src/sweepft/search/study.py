@@ -6,46 +6,57 @@ a crash, under another name and then renamed, so that a torn journal never stand
 
 from __future__ import annotations
 
-import json
+import contextlib
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["STUDY_FILE", "open_study", "rewrite_study"]
+from sweepft.search.journal import OneWriterJournal
+
+__all__ = ["STUDY_FILE", "StudyStorage", "open_study", "rewrite_study"]
 
 STUDY_FILE: Final = "study.journal"
 
 
-class _Journal(JournalFileBackend):
-    """The journal without a sync to disk for each entry, which on a shared file system would hold up all slots.
+class StudyStorage(JournalStorage):
+    """The storage of a study, which can show a sampler a part of a long history.
 
-    What a power cut takes from the study is made again from the ledger.
+    Args:
+        path: The journal file; None for a study in memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._entry_lock = JournalFileSymlinkLock(str(path))
-        self._path = path
-        super().__init__(str(path), self._entry_lock)
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(OneWriterJournal(path))
+        self._shown: Sequence[FrozenTrial] | None = None
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Append entries, a line of JSON each."""
-        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._entry_lock.acquire()
+    @contextlib.contextmanager
+    def showing(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
+        """While this holds, whoever asks for the trials of a study gets these."""
+        self._shown = trials
         try:
-            with self._path.open("ab") as f:
-                f.write(lines.encode())
+            yield
         finally:
-            self._entry_lock.release()
+            self._shown = None
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """All trials of a study, or those shown now."""
+        if self._shown is None:
+            return super().get_all_trials(study_id, deepcopy, states)
+        found = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
 
-def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
+def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
     """Open a sweep's study, or begin it. The direction is to minimise.
 
     Args:
@@ -53,7 +64,7 @@ def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
         name: Of the sweep.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its greetings do not belong on a sweep's terminal
-    storage: BaseStorage = InMemoryStorage() if path is None else JournalStorage(_Journal(path))
+    storage = StudyStorage(path)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -65,7 +76,7 @@ def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
     return study, storage
 
 
-def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, BaseStorage]:
+def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, StudyStorage]:
     """Replace a study by one that holds these trials, in this order, numbered from 0.
 
     What samplers noted in the old study (CMA-ES's state, the place in a QMC sequence) is kept for trials of the

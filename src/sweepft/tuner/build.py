@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def build_callback(
     searcher: OptunaSearcher,
     winding: Winding,
     steering: Steering | None = None,
+    elapsed: Callable[[], float] | None = None,
 ) -> LedgerCallback:
     """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
 
@@ -83,6 +85,7 @@ def build_callback(
         slots=spec.resources.concurrent_trials,
         states=Path(state_plan(spec, run_dir).folder),
         steering=steering,
+        elapsed=elapsed,
     )
 
 

@@ -72,6 +72,7 @@ class LedgerCallback(tune.Callback):
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
         steering: Asked for commands at each turn of Tune's loop.
+        elapsed: Seconds since ``begin``; None for this machine's clock.
 
     Attributes:
         on_left: Told the name of each trial, seed or exam that leaves its slot.
@@ -88,13 +89,15 @@ class LedgerCallback(tune.Callback):
         slots: int,
         states: Path,
         steering: Steering | None = None,
+        elapsed: Callable[[], float] | None = None,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
         self._losses = losses
         self._gpus = gpus_per_slot
-        self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
+        self._clock = SlotClock(0.0, slots)
+        self._elapsed = elapsed or _elapsed_since(begin)
         self._states = states
         self._steering = steering
         self.on_left: Callable[[str], None] = lambda name: None
@@ -155,7 +158,7 @@ class LedgerCallback(tune.Callback):
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
         if between is not None:
             self._write_cost(None, result["slot"], *between)
         if result.get("done"):
@@ -189,7 +192,7 @@ class LedgerCallback(tune.Callback):
         self.on_left(name)
         if not exam:
             self._write_trial(trial.config)  # it may have been lost before it began
-        lost = self._clock.lose(slot, time.monotonic()) if slot else 0.0
+        lost = self._clock.lose(slot, self._elapsed()) if slot else 0.0
         self._recorder.write(
             "fault", trial_id=told_as, slot=slot, rank=None, error=loss.error, message=loss.message,
             action=loss.action, lost_seconds=lost,
@@ -216,7 +219,7 @@ class LedgerCallback(tune.Callback):
 
     def close(self) -> None:
         """Write what each slot has waited since its last trial: the sweep is over."""
-        for slot, seconds in self._clock.close(time.monotonic()).items():
+        for slot, seconds in self._clock.close(self._elapsed()).items():
             self._write_cost(None, slot, "idle", seconds)
 
     def _write_exam(self, name: str, result: dict[str, Any]) -> None:
@@ -225,7 +228,7 @@ class LedgerCallback(tune.Callback):
         self._recorder.write("score", **result["scored"], slot=result["slot"])
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(None, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
         if between is not None:
             self._write_cost(None, result["slot"], *between)
 
@@ -291,3 +294,9 @@ class LedgerCallback(tune.Callback):
             samples_seen=result.get("samples_seen", 0),
             tokens_seen=result.get("tokens_seen", 0),
         )
+
+
+def _elapsed_since(begin: float) -> Callable[[], float]:
+    """Seconds since a moment (Unix seconds), on a clock that never runs backwards."""
+    zero = time.monotonic() - (time.time() - begin)
+    return lambda: time.monotonic() - zero

@@ -164,7 +164,8 @@ def test_costs_and_faults_are_summed_by_trial_and_phase() -> None:
     view = story.view()
     assert view.trials["t0"].costs == {"train": 5.0, "evaluate": 1.0}
     assert view.trials["t0"].gpu_costs == {"train": 10.0, "evaluate": 2.0}
-    assert (len(view.costs), len(view.faults), len(view.trials["t0"].faults)) == (4, 2, 1)
+    assert view.phases == {"train": 5.0, "evaluate": 1.0, "idle": 7.0}
+    assert (len(view.costs), len(view.faults), len(view.trials["t0"].faults)) == (1, 2, 1)
 
 
 def test_the_verdict_that_stopped_a_trial_is_found_and_audits_are_told() -> None:
