@@ -43,6 +43,7 @@ def head(tmp_path_factory):
     # The code comes with the job: the cluster's own path does not know it.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "HF_TOKEN": "hf_" + "x" * 20,
+        "RAY_AUTH_MODE": "disabled",
     }  # fmt: skip
     command = [
         sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())",
@@ -77,7 +78,10 @@ def answers(port: int) -> bool:
 
 
 def command(folder: Path, *words: str, **options) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(Path(sweepft.__file__).parents[1])}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(sweepft.__file__).parents[1]),
+        "RAY_AUTH_MODE": "disabled",
+    }
     return subprocess.Popen(
         [sys.executable, "-m", "sweepft.cli", *words],
         cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,

@@ -26,9 +26,9 @@ from sweepft.launch.cluster import set_environment
 
 spec, out, blind = sys.argv[1:]
 set_environment()
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.5})
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
 if blind == "no":
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=2)
 else:  # a node that has something else mounted where the run folder lies
     Path(out).mkdir()
     start = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())", "start",
@@ -72,9 +72,9 @@ def test_a_trial_of_two_ranks_runs_across_both_nodes(tiny_model_dir, tiny_data_f
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file,
         search={"trials": 2}, early_stop={"rule": "none"},
-        resources={"workers_per_trial": 2, "concurrent_trials": 1},
+        resources={"workers_per_trial": 2, "cpus_per_worker": 2, "concurrent_trials": 1},
     )  # fmt: skip
-    # Each node has one CPU and a bit for the coordinator is needed: two ranks fit on no single node.
+    # Two ranks of two CPUs each fit on neither node alone.
     output = run_script(spec, tmp_path / "run", "no")
     assert "status finished" in output
     view = RunView.load(tmp_path / "run")

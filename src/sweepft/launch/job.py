@@ -153,12 +153,13 @@ def _submit(
 def _server(address: str) -> Iterator[Any]:
     """A client of a job server; its errors become ours."""
     try:
+        from ray.exceptions import RayError  # as which a missing or wrong token comes
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise _problem(address, f"Ray's job client is not installed ({error})") from None
     try:
         yield JobSubmissionClient(address)
-    except (RuntimeError, ConnectionError, OSError) as error:
+    except (RayError, RuntimeError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _problem(address, redact(lines[0])) from error
 
@@ -166,5 +167,10 @@ def _server(address: str) -> Iterator[Any]:
 def _problem(address: str, rule: str) -> JobError:
     if "ray[default]" in rule or "not installed" in rule:
         return JobError([Problem(address, "--address", rule, "pip install 'sweepft[cluster]'")])
+    if "Authentication" in rule:
+        remedy = (
+            "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+        return JobError([Problem(address, "--address", rule, remedy)])
     remedy = "is the cluster up, and its job server (port 8265) reachable from here? see docs/cluster.md"
     return JobError([Problem(address, "--address", rule, remedy)])
