@@ -54,6 +54,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         cpus, warning = local_cpus(spec)
         with _on_loopback():
             ray.init(
+                address="local",  # else Ray joins a cluster that happens to run here, and refuses num_cpus
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
