@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-full check study findings format clean
+.PHONY: help setup demo test chaos chaos-long test-full check study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -24,7 +24,13 @@ demo: $(STAMP) ## run the embedded sweep: 12 trials on data and a model it makes
 	$(BIN)/sweepft demo
 
 test: $(STAMP) ## the test-suite
-	$(BIN)/python -m pytest -m "not full and not gpu"
+	$(BIN)/python -m pytest -m "not full and not gpu and not chaos"
+
+chaos: $(STAMP) ## kill, hang, fill and slow down what a sweep runs on, and check that nothing is lost
+	$(BIN)/python -m pytest -m "chaos and not full and not gpu"
+
+chaos-long: $(STAMP) ## 200 random kills over real sweeps on a cluster of three nodes (an hour; ARGS="--kills 40 --md FILE")
+	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 test-full: $(STAMP) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -m "not gpu"

@@ -64,7 +64,11 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
     spec = load(file)
     prepare_in_child(spec, folder / "run" / "cache")
     ray.init(
-        num_cpus=args.slots + 1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        address="local",
+        num_cpus=args.slots + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     try:
         begin = time.perf_counter()

@@ -71,7 +71,13 @@ def main() -> None:
         import ray
 
         begin = time.perf_counter()
-        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         ray_start = time.perf_counter() - begin
         try:
             material = make(folder / "tiny-material", TINY, rows=1200)

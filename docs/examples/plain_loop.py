@@ -41,7 +41,7 @@ def main() -> None:
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss", mode="min", budget=STEPS * BATCH, windows=(0.1, 0.25, 0.5), min_steps=2, audit=0.0
     )
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rates = [0.05, 0.1, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 3.0]
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),

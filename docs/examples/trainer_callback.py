@@ -83,7 +83,7 @@ def main() -> None:
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss", mode="min", budget=STEPS * BATCH, windows=(0.2, 0.5), min_steps=2, audit=0.0
     )
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rates = [3e-2, 1e-2, 1e-6, 1e-5, 3e-6, 1e-7]
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1}),

@@ -8,12 +8,14 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 │   ├── LedgerVersion         written by an unknown schema version
 │   └── LedgerLocked          another driver writes this run
 ├── ResourceError             the cluster cannot hold what the spec asks for
+├── SlotLost                  no node has room for a slot's ranks any more; its trial goes on on another slot
 ├── StorageError              the run folder cannot be written (full, read-only)
 ├── TrialError                one trial cannot go on
 │   ├── RankMismatch          ranks disagree on config, data, weights or versions
 │   ├── RankFailed            a rank died or raised
 │   │   ├── RankDied          a rank's process is gone
 │   │   ├── RankOutOfMemory   a rank ran out of device memory
+│   │   ├── RankCannotWrite   a rank's storage is full or read-only
 │   │   └── PackingMismatch   packed samples give other losses than padded ones
 │   └── RankHung              a rank gave no sign of life in time
 ├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
@@ -26,9 +28,10 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "CommandError",
@@ -44,6 +47,7 @@ __all__ = [
     "PackingMismatch",
     "Problem",
     "ProblemsError",
+    "RankCannotWrite",
     "RankDied",
     "RankFailed",
     "RankHung",
@@ -51,11 +55,15 @@ __all__ = [
     "RankOutOfMemory",
     "ReplayError",
     "ResourceError",
+    "SlotLost",
     "SpecError",
     "StorageError",
     "SweepftError",
     "TrialError",
+    "is_storage_error",
 ]
+
+_STORAGE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,10 @@ class ResourceError(SweepftError):
     exit_code = 2
 
 
+class SlotLost(SweepftError):
+    """No node has room for a slot's ranks any more: the slot ends, and its trial goes on on another one."""
+
+
 class StorageError(SweepftError):
     """The run folder cannot be written: full, read-only or gone."""
 
@@ -160,6 +172,10 @@ class RankDied(RankFailed):
 
 class RankOutOfMemory(RankFailed):
     """A rank ran out of device memory; a smaller micro-batch may fit."""
+
+
+class RankCannotWrite(RankFailed):
+    """A rank's storage is full or read-only: new ranks would find the same, and so would other trials."""
 
 
 class PackingMismatch(RankFailed):
@@ -203,6 +219,13 @@ class HistoryError(SweepftError, ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.entry, self.rule, self.remedy))
+
+
+def is_storage_error(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, over quota or read-only: its ``errno``, or its text as Rust has it."""
+    if getattr(error, "errno", None) in _STORAGE:
+        return True
+    return any(f"(os error {number})" in str(error) for number in _STORAGE)
 
 
 def _short(value: Any, limit: int = 120) -> str:

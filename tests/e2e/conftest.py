@@ -17,7 +17,12 @@ def ray_here():
     set_environment()
     os.environ["SWEEPFT_PRETEND_GPUS"] = "1"  # one is counted, and trained on by nobody
     ray.init(
-        num_cpus=8, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        address="local",
+        num_cpus=8,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
     )
     yield ray
     ray.shutdown()

@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval")
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 SHARED = SWEEPS.parents[1] / "shared"
 TASKS = ("gsm8k_local", "gsm8k_choice", "bbh_local")
-LIMIT = 16
+LIMIT = 8
 
 pytestmark = [
     pytest.mark.full,

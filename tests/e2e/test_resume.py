@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.faults import story
 from support.sweeps import write_spec
 from sweepft.recorder import RunView, read_ledger
 from sweepft.search import STUDY_FILE, open_study
@@ -41,23 +42,6 @@ def kill_after(process: subprocess.Popen, run: Path, rows: int) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-
-
-def story(run: Path) -> dict:
-    """What must not depend on interruptions: proposals, verdicts, losses, endings."""
-    view = RunView.load(run)
-    return {
-        name: (
-            trial.config,
-            trial.status,
-            trial.objective,
-            trial.history["loss"].tolist(),
-            trial.history["grad_norm"].tolist(),
-            [(e["window"], e["objective"]) for e in trial.evals],
-            {(v["window"], v["action"], v["reason"]) for v in trial.verdicts},
-        )
-        for name, trial in view.trials.items()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +98,7 @@ def kill_and_resume(spec: Path, undisturbed: Path, run: Path, kills: int, seed: 
     check_resumed(run, undisturbed)
 
 
+@pytest.mark.chaos
 def test_killed_and_resumed_equals_undisturbed(spec, undisturbed):
     kill_and_resume(spec, undisturbed, spec.parent / "killed", kills=2, seed=int(os.environ.get("SEED", "1")))
 

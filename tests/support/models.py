@@ -28,6 +28,15 @@ RAISE_ONCE = """self.calls = getattr(self, "calls", 0) + 1
             open({flag!r}, "w").close()
             raise RuntimeError("injected")"""
 
+RAISE_ALWAYS = """self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == {call}:
+            raise RuntimeError("injected")"""
+
+HANG_ONCE = """self.calls = getattr(self, "calls", 0) + self.training
+        if self.calls == {call} and torch.distributed.get_rank() == {rank} and not os.path.exists({flag!r}):
+            open({flag!r}, "w").close()
+            time.sleep(1e6)"""
+
 
 def faulty_model(source: Path, folder: Path, fault: str) -> Path:
     """A copy of a tiny Llama whose forward pass runs ``fault`` first; needs ``trust_remote_code``."""

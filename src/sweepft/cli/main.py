@@ -19,6 +19,7 @@ from sweepft.cli.options import RUN as _RUN
 from sweepft.cli.options import SET as _SET
 from sweepft.cli.options import SPEC as _SPEC
 from sweepft.cli.plan import plan
+from sweepft.cli.simulate import simulate
 from sweepft.cli.steer import STEERING
 from sweepft.errors import CommandError, JobError, ProblemsError, SweepftError
 
@@ -120,7 +121,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
 
 
-for command in (plan, logs, *STEERING):
+for command in (plan, simulate, logs, *STEERING):
     cli.add_command(command)
 
 

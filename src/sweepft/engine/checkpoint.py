@@ -10,13 +10,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sweepft.engine.zero import ZeroEngine
@@ -46,29 +46,46 @@ def save(
     size = torch.tensor(sum(t.numel() * t.element_size() for t in tensors.values()), dtype=torch.int64)
     size = size.to(zero.device)
     dist.all_reduce(size)
-    problem = _agree(free_space_problem(folder.parent, int(size * _HEADROOM)), zero.device)
-    if problem:
-        return {"skipped": problem, "bytes": 0}
-    rank = dist.get_rank()
     temporary = folder.with_name(f".{folder.name}.tmp")
+    problem = _agree(free_space_problem(folder.parent, int(size * _HEADROOM)), zero.device)
+    problem = problem or _agree(_problem_of(_write_shard, temporary, tensors), zero.device)
+    if problem is None and dist.get_rank() == 0:
+        written = {"world_size": dist.get_world_size(), "facts": dict(facts)}
+        problem = _problem_of(_give_name, temporary, folder, written)
+    problem = _agree(problem, zero.device)
+    if problem is not None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return {"skipped": problem, "bytes": 0}
+    return {"bytes": int(size)}
+
+
+def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     temporary.mkdir(parents=True, exist_ok=True)
-    shard = temporary / f"rank{rank}.safetensors"
+    shard = temporary / f"rank{dist.get_rank()}.safetensors"
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, shard)
     with shard.open("rb") as f:
         os.fsync(f.fileno())
-        (temporary / f"rank{rank}.sha256").write_text(hashlib.file_digest(f, "sha256").hexdigest())
-    dist.barrier()
-    if rank == 0:
-        (temporary / _COMPLETE).write_text(
-            json.dumps({"world_size": dist.get_world_size(), "facts": dict(facts)})
-        )
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        for older in folder.parent.iterdir():
-            if older != folder:
-                shutil.rmtree(older, ignore_errors=True)
-    dist.barrier()
-    return {"bytes": int(size)}
+        shard.with_suffix(".sha256").write_text(hashlib.file_digest(f, "sha256").hexdigest())
+
+
+def _give_name(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
+    """All shards are there: from now on the folder counts, and older ones do not."""
+    (temporary / _COMPLETE).write_text(json.dumps(written))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    for older in folder.parent.iterdir():
+        if older != folder:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def _problem_of(write: Callable[..., None], *args: Any) -> str | None:
+    """Run it; what the storage has against it, or None. A state not written costs time after a fault, no more."""
+    try:
+        write(*args)
+    except (OSError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -104,8 +121,11 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
 
 def free_space_problem(folder: Path, needed: int) -> str | None:
     """Why ``needed`` bytes cannot be written below ``folder``, or None."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
     if free >= needed:
         return None
     return f"{folder} has {free / 1e9:.1f} GB free and a checkpoint takes {needed / 1e9:.1f} GB"
@@ -115,4 +135,4 @@ def _agree(problem: str | None, device: torch.device) -> str | None:
     """One rank's problem is everybody's: ranks that disagreed would wait for each other for ever."""
     flag = torch.tensor(0 if problem is None else 1, device=device)
     dist.all_reduce(flag)
-    return problem or ("another rank has no space" if flag.item() else None)
+    return problem or ("another rank could not write" if flag.item() else None)

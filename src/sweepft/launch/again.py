@@ -38,28 +38,29 @@ def begin_again(spec: SweepSpec, prepared: Prepared, recorder: Recorder) -> None
 
 
 def from_ledger(
-    spec: SweepSpec, prepared: Prepared, run_dir: Path, recorder: Recorder
+    spec: SweepSpec, budget_samples: int, run_dir: Path, recorder: Recorder, rows: list[Row] | None = None
 ) -> tuple[OptunaSearcher, SweepScheduler]:
     """Search and scheduler that know what the ledger knows; trials that had not ended are proposed first.
 
     Args:
         spec: Resolved.
-        prepared: Its data.
+        budget_samples: Samples of a trial.
         run_dir: Its folder.
         recorder: Open for writing; ends that a crash has prevented are written.
+        rows: Of the ledger, where they are at hand already.
     Raises:
         LedgerCorrupt: If a trial's name would lead out of the run folder.
     """
-    rows, reported = whole_results(read_ledger(run_dir))
+    rows, reported = whole_results(rows if rows is not None else read_ledger(run_dir))
     _check_names(run_dir, rows)
     rows += _end_what_has_ended(recorder, rows)
     rows = list(candidates(rows))
     proposer = Proposer(spec, run_dir / STUDY_FILE)
     proposer.rebuild(rows)
     history = History.from_dict(recorder.view.header.get("history") or {})
-    scheduler = build_scheduler(spec, prepared.budget_samples, history)
-    scheduler.load_rows(rows)
-    return OptunaSearcher(proposer, prepared.budget_samples, reported=reported), scheduler
+    scheduler = build_scheduler(spec, budget_samples, history)
+    scheduler.adopt_rows(rows)
+    return OptunaSearcher(proposer, budget_samples, reported=reported), scheduler
 
 
 def _check_names(run_dir: Path, rows: Sequence[Row]) -> None:

@@ -28,6 +28,7 @@ _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune starts a preempted trial again itself, from its start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -53,6 +54,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         cpus, warning = local_cpus(spec)
         with _on_loopback():
             ray.init(
+                address="local",  # else Ray joins a cluster that happens to run here, and refuses num_cpus
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,

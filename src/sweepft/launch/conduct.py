@@ -12,26 +12,27 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.tune import TuneError
 from rich.console import Console
 
 from sweepft.best import write_best
 from sweepft.data import Prepared
+from sweepft.errors import StorageError, SweepftError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.cluster import ray_session
+from sweepft.launch.folder import storage_problem
+from sweepft.launch.listeners import keep_weights, stop_when_nothing_works
 from sweepft.launch.live import LiveReport
 from sweepft.launch.progress import Progress
 from sweepft.launch.tracking import Tracking
-from sweepft.recorder import Row, RunView
+from sweepft.recorder import RunView
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
-from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.build import build_callback, build_tuner
 from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
@@ -41,8 +42,6 @@ from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
 __all__ = ["Finished", "conduct"]
-
-_GIVE_UP_AFTER = 3
 
 _log = logging.getLogger(__name__)
 
@@ -113,8 +112,8 @@ def conduct(
     recorder.listeners += [
         progress.on_row,
         LiveReport(run_dir, recorder.view).on_row,
-        _stop_when_nothing_works(winding, recorder.view),
-        _keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
+        stop_when_nothing_works(winding, recorder.view),
+        keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
     ]
     always = tuple(recorder.listeners)
 
@@ -131,7 +130,7 @@ def conduct(
         stretch()
         while steering.cut and not winding.soft and _sit_out(recorder, steering, searcher):
             begin_again(spec, prepared, recorder)
-            searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
+            searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder)
             stretch()
     if not winding.soft:
         give_up_parked(
@@ -149,6 +148,13 @@ def conduct(
     # As large as the model, and made again in seconds.
     shutil.rmtree(run_dir / "base", ignore_errors=True)
     return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+
+
+def _ended_by_storage(recorder: Recorder, failure: StorageError) -> StorageError:
+    """Say in the ledger why the sweep ended, if it can still be written; a resume needs no such row."""
+    with contextlib.suppress(SweepftError):
+        recorder.ledger.append("finish", status="interrupted", reason=str(failure))
+    return failure
 
 
 def _sit_out(recorder: Recorder, steering: Steering, searcher: OptunaSearcher) -> bool:
@@ -173,7 +179,7 @@ def _stretch(
     """Run trials in one Tuner until there are no more, or somebody wants an end."""
     steering.begin(scheduler, searcher.proposer)
     searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
-    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, steering)
+    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding, steering)
     finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
     searcher.afterwards = lambda busy: "finished" if steering.pausing else finals.ask(busy)
     callback.on_left, steering.finals = finals.left, finals
@@ -189,10 +195,13 @@ def _stretch(
     )
     try:
         tuner.fit()
-    except TuneError:
-        if recorder.failure is None:
+    except Exception:
+        failure = recorder.failure or storage_problem(run_dir)
+        if failure is None:
             raise
-        raise recorder.failure from None
+        raise _ended_by_storage(recorder, failure) from None
+    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
+        raise _ended_by_storage(recorder, recorder.failure)
     callback.close()
 
 
@@ -203,29 +212,6 @@ def _best(run_dir: Path, view: RunView) -> Path | None:
     except Exception as error:
         _log.warning("best/ not written: run=%s error=%r", run_dir, error)
         return None
-
-
-def _stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
-    """End a sweep whose first trials all fail: the cause is theirs in common, and each costs a start of ranks."""
-
-    def on_row(row: Row) -> None:
-        ended = [t for t in view.trials.values() if t.end is not None]
-        failed = [t for t in ended if t.status == "failed"]
-        if row["kind"] == "end" and len(failed) == len(ended) >= _GIVE_UP_AFTER:
-            winding.give_up(f"the first {len(failed)} trials all failed: {failed[-1].reason}")
-
-    return on_row
-
-
-def _keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
-    """Remove the weights of trials that have been overtaken."""
-
-    def on_row(row: Row) -> None:
-        if row["kind"] == "end" and row["status"] == "completed":
-            candidates = (t for t in view.trials.values() if t.confirms is None)
-            keep.settle({t.trial_id: t.objective for t in candidates if t.objective is not None})
-
-    return on_row
 
 
 def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | None]:
@@ -253,7 +239,7 @@ class _Limit:
         hours = (time.time() - self._began) / 3600
         if self._limit.hours is not None and hours >= self._limit.hours:
             return f"search.limit.hours: {self._limit.hours:g} are over"
-        spent = sum(c["seconds"] * (c["gpus"] if self._gpus else 1.0) for c in self._view.costs) / 3600
+        spent = sum((self._view.gpu_phases if self._gpus else self._view.phases).values()) / 3600
         if self._limit.gpu_hours is not None and spent >= self._limit.gpu_hours:
             return f"search.limit.gpu_hours: {self._limit.gpu_hours:g} are spent"
         return None

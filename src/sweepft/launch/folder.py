@@ -18,8 +18,9 @@ from sweepft.data import Prepared
 from sweepft.errors import StorageError, SweepftError
 from sweepft.spec import SweepSpec, dump
 
-__all__ = ["make_run_folder", "sweep_row"]
+__all__ = ["asked_row", "make_run_folder", "storage_problem", "sweep_row"]
 
+_PROBE_BYTES = 1 << 16
 _PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
 
 
@@ -44,16 +45,38 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
 
 
+def storage_problem(out: Path) -> StorageError | None:
+    """Why nothing can be written into a run folder, found by writing; None where it can."""
+    probe = out / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as f:
+            f.write(bytes(_PROBE_BYTES))
+            os.fsync(f.fileno())
+    except OSError as error:
+        return StorageError(
+            f"{out}: the run folder cannot be written: {error.strerror}\n"
+            "  Free space or make the folder writable, then resume the run."
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
 def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
-    """What is asked and where it runs, as the ledger's ``sweep`` row wants it."""
+    """What is asked, on which data, and where it runs, as the ledger's ``sweep`` row wants it."""
+    data = prepared.model_dump(mode="json")
+    return {**asked_row(spec), "budget_samples": prepared.budget_samples, "data": data}
+
+
+def asked_row(spec: SweepSpec) -> dict[str, Any]:
+    """What is asked and where it runs: the ``sweep`` row without budget and data."""
     resolved = spec.to_dict()
     return {
         "name": spec.name,
         "spec": resolved,
         "spec_digest": hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest(),
         "seed": spec.search.seed,
-        "budget_samples": prepared.budget_samples,
-        "data": prepared.model_dump(mode="json"),
         "sweepft_version": sweepft.__version__,
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
         "hardware": {

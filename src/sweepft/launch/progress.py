@@ -100,7 +100,8 @@ class Progress:
         if self._live is None:
             line = describe(row, self._view)
             if line is not None:
-                self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+                self._console.file.write(f"{line}\n")  # as it is: rich would take longer than the row
+                self._console.file.flush()
 
     def __rich__(self) -> RenderableType:
         return Group(self._headline(), self._leader(), self._running(), self._recent())

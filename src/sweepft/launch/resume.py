@@ -17,7 +17,7 @@ from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.finals import check_finals
-from sweepft.recorder import Ledger, RunView, iter_ledger
+from sweepft.recorder import Ledger, RunView
 from sweepft.spec import SweepSpec, from_dict, load
 from sweepft.tuner.recorder import Recorder
 
@@ -25,7 +25,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate", "faults"),
 )
 
 
@@ -50,11 +50,17 @@ def resume_sweep(
     """
     console = console or Console()
     run_dir = run_dir.resolve()
-    with Ledger.open(run_dir) as ledger:
-        view = RunView.from_rows(iter_ledger(run_dir))
+    ledger, rows = Ledger.reopen(run_dir)
+    with ledger:
+        view = RunView.from_rows(rows)
         if not view.header:
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
+            )
+        if view.simulated:
+            raise LedgerError(
+                f"{run_dir}: a simulated sweep: no trial of it can go on\n"
+                "  run its spec.yaml with: sweepft run, or simulate it again in another folder"
             )
         spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
         _comparable(view.spec, spec)
@@ -63,7 +69,7 @@ def resume_sweep(
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
         begin_again(spec, prepared, recorder)
-        searcher, scheduler = from_ledger(spec, prepared, run_dir, recorder)
+        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder, rows)
         again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
         done = sum(t.confirms is None for t in view.trials.values()) - again - parked
         words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")

@@ -33,7 +33,8 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.config},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
         "resume": view.status in ("crashed", "interrupted", "limit")
-        or (view.status == "paused" and view.writer is None),
+        or (view.status == "paused" and view.writer is None)
+        or bool(view.with_status("interrupted")),
     }
 
 

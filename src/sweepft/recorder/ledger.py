@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
-from sweepft.recorder.codec import decode_row, encode_row, plain
+from sweepft.recorder.codec import as_read, decode_row, encode_row, plain
 from sweepft.recorder.lock import WriterLock
 from sweepft.recorder.rows import DURABLE, SCHEMA_VERSION, Row, complete_fields
 
@@ -36,7 +36,15 @@ class Ledger:
     Not for other processes: a forked child is refused, and it cannot be pickled.
     """
 
-    def __init__(self, path: Path, lock: WriterLock, fd: int, next_seq: int, size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lock: WriterLock,
+        fd: int,
+        next_seq: int,
+        size: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.path = path
         self._lock = lock
         self._fd = fd
@@ -44,11 +52,15 @@ class Ledger:
         self._size = size  # bytes of whole rows: where a failed write is cut back to
         self._pid = os.getpid()
         self._broken: str | None = None
+        self._clock = clock
 
     @classmethod
-    def create(cls, run_dir: str | os.PathLike[str]) -> Self:
+    def create(cls, run_dir: str | os.PathLike[str], clock: Callable[[], float] = time.time) -> Self:
         """Begin the ledger of a new run; folders made here are private to the user (0700).
 
+        Args:
+            run_dir: The run folder.
+            clock: Unix seconds for the rows; another one than the machine's in simulated sweeps.
         Raises:
             LedgerError: If the folder already holds a ledger.
             LedgerLocked: If another driver is about to write there.
@@ -73,12 +85,19 @@ class Ledger:
             if isinstance(e, OSError):
                 raise _storage_error(path, "cannot begin the ledger", e) from e
             raise
-        return cls(path, lock, fd, next_seq=0, size=0)
+        return cls(path, lock, fd, next_seq=0, size=0, clock=clock)
 
     @classmethod
     def open(cls, run_dir: str | os.PathLike[str]) -> Self:
+        """As `reopen`, for who does not need the rows."""
+        return cls.reopen(run_dir)[0]
+
+    @classmethod
+    def reopen(cls, run_dir: str | os.PathLike[str]) -> tuple[Self, list[Row]]:
         """Go on writing a run's ledger after its last whole row; a half-written last line is cut off.
 
+        Returns:
+            The writer, and all rows so far.
         Raises:
             LedgerError, LedgerCorrupt, LedgerVersion: If there is none, or it cannot be trusted.
             LedgerLocked: If another driver writes it.
@@ -95,7 +114,7 @@ class Ledger:
             raise _storage_error(path, "cannot lock the ledger", e) from e
         fd = -1
         try:
-            rows = sum(1 for _ in iter_ledger(run_dir))
+            rows = list(iter_ledger(run_dir))
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             size = _mend_tail(fd)
         except BaseException as e:
@@ -105,7 +124,7 @@ class Ledger:
             if isinstance(e, OSError):
                 raise _storage_error(path, "cannot open the ledger for writing", e) from e
             raise
-        return cls(path, lock, fd, next_seq=rows, size=size)
+        return cls(path, lock, fd, next_seq=len(rows), size=size), rows
 
     def append(self, kind: str, **fields: Any) -> Row:
         """Write one row.
@@ -124,13 +143,14 @@ class Ledger:
         if self._seq == 0 and kind != "sweep":
             raise ValueError(f"ledger row {kind!r}: the first row of a ledger is 'sweep'")
         body = {name: plain(value, name) for name, value in complete_fields(kind, fields).items()}
-        line = encode_row({"seq": self._seq, "time": time.time(), "kind": kind, **body})
+        row = {"seq": self._seq, "time": self._clock(), "kind": kind, **body}
+        line = encode_row(row)
         self._write(line)
         self._seq += 1
         self._size += len(line)
         if kind in DURABLE:
             self.sync()
-        return decode_row(line[:-1])
+        return as_read(row)
 
     def sync(self) -> None:
         """Have everything written so far on disk.

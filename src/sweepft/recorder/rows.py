@@ -55,7 +55,8 @@ class SweepRow:
     """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
 
     ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets; ``history``
-    what the scheduler was told of earlier sweeps (`sweepft.rules.History`), None without.
+    what the scheduler was told of earlier sweeps (`sweepft.rules.History`), None without; ``simulated`` what stood
+    in for training where none took place, None in a real sweep.
     """
 
     name: str
@@ -72,6 +73,7 @@ class SweepRow:
     command: Any = None
     resumed: bool = False
     history: dict[str, Any] | None = None
+    simulated: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ class EvalRow:
 class VerdictRow:
     """What the scheduler decided on a trial at a window, by which rule, and why.
 
-    ``action`` is one of `VERDICT_ACTIONS`; ``p_good`` the estimated probability that the trial is a good one.
+    ``action`` is one of `VERDICT_ACTIONS`; ``p_good`` the estimated probability that the trial is a good one;
+    ``score`` what the rule compared with its threshold.
     """
 
     trial_id: str
@@ -156,6 +159,7 @@ class VerdictRow:
     reason: str
     p_good: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -275,8 +279,9 @@ KINDS: Final[dict[str, type]] = {
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "verdict", "end", "fault", "command", "finalists", "score", "finish"})
-"""Kinds that are on disk (fsync) before `Ledger.append` returns."""
+DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
+"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Verdicts are not: on a
+slow file system all slots would wait, and one that is lost is lost with its steps and given again."""
 
 TEXT_FIELDS: Final = frozenset(
     {
@@ -303,12 +308,19 @@ TEXT_FIELDS: Final = frozenset(
             "action",
             "rule",
         ),
-        *("reason", "status", "phase", "error", "message"),
+        *("reason", "status", "phase", "error", "message", "simulated"),
         *("command_id", "arguments", "who", "answer"),
         *("confirms", "chosen", "what", "digest", "file", "file_digest", "version"),
     }
 )
 """Fields a reader leaves as written: there the text ``"nan"`` is a text, elsewhere it is the number."""
+
+
+_DECLARED: Final = {kind: {f.name: f for f in fields(row)} for kind, row in KINDS.items()}
+_REQUIRED: Final = {
+    kind: [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
+    for kind, declared in _DECLARED.items()
+}
 
 
 def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -319,11 +331,10 @@ def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     """
     if kind not in KINDS:
         raise ValueError(f"ledger row: unknown kind {kind!r}; use one of {', '.join(KINDS)}")
-    declared = {f.name: f for f in fields(KINDS[kind])}
-    unknown = sorted(set(given) - set(declared))
-    required = [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
-    missing = [n for n in required if n not in given]
-    if unknown or missing:
+    declared = _DECLARED[kind]
+    missing = [n for n in _REQUIRED[kind] if n not in given]
+    if missing or not given.keys() <= declared.keys():
+        unknown = sorted(set(given) - set(declared))
         problems = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [
             f"missing {', '.join(missing)}"
         ] * bool(missing)

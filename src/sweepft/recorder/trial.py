@@ -7,6 +7,7 @@ is being measured again.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -97,10 +98,10 @@ class TrialView:
     told: list[tuple[float, int]] = field(default_factory=list)
     proposed: float = 0.0
     ended: float | None = None
-    _columns: dict[str, list[float]] = field(
-        default_factory=lambda: {k: [] for k in HISTORY_KEYS}, repr=False
+    _columns: dict[str, array[float]] = field(
+        default_factory=lambda: {k: array("d") for k in HISTORY_KEYS}, repr=False
     )
-    _arrays: dict[str, NDArray[np.float64]] | None = field(default=None, repr=False)
+    _whole: int = field(default=0, repr=False)  # step of the last result that is whole
 
     @property
     def open(self) -> bool:
@@ -109,10 +110,8 @@ class TrialView:
 
     @property
     def history(self) -> dict[str, NDArray[np.float64]]:
-        """Every step kept, as arrays of equal length by `HISTORY_KEYS`; what was not reported is NaN."""
-        if self._arrays is None:
-            self._arrays = {k: np.asarray(v, dtype=np.float64) for k, v in self._columns.items()}
-        return self._arrays
+        """Every step kept, as arrays of equal length by `HISTORY_KEYS`; what was not reported is NaN. A copy."""
+        return {k: np.array(v, dtype=np.float64) for k, v in self._columns.items()}
 
     @property
     def step(self) -> int:
@@ -166,6 +165,17 @@ class TrialView:
         if self.end is None and self.status != "parked":
             self.status = status
 
+    def forget_torn(self) -> None:
+        """Forget a result that a crash cut in two: who resumes takes it as not written (`whole_results`)."""
+        if self.end is not None:
+            return
+        parked = self.status == "parked"
+        self._keep_steps(self._whole)
+        if parked and not (self.verdicts and self.verdicts[-1]["action"] == "park"):
+            self.status, self.reason = "interrupted", None
+            if self.attempts:
+                self.attempts[-1].parked = False
+
     def _start(self, row: Row) -> None:
         self.attempts.append(
             AttemptView(
@@ -190,10 +200,10 @@ class TrialView:
             self._keep_steps(steps[0] - 1)
             for key, column in self._columns.items():
                 values = history.get(key)
+                whole = values is not None and len(values) == len(steps)
                 column.extend(
-                    values if values is not None and len(values) == len(steps) else [math.nan] * len(steps)
+                    [math.nan if v is None else v for v in values or ()] if whole else [math.nan] * len(steps)
                 )
-            self._arrays = None
             self.told.append((row.get("time", 0.0), int(steps[-1])))
         blocks = row.get("blocks") or {}
         for index, loss, tokens in zip(
@@ -229,6 +239,7 @@ class TrialView:
 
     def _cost(self, row: Row) -> None:
         phase, seconds = row["phase"], row["seconds"]
+        self._whole = self.step
         self.costs[phase] = self.costs.get(phase, 0.0) + seconds
         self.gpu_costs[phase] = self.gpu_costs.get(phase, 0.0) + seconds * row.get("gpus", 0.0)
 
@@ -242,7 +253,6 @@ class TrialView:
             keep = int(np.searchsorted(np.asarray(column), last, side="right"))
             for values in self._columns.values():
                 del values[keep:]
-            self._arrays = None
         if self.told:
             self.told = [(time, step) for time, step in self.told if step <= last]
         if self.evals:

@@ -39,7 +39,9 @@ class RunView:
         trials: By trial_id, in the order they were proposed.
         finish: The `finish` row in force, or None while the sweep runs or after a crash.
         faults: All `fault` rows, those of no trial too.
-        costs: All `cost` rows.
+        costs: `cost` rows of no trial: what slots waited.
+        phases: Wall seconds by phase, of all `cost` rows; ``gpu_phases`` the same times the GPUs held.
+        slots: Names of the slots that `cost` rows tell of, for each of ``sessions``.
         commands: All `command` rows.
         finalists: The `finalists` row in force, or None before the search is over.
         scores: The last `score` row by trial_id (None: the base model) and name of test set or task.
@@ -56,6 +58,9 @@ class RunView:
     faults: list[Row] = field(default_factory=list)
     costs: list[Row] = field(default_factory=list)
     commands: list[Row] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+    gpu_phases: dict[str, float] = field(default_factory=dict)
+    slots: list[set[int | str]] = field(default_factory=list)
     finalists: Row | None = None
     scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
     writer: Owner | None = None
@@ -63,6 +68,7 @@ class RunView:
     first_time: float = 0.0
     last_time: float = 0.0
     sessions: list[tuple[float, float]] = field(default_factory=list)
+    _best: TrialView | None = field(default=None, repr=False)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Self:
@@ -96,6 +102,11 @@ class RunView:
     def name(self) -> str:
         """The sweep's name."""
         return str(self.header.get("name", ""))
+
+    @property
+    def simulated(self) -> dict[str, Any] | None:
+        """What stood in for training, where none took place; None in a real sweep."""
+        return self.header.get("simulated")
 
     @property
     def budget_samples(self) -> int:
@@ -146,6 +157,7 @@ class RunView:
         kind = row.get("kind")
         if kind == "sweep" or not self.sessions:
             self.sessions.append((self.last_time, self.last_time))
+            self.slots.append(set())
         self.sessions[-1] = (self.sessions[-1][0], self.last_time)
         if kind == "sweep":
             self._sweep(row)
@@ -155,7 +167,7 @@ class RunView:
             self.finish = row
             self.settle("interrupted")
         elif kind == "cost":
-            self.costs.append(row)
+            self._cost(row)
         elif kind == "fault":
             self.faults.append(row)
         elif kind == "command":
@@ -167,6 +179,8 @@ class RunView:
         trial = self.trials.get(row.get("trial_id") or "")
         if trial is not None and kind != "trial":
             trial.apply(row)
+            if kind in ("end", "start"):
+                self._note_best(trial)
 
     def settle(self, status: str) -> None:
         """Set the status of every trial that has no `end` row."""
@@ -186,14 +200,8 @@ class RunView:
         ranked: list[TrialView] = []
         others: list[TrialView] = []
         for trial in self.trials.values():
-            known = (
-                trial.status == "completed"
-                and trial.confirms is None
-                and trial.objective is not None
-                and math.isfinite(trial.objective)
-            )
-            (ranked if known else others).append(trial)
-        ranked.sort(key=lambda t: (t.objective, t.number))
+            (ranked if _rankable(trial) else others).append(trial)
+        ranked.sort(key=_place)
         others.sort(key=lambda t: (-t.reach, t.number))
         return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
 
@@ -203,8 +211,24 @@ class RunView:
         chosen = finalists(self)
         if chosen and any(f.standing is not None for f in chosen) and all_scored(self):
             return chosen[0].trial
-        first = next(iter(self.ranking()), None)
-        return first.trial if first is not None and first.rank == 1 else None
+        return self._best
+
+    def _note_best(self, trial: TrialView) -> None:
+        """Keep the first of the ranking: asked for at every end, in sweeps of any length."""
+        if trial is self._best:  # it starts again, or ends another way
+            first = next(iter(self.ranking()), None)
+            self._best = first.trial if first is not None and first.rank == 1 else None
+        elif _rankable(trial) and (self._best is None or _place(trial) < _place(self._best)):
+            self._best = trial
+
+    def _cost(self, row: Row) -> None:
+        phase, seconds = row["phase"], row["seconds"]
+        self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+        self.gpu_phases[phase] = self.gpu_phases.get(phase, 0.0) + seconds * row.get("gpus", 0.0)
+        if row.get("slot") is not None:
+            self.slots[-1].add(row["slot"])
+        if row.get("trial_id") is None:
+            self.costs.append(row)
 
     def _sweep(self, row: Row) -> None:
         if self.header:
@@ -213,6 +237,7 @@ class RunView:
             self.settle("interrupted")
             for trial in self.trials.values():
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
+                trial.forget_torn()
         else:
             self.header = row
 
@@ -230,3 +255,14 @@ class RunView:
             budget_samples=self.budget_samples,
             proposed=row.get("time", 0.0),
         )
+
+
+def _rankable(trial: TrialView) -> bool:
+    known = trial.objective is not None and math.isfinite(trial.objective)
+    return trial.status == "completed" and trial.confirms is None and known
+
+
+def _place(trial: TrialView) -> tuple[float, int]:
+    """What the ranking goes by; of a completed trial."""
+    assert trial.objective is not None
+    return trial.objective, trial.number

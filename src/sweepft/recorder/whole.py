@@ -23,6 +23,10 @@ def whole_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
     reported: dict[str, int] = {}
     for i, row in enumerate(rows):
         name, kind = row.get("trial_id"), row["kind"]
+        if kind == "sweep":  # a resume: what was cut before it stays cut, whatever rows follow
+            for indices in pending.values():
+                dropped.update(indices)
+            pending = {}
         if name is None:
             continue
         if kind == "steps":

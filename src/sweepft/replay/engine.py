@@ -6,13 +6,13 @@ no more. Judges see only what has been reported by then, in the order in which i
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sweepft.replay.curves import Run, Study
+from sweepft.replay.slots import run_on_slots
 
 __all__ = ["Decision", "Judge", "Outcome", "RunOutcome", "replay_study"]
 
@@ -89,27 +89,23 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
     resumable: deque[str] = deque()
     at = dict.fromkeys(by_name, 0)  # rows reported so far
     begun: set[str] = set()
-    clock, free, serial = 0.0, slots, 0
-    events: list[tuple[float, int, str]] = []
+    free = slots
 
-    def launch() -> None:
-        nonlocal free, serial
-        while free and (resumable or waiting):
-            name = resumable.popleft() if resumable else waiting.popleft()
-            if name not in begun:
-                begun.add(name)
-                judge.start(by_name[name])
-            free -= 1
-            serial += 1
-            heapq.heappush(events, (clock + _until_next(by_name[name], at[name], points[name]), serial, name))
+    def begin(clock: float, slot: int) -> tuple[str, float] | None:
+        nonlocal free
+        if not (resumable or waiting):
+            return None
+        name = resumable.popleft() if resumable else waiting.popleft()
+        if name not in begun:
+            begun.add(name)
+            judge.start(by_name[name])
+        free -= 1
+        return name, _until_next(by_name[name], at[name], points[name])
 
-    launch()
-    while events:
-        clock, _, name = heapq.heappop(events)
-        run, start = by_name[name], at[name]
-        stop = next(p for p in points[name] if p > start)
-        at[name] = stop
-        outcome = outcomes[name]
+    def report(name: str, clock: float) -> float | None:
+        nonlocal free
+        run, start, outcome = by_name[name], at[name], outcomes[name]
+        stop = at[name] = next(p for p in points[name] if p > start)
         outcome.spent = float(run.seconds[stop - 1])
         if stop == len(run.progress):
             judge.finish(run, start)
@@ -119,17 +115,15 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
             decision = judge.report(run, start, stop)
             if decision == "stop":
                 outcome.status, outcome.reason = "stopped", judge.reason(name)
-        if decision == "continue":
-            serial += 1
-            heapq.heappush(events, (clock + _until_next(run, stop, points[name]), serial, name))
-        else:
-            free += 1
+        free += decision != "continue"
         resumable.extend(n for n in judge.resume(free) if n not in resumable)
-        launch()
+        return _until_next(run, stop, points[name]) if decision == "continue" else None
+
+    makespan = run_on_slots(slots, begin, report)
     for name, outcome in outcomes.items():
         if outcome.status == "left":
             outcome.reason = f"paused, and never resumed: {judge.reason(name)}"
-    return Outcome(outcomes, clock)
+    return Outcome(outcomes, makespan)
 
 
 def _until_next(run: Run, start: int, points: Sequence[int]) -> float:

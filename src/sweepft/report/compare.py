@@ -108,6 +108,8 @@ def _why_not(views: Sequence[RunView], sweeps: Sequence[dict[str, Any]]) -> list
         )
     if len({s["cost"]["unit"] for s in sweeps}) > 1:
         reasons.append("some sweeps ran on GPUs and some on CPUs: their hours are not the same thing")
+    if any(view.simulated for view in views) and len({json.dumps(view.simulated) for view in views}) > 1:
+        reasons.append("some sweeps are simulated, or their courses differ")
     return reasons
 
 

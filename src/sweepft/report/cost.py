@@ -48,10 +48,8 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
         return float(t["gpus"]) if gpus > 0 else 1.0
 
     by_phase: dict[str, float] = {}
-    if view.costs:
-        for row in view.costs:
-            amount = row["seconds"] * (row.get("gpus", 0.0) if gpus > 0 else 1.0)
-            by_phase[row["phase"]] = by_phase.get(row["phase"], 0.0) + amount
+    if view.phases:
+        by_phase = dict(view.gpu_phases if gpus > 0 else view.phases)
     else:
         for t in trials:
             for phase, seconds in (t["seconds_by_phase"] or {"train": t["seconds"]}).items():
@@ -59,7 +57,7 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
     used = sum(t["seconds"] * weigh(t) for t in trials)
     saved = sum(t["saved_seconds"] * weigh(t) for t in trials)
     wall = sum(last - first for first, last in view.sessions)
-    slots = [_slots(view, first, last) for first, last in view.sessions]
+    slots = [_slots(view, named) for named in view.slots]
     by_session = zip(slots, view.sessions, strict=True)
     capacity = sum(n * (last - first) for n, (first, last) in by_session) * (gpus if gpus > 0 else 1.0)
     return {
@@ -73,7 +71,7 @@ def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | Non
         "saved": saved,
         "saved_share": saved / (used + saved) if used + saved > 0 else 0.0,
         "audit": sum(audit_seconds(view, t) * weigh(t) for t in trials),
-        "lost_to_faults": by_phase.get("lost", 0.0) if view.costs else _told_lost(view, gpus),
+        "lost_to_faults": by_phase.get("lost", 0.0) if view.phases else _told_lost(view, gpus),
         "price": price_summary(price, capacity, used, saved),
         "tokens_per_second": _tokens_per_second(trials, by_phase),
         "sharing": sharing_summary(view),
@@ -117,10 +115,9 @@ def _told_lost(view: RunView, gpus: float) -> float:
     return sum(float(f.get("lost_seconds") or 0.0) for f in view.faults) * (gpus if gpus > 0 else 1.0)
 
 
-def _slots(view: RunView, first: float, last: float) -> int:
+def _slots(view: RunView, named: set[int | str]) -> int:
     """Slots at work at once in one run of the driver; a slot whose coordinator was replaced counts once."""
-    seen = {row["slot"] for row in view.costs if first <= row["time"] <= last and row.get("slot") is not None}
-    seen = seen or {a.slot for trial in view.trials.values() for a in trial.attempts}
+    seen = named or {a.slot for trial in view.trials.values() for a in trial.attempts}
     at_once = (view.spec.get("resources") or {}).get("concurrent_trials")
     return len(seen) if at_once is None else min(len(seen), int(at_once))
 

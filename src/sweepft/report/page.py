@@ -14,7 +14,7 @@ import yaml
 from sweepft.recorder import RunView
 from sweepft.report.curves import page_curves, timeline, waits
 from sweepft.report.shell import asset, environment, pack, plotly
-from sweepft.report.summary import finite
+from sweepft.report.summary import SIMULATED, finite
 from sweepft.report.words import shorten
 
 __all__ = ["render_comparison", "render_page"]
@@ -47,7 +47,8 @@ def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -
         "refresh": REFRESH_SECONDS if live else 0,
     }
     spec = yaml.safe_dump(summary["provenance"]["spec"], sort_keys=False, allow_unicode=True)
-    return _render("page.html.jinja", _SCRIPTS, data, r=summary, live=live, spec_yaml=shorten(spec, 60_000))
+    said = {"live": live, "spec_yaml": shorten(spec, 60_000), "simulated": SIMULATED}
+    return _render("page.html.jinja", _SCRIPTS, data, r=summary, **said)
 
 
 def _render(template: str, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> str:

@@ -20,9 +20,14 @@ from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import swept_keys, trial_record, windows_of
 
-__all__ = ["REPORT_SCHEMA_VERSION", "finite", "summarise"]
+__all__ = ["REPORT_SCHEMA_VERSION", "SIMULATED", "finite", "summarise"]
 
 REPORT_SCHEMA_VERSION: Final = 1
+
+SIMULATED: Final = (
+    "no model was trained; losses, times and costs were made up or played back from recorded runs."
+)
+"""What every form of the report says of a simulated sweep."""
 
 
 def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
@@ -45,6 +50,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
         "sweepft_version": view.header.get("sweepft_version"),
         "name": view.name,
         "status": view.status,
+        "simulated": view.simulated,
         "finish": {k: (view.finish or {}).get(k) for k in ("status", "reason")},
         "generated": round(time.time(), 3),
         "started": view.first_time,
@@ -101,6 +107,8 @@ def _provenance(view: RunView) -> dict[str, Any]:
 def _not_measured(view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None) -> list[str]:
     """What a reader might think was measured, and was not."""
     missing = []
+    if view.simulated:
+        missing.append(f"Anything real: {SIMULATED}")
     parts = {c["what"] for c in (finals or {"columns": ()})["columns"]}
     seeds = {str(t.effective.get("seed")) for t in view.trials.values() if t.confirms is None}
     if any(t.confirms for t in view.trials.values()):

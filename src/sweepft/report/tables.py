@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sweepft.recorder import RunView
 from sweepft.report.final_tables import finalist_cells, finalists_markdown
-from sweepft.report.summary import summarise
+from sweepft.report.summary import SIMULATED, summarise
 from sweepft.report.words import duration, money, number, one_line, percent, said, shorten
 
 __all__ = ["CSV_COLUMNS", "comparison_markdown", "markdown", "ranked_csv", "terminal_table"]
@@ -75,7 +75,9 @@ def ranked_csv(summary: dict[str, Any]) -> str:
 def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     """The report for a pull request: the answer, the first ``limit`` trials, the findings."""
     a, c = summary["answer"], summary["cost"]
-    lines = [f"# {_md(summary['name'])}: sweep report", "", _md(a["headline"]), ""]
+    lines = [f"# {_md(summary['name'])}: sweep report", ""]
+    lines += [f"**Simulated sweep:** {SIMULATED}", ""] if summary["simulated"] else []
+    lines += [_md(a["headline"]), ""]
     if a["winner"]:
         w = a["winner"]
         stderr = f" ± {w['stderr']:.4f}" if w["stderr"] is not None else ""
@@ -170,6 +172,7 @@ def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: 
     """
     summary = summary or summarise(view)
     parts: list[RenderableType] = [
+        *([Text(f"simulated sweep: {SIMULATED}", style="yellow")] if summary["simulated"] else []),
         Text(summary["answer"]["headline"], style="bold"),
         _Ranking(summary, limit),
     ]

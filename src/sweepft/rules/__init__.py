@@ -18,7 +18,7 @@ from sweepft.rules.median import MedianRule
 from sweepft.rules.parking import Prospect
 from sweepft.rules.recipe import RecipeRule
 from sweepft.rules.referee import Referee
-from sweepft.rules.rows import replay_rows
+from sweepft.rules.rows import adopt_rows, replay_rows
 from sweepft.rules.verdict import BY_PERSON, Judgement, Verdict
 from sweepft.rules.windows import Window, eligible, parse_windows, window_steps, windows_reached
 
@@ -46,6 +46,7 @@ __all__ = [
     "TrialRecord",
     "Verdict",
     "Window",
+    "adopt_rows",
     "clopper_pearson",
     "eligible",
     "make_report",

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 __all__ = [
     "LOOKS",
     "AuditResult",
@@ -58,12 +60,10 @@ def good_edge(values: Sequence[float], weights: Sequence[float], share: float) -
     Returns:
         One of the values; infinity without any.
     """
-    wanted, seen = share * math.fsum(weights), 0.0
-    for value, weight in sorted(zip(values, weights, strict=True), key=lambda pair: -pair[0]):
-        seen += weight
-        if seen > 0 and seen >= wanted - 1e-9:
-            return value
-    return math.inf
+    order = np.argsort(-np.asarray(values, dtype=float), kind="stable")
+    seen = np.cumsum(np.asarray(weights, dtype=float)[order])
+    reached = np.nonzero((seen > 0) & (seen >= share * math.fsum(weights) - 1e-9))[0]
+    return float(values[order[reached[0]]]) if len(reached) else math.inf
 
 
 def is_audited(seed: int, trial_id: str, rate: float) -> bool:

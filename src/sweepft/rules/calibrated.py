@@ -25,9 +25,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.rules.audit import audit_weight
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Snapshot
+from sweepft.rules.ends import Ends
 from sweepft.rules.fit import fit_weights, rank_correlation
 from sweepft.rules.normal import cdf, normal_scores, quantile
 from sweepft.rules.signals import SIGNALS, signal_table
@@ -148,6 +148,8 @@ class CalibratedRule:
         self.good, self.false_stop, self.min_peers = good, false_stop, max(1, min_peers)
         self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
         self.calibration, self._level = calibration, level
+        self._ends = Ends(None)
+        self._own_level: float | None = None
         learned = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
         self._prior = np.array(weights if weights is not None else learned, dtype=float)
         self._rho = (
@@ -308,14 +310,18 @@ class CalibratedRule:
     def _level_in_force(self, cohort: Cohort) -> tuple[str, float]:
         if self._level is not None:
             return "given", self._level
-        own = self._conformal_level(cohort)
+        if self._ends.of is not cohort or self._ends.seen > len(cohort.finals):
+            self._ends = Ends(cohort)
+        if self._ends.take(self.audit):
+            self._own_level = self._conformal_level(self._ends)
+        own = self._own_level
         if own is not None:
             return "conformal", own
         if self.calibration is not None:
             return "history", self.calibration.level
         return "heuristic", 1.0 - (1.0 - self.false_stop) ** _SLACK
 
-    def _conformal_level(self, cohort: Cohort) -> float | None:
+    def _conformal_level(self, ends: Ends) -> float | None:
         """The largest level at which a good trial is condemned with probability ``false_stop`` at most.
 
         Needs audits: without them condemned good trials are never seen, and survivors are no fair sample. None
@@ -323,15 +329,11 @@ class CalibratedRule:
         """
         if self.audit <= 0:
             return None
-        rows = [
-            (cohort.sign * t.final, t.lowest_score, audit_weight(t.fate, self.audit))
-            for t in cohort.completed()
-            if t.final is not None and t.lowest_score is not None
-        ]
-        rows = [row for row in rows if row[2] > 0]
-        if len(rows) * self.good < 1.0 / self.false_stop - 1.0:
+        finals, scores, weights = np.array(ends.finals), np.array(ends.scores), np.array(ends.weights)
+        counts = np.isfinite(scores) & (weights > 0)
+        finals, scores, weights = finals[counts], scores[counts], weights[counts]
+        if len(finals) * self.good < 1.0 / self.false_stop - 1.0:
             return None
-        finals, scores, weights = (np.array(c, dtype=float) for c in zip(*rows, strict=True))
         order = np.argsort(-finals)
         top = np.cumsum(weights[order]) <= self.good * weights.sum() + 1e-9
         good = order[top]

@@ -57,6 +57,7 @@ class TrialRecord:
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
     reached: set[Window] = field(default_factory=set)
+    _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def fate(self) -> bool | None:
@@ -65,6 +66,11 @@ class TrialRecord:
 
     def covariate(self, name: str) -> Any:
         """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
+        if name not in self._covariates:
+            self._covariates[name] = self._find(name)
+        return self._covariates[name]
+
+    def _find(self, name: str) -> Any:
         if "." in name and name not in self.config:
             value: Any = self.config
             for part in name.split("."):

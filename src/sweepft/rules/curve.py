@@ -157,6 +157,7 @@ class Curve:
         self.last_progress = -math.inf
         self.last_metric = _NAN
         self.start = array("d")  # the first few losses: what divergence is measured against
+        self._level: float | None = None  # the median of these
         self.high_count = 0  # losses in a row that lay well above the start
         self.high_since = _NAN
 
@@ -186,7 +187,10 @@ class Curve:
     def _watch_divergence(self, loss: float) -> None:
         if len(self.start) < _START:
             self.start.append(loss)
-        start = sorted(self.start)[len(self.start) // 2]
+            self._level = None
+        if self._level is None:
+            self._level = sorted(self.start)[len(self.start) // 2]
+        start = self._level
         if loss > start + abs(start):
             self.high_since = self.high_since if self.high_count else self.last_progress
             self.high_count += 1

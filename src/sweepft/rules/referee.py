@@ -2,6 +2,7 @@
 
 It knows no Ray, no Optuna and no files: the scheduler, the pruner and the replay all drive this one object,
 so what a replay says is what a live sweep would have done. Its answers depend only on the order of inputs.
+(A little over 400 lines: one object, whose parts share all of its fields.)
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from sweepft.rules.audit import AuditResult, audit_result, audit_weight, good_edge, is_audited
+from sweepft.rules.audit import AuditResult, audit_result, good_edge, is_audited
 from sweepft.rules.base import NoRule, Rule
 from sweepft.rules.calibrated import CalibratedRule
 from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.curve import Report
+from sweepft.rules.ends import Ends
 from sweepft.rules.history import History
 from sweepft.rules.parking import Prospect, prospects
 from sweepft.rules.verdict import BY_PERSON, Action, Judgement, Verdict
@@ -81,6 +83,7 @@ class Referee:
         self.keep_last = keep_last
         self.guards = guards
         self.cohort = Cohort(mode)
+        self._ends = Ends(self.cohort)
         self.verdicts: list[Verdict] = []
         self._pinned: dict[str, str] = {}
 
@@ -151,6 +154,33 @@ class Referee:
         record.p_condemned = p_good
         self.cohort.set_status(record, "stopped")
 
+    def note(self, trial_id: str, report: Report) -> None:
+        """Take a report that was judged already: the guards speak again, the rule's word follows by `adopt`."""
+        record = self.cohort.add(trial_id, {})
+        self._back(record, report)
+        if record.status != "running":
+            return
+        reached = self._take(record, report)
+        guards = self._guard(record, report)
+        self.verdicts += guards
+        if guards:
+            self._end(record, "guard")
+        elif record.curve.last_progress < self.budget and (reached or self._due_again(record)):
+            record.judged_on = self.cohort.seen(record)
+
+    def adopt(self, verdict: Verdict) -> None:
+        """Take over what was decided when the sweep ran, without asking the rule again."""
+        record = self.cohort.trials[verdict.trial_id]
+        self.verdicts.append(verdict)
+        if verdict.score is not None:
+            lowest = record.lowest_score
+            record.lowest_score = verdict.score if lowest is None else min(lowest, verdict.score)
+        if verdict.action in ("stop", "park", "audit"):
+            record.condemned_at = next(w.name for w in self.windows if w.fraction == verdict.window)
+            record.p_condemned, record.audited = verdict.p_good, verdict.action == "audit"
+        if verdict.ends_trial and record.status == "running":
+            self._end(record, verdict.action)
+
     def fail(self, trial_id: str) -> None:
         """A trial failed; `add` sets it running again."""
         self._leave(trial_id, "failed", "running", "parked")
@@ -190,8 +220,8 @@ class Referee:
 
     def _back(self, record: TrialRecord, report: Report | None) -> None:
         """A parked trial that reports something new is training again."""
-        new = report is not None and any(o.progress > record.curve.last_progress for o in report.observations)
-        if record.status == "parked" and new:
+        told = report.observations if report is not None and record.status == "parked" else ()
+        if any(o.progress > record.curve.last_progress for o in told):
             self.cohort.set_status(record, "running")
 
     def prospects(self, *, from_scratch: bool = False) -> list[Prospect]:
@@ -270,12 +300,14 @@ class Referee:
 
         One that was condemned before (audited, or parked and brought back) waits for its next window.
         """
-        if not (self.rule.rejudges and record.snapshots) or record.condemned_at is not None:
-            return []
-        if not self.cohort.news(record):
+        if not self._due_again(record):
             return []
         verdict = self._judge(record, next(reversed(record.snapshots)))
         return [verdict] if verdict.action != "continue" else []
+
+    def _due_again(self, record: TrialRecord) -> bool:
+        open_to_it = self.rule.rejudges and bool(record.snapshots) and record.condemned_at is None
+        return open_to_it and self.cohort.news(record)
 
     def _veto(self, record: TrialRecord, window: Window) -> str | None:
         if record.trial_id in self._pinned:
@@ -301,10 +333,10 @@ class Referee:
 
     def _own_audits(self) -> list[bool]:
         """Whether each audited trial of this sweep that has ended was good after all, in order of their ends."""
-        done = [(t, self.cohort.sign * t.final) for t in self.cohort.completed() if t.final is not None]
-        weights = [audit_weight(t.fate, self.audit) for t, _ in done]
-        edge = good_edge([value for _, value in done], weights, self.good)
-        return [value >= edge for t, value in done if t.audited]
+        self._ends.take(self.audit)
+        finals = self._ends.finals
+        edge = good_edge(finals, self._ends.weights, self.good)
+        return [finals[i] >= edge for i in self._ends.audited]
 
     def _verdict(
         self, record: TrialRecord, window: Window | None, action: Action, rule: str, judgement: Judgement
@@ -319,6 +351,7 @@ class Referee:
             reason=judgement.reason,
             p_good=judgement.p_good,
             evidence=judgement.evidence,
+            score=judgement.score,
         )
 
     # ----- what it can say and keep ----------------------------------------------------------------------
@@ -377,6 +410,7 @@ class Referee:
             )
         self._audits = self._prospects = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
+        self._ends = Ends(self.cohort)
         self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
         self._pinned = dict(state.get("pinned", {}))
 

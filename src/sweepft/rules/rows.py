@@ -7,17 +7,21 @@ taken as one report, as they were when the sweep ran. Rows are plain mappings; t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from sweepft.rules.candidates import candidates
 from sweepft.rules.curve import Report, make_report
 from sweepft.rules.referee import Referee
-from sweepft.rules.verdict import Verdict
+from sweepft.rules.verdict import BY_PERSON, Verdict
 
-__all__ = ["replay_rows"]
+__all__ = ["JUDGED_AGAIN", "adopt_rows", "replay_rows"]
 
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+JUDGED_AGAIN: Final = 2000
+"""Verdicts: some ten seconds."""
 
 
 def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
@@ -27,16 +31,41 @@ def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Ver
     an ``end`` row is still running afterwards; its next attempt goes on where its curve ends.
     """
     given = len(referee.verdicts)
+    _walk(referee, rows, referee.report)
+    return referee.verdicts[given:]
+
+
+def adopt_rows(referee: Referee, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Bring a referee to where it was when the last row was written.
+
+    Up to `JUDGED_AGAIN` verdicts are given again, as by `replay_rows`, and so are those of ledgers without ``score``.
+    In longer sweeps that would take as long as all verdicts took: those that were given then are taken over. Only
+    scores of judgements between windows that led to nothing are then not known; they may have been a trial's lowest.
+    """
+    judged = [row for row in rows if row.get("kind") == "verdict" and _of_the_rule(row)]
+    if len(judged) <= JUDGED_AGAIN or any("score" not in row for row in judged):
+        replay_rows(referee, rows)
+        return
+    _walk(referee, rows, referee.note, verdicts=True)
+
+
+def _walk(
+    referee: Referee,
+    rows: Iterable[Mapping[str, Any]],
+    report: Callable[[str, Report], Any],
+    verdicts: bool = False,
+) -> None:
+    """Feed rows, each result as one report; verdicts are taken over where they are wanted."""
     steps: Mapping[str, Any] | None = None
     warmup: dict[str, int] = {}
     for row in candidates(rows):
         kind = row.get("kind")
         if kind == "eval" and steps is not None and row["trial_id"] == steps["trial_id"]:
-            _feed(referee, steps, row, warmup)
+            _feed(referee, steps, row, warmup, report)
             steps = None
             continue
         if steps is not None:
-            _feed(referee, steps, None, warmup)
+            _feed(referee, steps, None, warmup, report)
             steps = None
         if kind == "trial":
             config = {**dict(row.get("effective") or {}), **dict(row.get("config") or {})}
@@ -45,14 +74,20 @@ def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Ver
         elif kind == "steps":
             steps = row
         elif kind == "eval":
-            _feed(referee, None, row, warmup)
+            _feed(referee, None, row, warmup, report)
+        elif kind == "verdict" and verdicts and _of_the_rule(row):
+            referee.adopt(Verdict.from_row(dict(row)))
         elif kind == "end":
             _end(referee, row)
         elif kind == "command" and row["command"] == "pin" and row["accepted"]:
             referee.pin(row["trial_id"], row["who"])
     if steps is not None:
-        _feed(referee, steps, None, warmup)
-    return referee.verdicts[given:]
+        _feed(referee, steps, None, warmup, report)
+
+
+def _of_the_rule(verdict: Mapping[str, Any]) -> bool:
+    """Whether the rule gave it: guards are given again, they cost nothing; what a person asked for shows in the end."""
+    return bool(verdict["action"] != "guard" and verdict["rule"] != BY_PERSON)
 
 
 def _feed(
@@ -60,6 +95,7 @@ def _feed(
     steps: Mapping[str, Any] | None,
     evaluation: Mapping[str, Any] | None,
     warmup: Mapping[str, int],
+    take: Callable[[str, Report], Any],
 ) -> None:
     row = steps or evaluation or {}
     trial_id = row["trial_id"]
@@ -89,7 +125,7 @@ def _feed(
     if evaluation is not None and evaluation.get("final"):
         referee.complete(trial_id, report)
     else:
-        referee.report(trial_id, report)
+        take(trial_id, report)
 
 
 def _end(referee: Referee, row: Mapping[str, Any]) -> None:

@@ -105,19 +105,19 @@ def _expected_square(inverse: Floats, squared: Floats) -> Floats:
 
     Iterated weights instead of plain squares: one spiking trial must not draw the line.
     """
-    design = np.stack([np.ones_like(inverse), inverse / inverse.max()], axis=1)
+    x = inverse / inverse.max()
+    powers = np.stack([np.ones_like(x), x, x * x, squared, squared * x])
     level = float(np.median(squared))
     expected = np.full(len(squared), level)
     for _ in range(12):
         off = np.abs(squared - expected) / expected
-        weight = np.sqrt(1.0 / np.maximum(off, 0.02)) / expected
-        line, *_ = np.linalg.lstsq(design * weight[:, None], squared * weight, rcond=None)
-        if (line < 0).any():  # no noise seen, or nothing but noise
-            keep = int(line.argmax())
-            column = design[:, keep] * weight
-            line = np.zeros(2)
-            line[keep] = float(column @ (squared * weight) / (column @ column))
-        expected = np.maximum(design @ line, 1e-3 * level + 1e-300)
+        # Weighted least squares in two unknowns, solved by hand: it runs at every verdict.
+        one, first, second, y, xy = powers @ (1.0 / (np.maximum(off, 0.02) * expected**2))
+        determinant = one * second - first * first
+        a, b = (second * y - first * xy) / determinant, (one * xy - first * y) / determinant
+        if a < 0 or b < 0:  # no noise seen, or nothing but noise
+            a, b = (y / one, 0.0) if a > b else (0.0, xy / second)
+        expected = np.maximum(a + b * x, 1e-3 * level + 1e-300)
     return expected
 
 

@@ -54,6 +54,7 @@ class Verdict:
         reason: A sentence a person can read.
         p_good: See `Judgement`.
         evidence: JSON-able numbers behind it.
+        score: See `Judgement`.
     """
 
     trial_id: str
@@ -65,6 +66,7 @@ class Verdict:
     reason: str
     p_good: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
+    score: float | None = None
 
     @property
     def ends_trial(self) -> bool:

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweepft.rules import HistoryLike, Prospect, Referee, Verdict, make_rule, read_history
 from sweepft.rules.audit import audit_rate
-from sweepft.rules.rows import replay_rows
+from sweepft.rules.rows import adopt_rows, replay_rows
 from sweepft.rules.windows import WindowSpec, parse_windows
 from sweepft.schedulers.results import ResultReader
 
@@ -267,6 +267,11 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         verdicts = replay_rows(self.referee, rows)
         self._drained = len(self.referee.verdicts)
         return verdicts
+
+    def adopt_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rebuild from the rows of a ledger; of a long sweep with the verdicts that stand there, which is sooner."""
+        adopt_rows(self.referee, rows)
+        self._drained = len(self.referee.verdicts)
 
     def _name(self, trial: Trial) -> str:
         name = self._names.get(trial.trial_id)

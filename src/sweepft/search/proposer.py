@@ -20,10 +20,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweepft.search.distributions import Param, Space, identity
+from sweepft.search.learned import LATEST, Learned
 from sweepft.search.records import TrialRecord, read_records
 from sweepft.search.samplers import derived_seed, random_sampler, sampler_for
 from sweepft.search.state import StudyState
-from sweepft.search.study import open_study, rewrite_study
+from sweepft.search.study import StudyStorage, open_study, rewrite_study
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
@@ -35,6 +36,9 @@ _SAMPLER_TRIES: Final = 8
 """How often a sampler may propose what was tried before chance decides in its place."""
 
 _ORIGINS: Final[dict[str, Origin]] = {"start_with": "start_with", "clone": "clone"}
+
+_LEARN_FROM_FEW: Final = ("tpe", "gp", "qmc", "random")
+"""Samplers that do well, or as well, with a part of a long history; CMA-ES counts its generations in all of it."""
 
 _ENUMERABLE: Final = 100_000
 """Configurations that can be gone through one by one."""
@@ -69,21 +73,25 @@ class Proposer:
     Args:
         spec: The sweep.
         storage: The study's journal file, or None for a study in memory.
+        learn_from: Finished trials that the sampler looks at, at most; None for all. See `sweepft.search.learned`.
 
     Attributes:
         parked: Parked trials by trial id.
         trials: Trials to propose, clones not counted: ``search.trials``, or more.
     """
 
-    def __init__(self, spec: SweepSpec, storage: Path | None) -> None:
+    def __init__(self, spec: SweepSpec, storage: Path | None, learn_from: int | None = LATEST) -> None:
         self.spec = spec
         self.space = Space(spec)
         self._path = storage
+        self._learn_from = learn_from
         self._opened: StudyState | None = None
         self._waiting: list[Proposal] = []
         self._clones: list[dict[str, Param]] = []
         self.trials = spec.search.trials
         self.parked: dict[str, Proposal] = {}
+        self._order: list[int] = []  # of a finite space, seeded; up to `_tried` all are proposed
+        self._tried = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -132,7 +140,9 @@ class Proposer:
                 fixed = self._untried(state, wanted)
             if early:
                 parallel = self.spec.resources.concurrent_trials > 1 or self.spec.early_stop.park
-                state.study.sampler = sampler_for(search, number, attempt, parallel=parallel)
+                state.study.sampler = sampler_for(
+                    search, number, attempt, parallel=parallel, space=self.space.distributions
+                )
             else:
                 state.study.sampler = random_sampler(search, number, attempt)
             proposal = self._ask_once(state, number, fixed, wanted)
@@ -223,8 +233,8 @@ class Proposer:
             while record.study_number is not None and len(trials) < record.study_number:
                 trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
             trials.append(self._frozen(record))
-        self._opened = StudyState(*rewrite_study(self._path, self.spec.name, trials))
-        self._waiting, self.parked = [], {}
+        self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials))
+        self._waiting, self.parked, self._tried = [], {}, 0
         for record in records:
             if record.trial_id in self._opened.open:
                 proposal = Proposal(
@@ -244,8 +254,11 @@ class Proposer:
     @property
     def _state(self) -> StudyState:
         if self._opened is None:
-            self._opened = StudyState(*open_study(self._path, self.spec.name))
+            self._opened = self._state_of(open_study(self._path, self.spec.name))
         return self._opened
+
+    def _state_of(self, opened: tuple[Study, StudyStorage]) -> StudyState:
+        return StudyState(*opened, Learned(self._learn_from))
 
     def _next_start(self, state: StudyState) -> Mapping[str, Any] | None:
         entries: list[Mapping[str, Any]] = []
@@ -267,9 +280,13 @@ class Proposer:
         origin: Origin = "start_with",
     ) -> Proposal | None:
         """Ask with some parameters fixed; None (and a trial told FAIL) if the result was proposed before."""
-        if fixed:
-            state.study.enqueue_trial(dict(fixed))
-        trial = state.study.ask(self.space.distributions)
+        if fixed or self.spec.search.sampler not in _LEARN_FROM_FEW:
+            if fixed:
+                state.study.enqueue_trial(dict(fixed))
+            trial = state.study.ask(self.space.distributions)
+        else:
+            with state.storage.showing(state.history()):
+                trial = state.study.ask(self.space.distributions)
         seen = state.seen.get(identity(trial.params))
         if seen is not None:
             trial.set_user_attr("duplicate_of", seen)
@@ -291,9 +308,14 @@ class Proposer:
     def _untried(self, state: StudyState, wanted: Mapping[str, Param]) -> dict[str, Param]:
         """A configuration of a finite space that was not proposed, in a seeded order; as wanted if one is left."""
         assert self.space.size is not None
-        order = list(range(self.space.size))
-        random.Random(derived_seed(self.spec.search.seed, "grid")).shuffle(order)
-        left = (params for params in map(self.space.nth, order) if identity(params) not in state.seen)
+        if not self._order:
+            self._order = list(range(self.space.size))
+            random.Random(derived_seed(self.spec.search.seed, "grid")).shuffle(self._order)
+        order = self._order
+        while self._tried < len(order) and identity(self.space.nth(order[self._tried])) in state.seen:
+            self._tried += 1  # what was proposed stays so: not looked at again
+        ahead = (self.space.nth(place) for place in itertools.islice(order, self._tried, None))
+        left = (params for params in ahead if identity(params) not in state.seen)
         first: dict[str, Param] = {}
         for params in left:
             if all(params[key] == value for key, value in wanted.items()):

@@ -8,7 +8,9 @@ ones no better than by their last result.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ray.tune.search import Searcher
@@ -24,18 +26,21 @@ class OptunaSearcher(Searcher):
 
     Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
     values, "settings": the trial's whole train section as plain data, "reported_samples": how far it had got when the
-    sweep was interrupted, or it was parked}``.
+    sweep was interrupted, it was parked, or its slot was lost, "faults": how often it was brought back already}``.
 
     Args:
         proposer: Where trials come from.
         budget_samples: Samples of every trial; windows are noted at their share of it.
         should_stop: Asked before each proposal; True ends the proposing for good (limits, a full disk). Not pickled.
-        reported: Samples up to which the ledger holds each interrupted or parked trial.
+        reported: Samples up to which the ledger holds each trial.
 
     Attributes:
+        lost: Trials under way that lost their slot; they come back before anything new, whatever limit is reached.
+        hold_until: Nothing is proposed before that moment (``time.monotonic``) while there are lost trials.
+        ending: Asked first; True ends all proposing, lost trials included. Not pickled.
+        faults: How often a trial was brought back. Not pickled.
         comebacks: Asked when there is nothing new to propose: the parked trials that are worth coming back, best
             first. None where no trial is ever parked. Not pickled.
-        may_grow: Whether somebody may ask for more trials as long as one is under way.
         afterwards: Asked when the search is over (told whether trials of it are still under way): the config of what
             else is to run, ``wait`` or ``finished``. None where nothing follows. Not pickled.
     """
@@ -52,14 +57,18 @@ class OptunaSearcher(Searcher):
         self.budget_samples = budget_samples
         self.should_stop = should_stop
         self.comebacks: Callable[[], Sequence[str]] | None = None
-        self.may_grow = False
+        self.ending: Callable[[], bool] | None = None
+        self.faults: Callable[[str], int] | None = None
+        self.lost: list[Proposal] = []
+        self.hold_until = 0.0
         self.afterwards: Callable[[bool], dict[str, Any] | Literal["wait", "finished"]] | None = None
         self.reported = dict(reported or {})
         self.proposals: dict[str, Proposal] = {}
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "should_stop": None, "comebacks": None, "afterwards": None}
+        callables = ("should_stop", "comebacks", "ending", "faults", "afterwards")
+        return {**self.__dict__, **dict.fromkeys(callables)}
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -68,13 +77,14 @@ class OptunaSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, or FINISHED; None while a trial is under way and there may yet be a next one."""
-        over = self.should_stop is not None and self.should_stop()
-        proposal = None if over else self.proposer.ask() or self._come_back()
+        """The next trial's config, or FINISHED; None while a trial under way may bring back itself or another."""
+        if self.ending is not None and self.ending():
+            return str(Searcher.FINISHED)
+        if self.lost and time.monotonic() < self.hold_until:
+            return None
+        proposal = self.lost.pop(0) if self.lost else self._new()
         if proposal is None:
-            more = self.may_grow or self.comebacks is not None
-            waits = not over and more and bool(self.proposals)
-            return None if waits else self._after_the_search()
+            return None if self.proposals else self._after_the_search()
         self.proposals[trial_id] = proposal
         settings = self.proposer.spec.trial_settings(proposal.config)
         return {
@@ -86,6 +96,7 @@ class OptunaSearcher(Searcher):
             "config": dict(proposal.config),
             "settings": settings.model_dump(mode="json"),
             "reported_samples": self.reported.get(proposal.trial_id, 0),
+            "faults": 0 if self.faults is None else self.faults(proposal.trial_id),
         }
 
     def set_outcome(
@@ -95,22 +106,23 @@ class OptunaSearcher(Searcher):
 
         Args:
             trial_id: Ours (``t000``).
-            status: ``completed | stopped | parked | diverged | failed | interrupted``.
+            status: ``completed | stopped | parked | lost | diverged | failed | interrupted``.
             value: The objective at full budget, of completed trials.
             reason: Why it ends.
         """
         self._outcomes[trial_id] = (status, value, reason)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Note the held-out loss of a window."""
+        """Note the held-out loss of a window, and how far the trial has come."""
         proposal = self.proposals.get(trial_id)
         if proposal is not None:
             self._note(proposal, result)
+            self.reported[proposal.trial_id] = int(result.get("samples_seen", 0))
 
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell the study how the trial ended: as said before, else as its last result looks. Keep a parked one."""
+        """Tell the study how the trial ended: as said before, else as its last result looks. Keep one that returns."""
         proposal = self.proposals.pop(trial_id, None)
         if proposal is None:
             return
@@ -120,8 +132,15 @@ class OptunaSearcher(Searcher):
         if status == "parked":
             self.reported[proposal.trial_id] = int((result or {})["samples_seen"])
             self.proposer.park(proposal)
+        elif status == "lost":
+            self.lost.append(replace(proposal, resumed=True))
         else:
             self.proposer.tell(proposal.trial_id, status, value, reason)
+
+    def _new(self) -> Proposal | None:
+        """A trial to begin, or a parked one to go on with, unless a limit is reached."""
+        over = self.should_stop is not None and self.should_stop()
+        return None if over else self.proposer.ask() or self._come_back()
 
     def _come_back(self) -> Proposal | None:
         worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.search.distributions import Param, identity
+from sweepft.search.learned import UNDER_WAY, Learned
+from sweepft.search.study import StudyStorage
 
 __all__ = ["StudyState"]
 
@@ -27,23 +28,26 @@ class StudyState:
         seen: Trial id by identity of the parameters.
         started: Trials that came from ``start_with``.
         cloned: Trials that a person asked for.
+        storage: Where it is kept.
     """
 
-    def __init__(self, study: Study, storage: BaseStorage) -> None:
+    def __init__(self, study: Study, storage: StudyStorage, learned: Learned) -> None:
         self.study = study
         self.numbers: dict[str, int] = {}
         self.open: dict[str, int] = {}
         self.seen: dict[str, str] = {}
         self.started = 0
         self.cloned = 0
-        self._storage = storage
+        self.storage = storage
+        self._learned = learned
+        self._under_way: dict[str, FrozenTrial] = {}
         self._study_id = storage.get_study_id_from_name(study.study_name)
         for trial in study.get_trials(deepcopy=False):
             trial_id = trial.user_attrs.get("trial_id")
             if trial_id is not None:
                 self.add(trial_id, trial.number, trial.params, trial.user_attrs["origin"])
                 if trial.state.is_finished():
-                    del self.open[trial_id]
+                    self._over(trial_id, trial)
             elif not trial.state.is_finished():  # the driver died between asking and naming
                 storage.set_trial_state_values(self._row(trial.number), TrialState.FAIL)
 
@@ -54,23 +58,32 @@ class StudyState:
             self.seen[identity(params)] = trial_id
         self.started += origin == "start_with"
         self.cloned += origin == "clone"
+        self._under_way[trial_id] = self.storage.get_trial(self._row(number))
+
+    def history(self) -> list[FrozenTrial]:
+        """What a sampler shall learn from, by number; see `sweepft.search.learned`."""
+        under_way = sorted(self._under_way.values(), key=lambda trial: trial.number)[-UNDER_WAY:]
+        return sorted([*self._learned.trials(), *under_way], key=lambda trial: trial.number)
 
     def values(self, trial_id: str) -> dict[int, float]:
         """Held-out losses of a trial by nominal samples."""
-        return self._storage.get_trial(self._row(self.numbers[trial_id])).intermediate_values
+        return self.storage.get_trial(self._row(self.numbers[trial_id])).intermediate_values
 
     def report(self, trial_id: str, step: int, value: float) -> None:
         """Note a held-out loss of an open trial; the first one at a step counts."""
         if step not in self.values(trial_id):
-            self._storage.set_trial_intermediate_value(self._row(self.open[trial_id]), step, float(value))
+            self.storage.set_trial_intermediate_value(self._row(self.open[trial_id]), step, float(value))
 
     def close(self, trial_id: str, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> None:
         """End an open trial."""
         number = self.open[trial_id]
         for key, attr in attrs.items():
-            self._storage.set_trial_user_attr(self._row(number), key, attr)
-        self.study.tell(number, value, state)
-        del self.open[trial_id]
+            self.storage.set_trial_user_attr(self._row(number), key, attr)
+        self._over(trial_id, self.study.tell(number, value, state))
+
+    def _over(self, trial_id: str, trial: FrozenTrial) -> None:
+        del self.open[trial_id], self._under_way[trial_id]
+        self._learned.add(trial)
 
     def _row(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)

@@ -6,23 +6,57 @@ a crash, under another name and then renamed, so that a torn journal never stand
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["STUDY_FILE", "open_study", "rewrite_study"]
+from sweepft.search.journal import OneWriterJournal
+
+__all__ = ["STUDY_FILE", "StudyStorage", "open_study", "rewrite_study"]
 
 STUDY_FILE: Final = "study.journal"
 
 
-def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
+class StudyStorage(JournalStorage):
+    """The storage of a study, which can show a sampler a part of a long history.
+
+    Args:
+        path: The journal file; None for a study in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        super().__init__(OneWriterJournal(path))
+        self._shown: Sequence[FrozenTrial] | None = None
+
+    @contextlib.contextmanager
+    def showing(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
+        """While this holds, whoever asks for the trials of a study gets these."""
+        self._shown = trials
+        try:
+            yield
+        finally:
+            self._shown = None
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """All trials of a study, or those shown now."""
+        if self._shown is None:
+            return super().get_all_trials(study_id, deepcopy, states)
+        found = [trial for trial in self._shown if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
     """Open a sweep's study, or begin it. The direction is to minimise.
 
     Args:
@@ -30,9 +64,7 @@ def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
         name: Of the sweep.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its greetings do not belong on a sweep's terminal
-    storage: BaseStorage = (
-        InMemoryStorage() if path is None else JournalStorage(JournalFileBackend(str(path)))
-    )
+    storage = StudyStorage(path)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
@@ -44,7 +76,7 @@ def open_study(path: Path | None, name: str) -> tuple[Study, BaseStorage]:
     return study, storage
 
 
-def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, BaseStorage]:
+def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, StudyStorage]:
     """Replace a study by one that holds these trials, in this order, numbered from 0.
 
     What samplers noted in the old study (CMA-ES's state, the place in a QMC sequence) is kept for trials of the

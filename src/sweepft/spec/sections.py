@@ -35,6 +35,7 @@ __all__ = [
     "Budget",
     "Data",
     "EarlyStop",
+    "Faults",
     "HeldOut",
     "Keep",
     "Limit",
@@ -349,3 +350,16 @@ class Resources(Section):
     price_per_gpu_hour: NonNegative | None = None
     """What a GPU-hour costs (on CPU, an hour of a slot), in any currency; reports then say what the sweep cost. Changes
     nothing else, and may be changed on resume."""
+
+
+class Faults(Section):
+    """What is done about ranks, slots and nodes that are lost. Running out of memory is not counted here."""
+
+    per_trial: Annotated[int, Field(ge=0)] = 2
+    """How often a trial is brought back to where it had reported, on its slot or another; after that it has failed."""
+    per_sweep: Annotated[int, Field(ge=0)] | None = None
+    """Lost slots after which the sweep ends, to be resumed once the machines are well; by default 10, and one for each
+    trial begun. Counted anew on resume."""
+    hang_seconds: Positive = 60.0
+    """How long beyond ten times its usual pace a rank may be silent, until all ranks of its slot write their stacks to
+    their logs and are replaced."""

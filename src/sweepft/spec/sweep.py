@@ -22,6 +22,7 @@ from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
     Data,
     EarlyStop,
+    Faults,
     Keep,
     Model,
     Resources,
@@ -82,6 +83,8 @@ class SweepSpec(Section):
     """What the finalists are scored on; by default there are none, and the objective decides."""
     track: Track = Track()
     """Copies of the curves for other tools."""
+    faults: Faults = Faults()
+    """What is done about ranks, slots and nodes that are lost."""
     checkpoint: Checkpoint = "auto"
     """When the state of a running trial is written, so that after a fault it goes on from there: at every window, at
     windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the

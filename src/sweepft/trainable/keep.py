@@ -50,17 +50,25 @@ class KeepPlan:
         best = set(sorted(objectives, key=lambda t: (objectives[t], t))[: self.top])
         return best | set(sorted(objectives.keys() - best, key=self._lot)[: self.random])
 
-    def settle(self, objectives: Mapping[str, float]) -> None:
-        """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part)."""
+    def settle(self, objectives: Mapping[str, float]) -> dict[str, float]:
+        """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part).
+
+        Args:
+            objectives: Of completed trials: all of them, or those that were chosen before and what has come since.
+        Returns:
+            Those of the trials that are chosen now: enough to choose among later ones.
+        """
+        chosen = self.chosen(objectives)
+        kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{_NOTE}.tmp"
-        temporary.write_text(json.dumps(dict(objectives)))
+        temporary.write_text(json.dumps(kept))
         temporary.replace(folder / _NOTE)
-        chosen = self.chosen(objectives)
-        for kept in folder.iterdir():
-            if kept.is_dir() and kept.name in objectives and kept.name not in chosen:
-                shutil.rmtree(kept, ignore_errors=True)
+        for weights in folder.iterdir():
+            if weights.is_dir() and weights.name in objectives and weights.name not in chosen:
+                shutil.rmtree(weights, ignore_errors=True)
+        return kept
 
     def _lot(self, trial_id: str) -> str:
         return hashlib.sha256(f"{self.seed}:{trial_id}".encode()).hexdigest()

@@ -18,7 +18,15 @@ import ray
 from ray import tune
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import PackingMismatch, RankFailed, RankHung, RankOutOfMemory, TrialError
+from sweepft.errors import (
+    PackingMismatch,
+    RankCannotWrite,
+    RankFailed,
+    RankHung,
+    RankOutOfMemory,
+    SlotLost,
+    TrialError,
+)
 from sweepft.trainable.exam import Exam
 from sweepft.trainable.keep import KeepPlan
 from sweepft.trainable.points import ReportPoint, report_points
@@ -32,11 +40,18 @@ from sweepft.trainable.states import (
 )
 from sweepft.workers.group import WorkerGroup, WorkerShape
 
-__all__ = ["Slot", "SlotPlan"]
+__all__ = ["RANKS_REBUILT", "WENT_ON", "Slot", "SlotPlan"]
+
+RANKS_REBUILT = "ranks rebuilt"
+"""What the ledger says was done about a fault after which new ranks went on with the trial."""
+WENT_ON = "went on without"
+"""What it says about a state that could not be written: the ranks did not notice."""
 
 _FIRST_WRITE_SECONDS = 3.0
 """Taken for the time to write a state until one has been written: a trial of a minute then tries."""
 
+_SPARE_SECONDS = 120
+"""How long a slot that has lost a node waits for another one; a trial without a slot waits for ever."""
 _EXAM_PATIENCE = 24.0
 """Times ``patience`` for one part of an exam: a large benchmark takes hours, and says nothing on its way."""
 
@@ -53,7 +68,8 @@ class SlotPlan:
         log_dir: Folder for the ranks' log files.
         keep: Whose weights are kept.
         states: When a trial's state is written.
-        max_rebuilds: How often a trial's ranks are rebuilt before the trial is given back to Tune as failed.
+        max_faults: How often a trial is brought back, by rebuilt ranks or on another slot, before it has failed.
+        hang_seconds: How long beyond ten times the usual pace a rank may be silent.
         judge_key: The driver's key for the judge of MT-Bench; a plan goes through memory alone.
         patience: Longest wait for anything not measured yet, in seconds (model load, a trial's first steps).
     """
@@ -63,7 +79,8 @@ class SlotPlan:
     log_dir: str
     keep: KeepPlan
     states: StatePlan
-    max_rebuilds: int = 2
+    max_faults: int = 2
+    hang_seconds: float = 60.0
     patience: float = 3600.0
     judge_key: str | None = field(default=None, repr=False)
 
@@ -71,9 +88,10 @@ class SlotPlan:
 class Slot(tune.Trainable):
     """One slot.
 
-    Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that goes on after an
-    interruption or comes back from parking, ``reported_samples``; ``keep`` when its weights are wanted whatever its
-    loss. With ``exam`` nothing is trained: kept weights are scored (see ``sweepft.trainable.exam``).
+    Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that was on a slot before
+    (interrupted, parked, or its slot lost), ``reported_samples`` and ``faults``: how often it was brought back;
+    ``keep`` when its weights are wanted whatever its loss. With ``exam`` nothing is trained: kept weights are scored
+    (see ``sweepft.trainable.exam``).
     """
 
     def setup(self, config: dict[str, Any], plan: SlotPlan) -> None:
@@ -136,7 +154,8 @@ class Slot(tune.Trainable):
         self._begun = False
         self._started: dict[str, Any] = {}
         self._faults: list[dict[str, Any]] = []
-        self._rebuilds = 0
+        self._brought_back = config.get("faults", 0)
+        self._raised: tuple[str, int] | None = None
         self._seconds: dict[str, float] = {}
         self._step_seconds = 0.0
         self._since = time.monotonic()
@@ -152,11 +171,12 @@ class Slot(tune.Trainable):
         elif isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
             if self._plan.engine.micro_batch > self._plan.engine.least_micro_batch:
                 again, action = True, self._halve_micro_batch()
-        elif isinstance(error, PackingMismatch):
+        elif isinstance(error, PackingMismatch | RankCannotWrite):
             pass  # other ranks would find the same
-        elif isinstance(error, RankFailed | RankHung) and self._rebuilds < self._plan.max_rebuilds:
-            self._rebuilds += 1
-            again, action = True, "ranks rebuilt"
+        elif isinstance(error, RankFailed | RankHung) and not self._own_fault(error):
+            self._brought_back += 1
+            again = self._brought_back <= self._plan.max_faults
+            action = RANKS_REBUILT if again else "given up"
         spent = time.monotonic() - self._since  # since the last result: none of it counts
         lost = spent - self._seconds.get("lost", 0.0)
         self._seconds = {"lost": spent}
@@ -165,6 +185,11 @@ class Slot(tune.Trainable):
         )
         _log.warning("fault: trial=%s action=%r %s", self._trial.trial_id, action, error)
         return again
+
+    def _own_fault(self, error: TrialError) -> bool:
+        """Whether a rank has raised the same error on the way to the same report point before: new ranks would too."""
+        before, self._raised = self._raised, (str(error), self._next)
+        return type(error) is RankFailed and self._raised == before
 
     def _halve_micro_batch(self) -> str:
         """For this and all later trials of the slot; the global batch stays what it is."""
@@ -184,13 +209,14 @@ class Slot(tune.Trainable):
                 "train.zero_stage, set train.gradient_checkpointing: true, or lower data.max_length"
             )
         faults, seconds = list(self._faults), dict(self._seconds)
-        return {
+        failure = {
             "failed": reason,
             "faults": faults,
             "slot": self._name,
             "phase_seconds": seconds,
             "done": True,
         }
+        return failure | ({"storage": reason} if isinstance(error, RankCannotWrite) else {})
 
     def _advance(self) -> dict[str, Any]:
         if not self._begun:
@@ -251,6 +277,8 @@ class Slot(tune.Trainable):
         begin = time.monotonic()
         if self._group is None:
             placement = ray.util.get_current_placement_group()
+            if not placement.wait(_SPARE_SECONDS):  # a node of it is gone, and no other one has room
+                raise SlotLost(f"no node has had room for all ranks of the slot for {_SPARE_SECONDS} s")
             prefix = str(Path(self._plan.log_dir) / f"slot-{self._name}")
             self._group = WorkerGroup(self._plan.engine, self._plan.shape, placement, prefix)
         self._started = self._group.start(self._trial, self._plan.patience)
@@ -299,9 +327,17 @@ class Slot(tune.Trainable):
         done = self._group.save(str(self._states / str(seen)), self._plan.patience)
         self._spend("checkpoint", done["seconds"])
         if "skipped" in done:
-            _log.warning("state not written: trial=%s %s", self._trial.trial_id, done["skipped"])
+            self._note_unwritten(done["skipped"])
             return
         self._write_seconds, self._unsaved_seconds = done["seconds"], 0.0
+
+    def _note_unwritten(self, why: str) -> None:
+        """A state could not be written: a fault now would cost more, no more than that. Told once a trial."""
+        _log.warning("state not written: trial=%s %s", self._trial.trial_id, why)
+        if not any(fault["action"] == WENT_ON for fault in self._faults):
+            self._faults.append(
+                {"error": "StateNotWritten", "message": why, "action": WENT_ON, "lost_seconds": 0.0}
+            )
 
     def _end(self, result: dict[str, Any]) -> None:
         """The trial's last result: keep its weights if it is among the best; its state is of no more use."""
@@ -309,8 +345,13 @@ class Slot(tune.Trainable):
         keep, value = self._plan.keep, result.get("eval_loss")
         name = self._trial.trial_id
         if value is not None and math.isfinite(value) and (self._keep or keep.wanted(name, value)):
-            done = self._group.export(str(Path(keep.folder) / name), keep.tokenizer, self._plan.patience)
-            self._spend("export", done["seconds"])
+            try:
+                done = self._group.export(str(Path(keep.folder) / name), keep.tokenizer, self._plan.patience)
+                self._spend("export", done["seconds"])
+            except RankCannotWrite as error:  # what was measured stands; the sweep ends with this result
+                result["storage"] = str(error)
+                self._close_ranks()
+                self._begun = False
         remove_states(self._states)
 
     def _result(self, point: ReportPoint, chunk: dict[str, Any]) -> dict[str, Any]:
@@ -338,7 +379,7 @@ class Slot(tune.Trainable):
             return self._plan.patience
         done = self._points[self._next - 1].samples if self._next else 0
         steps = -(-(point.samples - done) // self._trial.batch_size)
-        return 60.0 + 10.0 * steps * self._step_seconds
+        return self._plan.hang_seconds + 10.0 * steps * self._step_seconds
 
     def _spend(self, phase: str, seconds: float) -> None:
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds

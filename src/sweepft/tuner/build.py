@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sweepft.tuner.parking import comebacks
 from sweepft.tuner.plans import slot_plan, state_plan
 from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.resources import placement, shape
+from sweepft.tuner.retries import Retries
 from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding, WindingStopper
 
@@ -60,20 +62,30 @@ def build_callback(
     recorder: Recorder,
     scheduler: SweepScheduler,
     searcher: OptunaSearcher,
+    winding: Winding,
     steering: Steering | None = None,
+    elapsed: Callable[[], float] | None = None,
 ) -> LedgerCallback:
-    """What turns Tune's events into ledger rows; `close` it when the sweep is over."""
+    """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
+
+    def ending() -> bool:
+        return winding.soft or (steering is not None and steering.pausing)
+
+    retries = Retries(spec.faults, recorder.view, searcher, winding, ending)
+    scheduler.lost, searcher.faults, searcher.ending = retries.lost, retries.faults, ending
     ranks = shape(spec)
     begin, _ = recorder.view.sessions[-1]
     return LedgerCallback(
         recorder,
         scheduler,
         searcher,
+        retries.losses,
         gpus_per_slot=ranks.gpus * ranks.workers,
         begin=begin,
         slots=spec.resources.concurrent_trials,
         states=Path(state_plan(spec, run_dir).folder),
         steering=steering,
+        elapsed=elapsed,
     )
 
 
@@ -92,7 +104,6 @@ def build_tuner(
     trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
     scheduler.winding, scheduler.steering = winding, steering
-    searcher.may_grow = steering is not None
     searcher.comebacks = comebacks(spec, scheduler)
     return tune.Tuner(
         trainable,

@@ -65,7 +65,9 @@ class SlotClock:
 
     def lose(self, slot: str, now: float) -> float:
         """A slot that has reported is gone; its place is free. Returns the seconds since its last result."""
-        place = self._held.pop(slot)
+        place = self._held.pop(slot, None)
+        if place is None:  # its place was given away already, with the time since then
+            return 0.0
         self._free.append(now)
         return max(0.0, now - place.since)
 

@@ -36,6 +36,8 @@ def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Out
         result: Its last result, as reported to Tune.
         verdict: The row of its last verdict, None when it was never judged.
     """
+    if result.get("failed") and "storage" in result:  # it failed with the sweep, not by itself
+        return INTERRUPTED
     if result.get("failed"):
         return Outcome("failed", None, str(result["failed"]))
     if result.get("diverged"):

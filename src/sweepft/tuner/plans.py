@@ -49,6 +49,8 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         log_dir=str(run_dir / "logs"),
         keep=keep_plan(spec, prepared, run_dir),
         states=state_plan(spec, run_dir),
+        max_faults=spec.faults.per_trial,
+        hang_seconds=spec.faults.hang_seconds,
     )
 
 

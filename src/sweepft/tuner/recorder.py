@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,11 @@ from sweepft.errors import StorageError
 from sweepft.recorder import Ledger, Row, RunView, current_writer
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.trainable.states import note_parked
+from sweepft.trainable.slot import WENT_ON
+from sweepft.trainable.states import note_parked, remove_states
 from sweepft.tuner.clock import SlotClock
 from sweepft.tuner.outcome import INTERRUPTED, Outcome, outcome
+from sweepft.tuner.retries import Loss
 
 if TYPE_CHECKING:
     from sweepft.tuner.steering import Steering
@@ -41,7 +43,9 @@ class Recorder:
         self.listeners: list[Callable[[Row], None]] = []
 
     def write(self, kind: str, **fields: Any) -> Row:
-        """Append one row (see ``sweepft.recorder.rows``)."""
+        """Append one row (see ``sweepft.recorder.rows``); after a `StorageError` none is taken any more."""
+        if self.failure is not None:
+            raise self.failure
         try:
             row = self.ledger.append(kind, **fields)
         except StorageError as error:
@@ -62,11 +66,13 @@ class LedgerCallback(tune.Callback):
         recorder: Where rows go.
         scheduler: Whose verdicts are recorded.
         searcher: Told how a trial ends before Tune tells it that it ended.
+        losses: What is done about trials whose slot is gone, decided before Tune tells us; taken out here.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
         begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
         slots: Slots at once, at most.
         states: Folder of the trials' states, where parked ones are noted.
         steering: Asked for commands at each turn of Tune's loop.
+        elapsed: Seconds since ``begin``; None for this machine's clock.
 
     Attributes:
         on_left: Told the name of each trial, seed or exam that leaves its slot.
@@ -77,17 +83,21 @@ class LedgerCallback(tune.Callback):
         recorder: Recorder,
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
+        losses: MutableMapping[str, Loss],
         gpus_per_slot: float,
         begin: float,
         slots: int,
         states: Path,
         steering: Steering | None = None,
+        elapsed: Callable[[], float] | None = None,
     ) -> None:
         self._recorder = recorder
         self._scheduler = scheduler
         self._searcher = searcher
+        self._losses = losses
         self._gpus = gpus_per_slot
-        self._clock = SlotClock(time.monotonic() - (time.time() - begin), slots)
+        self._clock = SlotClock(0.0, slots)
+        self._elapsed = elapsed or _elapsed_since(begin)
         self._states = states
         self._steering = steering
         self.on_left: Callable[[str], None] = lambda name: None
@@ -106,14 +116,16 @@ class LedgerCallback(tune.Callback):
             self._steering.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot: a new trial, or one that was interrupted or parked."""
-        config = trial.config
-        name = config["trial_id"]
-        if "exam" in config:
+        """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost; or an exam."""
+        if "exam" in trial.config:
             return
         for memory in (self._attempts, self._faults, self._verdicts):
-            memory.pop(name, None)
-        if name in self._recorder.view.trials:
+            memory.pop(trial.config["trial_id"], None)
+        self._write_trial(trial.config)
+
+    def _write_trial(self, config: dict[str, Any]) -> None:
+        """The row of a trial that has none."""
+        if config["trial_id"] in self._recorder.view.trials:
             return
         plan = TrialPlan.from_settings(
             config["trial_id"], config["settings"], self._recorder.view.budget_samples
@@ -146,7 +158,7 @@ class LedgerCallback(tune.Callback):
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
         if between is not None:
             self._write_cost(None, result["slot"], *between)
         if result.get("done"):
@@ -169,28 +181,45 @@ class LedgerCallback(tune.Callback):
         if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
             return
         self._end(name, how, trial.last_result or {})
+        self._end_on_full_storage(trial.last_result or {})
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
-        message = "the coordinator of its slot died; see logs/ and Ray's own logs"
+        loss, slot = self._losses.pop(name), result.get("slot")
         exam = "exam" in trial.config
+        told_as = None if exam else name
         self.on_left(name)
+        if not exam:
+            self._write_trial(trial.config)  # it may have been lost before it began
+        lost = self._clock.lose(slot, self._elapsed()) if slot else 0.0
         self._recorder.write(
-            "fault", trial_id=None if exam else name, slot=result.get("slot"), rank=None, error="CoordinatorDied",
-            message=message, action="given up",
+            "fault", trial_id=told_as, slot=slot, rank=None, error=loss.error, message=loss.message,
+            action=loss.action, lost_seconds=lost,
         )  # fmt: skip
-        if "slot" in result:
-            lost = self._clock.lose(result["slot"], time.monotonic())
-            self._write_cost(None if exam else name, result["slot"], "lost", lost)
+        if slot:
+            self._write_cost(told_as, slot, "lost", lost)
         if exam:
             self._faults.pop(name, None)
             return
-        self._end(name, Outcome("failed", None, message), result)
+        parked = self._recorder.view.trials[name].status == "parked"  # about to come back, and stays so
+        if loss.status == "failed" or (loss.status == "interrupted" and not parked):
+            self._end(name, Outcome(loss.status, None, loss.message), result)
+        if loss.status == "failed":
+            remove_states(self._states / name)
+
+    def _end_on_full_storage(self, result: dict[str, Any]) -> None:
+        """A slot cannot write: neither could the next trial. The trial's own rows are written; nothing else follows."""
+        if "storage" in result:
+            self._recorder.failure = StorageError(
+                f"{self._states.parent}: {result['storage']}\n"
+                "  Free space or make the folder writable, then resume the run."
+            )
+            raise self._recorder.failure
 
     def close(self) -> None:
         """Write what each slot has waited since its last trial: the sweep is over."""
-        for slot, seconds in self._clock.close(time.monotonic()).items():
+        for slot, seconds in self._clock.close(self._elapsed()).items():
             self._write_cost(None, slot, "idle", seconds)
 
     def _write_exam(self, name: str, result: dict[str, Any]) -> None:
@@ -199,7 +228,7 @@ class LedgerCallback(tune.Callback):
         self._recorder.write("score", **result["scored"], slot=result["slot"])
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(None, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, time.monotonic(), result["phase_seconds"])
+        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
         if between is not None:
             self._write_cost(None, result["slot"], *between)
 
@@ -207,12 +236,12 @@ class LedgerCallback(tune.Callback):
         self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
     def _write_faults(self, name: str, result: dict[str, Any], told_as: str | None) -> bool:
-        """Faults since the last result, as those of trial ``told_as``; whether there were any."""
+        """Faults since the last result, as those of trial ``told_as``; whether the trial was begun anew after any."""
         faults = result["faults"][self._faults.get(name, 0) :]
         for fault in faults:
             self._recorder.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
-        return bool(faults)
+        return any(fault["action"] != WENT_ON for fault in faults)
 
     def _attempt(self, name: str, result: dict[str, Any], new_fault: bool) -> int:
         """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
@@ -265,3 +294,9 @@ class LedgerCallback(tune.Callback):
             samples_seen=result.get("samples_seen", 0),
             tokens_seen=result.get("tokens_seen", 0),
         )
+
+
+def _elapsed_since(begin: float) -> Callable[[], float]:
+    """Seconds since a moment (Unix seconds), on a clock that never runs backwards."""
+    zero = time.monotonic() - (time.time() - begin)
+    return lambda: time.monotonic() - zero

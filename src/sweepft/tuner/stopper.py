@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ray import tune
@@ -57,6 +58,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
     """
 
     winding: Winding | None = None
+    lost: Callable[[Any], bool] | None = None
+    """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
     steering: Steering | None = None
     brings_back = True
 
@@ -87,22 +90,23 @@ class SweepScheduler(EarlyDynamicsScheduler):
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A candidate failed."""
-        if not is_aside(trial):
-            super().on_trial_error(tune_controller, trial)
-
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """A candidate was withdrawn."""
         if not is_aside(trial):
             super().on_trial_remove(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial's slot is gone, which need not be its end."""
+        runs_on = self.lost is not None and self.lost(trial)
+        if not (runs_on or is_aside(trial)):
+            super().on_trial_error(tune_controller, trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial that failed says so in its last result; one that was cut short has not ended."""
         if is_aside(trial) or trial.trial_id in self._cut:
             return
         if result and result.get("failed"):
-            self.on_trial_error(tune_controller, trial)
+            super().on_trial_error(tune_controller, trial)
         else:
             super().on_trial_complete(tune_controller, trial, result)
 

@@ -12,9 +12,19 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
-from sweepft.errors import PackingMismatch, RankDied, RankFailed, RankHung, RankMismatch, RankOutOfMemory
+from sweepft.errors import (
+    PackingMismatch,
+    RankCannotWrite,
+    RankDied,
+    RankFailed,
+    RankHung,
+    RankMismatch,
+    RankOutOfMemory,
+    is_storage_error,
+)
 from sweepft.evaluate import TaskPlan
 from sweepft.workers.rank import Rank
+from sweepft.workers.stacks import dump_stacks
 
 __all__ = ["WorkerGroup", "WorkerShape"]
 
@@ -75,9 +85,14 @@ class WorkerGroup:
             ).remote(i, plan, f"{log_prefix}-rank{i}.log")
             for i in range(shape.workers)
         ]
-        self.places = self._call("where", start_timeout)
-        first = self.places[0]
-        self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus)
+        self.places: list[dict[str, Any]] = []
+        try:
+            self.places = self._call("where", start_timeout)
+            first = self.places[0]
+            self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus)
+        except BaseException:
+            self.close()
+            raise
 
     def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.
@@ -146,9 +161,8 @@ class WorkerGroup:
             done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 silent = sorted(futures[f] for f in pending)
-                raise RankHung(
-                    f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
-                )
+                words = f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
+                raise RankHung(f"{words}; {dump_stacks(self.places)}" if self.places else words)
             index = futures[done[0]]
             try:
                 results[index] = ray.get(done[0])
@@ -172,14 +186,14 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
         return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause or error
-        kind = _KINDS.get(type(cause).__name__, RankFailed)
+        kind = RankCannotWrite if is_storage_error(cause) else _KINDS.get(type(cause).__name__, RankFailed)
         return kind(f"{method}: rank {index} raised {_first_line(cause)}")
     return None
 
 
 def _by_cause(failure: RankFailed) -> int:
     """Death before a cause of its own before what a rank raises when another one is gone."""
-    causes: tuple[type[RankFailed], ...] = (RankDied, *_KINDS.values(), RankFailed)
+    causes: tuple[type[RankFailed], ...] = (RankDied, RankCannotWrite, *_KINDS.values(), RankFailed)
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 

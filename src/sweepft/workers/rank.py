@@ -13,6 +13,7 @@ from typing import Any
 
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.evaluate import TaskPlan
+from sweepft.workers.stacks import answer_with_stacks
 
 __all__ = ["Rank"]
 
@@ -30,17 +31,26 @@ class Rank:
         self._index = index
         self._plan = plan
         self._runner: Any = None
+        self._log_file = log_file
         _send_output_to(log_file)
+        answer_with_stacks()
 
     def where(self) -> dict[str, Any]:
-        """This process's node address, host name and pid, and a port that is free there now."""
+        """This process's node (address, host name, Ray's id), pid and log file, and a port that is free there now."""
         import ray
 
         with socket.socket() as s:
             s.bind(("", 0))
             port = s.getsockname()[1]
         address = ray.util.get_node_ip_address()
-        return {"address": address, "port": port, "host": socket.gethostname(), "pid": os.getpid()}
+        return {
+            "address": address,
+            "port": port,
+            "host": socket.gethostname(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "pid": os.getpid(),
+            "log": self._log_file,
+        }
 
     def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
         """Form the process group and open the data."""

@@ -174,7 +174,7 @@ def test_another_winner_replaces_it_and_its_weights_outlive_their_folder(tmp_pat
     folder = write_best(tmp_path, view)
     (kept / "model.safetensors").unlink()
     assert (folder / "model.safetensors").read_bytes() == b"weights of t000"
-    view.trials["t001"].objective = 0.5
+    view.apply({"kind": "end", "trial_id": "t001", "status": "completed", "objective": 0.5})
     weights(tmp_path, "t001")
     write_best(tmp_path, view)
     assert (folder / "model.safetensors").read_bytes() == b"weights of t001"

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.recorder import Ledger, RunView, read_ledger
+from sweepft.recorder import Ledger, RunView, read_ledger, whole_results
 from sweepft.recorder.rows import complete_fields
 
 
@@ -164,7 +164,8 @@ def test_costs_and_faults_are_summed_by_trial_and_phase() -> None:
     view = story.view()
     assert view.trials["t0"].costs == {"train": 5.0, "evaluate": 1.0}
     assert view.trials["t0"].gpu_costs == {"train": 10.0, "evaluate": 2.0}
-    assert (len(view.costs), len(view.faults), len(view.trials["t0"].faults)) == (4, 2, 1)
+    assert view.phases == {"train": 5.0, "evaluate": 1.0, "idle": 7.0}
+    assert (len(view.costs), len(view.faults), len(view.trials["t0"].faults)) == (1, 2, 1)
 
 
 def test_the_verdict_that_stopped_a_trial_is_found_and_audits_are_told() -> None:
@@ -211,6 +212,32 @@ def test_a_parked_trial_is_open_until_it_comes_back_or_the_sweep_gives_it_up() -
     assert len(back.history["step"]) == 10
     assert (given_up.status, given_up.stopped_by["action"]) == ("stopped", "park")
     assert given_up.ended > given_up.attempts[0].last
+
+
+def test_a_trial_that_lost_its_slot_runs_on_and_keeps_what_it_had_reported() -> None:
+    story = Story().trial("t000").steps("t000", 1, 3)
+    story.tell(
+        "fault", trial_id="t000", slot=0, rank=None, error="CoordinatorDied", message="gone",
+        action="tried again", lost_seconds=4.0,
+    )  # fmt: skip
+    story.tell("cost", trial_id="t000", slot=0, phase="lost", seconds=4.0)
+    trial = RunView.from_rows(story.rows).trials["t000"]
+    assert (trial.status, trial.step, trial.costs) == ("running", 3, {"lost": 4.0})
+    story.tell("start", trial_id="t000", attempt=1, slot=1, from_step=3).steps("t000", 4, 10, attempt=1)
+    trial = RunView.from_rows(story.rows).trials["t000"]
+    assert trial.history["step"].tolist() == list(range(1, 11))
+    assert len(trial.attempts) == 2
+
+
+def test_a_result_cut_by_a_crash_stays_cut_whatever_follows_in_the_next_session() -> None:
+    """Its steps have no cost row; that of the slot lost after the resume is not theirs."""
+    story = Story().trial("t000").steps("t000", 1, 2)
+    story.tell("cost", trial_id="t000", slot=0, phase="train", seconds=1.0).steps("t000", 3, 5)
+    story.rows.append({**story.rows[0], "resumed": True})
+    story.tell("cost", trial_id="t000", slot=1, phase="lost", seconds=1.0)
+    rows, reported = whole_results(story.rows)
+    assert reported == {"t000": 20}
+    assert [row["history"]["step"] for row in rows if row["kind"] == "steps"] == [[1, 2]]
 
 
 def test_a_verdict_on_steps_that_are_trained_again_is_forgotten_with_them() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.judged_sweep import JudgedSweep
@@ -123,6 +123,16 @@ SWEEPS = st.builds(
 
 @settings(deadline=None, max_examples=40)
 @given(sweep=SWEEPS)
+@example(
+    JudgedSweep(
+        5839,
+        {"rule": "median", "audit": None, "good": 0.2, "min_peers": 1, "park": False},
+        11,
+        2,
+        0.02,
+        (30,),
+    )
+)
 def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
     """Whatever was parked, came back, failed or was cut by a crash: the same verdicts, state and view."""
     sweep.run()

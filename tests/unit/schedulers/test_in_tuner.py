@@ -29,7 +29,9 @@ def session() -> Iterator[None]:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
     mine = not ray.is_initialized()
     if mine:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
     yield
     if mine:
         ray.shutdown()

@@ -95,9 +95,8 @@ def test_a_parked_trial_that_is_recalled_comes_next_unless_it_is_stopped() -> No
     assert not proposer.parked
 
 
-def test_a_searcher_that_may_grow_waits_for_the_last_trial_to_end() -> None:
+def test_a_searcher_waits_for_the_last_trial_to_end_since_a_clone_may_follow() -> None:
     searcher = OptunaSearcher(Proposer(make_spec(trials=1), None), BUDGET)
-    searcher.may_grow = True
     assert isinstance(searcher.suggest("a"), dict)
     assert searcher.suggest("b") is None
     searcher.proposer.clone(CONFIG)

@@ -25,6 +25,9 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+LAST = {"samples_seen": BUDGET, "window": 1.0, "eval_loss": 2.5, "done": True}
+
+
 def searcher(**search: Any) -> OptunaSearcher:
     return OptunaSearcher(Proposer(make_spec(**search), None), BUDGET)
 
@@ -47,15 +50,44 @@ def test_a_suggestion_is_all_that_a_trial_needs() -> None:
 def test_tune_hears_that_there_is_no_more() -> None:
     found = searcher(trials=1)
     assert isinstance(found.suggest("a"), dict)
+    assert found.suggest("b") is None, "a trial under way may lose its slot, and come back"
+    found.on_trial_complete("a", LAST)
     assert found.suggest("b") == Searcher.FINISHED
     stop = False
     limited = OptunaSearcher(Proposer(make_spec(), None), BUDGET, should_stop=lambda: stop)
     assert isinstance(limited.suggest("a"), dict)
     stop = True
+    limited.on_trial_complete("a", LAST)
     assert limited.suggest("b") == Searcher.FINISHED
+    ending = searcher()
+    assert isinstance(ending.suggest("a"), dict)
+    ending.ending = lambda: True
+    assert ending.suggest("b") == Searcher.FINISHED
 
 
-LAST = {"samples_seen": BUDGET, "window": 1.0, "eval_loss": 2.5, "done": True}
+def test_a_lost_trial_comes_back_before_anything_new_whatever_limit_is_reached() -> None:
+    found = searcher()
+    found.faults = {"t000": 1}.get
+    first = found.suggest("a")
+    found.on_trial_result("a", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
+    found.set_outcome("t000", "lost", None, "its coordinator died")
+    found.on_trial_complete("a", error=True)
+    assert found.proposer.study.trials[0].state == TrialState.RUNNING
+    found.should_stop = lambda: True
+    found.hold_until = math.inf
+    assert found.suggest("b") is None, "it waits before it comes back, and nothing overtakes it"
+    found.hold_until = 0.0
+    back = found.suggest("b")
+    assert isinstance(first, dict)
+    assert back == {**first, "resumed": True, "reported_samples": 104, "faults": 1}
+    found.set_outcome("t000", "lost", None, "again, before it had reported anything")
+    found.on_trial_complete("b", error=True)
+    again = found.suggest("c")
+    assert isinstance(again, dict)
+    assert again["reported_samples"] == 104
+    found.on_trial_complete("c", LAST)
+    assert found.proposer.study.trials[0].value == 2.5
+    assert found.suggest("d") == Searcher.FINISHED
 
 
 @pytest.mark.parametrize(
@@ -242,7 +274,9 @@ def session() -> Iterator[None]:
         cloudpickle.register_pickle_by_value(sys.modules[name])
     mine = not ray.is_initialized()
     if mine:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
     yield
     if mine:
         ray.shutdown()

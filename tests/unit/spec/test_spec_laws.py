@@ -348,8 +348,8 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 def test_the_public_surface() -> None:
     sections = (
-        "Budget CheckpointEvery Curriculum Data EarlyStop HeldOut Keep Limit Lora MlflowTrack Model MtBench Optimizer "
-        "Resources Search"
+        "Budget CheckpointEvery Curriculum Data EarlyStop Faults HeldOut Keep Limit Lora MlflowTrack Model MtBench "
+        "Optimizer Resources Search"
     )
     sources = "TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
     rest = (

@@ -1,0 +1,242 @@
+"""Random kills over real small sweeps on a Ray cluster of three worker nodes: what is lost, and what recovery takes.
+
+One idea: at one slot a sweep is a pure function of its spec, so every sweep that was shot at must end exactly like one
+that was not. Drivers are resumed as a person would do it, nodes are replaced by spares; the rest is left to sweepft.
+
+    make chaos-long ARGS="--kills 200 --json benchmarks/results/DATE-chaos.json --md benchmarks/results/DATE-chaos.md"
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from benchmarks.record import about, add_options, finish, table
+
+from support.cluster import LocalCluster
+from support.faults import COORDINATOR, RANK, processes, story
+from support.sweeps import write_spec
+from support.tiny import tiny_data, tiny_model
+from sweepft.recorder import ledger_path, read_ledger
+
+KINDS = ("driver", "coordinator", "rank", "node")
+PER_SWEEP = 5
+LONGEST = 600.0
+"""Seconds after which a sweep that does not go on counts as lost."""
+
+
+@dataclass
+class Tally:
+    """Of one kind of fault."""
+
+    kills: int = 0
+    trials_lost: int = 0
+    windows_lost: int = 0
+    unlike: int = 0
+    seconds: list[float] = field(default_factory=list)
+    leaked: int = 0
+
+
+@dataclass
+class Shot:
+    """One kill: its kind, when, and how many rows the ledger had."""
+
+    kind: str
+    time: float
+    rows: int
+
+
+class Sweep:
+    """One sweep on the cluster, run by the command line as a person would."""
+
+    def __init__(self, cluster: LocalCluster, spec: Path, run: Path, nodes: list[int]) -> None:
+        self.cluster, self.run, self.nodes = cluster, run, nodes
+        self.shots: list[Shot] = []
+        self.process = self._command("run", str(spec), "--out", str(run), "--set", "faults.per_trial=1000")
+
+    def shoot(self, kind: str, after: int) -> bool:
+        """Kill when ``after`` more rows are written and a trial is under way, and wait until training goes on.
+
+        Returns:
+            Whether it was done; not where the sweep was over before.
+        """
+        goal = self.rows() + after
+        while self.rows() < goal or not processes(RANK, self.cluster.pid):
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.01)
+        if kind == "node":
+            with_slot = [n for n in self.nodes if self._there(RANK, n)]
+            if not with_slot:
+                return False
+            self._mark(kind)
+            self.cluster.kill(with_slot[-1])
+            self.nodes.remove(with_slot[-1])
+            self.nodes.append(self.cluster.add())
+        elif kind == "driver":
+            self._mark(kind)
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+            self.process = self._command("resume", str(self.run))
+        else:
+            found = processes({"rank": RANK, "coordinator": COORDINATOR}[kind], self.cluster.pid)
+            if not found:
+                return False
+            self._mark(kind)
+            try:
+                os.kill(found[-1].pid, signal.SIGKILL)
+            except ProcessLookupError:  # the sweep has just ended
+                self.shots.pop()
+                return False
+        self._recover()
+        return True
+
+    def end(self) -> None:
+        """Wait for it; a sweep that cannot end is killed, and counts as lost."""
+        try:
+            self.process.wait(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def rows(self) -> int:
+        """Rows in the ledger."""
+        file = ledger_path(self.run)
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    def _mark(self, kind: str) -> None:
+        self.shots.append(Shot(kind, time.time(), self.rows()))
+
+    def _recover(self) -> None:
+        """Wait until an attempt has begun after the kill (or the sweep is over)."""
+        deadline = time.monotonic() + LONGEST
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if any(row["kind"] == "start" for row in read_ledger(self.run)[self.shots[-1].rows :]):
+                return
+            time.sleep(0.05)
+
+    def _there(self, kind: str, node: int) -> bool:
+        return bool(processes(kind, self.cluster.raylet(node)))
+
+    def _command(self, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "sweepft.cli", *words, "--address", self.cluster.address]
+        with (self.run.parent / f"{self.run.name}.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, env=self.cluster.env)
+
+
+def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None:
+    """Read the ledger of a sweep that is over, and add what each of its kills has cost."""
+    rows, told = read_ledger(sweep.run), story(sweep.run)
+    ends = {
+        row["trial_id"]: row["seq"] for row in rows if row["kind"] == "end" and row["status"] != "interrupted"
+    }
+    again = {
+        r["trial_id"] for r in rows if r["kind"] == "steps" and r["seq"] > ends.get(r["trial_id"], r["seq"])
+    }
+    windows = Counter((row["trial_id"], row["window"]) for row in rows if row["kind"] == "eval")
+    leaked = _leaked(sweep.cluster)
+    for shot, following in zip(sweep.shots, [*sweep.shots[1:], None], strict=True):
+        tally, stop = tallies[shot.kind], following.rows if following else len(rows)
+        tally.kills += 1
+        done = {name for name, seq in ends.items() if seq < shot.rows}
+        tally.trials_lost += sum(name in again or told[name] != calm.get(name) for name in done)
+        twice = {key for key, n in windows.items() if n > 1}
+        before = {(r["trial_id"], r["window"]) for r in rows[: shot.rows] if r["kind"] == "eval"}
+        after = {(r["trial_id"], r["window"]) for r in rows[shot.rows : stop] if r["kind"] == "eval"}
+        tally.windows_lost += len(twice & before & after)
+        tally.unlike += told != calm
+        tally.leaked += leaked
+        begun = [row["time"] for row in rows[shot.rows : stop] if row["kind"] == "start"]
+        if begun:
+            tally.seconds.append(begun[0] - shot.time)
+
+
+def _leaked(cluster: LocalCluster) -> int:
+    """Ranks, coordinators and placement groups that are still there a minute after a sweep."""
+    deadline = time.monotonic() + 60
+    while True:
+        left = (
+            len(processes(RANK, cluster.pid))
+            + len(processes(COORDINATOR, cluster.pid))
+            + cluster.placements()
+        )
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.2)
+
+
+def shoot_at_sweeps(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tally], int]:
+    """Fire; returns what each kind of kill has cost, and the number of sweeps."""
+    dice = random.Random(seed)
+    model, data = tiny_model(folder / "model"), tiny_data(folder, rows=96)
+    spec = write_spec(
+        folder, model, data, train={"batch_size": 16},
+        search={"trials": 4, "start_with": [{"learning_rate": 3.0e-3}],
+                "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
+        resources={"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1},
+        checkpoint="windows",
+    )  # fmt: skip
+    command = [sys.executable, "-m", "sweepft.cli", "run", str(spec), "--out", str(folder / "calm")]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    calm = story(folder / "calm")
+    tallies, sweeps = {kind: Tally() for kind in KINDS}, 0
+    queue = [KINDS[i % len(KINDS)] for i in range(kills)]
+    dice.shuffle(queue)
+    with LocalCluster(workers=3) as cluster:
+        nodes = [0, 1, 2]
+        while queue:
+            sweep = Sweep(cluster, spec, folder / f"sweep{sweeps:03d}", nodes)
+            for _ in range(min(PER_SWEEP, len(queue))):
+                if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
+                    break
+                queue.pop()
+            sweep.end()
+            judge(sweep, calm, tallies)
+            sweeps += 1
+            print(f"{kills - len(queue)} of {kills} kills, {sweeps} sweeps", flush=True)
+    return tallies, sweeps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser)
+    args = parser.parse_args()
+    facts = about()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        tallies, sweeps = shoot_at_sweeps(Path(folder), args.kills, args.seed)
+    header = (
+        "killed", "kills", "finished trials lost", "finished windows lost", "sweeps that ended differently",
+        "seconds to recover (median)", "(longest)", "processes and placement groups left",
+    )  # fmt: skip
+    rows = [
+        (
+            kind, t.kills, t.trials_lost, t.windows_lost, t.unlike,
+            statistics.median(t.seconds) if t.seconds else "-", max(t.seconds, default="-"), t.leaked,
+        )
+        for kind, t in tallies.items()
+    ]  # fmt: skip
+    figures = {"sweeps": sweeps, "faults": {kind: vars(tally) for kind, tally in tallies.items()}}
+    kills = sum(tally.kills for tally in tallies.values())
+    text = f"{kills} kills over {sweeps} sweeps.\n\n{table(header, rows)}"
+    finish(args, "Random kills over real sweeps", facts, figures, text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What a sampler learns from stays bounded, and a study written by one driver is Optuna's."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import optuna
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweepft.search.learned import Learned
+from sweepft.search.study import open_study
+
+
+def trial(number: int, value: float | None, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
+    made = create_trial(value=value, state=state)
+    made.number = number
+    return made
+
+
+@settings(deadline=None, max_examples=50)
+@given(values=st.lists(st.floats(0, 10) | st.none(), max_size=60), seed=st.integers(0, 9))
+def test_the_best_and_the_latest_are_learned_from_in_whatever_order_they_ended(
+    values: list[float | None], seed: int
+) -> None:
+    trials = [
+        trial(n, v) if v is not None else trial(n, None, TrialState.FAIL if n % 2 else TrialState.PRUNED)
+        for n, v in enumerate(values)
+    ]
+    one, other = Learned(latest=10, best=3), Learned(latest=10, best=3)
+    for t in trials:
+        one.add(t)
+    for t in random.Random(seed).sample(trials, len(trials)):
+        other.add(t)
+    numbers = [t.number for t in one.trials()]
+    taught = [t for t in trials if t.state != TrialState.FAIL]
+    assert numbers == [t.number for t in other.trials()] == sorted(numbers)
+    assert len(numbers) <= 13
+    assert {t.number for t in taught[-10:]} <= set(numbers)
+    best = sorted((t.value, t.number) for t in taught if t.value is not None)[:3]
+    assert {n for _, n in best} <= set(numbers)
+    if len(taught) <= 10:
+        assert numbers == [t.number for t in taught]
+
+
+def test_a_study_written_by_one_driver_reads_as_optunas_own(tmp_path: Path) -> None:
+    path = tmp_path / "study.journal"
+    study, storage = open_study(path, "s")
+    space = {"x": optuna.distributions.FloatDistribution(0, 1)}
+    for n in range(5):
+        asked = study.ask(space)
+        asked.report(n / 2, 3)
+        asked.set_user_attr("note", "yes")
+        study.tell(asked, float(n)) if n else study.tell(asked, state=TrialState.FAIL)
+    theirs = optuna.load_study(study_name="s", storage=JournalStorage(JournalFileBackend(str(path))))
+    again, _ = open_study(path, "s")
+    assert study.trials == theirs.trials == again.trials
+    assert storage.get_all_trials(0, deepcopy=False, states=(TrialState.FAIL,)) == study.trials[:1]
+
+
+def test_what_is_shown_to_a_sampler_is_what_it_gets() -> None:
+    study, storage = open_study(None, "s")
+    for n in range(4):
+        study.add_trial(create_trial(value=float(n)))
+    few = study.trials[1:3]
+    with storage.showing(few):
+        assert study.get_trials(deepcopy=False) == few
+    assert len(study.trials) == 4
