@@ -20,7 +20,7 @@ from sweepft.recorder import RunView
 
 pytestmark = [
     pytest.mark.full,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(
         importlib.util.find_spec("opencensus") is None,
         reason="ray[default] (sweepft[cluster]) is not installed",
@@ -116,7 +116,7 @@ def test_a_sweep_outlives_its_client_is_stopped_and_resumed(head, tiny_model_dir
     )  # fmt: skip
     run = tmp_path / "shared" / "run"
     client = command(tmp_path, "run", str(spec), "--out", str(run), "--address", head)
-    wait_until(lambda: ended(run) or client.poll() is not None, "no trial has ended")
+    wait_until(lambda: ended(run) or client.poll() is not None, "no trial has ended", seconds=600)
     if client.poll() is not None:
         raise AssertionError(client.communicate()[0][-4000:])
     client.send_signal(signal.SIGKILL)
