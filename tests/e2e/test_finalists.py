@@ -17,7 +17,7 @@ from sweepft.errors import EvaluateError
 from sweepft.recorder import RunView, finalists, read_ledger
 
 pytest.importorskip("lm_eval")
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four parts each
 
 
 def finals_spec(folder, model, data, **sections):
@@ -173,7 +173,6 @@ def test_the_time_of_the_finals_is_accounted_for(done):
     )
 
 
-@pytest.mark.full
 def test_a_task_that_cannot_be_had_is_said_before_the_first_trial(tiny_model_dir, tiny_data_file, tmp_path):
     wrong = {"tasks": ["tiny_chioce"], "rank_by": "objective"}
     spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file, evaluate=wrong)
@@ -186,7 +185,6 @@ def test_a_task_that_cannot_be_had_is_said_before_the_first_trial(tiny_model_dir
         run_spec(spec, tmp_path / "other")
 
 
-@pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_killed_during_the_finals_it_scores_no_pair_twice(tiny_model_dir, tiny_data_file, tmp_path):
     spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file)
