@@ -40,5 +40,5 @@ def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
     plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
     after, warm = on_ranks(memory_over_trials, 2, plan, None)
     assert warm == [False] + [True] * (TRIALS - 1)
-    # One set of weights, gradients and optimizer states kept a trial would be 24 x 1.5 MB.
-    assert max(after[SETTLED:]) - after[SETTLED - 1] < 4 * MIB, [round(b / MIB, 1) for b in after]
+    # One set of weights, gradients and optimizer states kept a trial would be 24 x 1.5 MB; pools still grow by a few.
+    assert max(after[SETTLED:]) - after[SETTLED - 1] < 12 * MIB, [round(b / MIB, 1) for b in after]
