@@ -23,7 +23,7 @@ def test_the_table_of_finalists(visit, tmp_path: Path, screen, scheme):
     page = visit(run, **screen, color_scheme=scheme)
     page.locator("#finalists").scroll_into_view_if_needed()
     assert page.locator("#finalists tbody tr").count() == 3
-    assert page.locator("#finalists tr.base").inner_text().startswith("base model")
+    assert page.locator("#finalists tr.base").inner_text().strip().startswith("base model")
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     page.locator("#finalists button[data-trial=t1]").click()
     assert page.locator("#trial-title").inner_text() == "t1"
