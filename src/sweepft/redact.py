@@ -1,8 +1,7 @@
 """Secrets taken out of text before it is written anywhere: one function, used by ledger, logs and job metadata.
 
 One idea: a secret is known by its value (what the environment holds under a name such as ``HF_TOKEN`` when it is first
-asked for), by its shape
-(``hf_...``, ``sk-...``), or by where it stands (``api_key=...``, ``https://user:password@host``).
+asked for), by its shape (``hf_...``, ``sk-...``), or by where it stands (``api_key=...``, ``https://user:password@host``).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _SHAPE = re.compile(
     r"|\bsk-[A-Za-z0-9_-]{16,}"
     r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\bxox[abprs]-[\w-]{10,}"
-    r"|(?<=://)[^/\s:@'\"]+:[^/\s@'\"]+(?=@)"
+    r"|(?<=://)[^/\s@'\"]+(?=@)"
     r"|(?<=\bBearer )[\w.~+/-]{12,}=*"
 )
 _PLACE = re.compile(r"((?:api[_-]?key|secret(?:[_-]?key)?|password|passwd|token)\s*=\s*)[^\s&'\",;]+", re.I)

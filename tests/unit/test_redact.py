@@ -24,6 +24,7 @@ TOKEN = "hf_" + "Q7xPplantedplanted9Zk"
         ("ghp_" + "a" * 36, REDACTED),
         ("AKIA" + "A1B2C3D4E5F6G7H8", REDACTED),
         ("https://ada:pass@host/org/x", f"https://{REDACTED}@host/org/x"),
+        ("GET https://bare-token@host/api failed", f"GET https://{REDACTED}@host/api failed"),
         ("Authorization: Bearer abcdefghijkl.mnop", f"Authorization: Bearer {REDACTED}"),
         ("WANDB_API_KEY=0123456789abcdef rest", f"WANDB_API_KEY={REDACTED} rest"),
         ("?api_key=abc&x=1", f"?api_key={REDACTED}&x=1"),

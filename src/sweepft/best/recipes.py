@@ -88,6 +88,7 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "seed": s.seed,
         "deepspeed": "deepspeed.json",
         **({"use_liger_kernel": True} if s.liger else {}),
+        **({"torch_compile": True} if s.compile else {}),
         **({} if s.lora is None else _peft(s.lora)),
     }
 

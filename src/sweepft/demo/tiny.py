@@ -26,7 +26,7 @@ _MICRO_BATCH: Final = 2
 _MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # of the largest batch
-_NO_GPU: Final = {"offload": "none", "liger": False}
+_NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
 
 
 def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:

@@ -54,6 +54,7 @@ class EnginePlan:
         offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
         liger: Whether Liger's kernels replace the model's own.
         allow_pickle: Names of pickle files with the model's weights that may be loaded.
+        compiled: Whether ``torch.compile`` runs the model.
     """
 
     model_path: str
@@ -76,6 +77,7 @@ class EnginePlan:
     offload: str = "none"
     liger: bool = False
     allow_pickle: tuple[str, ...] = ()
+    compiled: bool = False
 
     @property
     def least_micro_batch(self) -> int:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from sweepft.engine.attention import DOCUMENTS
 from sweepft.engine.base_weights import share_frozen, shared_copy
 from sweepft.engine.batches import Batch, Layout, Row
+from sweepft.engine.compiled import compile_blocks
 from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
 from sweepft.engine.lora import put_on, set_in_place, take_off
 from sweepft.engine.losses import token_losses
@@ -268,6 +269,8 @@ class ZeroEngine:
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         if trial.lora is not None and base is None and self.device.type == "cpu" and self.plan.zero_stage < 3:
             share_frozen(self.plan, self.module)
+        if self.plan.compiled:
+            compile_blocks(self.module)
         if self._in_place:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.

@@ -34,7 +34,7 @@ from sweepft.spec.track import Track
 
 __all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "is_sweepable", "plan", "set_dotted"]
 
-_FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger")
+_FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
 
 SWEEPABLE: tuple[str, ...] = (
     *(

@@ -16,8 +16,8 @@ from typing import Any
 
 from sweepft.recorder import LedgerTail, Row, RunView, TrialView
 from sweepft.recorder.lock import WriterLock
+from sweepft.redact import redact
 from sweepft.track.points import eval_point, points_of, step_points
-from sweepft.track.secrets import without_secrets
 from sweepft.track.trackers import Tracker
 
 __all__ = ["Feed", "failures"]
@@ -130,7 +130,7 @@ class _Lane:
         try:
             act()
         except Exception as error:
-            self.failure = without_secrets(f"{type(error).__name__}: {error}")
+            self.failure = redact(f"{type(error).__name__}: {error}")
             _log.warning("tracking ends here: tracker=%s error=%s", self.name, self.failure)
 
     def _row(self, row: Row, trial: TrialView | None, view: RunView) -> None:

@@ -37,6 +37,7 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         zero_stage=spec.train.zero_stage,
         offload=spec.train.offload,
         liger=spec.train.liger,
+        compiled=spec.train.compile,
         scratch=str(run_dir / "base"),
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),

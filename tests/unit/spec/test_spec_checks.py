@@ -139,7 +139,7 @@ def test_refused(overrides: list[str], key: str, rule: str, problems: Problems) 
         ["search.space.gradient_checkpointing={choice: [true, false]}"],
         ["search.space.optimizer.name={choice: [adamw, sgd]}", "search.space.optimizer.momentum={choice: [0.0, 0.9]}"],
         ["train.optimizer.name=adafactor", "train.zero_stage=0"],
-        [*ONE_GPU, "search.space.optimizer.name={choice: [adamw, adamw_8bit]}", "train.liger=true"],
+        [*ONE_GPU, "search.space.optimizer.name={choice: [adamw, adamw_8bit]}", "train.liger=true", "train.compile=true"],
         [*ONE_GPU, "train.offload=optimizer"],
         [*ONE_GPU, "train.offload=optimizer_and_parameters", "train.zero_stage=3"],
         ["resources.gpus_per_worker=0.25", "resources.workers_per_trial=1"],

@@ -279,6 +279,7 @@ def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
         "zero_stage",
         "offload",
         "liger",
+        "compile",
     }
     assert {"optimizer.weight_decay", "warmup", "warmup.steps", "seed"} <= set(SWEEPABLE)
 

@@ -17,7 +17,6 @@ from support.tracked_run import TrackedRun
 from sweepft.errors import LedgerCorrupt, LedgerLocked
 from sweepft.recorder import LedgerTail, Row, RunView, TrialView, ledger_path, read_ledger
 from sweepft.track import Feed, Point, failures
-from sweepft.track.secrets import without_secrets
 
 
 class Notebook:
@@ -248,16 +247,3 @@ def test_a_damaged_row_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"number":0', b'"number":9'))
     with pytest.raises(LedgerCorrupt, match="row 1 is damaged"):
         LedgerTail(tmp_path).read()
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("key 0123456789abcdef was refused", "key <SOME_API_KEY> was refused"),
-        ("GET http://me:pass@host/api failed", "GET http://<user>@host/api failed"),
-        ("a@b and http://host/x@y", "a@b and http://host/x@y"),
-    ],
-)
-def test_errors_are_shown_without_secrets(text: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_API_KEY", "0123456789abcdef")
-    assert without_secrets(text) == shown
