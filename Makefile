@@ -24,7 +24,7 @@ demo: $(STAMP) ## run the embedded sweep: 12 trials on data and a model it makes
 	$(BIN)/sweepft demo
 
 test: $(STAMP) ## the test-suite
-	$(BIN)/python -m pytest -m "not full and not gpu and not chaos"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not full and not gpu and not chaos"
 
 chaos: $(STAMP) ## kill, hang, fill and slow down what a sweep runs on, and check that nothing is lost
 	$(BIN)/python -m pytest -m "chaos and not full and not gpu"

@@ -9,6 +9,13 @@ import pytest
 from support.tiny import tiny_data, tiny_model
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where two processes share the work: all that needs the Ray session goes to one, any other file stays whole."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random tiny Llama with tokenizer and chat template; read-only by agreement."""

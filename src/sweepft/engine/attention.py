@@ -46,11 +46,16 @@ class Documents:
         )
 
 
-def register() -> None:
-    """Make the attention known to transformers by its name."""
+def register(compiled: bool = False) -> None:
+    """Make the attention known to transformers by its name.
+
+    Args:
+        compiled: Whether the code around it is compiled; it stays out of that, for its pieces differ from batch to
+            batch and each division would be compiled anew.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(DOCUMENTS, _attention)
+    AttentionInterface.register(DOCUMENTS, torch.compiler.disable(_attention) if compiled else _attention)
 
 
 def _attention(

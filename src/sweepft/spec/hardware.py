@@ -25,6 +25,7 @@ def check_hardware(draft: Draft) -> None:
     if train is None:
         return
     _check_offload_stage(draft, train)
+    _check_compile(draft, train)
     if draft.search is not None:
         _check_adafactor(draft, train, draft.search)
     if resources is not None and resources.gpus_per_worker == 0:
@@ -59,6 +60,12 @@ def _check_offload_stage(draft: Draft, train: Train) -> None:
         draft.add(
             ("train", "offload"), rule, f"set train.zero_stage: {stages[-1]}, or offload: none", train.offload
         )
+
+
+def _check_compile(draft: Draft, train: Train) -> None:
+    if train.compile and train.zero_stage == 3:
+        rule = "at zero_stage 3 layers gather their weights while they run, which breaks what is compiled into pieces"
+        draft.add(("train", "compile"), rule, "set compile: false, or train.zero_stage: 2", train.compile)
 
 
 def _check_adafactor(draft: Draft, train: Train, search: Search) -> None:

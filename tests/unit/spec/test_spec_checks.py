@@ -99,6 +99,7 @@ BROKEN = [
     (["resources.gpus_per_worker=2"], "resources.gpus_per_worker", "must be at most 1"),
     (["resources.gpus_per_worker=0.7", "resources.workers_per_trial=1"], "resources.gpus_per_worker", "leaves the rest of the GPU to nobody"),
     (["resources.gpus_per_worker=0.5"], "resources.gpus_per_worker", "NCCL refuses two of its ranks on one GPU"),
+    (["train.compile=true", "train.zero_stage=3"], "train.compile", "breaks what is compiled into pieces"),
     (["train=3"], "train", "must be a mapping of keys"),
     (["data.train={path: train.jsonl}"], "data.train", "must be a list"),
     (["name=a/b"], "name", "must be letters, digits"),
