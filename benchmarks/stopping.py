@@ -84,7 +84,8 @@ def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
     tables = [curves / f"{source}.parquet" for source in SOURCES] + sorted(OWN.glob("*.parquet"))
     for table in (t for t in tables if t.is_file()):
         source, known = table.stem, table.stem in SOURCES
-        studies = sorted(read_table(table), key=lambda s: s.name)
+        # Half-way a phased run has not seen its second phase: whoever sweeps phases does not stop early.
+        studies = sorted((s for s in read_table(table) if "phased" not in s.name), key=lambda s: s.name)
         parts: dict[str, list[Study]] = {"dev": [], "held": []}
         for number, study in enumerate(studies):
             if len(study.runs) >= (12 if known and source != "peft_sft" else 7):
