@@ -55,7 +55,8 @@ def register(compiled: bool = False) -> None:
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(DOCUMENTS, torch.compiler.disable(_attention) if compiled else _attention)
+    outside = torch.compiler.disable(_attention) if compiled else _attention  # type: ignore[no-untyped-call]
+    AttentionInterface.register(DOCUMENTS, outside)
 
 
 def _attention(
