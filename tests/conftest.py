@@ -9,6 +9,7 @@ import pytest
 from support.tiny import tiny_data, tiny_model
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where two processes share the work: all that needs the Ray session goes to one, any other file stays whole."""
     for item in items:
