@@ -16,6 +16,7 @@ from sweepft.data import Prepared
 from sweepft.errors import LedgerCorrupt
 from sweepft.launch.folder import sweep_row
 from sweepft.recorder import Row, read_ledger, whole_results
+from sweepft.recorder.collector import collector_off
 from sweepft.rules import History
 from sweepft.rules.candidates import candidates
 from sweepft.search import STUDY_FILE, Proposer
@@ -51,15 +52,16 @@ def from_ledger(
     Raises:
         LedgerCorrupt: If a trial's name would lead out of the run folder.
     """
-    rows, reported = whole_results(rows if rows is not None else read_ledger(run_dir))
-    _check_names(run_dir, rows)
-    rows += _end_what_has_ended(recorder, rows)
-    rows = list(candidates(rows))
-    proposer = Proposer(spec, run_dir / STUDY_FILE)
-    proposer.rebuild(rows)
-    history = History.from_dict(recorder.view.header.get("history") or {})
-    scheduler = build_scheduler(spec, budget_samples, history)
-    scheduler.adopt_rows(rows)
+    with collector_off():
+        rows, reported = whole_results(rows if rows is not None else read_ledger(run_dir))
+        _check_names(run_dir, rows)
+        rows += _end_what_has_ended(recorder, rows)
+        rows = list(candidates(rows))
+        proposer = Proposer(spec, run_dir / STUDY_FILE)
+        proposer.rebuild(rows)
+        history = History.from_dict(recorder.view.header.get("history") or {})
+        scheduler = build_scheduler(spec, budget_samples, history)
+        scheduler.adopt_rows(rows)
     return OptunaSearcher(proposer, budget_samples, reported=reported), scheduler
 
 

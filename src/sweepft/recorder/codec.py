@@ -21,6 +21,7 @@ from sweepft.redact import redact
 __all__ = ["as_read", "decode_row", "encode_row", "plain"]
 
 _CRC: Final = b',"crc":'
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _NON_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -49,7 +50,7 @@ def plain(value: Any, where: str = "value") -> Any:
 
 def encode_row(row: Row) -> bytes:
     """The row (already `plain`) as a line with its newline."""
-    body = json.dumps(row, separators=(",", ":"), allow_nan=False).encode("ascii")
+    body = _ENCODER.encode(row).encode("ascii")
     return b"%s%s%d}\n" % (body[:-1], _CRC, zlib.crc32(body))
 
 
@@ -66,15 +67,18 @@ def decode_row(line: bytes) -> Row:
     body = line[:cut] + b"}"
     if digits != b"%d" % zlib.crc32(body):
         raise ValueError("its checksum does not match")
-    row = json.loads(body)
+    row = json.loads(body.decode("ascii"))
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    # Few rows hold a word for a number: the others need not be gone through, and are most of the time of reading.
-    return as_read(row) if b'nan"' in body or b'inf"' in body else row
+    return as_read(row, body)
 
 
-def as_read(row: Row) -> Row:
-    """A `plain` row as its reader gets it: numbers that are not finite restored."""
+def as_read(row: Row, line: bytes) -> Row:
+    """A `plain` row as its reader gets it from this line: numbers that are not finite restored."""
+    if (
+        b'nan"' not in line and b'inf"' not in line
+    ):  # few rows hold such a word; to go through a row takes long
+        return row
     return {k: v if k in TEXT_FIELDS else _numbers(v) for k, v in row.items()}
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn, Self
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
 from sweepft.recorder.codec import as_read, decode_row, encode_row, plain
+from sweepft.recorder.collector import collector_off
 from sweepft.recorder.lock import WriterLock
 from sweepft.recorder.rows import DURABLE, SCHEMA_VERSION, Row, complete_fields
 
@@ -114,7 +115,7 @@ class Ledger:
             raise _storage_error(path, "cannot lock the ledger", e) from e
         fd = -1
         try:
-            rows = list(iter_ledger(run_dir))
+            rows = read_ledger(run_dir)
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
             size = _mend_tail(fd)
         except BaseException as e:
@@ -150,7 +151,7 @@ class Ledger:
         self._size += len(line)
         if kind in DURABLE:
             self.sync()
-        return as_read(row)
+        return as_read(row, line)
 
     def sync(self) -> None:
         """Have everything written so far on disk.
@@ -251,7 +252,8 @@ def iter_ledger(run_dir: str | os.PathLike[str]) -> Iterator[Row]:
 
 def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
     """All rows of a run's ledger; see `iter_ledger`."""
-    return list(iter_ledger(run_dir))
+    with collector_off():
+        return list(iter_ledger(run_dir))
 
 
 def checked_row(line: bytes, path: Path, seq: int) -> Row:

@@ -249,7 +249,9 @@ class TrialView:
     def _keep_steps(self, last: float) -> None:
         """Forget what was measured after step ``last``: it is being trained again."""
         column = self._columns["step"]
-        if column and column[-1] > last:
+        if column and column[-1] <= last:  # as nearly always: nothing was measured after it
+            return
+        if column:
             keep = int(np.searchsorted(np.asarray(column), last, side="right"))
             for values in self._columns.values():
                 del values[keep:]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from sweepft.recorder.collector import collector_off
 from sweepft.recorder.finalists import all_scored, finalists
 from sweepft.recorder.ledger import iter_ledger, ledger_path
 from sweepft.recorder.lock import Owner, current_writer
@@ -74,8 +75,9 @@ class RunView:
     def from_rows(cls, rows: Iterable[Row]) -> Self:
         """Fold rows; trials without an `end` are ``running`` unless a `finish` row follows."""
         view = cls()
-        for row in rows:
-            view.apply(row)
+        with collector_off():
+            for row in rows:
+                view.apply(row)
         return view
 
     @classmethod

@@ -257,7 +257,8 @@ class CalibratedRule:
         prior = np.zeros(len(columns))
         prior[: len(SIGNALS)] = 2.0 * self._prior * self._steadiness(cohort, window, names, scores)
         rho = self._prior_rho(window)
-        done = [i for i, n in enumerate(names) if n in cohort.finals][-_FINISHED:]
+        finals = cohort.finals
+        done = [i for i, n in enumerate(names) if n in finals][-_FINISHED:]
         evidence = [(_TRUST if self.calibration is None or not self.calibration.rho else 4 * _TRUST, rho)]
         weights = prior
         both, later = self._later_objectives(cohort, window, names)
@@ -265,9 +266,9 @@ class CalibratedRule:
             evidence.append((_PROXY * len(both), rank_correlation(scores[both] @ prior, later)))
             weights = fit_weights(scores[both], later, prior, strength=2.0)
         if len(done) >= 3:
-            finals = np.array([cohort.sign * cohort.finals[names[i]] for i in done])
-            weights = fit_weights(scores[done], finals, weights, strength=8.0)
-            evidence.append((len(done), rank_correlation(scores[done] @ weights, finals)))
+            ends = np.array([cohort.sign * finals[names[i]] for i in done])
+            weights = fit_weights(scores[done], ends, weights, strength=8.0)
+            evidence.append((len(done), rank_correlation(scores[done] @ weights, ends)))
         rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
         return weights, min(0.98, max(0.02, rho)), len(done)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sweepft.rules.columns import Columns
 from sweepft.rules.curve import Curve, Snapshot
 from sweepft.rules.windows import Window
 
@@ -58,6 +59,7 @@ class TrialRecord:
     snapshots: dict[Window, Snapshot] = field(default_factory=dict)
     reached: set[Window] = field(default_factory=set)
     _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _numbers: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def fate(self) -> bool | None:
@@ -69,6 +71,14 @@ class TrialRecord:
         if name not in self._covariates:
             self._covariates[name] = self._find(name)
         return self._covariates[name]
+
+    def numeric(self, name: str) -> float:
+        """A covariate that is a number; NaN for any other."""
+        if name not in self._numbers:
+            value = self.covariate(name)
+            ok = isinstance(value, (int, float)) and not isinstance(value, bool)
+            self._numbers[name] = float(value) if ok else math.nan
+        return self._numbers[name]
 
     def _find(self, name: str) -> Any:
         if "." in name and name not in self.config:
@@ -99,7 +109,7 @@ class Cohort:
         self._sorted: dict[tuple[Window, str], list[float]] = {}
         self._finals: dict[str, float] = {}
         self._standing = 0
-        self._names: dict[Window, list[str]] = {}
+        self._columns: dict[Window, Columns] = {}
         self._out: dict[Window, tuple[int, float]] = {}
         self._out_anywhere = (0, 0.0)
         self.changes = 0
@@ -156,7 +166,7 @@ class Cohort:
     def _index(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
         self.changes += 1
         self._at.setdefault(window, {})[trial_id] = snapshot
-        self._names.setdefault(window, []).append(trial_id)
+        self._columns.setdefault(window, Columns()).add(trial_id, snapshot)
         for name in _SORTED_FIELDS:
             value = getattr(snapshot, name)
             if math.isfinite(value):
@@ -168,7 +178,11 @@ class Cohort:
 
     def names_at(self, window: Window) -> Sequence[str]:
         """Trials with a snapshot at the window, in order of arrival."""
-        return self._names.get(window, ())
+        return self._columns[window].names if window in self._columns else ()
+
+    def columns(self, window: Window) -> Columns:
+        """What was seen at the window, as columns."""
+        return self._columns.get(window) or Columns()
 
     def news(self, record: TrialRecord) -> bool:
         """Whether its windows hold noticeably more snapshots than when it was last judged.

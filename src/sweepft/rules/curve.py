@@ -10,7 +10,7 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,7 @@ _START = 3  # losses that say where the curve began
 _TAIL = 0.2  # share of the progress so far that "now" averages over: equal samples, whatever the batch
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(NamedTuple):
     """One point of a curve. NaN means not reported; a value reported as non-finite goes to `Report.bad`.
 
     Attributes:

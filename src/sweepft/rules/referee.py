@@ -248,15 +248,15 @@ class Referee:
         curve.data_order = report.data_order or curve.data_order
         curve.blocks.update(report.blocks)
         judged = []
+        ahead = [window for window in self.windows if window not in record.reached]
         for observation in report.observations:
-            if not curve.append(observation) or len(record.reached) == len(self.windows):
+            if not curve.append(observation):
                 continue
             step, progress = observation.step, observation.progress
-            for window in self.windows:
-                if window in record.reached or not window.reached(
-                    step=step, samples_seen=progress, budget=self.budget
-                ):
+            for window in ahead[:]:
+                if not window.reached(step=step, samples_seen=progress, budget=self.budget):
                     continue
+                ahead.remove(window)
                 record.reached.add(window)
                 if eligible(step=step, min_steps=self.min_steps, warmup_steps=record.warmup_steps):
                     self.cohort.put(record.trial_id, window, curve.snapshot())

@@ -10,13 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.rules.cohort import Cohort
-from sweepft.rules.curve import Snapshot
+from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.normal import normal_scores
 from sweepft.rules.windows import Window
 
@@ -57,44 +55,38 @@ def signal_table(
     The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
     all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
     """
-    at = cohort.at(window)
-    snaps = [at[n] for n in names]
-    orders = {s.data_order for s in snaps}
-    paired = None not in orders and len(orders) == 1 and all(math.isfinite(s.block_loss) for s in snaps)
-    losses = [s.block_loss if paired else s.loss for s in snaps]
-    normed = any(math.isfinite(s.log_grad_norm) for s in snaps)
-    batches = [_number(cohort.trials[n].covariate(batch_key)) if normed else math.nan for n in names]
+    seen = cohort.columns(window)
+    places = seen.places(names)
+    losses, norms = seen.values("block_loss", places), seen.values("log_grad_norm", places)
+    if not (seen.same_order(places) and np.isfinite(losses).all()):
+        losses = seen.values("loss", places)
+    trials = [cohort.trials[n] for n in names]
+    batches = np.array([t.numeric(batch_key) for t in trials])
     columns = [
-        normal_scores([cohort.sign * s.mean_metric for s in snaps]),
-        normal_scores([-x for x in losses]),
-        normal_scores(-_relative_norms(snaps, np.array(batches))),
+        normal_scores(cohort.sign * seen.values("mean_metric", places)),
+        normal_scores(-losses),
+        normal_scores(-_relative_norms(norms, batches)),
     ]
     used: list[str] = list(SIGNALS)
     for key in covariates:
-        for label, values in _covariate(key, [cohort.trials[n].covariate(key) for n in names]):
+        for label, values in _covariate(key, trials):
             used.append(label)
             columns.append(values)
     return SignalTable(names, tuple(used), np.stack(columns, axis=1))
 
 
-def _number(value: Any) -> float:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if ok else math.nan
-
-
-def _relative_norms(snaps: Sequence[Snapshot], batches: Floats) -> Floats:
+def _relative_norms(logs: Floats, batches: Floats) -> Floats:
     """Log gradient norms minus what the batch size explains; NaN where that cannot be told."""
-    logs = np.array([s.log_grad_norm for s in snaps])
-    seen = np.isfinite(logs)
-    sizes = np.unique(batches[seen & np.isfinite(batches)])
-    if len(sizes) == 0 and not np.isfinite(batches).any():
+    known = np.isfinite(batches)
+    usable = known & np.isfinite(logs)
+    sizes = batches[usable]
+    if not known.any():
         return logs  # no batch sizes known: taken as equal
-    if len(sizes) == 1:
+    if len(sizes) and (sizes == sizes[0]).all():
         return np.where(batches == sizes[0], logs, math.nan)
-    usable = seen & np.isfinite(batches)
-    if usable.sum() < 6:
+    if len(sizes) < 6:
         return np.full(len(logs), math.nan)
-    expected = _expected_square(1.0 / batches[usable], np.exp(2.0 * np.clip(logs[usable], -50, 50)))
+    expected = _expected_square(1.0 / sizes, np.exp(2.0 * np.clip(logs[usable], -50, 50)))
     out = np.full(len(logs), math.nan)
     out[usable] = logs[usable] - 0.5 * np.log(expected)
     return out
@@ -121,11 +113,12 @@ def _expected_square(inverse: Floats, squared: Floats) -> Floats:
     return expected
 
 
-def _covariate(key: str, values: Sequence[Any]) -> list[tuple[str, Floats]]:
+def _covariate(key: str, trials: Sequence[TrialRecord]) -> list[tuple[str, Floats]]:
     """A numeric covariate as one column of ranks; a category as one column each, if it varies."""
-    numbers = [_number(v) for v in values]
+    numbers = [t.numeric(key) for t in trials]
     if any(math.isfinite(x) for x in numbers):
         return [(key, normal_scores(numbers))]
+    values = [t.covariate(key) for t in trials]
     levels = sorted({str(v) for v in values if v is not None})
     if len(levels) < 2:
         return [(f"{key}={level}", np.zeros(len(values))) for level in levels]

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
@@ -29,7 +31,7 @@ def derived_seed(seed: int, *parts: int | str) -> int:
 
 
 class _Tpe(TPESampler):
-    """TPE that is told the space; by default it compares the spaces of all trials, a third of its time."""
+    """TPE that knows the space; by default it compares the spaces of all trials, a third of its time."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], **settings: Any) -> None:
         super().__init__(**settings)
@@ -38,6 +40,16 @@ class _Tpe(TPESampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All of it: every trial of a sweep has every parameter."""
         return self._known
+
+    def _get_internal_repr(
+        self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
+    ) -> dict[str, NDArray[Any]]:
+        """As Optuna's own, which asks each trial whether it has every parameter: a fifth of a proposal."""
+        params = [trial.params for trial in trials]
+        return {
+            name: np.asarray([distribution.to_internal_repr(given[name]) for given in params])
+            for name, distribution in search_space.items()
+        }
 
 
 def sampler_for(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import math
 import os
@@ -539,3 +540,19 @@ def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_goes_on(tmp_path: Pa
         assert [r["seq"] for r in read] == list(range(len(read)))
         assert len(read) > synced >= known
         known = synced
+
+
+def test_reading_leaves_the_collector_as_it_was(tmp_path: Path) -> None:
+    """It is off while rows are read, and on again after a reading that fails."""
+    assert gc.isenabled()
+    with pytest.raises(LedgerError):
+        read_ledger(tmp_path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        small_run(tmp_path)
+        assert not gc.isenabled()
+        read_ledger(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -13,7 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweepft.search.learned import Learned
+from sweepft.search.samplers import sampler_for
 from sweepft.search.study import open_study
+from sweepft.spec import Search
 
 
 def trial(number: int, value: float | None, state: TrialState = TrialState.COMPLETE) -> FrozenTrial:
@@ -70,3 +72,25 @@ def test_what_is_shown_to_a_sampler_is_what_it_gets() -> None:
     with storage.showing(few):
         assert study.get_trials(deepcopy=False) == few
     assert len(study.trials) == 4
+
+
+def test_tpe_reads_the_parameters_of_trials_as_optuna_does() -> None:
+    """Ours takes for granted that every trial has every parameter; Optuna's own asks."""
+    space = {
+        "lr": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True),
+        "size.index": optuna.distributions.IntDistribution(0, 5),
+        "schedule": optuna.distributions.CategoricalDistribution(("linear", "cosine", None)),
+    }
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
+    for _ in range(20):
+        study.tell(study.ask(space), 1.0)
+    study.ask(space)
+    ours = sampler_for(
+        Search.model_construct(sampler="tpe", seed=0, trials=None), 0, 0, parallel=True, space=space
+    )
+    theirs = optuna.samplers.TPESampler(seed=0)
+    for trials in (study.trials, []):
+        one, other = (s._get_internal_repr(trials, space, study) for s in (ours, theirs))
+        assert {k: (v.dtype, v.tolist()) for k, v in one.items()} == {
+            k: (v.dtype, v.tolist()) for k, v in other.items()
+        }
