@@ -35,7 +35,9 @@ def test_a_live_page_follows_the_sweep_in_its_place_and_ends_with_it(
     write_report(run, live=True)
     page = visit(run)
     assert "updated just now" in page.locator(".sub").inner_text()
-    page.add_style_tag(content="html { scroll-behavior: auto }")  # filling in scrolls there: at once, not for a while
+    page.add_style_tag(
+        content="html { scroll-behavior: auto }"
+    )  # filling in scrolls there: at once, not for a while
     page.locator("#filter").fill("cosine")
     page.evaluate("scrollTo({ top: 500, behavior: 'instant' })")
 
