@@ -70,6 +70,7 @@ def resume_sweep(
         recorder = Recorder(ledger, view)
         begin_again(spec, prepared, recorder)
         searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder, rows)
+        del rows  # half a million of them are a gibibyte
         again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
         done = sum(t.confirms is None for t in view.trials.values()) - again - parked
         words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
