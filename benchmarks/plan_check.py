@@ -56,6 +56,7 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from sweepft.launch.cluster import set_environment
     from sweepft.launch.run import run_sweep
     from sweepft.plan import Flags, make_plan
+    from sweepft.recorder import read_ledger
     from sweepft.spec import load
 
     set_environment()
@@ -80,10 +81,10 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     peaks = Peaks("ray::Rank")
     begin = time.monotonic()
     with peaks, (folder / "progress.txt").open("w") as progress:
-        finished = run_sweep(spec, folder / "run", console=Console(file=progress))
+        run_sweep(spec, folder / "run", console=Console(file=progress))
     wall = time.monotonic() - begin
     spent: dict[str, float] = {}
-    for cost in finished.view.costs:
+    for cost in (row for row in read_ledger(folder / "run") if row["kind"] == "cost"):
         spent[cost["phase"]] = spent.get(cost["phase"], 0.0) + cost["seconds"]
     assert said.memory is not None
     assert said.measured is not None
