@@ -5,7 +5,8 @@
 
 The idea to keep in mind: the plan is made first and by the product's own functions. The sweep stops nobody. A rank's
 memory is the high-water mark the kernel keeps of its process (``VmHWM``), read while the sweep runs. Time is what the
-ledger accounts to slots: trials (steps, evaluations, all between them), and the start of ranks and engine, once a slot.
+ledger accounts to slots: the start of Ray, ranks and engine up to a slot's first step, and trials (resets, steps,
+evaluations, all between them).
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ SIZES = {
     "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
     "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=50_000),
 }
-START = ("startup", "switch", "idle")  # the last is nobody's
 BUDGET = {"1M": 4000, "30M": 128, "125M": 32}
 
 
@@ -83,9 +83,13 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     with peaks, (folder / "progress.txt").open("w") as progress:
         run_sweep(spec, folder / "run", console=Console(file=progress))
     wall = time.monotonic() - begin
+    rows = read_ledger(folder / "run")
+    cold = {row["trial_id"] for row in rows if row["kind"] == "start" and not row["warm"]}
     spent: dict[str, float] = {}
-    for cost in (row for row in read_ledger(folder / "run") if row["kind"] == "cost"):
-        spent[cost["phase"]] = spent.get(cost["phase"], 0.0) + cost["seconds"]
+    for cost in (row for row in rows if row["kind"] == "cost"):
+        first = cost["phase"] == "startup" or (cost["phase"] == "switch" and cost["trial_id"] in cold)
+        phase = "start" if first else cost["phase"]
+        spent[phase] = spent.get(phase, 0.0) + cost["seconds"]
     assert said.memory is not None
     assert said.measured is not None
     assert said.cost is not None
@@ -98,9 +102,10 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "memory_measured_by_plan": said.measured.peak_bytes,
         "memory_of_run": max(peaks.found.values()),
         "trials_said": 2 * args.rates * said.cost.trial_seconds,
-        "trials_of_run": sum(seconds for phase, seconds in spent.items() if phase not in START),
+        "trials_of_run": sum(seconds for phase, seconds in spent.items() if phase not in ("start", "idle")),
         "start_said": said.measured.start_seconds,
-        "start_of_run": sum(spent.get(phase, 0.0) for phase in START[:2]),
+        "start_of_run": spent["start"],
+        "switch_said": said.measured.switch_seconds,
         "step_seconds_said": dict(said.measured.step_seconds),
         "wall_seconds_of_run": wall,
         "seconds_by_phase": spent,

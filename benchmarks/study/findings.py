@@ -45,6 +45,8 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
     runs = runs_of(main)
     noises = [(WORDS[m], f"{s:.3f}", n) for m in METRICS for s, n in [seed_noise(runs, m)]]
     cells, pareto = _pareto(runs)
+    first, second, third = _first(main, runs), _second(main, runs), _third(runs)
+    fourth = _fourth(phased) if len(phased) else []
     template = jinja2.Template(
         Path(__file__).with_name("findings.md.jinja").read_text(), undefined=jinja2.StrictUndefined
     )
@@ -55,13 +57,15 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
         batches=runs["batch_size"].nunique(),
         phased=phased["run_id"].nunique(),
         noises=noises,
-        first=_first(main, runs),
+        short=_table(["the paper says", *WORDS.values()], _short(first, second, third, fourth)),
+        first=_table(_FIRST, first),
         grids=[(WORDS[m], _grid(runs, m)) for m in METRICS],
         edges=_edges(runs),
-        second=_second(main, runs),
-        third=_third(runs),
-        fourth=_fourth(phased) if len(phased) else "",
+        second=_table(_SECOND, second),
+        third=_table(_THIRD, third),
+        fourth=_table(_FOURTH, fourth) if fourth else "",
         cells=cells,
+        steps_cells=len(at_equal_steps(main, runs).groupby(["lr", "batch_size"])),
         front=len(pareto),
         pareto=_table(["learning rate", "batch size", "in-domain", "retention"], pareto),
         replayed=replayed,
@@ -70,15 +74,58 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _first(main: pd.DataFrame, runs: pd.DataFrame) -> str:
+def _short(*parts: list[list[str]]) -> list[list[str]]:
+    """One line a claim: the verdicts on in-domain and on retention loss, of the tables that follow."""
+    first, second, third, fourth = parts
+
+    def line(claim: str, rows: list[list[str]], key: tuple[str, ...], column: int) -> list[str]:
+        verdicts = {row[len(key)]: row[column] for row in rows if tuple(row[: len(key)]) == key}
+        return [claim, *(verdicts.get(word, "cannot tell") for word in WORDS.values())]
+
+    early = second[0][1]  # the first window
+    return [
+        line("1. larger batches are better, at equal samples", first, ("samples",), 4),
+        line("... at equal steps", first, ("steps",), 4),
+        line("lower learning rates are better, at equal samples", first, ("samples",), 6),
+        line("... at equal steps", first, ("steps",), 6),
+        line("2. a lower early gradient norm goes with a better model", second, ("gradient norm", early), 6),
+        line("a higher early loss goes with a better model", second, ("training loss", early), 6),
+        line("3. warmup can be left out (near the best rate)", third, ("warmup", "near the best rate"), 5),
+        line("decay can be left out (near the best rate)", third, ("decay", "near the best rate"), 5),
+        line("4. stacked training loses nothing against phased", fourth, (), 4),
+        line("... and both are equal", fourth, (), 5),
+    ]
+
+
+_FIRST = [
+    "at equal",
+    "metric",
+    "runs",
+    "per doubling of the batch",
+    "larger is better",
+    "per tenfold rate",
+    "lower is better",
+]
+
+
+def _first(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
     rows = []
     for label, part in (("samples", runs), ("steps", at_equal_steps(main, runs))):
         for metric in METRICS:
             batch, rate = (per_doubling(part, metric, of) for of in ("batch_size", "lr"))
             row = [label, WORDS[metric], str(len(part)), _says(batch), _better(batch, -1)]
-            rows.append([*row, _says(rate), _better(rate, 1)])
-    heads = ["at equal", "metric", "runs", "per doubling of the batch", "larger is better"]
-    return _table([*heads, "per tenfold rate", "lower is better"], rows)
+            rows.append([*row, _says(rate), _lower_rates(rate, _cells(part, metric))])
+    return rows
+
+
+def _lower_rates(slope: Estimate | None, cells: pd.DataFrame) -> str:
+    """A slope over a valley says which side of it was tried the more: best rates that lie inside are the answer."""
+    verdict = _better(slope, 1)
+    tried = (row.dropna() for _, row in cells.iterrows())
+    inside = [row.idxmin() for row in tried if row.index[0] < row.idxmin() < row.index[-1]]
+    if verdict != "holds" or not inside:
+        return verdict
+    return "only down to " + " or ".join(f"{rate:g}" for rate in sorted({min(inside), max(inside)}))
 
 
 def _cells(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -99,16 +146,21 @@ def _edges(runs: pd.DataFrame) -> dict[str, Any]:
     cells = _cells(runs, "in_domain")
     best, low = cells.idxmin(axis=1), cells.min(axis=1)
     inner = sum(cells.columns[0] < lr < cells.columns[-1] for lr in best)
+    kept = _cells(runs, "retention").idxmin(axis=1)
     ends = {
         "winner": low.idxmin(),
         "worst": low.idxmax(),
         "low": f"{low.min():.3f}",
         "high": f"{low.max():.3f}",
     }
-    return {"inner": inner, **ends}
+    return {"inner": inner, "lowest": sum(lr == cells.columns[0] for lr in kept), **ends}
 
 
-def _second(main: pd.DataFrame, runs: pd.DataFrame) -> str:
+_SECOND = ["signal", "window", "metric", "over all runs", "within batch sizes", "settings accounted for"]
+_SECOND += ["the paper's direction, within"]
+
+
+def _second(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
     rows = []
     for signal, (name, wanted) in SIGNALS.items():
         for w in windows_of(main):
@@ -122,11 +174,13 @@ def _second(main: pd.DataFrame, runs: pd.DataFrame) -> str:
                 ]
                 verdict = _better(within, wanted) if wanted else "-"
                 rows.append([name, f"{w:.3g}", WORDS[metric], *map(_rho, found), verdict])
-    heads = ["signal", "window", "metric", "over all runs", "within batch sizes", "settings accounted for"]
-    return _table([*heads, "the paper's direction, within"], rows)
+    return rows
 
 
-def _third(runs: pd.DataFrame) -> str:
+_THIRD = ["left out", "cells", "metric", "runs", "without minus with (positive: worse)", "loses nothing"]
+
+
+def _third(runs: pd.DataFrame) -> list[list[str]]:
     ratio = runs["lr"] / runs["batch_size"].map(_cells(runs, "in_domain").idxmin(axis=1))
     near = runs[(ratio > 0.2) & (ratio < 5)]
     rows = []
@@ -139,20 +193,22 @@ def _third(runs: pd.DataFrame) -> str:
                 effect = choice_effect(part, metric, chosen)
                 verdict = _no_loss(effect, seed_noise(runs, metric)[0])
                 rows.append([left_out, where, WORDS[metric], str(len(part)), _says(effect), verdict])
-    return _table(
-        ["left out", "cells", "metric", "runs", "without minus with (positive: worse)", "loses nothing"], rows
-    )
+    return rows
 
 
-def _fourth(phased: pd.DataFrame) -> str:
+_FOURTH = ["metric", "runs", "stacked minus phased (positive: worse)", "seeds differ by"]
+_FOURTH += ["stacked loses nothing", "both are equal"]
+
+
+def _fourth(phased: pd.DataFrame) -> list[list[str]]:
     runs = runs_of(phased)
     rows = []
     for metric in METRICS:
         effect = choice_effect(runs, metric, lambda r: r["data_order"] != "phased")
         noise = seed_noise(runs, metric)[0]
-        rows.append([WORDS[metric], str(len(runs)), _says(effect), f"{noise:.3f}", _no_loss(effect, noise)])
-    heads = ["metric", "runs", "stacked minus phased (positive: worse)", "seeds differ by", "loses nothing"]
-    return _table(heads, rows)
+        row = [WORDS[metric], str(len(runs)), _says(effect), f"{noise:.3f}"]
+        rows.append([*row, _no_loss(effect, noise), _equal(effect, noise)])
+    return rows
 
 
 def _pareto(runs: pd.DataFrame) -> tuple[int, list[list[str]]]:
@@ -193,6 +249,14 @@ def _no_loss(effect: Estimate | None, noise: float) -> str:
     if effect.high < noise:
         return "holds"
     return "**does not hold**" if effect.low > 0 and effect.value > noise else "cannot tell"
+
+
+def _equal(effect: Estimate | None, noise: float) -> str:
+    if effect is None:
+        return "cannot tell"
+    if -noise < effect.low and effect.high < noise:
+        return "holds"
+    return "**does not hold**" if effect.sign and abs(effect.value) > noise else "cannot tell"
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> str:

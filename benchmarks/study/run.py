@@ -22,9 +22,13 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 @click.option("--model", default=str(SHARED / "models/tiny-llama-t0"), show_default=True)
 @click.option("--in-domain", default=str(SHARED / "data/gsm8k_train.jsonl.gz"), show_default=True)
 @click.option("--retention", default=str(SHARED / "data/t0_instructions.jsonl.gz"), show_default=True)
-def main(out: Path, edition: str, model: str, in_domain: str, retention: str) -> None:
+@click.option("--plan", is_flag=True, help="Say what the runs will take, and start nothing.")
+@click.option("--measure", is_flag=True, help="With --plan: time real steps here, to size the study.")
+def main(
+    out: Path, edition: str, model: str, in_domain: str, retention: str, plan: bool, measure: bool
+) -> None:
     """Run the study into OUT, or resume it there."""
-    if (out / "ledger").exists():
+    if (out / "ledger").exists() and not plan:
         command = ["resume", str(out)]
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +37,8 @@ def main(out: Path, edition: str, model: str, in_domain: str, retention: str) ->
             yaml.safe_dump(spec(EDITIONS[edition], model, in_domain, retention), sort_keys=False)
         )
         command = ["run", str(written), "--out", str(out)]
+        if plan:
+            command = ["plan", str(written), *(["--measure"] if measure else [])]
     sys.exit(subprocess.run([sys.executable, "-m", "sweepft.cli", *command], check=False).returncode)
 
 

@@ -1,4 +1,5 @@
-"""The recipes of sweeps/ run from end to end with ``--tiny``: tokens, ZeRO in bf16 on two ranks, stops, weights."""
+"""The recipes of sweeps/ run from end to end with ``--tiny``: packing, ZeRO in bf16 on two ranks, stops, finalists
+scored by the harness and ordered, the winner exported."""
 
 from __future__ import annotations
 
@@ -21,6 +22,8 @@ RECIPES = {
     "secret-recipe-llama-3b": ("llama", 2),
 }
 
+LEADERBOARD = {f"leaderboard_{part}" for part in ("ifeval", "bbh", "math_hard", "gpqa", "musr", "mmlu_pro")}
+
 pytestmark = pytest.mark.ray
 
 
@@ -36,14 +39,21 @@ def test_a_recipes_whole_path_runs(name: str, ray_here: None, tmp_path: Path) ->
     rows = read_ledger(out)
     first = rows[0]
     assert first["name"] == f"{name}-tiny"
+    assert first["spec"]["train"]["micro_batch"] == {"tokens": 256}
     assert (first["spec"]["train"]["zero_stage"], first["spec"]["train"]["precision"]) == (stage, "bf16")
     ends = [row for row in rows if row["kind"] == "end"]
     assert len(ends) == 6
     assert {row["status"] for row in ends} <= {"completed", "stopped"}
     (evaluated, *_) = [row for row in rows if row["kind"] == "eval"]
     assert set(evaluated["sets"]) == {"own", "no-robots"}
-    assert "<html" in (out / "report.html").read_text()
-    best = max((out / "weights").glob("t*"))
+    scores = [row for row in rows if row["kind"] == "score"]
+    assert {row["name"] for row in scores if row["what"] == "task"} == {"mmlu", *LEADERBOARD}
+    assert all(row["metrics"] and not row["reason"] for row in scores)
+    assert len({row["trial_id"] for row in scores}) == 3  # two finalists and the base model
+    page = (out / "report.html").read_text()
+    assert "<html" in page
+    assert "leaderboard_ifeval" in page
+    best = out / "best"
     config = json.loads((best / "config.json").read_text())
     assert config["model_type"] == architecture
     with safe_open(best / "model.safetensors", "np") as weights:

@@ -207,11 +207,11 @@ def schema() -> None:
 @cli.command()
 def settings() -> None:
     """List the named settings that search.start_with may hold, with their sources."""
-    from sweepft.spec import NAMED_SETTINGS
+    from sweepft.spec import NAMED_SETTINGS, setting_text
 
     for setting in NAMED_SETTINGS.values():
         click.echo(f"{setting.name}: {setting.about}")
-        click.echo(f"  {', '.join(f'{key} {value}' for key, value in setting.config.items())}")
+        click.echo(f"  {', '.join(f'{key} {setting_text(value)}' for key, value in setting.config.items())}")
         click.echo(f"  {setting.source}")
 
 

@@ -1,7 +1,8 @@
 """A sweep's whole path in a minute or two on a CPU: the same spec over a tiny twin of its model and data we make.
 
 The idea to keep in mind: what decides which code runs stays as it is - ZeRO stage, precision, sampler, early-stop rule,
-schedules, template, what is kept. Only sizes change: model, data, batch sizes, budget, ranks and trials.
+schedules, template, what is kept. Only sizes change: model, data, batch sizes, budget, ranks and trials; and benchmarks
+get a few questions of ours under their own names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.demo.exams import tiny_evaluate, write_tasks
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 from sweepft.spec import MicroTokens, SweepSpec, from_dict, is_template_file
@@ -42,6 +44,8 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(spec, folder / "train.jsonl")
     _write(folder / "other.jsonl", list(knowledge_rows(0)))
+    if spec.evaluate is not None:
+        write_tasks(spec.evaluate, folder)
     model = folder / "model"
     command = [sys.executable, "-m", "sweepft.demo.twin", str(model), architecture_of(spec.model.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,7 +89,7 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     Args:
         spec: As asked for.
         model: Folder of the twin.
-        data: Folder with ``train.jsonl`` and ``other.jsonl``.
+        data: Folder with ``train.jsonl`` and ``other.jsonl``, and ``tasks`` where there are benchmarks.
     """
     tiny = spec.to_dict()
     ranks = min(_RANKS, spec.resources.workers_per_trial)
@@ -108,11 +112,8 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
     search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
-    if "evaluate" in tiny:
-        tiny["evaluate"] |= {"limit": 4, "finalists": {"top": 2}}
-        tiny["evaluate"]["tasks"] = [task.name for task in spec.evaluate.each_task()] if spec.evaluate else []
-        if "confirm" in tiny["evaluate"]:
-            tiny["evaluate"]["confirm"] = {"top": 1, "seeds": 2}
+    if spec.evaluate is not None:
+        tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))
     tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
     tiny["resources"] = {
         "workers_per_trial": ranks,

@@ -15,7 +15,9 @@ from sweepft.engine.runner import TrialRunner
 __all__ = ["peak_bytes", "time_evaluation", "time_steps"]
 
 
-def time_steps(runner: TrialRunner, trial: TrialPlan, steps: int, most_seconds: float) -> list[float]:
+def time_steps(
+    runner: TrialRunner, trial: TrialPlan, steps: int, most_seconds: float
+) -> tuple[float, list[float]]:
     """Seconds of optimizer steps after a first one, which makes what stays and is not counted. Called on every rank.
 
     Args:
@@ -24,10 +26,11 @@ def time_steps(runner: TrialRunner, trial: TrialPlan, steps: int, most_seconds: 
         steps: To time, at most.
         most_seconds: Fewer are timed where that many would take longer; never less than one.
     Returns:
-        One entry a step.
+        Seconds to take the trial up (a reset, where the engine is warm), and one entry a step.
     """
-    runner.start(trial)
     begin = time.perf_counter()
+    runner.start(trial)
+    switched, begin = time.perf_counter() - begin, time.perf_counter()
     runner.run(trial.batch_size)
     first = time.perf_counter() - begin
     wanted = torch.tensor(
@@ -35,7 +38,7 @@ def time_steps(runner: TrialRunner, trial: TrialPlan, steps: int, most_seconds: 
     )
     dist.all_reduce(wanted, op=dist.ReduceOp.MIN)  # ranks that disagreed would wait for each other for ever
     history = runner.run((1 + int(wanted)) * trial.batch_size)["history"]
-    return [float(seconds) for seconds in history["seconds"]]
+    return switched, [float(seconds) for seconds in history["seconds"]]
 
 
 def time_evaluation(runner: TrialRunner) -> float:

@@ -91,9 +91,14 @@ def _no_data(name: str, entry: Any, error: Exception) -> str:
         from huggingface_hub.constants import HF_HUB_CACHE
 
         return (
-            f"{place}: its data set {wanted or ''} is not on this machine and cannot be fetched: {said}\n"
+            f"{place}: {wanted or 'its data set'} is not on this machine and cannot be fetched: {said}\n"
             f"  fetch it where there is a network (hf download --repo-type dataset {wanted or 'NAME'}) and copy "
             f"its folder into {HF_HUB_CACHE}, or write a task file with data of your own in evaluate.include_path"
+        )
+    if isinstance(error, ImportError):
+        return (
+            f"{place}: needs a package that is not installed: {said}\n"
+            "  install it; for the harness's own tasks: pip install 'lm-eval[EXTRA]', EXTRA being ifeval, math, ..."
         )
     return (
         f"{place}: cannot be loaded: {type(error).__name__}: {said}\n  mend the task file; relative data files start "

@@ -17,13 +17,14 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.recorder import Row, RunView, TrialView
+from sweepft.spec import setting_text
 
 __all__ = ["Progress", "describe", "short_config"]
 
 
 def short_config(config: dict[str, Any]) -> str:
     """A config on one line: ``batch_size=32 learning_rate=0.001``."""
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in config.items())
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={setting_text(value)}" for key, value in config.items())
 
 
 def describe(row: Row, view: RunView) -> str | None:
@@ -38,7 +39,7 @@ def describe(row: Row, view: RunView) -> str | None:
         chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
         return f"finalists: {chosen}; scored on {parts}"
     if kind == "score":
-        found = " ".join(f"{metric}={_short(m['value'])}" for metric, m in row["metrics"].items())
+        found = " ".join(f"{metric}={setting_text(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
@@ -204,10 +205,6 @@ def _saved_share(trials: list[TrialView]) -> float:
         if trial.status in ("stopped", "diverged") and trial.reach > 0:
             saved += cost * (1 - trial.reach) / trial.reach
     return saved / (spent + saved) if spent + saved > 0 else 0.0
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _duration(seconds: float) -> str:

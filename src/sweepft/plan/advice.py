@@ -50,22 +50,7 @@ def advice(
             f"the budget is {budget / rows.train:.1f} passes over {rows.train:,} rows: expect overfitting, "
             "and losses that fall for that reason alone"
         )
-    found += _finals(spec)
     return tuple(found)
-
-
-def _finals(spec: SweepSpec) -> Iterator[str]:
-    evaluate = spec.evaluate
-    if evaluate is None:
-        return
-    confirm = evaluate.confirm
-    runs = confirm.top * confirm.seeds if confirm is not None else 0
-    more = f"{count(runs, 'full trial')} with fresh seeds, and " if runs else ""
-    exams = evaluate.finalists.top + evaluate.finalists.random + runs + 1
-    yield (
-        f"after the search come {more}{count(exams, 'model')} to be scored: these are not in the figures above, and "
-        "search.limit does not end them"
-    )
 
 
 def _steps(spec: SweepSpec, courses: Sequence[Course]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from sweepft.plan.model import ModelShape
 from sweepft.plan.rows import RowCount
 from sweepft.spec import SweepSpec
 
-__all__ = ["SAVED", "Cost", "estimated", "measured_cost"]
+__all__ = ["SAVED", "Cost", "estimated", "fresh_seeds", "measured_cost"]
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "none": (0.0, 0.0),
@@ -39,6 +39,7 @@ class Cost:
     Attributes:
         unit: ``GPU`` or, for trials on CPUs, ``slot``: what the hours are counted in.
         trial_seconds: Wall seconds of one trial to its end, mean over batch sizes.
+        seed_hours: What ``evaluate.confirm`` trains again after them, to the end, in units; in no other figure.
         unit_hours: All trials to the end.
         hours: The same as wall-clock time with the slots that fit; None when none fits.
         saved: Least and most share that early stopping is taken to save.
@@ -48,6 +49,7 @@ class Cost:
 
     unit: str
     trial_seconds: float
+    seed_hours: float
     unit_hours: float
     hours: float | None
     saved: tuple[float, float]
@@ -103,7 +105,9 @@ def measured_cost(
     """Time by steps that were taken on this machine; batch sizes count alike."""
     times = len(spec.early_stop.windows) + 1
     each = [
-        course.steps * found.step_seconds[course.batch_size] + times * found.evaluate_seconds
+        found.switch_seconds
+        + course.steps * found.step_seconds[course.batch_size]
+        + times * found.evaluate_seconds
         for course in courses
     ]
     basis = f"{found.steps} optimizer steps a batch size, measured here"
@@ -123,12 +127,19 @@ def _cost(
     return Cost(
         unit="GPU" if gpu else "slot",
         trial_seconds=seconds,
+        seed_hours=fresh_seeds(spec) * seconds * held / 3600,
         unit_hours=((count or 0) * seconds + min(placement.slots, count or 0) * start) * held / 3600,
         hours=(waves * seconds + start) / 3600 if placement.slots else None,
         saved=SAVED[spec.early_stop.rule],
         trials_in_limit=room,
         basis=basis,
     )
+
+
+def fresh_seeds(spec: SweepSpec) -> int:
+    """Trials that follow the search, to confirm the best."""
+    confirm = spec.evaluate.confirm if spec.evaluate is not None else None
+    return 0 if confirm is None else confirm.top * confirm.seeds
 
 
 def _in_limit(spec: SweepSpec, unit_seconds: float, seconds: float, placement: Placement) -> int | None:

@@ -31,6 +31,7 @@ _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
 _GPUS_PER_NODE: Final = 8
 _MEMORY: Final = 80.0  # GiB, of the same
+_SHORT_STEP: Final = 0.05  # seconds; launching a small model's kernels takes about as long
 
 
 @dataclass(frozen=True)
@@ -330,4 +331,11 @@ def _cost(
         assumed.append(f"{_PEAK_TFLOPS:g} TFLOP/s a GPU, an A100's peak in bf16 (--peak-tflops)")
     assumed.append(f"{flags.mfu:.0%} of that is reached (--mfu)")
     peak = flags.peak_tflops or _PEAK_TFLOPS
-    return estimated(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
+    cost = estimated(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
+    step = cost.trial_seconds / max(course.steps for course in found)
+    if step < _SHORT_STEP:
+        assumed.append(
+            f"steps of {1000 * step:.1g} ms, by their FLOPs: what else a step takes decides then, and is not in it "
+            "(--measure)"
+        )
+    return cost

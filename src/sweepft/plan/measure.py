@@ -1,7 +1,7 @@
 """Ten real optimizer steps of each batch size, in processes of their own, as the sweep's slots would take them.
 
 One idea: the same ranks, engine, data and order as in a sweep, as many slots at once as would run on this machine;
-only Ray's own scheduling is left out. Nothing heavy is loaded here: the processes are children of
+Ray is started to time its start, and left out of the rest. Nothing heavy is loaded here: the processes are children of
 ``python -m sweepft.plan.ranks``.
 """
 
@@ -30,13 +30,14 @@ class Measured:
     Attributes:
         step_seconds: Mean seconds of an optimizer step, by batch size.
         evaluate_seconds: Seconds of one evaluation of all held-out sets.
-        start_seconds: Seconds from a slot's start to its first trial's first step.
+        start_seconds: Seconds from the sweep's start to the first step of a slot's first trial: Ray, ranks, engine.
         peak_bytes: The most memory a rank held (resident, or reserved on its GPU).
         micro_batch: Rows a rank ran at once.
         steps: Fewest steps that were timed of a batch size.
         slots: Slots at work at the same time.
         slots_per_gpu: Of these, on one GPU; 1 where none is shared.
         alone_step_seconds: As ``step_seconds``, with one slot at work; None where no GPU is shared.
+        switch_seconds: Seconds in which a warm engine is reset for the next trial.
     """
 
     step_seconds: Mapping[int, float]
@@ -48,6 +49,7 @@ class Measured:
     slots: int
     slots_per_gpu: int = 1
     alone_step_seconds: Mapping[int, float] | None = None
+    switch_seconds: float = 0.0
 
     @property
     def sharing_gain(self) -> float | None:
@@ -87,6 +89,7 @@ def measure(
         slots=slots,
         slots_per_gpu=min(int(1 / each + 1e-9), slots) if shared else 1,
         alone_step_seconds=None if alone is None else _means(alone),
+        switch_seconds=found["switch_seconds"],
     )
 
 

@@ -1,8 +1,8 @@
 """The processes that ``measure`` times: ``python -m sweepft.plan.ranks`` reads a job from stdin.
 
 One idea: a slot is a process group of its own; all slots start their timed steps together, so that each meets the
-others' load as it would in the sweep. Before its ranks a slot starts a coordinator, and each of these processes
-loads Ray: they load the same here, for that is much of a slot's start.
+others' load as it would in the sweep. What comes before a slot's ranks is timed by doing it: a local Ray is started,
+and a coordinator on it for each slot; then it is ended, and the ranks are plain processes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from sweepft.spec import SweepSpec, from_dict
 from sweepft.tuner.plans import slot_plan
 
 _PATIENCE = 3600.0
-_COORDINATOR = "sweepft.trainable.slot"
 
 
 def _main() -> None:
@@ -49,17 +48,11 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     together = context.Barrier(slots * world)
+    before = _before_ranks(spec, slots)
     begin = time.time()
     processes = []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        coordinators = [
-            context.Process(target=importlib.import_module, args=(_COORDINATOR,)) for _ in range(slots)
-        ]
-        for coordinator in coordinators:
-            coordinator.start()
-        for coordinator in coordinators:
-            coordinator.join(_PATIENCE)
         for slot in range(slots):
             port = _free_port()
             for rank in range(world):
@@ -68,10 +61,33 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
                 process = context.Process(target=_rank, args=args, daemon=True)
                 process.start()
                 processes.append(process)
-        return _gathered(answers, slots * world, [str(t.batch_size) for t in trials], processes)
+        found = _gathered(answers, slots * world, [str(t.batch_size) for t in trials], processes)
+        return found | {"start_seconds": before + found["start_seconds"]}
     finally:
         for process in processes:
             process.kill()
+
+
+def _before_ranks(spec: SweepSpec, slots: int) -> float:
+    """Seconds for a local Ray to start and to load a coordinator for each slot, as in a sweep without ``--address``."""
+    import ray
+
+    from sweepft.tuner.resources import COORDINATOR_CPUS, local_cpus
+    from sweepft.tuner.session import set_environment, start_ray
+
+    set_environment()
+    begin = time.monotonic()
+    start_ray(local_cpus(spec)[0])
+    try:
+        load = ray.remote(num_cpus=COORDINATOR_CPUS)(_load_coordinator)
+        ray.get([load.remote() for _ in range(slots)])
+        return time.monotonic() - begin
+    finally:
+        ray.shutdown()
+
+
+def _load_coordinator() -> None:
+    importlib.import_module("sweepft.trainable.slot")
 
 
 def _trial(spec: SweepSpec, size: int, budget: int) -> TrialPlan:
@@ -86,7 +102,8 @@ def _trial(spec: SweepSpec, size: int, budget: int) -> TrialPlan:
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
     """Slowest start and largest peak of all ranks; the first rank's steps of each slot, one after another."""
     steps: dict[str, list[float]] = {size: [] for size in sizes}
-    found: dict[str, Any] = {"evaluate_seconds": 0.0, "start_seconds": 0.0, "peak_bytes": 0, "micro_batch": 0}
+    names = ("evaluate_seconds", "start_seconds", "switch_seconds", "peak_bytes", "micro_batch")
+    found: dict[str, Any] = dict.fromkeys(names, 0)
     deadline = time.monotonic() + _PATIENCE
     while expected:
         try:
@@ -130,10 +147,12 @@ def _rank(
         if not engine.micro_batch:
             runner.set_micro_batch(runner.probe())
         start = time.time() - begin
-        steps = {}
+        steps, switches = {}, []
         for trial in trials:
             together.wait(_PATIENCE)
-            steps[str(trial.batch_size)] = time_steps(runner, trial, job["steps"], job["most_seconds"])
+            switched, taken = time_steps(runner, trial, job["steps"], job["most_seconds"])
+            steps[str(trial.batch_size)] = taken
+            switches.append(switched)
         together.wait(_PATIENCE)
         evaluated = time_evaluation(runner)
         answer: dict[str, Any] = {
@@ -141,6 +160,7 @@ def _rank(
             "slot": slot,
             "steps": steps,
             "start_seconds": start,
+            "switch_seconds": sum(switches) / len(switches),
             "evaluate_seconds": evaluated,
             "peak_bytes": peak_bytes(runner.device),
             "micro_batch": runner.plan.micro_batch,

@@ -11,10 +11,11 @@ from rich.text import Text
 
 from sweepft.plan.advice import count
 from sweepft.plan.cluster import rank_room
+from sweepft.plan.cost import fresh_seeds
 from sweepft.plan.courses import Course
 from sweepft.plan.make import SweepPlan
 from sweepft.plan.memory import GIB
-from sweepft.spec import MicroTokens
+from sweepft.spec import Evaluate, MicroTokens, SweepSpec
 
 __all__ = ["show_plan"]
 
@@ -91,6 +92,20 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     nodes = f"{count(cluster.nodes, 'node')} of {count(cluster.units_per_node, kind)}"
     held = f"{count(placement.units_per_trial, kind)} a trial, {where}"
     yield "cluster", f"{nodes}; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
+    if spec.evaluate is not None:
+        yield "afterwards", _afterwards(spec, spec.evaluate)
+
+
+def _afterwards(spec: SweepSpec, evaluate: Evaluate) -> str:
+    """What follows the search."""
+    seeds = fresh_seeds(spec)
+    models = evaluate.finalists.top + evaluate.finalists.random + seeds + 1
+    parts = len(spec.data.test) + len(evaluate.tasks) + (evaluate.mt_bench is not None)
+    told = [f"{count(seeds, 'full trial')} with fresh seeds"] if seeds else []
+    told += (
+        [f"{count(models, 'model')} scored on {count(parts, 'test')}, in no figure below"] if parts else []
+    )
+    return "; ".join(told)
 
 
 def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
@@ -193,6 +208,8 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
             f"{100 * cost.saved[0]:.0f} to {100 * cost.saved[1]:.0f}% as it did on public curves "
             "(docs/scheduler.md)",
         )
+    if cost.seed_hours:
+        yield "fresh seeds", f"{_hours(cost.seed_hours)} {cost.unit}-hours more, after the search"
     if cost.trials_in_limit is not None:
         yield "limit", f"room for about {cost.trials_in_limit:,} trials to their end"
 

@@ -33,7 +33,7 @@ from sweepft.spec.sections import (
     TrainSettings,
     TrainSource,
 )
-from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting
+from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting, setting_text
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 from sweepft.spec.track import MlflowTrack, Track, WandbTrack
@@ -87,4 +87,5 @@ __all__ = [
     "packing_note",
     "plan",
     "reference",
+    "setting_text",
 ]

@@ -20,7 +20,7 @@ from sweepft.spec.source import Document, KeyPath
 from sweepft.spec.space import same
 from sweepft.spec.sweep import train_dict
 
-__all__ = ["FEWEST_STEPS", "NAMED_SETTINGS", "NamedSetting", "check_settings", "expand_names"]
+__all__ = ["FEWEST_STEPS", "NAMED_SETTINGS", "NamedSetting", "check_settings", "expand_names", "setting_text"]
 
 FEWEST_STEPS: Final = 40
 """Optimizer steps below which a trial says little about its settings: a named setting with fewer is refused, and
@@ -80,8 +80,8 @@ NAMED_SETTINGS: Final[Mapping[str, NamedSetting]] = MappingProxyType(
             ),
             _named(
                 "orca-phased",
-                "one phase after another, without replay; batch size and rate are not published, and are sampled",
-                "Orca, arXiv 2306.02707: answers of ChatGPT, then of GPT-4",
+                "one phase after another, without replay; batch size and rate are told nowhere, and are sampled",
+                "Orca and Orca 2, arXiv 2306.02707 and 2311.11045: answers of ChatGPT, then of GPT-4",
                 **{"data.strategy": "phased", "data.replay": 0.0},
             ),
         )
@@ -140,12 +140,12 @@ def check_settings(draft: Draft, names: Mapping[int, str]) -> None:
         for key, value in NAMED_SETTINGS[name].config.items():
             dimension = search.space.get(key)
             if dimension is not None and not dimension.contains(value):
-                rule = f"{name} has {key} {_text(value)}, which lies outside search.space.{key}"
+                rule = f"{name} has {key} {setting_text(value)}, which lies outside search.space.{key}"
                 remedy = f"widen search.space.{key}, or write the values you want instead of the name"
                 draft.add(path, rule, remedy)
             elif dimension is None and not same(fixed.get(key), value):
                 full = key if of_data(key) else f"train.{key}"
-                rule = f"{name} has {key} {_text(value)}, and {full} is fixed at another value"
+                rule = f"{name} has {key} {setting_text(value)}, and {full} is fixed at another value"
                 remedy = f"sweep {key}, or fix {full} at that value, or leave the name out"
                 draft.add(path, rule, remedy)
         budget, batch = train.budget.samples, int(NAMED_SETTINGS[name].config.get("batch_size", 0))
@@ -155,5 +155,8 @@ def check_settings(draft: Draft, names: Mapping[int, str]) -> None:
             draft.add(path, rule, remedy)
 
 
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def setting_text(value: Any) -> str:
+    """A setting in few characters: ``2e-05``, ``25 steps``."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{setting_text(part)} {name}" for name, part in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

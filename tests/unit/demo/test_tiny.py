@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from sweepft.data import check
+from sweepft.demo.exams import tiny_evaluate, write_tasks
 from sweepft.demo.tiny import architecture_of, tiny_spec, write_rows
-from sweepft.spec import SweepSpec, from_dict, load, plan
+from sweepft.evaluate import TaskPlan
+from sweepft.evaluate.check import check_tasks
+from sweepft.spec import Evaluate, SweepSpec, from_dict, load, plan
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
@@ -18,6 +21,7 @@ SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 def shrink(tmp_path: Path):
     """``tiny_spec`` over files that are there, as far as a spec can see them."""
     (tmp_path / "model").mkdir()
+    (tmp_path / "tasks").mkdir()
     for name in (
         "model/config.json",
         "model/tokenizer.json",
@@ -88,8 +92,9 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
             },
             "resources": {"workers_per_trial": 8, "gpus_per_worker": 1},
             "evaluate": {
-                "tasks": [{"name": "mmlu", "limit": 99}],
-                "rank_by": "two.loss",
+                "tasks": [{"name": "mmlu", "limit": 99, "num_fewshot": 5, "chat_template": False}, "gsm8k"],
+                "rank_by": {"two.loss": 1.0, "gsm8k.exact_match,strict": 1.0, "mt_bench.score": 0.1},
+                "mt_bench": {"questions": "q.jsonl", "judge": "one"},
                 "confirm": {"seeds": 5},
             },
         }
@@ -102,7 +107,37 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
     assert [test.name for test in small.data.test] == ["one", "two"]
     assert small.evaluate.confirm.seeds == 2
-    assert {(task.name, task.limit) for task in small.evaluate.each_task()} == {("mmlu", 4)}
+    tasks = [(task.name, task.limit, task.chat_template) for task in small.evaluate.each_task()]
+    assert tasks == [("mmlu", 4, False), ("gsm8k", 4, True)]
+    assert small.evaluate.weights == {"two.loss": 1.0, "gsm8k.exact_match": 1.0}
+    assert small.evaluate.mt_bench is None
+
+
+def test_made_tasks_have_the_metrics_that_finalists_are_ordered_by(tmp_path: Path) -> None:
+    evaluate = Evaluate(
+        tasks=("mmlu", "leaderboard_ifeval", "gsm8k"),
+        rank_by={
+            "mmlu.acc": 1.0,
+            "leaderboard_ifeval.prompt_level_strict_acc": 1.0,
+            "gsm8k.exact_match,x": 1.0,
+        },
+    )
+    write_tasks(evaluate, tmp_path)
+    small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=0))
+    plans = [TaskPlan(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
+    found = check_tasks(plans)
+    assert found == {
+        "mmlu": {"items": 4, "metrics": ["acc"]},
+        "leaderboard_ifeval": {"items": 4, "metrics": ["prompt_level_strict_acc"]},
+        "gsm8k": {"items": 4, "metrics": ["exact_match"]},
+    }
+
+
+def test_where_only_the_judge_was_asked_nothing_is_left_to_score(tmp_path: Path) -> None:
+    evaluate = Evaluate(mt_bench={"questions": "q.jsonl", "judge": "one"}, rank_by="mt_bench")
+    assert tiny_evaluate(evaluate, tmp_path, tests=0) is None
+    small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=1))
+    assert small.rank_by == {"objective": 1.0}
 
 
 def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path, shrink) -> None:

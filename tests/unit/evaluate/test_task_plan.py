@@ -1,4 +1,4 @@
-"""What a task is scored under, what its metrics are called, and the file of its items: without the harness."""
+"""What a task is scored under, what its metrics are called, the file of its items, and what a broken one is told."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from dataclasses import replace
 import pytest
 
 from support.tasks import task_folder
+from sweepft.errors import EvaluateError
 from sweepft.evaluate import TaskPlan
+from sweepft.evaluate.check import check_tasks
 from sweepft.evaluate.items import write_items
 from sweepft.evaluate.tasks import metric_names
 
@@ -49,6 +51,17 @@ def test_a_metric_has_its_plain_name_where_it_has_one_filter():
         "exact_match,loose": "exact_match,loose",
         "f1,loose": "f1",
     }
+
+
+def test_a_task_that_needs_a_package_says_so(tmp_path):
+    task_folder(tmp_path)
+    (tmp_path / "needy.py").write_text(
+        "import no_such_package_here\n\n\ndef shown(dataset):\n    return dataset\n"
+    )
+    task = "include: choice.yaml\ntask: needy\nprocess_docs: !function needy.shown\n"
+    (tmp_path / "needy.yaml").write_text(task)
+    with pytest.raises(EvaluateError, match=r"needs a package .*no_such_package_here.*\n  install it"):
+        check_tasks([TaskPlan("needy", (str(tmp_path),))])
 
 
 def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):

@@ -131,6 +131,7 @@ def test_measured_steps_are_real_ones(spec: Path, tmp_path: Path) -> None:
     each = [
         steps[size] * measured["step_seconds"][str(size)] + 3 * measured["evaluate_seconds"] for size in steps
     ]
-    assert found["cost"]["trial_seconds"] == pytest.approx(sum(each) / 2)
+    assert 0 < measured["switch_seconds"] < measured["start_seconds"]
+    assert found["cost"]["trial_seconds"] == pytest.approx(measured["switch_seconds"] + sum(each) / 2)
     assert found["data"]["source"] == "tokenised"
     assert "measured here" in text

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from support.planning import shape_3b, spec_to_plan
 from sweepft.plan.cluster import Cluster, place, what_is_asked
@@ -19,6 +21,7 @@ from sweepft.plan.make import Flags, SweepPlan, make_plan
 from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
 from sweepft.plan.rows import RowCount
+from sweepft.plan.show import show_plan
 from sweepft.spec import Resources
 
 ROOT = Path(__file__).parents[3]
@@ -162,9 +165,9 @@ class TestTime:
         assert states[1] < 0.02 * states[0]
 
     def test_measured_steps(self) -> None:
-        """Steps times their seconds, an evaluation at each window and the end, and one start a slot."""
+        """A reset, steps times their seconds, an evaluation at each window and the end; and one start a slot."""
         spec = spec_to_plan(resources={"workers_per_trial": 1, "gpus_per_worker": 0})
-        found = Measured({128: 1.0, 512: 3.0}, 5.0, 10.0, 0, 4, 10, 2)
+        found = Measured({128: 1.0, 512: 3.0}, 5.0, 10.0, 0, 4, 10, 2, switch_seconds=0.5)
         cost = measured_cost(
             spec,
             courses(spec, 51_200),
@@ -172,10 +175,32 @@ class TestTime:
             place(spec.resources, Cluster(1, 2, GIB, gpu=False, given=True)),
             32,
         )
-        assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0
+        assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0 + 0.5
         assert cost.unit == "slot"
         assert cost.unit_hours == pytest.approx((32 * cost.trial_seconds + 2 * 10.0) / 3600)
         assert cost.hours == pytest.approx((16 * cost.trial_seconds + 10.0) / 3600)
+
+    def test_a_step_of_no_time_is_not_believed(self) -> None:
+        tiny = planned(Flags(files=False, rows=100_000, parameters=2_500_000))
+        assert any("ms, by their FLOPs" in sentence for sentence in tiny.assumptions)
+        assert not any("by their FLOPs" in sentence for sentence in planned().assumptions)
+
+    def test_fresh_seeds_are_told_beside_the_search(self) -> None:
+        plain = planned()
+        found = planned(evaluate={"tasks": ["mmlu"], "confirm": {"top": 2, "seeds": 3}})
+        assert plain.cost is not None
+        assert found.cost is not None
+        assert plain.cost.seed_hours == 0
+        assert found.cost.seed_hours == pytest.approx(6 * 4 * found.cost.trial_seconds / 3600)
+        assert found.cost.unit_hours == plain.cost.unit_hours
+        out = io.StringIO()
+        show_plan(found, Console(file=out, width=80))
+        text = " ".join(out.getvalue().split())
+        assert (
+            "afterwards 6 full trials with fresh seeds; 10 models scored on 1 test, in no figure below"
+            in text
+        )
+        assert "fresh seeds" in text.partition("Time")[2]
 
     def test_a_limit_says_how_many_trials_it_holds(self) -> None:
         found = planned(search={"limit": {"gpu_hours": 10.0}})
@@ -241,7 +266,6 @@ class TestWarnings:
             ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
             ({"data": {"phases": [{"domains": ["a"]}, {"domains": ["b"]}]}, "search": {"space": {"batch_size": {"choice": [128, 512]}, "data.strategy": {"choice": ["stacked", "phased"]}}}}, {}, "data.strategy is swept and early_stop.rule is calibrated"),
             ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
-            ({"evaluate": {"tasks": ["mmlu"], "confirm": {"top": 2, "seeds": 3}}}, {}, "6 full trials with fresh seeds, and 10 models to be"),
         ],
     )  # fmt: skip
     def test_warns(self, sections: dict, flags: dict, words: str) -> None:

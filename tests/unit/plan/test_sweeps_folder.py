@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import lm_eval
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from sweepft.cli.main import cli
@@ -68,6 +71,47 @@ def test_recipes_hold_the_papers_settings(path: Path) -> None:
     assert dict(spec.search.start_with[-1]) == dict(NAMED_SETTINGS["large-batch"].config)
     for rate in (1e-6, 5e-6, 2e-5) if "mistral" in path.stem else (2e-5, 1e-4):
         assert space["learning_rate"].contains(rate)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names)
+def test_finalists_of_the_recipes_are_ranked_as_in_the_paper(path: Path, harness: dict[str, Any]) -> None:
+    """MMLU, the six parts of the Open LLM Leaderboard v2 and MT-Bench count a third each; the harness has these tasks,
+    and they have these metrics."""
+    evaluate = load(path, check_files=False).evaluate
+    assert evaluate is not None
+    names = {task.name for task in evaluate.each_task()}
+    assert names == {"mmlu", *harness["leaderboard"]["task"]}
+    assert evaluate.mt_bench is not None
+    weights = {key.partition(".")[0]: weight for key, weight in evaluate.weights.items()}
+    assert set(weights) == {*names, "mt_bench"}
+    parts = sum(weights[name] for name in names - {"mmlu"})
+    assert weights["mmlu"] == parts == 10 * weights["mt_bench"]  # whose scores go to ten
+    for key in evaluate.weights:
+        name, metric = key.split(".")
+        if name != "mt_bench":
+            config = harness[name]
+            listed = config.get("aggregate_metric_list") or config["metric_list"]
+            assert metric in {entry["metric"] for entry in listed}, key
+
+
+@pytest.fixture(scope="module")
+def harness() -> dict[str, Any]:
+    """The installed harness's task files by name; its templates, which a part may include, are followed."""
+    home = Path(lm_eval.__file__).parent / "tasks"
+    found = {}
+    for file in [*home.glob("leaderboard/**/*.yaml"), *home.glob("mmlu/default/_*.yaml")]:
+        config = yaml.load(file.read_text(), Loader=_Lenient)
+        if "include" in config:
+            config = yaml.load((file.parent / config["include"]).read_text(), Loader=_Lenient) | config
+        found[config.get("task") if isinstance(config.get("task"), str) else config.get("group")] = config
+    return found
+
+
+class _Lenient(yaml.SafeLoader):
+    """Takes the harness's tag for a function as its name."""
+
+
+_Lenient.add_constructor("!function", lambda loader, node: node.value)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=names)

@@ -356,7 +356,7 @@ def test_the_public_surface() -> None:
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
-        "is_template_file json_schema load of_data packing_note plan reference"
+        "is_template_file json_schema load of_data packing_note plan reference setting_text"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)

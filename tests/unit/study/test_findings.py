@@ -1,6 +1,7 @@
 """docs/findings.md is what the table says: its numbers computed again, by other means."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -27,6 +28,14 @@ def ends(main):
 
 def test_the_page_is_the_tables(frame):
     assert PAGE.read_text() == page(frame, json.loads(REPLAYED.read_text()))
+
+
+def test_the_data_card_tells_every_column_and_no_other(frame):
+    card = TABLE.with_name("README.md").read_text()
+    told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", card, re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(frame.columns)
+    runs, rows = re.search(r"(\d+) runs, ([\d,]+) rows", card).groups()
+    assert (int(runs), int(rows.replace(",", ""))) == (frame["run_id"].nunique(), len(frame))
 
 
 def test_a_hundred_runs_and_no_gap(main):

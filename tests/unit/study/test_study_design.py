@@ -1,6 +1,10 @@
 """The study's design: balanced, valid as a sweep, and comparable at equal steps."""
 
+import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from benchmarks.study.design import EDITIONS, SCHEDULES, configurations, spec
 
 from sweepft.spec import load
 
+ROOT = Path(__file__).parents[3]
 EDITION = pytest.mark.parametrize("edition", EDITIONS.values(), ids=EDITIONS)
 
 
@@ -55,3 +60,19 @@ def test_it_is_a_valid_sweep_that_stops_nobody(edition, tmp_path):
     loaded = load(written, check_files=False)
     assert loaded.early_stop.rule == "none"
     assert loaded.search.trials == len(loaded.search.start_with) == len(configurations(edition))
+
+
+@EDITION
+def test_it_is_planned_before_it_is_run(edition, tmp_path, tiny_model_dir, tiny_data_file):
+    """`make study ARGS="--plan --edition gpu ..."`, on a machine without the edition's GPU too."""
+    command = [sys.executable, "-m", "benchmarks.study.run", "--plan", "--out", tmp_path / "study"]
+    command += ["--edition", next(name for name, e in EDITIONS.items() if e is edition)]
+    known = shutil.copy(tiny_data_file, tmp_path / "known.jsonl")
+    command += ["--model", tiny_model_dir, "--in-domain", tiny_data_file, "--retention", known]
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(configurations(edition))} trials" in done.stdout
+    assert ("GPU-hours" in done.stdout) is (edition.resources["gpus_per_worker"] > 0)
+    assert not (tmp_path / "study").exists()

@@ -36,7 +36,8 @@ function clip(text, limit = 60) {
 
 function plain(value) {
   if (value === null || value === undefined) return "—";
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+  if (typeof value !== "object") return String(value);
+  return Array.isArray(value) ? JSON.stringify(value) : Object.entries(value).map(([name, part]) => plain(part) + " " + name).join(", ");
 }
 
 function num(value, digits = 4) {
