@@ -41,7 +41,7 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-study: $(STAMP) ## make the study's runs, or go on with them (hours; needs the development data; ARGS="--edition gpu --model ...")
+study: $(STAMP) ## make the study's runs, or go on with them (hours; needs the development data; ARGS="--plan --edition gpu --model ...")
 	$(BIN)/python -m benchmarks.study.run $(ARGS)
 
 findings: $(STAMP) ## write docs/findings.md from benchmarks/data/study.parquet
