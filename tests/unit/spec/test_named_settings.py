@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweepft.errors import SpecError
-from sweepft.spec import FEWEST_STEPS, NAMED_SETTINGS, SweepSpec, dump, from_dict, load
+from sweepft.spec import FEWEST_STEPS, NAMED_SETTINGS, SweepSpec, dump, from_dict, load, setting_text
 
 SPACE = {
     "batch_size": {"choice": [128, 3840, 7680]},
@@ -105,3 +105,21 @@ def test_every_named_setting_is_sound_and_listed() -> None:
             assert spec(name).trial_settings(dict(setting.config)).batch_size == setting.config["batch_size"]
         assert f"{name}: {setting.about}\n" in shown.output
         assert setting.source in shown.output
+    assert "warmup 25 steps, schedule constant" in shown.output
+
+
+def test_a_warmup_in_steps_reads_as_one_everywhere() -> None:
+    from sweepft.launch.progress import short_config
+    from sweepft.report.words import number
+
+    assert setting_text({"steps": 25}) == number({"steps": 25}) == "25 steps"
+    assert (
+        short_config({"warmup": {"steps": 25}, "learning_rate": 2e-5})
+        == "warmup=25 steps learning_rate=2e-05"
+    )
+    assert [setting_text(value) for value in (2e-5, 128, "cosine", True)] == [
+        "2e-05",
+        "128",
+        "cosine",
+        "True",
+    ]
