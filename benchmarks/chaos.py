@@ -4,6 +4,7 @@ One idea: at one slot a sweep is a pure function of its spec, so every sweep tha
 that was not. Drivers are resumed as a person would do it, nodes are replaced by spares; the rest is left to sweepft.
 
     make chaos-long ARGS="--kills 200 --json benchmarks/results/DATE-chaos.json --md benchmarks/results/DATE-chaos.md"
+    make chaos-long ARGS="--netns"    # as root: every node a network namespace with an address and a name of its own
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from support.tiny import tiny_data, tiny_model
 from sweepft.recorder import ledger_path, read_ledger
 
 KINDS = ("driver", "coordinator", "rank", "node")
-PER_SWEEP = 5
+PER_SWEEP = 10
 LONGEST = 600.0
 """Seconds after which a sweep that does not go on counts as lost."""
+PASSING = ("checkpoints", "base")
+"""What of a run folder is gone when its sweep is over."""
 
 
 @dataclass
@@ -77,7 +80,7 @@ class Sweep:
         while self.rows() < goal or not processes(RANK, self.cluster.pid):
             if self.process.poll() is not None:
                 return False
-            time.sleep(0.01)
+            time.sleep(0.02)
         if kind == "node":
             with_slot = [n for n in self.nodes if self._there(RANK, n)]
             if not with_slot:
@@ -122,17 +125,21 @@ class Sweep:
 
     def _recover(self) -> None:
         """Wait until an attempt has begun after the kill (or the sweep is over)."""
-        deadline = time.monotonic() + LONGEST
+        deadline, seen = time.monotonic() + LONGEST, self.shots[-1].rows
         while time.monotonic() < deadline and self.process.poll() is None:
-            if any(row["kind"] == "start" for row in read_ledger(self.run)[self.shots[-1].rows :]):
-                return
+            if (rows := self.rows()) > seen:
+                seen = rows
+                if any(row["kind"] == "start" for row in read_ledger(self.run)[self.shots[-1].rows :]):
+                    return
             time.sleep(0.05)
 
     def _there(self, kind: str, node: int) -> bool:
         return bool(processes(kind, self.cluster.raylet(node)))
 
     def _command(self, *words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "sweepft.cli", *words, "--address", self.cluster.address]
+        command = [
+            *self.cluster.inside, sys.executable, "-m", "sweepft.cli", *words, "--address", self.cluster.address,
+        ]  # fmt: skip
         with (self.run.parent / f"{self.run.name}.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self.cluster.env)
 
@@ -147,7 +154,7 @@ def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None
         r["trial_id"] for r in rows if r["kind"] == "steps" and r["seq"] > ends.get(r["trial_id"], r["seq"])
     }
     windows = Counter((row["trial_id"], row["window"]) for row in rows if row["kind"] == "eval")
-    leaked = _leaked(sweep.cluster)
+    leaked = _leaked(sweep)
     for shot, following in zip(sweep.shots, [*sweep.shots[1:], None], strict=True):
         tally, stop = tallies[shot.kind], following.rows if following else len(rows)
         tally.kills += 1
@@ -164,27 +171,30 @@ def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None
             tally.seconds.append(begun[0] - shot.time)
 
 
-def _leaked(cluster: LocalCluster) -> int:
-    """Ranks, coordinators and placement groups that are still there a minute after a sweep."""
-    deadline = time.monotonic() + 60
+def _leaked(sweep: Sweep) -> int:
+    """Ranks, coordinators, placement groups and passing files that are still there a minute after a sweep."""
+    deadline, cluster = time.monotonic() + 60, sweep.cluster
     while True:
         left = (
             len(processes(RANK, cluster.pid))
             + len(processes(COORDINATOR, cluster.pid))
             + cluster.placements()
+            + sum(path.is_file() for name in PASSING for path in (sweep.run / name).rglob("*"))
         )
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.2)
 
 
-def shoot_at_sweeps(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tally], int]:
+def shoot_at_sweeps(
+    folder: Path, kills: int, seed: int, namespaces: bool, minutes: float
+) -> tuple[dict[str, Tally], int]:
     """Fire; returns what each kind of kill has cost, and the number of sweeps."""
     dice = random.Random(seed)
     model, data = tiny_model(folder / "model"), tiny_data(folder, rows=96)
     spec = write_spec(
         folder, model, data, train={"batch_size": 16},
-        search={"trials": 4, "start_with": [{"learning_rate": 3.0e-3}],
+        search={"trials": 8, "start_with": [{"learning_rate": 3.0e-3}],
                 "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
         resources={"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1},
         checkpoint="windows",
@@ -195,9 +205,10 @@ def shoot_at_sweeps(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tall
     tallies, sweeps = {kind: Tally() for kind in KINDS}, 0
     queue = [KINDS[i % len(KINDS)] for i in range(kills)]
     dice.shuffle(queue)
-    with LocalCluster(workers=3) as cluster:
+    began = time.monotonic()
+    with LocalCluster(workers=3, namespaces=namespaces) as cluster:
         nodes = [0, 1, 2]
-        while queue:
+        while queue and time.monotonic() - began < 60 * minutes:
             sweep = Sweep(cluster, spec, folder / f"sweep{sweeps:03d}", nodes)
             for _ in range(min(PER_SWEEP, len(queue))):
                 if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
@@ -206,7 +217,12 @@ def shoot_at_sweeps(folder: Path, kills: int, seed: int) -> tuple[dict[str, Tall
             sweep.end()
             judge(sweep, calm, tallies)
             sweeps += 1
-            print(f"{kills - len(queue)} of {kills} kills, {sweeps} sweeps", flush=True)
+            bad = sum(t.trials_lost + t.windows_lost + t.unlike + t.leaked for t in tallies.values())
+            spent = time.monotonic() - began
+            print(
+                f"{kills - len(queue)} of {kills} kills, {sweeps} sweeps, {bad} losses, {spent:.0f} s",
+                flush=True,
+            )
     return tallies, sweeps
 
 
@@ -216,14 +232,23 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--netns", action="store_true", help="a network namespace for every node (needs root)"
+    )
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no further sweep after that long")
+    parser.add_argument(
+        "--runs", type=Path, metavar="FOLDER", help="keep the runs there (empty, or not there yet)"
+    )
     add_options(parser)
     args = parser.parse_args()
     facts = about()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        tallies, sweeps = shoot_at_sweeps(Path(folder), args.kills, args.seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as passing:
+        folder = args.runs or Path(passing)
+        folder.mkdir(parents=True, exist_ok=True)
+        tallies, sweeps = shoot_at_sweeps(folder, args.kills, args.seed, args.netns, args.minutes)
     header = (
         "killed", "kills", "finished trials lost", "finished windows lost", "sweeps that ended differently",
-        "seconds to recover (median)", "(longest)", "processes and placement groups left",
+        "seconds to recover (median)", "(longest)", "processes, placement groups and files left",
     )  # fmt: skip
     rows = [
         (
@@ -234,7 +259,8 @@ def main() -> None:
     ]  # fmt: skip
     figures = {"sweeps": sweeps, "faults": {kind: vars(tally) for kind, tally in tallies.items()}}
     kills = sum(tally.kills for tally in tallies.values())
-    text = f"{kills} kills over {sweeps} sweeps.\n\n{table(header, rows)}"
+    place = " of nodes in network namespaces" if args.netns else ""
+    text = f"{kills} kills over {sweeps} sweeps on a cluster{place}.\n\n{table(header, rows)}"
     finish(args, "Random kills over real sweeps", facts, figures, text)
 
 

@@ -7,15 +7,24 @@ lines of JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psutil
+
+from support.namespaces import Machine, Network
+
+__all__ = ["LocalCluster"]
 
 _SOON_SEEN_DEAD = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -23,6 +32,7 @@ _SOON_SEEN_DEAD = {
     "RAY_health_check_timeout_ms": "1000",
     "RAY_health_check_failure_threshold": "4",
 }
+_STORE_BYTES = 150 * 1024 * 1024
 
 
 class LocalCluster:
@@ -30,19 +40,32 @@ class LocalCluster:
 
     Args:
         workers: Worker nodes to begin with; they are numbered from 0.
+        namespaces: Each node in a network namespace of its own: another address, another host name, and a node that is
+            killed falls silent, as a machine does that loses its power. Needs root and iproute2.
+
+    Attributes:
+        inside: What a command is to be preceded by to run on the head's machine.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, namespaces: bool = False) -> None:
+        self._held = contextlib.ExitStack()
+        self._network = self._held.enter_context(Network()) if namespaces else None
+        self._machines: list[Machine] = []
+        head = self._network.add() if self._network else None
+        self.inside: tuple[str, ...] = head.prefix if head else ()
         self._folder = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # short: sockets lie in it
         self.env = os.environ | _SOON_SEEN_DEAD | {"RAY_TMPDIR": self._folder, "RAY_USAGE_STATS_ENABLED": "0"}
         self.env.pop("RAY_ADDRESS", None)
         path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "support.cluster", str(workers)], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env=self.env | {"PYTHONPATH": os.pathsep.join(path)},
+            [*self.inside, sys.executable, "-m", "support.cluster", head.address if head else ""],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=self.env | {"PYTHONPATH": os.pathsep.join(path)},
         )  # fmt: skip
         self.pid = self._child.pid
         self.address = self._answer()["address"]
+        for _ in range(workers):
+            self.add()
 
     def raylet(self, node: int) -> int:
         """Process id of a worker node's raylet, whose children its actors are."""
@@ -50,11 +73,17 @@ class LocalCluster:
 
     def kill(self, node: int) -> None:
         """SIGKILL everything of a worker node."""
+        if self._network:
+            self._network.cut(self._machines[node])
         self._ask(kill=node)
 
     def add(self) -> int:
         """A spare joins; returns its number."""
-        return int(self._ask(add=True)["node"])
+        if self._network is None:
+            return int(self._ask(add=True)["node"])
+        machine = self._network.add()
+        self._machines.append(machine)
+        return int(self._ask(add=True, address=machine.address, prefix=machine.prefix)["node"])
 
     def placements(self) -> int:
         """Placement groups that are not removed."""
@@ -75,6 +104,7 @@ class LocalCluster:
             self._child.wait()
         if self._child.stdout is not None:
             self._child.stdout.close()
+        self._held.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ask(self, **order: Any) -> dict[str, Any]:
@@ -91,25 +121,71 @@ class LocalCluster:
         raise RuntimeError("the cluster's process ended")
 
 
-def _serve(workers: int) -> None:
+class _Beside:
+    """A worker node in this process's own network."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster, self._node = cluster, cluster.add_node(num_cpus=1)
+
+    def raylet(self) -> int:
+        return int(self._node.all_processes["raylet"][0].process.pid)
+
+    def kill(self) -> None:
+        self._cluster.remove_node(self._node, allow_graceful=False)
+
+
+class _Elsewhere:
+    """A worker node in a namespace of its own, by ``ray start``."""
+
+    def __init__(self, cluster: Any, address: str, prefix: Sequence[str]) -> None:
+        words = [
+            "start", f"--address={cluster.address}", f"--node-ip-address={address}", "--num-cpus=1", "--num-gpus=0",
+            f"--object-store-memory={_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0", "--block",
+        ]  # fmt: skip
+        ray = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())"]
+        self._process = psutil.Popen([*prefix, *ray, *words], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not any(n["Alive"] and n["NodeName"] == address for n in cluster.global_state.node_table()):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"no node came up at {address}: exit code {self._process.poll()}")
+            time.sleep(0.1)
+
+    def raylet(self) -> int:
+        return next(p.pid for p in self._process.children(recursive=True) if p.name() == "raylet")
+
+    def kill(self) -> None:
+        if self._process.poll() is not None:
+            return
+        for process in (self._process, *self._process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+
+
+def _serve(address: str) -> None:
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes: list[Any] = [cluster.add_node(num_cpus=1) for _ in range(workers)]
+    head = {"num_cpus": 0, "include_dashboard": False} | ({"node_ip_address": address} if address else {})
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes: list[_Beside | _Elsewhere] = []
     _say(address=cluster.address)
     for line in sys.stdin:
         order = json.loads(line)
         if "kill" in order:
-            cluster.remove_node(nodes[order["kill"]], allow_graceful=False)
+            nodes[order["kill"]].kill()
             _say()
         elif "raylet" in order:
-            _say(pid=nodes[order["raylet"]].all_processes["raylet"][0].process.pid)
+            _say(pid=nodes[order["raylet"]].raylet())
         elif "placements" in order:
             states = [pg["state"] for pg in cluster.global_state.placement_group_table().values()]
             _say(count=sum(state != "REMOVED" for state in states))
         else:
-            nodes.append(cluster.add_node(num_cpus=1))
+            where = (order["address"], order["prefix"]) if "address" in order else None
+            nodes.append(_Elsewhere(cluster, *where) if where else _Beside(cluster))
             _say(node=len(nodes) - 1)
+    for node in nodes:
+        if isinstance(node, _Elsewhere):
+            node.kill()
     cluster.shutdown()
 
 
@@ -118,4 +194,4 @@ def _say(**words: Any) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(sys.argv[1])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import socket
+import struct
 import sys
 import time
 from datetime import timedelta
@@ -15,9 +18,11 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported
 
 from sweepft.engine.memory import memory_share
 
-__all__ = ["join", "leave", "own_tools_first", "remove_stale_lock"]
+__all__ = ["interface_towards", "join", "leave", "own_tools_first", "remove_stale_lock"]
 
 _OP = "deepspeed_shm_comm"
+_SIOCGIFADDR = 0x8915
+"""Linux' request for an interface's IPv4 address (netdevice(7))."""
 _STALE_SECONDS = 600.0
 _PATIENCE = timedelta(minutes=30)
 """For collectives, as DeepSpeed has it; torch gives NCCL ten."""
@@ -62,9 +67,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         if gpus < 1:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
-    if address in ("127.0.0.1", "::1", "localhost") and sys.platform == "linux":
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+    _speak_through(interface_towards(address))
     torch.distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
         store=_store(rank, world_size, address, port),
@@ -76,6 +79,41 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         dist_backend="nccl" if use_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
     return torch.device("cuda", 0) if use_gpu else torch.device("cpu")
+
+
+def interface_towards(address: str) -> str | None:
+    """Name of the network interface by which this machine reaches an address; None where that cannot be told.
+
+    Of this machine's own addresses it is the interface that holds them. Linux and IPv4; of IPv6 the loopback only.
+    """
+    if sys.platform != "linux":
+        return None
+    if address == "::1":
+        return "lo"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect((address, 9))  # of datagrams: nothing is sent
+            own = socket.inet_aton(way.getsockname()[0])
+        except OSError:
+            return None
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # an interface without an address
+                request = struct.pack("256s", name.encode())
+                if fcntl.ioctl(way.fileno(), _SIOCGIFADDR, request)[20:24] == own:
+                    return name
+    return None
+
+
+def _speak_through(interface: str | None) -> None:
+    """Have the ranks' tensors go the way on which the ranks meet, unless the user names another one.
+
+    Left alone, gloo listens where this machine's own name leads, which is often the loopback: ranks of other machines
+    would wait for it for ever. NCCL looks for the fastest way itself, but takes the loopback only where it is told to.
+    """
+    if interface is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if interface == "lo":
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
 def _pretend() -> bool:

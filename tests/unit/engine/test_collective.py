@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from support.namespaces import Network, can_make_namespaces
 from sweepft.engine.collective import join, own_tools_first, remove_stale_lock
 from sweepft.engine.memory import device_memory, memory_share
 
@@ -31,6 +33,39 @@ def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
         RuntimeError, match=r"given 0\.5 GPU and torch .* sees none: install a CUDA build of torch"
     ):
         join(0, 1, "127.0.0.1", 1, 1, 0.5)
+
+
+RANK = """
+import sys, torch
+from sweepft.engine.collective import join
+rank, address = int(sys.argv[1]), sys.argv[2]
+join(rank, 2, address, 29500, 1, 0)
+seen = torch.tensor([rank + 1.0])
+torch.distributed.all_reduce(seen)
+print("sum", seen.item())
+"""
+
+
+@pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2, for network namespaces")
+def test_ranks_on_two_machines_whose_names_lead_nowhere_meet():
+    """As on a Debian machine, whose own name leads to the loopback: gloo would listen there, and nobody would come."""
+    with Network() as network:
+        machines = [network.add(), network.add()]
+        ranks = [
+            subprocess.Popen(
+                [*machine.prefix, sys.executable, "-c", RANK, str(i), machines[0].address],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for i, machine in enumerate(machines)
+        ]  # fmt: skip
+        try:
+            for rank in ranks:
+                output, _ = rank.communicate(timeout=60)
+                assert "sum 3.0" in output, output[-3000:]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
 
 
 @pytest.mark.parametrize(
