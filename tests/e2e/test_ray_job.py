@@ -1,12 +1,10 @@
-"""A sweep as a Ray Job: it outlives its client, and can be asked after, followed and stopped from its note."""
+"""A sweep as a Ray Job: it outlives its client and a node, and is asked after, followed and stopped from its note."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import sweepft
+from support.cluster import LocalCluster
+from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
 from sweepft.recorder import RunView
 
@@ -27,112 +27,77 @@ pytestmark = [
     ),
 ]
 
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1}
+"""A node of one CPU holds one rank, and the coordinator beside it."""
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
-    """A head of its own with a job server; ended by its process, never by `ray stop`."""
-    port, gcs = free_port(), free_port()
-    folder = tmp_path_factory.mktemp("head")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # The code comes with the job: the cluster's own path does not know it.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
-        "PATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "HF_TOKEN": "hf_" + "x" * 20,
-        "RAY_AUTH_MODE": "disabled",
-    }  # fmt: skip
-    command = [
-        sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())",
-        "start", "--head", "--block", "--num-cpus=4", f"--port={gcs}", "--include-dashboard=true",
-        "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", f"--temp-dir=/tmp/rj{os.getpid()}",
-        f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0",
-    ]  # fmt: skip
-    with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while not answers(port):
-            assert process.poll() is None, (folder / "head.log").read_text()[-3000:]
-            assert time.monotonic() < deadline, "the job server did not come up"
-            time.sleep(0.5)
-        yield address
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+def cluster():
+    """Three nodes and a head that takes jobs; each has a token in its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", "hf_" + "x" * 20)
+        with LocalCluster(workers=3, jobs=True) as cluster:
+            yield cluster
 
 
-def answers(port: int) -> bool:
-    with socket.socket() as s:
-        s.settimeout(0.5)
-        return s.connect_ex(("127.0.0.1", port)) == 0
-
-
-def command(folder: Path, *words: str, **options) -> subprocess.Popen:
-    environment = os.environ | {
-        "PYTHONPATH": str(Path(sweepft.__file__).parents[1]),
-        "RAY_AUTH_MODE": "disabled",
-    }
+def command(cluster: LocalCluster, folder: Path, *words: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "sweepft.cli", *words],
-        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options,
+        [sys.executable, "-m", "sweepft.cli", *words], cwd=folder, text=True,
+        env=cluster.env | {"PYTHONPATH": str(Path(sweepft.__file__).parents[1])},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
 
-def said(folder: Path, *words: str, code: int | None = 0) -> str:
-    process = command(folder, *words)
+def said(cluster: LocalCluster, folder: Path, *words: str, code: int | None = 0) -> str:
+    process = command(cluster, folder, *words)
     output, _ = process.communicate(timeout=300)
     assert code is None or process.returncode == code, output[-4000:]
     return output
+
+
+def submitted(cluster: LocalCluster, folder: Path, spec: Path, run: Path, *, ended: int) -> Path:
+    """The note of a sweep whose client was killed when so many of its trials had ended."""
+    client = command(cluster, folder, "run", str(spec), "--out", str(run), "--address", cluster.jobs)
+    try:
+        wait_until(
+            lambda: rows_of(run, "end") >= ended or client.poll() is not None, "no trial has ended", 600
+        )
+        if client.poll() is not None:
+            raise AssertionError(client.communicate()[0][-4000:])
+    finally:
+        client.send_signal(signal.SIGKILL)
+        client.communicate()
+    (note,) = (folder / "runs").iterdir()
+    return note
 
 
 def wait_until(condition, what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.3)
+        time.sleep(0.1)
 
 
-def ended(run: Path) -> int:
-    """Trials that have ended, as far as the ledger says."""
-    ledger = run / "ledger" / "ledger.jsonl"
-    return ledger.read_text().count('"kind":"end"') if ledger.exists() else 0
-
-
-def test_a_sweep_outlives_its_client_is_stopped_and_resumed(head, tiny_model_dir, tiny_data_file, tmp_path):
+def test_a_sweep_outlives_its_client_is_stopped_and_resumed(
+    cluster, tiny_model_dir, tiny_data_file, tmp_path
+):
     spec = write_spec(
-        tmp_path, tiny_model_dir, tiny_data_file,
+        tmp_path, tiny_model_dir, tiny_data_file, resources=ACROSS_NODES,
         train={"budget": {"samples": 1600}}, search={"trials": 4}, early_stop={"rule": "none"},
-        resources={"concurrent_trials": 1},
     )  # fmt: skip
     run = tmp_path / "shared" / "run"
-    client = command(tmp_path, "run", str(spec), "--out", str(run), "--address", head)
-    wait_until(lambda: ended(run) or client.poll() is not None, "no trial has ended", seconds=600)
-    if client.poll() is not None:
-        raise AssertionError(client.communicate()[0][-4000:])
-    client.send_signal(signal.SIGKILL)
-    client.communicate()
-    (note,) = (tmp_path / "runs").iterdir()
+    note = submitted(cluster, tmp_path, spec, run, ended=1)
 
-    status = json.loads(said(tmp_path, "status", str(note), "--json"))
+    status = json.loads(said(cluster, tmp_path, "status", str(note), "--json"))
     assert status["status"] == "running"
     assert status["sweep"]["status"] == "running"
-    said(tmp_path, "pin", str(note), max(RunView.load(run).trials))
-    said(tmp_path, "stop", str(note))
-    assert "trial completed: trial=t000" in said(tmp_path, "logs", str(note), code=None)
+    said(cluster, tmp_path, "pin", str(note), max(RunView.load(run).trials))
+    said(cluster, tmp_path, "stop", str(note))
+    assert "trial completed: trial=t000" in said(cluster, tmp_path, "logs", str(note), code=None)
     view = RunView.load(run)
     assert view.status == "interrupted", "the driver had the time to end its trials and its ledger"
 
-    output = said(tmp_path, "resume", str(note))
+    output = said(cluster, tmp_path, "resume", str(note))
     assert "resuming tiny" in output
     view = RunView.load(run)
     assert view.status == "finished"
@@ -140,3 +105,30 @@ def test_a_sweep_outlives_its_client_is_stopped_and_resumed(head, tiny_model_dir
     assert len(view.trials) == 4
     metadata = "".join(p.read_text() for p in (tmp_path / "runs").rglob("job.json"))
     assert "hf_" not in metadata
+
+
+def test_a_job_across_three_nodes_outlives_its_client_and_one_of_them(
+    cluster, tiny_model_dir, tiny_data_file, tmp_path
+):
+    spec = write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file, resources=ACROSS_NODES, checkpoint="windows",
+        train={"budget": {"samples": 192}}, search={"trials": 4},
+    )  # fmt: skip
+    run = tmp_path / "run"
+    note = submitted(cluster, tmp_path, spec, run, ended=1)
+    used = [node for node in range(3) if processes(RANK, cluster.raylet(node))]
+    assert len(used) == 2, "a trial's two ranks are on two nodes"
+    assert rows_of(run, "finish") == 0
+    cluster.kill(used[-1])
+    assert "the winner:" in said(cluster, tmp_path, "logs", str(note))
+
+    view = RunView.load(run)
+    assert view.status == "finished"
+    (fault,) = faults(run)
+    assert (fault["error"], fault["action"]) in {
+        ("CoordinatorDied", "tried again"), ("RankDied", "ranks rebuilt"),
+    }  # fmt: skip
+    said(cluster, tmp_path, "run", str(spec), "--out", str(tmp_path / "calm"))
+    assert story(view) == story(tmp_path / "calm"), "same trials, same numbers, same verdicts"
+    assert cluster.placements() == 0
+    assert not [*processes(RANK, cluster.pid), *processes(COORDINATOR, cluster.pid)]

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,10 @@ from support.namespaces import Machine, Network
 
 __all__ = ["LocalCluster"]
 
-_SOON_SEEN_DEAD = {
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    # A node that is gone is seen in seconds.
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_timeout_ms": "1000",
@@ -42,28 +46,33 @@ class LocalCluster:
         workers: Worker nodes to begin with; they are numbered from 0.
         namespaces: Each node in a network namespace of its own: another address, another host name, and a node that is
             killed falls silent, as a machine does that loses its power. Needs root and iproute2.
+        jobs: The head takes Ray Jobs, at ``jobs`` (needs ``ray[default]``); sweepft's code is not on its path.
 
     Attributes:
         inside: What a command is to be preceded by to run on the head's machine.
+        address: Of the cluster, ``HOST:PORT``.
+        jobs: Address of its job server, or "".
+        env: The environment of commands that use it.
     """
 
-    def __init__(self, workers: int, namespaces: bool = False) -> None:
+    def __init__(self, workers: int, namespaces: bool = False, jobs: bool = False) -> None:
         self._held = contextlib.ExitStack()
         self._network = self._held.enter_context(Network()) if namespaces else None
         self._machines: list[Machine] = []
         head = self._network.add() if self._network else None
         self.inside: tuple[str, ...] = head.prefix if head else ()
         self._folder = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # short: sockets lie in it
-        self.env = os.environ | _SOON_SEEN_DEAD | {"RAY_TMPDIR": self._folder, "RAY_USAGE_STATS_ENABLED": "0"}
+        self.env = os.environ | _SETTINGS | {"RAY_TMPDIR": self._folder}
         self.env.pop("RAY_ADDRESS", None)
         path = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         self._child = subprocess.Popen(
-            [*self.inside, sys.executable, "-m", "support.cluster", head.address if head else ""],
+            [*self.inside, sys.executable, "-m", "support.cluster", head.address if head else "", "jobs" * jobs],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=self.env | {"PYTHONPATH": os.pathsep.join(path)},
         )  # fmt: skip
         self.pid = self._child.pid
-        self.address = self._answer()["address"]
+        begun = self._answer()
+        self.address, self.jobs = begun["address"], begun["jobs"]
         for _ in range(workers):
             self.add()
 
@@ -162,13 +171,19 @@ class _Elsewhere:
         self._process.wait()
 
 
-def _serve(address: str) -> None:
+def _serve(address: str, jobs: bool) -> None:
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False} | ({"node_ip_address": address} if address else {})
+    head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": jobs}
+    if address:
+        head |= {"node_ip_address": address}
+    if jobs:
+        head |= {"dashboard_port": _free_port(), "dashboard_agent_listen_port": _free_port()}
+        del os.environ["PYTHONPATH"]  # what the nodes run comes with the job
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes: list[_Beside | _Elsewhere] = []
-    _say(address=cluster.address)
+    _say(address=cluster.address, jobs=f"http://{cluster.webui_url}" if jobs else "")
     for line in sys.stdin:
         order = json.loads(line)
         if "kill" in order:
@@ -189,9 +204,15 @@ def _serve(address: str) -> None:
     cluster.shutdown()
 
 
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
 def _say(**words: Any) -> None:
     print(json.dumps({"cluster": words}), flush=True)
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(sys.argv[1], sys.argv[2] == "jobs")
