@@ -189,19 +189,22 @@ def _leaked(sweep: Sweep) -> int:
 def shoot_at_sweeps(
     folder: Path, kills: int, seed: int, namespaces: bool, minutes: float
 ) -> tuple[dict[str, Tally], int]:
-    """Fire; returns what each kind of kill has cost, and the number of sweeps."""
+    """Fire at sweeps of two-rank and one-rank trials in turn; what each kind of kill has cost, and how many sweeps."""
     dice = random.Random(seed)
     model, data = tiny_model(folder / "model"), tiny_data(folder, rows=96)
-    spec = write_spec(
-        folder, model, data, train={"batch_size": 16},
-        search={"trials": 8, "start_with": [{"learning_rate": 3.0e-3}],
-                "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
-        resources={"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1},
-        checkpoint="windows",
-    )  # fmt: skip
-    command = [sys.executable, "-m", "sweepft.cli", "run", str(spec), "--out", str(folder / "calm")]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    calm = story(folder / "calm")
+    specs, calm = [], []
+    for ranks in (2, 1):
+        (home := folder / f"ranks{ranks}").mkdir()
+        specs.append(write_spec(
+            home, model, data, train={"batch_size": 16},
+            search={"trials": 8, "start_with": [{"learning_rate": 3.0e-3}],
+                    "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
+            resources={"workers_per_trial": ranks, "cpus_per_worker": 0.9, "concurrent_trials": 1},
+            checkpoint="windows",
+        ))  # fmt: skip
+        command = [sys.executable, "-m", "sweepft.cli", "run", str(specs[-1]), "--out", str(home / "calm")]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        calm.append(story(home / "calm"))
     tallies, sweeps = {kind: Tally() for kind in KINDS}, 0
     queue = [KINDS[i % len(KINDS)] for i in range(kills)]
     dice.shuffle(queue)
@@ -209,13 +212,14 @@ def shoot_at_sweeps(
     with LocalCluster(workers=3, namespaces=namespaces) as cluster:
         nodes = [0, 1, 2]
         while queue and time.monotonic() - began < 60 * minutes:
-            sweep = Sweep(cluster, spec, folder / f"sweep{sweeps:03d}", nodes)
+            which = sweeps % len(specs)
+            sweep = Sweep(cluster, specs[which], folder / f"sweep{sweeps:03d}", nodes)
             for _ in range(min(PER_SWEEP, len(queue))):
                 if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
                     break
                 queue.pop()
             sweep.end()
-            judge(sweep, calm, tallies)
+            judge(sweep, calm[which], tallies)
             sweeps += 1
             bad = sum(t.trials_lost + t.windows_lost + t.unlike + t.leaked for t in tallies.values())
             spent = time.monotonic() - began
@@ -260,7 +264,8 @@ def main() -> None:
     figures = {"sweeps": sweeps, "faults": {kind: vars(tally) for kind, tally in tallies.items()}}
     kills = sum(tally.kills for tally in tallies.values())
     place = " of nodes in network namespaces" if args.netns else ""
-    text = f"{kills} kills over {sweeps} sweeps on a cluster{place}.\n\n{table(header, rows)}"
+    shot_at = f"{sweeps} sweeps of two-rank and one-rank trials in turn"
+    text = f"{kills} kills over {shot_at}, on a cluster{place}.\n\n{table(header, rows)}"
     finish(args, "Random kills over real sweeps", facts, figures, text)
 
 
