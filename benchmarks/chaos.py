@@ -214,11 +214,16 @@ def shoot_at_sweeps(
         while queue and time.monotonic() - began < 60 * minutes:
             which = sweeps % len(specs)
             sweep = Sweep(cluster, specs[which], folder / f"sweep{sweeps:03d}", nodes)
-            for _ in range(min(PER_SWEEP, len(queue))):
-                if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
-                    break
-                queue.pop()
-            sweep.end()
+            try:
+                for _ in range(min(PER_SWEEP, len(queue))):
+                    if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
+                        break
+                    queue.pop()
+                sweep.end()
+            except KeyboardInterrupt:  # the sweep under way is not on record
+                sweep.process.kill()
+                sweep.process.wait()
+                break
             judge(sweep, calm[which], tallies)
             sweeps += 1
             bad = sum(t.trials_lost + t.windows_lost + t.unlike + t.leaked for t in tallies.values())
@@ -246,6 +251,9 @@ def main() -> None:
     add_options(parser)
     args = parser.parse_args()
     facts = about()
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # either ends it early, with what was seen so far
     with tempfile.TemporaryDirectory(prefix="chaos-") as passing:
         folder = args.runs or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
