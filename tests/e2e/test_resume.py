@@ -110,19 +110,21 @@ def test_killed_at_five_random_moments(spec, undisturbed, seed):
     kill_and_resume(spec, undisturbed, spec.parent / f"killed-{seed}", kills=5, seed=seed)
 
 
-def test_ctrl_c_ends_at_windows_and_the_run_can_go_on(spec, undisturbed):
+def test_ctrl_c_and_sigterm_end_at_windows_and_the_run_can_go_on(spec, undisturbed):
+    """SIGTERM is what Slurm, Kubernetes and a stopped Ray Job send; Ray has a handler of its own for it."""
     run = spec.parent / "interrupted"
-    process = sweepft("run", spec, "--out", run)
-    while rows_in(run) < 12 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output = finish(process, code=130)
-    assert "stopping at the next windows" in output
-    view = RunView.load(run)
-    assert view.status == "interrupted"
-    assert (run / "report.html").exists()
-    assert not {"running", "failed"} & {t.status for t in view.trials.values()}
-    assert "go on with: sweepft resume" in finish(sweepft("status", run))
+    for number, command in ((signal.SIGTERM, ("run", spec, "--out", run)), (signal.SIGINT, ("resume", run))):
+        goal, process = rows_in(run) + 12, sweepft(*command)
+        while rows_in(run) < goal and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(number)
+        output = finish(process, code=130)
+        assert "stopping at the next windows" in output
+        view = RunView.load(run)
+        assert view.status == "interrupted"
+        assert (run / "report.html").exists()
+        assert not {"running", "failed"} & {t.status for t in view.trials.values()}
+        assert "go on with: sweepft resume" in finish(sweepft("status", run))
     finish(sweepft("resume", run))
     check_resumed(run, undisturbed)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +39,13 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     started = not ray.is_initialized()
     if started and address is None:
         cpus, warning = local_cpus(spec)
-        start_ray(cpus)
+        with _own_sigterm():
+            start_ray(cpus)
     elif started:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False)
+        with _own_sigterm():
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False
+            )
     _log_to(run_dir / "logs" / "driver.log")  # once more: ray.init brings handlers of its own
     try:
         check_cluster(spec)
@@ -49,6 +55,18 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         if started:
             ray.shutdown()
         redact_files(run_dir / "logs")  # the ranks', which libraries write to as they like
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, by which sweeps end at their windows: Ray's own ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ray sets none
+        if in_main and before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _log_to(file: Path) -> None:
