@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -187,8 +188,11 @@ class Slot(tune.Trainable):
         return again
 
     def _own_fault(self, error: TrialError) -> bool:
-        """Whether a rank has raised the same error on the way to the same report point before: new ranks would too."""
-        before, self._raised = self._raised, (str(error), self._next)
+        """Whether a rank, this one or another, has raised the same error on the way to the same report point before.
+
+        Where all ranks raise it, any of them may be the one that is seen first. New ranks would raise it too.
+        """
+        before, self._raised = self._raised, (re.sub(r"\brank \d+", "a rank", str(error)), self._next)
         return type(error) is RankFailed and self._raised == before
 
     def _halve_micro_batch(self) -> str:
