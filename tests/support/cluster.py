@@ -131,10 +131,11 @@ class LocalCluster:
 
 
 class _Beside:
-    """A worker node in this process's own network."""
+    """A worker node in this process's own network; a job's files, which a node removes when it is idle, are its own."""
 
-    def __init__(self, cluster: Any) -> None:
-        self._cluster, self._node = cluster, cluster.add_node(num_cpus=1)
+    def __init__(self, cluster: Any, number: int) -> None:
+        self._cluster = cluster
+        self._node = cluster.add_node(num_cpus=1, runtime_env_dir_name=f"runtime_resources_{number}")
 
     def raylet(self) -> int:
         return int(self._node.all_processes["raylet"][0].process.pid)
@@ -196,7 +197,7 @@ def _serve(address: str, jobs: bool) -> None:
             _say(count=sum(state != "REMOVED" for state in states))
         else:
             where = (order["address"], order["prefix"]) if "address" in order else None
-            nodes.append(_Elsewhere(cluster, *where) if where else _Beside(cluster))
+            nodes.append(_Elsewhere(cluster, *where) if where else _Beside(cluster, len(nodes)))
             _say(node=len(nodes) - 1)
     for node in nodes:
         if isinstance(node, _Elsewhere):
