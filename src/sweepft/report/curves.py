@@ -71,19 +71,24 @@ def waits(view: RunView) -> list[list[Any]]:
 
 
 def timeline(view: RunView) -> list[list[Any]]:
-    """Rows ``[trial_id, slot, start, end, attempt, how]``, one a try of a trial; seconds since the first row.
+    """Rows ``[trial_id, slot, start, end, attempt, how, switch]``, one a try of a trial; seconds since the first row.
 
     ``how`` is how the try ended: the trial's status for its last one, before that ``parked`` or ``interrupted``.
+    ``switch``: seconds from its start until it was ready to train.
     """
 
     def since(moment: float) -> float:
         return round(moment - view.first_time, 2)
 
     return [
-        [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, _how(t, a)]
+        [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, _how(t, a), _switch(a)]
         for t in view.trials.values()
         for a in t.attempts
     ]
+
+
+def _switch(attempt: AttemptView) -> float:
+    return round(min(attempt.switch_seconds or 0.0, attempt.last - attempt.started), 2)
 
 
 def _how(trial: TrialView, attempt: AttemptView) -> str:

@@ -90,7 +90,9 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
         "value": None if standing is None else standing.value,
         "stderr": None if standing is None else standing.stderr,
         "objective": trial.objective,
-        "confirmed": _confirmed([t.objective for t in finalist.seeds if t.objective is not None]),
+        "confirmed": _confirmed(
+            [t.objective for t in finalist.seeds if t.objective is not None], _range_of("held_out", "loss")
+        ),
         "seeds_lost": finalist.seeds_lost,
         "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},
         "seeds": {
@@ -100,7 +102,8 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
                         s[name]["metrics"][metric]["value"]
                         for s in finalist.seed_scores
                         if _has(s, name, metric)
-                    ]
+                    ],
+                    _range_of(row["what"], metric),
                 )
                 for metric in row["metrics"]
             }
@@ -117,8 +120,13 @@ def _has(scores: Any, name: str, metric: str) -> bool:
     return name in scores and metric in scores[name]["metrics"]
 
 
-def _confirmed(values: list[float]) -> dict[str, Any] | None:
-    """Mean over fresh seeds with its 95% interval by Student's t; None without any."""
+def _confirmed(values: list[float], possible: tuple[float, float]) -> dict[str, Any] | None:
+    """Mean over fresh seeds with its 95% interval by Student's t; None without any.
+
+    Args:
+        values: One a seed.
+        possible: The metric's range. An interval over few seeds may leave it, and is cut there.
+    """
     n = len(values)
     if n == 0:
         return None
@@ -127,7 +135,32 @@ def _confirmed(values: list[float]) -> dict[str, Any] | None:
         return {"n": 1, "mean": mean, "stderr": None, "low": None, "high": None}
     stderr = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
     half = float(stats.t.ppf(0.975, n - 1)) * stderr
-    return {"n": n, "mean": mean, "stderr": stderr, "low": mean - half, "high": mean + half}
+    least, most = possible if possible[0] <= min(values) and max(values) <= possible[1] else _ANY
+    return {
+        "n": n,
+        "mean": mean,
+        "stderr": stderr,
+        "low": max(least, mean - half),
+        "high": min(most, mean + half),
+    }
+
+
+_ANY = (-math.inf, math.inf)
+_SHARES = {"acc", "acc_norm", "exact_match", "em", "f1"}
+"""Metrics of the harness that are shares of items; so is any whose name ends with ``_acc``."""
+
+
+def _range_of(what: str, metric: str) -> tuple[float, float]:
+    """Smallest and largest possible value of a metric, as far as its kind tells.
+
+    A task may give a name another scale (F1 in percent): values outside of a range show that it is not theirs.
+    """
+    word = metric.partition(",")[0]  # after it stands a filter of the harness
+    if what == "judge":
+        return (0.0, math.inf) if word == "failed_verdicts" else (1.0, 10.0)
+    if what in ("test", "held_out") or "perplexity" in word:
+        return (0.0, math.inf)
+    return (0.0, 1.0) if word in _SHARES or word.endswith("_acc") else _ANY
 
 
 def _metrics(row: Row, base: dict[str, Row]) -> dict[str, Any]:

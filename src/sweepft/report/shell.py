@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import re
 import time
 from functools import lru_cache
 from importlib.resources import files
@@ -36,6 +37,7 @@ def environment() -> Environment:
         v, sort_keys=False, allow_unicode=True
     ).strip()
     environment.tests["nested"] = _nested
+    environment.filters["slug"] = lambda text: re.sub(r"[^a-z]+", "-", str(text).lower())[:20]
     environment.filters["when"] = lambda t: time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) if t else "—"
     environment.filters["yaml"] = lambda v: yaml.safe_dump(
         v, sort_keys=False, default_flow_style=True, width=10_000

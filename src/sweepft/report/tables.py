@@ -100,15 +100,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *([f"- **Price** {_price(c)}"] if c["price"] else []),
         *([f"- **Sharing** {c['sharing']['text']}"] if c["sharing"] else []),
     ]
-    audits = summary["stops"]["audits"]
-    rate, wrong = audits["rate"], "not measured"
-    if rate:
-        interval = f"95%: {percent(rate['low'])} to {percent(rate['high'])}"
-        past = audits["earlier"]
-        pooled = f", {past['audited']} of them in earlier sweeps" if past["sweeps"] else ""
-        good, audited = audits["good"] + past["good"], audits["finished"] + past["audited"]
-        wrong = f"{good} of {audited} audited{pooled} ({interval}), {audits['status']}"
-    lines += [f"- **Wrong stops** {wrong}", *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
+    lines += [*_error_rates(summary["stops"]), *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
     lines += finalists_markdown(summary, _md)
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [
@@ -240,6 +232,28 @@ class _Ranking:
             row += [Text(duration(t["seconds"]).replace(" min", "m").replace(" ", ""))]
             table.add_row(*row, style="bold" if t["rank"] == 1 else None)
         return table
+
+
+def _error_rates(stops: dict[str, Any]) -> list[str]:
+    """Both error rates of the scheduler, each with its interval and what it is worth."""
+    audits, lost = stops["audits"], stops["good_lost"]
+    wrong, missed = f"not measured, {audits['status']}", f"not measured, {lost['status']}"
+    if audits["rate"]:
+        past = audits["earlier"]
+        pooled = f", {past['audited']} of them in earlier sweeps" if past["sweeps"] else ""
+        good, audited = audits["good"] + past["good"], audits["finished"] + past["audited"]
+        wrong = f"{good} of {audited} audited{pooled} ({_interval(audits['rate'])}), {audits['status']}"
+    if lost["rate"]:
+        missed = f"{percent(lost['rate']['value'])} ({_interval(lost['rate'])}), {lost['status']}"
+    share = percent(audits["good_share"])
+    return [
+        f"- **Wrong stops** (of the condemned, those among the best {share}) {wrong}",
+        f"- **Good trials lost** (of the best {share}, those condemned) {missed}",
+    ]
+
+
+def _interval(rate: dict[str, float]) -> str:
+    return f"95%: {percent(rate['low'])} to {percent(rate['high'])}"
 
 
 def _price(cost: dict[str, Any]) -> str:

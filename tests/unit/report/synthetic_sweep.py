@@ -168,7 +168,7 @@ class _Maker:
             evaluate = 0.35 if at in windows else 0.0
             now += train + evaluate
             history = curve.history(done, last)
-            phases = {"train": train, "evaluate": evaluate}
+            phases = {"switch": 0.0 if done else switch, "train": train, "evaluate": evaluate}
             self.tell(
                 now,
                 "steps",

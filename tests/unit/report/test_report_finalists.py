@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 from finals_sweep import finals_sweep
+from scipy import stats
 from test_report_docs import look_up
 
 from sweepft.recorder import RunView
 from sweepft.report import summarise, write_report
+from sweepft.report.finalists import _confirmed, _range_of
 
 TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("## The finalists' numbers again")[1].split("\n## ")[0]
@@ -86,6 +88,26 @@ def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scor
     assert answer["difference"] is None
     assert "nothing to compare it with" in answer["headline"]
     write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("what", "metric", "values", "low", "high"),
+    [
+        ("task", "acc", [0.02, 0.06], 0.0, None),
+        ("task", "exact_match,strict", [0.94, 0.98], None, 1.0),
+        ("task", "f1", [94.0, 98.0], None, None),  # in percent
+        ("test", "loss", [0.01, 0.05], 0.0, None),
+        ("judge", "score", [1.1, 1.9], 1.0, None),
+        ("task", "bleu", [0.02, 0.06], None, None),
+    ],
+)
+def test_an_interval_over_few_seeds_stays_in_the_range_of_its_metric(
+    what: str, metric: str, values: list[float], low: float | None, high: float | None
+) -> None:
+    found = _confirmed(values, _range_of(what, metric))
+    half = stats.t.ppf(0.975, 1) * stats.sem(values)
+    assert found["low"] == (low if low is not None else pytest.approx(np.mean(values) - half))
+    assert found["high"] == (high if high is not None else pytest.approx(np.mean(values) + half))
 
 
 def test_every_file_shows_them(run: Path) -> None:

@@ -77,10 +77,10 @@ class Sweep:
         return self.tell("end", **name, status=status, reason=None, objective=loss, step=steps, samples_seen=steps * 10,
                          tokens_seen=steps * 50)  # fmt: skip
 
-    def verdict(self, t: str, window: float, action: str) -> Sweep:
+    def verdict(self, t: str, window: float, action: str, **more: Any) -> Sweep:
         step = int(window * 10)
         return self.tell("verdict", trial_id=t, step=step, samples_seen=step * 10, window=window, action=action,
-                         rule="median", reason="r")  # fmt: skip
+                         **{"rule": "median", "reason": "r", **more})  # fmt: skip
 
     def report(self) -> dict[str, Any]:
         return summarise(RunView.from_rows(self.rows))
@@ -274,12 +274,58 @@ def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
     assert audits["status"] == "uncertified"
     assert audits["rate"]["low"] == pytest.approx(0.0084, abs=1e-4)
     assert audits["rate"]["high"] == pytest.approx(0.9057, abs=1e-4)
+    # Five were condemned (t1, t5, t9, t10, t11), and one good trial, t0, never was: (1/3 x 5) / (1/3 x 5 + 1).
+    lost = stops["good_lost"]
+    assert (lost["condemned"], lost["kept"], lost["asked"], lost["status"]) == (5, 1, None, "uncertified")
+    assert lost["rate"]["value"] == pytest.approx(0.625)
+    assert lost["rate"]["low"] == pytest.approx(0.0403, abs=1e-4)
+    assert lost["rate"]["high"] == pytest.approx(0.8191, abs=1e-4)
 
 
 def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
     report = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 1, "stopped").report()
     assert report["stops"]["audits"]["rate"] is None
+    assert report["stops"]["good_lost"]["rate"] is None
     assert any("audit" in line for line in report["not_measured"])
+
+
+@pytest.mark.parametrize(
+    ("bases", "status"),
+    [(("history", "conformal"), "certified"), (("history", "heuristic"), "uncertified"), ((), "uncertified")],
+)
+def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
+    bases: tuple[str, ...], status: str
+) -> None:
+    spec = {**SPEC, "early_stop": {"windows": [0.1, 0.5], "rule": "calibrated", "false_stop": 0.2}}
+    sweep = Sweep(spec).trial("t0", 10, "completed", 1.0)
+    for i, basis in enumerate(bases, 1):
+        sweep.trial(f"t{i}", 1, "stopped").verdict(f"t{i}", 0.1, "stop", evidence={"basis": basis})
+    report = sweep.trial("t8", 1, "stopped").verdict("t8", 0.1, "stop", rule="person").report()
+    lost = report["stops"]["good_lost"]
+    assert (lost["status"], lost["asked"], lost["condemned"]) == (status, 0.2, len(bases))
+    found = report["stops"]["by_basis"]
+    assert {basis: row["stopped"] for basis, row in found.items()} == dict.fromkeys([*bases, "person"], 1)
+    assert sum(row["saved"] for row in found.values()) == pytest.approx(report["cost"]["saved"])
+
+
+def test_the_interval_of_good_trials_lost_holds_the_truth() -> None:
+    """Sixty made-up sweeps in which the end of every trial is known, whether it was stopped or not."""
+    held = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ends = rng.normal(size=50)
+        early = ends + rng.normal(size=50)
+        sweep = Sweep({**SPEC, "early_stop": {"windows": [0.1], "rule": "median", "audit": 0.4}})
+        condemned, good = early > np.median(early), ends <= np.sort(ends)[9]
+        for i, end in enumerate(ends):
+            audited = rng.random() < 0.4
+            stopped = condemned[i] and not audited
+            sweep.trial(f"t{i}", *((1, "stopped") if stopped else (10, "completed", end)))
+            if condemned[i]:
+                sweep.verdict(f"t{i}", 0.1, "audit" if audited else "stop")
+        rate = sweep.report()["stops"]["good_lost"]["rate"]
+        held += rate["low"] <= (condemned & good).sum() / good.sum() <= rate["high"]
+    assert held >= 54
 
 
 # --- findings and importance ----------------------------------------------------------------------

@@ -3,7 +3,8 @@
 
 const state = { y: "l", x: "x", color: "status", logx: false, logy: false, smooth: true, metric: "objective", cohort: "all" };
 
-const X_AXES = [["x", "training samples"], ["s", "optimizer steps"], ["t", "training time"]];
+const onGpus = () => R.cost.unit === "gpu_seconds";
+const xAxes = () => [["x", "training samples"], ["s", "optimizer steps"], ["t", (onGpus() ? "GPU" : "slot") + " time in training"]];
 
 function yAxes() {
   const sets = new Set();
@@ -33,9 +34,10 @@ function smooth(ys, samples) {
   });
 }
 
-const shown = (curve) => {
+const shown = ({ curve, record }) => {
   const [xs, ys] = series(curve, state.y, state.x);
-  return [xs, state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys, curve.x) : ys];
+  const gpus = state.x === "t" && onGpus() ? record.gpus : 1;
+  return [gpus === 1 ? xs : xs.map((v) => v * gpus), state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys, curve.x) : ys];
 };
 
 // Groups of trials of one colour: by status, or by a swept setting (numbers of many values in five classes).
@@ -71,7 +73,7 @@ function shade(at) {
 
 function curvesFigure() {
   const { x, y, logx, logy } = state;
-  const [scale, unit] = x === "t" ? timeUnit(Math.max(0, ...[...byId.values()].map(({ curve }) => curve.t.at(-1) ?? 0))) : [1, ""];
+  const [scale, unit] = x === "t" ? timeUnit(Math.max(0, ...[...byId.values()].map(({ curve, record }) => (curve.t.at(-1) ?? 0) * (onGpus() ? record.gpus : 1)))) : [1, ""];
   const many = R.trials.length > 40;
   const traces = [];
   const heights = [];
@@ -84,7 +86,7 @@ function curvesFigure() {
       opacity: R.trials.length > 300 ? 0.35 : many ? 0.55 : 0.8, hovertemplate: "<b>%{text}</b><br>%{x:.6~g}, %{y:.5~g}<extra></extra>",
     };
     for (const t of group.trials) {
-      const [xs, ys] = shown(byId.get(t.trial_id).curve);
+      const [xs, ys] = shown(byId.get(t.trial_id));
       const name = label(t.trial_id, 24);
       for (let i = 0; i < xs.length; i++) {
         trace.x.push(xs[i] / scale); trace.y.push(ys[i]); trace.customdata.push(t.trial_id); trace.text.push(name);
@@ -100,14 +102,14 @@ function curvesFigure() {
   }
   if (stops.x.length) {
     traces.push({ type: "scatter", mode: "markers", name: "stopped or broke off", ...stops, hovertemplate: "%{text}<extra></extra>",
-      marker: { symbol: "x-thin", size: many ? 5 : 8, opacity: R.trials.length > 300 ? 0.35 : 1, line: { width: 1.5, color: css("muted") } } });
+      marker: { symbol: "x-thin", size: R.trials.length > 300 ? 3 : many ? 5 : 8, opacity: R.trials.length > 300 ? 0.25 : 1, line: { width: R.trials.length > 300 ? 1 : 1.5, color: css("muted") } } });
   }
   if (winner) {
-    const [xs, ys] = shown(byId.get(winner).curve);
+    const [xs, ys] = shown(byId.get(winner));
     traces.push({ type: "scatter", mode: "lines", name: "winner " + label(winner, 16), x: xs.map((v) => v / scale), y: ys, customdata: xs.map(() => winner),
       line: { color: css("ink"), width: 2.4 }, hovertemplate: "<b>winner</b><br>%{x:.6~g}, %{y:.5~g}<extra></extra>" });
   }
-  const xTitle = X_AXES.find(([k]) => k === x)[1] + (unit ? " (" + unit + ")" : "");
+  const xTitle = xAxes().find(([k]) => k === x)[1] + (unit ? " (" + unit + ")" : "");
   const range = robust(heights, logy);
   return { traces, layout: layout({ xaxis: logx ? logAxis(xTitle, traces.flatMap((t) => t.x)) : axis(xTitle, { rangemode: "tozero" }),
     yaxis: logy ? logAxis(unitOf(y), range ? range.map((v) => 10 ** v) : heights, range && { range }) : axis(unitOf(y), range && { range }) }) };
@@ -128,7 +130,7 @@ function curveControls() {
   const host = $("curve-controls");
   const update = (key) => (value) => { state[key] = value; memory.set("curves", state); draw("c-curves"); };
   choice(host, "Show", yAxes(), state.y, update("y"));
-  choice(host, "against", X_AXES, state.x, update("x"));
+  choice(host, "against", xAxes(), state.x, update("x"));
   choice(host, "coloured by", [["status", "status"], ...R.swept.map((k) => [k, k])], state.color, update("color"));
   check(host, "smooth", state.smooth, update("smooth"));
   check(host, "log x", state.logx, update("logx"));
@@ -177,7 +179,8 @@ function ganttFigure() {
   const row = new Map(slots.map((s, i) => [s, i]));
   const shown = slots.some((s) => s.length > 6) ? slots.map((_, i) => String(i)) : slots.map((s) => label(s));
   const each = Math.ceil(slots.length / 24);
-  const [scale, unit] = timeUnit([...D.timeline, ...D.waits].reduce((end, b) => Math.max(end, b[3]), 0));
+  const whole = [...D.timeline, ...D.waits].reduce((end, b) => Math.max(end, b[3]), 0);
+  const [scale, unit] = timeUnit(whole);
   const bars = new Map(STATUSES.map((s) => [s, []]));
   for (const bar of D.timeline) {
     const t = byId.get(bar[0]).record;
@@ -193,6 +196,12 @@ function ganttFigure() {
     traces.unshift({ type: "bar", orientation: "h", name: "start-up, idle", marker: { color: css("wait"), line: { width: 0 } },
       base: D.waits.map((w) => w[2] / scale), x: D.waits.map((w) => (w[3] - w[2]) / scale), y: D.waits.map((w) => row.get(w[1])),
       hovertemplate: "%{text}<extra></extra>", textposition: "none", text: D.waits.map((w) => label(w[0], 24) + " " + duration(w[3] - w[2]) + " of slot " + label(w[1], 30)) });
+  }
+  const switches = D.timeline.filter((b) => b[6] > whole / 1000); // shorter ones are thinner than a pixel
+  if (switches.length) {
+    traces.push({ type: "bar", orientation: "h", name: "switch", marker: { color: css("wait"), line: { width: 0 }, pattern: { shape: "/", size: 5, solidity: 0.35, fgcolor: css("muted"), bgcolor: css("wait") } },
+      base: switches.map((b) => b[2] / scale), x: switches.map((b) => b[6] / scale), y: switches.map((b) => row.get(b[1])), customdata: switches.map((b) => b[0]),
+      hovertemplate: "%{text}<extra></extra>", textposition: "none", text: switches.map((b) => "switch to " + label(b[0], 24) + " " + duration(b[6]) + " of slot " + label(b[1], 30)) });
   }
   const audits = R.trials.filter((t) => t.audited);
   if (audits.length) {

@@ -21,7 +21,7 @@ const isRange = (key, labels) => isNumeric(key) && labels.length > 1 && !D.space
 function settingAxis(key, title, room) {
   const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
   if (isRange(key, labels)) {
-    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0 };
+    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0, edges: cuts(labels, isLog(key)) };
   }
   const numeric = isNumeric(key);
   labels.sort((a, b) => (numeric ? a - b : String(a) < String(b) ? -1 : 1));
@@ -29,8 +29,25 @@ function settingAxis(key, title, room) {
   const place = new Map(labels.map((v, i) => [v, i]));
   return {
     at: (t) => place.get(isNumber(t.config[key]) && numeric ? t.config[key] : isNumber(t.config[key]) ? t.config[key] : label(t.config[key], 18)),
-    axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false }), jitter: 0.16,
+    axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false }), jitter: 0.16, edges: [...labels, null].map((_, i) => i - 0.5),
   };
+}
+
+// Edges of seven equal parts of the range of these numbers.
+function cuts(values, log) {
+  const f = log ? Math.log : (v) => v, back = log ? Math.exp : (v) => v;
+  const low = values.reduce((a, b) => Math.min(a, b)), high = values.reduce((a, b) => Math.max(a, b));
+  return Array.from({ length: 8 }, (_, i) => (i === 0 ? low : i === 7 ? high : back(f(low) + ((f(high) - f(low)) * i) / 7)));
+}
+
+// The cells of two settings, each of the mean loss of the completed trials in it.
+function heat(list, ax, ay, range) {
+  const cell = (v, edges) => Math.max(0, Math.min(edges.length - 2, edges.findLastIndex((e) => v >= e)));
+  const sums = ay.edges.slice(1).map(() => ax.edges.slice(1).map(() => []));
+  for (const t of list) sums[cell(ay.at(t), ay.edges)][cell(ax.at(t), ax.edges)].push(t.objective);
+  const z = sums.map((row) => row.map((v) => (v.length ? v.reduce((a, b) => a + b) / v.length : null)));
+  return { type: "heatmap", x: ax.edges, y: ay.edges, z, colorscale: ramp(), zmin: range.cmin, zmax: range.cmax, showscale: false, opacity: 0.38, xgap: 2, ygap: 2, hoverongaps: false,
+    text: sums.map((row) => row.map((v) => v.length + " completed")), hovertemplate: "mean loss %{z:.4f}<br>%{text}<extra></extra>" };
 }
 
 // A steady small shift, so that trials of one label do not hide each other.
@@ -55,7 +72,7 @@ function bestFigure() {
   const ends = new Map(D.timeline.map((b) => [b[0], b[3]]));
   const list = done().map((t) => [ends.get(t.trial_id) ?? 0, t]).sort((a, b) => a[0] - b[0]);
   if (!list.length) return null;
-  const gpus = R.cost.unit === "gpu_seconds" ? Math.max(...R.trials.map((t) => t.gpus)) : 1;
+  const gpus = onGpus() ? Math.max(...R.trials.map((t) => t.gpus)) : 1;
   const held = R.cost.slots * gpus;
   const [scale, unit] = timeUnit(list.at(-1)[0] * held);
   let best = Infinity;
@@ -67,7 +84,7 @@ function bestFigure() {
         marker: { color: css("completed"), size: 7, opacity: 0.55 }, hovertemplate: "%{text}<extra></extra>" },
       { type: "scatter", mode: "lines", name: "best so far", x, y: line, line: { shape: "hv", color: css("ink"), width: 2 }, hoverinfo: "skip" },
     ],
-    layout: layout({ xaxis: axis((R.cost.unit === "gpu_seconds" ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objective) }),
+    layout: layout({ xaxis: axis((onGpus() ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objective) }),
   };
 }
 
@@ -98,7 +115,8 @@ function mapFigure() {
     text: list.map(about), hovertemplate: "%{text}<extra></extra>", marker: { ...colorbar(values), ...colorRange(values), size: dot(list.length, 11), line: { width: list.length > 200 ? 0.3 : 0.7, color: css("card") } } };
   const best = { type: "scatter", mode: "markers", name: "winner", x: [point(list[0], ax)], y: [point(list[0], ay)], customdata: [list[0].trial_id], hoverinfo: "skip",
     marker: { symbol: "circle-open", size: 19, color: css("ink"), line: { width: 2.2 } } };
-  return { traces: [cross, dots, best], layout: layout({ xaxis: ax.axis, yaxis: ay.axis }) };
+  const cells = list.length >= 6 ? [heat(list, ax, ay, colorRange(values))] : [];
+  return { traces: [...cells, cross, dots, best], layout: layout({ xaxis: { ...ax.axis, showgrid: !cells.length }, yaxis: { ...ay.axis, showgrid: !cells.length } }) };
 }
 
 function slicesFigure() {

@@ -8,7 +8,7 @@ function columns() {
   const sets = [...new Set(R.trials.flatMap((t) => Object.keys(t.held_out)))];
   const isObjective = (s) => R.trials.every((t) => !isNumber(t.objective) || Math.abs((t.held_out[s]?.loss ?? Infinity) - t.objective) < 1e-9);
   const shownSets = sets.filter((s) => !isObjective(s));
-  const stderr = (t) => (isNumber(t.objective_stderr) ? " ± " + t.objective_stderr.toFixed(4) : "");
+  const stderr = (t) => (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "");
   return [
     { key: "place", name: "rank", n: true, value: (t) => byId.get(t.trial_id).place, text: (t) => t.rank ?? "—" },
     { key: "trial_id", name: "trial", value: (t) => t.number, text: (t) => clip(t.trial_id, 40) },
@@ -17,7 +17,7 @@ function columns() {
     ...shownSets.map((s) => ({ key: "set:" + s, name: clip(s, 24), n: true, value: (t) => t.held_out[s]?.loss ?? null, text: (t) => (isNumber(t.held_out[s]?.loss) ? t.held_out[s].loss.toFixed(4) : "—") })),
     ...R.swept.map((k) => ({ key: "config:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.config[k] ?? null, text: (t) => num(t.config[k]) })),
     { key: "reach", name: "reach", value: (t) => t.reach, node: (t) => make("span", {}, make("span", { class: "reach" }, reachBar(t)), percent(t.reach)) },
-    { key: "seconds", name: R.cost.unit === "gpu_seconds" ? "GPU time" : "time", n: true, value: (t) => t.seconds * (R.cost.unit === "gpu_seconds" ? t.gpus : 1), text: (t) => duration(t.seconds * (R.cost.unit === "gpu_seconds" ? t.gpus : 1)) },
+    { key: "seconds", name: onGpus() ? "GPU time" : "time", n: true, value: (t) => t.seconds * (onGpus() ? t.gpus : 1), text: (t) => duration(t.seconds * (onGpus() ? t.gpus : 1)) },
     { key: "reason", name: "why it ended", value: (t) => t.reason, cls: "reason", node: (t) => make("div", {}, clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200)) },
   ];
 }
