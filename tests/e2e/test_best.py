@@ -15,7 +15,7 @@ from rich.console import Console
 from support.sweeps import run_spec, write_spec
 from sweepft.cli.main import cli
 from sweepft.errors import SweepftError
-from sweepft.launch.train import train_alone
+from sweepft.launch.train import spec_of, train_alone
 
 pytestmark = pytest.mark.ray
 
@@ -95,6 +95,16 @@ def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
     assert alone.history["lr"].tolist() == best.history["lr"].tolist()
     assert alone.objective == best.objective
     assert f"in the sweep {best.trial_id} had {best.objective:.4f}" in (tmp_path / "said.txt").read_text()
+
+
+@pytest.mark.full
+def test_any_trial_of_a_run_is_trained_again_by_its_name(finished, tmp_path):
+    run, done = finished
+    other = next(t for t in done.view.trials.values() if t.trial_id != done.view.best.trial_id)
+    with spec_of(run, other.trial_id) as path:
+        alone = train_alone(path, (), tmp_path / "run").view.best
+    assert alone.history["loss"].tolist() == other.history["loss"].tolist()
+    assert alone.objective == other.objective
 
 
 def test_a_sweep_is_refused_where_one_configuration_is_wanted(finished, tmp_path):

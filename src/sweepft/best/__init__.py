@@ -6,6 +6,6 @@ Runs on a copied run folder, without torch and without Ray.
 from __future__ import annotations
 
 from sweepft.best.facts import BestFacts, best_facts
-from sweepft.best.write import write_best
+from sweepft.best.write import write_best, write_trial_spec
 
-__all__ = ["BestFacts", "best_facts", "write_best"]
+__all__ = ["BestFacts", "best_facts", "write_best", "write_trial_spec"]

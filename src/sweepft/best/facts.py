@@ -1,4 +1,4 @@
-"""What is known of the best trial: its settings resolved to steps, its losses, and the data it saw.
+"""What is known of the best trial, or of any other: its settings resolved to steps, its losses, and the data it saw.
 
 One idea: everything comes from the ledger, so that ``best/`` can be made again wherever the run folder is.
 """
@@ -14,12 +14,12 @@ from sweepft.data.curriculum import Shares, phase_shares
 from sweepft.recorder import RunView, TrialView
 from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
 
-__all__ = ["BestFacts", "best_facts"]
+__all__ = ["BestFacts", "best_facts", "facts_of"]
 
 
 @dataclass(frozen=True)
 class BestFacts:
-    """The best trial of a sweep.
+    """A trial of a sweep; the best one, but where somebody names another.
 
     Attributes:
         trial: As folded from the ledger.
@@ -60,17 +60,19 @@ class BestFacts:
 
 def best_facts(view: RunView) -> BestFacts | None:
     """The best trial's facts, or None while no trial has completed."""
-    best = view.best
-    if best is None:
-        return None
+    return None if view.best is None else facts_of(view, view.best)
+
+
+def facts_of(view: RunView, trial: TrialView) -> BestFacts:
+    """Any trial's facts, completed or not."""
     spec = from_dict(view.spec)
-    settings = TrainSettings.model_validate(best.effective)
+    settings = TrainSettings.model_validate(trial.effective)
     steps = plan(settings, view.budget_samples)
-    sets = best.evals[-1]["sets"] if best.evals else {}
+    sets = trial.evals[-1]["sets"] if trial.evals else {}
     decides = [h.name for h in spec.data.held_out if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
     return BestFacts(
-        trial=best,
+        trial=trial,
         settings=settings,
         spec=spec,
         prepared=Prepared.model_validate(view.header["data"]),

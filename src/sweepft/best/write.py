@@ -19,13 +19,13 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import sweepft
-from sweepft.best.facts import BestFacts, best_facts
+from sweepft.best.facts import BestFacts, best_facts, facts_of
 from sweepft.best.recipes import deepspeed_config, one_trial_spec, trl_config
 from sweepft.data.curriculum import EXPORTED
-from sweepft.errors import StorageError
+from sweepft.errors import StorageError, SweepftError
 from sweepft.recorder import RunView, scores_of
 
-__all__ = ["FACTS_FILE", "write_best"]
+__all__ = ["FACTS_FILE", "write_best", "write_trial_spec"]
 
 FACTS_FILE: Final = "best.json"
 """What the trial was and reached, for programs."""
@@ -67,6 +67,38 @@ def write_best(run_dir: str | os.PathLike[str], view: RunView) -> Path | None:
         for left in (temporary, old):
             shutil.rmtree(left, ignore_errors=True)
     return folder
+
+
+def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
+    """The spec of one trial of a run, whatever became of it, and what it was: what ``sweepft train --trial`` trains.
+
+    Args:
+        folder: Where ``spec.yaml`` and `FACTS_FILE` are written; exists.
+        run_dir: The run folder.
+        trial_id: Of the trial.
+    Returns:
+        The spec's path.
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If there is no ledger or it cannot be trusted.
+        SweepftError: If the run has no such trial.
+    """
+    view = RunView.load(run_dir)
+    trial = view.trials.get(trial_id)
+    if trial is None:
+        known = list(view.trials)
+        raise SweepftError(
+            f"{run_dir}: no trial {trial_id!r}\n  name one of "
+            + (
+                ", ".join(known[:8]) + (" ..." if len(known) > 8 else "")
+                if known
+                else "another run: it has none"
+            )
+        )
+    facts = facts_of(view, trial)
+    path = folder / "spec.yaml"
+    path.write_text(_yaml(one_trial_spec(facts)), encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json.dumps(_summary(facts, view), allow_nan=False), encoding="utf-8")
+    return path
 
 
 def _link(source: Path, target: Path) -> None:

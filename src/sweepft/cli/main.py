@@ -66,15 +66,19 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 
 @cli.command()
-@_SPEC
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--trial", metavar="ID", help="Train this trial of the run folder SPEC again.")
 @_SET
 @_OUT
 @_ADDRESS
-def train(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None) -> None:
+def train(
+    spec: Path, trial: str | None, overrides: tuple[str, ...], out: Path | None, address: str | None
+) -> None:
     """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
-    from sweepft.launch.train import train_alone
+    from sweepft.launch.train import spec_of, train_alone
 
-    _close(train_alone(spec, overrides, out or _new_folder("train"), address=address))
+    with spec_of(spec, trial) as one:
+        _close(train_alone(one, overrides, out or _new_folder("train"), address=address))
 
 
 @cli.command()

@@ -86,8 +86,14 @@ def asked_row(spec: SweepSpec) -> dict[str, Any]:
             "cpus": os.cpu_count(),
         },
         "git_commit": _git_commit(),
-        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+        "command": " ".join([_program(), *sys.argv[1:]]),
     }
+
+
+def _program() -> str:
+    """The name this process was called by; ``python -m sweepft.cli`` is called by a file's."""
+    name = Path(sys.argv[0]).name
+    return "sweepft" if name == "__main__.py" else name
 
 
 def _version(package: str) -> str | None:

@@ -1,21 +1,26 @@
-"""Train one configuration alone - ``best/spec.yaml`` - by the engine that found it: a sweep of one trial."""
+"""Train one configuration alone - of ``best/spec.yaml``, or of any trial of a run - by the engine that found it.
+
+One idea: that is a sweep of one trial.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from sweepft.best.write import FACTS_FILE
+from sweepft.best.write import FACTS_FILE, write_trial_spec
 from sweepft.errors import SweepftError
 from sweepft.launch.conduct import Finished
 from sweepft.launch.run import run_sweep
 from sweepft.spec import SweepSpec, load, plan
 
-__all__ = ["horizon_notes", "train_alone"]
+__all__ = ["horizon_notes", "spec_of", "train_alone"]
 
 _RATE = "train.learning_rate="
 
@@ -60,9 +65,31 @@ def train_alone(
     finished = run_sweep(spec, out, address=address, console=console)
     best = finished.view.best
     if before and best is not None:
-        told = f"held-out loss {best.objective:.4f}; in the sweep {before['trial_id']} had {before['objective']:.4f}"
+        was = before["objective"]  # none of a trial that was stopped
+        had = "did not reach its end" if was is None else f"had {was:.4f}"
+        told = f"held-out loss {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
         console.print(told, highlight=False, markup=False)
     return finished
+
+
+@contextlib.contextmanager
+def spec_of(path: Path, trial_id: str | None) -> Iterator[Path]:
+    """The spec to train: a file as it is, or, of a run folder, that of one of its trials.
+
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If the run has no ledger or it cannot be trusted.
+        SweepftError: If a folder is given without a trial or a file with one, or the run has no such trial.
+    """
+    if path.is_dir() != (trial_id is not None):
+        what = "is a folder" if trial_id is None else "is no run folder"
+        raise SweepftError(
+            f"{path}: {what}\n  name a spec as best/spec.yaml, or a run folder and --trial with one of its trials"
+        )
+    if trial_id is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_trial_spec(Path(folder), path, trial_id)
 
 
 def horizon_notes(spec: SweepSpec, before: Mapping[str, Any]) -> list[str]:

@@ -133,7 +133,7 @@ def _verdict(finding: str, effect: Estimate) -> str:
 def _words(finding: str, unit: str, effect: Estimate) -> str:
     low, high = f"{effect.low:+.3f}", f"{effect.high:+.3f}"
     if effect.sign == 0:
-        return f"No effect seen: anything from {low} to {high} nats {unit} fits."
+        return f"No effect seen, {unit}: anything from {low} to {high} nats fits."
     word = "higher (worse)" if effect.sign > 0 else "lower (better)"
     return f"Final loss {abs(effect.value):.3f} nats {word} {unit} ({low} to {high})."
 

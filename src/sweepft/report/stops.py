@@ -87,9 +87,7 @@ def _error_rates(
     return audits, _good_lost(view, trials, kept, result)
 
 
-def _good_lost(
-    view: RunView, trials: list[dict[str, Any]], kept: int, result: AuditResult
-) -> dict[str, Any]:
+def _good_lost(view: RunView, trials: list[dict[str, Any]], kept: int, result: AuditResult) -> dict[str, Any]:
     """P(condemned | good): the share of this sweep's good trials that the rule condemned.
 
     Args:

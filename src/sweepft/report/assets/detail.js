@@ -26,6 +26,7 @@ function openTrial(id) {
   if (curve.f.length) {
     sheet.append(make("h3", {}, "Faults"), tableOf(["what", "done about it", "lost"], curve.f.map((f) => [plain(f.error) + ": " + plain(f.message), plain(f.action), duration(f.lost_seconds)])));
   }
+  sheet.append(make("h3", {}, "Train it again"), make("pre", {}, "sweepft train RUN --trial " + quoted(t.trial_id)), make("p", { class: "muted" }, "RUN is the folder this page lies in. The same settings, seed and sample order give the same losses."));
   sheet.append(make("h3", {}, "Start a sweep with these settings"), make("pre", {}, "search:\n  start_with:\n    - " + JSON.stringify(t.config)));
   sheet.append(make("details", {}, make("summary", {}, "Whole configuration"), make("pre", {}, JSON.stringify(curve.c, null, 2))));
   if (!dialog.open) dialog.showModal();
@@ -35,6 +36,9 @@ function openTrial(id) {
   draw("c-trial");
   history.replaceState(null, "", "#trial=" + encodeURIComponent(id.replace(/\p{Surrogate}/gu, "\ufffd")));
 }
+
+// A word for a shell.
+const quoted = (text) => (/^[\w.:-]+$/.test(text) ? text : "'" + clip(text, 300).replaceAll("'", "'\\''") + "'");
 
 function step(by) {
   const order = rows(columns()).map((t) => t.trial_id);
