@@ -33,9 +33,11 @@ def percent(value: Any, digits: int = 0) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as ``45 s``, ``12.5 min``, ``3 h 20 min`` or ``5.2 d``."""
+    """Seconds as ``16 ms``, ``45 s``, ``12.5 min``, ``3 h 20 min`` or ``5.2 d``."""
     if seconds is None or not math.isfinite(seconds):
         return "—"
+    if 0 < seconds < 0.095:
+        return f"{max(1, round(1000 * seconds))} ms"
     if seconds < 100:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 5400:

@@ -50,6 +50,7 @@ function num(value, digits = 4) {
 
 function duration(s) {
   if (!isNumber(s)) return "—";
+  if (s > 0 && s < 0.095) return Math.max(1, Math.round(1000 * s)) + " ms";
   if (s < 100) return (s < 10 ? s.toFixed(1) : s.toFixed(0)) + " s";
   if (s < 5400) return (s / 60).toFixed(1) + " min";
   if (s < 172800) return Math.floor(s / 3600) + " h " + String(Math.floor((s % 3600) / 60)).padStart(2, "0") + " min";

@@ -95,7 +95,13 @@ function trialFigure(t, curve) {
   const marks = curve.v.filter((v) => v.action !== "continue" && isNumber(v.samples_seen));
   const shapes = marks.map((v) => ({ type: "line", x0: v.samples_seen, x1: v.samples_seen, yref: "paper", y0: 0, y1: 1, line: { color: css("stopped"), width: 1.4, dash: "dot" } }));
   const notes = marks.map((v) => ({ x: v.samples_seen, yref: "paper", y: 1, yanchor: "bottom", text: label(v.action, 12), showarrow: false, font: { size: 11, color: css("stopped") } }));
-  const heights = robust([...curve.l.slice(1), ...curve.e.map((e) => e[3]), ...curve.e.flatMap((e) => Object.values(e[4]))].filter(isNumber), false);
+  const heights = robust(curve.l.slice(1).filter(isNumber), false);
+  const held = curve.e.flatMap((e) => [e[3], ...Object.values(e[4])]).filter(isNumber);
+  if (heights && held.length) { // a training loss may lie outside, a held-out one never
+    const pad = 0.06 * (Math.max(...held) - Math.min(...held));
+    heights[0] = Math.min(heights[0], Math.min(...held) - pad);
+    heights[1] = Math.max(heights[1], Math.max(...held) + pad);
+  }
   return { height: isPhone() ? 560 : 600, traces, layout: layout({ shapes, annotations: notes, legend: { ...layout().legend, y: 1.05 }, margin: { l: 58, r: 14, t: 20, b: 46 },
     xaxis: axis("training samples", { rangemode: "tozero", anchor: "y3" }), yaxis: axis("loss (nats per token)", { domain: [0.46, 1], ...(heights ? { range: heights } : {}) }),
     yaxis2: axis("gradient norm", { domain: [0.23, 0.42] }), yaxis3: axis("learning rate", { domain: [0, 0.19], rangemode: "tozero", exponentformat: "power", nticks: 4 }) }) };
