@@ -27,3 +27,11 @@ def test_the_table_of_finalists(visit, tmp_path: Path, screen, scheme):
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     page.locator("#finalists button[data-trial=t1]").click()
     assert page.locator("#trial-title").inner_text() == "t1"
+
+
+def test_the_page_marks_the_winner_of_the_finals_and_not_the_first_of_the_ranking(visit, tmp_path: Path):
+    run = finals_sweep(tmp_path, chosen=("t1",))
+    write_report(run)
+    page = visit(run)
+    assert page.locator("#answer .winner").inner_text() == "t1"
+    assert page.locator("#trials tr.first td:nth-child(2)").all_inner_texts() == ["t1"]

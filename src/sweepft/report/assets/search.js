@@ -4,6 +4,8 @@
 
 const dot = (n, size) => (n > 200 ? 0.6 * size : size);
 const done = () => R.trials.filter((t) => t.rank !== null);
+// The winner among them: finalists may put another first than the ranking does.
+const winnerOf = (list) => list.find((t) => t.trial_id === R.answer.winner?.trial_id) ?? list[0];
 const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.config[key] > 0) && spread(key) >= 30);
 
 function spread(key) {
@@ -110,10 +112,11 @@ function mapFigure() {
   const others = R.trials.filter((t) => t.rank === null && t.confirms === null);
   const values = list.map((t) => t.objective);
   const cross = { type: "scatter", mode: "markers", name: "not completed", x: others.map((t) => point(t, ax)), y: others.map((t) => point(t, ay)), customdata: others.map((t) => t.trial_id),
-    text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: 6, line: { width: 1.3, color: css("muted") }, opacity: 0.7 } };
+    text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: others.length > 300 ? 4 : 6, line: { width: others.length > 300 ? 1 : 1.3, color: css("muted") }, opacity: others.length > 300 ? 0.4 : 0.7 } };
   const dots = { type: "scatter", mode: "markers", name: "completed", x: list.map((t) => point(t, ax)), y: list.map((t) => point(t, ay)), customdata: list.map((t) => t.trial_id),
     text: list.map(about), hovertemplate: "%{text}<extra></extra>", marker: { ...colorbar(values), ...colorRange(values), size: dot(list.length, 11), line: { width: list.length > 200 ? 0.3 : 0.7, color: css("card") } } };
-  const best = { type: "scatter", mode: "markers", name: "winner", x: [point(list[0], ax)], y: [point(list[0], ay)], customdata: [list[0].trial_id], hoverinfo: "skip",
+  const first = winnerOf(list);
+  const best = { type: "scatter", mode: "markers", name: "winner", x: [point(first, ax)], y: [point(first, ay)], customdata: [first.trial_id], hoverinfo: "skip",
     marker: { symbol: "circle-open", size: 19, color: css("ink"), line: { width: 2.2 } } };
   const cells = list.length >= 6 ? [heat(list, ax, ay, colorRange(values))] : [];
   return { traces: [...cells, cross, dots, best], layout: layout({ xaxis: { ...ax.axis, showgrid: !cells.length }, yaxis: { ...ay.axis, showgrid: !cells.length } }) };
@@ -125,13 +128,14 @@ function slicesFigure() {
   if (!keys.length || !list.length) return null;
   const across = isPhone() ? 1 : Math.min(keys.length, 4);
   const down = Math.ceil(keys.length / across);
+  const first = winnerOf(list);
   const figure = { traces: [], height: 70 + 260 * down, layout: layout({ showlegend: false, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: isPhone() ? 0 : 0.09 } }) };
   keys.forEach((key, i) => {
     const n = i ? String(i + 1) : "";
     const a = settingAxis(key, label(key, 28), 5);
     figure.traces.push({ type: "scatter", mode: "markers", xaxis: "x" + n, yaxis: "y" + n, x: list.map((t) => a.at(t) + (a.jitter ? shift(t, a.jitter) : 0)), y: list.map((t) => t.objective),
       customdata: list.map((t) => t.trial_id), text: list.map(about), hovertemplate: "%{text}<extra></extra>",
-      marker: { color: list.map((_, j) => css(j === 0 ? "ink" : "completed")), size: list.map((_, j) => (j === 0 ? 10 : dot(list.length, 6.5))), line: { width: 0 }, opacity: list.map((_, j) => (j === 0 ? 1 : 0.6)) } });
+      marker: { color: list.map((t) => css(t === first ? "ink" : "completed")), size: list.map((t) => (t === first ? 10 : dot(list.length, 6.5))), line: { width: 0 }, opacity: list.map((t) => (t === first ? 1 : 0.6)) } });
     figure.layout["xaxis" + n] = { ...a.axis };
     figure.layout["yaxis" + n] = axis(i % across === 0 ? "held-out loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
   });
@@ -155,8 +159,9 @@ function parallelFigure() {
     }
     traces.push(trace);
   }
-  traces.push({ type: "scatter", mode: "lines+markers", name: "winner", showlegend: false, x: columns.map((_, i) => i), y: columns.map((c) => c.at(list[0])), customdata: columns.map(() => list[0].trial_id),
-    line: { color: css("ink"), width: 2.6 }, marker: { size: 7 }, hovertemplate: about(list[0]) + "<extra></extra>" });
+  const first = winnerOf(list);
+  traces.push({ type: "scatter", mode: "lines+markers", name: "winner", showlegend: false, x: columns.map((_, i) => i), y: columns.map((c) => c.at(first)), customdata: columns.map(() => first.trial_id),
+    line: { color: css("ink"), width: 2.6 }, marker: { size: 7 }, hovertemplate: about(first) + "<extra></extra>" });
   const ticks = columns.flatMap((column, i) => column.ticks.map(([at, text]) => ({ x: i, y: at, text, showarrow: false, xanchor: "left", xshift: 6, font: { size: isPhone() ? 9.5 : 11, color: css("muted") }, bgcolor: css("card"), opacity: 0.92 })));
   const lines = columns.map((_, i) => ({ type: "line", x0: i, x1: i, y0: -0.04, y1: 1.04, line: { color: css("muted"), width: 1 } }));
   return { traces, layout: layout({ annotations: ticks, shapes: lines, margin: { l: 30, r: isPhone() ? 46 : 62, t: 12, b: 44 },

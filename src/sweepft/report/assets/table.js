@@ -64,7 +64,7 @@ function drawTable() {
   const found = rows(list);
   const body = document.createDocumentFragment();
   for (const t of found.slice(0, view.limit)) {
-    const row = make("tr", { tabindex: "0", class: t.rank === 1 ? "first" : "", "data-row": t.trial_id, onclick: () => openTrial(t.trial_id), onkeydown: (e) => { if (e.key === "Enter") openTrial(t.trial_id); } });
+    const row = make("tr", { tabindex: "0", class: t.trial_id === R.answer.winner?.trial_id ? "first" : "", "data-row": t.trial_id, onclick: () => openTrial(t.trial_id), onkeydown: (e) => { if (e.key === "Enter") openTrial(t.trial_id); } });
     for (const c of list) row.append(make("td", { class: (c.n ? "n " : "") + (c.cls ?? "") }, c.node ? c.node(t) : c.text(t)));
     body.append(row);
   }
