@@ -9,8 +9,10 @@ function columns() {
   const isObjective = (s) => R.trials.every((t) => !isNumber(t.objective) || Math.abs((t.held_out[s]?.loss ?? Infinity) - t.objective) < 1e-9);
   const shownSets = sets.filter((s) => !isObjective(s));
   const stderr = (t) => (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "");
+  const final = (t) => finalists().get(t.trial_id)?.place ?? null;
   return [
-    { key: "place", name: "rank", n: true, value: (t) => byId.get(t.trial_id).place, text: (t) => t.rank ?? "—" },
+    ...(finalists().size ? [{ key: "final", name: "final", n: true, value: final, text: (t) => final(t) ?? (finalists().has(t.trial_id) ? "?" : "—") }] : []),
+    { key: "place", name: "rank", n: true, value: standing, text: (t) => t.rank ?? "—" },
     { key: "trial_id", name: "trial", value: (t) => t.number, text: (t) => clip(t.trial_id, 40) },
     { key: "status", name: "status", value: (t) => t.status, node: (t) => make("span", { class: "tag tag-" + (STATUSES.includes(t.status) ? t.status : "other") }, clip(t.status, 20)) },
     { key: "objective", name: "held-out loss", n: true, value: (t) => t.objective, text: (t) => (isNumber(t.objective) ? t.objective.toFixed(4) + stderr(t) : "—") },
@@ -20,6 +22,15 @@ function columns() {
     { key: "seconds", name: onGpus() ? "GPU time" : "time", n: true, value: (t) => t.seconds * (onGpus() ? t.gpus : 1), text: (t) => duration(t.seconds * (onGpus() ? t.gpus : 1)) },
     { key: "reason", name: "why it ended", value: (t) => t.reason, cls: "reason", node: (t) => make("div", {}, clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200)) },
   ];
+}
+
+// Finalists by trial, in their order.
+const finalists = () => new Map((R.finalists?.rows ?? []).map((row) => [row.trial_id, row]));
+
+// Finalists first, in their order; then as the report has them: completed ones by objective, others by reach.
+function standing(t) {
+  const order = [...finalists().keys()].indexOf(t.trial_id);
+  return order >= 0 ? order - R.trials.length : byId.get(t.trial_id).place;
 }
 
 function reachBar(t) {
@@ -50,7 +61,7 @@ function rows(list) {
 
 const texts = new Map();
 function searchText(t) {
-  if (!texts.has(t)) texts.set(t, [t.trial_id, t.status, t.origin, t.reason ?? "", ...Object.entries(t.config).map(([k, v]) => k + "=" + num(v) + " " + plain(v))].join(" ").toLowerCase());
+  if (!texts.has(t)) texts.set(t, [t.trial_id, t.status, t.origin, finalists().has(t.trial_id) ? "finalist" : "", t.reason ?? "", ...Object.entries(t.config).map(([k, v]) => k + "=" + num(v) + " " + plain(v))].join(" ").toLowerCase());
   return texts.get(t);
 }
 
