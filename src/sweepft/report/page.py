@@ -38,15 +38,20 @@ def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -
         live: Whether the page shall load itself again while it is open.
     """
     order = [t["trial_id"] for t in summary["trials"]]
+    given = summary["provenance"]["spec"]
+    sets = (given.get("data") or {}).get("held_out") or []
     data = {
         "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults", "commands")},
         "curves": finite(page_curves(view, order, summary["windows"])),
         "timeline": finite(timeline(view)),
         "waits": finite(waits(view)),
-        "space": (summary["provenance"]["spec"].get("search") or {}).get("space") or {},
+        "space": (given.get("search") or {}).get("space") or {},
+        "aside": [
+            s["name"] for s in sets if s.get("weight", 1.0) == 0
+        ],  # measured, and no part of the objective
         "refresh": REFRESH_SECONDS if live else 0,
     }
-    spec = yaml.safe_dump(summary["provenance"]["spec"], sort_keys=False, allow_unicode=True)
+    spec = yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
     said = {"live": live, "spec_yaml": shorten(spec, 60_000), "simulated": SIMULATED}
     return _render("page.html.jinja", _SCRIPTS, data, r=summary, **said)
 

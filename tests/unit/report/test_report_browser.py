@@ -103,6 +103,18 @@ def test_every_chart_is_drawn_and_nothing_overflows(
     assert cut == [], "labels cut at the edge of their chart"
 
 
+def test_the_objective_is_set_against_a_loss_that_is_no_part_of_it(
+    visit: Callable[..., Any], run: Path
+) -> None:
+    page = visit(run)
+    page.wait_for_function("R !== null")
+    against = page.evaluate("""() => {
+        for (const t of done()) t.held_out.math.loss += 0.1;  // as where two sets decide: neither is the objective
+        return paretoFigure().layout.yaxis.title.text;
+    }""")
+    assert against.startswith("retention")
+
+
 def test_no_chart_offers_to_send_data_away(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     scroll_through(page)

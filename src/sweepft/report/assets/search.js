@@ -199,7 +199,8 @@ function decades(values) {
 function paretoFigure() {
   const list = done();
   const names = [...new Set(list.flatMap((t) => Object.keys(t.held_out)))];
-  const other = names.find((name) => list.some((t) => isNumber(t.held_out[name]?.loss) && Math.abs(t.held_out[name].loss - t.objective) > 1e-9));
+  const tells = (name) => list.some((t) => isNumber(t.held_out[name]?.loss) && Math.abs(t.held_out[name].loss - t.objective) > 1e-9);
+  const other = names.find((name) => D.aside.includes(name) && tells(name)) ?? names.find(tells);
   if (!other) return null;
   const points = list.filter((t) => isNumber(t.held_out[other]?.loss));
   if (points.length < 2) return null;
