@@ -22,6 +22,7 @@ SweepftError                  anything sweepft refuses or cannot do; the command
 ├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
 ├── CommandError              a command on a running sweep makes no sense, or nobody takes it; exits 2
 ├── JobError                  a Ray Job cannot be submitted or reached; exits 2
+├── MirrorError               a mirror cannot be reached or used, or is not what it was written as; exits 2
 ├── ReplayError               recorded curves cannot be read or mapped; exits 2
 └── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
 """
@@ -44,6 +45,7 @@ __all__ = [
     "LedgerError",
     "LedgerLocked",
     "LedgerVersion",
+    "MirrorError",
     "PackingMismatch",
     "Problem",
     "ProblemsError",
@@ -194,6 +196,12 @@ class EvaluateError(SweepftError):
 
 class JudgeError(SweepftError):
     """The judge of MT-Bench refuses, or cannot be reached while verdicts are missing."""
+
+
+class MirrorError(SweepftError):
+    """A mirror cannot be reached or used, is another run's, or is not what it was written as."""
+
+    exit_code = 2
 
 
 class ReplayError(SweepftError):

@@ -21,6 +21,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
     """
     spec = facts.spec.to_dict()
     spec.pop("evaluate", None)  # there is nothing to choose from
+    spec.pop("mirror", None)  # it is the sweep's
     settings = facts.settings.model_dump(mode="json", exclude_none=True)
     rate = settings.pop("learning_rate")
     data = {**spec["data"], **settings.pop("data", {})}

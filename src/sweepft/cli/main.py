@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
+from sweepft.cli.derived import make_derived
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
+from sweepft.cli.mirror import fetch, mirror
 from sweepft.cli.options import ADDRESS as _ADDRESS
 from sweepft.cli.options import NO_FILES as _NO_FILES
 from sweepft.cli.options import OUT as _OUT
@@ -125,7 +127,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
 
 
-for command in (plan, simulate, logs, *STEERING):
+for command in (plan, simulate, logs, mirror, fetch, *STEERING):
     cli.add_command(command)
 
 
@@ -167,13 +169,13 @@ def demo(out: Path) -> None:
 )
 def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
     """Write the report of RUN again, or compare several runs: finished, running or crashed ones, or copied folders."""
-    from sweepft.report import write_comparison, write_report
-
-    paths = write_report(runs[0], price=price) if len(runs) == 1 else write_comparison(runs, out, price=price)
-    for path in paths.values():
-        click.echo(path)
     if len(runs) == 1:
-        _make_best(runs[0])
+        make_derived(runs[0], price)
+        return
+    from sweepft.report import write_comparison
+
+    for path in write_comparison(runs, out, price=price).values():
+        click.echo(path)
 
 
 @cli.command()
@@ -264,16 +266,6 @@ def _check_rows(spec: SweepSpec) -> list[str]:
         use = elsewhere if source.skipped else f"{source.used} of {source.rows} rows used"
         lines.append(f"  {source.kind} {source.name}: {use}")
     return [*lines, *(f"  warning: {w}" for w in found.warnings)]
-
-
-def _make_best(run: Path) -> None:
-    """Make ``best/`` again where the run has a winner whose weights are there."""
-    from sweepft.best import write_best
-    from sweepft.recorder import RunView
-
-    view = RunView.load(run)
-    if view.best is not None and (run / "weights" / view.best.trial_id).is_dir():
-        click.echo(write_best(run, view))
 
 
 def _new_folder(name: str) -> Path:

@@ -94,6 +94,7 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     tiny = spec.to_dict()
     ranks = min(_RANKS, spec.resources.workers_per_trial)
     sizes = _tiny_sizes(spec, ranks)
+    tiny.pop("mirror", None)  # it is to be the whole sweep's
     tiny["name"] = f"{spec.name[:74]}-tiny"
     tiny["model"] = {"path": str(model)} | _template(spec)
     tiny["data"] |= {

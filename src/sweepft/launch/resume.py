@@ -17,6 +17,7 @@ from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.launch.again import begin_again, from_ledger
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.finals import check_finals
+from sweepft.launch.mirroring import check_mirror, mirrored
 from sweepft.recorder import Ledger, RunView
 from sweepft.spec import SweepSpec, from_dict, load
 from sweepft.tuner.recorder import Recorder
@@ -25,7 +26,7 @@ __all__ = ["resume_sweep"]
 
 _MAY_CHANGE = (
     *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "evaluate", "faults"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "mirror", "evaluate", "faults"),
 )
 
 
@@ -47,6 +48,7 @@ def resume_sweep(
         LedgerError: If the ledger is damaged, or another driver is writing it.
         SpecError: If the spec would change in a way that makes trials incomparable; all differences are shown.
         DataError: If the data are not what they were.
+        MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
     """
     console = console or Console()
     run_dir = run_dir.resolve()
@@ -65,6 +67,7 @@ def resume_sweep(
         spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
         _comparable(view.spec, spec)
         check_finals(spec)
+        check_mirror(spec.mirror, run_dir)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         recorder = Recorder(ledger, view)
@@ -75,16 +78,17 @@ def resume_sweep(
         done = sum(t.confirms is None for t in view.trials.values()) - again - parked
         words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
         console.print(f"resuming {spec.name}: {words}", highlight=False)
-        return conduct(
-            spec,
-            prepared,
-            run_dir,
-            recorder=recorder,
-            searcher=searcher,
-            scheduler=scheduler,
-            address=address,
-            console=console,
-        )
+        with mirrored(spec.mirror, run_dir, recorder, console):
+            return conduct(
+                spec,
+                prepared,
+                run_dir,
+                recorder=recorder,
+                searcher=searcher,
+                scheduler=scheduler,
+                address=address,
+                console=console,
+            )
 
 
 def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:

@@ -13,6 +13,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.launch.conduct import Finished, conduct
 from sweepft.launch.finals import check_finals
 from sweepft.launch.folder import make_run_folder, sweep_row
+from sweepft.launch.mirroring import check_mirror, mirrored
 from sweepft.recorder import Ledger, RunView
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -38,6 +39,7 @@ def run_sweep(
         EvaluateError: If a benchmark task, or its data, cannot be had.
         DataError: If the data cannot be used.
         HistoryError: If what ``early_stop.history`` names cannot be used.
+        MirrorError: If the mirror cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
         StorageError: If the folder cannot be written.
@@ -46,22 +48,24 @@ def run_sweep(
     check_packages(spec)
     check_finals(spec)
     out = out.resolve()
+    check_mirror(spec.mirror, out)
     history = earlier_sweeps(spec)
     make_run_folder(out, spec)
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
         recorder = Recorder(ledger, RunView())
         recorder.write("sweep", **sweep_row(spec, prepared), history=history.to_dict())
-        return conduct(
-            spec,
-            prepared,
-            out,
-            recorder=recorder,
-            searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
-            scheduler=build_scheduler(spec, prepared.budget_samples, history),
-            address=address,
-            console=console,
-        )
+        with mirrored(spec.mirror, out, recorder, console):
+            return conduct(
+                spec,
+                prepared,
+                out,
+                recorder=recorder,
+                searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
+                scheduler=build_scheduler(spec, prepared.budget_samples, history),
+                address=address,
+                console=console,
+            )
 
 
 def check_packages(spec: SweepSpec) -> None:

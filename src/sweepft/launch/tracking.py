@@ -1,27 +1,21 @@
-"""The tracker process of a sweep: started with it, told when it is over, and never waited for in between.
-
-One idea: the process knows that its driver is gone, whatever the reason, because its standard input ends.
-"""
+"""The tracker process of a sweep: started with it, told when it is over, and never waited for in between."""
 
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
+from sweepft.launch.follower import Follower
 from sweepft.recorder import Row
 from sweepft.track import failures
 
 __all__ = ["Tracking"]
 
-_SILENT: Final = 5.0
-"""Seconds after which it is said that trackers are waited for when the sweep is over."""
 _LAST_WORDS: Final = 120.0
-"""Seconds that they have from then on."""
+"""Seconds that trackers have when the sweep is over."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,19 +35,12 @@ class Tracking:
         self._run_dir = run_dir
         self._console = console
         self._told: set[str] = set()
+        self._log = run_dir / "logs" / "track.log"
         self._pid = 0
-        self.process: subprocess.Popen[bytes] | None = None
+        self.follower: Follower | None = None
         try:
-            (run_dir / "logs").mkdir(exist_ok=True)
-            with (run_dir / "logs" / "track.log").open("ab") as log:
-                self.process = subprocess.Popen(
-                    [sys.executable, *command, str(run_dir)],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C is the sweep's
-                )
-                self._pid = self.process.pid
+            self.follower = Follower([*command, str(run_dir)], self._log)
+            self._pid = self.follower.pid
         except OSError as error:
             self._tell("trackers", f"the process cannot be started: {error}")
 
@@ -67,22 +54,17 @@ class Tracking:
     def _look(self) -> None:
         for name, why in failures(self._run_dir, self._pid).items():
             self._tell(name, why)
-        process = self.process
-        if process is not None and process.poll() is not None:
-            self.process = None
-            _hang_up(process)
-            self._tell("trackers", f"the process ended with code {process.returncode}")
+        code = self.follower.gone() if self.follower is not None else None
+        if code is not None:
+            self.follower = None
+            self._tell("trackers", f"the process ended with code {code}")
 
     def _finish(self) -> None:
-        process, self.process = self.process, None
-        if process is None:
+        follower, self.follower = self.follower, None
+        if follower is None:
             return
-        _hang_up(process)
-        try:
-            code = process.wait(_SILENT)
-        except subprocess.TimeoutExpired:
-            self._console.print("trackers get the last rows; Ctrl-C leaves them", highlight=False)
-            code = _wait_or_kill(process)
+        words = "trackers get the last rows; Ctrl-C leaves them"
+        code = follower.end(lambda: self._console.print(words, highlight=False), _LAST_WORDS)
         self._look()
         if code != 0:
             self._tell("trackers", f"the process ended with code {code}")
@@ -92,25 +74,11 @@ class Tracking:
             return
         self._told.add(name)
         _log.warning("tracking failed: tracker=%s error=%s", name, why)
-        log = self._run_dir / "logs" / "track.log"
         self._console.print(
             f"warning: tracking by {name} ended, the sweep goes on: {why}\n"
-            f"  see {log}; what is missing is sent by: sweepft track {self._run_dir}",
+            f"  see {self._log}; what is missing is sent by: sweepft track {self._run_dir}",
             style="yellow",
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
-
-
-def _hang_up(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> int:
-    try:
-        return process.wait(_LAST_WORDS)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        process.kill()
-        return process.wait()

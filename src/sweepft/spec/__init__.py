@@ -13,6 +13,7 @@ from sweepft.spec.families import PACKABLE, packing_note
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.judge import MtBench
 from sweepft.spec.loader import dump, from_dict, load
+from sweepft.spec.mirror import Mirror
 from sweepft.spec.reference import reference
 from sweepft.spec.schema import json_schema
 from sweepft.spec.sections import (
@@ -59,6 +60,7 @@ __all__ = [
     "Limit",
     "Lora",
     "MicroTokens",
+    "Mirror",
     "MlflowTrack",
     "Model",
     "MtBench",

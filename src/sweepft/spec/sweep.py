@@ -18,6 +18,7 @@ from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key,
 from sweepft.spec.evaluate import Evaluate
 from sweepft.spec.fields import Checkpoint, Section, WarmupSteps
 from sweepft.spec.introspect import leaf_fields
+from sweepft.spec.mirror import Mirror
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
     Data,
@@ -83,6 +84,8 @@ class SweepSpec(Section):
     """What the finalists are scored on; by default there are none, and the objective decides."""
     track: Track = Track()
     """Copies of the curves for other tools."""
+    mirror: Mirror | None = None
+    """A copy of the run folder on other storage; by default there is none."""
     faults: Faults = Faults()
     """What is done about ranks, slots and nodes that are lost."""
     checkpoint: Checkpoint = "auto"

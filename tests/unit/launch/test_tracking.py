@@ -35,15 +35,15 @@ def test_a_sweep_is_tracked_to_its_end(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"tensorboard": True})
     shown = console()
     tracking = Tracking(tmp_path, shown)
-    assert tracking.process is not None
-    assert os.getsid(tracking.process.pid) != os.getsid(0), "Ctrl-C does not reach it"
+    assert tracking.follower is not None
+    assert os.getsid(tracking.follower.pid) != os.getsid(0), "Ctrl-C does not reach it"
     run.trial()
     for _ in range(3):
         tracking.on_row(run.result())
     run.end()
     run.finish()
     tracking.on_row({"kind": "finish"})
-    assert tracking.process is None
+    assert tracking.follower is None
     assert losses(tmp_path) == [8, 16, 24, 32, 40, 48]
     assert said(shown) == ""
 
@@ -53,7 +53,8 @@ def test_the_process_ends_when_its_driver_is_gone(tmp_path: Path) -> None:
     tracking = Tracking(tmp_path, console())
     run.trial()
     run.result()
-    process = tracking.process
+    assert tracking.follower is not None
+    process = tracking.follower.process
     assert process is not None
     assert process.stdin is not None
     process.stdin.close()  # what the system does when the driver dies
@@ -83,8 +84,8 @@ def test_a_tracker_that_fails_is_shown_once_while_the_sweep_runs(
 def test_a_process_that_is_gone_is_shown_once(tmp_path: Path, code: str) -> None:
     shown = console()
     tracking = Tracking(tmp_path, shown, ("-c", code))
-    assert tracking.process is not None
-    tracking.process.wait()
+    assert tracking.follower is not None
+    tracking.follower.process.wait()
     for kind in ("eval", "end", "eval", "finish"):
         tracking.on_row({"kind": kind})
     assert said(shown).count("the process ended with code 3") == 1
@@ -93,9 +94,9 @@ def test_a_process_that_is_gone_is_shown_once(tmp_path: Path, code: str) -> None
 def test_a_process_that_is_killed_is_shown(tmp_path: Path) -> None:
     shown = console()
     tracking = Tracking(tmp_path, shown, ("-c", "import time; time.sleep(60)"))
-    assert tracking.process is not None
-    os.kill(tracking.process.pid, signal.SIGKILL)
-    tracking.process.wait()
+    assert tracking.follower is not None
+    os.kill(tracking.follower.pid, signal.SIGKILL)
+    tracking.follower.process.wait()
     tracking.on_row({"kind": "end"})
     assert "the process ended with code -9" in said(shown)
 

@@ -1,0 +1,207 @@
+"""One look after another at a run folder, and what is new in it sent to its mirror.
+
+One idea: after anything that went wrong nothing is remembered. The next look asks the mirror what it holds, and goes on
+from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.errors import MirrorError
+from sweepft.mirror.contents import GROWING, begins_with, new_parts, shown, written_once
+from sweepft.mirror.manifest import FOLDER, TOPS, Kept, Manifest, newest
+from sweepft.mirror.store import Store
+
+__all__ = ["Copier", "check_ours"]
+
+_LEDGER: Final = GROWING[0]
+
+
+class Copier:
+    """Keeps a mirror like a run folder.
+
+    Args:
+        run_dir: The run folder.
+        store: The mirror.
+        every: Seconds after which rows are sent in the middle of a large file, too.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(
+        self, run_dir: Path, store: Store, every: float = 30.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._run_dir = run_dir
+        self._store = store
+        self._every = every
+        self._clock = clock
+        self._writer = os.urandom(8).hex()
+        self._now: Manifest | None = None  # what the mirror holds; None: to be asked
+        self._written = 0  # number of the last manifest of ours
+        self._rows_sent = clock()
+        self._inodes: dict[str, int] = {}
+        self._shown: dict[str, tuple[int, int]] = {}
+
+    def step(self) -> Manifest:
+        """Send what is new; returns what the mirror holds then.
+
+        Raises:
+            MirrorError: If the mirror is not this run's, is ahead of it, or another driver writes it.
+            STORE_ERRORS: If it cannot be reached or written; a later step makes good for it.
+        """
+        try:
+            now = self._now = self._now or self._begin()
+            now = self._send_rows(now)
+            self._send_shown()
+            now = self._send_folders(now)
+        except BaseException:
+            self._now = None
+            raise
+        return now
+
+    def _begin(self) -> Manifest:
+        """Ask the mirror what it holds, and remove from it what counts for nothing: left by who broke off."""
+        self._inodes.clear()
+        found = newest(self._store)
+        if found is None:
+            return Manifest()
+        if found.writer != self._writer and found.number > self._written > 0:
+            raise _taken(self._store)
+        check_ours(self._run_dir, self._store, found)
+        for top in TOPS:
+            for name in self._store.names(top):
+                if name not in found.objects:
+                    self._store.remove(name)
+        return found
+
+    def _send_rows(self, now: Manifest) -> Manifest:
+        """Send what has been appended; of each file at most one part goes over the line again."""
+        grown = dict(now.grown)
+        for name in GROWING:
+            file, known = self._run_dir / name, grown.get(name, ())
+            parts = known if self._same(name, file) or begins_with(file, known) else ()
+            if name == _LEDGER and parts != known:
+                check_ours(self._run_dir, self._store, now)
+            stay, fresh = new_parts(file, name, parts)
+            made = []
+            for part, data in fresh:
+                self._store.write(part.name, data)
+                made.append(part)
+            if made:
+                grown[name] = (*parts[:stay], *made)
+        self._rows_sent = self._clock()
+        return now if grown == now.grown else self._commit(now, grown=grown)
+
+    def _same(self, name: str, file: Path) -> bool:
+        """Whether a file is the one that was there at the last look; the study is replaced now and then."""
+        try:
+            inode = file.stat().st_ino
+        except FileNotFoundError:
+            return False
+        before, self._inodes[name] = self._inodes.get(name), inode
+        return inode == before
+
+    def _send_shown(self) -> None:
+        """Write what people open over what lies there: nothing depends on it."""
+        for name, stat in shown(self._run_dir).items():
+            facts = (stat.st_size, stat.st_mtime_ns)
+            if self._shown.get(name) != facts and self._send(name) is not None:
+                self._shown[name] = facts
+
+    def _send_folders(self, now: Manifest) -> Manifest:
+        """Send what was written since, each folder whole; then forget what is no longer there."""
+        all_whole = True
+        for unit, files in written_once(self._run_dir).items():
+            if _like(now.kept, files):
+                continue
+            if now.kept.keys() & files.keys():  # an object that counts is not written over
+                now = self._commit(now, kept=_without(now.kept, files))
+            sent = {name: self._send(name, self._rows_between) for name in files}
+            now = self._now or now  # rows may have gone in between
+            whole = _like(sent, written_once(self._run_dir).get(unit, {}))
+            if whole:
+                now = self._commit(now, kept={**now.kept, **sent})
+            all_whole &= whole
+        there = {name for files in written_once(self._run_dir).values() for name in files}
+        gone = now.kept.keys() - there
+        return self._commit(now, kept=_without(now.kept, gone)) if gone and all_whole else now
+
+    def _rows_between(self) -> None:
+        """Rows do not wait for a large file."""
+        if self._now is not None and self._clock() - self._rows_sent >= self._every:
+            self._send_rows(self._now)
+
+    def _send(self, name: str, between: Callable[[], None] = lambda: None) -> Kept | None:
+        """Send a file; None where it is gone, or was written meanwhile."""
+        try:
+            source = (self._run_dir / name).open("rb")
+        except FileNotFoundError:
+            return None
+        with source:
+            before = os.fstat(source.fileno())
+            digest = self._store.send(name, source, between)
+            kept = Kept(before.st_size, digest, before.st_mtime_ns)
+            return kept if _is(kept, os.fstat(source.fileno())) else None
+
+    def _commit(self, now: Manifest, **changes: Any) -> Manifest:
+        """Have the mirror hold something else from now on, and remove what it does not need any more."""
+        found = newest(self._store) or Manifest()
+        if (found.number, found.writer) != (now.number, now.writer):
+            if found.number > now.number:
+                raise _taken(self._store)
+            raise OSError(f"{self._store.uri}: what was there is gone; it is sent anew")
+        new = replace(now, number=now.number + 1, writer=self._writer, time=time.time(), **changes)
+        name, data = new.encode()
+        self._store.write(name, data)
+        self._now, self._written = new, new.number
+        for gone in [*self._store.names(FOLDER), *sorted(now.objects - new.objects)]:
+            if gone != name:
+                self._store.remove(gone)
+        return new
+
+
+def check_ours(run_dir: Path, store: Store, found: Manifest) -> None:
+    """Whether a mirror can be this run's, and holds nothing that the run folder lacks.
+
+    Raises:
+        MirrorError: If not.
+    """
+    parts = found.grown.get(_LEDGER, ())
+    if begins_with(run_dir / _LEDGER, parts):
+        return
+    try:
+        with (run_dir / _LEDGER).open("rb") as source:
+            first = source.readline()
+    except FileNotFoundError:
+        first = b""
+    if first and store.read(parts[0].name).startswith(first):
+        raise MirrorError(
+            f"{store.uri}: holds rows of this run that {run_dir} lacks\n"
+            f"  bring them back into another folder and resume that one: sweepft fetch {store.uri} FOLDER"
+        )
+    raise MirrorError(f"{store.uri}: holds another run\n  name a folder of its own with mirror.uri")
+
+
+def _taken(store: Store) -> MirrorError:
+    return MirrorError(
+        f"{store.uri}: another driver writes this mirror now\n"
+        "  let one of them end: both go on with the same run"
+    )
+
+
+def _is(kept: Kept | None, stat: os.stat_result) -> bool:
+    return kept is not None and (kept.size, kept.modified) == (stat.st_size, stat.st_mtime_ns)
+
+
+def _like(kept: Mapping[str, Kept | None], files: Mapping[str, os.stat_result]) -> bool:
+    """Whether files are all there, and as they are now."""
+    return bool(files) and all(_is(kept.get(name), stat) for name, stat in files.items())
+
+
+def _without(kept: Mapping[str, Kept], names: Container[str]) -> dict[str, Kept]:
+    return {name: file for name, file in kept.items() if name not in names}

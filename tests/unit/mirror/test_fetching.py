@@ -1,0 +1,175 @@
+"""What a mirror gives back is what was put there, or nothing at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.mirrored_run import MirroredRun, truth
+from sweepft.errors import LedgerCorrupt, MirrorError, StorageError, SweepftError
+from sweepft.mirror.copy import Copier
+from sweepft.mirror.fetch import fetch
+from sweepft.mirror.manifest import Kept, Manifest, Part, newest
+from sweepft.mirror.store import Store
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    run = MirroredRun(tmp_path / "run")
+    run.trial()
+    run.result(objective=2.0)
+    run.weights("t000")
+    run.ledger.close()
+    address = (tmp_path / "mirror").as_uri()
+    Copier(tmp_path / "run", Store(address)).step()
+    return address
+
+
+def objects(tmp_path: Path, pattern: str) -> list[Path]:
+    return [p for p in (tmp_path / "mirror").rglob(pattern) if p.is_file()]
+
+
+@pytest.mark.parametrize("pattern", ["model.safetensors", "ledger/ledger.jsonl/*"])
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-1] + b"X"), "does not have the digest it was written with"),
+        (lambda p: p.write_bytes(b""), "does not have the digest it was written with"),
+        (Path.unlink, "is missing"),
+    ],
+)
+def test_a_damaged_object_is_named_and_nothing_is_written(
+    tmp_path: Path, uri: str, pattern: str, damage: Callable[[Path], object], words: str
+) -> None:
+    (found,) = objects(tmp_path, pattern)
+    damage(found)
+    with pytest.raises(
+        MirrorError, match=f"{found.name}: {words}\n  the mirror is damaged; nothing was written"
+    ):
+        fetch(uri, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+    assert not list(tmp_path.glob(".back*"))
+
+
+def test_a_ledger_that_was_damaged_before_it_was_mirrored_is_refused(tmp_path: Path) -> None:
+    run = MirroredRun(tmp_path / "run")
+    run.ledger.close()
+    ledger = tmp_path / "run/ledger/ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes().replace(b"my-sweep", b"no-sweep"))
+    Copier(tmp_path / "run", Store((tmp_path / "mirror").as_uri())).step()
+    with pytest.raises(LedgerCorrupt):
+        fetch((tmp_path / "mirror").as_uri(), tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "back").mkdir()
+    fetch(uri, tmp_path / "back")  # an empty one is taken
+    before = truth(tmp_path / "back")
+    with pytest.raises(SweepftError, match="is not empty"):
+        fetch(uri, tmp_path / "back")
+    assert truth(tmp_path / "back") == before == truth(tmp_path / "run")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"file/\.back.*cannot be written"):
+        fetch(uri, tmp_path / "file" / "back")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_where_there_is_no_run_it_says_so(tmp_path: Path, there: bool) -> None:
+    if there:
+        (tmp_path / "mirror").mkdir()
+    with pytest.raises(MirrorError, match="holds no run"):
+        fetch((tmp_path / "mirror").as_uri(), tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("s3://me:very-secret-key@bucket/x", "must hold no credentials"),
+        ("ftp://host/x", "must begin with s3://, gs:// or file://"),
+        ("s3://bucket", "must name a folder of its own"),
+        ("s3://bucket/x?colour=red", "cannot be opened: Unexpected query parameter"),
+    ],
+)
+def test_what_is_no_address_is_refused(tmp_path: Path, uri: str, words: str) -> None:
+    with pytest.raises(MirrorError, match=words) as caught:
+        fetch(uri, tmp_path / "back")
+    assert "very-secret-key" not in str(caught.value)
+
+
+def test_a_mirror_that_moves_on_meanwhile_is_read_again(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring, moved = Store.bring, []
+
+    def late(self: Store, name: str, file: Path) -> str:
+        if name.endswith("model.safetensors") and not moved:
+            moved.append(name)
+            shutil.rmtree(tmp_path / "run/weights/t000")
+            Copier(tmp_path / "run", Store(uri)).step()
+        return bring(self, name, file)
+
+    monkeypatch.setattr(Store, "bring", late)
+    fetch(uri, tmp_path / "back")
+    assert moved
+    assert truth(tmp_path / "back") == truth(tmp_path / "run")
+
+
+OUTSIDE = [
+    "../outside",
+    "/etc/outside",
+    "weights/../../outside",
+    "logs/x",
+    "weights/.hidden",
+    "weights//x",
+    "",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("grown", [True, False])
+def test_a_manifest_cannot_lead_out_of_the_run_folder(
+    tmp_path: Path, uri: str, path: str, grown: bool
+) -> None:
+    store = Store(uri)
+    good = newest(store)
+    assert good is not None
+    (part,) = good.grown["ledger/ledger.jsonl"]
+    bad = Manifest(
+        99,
+        grown={**good.grown, path: (part,)} if grown else good.grown,
+        kept=good.kept if grown else {path: Kept(1, "0" * 64, 0)},
+    )
+    store.write(*bad.encode())
+    with pytest.raises(MirrorError, match="no file of a run folder"):
+        fetch(uri, tmp_path / "back")
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_a_part_outside_of_the_mirror_is_not_read(tmp_path: Path, uri: str) -> None:
+    (tmp_path / "secret").write_text("mine")
+    bad = Manifest(99, grown={"ledger/ledger.jsonl": (Part("../secret", 4, "0" * 64),)})
+    Store(uri).write(*bad.encode())
+    with pytest.raises(MirrorError, match="no file of a run folder"):
+        fetch(uri, tmp_path / "back")
+
+
+def test_a_manifest_of_another_version_is_refused(
+    tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweepft.mirror.manifest._VERSION", 2)
+    good = newest_of_any_version(tmp_path)
+    assert json.loads(good)["version"] == 1
+    with pytest.raises(MirrorError, match="mirror version 1, only 2 is known"):
+        fetch(uri, tmp_path / "back")
+
+
+def newest_of_any_version(tmp_path: Path) -> str:
+    return max((tmp_path / "mirror/mirror").iterdir()).read_text()
