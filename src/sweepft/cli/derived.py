@@ -9,8 +9,8 @@ import click
 __all__ = ["make_derived"]
 
 
-def make_derived(run: Path, price: float | None = None) -> None:
-    """Write the report of a run, and ``best/`` where it has a winner whose weights are there."""
+def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
+    """Write the report of a run, and ``best/`` where it has a winner whose weights are there, or need not be."""
     from sweepft.best import write_best
     from sweepft.recorder import RunView
     from sweepft.report import write_report
@@ -18,5 +18,6 @@ def make_derived(run: Path, price: float | None = None) -> None:
     view = RunView.load(run)
     for path in write_report(run, view=view, price=price).values():
         click.echo(path)
-    if view.best is not None and (run / "weights" / view.best.trial_id).is_dir():
+    best = view.best
+    if best is not None and (without_weights or (run / "weights" / best.trial_id).is_dir()):
         click.echo(write_best(run, view))

@@ -37,5 +37,5 @@ def fetch(uri: str, run: Path) -> None:
 
     size = bring(uri, run).size
     click.echo(f"{run}: {size / 1e6:.1f} MB from {uri}")
-    make_derived(run)
+    make_derived(run, without_weights=True)
     click.echo(describe_run(status_of(run)))
