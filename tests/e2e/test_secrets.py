@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from ipaddress import ip_address
+from pathlib import Path
 
 import psutil
 import pytest
@@ -97,18 +98,30 @@ def listening(process: psutil.Process) -> set[str]:
     return found
 
 
+def files_below(folder) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+
+
 @pytest.mark.full
-def test_a_local_run_listens_on_the_loopback_only(tiny_model_dir, tiny_data_file, tmp_path):
+def test_a_local_run_listens_on_the_loopback_only_and_writes_into_its_run_folder_only(
+    tiny_model_dir, tiny_data_file, tmp_path
+):
+    (tmp_path / "spec").mkdir()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "home").mkdir()
     spec = write_spec(
-        tmp_path, tiny_model_dir, tiny_data_file,
+        tmp_path / "spec", tiny_model_dir, tiny_data_file,
         train={"budget": {"samples": 2000}}, search={"trials": 1}, early_stop={"rule": "none"},
         resources={"concurrent_trials": 1, "workers_per_trial": 2},
     )  # fmt: skip
     run = tmp_path / "run"
+    before = [files_below(folder) for folder in (tiny_model_dir, tiny_data_file.parent, tmp_path / "spec")]
     command = [sys.executable, "-m", "sweepft.cli", "run", str(spec), "--out", str(run)]
+    built = os.environ.get("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "torch_extensions"))
     started = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=dict(os.environ)
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path / "here",
+        env=os.environ | {"HOME": str(tmp_path / "home"), "TORCH_EXTENSIONS_DIR": built},
+    )  # fmt: skip
     try:
         process, addresses, trained = psutil.Process(started.pid), set(), False
         while started.poll() is None and not trained:
@@ -123,6 +136,13 @@ def test_a_local_run_listens_on_the_loopback_only(tiny_model_dir, tiny_data_file
     assert addresses
     assert all(ip_address(a.removeprefix("::ffff:")).is_loopback for a in addresses), addresses
     assert json.loads((run / "report.json").read_text())["status"] == "finished"
+    after = [files_below(folder) for folder in (tiny_model_dir, tiny_data_file.parent, tmp_path / "spec")]
+    assert after == before, "model, data and spec are only read"
+    assert files_below(tmp_path / "here") == set(), "nothing where the command was given"
+    assert {Path(name).parts[0] for name in files_below(tmp_path / "home")} <= {".cache", ".triton"}, (
+        "caches alone"
+    )
+    assert {p.name for p in tmp_path.iterdir()} == {"spec", "here", "home", "run"}
 
 
 def _ledger(run) -> list[str]:

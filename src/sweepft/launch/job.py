@@ -26,6 +26,7 @@ from sweepft.spec import SweepSpec, dump
 __all__ = [
     "Job",
     "follow",
+    "job_metadata",
     "job_status",
     "noted_job",
     "resume_job",
@@ -77,7 +78,15 @@ def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path
 
 
 def resume_job(before: Job, overrides: Sequence[str], address: str | None, note: Path) -> Job:
-    """Submit a job that goes on with the run of an earlier one."""
+    """Submit a job that goes on with the run of an earlier one.
+
+    Raises:
+        JobError: If an override holds a secret, which the job server would show to whoever reaches it, or the job
+            server cannot be reached or refuses.
+    """
+    if any(redact(text) != text for text in overrides):
+        remedy = "give it in the environment of the cluster's nodes"
+        raise JobError([Problem("sweepft resume", "--set", "must not hold a token, key or password", remedy)])
     command = ["python", "-m", "sweepft.cli", "resume", before.run_dir, "--address", "auto"]
     command += [part for text in overrides for part in ("--set", text)]
     return _submit(command, {}, before.name, before.run_dir, address or before.address, note)
@@ -141,12 +150,15 @@ def _submit(
                 "py_modules": [str(Path(sweepft.__file__).parent)],
                 "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS},
             },
-            metadata={
-                key: redact(value)
-                for key, value in (("sweep", name), ("run_dir", run_dir), ("who", who_am_i()))
-            },
+            metadata=job_metadata(name, run_dir),
         )
     return job
+
+
+def job_metadata(name: str, run_dir: str) -> dict[str, str]:
+    """What a job server shows of a sweep to whoever reaches it."""
+    facts = {"sweep": name, "run_dir": run_dir, "who": who_am_i()}
+    return {key: redact(value) for key, value in facts.items()}
 
 
 @contextlib.contextmanager

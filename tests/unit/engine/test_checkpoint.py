@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,32 +67,41 @@ def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, op
 
 
 def damaged(runner, folder: Path, first, other):
+    problems = []
+
+    def attempt(trial, state: Path) -> None:
+        runner.start(trial)
+        try:
+            runner.restore(str(state))
+        except ValueError as error:
+            problems.append(str(error))
+
     runner.start(first)
     runner.run(24)
     runner.save(str(folder / "24"))
-    runner.start(other)
-    problems = []
-    try:
-        runner.restore(str(folder / "24"))
-    except ValueError as error:
-        problems.append(str(error))
+    attempt(other, folder / "24")
+    elsewhere = folder.with_name("elsewhere") / "24"
+    shutil.copytree(folder / "24", elsewhere)
+    (folder / "25").symlink_to(elsewhere)
+    attempt(first, folder / "25")
     shard = folder / "24" / "rank0.safetensors"
     data = bytearray(shard.read_bytes())
     data[-5] ^= 1
     shard.write_bytes(data)
-    runner.start(first)
-    try:
-        runner.restore(str(folder / "24"))
-    except ValueError as error:
-        problems.append(str(error))
+    attempt(first, folder / "24")
+    shard.unlink()
+    shard.symlink_to(elsewhere / "rank0.safetensors")
+    attempt(first, folder / "24")
     return problems
 
 
 def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
     plan = engine_plan(tiny_model_dir, tmp_path)
-    foreign, broken = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
+    foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
     assert "is the state of another trial" in foreign
+    assert "25: is a link; states are read from the run folder itself" in linked
     assert "does not have the digest it was written with" in broken
+    assert "rank0.safetensors: is a link; states are read from the run folder itself" in linked_shard
 
 
 def twice(runner, folder: Path, first):

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from sweepft.cli.job import is_job
 from sweepft.cli.main import cli
 from sweepft.errors import JobError
-from sweepft.launch.job import Job, noted_job, submit_sweep
+from sweepft.launch.job import Job, job_metadata, noted_job, resume_job, submit_sweep
 from sweepft.launch.storage import refusal
+from sweepft.redact import REDACTED
 from sweepft.spec import load
 
 SPEC = Path(__file__).parents[1] / "spec" / "valid.yaml"
@@ -55,6 +56,19 @@ def test_the_note_says_where_the_job_is(tmp_path: Path) -> None:
     job = {"address": "http://h:8265", "submission_id": "sweepft-a-1", "run_dir": "/shared/a", "name": "a"}
     (tmp_path / "job.json").write_text(json.dumps(job))
     assert noted_job(tmp_path) == Job(**job)
+
+
+def test_what_a_job_server_shows_holds_no_secret(tmp_path: Path) -> None:
+    planted = "hf_" + "plantedQ7xPplantedX9Zk"
+    shown = job_metadata("a", f"/shared/token={planted}")
+    assert shown["run_dir"] == f"/shared/token={REDACTED}"
+    assert set(shown) == {"sweep", "run_dir", "who"}
+    before = Job("http://127.0.0.1:1", "s", "/shared/a", "a")
+    for override in (f"model.revision={planted}", "mirror.uri=s3://key:secret@bucket/x"):
+        with pytest.raises(JobError, match="must not hold a token") as caught:
+            resume_job(before, [override], None, tmp_path / "note")
+        assert override.partition("=")[2] not in str(caught.value)
+    assert not (tmp_path / "note").exists()
 
 
 def test_a_command_on_a_trial_of_a_job_needs_to_see_the_run_folder(tmp_path: Path) -> None:
