@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sweepft.data.curriculum import phased_rows
 from sweepft.engine.schedules import lr_at
 from sweepft.launch.train import horizon_notes
 from sweepft.recorder import Ledger, RunView
-from sweepft.spec import from_dict, plan
+from sweepft.spec import Mirror, from_dict, plan
 
 TRAIN = {
     "budget": {"samples": 100}, "micro_batch": 4, "precision": "fp32", "zero_stage": 2,
@@ -192,12 +193,14 @@ def test_without_weights_the_card_says_so_and_without_a_winner_there_is_no_folde
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, schedule: str) -> None:
     facts = facts_of(tmp_path, schedule=schedule, warmup=0.1)
-    alone = from_dict(one_trial_spec(facts))
+    mirrored = facts.spec.model_copy(update={"mirror": Mirror(uri="s3://bucket/a-sweep")})
+    alone = from_dict(one_trial_spec(replace(facts, spec=mirrored)))
     (rate,) = alone.search.space["learning_rate"].choices
     assert alone.trial_settings({"learning_rate": rate}) == facts.settings
     assert alone.search.trials == alone.resources.concurrent_trials == 1
     assert alone.resources.workers_per_trial == 2
     assert alone.data == facts.spec.data
+    assert alone.mirror is None, "that is the sweep's"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -91,6 +91,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
                 },
             },
             "resources": {"workers_per_trial": 8, "gpus_per_worker": 1},
+            "mirror": {"uri": "s3://bucket/other"},
             "evaluate": {
                 "tasks": [{"name": "mmlu", "limit": 99, "num_fewshot": 5, "chat_template": False}, "gsm8k"],
                 "rank_by": {"two.loss": 1.0, "gsm8k.exact_match,strict": 1.0, "mt_bench.score": 0.1},
@@ -106,6 +107,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert small.model.chat_template is None
     assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
     assert [test.name for test in small.data.test] == ["one", "two"]
+    assert small.mirror is None, "it waits for the sweep itself"
     assert small.evaluate.confirm.seeds == 2
     tasks = [(task.name, task.limit, task.chat_template) for task in small.evaluate.each_task()]
     assert tasks == [("mmlu", 4, False), ("gsm8k", 4, True)]
