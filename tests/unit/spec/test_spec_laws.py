@@ -352,7 +352,7 @@ def test_the_public_surface() -> None:
         "Budget CheckpointEvery Curriculum Data EarlyStop Faults HeldOut Keep Limit Lora MlflowTrack Model MtBench "
         "Optimizer Resources Search"
     )
-    sources = "TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
+    sources = "Mirror TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
     rest = (
         "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
         "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
