@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 
 import optuna
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from support.sweeps import run_spec, write_spec
 from sweepft.data import TokenSet
 from sweepft.recorder import read_ledger
+from sweepft.replay.sources import live_verdicts
 from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray
@@ -98,6 +100,15 @@ def test_a_stop_says_why(finished):
         assert trial.reason == verdict["reason"]
         assert len(verdict["reason"]) > 20
         assert verdict["evidence"]
+
+
+def test_its_ledger_replayed_gives_the_live_verdicts(finished):
+    run, _ = finished
+    rows = read_ledger(run)
+    recorded = [r for r in rows if r["kind"] == "verdict"]
+    assert {"continue", "stop"} <= {r["action"] for r in recorded}
+    again = [json.loads(json.dumps(v.to_row())) for v in live_verdicts(rows)]
+    assert again == [{key: r[key] for key in row} for r, row in zip(recorded, again, strict=True)]
 
 
 def test_ranks_live_from_trial_to_trial(finished):

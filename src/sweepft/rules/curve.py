@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["Curve", "Observation", "Report", "Snapshot", "make_report"]
 
@@ -108,9 +107,6 @@ class Snapshot:
             noise of one evaluation little.
         metric_weight: The sum of those weights; 0 without any objective.
         loss: Mean training loss over the last fifth of the progress so far.
-        drop: Relative drop of the loss since the start, (start - loss) / |start|.
-        slope: Slope of log loss against log progress over the second half (negative: still falling).
-        spikes: Share of losses more than half above the running median.
         log_grad_norm: Mean log gradient norm over the last fifth of the progress so far.
         block_loss: Token-weighted loss over the last fifth of the completed blocks: paired where data_order
             is equal.
@@ -121,9 +117,6 @@ class Snapshot:
     progress: float
     metric: float = _NAN
     loss: float = _NAN
-    drop: float = _NAN
-    slope: float = _NAN
-    spikes: float = _NAN
     log_grad_norm: float = _NAN
     block_loss: float = _NAN
     data_order: str | None = None
@@ -215,7 +208,8 @@ class Curve:
         loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
         seen = np.isfinite(loss)
         if seen.any():
-            _read_losses(snap, progress[seen], loss[seen], start)
+            tail = loss[seen & (progress > start)]
+            snap.loss = float(tail.mean()) if tail.size else float(loss[seen][-1])
         metrics = np.frombuffer(self.metric) if self.metric else np.empty(0)
         told = np.isfinite(metrics)
         snap.metric_weight = float(progress[told].sum())
@@ -265,21 +259,3 @@ class Curve:
         curve.high_count, since = state["high"]
         curve.high_since = _NAN if since is None else since
         return curve
-
-
-def _read_losses(snap: Snapshot, progress: NDArray[Any], loss: NDArray[Any], start: float) -> None:
-    tail = loss[progress > start]
-    snap.loss = float(tail.mean()) if tail.size else float(loss[-1])
-    first = float(np.median(loss[: max(1, min(5, loss.size // 10))]))
-    if first != 0:
-        snap.drop = (first - snap.loss) / abs(first)
-    if loss.size >= 3:
-        middle = float(np.median(loss))
-        snap.spikes = float(np.mean(loss > middle + 0.5 * abs(middle)))
-    half = progress >= progress[-1] / 2
-    if half.sum() >= 3 and (loss[half] > 0).all() and progress[half][0] > 0:
-        x = np.log(progress[half])
-        x = x - x.mean()
-        spread = float(x @ x)
-        if spread > 0:
-            snap.slope = float(x @ np.log(loss[half]) / spread)

@@ -25,7 +25,7 @@ from sweepft.rules.windows import Window, WindowSpec, eligible, parse_windows
 
 __all__ = ["Referee"]
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class Referee:

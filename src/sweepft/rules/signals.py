@@ -18,7 +18,7 @@ from sweepft.rules.cohort import Cohort, TrialRecord
 from sweepft.rules.normal import normal_scores
 from sweepft.rules.windows import Window
 
-__all__ = ["SIGNALS", "SignalTable", "signal_table"]
+__all__ = ["SIGNALS", "SignalTable", "relative_norms", "signal_table"]
 
 Floats = NDArray[np.float64]
 SIGNALS = (
@@ -65,7 +65,7 @@ def signal_table(
     columns = [
         normal_scores(cohort.sign * seen.values("mean_metric", places)),
         normal_scores(-losses),
-        normal_scores(-_relative_norms(norms, batches)),
+        normal_scores(-relative_norms(norms, batches)),
     ]
     used: list[str] = list(SIGNALS)
     for key in covariates:
@@ -75,8 +75,13 @@ def signal_table(
     return SignalTable(names, tuple(used), np.stack(columns, axis=1))
 
 
-def _relative_norms(logs: Floats, batches: Floats) -> Floats:
-    """Log gradient norms minus what the batch size explains; NaN where that cannot be told."""
+def relative_norms(logs: Floats, batches: Floats) -> Floats:
+    """Log gradient norms minus what the batch size explains; NaN where that cannot be told.
+
+    Args:
+        logs: (n,) log gradient norms.
+        batches: (n,) batch sizes, NaN where not known.
+    """
     known = np.isfinite(batches)
     usable = known & np.isfinite(logs)
     sizes = batches[usable]

@@ -19,6 +19,7 @@ from sweepft.replay.cli import replay_command
 from sweepft.replay.curves import Study
 from sweepft.replay.sources import read_source
 from sweepft.rules import Referee, make_report, make_rule
+from sweepft.rules.audit import audit_rate
 
 CURVES = Path(__file__).resolve().parents[4] / "shared" / "curves"
 
@@ -127,7 +128,15 @@ def test_nothing_that_can_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> N
 
 def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[str, int, str]]:
     """A run folder as a live sweep of one slot would leave it; returns its verdicts."""
-    referee = Referee(rule=make_rule(rule), windows=(0.1, 0.5), budget=100, mode="min", min_steps=2)
+    audit = audit_rate(rule, None)
+    referee = Referee(
+        rule=make_rule(rule, audit=audit),
+        windows=(0.1, 0.5),
+        budget=100,
+        mode="min",
+        min_steps=2,
+        audit=audit,
+    )
     told = []
     with Ledger.create(folder) as ledger:
         spec = {"early_stop": {"rule": rule, "windows": [0.1, 0.5], "min_steps": 2, "min_peers": 3}}
@@ -179,7 +188,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
     return told
 
 
-@pytest.mark.parametrize("rule", ["median", "recipe", "asha"])
+@pytest.mark.parametrize("rule", ["median", "recipe", "asha", "calibrated"])
 def test_a_live_sweeps_ledger_replayed_gives_the_live_verdicts(tmp_path: Path, rule: str) -> None:
     told = write_run(tmp_path / "run", make_study(runs=12, seed=3), rule)
     assert {"stop", "continue"} <= {action for _, _, action in told}

@@ -180,6 +180,28 @@ def test_a_late_joiner_is_judged_against_those_before_it() -> None:
     assert [v.action for v in r.report("late", at(60, metric=8.0))] == ["stop"]
 
 
+@pytest.mark.parametrize("rule", ["median", "calibrated"])
+@pytest.mark.parametrize("end", [5, 30])
+def test_a_trial_that_ends_early_is_completed_and_its_length_tells_nothing(rule: str, end: int) -> None:
+    """Before the first window or between two: its final result counts, and no one is judged against it where it
+    never was.
+    """
+    r = referee(rule)
+    for i in range(4):
+        r.add(f"t{i}")
+        r.report(f"t{i}", at(10, metric=1.0 + i / 10, loss=1.0 + i / 10))
+    r.add("short")
+    for step in range(5, end, 5):
+        r.report("short", at(step, metric=0.5, loss=0.5))
+    assert r.complete("short", at(end, metric=0.4, loss=0.4)) == []
+    assert dict(r.cohort.finals) == {"short": 0.4}
+    assert r.cohort.trials["short"].status == "completed"
+    assert {w.fraction for w in r.cohort.trials["short"].snapshots} == ({0.1} if end > 10 else set())
+    (verdict,) = r.report("t0", at(50, metric=1.0, loss=1.0))
+    assert (verdict.window, verdict.action) == (0.5, "continue")
+    assert r.report("short", at(60, metric=9.0)) == []
+
+
 def test_a_report_beyond_several_windows_is_judged_at_each_until_stopped() -> None:
     r = referee(windows=(0.1, 0.2))
     r.add("t0")
@@ -256,7 +278,7 @@ def test_a_verdict_survives_its_row() -> None:
 
 def test_a_state_of_another_version_or_mode_is_refused() -> None:
     state = referee().state_dict()
-    with pytest.raises(ValueError, match="version 1"):
+    with pytest.raises(ValueError, match="version 2"):
         referee().load_state_dict({**state, "version": 0})
     with pytest.raises(ValueError, match="mode"):
         referee(mode="max").load_state_dict(state)

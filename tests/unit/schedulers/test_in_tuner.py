@@ -1,4 +1,4 @@
-"""The scheduler in a real Tuner: function and class trainables, retries, and a state that goes on.
+"""The scheduler in a real Tuner: function and class trainables, Ray Train inside a trial, and failures.
 
 The idea to keep in mind: these run Ray itself, on one CPU, for what fakes cannot prove.
 """
@@ -119,3 +119,62 @@ def test_a_failing_trial_is_known_as_failed_and_harms_no_other(session: None, tm
         run_config=run_config(tmp_path, ClassTrainable),
     ).fit()
     assert scheduler.summary()["statuses"] == {"failed": 1, "completed": 1}
+
+
+@pytest.mark.full  # each trial starts a training group of its own: a minute in all
+@pytest.mark.timeout(900)
+def test_trials_that_train_with_ray_train_are_judged_and_stopped(session: None, tmp_path: Path) -> None:
+    """Ray's own recipe: a function trainable drives a trainer, whose callback hands the workers' reports to Tune."""
+    scheduler = EarlyDynamicsScheduler(
+        metric="eval_loss",
+        mode="min",
+        budget=100,
+        windows=(0.2, 0.6),
+        min_steps=2,
+        min_peers=2,
+        rule="median",
+        audit=0,
+    )
+    results = tune.Tuner(
+        tune.with_resources(train_driver, {"cpu": 0.1}),
+        param_space={
+            "x": tune.grid_search([1, 0, 5]),
+            "trial_id": tune.sample_from(_named),
+            "folder": str(tmp_path),
+        },
+        tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1),
+        run_config=run_config(tmp_path, train_driver),
+    ).fit()
+    assert not results.errors
+    assert scheduler.referee.cohort.finals == {"t0": 0.1, "t1": 1.1}
+    (stop,) = (v for v in scheduler.drain_verdicts() if v.action == "stop")
+    assert (stop.trial_id, stop.step, stop.samples_seen) == ("t5", 2, 20)
+    assert scheduler.referee.cohort.trials["t5"].status == "stopped"
+
+
+def train_driver(config: dict[str, Any]) -> None:
+    """Two workers, no torch: rank 0's reports are the trial's."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    DataParallelTrainer(
+        train_worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 0.1}),
+        run_config=RunConfig(
+            name=config["trial_id"],
+            storage_path=config["folder"] + "/train",
+            callbacks=[TuneReportCallback()],
+        ),
+    ).fit()
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    import time
+
+    import ray.train
+
+    for step in range(1, 11):
+        ray.train.report({"step": step, "samples_seen": 10 * step, "eval_loss": quality(config, step)})
+        time.sleep(0.3)  # a real step takes a while: Tune stops a trial between two reports
