@@ -89,6 +89,7 @@ class _View:
     peers: int
     p_good: float
     mass: float
+    signals: dict[str, float]
     rho: float
     weights: dict[str, float]
     finished: int
@@ -99,6 +100,7 @@ class _Odds:
     """Trials at one window: the chance of each, and the chances that left with trials that never came there."""
 
     chances: Floats
+    scores: Floats
     lost: float
     ranked: int
     rho: float
@@ -170,6 +172,7 @@ class CalibratedRule:
         evidence = {
             "compared_at": chosen.name,
             "peers": view.peers,
+            "signals": {k: round(v, 4) for k, v in view.signals.items()},
             "mass": round(view.mass, 6),
             "level": round(level, 6),
             "basis": basis,
@@ -223,8 +226,9 @@ class CalibratedRule:
         mass = float(
             (chances[chances <= chances[own] + 1e-12].sum() + odds.lost) / (chances.sum() + odds.lost)
         )
+        signals = dict(zip(odds.weights, odds.scores[own].tolist(), strict=True))
         return _View(
-            window, odds.ranked - 1, float(chances[own]), mass, odds.rho, odds.weights, odds.finished
+            window, odds.ranked - 1, float(chances[own]), mass, signals, odds.rho, odds.weights, odds.finished
         )
 
     def _odds(self, cohort: Cohort, window: Window, names: Sequence[str]) -> _Odds:
@@ -239,7 +243,7 @@ class CalibratedRule:
         spread = math.sqrt(1.0 - rho * rho + rho * rho * _RANK_NOISE / len(scores))
         chances = 1.0 - cdf((quantile(1.0 - self.good) - rho * scores[: len(names)]) / spread)
         shown = {c: float(w) for c, w in zip(table.columns, weights, strict=True)}
-        return _Odds(chances, spent * scale, len(scores), rho, shown, finished)
+        return _Odds(chances, table.scores, spent * scale, len(scores), rho, shown, finished)
 
     def _sample(self, cohort: Cohort, window: Window, own: str) -> list[str]:
         names = cohort.names_at(window)

@@ -208,8 +208,8 @@ class Curve:
         loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
         seen = np.isfinite(loss)
         if seen.any():
-            tail = loss[seen & (progress > start)]
-            snap.loss = float(tail.mean()) if tail.size else float(loss[seen][-1])
+            late = loss[seen & (progress > start)]
+            snap.loss = float(late.mean()) if late.size else float(loss[seen][-1])
         metrics = np.frombuffer(self.metric) if self.metric else np.empty(0)
         told = np.isfinite(metrics)
         snap.metric_weight = float(progress[told].sum())

@@ -61,6 +61,17 @@ def test_behaviour_at_one_window(rows: list[tuple[Any, Any]], stopped: int) -> N
         assert v.reason
 
 
+def test_a_verdict_says_where_the_trial_stands_in_each_signal() -> None:
+    """Normal scores among those at the window: larger is better, 0 is the middle or a signal that it did not report."""
+    r = referee(windows=(0.1,))
+    for i in range(8):
+        r.add(f"t{i}", {"learning_rate": 0.1 * (i + 1)})
+        r.report(f"t{i}", at(10, metric=1.0 + i, loss=9.0 - i, norm=None))
+    evidence = r.verdicts[-1].evidence
+    assert evidence["signals"].keys() == evidence["weights"].keys()
+    assert evidence["signals"] == {"objective": -1.5341, "loss": 1.5341, "grad_norm": 0.0}
+
+
 def run_sweep(
     seed: int, trials: int, *, audit: float = 0.0, useful: bool = True, norms: bool = True, **kw: Any
 ) -> Referee:
