@@ -139,9 +139,11 @@ def test_a_local_run_listens_on_the_loopback_only_and_writes_into_its_run_folder
     after = [files_below(folder) for folder in (tiny_model_dir, tiny_data_file.parent, tmp_path / "spec")]
     assert after == before, "model, data and spec are only read"
     assert files_below(tmp_path / "here") == set(), "nothing where the command was given"
-    assert {Path(name).parts[0] for name in files_below(tmp_path / "home")} <= {".cache", ".triton"}, (
-        "caches alone"
-    )
+    assert {Path(name).parts[0] for name in files_below(tmp_path / "home")} <= {
+        ".cache",
+        ".triton",
+        ".ray",
+    }, "caches, and Ray's token"
     assert {p.name for p in tmp_path.iterdir()} == {"spec", "here", "home", "run"}
 
 
