@@ -28,8 +28,8 @@ RAISE_ONCE = """self.calls = getattr(self, "calls", 0) + 1
             open({flag!r}, "w").close()
             raise RuntimeError("injected")"""
 
-RAISE_ALWAYS = """self.calls = getattr(self, "calls", 0) + 1
-        if self.calls == {call}:
+RAISE_ALWAYS = """self.calls = getattr(self, "calls", 0) + self.training
+        if self.calls == {call} and self.training:
             raise RuntimeError("injected")"""
 
 HANG_ONCE = """self.calls = getattr(self, "calls", 0) + self.training

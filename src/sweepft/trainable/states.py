@@ -93,15 +93,18 @@ def is_parked(folder: Path) -> bool:
 def note_pause(folder: Path, wanted: bool) -> None:
     """Note, for all slots, that trials shall be ready to leave at their next report point; or take the note away.
 
+    Where it cannot be written, trials reach their end before the sweep pauses.
+
     Args:
         folder: The run's ``checkpoints/``.
         wanted: Whether they shall.
     """
-    if wanted:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _PAUSE).touch()
-    else:
-        (folder / _PAUSE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # read-only, say: a sweep goes on without states
+        if wanted:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _PAUSE).touch()
+        else:
+            (folder / _PAUSE).unlink(missing_ok=True)
 
 
 def pause_wanted(folder: Path) -> bool:

@@ -13,7 +13,9 @@ from sweepft.trainable.states import (
     is_parked,
     newest_state,
     note_parked,
+    note_pause,
     note_taken,
+    pause_wanted,
     remove_states,
 )
 
@@ -146,3 +148,13 @@ def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_pat
     note_parked(tmp_path / "file" / "t000")
     note_taken(tmp_path / "file" / "t000")
     assert not is_parked(tmp_path / "file" / "t000")
+
+
+def test_a_pause_is_noted_where_it_can_be_and_ends_no_sweep_where_it_cannot(tmp_path):
+    note_pause(tmp_path / "checkpoints", True)
+    assert pause_wanted(tmp_path / "checkpoints")
+    note_pause(tmp_path / "checkpoints", False)
+    assert not pause_wanted(tmp_path / "checkpoints")
+    (tmp_path / "file").touch()
+    for wanted in (True, False):
+        note_pause(tmp_path / "file" / "checkpoints", wanted)  # as on a disk that is read-only
