@@ -220,9 +220,13 @@ def shoot_at_sweeps(
                         break
                     queue.pop()
                 sweep.end()
-            except KeyboardInterrupt:  # the sweep under way is not on record
+            except (
+                KeyboardInterrupt,
+                RuntimeError,
+            ) as error:  # RuntimeError: a node, or the cluster, did not come up
                 sweep.process.kill()
                 sweep.process.wait()
+                print(f"ended early, the sweep under way is not on record: {error!r}", flush=True)
                 break
             judge(sweep, calm[which], tallies)
             sweeps += 1

@@ -68,7 +68,7 @@ class LocalCluster:
         self._child = subprocess.Popen(
             [*self.inside, sys.executable, "-m", "support.cluster", head.address if head else "", "jobs" * jobs],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=self.env | {"PYTHONPATH": os.pathsep.join(path)},
+            env=self.env | {"PYTHONPATH": os.pathsep.join(path)}, start_new_session=True,
         )  # fmt: skip
         self.pid = self._child.pid
         begun = self._answer()
@@ -153,8 +153,11 @@ class _Elsewhere:
             f"--object-store-memory={_STORE_BYTES}", "--min-worker-port=0", "--max-worker-port=0", "--block",
         ]  # fmt: skip
         ray = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())"]
-        self._process = psutil.Popen([*prefix, *ray, *words], stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        # A session of its own, as on a machine of its own: raylets end whole process groups.
+        self._process = psutil.Popen(
+            [*prefix, *ray, *words], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
         while not any(n["Alive"] and n["NodeName"] == address for n in cluster.global_state.node_table()):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"no node came up at {address}: exit code {self._process.poll()}")
