@@ -121,20 +121,22 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         assert loss == pytest.approx(undisturbed[name][2], rel=1e-6)
 
 
-def test_a_model_that_packs_wrongly_is_refused_with_the_remedy_and_not_tried_again(
+def test_a_sweep_whose_model_packs_wrongly_ends_with_its_first_trial_and_says_the_remedy(
     ray_here, tiny_data_file, tmp_path
 ):
     sound = tiny_model(tmp_path / "sound", initializer_range=0.1)
     model = faulty_model(sound, tmp_path / "model", FORGET_POSITIONS)
     spec = write_spec(
-        tmp_path, model, tiny_data_file, search=TWO_TRIALS | {"trials": 1}, model={"trust_remote_code": True},
+        tmp_path, model, tiny_data_file, search=TWO_TRIALS | {"trials": 9}, model={"trust_remote_code": True},
         train=SETTINGS | {"micro_batch": {"tokens": 256}}, resources={"concurrent_trials": 1},
     )  # fmt: skip
     done = run_spec(spec, tmp_path / "run")
-    (one,) = done.view.trials.values()
-    assert (done.status, one.status) == ("failed", "failed")
-    assert "packed samples give other losses than padded ones" in one.reason
-    assert "set train.micro_batch to a number of samples instead" in one.reason
+    assert (done.status, done.exit_code) == ("failed", 1)
+    (one,) = (t for t in done.view.trials.values() if t.status != "interrupted")
+    assert one.status == "failed"
+    for words in one.reason, read_ledger(tmp_path / "run")[-1]["reason"]:
+        assert "packed samples give other losses than padded ones" in words
+        assert "set train.micro_batch to a number of samples instead" in words
     (fault,) = faults(tmp_path / "run")
     assert (fault["error"], fault["action"]) == ("PackingMismatch", "given up")
 

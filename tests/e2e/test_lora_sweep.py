@@ -16,24 +16,32 @@ pytestmark = [
 ]
 
 
-def test_rank_rate_and_batch_are_swept_warm_and_the_winner_loads_in_peft(
+SPACE = {
+    "batch_size": {"choice": [7, 16]},
+    "learning_rate": {"log_uniform": [1.0e-3, 3.0e-2]},
+    "lora.rank": {"choice": [4, 8]},
+    "lora.alpha": {"choice": [8.0, 32.0]},
+    "lora.dropout": {"uniform": [0.0, 0.2]},
+    "lora.target_modules": {"choice": ["all-linear", ["q_proj", "v_proj"]]},
+}
+FIRST = {"lora.rank": 4, "lora.alpha": 8.0, "lora.dropout": 0.0, "lora.target_modules": "all-linear"}
+START = [
+    FIRST,
+    FIRST | {"lora.alpha": 32.0, "lora.dropout": 0.1},
+    FIRST | {"lora.target_modules": ["q_proj", "v_proj"]},
+    FIRST | {"lora.target_modules": ["q_proj", "v_proj"], "lora.rank": 8},
+]
+
+
+def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
     ray_here, tiny_model_dir, tiny_data_file, tmp_path
 ):
     spec = write_spec(
         tmp_path,
         tiny_model_dir,
         tiny_data_file,
-        train={"micro_batch": {"tokens": 256}, "lora": {"dropout": 0.05}},
-        search={
-            "trials": 6,
-            "start_with": [],
-            "sampler": "random",
-            "space": {
-                "batch_size": {"choice": [7, 16]},
-                "learning_rate": {"log_uniform": [1.0e-3, 3.0e-2]},
-                "lora.rank": {"choice": [4, 8]},
-            },
-        },
+        train={"micro_batch": {"tokens": 256}, "lora": {}},
+        search={"trials": 8, "start_with": START, "sampler": "random", "space": SPACE},
         early_stop={"rule": "none", "windows": [0.5]},
         resources={"concurrent_trials": 1},
     )
@@ -41,8 +49,13 @@ def test_rank_rate_and_batch_are_swept_warm_and_the_winner_loads_in_peft(
     trials = list(done.view.trials.values())
     assert {t.status for t in trials} == {"completed"}
     for before, after in itertools.pairwise(trials):
-        same = before.config["lora.rank"] == after.config["lora.rank"]
-        assert after.attempts[-1].warm is same, "another rank builds another adapter, in the living process"
+        same = all(before.config[key] == after.config[key] for key in ("lora.rank", "lora.target_modules"))
+        assert after.attempts[-1].warm is same, "another shape builds another adapter, in the living process"
+    assert [t.attempts[-1].warm for t in trials[:4]] == [False, True, False, False]
+    for trial in trials:
+        assert trial.effective["lora"] == {
+            key.removeprefix("lora."): v for key, v in trial.config.items() if "lora" in key
+        }
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -50,4 +63,13 @@ def test_rank_rate_and_batch_are_swept_warm_and_the_winner_loads_in_peft(
     adapter = tmp_path / "run" / "best" / "adapter"
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     adapted = PeftModel.from_pretrained(base, adapter)
-    assert adapted.peft_config["default"].r == done.view.best.config["lora.rank"]
+    config, best = adapted.peft_config["default"], done.view.best.config
+    assert (config.r, config.lora_alpha, config.lora_dropout) == tuple(
+        best[f"lora.{key}"] for key in ("rank", "alpha", "dropout")
+    )
+    every = set(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    wanted = best["lora.target_modules"]
+    adapted_layers = {
+        name.rsplit(".", 1)[-1] for name in config.target_modules
+    }  # of some layers peft keeps the path
+    assert adapted_layers == (every if wanted == "all-linear" else set(wanted))

@@ -6,6 +6,8 @@ place the boundaries handed to the forward pass are the only ones there are. A f
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,11 +144,17 @@ def _has_varlen(query: torch.Tensor) -> bool:
         or query.shape[-1] > 256
     ):
         return False
+    return _varlen_is_whole() and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+@functools.cache
+def _varlen_is_whole() -> bool:
+    """Whether torch has the kernel, and with all that is asked of it: its first versions lack one or the other."""
     try:
-        from torch.nn.attention import varlen  # noqa: F401 - torch 2.10 and later
+        from torch.nn.attention.varlen import varlen_attn
     except ImportError:
         return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 def _varlen(

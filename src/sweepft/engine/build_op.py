@@ -1,8 +1,7 @@
 """Build DeepSpeed's CPU communication op once, at set-up, with a message a person can act on.
 
 DeepSpeed compiles ``deepspeed_shm_comm`` at the first ``init_distributed`` on a CPU. Left to the
-ranks, that compile would run inside the first trial, and a killed one leaves a lock on which every
-later run waits for ever.
+ranks, that compile would run inside the first trial.
 
 Run as ``python -m sweepft.engine.build_op``.
 """
@@ -13,7 +12,7 @@ import os
 import shutil
 import sys
 
-from sweepft.engine.collective import own_tools_first, remove_stale_lock
+from sweepft.engine.comm_op import load_op, own_tools_first
 
 __all__ = ["main"]
 
@@ -32,11 +31,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    remove_stale_lock()
-    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
     try:
-        ShareMemCommBuilder().load(verbose=False)
+        load_op()
     except Exception as error:
         print(
             f"setup: DeepSpeed's CPU communication op could not be built: {error}\n"

@@ -9,21 +9,18 @@ import os
 import socket
 import struct
 import sys
-import time
 from datetime import timedelta
-from pathlib import Path
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, if not by name
 
+from sweepft.engine.comm_op import load_op, own_tools_first
 from sweepft.engine.memory import memory_share
 
-__all__ = ["interface_towards", "join", "leave", "own_tools_first", "remove_stale_lock"]
+__all__ = ["interface_towards", "join", "leave"]
 
-_OP = "deepspeed_shm_comm"
 _SIOCGIFADDR = 0x8915
 """Linux' request for an interface's IPv4 address (netdevice(7))."""
-_STALE_SECONDS = 600.0
 _PATIENCE = timedelta(minutes=30)
 """For collectives, as DeepSpeed has it; torch gives NCCL ten."""
 
@@ -39,7 +36,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         threads: CPU threads this rank may use.
         gpus: What this rank was given of a GPU; 0 trains on the CPU, less than 1 holds it to that share of the memory.
     Raises:
-        RuntimeError: If it was given a GPU and torch sees none.
+        RuntimeError: If it was given a GPU and torch sees none, or the communication op of CPUs cannot be built.
     """
     own_tools_first()
     use_gpu = gpus > 0 and not _pretend()
@@ -48,8 +45,6 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
             f"this rank was given {gpus:g} GPU and torch {torch.__version__} sees none: install a CUDA build of torch, "
             "or set resources.gpus_per_worker: 0"
         )
-    if not use_gpu:
-        remove_stale_lock()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK="0",  # Ray shows each rank only its own device
@@ -67,6 +62,8 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
         if gpus < 1:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
+    else:
+        load_op()
     _speak_through(interface_towards(address))
     torch.distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
@@ -136,41 +133,6 @@ def _store(rank: int, world_size: int, address: str, port: int) -> TCPStore:
         wait_for_workers=False,
         master_listen_fd=listener,
     )
-
-
-def own_tools_first() -> None:
-    """Put this interpreter's own ``bin`` first on PATH.
-
-    DeepSpeed builds its communication op with the ninja it finds there, and two versions of ninja each take what the
-    other built for out of date: every start of a rank would compile for half a minute.
-    """
-    own = str(Path(sys.executable).parent)
-    rest = [p for p in os.environ.get("PATH", "").split(os.pathsep) if p != own]
-    os.environ["PATH"] = os.pathsep.join([own, *rest])
-
-
-def remove_stale_lock(extension_dir: Path | None = None, now: float | None = None) -> bool:
-    """Remove the lock of a build of DeepSpeed's communication op that was killed: every later start would wait for it.
-
-    Args:
-        extension_dir: Where the op is built; by default where torch builds it.
-        now: Unix seconds; by default the clock.
-    Returns:
-        True when a lock older than ten minutes was removed.
-    """
-    if extension_dir is None:
-        from torch.utils.cpp_extension import _get_build_directory
-
-        extension_dir = Path(_get_build_directory(_OP, verbose=False))
-    lock = extension_dir / "lock"
-    try:
-        age = (time.time() if now is None else now) - lock.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    if age < _STALE_SECONDS:
-        return False
-    lock.unlink(missing_ok=True)
-    return True
 
 
 def leave() -> None:

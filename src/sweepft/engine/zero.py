@@ -267,8 +267,8 @@ class ZeroEngine:
         if self.plan.zero_stage == 0:
             model.to(self.device)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-        if trial.lora is not None and base is None and self.device.type == "cpu" and self.plan.zero_stage < 3:
-            share_frozen(self.plan, self.module)
+        if trial.lora is not None and self.device.type == "cpu":
+            share_frozen(self.plan, self.module, known=base is not None)
         if self.plan.compiled:
             compile_blocks(self.module)
         if self._in_place:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sweepft.errors import PackingMismatch
 from sweepft.recorder import Row, RunView
 from sweepft.trainable.keep import KeepPlan
 from sweepft.tuner.stopper import Winding
@@ -17,12 +18,14 @@ _GIVE_UP_AFTER = 3
 
 
 def stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
-    """End a sweep whose first trials all fail: the cause is theirs in common, and each costs a start of ranks."""
+    """End a sweep whose first trials all fail, or whose model is found not to pack: the next ones would fail too."""
     ended = [t.status for t in view.trials.values() if t.end is not None and t.status != "interrupted"]
     failed, worked = ended.count("failed"), len(ended) > ended.count("failed")
 
     def on_row(row: Row) -> None:
         nonlocal failed, worked
+        if row["kind"] == "fault" and row["error"] == PackingMismatch.__name__:
+            winding.give_up(row["message"])
         if row["kind"] != "end" or row["status"] == "interrupted":
             return
         failed, worked = failed + (row["status"] == "failed"), worked or row["status"] != "failed"

@@ -1,29 +1,16 @@
-"""Setting a rank up: our own build tools first, and no waiting for a build that was killed."""
+"""Setting a rank up: the GPU it was given, or a share of one, and the network that joins the ranks."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from support.namespaces import Network, can_make_namespaces
-from sweepft.engine.collective import join, own_tools_first, remove_stale_lock
+from sweepft.engine.collective import join
 from sweepft.engine.memory import device_memory, memory_share
-
-
-def test_a_lock_is_removed_only_when_it_is_old(tmp_path):
-    assert not remove_stale_lock(tmp_path)
-    lock = tmp_path / "lock"
-    lock.touch()
-    made = lock.stat().st_mtime
-    assert not remove_stale_lock(tmp_path, now=made + 599)
-    assert lock.exists()
-    assert remove_stale_lock(tmp_path, now=made + 601)
-    assert not lock.exists()
 
 
 def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
@@ -86,11 +73,3 @@ def test_a_rank_cannot_take_more_than_its_share():
         assert device_memory(torch.device("cuda", 0))[1] == int(total * share)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, 0)
-
-
-def test_this_interpreters_tools_come_first_and_once(monkeypatch):
-    own = str(Path(sys.executable).parent)
-    monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", own, "/bin"]))
-    own_tools_first()
-    own_tools_first()
-    assert os.environ["PATH"].split(os.pathsep) == [own, "/usr/bin", "/bin"]

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks, run_trials
+from sweepft.engine.base_weights import shared_copy
 from sweepft.engine.plan import LoraPlan
 from sweepft.engine.zero import ZeroEngine
 
@@ -59,30 +61,69 @@ def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_
     assert numbers(ranked) == numbers(run_trials(plan, [C], world_size, chunks=2)[0])
 
 
+def mapped_regions(name):
+    """Where this process has mapped files of that name: begin, end, whether the file is still there, KiB of its own."""
+    found = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0] and not fields[0].endswith(":"):
+            begin, end = (int(at, 16) for at in fields[0].split("-"))
+            region = [begin, end, not line.endswith("(deleted)"), 0] if name in line else None
+            found += [region] if region else []
+        elif region and fields[0] == "Private_Dirty:":
+            region[3] = int(fields[1])
+    return found
+
+
 def frozen_and_file(runner):
-    """Whether every frozen weight lies in the mapped file, also after a trial, and the file before and after it."""
+    """After a trial and a change of adapters, from each rank: whether its frozen weights lie in mapped files, whether
+    these are the ones that all see, and KiB of them that are the rank's own; and whether the files are as they were.
+    """
     runner.start(A)
-    path = next(Path(runner.plan.scratch).glob("base-*-frozen.safetensors"))
-    before = path.read_bytes()
+    files = sorted(Path(runner.plan.scratch).glob("base-*frozen.safetensors"))
+    before = [path.read_bytes() for path in files]
     runner.run(64)
     runner.start(C)
-    mapped = [
-        tuple(int(end, 16) for end in line.split()[0].split("-"))
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if path.name in line
-    ]
-    frozen = [p.data_ptr() for p in runner.zero.module.parameters() if not p.requires_grad]
-    return [any(low <= at < high for low, high in mapped) for at in frozen], before == path.read_bytes()
+    regions = mapped_regions("frozen.safetensors")
+    frozen = [p for p in runner.zero.module.parameters() if not p.requires_grad]
+    held = [(p.ds_tensor if runner.plan.zero_stage == 3 else p).data_ptr() for p in frozen]
+    inside = all(any(begin <= at < end for begin, end, *_ in regions) for at in held)
+    mine = (len(held), inside, all(there for *_, there, _ in regions), sum(own for *_, own in regions))
+    ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    return ranks, before == [path.read_bytes() for path in files]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="reads /proc")
-def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path):
-    inside, unchanged = on_ranks(
-        frozen_and_file, 2, engine_plan(tiny_dropout_model, tmp_path, precision="bf16")
-    )
-    assert inside
-    assert all(inside)
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+@pytest.mark.parametrize(("stage", "precision"), [(2, "bf16"), pytest.param(2, "fp32", marks=pytest.mark.full),
+                                                  pytest.param(3, "bf16", marks=pytest.mark.full)])  # fmt: skip
+def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path, stage, precision):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    ranks, unchanged = on_ranks(frozen_and_file, 2, plan)
+    for count, inside, there, own in ranks:
+        assert count > 0
+        assert inside
+        assert there, "who starts at the same time does not write a file of its own"
+        assert own == 0, "nobody has written to what all share, not even the same values"
     assert unchanged
+
+
+def shared_at_once(runner, name):
+    """Two ranks share a tensor at the same moment, again and again: the files that this one has mapped."""
+    for i in range(20):
+        dist.barrier()
+        kept.append(shared_copy(runner.plan, f"{name}{i}", torch.arange(5000.0)))
+    return mapped_regions(name)
+
+
+kept = []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+def test_ranks_that_share_weights_at_the_same_moment_map_one_file(tiny_model_dir, tmp_path):
+    regions = on_ranks(shared_at_once, 2, engine_plan(tiny_model_dir, tmp_path), "once")
+    assert len(regions) == 20
+    assert all(there for *_, there, _ in regions)
 
 
 def packed_and_exported(runner, rows, packed, folder: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -158,6 +159,53 @@ def test_an_unproven_family_is_padded_in_groups_and_a_wrong_attention_is_refused
     assert error == "PackingMismatch"
     assert "packed samples give other losses than padded ones" in message
     assert "set train.micro_batch to a number of samples instead" in message
+
+
+def stand_in_kernel(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+):
+    """What torch documents of ``varlen_attn``, in plain tensors: (tokens, heads, dim), window (left, right)."""
+    assert query.shape[1] == key.shape[1] or enable_gqa
+    key, value = (t.repeat_interleave(query.shape[1] // t.shape[1], dim=1) for t in (key, value))
+    parts = []
+    for begin, end in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
+        assert end - begin <= max_q
+        at = torch.arange(end - begin)
+        ahead = at[None, :] - at[:, None]
+        left, right = (end if side < 0 else side for side in window_size)
+        scores = torch.einsum("qhd,khd->hqk", query[begin:end], key[begin:end])
+        scores = scores * (scale or query.shape[-1] ** -0.5)
+        scores = scores.masked_fill((ahead > right) | (ahead < -left), -torch.inf)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[begin:end]))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_the_call_of_the_gpu_kernel_means_what_sdpa_by_document_does(monkeypatch, window, scale):
+    """Shapes, bounds, causality, window, scale and grouped heads; the kernel itself runs on GPUs only."""
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    theirs, ours = (inspect.signature(f).parameters.keys() for f in (varlen.varlen_attn, stand_in_kernel))
+    assert ours <= theirs
+    monkeypatch.setattr(varlen, "varlen_attn", stand_in_kernel)
+    documents = attention.Documents.of(np.array([30, 7, 21, 3]), CPU)
+    q = torch.randn(1, 4, 61, 16, requires_grad=True)
+    k, v = (torch.randn(1, 2, 61, 16, requires_grad=True) for _ in range(2))
+    results = []
+    for path in (attention._varlen(q, k, v, scale, window, documents),
+                 attention._by_document(q, k, v, 0.0, scale, window, documents)):  # fmt: skip
+        results.append((path, *torch.autograd.grad(path.sin().sum(), (q, k, v))))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lacking", [None, "window_size", "enable_gqa", "scale"])
+def test_a_kernel_that_lacks_what_is_asked_of_it_is_not_taken(monkeypatch, lacking):
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    whole = inspect.signature(varlen.varlen_attn)
+    found = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != lacking])
+    monkeypatch.setattr(varlen.varlen_attn, "__signature__", found, raising=False)
+    assert attention._varlen_is_whole.__wrapped__() is (lacking is None)
 
 
 @pytest.mark.gpu
