@@ -5,7 +5,6 @@ One idea: an option is refused where it would not do what its name says, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from sweepft.spec.draft import Draft
@@ -29,7 +28,7 @@ def check_hardware(draft: Draft) -> None:
     if draft.search is not None:
         _check_adafactor(draft, train, draft.search)
     if resources is not None and resources.gpus_per_worker == 0:
-        _check_gpu_only(draft, train, draft.search)
+        _check_gpu_only(draft, train)
 
 
 def optimizers(train: Train, search: Search) -> list[tuple[KeyPath, Any]]:
@@ -79,22 +78,12 @@ def _check_adafactor(draft: Draft, train: Train, search: Search) -> None:
                 path, rule, "set train.zero_stage: 0 and precision: fp32, or use adamw or adamw_8bit", name
             )
         if name == "adamw_8bit" and train.offload != "none":
-            rule = "adamw_8bit steps on the GPU, and train.offload takes the optimizer to main memory"
+            rule = "adamw_8bit steps where the model is, and train.offload takes the optimizer to main memory"
             draft.add(path, rule, "use adamw, or set train.offload: none", name)
 
 
-def _check_gpu_only(draft: Draft, train: Train, search: Search | None) -> None:
-    for path, value in _gpu_options(train, search):
-        rule = "needs GPUs, and resources.gpus_per_worker is 0"
-        draft.add(path, rule, "set resources.gpus_per_worker: 1, or leave it out", value)
-
-
-def _gpu_options(train: Train, search: Search | None) -> Iterator[tuple[KeyPath, Any]]:
-    if train.offload != "none":
-        yield ("train", "offload"), train.offload
-    if train.liger:
-        yield ("train", "liger"), train.liger
-    if search is not None:
-        for path, name in optimizers(train, search):
-            if name == "adamw_8bit":
-                yield path, name
+def _check_gpu_only(draft: Draft, train: Train) -> None:
+    for name, value in (("offload", train.offload), ("liger", train.liger)):
+        if value not in ("none", False):
+            rule = "needs GPUs, and resources.gpus_per_worker is 0"
+            draft.add(("train", name), rule, "set resources.gpus_per_worker: 1, or leave it out", value)

@@ -174,8 +174,8 @@ class Optimizer(Section):
     """The optimizer and its constants."""
 
     name: Literal["adamw", "adafactor", "sgd", "adamw_8bit"] = "adamw"
-    """`adamw`; `adafactor` with the learning rate as given, at zero_stage 0; `sgd` with momentum; `adamw_8bit`, on GPUs
-    with `pip install 'sweepft[8bit]'`. After a trial of another optimizer the engine is built anew."""
+    """`adamw`; `adafactor` with the learning rate as given, at zero_stage 0; `sgd` with momentum; `adamw_8bit` with
+    `pip install 'sweepft[8bit]'`. After a trial of another optimizer the engine is built anew."""
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ] = (0.9, 0.95)

@@ -57,8 +57,10 @@ def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, wor
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("optimizer", "stage"), [("sgd", 2), ("adafactor", 0)])
+@pytest.mark.parametrize(("optimizer", "stage"), [("sgd", 2), ("adafactor", 0), ("adamw_8bit", 2), ("adamw_8bit", 3)])
 def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
     plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
     first, second = (replace(t, optimizer=optimizer) for t in (A, B))
     *_, gone_on, whole = on_ranks(interrupted, 2, plan, tmp_path / "state", first, second)

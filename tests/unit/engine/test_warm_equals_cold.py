@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import product
 
 import pytest
@@ -69,6 +70,25 @@ def test_warm_equals_cold_for_other_optimizers(
     assert numbers(changed) != numbers(first)
     assert numbers(last) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
     assert first["history"]["loss"][-1] < first["history"]["loss"][0], "something was learned"
+
+
+@pytest.mark.full
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs pip install 'sweepft[8bit]'")
+@pytest.mark.parametrize(
+    ("stage", "precision", "world_size"), [(0, "fp32", 1), (2, "fp32", 1), (2, "bf16", 2), (3, "fp32", 2)]
+)
+def test_eight_bit_adamw_is_built_anew_to_the_same_numbers_and_trains_much_like_adamw(
+    tiny_dropout_model, tmp_path, stage, precision, world_size
+):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    a, c = (replace(t, optimizer="adamw_8bit") for t in (A, C))
+    first, other, again = run_trials(plan, [a, c, a], world_size, chunks=2)
+    assert [r["warm"] for r in (first, other, again)] == [False] * 3
+    assert numbers(again) == numbers(first)
+    assert numbers(other) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
+    (plain,) = run_trials(plan, [A], world_size, chunks=2)
+    assert numbers(first) != numbers(plain)
+    assert first["history"]["loss"] == pytest.approx(plain["history"]["loss"], abs=5e-2)
 
 
 @pytest.mark.full
