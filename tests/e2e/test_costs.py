@@ -34,6 +34,6 @@ def test_costs_sum_to_slots_times_wall_time(ray_here, tiny_model_dir, tiny_data_
     assert cost["capacity"] == pytest.approx(capacity)
     accounted = sum(cost["by_phase"].values())
     assert accounted == pytest.approx(capacity, rel=0.01)
-    assert {"startup", "idle", "train", "evaluate", "switch", "lost"} <= set(cost["by_phase"])
+    assert {"startup", "idle", "train", "data", "evaluate", "switch", "lost"} <= set(cost["by_phase"])
     assert cost["lost_to_faults"] >= fault["lost_seconds"] > 0
     assert cost["price"]["paid"] == pytest.approx(capacity)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from support.engine_material import write_rows
 from sweepft.data import SampleOrder, TokenSet
+from sweepft.engine import feed as feed_module
 from sweepft.engine.batches import Layout
 from sweepft.engine.feed import Feed, lay_out_step
 
@@ -28,6 +30,28 @@ def test_the_next_step_is_made_while_nobody_waits_for_it():
     assert second.wait(timeout=60), "made before it is asked for"
     assert feed.take(make, "a", range(8, 16), range(16, 16)) == (8, 16)
     assert made == [(0, 8), (8, 16)], "and only once"
+
+
+def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(feed_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    prepared = threading.Event()
+
+    def make(start, stop):
+        if start == 8:
+            assert taken.wait(timeout=60)
+        clock.now += 5.0
+        if start == 8:
+            prepared.set()
+        return start
+
+    feed, taken = Feed(), threading.Event()
+    feed.take(make, "a", range(8), range(8, 16))
+    assert feed.waited == 5.0
+    taken.set()
+    assert prepared.wait(timeout=60)
+    feed.take(make, "a", range(8, 16), range(16, 16))
+    assert (clock.now, feed.waited) == (10.0, 5.0)
 
 
 @pytest.mark.parametrize(("key", "here"), [("b", range(8, 16)), ("a", range(8)), ("a", range(8, 20))])
