@@ -3,8 +3,8 @@
     python benchmarks/shared_base.py [--slots 2] [--json FILE] [--md FILE]
 
 Slots of one or two ranks each train a LoRA step on a random Llama of 110M parameters, then one with an adapter of
-another rank, each with the base mapped from one file (as in a sweep) and with that turned off. The idea to keep in mind:
-the proportional set size (PSS) counts a page by how many processes share it, so that it may be added up; what is
+another rank, each with the base mapped from one file (as in a sweep) and with that turned off. The idea to keep in
+mind: the proportional set size (PSS) counts a page by how many processes share it, so that it may be added up; what is
 private to a process is what one more rank costs. Each line is the mean over all ranks, all of them alive and waiting.
 """
 

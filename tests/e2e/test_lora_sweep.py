@@ -67,7 +67,7 @@ def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
     assert (config.r, config.lora_alpha, config.lora_dropout) == tuple(
         best[f"lora.{key}"] for key in ("rank", "alpha", "dropout")
     )
-    every = set(["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     wanted = best["lora.target_modules"]
     adapted_layers = {
         name.rsplit(".", 1)[-1] for name in config.target_modules

@@ -40,8 +40,8 @@ def load_op() -> None:
 def alone_with_op(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """No other process of ours, on any machine that sees the folder, builds or loads the op meanwhile.
 
-    On entry torch's ``lock`` is gone: that of a process of ours that was killed is removed at once, as is any that is ten
-    minutes old; another program's is waited for.
+    On entry torch's ``lock`` is gone: that of a process of ours that was killed is removed at once, as is any that is
+    ten minutes old; another program's is waited for.
 
     Args:
         folder: Where torch builds the op.

@@ -57,7 +57,9 @@ def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, wor
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(("optimizer", "stage"), [("sgd", 2), ("adafactor", 0), ("adamw_8bit", 2), ("adamw_8bit", 3)])
+@pytest.mark.parametrize(
+    ("optimizer", "stage"), [("sgd", 2), ("adafactor", 0), ("adamw_8bit", 2), ("adamw_8bit", 3)]
+)
 def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
