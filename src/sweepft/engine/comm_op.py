@@ -20,7 +20,7 @@ from sweepft.engine.alone import alone
 __all__ = ["alone_with_op", "load_op", "own_tools_first"]
 
 _OP = "deepspeed_shm_comm"
-_PATIENCE = 180.0
+_PATIENCE = 540.0  # of a rank, before those who wait for it lose theirs
 _STALE_SECONDS = 600.0
 
 
