@@ -59,7 +59,7 @@ def share_frozen(plan: EnginePlan, model: torch.nn.Module, known: bool) -> None:
         RuntimeError: If the file, left by another rank, holds other weights.
     """
     sharded = plan.zero_stage == 3
-    frozen = {
+    frozen: dict[str, Any] = {
         name.replace(".base_layer.", "."): p for name, p in model.named_parameters() if not p.requires_grad
     }
     held = {name: p.ds_tensor if sharded else p for name, p in frozen.items()}
