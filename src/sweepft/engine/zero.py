@@ -176,10 +176,6 @@ class ZeroEngine:
         if self._engine is None:
             return
         self._engine.destroy()
-        if self.plan.zero_stage == 3:
-            from deepspeed.runtime.zero import parameter_offload
-
-            parameter_offload.FWD_MODULE_STACK.clear()  # else the model lies there for good, and all it leads to
         self._engine = None
         self._base = []
         import gc
