@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 
 import pytest
 
 from support.models import RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
+from sweepft.launch import conduct
 from sweepft.recorder import read_ledger
 
 pytestmark = pytest.mark.ray
 
 
-def test_costs_sum_to_slots_times_wall_time(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
+@pytest.fixture
+def ray_takes_its_time(monkeypatch):
+    """Ray needs a while to let the slots go, as where a sweep has a Ray of its own."""
+    session = conduct.ray_session
+
+    @contextlib.contextmanager
+    def slow(*args):
+        with session(*args) as warning:
+            yield warning
+        time.sleep(2)
+
+    monkeypatch.setattr(conduct, "ray_session", slow)
+
+
+def test_costs_sum_to_slots_times_wall_time(
+    ray_here, ray_takes_its_time, tiny_model_dir, tiny_data_file, tmp_path
+):
     model = faulty_model(
         tiny_model_dir, tmp_path / "model", RAISE_ONCE.format(call=7, rank=0, flag=str(tmp_path / "raised"))
     )

@@ -37,7 +37,7 @@ from sweepft.tuner.build import build_callback, build_tuner
 from sweepft.tuner.finals import Finals
 from sweepft.tuner.parking import give_up_parked
 from sweepft.tuner.plans import keep_plan
-from sweepft.tuner.recorder import Recorder
+from sweepft.tuner.recorder import LedgerCallback, Recorder
 from sweepft.tuner.steering import Steering
 from sweepft.tuner.stopper import SweepScheduler, Winding
 
@@ -124,7 +124,8 @@ def conduct(
         with ray_session(spec, run_dir, address) as warning:
             if warning:
                 console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
-            _stretch(spec, prepared, run_dir, recorder, searcher, scheduler, steering, winding)
+            callback = _stretch(spec, prepared, run_dir, recorder, searcher, scheduler, steering, winding)
+        callback.close()  # not before the slots are gone: until then their time is the sweep's
 
     with _interrupts(winding, console), progress:
         stretch()
@@ -175,8 +176,8 @@ def _stretch(
     scheduler: SweepScheduler,
     steering: Steering,
     winding: Winding,
-) -> None:
-    """Run trials in one Tuner until there are no more, or somebody wants an end."""
+) -> LedgerCallback:
+    """Run trials in one Tuner until there are no more, or somebody wants an end. Returns who wrote their rows."""
     steering.begin(scheduler, searcher.proposer)
     searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
     callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding, steering)
@@ -202,7 +203,7 @@ def _stretch(
         raise _ended_by_storage(recorder, failure) from None
     if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
         raise _ended_by_storage(recorder, recorder.failure)
-    callback.close()
+    return callback
 
 
 def _best(run_dir: Path, view: RunView) -> Path | None:
