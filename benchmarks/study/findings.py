@@ -1,8 +1,8 @@
 """What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes ``docs/findings.md``.
 
 One idea: every number and every verdict of that page is computed here from the table alone, by rules that were fixed
-before the runs were made, but for two of wording, chosen after them (an edge named for a slope, `equal` for no difference); a
-test writes the page again and compares.
+before the runs were made, but for two of wording, chosen after them (an edge named for a slope, `equal` for no
+difference); a test writes the page again and compares.
 """
 
 from __future__ import annotations
