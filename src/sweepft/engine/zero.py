@@ -176,6 +176,8 @@ class ZeroEngine:
         if self._engine is None:
             return
         self._engine.destroy()
+        if self.plan.zero_stage == 3:
+            _empty(self._engine)
         self._engine = None
         self._base = []
         import gc
@@ -374,6 +376,25 @@ class ZeroEngine:
 
 def _shape(lora: LoraPlan | None) -> object:
     return None if lora is None else lora.shape
+
+
+def _empty(engine: Any) -> None:
+    """Take all tensors out of a ZeRO-3 engine that is done with.
+
+    Its objects stay for the life of the process: DeepSpeed's closures on the parameters lead to the engine, and autograd leads to
+    them where Python's collector does not see it.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for parameter in engine.module.parameters():
+        parameter.ds_tensor = parameter.grad = None
+        parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+    inner = engine.optimizer.optimizer
+    inner.state.clear()
+    inner.param_groups.clear()
+    vars(engine.optimizer).clear()
+    engine.optimizer = None
 
 
 def _checkpoints_activations(module: Any) -> bool:

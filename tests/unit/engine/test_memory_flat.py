@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
+import torch
 
 from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks
@@ -42,3 +44,27 @@ def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
     assert warm == [False] + [True] * (TRIALS - 1)
     # One set of weights, gradients and optimizer states kept a trial would be 24 x 1.5 MB; pools still grow by a few.
     assert max(after[SETTLED:]) - after[SETTLED - 1] < 12 * MIB, [round(b / MIB, 1) for b in after]
+
+
+def held_after_another_engine(runner):
+    """Build an engine, train, build another one: how many of the first one's tensors are still in memory."""
+    runner.start(trial("A"))
+    runner.run(16)
+    zero = runner.zero
+    tensors = [*zero._master_tensors(), *(v for s in zero._optimizer_states() for v in s.values())]
+    tensors += [getattr(p, "ds_tensor", p) for p in zero.module.parameters()]
+    held = [t.untyped_storage()._weak_ref() for t in tensors if torch.is_tensor(t)]
+    del tensors, zero
+    assert len(held) > 10
+    assert not runner.start(trial("B", optimizer="sgd"))["warm"]
+    runner.run(16)
+    gc.collect()
+    return sum(not torch.UntypedStorage._expired(storage) for storage in held)
+
+
+@pytest.mark.parametrize("stage", [3, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 2))])
+def test_nothing_is_left_of_an_engine_when_another_one_is_built(tiny_model_dir, tmp_path, stage):
+    """DeepSpeed keeps the objects of every ZeRO-3 engine that it ever made."""
+    assert (
+        on_ranks(held_after_another_engine, 1, engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)) == 0
+    )
