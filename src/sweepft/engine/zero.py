@@ -381,13 +381,15 @@ def _shape(lora: LoraPlan | None) -> object:
 def _empty(engine: Any) -> None:
     """Take all tensors out of a ZeRO-3 engine that is done with.
 
-    Its objects stay for the life of the process: DeepSpeed's closures on the parameters lead to the engine, and autograd leads to
-    them where Python's collector does not see it.
+    Its objects stay for the life of the process: DeepSpeed's closures on the parameters lead to the engine, and
+    autograd leads to them where Python's collector does not see it.
     """
     from deepspeed.runtime.zero import parameter_offload
 
     parameter_offload.FWD_MODULE_STACK.clear()
     for parameter in engine.module.parameters():
+        if parameter.device.type == "cpu" and not parameter.requires_grad:
+            continue  # mapped from a file that all share
         parameter.ds_tensor = parameter.grad = None
         parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
     inner = engine.optimizer.optimizer
