@@ -18,6 +18,7 @@ from sweepft.engine.attention import DOCUMENTS
 from sweepft.engine.base_weights import share_frozen, shared_copy
 from sweepft.engine.batches import Batch, Layout, Row
 from sweepft.engine.compiled import compile_blocks
+from sweepft.engine.emptied import let_go
 from sweepft.engine.forward import attend_by_documents, compare_with_padding, scored_logits
 from sweepft.engine.lora import put_on, set_in_place, take_off
 from sweepft.engine.losses import token_losses
@@ -177,7 +178,7 @@ class ZeroEngine:
             return
         self._engine.destroy()
         if self.plan.zero_stage == 3:
-            _empty(self._engine)
+            let_go(self._engine)
         self._engine = None
         self._base = []
         import gc
@@ -376,27 +377,6 @@ class ZeroEngine:
 
 def _shape(lora: LoraPlan | None) -> object:
     return None if lora is None else lora.shape
-
-
-def _empty(engine: Any) -> None:
-    """Take all tensors out of a ZeRO-3 engine that is done with.
-
-    Its objects stay for the life of the process: DeepSpeed's closures on the parameters lead to the engine, and
-    autograd leads to them where Python's collector does not see it.
-    """
-    from deepspeed.runtime.zero import parameter_offload
-
-    parameter_offload.FWD_MODULE_STACK.clear()
-    for parameter in engine.module.parameters():
-        if parameter.device.type == "cpu" and not parameter.requires_grad:
-            continue  # mapped from a file that all share
-        parameter.ds_tensor = parameter.grad = None
-        parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-    inner = engine.optimizer.optimizer
-    inner.state.clear()
-    inner.param_groups.clear()
-    vars(engine.optimizer).clear()
-    engine.optimizer = None
 
 
 def _checkpoints_activations(module: Any) -> bool:
