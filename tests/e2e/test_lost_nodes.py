@@ -70,9 +70,10 @@ def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, 
         LocalCluster(workers=2) as cluster,
         sweeping(spec, run, "--address", cluster.address, env=cluster.env) as sweep,
     ):
-        while rows_of(run, "steps") < 4 and sweep.poll() is None:
+        here = [False, False]  # a process whose name is just changing is not seen: looked for until it is
+        while (rows_of(run, "steps") < 4 or not any(here)) and sweep.poll() is None:
             time.sleep(0.01)
-        here = [bool(processes(COORDINATOR, of=cluster.raylet(node))) for node in (0, 1)]
+            here = [bool(processes(COORDINATOR, of=cluster.raylet(node))) for node in (0, 1)]
         assert sum(here) == 1, "the coordinator is on one of the two nodes"
         cluster.kill(here.index(whose == "coordinator"))
         cluster.add()
