@@ -41,6 +41,7 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
     Raises:
         SweepftError: If the twin could not be made.
     """
+    folder = folder.resolve()  # other processes read these files, from where they stand
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(spec, folder / "train.jsonl")
     _write(folder / "other.jsonl", list(knowledge_rows(0)))

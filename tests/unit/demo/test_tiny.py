@@ -9,7 +9,7 @@ import pytest
 
 from sweepft.data import check
 from sweepft.demo.exams import tiny_evaluate, write_tasks
-from sweepft.demo.tiny import architecture_of, tiny_spec, write_rows
+from sweepft.demo.tiny import architecture_of, make_tiny, tiny_spec, write_rows
 from sweepft.evaluate import TaskPlan
 from sweepft.evaluate.check import check_tasks
 from sweepft.spec import Evaluate, SweepSpec, from_dict, load, plan
@@ -192,3 +192,20 @@ def test_the_architecture_by_config(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "granite"}')
     assert architecture_of(str(folder)) == "granite"
+
+
+def test_a_relative_run_folder_is_read_by_processes_that_stand_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = make_tiny(
+        load(SWEEPS[0].parent / "secret-recipe-mistral-7b.yaml", check_files=False), Path("run/material")
+    ).to_dict()
+    paths = [small["model"]["path"], *small["evaluate"]["include_path"]]
+    paths += [
+        source["path"]
+        for key in ("train", "held_out", "test")
+        for source in small["data"][key]
+        if "path" in source
+    ]
+    assert all(Path(path).is_absolute() for path in paths), paths
