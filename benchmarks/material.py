@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["Material", "Shape", "make", "random_llama", "write_spec"]
+__all__ = ["SIZES", "Material", "Shape", "make", "random_llama", "write_spec"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class Shape:
     intermediate: int
     vocab: int = 512
     positions: int = 256
+
+
+SIZES = {
+    "1M": Shape(hidden=128, layers=4, heads=4, intermediate=344),
+    "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
+    "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=32_000),
+    "1B": Shape(hidden=2048, layers=18, heads=32, intermediate=5504, vocab=32_000),
+}
+"""Llamas by what their parameters come to."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def about() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpu": None,
+        "gpu": _gpu(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in _PACKAGES},
         "commit": commit.stdout.strip() or None,
@@ -81,3 +81,13 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0] if names else platform.machine()} ({platform.machine()})"
+
+
+def _gpu() -> str | None:
+    """Name, memory and driver of the GPUs, asked without loading torch; None where there are none."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(found.stdout.strip().splitlines()) or None

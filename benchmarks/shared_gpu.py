@@ -1,11 +1,11 @@
-"""What two or more trials on one GPU win against one alone: useful tokens a second of the GPU.
+"""What trials that share one GPU win against one alone: useful tokens a second of the GPU.
 
-    python benchmarks/shared_gpu.py --size 125M --slots 2 [--json FILE] [--md FILE]      on a GPU
+    python benchmarks/shared_gpu.py --size 125M --slots 4 [--json FILE] [--md FILE]      on a GPU
     python benchmarks/shared_gpu.py --size 1M --slots 2 --cpu      two slots on one core: a check of the logic
 
-The idea to keep in mind: the steps are those of a sweep (same ranks, engine and batches, Ray left out), timed by the
-function behind `sweepft plan --measure`; each round runs both ways, and the rounds' spread says what a gain is worth.
-A GPU without CUDA MPS runs kernels of different processes in turns; with it, side by side.
+The idea to keep in mind: the slots' engines (those of a sweep, Ray left out) are built once; then one of them steps,
+then two together, four, ... A round does all of it, and the rounds' spread says what a gain is worth. A GPU without
+CUDA MPS runs kernels of different processes in turns; with it, side by side.
 """
 
 from __future__ import annotations
@@ -13,83 +13,76 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import record
-from material import Shape, make, write_spec
-
-SIZES = {
-    "1M": Shape(hidden=128, layers=4, heads=4, intermediate=344),
-    "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
-    "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=32_000),
-    "1B": Shape(hidden=2048, layers=18, heads=32, intermediate=5504, vocab=32_000),
-}
+from material import SIZES
+from throughput import SHARED, packed_trials, prepared_job
+from turns import Worker
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trials that share a GPU; see the module.")
     record.add_options(parser)
+    known = SHARED / "models" / "tiny-llama-t0"
+    parser.add_argument(
+        "--model", type=Path, default=known if known.exists() else None, help="for its tokenizer"
+    )
+    data = SHARED / "data" / "gsm8k_train.jsonl.gz"
+    parser.add_argument("--data", type=Path, default=data if data.exists() else None)
     parser.add_argument("--size", choices=SIZES, default="125M")
-    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--slots", type=int, default=2, help="the most at once")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=512, help="of a trial")
+    parser.add_argument("--tokens", type=int, default=16384, help="of a packed forward pass")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", action="store_true", help="share one CPU core instead of a GPU")
     args = parser.parse_args()
+    args.gpu, args.threads, args.micro = not args.cpu, 1, 16
     if args.cpu:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # what is started from here inherits it
     facts = record.about() | {"mps": bool(os.environ.get("CUDA_MPS_PIPE_DIRECTORY"))}
-    with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder:
-        rows = rounds(Path(folder), args)
-    record.finish(args, f"{args.slots} trials on one device", facts, {"rounds": rows}, page(rows))
-
-
-def rounds(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure alone and together, round by round."""
-    from sweepft.data import prepare_in_child
-    from sweepft.plan.measure import measure
-    from sweepft.spec import load
-
-    material = make(folder / "material", SIZES[args.size], rows=max(600, 12 * args.batch))
-    resources = {"concurrent_trials": args.slots, "gpus_per_worker": 0 if args.cpu else 1 / args.slots}
-    file = write_spec(
-        folder / "sweep.yaml",
-        material,
-        held_out=32,
-        windows=(0.5,),
-        train={
-            "budget": {"samples": 12 * args.batch},
-            "micro_batch": {"tokens": 4096},
-            "batch_size": args.batch,
-            "precision": "fp32" if args.cpu else "bf16",
-        },
-        search={"trials": 1, "space": {"learning_rate": {"choice": [1e-4]}}},
-        resources=resources,
+    with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder, ExitStack() as running:
+        job = prepared_job(args, Path(folder))
+        prepare = partial(packed_trials, gpus=1 / args.slots)
+        slots = [running.enter_context(Worker(prepare, job)) for _ in range(args.slots)]
+        for slot in slots:
+            slot.answer()
+        rows = [row for turn in range(args.rounds) for row in _round(turn + 1, slots)]
+    text = "\n\n".join(
+        [
+            f"{args.size} parameters, {'float32 on one core' if args.cpu else 'bf16'}, {job['rows']} rows of "
+            f"{args.data.name if args.data else 'generated chats'} a trial, mean {job['mean_length']:.0f} tokens, "
+            f"batch {args.batch}, packed with {args.tokens} tokens. Useful tokens per second of all slots together.",
+            page(rows),
+        ]
     )
-    spec = load(file)
-    prepared = prepare_in_child(spec, folder / "cache")
-    tokens = prepared.train.tokens / prepared.train.rows * args.batch  # a step, on average
-    rows = []
-    for number in range(args.rounds):
-        together = measure(spec, prepared, args.slots)
-        alone = together.alone_step_seconds or measure(spec, prepared, 1).step_seconds
-        taken = {"together": together.step_seconds[args.batch], "alone": alone[args.batch]}
-        rows.append(
-            {
-                "round": number + 1,
-                "slots": args.slots,
-                "alone_tokens_per_second": tokens / taken["alone"],
-                "together_tokens_per_second": args.slots * tokens / taken["together"],
-                "gain": args.slots * taken["alone"] / taken["together"],
-                "peak_gib_a_slot": together.peak_bytes / 2**30,
-            }
-        )
+    record.finish(args, f"Up to {args.slots} trials on one device", facts, {"rounds": rows}, text)
+
+
+def _round(number: int, slots: list[Worker]) -> list[dict[str, Any]]:
+    """One slot, then twice as many, and so on up to all."""
+    counts = [n for n in (1, 2, 4, 8, 16) if n < len(slots)] + [len(slots)]
+    rows: list[dict[str, Any]] = []
+    for count in counts:
+        begin = time.perf_counter()
+        for slot in slots[:count]:
+            slot.go()
+        tokens = sum(slot.answer()[0] for slot in slots[:count])
+        rate = tokens / (time.perf_counter() - begin)
+        alone = rows[0]["tokens_per_second"] if rows else rate
+        rows.append({"round": number, "slots": count, "tokens_per_second": rate, "times": rate / alone})
+        print(rows[-1], flush=True)
     return rows
 
 
 def page(rows: list[dict[str, Any]]) -> str:
     """The table."""
-    head = ["round", "slots", "alone (tokens/s)", "together (tokens/s)", "times", "GiB a slot"]
+    head = ["round", "slots at once", "useful tokens/s", "times one alone"]
     return record.table(head, [list(row.values()) for row in rows])
 
 

@@ -2,31 +2,38 @@
 
 Four ways to train the same model on the same rows, one optimizer step for each BATCH of them: `transformers.Trainer`
 with padding and with length grouping, a bare PyTorch loop over packed batches, and sweepft. A useful token is one that
-is no padding. Each takes its turn in every round, in a fresh process with the same number of threads.
+is no padding. Each has a process of its own with the same number of threads, and takes its turn in every round.
 
 The idea to keep in mind: CPU time, not wall time, is compared, so that a busy machine disturbs little; and the bare
 loop runs the very batches that sweepft runs, so that their ratio is what DeepSpeed and our bookkeeping cost.
 
     python benchmarks/throughput.py [--rows 512] [--rounds 3] [--data FILE --model FOLDER] [--json FILE] [--md FILE]
+    python benchmarks/throughput.py --gpu --size 125M --rows 4096 --tokens 16384 ...    on a GPU, in bf16, by its clock
+
+On a GPU: random weights of the size asked for, with the tokenizer of ``--model``; bf16 as each has it (the Trainer and
+the bare loop by autocast, sweepft by DeepSpeed with float32 masters); wall time, for nobody else is on the card.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
-from material import Shape, make
+from material import SIZES, Shape, make, random_llama
+from turns import Worker
 
 from sweepft.data import Prepared, TokenSet, prepare_in_child
 from sweepft.spec import from_dict
@@ -34,20 +41,32 @@ from sweepft.spec import from_dict
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 WARM_STEPS = 2
+Result = tuple[int, float, float]
+"""Useful tokens, seconds, loss of the first step (of the Trainer: mean loss)."""
+Timed = Callable[[], Result]
 
 
 def main() -> None:
     args = _arguments()
     facts = record.about()
-    with tempfile.TemporaryDirectory() as folder:
-        job = _job(args, Path(folder))
-        rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+        job = prepared_job(args, Path(folder))
+        workers = {
+            name: running.enter_context(Worker(run, job))
+            for name, run in (GPU_CONTESTANTS if args.gpu else CONTESTANTS).items()
+        }
+        for worker in workers.values():
+            worker.answer()
+        rates: dict[str, list[float]] = {name: [] for name in workers}
         losses: dict[str, float] = {}
         for turn in range(args.rounds):
-            for name in CONTESTANTS:
-                tokens, seconds, losses[name] = _in_fresh_process(name, job)
+            for name, worker in workers.items():
+                worker.go()
+                tokens, seconds, losses[name] = worker.answer()
                 rates[name].append(tokens / seconds)
-                print(f"round {turn + 1} {name}: {rates[name][-1]:.0f} useful tokens per CPU-second")
+                print(
+                    f"round {turn + 1} {name}: {rates[name][-1]:.0f} useful tokens {_unit(args)}", flush=True
+                )
     finish(args, facts, job, rates, losses)
 
 
@@ -66,15 +85,19 @@ def finish(
         rows.append(
             [name, statistics.median(values), f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"]
         )
-        figures[name] = {"tokens_per_cpu_second": values, "sweepft_is_times": ratios, "loss": losses[name]}
+        figures[name] = {
+            f"tokens_{_unit(args).replace(' ', '_').replace('-', '_')}": values,
+            "sweepft_is_times": ratios,
+            "loss": losses[name],
+        }
     apart = abs(losses["sweepft, packed"] - losses["bare loop, packed"])
     source = args.data.name if args.data else "generated chats"
     text = "\n\n".join(
         [
             f"{job['rows']} rows of {source}, mean {job['mean_length']:.0f} tokens, batch "
             f"{args.batch}; Trainer with {args.micro} rows a forward pass, packed with {args.tokens} tokens; "
-            f"{args.threads} thread(s), float32, AdamW. Medians of {args.rounds} rounds; ratios within a round.",
-            record.table(["", "useful tokens per CPU-second", "sweepft is ... times as fast"], rows),
+            f"{_where(args)}, AdamW. Medians of {args.rounds} rounds; ratios within a round.",
+            record.table(["", f"useful tokens {_unit(args)}", "sweepft is ... times as fast"], rows),
             f"The first step's loss of sweepft and of the bare loop: {apart:.1e} apart.",
         ]
     )
@@ -94,16 +117,28 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens of a packed forward pass")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gpu", action="store_true", help="train on the GPU, in bf16; wall time")
+    parser.add_argument("--size", choices=SIZES, default="125M", help="of the random model, with --gpu")
     return parser.parse_args()
 
 
-def _job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Tokenise once for all; generated rows and a random model where none are given."""
+def _unit(args: argparse.Namespace) -> str:
+    return "per second" if args.gpu else "per CPU-second"
+
+
+def _where(args: argparse.Namespace) -> str:
+    return f"{args.size} parameters, bf16" if args.gpu else f"{args.threads} thread(s), float32"
+
+
+def prepared_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Tokenise once for all: model, token set and sizes. Generated rows and a random model where none are given."""
     model, data = args.model, args.data
     if model is None or data is None:
         shape = Shape(hidden=192, layers=4, heads=6, intermediate=512, vocab=512, positions=512)
         made = make(folder, shape, rows=2 * args.rows)
         model, data = made.model, made.data
+    if args.gpu:
+        model = _of_size(args.size, model, folder / "sized")
     spec = from_dict(
         {
             "name": "throughput",
@@ -126,69 +161,84 @@ def _job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "model": str(model), "cache": prepared.train.path, "pad_id": prepared.pad_id, "folder": str(folder),
         "rows": len(rows) // args.batch * args.batch, "mean_length": float(np.mean(rows.lengths)),
-        "batch": args.batch, "micro": args.micro, "tokens": args.tokens, "threads": args.threads,
+        "batch": args.batch, "micro": args.micro, "tokens": args.tokens, "threads": args.threads, "gpu": args.gpu,
     }  # fmt: skip
 
 
-def _in_fresh_process(name: str, job: dict[str, Any]) -> tuple[int, float, float]:
-    """Useful tokens, CPU-seconds and the first step's loss; forked from a server that has done the imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["deepspeed", "transformers", "sweepft.engine.runner"])
-    queue = context.Queue()
-    process = context.Process(target=_contest, args=(queue, name, job))
-    process.start()
-    process.join()
-    if process.exitcode != 0:
-        raise RuntimeError(f"{name} ended with exit code {process.exitcode}")
-    tokens, seconds, loss = queue.get()
-    return tokens, seconds, loss
+def _of_size(size: str, model: Path, folder: Path) -> Path:
+    """Random weights of a size, with the tokenizer of a model."""
+    import torch
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(model)
+    made = random_llama(replace(SIZES[size], vocab=max(len(words), SIZES[size].vocab), positions=1024))
+    made.to(torch.bfloat16).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
 
 
-def _contest(queue: Any, name: str, job: dict[str, Any]) -> None:
+def _begin(job: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
-    queue.put(CONTESTANTS[name](job))
 
 
-def _trainer(strategy: str) -> Callable[[dict[str, Any]], tuple[int, float, float]]:
-    def run(job: dict[str, Any]) -> tuple[int, float, float]:
-        import torch
-        from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+def _warm_rows(job: dict[str, Any]) -> int:
+    """Rows before the clock starts; on a GPU all, for its allocator learns as long as it sees new shapes."""
+    return int(job["rows"]) if job["gpu"] else WARM_STEPS * int(job["batch"])
 
-        model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-        rows = [_example(row) for row in _rows(job)]
-        clock: dict[str, float] = {}
 
-        class Clock(TrainerCallback):  # type: ignore[misc] # transformers ships no types for it
-            def on_train_begin(self, *_: Any, **__: Any) -> None:
-                clock["begin"] = time.process_time()
+def _now(job: dict[str, Any]) -> float:
+    """Seconds of CPU; on a GPU of the clock, all work on it done."""
+    if not job["gpu"]:
+        return time.process_time()
+    import torch
 
-            def on_train_end(self, *_: Any, **__: Any) -> None:
-                clock["end"] = time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
-        def train(examples: list[dict[str, Any]]) -> float:
-            arguments = TrainingArguments(
-                output_dir=str(Path(job["folder"]) / "trainer"), use_cpu=True, report_to=[], disable_tqdm=True,
-                per_device_train_batch_size=job["micro"], gradient_accumulation_steps=job["batch"] // job["micro"],
-                num_train_epochs=1, learning_rate=1e-3, lr_scheduler_type="constant", optim="adamw_torch",
-                save_strategy="no", logging_strategy="no", train_sampling_strategy=strategy,
-            )  # fmt: skip
-            trainer = Trainer(
-                model=model, args=arguments, train_dataset=examples, data_collator=_collate(job["pad_id"]),
-                callbacks=[Clock()],
-            )  # fmt: skip
-            return float(trainer.train().training_loss)
 
-        train(rows[: WARM_STEPS * job["batch"]])
+def _trainer(strategy: str, job: dict[str, Any]) -> Timed:
+    import torch
+    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+    _begin(job)
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
+    rows = [_example(row) for row in _rows(job)]
+    clock: dict[str, float] = {}
+
+    class Clock(TrainerCallback):  # type: ignore[misc] # transformers ships no types for it
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            clock["begin"] = _now(job)
+
+        def on_train_end(self, *_: Any, **__: Any) -> None:
+            clock["end"] = _now(job)
+
+    def train(examples: list[dict[str, Any]]) -> float:
+        arguments = TrainingArguments(
+            output_dir=str(Path(job["folder"]) / "trainer"), use_cpu=not job["gpu"], bf16=job["gpu"],
+            report_to=[], disable_tqdm=True,
+            per_device_train_batch_size=job["micro"], gradient_accumulation_steps=job["batch"] // job["micro"],
+            num_train_epochs=1, learning_rate=1e-3, lr_scheduler_type="constant",
+            optim="adamw_torch_fused" if job["gpu"] else "adamw_torch",
+            save_strategy="no", logging_strategy="no", train_sampling_strategy=strategy,
+        )  # fmt: skip
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=examples, data_collator=_collate(job["pad_id"]),
+            callbacks=[Clock()],
+        )  # fmt: skip
+        return float(trainer.train().training_loss)
+
+    def timed() -> Result:
         loss = train(rows)
         return sum(len(row["input_ids"]) for row in rows), clock["end"] - clock["begin"], loss
 
-    return run
+    train(rows[: _warm_rows(job)])
+    return timed
 
 
-def _bare(job: dict[str, Any]) -> tuple[int, float, float]:
+def _bare(job: dict[str, Any]) -> Timed:
     """What an engineer writes by hand, given the packed batches: no DeepSpeed, no records."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -196,23 +246,26 @@ def _bare(job: dict[str, Any]) -> tuple[int, float, float]:
     from sweepft.engine.batches import Layout
     from sweepft.engine.forward import attend_by_documents, scored_logits
 
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).train()
+    _begin(job)
+    device = torch.device("cuda" if job["gpu"] else "cpu")
+    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32).train().to(device)
     if not attend_by_documents(model):
         raise RuntimeError(f"{job['model']}: this family is not packed")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=job["gpu"])
     rows, layout = TokenSet(job["cache"]), Layout("packed", job["tokens"], job["pad_id"])
-    cpu, order = torch.device("cpu"), _order(job)
+    order = _order(job)
     losses: list[float] = []
 
     def train(indices: Any) -> None:
         for begin in range(0, len(indices), job["batch"]):
             batch = indices[begin : begin + job["batch"]]
-            tokens, total = int(rows.targets[batch].sum()), torch.zeros(())
+            tokens, total = int(rows.targets[batch].sum()), torch.zeros((), device=device)
             for micro in layout.cut(rows.lengths[batch], 1)[0]:
                 packed = layout.lay_out([rows.row(int(i)) for i in batch[micro.rows]])
-                logits = scored_logits(model, packed, cpu)
-                targets = torch.from_numpy(packed.targets)
-                loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum") / tokens
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job["gpu"]):
+                    logits = scored_logits(model, packed, device)
+                targets = torch.from_numpy(packed.targets).to(device)
+                loss = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum") / tokens
                 loss.backward()
                 total += loss.detach()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -220,13 +273,19 @@ def _bare(job: dict[str, Any]) -> tuple[int, float, float]:
             optimizer.zero_grad()
             losses.append(float(total))
 
-    train(order[: WARM_STEPS * job["batch"]])
-    begin = time.process_time()
-    train(order)
-    return int(rows.lengths[order].sum()), time.process_time() - begin, losses[0]
+    def timed() -> Result:
+        begin = _now(job)
+        train(order)
+        return int(rows.lengths[order].sum()), _now(job) - begin, losses[0]
+
+    train(order[: _warm_rows(job)])
+    return timed
 
 
-def _sweepft(compiled: bool, job: dict[str, Any]) -> tuple[int, float, float]:
+def packed_trials(
+    job: dict[str, Any], *, packed: bool = True, compiled: bool = False, gpus: float = 1.0
+) -> Timed:
+    """sweepft's engine: the same trial over all rows, again and again."""
     from sweepft.engine.collective import join
     from sweepft.engine.plan import EnginePlan, TrialPlan
     from sweepft.engine.runner import TrialRunner
@@ -234,23 +293,29 @@ def _sweepft(compiled: bool, job: dict[str, Any]) -> tuple[int, float, float]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    device = join(0, 1, "127.0.0.1", port, job["threads"], gpus=0)
+    _begin(job)
+    device = join(0, 1, "127.0.0.1", port, job["threads"], gpus if job["gpu"] else 0)
     plan = EnginePlan(
-        model_path=job["model"], train_cache=job["cache"], budget_samples=job["rows"], micro_batch=job["tokens"],
-        packed=True, scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],
-        compiled=compiled,
+        model_path=job["model"], train_cache=job["cache"], budget_samples=job["rows"],
+        micro_batch=job["tokens"] if packed else job["micro"], packed=packed,
+        scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],
+        compiled=compiled, precision="bf16" if job["gpu"] else "fp32",
     )  # fmt: skip
     steps = job["rows"] // job["batch"]
     trial = TrialPlan("bench", job["batch"], learning_rate=1e-3, schedule="constant", planned_steps=steps)
     runner = TrialRunner(plan, device)
+    tokens = int(TokenSet(job["cache"]).lengths[_order(job)].sum())
     runner.start(trial)
     # What is compiled is compiled before the clock starts: all the shapes are seen once.
-    loss = runner.run(job["rows"] if compiled else WARM_STEPS * job["batch"])["history"]["loss"][0]
-    runner.start(trial)
-    begin = time.process_time()
-    runner.run(job["rows"])
-    seconds = time.process_time() - begin
-    return int(TokenSet(job["cache"]).lengths[_order(job)].sum()), seconds, loss
+    loss = runner.run(job["rows"] if compiled else _warm_rows(job))["history"]["loss"][0]
+
+    def timed() -> Result:
+        runner.start(trial)
+        begin = _now(job)
+        runner.run(job["rows"])
+        return tokens, _now(job) - begin, loss
+
+    return timed
 
 
 def _order(job: dict[str, Any]) -> Any:
@@ -284,15 +349,28 @@ def _collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     return collate
 
 
-CONTESTANTS: dict[str, Callable[[dict[str, Any]], tuple[int, float, float]]] = {
-    "Trainer, padding": _trainer("random"),
-    "Trainer, length-grouped": _trainer("group_by_length"),
+def _by_document(job: dict[str, Any]) -> Timed:
+    """Without the kernel over documents: attention to one document after the other."""
+    from sweepft.engine import attention
+
+    attention._varlen_is_whole = lambda: False
+    return packed_trials(job)
+
+
+CONTESTANTS: dict[str, Callable[[dict[str, Any]], Timed]] = {
+    "Trainer, padding": partial(_trainer, "random"),
+    "Trainer, length-grouped": partial(_trainer, "group_by_length"),
     "bare loop, packed": _bare,
-    "sweepft, packed": partial(_sweepft, False),
-    "sweepft, packed, compiled": partial(_sweepft, True),
+    "sweepft, packed": packed_trials,
+    "sweepft, packed, compiled": partial(packed_trials, compiled=True),
+}
+GPU_CONTESTANTS = {name: run for name, run in CONTESTANTS.items() if name != "sweepft, packed, compiled"} | {
+    "sweepft, packed, SDPA by document": _by_document,
+    "sweepft, padded": partial(packed_trials, packed=False),
 }
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if "--gpu" not in sys.argv:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     main()

@@ -21,8 +21,12 @@ SOURCE = "sweepft/study"
 METRIC = "in-domain held-out loss (nats per target token)"
 
 
-def table(runs: list[Path]) -> pd.DataFrame:
+def table(runs: list[Path], partial: bool = False) -> pd.DataFrame:
     """All completed runs of the sweeps, one row a step; the columns are told in ``benchmarks/data/README.md``.
+
+    Args:
+        runs: Run folders.
+        partial: Leave out what did not complete, instead of refusing it.
 
     Raises:
         ValueError: A sweep has a run that did not complete, or a run whose steps have a gap.
@@ -34,6 +38,8 @@ def table(runs: list[Path]) -> pd.DataFrame:
         for trial in view.trials.values():
             if trial.status == "diverged":
                 continue  # told in the findings: no final metric
+            if partial and trial.status != "completed":
+                continue
             if trial.status != "completed":
                 raise ValueError(
                     f"{folder}: {trial.trial_id} is {trial.status}, not completed\n  resume the study first"
@@ -88,9 +94,10 @@ def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The parquet file to write.")
-def main(runs: tuple[Path, ...], out: Path) -> None:
+@click.option("--partial", is_flag=True, help="Of a study that was cut short: its completed runs.")
+def main(runs: tuple[Path, ...], out: Path, partial: bool) -> None:
     """Write the table of the sweeps RUNS."""
-    frame = table(list(runs))
+    frame = table(list(runs), partial)
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out, index=False, compression="zstd")
     click.echo(

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ["DS_ACCELERATOR"] = "cpu"  # ranks on a GPU are started without the server
 with contextlib.redirect_stdout(sys.stderr):
     import deepspeed
     import deepspeed.runtime.zero.stage3

@@ -62,12 +62,10 @@ def _train(
 
 def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any, gpus: float = 0) -> Any:
     """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.heavy_imports"])
-    # The server finds modules by PYTHONPATH only, and passes over what it cannot import.
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
-        multiprocessing.forkserver.ensure_running()
+    # DeepSpeed settles its device when it is imported, and CUDA does not outlive a fork.
+    context = multiprocessing.get_context("spawn" if gpus else "forkserver")
+    if not gpus:
+        _serve()
     queue = context.Queue()
     port = free_port()
     processes = [
@@ -90,6 +88,14 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
             if process.is_alive():
                 process.kill()
     return results[0]
+
+
+def _serve() -> None:
+    """Start the fork server; it finds modules by PYTHONPATH only, and passes over what it cannot import."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["support.heavy_imports"])
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
+        multiprocessing.forkserver.ensure_running()
 
 
 def _next(queue: Any, processes: list[Any]) -> tuple[int, Any]:

@@ -147,14 +147,19 @@ def _has_varlen(query: torch.Tensor) -> bool:
     return _varlen_is_whole() and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-@functools.cache
 def _varlen_is_whole() -> bool:
     """Whether torch has the kernel, and with all that is asked of it: its first versions lack one or the other."""
+    return {"scale", "window_size"} <= _varlen_takes()
+
+
+@functools.cache
+def _varlen_takes() -> frozenset[str]:
+    """Names of what torch's kernel can be told; none where torch has no such kernel."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        return False
-    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _varlen(
@@ -170,9 +175,14 @@ def _varlen(
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     longest, bounds = max(documents.lengths), documents.bounds
     back = -1 if sliding_window is None else sliding_window - 1
+    grouped: dict[str, Any] = {}
+    if (times := q.shape[1] // k.shape[1]) > 1:
+        if "enable_gqa" in _varlen_takes():
+            grouped = {"enable_gqa": True}
+        else:  # torch 2.11: one head of keys and values for each of the queries
+            k, v = (t.repeat_interleave(times, dim=1) for t in (k, v))
     out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest,
-        scale=scaling, window_size=(back, 0), enable_gqa=k.shape[1] != q.shape[1],
+        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(back, 0), **grouped
     )  # fmt: skip
     assert isinstance(out, torch.Tensor)  # a tuple only where more was asked for
     return out[None]

@@ -26,13 +26,32 @@ def test_liger_is_refused_where_torch_sees_no_gpu(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_trial_on_a_gpu_has_the_losses_of_the_cpu(tiny_model_dir, tmp_path, stage):
+    plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
+    (here,) = run_trials(plan, [A], 1)
+    assert losses(plan, A)[0] == pytest.approx(here["history"]["loss"], abs=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("stage", [2, 3])
+def test_packed_bf16_trials_on_a_gpu_train_as_padded_ones_do_and_come_again(tiny_model_dir, tmp_path, stage):
+    """Through FlashAttention over documents, whose sums are made in an order of their own."""
+    padded = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage, precision="bf16")
+    first, _, again = losses(replace(padded, packed=True, micro_batch=60), A, B, A)
+    assert first == pytest.approx(losses(padded, A)[0], abs=2e-2)
+    assert again == pytest.approx(first, abs=1e-3)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["optimizer", "optimizer_and_parameters"])
 def test_offloaded_trials_train_alike_and_again(tiny_model_dir, tmp_path, offload):
     plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
     (here,) = losses(plan, A)
     first, _, again = losses(replace(plan, offload=offload), A, B, A)
     assert first == pytest.approx(here, abs=1e-5)
-    assert again == first
+    # Parameters fetched to another place of the memory were seen to give a loss 3e-8 apart.
+    assert again == (first if offload == "optimizer" else pytest.approx(first, abs=1e-6))
 
 
 @pytest.mark.gpu
