@@ -90,7 +90,7 @@ def configurations(edition: Edition) -> list[dict[str, Any]]:
     return rows
 
 
-def spec(edition: Edition, model: str, in_domain: str, retention: str) -> dict[str, Any]:
+def spec(edition: Edition, model: str, in_domain: str, retention: str, name: str = "study") -> dict[str, Any]:
     """The sweep that makes the runs, as `sweepft run` reads it.
 
     Args:
@@ -98,10 +98,11 @@ def spec(edition: Edition, model: str, in_domain: str, retention: str) -> dict[s
         model: Base model, a folder or hub id.
         in_domain: Training rows; 3% of them are held out, and are the objective.
         retention: Rows of what the base model knew: measured, not optimised.
+        name: Of the sweep, and of the study in the table.
     """
     runs = configurations(edition)
     return {
-        "name": "study",
+        "name": name,
         "model": {"path": model},
         "data": {
             "train": [{"path": in_domain}],

@@ -33,14 +33,15 @@ __all__ = ["REPLAYED", "TABLE", "page"]
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "benchmarks" / "data" / "study.parquet"
 REPLAYED = ROOT / "benchmarks" / "data" / "study-replay.json"
+LARGER = ROOT / "benchmarks" / "data" / "study-51M.parquet"
 PAGE = ROOT / "docs" / "findings.md"
 WORDS = {"in_domain": "in-domain loss", "retention": "retention loss"}
 SIGNALS = {"grad_norm": ("gradient norm", 1), "loss": ("training loss", -1), "eval": ("held-out loss", None)}
 """Signals in words, and the sign that the paper expects of their correlation with the final loss."""
 
 
-def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
-    """The page, from the table and the outcome of the replays (left out where there is none)."""
+def page(frame: pd.DataFrame, replayed: dict[str, Any] | None, larger: pd.DataFrame | None = None) -> str:
+    """The page, from the table; the outcome of the replays and the runs of a larger model, where there are such."""
     main = frame[~frame["study"].str.contains("phased")]
     phased = frame[frame["study"].str.contains("phased")]
     runs = runs_of(main)
@@ -71,6 +72,7 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None) -> str:
         pareto=_table(["learning rate", "batch size", "in-domain", "retention"], pareto),
         replayed=replayed,
         rules=_rules(replayed) if replayed else "",
+        larger=None if larger is None else _larger(larger),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -212,6 +214,26 @@ def _fourth(phased: pd.DataFrame) -> list[list[str]]:
     return rows
 
 
+def _larger(frame: pd.DataFrame) -> dict[str, str]:
+    """Findings 1 and 2 on the runs of a larger model, too few for the rest."""
+    runs = runs_of(frame)
+    settings = []
+    for metric in METRICS:
+        batch, rate = (per_doubling(runs, metric, of) for of in ("batch_size", "lr"))
+        settings.append([WORDS[metric], _says(batch), _better(batch, -1), _says(rate), _better(rate, 1)])
+    sizes = sorted(runs.groupby("batch_size").size().items())
+    return {
+        "runs": str(len(runs)),
+        "samples": f"{int(frame['samples'].max()):,}",
+        "sizes": ", ".join(f"{count} at {size}" for size, count in sizes),
+        "settings": _table(_LARGER, settings),
+        "signals": _table(_SECOND, _second(frame, runs)),
+    }
+
+
+_LARGER = ["metric", "per doubling of the batch", "larger is better", "per tenfold rate", "lower is better"]
+
+
 def _pareto(runs: pd.DataFrame) -> tuple[int, list[list[str]]]:
     """How many cells there are, and those that no other beats on both losses."""
     cells = runs.groupby(["lr", "batch_size"])[list(METRICS)].mean().reset_index()
@@ -271,7 +293,8 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 def main(table: Path, out: Path) -> None:
     """Write the findings of TABLE."""
     replayed = json.loads(REPLAYED.read_text()) if REPLAYED.exists() else None
-    out.write_text(page(pd.read_parquet(table), replayed))
+    larger = pd.read_parquet(LARGER) if LARGER.exists() else None
+    out.write_text(page(pd.read_parquet(table), replayed, larger))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main(
         out.parent.mkdir(parents=True, exist_ok=True)
         written = out.parent / f"{out.name}.yaml"
         written.write_text(
-            yaml.safe_dump(spec(EDITIONS[edition], model, in_domain, retention), sort_keys=False)
+            yaml.safe_dump(spec(EDITIONS[edition], model, in_domain, retention, out.name), sort_keys=False)
         )
         command = ["run", str(written), "--out", str(out)]
         if plan:

@@ -21,12 +21,13 @@ SOURCE = "sweepft/study"
 METRIC = "in-domain held-out loss (nats per target token)"
 
 
-def table(runs: list[Path], partial: bool = False) -> pd.DataFrame:
+def table(runs: list[Path], partial: bool = False, name: str | None = None) -> pd.DataFrame:
     """All completed runs of the sweeps, one row a step; the columns are told in ``benchmarks/data/README.md``.
 
     Args:
         runs: Run folders.
         partial: Leave out what did not complete, instead of refusing it.
+        name: Of the study, where not the sweep's.
 
     Raises:
         ValueError: A sweep has a run that did not complete, or a run whose steps have a gap.
@@ -34,7 +35,7 @@ def table(runs: list[Path], partial: bool = False) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for folder in runs:
         view = RunView.load(folder)
-        name = str(view.header["name"])
+        study = name or str(view.header["name"])
         for trial in view.trials.values():
             if trial.status == "diverged":
                 continue  # told in the findings: no final metric
@@ -44,7 +45,7 @@ def table(runs: list[Path], partial: bool = False) -> pd.DataFrame:
                 raise ValueError(
                     f"{folder}: {trial.trial_id} is {trial.status}, not completed\n  resume the study first"
                 )
-            rows += _rows(trial, name)
+            rows += _rows(trial, study)
     frame = pd.DataFrame(rows)
     numbers = frame.select_dtypes("float").columns
     return frame.astype(dict.fromkeys(numbers, "float32"))
@@ -95,9 +96,10 @@ def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The parquet file to write.")
 @click.option("--partial", is_flag=True, help="Of a study that was cut short: its completed runs.")
-def main(runs: tuple[Path, ...], out: Path, partial: bool) -> None:
+@click.option("--name", help="Of the study, where not the sweep's.")
+def main(runs: tuple[Path, ...], out: Path, partial: bool, name: str | None) -> None:
     """Write the table of the sweeps RUNS."""
-    frame = table(list(runs), partial)
+    frame = table(list(runs), partial, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out, index=False, compression="zstd")
     click.echo(

@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 import pytest
-from benchmarks.study.findings import PAGE, REPLAYED, TABLE, page
+from benchmarks.study.findings import LARGER, PAGE, REPLAYED, TABLE, page
 from scipy.stats import spearmanr
 
 pytestmark = pytest.mark.skipif(not TABLE.exists(), reason="the study's table is not there")
@@ -27,7 +27,7 @@ def ends(main):
 
 
 def test_the_page_is_the_tables(frame):
-    assert PAGE.read_text() == page(frame, json.loads(REPLAYED.read_text()))
+    assert PAGE.read_text() == page(frame, json.loads(REPLAYED.read_text()), pd.read_parquet(LARGER))
 
 
 def test_the_data_card_tells_every_column_and_no_other(frame):
@@ -36,6 +36,22 @@ def test_the_data_card_tells_every_column_and_no_other(frame):
     assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(frame.columns)
     runs, rows = re.search(r"(\d+) runs, ([\d,]+) rows", card).groups()
     assert (int(runs), int(rows.replace(",", ""))) == (frame["run_id"].nunique(), len(frame))
+
+
+def test_the_larger_models_runs_have_the_same_columns_and_no_gap(frame):
+    larger = pd.read_parquet(LARGER)
+    assert larger.columns.tolist() == frame.columns.tolist()
+    for _, run in larger.groupby("run_id"):
+        assert run["step"].tolist() == list(range(1, len(run) + 1))
+        assert run["samples"].iloc[-1] == larger["samples"].max()
+    early = larger[(larger["samples"] > 1024) & (larger["samples"] <= 1280)]
+    early = early.groupby("run_id")["grad_norm"].mean()
+    final = larger.groupby("run_id")["final_retention"].last()
+    rho = spearmanr(early, final[early.index]).statistic
+    assert f"| gradient norm | 0.25 | retention loss | {rho:+.2f} (" in PAGE.read_text()
+    count = early.size
+    assert f"{count} runs of the study's larger edition" in PAGE.read_text()
+    assert f"{count} completed runs, {len(larger):,}" in TABLE.with_name("README.md").read_text()
 
 
 def test_a_hundred_runs_and_no_gap(main):
