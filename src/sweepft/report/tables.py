@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from rich import box
@@ -99,6 +100,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         f"stopping saved {percent(c['saved_share'])} ({duration(c['saved'])})",
         *([f"- **Price** {_price(c)}"] if c["price"] else []),
         *([f"- **Sharing** {c['sharing']['text']}"] if c["sharing"] else []),
+        *_faults(summary["faults"], c["lost_to_faults"]),
     ]
     lines += [*_error_rates(summary["stops"]), *(f"- **Mind** {_md(e['text'])}" for e in a["edges"]), ""]
     lines += finalists_markdown(summary, _md)
@@ -108,6 +110,15 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     ]
     lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)
+
+
+def _faults(faults: list[dict[str, Any]], lost: float) -> list[str]:
+    """How often what went wrong, most often first, and what it cost."""
+    if not faults:
+        return []
+    kinds = Counter(str(f["error"]) for f in faults).most_common()
+    told = ", ".join(f"{_md(kind)} x {count}" if count > 1 else _md(kind) for kind, count in kinds)
+    return [f"- **Faults** {told}; {duration(lost)} lost to them"]
 
 
 def comparison_markdown(comparison: dict[str, Any]) -> str:
