@@ -10,6 +10,7 @@ that was not. Drivers are resumed as a person would do it, nodes are replaced by
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import random
 import signal
@@ -77,10 +78,17 @@ class Sweep:
             Whether it was done; not where the sweep was over before.
         """
         goal = self.rows() + after
-        while self.rows() < goal or not processes(RANK, self.cluster.pid):
+        while True:
             if self.process.poll() is not None:
                 return False
+            if self.rows() >= goal and self._killed(kind):
+                self._recover()
+                return True
             time.sleep(0.02)
+
+    def _killed(self, kind: str) -> bool:
+        """Kill one of a kind, if there is one just now and a trial is under way."""
+        there = processes(RANK, self.cluster.pid)
         if kind == "node":
             with_slot = [n for n in self.nodes if self._there(RANK, n)]
             if not with_slot:
@@ -90,21 +98,22 @@ class Sweep:
             self.nodes.remove(with_slot[-1])
             self.nodes.append(self.cluster.add())
         elif kind == "driver":
+            if not there:
+                return False
             self._mark(kind)
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
             self.process = self._command("resume", str(self.run))
         else:
-            found = processes({"rank": RANK, "coordinator": COORDINATOR}[kind], self.cluster.pid)
-            if not found:
+            found = there if kind == "rank" else processes(COORDINATOR, self.cluster.pid)
+            if not there or not found:
                 return False
             self._mark(kind)
             try:
                 os.kill(found[-1].pid, signal.SIGKILL)
-            except ProcessLookupError:  # the sweep has just ended
+            except ProcessLookupError:  # it has just ended
                 self.shots.pop()
                 return False
-        self._recover()
         return True
 
     def end(self) -> None:
@@ -155,7 +164,7 @@ def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None
     }
     windows = Counter((row["trial_id"], row["window"]) for row in rows if row["kind"] == "eval")
     leaked = _leaked(sweep)
-    for shot, following in zip(sweep.shots, [*sweep.shots[1:], None], strict=True):
+    for shot, following in itertools.zip_longest(sweep.shots, sweep.shots[1:]):
         tally, stop = tallies[shot.kind], following.rows if following else len(rows)
         tally.kills += 1
         done = {name for name, seq in ends.items() if seq < shot.rows}

@@ -65,6 +65,8 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
         assert float(row["learning_rate"]) == trial.config["learning_rate"]
         windows = {round(e["window"] * 96): e["objective"] for e in trial.evals}
         assert told.intermediate_values == windows
+        kept = [["residuals" in found for found in e["sets"].values()] for e in trial.evals]
+        assert all(all(k) if e["final"] else not any(k) for k, e in zip(kept, trial.evals, strict=True))
         if trial.status == "completed":
             assert told.value == trial.objective == trial.evals[-1]["objective"] == float(row["objective"])
             assert trial.samples_seen == 96

@@ -16,6 +16,9 @@ from sweepft.engine.zero import ZeroEngine
 
 __all__ = ["evaluate", "set_loss"]
 
+GROUPS = 64
+"""Most groups of samples that a set's residuals are told of; enough to estimate an error by."""
+
 
 @torch.no_grad()
 def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> dict[str, Any]:
@@ -24,8 +27,8 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
     Leaves training untouched: no random number is drawn, and the engine is back in training mode after.
 
     Returns:
-        ``objective`` (nats per target token, weighted mean over sets), ``sets`` (name -> loss, stderr, tokens,
-        samples) and ``seconds``. The standard error treats samples, not tokens, as independent.
+        ``objective`` (nats per target token, weighted mean over sets), ``sets`` (name -> what `set_loss` returns) and
+        ``seconds``. The standard error treats samples, not tokens, as independent.
     """
     start = time.perf_counter()
     results = {name: set_loss(zero, tokens) for name, tokens in sets.items()}
@@ -36,8 +39,12 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
 
 
 @torch.no_grad()
-def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
-    """Mean loss of one token set: ``loss``, ``stderr``, ``tokens``, ``samples``. In training mode after."""
+def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
+    """Mean loss of one token set: ``loss``, ``stderr``, ``tokens``, ``samples``, ``residuals``. In training mode after.
+
+    Residuals (nats) say of up to `GROUPS` groups of samples - every n-th one - how far the sum of their losses lies
+    above what the mean would make it. Two models' residuals on the same set give the error of their difference.
+    """
     zero.eval()
     try:
         return _one_set(zero, tokens)
@@ -45,7 +52,7 @@ def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
         zero.train()
 
 
-def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
+def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     sums = torch.zeros(len(tokens), dtype=torch.float64)
     layout = zero.layout
@@ -63,7 +70,14 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, float | int]:
     residuals = loss_sums - loss * targets
     n = len(tokens)
     stderr = float(np.sqrt(n / max(1, n - 1) * np.square(residuals).sum()) / targets.sum())
-    return {"loss": loss, "stderr": stderr, "tokens": int(targets.sum()), "samples": n}
+    groups = np.bincount(np.arange(n) % GROUPS, weights=residuals)
+    return {
+        "loss": loss,
+        "stderr": stderr,
+        "tokens": int(targets.sum()),
+        "samples": n,
+        "residuals": [float(f"{value:.5g}") for value in groups],
+    }
 
 
 def _all_reduce(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -148,7 +148,7 @@ class TrialRunner:
         load_weights(self.zero, Path(folder))
         return {"seconds": time.perf_counter() - begin}
 
-    def set_loss(self, cache: str) -> dict[str, float | int]:
+    def set_loss(self, cache: str) -> dict[str, Any]:
         """Loss of any token set (see ``sweepft.engine.held_out.set_loss``)."""
         return set_loss(self.zero, TokenSet(cache))
 

@@ -128,7 +128,8 @@ class EvalRow:
     """Held-out losses at a window, or at the end (``final``).
 
     ``objective`` is the weighted mean in nats per target token; ``sets`` holds
-    ``{name: {loss, stderr, tokens, samples}}``.
+    ``{name: {loss, stderr, tokens, samples}}``, and ``residuals`` in the final one: of up to 64 groups of samples, the
+    sum of their losses less what the mean loss would make it (nats), from which two trials' difference gets its error.
     """
 
     trial_id: str

@@ -1,8 +1,7 @@
 """The winner, how sure that is, and what a reader should do about it.
 
-One idea: say what the numbers carry and no more. Held-out standard errors are known, seed noise is not; the
-    two leaders were scored on the same samples, so their unpaired difference overstates the noise of the
-    held-out set.
+One idea: say what the numbers carry and no more. The noise of held-out samples is known, seed noise is not; trials are
+    scored on the same samples, so their difference is judged by its own, paired error where the ledger has it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 from typing import Any
 
 from sweepft.recorder import RunView
+from sweepft.report.trials import paired_stderr
 
 __all__ = ["answer", "difference_of", "edge_warnings"]
 
@@ -27,10 +27,9 @@ def answer(
         ``winner``, ``runner_up``: ``{trial_id, config, objective, stderr, held_out}`` or None, of the finalists where
         these are scored; ``by``: what they are first and second by; ``confirmed``: the winner's held-out loss over
         fresh seeds, or None;
-        ``difference``: ``{value, stderr, clear, text}`` (runner-up minus winner, nats per target token;
-        ``clear`` when it exceeds 1.96 unpaired standard errors, None when those are unknown);
-        ``within_noise``: trial ids that are no more than 1.96 unpaired standard errors behind; ``edges``;
-        ``headline``.
+        ``difference``: ``{value, stderr, paired, clear, text}`` (runner-up minus winner, nats per target token;
+        ``clear`` when it exceeds 1.96 standard errors, None when those are unknown);
+        ``within_noise``: trial ids that are no more than 1.96 standard errors behind; ``edges``; ``headline``.
     """
     ranked = [t for t in trials if t["rank"] is not None]
     decided = _decided(view, finals)
@@ -51,8 +50,8 @@ def answer(
         }
     if decided and (len(decided["rows"]) < 2 or decided["rows"][1]["place"] is None):
         second = None  # the next one was not scored
-    difference = difference_of(first, second) if second is not None else None
-    close = [t["trial_id"] for t in ranked[1:] if difference_of(first, _brief(t) or {})["clear"] is False]
+    difference = _behind(view, first, second) if second is not None else None
+    close = [t["trial_id"] for t in ranked[1:] if _behind(view, first, _brief(t) or {})["clear"] is False]
     headline = _headline(first, difference, len(ranked), len(trials))
     if decided:
         close = []
@@ -129,18 +128,35 @@ def _side(value: float, dimension: dict[str, Any]) -> str | None:
     return None
 
 
-def difference_of(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """How far ``second`` is behind ``first``: ``{value, stderr, clear, text}``, as in `answer`."""
+def _behind(view: RunView, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    paired = paired_stderr(view, *(view.trials[t["trial_id"]] for t in (first, second)))
+    return difference_of(first, second, paired)
+
+
+def difference_of(
+    first: dict[str, Any], second: dict[str, Any], paired: float | None = None
+) -> dict[str, Any]:
+    """How far ``second`` is behind ``first``: ``{value, stderr, paired, clear, text}``, as in `answer`.
+
+    Args:
+        first: With ``objective`` and ``stderr``.
+        second: Likewise.
+        paired: Standard error of their difference, where it is known; else both are taken as independent, which
+            overstates it.
+    """
     value = second["objective"] - first["objective"]
-    if first["stderr"] is None or second["stderr"] is None:
-        return {"value": value, "stderr": None, "clear": None, "text": "no standard error was recorded"}
-    stderr = math.hypot(first["stderr"], second["stderr"])
+    told = {"value": value, "paired": paired is not None}
+    if paired is None and (first["stderr"] is None or second["stderr"] is None):
+        return told | {"stderr": None, "clear": None, "text": "no standard error was recorded"}
+    stderr = math.hypot(first["stderr"], second["stderr"]) if paired is None else paired
     clear = bool(value > 1.96 * stderr)
     if clear:
         text = "more than the held-out noise; seed noise is not in it"
-    else:
+    elif paired is None:
         text = "within the held-out noise taken as unpaired: the two cannot be told apart by this"
-    return {"value": value, "stderr": stderr, "clear": clear, "text": text}
+    else:
+        text = "within the held-out noise: the two cannot be told apart by this"
+    return told | {"stderr": stderr, "clear": clear, "text": text}
 
 
 def _headline(first: dict[str, Any], difference: dict[str, Any] | None, ranked: int, trials: int) -> str:

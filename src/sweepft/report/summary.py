@@ -45,6 +45,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
     space = (view.spec.get("search") or {}).get("space") or {}
     ranked = [t for t in trials if t["rank"] is not None]
     finals = finalists_summary(view)
+    first = answer(view, trials, finals)
     summary = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "sweepft_version": view.header.get("sweepft_version"),
@@ -60,7 +61,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
         "windows": windows,
         "swept": swept_keys(view),
         "counts": dict(Counter(t["status"] for t in trials)),
-        "answer": answer(view, trials, finals),
+        "answer": first,
         "finalists": finals,
         "cost": cost_summary(view, trials, price),
         "stops": stop_summary(view, trials),
@@ -79,7 +80,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
             for c in view.commands
         ],
         "provenance": _provenance(view),
-        "not_measured": _not_measured(view, trials, finals),
+        "not_measured": _not_measured(view, trials, finals, first),
         "trials": trials,
     }
     cleaned: dict[str, Any] = finite(summary)
@@ -104,7 +105,9 @@ def _provenance(view: RunView) -> dict[str, Any]:
     return {"spec": view.spec, **{k: latest.get(k) for k in keys}, "resumes": resumes}
 
 
-def _not_measured(view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None) -> list[str]:
+def _not_measured(
+    view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None, found: dict[str, Any]
+) -> list[str]:
     """What a reader might think was measured, and was not."""
     missing = []
     if view.simulated:
@@ -115,10 +118,11 @@ def _not_measured(view: RunView, trials: list[dict[str, Any]], finals: dict[str,
         missing.append("Seed noise of trials that were not confirmed: they were trained with one seed.")
     elif len(seeds) <= 1:
         missing.append("Seed noise: every configuration was trained with one seed.")
-    missing.append(
-        "Paired differences: held-out losses are recorded per set, not per sample; differences between trials are "
-        "judged with unpaired standard errors, which overstate the held-out noise."
-    )
+    if found["difference"] is not None and not found["difference"].get("paired"):
+        missing.append(
+            "Paired differences: this ledger has held-out losses per set only; differences between trials are judged "
+            "with unpaired standard errors, which overstate the held-out noise."
+        )
     if (view.spec.get("data") or {}).get("test") and "test" not in parts:
         missing.append("The sealed test sets: they were not read.")
     stops = [t for t in trials if t["status"] == "stopped"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from sweepft.recorder import RunView, TrialView
 
-__all__ = ["objective_stderr", "swept_keys", "trial_record", "trial_seconds", "windows_of"]
+__all__ = ["objective_stderr", "paired_stderr", "swept_keys", "trial_record", "trial_seconds", "windows_of"]
 
 
 def swept_keys(view: RunView) -> list[str]:
@@ -41,14 +41,38 @@ def objective_stderr(view: RunView, sets: dict[str, Any]) -> float | None:
 
     The sets are taken as independent: sqrt(sum (w s)^2) / sum w. None where a needed one is not known.
     """
+    return _weighted_error(view, {name: _number(found.get("stderr")) for name, found in sets.items()})
+
+
+def paired_stderr(view: RunView, first: TrialView, second: TrialView) -> float | None:
+    """Standard error of the difference of two completed trials' objectives, which were taken on the same samples.
+
+    Of each set, over groups of samples: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens, with the groups' residuals r. None
+    where these are not recorded, or not of the same set.
+    """
+    sets = [
+        (t.evals[-1].get("sets") or {}) if t.evals and t.evals[-1].get("final") else {}
+        for t in (first, second)
+    ]
+    errors = {}
+    for name in sets[0].keys() | sets[1].keys():
+        one, other = (s.get(name) or {} for s in sets)
+        residuals = [np.asarray(s.get("residuals") or [math.nan], dtype=np.float64) for s in (one, other)]
+        n, tokens = len(residuals[0]), one.get("tokens") or 0
+        alike = n == len(residuals[1]) and n > 1 and tokens and tokens == other.get("tokens")
+        square = float(np.square(residuals[0] - residuals[1]).sum()) if alike else math.nan
+        errors[name] = math.sqrt(n / (n - 1) * square) / tokens if alike else math.nan
+    return _weighted_error(view, errors)
+
+
+def _weighted_error(view: RunView, errors: dict[str, float]) -> float | None:
     declared = (view.spec.get("data") or {}).get("held_out") or []
     weights = {d.get("name"): d.get("weight", 1.0) for d in declared if isinstance(d, dict)}
-    used = {name: float(weights.get(name, 1.0 if len(sets) == 1 else 0.0) or 0.0) for name in sets}
+    used = {name: float(weights.get(name, 1.0 if len(errors) == 1 else 0.0) or 0.0) for name in errors}
     total = sum(used.values())
     if total <= 0:
         return None
-    errors = [weight * _number(sets[name].get("stderr")) for name, weight in used.items() if weight > 0]
-    value = math.sqrt(sum(e * e for e in errors)) / total
+    value = math.sqrt(sum((w * errors[name]) ** 2 for name, w in used.items() if w > 0)) / total
     return value if math.isfinite(value) else None
 
 
@@ -98,7 +122,10 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "config": trial.config,
         "objective": trial.objective,
         "objective_stderr": objective_stderr(view, sets) if sets else None,
-        "held_out": sets,
+        "held_out": {
+            name: {k: v for k, v in found.items() if k != "residuals"} if isinstance(found, dict) else found
+            for name, found in sets.items()
+        },
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("window", "step", "samples_seen", "objective")},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,6 +264,7 @@ class LedgerCallback(tune.Callback):
             phase_seconds=result["phase_seconds"],
         )
         if "eval_loss" in result:
+            final = result["samples_seen"] >= result["budget_samples"]
             self._recorder.write(
                 "eval",
                 trial_id=name,
@@ -271,9 +272,9 @@ class LedgerCallback(tune.Callback):
                 step=result["step"],
                 samples_seen=result["samples_seen"],
                 window=result["window"],
-                final=result["samples_seen"] >= result["budget_samples"],
+                final=final,
                 objective=result["eval_loss"],
-                sets=result["eval_sets"],
+                sets=result["eval_sets"] if final else _without_residuals(result["eval_sets"]),
                 seconds=result["eval_seconds"],
             )
 
@@ -300,3 +301,8 @@ def _elapsed_since(begin: float) -> Callable[[], float]:
     """Seconds since a moment (Unix seconds), on a clock that never runs backwards."""
     zero = time.monotonic() - (time.time() - begin)
     return lambda: time.monotonic() - zero
+
+
+def _without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Held-out losses as a window keeps them: only ends are compared with each other."""
+    return {name: {k: v for k, v in found.items() if k != "residuals"} for name, found in sets.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support.engine_material import engine_plan, trial
@@ -95,6 +97,11 @@ def test_scores_equal_those_of_the_saved_folder(tiny_dropout_model, tmp_path, st
     assert there == here, "loaded into another trial's engine it is the same model"
     assert base["tiny_choice"]["samples"] != here["tiny_choice"]["samples"]
     assert held_out["samples"] == 10
+    residuals = np.array(held_out["residuals"])
+    assert len(residuals) == 10
+    assert residuals.sum() == pytest.approx(0.0, abs=1e-3)
+    error = math.sqrt(10 / 9 * np.square(residuals).sum()) / held_out["tokens"]
+    assert error == pytest.approx(held_out["stderr"], rel=1e-3)
     for task in plans:
         theirs = saved_folder_scores(tmp_path / "weights", task)
         ours = here[task.name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -97,6 +98,35 @@ def test_the_winner_the_runner_up_and_their_unpaired_difference() -> None:
     assert answer["difference"]["stderr"] == pytest.approx(math.hypot(0.01, 0.01))
     assert answer["difference"]["clear"] is True
     assert answer["within_noise"] == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "stderr"),
+    [
+        # what both find hard cancels: sqrt(4/3 * 4 * 1) / 100
+        ([9.0, -9.0, 5.0, -5.0], [8.0, -8.0, 6.0, -6.0], math.sqrt(4 / 3 * 4) / 100),
+        ([9.0, -9.0, 5.0, -5.0], [9.0, -9.0, 5.0, -5.0], 0.0),
+        ([9.0, -9.0, 5.0, -5.0], [8.0, -8.0], None),
+        ([9.0, -9.0], None, None),
+        ([0.0], [0.0], None),
+    ],
+)
+def test_a_difference_on_the_same_samples_has_an_error_of_its_own(
+    one: list[float], other: list[float] | None, stderr: float | None
+) -> None:
+    sweep = (
+        Sweep().trial("t0", 10, "completed", 1.5, stderr=0.1).trial("t1", 10, "completed", 1.6, stderr=0.1)
+    )
+    finals = [row for row in sweep.rows if row["kind"] == "eval" and row["final"]]
+    for row, residuals in zip(finals, (one, other), strict=True):
+        row["sets"]["math"] |= {"tokens": 100} | ({} if residuals is None else {"residuals": residuals})
+    report = sweep.report()
+    found = report["answer"]["difference"]
+    assert found["paired"] is (stderr is not None)
+    assert found["stderr"] == pytest.approx(math.hypot(0.1, 0.1) if stderr is None else stderr)
+    assert found["clear"] is (stderr is not None)
+    assert any(line.startswith("Paired differences") for line in report["not_measured"]) is (stderr is None)
+    assert "residuals" not in json.dumps(report["trials"])
 
 
 @pytest.mark.parametrize(
