@@ -5,13 +5,12 @@ One idea: everything comes from the ledger, so that ``best/`` can be made again 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.data.curriculum import Shares, phase_shares
-from sweepft.recorder import RunView, TrialView
+from sweepft.recorder import RunView, TrialView, without_residuals
 from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
 
 __all__ = ["BestFacts", "best_facts", "facts_of"]
@@ -39,9 +38,9 @@ class BestFacts:
     stderr: float | None
 
     @property
-    def held_out(self) -> dict[str, Mapping[str, Any]]:
+    def held_out(self) -> dict[str, dict[str, Any]]:
         """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
-        return dict(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+        return without_residuals(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
 
     @property
     def phases(self) -> Shares | None:

@@ -17,7 +17,7 @@ from sweepft.recorder.finalists import (
 )
 from sweepft.recorder.ledger import Ledger, iter_ledger, ledger_path, read_ledger
 from sweepft.recorder.lock import Owner, current_writer, named_writer
-from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row
+from sweepft.recorder.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
 from sweepft.recorder.tail import LedgerTail
 from sweepft.recorder.trial import HISTORY_KEYS, AttemptView, TrialView
 from sweepft.recorder.view import Ranked, RunView
@@ -52,4 +52,5 @@ __all__ = [
     "scores_of",
     "send_command",
     "whole_results",
+    "without_residuals",
 ]

@@ -7,6 +7,7 @@ what they do not know; changing the meaning of a field raises it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, TypeAlias
 
@@ -33,6 +34,7 @@ __all__ = [
     "TrialRow",
     "VerdictRow",
     "complete_fields",
+    "without_residuals",
 ]
 
 Row: TypeAlias = dict[str, Any]
@@ -349,3 +351,8 @@ def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
         elif declaration.default_factory is not MISSING:
             out[name] = declaration.default_factory()
     return out
+
+
+def without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """``sets`` of an `EvalRow` as people and windows need them; residuals are for comparing ends."""
+    return {name: {k: v for k, v in found.items() if k != "residuals"} for name, found in sets.items()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.recorder import RunView, TrialView
+from sweepft.recorder import RunView, TrialView, without_residuals
 
 __all__ = ["objective_stderr", "paired_stderr", "swept_keys", "trial_record", "trial_seconds", "windows_of"]
 
@@ -122,10 +122,7 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "config": trial.config,
         "objective": trial.objective,
         "objective_stderr": objective_stderr(view, sets) if sets else None,
-        "held_out": {
-            name: {k: v for k, v in found.items() if k != "residuals"} if isinstance(found, dict) else found
-            for name, found in sets.items()
-        },
+        "held_out": without_residuals(sets),
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("window", "step", "samples_seen", "objective")},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial
 
 from sweepft.engine.plan import TrialPlan
 from sweepft.errors import StorageError
-from sweepft.recorder import Ledger, Row, RunView, current_writer
+from sweepft.recorder import Ledger, Row, RunView, current_writer, without_residuals
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.trainable.slot import WENT_ON
@@ -274,7 +274,7 @@ class LedgerCallback(tune.Callback):
                 window=result["window"],
                 final=final,
                 objective=result["eval_loss"],
-                sets=result["eval_sets"] if final else _without_residuals(result["eval_sets"]),
+                sets=result["eval_sets"] if final else without_residuals(result["eval_sets"]),
                 seconds=result["eval_seconds"],
             )
 
@@ -301,8 +301,3 @@ def _elapsed_since(begin: float) -> Callable[[], float]:
     """Seconds since a moment (Unix seconds), on a clock that never runs backwards."""
     zero = time.monotonic() - (time.time() - begin)
     return lambda: time.monotonic() - zero
-
-
-def _without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Held-out losses as a window keeps them: only ends are compared with each other."""
-    return {name: {k: v for k, v in found.items() if k != "residuals"} for name, found in sets.items()}
