@@ -17,14 +17,8 @@ from queue import Empty
 from typing import Any
 from unittest import mock
 
+from sweepft.engine.meeting import listen
 from sweepft.engine.plan import EnginePlan, TrialPlan
-
-
-def free_port() -> int:
-    """A TCP port nobody listens on just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def run_trials(
@@ -67,13 +61,17 @@ def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: 
     if not gpus:
         _serve()
     queue = context.Queue()
-    port = free_port()
-    processes = [
-        context.Process(target=_rank, args=(queue, rank, world_size, port, plan, job, args, gpus))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    with listen("127.0.0.1") as meeting:
+        port = meeting.getsockname()[1]
+        processes = [
+            context.Process(
+                target=_rank,
+                args=(queue, rank, world_size, port, None if rank else meeting, plan, job, args, gpus),
+            )
+            for rank in range(world_size)
+        ]
+        for process in processes:
+            process.start()
     results: dict[int, Any] = {}
     try:
         while len(results) < world_size:
@@ -112,7 +110,15 @@ def _next(queue: Any, processes: list[Any]) -> tuple[int, Any]:
 
 
 def _rank(
-    queue: Any, rank: int, world_size: int, port: int, plan: EnginePlan, job: Any, args: Any, gpus: float
+    queue: Any,
+    rank: int,
+    world_size: int,
+    port: int,
+    listener: socket.socket | None,
+    plan: EnginePlan,
+    job: Any,
+    args: Any,
+    gpus: float,
 ) -> None:
     import torch
 
@@ -121,7 +127,7 @@ def _rank(
 
     try:
         torch.manual_seed(12345 + rank)  # whatever a process did before must not matter
-        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus)
+        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus, listener)
         queue.put((rank, job(TrialRunner(plan, device), *args)))
         leave()
     except Exception as error:

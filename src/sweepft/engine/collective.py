@@ -25,16 +25,26 @@ _PATIENCE = timedelta(minutes=30)
 """For collectives, as DeepSpeed has it; torch gives NCCL ten."""
 
 
-def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus: float) -> torch.device:
+def join(
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    threads: int,
+    gpus: float,
+    listener: socket.socket | None = None,
+) -> torch.device:
     """Initialise torch.distributed through DeepSpeed; returns this rank's device.
 
     Args:
         rank: 0 <= rank < world_size.
         world_size: Ranks of the slot.
         address: Host of rank 0.
-        port: Free port there.
+        port: Of rank 0's listener there.
         threads: CPU threads this rank may use.
         gpus: What this rank was given of a GPU; 0 trains on the CPU, less than 1 holds it to that share of the memory.
+        listener: Of rank 0 (``sweepft.engine.meeting.listen``), at ``address`` and ``port``; taken over. Made here
+            where it is not given.
     Raises:
         RuntimeError: If it was given a GPU and torch sees none, or the communication op of CPUs cannot be built.
     """
@@ -67,7 +77,7 @@ def join(rank: int, world_size: int, address: str, port: int, threads: int, gpus
     _speak_through(interface_towards(address))
     torch.distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
-        store=_store(rank, world_size, address, port),
+        store=_store(rank, world_size, address, port, listener),
         rank=rank,
         world_size=world_size,
         timeout=_PATIENCE,
@@ -118,12 +128,12 @@ def _pretend() -> bool:
     return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
 
 
-def _store(rank: int, world_size: int, address: str, port: int) -> TCPStore:
+def _store(rank: int, world_size: int, address: str, port: int, listener: socket.socket | None) -> TCPStore:
     """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
-    listener = None
+    held = None
     if rank == 0:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        listener = socket.create_server((address, port), family=family).detach()
+        held = (listener or socket.create_server((address, port), family=family)).detach()
     return TCPStore(
         address,
         port,
@@ -131,7 +141,7 @@ def _store(rank: int, world_size: int, address: str, port: int) -> TCPStore:
         is_master=rank == 0,
         timeout=_PATIENCE,
         wait_for_workers=False,
-        master_listen_fd=listener,
+        master_listen_fd=held,
     )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.data import Prepared
+from sweepft.engine.meeting import listen
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.plan.courses import batch_sizes
 from sweepft.spec import SweepSpec, from_dict
@@ -54,13 +55,27 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         for slot in range(slots):
-            port = _free_port()
+            meeting = listen("127.0.0.1")
             for rank in range(world):
                 _show_gpu(slot * world + rank, spec.resources.gpus_per_worker, visible)
-                args = (answers, together, slot, rank, world, port, engine, trials, dict(job), begin)
+                port, listener = meeting.getsockname()[1], meeting if rank == 0 else None
+                args = (
+                    answers,
+                    together,
+                    slot,
+                    rank,
+                    world,
+                    port,
+                    listener,
+                    engine,
+                    trials,
+                    dict(job),
+                    begin,
+                )
                 process = context.Process(target=_rank, args=args, daemon=True)
                 process.start()
                 processes.append(process)
+            meeting.close()  # rank 0 has its own
         found = _gathered(answers, slots * world, [str(t.batch_size) for t in trials], processes)
         return found | {"start_seconds": before + found["start_seconds"]}
     finally:
@@ -130,6 +145,7 @@ def _rank(
     rank: int,
     world: int,
     port: int,
+    listener: socket.socket | None,
     engine: EnginePlan,
     trials: list[TrialPlan],
     job: Mapping[str, Any],
@@ -142,7 +158,7 @@ def _rank(
         from sweepft.engine.timing import peak_bytes, time_evaluation, time_steps
 
         gpus = from_dict(job["spec"]).resources.gpus_per_worker
-        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus))
+        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener))
         runner.start(trials[0])
         if not engine.micro_batch:
             runner.set_micro_batch(runner.probe())
@@ -178,12 +194,6 @@ def _show_gpu(index: int, each: float, visible: str | None) -> None:
         names = visible.split(",") if visible else None
         place = int(index * each)
         os.environ["CUDA_VISIBLE_DEVICES"] = names[place] if names else str(place)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 if __name__ == "__main__":

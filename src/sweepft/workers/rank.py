@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sweepft.engine.meeting import listen
 from sweepft.engine.plan import EnginePlan, TrialPlan
 from sweepft.evaluate import TaskPlan
 from sweepft.workers.stacks import answer_with_stacks
@@ -31,21 +32,21 @@ class Rank:
         self._index = index
         self._plan = plan
         self._runner: Any = None
+        self._listener: socket.socket | None = None
         self._log_file = log_file
         _send_output_to(log_file)
         answer_with_stacks()
 
     def where(self) -> dict[str, Any]:
-        """This process's node (address, host name, Ray's id), pid and log file, and a port that is free there now."""
+        """This process's node (address, host name, Ray's id), pid and log file, and rank 0's port for the others."""
         import ray
 
-        with socket.socket() as s:
-            s.bind(("", 0))
-            port = s.getsockname()[1]
         address = ray.util.get_node_ip_address()
+        if self._index == 0 and self._listener is None:
+            self._listener = listen(address)
         return {
             "address": address,
-            "port": port,
+            "port": self._listener.getsockname()[1] if self._listener else None,
             "host": socket.gethostname(),
             "node": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(),
@@ -58,7 +59,8 @@ class Rank:
         from sweepft.engine.collective import join
         from sweepft.engine.runner import TrialRunner
 
-        device = join(self._index, world_size, address, port, self._plan.threads, gpus)
+        listener, self._listener = self._listener, None
+        device = join(self._index, world_size, address, port, self._plan.threads, gpus, listener)
         self._runner = TrialRunner(self._plan, device)
 
     def fingerprint(self, trial: TrialPlan) -> dict[str, str]:

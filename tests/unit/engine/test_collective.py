@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from support.namespaces import Network, can_make_namespaces
 from sweepft.engine.collective import join
 from sweepft.engine.memory import device_memory, memory_share
+from sweepft.workers.rank import Rank
 
 
 def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
@@ -60,6 +63,20 @@ def test_ranks_on_two_machines_whose_names_lead_nowhere_meet():
 )
 def test_a_share_of_a_gpu_leaves_room_for_what_torch_does_not_count(gpus, gib, share):
     assert memory_share(gpus, gib * 2**30) == pytest.approx(share)
+
+
+def test_the_port_that_ranks_are_told_of_is_held_until_they_meet(monkeypatch):
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    first, other = (object.__new__(Rank) for _ in range(2))
+    for index, rank in enumerate((first, other)):
+        rank._index, rank._listener, rank._log_file = index, None, ""
+    port = first.where()["port"]
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+    assert first.where()["port"] == port
+    assert other.where()["port"] is None
+    first._listener.close()
 
 
 @pytest.mark.gpu

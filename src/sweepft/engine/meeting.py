@@ -1,0 +1,16 @@
+"""Where the ranks of a slot meet; loads no torch."""
+
+from __future__ import annotations
+
+import socket
+
+__all__ = ["listen"]
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket at a free port of one address, where torch would listen at every one.
+
+    Held from when the others are told of its port until the ranks have met, so that nobody takes the port meanwhile.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family)
