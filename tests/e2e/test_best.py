@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import transformers
@@ -36,7 +37,7 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
 
 def run_script(best, out, ranks=1):
     """Run the exported script as its user would: no sweepft of this checkout, any number of processes."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "29571"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command = [sys.executable, *(launcher if ranks > 1 else ()), str(best / "train.py"), "--out", str(out)]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
@@ -81,6 +82,14 @@ def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
     assert held_out["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
     assert (tmp_path / "out/adapter/adapter_config.json").is_file()
+
+
+@pytest.mark.full
+def test_two_exported_scripts_run_at_once(finished, tmp_path):
+    _, done = finished
+    with ThreadPoolExecutor(2) as both:
+        one, other = both.map(lambda name: run_script(done.best, tmp_path / name), ("one", "other"))
+    assert one == other
 
 
 @pytest.mark.full
