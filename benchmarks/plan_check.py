@@ -16,17 +16,14 @@ import json
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import record
-from material import Material, Shape, make, write_spec
+from material import SIZES, Material, make, write_spec
 
-SIZES = {
-    "1M": Shape(hidden=128, layers=4, heads=4, intermediate=344),
-    "30M": Shape(hidden=512, layers=8, heads=8, intermediate=1376, vocab=8192),
-    "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=50_000),
-}
+SIZES = {name: SIZES[name] for name in ("1M", "30M")} | {"125M": replace(SIZES["125M"], vocab=50_000)}
 BUDGET = {"1M": 4000, "30M": 128, "125M": 32}
 
 

@@ -15,6 +15,7 @@ import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, if not by name
 
 from sweepft.engine.comm_op import load_op, own_tools_first
+from sweepft.engine.meeting import listen
 from sweepft.engine.memory import memory_share
 
 __all__ = ["interface_towards", "join", "leave"]
@@ -130,10 +131,7 @@ def _pretend() -> bool:
 
 def _store(rank: int, world_size: int, address: str, port: int, listener: socket.socket | None) -> TCPStore:
     """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
-    held = None
-    if rank == 0:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        held = (listener or socket.create_server((address, port), family=family)).detach()
+    held = (listener or listen(address, port)).detach() if rank == 0 else None
     return TCPStore(
         address,
         port,

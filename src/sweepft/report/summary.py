@@ -118,7 +118,7 @@ def _not_measured(
         missing.append("Seed noise of trials that were not confirmed: they were trained with one seed.")
     elif len(seeds) <= 1:
         missing.append("Seed noise: every configuration was trained with one seed.")
-    if found["difference"] is not None and not found["difference"].get("paired"):
+    if (found["difference"] or {}).get("paired") is False:  # of finalists by their scores it says nothing
         missing.append(
             "Paired differences: this ledger has held-out losses per set only; differences between trials are judged "
             "with unpaired standard errors, which overstate the held-out noise."

@@ -55,7 +55,7 @@ def paired_stderr(view: RunView, first: TrialView, second: TrialView) -> float |
         for t in (first, second)
     ]
     errors = {}
-    for name in sets[0].keys() | sets[1].keys():
+    for name in sets[0] | sets[1]:
         one, other = (s.get(name) or {} for s in sets)
         residuals = [np.asarray(s.get("residuals") or [math.nan], dtype=np.float64) for s in (one, other)]
         n, tokens = len(residuals[0]), one.get("tokens") or 0

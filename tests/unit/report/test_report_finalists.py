@@ -67,6 +67,7 @@ def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any
         == "more than the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
     )
     assert not any("sealed" in line or "Benchmarks" in line for line in report["not_measured"])
+    assert not any(line.startswith("Paired") for line in report["not_measured"]), "decided by scores"
     assert [t["rank"] for t in report["trials"] if t["confirms"]] == [None] * 3
 
 
