@@ -59,7 +59,7 @@ RULES = [
     "foresight-good",
 ]
 YARDSTICKS = ("oracle", "foresight", "foresight-good")
-SETTINGS = (0.05, 0.20, 0.30)  # false_stop beside the default's 0.10: our trade-off as a curve
+SETTINGS = (0.05, 0.15, 0.20, 0.30, 0.50)  # false_stop beside the default's 0.10: our trade-off as a curve
 ABLATIONS = {  # weights of objective, loss, gradient norm
     "objective only": (1.0, 0.0, 0.0),
     "loss only": (0.0, 1.0, 0.0),
@@ -201,7 +201,7 @@ def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float
 
 def trade_off(rows: list[ReplayRow], simple: list[ReplayRow], curve: list[ReplayRow]) -> str:
     """Our whole curve against every peer and every simple rule, and the studies one by one."""
-    ours = ["calibrated (0.05)", "calibrated", "calibrated (0.20)", "calibrated (0.30)"]
+    ours = ["calibrated (0.05)", "calibrated", *(f"calibrated ({bound:.2f})" for bound in SETTINGS[1:])]
     own = [r for r in rows if r.rule == "calibrated"]
     peers = [r for r in RULES if r not in (*YARDSTICKS, "calibrated")]
     shown = [*own, *(r for r in rows if r.rule in ("ray-median", "ray-asha", *YARDSTICKS))]
@@ -262,7 +262,7 @@ def measure(
     orders: int,
     earlier: Sequence[ReplayRow] = (),
 ) -> None:
-    """One source: all rules; half of the orders for our other settings, audits and history, a quarter for ablations."""
+    """One source: all rules and settings; half of the orders for audits and history, a quarter for ablations."""
     base, studies = Replay(orders=orders), parts[part]
     half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
 
@@ -275,7 +275,7 @@ def measure(
     found.rows += known + [replace(r, source=source) for r in run(pool, source, studies, fresh, base)]
     found.simple += run_simple(pool, source, studies, base)
     for bound in SETTINGS:
-        found.settings += ours(f"calibrated ({bound:.2f})", replace(half, false_stop=bound))
+        found.settings += ours(f"calibrated ({bound:.2f})", replace(base, false_stop=bound))
     found.rows += ours("calibrated + 5% audits", replace(half, audit=0.05))
     for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
         if history is None or part == "dev":

@@ -21,8 +21,8 @@ from sweepft.replay.engine import replay_study
 from sweepft.replay.judges import RefereeJudge
 from sweepft.replay.score import good_runs
 from sweepft.rules import CalibratedRule, Calibration, Referee, parse_windows
-from sweepft.rules.calibrated import DEFAULT_WEIGHTS
 from sweepft.rules.fit import fit_weights, rank_correlation
+from sweepft.rules.learn import DEFAULT_WEIGHTS
 from sweepft.rules.signals import signal_table
 from sweepft.rules.windows import WindowSpec
 

@@ -6,6 +6,7 @@ nothing finite in a row any more has diverged.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -175,13 +176,23 @@ def _run(
         seen = metric[np.isfinite(metric)]
         final = float(seen[-1]) if len(seen) else math.nan
     settings = {
-        _CONFIG_NAMES.get(c, c.removeprefix("config/")): rows[c].iloc[0].item()
-        if hasattr(rows[c].iloc[0], "item")
-        else rows[c].iloc[0]
+        _CONFIG_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
         for c in config
         if pd.notna(rows[c].iloc[0])
     }
     return Run(run_id, settings, step, progress, seconds, loss, norm, metric, final, bad)
+
+
+def _setting(value: Any) -> Any:
+    """A hyperparameter as plain data; many of them in one column are often kept as JSON."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
 
 
 def _bad_row(*columns: np.ndarray[Any, Any]) -> int | None:

@@ -1,14 +1,17 @@
 """The calibrated rule: condemn the trials that together hold only a small share of the chances of being good.
 
 A trial's early signals are blended to a score; score and final result are taken as a normal pair with a
-correlation that starts from a prior and is learned from finished trials. That gives each trial its probability of
-ending in the top ``good`` share. Trials are condemned from the least likely upwards as long as all the
-condemned together, now and earlier, hold no more than a *level* of the good ones' total probability.
+correlation that starts from a prior, is the smaller the less objective and loss agree, and is learned from finished
+trials. Where repeats of its configuration have finished, what the signals missed of theirs is expected of it, too.
+That gives each trial its probability of ending in the top ``good`` share. Trials are condemned from the least likely
+upwards as long as all the condemned together, now and earlier, hold no more than a *level* of the good ones' total
+probability.
 
 Where the level comes from decides what may be claimed:
 
-- ``heuristic``: about three times the ``false_stop`` asked for (0.32 for 0.10: on the fine-tuning curves it was chosen
-  on, a third of the modelled loss came true); nothing is certified;
+- ``heuristic``: about four times the ``false_stop`` asked for where as much is known of the trials' ends as on the
+  fine-tuning curves it was chosen on (a quarter of the modelled loss came true there), less where less is known, down
+  to what was asked for; nothing is certified;
 - ``history``: fixed by conformal risk control on replays of earlier sweeps: a new sweep like those loses no more
   than ``false_stop`` of its good trials on average;
 - ``conformal``: in a sweep with enough good trials of its own, run in full or audited: a good trial is condemned
@@ -18,6 +21,7 @@ Where the level comes from decides what may be claimed:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepft.rules.cohort import Cohort, TrialRecord
-from sweepft.rules.curve import Snapshot
 from sweepft.rules.ends import Ends
-from sweepft.rules.fit import fit_weights, rank_correlation
+from sweepft.rules.learn import DEFAULT_WEIGHTS, FINISHED, Learned, Learner
 from sweepft.rules.normal import cdf, normal_scores, quantile
-from sweepft.rules.signals import SIGNALS, signal_table
+from sweepft.rules.repeats import foretold
+from sweepft.rules.signals import signal_table
 from sweepft.rules.verdict import Judgement
 from sweepft.rules.windows import Window
 
@@ -38,17 +42,12 @@ __all__ = ["DEFAULT_WEIGHTS", "CalibratedRule", "Calibration"]
 
 Floats = NDArray[np.float64]
 
-DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
-_STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
-_RHO: Final = ((0.02, 0.05, 0.10, 0.25, 0.50, 0.75), (0.40, 0.60, 0.80, 0.88, 0.94, 0.97))
 _RANK_NOISE: Final = (
     3.0  # n * variance: of a normal score known by its rank among n, and of the good ones' edge
 )
-_SLACK: Final = 3.7  # level 0.32 at a false stop of 0.10, and never 1
-_TRUST: Final = 4.0  # finished trials that the prior correlation is worth
-_PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
+_END_NOISE: Final = 1.0  # the same, of a final result
+_SLACK: Final = 2.8  # level 0.33 for a false stop of 0.10 where as much is known as on fine-tunes
 _SAMPLE: Final = 200  # peers looked at, so that a verdict's cost does not grow with the sweep
-_FINISHED: Final = 48  # finished trials learned from: the latest
 
 
 @dataclass(frozen=True)
@@ -82,30 +81,33 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _View:
-    """A trial among its peers at one window."""
-
-    window: Window
-    peers: int
-    p_good: float
-    mass: float
-    signals: dict[str, float]
-    rho: float
-    weights: dict[str, float]
-    finished: int
-
-
-@dataclass(frozen=True)
 class _Odds:
-    """Trials at one window: the chance of each, and the chances that left with trials that never came there."""
+    """Trials at one window.
 
+    Attributes:
+        names: The n of them.
+        chances: (n,) of each to be good.
+        signals: (n, k) where they stand in each signal.
+        repeats: (n,) finished repeats of each one's configuration.
+        lost: The chances that left with trials that never came there.
+        ranked: How many are compared, those among them.
+        known: Share of the variance of ends that is known of the running ones, relative to what is assumed at first.
+        learned: What the signals are worth.
+    """
+
+    names: Sequence[str]
     chances: Floats
-    scores: Floats
+    signals: Floats
+    repeats: Sequence[int]
     lost: float
     ranked: int
-    rho: float
-    weights: dict[str, float]
-    finished: int
+    known: float
+    learned: Learned
+
+    def mass(self, own: int) -> float:
+        """Share of all chances that a trial and all less likely ones hold, those that left among them."""
+        behind = self.chances[self.chances <= self.chances[own] + 1e-12].sum()
+        return float((behind + self.lost) / (self.chances.sum() + self.lost))
 
 
 class CalibratedRule:
@@ -152,11 +154,9 @@ class CalibratedRule:
         self.calibration, self._level = calibration, level
         self._ends = Ends(None)
         self._own_level: float | None = None
-        learned = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
-        self._prior = np.array(weights if weights is not None else learned, dtype=float)
-        self._rho = (
-            calibration.rho if calibration is not None and calibration.rho else tuple(zip(*_RHO, strict=True))
-        )
+        taught = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
+        rho = calibration.rho if calibration is not None else ()
+        self._learner = Learner(weights if weights is not None else taught, rho, batch_key)
 
     # ----- the judgement ---------------------------------------------------------------------------------
 
@@ -167,28 +167,30 @@ class CalibratedRule:
         if peers < self.min_peers:
             reason = f"{peers} other trials at {window.name}, {self.min_peers} needed to judge"
             return Judgement(False, reason, evidence={"peers": peers})
-        view = self._view(cohort, trial, chosen)
-        basis, level = self._level_in_force(cohort)
+        odds = self._odds(cohort, chosen, self._sample(cohort, chosen, trial.trial_id))
+        own = odds.names.index(trial.trial_id)
+        basis, level = self._level_in_force(cohort, odds.known)
+        mass, p_good, repeats = odds.mass(own), float(odds.chances[own]), odds.repeats[own]
         evidence = {
             "compared_at": chosen.name,
-            "peers": view.peers,
-            "signals": {k: round(v, 4) for k, v in view.signals.items()},
-            "mass": round(view.mass, 6),
+            "peers": odds.ranked - 1,
+            "signals": dict(
+                zip(odds.learned.columns, (round(x, 4) for x in odds.signals[own].tolist()), strict=True)
+            ),
+            "repeats": repeats,
+            "mass": round(mass, 6),
             "level": round(level, 6),
             "basis": basis,
-            "correlation": round(view.rho, 4),
-            "weights": {k: round(v, 4) for k, v in view.weights.items()},
-            "finished": view.finished,
+            **odds.learned.to_dict(),
         }
-        word = "at most" if view.mass <= level else "more than"
+        seen = f", {repeats} of its own configuration," if repeats else ""
+        word = "at most" if mass <= level else "more than"
         reason = (
-            f"probability {view.p_good:.3f} of ending in the best {100 * self.good:g}%, from {view.peers} others at"
-            f" {chosen.name}; it and all less likely ones hold {100 * view.mass:.1f}% of the chances, {word} the"
+            f"probability {p_good:.3f} of ending in the best {100 * self.good:g}%, from {odds.ranked - 1} others{seen}"
+            f" at {chosen.name}; it and all less likely ones hold {100 * mass:.1f}% of the chances, {word} the"
             f" {100 * level:.1f}% allowed ({basis})"
         )
-        return Judgement(
-            view.mass <= level, reason, view.p_good, evidence, basis != "heuristic", score=view.mass
-        )
+        return Judgement(mass <= level, reason, p_good, evidence, basis != "heuristic", score=mass)
 
     def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
         """Probability of each of these trials to end in the best ``good`` share, as known now.
@@ -209,41 +211,31 @@ class CalibratedRule:
     def _most_telling(self, cohort: Cohort, trial: TrialRecord) -> Window:
         return min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
 
-    def _prior_rho(self, window: Window) -> float:
-        xs, ys = zip(*self._rho, strict=True)
-        return float(np.interp(window.fraction if window.fraction is not None else 0.1, xs, ys))
-
     def _uncertainty(self, cohort: Cohort, window: Window) -> float:
         """Prior variance of the final result given the rank at this window: late windows and many peers win."""
-        rho = self._prior_rho(window)
+        rho = self._learner.prior_rho(window)
         n = len(cohort.at(window)) + cohort.out_before(window)[0]
         return 1.0 - rho * rho + rho * rho * _RANK_NOISE / n
-
-    def _view(self, cohort: Cohort, trial: TrialRecord, window: Window) -> _View:
-        names = self._sample(cohort, window, trial.trial_id)
-        odds = self._odds(cohort, window, names)
-        chances, own = odds.chances, names.index(trial.trial_id)
-        mass = float(
-            (chances[chances <= chances[own] + 1e-12].sum() + odds.lost) / (chances.sum() + odds.lost)
-        )
-        signals = dict(zip(odds.weights, odds.scores[own].tolist(), strict=True))
-        return _View(
-            window, odds.ranked - 1, float(chances[own]), mass, signals, odds.rho, odds.weights, odds.finished
-        )
 
     def _odds(self, cohort: Cohort, window: Window, names: Sequence[str]) -> _Odds:
         """The chances of these trials, all of which have been at the window."""
         table = signal_table(cohort, window, names, self.covariates, self.batch_key)
-        weights, rho, finished = self._learn(cohort, window, names, table.columns, table.scores)
+        learned = self._learner.learn(cohort, window, table)
         count, spent = cohort.out_before(window)
         scale = len(names) / len(cohort.at(window))
-        out = round(count * scale)
-        blended = np.concatenate([table.scores @ weights, np.full(out, -1e6)])
+        blended = np.concatenate([table.scores @ learned.weights, np.full(round(count * scale), -1e6)])
         scores = normal_scores(blended)
-        spread = math.sqrt(1.0 - rho * rho + rho * rho * _RANK_NOISE / len(scores))
-        chances = 1.0 - cdf((quantile(1.0 - self.good) - rho * scores[: len(names)]) / spread)
-        shown = {c: float(w) for c, w in zip(table.columns, weights, strict=True)}
-        return _Odds(chances, table.scores, spent * scale, len(scores), rho, shown, finished)
+        rho, ranked = learned.rho, len(scores)
+        mean, variance, repeats = _ends(cohort, names, scores[: len(names)], rho)
+        spread = np.sqrt(variance + rho * rho * _RANK_NOISE / ranked)
+        chances = 1.0 - cdf((quantile(1.0 - self.good) - mean) / spread)
+        running = [i for i, n in enumerate(names) if n not in cohort.finals]
+        known = 1.0
+        if running:
+            known = float(1.0 - variance[running].mean()) / self._learner.prior_rho(window) ** 2
+        return _Odds(
+            names, chances, table.scores, repeats, spent * scale, ranked, min(1.0, max(0.0, known)), learned
+        )
 
     def _sample(self, cohort: Cohort, window: Window, own: str) -> list[str]:
         names = cohort.names_at(window)
@@ -252,67 +244,9 @@ class CalibratedRule:
         picked = list(names[:: len(names) // _SAMPLE + 1])
         return picked if own in picked else [*picked, own]
 
-    # ----- what is learned from finished trials ------------------------------------------------------------
-
-    def _learn(
-        self, cohort: Cohort, window: Window, names: Sequence[str], columns: Sequence[str], scores: Floats
-    ) -> tuple[Floats, float, int]:
-        """Weights of the columns and the correlation with the final result, from prior and finished trials."""
-        prior = np.zeros(len(columns))
-        prior[: len(SIGNALS)] = 2.0 * self._prior * self._steadiness(cohort, window, names, scores)
-        rho = self._prior_rho(window)
-        finals = cohort.finals
-        done = [i for i, n in enumerate(names) if n in finals][-_FINISHED:]
-        evidence = [(_TRUST if self.calibration is None or not self.calibration.rho else 4 * _TRUST, rho)]
-        weights = prior
-        both, later = self._later_objectives(cohort, window, names)
-        if both:
-            evidence.append((_PROXY * len(both), rank_correlation(scores[both] @ prior, later)))
-            weights = fit_weights(scores[both], later, prior, strength=2.0)
-        if len(done) >= 3:
-            ends = np.array([cohort.sign * finals[names[i]] for i in done])
-            weights = fit_weights(scores[done], ends, weights, strength=8.0)
-            evidence.append((len(done), rank_correlation(scores[done] @ weights, ends)))
-        rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
-        return weights, min(0.98, max(0.02, rho)), len(done)
-
-    def _later_objectives(
-        self, cohort: Cohort, window: Window, names: Sequence[str]
-    ) -> tuple[list[int], Floats]:
-        """Positions of trials at the latest window that 4 or more have reached, and their mean objectives (larger is
-        better) since this one.
-
-        They come before any trial ends, and show already whether an order holds and which signals foretell it.
-        """
-        ahead = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
-        for after in sorted(ahead, key=lambda w: -w.value):
-            here, there = cohort.at(window), cohort.at(after)
-            both = [i for i, n in enumerate(names) if n in there and _gained(here[n], there[n]) > 0]
-            if len(both) >= 4:
-                both = both[-_FINISHED:]
-                return both, np.array([cohort.sign * _since(here[names[i]], there[names[i]]) for i in both])
-        return [], np.empty(0)
-
-    def _steadiness(self, cohort: Cohort, window: Window, names: Sequence[str], scores: Floats) -> Floats:
-        """Relative trust in each signal: one whose ranks jump from window to window is mostly noise."""
-        steady = _STEADY.copy()
-        earlier = [w for w in cohort.windows() if w.kind == window.kind and w.value < window.value]
-        if earlier:
-            before = max(earlier, key=lambda w: w.value)
-            at = cohort.at(before)
-            both = [i for i, n in enumerate(names) if n in at]
-            if len(both) >= 3:
-                old = signal_table(cohort, before, [names[i] for i in both], batch_key=self.batch_key).scores
-                for k in range(len(SIGNALS)):
-                    seen = _correlation(scores[both, k], old[:, k])
-                    steady[k] = (5.0 * steady[k] + len(both) * max(0.0, seen)) / (5.0 + len(both))
-        trust: Floats = (1.0 / (1.02 - steady**2)) ** 2
-        relative: Floats = trust / trust.max()
-        return relative
-
     # ----- the level ---------------------------------------------------------------------------------------
 
-    def _level_in_force(self, cohort: Cohort) -> tuple[str, float]:
+    def _level_in_force(self, cohort: Cohort, known: float = 1.0) -> tuple[str, float]:
         if self._level is not None:
             return "given", self._level
         if self._ends.of is not cohort or self._ends.seen > len(cohort.finals):
@@ -324,7 +258,7 @@ class CalibratedRule:
             return "conformal", own
         if self.calibration is not None:
             return "history", self.calibration.level
-        return "heuristic", 1.0 - (1.0 - self.false_stop) ** _SLACK
+        return "heuristic", 1.0 - (1.0 - self.false_stop) ** (1.0 + _SLACK * known)
 
     def _conformal_level(self, ends: Ends) -> float | None:
         """The largest level at which a good trial is condemned with probability ``false_stop`` at most.
@@ -359,13 +293,9 @@ class CalibratedRule:
         learned = {}
         for window in cohort.windows():
             names = self._sample(cohort, window, cohort.names_at(window)[0])
-            table = signal_table(cohort, window, names, self.covariates, self.batch_key)
-            weights, rho, finished = self._learn(cohort, window, names, table.columns, table.scores)
-            learned[window.name] = {
-                "weights": {c: float(w) for c, w in zip(table.columns, weights, strict=True)},
-                "correlation": rho,
-                "finished": finished,
-            }
+            odds = self._odds(cohort, window, names)
+            level_there = self._level_in_force(cohort, odds.known)[1]
+            learned[window.name] = odds.learned.to_dict() | {"level": level_there}
         return {
             "good": self.good,
             "false_stop": self.false_stop,
@@ -377,18 +307,25 @@ class CalibratedRule:
         }
 
 
-def _correlation(a: Floats, b: Floats) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    norm = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / norm if norm > 1e-12 else 0.0
+def _ends(
+    cohort: Cohort, names: Sequence[str], scores: Floats, rho: float
+) -> tuple[Floats, Floats, Sequence[int]]:
+    """Mean and variance of each trial's end, as a normal score, and how many finished repeats it has.
 
-
-def _gained(before: Snapshot, after: Snapshot) -> float:
-    """Weight of the objectives reported between two snapshots."""
-    return after.metric_weight - before.metric_weight
-
-
-def _since(before: Snapshot, after: Snapshot) -> float:
-    """Mean of the objectives reported between two snapshots."""
-    earlier = before.mean_metric * before.metric_weight if before.metric_weight > 0 else 0.0
-    return (after.mean_metric * after.metric_weight - earlier) / _gained(before, after)
+    What has been stopped counts as worse than what has finished.
+    """
+    rest = 1.0 - rho * rho
+    finals = cohort.finals
+    kinds = [cohort.trials[n].configuration for n in names]
+    done = [i for i, n in enumerate(names) if n in finals][-FINISHED:]
+    counts = Counter(kinds[i] for i in done)
+    repeats = [0 if k is None else counts[k] - (n in finals) for k, n in zip(kinds, names, strict=True)]
+    if len(set(kinds)) < 2 or not any(repeats):
+        return rho * scores, np.full(len(names), rest), repeats
+    values = [cohort.sign * f for f in finals.values()]
+    ranks = normal_scores(values + [min(values) - 1.0] * cohort.out)
+    place = dict(zip(finals, ranks.tolist(), strict=False))
+    missed = (np.array([place[names[i]] for i in done]) - rho * scores[done]) / math.sqrt(rest)
+    noise = np.full(len(done), _END_NOISE / len(ranks) / rest)
+    mean, variance = foretold(kinds, done, missed, noise)
+    return rho * scores + math.sqrt(rest) * mean, rest * variance, repeats

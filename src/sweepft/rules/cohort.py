@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from sweepft.rules.columns import Columns
+from sweepft.rules.configuration import configuration
 from sweepft.rules.curve import Curve, Snapshot
 from sweepft.rules.windows import Window
 
@@ -65,6 +67,11 @@ class TrialRecord:
     def fate(self) -> bool | None:
         """None when it was never condemned, True when it is audited, False when it was stopped or parked."""
         return None if self.condemned_at is None else self.audited
+
+    @cached_property
+    def configuration(self) -> Hashable | None:
+        """What its repeats with other seeds share; see `sweepft.rules.configuration`."""
+        return configuration(self.config)
 
     def covariate(self, name: str) -> Any:
         """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
@@ -203,6 +210,11 @@ class Cohort:
         """Trials stopped without having been at this window, and the chances of being good they had together."""
         (count, chance), (here, at) = self._out_anywhere, self._out.get(window, (0, 0.0))
         return count - here, max(0.0, chance - at)
+
+    @property
+    def out(self) -> int:
+        """Trials stopped, parked or diverged."""
+        return self._out_anywhere[0]
 
     def completed(self) -> list[TrialRecord]:
         """Trials that ended by themselves with an objective, in order of completion."""

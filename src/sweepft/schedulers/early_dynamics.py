@@ -7,6 +7,7 @@ are read, and verdicts are handed to Ray (as decisions) and to the caller (by `d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray.tune.result import DEFAULT_METRIC
@@ -173,7 +174,11 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """A trial joins, or is tried again."""
-        self.referee.add(self._name(trial), _plain(trial.config))
+        self.referee.add(self._name(trial), _plain(self._hyperparameters(trial)))
+
+    def _hyperparameters(self, trial: Trial) -> Mapping[str, Any]:
+        """What a trial trains with: covariates are looked up there, and trials that have it alike are repeats."""
+        return trial.config or {}
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Judge, if the result reaches a window."""
@@ -285,13 +290,20 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """The JSON-able part of a config, nested mappings included: what covariates can be read from."""
+    """A config as JSON-able data, nested mappings included: what covariates are read from, and repeats are told by."""
     if not isinstance(config, Mapping):
         return {}
-    plain: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            plain[str(key)] = _plain(value)
-        elif value is None or isinstance(value, (str, int, float, bool)):
-            plain[str(key)] = value
-    return plain
+    return {str(key): _plain_value(value) for key, value in config.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    """Anything else than plain data is kept by what it shows: trials that differ there must differ."""
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, list | tuple):
+        return [_plain_value(v) for v in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    return f"{type(value).__name__} {sha1(repr(value).encode(), usedforsecurity=False).hexdigest()[:16]}"

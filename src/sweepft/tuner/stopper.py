@@ -72,6 +72,10 @@ class SweepScheduler(EarlyDynamicsScheduler):
         if not is_aside(trial):
             super().on_trial_add(tune_controller, trial)
 
+    def _hyperparameters(self, trial: Any) -> dict[str, Any]:
+        """As the ledger has them: see `sweepft.rules.rows`."""
+        return {**trial.config["settings"], **trial.config["config"]}
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""
         aside = is_aside(trial)

@@ -144,7 +144,7 @@ class TestTime:
         assert cost.unit_hours == pytest.approx(32 * 4 * cost.trial_seconds / 3600)
         assert cost.hours == pytest.approx(16 * cost.trial_seconds / 3600)  # two at once
         low, high = cost.after_stopping(cost.unit_hours)
-        assert (low, high) == (pytest.approx(0.38 * cost.unit_hours), pytest.approx(0.50 * cost.unit_hours))
+        assert (low, high) == (pytest.approx(0.37 * cost.unit_hours), pytest.approx(0.59 * cost.unit_hours))
 
     def test_checkpointing_runs_the_forward_pass_twice(self) -> None:
         plain, again = (

@@ -53,6 +53,18 @@ def test_a_table_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
         assert theirs.bad_row == ours.bad_row
 
 
+def test_hyperparameters_in_one_column_of_json_are_read_apart(tmp_path: Path) -> None:
+    frame = table(make_study(runs=3))
+    frame["other_hps"] = ['{"dropout": 0.1, "beta": [0.9, 0.95]}'] * (len(frame) - 1) + ["{no json"]
+    frame.to_parquet(tmp_path / "runs.parquet")
+    (read,) = read_source(tmp_path / "runs.parquet")
+    assert read.runs[0].config["other_hps"] == {"dropout": 0.1, "beta": [0.9, 0.95]}
+    frame["other_hps"] = "{no json"
+    frame.to_parquet(tmp_path / "runs.parquet")
+    (read,) = read_source(tmp_path / "runs.parquet")
+    assert read.runs[0].config["other_hps"] == "{no json"
+
+
 def test_columns_are_mapped_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     table(make_study(runs=3)).rename(columns={"eval_metric": "acc", "run_id": "who"}).to_csv(

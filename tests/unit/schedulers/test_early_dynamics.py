@@ -38,6 +38,28 @@ def trial(name: str, **config: Any) -> Any:
     return SimpleNamespace(trial_id=name, config=config)
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "repeats"),
+    [
+        ({"lr": 0.1, "seed": 1}, {"lr": 0.1, "seed": 2}, True),
+        ({"lr": 0.1, "betas": [0.9, 0.95]}, {"lr": 0.1, "betas": [0.9, 0.95]}, True),
+        ({"lr": 0.1, "betas": [0.9, 0.95]}, {"lr": 0.1, "betas": [0.9, 0.99]}, False),
+        ({"lr": 0.1, "data": range(3)}, {"lr": 0.1, "data": range(3)}, True),  # by what they show
+        ({"lr": 0.1, "data": range(3)}, {"lr": 0.1, "data": range(4)}, False),
+    ],
+)
+def test_trials_are_repeats_if_all_their_hyperparameters_but_seeds_are_equal(
+    one: dict[str, Any], other: dict[str, Any], repeats: bool
+) -> None:
+    s = scheduler()
+    for name, config in (("a", one), ("b", other)):
+        s.on_trial_add(None, trial(name, **config))
+    a, b = (s.referee.cohort.trials[n].configuration for n in "ab")
+    assert a is not None
+    assert (a == b) is repeats
+    json.dumps(s.state_dict())
+
+
 def test_plain_reports_with_missing_keys_are_judged_on_what_there_is() -> None:
     s = scheduler()
     decisions = []
