@@ -88,7 +88,7 @@ class _Odds:
         names: The n of them.
         chances: (n,) of each to be good.
         signals: (n, k) where they stand in each signal.
-        repeats: (n,) finished repeats of each one's configuration.
+        repeats: (n,) finished trials of each one's configuration.
         lost: The chances that left with trials that never came there.
         ranked: How many are compared, those among them.
         known: Share of the variance of ends that is known of the running ones, relative to what is assumed at first.
@@ -310,7 +310,7 @@ class CalibratedRule:
 def _ends(
     cohort: Cohort, names: Sequence[str], scores: Floats, rho: float
 ) -> tuple[Floats, Floats, Sequence[int]]:
-    """Mean and variance of each trial's end, as a normal score, and how many finished repeats it has.
+    """Mean and variance of each trial's end, as a normal score, and how many of its configuration have finished.
 
     What has been stopped counts as worse than what has finished.
     """
@@ -319,13 +319,15 @@ def _ends(
     kinds = [cohort.trials[n].configuration for n in names]
     done = [i for i, n in enumerate(names) if n in finals][-FINISHED:]
     counts = Counter(kinds[i] for i in done)
-    repeats = [0 if k is None else counts[k] - (n in finals) for k, n in zip(kinds, names, strict=True)]
-    if len(set(kinds)) < 2 or not any(repeats):
+    counts.pop(None, None)
+    repeats = [counts[k] for k in kinds]
+    ended = set(done)
+    if len(set(kinds)) < 2 or not any(count > (i in ended) for i, count in enumerate(repeats)):
         return rho * scores, np.full(len(names), rest), repeats
-    values = [cohort.sign * f for f in finals.values()]
-    ranks = normal_scores(values + [min(values) - 1.0] * cohort.out)
-    place = dict(zip(finals, ranks.tolist(), strict=False))
-    missed = (np.array([place[names[i]] for i in done]) - rho * scores[done]) / math.sqrt(rest)
+    values = [cohort.sign * finals[names[i]] for i in done]
+    stopped = round(cohort.out * len(done) / len(finals))
+    ranks = normal_scores(values + [min(values) - 1.0] * stopped)
+    missed = (ranks[: len(done)] - rho * scores[done]) / math.sqrt(rest)
     noise = np.full(len(done), _END_NOISE / len(ranks) / rest)
     mean, variance = foretold(kinds, done, missed, noise)
     return rho * scores + math.sqrt(rest) * mean, rest * variance, repeats

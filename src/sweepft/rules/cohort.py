@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from sweepft.rules.columns import Columns
-from sweepft.rules.configuration import configuration
+from sweepft.rules.configuration import configuration, loss_shifts
 from sweepft.rules.curve import Curve, Snapshot
 from sweepft.rules.windows import Window
 
@@ -69,9 +69,14 @@ class TrialRecord:
         return None if self.condemned_at is None else self.audited
 
     @cached_property
-    def configuration(self) -> Hashable | None:
+    def configuration(self) -> str | None:
         """What its repeats with other seeds share; see `sweepft.rules.configuration`."""
         return configuration(self.config)
+
+    @cached_property
+    def loss_shifts(self) -> tuple[tuple[str, str], ...]:
+        """Its hyperparameters that shift the training loss itself; see there."""
+        return loss_shifts(self.config)
 
     def covariate(self, name: str) -> Any:
         """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""

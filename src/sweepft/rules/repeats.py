@@ -7,7 +7,7 @@ the trial's prospects move by it. How much is shared is learned from the finishe
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -20,7 +20,7 @@ _SHARED: Final = np.array([[0.3], [0.6], [0.9]])  # of the variance: equally lik
 
 
 def foretold(
-    configurations: Sequence[Hashable | None], done: Sequence[int], missed: Floats, noise: Floats
+    configurations: Sequence[str | None], done: Sequence[int], missed: Floats, noise: Floats
 ) -> tuple[Floats, Floats]:
     """What of each trial's result its early signals are expected to miss, as far as finished trials tell.
 
@@ -32,9 +32,9 @@ def foretold(
     Returns:
         (n,) means and (n,) variances: 0 and 1 where nothing is known.
     """
-    codes: dict[Hashable, int] = {}
+    codes: dict[str | int, int] = {}
     group = np.array(
-        [codes.setdefault(("", i) if c is None else (c,), len(codes)) for i, c in enumerate(configurations)]
+        [codes.setdefault(i if c is None else c, len(codes)) for i, c in enumerate(configurations)]
     )
     own = group[list(done)]
     apart = (1.0 - _SHARED) + noise  # (3, m): variance of a finding around its configuration's part

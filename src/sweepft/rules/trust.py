@@ -29,7 +29,6 @@ _LEAST_STEADY: Final = 0.2
 _AGREED: Final = 0.85  # from this correlation of the two rankings on they agree in full
 _AGREED_WORTH: Final = 12.0  # trials that the prior, that they do, is worth
 _SHIFTED: Final = 0.4  # prior where hyperparameters vary that shift the training loss itself
-_SHIFTS: Final = ("dropout", "drop_path", "smoothing", "neftune", "mixup", "cutmix")
 _SAMPLE: Final = 200  # trials looked at
 
 
@@ -124,7 +123,7 @@ class Agreement:
             scores = signal_table(self.of, window, names, batch_key=self._batch_key).scores
             if scores[:, 0].any() and scores[:, 1].any():
                 correlation = _correlation(scores[:, 0], scores[:, 1])
-        shifted = varies((self.of.trials[n].configuration for n in names), _SHIFTS)
+        shifted = varies(self.of.trials[n].loss_shifts for n in names)
         found = self._found[window] = _Found(len(everyone), correlation, shifted)
         return found
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepft.rules import CalibratedRule, Referee, make_report
-from sweepft.rules.configuration import configuration, varies
+from sweepft.rules.configuration import configuration, loss_shifts, varies
 from sweepft.rules.repeats import foretold
 
 
@@ -52,7 +52,7 @@ def test_what_counts_as_a_repeat(one: dict[str, Any], other: dict[str, Any], sam
     ],
 )
 def test_which_hyperparameters_vary(configs: list[dict[str, Any]], expected: bool) -> None:
-    assert varies((configuration(c) for c in configs), ("dropout", "smoothing")) is expected
+    assert varies(loss_shifts(c) for c in configs) is expected
 
 
 @settings(deadline=None, max_examples=80)
@@ -63,7 +63,7 @@ def test_which_hyperparameters_vary(configs: list[dict[str, Any]], expected: boo
 def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
     found: list[tuple[int, float]], noise: float
 ) -> None:
-    kinds = [k for k, _ in found] + [0, 1, 2, 3, None]
+    kinds = [str(k) for k, _ in found] + ["0", "1", "2", "3", None]
     missed = np.array([m for _, m in found])
     mean, variance = foretold(kinds, range(len(found)), missed, np.full(len(found), noise))
     assert ((variance > 0) & (variance <= 1 + 1e-9 + mean**2)).all()
@@ -78,7 +78,7 @@ def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
 
 
 def test_how_much_repeats_share_is_learned() -> None:
-    kinds = [0, 0, 0, 1, 1, 1, 2, 2, 2, 0]
+    kinds = list("0001112220")
     noise = np.full(9, 0.01)
     alike = foretold(kinds, range(9), np.array([2, 2.1, 1.9, -2, -2.1, -1.9, 0, 0.1, -0.1]), noise)
     apart = foretold(kinds, range(9), np.array([3, 0.1, 2.9, -3, 3, -6, 0, 3, -3.0]), noise)
