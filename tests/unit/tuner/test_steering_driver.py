@@ -57,7 +57,8 @@ class Driver:
                 effective={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip
-        trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config={"trial_id": proposal.trial_id})
+        config = {"trial_id": proposal.trial_id, "config": proposal.config, "settings": {}}
+        trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=config)
         self.scheduler.on_trial_add(None, trial)
         return trial
 
