@@ -80,9 +80,9 @@ def relative_norms(logs: Floats, batches: Floats) -> Floats:
 
     Args:
         logs: (n,) log gradient norms.
-        batches: (n,) batch sizes, NaN where not known.
+        batches: (n,) batch sizes; NaN, or no positive number, where not known.
     """
-    known = np.isfinite(batches)
+    known = np.isfinite(batches) & (batches > 0)
     usable = known & np.isfinite(logs)
     sizes = batches[usable]
     if not known.any():

@@ -24,7 +24,7 @@ from sweepft.rules import (
 from sweepft.rules.audit import audit_result, is_audited
 from sweepft.rules.fit import fit_weights, rank_correlation
 from sweepft.rules.normal import cdf, normal_scores
-from sweepft.rules.signals import signal_table
+from sweepft.rules.signals import relative_norms, signal_table
 
 WINDOWS = (0.1, 0.25, 0.5)
 
@@ -272,6 +272,14 @@ def test_gradient_norms_are_compared_relative_to_their_batch_size() -> None:
     assert int(np.argmin(scores)) == 6
     norms = [r.cohort.trials[f"t{i}"].snapshots[window].log_grad_norm for i in range(8)]
     assert int(np.argmax(norms)) != 6  # raw, the small batches would have been condemned
+
+
+def test_a_batch_size_that_is_none_is_not_known() -> None:
+    norms = relative_norms(np.zeros(8), np.array([0.0, -1.0, math.nan, 1.0, 1.0, 2.0, 2.0, 4.0]))
+    assert np.isnan(norms).all()  # five known ones are too few to tell
+    norms = relative_norms(np.zeros(9), np.array([0.0, -1.0, math.nan, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0]))
+    assert np.isnan(norms[:3]).all()
+    assert np.isfinite(norms[3:]).all()
 
 
 def test_one_lucky_evaluation_does_not_make_a_trial_the_best() -> None:
