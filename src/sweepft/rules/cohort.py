@@ -24,6 +24,7 @@ Status = Literal["running", "completed", "parked", "stopped", "diverged", "faile
 _STANDING = ("running", "completed")
 _OUT = ("parked", "stopped", "diverged")
 _SORTED_FIELDS = ("metric", "loss", "log_grad_norm", "block_loss")
+_SAMPLE = 200
 
 
 @dataclass
@@ -191,6 +192,11 @@ class Cohort:
     def names_at(self, window: Window) -> Sequence[str]:
         """Trials with a snapshot at the window, in order of arrival."""
         return self._columns[window].names if window in self._columns else ()
+
+    def some_at(self, window: Window) -> list[str]:
+        """At most 200 of them, evenly by arrival: a verdict's cost must not grow with the sweep."""
+        names = self.names_at(window)
+        return list(names[:: len(names) // _SAMPLE + 1]) if len(names) > _SAMPLE else list(names)
 
     def columns(self, window: Window) -> Columns:
         """What was seen at the window, as columns."""

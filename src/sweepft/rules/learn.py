@@ -29,7 +29,7 @@ DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the 
 FINISHED: Final = 48  # finished trials learned from: the latest
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))
 _TRUST: Final = (
-    4.0  # finished trials that the prior correlation is worth; four times that when learned earlier
+    4.0  # finished trials that the prior correlation is worth; four times as many when it was learned
 )
 _PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
 

@@ -25,11 +25,10 @@ __all__ = ["Agreement", "relative_trust", "steadiness"]
 Floats = NDArray[np.float64]
 _STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
 _STEADY_WORTH: Final = 5.0  # trials that it is worth
-_LEAST_STEADY: Final = 0.2
+_LEAST_STEADY: Final = 0.2  # no more than a fivefold correction for noise
 _AGREED: Final = 0.85  # from this correlation of the two rankings on they agree in full
 _AGREED_WORTH: Final = 12.0  # trials that the prior, that they do, is worth
 _SHIFTED: Final = 0.4  # prior where hyperparameters vary that shift the training loss itself
-_SAMPLE: Final = 200  # trials looked at
 
 
 def steadiness(
@@ -113,18 +112,18 @@ class Agreement:
         return max(-1.0, min(1.0, agreed / _AGREED))
 
     def _at(self, window: Window) -> _Found:
-        everyone = self.of.names_at(window)
+        trials = len(self.of.at(window))
         known = self._found.get(window)
-        if known is not None and known.trials == len(everyone):
+        if known is not None and known.trials == trials:
             return known
-        names = everyone[:: len(everyone) // _SAMPLE + 1]
+        names = self.of.some_at(window)
         correlation = None
         if len(names) >= 3:
             scores = signal_table(self.of, window, names, batch_key=self._batch_key).scores
             if scores[:, 0].any() and scores[:, 1].any():
                 correlation = _correlation(scores[:, 0], scores[:, 1])
         shifted = varies(self.of.trials[n].loss_shifts for n in names)
-        found = self._found[window] = _Found(len(everyone), correlation, shifted)
+        found = self._found[window] = _Found(trials, correlation, shifted)
         return found
 
 

@@ -174,7 +174,7 @@ def test_shares_must_be_shares(kw: dict[str, float]) -> None:
 
 def test_a_verdict_looks_at_a_bounded_number_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a verdict costs must not grow with the sweep."""
-    import sweepft.rules.calibrated as module
+    from sweepft.rules import calibrated, trust
 
     sizes = []
 
@@ -186,7 +186,8 @@ def test_a_verdict_looks_at_a_bounded_number_of_peers(monkeypatch: pytest.Monkey
     for i in range(1200):
         r.add(f"t{i}")
         if i == 1190:
-            monkeypatch.setattr(module, "signal_table", counted)
+            for module in (calibrated, trust):
+                monkeypatch.setattr(module, "signal_table", counted)
         r.report(f"t{i}", at(10, metric=float(i % 97), loss=float(i % 89)))
     assert len(sizes) >= 10
     assert 150 <= max(sizes) <= 202
