@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v g++ >/dev/null || { echo "setup: g++ is missing: DeepSpeed builds its CPU communication op with it. Install it, e.g. apt-get install g++"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m sweepft.engine.build_op
+	$(BIN)/python -m sweepft.training.comm_op
 	@touch $@
 
 setup: $(STAMP) ## make .venv, install, build DeepSpeed's CPU communication op once

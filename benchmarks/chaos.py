@@ -32,7 +32,7 @@ from support.cluster import LocalCluster
 from support.faults import COORDINATOR, RANK, processes, story
 from support.sweeps import write_spec
 from support.tiny import tiny_data, tiny_model
-from sweepft.recorder import ledger_path, read_ledger
+from sweepft.ledger import ledger_path, read_ledger
 
 KINDS = ("driver", "coordinator", "rank", "node")
 PER_SWEEP = 10

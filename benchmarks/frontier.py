@@ -13,8 +13,8 @@ from typing import Final, Literal
 import numpy as np
 
 from sweepft.replay.calibrate import sample
+from sweepft.replay.clock import Decision, Outcome, replay_study
 from sweepft.replay.curves import Floats, Run, Study
-from sweepft.replay.engine import Decision, Outcome, replay_study
 from sweepft.replay.runner import Replay, ReplayRow
 from sweepft.replay.score import Score, bootstrap, mean_scores, score_outcome
 

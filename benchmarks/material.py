@@ -108,8 +108,8 @@ def write_spec(
 
 
 def _main() -> None:
+    from sweepft.demo.pretrain import train_tokenizer
     from sweepft.demo.skills import NEW_SKILLS, skill_rows
-    from sweepft.demo.tokenizer import train_tokenizer
 
     parser = argparse.ArgumentParser(description="Make a model and data; see the module.")
     parser.add_argument("folder", type=Path)

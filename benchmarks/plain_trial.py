@@ -36,7 +36,7 @@ def train(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | Non
 
     from sweepft.data.cache import TokenSet
     from sweepft.data.order import SampleOrder
-    from sweepft.engine.batches import cut
+    from sweepft.training.batching import cut
 
     torch.set_num_threads(1)
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
@@ -105,7 +105,7 @@ def _token_losses(engine: Any, rows: Any, indices: Any, pad_id: int) -> Any:
     import torch
     import torch.nn.functional as F
 
-    from sweepft.engine.batches import pad
+    from sweepft.training.batching import pad
 
     ids, mask, labels = (torch.from_numpy(a) for a in pad([rows.row(int(i)) for i in indices], pad_id))
     logits = engine(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
@@ -118,7 +118,7 @@ def _evaluate(engine: Any, held: Any, world: int, rank: int, job: Mapping[str, A
     import torch
     import torch.distributed as dist
 
-    from sweepft.engine.batches import cut
+    from sweepft.training.batching import cut
 
     engine.eval()
     total = torch.zeros((), dtype=torch.float64)

@@ -50,10 +50,10 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Plan a sweep, run it, and put both side by side."""
     from rich.console import Console
 
-    from sweepft.launch.cluster import set_environment
-    from sweepft.launch.run import run_sweep
+    from sweepft.driver.ray_session import set_environment
+    from sweepft.driver.start import run_sweep
+    from sweepft.ledger import read_ledger
     from sweepft.plan import Flags, make_plan
-    from sweepft.recorder import read_ledger
     from sweepft.spec import load
 
     set_environment()

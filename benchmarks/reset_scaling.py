@@ -94,11 +94,11 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     """Build an engine, then train a step and reset it, again and again."""
     import torch
 
-    from sweepft.engine.batches import Layout
-    from sweepft.engine.collective import join
-    from sweepft.engine.losses import token_losses
-    from sweepft.engine.plan import EnginePlan, TrialPlan
-    from sweepft.engine.zero import ZeroEngine
+    from sweepft.training.batching import Layout
+    from sweepft.training.config import EnginePlan, TrialPlan
+    from sweepft.training.deepspeed_engine import ZeroEngine
+    from sweepft.training.distributed import join
+    from sweepft.training.forward import token_losses
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

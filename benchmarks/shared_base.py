@@ -80,11 +80,11 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
 
     import torch
 
-    from sweepft.engine import zero as engine
-    from sweepft.engine.batches import Layout
-    from sweepft.engine.collective import join
-    from sweepft.engine.losses import token_losses
-    from sweepft.engine.plan import EnginePlan, LoraPlan, TrialPlan
+    from sweepft.training import deepspeed_engine as engine
+    from sweepft.training.batching import Layout
+    from sweepft.training.config import EnginePlan, LoraPlan, TrialPlan
+    from sweepft.training.distributed import join
+    from sweepft.training.forward import token_losses
 
     if not line["shared"]:
         engine.share_frozen = lambda *_, **__: None  # type: ignore[assignment]

@@ -19,10 +19,10 @@ import numpy as np
 import record
 from stopping import CURVES, load
 
+from sweepft.early_stopping.signals import relative_norms
+from sweepft.early_stopping.statistics import normal_scores
 from sweepft.replay.calibrate import sample
 from sweepft.replay.curves import Floats, Run, Study
-from sweepft.rules.normal import normal_scores
-from sweepft.rules.signals import relative_norms
 
 WINDOWS = (0.05, 0.10, 0.25, 0.50)
 TAIL = 0.2  # of the progress so far, as in the rules

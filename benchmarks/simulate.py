@@ -17,16 +17,16 @@ from typing import Any
 
 import numpy as np
 import record
+from benchmarks.simulation import compare_systems, make_courses, simulate
+from benchmarks.simulation.courses import budget_of
 
-from sweepft.engine.plan import TrialPlan
-from sweepft.launch.again import from_ledger
-from sweepft.recorder import Ledger, RunView
+from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.restore import from_ledger
+from sweepft.ledger import Ledger, RunView
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
-from sweepft.simulate import compare_systems, make_courses, simulate
-from sweepft.simulate.courses import budget_of
 from sweepft.spec import SweepSpec, load
-from sweepft.tuner.recorder import Recorder
+from sweepft.training.config import TrialPlan
 
 SPEC = Path(__file__).parents[1] / "sweeps/one-node-8gpu.yaml"
 MARKS = (500, 1000, 2000, 5000, 10_000)

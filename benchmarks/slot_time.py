@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweepft.recorder import read_ledger
+from sweepft.ledger import read_ledger
 
 __all__ = ["PHASES", "SlotTime", "slot_times"]
 

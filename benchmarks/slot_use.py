@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
 
-    from sweepft.launch.cluster import set_environment
+    from sweepft.driver.ray_session import set_environment
 
     set_environment()
     facts = record.about()
@@ -49,7 +49,7 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
     from rich.console import Console
 
     from sweepft.data import prepare_in_child
-    from sweepft.launch.run import run_sweep
+    from sweepft.driver.start import run_sweep
     from sweepft.spec import load
 
     material = make(folder / "material", TINY, rows=1200)

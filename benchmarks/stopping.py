@@ -28,12 +28,11 @@ from pathlib import Path
 import numpy as np
 from frontier import curve_table, dominance, replay_simple
 
+from sweepft.early_stopping import Calibration, clopper_pearson
 from sweepft.replay.calibrate import calibrate
-from sweepft.replay.curves import Study
+from sweepft.replay.curves import Study, read_table
 from sweepft.replay.runner import Replay, ReplayRow, makespan, replay_all
 from sweepft.replay.score import Score, bootstrap, mean_scores, repeat_noise
-from sweepft.replay.tables import read_table
-from sweepft.rules import Calibration, clopper_pearson
 
 CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
 OWN = Path(__file__).resolve().parent / "data"
@@ -173,8 +172,8 @@ def table(rows: list[ReplayRow]) -> str:
 def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float]]:
     """Does the audits' 95% interval hold the true share of good ones among the condemned?"""
     from sweepft.replay.calibrate import sample
-    from sweepft.replay.engine import replay_study
-    from sweepft.replay.judges import RefereeJudge
+    from sweepft.replay.clock import replay_study
+    from sweepft.replay.policies import RefereeJudge
     from sweepft.replay.runner import make_judge
     from sweepft.replay.score import good_runs
 

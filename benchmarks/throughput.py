@@ -243,8 +243,8 @@ def _bare(job: dict[str, Any]) -> Timed:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sweepft.engine.batches import Layout
-    from sweepft.engine.forward import attend_by_documents, scored_logits
+    from sweepft.training.batching import Layout
+    from sweepft.training.forward import attend_by_documents, scored_logits
 
     _begin(job)
     device = torch.device("cuda" if job["gpu"] else "cpu")
@@ -286,9 +286,9 @@ def packed_trials(
     job: dict[str, Any], *, packed: bool = True, compiled: bool = False, gpus: float = 1.0
 ) -> Timed:
     """sweepft's engine: the same trial over all rows, again and again."""
-    from sweepft.engine.collective import join
-    from sweepft.engine.plan import EnginePlan, TrialPlan
-    from sweepft.engine.runner import TrialRunner
+    from sweepft.training.config import EnginePlan, TrialPlan
+    from sweepft.training.distributed import join
+    from sweepft.training.trainer import TrialRunner
 
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -338,7 +338,7 @@ def _example(row: Any) -> dict[str, Any]:
 def _collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     import torch
 
-    from sweepft.engine.batches import pad
+    from sweepft.training.batching import pad
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         arrays = pad([(e["input_ids"], e["labels"] >= 0) for e in examples], pad_id)
@@ -351,7 +351,7 @@ def _collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
 
 def _by_document(job: dict[str, Any]) -> Timed:
     """Without the kernel over documents: attention to one document after the other."""
-    from sweepft.engine import attention
+    from sweepft.training import attention
 
     attention._varlen_is_whole = lambda: False
     return packed_trials(job)

@@ -62,7 +62,7 @@ def main() -> None:
     # A grid has rates x schedules trials.
     rates = [RATES[i % len(RATES)] * (1 + i // len(RATES)) for i in range(-(-args.trials // len(SCHEDULES)))]
 
-    from sweepft.launch.cluster import set_environment
+    from sweepft.driver.ray_session import set_environment
 
     set_environment()
     facts = record.about()
@@ -112,7 +112,7 @@ def run(spec_file: Path, out: Path) -> float:
     from rich.console import Console
 
     from sweepft.data import prepare_in_child
-    from sweepft.launch.run import run_sweep
+    from sweepft.driver.start import run_sweep
     from sweepft.spec import load
 
     spec = load(spec_file)
@@ -130,7 +130,7 @@ def by_sweepft(
     folder: Path, name: str, material: Material, rates: list[float], steps: int
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run it with sweepft; also returns what the other ways need to train on the same data."""
-    from sweepft.recorder import RunView
+    from sweepft.ledger import RunView
 
     space = {"learning_rate": {"choice": rates}, "schedule": {"choice": list(SCHEDULES)}}
     search = {"sampler": "grid", "space": space}

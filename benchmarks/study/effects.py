@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sweepft.report.stats import Estimate, least_squares, rank_correlation
+from sweepft.report.signals import Estimate, least_squares, rank_correlation
 
 __all__ = [
     "at_equal_steps",

@@ -26,7 +26,7 @@ from benchmarks.study.effects import (
     windows_of,
 )
 
-from sweepft.report.stats import Estimate, rank_correlation
+from sweepft.report.signals import Estimate, rank_correlation
 
 __all__ = ["REPLAYED", "TABLE", "page"]
 

@@ -14,9 +14,9 @@ import pandas as pd
 from benchmarks.study.effects import runs_of, seed_noise, windows_of
 from benchmarks.study.findings import REPLAYED, TABLE
 
+from sweepft.replay.curves import frame_to_studies
 from sweepft.replay.runner import Replay, replay_all
 from sweepft.replay.score import mean_scores
-from sweepft.replay.tables import frame_to_studies
 
 RULES = [
     "random",

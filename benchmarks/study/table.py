@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from sweepft.recorder import RunView, TrialView
+from sweepft.ledger import RunView, TrialView
 
 __all__ = ["table"]
 

@@ -4,5 +4,6 @@ Importing this package loads nothing heavy; take what you need from its modules,
 ``from sweepft.schedulers import EarlyDynamicsScheduler``.
 """
 
-__version__ = "0.1.0"
 __all__ = ["__version__"]
+
+__version__ = "0.1.0"

@@ -34,37 +34,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = [
-    "CommandError",
-    "DataError",
-    "EvaluateError",
-    "HistoryError",
-    "JobError",
-    "JudgeError",
-    "LedgerCorrupt",
-    "LedgerError",
-    "LedgerLocked",
-    "LedgerVersion",
-    "MirrorError",
-    "PackingMismatch",
-    "Problem",
-    "ProblemsError",
-    "RankCannotWrite",
-    "RankDied",
-    "RankFailed",
-    "RankHung",
-    "RankMismatch",
-    "RankOutOfMemory",
-    "ReplayError",
-    "ResourceError",
-    "SlotLost",
-    "SpecError",
-    "StorageError",
-    "SweepftError",
-    "TrialError",
-    "is_storage_error",
-]
-
 _STORAGE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 

@@ -13,13 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-__all__ = ["REDACTED", "RedactingFormatter", "looks_secret", "redact", "redact_files"]
-
 REDACTED: Final = "[redacted]"
+
 
 _NAME = re.compile(
     r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|PASSWORD|PASSWD|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.I
 )
+
+
 _SHAPE = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}"
     r"|\bsk-[A-Za-z0-9_-]{16,}"
@@ -28,7 +29,11 @@ _SHAPE = re.compile(
     r"|(?<=://)[^/\s@'\"]+(?=@)"
     r"|(?<=\bBearer )[\w.~+/-]{12,}=*"
 )
+
+
 _PLACE = re.compile(r"((?:api[_-]?key|secret(?:[_-]?key)?|password|passwd|token)\s*=\s*)[^\s&'\",;]+", re.I)
+
+
 _MARKS: Final = (
     *(
         "hf_",
@@ -47,8 +52,14 @@ _MARKS: Final = (
     ),
     *("://", "Bearer "),
 )
+
+
 """One of these stands in every text that holds such a shape: most texts are done with at once."""
+
+
 _SHORTEST: Final = 8
+
+
 _LARGEST: Final = 64 << 20
 
 

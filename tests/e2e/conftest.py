@@ -12,7 +12,7 @@ import pytest
 def ray_here():
     import ray
 
-    from sweepft.launch.cluster import set_environment
+    from sweepft.driver.ray_session import set_environment
 
     set_environment()
     os.environ["SWEEPFT_PRETEND_GPUS"] = "1"  # one is counted, and trained on by nobody

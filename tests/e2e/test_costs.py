@@ -10,8 +10,8 @@ import pytest
 
 from support.models import RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
-from sweepft.launch import conduct
-from sweepft.recorder import read_ledger
+from sweepft.driver import sweep as conduct
+from sweepft.ledger import read_ledger
 
 pytestmark = pytest.mark.ray
 

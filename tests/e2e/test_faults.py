@@ -15,8 +15,8 @@ from support.models import FORGET_POSITIONS, OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_
 from support.sweeps import run_spec, write_spec
 from support.tiny import tiny_model
 from sweepft.errors import RankFailed, RankHung, RankMismatch
-from sweepft.recorder import read_ledger
-from sweepft.workers.group import WorkerGroup, WorkerShape
+from sweepft.ledger import read_ledger
+from sweepft.slot.group import WorkerGroup, WorkerShape
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

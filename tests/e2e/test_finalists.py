@@ -14,7 +14,7 @@ from support.sweeps import run_spec, write_spec
 from support.tasks import task_folder
 from support.tiny import tiny_data
 from sweepft.errors import EvaluateError
-from sweepft.recorder import RunView, finalists, read_ledger
+from sweepft.ledger import RunView, finalists, read_ledger
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four parts each

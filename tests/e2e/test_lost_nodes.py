@@ -13,7 +13,7 @@ import pytest
 from support.cluster import LocalCluster
 from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
-from sweepft.recorder import RunView, read_ledger
+from sweepft.ledger import RunView, read_ledger
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from support.faults import COORDINATOR, faults, kill, leaks, once, processes, rows_of, story
 from support.sweeps import run_spec, write_spec
-from sweepft.recorder import read_ledger
+from sweepft.ledger import read_ledger
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

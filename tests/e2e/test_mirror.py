@@ -20,10 +20,9 @@ import pytest
 from support.faults import story
 from support.s3 import SECRET, S3Server, needs_s3
 from support.sweeps import write_spec
-from sweepft.mirror.manifest import Manifest, newest
-from sweepft.mirror.note import read_note
-from sweepft.mirror.store import Store
-from sweepft.recorder import RunView, ledger_path, read_ledger
+from sweepft.ledger import RunView, ledger_path, read_ledger
+from sweepft.mirror.status import read_note
+from sweepft.mirror.store import Manifest, Store, newest
 
 pytestmark = [pytest.mark.full, needs_s3]
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from test_resume import kill_and_resume
 
 from support.sweeps import run_spec, write_spec
-from sweepft.launch.resume import resume_sweep
-from sweepft.recorder import RunView, ledger_path, read_ledger
+from sweepft.driver.resume import resume_sweep
+from sweepft.ledger import RunView, ledger_path, read_ledger
 from sweepft.replay.sources import live_verdicts
 from sweepft.search import STUDY_FILE, open_study
 

@@ -16,7 +16,7 @@ import sweepft
 from support.cluster import LocalCluster
 from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 
 pytestmark = [
     pytest.mark.full,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from safetensors import safe_open
 
 from sweepft.cli.main import cli
-from sweepft.recorder import read_ledger
+from sweepft.ledger import read_ledger
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 RECIPES = {

@@ -15,7 +15,7 @@ import pytest
 
 from support.faults import story
 from support.sweeps import write_spec
-from sweepft.recorder import RunView, read_ledger
+from sweepft.ledger import RunView, read_ledger
 from sweepft.search import STUDY_FILE, open_study
 
 TRIALS = 5

@@ -18,7 +18,7 @@ import pytest
 from support.sweeps import run_spec, write_spec
 from sweepft import redact
 from sweepft.errors import SpecError
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.spec import load
 
 pytestmark = pytest.mark.ray
@@ -67,7 +67,7 @@ def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch
     logging.getLogger("sweepft").setLevel(logging.INFO)
     try:
         done = run_spec(spec, run)
-        logging.getLogger("sweepft.launch").warning("retrying with %s", PLANTED["OPENAI_API_KEY"])
+        logging.getLogger("sweepft.driver").warning("retrying with %s", PLANTED["OPENAI_API_KEY"])
     finally:
         redact._secrets.cache_clear()
     assert done.status == "finished"

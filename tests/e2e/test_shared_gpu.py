@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from support.sweeps import run_spec, write_spec
+from sweepft.driver.configs import placement
 from sweepft.report import summarise
 from sweepft.spec import load
-from sweepft.tuner.resources import placement
 
 pytestmark = pytest.mark.ray
 HALF = {"gpus_per_worker": 0.5, "concurrent_trials": 2}

@@ -11,11 +11,11 @@ import pytest
 from rich.console import Console
 
 from support.sweeps import run_spec, write_spec
+from sweepft.driver.commands import give_command
+from sweepft.driver.resume import resume_sweep
+from sweepft.driver.status import watch_run
 from sweepft.errors import CommandError
-from sweepft.launch.resume import resume_sweep
-from sweepft.launch.steer import give_command
-from sweepft.launch.watch import watch_run
-from sweepft.recorder import Command, RunView, ledger_path, read_ledger, send_command
+from sweepft.ledger import Command, RunView, ledger_path, read_ledger, send_command
 from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray

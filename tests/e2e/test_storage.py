@@ -13,10 +13,10 @@ from rich.console import Console
 
 from support.faults import faults, leaks, once, rows_of, story
 from support.sweeps import run_spec, write_spec
+from sweepft.driver.resume import resume_sweep
+from sweepft.driver.status import status_of
 from sweepft.errors import StorageError
-from sweepft.launch.resume import resume_sweep
-from sweepft.launch.status import status_of
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

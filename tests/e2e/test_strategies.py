@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from support.sweeps import run_spec, write_spec
-from sweepft.best import write_best
 from sweepft.data import TokenSet, sample_order
+from sweepft.export import write_best
 from sweepft.spec import TrainSettings, from_dict
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from support.sweeps import run_spec, write_spec
 from sweepft.data import TokenSet
-from sweepft.recorder import read_ledger
+from sweepft.ledger import read_ledger
 from sweepft.replay.sources import live_verdicts
 from sweepft.search import STUDY_FILE, open_study
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from support.sweeps import run_spec, write_spec
-from sweepft.replay.events import read_scalars
+from sweepft.replay.sources import read_scalars
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.sweeps import write_spec
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import ray
 from ray.cluster_utils import Cluster
-from sweepft.launch.cluster import set_environment
+from sweepft.driver.ray_session import set_environment
 
 spec, out, blind = sys.argv[1:]
 set_environment()
@@ -37,7 +37,7 @@ else:  # a node that has something else mounted where the run folder lies
         ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$1" && shift && exec "$@"', "sh", out, *start]
     )
 from sweepft.errors import SweepftError
-from sweepft.launch.run import run_sweep
+from sweepft.driver.start import run_sweep
 from sweepft.spec import load
 from rich.console import Console
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweepft.data.cache import write_token_set
-from sweepft.engine.plan import EnginePlan, HeldOutSet, TrialPlan
+from sweepft.training.config import EnginePlan, HeldOutSet, TrialPlan
 
 VOCAB = 384
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import ray
 
-from sweepft.recorder import RunView, read_ledger
+from sweepft.ledger import RunView, read_ledger
 
 T = TypeVar("T")
 

@@ -19,6 +19,6 @@ with contextlib.redirect_stdout(sys.stderr):
     import transformers
     import transformers.models.llama.modeling_llama
 
-    import sweepft.engine.runner
+    import sweepft.training.trainer
 
 __all__ = ["deepspeed", "sweepft", "torch", "transformers"]

@@ -11,9 +11,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweepft.recorder import whole_results
-from sweepft.recorder.rows import complete_fields
-from sweepft.rules import History, Referee, make_report, make_rule, replay_rows
+from sweepft.early_stopping import History, Referee, make_report, make_rule, replay_rows
+from sweepft.ledger import whole_results
+from sweepft.ledger.rows import complete_fields
 
 BUDGET = 100
 WINDOWS = (0.1, 0.25, 0.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweepft.plan.model import ModelShape, typical_shape
+from sweepft.plan.model_shape import ModelShape, typical_shape
 from sweepft.spec import SweepSpec, from_dict
 
 

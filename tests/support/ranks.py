@@ -17,8 +17,8 @@ from queue import Empty
 from typing import Any
 from unittest import mock
 
-from sweepft.engine.meeting import listen
-from sweepft.engine.plan import EnginePlan, TrialPlan
+from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.rendezvous import listen
 
 
 def run_trials(
@@ -36,7 +36,7 @@ def run_trials(
 def _train(
     runner: Any, trials: list[TrialPlan], chunks: int, reset_in_place: bool | None
 ) -> list[dict[str, Any]]:
-    from sweepft.engine.zero import ZeroEngine
+    from sweepft.training.deepspeed_engine import ZeroEngine
 
     results = []
     runner.zero = ZeroEngine(runner.plan, runner.device, reset_in_place)
@@ -122,8 +122,8 @@ def _rank(
 ) -> None:
     import torch
 
-    from sweepft.engine.collective import join, leave
-    from sweepft.engine.runner import TrialRunner
+    from sweepft.training.distributed import join, leave
+    from sweepft.training.trainer import TrialRunner
 
     try:
         torch.manual_seed(12345 + rank)  # whatever a process did before must not matter

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from sweepft.recorder.rows import EndRow, EvalRow, StartRow, SweepRow, TrialRow
+from sweepft.ledger.rows import EndRow, EvalRow, StartRow, SweepRow, TrialRow
 from sweepft.search import Proposal
 from sweepft.spec import SweepSpec, from_dict
 

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from sweepft.launch.conduct import Finished
-from sweepft.launch.run import run_sweep
+from sweepft.driver.start import run_sweep
+from sweepft.driver.sweep import Finished
 from sweepft.spec import SweepSpec, load
 
 _CACHE = Path(tempfile.mkdtemp(prefix="sweepft-test-cache-"))

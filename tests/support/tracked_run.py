@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sweepft.recorder import Ledger, Row
+from sweepft.ledger import Ledger, Row
 
 EFFECTIVE = {
     "batch_size": 8,

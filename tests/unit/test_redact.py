@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweepft.recorder import Ledger, ledger_path
+from sweepft.ledger import Ledger, ledger_path
 from sweepft.redact import REDACTED, RedactingFormatter, looks_secret, redact, redact_files
 
 TOKEN = "hf_" + "Q7xPplantedplanted9Zk"

@@ -14,10 +14,8 @@ from sweepft.cli.options import RUN as _RUN
 from sweepft.errors import JobError, Problem
 
 if TYPE_CHECKING:
-    from sweepft.launch.job import Job
+    from sweepft.driver.ray_job import Job
     from sweepft.spec import SweepSpec
-
-__all__ = ["is_job", "job_of", "logs", "resubmit", "run_folder", "show_job", "stop_the_job", "submit"]
 
 
 def is_job(address: str | None) -> bool:
@@ -27,7 +25,7 @@ def is_job(address: str | None) -> bool:
 
 def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
     """Submit a sweep, follow it, and leave with its exit code."""
-    from sweepft.launch.job import submit_sweep
+    from sweepft.driver.ray_job import submit_sweep
 
     note = _new_note(spec.name)
     _follow(submit_sweep(spec, out, address, note), note)
@@ -35,7 +33,7 @@ def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
 
 def resubmit(before: Job, overrides: tuple[str, ...], address: str | None) -> NoReturn:
     """Go on with a job's run in another job."""
-    from sweepft.launch.job import resume_job
+    from sweepft.driver.ray_job import resume_job
 
     note = _new_note(before.name)
     _follow(resume_job(before, overrides, address, note), note)
@@ -45,7 +43,7 @@ def job_of(folder: Path) -> Job | None:
     """The job a folder speaks of; None for a run folder."""
     if not (folder / "job.json").is_file():
         return None
-    from sweepft.launch.job import noted_job
+    from sweepft.driver.ray_job import noted_job
 
     return noted_job(folder)
 
@@ -71,8 +69,8 @@ def run_folder(folder: Path) -> Path:
 
 def show_job(job: Job, as_json: bool) -> None:
     """Say how a job stands, and its sweep where the run folder is to be seen."""
-    from sweepft.launch.job import job_status
-    from sweepft.launch.status import describe_run, status_of
+    from sweepft.driver.ray_job import job_status
+    from sweepft.driver.status import describe_run, status_of
 
     found = job_status(job)
     sweep = status_of(Path(job.run_dir)) if (Path(job.run_dir) / "ledger").is_dir() else None
@@ -87,7 +85,7 @@ def show_job(job: Job, as_json: bool) -> None:
 
 def stop_the_job(job: Job) -> None:
     """Ask its driver to end."""
-    from sweepft.launch.job import stop_job
+    from sweepft.driver.ray_job import stop_job
 
     stop_job(job)
     click.echo(f"job {job.submission_id}: asked to stop; go on later with: sweepft resume")
@@ -109,7 +107,7 @@ def _new_note(name: str) -> Path:
 
 
 def _follow(job: Job, note: Path) -> NoReturn:
-    from sweepft.launch.job import follow
+    from sweepft.driver.ray_job import follow
 
     click.echo(f"job {job.submission_id} at {job.address}; Ctrl-C leaves it running. Its folder here: {note}")
     try:

@@ -1,4 +1,5 @@
 """Subcommands of ``sweepft``. Heavy imports stay inside them: ``sweepft --help`` answers at once."""
+# MERGED The command line's side of mirrors: bring one up to date, bring a run folder back from one.
 
 from __future__ import annotations
 
@@ -11,25 +12,49 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
-from sweepft.cli.derived import make_derived
+from sweepft.cli.commands import STEERING
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
-from sweepft.cli.mirror import fetch, mirror
 from sweepft.cli.options import ADDRESS as _ADDRESS
 from sweepft.cli.options import NO_FILES as _NO_FILES
 from sweepft.cli.options import OUT as _OUT
 from sweepft.cli.options import RUN as _RUN
 from sweepft.cli.options import SET as _SET
 from sweepft.cli.options import SPEC as _SPEC
+from sweepft.cli.options import make_derived
 from sweepft.cli.plan import plan
-from sweepft.cli.simulate import simulate
-from sweepft.cli.steer import STEERING
-from sweepft.errors import CommandError, JobError, ProblemsError, SweepftError
+from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
 
 if TYPE_CHECKING:
-    from sweepft.launch.conduct import Finished
+    from sweepft.driver.sweep import Finished
     from sweepft.spec import SweepSpec
 
-__all__ = ["cli", "main"]
+
+@click.command()
+@_RUN
+@click.argument("uri", required=False)
+def mirror(run: Path, uri: str | None) -> None:
+    """Bring the mirror of RUN up to date: that of its spec, or a new one at URI (s3://, gs://, file://)."""
+    from sweepft.ledger import RunView
+    from sweepft.mirror.follow import copy_once
+
+    uri = uri or (RunView.load(run).spec.get("mirror") or {}).get("uri")
+    if uri is None:
+        raise MirrorError(f"{run}: has no mirror\n  for example sweepft mirror {run} s3://bucket/folder")
+    click.echo(f"{uri}: has everything, {copy_once(run.resolve(), uri) / 1e6:.1f} MB")
+
+
+@click.command()
+@click.argument("uri")
+@click.argument("run", type=click.Path(path_type=Path))
+def fetch(uri: str, run: Path) -> None:
+    """Bring a run folder back from its mirror at URI, as the new folder RUN; then resume, report or replay it."""
+    from sweepft.driver.status import describe_run, status_of
+    from sweepft.mirror.fetch import fetch as bring
+
+    size = bring(uri, run).size
+    click.echo(f"{run}: {size / 1e6:.1f} MB from {uri}")
+    make_derived(run, without_weights=True)
+    click.echo(describe_run(status_of(run)))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,7 +86,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
         loaded = make_tiny(loaded, out / "material")
     _check_rows(loaded)
-    from sweepft.launch.run import run_sweep  # Ray: only once the spec has been found sound
+    from sweepft.driver.start import run_sweep  # Ray: only once the spec has been found sound
 
     finished = run_sweep(loaded, out, address=address)
     _close(finished)
@@ -77,7 +102,7 @@ def train(
     spec: Path, trial: str | None, overrides: tuple[str, ...], out: Path | None, address: str | None
 ) -> None:
     """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
-    from sweepft.launch.train import spec_of, train_alone
+    from sweepft.driver.train_one import spec_of, train_alone
 
     with spec_of(spec, trial) as one:
         _close(train_alone(one, overrides, out or _new_folder("train"), address=address))
@@ -92,7 +117,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     job = job_of(run)
     if job is not None:
         resubmit(job, overrides, address)
-    from sweepft.launch.resume import resume_sweep
+    from sweepft.driver.resume import resume_sweep
 
     _close(resume_sweep(run, overrides, address=address))
 
@@ -102,7 +127,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
 def status(run: Path, as_json: bool) -> None:
     """Say how RUN stands: live, finished or crashed."""
-    from sweepft.launch.status import describe_run, status_of
+    from sweepft.driver.status import describe_run, status_of
 
     job = job_of(run)
     if job is not None:
@@ -127,7 +152,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
 
 
-for command in (plan, simulate, logs, mirror, fetch, *STEERING):
+for command in (plan, logs, mirror, fetch, *STEERING):
     cli.add_command(command)
 
 
@@ -138,7 +163,7 @@ for command in (plan, simulate, logs, mirror, fetch, *STEERING):
 def demo(out: Path) -> None:
     """Make a small data set and a tiny model, and run a sweep of 12 trials on them."""
     from sweepft.demo import make_demo
-    from sweepft.launch.run import run_sweep
+    from sweepft.driver.start import run_sweep
     from sweepft.spec import load
 
     click.echo(f"making the demo's data and model in {out / 'material'}")
@@ -183,7 +208,7 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
 def dashboard(run: Path, port: int) -> None:
     """Open optuna-dashboard on the study of RUN, on this machine only (needs sweepft[dashboard])."""
-    from sweepft.search.dashboard import serve_dashboard
+    from sweepft.search.study import serve_dashboard
 
     click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C ends it")
     serve_dashboard(run, port)
@@ -194,7 +219,7 @@ def dashboard(run: Path, port: int) -> None:
 @_SET
 def track(run: Path, overrides: tuple[str, ...]) -> None:
     """Send what trackers do not have of RUN yet: those of its spec, or e.g. --set track.tensorboard=true."""
-    from sweepft.track.run import track_run
+    from sweepft.trackers.run import track_run
 
     found = track_run(run, overrides)
     for name, failure in found.items():
@@ -227,7 +252,7 @@ def settings() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def replay(arguments: tuple[str, ...]) -> None:
     """Replay recorded runs: what would a rule have stopped, saved and lost? (--help for more)"""
-    from sweepft.replay.cli import replay_command
+    from sweepft.cli.replay import replay_command
 
     replay_command.main(list(arguments), prog_name="sweepft replay", standalone_mode=False)
 

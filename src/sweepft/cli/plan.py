@@ -9,13 +9,11 @@ import click
 
 from sweepft.cli.options import NO_FILES, SET, SPEC
 
-__all__ = ["plan"]
-
 
 def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
     if text is None:
         return None
-    from sweepft.plan.model import parse_count
+    from sweepft.plan.model_shape import parse_count
 
     try:
         return parse_count(text)

@@ -7,11 +7,9 @@ The idea to keep in mind: the driver only reads and checks (no torch); a child p
 from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
-from sweepft.data.curriculum import sample_order
-from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size
-from sweepft.data.prepare import prepare, prepare_in_child
+from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size, sample_order
+from sweepft.data.prepare import open_tests, prepare, prepare_in_child
 from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised
-from sweepft.data.sealed import open_tests
 from sweepft.data.split import DataCheck, SourceCount, check
 
 __all__ = [

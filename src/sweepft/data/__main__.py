@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sweepft.data.prepare import prepare
-from sweepft.data.sealed import tokenise_tests
+from sweepft.data.prepare import prepare, tokenise_tests
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sweep import SweepSpec
 

@@ -20,9 +20,9 @@ from sweepft.data.cache import CACHE_FORMAT, TokenRow
 from sweepft.data.read import Row
 from sweepft.data.templates import ChatFormat, Rendered
 
-__all__ = ["Encoder", "rows_digest"]
-
 _BATCH: Final = 512
+
+
 _ENCODER_VERSION: Final = 1  # change it whenever the same row would give other tokens or another mask
 
 

@@ -21,8 +21,6 @@ from sweepft.data.read import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-__all__ = ["HeldOutSet", "Prepared", "Tokenised", "memo_file", "recall", "remember"]
-
 _PREPARED_FORMAT: Final = 3
 
 

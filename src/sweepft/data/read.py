@@ -20,10 +20,12 @@ from typing import Any, Final, Literal
 
 from sweepft.errors import DataError, Problem
 
-__all__ = ["Row", "is_local", "read_rows"]
-
 _MAX_PROBLEMS: Final = 10  # a file in the wrong format would otherwise list every row
+
+
 _JSON_RULE: Final = "rows must be valid JSON in UTF-8"
+
+
 _FORMS: Final = "give each row `messages` ([{role, content}, ...]), `prompt` and `completion`, or `text`"
 
 

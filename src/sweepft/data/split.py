@@ -20,8 +20,6 @@ from sweepft.spec import domain_faults, of_data
 from sweepft.spec.sections import Data, HeldOut, TestSource, TrainSource
 from sweepft.spec.sweep import SweepSpec
 
-__all__ = ["DataCheck", "SourceCount", "Split", "check", "check_domains", "sealed_rows", "split_data"]
-
 _SHOWN: Final = 5
 
 

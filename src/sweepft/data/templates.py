@@ -17,8 +17,6 @@ from typing import Any, Final
 from sweepft.errors import DataError, Problem
 from sweepft.spec.fields import is_template_file
 
-__all__ = ["BUILT_IN", "ChatFormat", "Rendered", "choose_template"]
-
 BUILT_IN: Final[Mapping[str, str]] = {
     "chatml": """\
 {%- for message in messages %}
@@ -51,14 +49,21 @@ BUILT_IN: Final[Mapping[str, str]] = {
 {%- endif %}
 """,
 }
+
+
 """Built-in templates by name, both with generation marks.
 
 ``chatml`` adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer lacks them: new embeddings
 to be learned. ``plain`` needs the tokenizer's eos token only: the safer choice for LoRA and for short runs.
 """
 
+
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
+
+
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
 _PROBE: Final = (("user", "Question one"), ("assistant", "Answer one"), ("user", "Question two"))
 
 

@@ -19,8 +19,6 @@ from sweepft.data.templates import ChatFormat, choose_template
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
 
-__all__ = ["LoadedTokenizer", "load_tokenizer"]
-
 _PADS: Final = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")  # the last one is Llama 3's
 
 

@@ -21,10 +21,12 @@ from typing import Any, Final
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 
-__all__ = ["make_demo"]
-
 _VERSION: Final = 1  # change it whenever the same seed would give other data or another model
+
+
 _TRAIN_ROWS: Final = 3300
+
+
 _TEST_ROWS: Final = 200
 
 

@@ -10,12 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from sweepft.demo.pretrain import train_tokenizer
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
-from sweepft.demo.tokenizer import train_tokenizer
-
-__all__ = ["Architecture", "twin", "twin_config", "twin_tokenizer"]
 
 Architecture = Literal["llama", "granite", "mistral", "qwen2", "qwen3"]
+
 
 _VOCAB: Final = 384
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import MirrorError, StorageError
-from sweepft.mirror.manifest import Manifest, newest
-from sweepft.mirror.store import STORE_ERRORS, Store, refused
-from sweepft.recorder import iter_ledger
-
-__all__ = ["fetch"]
+from sweepft.ledger import iter_ledger
+from sweepft.mirror.store import STORE_ERRORS, Manifest, Store, newest, refused
 
 _TRIES: Final = 5
+
+
 """A mirror that is being written may lose an object while it is read; then there is a newer manifest."""
 
 

@@ -15,20 +15,26 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import LedgerLocked, MirrorError
+from sweepft.ledger.lock import WriterLock
 from sweepft.mirror.copy import Copier, check_ours
-from sweepft.mirror.manifest import FOLDER, newest
-from sweepft.mirror.note import Note, write_note
-from sweepft.mirror.store import STORE_ERRORS, Store, refused
-from sweepft.recorder.lock import WriterLock
+from sweepft.mirror.status import Note, write_note
+from sweepft.mirror.store import FOLDER, STORE_ERRORS, Store, newest, refused
 from sweepft.redact import redact
 
-__all__ = ["check", "copy_once", "follow"]
-
 _LONGEST_PAUSE: Final = 300.0
+
+
 """Seconds between tries, at most."""
+
+
 _LONGEST_END: Final = 300.0
+
+
 """Seconds in which a mirror that does not answer when the sweep is over is tried again."""
+
+
 _PAUSE_AT_END: Final = 5.0
+
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ measured is named, and the rest is an assumption that is listed and can be set b
 from __future__ import annotations
 
 from sweepft.plan.cluster import Cluster
-from sweepft.plan.make import Flags, SweepPlan, make_plan
+from sweepft.plan.estimate import Flags, SweepPlan, make_plan
 from sweepft.plan.show import show_plan
 
 __all__ = ["Cluster", "Flags", "SweepPlan", "make_plan", "show_plan"]

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from sweepft.plan.memory import GIB
 from sweepft.spec import Resources
 
-__all__ = ["Cluster", "Placement", "place", "rank_room", "this_machine", "what_is_asked"]
-
 
 @dataclass(frozen=True)
 class Cluster:

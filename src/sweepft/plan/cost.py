@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from sweepft.plan.cluster import Placement
-from sweepft.plan.courses import Course, largest_lora_rank
 from sweepft.plan.measure import Measured
-from sweepft.plan.model import ModelShape
-from sweepft.plan.rows import RowCount
+from sweepft.plan.model_shape import ModelShape
+from sweepft.plan.row_counts import RowCount
+from sweepft.plan.trial_shapes import Course, largest_lora_rank
 from sweepft.spec import SweepSpec
-
-__all__ = ["SAVED", "Cost", "estimated", "fresh_seeds", "measured_cost"]
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "none": (0.0, 0.0),
@@ -28,6 +26,8 @@ SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "recipe": (0.36, 0.55),
     "asha": (0.66, 0.78),
 }
+
+
 """Share of the compute each rule saved, least and most over three kinds of public curves, four slots (``calibrated``
 with its 5% of audits): benchmarks/results/stopping.md, which a test compares."""
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweepft.plan.cluster import Cluster, Placement
-from sweepft.plan.courses import Course, largest_lora_rank
 from sweepft.plan.memory import trained_parameters
-from sweepft.plan.model import ModelShape
-from sweepft.plan.rows import RowCount
+from sweepft.plan.model_shape import ModelShape
+from sweepft.plan.row_counts import RowCount
+from sweepft.plan.trial_shapes import Course, largest_lora_rank
 from sweepft.spec import SweepSpec, is_hub_id
-
-__all__ = ["DiskUse", "disk_uses"]
 
 _STEP_BYTES = 150  # of a step in the ledger, measured on runs of the demo
 

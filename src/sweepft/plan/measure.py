@@ -2,7 +2,7 @@
 
 One idea: the same ranks, engine, data and order as in a sweep, as many slots at once as would run on this machine;
 Ray is started to time its start, and left out of the rest. Nothing heavy is loaded here: the processes are children of
-``python -m sweepft.plan.ranks``.
+``python -m sweepft.plan.measure_ranks``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.errors import SweepftError
 from sweepft.spec import SweepSpec
-
-__all__ = ["Measured", "measure"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def _run(
             "most_seconds": most_seconds,
         }
         done = subprocess.run(
-            [sys.executable, "-m", "sweepft.plan.ranks"],
+            [sys.executable, "-m", "sweepft.plan.measure_ranks"],
             input=json.dumps(job),
             capture_output=True,
             text=True,

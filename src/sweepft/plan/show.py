@@ -9,17 +9,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.plan.advice import count
 from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import fresh_seeds
-from sweepft.plan.courses import Course
-from sweepft.plan.make import SweepPlan
+from sweepft.plan.estimate import SweepPlan
 from sweepft.plan.memory import GIB
+from sweepft.plan.trial_shapes import Course
+from sweepft.plan.warnings import count
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec
 
-__all__ = ["show_plan"]
-
 _LABEL = 11
+
+
 _WIDEST = 100
 
 

@@ -16,19 +16,19 @@ from typing import Final
 
 import numpy as np
 
+from sweepft.early_stopping import CalibratedRule, Calibration, Referee, parse_windows
+from sweepft.early_stopping.rungs import WindowSpec
+from sweepft.early_stopping.signal_model import DEFAULT_WEIGHTS
+from sweepft.early_stopping.signals import signal_table
+from sweepft.early_stopping.statistics import fit_weights, rank_correlation
+from sweepft.replay.clock import replay_study
 from sweepft.replay.curves import Floats, Study
-from sweepft.replay.engine import replay_study
-from sweepft.replay.judges import RefereeJudge
+from sweepft.replay.policies import RefereeJudge
 from sweepft.replay.score import good_runs
-from sweepft.rules import CalibratedRule, Calibration, Referee, parse_windows
-from sweepft.rules.fit import fit_weights, rank_correlation
-from sweepft.rules.learn import DEFAULT_WEIGHTS
-from sweepft.rules.signals import signal_table
-from sweepft.rules.windows import WindowSpec
-
-__all__ = ["LEVELS", "calibrate"]
 
 LEVELS: Final = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.13, 0.16, 0.20, 0.25, 0.30, 0.40, 0.50)
+
+
 _LEARN_FROM: Final = 10  # sweeps, at least, in each half, before weights are learned too
 
 

@@ -1,23 +1,26 @@
-"""Recorded runs, as a replay needs them: whole learning curves, their cost and how they ended.
+"""Tables of learning curves (CSV or parquet), one row a logged step, into studies.
 
-A `Study` holds runs that may be compared with each other. Its budget belongs to the study, never to a run: a run
-may have ended early because it was good, so its own length would tell the outcome.
+The columns of the public curve collections are read as they are; others are mapped by name. A run that logs
+nothing finite in a row any more has diverged.
 """
+# MERGED Recorded runs, as a replay needs them: whole learning curves, their cost and how they ended.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from sweepft.rules import Observation, Report
-
-__all__ = ["Floats", "Run", "Study"]
+from sweepft.early_stopping import Observation, Report
+from sweepft.errors import Problem, ReplayError
 
 Floats = NDArray[np.float64]
 
@@ -124,3 +127,193 @@ class Study:
     def subset(self, picked: Sequence[int]) -> Study:
         """The study of these runs only; the budget stays."""
         return Study(self.name, self.source, self.mode, self.budget, [self.runs[i] for i in picked])
+
+
+COLUMNS: Final[dict[str, tuple[str, ...]]] = {
+    "study": ("study", "experiment", "sweep"),
+    "run": ("run_id", "run", "trial_id", "trial", "id"),
+    "step": ("step", "global_step", "training_iteration", "epoch"),
+    "samples": ("samples", "samples_seen"),
+    "seconds": ("seconds", "time_total_s", "elapsed", "wall_seconds"),
+    "loss": ("train_loss", "loss", "train/loss"),
+    "grad_norm": ("grad_norm", "train/grad_norm"),
+    "metric": ("eval_metric", "eval_loss", "eval/loss", "val_loss", "valid_loss", "validation_loss"),
+    "final": ("final_metric",),
+    "mode": ("metric_mode",),
+    "source": ("source",),
+}
+
+
+_CONFIG: Final = ("lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps")
+
+
+_CONFIG_NAMES: Final = {"lr": "learning_rate"}
+
+
+def read_table(
+    path: Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    mode: Literal["min", "max"] | None = None,
+    budget: float | None = None,
+) -> list[Study]:
+    """The studies of a table; see `frame_to_studies`.
+
+    Raises:
+        ReplayError: The file cannot be read, or a needed column is missing.
+    """
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise ReplayError(
+            f"{path}: cannot be read as a table: {error}\n  give a .csv or .parquet file"
+        ) from error
+    return frame_to_studies(frame, where=str(path), columns=columns, mode=mode, budget=budget)
+
+
+def frame_to_studies(
+    frame: pd.DataFrame,
+    *,
+    where: str,
+    columns: Mapping[str, str] | None = None,
+    mode: Literal["min", "max"] | None = None,
+    budget: float | None = None,
+) -> list[Study]:
+    """Split a frame into studies of runs.
+
+    Args:
+        frame: One row a logged step.
+        where: What to call it in errors.
+        columns: Our name -> the table's column, for those of `COLUMNS` that are called otherwise there.
+        mode: Which way the objective is good; else the table's ``metric_mode``, else ``min``.
+        budget: A full run in samples (or steps); else the longest run of each study.
+
+    Raises:
+        ReplayError: A needed column is missing, or a study has fewer than two runs with an objective.
+    """
+    names = _resolve(frame, where, columns or {})
+    config = [c for c in _CONFIG if c in frame.columns and c not in names.values()]
+    config += [c for c in frame.columns if str(c).startswith("config/")]
+    groups = (
+        frame.groupby(names["study"], observed=True, sort=False) if "study" in names else [("all", frame)]
+    )
+    studies = []
+    for name, part in groups:
+        direction = mode or (str(part[names["mode"]].iloc[0]) if "mode" in names else "min")
+        source = str(part[names["source"]].iloc[0]) if "source" in names else where
+        counter = _counter(part, names)
+        runs = []
+        for run_id, rows in part.groupby(names["run"], observed=True, sort=False):
+            run = _run(str(run_id), rows, names, config, counter)
+            if run is not None:
+                runs.append(run)
+        if len(runs) < 2:
+            continue
+        top = budget or max(float(r.progress[-1]) for r in runs)
+        mode_ = "max" if direction == "max" else "min"
+        studies.append(Study(str(name), source, mode_, top, runs))  # type: ignore[arg-type]
+    if not studies:
+        raise ReplayError(
+            f"{where}: no study with two or more runs that logged an objective\n  check the columns"
+        )
+    return studies
+
+
+def _resolve(frame: pd.DataFrame, where: str, given: Mapping[str, str]) -> dict[str, str]:
+    names = {}
+    for ours, candidates in COLUMNS.items():
+        wanted = (given[ours],) if ours in given else candidates
+        found = next((c for c in wanted if c in frame.columns), None)
+        if found is not None:
+            names[ours] = found
+        elif ours in given:
+            raise ReplayError(
+                str(
+                    Problem(
+                        where,
+                        f"--column {ours}",
+                        "must name a column of the table",
+                        f"it has: {', '.join(map(str, frame.columns))}",
+                        given[ours],
+                    )
+                )
+            )
+    for needed in ("run", "step", "metric"):
+        if needed not in names:
+            raise ReplayError(
+                str(
+                    Problem(
+                        where,
+                        needed,
+                        f"one of the columns {', '.join(COLUMNS[needed])} is needed",
+                        f"map it with --column {needed}=NAME; it has: {', '.join(map(str, frame.columns))}",
+                    )
+                )
+            )
+    return names
+
+
+def _counter(part: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """Progress is told in samples when every row has them, else in steps."""
+    if "samples" in names and part[names["samples"]].notna().all():
+        return names["samples"]
+    return names["step"]
+
+
+def _run(
+    run_id: str, rows: pd.DataFrame, names: Mapping[str, str], config: list[str], counter: str
+) -> Run | None:
+    def column(key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        if key not in names:
+            return np.full(len(rows), math.nan)
+        return pd.to_numeric(rows[names[key]], errors="coerce").to_numpy(dtype=float)
+
+    rows = rows.dropna(subset=[counter]).sort_values(counter, kind="stable")
+    rows = (
+        rows.groupby(counter, as_index=False, sort=True).last() if rows[counter].duplicated().any() else rows
+    )
+    if rows.empty:
+        return None
+    progress = rows[counter].to_numpy(dtype=float)
+    loss, norm, metric, step = column("loss"), column("grad_norm"), column("metric"), column("step")
+    offset = 0.0 if progress[0] > 0 else 1.0 if len(progress) < 2 else float(progress[1] - progress[0])
+    seconds = column("seconds")
+    if not np.isfinite(seconds).all():
+        seconds = progress + (offset if counter == names["step"] else 0.0)
+    bad = _bad_row(loss, metric)
+    if "final" in names:
+        final = float(pd.to_numeric(rows[names["final"]], errors="coerce").iloc[-1])
+    elif bad is not None:
+        final = math.nan
+    else:
+        seen = metric[np.isfinite(metric)]
+        final = float(seen[-1]) if len(seen) else math.nan
+    settings = {
+        _CONFIG_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
+        for c in config
+        if pd.notna(rows[c].iloc[0])
+    }
+    return Run(run_id, settings, step, progress, seconds, loss, norm, metric, final, bad)
+
+
+def _setting(value: Any) -> Any:
+    """A hyperparameter as plain data; many of them in one column are often kept as JSON."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _bad_row(*columns: np.ndarray[Any, Any]) -> int | None:
+    """First row with an infinite loss or objective, or from which on neither was finite again."""
+    infinite = np.logical_or.reduce([np.isinf(c) for c in columns])
+    alive = np.logical_or.reduce([np.isfinite(c) for c in columns])
+    last = int(np.nonzero(alive)[0][-1]) if alive.any() else -1
+    bad = [int(np.nonzero(infinite)[0][0])] if infinite.any() else []
+    if alive.any() and last + 1 < len(alive):
+        bad.append(last + 1)
+    return min(bad) if bad else None

@@ -1,21 +1,23 @@
 """Replays by name, over studies and random orders: what the command and the benchmark both call."""
+# MERGED The trade-off of a replay as one self-contained page: compute saved against the best run kept.
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from sweepft.replay.calibrate import sample
-from sweepft.replay.curves import Study
-from sweepft.replay.engine import Judge, Outcome, replay_study
-from sweepft.replay.judges import ForesightJudge, OracleJudge, RandomJudge, RefereeJudge
-from sweepft.replay.score import Score, mean_scores, score_outcome
-from sweepft.rules import RULES, History, HistoryLike, Referee, make_rule, read_history
-from sweepft.rules.windows import WindowSpec
+import plotly.graph_objects as go
 
-__all__ = ["OTHERS", "Replay", "ReplayRow", "Stop", "make_judge", "makespan", "replay_all"]
+from sweepft.early_stopping import RULES, History, HistoryLike, Referee, make_rule, read_history
+from sweepft.early_stopping.rungs import WindowSpec
+from sweepft.replay.calibrate import sample
+from sweepft.replay.clock import Judge, Outcome, replay_study
+from sweepft.replay.curves import Study
+from sweepft.replay.policies import ForesightJudge, OracleJudge, RandomJudge, RefereeJudge
+from sweepft.replay.score import Score, mean_scores, score_outcome
 
 OTHERS: Final = (
     "random",
@@ -145,11 +147,11 @@ def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
         good = max(1, math.ceil(settings.good * len(study.runs) - 1e-9))
         return ForesightJudge(study, window=0.05, keep=good if name == "foresight-good" else 1)
     if name.startswith("ray-"):
-        from sweepft.replay.ray_judges import make_ray_judge
+        from sweepft.replay.ray_policies import make_ray_judge
 
         return make_ray_judge(name, study, settings.seed + order)
     if name.startswith("optuna-"):
-        from sweepft.replay.optuna_judges import make_optuna_judge
+        from sweepft.replay.optuna_policies import make_optuna_judge
 
         return make_optuna_judge(name, study, settings.seed + order)
     raise ValueError(f"rule: one of {', '.join((*RULES, *OTHERS))} is needed (got {name!r})")
@@ -207,3 +209,25 @@ def _stops(study: Study, outcome: Outcome, rule: str, good: float) -> tuple[Stop
         for o in (outcome.runs[r.run_id],)
         if o.status != "completed"
     )
+
+
+def write_plot(rows: Sequence[ReplayRow], path: Path) -> None:
+    """Write the page; up and to the right is better."""
+    figure = go.Figure()
+    for rule in dict.fromkeys(r.rule for r in rows):
+        part = [r for r in rows if r.rule == rule]
+        figure.add_trace(
+            go.Scatter(
+                x=[r.score.saved for r in part],
+                y=[r.score.best_kept_within_noise for r in part],
+                mode="markers",
+                name=rule,
+                text=[f"{r.study}: {100 * r.score.false_stop:.0f}% of the good runs lost" for r in part],
+            )
+        )
+    figure.update_layout(
+        title="Early-stop rules on recorded runs: one dot a study",
+        xaxis={"title": "share of compute saved", "range": [-0.02, 1]},
+        yaxis={"title": "sweeps in which the best run was kept", "range": [-0.02, 1.05]},
+    )
+    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")

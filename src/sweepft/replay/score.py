@@ -11,10 +11,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sweepft.replay.clock import Outcome
 from sweepft.replay.curves import Study
-from sweepft.replay.engine import Outcome
-
-__all__ = ["Score", "bootstrap", "good_runs", "mean_scores", "repeat_noise", "score_outcome"]
 
 
 @dataclass(frozen=True)

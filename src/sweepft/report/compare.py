@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import sweepft
-from sweepft.recorder import RunView
-from sweepft.report.answer import difference_of
+from sweepft.ledger import RunView
 from sweepft.report.summary import finite, summarise
-
-__all__ = ["COMPARISON_SCHEMA_VERSION", "compare"]
+from sweepft.report.winner import difference_of
 
 COMPARISON_SCHEMA_VERSION: Final = 1
 

@@ -13,18 +13,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.recorder import AttemptView, RunView, TrialView
-
-__all__ = ["page_curves", "timeline", "waits"]
+from sweepft.ledger import AttemptView, RunView, TrialView
 
 TOTAL_POINTS: Final = 48_000
+
+
 """Points of all trials together: what a browser draws without stutter, and what keeps the file small."""
 
+
 MOST_POINTS: Final = 300
+
+
 LEADERS: Final = 12
+
+
 """So many of the first trials keep `MOST_POINTS` in however large a sweep: they are the ones looked at."""
 
+
 _TOLD_TOGETHER: Final = 0.2
+
+
 """Seconds within which rows of one result are written."""
 
 

@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.recorder import RunView
-from sweepft.report.signals import final_metrics
-from sweepft.report.stats import Estimate, least_squares
-
-__all__ = ["recipe_findings"]
+from sweepft.ledger import RunView
+from sweepft.report.signals import Estimate, final_metrics, least_squares
 
 Columns = dict[str, list[float]]
 
@@ -73,7 +70,10 @@ _CLAIMS = (
     ),
 )
 
+
 _LOSES_NOTHING = {"warmup", "schedule", "data order"}
+
+
 """Findings that claim the absence of an effect."""
 
 

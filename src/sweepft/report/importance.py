@@ -11,9 +11,9 @@ import json
 import math
 from typing import Any
 
-__all__ = ["MIN_TRIALS", "importances"]
-
 MIN_TRIALS = 12
+
+
 """Fewer completed trials than this give no importance worth printing."""
 
 

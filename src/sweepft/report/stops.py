@@ -11,19 +11,26 @@ import math
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.recorder import RunView, TrialView
-from sweepft.rules.audit import AuditResult, audit_rate, audit_result, audit_weight, good_edge
-from sweepft.rules.history import History
-from sweepft.rules.verdict import BY_PERSON
-
-__all__ = ["stop_summary"]
+from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, audit_weight, good_edge
+from sweepft.early_stopping.decisions import BY_PERSON
+from sweepft.early_stopping.prior_sweeps import History
+from sweepft.ledger import RunView, TrialView
 
 GOOD: Final = 0.2
+
+
 MAX_BAD_STOPS: Final = 0.1
+
+
 FALSE_STOP: Final = 0.1
+
+
 """The scheduler's own defaults, for specs that do not say."""
 
+
 BOUNDED: Final = ("conformal", "history")
+
+
 """What a verdict may name as the basis of its level for the share of good trials lost to be bounded."""
 
 

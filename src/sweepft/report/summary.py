@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.recorder import RunView
-from sweepft.report.answer import answer
+from sweepft.ledger import RunView
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import recipe_findings
@@ -19,14 +18,16 @@ from sweepft.report.importance import importances
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import swept_keys, trial_record, windows_of
-
-__all__ = ["REPORT_SCHEMA_VERSION", "SIMULATED", "finite", "summarise"]
+from sweepft.report.winner import answer
 
 REPORT_SCHEMA_VERSION: Final = 1
+
 
 SIMULATED: Final = (
     "no model was trained; losses, times and costs were made up or played back from recorded runs."
 )
+
+
 """What every form of the report says of a simulated sweep."""
 
 

@@ -15,12 +15,10 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.recorder import RunView
-from sweepft.report.final_tables import finalist_cells, finalists_markdown
+from sweepft.ledger import RunView
+from sweepft.report.finalists import finalist_cells, finalists_markdown
+from sweepft.report.format import duration, money, number, one_line, percent, said, shorten
 from sweepft.report.summary import SIMULATED, summarise
-from sweepft.report.words import duration, money, number, one_line, percent, said, shorten
-
-__all__ = ["CSV_COLUMNS", "comparison_markdown", "markdown", "ranked_csv", "terminal_table"]
 
 CSV_COLUMNS = (
     *(
@@ -36,7 +34,10 @@ CSV_COLUMNS = (
     ),
     *("stop_window", "reason", "seconds", "origin"),
 )
+
+
 """The fixed columns. Swept settings follow by their key, then ``held_out.<set>`` losses, then finalists' scores."""
+
 
 STYLES = {
     "completed": "blue",

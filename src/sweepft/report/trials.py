@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.recorder import RunView, TrialView, without_residuals
-
-__all__ = ["objective_stderr", "paired_stderr", "swept_keys", "trial_record", "trial_seconds", "windows_of"]
+from sweepft.ledger import RunView, TrialView, without_residuals
 
 
 def swept_keys(view: RunView) -> list[str]:

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweepft.errors import StorageError
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report.compare import compare
-from sweepft.report.page import render_comparison, render_page
+from sweepft.report.html import render_comparison, render_page
 from sweepft.report.summary import summarise
 from sweepft.report.tables import comparison_markdown, markdown, ranked_csv
-
-__all__ = ["write_comparison", "write_report"]
 
 
 def write_report(

@@ -19,28 +19,34 @@ from typing import Any, Final, Literal
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.search.distributions import Param, Space, identity
-from sweepft.search.learned import LATEST, Learned
 from sweepft.search.records import TrialRecord, read_records
-from sweepft.search.samplers import derived_seed, random_sampler, sampler_for
-from sweepft.search.state import StudyState
-from sweepft.search.study import StudyStorage, open_study, rewrite_study
+from sweepft.search.samplers import LATEST, Learned, derived_seed, random_sampler, sampler_for
+from sweepft.search.space import Param, Space, identity
+from sweepft.search.study import StudyState, StudyStorage, open_study, rewrite_study
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
-__all__ = ["Proposal", "Proposer"]
-
 Origin = Literal["start_with", "sampler", "clone"]
 
+
 _SAMPLER_TRIES: Final = 8
+
+
 """How often a sampler may propose what was tried before chance decides in its place."""
+
 
 _ORIGINS: Final[dict[str, Origin]] = {"start_with": "start_with", "clone": "clone"}
 
+
 _LEARN_FROM_FEW: Final = ("tpe", "gp", "qmc", "random")
+
+
 """Samplers that do well, or as well, with a part of a long history; CMA-ES counts its generations in all of it."""
 
+
 _ENUMERABLE: Final = 100_000
+
+
 """Configurations that can be gone through one by one."""
 
 
@@ -73,7 +79,7 @@ class Proposer:
     Args:
         spec: The sweep.
         storage: The study's journal file, or None for a study in memory.
-        learn_from: Finished trials that the sampler looks at, at most; None for all. See `sweepft.search.learned`.
+        learn_from: Finished trials that the sampler looks at, at most; None for all. See `sweepft.search.samplers`.
 
     Attributes:
         parked: Parked trials by trial id.

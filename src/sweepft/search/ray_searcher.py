@@ -18,8 +18,6 @@ from ray.tune.search import Searcher
 from sweepft.search.proposer import Proposal, Proposer
 from sweepft.search.records import nominal_step
 
-__all__ = ["OptunaSearcher"]
-
 
 class OptunaSearcher(Searcher):
     """Feeds a Tuner from a :class:`Proposer`.

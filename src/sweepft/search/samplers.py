@@ -3,13 +3,15 @@
 One idea: a sampler is made anew for every proposal, seeded by (sweep's seed, number of the trial). What it knows is
 in the study alone, so a resumed sweep proposes what the unbroken one would have.
 """
+# MERGED What a sampler learns from in a long sweep: the best trials, the latest ones, and those under way.
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from bisect import insort
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,48 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.spec import Search
 
-__all__ = ["derived_seed", "random_sampler", "sampler_for", "startup_trials"]
+LATEST: Final = 250
+
+
+BEST: Final = 50
+
+
+UNDER_WAY: Final = 100
+
+
+class Learned:
+    """Finished trials worth learning from.
+
+    Args:
+        latest: How many of the latest, by number; None for all.
+        best: How many of the best completed ones.
+    """
+
+    def __init__(self, latest: int | None = LATEST, best: int = BEST) -> None:
+        self._latest, self._best_count = latest, best
+        self._finished: list[tuple[int, FrozenTrial]] = []
+        self._best: list[tuple[float, int, FrozenTrial]] = []
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take a trial that has ended; failed ones teach nothing."""
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            return
+        insort(self._finished, (trial.number, trial))
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            insort(self._best, (trial.value, trial.number, trial))
+            del self._best[self._best_count :]
+
+    def trials(self) -> list[FrozenTrial]:
+        """These trials, by number."""
+        if self._latest is None or len(self._finished) <= self._latest:
+            return [trial for _, trial in self._finished]
+        latest = self._finished[-self._latest :]
+        earlier = sorted((n, trial) for _, n, trial in self._best if n < latest[0][0])
+        return [trial for _, trial in (*earlier, *latest)]
 
 
 def derived_seed(seed: int, *parts: int | str) -> int:

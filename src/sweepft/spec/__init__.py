@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
 from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
-from sweepft.spec.evaluate import Confirm, Evaluate, Finalists, HarnessTask
-from sweepft.spec.families import PACKABLE, packing_note
+from sweepft.spec.evaluation import Confirm, Evaluate, Finalists, HarnessTask, MtBench
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
-from sweepft.spec.judge import MtBench
+from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
-from sweepft.spec.mirror import Mirror
-from sweepft.spec.reference import reference
-from sweepft.spec.schema import json_schema
+from sweepft.spec.outputs import Mirror, MlflowTrack, Track, WandbTrack
+from sweepft.spec.presets import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting, setting_text
+from sweepft.spec.reference import json_schema, reference
 from sweepft.spec.sections import (
     Budget,
     Data,
@@ -34,10 +33,8 @@ from sweepft.spec.sections import (
     TrainSettings,
     TrainSource,
 )
-from sweepft.spec.settings import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting, setting_text
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
-from sweepft.spec.track import MlflowTrack, Track, WandbTrack
 
 __all__ = [
     "FEWEST_STEPS",

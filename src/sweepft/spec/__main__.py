@@ -6,8 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from sweepft.spec.reference import with_reference
-from sweepft.spec.schema import json_schema
+from sweepft.spec.reference import json_schema, with_reference
 
 
 def _main(docs: Path) -> None:

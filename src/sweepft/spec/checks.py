@@ -15,15 +15,13 @@ from pydantic import ValidationError
 from sweepft.errors import Problem
 from sweepft.redact import looks_secret
 from sweepft.spec.curriculum import domain_faults, of_data
-from sweepft.spec.draft import Draft
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
+from sweepft.spec.partial import Draft
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Data, Resources, Search, Train, TrainSettings
-from sweepft.spec.source import Document, KeyPath
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, is_sweepable, train_dict
-
-__all__ = ["check_all", "check_budget"]
+from sweepft.spec.yaml_source import Document, KeyPath
 
 _LARGEST_GRID: Final = 1_000_000
 

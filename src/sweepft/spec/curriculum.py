@@ -14,14 +14,18 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from sweepft.spec.fields import Fraction, NonNegative, Section, broken
 
-__all__ = ["CURRICULUM_KEYS", "Curriculum", "Phase", "domain_faults", "is_mixture_key", "of_data"]
-
 CURRICULUM_KEYS: Final = ("data.strategy", "data.replay")
+
+
 """What ``search.space`` may vary here, beside ``data.mixture.DOMAIN``."""
+
 
 _MIXTURE: Final = re.compile(r"data\.mixture\.([^.]+)")
 
+
 Fault = tuple[tuple[str | int, ...], str, str]
+
+
 """Key path, rule and remedy."""
 
 

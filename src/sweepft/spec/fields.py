@@ -3,14 +3,15 @@
 Docstrings below an attribute are its documentation: the reference, the JSON schema and the remedies in error
 messages are made from them. Write units there.
 """
+# MERGED What the models say about themselves: which keys stand where, and what each means.
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -22,38 +23,24 @@ from pydantic import (
     Tag,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-__all__ = [
-    "Checkpoint",
-    "CheckpointEvery",
-    "Fraction",
-    "LocalPath",
-    "MicroBatch",
-    "MicroTokens",
-    "NonNegative",
-    "NonNegativeInt",
-    "Paths",
-    "Positive",
-    "PositiveInt",
-    "Section",
-    "Seed",
-    "Source",
-    "TargetModules",
-    "TemplateName",
-    "Warmup",
-    "WarmupSteps",
-    "broken",
-    "exactly_one",
-    "is_hub_id",
-    "is_template_file",
-]
-
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 PositiveInt = Annotated[int, Field(gt=0)]
+
+
 NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
 Positive = Annotated[float, Field(gt=0)]
+
+
 NonNegative = Annotated[float, Field(ge=0)]
+
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -84,6 +71,8 @@ def exactly_one(section: Section, names: Sequence[str]) -> None:
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
 _FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".txt", ".csv", ".zst")
 
 
@@ -117,13 +106,18 @@ def _listed(value: Any) -> Any:
 
 
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
+
+
 """A local path; a relative one is taken from the spec file's folder."""
+
 
 Paths = Annotated[
     tuple[LocalPath, ...],
     Field(strict=False),
     BeforeValidator(_listed, json_schema_input_type=str | list[str]),
 ]
+
+
 """One local path or a list of them; relative ones are taken from the spec file's folder."""
 
 
@@ -132,7 +126,10 @@ def _template(name: str, info: ValidationInfo) -> str:
 
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
+
+
 """A local path (relative ones are taken from the spec file's folder) or a hub id ``org/name``."""
+
 
 TemplateName = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
@@ -205,3 +202,49 @@ Checkpoint = Annotated[
     | Annotated[CheckpointEvery, Tag("as_minutes")],
     Discriminator(_checkpoint_kind),
 ]
+
+
+def sections_in(annotation: Any) -> list[type[Section]]:
+    """Sections that a type holds, through unions, sequences and mappings."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections_in(part)]
+
+
+def leaf_fields(section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of a section, nested sections opened; a field of several forms counts itself too."""
+    for name, info in section.model_fields.items():
+        inner = sections_in(info.annotation)
+        if not inner or info.annotation not in inner:
+            yield prefix + name
+        for model in inner:
+            yield from leaf_fields(model, f"{prefix}{name}.")
+
+
+def keys_at(root: type[Section], path: Sequence[str | int]) -> list[str]:
+    """Keys that may stand in the mapping at ``path``."""
+    models = _models_at(root, path)
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def describe(root: type[Section], path: Sequence[str | int]) -> str:
+    """First sentence on the field at ``path``, or on the nearest field above it that has one."""
+    for end in range(len(path), 0, -1):
+        for model in _models_at(root, path[: end - 1]):
+            info: FieldInfo | None = model.model_fields.get(str(path[end - 1]))
+            if info is not None and info.description:
+                return f"{path[end - 1]}: {' '.join(info.description.split())}"
+    return "see docs/spec.md"
+
+
+def _models_at(root: type[Section], path: Sequence[str | int]) -> list[type[Section]]:
+    models = [root]
+    for part in path:
+        infos = [
+            model.model_fields[part]
+            for model in models
+            if isinstance(part, str) and part in model.model_fields
+        ]
+        if infos:  # anything else is an index of a list or a key of a free mapping: the same models lie below
+            models = [inner for info in infos for inner in sections_in(info.annotation)]
+    return models

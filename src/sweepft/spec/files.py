@@ -10,12 +10,10 @@ import json
 from pathlib import Path
 from typing import Final
 
-from sweepft.spec.draft import Draft
 from sweepft.spec.fields import is_hub_id, is_template_file
+from sweepft.spec.partial import Draft
 from sweepft.spec.sections import Data, Model
-from sweepft.spec.source import KeyPath
-
-__all__ = ["check_files", "check_history"]
+from sweepft.spec.yaml_source import KeyPath
 
 _TOKENIZERS: Final = (
     ("tokenizer.json",),
@@ -23,6 +21,8 @@ _TOKENIZERS: Final = (
     ("spiece.model",),
     ("vocab.json", "merges.txt"),
 )
+
+
 _INDEX: Final = "model.safetensors.index.json"
 
 
@@ -46,8 +46,8 @@ def check_history(draft: Draft) -> None:
     stop = draft.early_stop
     if stop is None or not stop.history:
         return
+    from sweepft.early_stopping import read_history
     from sweepft.errors import HistoryError
-    from sweepft.rules import read_history
 
     def attempt(entries: tuple[str, ...]) -> None:
         try:

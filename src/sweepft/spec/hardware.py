@@ -2,16 +2,32 @@
 
 One idea: an option is refused where it would not do what its name says, and the reason is told.
 """
+# MERGED What is known of model families: those whose samples may be packed.
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from sweepft.spec.draft import Draft
+from sweepft.spec.fields import MicroTokens
+from sweepft.spec.partial import Draft
 from sweepft.spec.sections import Resources, Search, Train
-from sweepft.spec.source import KeyPath
+from sweepft.spec.yaml_source import KeyPath
 
-__all__ = ["check_hardware", "optimizers"]
+PACKABLE: Final = frozenset({"gpt_bigcode", "granite", "llama", "mistral", "qwen2", "qwen3"})
+
+
+"""``model_type`` of each."""
+
+
+def packing_note(train: Train, model_type: str | None) -> str | None:
+    """What a person should know about packing this model: a sentence, or None."""
+    if not isinstance(train.micro_batch, MicroTokens) or model_type in PACKABLE:
+        return None
+    return (
+        f"train.micro_batch: samples of a {model_type} model are padded in groups of similar length, not packed; "
+        f"packing is proved for {', '.join(sorted(PACKABLE))}"
+    )
+
 
 _OFFLOAD_STAGES: Final = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "optimizer_and_parameters": (3,)}
 

@@ -13,16 +13,14 @@ from typing import Any
 
 from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all
-from sweepft.spec.draft import draft
+from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
 from sweepft.spec.files import check_history as _check_history
-from sweepft.spec.introspect import leaf_fields
+from sweepft.spec.partial import draft
+from sweepft.spec.presets import check_settings, expand_names
 from sweepft.spec.sections import Train
-from sweepft.spec.settings import check_settings, expand_names
-from sweepft.spec.source import Document, read, to_yaml
 from sweepft.spec.sweep import SweepSpec, is_sweepable
-
-__all__ = ["dump", "from_dict", "load"]
+from sweepft.spec.yaml_source import Document, read, to_yaml
 
 
 def load(

@@ -11,11 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sweepft.errors import Problem
-from sweepft.spec.fields import Section
-from sweepft.spec.introspect import describe, keys_at
-from sweepft.spec.source import KeyPath, dotted
-
-__all__ = ["did_you_mean", "paths_of", "problems_of"]
+from sweepft.spec.fields import Section, describe, keys_at
+from sweepft.spec.yaml_source import KeyPath, dotted
 
 _RULES: Final[dict[str, str]] = {
     "missing": "is required",

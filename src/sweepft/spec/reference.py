@@ -1,4 +1,5 @@
 """The tables of docs/spec.md: every key of a spec with type, default and meaning, made from the models."""
+# MERGED The JSON schema of a spec, for editors: completion, types and descriptions while one writes.
 
 from __future__ import annotations
 
@@ -6,17 +7,43 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from sweepft.spec.fields import Section
-from sweepft.spec.introspect import sections_in
-from sweepft.spec.schema import json_schema
+from sweepft.spec.fields import Section, sections_in
+from sweepft.spec.presets import NAMED_SETTINGS
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec
 
-__all__ = ["BEGIN", "END", "reference", "with_reference"]
+_EXACTLY_ONE = {
+    "Budget": ("samples", "tokens", "epochs"),
+    "Dimension": ("choice", "uniform", "log_uniform", "int_uniform"),
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """A JSON schema (draft 2020-12) of the YAML file."""
+    schema = SweepSpec.model_json_schema(mode="validation")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "sweepft sweep"
+    for name, definition in schema["$defs"].items():
+        if name in _EXACTLY_ONE:
+            definition["minProperties"] = definition["maxProperties"] = 1
+        if name == "Dimension":
+            definition["properties"]["choice"]["anyOf"][0]["minItems"] = 1
+    schema["$defs"]["Limit"]["minProperties"] = 1
+    search = schema["$defs"]["Search"]["properties"]
+    weights = {"pattern": r"^data\.mixture\.[^.]+$"}
+    search["space"]["propertyNames"] = {"anyOf": [{"enum": list(SWEEPABLE)}, weights]}
+    search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(NAMED_SETTINGS)}]}
+    return schema
+
 
 BEGIN = "<!-- reference: made by `python -m sweepft.spec docs`, do not edit -->"
+
+
 END = "<!-- end of reference -->"
 
+
 _FORMS = {"WarmupSteps": "`{steps: N}`", "MicroTokens": "`{tokens: N}`"}
+
+
 """Sections so small that the row of their field tells all."""
 
 

@@ -31,26 +31,9 @@ from sweepft.spec.fields import (
 )
 from sweepft.spec.space import Dimension
 
-__all__ = [
-    "Budget",
-    "Data",
-    "EarlyStop",
-    "Faults",
-    "HeldOut",
-    "Keep",
-    "Limit",
-    "Lora",
-    "Model",
-    "Optimizer",
-    "Resources",
-    "Search",
-    "TestSource",
-    "Train",
-    "TrainSettings",
-    "TrainSource",
-]
-
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
+
+
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 

@@ -12,10 +12,12 @@ from pydantic import Field, model_validator
 
 from sweepft.spec.fields import Positive, Section, broken, exactly_one
 
-__all__ = ["Dimension", "same"]
-
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
+
+
 _PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
+
+
 _IntPair = Annotated[tuple[int, int], Field(strict=False)]
 
 

@@ -15,10 +15,9 @@ from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
 from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, of_data
-from sweepft.spec.evaluate import Evaluate
-from sweepft.spec.fields import Checkpoint, Section, WarmupSteps
-from sweepft.spec.introspect import leaf_fields
-from sweepft.spec.mirror import Mirror
+from sweepft.spec.evaluation import Evaluate
+from sweepft.spec.fields import Checkpoint, Section, WarmupSteps, leaf_fields
+from sweepft.spec.outputs import Mirror, Track
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
     Data,
@@ -31,11 +30,9 @@ from sweepft.spec.sections import (
     Train,
     TrainSettings,
 )
-from sweepft.spec.track import Track
-
-__all__ = ["SWEEPABLE", "Plan", "SweepSpec", "apply", "is_sweepable", "plan", "set_dotted"]
 
 _FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
+
 
 SWEEPABLE: tuple[str, ...] = (
     *(
@@ -45,6 +42,8 @@ SWEEPABLE: tuple[str, ...] = (
     ),
     *CURRICULUM_KEYS,
 )
+
+
 """Keys that may stand in ``search.space``: the fields of ``train`` that neither change what a trial costs in
 memory nor how much it trains, and those of ``data`` that order the samples. Beside them: ``data.mixture.DOMAIN``."""
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepft.data import SampleOrder, sample_order
-from sweepft.data.curriculum import CurriculumOrder, phase_shares, phased_rows
+from sweepft.data.order import CurriculumOrder, phase_shares, phased_rows
 from sweepft.spec import Curriculum
 
 LAW = settings(deadline=None, max_examples=80)

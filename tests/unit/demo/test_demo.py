@@ -13,8 +13,8 @@ import pytest
 from sweepft.data import TokenSet, check, prepare
 from sweepft.demo import make_demo
 from sweepft.demo.make import _VERSION
+from sweepft.demo.pretrain import train_tokenizer
 from sweepft.demo.skills import skill_rows
-from sweepft.demo.tokenizer import train_tokenizer
 from sweepft.errors import SweepftError
 from sweepft.spec import load
 

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.demo.facts import facts
-from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
+from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, facts, knowledge_rows, skill_rows
 
 UNITS = {
     ("centimetres", "metres"): 100,

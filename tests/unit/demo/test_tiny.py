@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from sweepft.data import check
-from sweepft.demo.exams import tiny_evaluate, write_tasks
-from sweepft.demo.tiny import architecture_of, make_tiny, tiny_spec, write_rows
-from sweepft.evaluate import TaskPlan
-from sweepft.evaluate.check import check_tasks
+from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
+from sweepft.evaluation import TaskPlan
+from sweepft.evaluation.tasks import check_tasks
 from sweepft.spec import Evaluate, SweepSpec, from_dict, load, plan
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))

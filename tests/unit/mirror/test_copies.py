@@ -13,13 +13,12 @@ import pytest
 
 from support.mirrored_run import MirroredRun, truth
 from sweepft.errors import MirrorError
-from sweepft.mirror import contents
+from sweepft.ledger import read_ledger
+from sweepft.mirror import copy as contents
 from sweepft.mirror.copy import Copier
 from sweepft.mirror.fetch import fetch
 from sweepft.mirror.follow import check
-from sweepft.mirror.manifest import newest
-from sweepft.mirror.store import Store
-from sweepft.recorder import read_ledger
+from sweepft.mirror.store import Store, newest
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from support.mirrored_run import MirroredRun, truth
 from sweepft.errors import LedgerCorrupt, MirrorError, StorageError, SweepftError
 from sweepft.mirror.copy import Copier
 from sweepft.mirror.fetch import fetch
-from sweepft.mirror.manifest import Kept, Manifest, Part, newest
-from sweepft.mirror.store import Store
+from sweepft.mirror.store import Kept, Manifest, Part, Store, newest
 
 
 @pytest.fixture
@@ -164,7 +163,7 @@ def test_a_part_outside_of_the_mirror_is_not_read(tmp_path: Path, uri: str) -> N
 def test_a_manifest_of_another_version_is_refused(
     tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweepft.mirror.manifest._VERSION", 2)
+    monkeypatch.setattr("sweepft.mirror.store._VERSION", 2)
     good = newest_of_any_version(tmp_path)
     assert json.loads(good)["version"] == 1
     with pytest.raises(MirrorError, match="mirror version 1, only 2 is known"):

@@ -16,7 +16,7 @@ from sweepft.errors import MirrorError
 from sweepft.mirror.copy import Copier
 from sweepft.mirror.fetch import fetch
 from sweepft.mirror.follow import check, follow
-from sweepft.mirror.note import read_note
+from sweepft.mirror.status import read_note
 from sweepft.mirror.store import Store
 
 pytestmark = needs_s3

@@ -16,12 +16,12 @@ from rich.console import Console
 from support.planning import shape_3b, spec_to_plan
 from sweepft.plan.cluster import Cluster, place, what_is_asked
 from sweepft.plan.cost import SAVED, estimated, measured_cost
-from sweepft.plan.courses import configurations, courses, trial_count
-from sweepft.plan.make import Flags, SweepPlan, make_plan
+from sweepft.plan.estimate import Flags, SweepPlan, make_plan
 from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
-from sweepft.plan.rows import RowCount
+from sweepft.plan.row_counts import RowCount
 from sweepft.plan.show import show_plan
+from sweepft.plan.trial_shapes import configurations, courses, trial_count
 from sweepft.spec import Resources
 
 ROOT = Path(__file__).parents[3]

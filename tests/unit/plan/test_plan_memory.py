@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.planning import shape_3b
 from sweepft.plan.memory import _block_bytes, host_states, model_states, rank_memory
-from sweepft.plan.model import shape_from_config
+from sweepft.plan.model_shape import shape_from_config
 
 KW = {"precision": "bf16", "rows": 4, "tokens": 1024, "checkpointing": False, "gpu": True}
 

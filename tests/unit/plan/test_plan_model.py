@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweepft.errors import SweepftError
-from sweepft.plan.model import parse_count, shape_from_config, shape_of, typical_shape
+from sweepft.plan.model_shape import parse_count, shape_from_config, shape_of, typical_shape
 from sweepft.spec import Model
 
 # Published configs: what they are, and the parameters their authors count.

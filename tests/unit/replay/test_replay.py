@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from synthetic_studies import make_study
 
+from sweepft.early_stopping import RULES, Referee, make_rule
 from sweepft.replay.calibrate import calibrate
-from sweepft.replay.engine import replay_study
-from sweepft.replay.judges import ForesightJudge, OracleJudge, RefereeJudge
+from sweepft.replay.clock import replay_study
+from sweepft.replay.policies import ForesightJudge, OracleJudge, RefereeJudge
 from sweepft.replay.runner import OTHERS, Replay, make_judge, replay_all
 from sweepft.replay.score import bootstrap, good_runs, repeat_noise, score_outcome
-from sweepft.rules import RULES, Referee, make_rule
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning"

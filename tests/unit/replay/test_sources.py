@@ -13,13 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 from synthetic_studies import make_study
 
+from sweepft.cli.replay import replay_command
+from sweepft.early_stopping import Referee, make_report, make_rule
+from sweepft.early_stopping.audit import audit_rate
 from sweepft.errors import ReplayError
-from sweepft.recorder import Ledger
-from sweepft.replay.cli import replay_command
+from sweepft.ledger import Ledger
 from sweepft.replay.curves import Study
 from sweepft.replay.sources import read_source
-from sweepft.rules import Referee, make_report, make_rule
-from sweepft.rules.audit import audit_rate
 
 CURVES = Path(__file__).resolve().parents[4] / "shared" / "curves"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sweepft.recorder import Ledger
+from sweepft.ledger import Ledger
 
 SPEC = {
     "data": {

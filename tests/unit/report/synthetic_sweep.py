@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.recorder import ledger_path
-from sweepft.recorder.codec import encode_row, plain
-from sweepft.recorder.rows import complete_fields
+from sweepft.ledger import ledger_path
+from sweepft.ledger.codec import encode_row, plain
+from sweepft.ledger.rows import complete_fields
 
 WINDOWS = (0.1, 0.25, 0.5)
 START = 1_790_000_000.0

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from synthetic_sweep import Sweep
 
 from sweepft.cli.main import cli
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report import summarise, write_comparison
 from sweepft.report.compare import compare
 

@@ -13,8 +13,8 @@ import pytest
 from synthetic_sweep import Sweep
 from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_through, visit
 
-from sweepft.recorder import RunView
-from sweepft.report import page as report_page
+from sweepft.ledger import RunView
+from sweepft.report import html as report_page
 from sweepft.report import write_comparison, write_report
 
 __all__ = ["browser", "visit"]  # fixtures

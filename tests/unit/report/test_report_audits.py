@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.judged_sweep import BUDGET, WINDOWS, JudgedSweep
-from sweepft.recorder import RunView, whole_results
+from sweepft.driver.control import SweepScheduler
+from sweepft.early_stopping import History, PastAudits
+from sweepft.ledger import RunView, whole_results
 from sweepft.report import summarise
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import trial_record
-from sweepft.rules import History, PastAudits
-from sweepft.tuner.stopper import SweepScheduler
 
 PAST = st.lists(st.lists(st.booleans(), max_size=30), max_size=2).map(
     lambda sweeps: History(

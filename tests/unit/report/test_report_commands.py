@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synthetic_sweep import Sweep
 
-from sweepft.recorder import Ledger
+from sweepft.ledger import Ledger
 from sweepft.report import write_report
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from synthetic_sweep import Sweep
 
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report import summarise
 from sweepft.report.curves import timeline, waits
 from sweepft.report.tables import markdown

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import Sweep
 
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report import summarise
 from sweepft.report.compare import compare
 from sweepft.report.tables import CSV_COLUMNS

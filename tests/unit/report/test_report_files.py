@@ -20,9 +20,9 @@ from rich.console import Console
 from synthetic_sweep import Sweep
 
 from sweepft.errors import LedgerError, StorageError
-from sweepft.recorder import Ledger, RunView, read_ledger
+from sweepft.ledger import Ledger, RunView, read_ledger
 from sweepft.report import summarise, terminal_table, write_report
-from sweepft.report.page import render_page
+from sweepft.report.html import render_page
 from sweepft.report.tables import CSV_COLUMNS, markdown, ranked_csv
 
 

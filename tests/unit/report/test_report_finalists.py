@@ -14,7 +14,7 @@ from finals_sweep import finals_sweep
 from scipy import stats
 from test_report_docs import look_up
 
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report import summarise, write_report
 from sweepft.report.finalists import _confirmed, _range_of
 

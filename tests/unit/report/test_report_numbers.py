@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweepft.recorder import RunView
-from sweepft.recorder.rows import complete_fields
+from sweepft.ledger import RunView
+from sweepft.ledger.rows import complete_fields
 from sweepft.report import summarise
-from sweepft.report.answer import edge_warnings
 from sweepft.report.findings import recipe_findings
 from sweepft.report.importance import importances
+from sweepft.report.winner import edge_warnings
 
 SPEC = {
     "data": {"held_out": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}]},

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweepft.report.stats import least_squares, rank_correlation
+from sweepft.report.signals import least_squares, rank_correlation
 
 values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweepft.recorder import RunView
+from sweepft.ledger import RunView
 from sweepft.report import summarise
-from sweepft.report.sharing import sharing_summary
+from sweepft.report.cost import sharing_summary
 from sweepft.report.tables import markdown
 
 TOKENS = 100  # a step

@@ -15,8 +15,8 @@ import pytest
 
 from sweepft.errors import SweepftError
 from sweepft.search import STUDY_FILE, open_study
-from sweepft.search import dashboard as module
-from sweepft.search.dashboard import serve_dashboard
+from sweepft.search import study as module
+from sweepft.search.study import serve_dashboard
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:

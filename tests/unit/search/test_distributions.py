@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from support.search_material import FINITE, SPACE, make_spec
-from sweepft.search.distributions import Space, axis
+from sweepft.search.space import Space, axis
 from sweepft.spec import Dimension
 
 KINDS = [

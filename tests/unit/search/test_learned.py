@@ -12,8 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.search.learned import Learned
-from sweepft.search.samplers import sampler_for
+from sweepft.search.samplers import Learned, sampler_for
 from sweepft.search.study import open_study
 from sweepft.spec import Search
 

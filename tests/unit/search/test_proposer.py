@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from support.search_material import BUDGET, FINITE, SPACE, WINDOWS, Ledger, loss, make_spec
-from sweepft.recorder.rows import VerdictRow
+from sweepft.ledger.rows import VerdictRow
 from sweepft.search import STUDY_FILE, Proposal, Proposer
 from sweepft.search.records import nominal_step
 

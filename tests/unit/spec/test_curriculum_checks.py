@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from sweepft.errors import SpecError
-from sweepft.spec import Curriculum, Dimension, SweepSpec, TrainSettings, domain_faults, dump, from_dict, load
+from sweepft.spec import (
+    Curriculum,
+    Dimension,
+    SweepSpec,
+    TrainSettings,
+    domain_faults,
+    dump,
+    from_dict,
+    load,
+)
 
 TWO = [{"domains": ["knowledge"], "share": 0.4}, {"domains": ["skills"]}]
 BOTH = {"choice": ["stacked", "phased"]}

@@ -109,8 +109,8 @@ def test_every_named_setting_is_sound_and_listed() -> None:
 
 
 def test_a_warmup_in_steps_reads_as_one_everywhere() -> None:
-    from sweepft.launch.progress import short_config
-    from sweepft.report.words import number
+    from sweepft.driver.progress import short_config
+    from sweepft.report.format import number
 
     assert setting_text({"steps": 25}) == number({"steps": 25}) == "25 steps"
     assert (

@@ -34,7 +34,7 @@ from sweepft.spec import (
     plan,
 )
 from sweepft.spec.reference import with_reference
-from sweepft.spec.source import read, to_yaml
+from sweepft.spec.yaml_source import read, to_yaml
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,7 +9,7 @@ import pytest
 
 from sweepft.errors import Problem, SpecError
 from sweepft.spec import SweepSpec, WarmupSteps, load
-from sweepft.spec.source import MAX_ALIASES, MAX_BYTES, read, to_yaml
+from sweepft.spec.yaml_source import MAX_ALIASES, MAX_BYTES, read, to_yaml
 
 
 def parse(path: Path, text: str | bytes) -> dict[str, object]:

@@ -1,0 +1,230 @@
+"""Whole systems against each other: which finds the best model for the same GPU-hours?
+
+One idea: every system is a Ray searcher with a Ray scheduler, run on the same slots over the same courses until the
+GPU-hours are spent; it is judged by what its best completed configuration is truly worth, which the courses know and no
+system does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+from benchmarks.simulation.courses import Course, Courses, budget_of
+from benchmarks.simulation.trainable import Playback
+from benchmarks.simulation.tuner import VirtualTrial, VirtualTuner
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from sweepft.driver.build import build_scheduler
+from sweepft.early_stopping import History
+from sweepft.replay.score import bootstrap
+from sweepft.search import Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.spec import Dimension, SweepSpec, from_dict
+from sweepft.training.config import TrialPlan
+
+SHARES: Final = (0.25, 0.5, 1.0)
+
+
+"""Where the best so far is read: shares of the GPU-hours."""
+
+
+@dataclass(frozen=True)
+class SystemRow:
+    """One system, over all seeds.
+
+    Attributes:
+        system: Its name.
+        seeds: Sweeps run.
+        regret: By share of the GPU-hours: mean of (true worth of the best completed configuration - that of the best
+            known one), nats per target token, with its 95% bootstrap interval: ``[mean, low, high]``.
+        trials: Trials begun, mean.
+        completed: Trials that reached the full budget, mean.
+    """
+
+    system: str
+    seeds: int
+    regret: dict[float, tuple[float, float, float]]
+    trials: float
+    completed: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def compare_systems(
+    spec: SweepSpec,
+    courses: Callable[[int], Courses],
+    *,
+    full_trials: float,
+    seeds: int,
+    systems: Sequence[str] = (),
+) -> list[SystemRow]:
+    """Run every system once a seed, over the same slots for the same virtual time.
+
+    Args:
+        spec: Space, budget, slots and, for ours, search and early stop.
+        courses: By seed: the same ones for every system.
+        full_trials: The time each system has, in mean times of a full trial over the whole of its slots.
+        seeds: Sweeps a system.
+        systems: Names out of `SYSTEMS`; all by default.
+    """
+    names = systems or tuple(SYSTEMS)
+    found: dict[str, list[_Sweep]] = {name: [] for name in names}
+    regrets: dict[str, list[list[float]]] = {name: [] for name in names}
+    for seed in range(seeds):
+        known = courses(seed)
+        seconds, best = _yardstick(spec, known, seed)
+        until = seconds * full_trials / spec.resources.concurrent_trials
+        for name in names:
+            sweep = _run(spec, known, name, seed, until)
+            found[name].append(sweep)
+            best = min(best, *(worth for _, worth in sweep.ended), math.inf)
+        for name in names:
+            regrets[name].append([found[name][-1].best(share * until) - best for share in SHARES])
+    return [_row(name, found[name], np.array(regrets[name])) for name in names]
+
+
+def _row(name: str, sweeps: Sequence[_Sweep], regrets: np.ndarray[Any, Any]) -> SystemRow:
+    summary = {}
+    for share, column in zip(SHARES, regrets.T, strict=True):
+        low, high = (
+            bootstrap(column.tolist()) if np.isfinite(column).all() and len(column) > 1 else (math.nan,) * 2
+        )
+        summary[share] = (float(column.mean()), low, high)
+    mean = [float(np.mean(v)) for v in ([s.begun for s in sweeps], [len(s.ended) for s in sweeps])]
+    return SystemRow(name, len(sweeps), summary, *mean)
+
+
+@dataclass
+class _Sweep:
+    """What one system did: completed trials as (time, worth of the configuration, objective it reported)."""
+
+    begun: int
+    ended: list[tuple[float, float]]
+    objectives: list[float]
+
+    def best(self, at: float) -> float:
+        """True worth of the configuration that looked best among those completed by then."""
+        there = [(o, w) for (t, w), o in zip(self.ended, self.objectives, strict=True) if t <= at]
+        return min(there)[1] if there else math.inf
+
+
+def _run(spec: SweepSpec, courses: Courses, name: str, seed: int, until: float) -> _Sweep:
+    budget = budget_of(spec)
+    system = SYSTEMS[name](_endless(spec, seed), budget, seed)
+    begun: list[str] = []
+    sweep = _Sweep(0, [], [])
+
+    def play(trial: str, config: Mapping[str, Any], slot: str, warm: bool) -> Playback:
+        begun.append(trial)
+        swept = config["config"] if "settings" in config else dict(config)
+        settings = config.get("settings") or spec.trial_settings(swept).model_dump(mode="json")
+        return Playback(
+            courses, config.get("trial_id", trial), swept, settings, budget=budget,
+            windows=spec.early_stop.windows, slot=slot, warm=warm, every_report=not system.windows,
+        )  # fmt: skip
+
+    def after(trial: VirtualTrial) -> None:
+        result = trial.last_result
+        if result["samples_seen"] >= budget and math.isfinite(result.get("eval_loss", math.nan)):
+            sweep.ended.append((tuner.clock.now, trial.playback.course.ideal))
+            sweep.objectives.append(result["eval_loss"])
+
+    tuner = VirtualTuner(
+        system.searcher,
+        system.scheduler,
+        play,
+        slots=spec.resources.concurrent_trials,
+        until=until,
+        after=after,
+    )
+    tuner.fit()
+    sweep.begun = len(begun)
+    return sweep
+
+
+@dataclass(frozen=True)
+class _System:
+    """``windows``: held-out loss is computed, and paid for, at windows only; else at every report, for nothing."""
+
+    searcher: Searcher
+    scheduler: TrialScheduler
+    windows: bool = True
+
+
+def _ours(spec: SweepSpec, budget: int, seed: int) -> _System:
+    searcher = OptunaSearcher(Proposer(spec, None), budget)
+    return _System(searcher, build_scheduler(spec, budget, History()))
+
+
+def _plain(spec: SweepSpec, budget: int, seed: int) -> _System:
+    changed = spec.to_dict()
+    changed["search"] |= {"sampler": "random", "start_with": []}
+    searcher = OptunaSearcher(Proposer(from_dict(changed), None), budget)
+    return _System(searcher, FIFOScheduler(), windows=False)
+
+
+def _ray(spec: SweepSpec, budget: int, seed: int) -> _System:
+    searcher = OptunaSearch(
+        OptunaSearch.convert_search_space({k: _domain(d) for k, d in spec.search.space.items()}),
+        metric="eval_loss", mode="min", seed=seed,
+    )  # fmt: skip
+    scheduler = ASHAScheduler(
+        "samples_seen", "eval_loss", "min", max_t=budget, grace_period=budget // 10, reduction_factor=3
+    )
+    return _System(searcher, scheduler, windows=False)
+
+
+SYSTEMS: Final[dict[str, Callable[[SweepSpec, int, int], _System]]] = {
+    "random, no stops": _plain,
+    "Ray OptunaSearch + ASHA": _ray,
+    "sweepft": _ours,
+}
+
+
+"""Systems by name. Ray's get held-out loss at every report, at no cost; ours pays for it, at windows only."""
+
+
+def _endless(spec: SweepSpec, seed: int) -> SweepSpec:
+    changed = spec.to_dict()
+    changed["search"] |= {"trials": 1_000_000, "seed": seed, "start_with": []}
+    changed["early_stop"]["history"] = []
+    return from_dict(changed)
+
+
+def _domain(dimension: Dimension) -> Any:
+    if dimension.choice is not None:
+        return tune.choice(list(dimension.choices))
+    low, high = dimension.bounds
+    if dimension.kind == "int_uniform":
+        return tune.randint(int(low), int(high) + 1)
+    return tune.loguniform(low, high) if dimension.kind == "log_uniform" else tune.uniform(low, high)
+
+
+def _yardstick(spec: SweepSpec, courses: Courses, seed: int, draws: int = 400) -> tuple[float, float]:
+    """Mean seconds of a full trial, and the worth of the best of many random configurations."""
+    changed = _endless(spec, seed).to_dict()
+    changed["search"] |= {"sampler": "random", "seed": seed + 1_000_003}
+    proposer = Proposer(from_dict(changed), None)
+    seconds, worth = [], math.inf
+    for _ in range(draws):
+        proposal = proposer.ask()
+        if proposal is None:
+            break
+        course = _course(spec, courses, proposal.config)
+        seconds.append(float(course.seconds.sum()))
+        worth = min(worth, course.ideal)
+    return float(np.mean(seconds)), worth
+
+
+def _course(spec: SweepSpec, courses: Courses, config: Mapping[str, Any]) -> Course:
+    settings = spec.trial_settings(config).model_dump(mode="json")
+    return courses.course(config, TrialPlan.from_settings("t", settings, budget_of(spec)))

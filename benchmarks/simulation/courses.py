@@ -1,0 +1,291 @@
+"""How a trial would have gone: a learning curve for any configuration of a search space.
+
+Two sources. `Synthetic` is a made-up response, smooth in every swept setting, with the features that matter to whoever
+searches and stops: an optimum of the learning rate that moves with the batch size, runs that diverge above it, courses
+that cross, and noise. It claims nothing about any model. `Recorded` plays back the recorded run whose settings are
+nearest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.errors import Problem, SpecError
+from sweepft.replay.curves import Run, Study
+from sweepft.replay.sources import read_source
+from sweepft.search.samplers import derived_seed
+from sweepft.spec import Dimension, SweepSpec
+from sweepft.training.config import TrialPlan
+from sweepft.training.lr_schedules import lr_at
+
+Floats = NDArray[np.float64]
+
+
+SECONDS_PER_SAMPLE: Final = 0.2
+
+
+"""GPU-seconds a sample takes: about a 7B model on an A100."""
+
+
+SECONDS_PER_STEP: Final = 0.3
+
+
+"""Seconds an optimizer step takes beside its samples."""
+
+
+SECONDS_PER_EVALUATION: Final = 20.0
+
+
+_TOKENS: Final = 200  # target tokens of a sample
+
+
+_FLOOR: Final = 1.1  # nats per target token that the best configuration reaches
+
+
+_SEED_NOISE: Final = 0.004  # of the final loss, standard deviation
+
+
+_EVAL_NOISE: Final = 0.003  # of a held-out loss
+
+
+@dataclass(frozen=True)
+class Course:
+    """One trial's whole way, as if it had been trained to its budget. Arrays have one entry an optimizer step.
+
+    Attributes:
+        samples: Samples seen.
+        loss: Training loss, nats per target token.
+        grad_norm: Gradient norm.
+        lr: Learning rate.
+        seconds: Seconds of each step.
+        held_out: Held-out loss as it would be measured after each step.
+        ideal: The held-out loss at the end without any noise: what the configuration is worth; infinity if it diverges.
+        diverges_at: Index of the step whose loss is not finite, or None.
+    """
+
+    samples: NDArray[np.int64]
+    loss: Floats
+    grad_norm: Floats
+    lr: Floats
+    seconds: Floats
+    held_out: Floats
+    ideal: float
+    diverges_at: int | None = None
+
+
+class Courses(Protocol):
+    """Where courses come from."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the ledger says on them, JSON-able."""
+        ...
+
+    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
+        """The course of a configuration: always the same for the same one."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Speed and grid that both sources share."""
+
+    spec: SweepSpec
+    budget: int
+
+    def samples(self, plan: TrialPlan) -> NDArray[np.int64]:
+        steps = np.arange(1, plan.planned_steps + 1, dtype=np.int64)
+        return np.minimum(steps * plan.batch_size, self.budget)
+
+    def seconds(self, samples: NDArray[np.int64]) -> Floats:
+        ranks = self.spec.resources
+        gpus = max(1.0, ranks.workers_per_trial * ranks.gpus_per_worker)
+        each: Floats = SECONDS_PER_STEP + SECONDS_PER_SAMPLE / gpus * np.diff(samples, prepend=0)
+        return each
+
+    def rates(self, plan: TrialPlan) -> Floats:
+        return np.array(
+            [
+                lr_at(
+                    step,
+                    schedule=plan.schedule,
+                    learning_rate=plan.learning_rate,
+                    warmup_steps=plan.warmup_steps,
+                    planned_steps=plan.planned_steps,
+                    min_lr_ratio=plan.min_lr_ratio,
+                    decay_fraction=plan.decay_fraction,
+                    power=plan.power,
+                )
+                for step in range(plan.planned_steps)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A made-up response over the space of a spec.
+
+    With every swept setting on its own scale from 0 to 1: the final loss is a floor plus a parabola in the learning
+    rate (optimum at 0.45, moving up by a quarter of the batch size's place), one in the batch size, and small ones in
+    all others. The way there is a power law, faster for high rates, so that courses cross; schedules that decay gain
+    their last part late; rates far above the optimum diverge.
+
+    Args:
+        spec: Of the sweep.
+        budget: Samples of a trial.
+        seed: Of the response and of all noise.
+    """
+
+    spec: SweepSpec
+    budget: int
+    seed: int = 0
+    _clock: _Clock = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_clock", _Clock(self.spec, self.budget))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """That it is made up, and from what."""
+        return {"courses": "synthetic: a made-up response, no model was trained", "seed": self.seed}
+
+    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
+        """See `Courses`."""
+        rng = np.random.default_rng(derived_seed(self.seed, "course", repr(sorted(config.items(), key=str))))
+        places = {key: _place(config[key], dim, self.seed) for key, dim in self.spec.search.space.items()}
+        rate, batch = places.pop("learning_rate", 0.5), places.pop("batch_size", 0.5)
+        off = rate - (0.45 + 0.25 * (batch - 0.5))
+        excess = 0.35 * off**2 + 0.05 * (batch - 0.4) ** 2
+        for key, place in places.items():
+            excess += 0.02 * (place - derived_seed(self.seed, "optimum", key) / 2**32) ** 2
+        ideal = _FLOOR + excess
+        final = ideal + _SEED_NOISE * rng.standard_normal()
+        samples = self._clock.samples(plan)
+        done = samples / self.budget
+        lr = self._clock.rates(plan)
+        loss = final + self._above(done, lr, plan, rate)
+        noise = 0.05 * math.sqrt(32.0 / max(32.0, plan.batch_size))
+        held_out = loss + _EVAL_NOISE * rng.standard_normal(len(done))
+        train = loss + noise * rng.standard_normal(len(done))
+        norm = (0.6 + rate) * np.sqrt(1 + 64.0 / plan.batch_size) * (done + 0.02) ** -0.15
+        norm *= np.exp(0.1 * rng.standard_normal(len(done)))
+        bad = None
+        if off > 0.35 and rng.random() < 3.0 * (off - 0.35):
+            bad = int(rng.uniform(0.02, 0.6) * len(done))
+            train[bad:] = held_out[bad:] = norm[bad:] = math.nan
+            ideal = math.inf
+        return Course(samples, train, norm, lr, self._clock.seconds(samples), held_out, ideal, bad)
+
+    @staticmethod
+    def _above(done: Floats, lr: Floats, plan: TrialPlan, rate: float) -> Floats:
+        """How far the loss still is above its end: a power law, and what a decay of the rate will yet gain."""
+        power = 0.25 + 0.35 * rate
+        way = (done + 0.01) ** -power - 1.01**-power
+        late = 0.06 * (lr / plan.learning_rate - lr[-1] / plan.learning_rate).clip(min=0.0)
+        above: Floats = 0.25 * way + late * np.minimum(1.0, 5.0 * (1.0 - done))
+        return above
+
+
+class Recorded:
+    """Recorded runs played back: a configuration gets the run whose settings are nearest, each on its own scale.
+
+    Args:
+        spec: Of the sweep.
+        budget: Samples of a trial; a recorded run's whole way is stretched to it.
+        studies: As read by `sweepft.replay.sources`; the one with the most runs is taken.
+    """
+
+    def __init__(self, spec: SweepSpec, budget: int, studies: Sequence[Study]) -> None:
+        self._spec, self._clock, self._budget = spec, _Clock(spec, budget), budget
+        self._study = max(studies, key=lambda s: len(s.runs))
+        self._places = np.array([self._where(run.config) for run in self._study.runs])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Which study."""
+        return {
+            "courses": f"recorded: {self._study.source}, {self._study.name}",
+            "runs": len(self._study.runs),
+        }
+
+    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
+        """See `Courses`."""
+        here = self._where(config)
+        known = np.isfinite(self._places) & np.isfinite(here)
+        distance = np.where(known, (self._places - here) ** 2, 0.25).sum(axis=1)
+        run = self._study.runs[int(distance.argmin())]
+        samples = self._clock.samples(plan)
+        at = samples / self._budget * self._study.budget
+        sign = -1.0 if self._study.mode == "max" else 1.0
+        bad = None if run.bad_row is None else int(np.searchsorted(at, run.progress[run.bad_row]))
+        loss, norm = _read(run, run.loss, at), _read(run, run.grad_norm, at)
+        held_out = sign * _read(run, run.metric, at)
+        if math.isfinite(run.final):
+            held_out[-1] = sign * run.final
+        if bad is not None:
+            bad = min(bad, len(at) - 1)
+            loss[bad:] = norm[bad:] = held_out[bad:] = math.nan
+        ideal = math.inf if bad is not None else float(held_out[-1])
+        seconds = self._clock.seconds(samples)
+        return Course(samples, loss, norm, self._clock.rates(plan), seconds, held_out, ideal, bad)
+
+    def _where(self, config: Mapping[str, Any]) -> Floats:
+        space = self._spec.search.space
+        return np.array([_place(config.get(key), dim, 0) for key, dim in space.items()], dtype=float)
+
+
+def _read(run: Run, values: Floats, at: Floats) -> Floats:
+    """A recorded column at these points of progress; what was never logged is taken as 1."""
+    seen = np.isfinite(values)
+    return np.interp(at, run.progress[seen], values[seen]) if seen.any() else np.ones(len(at))
+
+
+def _place(value: Any, dimension: Dimension, seed: int) -> float:
+    """Where a value lies in its dimension, 0 to 1 on its own scale; labels at random, NaN for none."""
+    if value is None:
+        return math.nan
+    if dimension.choice is not None and not dimension.is_numeric:
+        return derived_seed(seed, "label", repr(value)) / 2**32
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    low, high = (
+        dimension.bounds if dimension.choice is None else (min(dimension.choices), max(dimension.choices))
+    )
+    if low == high:
+        return 0.5
+    if low > 0 and value > 0 and high / low >= 8:
+        low, high, value = math.log(low), math.log(high), math.log(value)
+    return float((value - low) / (high - low))
+
+
+def budget_of(spec: SweepSpec) -> int:
+    """Samples of a trial.
+
+    Raises:
+        SpecError: If the budget is in tokens or epochs, which only real data can turn into samples.
+    """
+    samples = spec.train.budget.samples
+    if samples is None:
+        raise SpecError(
+            [Problem(spec.name, "train.budget", "must be in samples here: a simulation reads no data",
+                     "for example: --set 'train.budget={samples: 50000}'")]
+        )  # fmt: skip
+    return samples
+
+
+def make_courses(spec: SweepSpec, curves: Path | None, seed: int) -> Courses:
+    """Recorded runs of a table or folder, or a made-up response where none is given.
+
+    Raises:
+        ReplayError: If no learning curves lie there.
+        SpecError: If the budget is not in samples.
+    """
+    budget = budget_of(spec)
+    return Synthetic(spec, budget, seed) if curves is None else Recorded(spec, budget, read_source(curves))

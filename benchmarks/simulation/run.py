@@ -1,0 +1,210 @@
+"""A whole simulated sweep: proposals, verdicts, ledger, study and report as in a live one, and what they cost.
+
+One idea: time in the ledger is virtual, the CPU seconds counted are real. What is counted is the driver's share of a
+sweep; Ray's own loop, and of course training, are not in it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.simulation.courses import Courses, budget_of
+from benchmarks.simulation.trainable import Playback
+from benchmarks.simulation.tuner import Clock, VirtualTrial, VirtualTuner
+from rich.console import Console
+
+from sweepft.driver.build import build_callback, build_scheduler, earlier_sweeps
+from sweepft.driver.control import Winding
+from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.listeners import stop_when_nothing_works
+from sweepft.driver.pausing import comebacks, give_up_parked
+from sweepft.driver.progress import Progress
+from sweepft.driver.run_folder import asked_row, make_run_folder
+from sweepft.ledger import Ledger, RunView, ledger_path
+from sweepft.report import write_report
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.spec import SweepSpec
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a simulated sweep stood when so many trials had ended.
+
+    Attributes:
+        trials: Trials that had ended.
+        seconds: The driver's CPU seconds so far by part: ``propose, judge, record, tell``.
+        page_seconds: CPU seconds of the live report there; None when none was made.
+        page_mib: Size of that page.
+        rss_mib: Memory at its peak so far.
+        ledger_mib, study_mib: Size of the files.
+        rows: Ledger rows.
+    """
+
+    trials: int
+    seconds: dict[str, float]
+    page_seconds: float | None
+    page_mib: float | None
+    rss_mib: float
+    ledger_mib: float
+    study_mib: float
+    rows: int
+
+    @property
+    def driver_seconds(self) -> float:
+        """All parts together, without pages."""
+        return sum(self.seconds.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**asdict(self), "driver_seconds": self.driver_seconds}
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulated sweep left behind.
+
+    Attributes:
+        run_dir: Its run folder.
+        view: The folded ledger.
+        marks: How it grew, the last one at its end.
+        reports: Report files by kind.
+        report_seconds: CPU seconds of the final report.
+        virtual_seconds: What it would have taken.
+    """
+
+    run_dir: Path
+    view: RunView
+    marks: list[Mark]
+    reports: dict[str, Path]
+    report_seconds: float
+    virtual_seconds: float
+
+    @property
+    def driver_ms(self) -> float:
+        """CPU milliseconds of the driver a trial, the final report among them."""
+        return 1000 * (self.marks[-1].driver_seconds + self.report_seconds) / max(1, self.marks[-1].trials)
+
+
+def simulate(
+    spec: SweepSpec,
+    out: Path,
+    courses: Courses,
+    *,
+    marks: Sequence[int] = (),
+    pages: bool = False,
+    told: Callable[[Mark], None] | None = None,
+) -> Simulated:
+    """Run a sweep on a virtual clock; see the module.
+
+    Args:
+        spec: As loaded; ``search.trials`` says how many, ``resources.concurrent_trials`` over how many slots.
+            ``search.limit`` is not looked at.
+        out: Run folder; must not hold a run yet.
+        courses: How trials go.
+        marks: Numbers of ended trials at which to take stock, besides the end.
+        pages: Whether to make the live report at each of these, to see what it costs.
+        told: Called at each.
+    Raises:
+        SpecError: If the budget is not in samples.
+        SweepftError, StorageError: If the folder holds a run, or cannot be written.
+    """
+    budget = budget_of(spec)
+    out = out.resolve()
+    history = earlier_sweeps(spec)
+    make_run_folder(out, spec)
+    begin = time.time()
+    clock = Clock()
+    with Ledger.create(out, clock=lambda: begin + clock.now) as ledger:
+        view = RunView()
+        recorder = Recorder(ledger, view)
+        about = {**courses.about, "slots": spec.resources.concurrent_trials}
+        recorder.write(
+            "sweep", **asked_row(spec), budget_samples=budget, simulated=about, history=history.to_dict()
+        )
+        searcher = OptunaSearcher(Proposer(spec, out / STUDY_FILE), budget)
+        scheduler = build_scheduler(spec, budget, history)
+        scheduler.winding = winding = Winding()
+        searcher.comebacks = comebacks(spec, scheduler)
+        searcher.should_stop = lambda: winding.soft
+        sets = tuple(h.name for h in spec.data.held_out)
+
+        def play(name: str, config: Any, slot: str, warm: bool) -> Playback:
+            return Playback(
+                courses, config["trial_id"], config["config"], config["settings"], budget=budget,
+                windows=spec.early_stop.windows, held_out=sets, slot=slot, warm=warm,
+                reported=config["reported_samples"],
+            )  # fmt: skip
+
+        callback = build_callback(spec, out, recorder, scheduler, searcher, winding, elapsed=clock.elapsed)
+        stock = _Stock(out, view, {*marks}, pages, told)
+        tuner = VirtualTuner(
+            searcher,
+            scheduler,
+            play,
+            slots=spec.resources.concurrent_trials,
+            callback=callback,
+            after=stock.after,
+            clock=clock,
+        )
+        stock.tuner = tuner
+        with open(os.devnull, "w") as nowhere:
+            progress = Progress(view, spec.resources.concurrent_trials, Console(file=nowhere))
+            recorder.listeners += [progress.on_row, stop_when_nothing_works(winding, view)]
+            tuner.fit()
+            if not winding.soft:
+                proposer = searcher.proposer
+                give_up_parked(
+                    spec, out, recorder=recorder, scheduler=scheduler, proposer=proposer, limit=None
+                )
+            searcher.proposer.close()
+            callback.close()
+            recorder.write("finish", status="failed" if winding.soft else "finished", reason=winding.reason)
+        stock.take()
+        before = time.process_time()
+        reports = write_report(out)
+        return Simulated(out, view, stock.marks, reports, time.process_time() - before, clock.now)
+
+
+class _Stock:
+    """Takes stock when so many trials have ended."""
+
+    def __init__(
+        self, out: Path, view: RunView, at: set[int], pages: bool, told: Callable[[Mark], None] | None
+    ) -> None:
+        self.tuner: VirtualTuner | None = None
+        self.marks: list[Mark] = []
+        self._out, self._view, self._at, self._pages, self._told = out, view, at, pages, told
+        self._ended = 0
+
+    def after(self, trial: VirtualTrial) -> None:
+        self._ended += 1
+        if self._ended in self._at:
+            self.take(page=self._pages)
+
+    def take(self, page: bool = False) -> None:
+        assert self.tuner is not None
+        cost = size = None
+        seconds = {k: v for k, v in self.tuner.meter.seconds.items() if k != "play"}
+        if page:
+            begin = time.process_time()
+            html = write_report(self._out, live=True, view=self._view)["html"]
+            cost, size = time.process_time() - begin, html.stat().st_size / 2**20
+        unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in KiB here
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit
+        ledger, study = (_mib(path) for path in (ledger_path(self._out), self._out / STUDY_FILE))
+        mark = Mark(self._ended, seconds, cost, size, peak, ledger, study, self._view.rows)
+        self.marks.append(mark)
+        if self._told is not None:
+            self._told(mark)
+
+
+def _mib(path: Path) -> float:
+    return path.stat().st_size / 2**20

@@ -1,0 +1,106 @@
+"""Giving a command to a sweep that runs elsewhere, and waiting for its driver's answer.
+
+One idea: a command that makes no sense is refused here, before it is written; the driver looks again, and its answer
+counts.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from sweepft.driver.command_handler import refusal
+from sweepft.errors import CommandError, Problem
+from sweepft.ledger import Command, LedgerTail, RunView, ledger_path, named_writer, send_command
+from sweepft.spec import SweepSpec, from_dict
+from sweepft.spec.yaml_source import read_value
+
+PATIENCE = 30.0
+
+
+"""Seconds to wait for the answer: a driver looks several times a second, unless it is starting or ending."""
+
+
+def give_command(
+    run_dir: Path,
+    name: str,
+    trial_id: str | None = None,
+    arguments: dict[str, Any] | None = None,
+    *,
+    patience: float = PATIENCE,
+) -> str:
+    """Give a command; returns the driver's answer, a sentence.
+
+    Args:
+        run_dir: The run folder.
+        name: One of `sweepft.ledger.commands.COMMANDS`.
+        trial_id: The trial it is about.
+        arguments: See `Command`.
+        patience: Seconds to wait for the answer.
+    Raises:
+        CommandError: If nobody runs the sweep, or the command makes no sense; or if no answer comes in time.
+        LedgerError: If there is no readable ledger.
+        StorageError: If the command cannot be written.
+    """
+    tail, view = LedgerTail(run_dir), RunView()
+    while rows := tail.read():
+        for row in rows:
+            view.apply(row)
+    view.writer = named_writer(ledger_path(run_dir).parent)
+    if view.writer is None:
+        remedy = f"go on with: sweepft resume {run_dir}"
+        raise CommandError([Problem(str(run_dir), name, f"nobody runs this sweep ({view.status})", remedy)])
+    command = Command.new(name, trial_id, arguments)
+    spec: SweepSpec = from_dict(view.spec)
+    problem = refusal(command, view, spec)
+    if problem is not None:
+        raise CommandError([_of(run_dir, problem)])
+    send_command(run_dir, command)
+    answer = _answer(tail, command, patience)
+    if answer is None:
+        rule = f"the driver has not answered in {patience:g} s"
+        remedy = "the command stands, and is taken up when the driver is ready; see sweepft status"
+        raise CommandError([Problem(str(run_dir), name, rule, remedy)])
+    if not answer["accepted"]:
+        rule, _, remedy = str(answer["answer"]).partition("; ")
+        raise CommandError([Problem(str(run_dir), f"{name} {trial_id or ''}".strip(), rule, remedy)])
+    return str(answer["answer"])
+
+
+def clone_settings(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``learning_rate=2e-5`` texts as settings.
+
+    Raises:
+        CommandError: If one cannot be read.
+    """
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        where = f"--set {text}"
+        if not equals or not key:
+            rule, remedy = "must have the form key=value", "for example --set learning_rate=2e-5"
+            raise CommandError([Problem(where, key or "--set", rule, remedy)])
+        try:
+            settings[key.strip()] = read_value(value)
+        except ValueError as error:
+            raise CommandError([Problem(where, key, str(error), "quote the value", value)]) from None
+    return settings
+
+
+def _answer(tail: LedgerTail, command: Command, patience: float) -> dict[str, Any] | None:
+    deadline = time.monotonic() + patience
+    while True:
+        for row in tail.read():
+            if row["kind"] == "command" and row["command_id"] == command.command_id:
+                return row
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.1)
+
+
+def _of(run_dir: Path, problem: Problem) -> Problem:
+    key = problem.where if problem.key == "RUN" else f"{problem.where} {problem.key}"
+    return Problem(
+        str(run_dir), key, problem.rule, problem.remedy.replace("RUN", str(run_dir)), problem.value
+    )

@@ -1,0 +1,163 @@
+"""From the spec and its prepared data to the plain plans that slots and ranks work by."""
+# MERGED What a sweep takes from the cluster, and whether the cluster has it.
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from sweepft.data import Prepared
+from sweepft.errors import ResourceError
+from sweepft.evaluation import TaskPlan
+from sweepft.slot.checkpoints import StatePlan
+from sweepft.slot.group import WorkerShape
+from sweepft.slot.trainable import SlotPlan
+from sweepft.slot.weight_retention import KeepPlan
+from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
+from sweepft.training.config import EnginePlan, HeldOutSet
+
+COORDINATOR_CPUS = 0.01
+
+
+"""Logical CPUs of a slot's coordinator: it waits for its ranks and computes nothing."""
+
+
+def shape(spec: SweepSpec) -> WorkerShape:
+    """The ranks of one slot."""
+    r = spec.resources
+    return WorkerShape(r.workers_per_trial, r.cpus_per_worker, r.gpus_per_worker)
+
+
+def placement(spec: SweepSpec) -> Any:
+    """Placement of one slot: the coordinator, then a bundle for each rank, close together."""
+    ranks = shape(spec)
+    bundle = {"CPU": ranks.cpus} | ({"GPU": ranks.gpus} if ranks.gpus else {})
+    return tune.PlacementGroupFactory([{"CPU": COORDINATOR_CPUS}, *[bundle] * ranks.workers], strategy="PACK")
+
+
+def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:
+    """Logical CPUs to give a local Ray, and a warning when there are fewer real ones."""
+    ranks, slots = shape(spec), spec.resources.concurrent_trials
+    needed = math.ceil(slots * (ranks.workers * ranks.cpus + COORDINATOR_CPUS))
+    busy = math.ceil(slots * ranks.workers * ranks.cpus)
+    real = os.cpu_count() or 1
+    warning = None
+    if busy > real:
+        warning = (
+            f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs want {busy} CPUs, "
+            f"and this machine has {real}: ranks share them and run slower; "
+            "lower resources.concurrent_trials or workers_per_trial"
+        )
+    return max(needed, real), warning
+
+
+def check_cluster(spec: SweepSpec) -> None:
+    """Refuse a sweep of which not even one trial fits.
+
+    Raises:
+        ResourceError: Says what a trial needs and what the cluster has.
+    """
+    ranks, total = shape(spec), ray.cluster_resources()
+    for name, per_rank in (("CPU", ranks.cpus), ("GPU", ranks.gpus)):
+        needed, there = per_rank * ranks.workers, total.get(name, 0.0)
+        if needed > there:
+            key = f"resources.{name.lower()}s_per_worker"
+            raise ResourceError(
+                f"{key}: one trial needs {ranks.workers} x {per_rank:g} = {needed:g} {name}s, "
+                f"and the cluster has {there:g}\n"
+                f"  lower {key} or resources.workers_per_trial, or join a larger cluster with --address"
+            )
+
+
+def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
+    """What every slot of this sweep is given."""
+    engine = EnginePlan(
+        model_path=spec.model.path,
+        revision=spec.model.revision,
+        trust_remote_code=spec.model.trust_remote_code,
+        allow_pickle=spec.model.allow_pickle,
+        vocab_size=prepared.vocab_size,
+        pad_id=prepared.pad_id,
+        train_cache=prepared.train.path,
+        held_out=tuple(HeldOutSet(h.name, h.data.path, h.weight) for h in prepared.held_out),
+        budget_samples=prepared.budget_samples,
+        windows=spec.early_stop.windows,
+        micro_batch=_micro_batch(spec.train.micro_batch),
+        packed=isinstance(spec.train.micro_batch, MicroTokens),
+        largest_batch=_largest_batch(spec),
+        precision=spec.train.precision,
+        zero_stage=spec.train.zero_stage,
+        offload=spec.train.offload,
+        liger=spec.train.liger,
+        compiled=spec.train.compile,
+        scratch=str(run_dir / "base"),
+        longest=prepared.train.longest,
+        threads=max(1, int(spec.resources.cpus_per_worker)),
+    )
+    bench = spec.evaluate.mt_bench if spec.evaluate is not None else None
+    return SlotPlan(
+        judge_key=os.environ.get(bench.key_env) if bench is not None else None,
+        engine=engine,
+        shape=shape(spec),
+        log_dir=str(run_dir / "logs"),
+        keep=keep_plan(spec, prepared, run_dir),
+        states=state_plan(spec, run_dir),
+        max_faults=spec.faults.per_trial,
+        hang_seconds=spec.faults.hang_seconds,
+    )
+
+
+def _micro_batch(given: int | str | MicroTokens) -> int:
+    """Rows or tokens; 0 is to be found."""
+    if isinstance(given, MicroTokens):
+        return given.tokens
+    return given if isinstance(given, int) else 0
+
+
+def _largest_batch(spec: SweepSpec) -> int:
+    """The largest global batch a trial may have: swept ones are choices, fixed ones stand in ``train``."""
+    sizes = [entry["batch_size"] for entry in spec.search.start_with if "batch_size" in entry]
+    swept = spec.search.space.get("batch_size")
+    sizes += [int(value) for value in swept.choice or ()] if swept is not None else []
+    return max([*map(int, sizes), spec.train.batch_size or 1])
+
+
+def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
+    """Whose weights this sweep keeps, finalists among them; slots and driver go by the same plan."""
+    return KeepPlan(
+        folder=str(run_dir / "weights"),
+        tokenizer=prepared.tokenizer,
+        top=spec.kept.top,
+        random=spec.kept.random,
+        seed=spec.search.seed,
+    )
+
+
+def task_plans(spec: SweepSpec) -> list[TaskPlan]:
+    """The benchmark tasks of the finalists."""
+    if spec.evaluate is None:
+        return []
+    return [
+        TaskPlan(
+            name=task.name,
+            include_path=spec.evaluate.include_path,
+            limit=task.limit,
+            num_fewshot=task.num_fewshot,
+            chat_template=task.chat_template is not False,
+            batch_size=spec.evaluate.batch_size,
+        )
+        for task in spec.evaluate.each_task()
+    ]
+
+
+def state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+    """When trials' states are written, and where."""
+    folder = str(run_dir / "checkpoints")
+    if isinstance(spec.checkpoint, CheckpointEvery):
+        return StatePlan(folder, "every", 60.0 * spec.checkpoint.minutes)
+    return StatePlan(folder, spec.checkpoint)

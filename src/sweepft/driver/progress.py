@@ -1,0 +1,211 @@
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines in a pipe.
+
+Both are drawn from the folded ledger alone, so a sweep started elsewhere can be watched the same way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweepft.ledger import Row, RunView, TrialView
+from sweepft.spec import setting_text
+
+
+def short_config(config: dict[str, Any]) -> str:
+    """A config on one line: ``batch_size=32 learning_rate=0.001``."""
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={setting_text(value)}" for key, value in config.items())
+
+
+def describe(row: Row, view: RunView) -> str | None:
+    """One plain line for a ledger row, or None for a row that is not news."""
+    kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
+    if kind == "command":
+        settings = row["arguments"].get("config") or row["arguments"]
+        what = " ".join(p for p in (row["command"], row["trial_id"], short_config(settings)) if p)
+        word = "accepted" if row["accepted"] else "refused"
+        return f"command {word}: {what} who={row['who']}: {row['answer']}"
+    if kind == "finalists":
+        chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
+        return f"finalists: {chosen}; scored on {parts}"
+    if kind == "score":
+        found = " ".join(f"{metric}={setting_text(m['value'])}" for metric, m in row["metrics"].items())
+        return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
+    if trial is None:
+        return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
+    if kind == "trial":
+        return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.config)}"
+    if kind == "eval":
+        return (
+            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} "
+            f"samples={int(row['samples_seen'])} eval_loss={row['objective']:.4f}"
+        )
+    if kind == "verdict" and row["action"] != "continue":
+        return (
+            f"trial {row['action']}: trial={trial.trial_id} samples={int(row['samples_seen'])} rule={row['rule']}"
+            f" reason={row['reason']!r}"
+        )
+    if kind == "start" and trial.verdicts and trial.verdicts[-1]["action"] == "park":
+        return f"trial comes back: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
+    if kind == "fault":
+        return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
+    if kind == "end":
+        value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
+        leader = view.best
+        ahead = f" leader={leader.trial_id} ({leader.objective:.4f})" if leader is not None else ""
+        return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{ahead}"
+    return None
+
+
+_FINALISTS = (("chosen", "trial_id"), ("parts", "name"))
+
+
+class Progress:
+    """Shows a sweep while it runs.
+
+    Args:
+        view: The fold, kept up to date by the recorder, or by who follows the ledger.
+        slots: Trials at once.
+        console: Where to draw.
+    """
+
+    def __init__(self, view: RunView, slots: int, console: Console) -> None:
+        self._view = view
+        self._slots = slots
+        self._console = console
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(self, console=self._console, refresh_per_second=2, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def on_row(self, row: Row) -> None:
+        """Take one ledger row (the recorder's listener)."""
+        if self._live is None:
+            line = describe(row, self._view)
+            if line is not None:
+                self._console.file.write(f"{line}\n")  # as it is: rich would take longer than the row
+                self._console.file.flush()
+
+    def __rich__(self) -> RenderableType:
+        return Group(self._headline(), self._leader(), self._running(), self._recent())
+
+    def _headline(self) -> Text:
+        counts = Counter(t.status for t in self._view.trials.values() if t.confirms is None)
+        done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
+        planned = self._view.planned_trials
+        total = "?" if planned is None else str(planned)
+        text = Text.assemble((self._view.name, "bold"), f"  {done} of {total} trials done")
+        for status in ("completed", "stopped", "parked", "diverged", "failed"):
+            if counts[status]:
+                text.append(f"  {counts[status]} {status}", style=_STYLES[status])
+        saved = _saved_share(list(self._view.trials.values()))
+        if saved > 0:
+            text.append(f"  {saved:.0%} of the compute saved so far", style="green")
+        if self._view.finalists is not None:
+            seeds = sum(t.confirms is not None for t in self._view.trials.values())
+            text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
+        if self._view.paused:
+            text.append("  paused", style="cyan")
+        began = self._view.sessions[-1][0] if self._view.sessions else time.time()
+        text.append(f"  {_duration(time.time() - began)} elapsed")
+        eta = self._eta(done, planned)
+        if eta is not None:
+            text.append(f"  about {_duration(eta)} to go")
+        return text
+
+    def _leader(self) -> Text:
+        best = self._view.best
+        if best is None:
+            return Text("no trial has reached the full budget yet", style="dim")
+        return Text.assemble(
+            "ahead: ",
+            (best.trial_id, "bold"),
+            f"  eval_loss {best.objective:.4f}  {short_config(best.config)}",
+        )
+
+    def _running(self) -> Table:
+        table = Table(box=None, pad_edge=False, expand=True)
+        table.add_column("running", no_wrap=True)
+        table.add_column("budget", width=22)
+        table.add_column("loss", justify="right")
+        table.add_column("eval_loss", justify="right")
+        table.add_column("steps/s", justify="right")
+        table.add_column("config", overflow="ellipsis", no_wrap=True, ratio=1)
+        for trial in self._view.with_status("running"):
+            history = trial.history
+            loss = f"{history['loss'][-1]:.4f}" if len(history["loss"]) else "starting"
+            seconds = float(history["seconds"][-20:].mean()) if len(history["seconds"]) else math.nan
+            value = trial.evals[-1]["objective"] if trial.evals else None
+            table.add_row(
+                trial.trial_id,
+                ProgressBar(total=1.0, completed=trial.reach, width=20),
+                loss,
+                "" if value is None else f"{value:.4f}",
+                "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
+                Text(short_config(trial.config)),
+            )
+        return table
+
+    def _recent(self) -> Text:
+        ended = sorted(
+            (t for t in self._view.trials.values() if t.ended is not None), key=lambda t: t.ended or 0.0
+        )
+        text = Text()
+        for trial in ended[-4:]:
+            value = (
+                f"eval_loss {trial.objective:.4f}" if trial.objective is not None else (trial.reason or "")
+            )
+            text.append(f"{trial.trial_id} ")
+            text.append(trial.status, style=_STYLES.get(trial.status, ""))
+            text.append(f" at {trial.reach:.0%}: {value}\n")
+        return text
+
+    def _eta(self, done: int, planned: int | None) -> float | None:
+        if planned is None or done < 2:
+            return None
+        spent = sum(sum(t.costs.values()) for t in self._view.trials.values() if not t.open)
+        running = sum(sum(t.costs.values()) for t in self._view.with_status("running"))
+        return max(0.0, spent / done * (planned - done) - running) / self._slots
+
+
+_STYLES = {
+    "completed": "green",
+    "stopped": "yellow",
+    "parked": "cyan",
+    "diverged": "magenta",
+    "failed": "red",
+    "interrupted": "dim",
+}
+
+
+def _saved_share(trials: list[TrialView]) -> float:
+    """Share of the compute that trials which ended early would still have cost, at their own measured speed."""
+    spent = saved = 0.0
+    for trial in trials:
+        cost = sum(trial.costs.values())
+        spent += cost
+        if trial.status in ("stopped", "diverged") and trial.reach > 0:
+            saved += cost * (1 - trial.reach) / trial.reach
+    return saved / (spent + saved) if spent + saved > 0 else 0.0
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"

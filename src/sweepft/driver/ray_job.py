@@ -1,0 +1,181 @@
+"""A sweep as a Ray Job: spec and code go to the cluster, the driver runs there, and the client may go away.
+
+One idea: what is left here is a note, ``job.json`` in a folder of its own, which says where the job is. ``status``,
+``logs``, ``stop`` and ``resume`` take that folder. The run folder itself lies on the cluster's shared storage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sweepft
+from sweepft.errors import JobError, Problem
+from sweepft.ledger.commands import who_am_i
+from sweepft.redact import redact
+from sweepft.spec import SweepSpec, dump
+
+NOTE: Final = "job.json"
+
+
+_STOP_SECONDS: Final = "60"
+
+
+"""Between the stop of a job and its kill: time to write the ledger's last rows; Ray's default is 3."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A submitted sweep.
+
+    Attributes:
+        address: Of the cluster's job server, ``http://HEAD:8265``.
+        submission_id: Names the job there.
+        run_dir: The run folder, on the cluster.
+        name: Of the sweep.
+    """
+
+    address: str
+    submission_id: str
+    run_dir: str
+    name: str
+
+
+def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path) -> Job:
+    """Submit a new sweep.
+
+    Args:
+        spec: Loaded; the files it names are looked for on the cluster only.
+        run_dir: Run folder, on storage that every node of the cluster sees.
+        address: Of the job server.
+        note: Folder for ``job.json``.
+    Raises:
+        JobError: If the run folder is no absolute path, or the job server cannot be reached or refuses.
+    """
+    if run_dir is None or not run_dir.is_absolute():
+        rule = "a job needs an absolute path on storage that every node of the cluster sees"
+        found = None if run_dir is None else str(run_dir)
+        raise JobError(
+            [Problem("sweepft run", "--out", rule, "for example --out /shared/runs/my-sweep", found)]
+        )
+    command = ["python", "-m", "sweepft.cli", "run", "spec.yaml", "--out", str(run_dir), "--address", "auto"]
+    return _submit(command, {"spec.yaml": dump(spec)}, spec.name, str(run_dir), address, note)
+
+
+def resume_job(before: Job, overrides: Sequence[str], address: str | None, note: Path) -> Job:
+    """Submit a job that goes on with the run of an earlier one.
+
+    Raises:
+        JobError: If an override holds a secret, which the job server would show to whoever reaches it, or the job
+            server cannot be reached or refuses.
+    """
+    if any(redact(text) != text for text in overrides):
+        remedy = "give it in the environment of the cluster's nodes"
+        raise JobError([Problem("sweepft resume", "--set", "must not hold a token, key or password", remedy)])
+    command = ["python", "-m", "sweepft.cli", "resume", before.run_dir, "--address", "auto"]
+    command += [part for text in overrides for part in ("--set", text)]
+    return _submit(command, {}, before.name, before.run_dir, address or before.address, note)
+
+
+def noted_job(folder: Path) -> Job | None:
+    """The job that a folder's note speaks of, or None."""
+    file = folder / NOTE
+    if not file.is_file():
+        return None
+    return Job(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def job_status(job: Job) -> dict[str, Any]:
+    """``job, status (pending, running, succeeded, failed, stopped), message, address, run_dir``."""
+    with _server(job.address) as client:
+        info = client.get_job_info(job.submission_id)
+    return {
+        "name": job.name,
+        "job": job.submission_id,
+        "status": str(info.status.value).lower(),
+        "message": redact(info.message or ""),
+        "address": job.address,
+        "run_dir": job.run_dir,
+    }
+
+
+def stop_job(job: Job) -> None:
+    """Ask the driver to end; what it has written can be resumed."""
+    with _server(job.address) as client:
+        client.stop_job(job.submission_id)
+
+
+def follow(job: Job, say: Callable[[str], None]) -> str:
+    """Hand on what the driver prints, from its first line, until it ends; returns the job's status then."""
+
+    async def tail(client: Any) -> None:
+        async for text in client.tail_job_logs(job.submission_id):
+            say(text)
+
+    with _server(job.address) as client:
+        asyncio.run(tail(client))
+    return str(job_status(job)["status"])
+
+
+def _submit(
+    command: list[str], files: dict[str, str], name: str, run_dir: str, address: str, note: Path
+) -> Job:
+    job = Job(address, f"sweepft-{name}-{os.urandom(4).hex()}", run_dir, name)
+    with _server(address) as client, tempfile.TemporaryDirectory(prefix="sweepft-job-") as folder:
+        for file, text in files.items():
+            (Path(folder) / file).write_text(text, encoding="utf-8")
+        note.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (note / NOTE).write_text(json.dumps(asdict(job), indent=1) + "\n", encoding="utf-8")
+        client.submit_job(
+            entrypoint=shlex.join(command),
+            submission_id=job.submission_id,
+            # The environment stays here: tokens are the cluster's to give (see docs/cluster.md).
+            runtime_env={
+                "working_dir": folder,
+                "py_modules": [str(Path(sweepft.__file__).parent)],
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": _STOP_SECONDS},
+            },
+            metadata=job_metadata(name, run_dir),
+        )
+    return job
+
+
+def job_metadata(name: str, run_dir: str) -> dict[str, str]:
+    """What a job server shows of a sweep to whoever reaches it."""
+    facts = {"sweep": name, "run_dir": run_dir, "who": who_am_i()}
+    return {key: redact(value) for key, value in facts.items()}
+
+
+@contextlib.contextmanager
+def _server(address: str) -> Iterator[Any]:
+    """A client of a job server; its errors become ours."""
+    try:
+        from ray.exceptions import RayError  # as which a missing or wrong token comes
+        from ray.job_submission import JobSubmissionClient
+    except ImportError as error:
+        raise _problem(address, f"Ray's job client is not installed ({error})") from None
+    try:
+        yield JobSubmissionClient(address)
+    except (RayError, RuntimeError, OSError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise _problem(address, redact(lines[0])) from error
+
+
+def _problem(address: str, rule: str) -> JobError:
+    if "ray[default]" in rule or "not installed" in rule:
+        return JobError([Problem(address, "--address", rule, "pip install 'sweepft[cluster]'")])
+    if "Authentication" in rule:
+        remedy = (
+            "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+        return JobError([Problem(address, "--address", rule, remedy)])
+    remedy = "is the cluster up, and its job server (port 8265) reachable from here? see docs/cluster.md"
+    return JobError([Problem(address, "--address", rule, remedy)])

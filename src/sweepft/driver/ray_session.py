@@ -1,0 +1,138 @@
+"""A Ray session for one sweep: started here or joined, quiet, and ended only if it was started here."""
+# MERGED A Ray of our own on this machine: what its processes read from the environment, and how it is started.
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import ray
+from ray._private import ray_constants
+
+from sweepft.driver.configs import check_cluster, local_cpus
+from sweepft.driver.run_folder import check_shared
+from sweepft.redact import RedactingFormatter, redact_files
+from sweepft.spec import SweepSpec
+
+
+@contextlib.contextmanager
+def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> Iterator[str | None]:
+    """A Ray session that holds at least one trial; yields a warning about CPUs, or None.
+
+    Args:
+        spec: Whose trials are to fit.
+        run_dir: Its ``logs/`` takes what Ray and Tune would print.
+        address: A running cluster (``auto`` or ``HOST:PORT``); None starts a local one, unless this process
+            already has a session, which is then used and left alone.
+    Raises:
+        ResourceError: If not even one trial fits, or a node of the cluster does not see the run folder.
+    """
+    set_environment()
+    _log_to(run_dir / "logs" / "driver.log")
+    warning = None
+    started = not ray.is_initialized()
+    if started and address is None:
+        cpus, warning = local_cpus(spec)
+        with _own_sigterm():
+            start_ray(cpus)
+    elif started:
+        with _own_sigterm():
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False
+            )
+    _log_to(run_dir / "logs" / "driver.log")  # once more: ray.init brings handlers of its own
+    try:
+        check_cluster(spec)
+        check_shared(run_dir)
+        yield warning
+    finally:
+        if started:
+            ray.shutdown()
+        redact_files(run_dir / "logs")  # the ranks', which libraries write to as they like
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, by which sweeps end at their windows: Ray's own ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ray sets none
+        if in_main and before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _log_to(file: Path) -> None:
+    """Send what libraries log in this process to a file in the run folder, and keep it off the terminal."""
+    handler = logging.FileHandler(file, delay=True)
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("ray", "sweepft", "optuna", "py.warnings"):
+        logger = logging.getLogger(name)
+        for old in logger.handlers:
+            if isinstance(old, logging.FileHandler):
+                old.close()  # of a sweep before this one in the same process
+        logger.handlers = [handler]
+        logger.propagate = False
+    logging.captureWarnings(True)
+    warnings.filterwarnings("default", module=r"(ray|optuna)\.")
+
+
+_ENVIRONMENT: Final = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # TensorBoard, CSV and JSON files of every result: the ledger has them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends trials at their windows
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # held-out loss comes at windows only
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own snapshot grows with the sweep and is not relied upon
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune starts a preempted trial again itself, from its start
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def set_environment() -> None:
+    """Set what Ray and Tune read from the environment, where the user has not set it."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def start_ray(cpus: int) -> None:
+    """Start a local Ray that listens on the loopback only, and join it. ``ray.shutdown`` ends it.
+
+    Args:
+        cpus: Logical CPUs it has to give.
+    """
+    with _on_loopback():
+        ray.init(
+            address="local",  # else Ray joins a cluster that happens to run here, and refuses num_cpus
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+        )
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that starts now listen on the loopback only, as it does on a Mac; on Linux it has no option for it."""
+    before, name = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    kept = os.environ.get(name)
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(name)
+        if kept is not None:
+            os.environ[name] = kept

@@ -1,0 +1,116 @@
+"""A sweep made anew from its ledger: study and scheduler as they would be, had nothing happened.
+
+For whoever goes on with a sweep: another driver after a crash, or the same one after a pause. Nothing but the ledger is
+trusted.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweepft.data import Prepared
+from sweepft.driver.build import build_scheduler
+from sweepft.driver.control import SweepScheduler
+from sweepft.driver.ledger_callback import Recorder, outcome
+from sweepft.driver.run_folder import sweep_row
+from sweepft.early_stopping import History
+from sweepft.early_stopping.prior_sweeps import candidates
+from sweepft.errors import LedgerCorrupt
+from sweepft.ledger import Row, read_ledger, whole_results
+from sweepft.ledger.codec import collector_off
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.spec import SweepSpec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def begin_again(spec: SweepSpec, prepared: Prepared, recorder: Recorder) -> None:
+    """Write the ``sweep`` row with which a session of the driver begins."""
+    history = recorder.view.header.get("history")
+    recorder.write("sweep", resumed=True, **sweep_row(spec, prepared), history=history)
+
+
+def from_ledger(
+    spec: SweepSpec, budget_samples: int, run_dir: Path, recorder: Recorder, rows: list[Row] | None = None
+) -> tuple[OptunaSearcher, SweepScheduler]:
+    """Search and scheduler that know what the ledger knows; trials that had not ended are proposed first.
+
+    Args:
+        spec: Resolved.
+        budget_samples: Samples of a trial.
+        run_dir: Its folder.
+        recorder: Open for writing; ends that a crash has prevented are written.
+        rows: Of the ledger, where they are at hand already.
+    Raises:
+        LedgerCorrupt: If a trial's name would lead out of the run folder.
+    """
+    with collector_off():
+        rows, reported = whole_results(rows if rows is not None else read_ledger(run_dir))
+        _check_names(run_dir, rows)
+        rows += _end_what_has_ended(recorder, rows)
+        rows = list(candidates(rows))
+        proposer = Proposer(spec, run_dir / STUDY_FILE)
+        proposer.rebuild(rows)
+        history = History.from_dict(recorder.view.header.get("history") or {})
+        scheduler = build_scheduler(spec, budget_samples, history)
+        scheduler.adopt_rows(rows)
+    return OptunaSearcher(proposer, budget_samples, reported=reported), scheduler
+
+
+def _check_names(run_dir: Path, rows: Sequence[Row]) -> None:
+    """Refuse trials whose names, as names of folders, would lead out of the run folder."""
+    for row in rows:
+        if row["kind"] == "trial" and not _NAME.fullmatch(str(row["trial_id"])):
+            raise LedgerCorrupt(
+                f"{run_dir}: row {row['seq']}: trial_id {row['trial_id']!r} cannot be the name of a folder\n"
+                "  this ledger was not written by sweepft: do not go on with it"
+            )
+
+
+def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:
+    """Write the ``end`` of trials whose last result was their last, but whose ``end`` row a crash prevented."""
+    last: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if row.get("trial_id") is not None:
+            last.setdefault(row["trial_id"], {})[row["kind"]] = row
+    written = []
+    for name, kinds in last.items():
+        ended = kinds.get("end")
+        if "steps" not in kinds or (ended is not None and ended["status"] != "interrupted"):
+            continue
+        result = _last_result(kinds, recorder.view.budget_samples)
+        verdict = kinds.get("verdict")
+        condemned = verdict is not None and verdict["action"] in ("stop", "guard")
+        if not (condemned or "diverged" in result or result["samples_seen"] >= result["budget_samples"]):
+            continue
+        how = outcome(result, verdict)
+        written.append(
+            recorder.write(
+                "end",
+                trial_id=name,
+                attempt=kinds["steps"]["attempt"],
+                status=how.status,
+                reason=how.reason,
+                objective=how.objective,
+                **{key: result[key] for key in ("step", "samples_seen", "tokens_seen")},
+            )
+        )
+    return written
+
+
+def _last_result(kinds: Mapping[str, Row], budget_samples: int) -> dict[str, Any]:
+    """What a trial reported last, put together from its rows as far as ``outcome`` asks for it."""
+    history = kinds["steps"]["history"]
+    result = {name: history[name][-1] for name in ("step", "samples_seen", "tokens_seen", "grad_norm")}
+    result["budget_samples"] = budget_samples
+    evaluated = kinds.get("eval")
+    if evaluated is not None and evaluated["final"]:
+        result["eval_loss"] = evaluated["objective"]
+    if not math.isfinite(result["grad_norm"]):
+        result["diverged"] = f"the gradient norm is {result['grad_norm']} at step {result['step']}"
+    return result

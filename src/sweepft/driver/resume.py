@@ -1,0 +1,140 @@
+"""Go on with a run from its ledger: what is finished stays, what was interrupted goes on, more trials may follow.
+
+Nothing but the ledger is trusted. Study and scheduler are made anew from it; a trial that was under way trains again
+to its last whole result, silently, and goes on from there: at one slot a resumed sweep equals an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweepft.data import Prepared, prepare_in_child
+from sweepft.driver.final_stage import check_finals
+from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.restore import begin_again, from_ledger
+from sweepft.driver.sidecars import check_mirror, mirrored
+from sweepft.driver.sweep import Finished, conduct
+from sweepft.errors import DataError, LedgerError, Problem, SpecError
+from sweepft.ledger import Ledger, RunView
+from sweepft.spec import SweepSpec, from_dict, load
+
+_MAY_CHANGE = (
+    *("search.trials", "search.limit", "resources.concurrent_trials"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "mirror", "evaluate", "faults"),
+)
+
+
+def resume_sweep(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Finished:
+    """Go on with a run that was interrupted, crashed, or has finished and shall go on longer.
+
+    Args:
+        run_dir: The run folder.
+        overrides: ``search.trials=64`` and the like; nothing that would make trials incomparable.
+        address: Ray cluster to join, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        LedgerError: If the ledger is damaged, or another driver is writing it.
+        SpecError: If the spec would change in a way that makes trials incomparable; all differences are shown.
+        DataError: If the data are not what they were.
+        MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
+    """
+    console = console or Console()
+    run_dir = run_dir.resolve()
+    ledger, rows = Ledger.reopen(run_dir)
+    with ledger:
+        view = RunView.from_rows(rows)
+        if not view.header:
+            raise LedgerError(
+                f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
+            )
+        if view.simulated:
+            raise LedgerError(
+                f"{run_dir}: a simulated sweep: no trial of it can go on\n"
+                "  run its spec.yaml with: sweepft run, or simulate it again in another folder"
+            )
+        spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
+        _comparable(view.spec, spec)
+        check_finals(spec)
+        check_mirror(spec.mirror, run_dir)
+        prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
+        _same_data(view.header["data"], prepared)
+        recorder = Recorder(ledger, view)
+        begin_again(spec, prepared, recorder)
+        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder, rows)
+        del rows  # half a million of them are a gibibyte
+        again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
+        done = sum(t.confirms is None for t in view.trials.values()) - again - parked
+        words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
+        console.print(f"resuming {spec.name}: {words}", highlight=False)
+        with mirrored(spec.mirror, run_dir, recorder, console):
+            return conduct(
+                spec,
+                prepared,
+                run_dir,
+                recorder=recorder,
+                searcher=searcher,
+                scheduler=scheduler,
+                address=address,
+                console=console,
+            )
+
+
+def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:
+    """Refuse changes after which old and new trials could not be compared."""
+    old, new = (
+        _flat(from_dict(before).to_dict()),
+        _flat(spec.to_dict()),
+    )  # keys unknown then have their defaults
+    problems = [
+        Problem(
+            where="resume",
+            key=key,
+            rule=f"cannot change in a run that has begun (it was {old.get(key)!r})",
+            value=new.get(key),
+            remedy=f"leave it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
+        )
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _same_data(before: Mapping[str, Any], prepared: Prepared) -> None:
+    """Refuse data that have changed since the run began."""
+    now = prepared.model_dump(mode="json")
+    pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
+    for old, new in zip(before["held_out"], now["held_out"], strict=True):
+        pairs[f"data.held_out.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
+    problems = [
+        Problem(
+            "resume",
+            key,
+            "is not what it was when the run began",
+            "bring the old files back, or start a new run",
+        )
+        for key, (old, new) in pairs.items()
+        if old != new
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for name, part in value.items()
+            for k, v in _flat(part, f"{key}.{name}" if key else name).items()
+        }
+    return {key: list(value) if isinstance(value, tuple) else value}

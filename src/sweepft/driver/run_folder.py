@@ -1,0 +1,190 @@
+"""The run folder: made once, private to its user, and told what was asked and where it runs."""
+# MERGED Whether every node of a cluster sees the run folder: a sweep on node-local storage is refused before it starts.
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import sweepft
+from sweepft.data import Prepared
+from sweepft.errors import ResourceError, StorageError, SweepftError
+from sweepft.spec import SweepSpec, dump
+
+_PROBE_BYTES = 1 << 16
+
+
+_PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
+
+
+def make_run_folder(out: Path, spec: SweepSpec) -> None:
+    """Make a folder for a new run and write the resolved spec into it.
+
+    Raises:
+        SweepftError: If the folder already holds a run.
+        StorageError: If it cannot be written.
+    """
+    if (out / "ledger").exists():
+        raise SweepftError(
+            f"{out}: already holds a run\n  name another folder with --out, or go on with: sweepft resume {out}"
+        )
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it was there before, or the umask had its say
+            out.chmod(0o700)
+        (out / "logs").mkdir(mode=0o700, exist_ok=True)
+        (out / "spec.yaml").write_text(dump(spec))
+    except OSError as error:
+        raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
+
+
+def storage_problem(out: Path) -> StorageError | None:
+    """Why nothing can be written into a run folder, found by writing; None where it can."""
+    probe = out / f".probe-{os.getpid()}"
+    try:
+        with probe.open("wb") as f:
+            f.write(bytes(_PROBE_BYTES))
+            os.fsync(f.fileno())
+    except OSError as error:
+        return StorageError(
+            f"{out}: the run folder cannot be written: {error.strerror}\n"
+            "  Free space or make the folder writable, then resume the run."
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
+def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
+    """What is asked, on which data, and where it runs, as the ledger's ``sweep`` row wants it."""
+    data = prepared.model_dump(mode="json")
+    return {**asked_row(spec), "budget_samples": prepared.budget_samples, "data": data}
+
+
+def asked_row(spec: SweepSpec) -> dict[str, Any]:
+    """What is asked and where it runs: the ``sweep`` row without budget and data."""
+    resolved = spec.to_dict()
+    return {
+        "name": spec.name,
+        "spec": resolved,
+        "spec_digest": hashlib.sha256(json.dumps(resolved, sort_keys=True, default=str).encode()).hexdigest(),
+        "seed": spec.search.seed,
+        "sweepft_version": sweepft.__version__,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "hardware": {
+            "host": platform.node(),
+            "machine": platform.machine(),
+            "system": platform.platform(),
+            "cpus": os.cpu_count(),
+        },
+        "git_commit": _git_commit(),
+        "command": " ".join([_program(), *sys.argv[1:]]),
+    }
+
+
+def _program() -> str:
+    """The name this process was called by; ``python -m sweepft.cli`` is called by a file's."""
+    name = Path(sys.argv[0]).name
+    return "sweepft" if name == "__main__.py" else name
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the folder the command was given in, if that is a git checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+_PATIENCE = 15.0
+
+
+"""Seconds in which a network file system must show a new file everywhere."""
+
+
+_START = 120.0
+
+
+"""Seconds for a worker process to start on each node."""
+
+
+def check_shared(run_dir: Path) -> None:
+    """Write a file into the run folder, and look for it from every node that can hold a rank.
+
+    Raises:
+        ResourceError: If a node does not see it; names the nodes.
+    """
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    if len(nodes) < 2:
+        return
+    probe = run_dir / f".seen-{os.urandom(8).hex()}"
+    probe.write_text(probe.name)
+    try:
+        look = ray.remote(num_cpus=0, max_retries=0)(_sees)
+        asked = {
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(probe), probe.name, _PATIENCE): node
+            for node in nodes
+        }
+        done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_START)
+        blind = [_name(node) for answer, node in asked.items() if answer not in done or not _yes(answer)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise ResourceError(refusal(run_dir, blind, len(nodes)))
+
+
+def refusal(run_dir: Path, blind: list[str], nodes: int) -> str:
+    """The words for nodes that do not see a run folder."""
+    return (
+        f"{run_dir}: {len(blind)} of {nodes} nodes of the cluster do not see the run folder: {', '.join(blind[:5])}\n"
+        "  name a folder on storage that all nodes share (NFS and the like) with --out, or run on one node"
+    )
+
+
+def _sees(path: str, text: str, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            if Path(path).read_text() == text:
+                return True
+        except OSError:
+            pass
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+
+
+def _yes(answer: Any) -> bool:
+    try:
+        return bool(ray.get(answer))
+    except ray.exceptions.RayError:
+        return False
+
+
+def _name(node: dict[str, Any]) -> str:
+    return str(node.get("NodeManagerHostname") or node.get("NodeManagerAddress"))

@@ -1,0 +1,150 @@
+"""Counting the rule's mistakes: which condemned trials run on, and what their ends say.
+
+Two rates are kept apart. P(condemned | good): of the good trials, how many were lost; the rule bounds it. P(good |
+condemned): of the condemned ones, how many were good; audits measure it. The set of audited trials is fixed by a
+hash before anything is known of them, and the interval is read at a few fixed counts only, with the error spent
+evenly over them, so that looking often does not break it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+LOOKS: Final = (14, 29, 59, 119, 239)  # audits at which the certificate may change
+
+
+def audit_rate(rule: str, audit: float | None) -> float:
+    """The share of condemned trials that run on: as asked, else 0.05 for ``calibrated`` and none for the others."""
+    return float(audit) if audit is not None else 0.05 if rule == "calibrated" else 0.0
+
+
+def audit_weight(audited: bool | None, audit: float) -> float:
+    """How many trials a completed one stands for in a fair sample of all.
+
+    Args:
+        audited: None for a trial that was never condemned; else whether it was audited (or parked and came back).
+        audit: The rate of audits.
+    Returns:
+        1 / audit for an audited trial: it stands for all that were condemned, those that came back from parking among
+        them, which therefore count nothing themselves. 1 for every other trial, and where nothing is audited.
+    """
+    if audited is None or audit <= 0:
+        return 1.0
+    return 1.0 / audit if audited else 0.0
+
+
+def good_edge(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """The value from which on a trial is good: the best ``share`` of the weight lies at or above it.
+
+    Args:
+        values: Final objectives, larger is better.
+        weights: How many trials each stands for.
+        share: In (0, 1).
+    Returns:
+        One of the values; infinity without any.
+    """
+    order = np.argsort(-np.asarray(values, dtype=float), kind="stable")
+    seen = np.cumsum(np.asarray(weights, dtype=float)[order])
+    reached = np.nonzero((seen > 0) & (seen >= share * math.fsum(weights) - 1e-9))[0]
+    return float(values[order[reached[0]]]) if len(reached) else math.inf
+
+
+def is_audited(seed: int, trial_id: str, rate: float) -> bool:
+    """Whether a trial is audited if condemned: a coin fixed by seed and name, before its first step."""
+    digest = hashlib.sha256(f"{seed}:{trial_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < rate
+
+
+def _binomial_cdf(k: int, n: int, p: float) -> float:
+    if p <= 0:
+        return 1.0
+    if p >= 1:
+        return 1.0 if k >= n else 0.0
+    base = math.lgamma(n + 1)
+    logs = (
+        base - math.lgamma(i + 1) - math.lgamma(n - i + 1) + i * math.log(p) + (n - i) * math.log1p(-p)
+        for i in range(k + 1)
+    )
+    return min(1.0, math.fsum(math.exp(x) for x in logs))
+
+
+def clopper_pearson(bad: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact two-sided interval of a binomial rate (Clopper and Pearson, 1934).
+
+    Args:
+        bad: Audited trials that turned out good, 0 <= bad <= n.
+        n: Audited trials.
+        confidence: Coverage of the interval, in (0, 1).
+    Returns:
+        Lower and upper bound in [0, 1]; (0, 1) when n is 0.
+    Raises:
+        ValueError: If bad is negative or larger than n, or confidence is not in (0, 1).
+    """
+    if not 0 <= bad <= n:
+        raise ValueError(f"bad: must lie between 0 and n = {n} (got {bad})")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence: must lie in (0, 1) (got {confidence})")
+    tail = (1 - confidence) / 2
+
+    def solve(k: int, target: float) -> float:
+        """The p at which P(X <= k) falls to ``target``."""
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _binomial_cdf(k, n, middle) > target else (low, middle)
+        return (low + high) / 2
+
+    lower = 0.0 if bad == 0 else solve(bad - 1, 1 - tail)
+    upper = 1.0 if bad == n else solve(bad, tail)
+    return lower, upper
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What the audits say about P(good | condemned), those of earlier sweeps included where they are pooled.
+
+    Attributes:
+        audited: Condemned trials that were let run and have ended.
+        good: Those of them that turned out good.
+        rate: good / audited; None before the first.
+        interval: 95% Clopper-Pearson interval of the rate as of now; right for one look.
+        looked_at: How many audits the certificate rests on: the last count in `LOOKS` reached, else 0.
+        status: ``certified``, ``refuted`` (from then on guards only) or ``uncertified``.
+    """
+
+    audited: int
+    good: int
+    rate: float | None
+    interval: tuple[float, float]
+    looked_at: int
+    status: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {**self.__dict__, "interval": list(self.interval)}
+
+
+def audit_result(outcomes: list[bool], max_bad_stops: float) -> AuditResult:
+    """Judge the rule by its completed audits, in order of completion.
+
+    Args:
+        outcomes: Per completed audit, whether the trial was good after all.
+        max_bad_stops: The rate of bad stops that the caller can live with.
+    """
+    n, good = len(outcomes), sum(outcomes)
+    looked, status = 0, "uncertified"
+    confidence = 1 - 0.05 / len(LOOKS)
+    for look in LOOKS:
+        if look <= n:
+            looked = look
+            low, high = clopper_pearson(sum(outcomes[:look]), look, confidence)
+            status = (
+                "refuted" if low > max_bad_stops else "certified" if high <= max_bad_stops else "uncertified"
+            )
+    return AuditResult(n, good, good / n if n else None, clopper_pearson(good, n), looked, status)

@@ -1,0 +1,263 @@
+"""One trial's learning curve, append-only, and what is read off it at a window.
+
+A `Snapshot` is taken once, when the trial is first at a window, from what had been reported by then: nothing
+later changes it, so a rule sees the same numbers live, after a restart and in a replay.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_NAN = math.nan
+
+
+_START = 3  # losses that say where the curve began
+
+
+_TAIL = 0.2  # share of the progress so far that "now" averages over: equal samples, whatever the batch
+
+
+class Observation(NamedTuple):
+    """One point of a curve. NaN means not reported; a value reported as non-finite goes to `Report.bad`.
+
+    Attributes:
+        step: Optimizer steps done.
+        progress: The time attribute, e.g. samples seen.
+        loss: Training loss of this step.
+        grad_norm: Gradient norm of this step.
+        metric: The objective on held-out data, in its own direction.
+    """
+
+    step: int
+    progress: float
+    loss: float = _NAN
+    grad_norm: float = _NAN
+    metric: float = _NAN
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a trial handed over in one result.
+
+    Attributes:
+        observations: In order of progress; those not beyond the curve's end are ignored.
+        blocks: Training loss and target tokens per completed block of the sample order.
+        data_order: Digest of the sample order; equal digests compare sample by sample.
+        warmup_steps: The trial's warmup.
+        bad: Why a value in this report ends the trial (non-finite loss, diverged), or None.
+    """
+
+    observations: Sequence[Observation]
+    blocks: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    data_order: str | None = None
+    warmup_steps: int = 0
+    bad: str | None = None
+
+
+def make_report(
+    *,
+    step: Sequence[Any],
+    progress: Sequence[Any],
+    loss: Sequence[Any] | None = None,
+    grad_norm: Sequence[Any] | None = None,
+    metric: Any = None,
+    blocks: Mapping[int, tuple[float, float]] | None = None,
+    data_order: str | None = None,
+    warmup_steps: int = 0,
+    diverged: str | None = None,
+) -> Report:
+    """A report from what a trial said, raw: equal-length columns, and the objective as of the last row.
+
+    None stands for a value that was not reported; NaN or infinity is a fact about the trial and ends it. (A
+    single non-finite gradient norm is not: loss scaling in fp16 makes one now and then.)
+    """
+    losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
+    bad: str | None = None
+    points = []
+    for s, p, raw_loss, raw_norm in zip(step, progress, losses, norms, strict=True):
+        value = _float(raw_loss)
+        if bad is None and raw_loss is not None and not math.isfinite(value):
+            bad = f"training loss is {value} at step {int(s)}"
+        points.append(Observation(int(s), float(p), value, _float(raw_norm)))
+    if metric is not None and points:
+        value, last = _float(metric), points[-1]
+        if bad is None and not math.isfinite(value):
+            bad = f"held-out objective is {value} at step {last.step}"
+        points[-1] = Observation(last.step, last.progress, last.loss, last.grad_norm, value)
+    return Report(points, blocks or {}, data_order, warmup_steps, bad or diverged or None)
+
+
+def _float(value: Any) -> float:
+    return _NAN if value is None else float(value)
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A trial at a window: everything rules look at. NaN where it was not reported.
+
+    Attributes:
+        step: Optimizer steps done.
+        progress: Value of the time attribute.
+        metric: Last held-out objective so far, in its own direction.
+        mean_metric: Mean of all objectives so far, each weighted by its progress: late ones count most, and the
+            noise of one evaluation little.
+        metric_weight: The sum of those weights; 0 without any objective.
+        loss: Mean training loss over the last fifth of the progress so far.
+        log_grad_norm: Mean log gradient norm over the last fifth of the progress so far.
+        block_loss: Token-weighted loss over the last fifth of the completed blocks: paired where data_order
+            is equal.
+        data_order: Digest of the sample order.
+    """
+
+    step: int
+    progress: float
+    metric: float = _NAN
+    loss: float = _NAN
+    log_grad_norm: float = _NAN
+    block_loss: float = _NAN
+    data_order: str | None = None
+    mean_metric: float = _NAN
+    metric_weight: float = 0.0
+
+    def to_state(self) -> dict[str, Any]:
+        """JSON-able fields; NaN becomes None."""
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Snapshot:
+        """The inverse of `to_state`."""
+        fields: dict[str, Any] = {k: _NAN if v is None and k != "data_order" else v for k, v in state.items()}
+        return cls(**fields)
+
+
+class Curve:
+    """What one trial has reported so far, in order of progress."""
+
+    def __init__(self) -> None:
+        self.step = array("q")
+        self.progress = array("d")
+        self.loss = array("d")
+        self.grad_norm = array("d")
+        self.metric = array("d")
+        self.blocks: dict[int, tuple[float, float]] = {}
+        self.data_order: str | None = None
+        self.last_step = 0
+        self.last_progress = -math.inf
+        self.last_metric = _NAN
+        self.start = array("d")  # the first few losses: what divergence is measured against
+        self._level: float | None = None  # the median of these
+        self.high_count = 0  # losses in a row that lay well above the start
+        self.high_since = _NAN
+
+    def append(self, observation: Observation) -> bool:
+        """Add a point. Returns False, and changes nothing, for one not beyond the end (after a restart).
+
+        A metric that arrives alone for the last point (evaluated after it was logged) is taken into it.
+        """
+        if observation.progress <= self.last_progress:
+            if observation.progress == self.last_progress and math.isfinite(observation.metric):
+                self.last_metric = observation.metric
+                if self.metric:
+                    self.metric[-1] = observation.metric
+            return False
+        self.step.append(observation.step)
+        self.progress.append(observation.progress)
+        self.loss.append(observation.loss)
+        self.grad_norm.append(observation.grad_norm)
+        self.metric.append(observation.metric)
+        self.last_step, self.last_progress = observation.step, observation.progress
+        if math.isfinite(observation.metric):
+            self.last_metric = observation.metric
+        if math.isfinite(observation.loss):
+            self._watch_divergence(observation.loss)
+        return True
+
+    def _watch_divergence(self, loss: float) -> None:
+        if len(self.start) < _START:
+            self.start.append(loss)
+            self._level = None
+        if self._level is None:
+            self._level = sorted(self.start)[len(self.start) // 2]
+        start = self._level
+        if loss > start + abs(start):
+            self.high_since = self.high_since if self.high_count else self.last_progress
+            self.high_count += 1
+        else:
+            self.high_count = 0
+
+    def diverging(self, budget: float) -> bool:
+        """Whether the loss has stayed above twice its start, over 3 points or more and 2% of the budget."""
+        return self.high_count >= 3 and self.last_progress - self.high_since >= 0.02 * budget
+
+    def forget(self) -> None:
+        """Drop the points, keep where the curve stands: for trials that will not be judged again."""
+        for points in (self.step, self.progress, self.loss, self.grad_norm, self.metric):
+            del points[:]
+        self.blocks = {}
+
+    def snapshot(self) -> Snapshot:
+        """What rules may know of the trial now."""
+        snap = Snapshot(step=self.last_step, progress=self.last_progress, metric=self.last_metric)
+        snap.data_order = self.data_order
+        progress = np.frombuffer(self.progress) if self.progress else np.empty(0)
+        start = self.last_progress * (1 - _TAIL)
+        loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
+        seen = np.isfinite(loss)
+        if seen.any():
+            late = loss[seen & (progress > start)]
+            snap.loss = float(late.mean()) if late.size else float(loss[seen][-1])
+        metrics = np.frombuffer(self.metric) if self.metric else np.empty(0)
+        told = np.isfinite(metrics)
+        snap.metric_weight = float(progress[told].sum())
+        if snap.metric_weight > 0:
+            snap.mean_metric = float(progress[told] @ metrics[told] / snap.metric_weight)
+        norms = np.frombuffer(self.grad_norm) if self.grad_norm else np.empty(0)
+        usable = np.isfinite(norms) & (norms > 0)
+        if usable.any():
+            tail = usable & (progress > start)
+            snap.log_grad_norm = float(np.log(norms[tail] if tail.any() else norms[usable][-1:]).mean())
+        if self.blocks:
+            last = sorted(self.blocks)[-max(1, round(len(self.blocks) * _TAIL)) :]
+            tokens = sum(self.blocks[i][1] for i in last)
+            if tokens > 0:
+                snap.block_loss = sum(self.blocks[i][0] * self.blocks[i][1] for i in last) / tokens
+        return snap
+
+    def to_state(self) -> dict[str, Any]:
+        """JSON-able state; NaN becomes None."""
+        columns = {
+            name: [None if isinstance(v, float) and math.isnan(v) else v for v in getattr(self, name)]
+            for name in ("step", "progress", "loss", "grad_norm", "metric")
+        }
+        return {
+            "columns": columns,
+            "blocks": [[i, loss, tokens] for i, (loss, tokens) in self.blocks.items()],
+            "data_order": self.data_order,
+            "last_step": self.last_step,
+            "last_progress": self.last_progress if math.isfinite(self.last_progress) else None,
+            "last_metric": self.last_metric if math.isfinite(self.last_metric) else None,
+            "start": list(self.start),
+            "high": [self.high_count, self.high_since if self.high_count else None],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Curve:
+        """The inverse of `to_state`."""
+        curve = cls()
+        for name, values in state["columns"].items():
+            getattr(curve, name).extend(_NAN if v is None else v for v in values)
+        curve.blocks = {int(i): (loss, tokens) for i, loss, tokens in state["blocks"]}
+        curve.data_order = state["data_order"]
+        curve.last_step = state["last_step"]
+        curve.last_progress = -math.inf if state["last_progress"] is None else state["last_progress"]
+        curve.last_metric = _NAN if state["last_metric"] is None else state["last_metric"]
+        curve.start.extend(state["start"])
+        curve.high_count, since = state["high"]
+        curve.high_since = _NAN if since is None else since
+        return curve

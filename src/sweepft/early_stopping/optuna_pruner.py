@@ -1,0 +1,194 @@
+"""Optuna's door to the rules: `EarlyDynamicsPruner`, and `observe` to tell it what training shows.
+
+The study's storage is all it reads, so it works with several processes on one study. Objectives come from
+``trial.report``; losses and gradient norms, which Optuna has no place for, lie in the trials' user attributes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from sweepft.early_stopping import (
+    HistoryLike,
+    Observation,
+    Referee,
+    Report,
+    Verdict,
+    make_rule,
+    parse_windows,
+    read_history,
+)
+from sweepft.early_stopping.rungs import WindowSpec
+
+_CURVE: Final = "sweepft:curve"
+
+
+def observe(
+    trial: optuna.Trial,
+    progress: int,
+    *,
+    metric: float | None = None,
+    loss: float | None = None,
+    grad_norm: float | None = None,
+) -> None:
+    """Tell what training shows at this point; then ask ``trial.should_prune()``.
+
+    Args:
+        trial: The running trial.
+        progress: Samples seen or steps done, in the units of the pruner's budget; growing.
+        metric: The objective on held-out data; also reported to Optuna.
+        loss: Training loss, averaged since the last call.
+        grad_norm: Gradient norm, averaged since the last call.
+    """
+    if loss is not None or grad_norm is not None:
+        curve = [*trial.user_attrs.get(_CURVE, []), [progress, _json(loss), _json(grad_norm)]]
+        trial.set_user_attr(_CURVE, curve)
+    if metric is not None:
+        trial.report(metric, progress)
+
+
+class EarlyDynamicsPruner(optuna.pruners.BasePruner):
+    """Prunes trials that will not be among the good ones.
+
+    Args:
+        budget: A full trial, in the units of ``observe``'s progress.
+        windows: Fractions of the budget at which trials are judged.
+        rule: As for `sweepft.schedulers.EarlyDynamicsScheduler`, like all that follows.
+        min_progress: Trials are not judged before.
+        covariates: Parameter names that may explain final results.
+        good: Share of trials that count as good.
+        false_stop: Share of the good trials that may be pruned.
+        audit: Share of condemned trials that run on.
+        max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
+        min_peers: Other trials needed at a window.
+        seed: Of the audits.
+        history: What earlier sweeps taught.
+
+    What a pruned trial's chances were is known to the process that pruned it only; others count them as zero.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: float,
+        windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50),
+        rule: str = "calibrated",
+        min_progress: float = 0,
+        covariates: Sequence[str] = (),
+        good: float = 0.2,
+        false_stop: float = 0.10,
+        audit: float = 0.0,
+        max_bad_stops: float = 0.10,
+        min_peers: int = 3,
+        seed: int = 0,
+        history: HistoryLike = None,
+    ) -> None:
+        known = read_history(history, rule=rule, good=good, false_stop=false_stop)
+        self._rule = make_rule(
+            rule,
+            min_peers=min_peers,
+            good=good,
+            false_stop=false_stop,
+            covariates=covariates,
+            audit=audit,
+            history=known,
+        )
+        self._settings: dict[str, Any] = {
+            "windows": parse_windows(windows),
+            "budget": budget,
+            "good": good,
+            "audit": audit,
+            "max_bad_stops": max_bad_stops,
+            "seed": seed,
+            "history": known,
+        }
+        self._min_progress = min_progress
+        self._chances: dict[int, float | None] = {}
+        self._condemned: dict[int, str] = {}
+        self.verdicts: list[Verdict] = []
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether to end this trial; judged when its last report reaches a window, and by some rules after it."""
+        points = _points(trial)
+        if not points or points[-1].progress < self._min_progress:
+            return False
+        maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
+        probe = Referee(rule=None, mode="max" if maximize else "min", **self._settings)
+        name = str(trial.number)
+        probe.take(name, _report(points[:-1]))
+        bad = _bad(points[-1], trial)
+        if bad is not None:
+            return True
+        reached = probe.take(name, _report(points[-1:]))
+        seen = list(probe.cohort.trials[name].snapshots)
+        again = self._rule.rejudges and trial.number not in self._condemned
+        if not seen or not (reached or again):
+            return False
+        referee = self._rebuild(study, trial, probe.cohort.mode)
+        referee.take(name, _report(points))
+        verdict = referee.judge(name, seen[-1])
+        if reached or verdict.action != "continue":
+            self.verdicts.append(verdict)
+        if verdict.action in ("stop", "audit"):
+            self._chances[trial.number] = verdict.p_good
+            self._condemned[trial.number] = seen[-1].name
+        return verdict.ends_trial
+
+    def _rebuild(self, study: optuna.Study, own: FrozenTrial, mode: Any) -> Referee:
+        """A referee that knows what the storage knows, trials in order of number."""
+        referee = Referee(rule=self._rule, mode=mode, **self._settings)
+        for trial in study.get_trials(deepcopy=False):
+            name = str(trial.number)
+            referee.add(name, trial.params)
+            record = referee.cohort.trials[name]
+            if trial.number in self._condemned:
+                record.condemned_at = self._condemned[trial.number]
+                record.audited = trial.state is not TrialState.PRUNED
+            if trial.number == own.number:
+                continue
+            referee.take(name, _report(_points(trial)))
+            if trial.state is TrialState.COMPLETE and trial.value is not None:
+                referee.complete(name, final=trial.value)
+            elif trial.state is TrialState.PRUNED:
+                referee.out(name, self._chances.get(trial.number))
+            elif trial.state is TrialState.FAIL:
+                referee.fail(name)
+        return referee
+
+
+def _points(trial: FrozenTrial) -> list[Observation]:
+    """Objectives and signals of a trial by progress."""
+    merged: dict[float, dict[str, float]] = {}
+    for progress, value in trial.intermediate_values.items():
+        merged.setdefault(float(progress), {})["metric"] = value
+    for progress, loss, norm in trial.user_attrs.get(_CURVE, ()):
+        point = merged.setdefault(float(progress), {})
+        point["loss"], point["grad_norm"] = _number(loss), _number(norm)
+    return [Observation(int(p), p, **merged[p]) for p in sorted(merged)]
+
+
+def _report(points: Sequence[Observation]) -> Report:
+    return Report(list(points))
+
+
+def _bad(point: Observation, trial: FrozenTrial) -> str | None:
+    """Why the last point ends the trial: a loss or objective that was reported and is not finite."""
+    raw = {p: loss for p, loss, _ in trial.user_attrs.get(_CURVE, ())}.get(int(point.progress))
+    reported = trial.intermediate_values.get(int(point.progress))
+    if isinstance(raw, str) or (reported is not None and not math.isfinite(reported)):
+        return "not finite"
+    return None
+
+
+def _json(value: float | None) -> float | str | None:
+    """Storages keep JSON: a non-finite number goes in as text."""
+    return value if value is None or math.isfinite(value) else str(float(value))
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)

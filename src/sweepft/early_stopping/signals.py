@@ -1,0 +1,256 @@
+"""How far signals may be trusted before any trial has ended: from the signals alone.
+
+Two things show it. A signal whose ranks jump from window to window is mostly noise. And where training loss and
+held-out objective order the trials differently, at most one of them can be right: the loss counts as far as, and in
+the direction in which, it goes with the objective, and less is known of how trials will end.
+"""
+# MERGED The signals of all trials at a window, side by side, on one scale.
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.early_stopping.cohort import Cohort, TrialRecord
+from sweepft.early_stopping.rung_table import varies
+from sweepft.early_stopping.rungs import Window
+from sweepft.early_stopping.statistics import normal_scores
+
+Floats = NDArray[np.float64]
+
+
+SIGNALS = (
+    "objective",
+    "loss",
+    "grad_norm",
+)  # larger score = better objective, lower loss, lower gradient norm
+
+
+@dataclass(frozen=True)
+class SignalTable:
+    """Signals of trials at a window.
+
+    Attributes:
+        names: (n,) trial ids.
+        columns: Names of the k columns: `SIGNALS`, then covariates.
+        scores: (n, k) normal scores; 0 where a trial has no value.
+    """
+
+    names: Sequence[str]
+    columns: tuple[str, ...]
+    scores: Floats
+
+
+def signal_table(
+    cohort: Cohort,
+    window: Window,
+    names: Sequence[str],
+    covariates: Sequence[str] = (),
+    batch_key: str = "batch_size",
+) -> SignalTable:
+    """The signals of these trials, which all have a snapshot at the window.
+
+    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
+    all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
+    """
+    seen = cohort.columns(window)
+    places = seen.places(names)
+    losses, norms = seen.values("block_loss", places), seen.values("log_grad_norm", places)
+    if not (seen.same_order(places) and np.isfinite(losses).all()):
+        losses = seen.values("loss", places)
+    trials = [cohort.trials[n] for n in names]
+    batches = np.array([t.numeric(batch_key) for t in trials])
+    columns = [
+        normal_scores(cohort.sign * seen.values("mean_metric", places)),
+        normal_scores(-losses),
+        normal_scores(-relative_norms(norms, batches)),
+    ]
+    used: list[str] = list(SIGNALS)
+    for key in covariates:
+        for label, values in _covariate(key, trials):
+            used.append(label)
+            columns.append(values)
+    return SignalTable(names, tuple(used), np.stack(columns, axis=1))
+
+
+def relative_norms(logs: Floats, batches: Floats) -> Floats:
+    """Log gradient norms minus what the batch size explains; NaN where that cannot be told.
+
+    Args:
+        logs: (n,) log gradient norms.
+        batches: (n,) batch sizes; NaN, or no positive number, where not known.
+    """
+    known = np.isfinite(batches) & (batches > 0)
+    usable = known & np.isfinite(logs)
+    sizes = batches[usable]
+    if not known.any():
+        return logs  # no batch sizes known: taken as equal
+    if len(sizes) and (sizes == sizes[0]).all():
+        return np.where(batches == sizes[0], logs, math.nan)
+    if len(sizes) < 6:
+        return np.full(len(logs), math.nan)
+    expected = _expected_square(1.0 / sizes, np.exp(2.0 * np.clip(logs[usable], -50, 50)))
+    out = np.full(len(logs), math.nan)
+    out[usable] = logs[usable] - 0.5 * np.log(expected)
+    return out
+
+
+def _expected_square(inverse: Floats, squared: Floats) -> Floats:
+    """The line a + b / B through squared norms, a and b >= 0, by least absolute relative errors.
+
+    Iterated weights instead of plain squares: one spiking trial must not draw the line.
+    """
+    x = inverse / inverse.max()
+    powers = np.stack([np.ones_like(x), x, x * x, squared, squared * x])
+    level = float(np.median(squared))
+    expected = np.full(len(squared), level)
+    for _ in range(12):
+        off = np.abs(squared - expected) / expected
+        # Weighted least squares in two unknowns, solved by hand: it runs at every verdict.
+        one, first, second, y, xy = powers @ (1.0 / (np.maximum(off, 0.02) * expected**2))
+        determinant = one * second - first * first
+        a, b = (second * y - first * xy) / determinant, (one * xy - first * y) / determinant
+        if a < 0 or b < 0:  # no noise seen, or nothing but noise
+            a, b = (y / one, 0.0) if a > b else (0.0, xy / second)
+        expected = np.maximum(a + b * x, 1e-3 * level + 1e-300)
+    return expected
+
+
+def _covariate(key: str, trials: Sequence[TrialRecord]) -> list[tuple[str, Floats]]:
+    """A numeric covariate as one column of ranks; a category as one column each, if it varies."""
+    numbers = [t.numeric(key) for t in trials]
+    if any(math.isfinite(x) for x in numbers):
+        return [(key, normal_scores(numbers))]
+    values = [t.covariate(key) for t in trials]
+    levels = sorted({str(v) for v in values if v is not None})
+    if len(levels) < 2:
+        return [(f"{key}={level}", np.zeros(len(values))) for level in levels]
+    return [
+        (f"{key}={level}", np.array([0.0 if v is None else float(str(v) == level) for v in values]))
+        for level in levels
+    ]
+
+
+_STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
+
+
+_STEADY_WORTH: Final = 5.0  # trials that it is worth
+
+
+_LEAST_STEADY: Final = 0.2  # no more than a fivefold correction for noise
+
+
+_AGREED: Final = 0.85  # from this correlation of the two rankings on they agree in full
+
+
+_AGREED_WORTH: Final = 12.0  # trials that the prior, that they do, is worth
+
+
+_SHIFTED: Final = 0.4  # prior where hyperparameters vary that shift the training loss itself
+
+
+def steadiness(
+    cohort: Cohort, window: Window, names: Sequence[str], scores: Floats, batch_key: str
+) -> Floats:
+    """Rank correlation of each of `SIGNALS` with itself at the window before.
+
+    Args:
+        cohort: The sweep.
+        window: Where the trials are.
+        names: Trials at the window.
+        scores: (n, k) their signals there.
+        batch_key: Config key of the batch size.
+    """
+    steady = _STEADY.copy()
+    earlier = [w for w in cohort.windows() if w.kind == window.kind and w.value < window.value]
+    if earlier:
+        before = max(earlier, key=lambda w: w.value)
+        at = cohort.at(before)
+        both = [i for i, n in enumerate(names) if n in at]
+        if len(both) >= 3:
+            old = signal_table(cohort, before, [names[i] for i in both], batch_key=batch_key).scores
+            for k in range(len(SIGNALS)):
+                seen = max(0.0, _correlation(scores[both, k], old[:, k]))
+                steady[k] = (_STEADY_WORTH * steady[k] + len(both) * seen) / (_STEADY_WORTH + len(both))
+    return steady
+
+
+def relative_trust(steady: Floats) -> Floats:
+    """Of each signal, 1 for the most trusted."""
+    trust: Floats = (1.0 / (1.02 - steady**2)) ** 2
+    relative: Floats = trust / trust.max()
+    return relative
+
+
+@dataclass(frozen=True)
+class _Found:
+    """At one window, with so many trials there: the correlation (None without both rankings), and whether
+    hyperparameters vary that shift the training loss itself."""
+
+    trials: int
+    correlation: float | None
+    shifted: bool
+
+
+class Agreement:
+    """Do objective and loss order the trials alike? What was found at a window is kept until more trials come there.
+
+    Args:
+        cohort: The sweep.
+        batch_key: Config key of the batch size.
+    """
+
+    def __init__(self, cohort: Cohort, batch_key: str) -> None:
+        self.of = cohort
+        self._batch_key = batch_key
+        self._found: dict[Window, _Found] = {}
+
+    def up_to(self, window: Window, steady: Floats) -> float:
+        """From -1 to 1; 1 also where either is missing.
+
+        It is the mean correlation of the two rankings at the windows up to this one, each for as many trials as are
+        there, corrected for the noise in both (attenuation; Spearman, 1904) and drawn to the prior: that they agree, or
+        mostly not where dropout, label smoothing or the like vary.
+
+        Args:
+            window: The last window that counts.
+            steady: See `steadiness`.
+        """
+        all_found = [
+            self._at(w) for w in self.of.windows() if w.kind == window.kind and w.value <= window.value
+        ]
+        told = [(f.trials, f.correlation) for f in all_found if f.correlation is not None]
+        if not told:
+            return 1.0
+        trials = max(n for n, _ in told)
+        mean = sum(n * c for n, c in told) / sum(n for n, _ in told)
+        own = max(-1.0, min(1.0, mean / max(_LEAST_STEADY, math.sqrt(steady[0] * steady[1]))))
+        prior = _SHIFTED if any(f.shifted for f in all_found) else 1.0
+        agreed = (_AGREED_WORTH * prior + trials * own) / (_AGREED_WORTH + trials)
+        return max(-1.0, min(1.0, agreed / _AGREED))
+
+    def _at(self, window: Window) -> _Found:
+        trials = len(self.of.at(window))
+        known = self._found.get(window)
+        if known is not None and known.trials == trials:
+            return known
+        names = self.of.some_at(window)
+        correlation = None
+        if len(names) >= 3:
+            scores = signal_table(self.of, window, names, batch_key=self._batch_key).scores
+            if scores[:, 0].any() and scores[:, 1].any():
+                correlation = _correlation(scores[:, 0], scores[:, 1])
+        shifted = varies(self.of.trials[n].loss_shifts for n in names)
+        found = self._found[window] = _Found(trials, correlation, shifted)
+        return found
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    norm = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / norm if norm > 1e-12 else 0.0

@@ -1,0 +1,157 @@
+"""Score a living model on a task. Called on every rank of a slot with the same model, sharded or not.
+
+The idea to keep in mind: where each rank holds all weights, ranks share the items; where weights are sharded (ZeRO-3)
+every rank runs all of them, so that the gathers inside each forward pass line up.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+
+from sweepft.evaluation.task_loading import load_tasks, metric_names
+from sweepft.evaluation.tasks import TaskPlan
+
+
+def score(model: Any, tokenizer: str, plan: TaskPlan, *, sharded: bool) -> dict[str, Any]:
+    """Scores of a model on one task or group.
+
+    Args:
+        model: A transformers causal language model in evaluation mode.
+        tokenizer: Folder of its tokenizer.
+        plan: What to score.
+        sharded: Whether the ranks hold a part of each weight.
+    Returns:
+        On rank 0 ``metrics`` (name -> value, stderr, higher_is_better), ``parts`` (the same by task of a group),
+        ``items`` (documents scored), ``version``, ``num_fewshot`` and ``samples`` (one record an item and filter);
+        nothing on other ranks.
+    Raises:
+        EvaluateError: If the task cannot be loaded.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    loaded = load_tasks(plan)
+    fewest = min(len(task.eval_docs) for task in loaded["tasks"].values())
+    world = dist.get_world_size()
+    shares = not sharded and min(fewest, plan.limit or fewest) >= world
+    lm = _LiveModel(
+        model, tokenizer, plan.batch_size, ranks=world if shares else 1, synced=sharded and world > 1
+    )
+    results = evaluate(
+        lm=lm,
+        task_dict=loaded,
+        limit=plan.limit,
+        apply_chat_template=plan.chat_template,
+        fewshot_as_multiturn=plan.chat_template,
+    )
+    return {} if results is None or dist.get_rank() != 0 else _digested(plan.name, loaded, results)
+
+
+class _LiveModel(HFLM):  # type: ignore[misc]  # the harness has no types
+    """The harness's door to a model that is already here, on ranks that are already joined.
+
+    Args:
+        model: The model.
+        tokenizer: Folder of its tokenizer.
+        batch_size: Items at once.
+        ranks: Ranks that share the items.
+        synced: Whether generation goes on until the slowest rank is done.
+    """
+
+    def __init__(self, model: Any, tokenizer: str, batch_size: int, *, ranks: int, synced: bool) -> None:
+        from transformers import AutoTokenizer
+
+        # A tokenizer of its own: the harness sets the side on which it pads.
+        super().__init__(
+            pretrained=model, tokenizer=AutoTokenizer.from_pretrained(tokenizer), batch_size=batch_size
+        )
+        self._synced = synced
+        if ranks > 1:
+            self.accelerator = _Ranks()
+            self._rank, self._world_size = dist.get_rank(), ranks
+
+    def _model_generate(
+        self, context: Any, max_length: int, stop: list[str], **arguments: Any
+    ) -> torch.Tensor:
+        if self._synced:
+            arguments["synced_gpus"] = True
+        generated: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
+        return generated
+
+
+class _Ranks:
+    """What the harness asks of ``accelerate.Accelerator``, on the process group that is there."""
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        parts = [torch.zeros_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor)
+        return torch.stack(parts) if tensor.dim() == 0 else torch.cat(parts)
+
+    def wait_for_everyone(self) -> None:
+        dist.barrier()
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
+def _digested(name: str, loaded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
+    """The harness's results, as far as they are ours."""
+    rows = {**results["results"], **results.get("groups", {})}
+    tasks = list(loaded["tasks"])
+    better = results.get("higher_is_better", {})
+    parts = {task: _metrics(rows[task], better.get(task, {})) for task in tasks}
+    counts = [results["n-samples"][task]["effective"] for task in tasks]
+    metrics = _metrics(rows.get(name, {}), better.get(name, {}))
+    if name not in parts and not metrics:  # a group or tag that does not aggregate: the mean of its tasks
+        metrics = _mean(list(parts.values()))
+    return {
+        "metrics": metrics,
+        "parts": {} if tasks == [name] else parts,
+        "items": sum(counts),
+        "version": _text(results["versions"].get(name) or results["versions"].get(tasks[0])),
+        "num_fewshot": results["n-shot"].get(tasks[0]),
+        "samples": [_sample(task, s) for task in tasks for s in results["samples"][task]],
+    }
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _metrics(row: Mapping[str, Any], better: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for key, name in metric_names(row).items():
+        metric, _, rest = key.partition(",")
+        value, stderr = row[key], row.get(f"{metric}_stderr,{rest}")
+        if isinstance(value, int | float):
+            found[name] = {
+                "value": float(value),
+                "stderr": float(stderr) if isinstance(stderr, int | float) else None,
+                "higher_is_better": bool(better.get(metric, True)),
+            }
+    return found
+
+
+def _mean(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Unweighted mean over tasks of the metrics that all of them have; their errors are taken as independent."""
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    means = {}
+    for name in shared:
+        values, errors = [p[name]["value"] for p in parts], [p[name]["stderr"] for p in parts]
+        known = [e for e in errors if e is not None]
+        stderr = sum(e * e for e in known) ** 0.5 / len(parts) if len(known) == len(parts) else None
+        means[name] = {**parts[0][name], "value": sum(values) / len(parts), "stderr": stderr}
+    return means
+
+
+def _sample(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked, said and expected of one item. The document stands in the task's data, under its number."""
+    kept = {key: sample[key] for key in ("doc_id", "filter", "target", "doc_hash", "prompt_hash")}
+    return {"task": task, **kept, "response": sample["filtered_resps"], "raw": sample["resps"]} | {
+        metric: sample[metric] for metric in sample["metrics"]
+    }

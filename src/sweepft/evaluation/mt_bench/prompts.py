@@ -1,0 +1,117 @@
+"""What the judge is asked: four templates in FastChat's format, ours by default.
+
+One idea: a template's places are filled in one pass, so that braces in a question or an answer stay what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Final
+
+from sweepft.errors import DataError, Problem
+from sweepft.evaluation.mt_bench.questions import Question, read_lines
+
+_NAMES: Final = {
+    (1, False): "single-v1",
+    (1, True): "single-math-v1",
+    (2, False): "single-v1-multi-turn",
+    (2, True): "single-math-v1-multi-turn",
+}
+
+
+_NEEDS: Final = {
+    (1, False): {"question", "answer"},
+    (1, True): {"question", "answer", "ref_answer_1"},
+    (2, False): {"question_2", "answer_1", "answer_2"},
+    (2, True): {"question_2", "answer_1", "answer_2", "ref_answer_2"},
+}
+
+
+_PLACE: Final = re.compile(
+    r"\{(question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2)\}"
+)
+
+
+_WANTED: Final = (
+    'judge prompts, one a line: {"name": "single-v1", "system_prompt": "...", "prompt_template": "..."}'
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A template: what the system says, and what the user says with places in braces."""
+
+    system: str
+    template: str
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """The template with its places filled; other braces stay."""
+        return _PLACE.sub(lambda place: values.get(place[1], place[0]), self.template)
+
+
+class Prompts:
+    """The four prompts: first or second turn, with or without reference answers.
+
+    Args:
+        prompts: By turn and whether the reference is shown.
+    """
+
+    def __init__(self, prompts: Mapping[tuple[int, bool], Prompt]) -> None:
+        self._prompts = dict(prompts)
+
+    @classmethod
+    def read(cls, path: str | Path | None = None) -> Prompts:
+        """Read them from a file as FastChat's ``judge_prompts.jsonl``; by default our own. Others in it are not used.
+
+        Raises:
+            DataError: If the file cannot be read, or one of the four is missing or lacks a place.
+        """
+        if path is None:
+            with as_file(files("sweepft.evaluation.mt_bench") / "prompts.jsonl") as own:
+                return cls.read(own)
+        rows = {row.get("name"): (where, row) for where, row in read_lines(Path(path), _WANTED)}
+        prompts, problems = {}, []
+        for kind, name in _NAMES.items():
+            where, row = rows.get(name, (str(path), {}))
+            template, system = row.get("prompt_template"), row.get("system_prompt") or ""
+            if not isinstance(template, str) or not isinstance(system, str):
+                problems.append(
+                    Problem(where, name, "is missing, or has no prompt_template", f"add {_WANTED}")
+                )
+                continue
+            missing = _NEEDS[kind] - set(_PLACE.findall(template))
+            if missing:
+                places = ", ".join(f"{{{place}}}" for place in sorted(missing))
+                problems.append(Problem(where, name, f"its template lacks {places}", "add what is missing"))
+            prompts[kind] = Prompt(system, template)
+        if problems:
+            raise DataError(problems)
+        return cls(prompts)
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Plain data: system text and template by FastChat's name."""
+        return {_NAMES[kind]: [prompt.system, prompt.template] for kind, prompt in self._prompts.items()}
+
+    def messages(
+        self, question: Question, answers: Sequence[str], *, with_reference: bool
+    ) -> list[dict[str, str]]:
+        """The chat that asks for a verdict on the last of ``answers``.
+
+        Args:
+            question: Of one or two turns.
+            answers: To its first turn, or to both.
+            with_reference: Whether the judge sees the reference answers; the question must have them.
+        """
+        turn = len(answers)
+        values = {"question": question.turns[0], "answer": answers[0]}
+        for i in range(turn):
+            values |= {f"question_{i + 1}": question.turns[i], f"answer_{i + 1}": answers[i]}
+            if with_reference:
+                values[f"ref_answer_{i + 1}"] = question.references[i]
+        prompt = self._prompts[turn, with_reference]
+        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        return [*system, {"role": "user", "content": prompt.fill(values)}]

@@ -1,0 +1,113 @@
+"""MT-Bench questions and reference answers, read from the files that people have.
+
+One idea: every broken line is named by file and line before the first token is generated.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.errors import DataError, Problem
+
+_FORM: Final = '{"question_id": 81, "category": "writing", "turns": ["...", "..."]}'
+
+
+_REFERENCE_FORM: Final = '{"question_id": 81, "choices": [{"turns": ["...", "..."]}]}'
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    Attributes:
+        question_id: As in the file, as text.
+        category: Decides the temperature, and whether the judge sees the reference.
+        turns: What the user says, one or two texts.
+        references: A good answer to each turn, or empty.
+    """
+
+    question_id: str
+    category: str
+    turns: tuple[str, ...]
+    references: tuple[str, ...] = ()
+
+
+def read_questions(path: str | Path, references: str | Path | None = None) -> list[Question]:
+    """Read questions, and the reference answers from a file of their own where one is given.
+
+    Raises:
+        DataError: If a file is missing, empty or has broken lines; each is named.
+    """
+    given = _read_references(Path(references)) if references is not None else {}
+    problems: list[Problem] = []
+    questions: dict[str, Question] = {}
+    for where, row in read_lines(Path(path), "MT-Bench questions, one a line: " + _FORM):
+        name, category = row.get("question_id"), row.get("category")
+        turns = _texts(row.get("turns"))
+        if name is None or not isinstance(category, str) or not 1 <= len(turns) <= 2:
+            rule = "must have question_id, category and one or two turns"
+            problems.append(Problem(where, "question", rule, f"write it as {_FORM}"))
+            continue
+        if str(name) in questions:
+            problems.append(
+                Problem(where, "question_id", "must not come twice", "remove one of the two", str(name))
+            )
+        own = _texts(row.get("reference"))
+        found = given.get(str(name), own)
+        questions[str(name)] = Question(str(name), category, turns, found if len(found) >= len(turns) else ())
+    if problems:
+        raise DataError(problems)
+    return list(questions.values())
+
+
+def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(file:line, object)`` of a JSON Lines file, also gzipped; blank lines are passed over.
+
+    Args:
+        path: The file.
+        wanted: What belongs there, for the remedy.
+    Raises:
+        DataError: If it cannot be read, holds nothing, or a line is not a JSON object.
+    """
+    opener = gzip.open if path.name.endswith(".gz") else open
+    count = 0
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                count += 1
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not a JSON object")
+                yield f"{path}:{number}", row
+    except (OSError, EOFError, ValueError) as error:
+        what = (isinstance(error, OSError) and error.strerror) or str(error)
+        rule = f"cannot be read: {what}"
+        raise DataError([Problem(str(path), "file", rule, f"put there {wanted}")]) from None
+    if count == 0:
+        raise DataError([Problem(str(path), "file", "must have at least one line", f"put there {wanted}")])
+
+
+def _read_references(path: Path) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for where, row in read_lines(path, "reference answers, one a line: " + _REFERENCE_FORM):
+        choices = row.get("choices")
+        first = choices[0] if isinstance(choices, list) and choices else row
+        turns = _texts(first.get("turns") if isinstance(first, dict) else None)
+        if row.get("question_id") is None or not turns:
+            rule = "must have question_id and choices with turns"
+            raise DataError([Problem(where, "reference", rule, f"write it as {_REFERENCE_FORM}")])
+        found[str(row["question_id"])] = turns
+    return found
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(text, str) for text in value):
+        return tuple(value)
+    return ()

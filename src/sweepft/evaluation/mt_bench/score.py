@@ -1,0 +1,310 @@
+"""MT-Bench of one model: it answers two turns of every question, a judge rates each answer from 1 to 10.
+
+One idea: everything said is in the cache before it counts, so that scoring again, after a crash or with the network
+gone, asks only what is missing.
+"""
+# MERGED The rating in what a judge wrote, or nothing: a text without one is a failed verdict, never a zero.
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from sweepft.evaluation.mt_bench.client import Endpoint, Failure, TextCache, ask_all, digest
+from sweepft.evaluation.mt_bench.prompts import Prompts
+from sweepft.evaluation.mt_bench.questions import Question, read_questions
+from sweepft.spec.evaluation import OTHER_TEMPERATURE, MtBench
+
+_LOWEST, _HIGHEST = 1.0, 10.0
+
+
+_FORMS: Final = (
+    re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]"),
+    re.compile(r"(?<![\w\])\[])\[\s*(\d+(?:\.\d+)?)\s*\](?!\])"),  # but not x[1]
+)
+
+
+def parse_verdict(text: str) -> float | None:
+    """The rating from 1 to 10, or None.
+
+    ``[[7]]`` counts before ``[7]``, and the last of a form before the others: judges explain first and may quote the
+    answer, which may hold such marks itself.
+    """
+    for form in _FORMS:
+        found = form.findall(text)
+        if found:
+            value = float(found[-1])
+            return value if _LOWEST <= value <= _HIGHEST else None
+    return None
+
+
+Chat = list[dict[str, str]]
+
+
+"""Messages, each with ``role`` and ``content``; the last is the user's."""
+
+
+_SEED: Final = 0
+
+
+_log = logging.getLogger(__name__)
+
+
+class Generate(Protocol):
+    """The model under test: an answer to each chat, in their order; sampled from ``seed`` where temperature > 0."""
+
+    def __call__(
+        self, chats: Sequence[Chat], *, temperature: float, max_new_tokens: int, seed: int
+    ) -> Sequence[str]:
+        """Answer ``chats``, whose last message is the user's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean rating over questions, 1 to 10; ``stderr`` is its standard error, None with fewer than two questions."""
+
+    mean: float | None
+    stderr: float | None
+    questions: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one answer.
+
+    Attributes:
+        question_id, category: Of the question.
+        turn: 1 or 2.
+        score: 1 to 10; None where the verdict failed.
+        failure: Why it failed, else None.
+        verdict: Key of the judge's text in the cache: ``CACHE/verdicts/AB/AB...json``.
+    """
+
+    question_id: str
+    category: str
+    turn: int
+    score: float | None
+    failure: str | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class MtBenchResult:
+    """How a model did.
+
+    Attributes:
+        mean: Over the questions all of whose turns have a verdict, of the mean of the turns.
+        turns: By turn, over the questions whose verdict on it did not fail.
+        categories: As ``mean``, by category.
+        failed: Verdicts that failed; they count nowhere.
+        judgements: Every verdict, failed ones too.
+        judge: Name of the judging model.
+        setting: Digest of questions, references, prompts and settings: results of one setting compare.
+    """
+
+    mean: Score
+    turns: dict[int, Score]
+    categories: dict[str, Score]
+    failed: int
+    judgements: tuple[Judgement, ...]
+    judge: str
+    setting: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a ledger row or JSON."""
+        return asdict(self)
+
+
+def check(settings: MtBench) -> None:
+    """Read the files that the settings name, as ``score`` will.
+
+    Raises:
+        DataError: If one is missing or broken.
+    """
+    read_questions(settings.questions, settings.references)
+    Prompts.read(settings.prompts)
+
+
+def setting(settings: MtBench) -> str:
+    """Digest of questions, references, prompts and settings: results of one setting compare.
+
+    Raises:
+        DataError: If a file is missing or broken.
+    """
+    questions = read_questions(settings.questions, settings.references)
+    return _setting(settings, Prompts.read(settings.prompts), questions)
+
+
+def score(
+    generate: Generate,
+    settings: MtBench,
+    cache_dir: Path,
+    *,
+    model: str | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> MtBenchResult:
+    """Have a model answer MT-Bench, and its answers judged.
+
+    Args:
+        generate: The model.
+        settings: Questions, judge and the rest.
+        cache_dir: Where answers and verdicts are kept; ``settings.cache`` goes before it.
+        model: Names the weights behind ``generate`` (a digest): its answers are then kept too and not generated again.
+            None keeps verdicts only.
+        sleep: Waits so many seconds between tries of a request.
+    Raises:
+        DataError: If a file is missing or broken; nothing was generated.
+        JudgeError: If verdicts are missing and the judge is down or refuses; says which file to put where.
+        StorageError: If the cache cannot be written.
+
+    A verdict that fails (no rating in it, or its request is not answered) is counted and listed, and is never a zero.
+    The key is read from the environment of this process.
+    """
+    questions = read_questions(settings.questions, settings.references)
+    prompts = Prompts.read(settings.prompts)
+    folder = Path(settings.cache) if settings.cache is not None else cache_dir
+    answers = _answers(generate, settings, questions, TextCache(folder / "answers"), model)
+    asked = [_Asked.of(settings, prompts, q, turns) for q, turns in zip(questions, answers, strict=True)]
+    flat = [one for question in asked for one in question]
+    cache = TextCache(folder / "verdicts")
+    bodies = {one.key: one.body for one in flat}
+    cache.take_responses(key for key in bodies if cache.get(key) is None)
+    missing = {key: body for key, body in bodies.items() if cache.get(key) is None}
+    unanswered = {}
+    if missing:
+        endpoint = Endpoint(settings.base_url, settings.key_env, settings.retries, settings.timeout, sleep)
+        unanswered = ask_all(endpoint, missing, cache, settings.concurrency)
+    judgements = tuple(_judgement(one, cache.get(one.key), unanswered.get(one.key)) for one in flat)
+    result = _result(judgements, settings.judge, _setting(settings, prompts, questions))
+    _log.info(
+        "mt-bench: questions=%d mean=%s failed_verdicts=%d asked=%d cached=%d judge=%s",
+        len(questions), result.mean.mean, result.failed, len(missing), len(bodies) - len(missing), settings.judge,
+    )  # fmt: skip
+    return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request for a verdict on the answer to a turn."""
+
+    question: Question
+    turn: int
+    body: dict[str, Any]
+    key: str
+
+    @classmethod
+    def of(
+        cls, settings: MtBench, prompts: Prompts, question: Question, answers: Sequence[str]
+    ) -> list[_Asked]:
+        with_reference = bool(question.references) and question.category in settings.reference_categories
+        found = []
+        for turn in range(1, len(answers) + 1):
+            messages = prompts.messages(question, answers[:turn], with_reference=with_reference)
+            body = {"model": settings.judge, "messages": messages, **settings.request}
+            found.append(cls(question, turn, body, digest(body)))
+        return found
+
+
+def _answers(
+    generate: Generate, settings: MtBench, questions: Sequence[Question], cache: TextCache, model: str | None
+) -> list[list[str]]:
+    """The model's answers to each turn of each question; the second turn sees the first answer."""
+    answers: list[list[str]] = [[] for _ in questions]
+    for turn in range(max(len(q.turns) for q in questions)):
+        by_temperature: dict[float, list[int]] = {}
+        keys: dict[int, str] = {}
+        for i, question in enumerate(questions):
+            if turn >= len(question.turns):
+                continue
+            temperature = settings.temperature.get(question.category, OTHER_TEMPERATURE)
+            keys[i] = digest(
+                {
+                    "model": model,
+                    "chat": _chat(question, answers[i]),
+                    "temperature": temperature,
+                    "max_new_tokens": settings.max_new_tokens,
+                    "seed": _SEED,
+                }
+            )
+            kept = cache.get(keys[i]) if model is not None else None
+            if kept is None:
+                by_temperature.setdefault(temperature, []).append(i)
+            else:
+                answers[i].append(kept)
+        for temperature, places in sorted(by_temperature.items()):
+            chats = [_chat(questions[i], answers[i]) for i in places]
+            said = generate(
+                chats, temperature=temperature, max_new_tokens=settings.max_new_tokens, seed=_SEED
+            )
+            for i, text in zip(places, said, strict=True):
+                answers[i].append(text)
+                if model is not None:
+                    cache.put(keys[i], text, model=model, question_id=questions[i].question_id, turn=turn + 1)
+    return answers
+
+
+def _chat(question: Question, answers: Sequence[str]) -> Chat:
+    """The conversation up to the next question."""
+    chat = []
+    for asked, said in zip(question.turns, answers, strict=False):
+        chat += [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    return [*chat, {"role": "user", "content": question.turns[len(answers)]}]
+
+
+def _judgement(asked: _Asked, text: str | None, failure: str | Failure | None) -> Judgement:
+    rating = None if text is None else parse_verdict(text)
+    why = None
+    if text is None:
+        why = failure.text if isinstance(failure, Failure) else "not answered"
+    elif rating is None:
+        why = f"no rating from 1 to 10 in {text[-200:]!r}"
+    return Judgement(asked.question.question_id, asked.question.category, asked.turn, rating, why, asked.key)
+
+
+def _result(judgements: Sequence[Judgement], judge: str, setting: str) -> MtBenchResult:
+    by_question: dict[str, list[Judgement]] = {}
+    for one in judgements:
+        by_question.setdefault(one.question_id, []).append(one)
+    whole: dict[str, tuple[str, float]] = {}
+    for name, ones in by_question.items():
+        ratings = [one.score for one in ones if one.score is not None]
+        if len(ratings) == len(ones):
+            whole[name] = (ones[0].category, statistics.fmean(ratings))
+    turns = sorted({one.turn for one in judgements})
+    categories = dict.fromkeys(one.category for one in judgements)
+    return MtBenchResult(
+        mean=_mean([value for _, value in whole.values()]),
+        turns={t: _mean([j.score for j in judgements if j.turn == t and j.score is not None]) for t in turns},
+        categories={c: _mean([value for own, value in whole.values() if own == c]) for c in categories},
+        failed=sum(one.score is None for one in judgements),
+        judgements=tuple(judgements),
+        judge=judge,
+        setting=setting,
+    )
+
+
+def _mean(values: Sequence[float]) -> Score:
+    if not values:
+        return Score(None, None, 0)
+    spread = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Score(statistics.fmean(values), spread, len(values))
+
+
+def _setting(settings: MtBench, prompts: Prompts, questions: Sequence[Question]) -> str:
+    asked: Mapping[str, Any] = {
+        "settings": settings.model_dump(
+            mode="json",
+            include={"judge", "request", "temperature", "max_new_tokens", "reference_categories"},
+        ),
+        "questions": [asdict(question) for question in questions],
+        "prompts": prompts.to_dict(),
+    }
+    return digest(asked)

@@ -1,0 +1,79 @@
+"""What is known of the best trial, or of any other: its settings resolved to steps, its losses, and the data it saw.
+
+One idea: everything comes from the ledger, so that ``best/`` can be made again wherever the run folder is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweepft.data import Prepared
+from sweepft.data.order import Shares, phase_shares
+from sweepft.ledger import RunView, TrialView, without_residuals
+from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
+
+
+@dataclass(frozen=True)
+class BestFacts:
+    """A trial of a sweep; the best one, but where somebody names another.
+
+    Attributes:
+        trial: As folded from the ledger.
+        settings: What it trained with, all of it.
+        spec: The sweep's.
+        prepared: Its data.
+        planned_steps, warmup_steps: Of the trial.
+        stderr: Standard error of its objective over held-out samples where one set decides, else None.
+    """
+
+    trial: TrialView
+    settings: TrainSettings
+    spec: SweepSpec
+    prepared: Prepared
+    planned_steps: int
+    warmup_steps: int
+    stderr: float | None
+
+    @property
+    def held_out(self) -> dict[str, dict[str, Any]]:
+        """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
+        return without_residuals(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+
+    @property
+    def phases(self) -> Shares | None:
+        """Shares of the budget and of each domain in it; None where all rows are trained on alike."""
+        curriculum = self.settings.data
+        return None if curriculum is None else phase_shares(curriculum, self.prepared.train.domains)
+
+    @property
+    def micro_batch(self) -> int:
+        """Rows a rank runs at once: of packed ones as many of the longest as fit; 1 where a probe found it."""
+        given = self.settings.micro_batch
+        if isinstance(given, MicroTokens):
+            return max(1, given.tokens // self.prepared.train.longest)
+        return given if isinstance(given, int) else 1
+
+
+def best_facts(view: RunView) -> BestFacts | None:
+    """The best trial's facts, or None while no trial has completed."""
+    return None if view.best is None else facts_of(view, view.best)
+
+
+def facts_of(view: RunView, trial: TrialView) -> BestFacts:
+    """Any trial's facts, completed or not."""
+    spec = from_dict(view.spec)
+    settings = TrainSettings.model_validate(trial.effective)
+    steps = plan(settings, view.budget_samples)
+    sets = trial.evals[-1]["sets"] if trial.evals else {}
+    decides = [h.name for h in spec.data.held_out if h.weight > 0]
+    stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
+    return BestFacts(
+        trial=trial,
+        settings=settings,
+        spec=spec,
+        prepared=Prepared.model_validate(view.header["data"]),
+        planned_steps=steps.planned_steps,
+        warmup_steps=steps.warmup_steps,
+        stderr=stderr,
+    )

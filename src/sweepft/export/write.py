@@ -1,0 +1,225 @@
+"""Writes ``best/``: the winner's weights as a model folder, with what it takes to train it again beside them.
+
+One idea: the weights are not copied. They stand in ``weights/TRIAL``; ``best/`` holds hard links to the same files, and
+outlives them when the run goes on and the trial is overtaken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import sweepft
+from sweepft.data.order import EXPORTED
+from sweepft.errors import StorageError, SweepftError
+from sweepft.export.facts import BestFacts, best_facts, facts_of
+from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.ledger import RunView, scores_of
+
+FACTS_FILE: Final = "best.json"
+
+
+"""What the trial was and reached, for programs."""
+
+
+def write_best(run_dir: str | os.PathLike[str], view: RunView) -> Path | None:
+    """Make ``best/`` of the best completed trial, all or nothing; an older one is replaced.
+
+    Args:
+        run_dir: The run folder.
+        view: The sweep.
+    Returns:
+        The folder, or None while no trial has completed.
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    facts = best_facts(view)
+    if facts is None:
+        return None
+    folder = Path(run_dir) / "best"
+    weights = Path(run_dir) / "weights" / facts.trial.trial_id
+    temporary, old = (folder.with_name(f".best-{word}-{os.getpid()}") for word in ("new", "old"))
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
+        if weights.is_dir():
+            _link(weights, temporary)
+        for name, text in _texts(facts, view, weights.is_dir()).items():
+            (temporary / name).unlink(missing_ok=True)  # a link must not be written through
+            (temporary / name).write_text(text, encoding="utf-8")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as e:
+        raise StorageError(
+            f"{folder}: cannot be written: {e.strerror or e}\n  the run is whole without it"
+        ) from e
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+    return folder
+
+
+def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
+    """The spec of one trial of a run, whatever became of it, and what it was: what ``sweepft train --trial`` trains.
+
+    Args:
+        folder: Where ``spec.yaml`` and `FACTS_FILE` are written; exists.
+        run_dir: The run folder.
+        trial_id: Of the trial.
+    Returns:
+        The spec's path.
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If there is no ledger or it cannot be trusted.
+        SweepftError: If the run has no such trial.
+    """
+    view = RunView.load(run_dir)
+    trial = view.trials.get(trial_id)
+    if trial is None:
+        known = list(view.trials)
+        raise SweepftError(
+            f"{run_dir}: no trial {trial_id!r}\n  name one of "
+            + (
+                ", ".join(known[:8]) + (" ..." if len(known) > 8 else "")
+                if known
+                else "another run: it has none"
+            )
+        )
+    facts = facts_of(view, trial)
+    path = folder / "spec.yaml"
+    path.write_text(_yaml(one_trial_spec(facts)), encoding="utf-8")
+    (folder / FACTS_FILE).write_text(json.dumps(_summary(facts, view), allow_nan=False), encoding="utf-8")
+    return path
+
+
+def _link(source: Path, target: Path) -> None:
+    """Every file of a folder as a hard link; where the file system has none, as a symbolic one."""
+    for path in sorted(source.rglob("*")):
+        place = target / path.relative_to(source)
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+            continue
+        try:
+            os.link(path, place)
+        except FileNotFoundError:
+            raise  # overtaken meanwhile, in a sweep that runs
+        except OSError:
+            place.symlink_to(path.resolve())
+
+
+def _texts(facts: BestFacts, view: RunView, has_weights: bool) -> dict[str, str]:
+    """The files beside the weights, by name."""
+    values = _values(facts, view) | {"has_weights": has_weights}
+    comment = f"# The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml\n"
+    by_domain = facts.phases or any(source.domains for source in facts.spec.data.train)
+    return {
+        "spec.yaml": comment + _yaml(one_trial_spec(facts)),
+        "deepspeed.json": json.dumps(deepspeed_config(facts), indent=2) + "\n",
+        "trl.yaml": _TRL_COMMENT + (_TRL_ALIKE if by_domain else "") + _yaml(trl_config(facts)),
+        "train.py": _templates().get_template("train.py.jinja").render(values),
+        "README.md": _templates().get_template("README.md.jinja").render(values),
+        FACTS_FILE: json.dumps(_summary(facts, view), indent=2, allow_nan=False) + "\n",
+    }
+
+
+_TRL_COMMENT = """\
+# trl sft --config trl.yaml
+# TRL draws the samples in its own order and tokenises with the model's chat template, which must mark the assistant's
+# turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not the same numbers.
+"""
+
+
+_TRL_ALIKE = """\
+# It knows no domains: the phases, weights or choice of domains that this trial had are lost; all rows are taken alike.
+"""
+
+
+def _summary(facts: BestFacts, view: RunView) -> dict[str, Any]:
+    return {
+        "trial_id": facts.trial.trial_id,
+        "sweep": view.name,
+        "sweepft_version": sweepft.__version__,
+        "objective": facts.trial.objective,
+        "stderr": facts.stderr,
+        "held_out": facts.held_out,
+        "config": facts.trial.config,
+        "budget_samples": view.budget_samples,
+        "planned_steps": facts.planned_steps,
+        "warmup_steps": facts.warmup_steps,
+        "data_order": facts.trial.data_order,
+    }
+
+
+def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
+    """What the templates ask for."""
+    counts = {
+        status: sum(t.confirms is None for t in view.with_status(status))
+        for status in ("completed", "stopped", "diverged", "failed")
+    }
+    return {
+        "f": facts,
+        "s": facts.settings,
+        "spec": facts.spec,
+        "data": facts.prepared,
+        "phases": facts.phases,
+        "order_source": "\n\n".join(inspect.getsource(function) for function in EXPORTED),
+        "swept_data": any(key.startswith("data.") for key in facts.trial.config),
+        "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.config),
+        "swept_lora": any(key.startswith("lora.") for key in facts.trial.config),
+        "held_out_paths": {h.name: h.data.path for h in facts.prepared.held_out},
+        "sweep": view.name,
+        "budget_samples": view.budget_samples,
+        "versions": view.header.get("versions") or {},
+        "counts": {k: n for k, n in counts.items() if n},
+        "trials": sum(t.confirms is None for t in view.trials.values()),
+        **_finals(view, facts.trial.trial_id),
+        "warmup_fraction": facts.settings.warmup if isinstance(facts.settings.warmup, float) else None,
+        "trial_seconds": sum(facts.trial.costs.values()),
+    }
+
+
+def _finals(view: RunView, trial_id: str) -> dict[str, Any]:
+    """What is known of the winner from after the search."""
+    base = scores_of(view, None)
+    rows = []
+    for name, row in scores_of(view, trial_id).items():
+        before = base[name]["metrics"] if name in base else {}
+        for metric, found in row["metrics"].items():
+            known = before[metric]["value"] if metric in before else None
+            rows.append({"name": name, "metric": metric, "base": known, **found})
+    again = [t.objective for t in view.trials.values() if t.confirms == trial_id]
+    rank_by = (view.finalists or {"rank_by": {}})["rank_by"]
+    return {
+        "scores": rows,
+        "seeds": [value for value in again if value is not None],
+        "finalists": len((view.finalists or {"chosen": ()})["chosen"]),
+        "ranked_by": ", ".join(rank_by),
+    }
+
+
+@lru_cache
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sweepft.export", "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["py"] = repr
+    environment.filters["md"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    return environment
+
+
+def _yaml(data: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(data, sort_keys=False, allow_unicode=True))

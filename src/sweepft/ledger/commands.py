@@ -1,0 +1,138 @@
+"""What people ask of a running sweep: an append-only file in the run folder, which the driver reads and answers.
+
+One idea: nothing listens. Whoever may write the run folder appends one line; the driver, which looks at the file a few
+times a second, writes its answer into the ledger as a ``command`` row. A line without an answer has not been seen: the
+next driver takes it up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.errors import StorageError
+from sweepft.ledger.codec import decode_row, encode_row, plain
+
+COMMANDS: Final = ("stop", "pin", "clone", "extend", "pause", "continue")
+
+
+_LONGEST: Final = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing asked for.
+
+    Attributes:
+        command: One of `COMMANDS`.
+        trial_id: The trial it is about; None for the whole sweep.
+        arguments: ``{"config": {...}}`` of a clone, ``{"trials": N}`` of an extension.
+        who: ``user@host``.
+        asked: Unix seconds.
+        command_id: Names it in the answer.
+    """
+
+    command: str
+    trial_id: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    who: str = ""
+    asked: float = 0.0
+    command_id: str = ""
+
+    @classmethod
+    def new(
+        cls, command: str, trial_id: str | None = None, arguments: Mapping[str, Any] | None = None
+    ) -> Command:
+        """A command of whoever runs this process, now."""
+        return cls(command, trial_id, dict(arguments or {}), who_am_i(), time.time(), uuid.uuid4().hex[:12])
+
+
+def who_am_i() -> str:
+    """``user@host`` of this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in a container
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def commands_path(run_dir: str | os.PathLike[str]) -> Path:
+    """Where the commands of a run lie."""
+    return Path(run_dir) / "ledger" / "commands.jsonl"
+
+
+def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
+    """Append a command, on disk when this returns.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    path = commands_path(run_dir)
+    line = encode_row(plain(asdict(command)))
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks: appends are whole all the same
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # what a crash left half-written stays by itself
+                line = b"\n" + line
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        why = error.strerror or str(error)
+        remedy = "  commands are given by who may write the run folder, on a machine that sees it"
+        raise StorageError(f"{path}: the command cannot be written: {why}\n{remedy}") from error
+
+
+class CommandInbox:
+    """The driver's end: reads each line once. Lines that are not whole and sound commands are passed over.
+
+    Args:
+        run_dir: The run folder.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self._path = commands_path(run_dir)
+        self._offset = 0
+
+    def new(self) -> list[Command]:
+        """Commands that have come since the last call, in order; nobody has looked at whether they make sense."""
+        try:
+            if self._path.stat().st_size <= self._offset:
+                return []
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                found = file.read()
+        except OSError:
+            return []
+        whole, _, rest = found.rpartition(b"\n")
+        if not whole and not found.startswith(b"\n"):
+            return []
+        self._offset += len(found) - len(rest)
+        return [c for c in map(_command, whole.split(b"\n")) if c is not None]
+
+
+def _command(line: bytes) -> Command | None:
+    if not line or len(line) > _LONGEST:
+        return None
+    try:
+        row = decode_row(line)
+        found = Command(**{k: v for k, v in row.items() if k in Command.__dataclass_fields__})
+    except (ValueError, TypeError):
+        return None
+    texts = (found.command, found.who, found.command_id)
+    sound = all(isinstance(t, str) and t.isprintable() and t for t in texts)
+    sound = sound and isinstance(found.arguments, dict) and isinstance(found.asked, int | float)
+    return found if sound and found.command in COMMANDS and isinstance(found.trial_id, str | None) else None

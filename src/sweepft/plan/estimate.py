@@ -1,0 +1,347 @@
+"""A spec and a few flags to a whole plan.
+
+One idea: what can be read is read, and what had to be assumed is written into the plan beside the figures.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.data import prepare_in_child
+from sweepft.errors import SweepftError
+from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, this_machine, what_is_asked
+from sweepft.plan.cost import Cost, estimated, measured_cost
+from sweepft.plan.disk import DiskUse, disk_uses
+from sweepft.plan.measure import Measured, measure
+from sweepft.plan.memory import GIB, RankMemory, rank_memory
+from sweepft.plan.model_shape import ModelShape, shape_of
+from sweepft.plan.row_counts import RowCount, assumed_rows, count_rows, prepared_rows
+from sweepft.plan.trial_shapes import Course, courses, heaviest_optimizer, largest_lora_rank, trial_count
+from sweepft.plan.warnings import advice, count
+from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
+
+_RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
+
+
+_PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
+
+
+_GPUS_PER_NODE: Final = 8
+
+
+_MEMORY: Final = 80.0  # GiB, of the same
+
+
+_SHORT_STEP: Final = 0.05  # seconds; launching a small model's kernels takes about as long
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What the user says beside the spec; None is filled by an assumption.
+
+    Attributes:
+        gpu_memory: GiB of one GPU.
+        gpus_per_node: GPUs of a node; by default 8, or what the spec asks for where that is less.
+        nodes: Nodes; by default as many as the spec asks for.
+        mfu: Model FLOPs utilisation, in (0, 1].
+        peak_tflops: Peak of one GPU in the training precision, 1e12 FLOP/s.
+        parameters: Of the model, where its config.json is not on this machine.
+        tokens: Mean tokens of a row.
+        rows: Training rows, where the data are not on this machine.
+        files: Whether to look at model and data at all.
+        measure: Whether to time real optimizer steps on this machine.
+    """
+
+    gpu_memory: float | None = None
+    gpus_per_node: int | None = None
+    nodes: int | None = None
+    mfu: float = 0.4
+    peak_tflops: float | None = None
+    parameters: int | None = None
+    tokens: float | None = None
+    rows: int | None = None
+    files: bool = True
+    measure: bool = False
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will take. ``to_dict`` is what ``--json`` writes; docs/plan.md tells its keys."""
+
+    spec: SweepSpec
+    trials: int | None
+    budget: int
+    model: ModelShape | None
+    rows: RowCount
+    courses: tuple[Course, ...]
+    cluster: Cluster
+    placement: Placement
+    micro_batch: int
+    memory: RankMemory | None
+    grid: Mapping[int, Mapping[int, int]]
+    disk: tuple[DiskUse, ...]
+    cost: Cost | None
+    measured: Measured | None
+    warnings: tuple[str, ...]
+    assumptions: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data with units in the names."""
+        cost = self.cost
+        tokens = self.budget * self.rows.tokens
+        return {
+            "name": self.spec.name,
+            "trials": self.trials,
+            "model": None if self.model is None else asdict(self.model),
+            "data": asdict(self.rows),
+            "budget": {"samples": self.budget, "tokens": round(tokens)},
+            "batch_sizes": [asdict(course) for course in self.courses],
+            "cluster": asdict(self.cluster),
+            "placement": asdict(self.placement) | {"across_nodes": self.placement.across_nodes},
+            "memory": None
+            if self.memory is None
+            else {
+                "micro_batch": self.micro_batch,
+                "rank_bytes": asdict(self.memory) | {"total": self.memory.total},
+                "gib_by_stage_and_ranks": {
+                    stage: {ranks: gib(size) for ranks, size in row.items()}
+                    for stage, row in self.grid.items()
+                },
+            },
+            "disk": [asdict(use) for use in self.disk],
+            "cost": None
+            if cost is None
+            else asdict(cost)
+            | {
+                "unit_hours_after_stopping": cost.after_stopping(cost.unit_hours),
+                "hours_after_stopping": None if cost.hours is None else cost.after_stopping(cost.hours),
+            },
+            "measured": None if self.measured is None else asdict(self.measured),
+            "warnings": list(self.warnings),
+            "assumptions": list(self.assumptions),
+        }
+
+
+def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
+    """Work out what a sweep will take.
+
+    Args:
+        spec: As loaded; its files need not be there when ``flags.files`` is False.
+        flags: What else is known.
+
+    Raises:
+        SweepftError: If the budget cannot be told in samples, or steps could not be measured.
+    """
+    assumed: list[str] = []
+    cluster = _cluster(spec, flags, assumed)
+    placement = place(spec.resources, cluster)
+    model = _model(spec, flags, assumed)
+    measured = None
+    if flags.measure:
+        rows, budget, measured = _measured(spec, cluster, placement)
+    else:
+        rows = _rows(spec, flags, assumed)
+        budget = _budget(spec, rows, assumed)
+    found = courses(spec, budget)
+    trials = trial_count(spec)
+    micro = _micro_batch(spec, model, rows, cluster, measured, assumed)
+    memory = None if model is None else _memory(spec, model, rows, micro, cluster)
+    cost = _cost(spec, flags, model, rows, budget, found, placement, trials, measured, assumed)
+    expected = trials or (cost.trials_in_limit if cost is not None else None) or 0
+    return SweepPlan(
+        spec=spec,
+        trials=trials,
+        budget=budget,
+        model=model,
+        rows=rows,
+        courses=found,
+        cluster=cluster,
+        placement=placement,
+        micro_batch=micro,
+        memory=memory,
+        grid={} if model is None else _grid(spec, model, rows, micro, cluster),
+        disk=disk_uses(spec, model, rows, found, placement, cluster, expected),
+        cost=cost,
+        measured=measured,
+        warnings=advice(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+        assumptions=tuple(assumed),
+    )
+
+
+def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
+    if spec.resources.gpus_per_worker == 0:
+        return this_machine()
+    memory, per_node = flags.gpu_memory or _MEMORY, flags.gpus_per_node or _GPUS_PER_NODE
+    if flags.gpu_memory is None:
+        assumed.append(f"GPUs of {memory:g} GiB (--gpu-memory)")
+    if flags.gpus_per_node is None:
+        if flags.nodes is None:  # a spec for a part of a node is not told that the rest is idle
+            r = spec.resources
+            per_node = min(per_node, ceil(r.concurrent_trials * r.workers_per_trial * r.gpus_per_worker))
+        assumed.append(f"{count(per_node, 'GPU')} a node (--gpus-per-node)")
+    size = round(memory * GIB)
+    if flags.nodes is not None:
+        return Cluster(flags.nodes, per_node, size, gpu=True, given=True)
+    asked = what_is_asked(spec.resources, per_node, size)
+    assumed.append(f"{count(asked.nodes, 'node')}, what the spec asks for (--nodes)")
+    return asked
+
+
+def _model(spec: SweepSpec, flags: Flags, assumed: list[str]) -> ModelShape | None:
+    model = shape_of(spec.model, flags.parameters, look=flags.files)
+    if model is None:
+        assumed.append("no size of the model is known: memory, time and its files are left out (--params 3B)")
+    elif not model.known:
+        exact = (
+            f"; exact after: hf download {spec.model.path} config.json" if is_hub_id(spec.model.path) else ""
+        )
+        assumed.append(f"{model.parameters / 1e9:.3g} B parameters: {model.source}{exact}")
+    return model
+
+
+def _rows(spec: SweepSpec, flags: Flags, assumed: list[str]) -> RowCount:
+    rows = count_rows(spec, flags.tokens) if flags.files else assumed_rows(spec, flags.tokens, flags.rows)
+    if rows.train is None and flags.rows is not None:
+        rows = assumed_rows(spec, flags.tokens, flags.rows)
+    if flags.tokens is None and not rows.known:
+        assumed.append(f"{rows.tokens:g} tokens a row (--tokens-per-sample){rows.trouble}")
+    if rows.held_out is None:
+        assumed.append("held-out rows are not known: the time to evaluate them is left out (--rows)")
+    return rows
+
+
+def _budget(spec: SweepSpec, rows: RowCount, assumed: list[str]) -> int:
+    budget = spec.train.budget
+    if budget.samples is not None:
+        return budget.samples
+    if budget.epochs is not None:
+        if rows.train is None:
+            raise SweepftError(
+                "train.budget.epochs: the data are not on this machine, so a pass has no known length\n"
+                "  give the number of training rows: --rows 300000"
+            )
+        return max(1, round(budget.epochs * rows.train))
+    assert budget.tokens is not None
+    if not rows.known:
+        assumed.append("half of a row's tokens have a loss")
+    return max(1, round(budget.tokens / rows.targets))
+
+
+def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[RowCount, int, Measured]:
+    here = place(spec.resources, replace(cluster, nodes=1)).slots if cluster.gpu else placement.slots
+    if not here:
+        raise SweepftError(
+            f"--measure: a trial of {spec.resources.workers_per_trial} ranks does not fit one node of "
+            f"{count(cluster.units_per_node, 'GPU')}\n  lower resources.workers_per_trial for the measurement: --set"
+        )
+    with tempfile.TemporaryDirectory(prefix="sweepft-plan-cache-") as folder:
+        prepared = prepare_in_child(spec, Path(folder))
+        found = measure(spec, prepared, here)
+        return prepared_rows(prepared), prepared.budget_samples, found
+
+
+def _memory(
+    spec: SweepSpec,
+    model: ModelShape,
+    rows: RowCount,
+    micro: int,
+    cluster: Cluster,
+    *,
+    stage: int | None = None,
+    ranks: int | None = None,
+) -> RankMemory:
+    """Of one rank, at the spec's own ZeRO stage and number of ranks unless others are given."""
+    return rank_memory(
+        model,
+        stage=spec.train.zero_stage if stage is None else stage,
+        precision=spec.train.precision,
+        ranks=ranks or spec.resources.workers_per_trial,
+        rows=-(-micro // rows.longest) if isinstance(spec.train.micro_batch, MicroTokens) else micro,
+        tokens=rows.longest,
+        lora_rank=largest_lora_rank(spec),
+        optimizer=heaviest_optimizer(spec),
+        offload=spec.train.offload,
+        checkpointing=spec.train.gradient_checkpointing,
+        gpu=cluster.gpu,
+    )
+
+
+def _micro_batch(
+    spec: SweepSpec,
+    model: ModelShape | None,
+    rows: RowCount,
+    cluster: Cluster,
+    measured: Measured | None,
+    assumed: list[str],
+) -> int:
+    """Rows a rank runs at once, or tokens where they are packed; for ``auto`` what was found, or the power of two that
+    memory would hold.
+    """
+    if measured is not None:
+        return measured.micro_batch
+    given = spec.train.micro_batch
+    if isinstance(given, MicroTokens):
+        return given.tokens
+    if isinstance(given, int):
+        return given
+    if model is None:
+        return 1
+    micro = 1
+    while micro < 1024 and cluster.gpu:
+        wanted = _memory(spec, model, rows, 2 * micro, cluster)
+        if wanted.total > 0.9 * rank_room(spec.resources, cluster):
+            break
+        micro *= 2
+    assumed.append(f"micro_batch auto comes out at {micro}")
+    return micro
+
+
+def _grid(
+    spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, cluster: Cluster
+) -> dict[int, dict[int, int]]:
+    """Bytes of a rank by ZeRO stage and number of ranks; stage 0 with bf16 is refused by the spec."""
+    stages = (0, 1, 2, 3) if spec.train.precision == "fp32" else (1, 2, 3)
+    own = spec.resources.workers_per_trial
+    ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
+    return {
+        stage: {n: _memory(spec, model, rows, micro, cluster, stage=stage, ranks=n).total for n in ranks}
+        for stage in stages
+    }
+
+
+def _cost(
+    spec: SweepSpec,
+    flags: Flags,
+    model: ModelShape | None,
+    rows: RowCount,
+    budget: int,
+    found: tuple[Course, ...],
+    placement: Placement,
+    trials: int | None,
+    measured: Measured | None,
+    assumed: list[str],
+) -> Cost | None:
+    if measured is not None:
+        return measured_cost(spec, found, measured, placement, trials)
+    if spec.resources.gpus_per_worker == 0:
+        assumed.append("no time is estimated for trials on CPUs (--measure)")
+        return None
+    if model is None:
+        return None
+    if flags.peak_tflops is None:
+        assumed.append(f"{_PEAK_TFLOPS:g} TFLOP/s a GPU, an A100's peak in bf16 (--peak-tflops)")
+    assumed.append(f"{flags.mfu:.0%} of that is reached (--mfu)")
+    peak = flags.peak_tflops or _PEAK_TFLOPS
+    cost = estimated(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
+    step = cost.trial_seconds / max(course.steps for course in found)
+    if step < _SHORT_STEP:
+        assumed.append(
+            f"steps of {1000 * step:.1g} ms, by their FLOPs: what else a step takes decides then, and is not in it "
+            "(--measure)"
+        )
+    return cost

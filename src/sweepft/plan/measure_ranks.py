@@ -1,0 +1,200 @@
+"""The processes that ``measure`` times: ``python -m sweepft.plan.measure_ranks`` reads a job from stdin.
+
+One idea: a slot is a process group of its own; all slots start their timed steps together, so that each meets the
+others' load as it would in the sweep. What comes before a slot's ranks is timed by doing it: a local Ray is started,
+and a coordinator on it for each slot; then it is ended, and the ranks are plain processes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import queue
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweepft.data import Prepared
+from sweepft.driver.configs import slot_plan
+from sweepft.plan.trial_shapes import batch_sizes
+from sweepft.spec import SweepSpec, from_dict
+from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.rendezvous import listen
+
+_PATIENCE = 3600.0
+
+
+def _main() -> None:
+    job = json.load(sys.stdin)
+    outcome = Path(job["outcome"])
+    try:
+        found = _measure(job)
+    except Exception as error:
+        found = {"error": str(error)}
+    outcome.write_text(json.dumps(found))
+
+
+def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
+    spec = from_dict(job["spec"])
+    prepared = Prepared.model_validate(job["prepared"])
+    engine = slot_plan(spec, prepared, Path(job["folder"])).engine
+    trials = [_trial(spec, size, prepared.budget_samples) for size in batch_sizes(spec)]
+    slots, world = int(job["slots"]), spec.resources.workers_per_trial
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    together = context.Barrier(slots * world)
+    before = _before_ranks(spec, slots)
+    begin = time.time()
+    processes = []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        for slot in range(slots):
+            meeting = listen("127.0.0.1")
+            for rank in range(world):
+                _show_gpu(slot * world + rank, spec.resources.gpus_per_worker, visible)
+                port, listener = meeting.getsockname()[1], meeting if rank == 0 else None
+                args = (
+                    answers,
+                    together,
+                    slot,
+                    rank,
+                    world,
+                    port,
+                    listener,
+                    engine,
+                    trials,
+                    dict(job),
+                    begin,
+                )
+                process = context.Process(target=_rank, args=args, daemon=True)
+                process.start()
+                processes.append(process)
+            meeting.close()  # rank 0 has its own
+        found = _gathered(answers, slots * world, [str(t.batch_size) for t in trials], processes)
+        return found | {"start_seconds": before + found["start_seconds"]}
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _before_ranks(spec: SweepSpec, slots: int) -> float:
+    """Seconds for a local Ray to start and to load a coordinator for each slot, as in a sweep without ``--address``."""
+    import ray
+
+    from sweepft.driver.configs import COORDINATOR_CPUS, local_cpus
+    from sweepft.driver.ray_session import set_environment, start_ray
+
+    set_environment()
+    begin = time.monotonic()
+    start_ray(local_cpus(spec)[0])
+    try:
+        load = ray.remote(num_cpus=COORDINATOR_CPUS)(_load_coordinator)
+        ray.get([load.remote() for _ in range(slots)])
+        return time.monotonic() - begin
+    finally:
+        ray.shutdown()
+
+
+def _load_coordinator() -> None:
+    importlib.import_module("sweepft.slot.trainable")
+
+
+def _trial(spec: SweepSpec, size: int, budget: int) -> TrialPlan:
+    """A trial of this batch size; of every other swept field the first value will do."""
+    config = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
+    if "batch_size" in config:
+        config["batch_size"] = size
+    settings = spec.trial_settings(config).model_dump(mode="json")
+    return TrialPlan.from_settings(f"batch-{size}", settings, budget)
+
+
+def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
+    """Slowest start and largest peak of all ranks; the first rank's steps of each slot, one after another."""
+    steps: dict[str, list[float]] = {size: [] for size in sizes}
+    names = ("evaluate_seconds", "start_seconds", "switch_seconds", "peak_bytes", "micro_batch")
+    found: dict[str, Any] = dict.fromkeys(names, 0)
+    deadline = time.monotonic() + _PATIENCE
+    while expected:
+        try:
+            answer = answers.get(timeout=2.0)
+        except queue.Empty:
+            dead = [p.exitcode for p in processes if p.exitcode not in (None, 0)]
+            if dead or time.monotonic() > deadline:
+                raise RuntimeError(f"a rank ended without an answer (exit statuses {dead})") from None
+            continue
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        found = {key: max(value, answer[key]) for key, value in found.items()}
+        if answer["rank"] == 0:
+            for size, taken in answer["steps"].items():
+                steps[size] += taken
+        expected -= 1
+    return found | {"steps": steps}
+
+
+def _rank(
+    answers: Any,
+    together: Any,
+    slot: int,
+    rank: int,
+    world: int,
+    port: int,
+    listener: socket.socket | None,
+    engine: EnginePlan,
+    trials: list[TrialPlan],
+    job: Mapping[str, Any],
+    begin: float,
+) -> None:
+    try:
+        importlib.import_module("ray")
+        from sweepft.training.distributed import join, leave
+        from sweepft.training.timing import peak_bytes, time_evaluation, time_steps
+        from sweepft.training.trainer import TrialRunner
+
+        gpus = from_dict(job["spec"]).resources.gpus_per_worker
+        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener))
+        runner.start(trials[0])
+        if not engine.micro_batch:
+            runner.set_micro_batch(runner.probe())
+        start = time.time() - begin
+        steps, switches = {}, []
+        for trial in trials:
+            together.wait(_PATIENCE)
+            switched, taken = time_steps(runner, trial, job["steps"], job["most_seconds"])
+            steps[str(trial.batch_size)] = taken
+            switches.append(switched)
+        together.wait(_PATIENCE)
+        evaluated = time_evaluation(runner)
+        answer: dict[str, Any] = {
+            "rank": rank,
+            "slot": slot,
+            "steps": steps,
+            "start_seconds": start,
+            "switch_seconds": sum(switches) / len(switches),
+            "evaluate_seconds": evaluated,
+            "peak_bytes": peak_bytes(runner.device),
+            "micro_batch": runner.plan.micro_batch,
+        }
+        together.wait(_PATIENCE)
+        leave()
+        answers.put(answer)
+    except Exception as error:
+        answers.put({"error": f"rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()}"})
+
+
+def _show_gpu(index: int, each: float, visible: str | None) -> None:
+    """Let the next process see one GPU, as Ray would; the children inherit the environment."""
+    if each > 0:
+        names = visible.split(",") if visible else None
+        place = int(index * each)
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[place] if names else str(place)
+
+
+if __name__ == "__main__":
+    _main()

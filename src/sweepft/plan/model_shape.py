@@ -1,0 +1,186 @@
+"""The base model's size and shape, from its config.json and the headers of its weights; no torch.
+
+One idea: memory and time need a handful of numbers. They are read where the model is on this machine (a folder, or
+the hub's cache), else made from a number of parameters by the proportions that models of 1 to 8 B share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.errors import SweepftError
+from sweepft.spec import Model, is_hub_id
+
+_GATED: Final = ("llama", "mistral", "granite", "qwen2")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What memory and time depend on.
+
+    Attributes:
+        parameters: Trained parameters; tied embeddings count once.
+        hidden: Width of the residual stream.
+        layers: Transformer blocks.
+        intermediate: Width of the feed-forward part.
+        heads: Attention heads.
+        attention: Width of queries (heads x head size); keys and values are repeated to it.
+        vocab: Embedding rows.
+        largest_layer: Parameters of the largest single module, as DeepSpeed's ZeRO-3 estimator wants it.
+        source: Where the numbers come from, for people.
+        known: Whether they were read rather than assumed.
+    """
+
+    parameters: int
+    hidden: int
+    layers: int
+    intermediate: int
+    heads: int
+    attention: int
+    vocab: int
+    largest_layer: int
+    source: str
+    known: bool
+
+
+def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) -> ModelShape | None:
+    """The base model's shape.
+
+    Args:
+        model: The spec's section.
+        parameters: Given by the user; wins over what a name says, not over what a config says.
+        look: Whether to look for the model's files.
+
+    Returns:
+        None when the model is not on this machine, no number is given, and its name holds none.
+    """
+    folder = _folder(model) if look else None
+    if folder is not None:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            config = None
+        if isinstance(config, dict):
+            return shape_from_config(config, _stored_parameters(folder) or parameters, folder)
+    if parameters is not None:
+        return typical_shape(parameters, "--params; its shape is that of a typical model of this size")
+    said = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.path.split("/")[-1].lower())
+    if said is None:
+        return None
+    why = f"the {said[0].upper()} in its name; its shape is that of a typical model of this size"
+    return typical_shape(parse_count(said[0]), why)
+
+
+def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path | str) -> ModelShape:
+    """The shape that a config.json describes.
+
+    Args:
+        config: As read.
+        stored: Parameters counted otherwise (weight files, the user), needed for architectures not known here.
+        where: For messages.
+
+    Raises:
+        SweepftError: If the architecture is not known and ``stored`` is None.
+    """
+    text = {**config, **(config.get("text_config") or {})}
+    kind = text.get("model_type")
+    hidden, layers, vocab = (text.get(key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    if not (isinstance(hidden, int) and isinstance(layers, int) and isinstance(vocab, int)):
+        if stored is None:
+            raise SweepftError(f"{where}: cannot tell the size of a {kind} model\n  give it: --params 3B")
+        return typical_shape(
+            stored, f"{stored:,} parameters; its shape is that of a typical model of this size"
+        )
+    intermediate = int(text.get("intermediate_size") or 4 * hidden)
+    heads = int(text.get("num_attention_heads") or 1)
+    head = int(text.get("head_dim") or hidden // heads)
+    counted = _gated_parameters(text, hidden, layers, vocab, intermediate, heads, head)
+    total = stored if stored is not None else counted if kind in _GATED else None
+    if total is None:
+        raise SweepftError(
+            f"{where}: cannot count the parameters of a {kind} model\n  give them: --params 3B"
+        )
+    source = "its weight files" if stored is not None else "its config.json"
+    largest = max(vocab * hidden, hidden * intermediate, hidden * heads * head)
+    return ModelShape(
+        total, hidden, layers, intermediate, heads, heads * head, vocab, largest, source, known=True
+    )
+
+
+def typical_shape(parameters: int, source: str) -> ModelShape:
+    """A model of this size by common proportions: width 128 x depth, feed-forward 3 x width, 64,000 tokens.
+
+    A block then has about 13 width^2 parameters; Llama 3.2 3B, Granite 7B and Mistral 7B lie within 10% in width.
+    """
+    hidden = max(64, round((parameters * 128 / 13) ** (1 / 3) / 64) * 64)
+    layers, vocab = max(1, round(hidden / 128)), 64_000
+    return ModelShape(
+        parameters, hidden, layers, 3 * hidden, layers, hidden, vocab, vocab * hidden, source, known=False
+    )
+
+
+def parse_count(text: str) -> int:
+    """``3B``, ``350M``, ``7.2e9`` as a number.
+
+    Raises:
+        ValueError: If it is none, or not positive.
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmbt]?)\s*", text.lower())
+    value = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[found[2]] if found else 0.0
+    if not (math.isfinite(value) and value >= 1):
+        raise ValueError(f"{text!r} is not a number such as 3B, 350M or 7000000000")
+    return round(value)
+
+
+def _gated_parameters(
+    text: Mapping[str, Any], hidden: int, layers: int, vocab: int, intermediate: int, heads: int, head: int
+) -> int:
+    """Parameters of a Llama-like model: gated feed-forward, RMSNorm, grouped keys and values; untied if not said."""
+    queries, keys = heads * head, int(text.get("num_key_value_heads") or heads) * head
+    bias = bool(text.get("attention_bias"))
+    qkv_bias = bias or text.get("model_type") == "qwen2"
+    attention = hidden * (2 * queries + 2 * keys) + qkv_bias * (queries + 2 * keys) + bias * hidden
+    feed_forward = 3 * hidden * intermediate + bool(text.get("mlp_bias")) * (2 * intermediate + hidden)
+    embeddings = vocab * hidden * (1 if text.get("tie_word_embeddings") else 2)
+    return embeddings + layers * (attention + feed_forward + 2 * hidden) + hidden
+
+
+def _folder(model: Model) -> Path | None:
+    """Where the model's files are on this machine: the folder named, or a snapshot in the hub's cache."""
+    if Path(model.path).is_dir():
+        return Path(model.path)
+    if not is_hub_id(model.path):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.path, "config.json", revision=model.revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _stored_parameters(folder: Path) -> int | None:
+    """Elements of all tensors in the folder's safetensors files, by their headers; None when there are none."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            files = [folder / str(name) for name in sorted(names)]
+        else:
+            files = sorted(folder.glob("*.safetensors"))
+        counts = [_elements(file) for file in files]
+    except (OSError, ValueError, KeyError, AttributeError, struct.error):
+        return None
+    return sum(counts) or None
+
+
+def _elements(file: Path) -> int:
+    with file.open("rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(size))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -1,0 +1,141 @@
+"""How many samples there are and how long they are: counted, measured on a sample of rows, or assumed.
+
+One idea: rows are read here only if all of them are on this machine. Lengths need the tokenizer, which imports
+transformers: a child process (``python -m sweepft.plan.row_counts``) tokenises a few hundred rows, and no torch is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from sweepft.data import Prepared
+from sweepft.spec import SweepSpec, from_dict
+
+TOKENS_ASSUMED: Final = 600
+
+
+_SAMPLED: Final = 512
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """The data of a sweep in numbers.
+
+    Attributes:
+        train: Training rows; None when not known.
+        held_out: Held-out rows of all sets together; None when not known.
+        tokens: Mean tokens of a training row, prompt included.
+        targets: Mean tokens with a loss.
+        longest: Tokens of the longest row, at most ``data.max_length``.
+        source: Where the numbers come from, for people.
+        known: Whether lengths were measured rather than assumed.
+        trouble: Why rows that are here could not be tokenised, or nothing.
+    """
+
+    train: int | None
+    held_out: int | None
+    tokens: float
+    targets: float
+    longest: int
+    source: str
+    known: bool
+    trouble: str = ""
+
+
+def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
+    """Rows counted and a sample of them tokenised, in a child process, if data and tokenizer are on this machine.
+
+    Args:
+        spec: The sweep; its local rows must be readable.
+        tokens: Mean tokens of a row as the user gave it; wins.
+    """
+    paths = [s.path for s in spec.data.train] + [h.path for h in spec.data.held_out if h.path is not None]
+    if not all(Path(path).is_file() for path in paths):
+        return assumed_rows(spec, tokens)
+    done = subprocess.run(
+        [sys.executable, "-m", "sweepft.plan.row_counts"],
+        input=json.dumps(spec.to_dict()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:  # no tokenizer here, rows it refuses: a plan goes on with what it has
+        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        return replace(assumed_rows(spec, tokens), trouble=f"; the rows could not be tokenised: {words}")
+    found = RowCount(**json.loads(done.stdout.splitlines()[-1]))
+    return found if tokens is None else _with_tokens(found, spec, tokens)
+
+
+def assumed_rows(spec: SweepSpec, tokens: float | None, train: int | None = None) -> RowCount:
+    """What is left when the data are not here: the user's numbers, or round ones."""
+    longest = spec.data.max_length
+    if tokens is None:
+        tokens, source = float(min(TOKENS_ASSUMED, longest)), "assumed; give --tokens-per-sample"
+    else:
+        tokens, source = min(tokens, float(longest)), "--tokens-per-sample"
+    return RowCount(train, _held_out(spec, train), tokens, tokens / 2, longest, source, known=False)
+
+
+def prepared_rows(prepared: Prepared) -> RowCount:
+    """Exact numbers of data that have been tokenised."""
+    train = prepared.train
+    held_out = sum(h.data.rows for h in prepared.held_out)
+    tokens, targets = train.tokens / train.rows, train.targets / train.rows
+    return RowCount(train.rows, held_out, tokens, targets, train.longest, "tokenised", known=True)
+
+
+def _with_tokens(found: RowCount, spec: SweepSpec, tokens: float) -> RowCount:
+    given = assumed_rows(spec, tokens, found.train)
+    return RowCount(
+        found.train, found.held_out, given.tokens, given.targets, given.longest, given.source, False
+    )
+
+
+def _held_out(spec: SweepSpec, train: int | None) -> int | None:
+    """Held-out rows, as far as limits and fractions tell."""
+    total = 0
+    for held in spec.data.held_out:
+        rows = None if held.fraction is None or train is None else round(held.fraction * train)
+        if held.limit is not None:
+            rows = held.limit if rows is None else min(rows, held.limit)
+        if rows is None:
+            return None
+        total += rows
+    return total
+
+
+def _main() -> None:
+    """Read a spec from stdin; write a RowCount to stdout."""
+    from sweepft.data.encode import Encoder
+    from sweepft.data.split import split_data
+    from sweepft.data.tokenizer import load_tokenizer
+
+    spec = from_dict(json.load(sys.stdin))
+    split = split_data(spec.data, remote=False)
+    rows = split.train
+    sample = [rows[i * len(rows) // _SAMPLED] for i in range(_SAMPLED)] if len(rows) > _SAMPLED else rows
+    loaded = load_tokenizer(spec.model, chats=any(row.form == "chat" for row in sample))
+    encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
+    encoded = list(encoder.encode(sample))
+    lengths = [len(ids) for ids, _, _ in encoded]
+    kept = len(encoded) / len(sample)
+    every = len(sample) == len(rows)
+    count = RowCount(
+        train=round(kept * len(rows)),
+        held_out=sum(len(held) for held in split.held_out.values()),
+        tokens=sum(lengths) / len(lengths),
+        targets=sum(int(mask.sum()) for _, mask, _ in encoded) / len(lengths),
+        longest=max(lengths) if every else spec.data.max_length,
+        source=f"{'all' if every else 'a sample of'} {len(sample):,} rows tokenised",
+        known=True,
+    )
+    print(json.dumps(asdict(count)))  # noqa: T201 - the parent reads it
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,132 @@
+"""The course of a trial of each batch size: steps, warmup, and the windows at which it can be judged.
+
+One idea: the budget is the same for all, so a batch size decides how many steps a trial has, and with them whether a
+warmup means anything and whether the early-stop rule ever gets to see it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweepft.early_stopping import eligible, parse_windows, window_steps
+from sweepft.spec import SweepSpec, plan
+
+
+@dataclass(frozen=True)
+class Course:
+    """A trial of one batch size.
+
+    Attributes:
+        batch_size: Samples per optimizer step.
+        micro_batches: Forward and backward passes of each rank in a step; None where micro_batch is no number.
+        steps: Optimizer steps.
+        warmup: Fewest and most warmup steps among the warmups that can be proposed.
+        window_steps: Step at which each window is reached, by the window's name.
+        judged: Names of the windows at which a trial can be judged, whatever its warmup.
+        judged_at_best: The same for a trial with the shortest warmup.
+    """
+
+    batch_size: int
+    micro_batches: int | None
+    steps: int
+    warmup: tuple[int, int]
+    window_steps: Mapping[str, int]
+    judged: tuple[str, ...]
+    judged_at_best: tuple[str, ...]
+
+
+def batch_sizes(spec: SweepSpec) -> tuple[int, ...]:
+    """The batch sizes a trial may have, rising."""
+    swept = spec.search.space.get("batch_size")
+    sizes = swept.choices if swept is not None else (spec.train.batch_size,)
+    return tuple(sorted(int(size) for size in sizes if size is not None))
+
+
+def courses(spec: SweepSpec, budget: int) -> tuple[Course, ...]:
+    """One course a batch size.
+
+    Args:
+        spec: The sweep.
+        budget: Samples of every trial.
+    """
+    return tuple(_course(spec, size, budget) for size in batch_sizes(spec))
+
+
+def trial_count(spec: SweepSpec) -> int | None:
+    """Trials at most: what is asked for, or as many as the space holds; None when only a limit of time bounds them."""
+    wanted, there = spec.search.trials, configurations(spec)
+    if spec.search.sampler == "grid" and wanted is None:
+        return there
+    if wanted is None:
+        return None
+    return wanted if there is None else min(wanted, there)
+
+
+def configurations(spec: SweepSpec) -> int | None:
+    """Different configurations in the space; None when it has a continuous dimension."""
+    sizes = []
+    for dimension in spec.search.space.values():
+        if dimension.kind == "choice":
+            sizes.append(len(dimension.choices))
+        elif dimension.kind == "int_uniform":
+            low, high = dimension.bounds
+            sizes.append(int(high - low) + 1)
+        else:
+            return None
+    return math.prod(sizes)
+
+
+def largest_lora_rank(spec: SweepSpec) -> int:
+    """Of the adapters that may be proposed; 0 where all weights are trained."""
+    swept = spec.search.space.get("lora.rank")
+    ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
+    fixed = spec.train.lora
+    return max([*ranks, fixed.rank if fixed is not None else 0])
+
+
+def heaviest_optimizer(spec: SweepSpec) -> str:
+    """Of the optimizers that may be proposed, the one that keeps most of a parameter."""
+    swept = spec.search.space.get("optimizer.name")
+    names = swept.choices if swept is not None else (spec.train.optimizer.name,)
+    return next(name for name in ("adamw", "sgd", "adamw_8bit", "adafactor") if name in names)
+
+
+def _course(spec: SweepSpec, size: int, budget: int) -> Course:
+    warmups = [_warmup_steps(spec, size, config, budget) for config in _warmups(spec)]
+    windows = window_steps(parse_windows(spec.early_stop.windows), batch_size=size, budget=budget)
+
+    def judged(warmup: int) -> tuple[str, ...]:
+        least = spec.early_stop.min_steps
+        return tuple(
+            w.name for w, step in windows.items() if eligible(step=step, min_steps=least, warmup_steps=warmup)
+        )
+
+    micro = spec.train.micro_batch
+    per_pass = micro * spec.resources.workers_per_trial if isinstance(micro, int) else None
+    return Course(
+        batch_size=size,
+        micro_batches=None if per_pass is None else math.ceil(size / per_pass),
+        steps=math.ceil(budget / size),
+        warmup=(min(warmups), max(warmups)),
+        window_steps={window.name: step for window, step in windows.items()},
+        judged=judged(max(warmups)),
+        judged_at_best=judged(min(warmups)),
+    )
+
+
+def _warmups(spec: SweepSpec) -> list[dict[str, Any]]:
+    """The choices or ends of a swept warmup, as configs; one empty config when it is fixed."""
+    for key in ("warmup", "warmup.steps"):
+        dimension = spec.search.space.get(key)
+        if dimension is not None:
+            return [{key: value} for _, value in dimension.examples()]
+    return [{}]
+
+
+def _warmup_steps(spec: SweepSpec, size: int, config: Mapping[str, Any], budget: int) -> int:
+    rate = spec.train.learning_rate or 1.0
+    settings = spec.trial_settings({"batch_size": size, "learning_rate": rate, **config})
+    return plan(settings, budget).warmup_steps

@@ -1,0 +1,171 @@
+"""A sweep's clock without a sweep: recorded runs on so many slots, stopped by whoever judges.
+
+Runs start in the given order as slots come free, and report at their recorded times; what a judge stops costs
+no more. Judges see only what has been reported by then, in the order in which it would have been.
+"""
+# MERGED A virtual clock over so many slots: what a sweep's driver would see, without anything running.
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from sweepft.replay.curves import Run, Study
+
+Work = TypeVar("Work")
+
+
+def run_on_slots(
+    slots: int,
+    begin: Callable[[float, int], tuple[Work, float] | None],
+    report: Callable[[Work, float], float | None],
+) -> float:
+    """Keep the slots at work until nothing is left to do.
+
+    Args:
+        slots: Pieces of work at the same time.
+        begin: Given the time and a free slot: work to do there and the seconds until its first report, or None when
+            there is nothing to do now (asked again after the next report, for each free slot).
+        report: Given work and the time, a report is due: the seconds until the next one, or None when the work is over.
+    Returns:
+        The time at which the last slot fell idle. Reports due at the same time come in the order in which they were
+        announced.
+    """
+    clock, serial = 0.0, 0
+    free = list(range(slots))
+    events: list[tuple[float, int, int, Work]] = []
+    while True:
+        while free:
+            begun = begin(clock, free[0])
+            if begun is None:
+                break
+            serial += 1
+            heapq.heappush(events, (clock + begun[1], serial, heapq.heappop(free), begun[0]))
+        if not events:
+            return clock
+        clock, _, slot, work = heapq.heappop(events)
+        wait = report(work, clock)
+        if wait is None:
+            heapq.heappush(free, slot)
+        else:
+            serial += 1
+            heapq.heappush(events, (clock + wait, serial, slot, work))
+
+
+Decision = Literal["continue", "stop", "pause"]
+
+
+class Judge(Protocol):
+    """Who decides; a fresh one for each replay."""
+
+    def marks(self, study: Study) -> Sequence[float]:
+        """Progress values at which runs must report, besides every 5% of the budget."""
+        ...
+
+    def start(self, run: Run) -> None:
+        """A run starts."""
+        ...
+
+    def report(self, run: Run, start: int, stop: int) -> Decision:
+        """Rows ``start`` to ``stop`` (not included) have been reported; the run is not over."""
+        ...
+
+    def finish(self, run: Run, start: int) -> None:
+        """The run ended by itself, with its rows from ``start`` on."""
+        ...
+
+    def resume(self, free: int) -> Sequence[str]:
+        """Paused runs that may go on now, in order; so many slots are free."""
+        ...
+
+    def reason(self, run_id: str) -> str:
+        """Why a run was stopped."""
+        ...
+
+
+@dataclass
+class RunOutcome:
+    """What became of one run: seconds spent on it, and whether it reached its end, at what time.
+
+    Attributes:
+        spent: Seconds of its recorded time that were used.
+        status: ``completed``, ``stopped`` or ``left`` (paused and never resumed).
+        finished_at: Clock time of its end; None when it was stopped.
+        reason: Why it was stopped.
+    """
+
+    spent: float = 0.0
+    status: Literal["completed", "stopped", "left"] = "left"
+    finished_at: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A replay of one study: runs by name, and when the last slot fell idle."""
+
+    runs: dict[str, RunOutcome]
+    makespan: float
+
+
+def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]) -> Outcome:
+    """Replay a study's runs in this order.
+
+    Args:
+        study: The runs.
+        judge: A fresh judge.
+        slots: Runs at the same time.
+        order: Indices into ``study.runs``: which starts first.
+    """
+    marks = judge.marks(study)
+    points = {study.runs[i].run_id: study.report_points(study.runs[i], marks) for i in order}
+    by_name = {study.runs[i].run_id: study.runs[i] for i in order}
+    outcomes = {name: RunOutcome() for name in by_name}
+    waiting: deque[str] = deque(by_name)
+    resumable: deque[str] = deque()
+    at = dict.fromkeys(by_name, 0)  # rows reported so far
+    begun: set[str] = set()
+    free = slots
+
+    def begin(clock: float, slot: int) -> tuple[str, float] | None:
+        nonlocal free
+        if not (resumable or waiting):
+            return None
+        name = resumable.popleft() if resumable else waiting.popleft()
+        if name not in begun:
+            begun.add(name)
+            judge.start(by_name[name])
+        free -= 1
+        return name, _until_next(by_name[name], at[name], points[name])
+
+    def report(name: str, clock: float) -> float | None:
+        nonlocal free
+        run, start, outcome = by_name[name], at[name], outcomes[name]
+        stop = at[name] = next(p for p in points[name] if p > start)
+        outcome.spent = float(run.seconds[stop - 1])
+        if stop == len(run.progress):
+            judge.finish(run, start)
+            outcome.status, outcome.finished_at = "completed", clock
+            decision: Decision = "stop"
+        else:
+            decision = judge.report(run, start, stop)
+            if decision == "stop":
+                outcome.status, outcome.reason = "stopped", judge.reason(name)
+        free += decision != "continue"
+        resumable.extend(n for n in judge.resume(free) if n not in resumable)
+        return _until_next(run, stop, points[name]) if decision == "continue" else None
+
+    makespan = run_on_slots(slots, begin, report)
+    for name, outcome in outcomes.items():
+        if outcome.status == "left":
+            outcome.reason = f"paused, and never resumed: {judge.reason(name)}"
+    return Outcome(outcomes, makespan)
+
+
+def _until_next(run: Run, start: int, points: Sequence[int]) -> float:
+    stop = next(p for p in points if p > start)
+    before = float(run.seconds[start - 1]) if start else 0.0
+    return float(run.seconds[stop - 1]) - before

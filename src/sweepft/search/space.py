@@ -1,0 +1,166 @@
+"""Between the values of a search space and the parameters of an Optuna study.
+
+One idea: numbers to choose from are an ordered scale. A batch size out of 8, 16, 32 is the whole number 0, 1 or 2
+to the sampler (parameter ``batch_size.index``), so that it knows 16 to lie between 8 and 32, whatever the
+spacing. Only what has no order is a category.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from sweepft.spec import Dimension, SweepSpec
+from sweepft.spec.space import same
+
+Param = bool | int | float | str | None
+
+
+"""What Optuna stores for a value."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of the space, both ways.
+
+    Attributes:
+        key: Dotted field of ``train``.
+        param: Name of the parameter in the study.
+        distribution: Its Optuna distribution.
+        values: For choices: value by position. None for ranges.
+    """
+
+    key: str
+    param: str
+    distribution: BaseDistribution
+    values: tuple[Any, ...] | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Number of values, or None for a continuous range."""
+        if self.values is not None:
+            return len(self.values)
+        if isinstance(self.distribution, IntDistribution):
+            return int(self.distribution.high - self.distribution.low + 1)
+        return None
+
+    def encode(self, value: Any) -> Param:
+        """Parameter of a value.
+
+        Raises:
+            ValueError: If the value does not lie in the dimension.
+        """
+        param: Param
+        if self.values is not None:
+            position = next((i for i, option in enumerate(self.values) if same(option, value)), None)
+            if position is None:
+                raise ValueError(f"{self.key}: {value!r} is not one of {list(self.values)}")
+            return position if isinstance(self.distribution, IntDistribution) else self._labels[position]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{self.key}: {value!r} is not a number")
+        whole = isinstance(self.distribution, IntDistribution)
+        param = int(value) if whole else float(value)
+        assert isinstance(self.distribution, IntDistribution | FloatDistribution)
+        if param != value or not self.distribution.low <= param <= self.distribution.high:
+            raise ValueError(f"{self.key}: {value!r} is not in {self.distribution}")
+        return param
+
+    def decode(self, param: Param) -> Any:
+        """Value of a parameter."""
+        if self.values is None:
+            return param
+        if isinstance(self.distribution, IntDistribution):
+            assert isinstance(param, int)
+            return self.values[param]
+        return self.values[self._labels.index(param)]
+
+    def nth(self, position: int) -> Param:
+        """Parameter of the value at a position, 0 <= position < size."""
+        if isinstance(self.distribution, IntDistribution):
+            return int(self.distribution.low + position)
+        return self._labels[position]
+
+    @property
+    def _labels(self) -> tuple[Param, ...]:
+        assert isinstance(self.distribution, CategoricalDistribution)
+        return self.distribution.choices
+
+
+def axis(key: str, dimension: Dimension) -> Axis:
+    """The axis of a dimension."""
+    match dimension.kind:
+        case "choice" if dimension.is_numeric:
+            values = tuple(sorted(dimension.choices))
+            return Axis(key, f"{key}.index", IntDistribution(0, len(values) - 1), values)
+        case "choice":
+            labels = tuple(_label(value) for value in dimension.choices)
+            return Axis(key, key, CategoricalDistribution(labels), dimension.choices)
+        case "int_uniform":
+            low, high = dimension.bounds
+            return Axis(key, key, IntDistribution(int(low), int(high)))
+        case kind:
+            low, high = dimension.bounds
+            return Axis(key, key, FloatDistribution(float(low), float(high), log=kind == "log_uniform"))
+
+
+class Space:
+    """All axes of a spec, in the order of its keys."""
+
+    def __init__(self, spec: SweepSpec) -> None:
+        self.axes = {key: axis(key, dimension) for key, dimension in spec.search.space.items()}
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Distribution by parameter."""
+        return {axis.param: axis.distribution for axis in self.axes.values()}
+
+    @property
+    def size(self) -> int | None:
+        """Number of configurations, or None where there is no end of them."""
+        sizes = [axis.size for axis in self.axes.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def encode(self, config: Mapping[str, Any]) -> dict[str, Param]:
+        """Parameters of a configuration, which may be a partial one.
+
+        Raises:
+            ValueError: If a key or value does not lie in the space.
+        """
+        unknown = sorted(set(config) - set(self.axes))
+        if unknown:
+            raise ValueError(f"not in the space: {', '.join(unknown)}")
+        return {self.axes[key].param: self.axes[key].encode(value) for key, value in config.items()}
+
+    def decode(self, params: Mapping[str, Param]) -> dict[str, Any]:
+        """Configuration of a full set of parameters."""
+        return {key: axis.decode(params[axis.param]) for key, axis in self.axes.items()}
+
+    def nth(self, position: int) -> dict[str, Param]:
+        """Parameters of the configuration at a position of a finite space, 0 <= position < size."""
+        params = {}
+        for axis in self.axes.values():
+            assert axis.size is not None
+            position, here = divmod(position, axis.size)
+            params[axis.param] = axis.nth(here)
+        return params
+
+
+def identity(params: Mapping[str, Param]) -> str:
+    """A text that is the same for equal configurations only."""
+    return json.dumps(params, sort_keys=True)
+
+
+def _label(value: Any) -> Param:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,215 @@
+"""All ranks of a slot as one thing: call them together, see at once which one failed, tear them down together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sweepft.errors import (
+    PackingMismatch,
+    RankCannotWrite,
+    RankDied,
+    RankFailed,
+    RankHung,
+    RankMismatch,
+    RankOutOfMemory,
+    is_storage_error,
+)
+from sweepft.evaluation import TaskPlan
+from sweepft.slot.rank import Rank
+from sweepft.slot.stack_dump import dump_stacks
+from sweepft.training.config import EnginePlan, TrialPlan
+
+_KINDS: dict[str, type[RankFailed]] = {
+    "OutOfMemoryError": RankOutOfMemory,
+    "PackingMismatch": PackingMismatch,
+}
+
+
+"""What a rank may raise that is more than a failure, by the exception's name."""
+
+
+_AFTERMATH = 2.0
+
+
+"""Seconds in which the other ranks show what a failure has done to them."""
+
+
+@dataclass(frozen=True)
+class WorkerShape:
+    """Ranks of a slot and what each of them takes.
+
+    Attributes:
+        workers: Ranks (the world size).
+        cpus: Logical CPUs of each.
+        gpus: GPUs of each; 0 trains on the CPU.
+    """
+
+    workers: int
+    cpus: float
+    gpus: float
+
+
+class WorkerGroup:
+    """The ranks of one slot.
+
+    Args:
+        plan: What all trials share.
+        shape: How many ranks, and their size.
+        placement: Placement group whose bundle 0 is the coordinator's and bundle i + 1 rank i's.
+        log_prefix: Path prefix of the ranks' log files.
+        start_timeout: Seconds for processes, imports and the process group.
+    """
+
+    def __init__(
+        self,
+        plan: EnginePlan,
+        shape: WorkerShape,
+        placement: PlacementGroup,
+        log_prefix: str,
+        start_timeout: float = 600.0,
+    ) -> None:
+        actor = ray.remote(Rank)
+        self._ranks = [
+            actor.options(
+                num_cpus=shape.cpus,
+                num_gpus=shape.gpus,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement, placement_group_bundle_index=i + 1
+                ),
+            ).remote(i, plan, f"{log_prefix}-rank{i}.log")
+            for i in range(shape.workers)
+        ]
+        self.places: list[dict[str, Any]] = []
+        try:
+            self.places = self._call("where", start_timeout)
+            first = self.places[0]
+            self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus)
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
+        """Check that ranks agree, then begin the trial on all of them.
+
+        Raises:
+            RankMismatch: If ranks differ in settings, data, weights or package versions.
+        """
+        _same(self._call("fingerprint", timeout, trial), trial.trial_id)
+        return dict(self._call("start", timeout, trial)[0])
+
+    def run(self, until_samples: int, timeout: float) -> dict[str, Any]:
+        """Train on all ranks up to a number of samples; the result of the whole group."""
+        return dict(self._call("run", timeout, until_samples)[0])
+
+    def evaluate(self, timeout: float) -> dict[str, Any]:
+        """Held-out losses, computed by all ranks together."""
+        return dict(self._call("evaluate", timeout)[0])
+
+    def find_micro_batch(self, timeout: float) -> int:
+        """Rows a rank can run at once, found by a short probe and set on all ranks; start the trial again after it."""
+        rows = min(self._call("probe", timeout))
+        self._call("set_micro_batch", timeout, rows)
+        return int(rows)
+
+    def save(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Write the trial's state from all ranks; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
+        return dict(self._call("save", timeout, folder)[0])
+
+    def restore(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Go on from a saved state on all ranks; ``step``, ``samples`` and ``seconds``."""
+        return dict(self._call("restore", timeout, folder)[0])
+
+    def export(self, folder: str, tokenizer: str, timeout: float) -> dict[str, Any]:
+        """Write the trial's weights as a plain folder; ``seconds``."""
+        return dict(self._call("export", timeout, folder, tokenizer)[0])
+
+    def load_weights(self, folder: str, timeout: float) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started; ``seconds``."""
+        return dict(self._call("load_weights", timeout, folder)[0])
+
+    def set_loss(self, cache: str, timeout: float) -> dict[str, Any]:
+        """Loss of a token set: ``loss``, ``stderr``, ``tokens``, ``samples``."""
+        return dict(self._call("set_loss", timeout, cache)[0])
+
+    def score(self, task: TaskPlan, tokenizer: str, items: str, timeout: float) -> dict[str, Any]:
+        """Scores on a task of the harness (see ``Rank.score``)."""
+        return dict(self._call("score", timeout, task, tokenizer, items)[0])
+
+    def answer(self, chats: Sequence[Any], timeout: float, **how: Any) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluation.generate``)."""
+        return list(self._call("answer", timeout, chats, how)[0])
+
+    def close(self) -> None:
+        """End all ranks at once. Their engines hold nothing that has to be saved."""
+        for rank in self._ranks:
+            ray.kill(rank, no_restart=True)
+        self._ranks = []
+
+    def _call(self, method: str, timeout: float, *args: Any) -> list[Any]:
+        futures = {getattr(rank, method).remote(*args): i for i, rank in enumerate(self._ranks)}
+        results: list[Any] = [None] * len(futures)
+        pending = list(futures)
+        deadline = time.monotonic() + timeout
+        while pending:
+            # One at a time, so that a rank that fails is seen while the others still wait for it in a collective.
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not done:
+                silent = sorted(futures[f] for f in pending)
+                words = f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
+                raise RankHung(f"{words}; {dump_stacks(self.places)}" if self.places else words)
+            index = futures[done[0]]
+            try:
+                results[index] = ray.get(done[0])
+            except ray.exceptions.RayError:
+                # A rank's death shows in the others as a broken collective: give them a moment, then name the cause.
+                late, _ = (
+                    ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH) if pending else ([], [])
+                )
+                failures = [
+                    f for f in (_failure(method, futures[d], d) for d in (*done, *late)) if f is not None
+                ]
+                raise min(failures, key=_by_cause) from None
+        return results
+
+
+def _failure(method: str, index: int, future: Any) -> RankFailed | None:
+    """What went wrong on a rank, or None."""
+    try:
+        ray.get(future)
+    except ray.exceptions.RayActorError as error:
+        return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause or error
+        kind = RankCannotWrite if is_storage_error(cause) else _KINDS.get(type(cause).__name__, RankFailed)
+        return kind(f"{method}: rank {index} raised {_first_line(cause)}")
+    return None
+
+
+def _by_cause(failure: RankFailed) -> int:
+    """Death before a cause of its own before what a rank raises when another one is gone."""
+    causes: tuple[type[RankFailed], ...] = (RankDied, RankCannotWrite, *_KINDS.values(), RankFailed)
+    return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
+
+
+def _same(fingerprints: list[dict[str, str]], trial_id: str) -> None:
+    first = fingerprints[0]
+    for rank, other in enumerate(fingerprints[1:], start=1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise RankMismatch(
+                    f"{trial_id}: rank {rank} disagrees with rank 0 on {name}: {other.get(name)} against {value}\n"
+                    "  make model, data and packages the same on every node, then resume"
+                )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]

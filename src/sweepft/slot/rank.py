@@ -1,0 +1,154 @@
+"""One rank as a Ray actor: a thin door to ``sweepft.training``, which it imports only inside the worker process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sweepft.evaluation import TaskPlan
+from sweepft.slot.stack_dump import answer_with_stacks
+from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.rendezvous import listen
+
+
+class Rank:
+    """Runs in its own process; every method is called on all ranks of the slot at once.
+
+    Args:
+        index: Rank within the slot.
+        plan: What all trials share.
+        log_file: Where this process's own chatter goes (DeepSpeed's, transformers').
+    """
+
+    def __init__(self, index: int, plan: EnginePlan, log_file: str) -> None:
+        self._index = index
+        self._plan = plan
+        self._runner: Any = None
+        self._listener: socket.socket | None = None
+        self._log_file = log_file
+        _send_output_to(log_file)
+        answer_with_stacks()
+
+    def where(self) -> dict[str, Any]:
+        """This process's node (address, host name, Ray's id), pid and log file, and rank 0's port for the others."""
+        import ray
+
+        address = ray.util.get_node_ip_address()
+        if self._index == 0 and self._listener is None:
+            self._listener = listen(address)
+        return {
+            "address": address,
+            "port": self._listener.getsockname()[1] if self._listener else None,
+            "host": socket.gethostname(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "pid": os.getpid(),
+            "log": self._log_file,
+        }
+
+    def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
+        """Form the process group and open the data."""
+        _quiet_libraries()
+        from sweepft.training.distributed import join
+        from sweepft.training.trainer import TrialRunner
+
+        listener, self._listener = self._listener, None
+        device = join(self._index, world_size, address, port, self._plan.threads, gpus, listener)
+        self._runner = TrialRunner(self._plan, device)
+
+    def fingerprint(self, trial: TrialPlan) -> dict[str, str]:
+        """What must be equal on all ranks (see ``sweepft.training.fingerprint``)."""
+        from sweepft.training.fingerprint import fingerprint
+
+        return fingerprint(self._plan, trial)
+
+    def start(self, trial: TrialPlan) -> dict[str, Any]:
+        """Begin a trial (see ``TrialRunner.start``)."""
+        return self._only_first(self._runner.start(trial))
+
+    def run(self, until_samples: int) -> dict[str, Any]:
+        """Train up to a number of samples (see ``TrialRunner.run``)."""
+        return self._only_first(self._runner.run(until_samples))
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out losses (see ``TrialRunner.evaluate``)."""
+        return self._only_first(self._runner.evaluate())
+
+    def probe(self) -> int:
+        """Rows a rank can run at once (see ``TrialRunner.probe``)."""
+        return int(self._runner.probe())
+
+    def set_micro_batch(self, rows: int) -> None:
+        """Run that many rows at once from now on."""
+        self._plan = replace(self._plan, micro_batch=rows)
+        self._runner.set_micro_batch(rows)
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write the trial's state (see ``TrialRunner.save``)."""
+        return self._only_first(self._runner.save(folder))
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """Go on from a saved state (see ``TrialRunner.restore``)."""
+        return self._only_first(self._runner.restore(folder))
+
+    def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
+        """Write the weights as a plain folder (see ``sweepft.training.export``)."""
+        return self._only_first(self._runner.export(folder, tokenizer))
+
+    def load_weights(self, folder: str) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started (see ``sweepft.training.inference``)."""
+        return self._only_first(self._runner.load_weights(folder))
+
+    def set_loss(self, cache: str) -> dict[str, Any]:
+        """Loss of a token set (see ``sweepft.training.validation.set_loss``)."""
+        return self._only_first(self._runner.set_loss(cache))
+
+    def score(self, task: TaskPlan, tokenizer: str, items: str) -> dict[str, Any]:
+        """Scores of the model as it stands on a task (see ``sweepft.evaluation.harness.score``).
+
+        The results item by item go to the file ``items``, whose digest, ``file_digest``, takes their place.
+        """
+        from sweepft.evaluation.harness import score
+        from sweepft.evaluation.tasks import write_items
+        from sweepft.training.inference import plain_model
+
+        with plain_model(self._runner.zero) as model:
+            scores = score(model, tokenizer, task, sharded=self._plan.zero_stage == 3)
+        if self._index == 0:
+            scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
+        return self._only_first(scores)
+
+    def answer(self, chats: Sequence[Any], how: dict[str, Any]) -> list[str]:
+        """The model's next turn in each chat (see ``sweepft.evaluation.generate.answer_chats``)."""
+        from sweepft.evaluation.generate import answer_chats
+        from sweepft.training.inference import plain_model
+
+        with plain_model(self._runner.zero) as model:
+            said = answer_chats(model, chats=chats, sharded=self._plan.zero_stage == 3, **how)
+        return said if self._index == 0 else []
+
+    def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
+        # All ranks hold the same numbers: send them through the object store once.
+        return result if self._index == 0 else {}
+
+
+def _send_output_to(log_file: str) -> None:
+    """Point this process's stdout and stderr at a file; where that cannot be written, Ray's own logs keep them."""
+    with contextlib.suppress(OSError):
+        Path(log_file).parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+
+
+def _quiet_libraries() -> None:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,72 @@
+"""Whose weights are kept: the best completed trials, and some drawn at random.
+
+Slots decide when a trial ends, by a note the driver leaves in ``weights/``; the driver then removes what has dropped
+out. A random draw is the trials with the smallest hashes, so that it is fair whatever the order they end in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_NOTE = "kept.json"
+
+
+@dataclass(frozen=True)
+class KeepPlan:
+    """Which weights stay.
+
+    Attributes:
+        folder: The run's ``weights/``.
+        tokenizer: Folder of the tokenizer that goes with them.
+        top: Best completed trials to keep.
+        random: Others to keep by lot.
+        seed: Of the lot.
+    """
+
+    folder: str
+    tokenizer: str
+    top: int = 1
+    random: int = 0
+    seed: int = 0
+
+    def wanted(self, trial_id: str, objective: float) -> bool:
+        """Whether a trial that ends with this objective is to be kept, as far as the others are known (a slot asks)."""
+        note = Path(self.folder) / _NOTE
+        known: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
+        return trial_id in self.chosen({**known, trial_id: objective})
+
+    def chosen(self, objectives: Mapping[str, float]) -> set[str]:
+        """The trials to keep among completed ones, given their objectives (lower is better).
+
+        Lots are drawn among those that are not the best. A trial that is not chosen never will be, whoever ends later.
+        """
+        best = set(sorted(objectives, key=lambda t: (objectives[t], t))[: self.top])
+        return best | set(sorted(objectives.keys() - best, key=self._lot)[: self.random])
+
+    def settle(self, objectives: Mapping[str, float]) -> dict[str, float]:
+        """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part).
+
+        Args:
+            objectives: Of completed trials: all of them, or those that were chosen before and what has come since.
+        Returns:
+            Those of the trials that are chosen now: enough to choose among later ones.
+        """
+        chosen = self.chosen(objectives)
+        kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
+        folder = Path(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{_NOTE}.tmp"
+        temporary.write_text(json.dumps(kept))
+        temporary.replace(folder / _NOTE)
+        for weights in folder.iterdir():
+            if weights.is_dir() and weights.name in objectives and weights.name not in chosen:
+                shutil.rmtree(weights, ignore_errors=True)
+        return kept
+
+    def _lot(self, trial_id: str) -> str:
+        return hashlib.sha256(f"{self.seed}:{trial_id}".encode()).hexdigest()

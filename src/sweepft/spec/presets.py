@@ -1,0 +1,164 @@
+"""Named settings: published configurations that ``search.start_with`` may name instead of spelling out.
+
+One idea: a name stands for values of ``train``, and of what orders the data, and nothing else. Reading a spec replaces
+it by those of its values that are swept, and refuses it where the sweep could not try what the name promises: the run
+folder then holds plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from sweepft.errors import Problem
+from sweepft.spec.curriculum import of_data
+from sweepft.spec.partial import Draft
+from sweepft.spec.problems import did_you_mean
+from sweepft.spec.space import same
+from sweepft.spec.sweep import train_dict
+from sweepft.spec.yaml_source import Document, KeyPath
+
+FEWEST_STEPS: Final = 40
+
+
+"""Optimizer steps below which a trial says little about its settings: a named setting with fewer is refused, and
+``sweepft plan`` warns of a batch size with fewer."""
+
+
+@dataclass(frozen=True)
+class NamedSetting:
+    """A configuration somebody has published.
+
+    Attributes:
+        name: What ``search.start_with`` calls it.
+        config: Fields of ``train``, and of ``data`` (``data.strategy``).
+        about: One sentence on what it is.
+        source: Where it comes from.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    about: str
+    source: str
+
+
+def _named(name: str, about: str, source: str, **config: Any) -> tuple[str, NamedSetting]:
+    return name, NamedSetting(name, MappingProxyType(config), about, source)
+
+
+NAMED_SETTINGS: Final[Mapping[str, NamedSetting]] = MappingProxyType(
+    dict(
+        (
+            _named(
+                "large-batch",
+                "the largest batch, a low constant rate, no warmup: the simplified end of the paper's space",
+                "arXiv 2412.13337",
+                batch_size=7680,
+                learning_rate=2e-5,
+                warmup=0.0,
+                schedule="constant",
+            ),
+            _named(
+                "lab",
+                "about 4k samples a step at a constant rate after 25 steps of warmup, without LAB's phases",
+                "LAB, arXiv 2403.01081, as InstructLab trains it",
+                batch_size=3840,
+                learning_rate=2e-5,
+                warmup={"steps": 25},
+                schedule="constant",
+            ),
+            _named(
+                "tulu",
+                "small batches, a short warmup, then linear decay to zero",
+                "TULU, arXiv 2306.04751 and 2311.10702",
+                batch_size=128,
+                learning_rate=2e-5,
+                warmup=0.03,
+                schedule="linear",
+            ),
+            _named(
+                "orca-phased",
+                "one phase after another, without replay; batch size and rate are told nowhere, and are sampled",
+                "Orca and Orca 2, arXiv 2306.02707 and 2311.11045: answers of ChatGPT, then of GPT-4",
+                **{"data.strategy": "phased", "data.replay": 0.0},
+            ),
+        )
+    )
+)
+
+
+"""By name."""
+
+
+def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
+    """Put values in the place of names in ``search.start_with``; fields that are not swept are left out.
+
+    Args:
+        document: As read; its data are replaced, not changed in place.
+
+    Returns:
+        Index of each entry that was a known name, and a problem for each name nobody knows.
+    """
+    search = document.data.get("search")
+    entries = search.get("start_with") if isinstance(search, dict) else None
+    if not isinstance(search, dict) or not isinstance(entries, list | tuple):
+        return {}, []
+    space = search.get("space")
+    swept = space if isinstance(space, dict) else {}
+    names: dict[int, str] = {}
+    problems = []
+    expanded: list[Any] = list(entries)
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, str):
+            continue
+        setting = NAMED_SETTINGS.get(entry)
+        if setting is None:
+            path: KeyPath = ("search", "start_with", i)
+            remedy = f"{did_you_mean(entry, NAMED_SETTINGS)}; or write a mapping of fields to values"
+            where = document.where(path)
+            problems.append(Problem(where, f"search.start_with.{i}", "is not a named setting", remedy, entry))
+            expanded[i] = {}
+        else:
+            names[i] = entry
+            expanded[i] = {key: value for key, value in setting.config.items() if key in swept}
+    document.data = {**document.data, "search": {**search, "start_with": expanded}}
+    return names, problems
+
+
+def check_settings(draft: Draft, names: Mapping[int, str]) -> None:
+    """Refuse named settings that the sweep cannot try: outside the space, or over before they say anything."""
+    train, search = draft.train, draft.search
+    if train is None or search is None or draft.data is None:
+        return
+    fixed = train_dict(train) | {f"data.{key}": value for key, value in draft.data.curriculum}
+    for i, name in names.items():
+        path: KeyPath = ("search", "start_with", i)
+        if "data.strategy" in NAMED_SETTINGS[name].config and not draft.data.phases:
+            remedy = "name domains in data.phases, or leave the name out"
+            draft.add(path, f"{name} trains in phases, and data.phases is not given", remedy)
+            continue
+        for key, value in NAMED_SETTINGS[name].config.items():
+            dimension = search.space.get(key)
+            if dimension is not None and not dimension.contains(value):
+                rule = f"{name} has {key} {setting_text(value)}, which lies outside search.space.{key}"
+                remedy = f"widen search.space.{key}, or write the values you want instead of the name"
+                draft.add(path, rule, remedy)
+            elif dimension is None and not same(fixed.get(key), value):
+                full = key if of_data(key) else f"train.{key}"
+                rule = f"{name} has {key} {setting_text(value)}, and {full} is fixed at another value"
+                remedy = f"sweep {key}, or fix {full} at that value, or leave the name out"
+                draft.add(path, rule, remedy)
+        budget, batch = train.budget.samples, int(NAMED_SETTINGS[name].config.get("batch_size", 0))
+        if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
+            rule = f"{name} would take {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
+            remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or leave it out"
+            draft.add(path, rule, remedy)
+
+
+def setting_text(value: Any) -> str:
+    """A setting in few characters: ``2e-05``, ``25 steps``."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{setting_text(part)} {name}" for name, part in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,352 @@
+"""YAML text to plain data, with the place of every key kept.
+
+The one idea: everything later (types, ranges, files) speaks of a *key path* such as ``("train", "seed")``,
+and this module alone knows where that path was written: a line of the file, or an override. YAML is read as
+version 1.2 has it (``1e-3`` is a number, ``on`` is text), duplicate keys are refused, and size, nesting and
+aliases are bounded, so that a hostile file costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from sweepft.errors import Problem, SpecError
+
+KeyPath = tuple[str | int, ...]
+
+
+MAX_BYTES: Final = 1 << 20
+
+
+MAX_ALIASES: Final = 100
+
+
+MAX_NODES: Final = 50_000
+
+
+_PREFIX = "tag:yaml.org,2002:"
+
+
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
+    r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+
+
+_INT = re.compile(r"[-+]?[0-9][0-9_]*$")
+
+
+_BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
+
+
+_NULL = re.compile(r"(?:~|null|Null|NULL|)$")
+
+
+_SCALARS: Final[dict[str, Callable[[str], Any]]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text.replace("_", "")),
+    "float": lambda text: float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan")),
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes with the plain-scalar types of YAML 1.2; nothing is constructed by PyYAML."""
+
+
+_Loader.yaml_implicit_resolvers = {}  # a class's own table, else PyYAML copies its parent's
+
+
+_Loader.add_implicit_resolver(_PREFIX + "null", _NULL, ["~", "n", "N", ""])
+
+
+_Loader.add_implicit_resolver(_PREFIX + "bool", _BOOL, list("tTfF"))
+
+
+_Loader.add_implicit_resolver(_PREFIX + "int", _INT, list("-+0123456789"))
+
+
+_Loader.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+0123456789."))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that either YAML 1.1 or this module's reader would take for something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+0123456789."))
+
+
+@dataclass
+class Document:
+    """Plain data and where each part of it was written.
+
+    Attributes:
+        name: The file as the user named it.
+        data: Mappings, lists, text, numbers, booleans and None.
+        marks: Key path to ``file:line`` or ``--set key=value``.
+    """
+
+    name: str
+    data: dict[str, Any] = field(default_factory=dict)
+    marks: dict[KeyPath, str] = field(default_factory=dict)
+
+    def where(self, path: KeyPath) -> str:
+        """Place of ``path``, or of its nearest ancestor that was written."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.marks:
+                return self.marks[path[:end]]
+        return self.name
+
+    def override(self, texts: Sequence[str], is_one_key: Callable[[str], bool]) -> list[Problem]:
+        """Apply ``key.path=value`` texts in order; a null value removes the key.
+
+        Args:
+            texts: Values are YAML. Numbers in the key path index lists.
+            is_one_key: Whether a text with dots is one key of a search space (``optimizer.weight_decay``).
+
+        Returns:
+            What could not be applied.
+        """
+        found = [_override(self, text, is_one_key) for text in texts]
+        return [problem for problem in found if problem is not None]
+
+
+def dotted(path: KeyPath) -> str:
+    """``("data", "train", 0)`` as ``data.train.0``; the empty path as ``spec``."""
+    return ".".join(str(part) for part in path) or "spec"
+
+
+def read(path: Path, name: str) -> Document:
+    """Read a YAML file of at most 1 MiB.
+
+    Raises:
+        SpecError: If it cannot be read, is not one YAML mapping, or holds duplicate keys, tags or merges.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SpecError(
+            [Problem(name, "spec", f"cannot be read: {reason}", "name an existing YAML file")]
+        ) from None
+    if len(raw) > MAX_BYTES:
+        remedy = "put data into files of their own and name them in the spec"
+        raise SpecError([Problem(name, "spec", f"must not be larger than {MAX_BYTES} bytes", remedy)])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise SpecError(
+            [Problem(f"{name}:{line}", "spec", "must be UTF-8 text", "save it as UTF-8")]
+        ) from None
+    document, problems = _parse(text, name)
+    if not problems and not isinstance(document.data, dict):
+        remedy = "write `name: ...`, `model: ...`, `data: ...` and so on; see docs/spec.md"
+        problems = [Problem(document.where(()), "spec", "must be a mapping of keys", remedy)]
+    if problems:
+        raise SpecError(problems)
+    return document
+
+
+def read_value(text: str) -> Any:
+    """A single value as YAML has it, bounded like a file.
+
+    Raises:
+        ValueError: If it is not valid YAML; the message says why.
+    """
+    document, problems = _parse(text, "value")
+    if problems:
+        raise ValueError(problems[0].rule)
+    return document.data if text.strip() else ""
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Write plain data as YAML that :func:`read` gives back equal."""
+    # ASCII only: PyYAML writes a few Unicode line breaks in a way that it reads back as blanks.
+    text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, width=100)
+    return text
+
+
+def _parse(text: str, name: str) -> tuple[Document, list[Problem]]:
+    document = Document(name)
+    try:
+        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader))
+        if aliases > MAX_ALIASES:
+            rule = f"must not use more than {MAX_ALIASES} aliases"
+            return document, [Problem(name, "spec", rule, "write the values out", aliases)]
+        node = yaml.compose(text, Loader=_Loader)
+        builder = _Builder(name, document.marks)
+        document.data = builder.build(node, (), ()) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = name if mark is None else f"{name}:{mark.line + 1}"
+        said = " ".join(part for part in (error.context, error.problem) if part)
+        remedy = "check indentation, colons, brackets and quotes at that line"
+        return document, [Problem(where, "spec", f"is not valid YAML: {said}", remedy)]
+    except yaml.YAMLError as error:
+        rule = f"is not valid YAML: {str(error).splitlines()[0]}"
+        return document, [Problem(name, "spec", rule, "remove the control characters")]
+    except RecursionError:
+        return document, [Problem(name, "spec", "is nested too deeply", "a spec needs about six levels")]
+    except _TooMany:
+        rule = f"must not expand to more than {MAX_NODES} values"
+        return document, [Problem(name, "spec", rule, "write fewer values or aliases")]
+    return document, builder.problems
+
+
+class _TooMany(Exception):
+    """More values than a spec can need."""
+
+
+class _Builder:
+    """Turns composed nodes into plain data, expanding aliases within bounds."""
+
+    def __init__(self, name: str, marks: dict[KeyPath, str]) -> None:
+        self.name = name
+        self.marks = marks
+        self.problems: list[Problem] = []
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Any:
+        """Data of ``node``; ``above`` holds the ids of its ancestors, to see aliases that hold themselves."""
+        self.nodes += 1
+        if self.nodes > MAX_NODES:
+            raise _TooMany
+        self.marks.setdefault(path, f"{self.name}:{node.start_mark.line + 1}")
+        if id(node) in above:
+            self.problem(path, "must not hold itself through an alias", "write the value out")
+            return None
+        if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
+            return self.mapping(node, path, (*above, id(node)))
+        if isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":
+            inside = (*above, id(node))
+            return [self.build(child, (*path, i), inside) for i, child in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, path)
+        self.problem(path, f"must not carry the tag {node.tag}", "remove the tag")
+        return None
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, child in node.value:
+            here = f"{self.name}:{key_node.start_mark.line + 1}"
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _PREFIX + "str":
+                self.problems.append(Problem(here, dotted(path), "keys must be text", "quote the key", key))
+                continue
+            if key == "<<" and key_node.style is None:  # quoted, it is a key like any other
+                remedy = "write the keys out, or give the whole value an alias"
+                self.problems.append(Problem(here, dotted(path), "merge keys are not read", remedy))
+                continue
+            if key in data:
+                first = self.marks[(*path, key)]
+                rule, remedy = "is given twice", f"keep one of the two; the first is at {first}"
+                self.problems.append(Problem(here, dotted((*path, key)), rule, remedy))
+                continue
+            self.marks[(*path, key)] = here
+            data[key] = self.build(child, (*path, key), above)
+        return data
+
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
+        read = _SCALARS.get(node.tag.removeprefix(_PREFIX))
+        if read is None:
+            self.problem(path, f"must not carry the tag {node.tag}", "remove the tag")
+            return None
+        try:
+            return read(node.value)
+        except ValueError:
+            self.problem(path, "cannot be read as what its tag or digits say", "write it plainly", node.value)
+            return None
+
+    def problem(self, path: KeyPath, rule: str, remedy: str, value: Any = None) -> None:
+        self.problems.append(Problem(self.marks[path], dotted(path), rule, remedy, value))
+
+
+def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) -> Problem | None:
+    where = f"--set {text}"
+    key, equals, raw = text.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(key.split(".")):
+        rule = "must have the form key.path=value"
+        return Problem(where, key or "--set", rule, "for example --set train.budget.samples=200")
+    parsed, problems = _parse(raw, where)
+    if problems:
+        first = problems[0]
+        return Problem(where, key, first.rule, "quote the value for YAML and for the shell", raw)
+    value: Any = parsed.data if raw.strip() else ""
+    parents: list[tuple[Any, str | int]] = []
+    here: Any = document.data
+    path: KeyPath = ()
+    steps = list(_steps(document.data, key.split("."), is_one_key))
+    for i, step in enumerate(steps):
+        last = i == len(steps) - 1
+        if isinstance(here, list):
+            if not step.isdigit() or int(step) > len(here):
+                rule = f"must be an index of {dotted(path)}, 0 to {len(here)}"
+                return Problem(where, key, rule, f"the list has {len(here)} entries", step)
+            if last and value is None:
+                return Problem(
+                    where, key, "cannot be removed from its list", f"set {dotted(path)} as a whole"
+                )
+            index = int(step)
+            if index == len(here):
+                here.append({})
+            part: str | int = index
+        elif isinstance(here, dict):
+            part = step
+        else:
+            rule = f"cannot be set: {dotted(path)} is a value, not a mapping"
+            return Problem(where, key, rule, f"set {dotted(path)} itself", here)
+        parents.append((here, part))
+        path = (*path, part)
+        if not last:
+            child = here.get(part) if isinstance(here, dict) else here[part]
+            if child is None:
+                child = here[part] = {}
+            here = child
+    _set(document, parents[-1], path, value, where)
+    return None
+
+
+def _set(document: Document, slot: tuple[Any, str | int], path: KeyPath, value: Any, where: str) -> None:
+    """Put ``value`` at ``path``; what lay below it is gone, and so are its marks."""
+    parent, part = slot
+    for old in [mark for mark in document.marks if mark[: len(path)] == path]:
+        del document.marks[old]
+    if value is None:  # null stands for "not given" throughout the spec
+        parent.pop(part, None)
+    else:
+        parent[part] = value
+    document.marks[path] = where
+
+
+def _steps(data: Any, parts: Sequence[str], is_one_key: Callable[[str], bool]) -> Iterator[str]:
+    """Split a dotted key into steps, keeping together the dotted keys of a search space."""
+    in_search = list(parts[:2]) in (["search", "space"], ["search", "start_with"])
+    i = 0
+    while i < len(parts):
+        take = 1
+        if in_search and i >= 2:
+            for end in range(len(parts), i + 1, -1):
+                joined = ".".join(parts[i:end])
+                if is_one_key(joined) or (isinstance(data, dict) and joined in data):
+                    take = end - i
+                    break
+        step = ".".join(parts[i : i + take])
+        yield step
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list):
+            data = data[int(step)] if step.isdigit() and int(step) < len(data) else None
+        i += take

@@ -1,0 +1,13 @@
+"""Copies of a sweep for TensorBoard, Weights & Biases and MLflow, sent by a process of its own.
+
+One idea: the process follows the ledger as anybody could, so that a tracker can be late, slow or broken without the
+sweep noticing, and can catch up at any time: ``python -m sweepft.trackers RUN`` sends what has not been sent.
+"""
+
+from __future__ import annotations
+
+from sweepft.trackers.feed import Feed, failures
+from sweepft.trackers.points import Point
+from sweepft.trackers.trackers import Tracker, make_trackers
+
+__all__ = ["Feed", "Point", "Tracker", "failures", "make_trackers"]

@@ -1,0 +1,43 @@
+"""The tracker process: ``python -m sweepft.trackers RUN`` follows a run until its standard input is closed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+from sweepft.trackers.run import follow
+
+_PAUSE: Final = 1.0
+
+
+"""Seconds between looks at the ledger."""
+
+
+_LONGEST_END: Final = 600
+
+
+"""Seconds for what is left when the sweep is over: nobody waits for a tracker that cannot be reached."""
+
+
+def main() -> None:
+    """Follow the run that the first argument names."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    follow(Path(sys.argv[1]), _over)
+
+
+def _over() -> bool:
+    """Wait a little; whether the other end of standard input is gone."""
+    ready, _, _ = select.select([0], [], [], _PAUSE)
+    ended = bool(ready) and not os.read(0, 1 << 16)
+    if ended:
+        signal.alarm(_LONGEST_END)
+    return ended
+
+
+if __name__ == "__main__":
+    main()

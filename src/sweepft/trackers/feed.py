@@ -1,0 +1,185 @@
+"""From the ledger to the trackers: each step is sent once, and a tracker that fails is left out.
+
+One idea: how far a tracker has got is written down after its data are safe. After a crash at most the rows since the
+last note are sent again, and trackers take those as what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sweepft.ledger import LedgerTail, Row, RunView, TrialView
+from sweepft.ledger.lock import WriterLock
+from sweepft.redact import redact
+from sweepft.trackers.points import eval_point, points_of, step_points
+from sweepft.trackers.trackers import Tracker
+
+_log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Sends what the ledger holds and trackers do not have yet. Close it, or use ``with``.
+
+    Args:
+        run_dir: The run folder; ``track/`` in it says how far each tracker has got.
+        makers: Trackers by name.
+    Raises:
+        LedgerLocked: If another process tracks this run.
+    """
+
+    def __init__(self, run_dir: Path, makers: Mapping[str, Callable[[], Tracker]]) -> None:
+        folder = run_dir / "track"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._lock = WriterLock(folder / "lock")
+        self._state = folder / "state.json"
+        self._view = RunView()
+        self._tail = LedgerTail(run_dir)
+        self._notes = _read(self._state).get("trackers", {})
+        self._lanes = [
+            _Lane(name, make, self._notes.get(name, {}).get("next", 0)) for name, make in makers.items()
+        ]
+
+    def __enter__(self) -> Feed:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why trackers were left out, by name."""
+        return {lane.name: lane.failure for lane in self._lanes if lane.failure is not None}
+
+    def step(self) -> bool:
+        """Send the next rows; whether there were any."""
+        rows = self._tail.read()
+        for row in rows:
+            self._view.apply(row)
+            for lane in self._lanes:
+                lane.take(row, self._view)
+        if rows:
+            self._note()
+        return bool(rows)
+
+    def close(self) -> None:
+        """Let trackers end what is open, and give the run free."""
+        for lane in self._lanes:
+            lane.close(self._view)
+        self._note()
+        self._lock.release()
+
+    def _note(self) -> None:
+        for lane in self._lanes:
+            lane.flush()
+            self._notes[lane.name] = {"next": lane.safe, "failure": lane.failure}
+        new = self._state.with_name(".state.new")
+        new.write_text(json.dumps({"process": os.getpid(), "trackers": self._notes}, indent=1))
+        os.replace(new, self._state)
+
+
+def failures(run_dir: Path, process: int) -> dict[str, str]:
+    """Why trackers of a run were left out by this process, by name; empty as long as it has noted nothing."""
+    state = _read(run_dir / "track" / "state.json")
+    if state.get("process") != process:
+        return {}
+    return {name: note["failure"] for name, note in state["trackers"].items() if note["failure"]}
+
+
+class _Lane:
+    """One tracker, and how far it has got; ``safe`` is the first row it may have to be sent again."""
+
+    def __init__(self, name: str, make: Callable[[], Tracker], begin: int) -> None:
+        self.name = name
+        self.failure: str | None = None
+        self.safe = begin
+        self._make = make
+        self._tracker: Tracker | None = None
+        self._next = begin
+        self._open: dict[str, int] = {}
+        self._sent: dict[tuple[str, str], int] = {}
+
+    def take(self, row: Row, view: RunView) -> None:
+        """Send a row, or only remember that it was sent before."""
+        if self.failure is None and row["seq"] >= self._next:
+            self._try(partial(self._row, row, view.trials.get(row.get("trial_id") or ""), view))
+            self._next = row["seq"] + 1
+        elif row["kind"] in ("steps", "eval"):
+            self._sent[row["trial_id"], row["kind"]] = _last_step(row)
+
+    def flush(self) -> None:
+        self._try(self._flush)
+
+    def _flush(self) -> None:
+        all_safe = self._tracker is None or self._tracker.flush()
+        self.safe = self._next if all_safe else min(self._open.values(), default=self._next)
+
+    def close(self, view: RunView) -> None:
+        self._try(partial(self._close_all, view))
+
+    def _try(self, act: Callable[[], None]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            act()
+        except Exception as error:
+            self.failure = redact(f"{type(error).__name__}: {error}")
+            _log.warning("tracking ends here: tracker=%s error=%s", self.name, self.failure)
+
+    def _row(self, row: Row, trial: TrialView | None, view: RunView) -> None:
+        kind = row["kind"]
+        if kind == "finish":
+            self._close_all(view)
+        elif trial is None:
+            return
+        elif kind == "end":
+            self._opened(trial, view)
+            self._close(trial)
+        elif kind == "verdict" and row["action"] != "continue":
+            self._opened(trial, view).verdict(trial, row)
+            if row["action"] == "park":
+                self._close(trial)
+        elif kind in ("steps", "eval"):
+            after = self._sent.get((trial.trial_id, kind), -1)
+            found = [eval_point(row)] if kind == "eval" else step_points(row)
+            new = [p for p in found if p.step > after]  # after a crash the last result comes again
+            if new:
+                self._opened(trial, view).send(trial, new)
+                self._sent[trial.trial_id, kind] = new[-1].step
+
+    def _opened(self, trial: TrialView, view: RunView) -> Tracker:
+        if self._tracker is None:
+            self._tracker = self._make()
+        name = trial.trial_id
+        if name not in self._open:
+            step, held_out = (self._sent.get((name, kind), -1) for kind in ("steps", "eval"))
+            before = [p for p in points_of(trial) if p.step <= (held_out if p.held_out else step)]
+            self._tracker.open(trial, view, before)
+            self._open[name] = self._next
+        return self._tracker
+
+    def _close_all(self, view: RunView) -> None:
+        for name in sorted(self._open):
+            self._close(view.trials[name])
+
+    def _close(self, trial: TrialView) -> None:
+        if trial.trial_id in self._open and self._tracker is not None:
+            del self._open[trial.trial_id]
+            self._tracker.close(trial)
+
+
+def _last_step(row: Row) -> int:
+    return int(row["history"]["step"][-1] if row["kind"] == "steps" else row["step"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        notes = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}

@@ -1,0 +1,58 @@
+"""Track a run, once or as it goes: which trackers, and until when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sweepft.errors import Problem, SpecError
+from sweepft.ledger import RunView
+from sweepft.spec import Track, load
+from sweepft.trackers.feed import Feed
+from sweepft.trackers.trackers import make_trackers
+
+
+def track_run(run_dir: Path, overrides: Sequence[str] = ()) -> dict[str, str | None]:
+    """Send what trackers do not have of a run yet, finished or not.
+
+    Args:
+        run_dir: The run folder.
+        overrides: ``track.wandb={}`` and the like, over the run's ``spec.yaml``; without any, the spec in force.
+    Returns:
+        By tracker, why it was left out, or None where it has everything.
+    Raises:
+        SpecError: If the spec names no tracker, or an override is wrong.
+        LedgerError: If there is no ledger, or it is damaged.
+        LedgerLocked: If a sweep that runs is tracking this run, or somebody else.
+    """
+    makers = make_trackers(_asked(run_dir, overrides), run_dir)
+    with Feed(run_dir, makers) as feed:
+        while feed.step():
+            pass
+    return {name: feed.failures.get(name) for name in makers}
+
+
+def follow(run_dir: Path, over: Callable[[], bool]) -> None:
+    """Send what the ledger holds as it grows.
+
+    Args:
+        run_dir: The run folder.
+        over: Waits a little; whether nothing more will come.
+    """
+    with Feed(run_dir, make_trackers(_asked(run_dir, ()), run_dir)) as feed:
+        last = False
+        while not last:
+            last = over()
+            while feed.step():
+                pass
+
+
+def _asked(run_dir: Path, overrides: Sequence[str]) -> Track:
+    if overrides:
+        track = load(run_dir / "spec.yaml", overrides, check_files=False).track
+    else:
+        track = Track.model_validate(RunView.load(run_dir).spec.get("track", {}))
+    if not track.names:
+        rule, remedy = "names no tracker", "for example --set track.tensorboard=true"
+        raise SpecError([Problem(str(run_dir / "spec.yaml"), "track", rule, remedy)])
+    return track

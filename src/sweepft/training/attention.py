@@ -1,0 +1,188 @@
+"""Attention over documents that lie one after another in one row: each sees itself and nothing else.
+
+The idea to keep in mind: transformers builds no mask for an attention it has no mask function for, so with this one in
+place the boundaries handed to the forward pass are the only ones there are. A forward pass without them is refused.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+DOCUMENTS = "sweepft_documents"
+
+
+"""Name of this attention among those of transformers."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where documents begin and end in a packed row.
+
+    Attributes:
+        lengths: Tokens of each document, in order.
+        bounds: 0 and where each document ends, int32, shape (documents + 1,), on the device.
+        position_ids: Restarting at 0 with each document, shape (1, tokens), on the device.
+    """
+
+    lengths: tuple[int, ...]
+    bounds: torch.Tensor
+    position_ids: torch.Tensor
+
+    @classmethod
+    def of(cls, lengths: NDArray[np.int64], device: torch.device) -> Documents:
+        """Lay documents of these lengths one after another."""
+        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        return cls(
+            tuple(int(n) for n in lengths),
+            torch.from_numpy(bounds.astype(np.int32)).to(device),
+            torch.from_numpy(positions[None]).to(device),
+        )
+
+
+def register(compiled: bool = False) -> None:
+    """Make the attention known to transformers by its name.
+
+    Args:
+        compiled: Whether the code around it is compiled; it stays out of that, for its pieces differ from batch to
+            batch and each division would be compiled anew.
+    """
+    from transformers import AttentionInterface
+
+    outside = torch.compiler.disable(_attention) if compiled else _attention  # type: ignore[no-untyped-call]
+    AttentionInterface.register(DOCUMENTS, outside)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    documents: Documents | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document.
+
+    Args:
+        module: Of the model; its own mask is not used.
+        query: Shape (1, heads, tokens, dim).
+        key: Shape (1, heads of keys and values, tokens, dim).
+        value: As ``key``.
+        attention_mask: Must be None.
+        dropout: Of the attention weights.
+        scaling: Of the scores.
+        sliding_window: Tokens a token sees, itself included; None for all before it.
+        documents: Boundaries.
+        **kwargs: Nothing that changes the result.
+    Returns:
+        Shape (1, tokens, heads, dim), and no weights.
+    Raises:
+        ValueError: Without boundaries: every token would see its row's other documents.
+    """
+    if documents is None or attention_mask is not None:
+        raise ValueError(f"attention {DOCUMENTS} needs documents and no attention_mask")
+    if dropout == 0.0 and _has_varlen(query):
+        return _varlen(query, key, value, scaling, sliding_window, documents), None
+    return _by_document(query, key, value, dropout, scaling, sliding_window, documents), None
+
+
+def _by_document(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scaling: float | None,
+    sliding_window: int | None,
+    documents: Documents,
+) -> torch.Tensor:
+    """One document after the other, on any device."""
+    parts = []
+    apart = [torch.split(t, list(documents.lengths), dim=2) for t in (query, key, value)]
+    for q, k, v in zip(*apart, strict=True):
+        band = _band(q.shape[2], sliding_window, q.device)
+        parts.append(
+            F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                band,
+                dropout,
+                is_causal=band is None,
+                scale=scaling,
+                enable_gqa=k.shape[1] != q.shape[1],
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2)
+
+
+def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Which tokens a token sees through a sliding window; None where the window is no limit."""
+    if window is None or length <= window:
+        return None
+    at = torch.arange(length, device=device)
+    back = at[:, None] - at[None, :]
+    return (back >= 0) & (back < window)
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch's own FlashAttention over documents of many lengths can take these tensors."""
+    if (
+        query.device.type != "cuda"
+        or query.dtype not in (torch.float16, torch.bfloat16)
+        or query.shape[-1] > 256
+    ):
+        return False
+    return _varlen_is_whole() and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _varlen_is_whole() -> bool:
+    """Whether torch has the kernel, and with all that is asked of it: its first versions lack one or the other."""
+    return {"scale", "window_size"} <= _varlen_takes()
+
+
+@functools.cache
+def _varlen_takes() -> frozenset[str]:
+    """Names of what torch's kernel can be told; none where torch has no such kernel."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    documents: Documents,
+) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    longest, bounds = max(documents.lengths), documents.bounds
+    back = -1 if sliding_window is None else sliding_window - 1
+    grouped: dict[str, Any] = {}
+    if (times := q.shape[1] // k.shape[1]) > 1:
+        if "enable_gqa" in _varlen_takes():
+            grouped = {"enable_gqa": True}
+        else:  # torch 2.11: one head of keys and values for each of the queries
+            k, v = (t.repeat_interleave(times, dim=1) for t in (k, v))
+    out = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(back, 0), **grouped
+    )  # fmt: skip
+    assert isinstance(out, torch.Tensor)  # a tuple only where more was asked for
+    return out[None]

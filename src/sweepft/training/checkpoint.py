@@ -1,0 +1,138 @@
+"""A trial's state on disk, so that an interrupted trial goes on bit for bit.
+
+Each rank writes its own shard of masters and optimizer state as safetensors (no pickle is ever loaded); weights follow
+from the masters. A folder counts only once rank 0 has written ``complete.json`` into it and given it its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sweepft.training.deepspeed_engine import ZeroEngine
+
+_COMPLETE = "complete.json"
+
+
+_HEADROOM = 1.05
+
+
+def save(
+    zero: ZeroEngine, folder: Path, facts: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Write the state of all ranks into ``folder``, all or nothing. Called on every rank.
+
+    Args:
+        zero: The engine in the middle of a trial.
+        folder: Named for the trial's progress; its siblings, older states of the same trial, are removed after.
+        facts: JSON-able: what the trial was and how far it had come.
+        extra: Tensors of the runner beside the engine's.
+    Returns:
+        ``bytes`` written by all ranks, or ``skipped``: why nothing was written.
+    """
+    tensors = {**zero.state(), **extra, "rng": torch.get_rng_state()}
+    if zero.device.type == "cuda":
+        tensors["rng_cuda"] = torch.cuda.get_rng_state(zero.device)
+    size = torch.tensor(sum(t.numel() * t.element_size() for t in tensors.values()), dtype=torch.int64)
+    size = size.to(zero.device)
+    dist.all_reduce(size)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    problem = _agree(free_space_problem(folder.parent, int(size * _HEADROOM)), zero.device)
+    problem = problem or _agree(_problem_of(_write_shard, temporary, tensors), zero.device)
+    if problem is None and dist.get_rank() == 0:
+        written = {"world_size": dist.get_world_size(), "facts": dict(facts)}
+        problem = _problem_of(_give_name, temporary, folder, written)
+    problem = _agree(problem, zero.device)
+    if problem is not None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return {"skipped": problem, "bytes": 0}
+    return {"bytes": int(size)}
+
+
+def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    temporary.mkdir(parents=True, exist_ok=True)
+    shard = temporary / f"rank{dist.get_rank()}.safetensors"
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, shard)
+    with shard.open("rb") as f:
+        os.fsync(f.fileno())
+        shard.with_suffix(".sha256").write_text(hashlib.file_digest(f, "sha256").hexdigest())
+
+
+def _give_name(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
+    """All shards are there: from now on the folder counts, and older ones do not."""
+    (temporary / _COMPLETE).write_text(json.dumps(written))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    for older in folder.parent.iterdir():
+        if older != folder:
+            shutil.rmtree(older, ignore_errors=True)
+
+
+def _problem_of(write: Callable[..., None], *args: Any) -> str | None:
+    """Run it; what the storage has against it, or None. A state not written costs time after a fault, no more."""
+    try:
+        write(*args)
+    except (OSError, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Put a freshly started trial's engine into a saved state. Called on every rank.
+
+    Returns:
+        The facts and extra tensors given to ``save``.
+    Raises:
+        ValueError: If a shard is not what was written or not in this folder, or the world size differs.
+    """
+    if folder.is_symlink() or folder.parent.is_symlink():
+        raise ValueError(f"{folder}: is a link; states are read from the run folder itself")
+    written = json.loads((folder / _COMPLETE).read_text())
+    world, rank = dist.get_world_size(), dist.get_rank()
+    if written["world_size"] != world:
+        raise ValueError(f"{folder}: written by {written['world_size']} ranks, not by {world}")
+    shard = folder / f"rank{rank}.safetensors"
+    if shard.is_symlink():
+        raise ValueError(f"{shard}: is a link; states are read from the run folder itself")
+    with shard.open("rb") as f:
+        if hashlib.file_digest(f, "sha256").hexdigest() != (folder / f"rank{rank}.sha256").read_text():
+            raise ValueError(f"{shard}: does not have the digest it was written with")
+    shards: list[Any] = [safe_open(folder / f"rank{i}.safetensors", "pt") for i in range(world)]
+    mine = shards[rank]
+    zero.load_state(mine.keys(), mine.get_tensor, [s.get_tensor for s in shards])
+    torch.set_rng_state(mine.get_tensor("rng"))
+    if zero.device.type == "cuda":
+        torch.cuda.set_rng_state(mine.get_tensor("rng_cuda"), zero.device)
+    known = zero.state().keys() | {"rng", "rng_cuda"}
+    extra = {name: mine.get_tensor(name) for name in mine.keys() if name not in known}  # noqa: SIM118 - no mapping
+    return written["facts"], extra
+
+
+def free_space_problem(folder: Path, needed: int) -> str | None:
+    """Why ``needed`` bytes cannot be written below ``folder``, or None."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    if free >= needed:
+        return None
+    return f"{folder} has {free / 1e9:.1f} GB free and a checkpoint takes {needed / 1e9:.1f} GB"
+
+
+def _agree(problem: str | None, device: torch.device) -> str | None:
+    """One rank's problem is everybody's: ranks that disagreed would wait for each other for ever."""
+    flag = torch.tensor(0 if problem is None else 1, device=device)
+    dist.all_reduce(flag)
+    return problem or ("another rank could not write" if flag.item() else None)

@@ -1,0 +1,385 @@
+"""One DeepSpeed engine, built once and reset in place for trial after trial.
+
+``ZeroEngine`` hides what a reset takes: base weights back, optimizer state zeroed, hyperparameters and counters
+of the next trial in. It reaches into DeepSpeed's private names (see ``pyproject.toml`` for the proved range); the
+guard is ``tests/engine/test_warm_equals_cold.py``, which compares every number bit for bit with a fresh process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+
+from sweepft.training.attention import DOCUMENTS
+from sweepft.training.base_weights import share_frozen, shared_copy
+from sweepft.training.batching import Batch, Layout, Row
+from sweepft.training.config import EnginePlan, LoraPlan, TrialPlan, deepspeed_offload
+from sweepft.training.forward import attend_by_documents, compare_with_padding, scored_logits, token_losses
+from sweepft.training.lora import put_on, set_in_place, take_off
+from sweepft.training.memory import let_go
+from sweepft.training.model import compile_blocks, load_model, parameter_groups
+from sweepft.training.optimizers import (
+    ZEROED_IS_FRESH,
+    make_optimizer,
+    set_constants,
+    state_from_tensors,
+    state_to_tensors,
+    zero_state,
+)
+
+# (ZeRO stage, precision) whose reset in place is proved equal, bit for bit, to a fresh process by the tests, for
+# the optimizers of ZEROED_IS_FRESH. Everything else rebuilds the engine inside the living process.
+RESET_IN_PLACE: frozenset[tuple[int, str]] = frozenset(
+    {(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")}
+)
+
+
+class ZeroEngine:
+    """A DeepSpeed engine that can be given the next trial.
+
+    Args:
+        plan: What all trials share.
+        device: Device of this rank.
+        reset_in_place: Whether trials after the first reset the engine; None takes the table above.
+    """
+
+    def __init__(self, plan: EnginePlan, device: torch.device, reset_in_place: bool | None = None) -> None:
+        self.plan = plan
+        self.device = device
+        self._in_place = (
+            (plan.zero_stage, plan.precision) in RESET_IN_PLACE if reset_in_place is None else reset_in_place
+        )
+        self._fused = device.type == "cuda"
+        self._engine: Any = None
+        self._base: list[torch.Tensor] = []
+        self.padded_attention: str | None = None
+        self._lora: LoraPlan | None = None
+        self._optimizer = ""
+
+    def start(self, trial: TrialPlan) -> bool:
+        """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
+        warm = (
+            self._engine is not None
+            and self._in_place
+            and _shape(trial.lora) == _shape(self._lora)
+            and trial.optimizer == self._optimizer
+            and trial.optimizer in ZEROED_IS_FRESH
+        )
+        if warm:
+            self._reset(trial)
+        else:
+            base = self._base_model_to_keep(trial)
+            self.close()
+            self._build(trial, base)
+        self._lora, self._optimizer = trial.lora, trial.optimizer
+        checkpointing = _checkpoints_activations(self.module)
+        if trial.gradient_checkpointing and not checkpointing:
+            self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif checkpointing and not trial.gradient_checkpointing:
+            self.module.gradient_checkpointing_disable()
+        self._engine.train()
+        torch.manual_seed(trial.seed * 1_000_003 + dist.get_rank())
+        return warm
+
+    @property
+    def module(self) -> Any:
+        """The transformers model inside the engine."""
+        return self._engine.module
+
+    @property
+    def lora(self) -> LoraPlan | None:
+        """Adapters of the trial under way."""
+        return self._lora
+
+    @property
+    def engine(self) -> Any:
+        """The DeepSpeed engine itself (for checkpoints and export)."""
+        return self._engine
+
+    @property
+    def layout(self) -> Layout:
+        """How this engine's samples are cut into micro-batches and laid out."""
+        kind: Literal["rows", "packed", "grouped"] = "rows"
+        if self.plan.packed:
+            kind = "packed" if self.padded_attention else "grouped"
+        return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
+        return scored_logits(self._engine, batch, self.device)
+
+    @torch.no_grad()
+    def check_packing(self, rows: list[Row]) -> None:
+        """Run samples packed and padded, once for a model; draws no random number.
+
+        Raises:
+            PackingMismatch: If their losses differ. A model that does not pack is left alone.
+        """
+        if self.layout.kind != "packed":
+            return
+        packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
+        self.eval()
+        ours = token_losses(self.logits(packed), packed)
+        self.module.set_attn_implementation(self.padded_attention)
+        try:
+            theirs = token_losses(self.logits(padded), padded)
+        finally:
+            self.module.set_attn_implementation(DOCUMENTS)
+            self.train()
+        compare_with_padding(ours, theirs, next(self.module.parameters()).dtype)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add the gradient of one micro-batch.
+
+        Args:
+            loss: This rank's summed target-token losses divided by the target tokens of the *global* batch, so
+                that the sum over ranks and micro-batches is the token mean. DeepSpeed averages over ranks: the
+                factor world size undoes that.
+            last: Whether this micro-batch ends the optimizer step.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """Take the optimizer step; returns the gradient norm before clipping (inf or nan when it is not finite)."""
+        for group in self._inner.param_groups:
+            group["lr"] = learning_rate
+        if self.plan.zero_stage == 0:
+            grads = [p.grad for p in self.module.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(grads).item()
+            if not math.isfinite(norm):
+                self._engine.zero_grad()
+                return norm
+            self._engine.step()
+            return norm
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm is not None else math.nan
+
+    def train(self) -> None:
+        """Back to training mode after an evaluation."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Evaluation mode: no dropout."""
+        self._engine.eval()
+
+    def close(self) -> None:
+        """Free the engine; the process stays usable for another one."""
+        if self._engine is None:
+            return
+        self._engine.destroy()
+        if self.plan.zero_stage == 3:
+            let_go(self._engine)
+        self._engine = None
+        self._base = []
+        import gc
+
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """This rank's masters and optimizer state, by name: all that a trial has changed."""
+        tensors = {f"master{i}": master for i, master in enumerate(self._master_tensors())}
+        for i, state in enumerate(self._optimizer_states()):
+            tensors |= {f"state{i}.{name}": tensor for name, tensor in state_to_tensors(state).items()}
+        return tensors
+
+    @torch.no_grad()
+    def load_state(
+        self,
+        names: Collection[str],
+        mine: Callable[[str], torch.Tensor],
+        all_ranks: Sequence[Callable[[str], torch.Tensor]],
+    ) -> None:
+        """Take over a saved state; the engine must have been started for the same trial.
+
+        Args:
+            names: Of what this rank saved.
+            mine: This rank's saved tensor of a name.
+            all_ranks: The same for every rank, in order.
+        """
+        for i, master in enumerate(self._master_tensors()):
+            master.copy_(mine(f"master{i}"))
+        for i, (parameter, state) in enumerate(zip(self._trained(), self._optimizer_states(), strict=True)):
+            prefix = f"state{i}."
+            saved = {name.removeprefix(prefix): mine(name) for name in names if name.startswith(prefix)}
+            for name, value in state_from_tensors(saved, parameter).items():
+                if isinstance(state.get(name), torch.Tensor):
+                    state[name].copy_(value)
+                else:  # nothing has been stepped yet in this process
+                    state[name] = value
+        if self.plan.zero_stage == 3:
+            self._engine.optimizer._partition_all_parameters()
+        for i, live in enumerate(self._live()):
+            if self.plan.zero_stage in (1, 2):
+                # Every rank holds all weights and a share of the masters: take the others' shares from their files.
+                whole = torch.cat([read(f"master{i}").reshape(-1) for read in all_ranks])
+                live.copy_(whole.view_as(live))
+            else:
+                live.copy_(mine(f"master{i}").view_as(live))
+        self.gather_persistent()
+
+    # Building
+
+    @property
+    def _inner(self) -> torch.optim.Optimizer:
+        optimizer = self._engine.optimizer
+        inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
+        return inner
+
+    def _base_model_to_keep(self, trial: TrialPlan) -> Any:
+        """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
+
+        At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
+        """
+        keep = (
+            self._in_place and self._engine is not None and trial.lora is not None and self._lora is not None
+        )
+        return take_off(self.module) if keep and self.plan.zero_stage < 3 else None
+
+    def _load(self, config: dict[str, Any]) -> Any:
+        keep = self._partition_while_loading(config)
+        model = load_model(self.plan)
+        del keep
+        usual = model.config._attn_implementation
+        self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        return model
+
+    def _build(self, trial: TrialPlan, base: Any) -> None:
+        import deepspeed
+
+        config = self._config(trial)
+        model = self._load(config) if base is None else base
+        if trial.lora is not None:
+            model = put_on(model, trial.lora, self.plan.model_path)
+        # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
+        size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+        for name in ("reduce_bucket_size", "allgather_bucket_size"):
+            config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
+        optimizer = make_optimizer(parameter_groups(model, trial.weight_decay), trial, self._fused)
+        if self.plan.zero_stage == 0:
+            model.to(self.device)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        if trial.lora is not None and self.device.type == "cpu":
+            share_frozen(self.plan, self.module, known=base is not None)
+        if self.plan.compiled:
+            compile_blocks(self.module)
+        if self._in_place:
+            live = enumerate(self._live())
+            # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
+            self._base = [
+                t.detach().clone() if trial.lora else shared_copy(self.plan, str(i), t) for i, t in live
+            ]
+
+    def _config(self, trial: TrialPlan) -> dict[str, Any]:
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
+            "gradient_clipping": trial.gradient_clipping,
+            "bf16": {"enabled": self.plan.precision == "bf16"},
+            "zero_optimization": {"stage": self.plan.zero_stage, **deepspeed_offload(self.plan.offload)},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,  # torch's own steps on the CPU too: nothing to build
+            "steps_per_print": 10**9,
+        }
+
+    def _partition_while_loading(self, config: dict[str, Any]) -> Any:
+        """For ZeRO-3 on GPUs, let transformers partition each weight as it loads it: a full copy may not fit."""
+        if self.plan.zero_stage < 3 or self.device.type == "cpu":
+            return None
+        from transformers.integrations import HfDeepSpeedConfig
+
+        return HfDeepSpeedConfig(config)
+
+    # Resetting
+
+    def _live(self) -> list[torch.Tensor]:
+        """The flat tensors that hold the weights the model computes with."""
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 0:
+            return [p.data for p in self.module.parameters() if p.requires_grad]
+        if self.plan.zero_stage == 3:
+            return list(optimizer.fp16_partitioned_groups_flat)
+        return list(optimizer.bit16_groups_flat)
+
+    def _masters(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs (master tensor of the optimizer, the base weights it starts from)."""
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3:
+            yield from zip(optimizer.fp32_partitioned_groups_flat, self._base, strict=True)
+        elif self.plan.zero_stage in (1, 2):
+            for i, (master, base) in enumerate(
+                zip(optimizer.single_partition_of_fp32_groups, self._base, strict=True)
+            ):
+                rank = dist.get_rank(group=optimizer.real_dp_process_group[i])
+                yield master, base.narrow(0, rank * master.numel(), master.numel())
+
+    def _master_tensors(self) -> list[torch.Tensor]:
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3:
+            return list(optimizer.fp32_partitioned_groups_flat)
+        return self._live() if self.plan.zero_stage == 0 else list(optimizer.single_partition_of_fp32_groups)
+
+    def _trained(self) -> list[torch.Tensor]:
+        """The tensors the inner optimizer steps. ZeRO-3 shows them to it one by one, so they are not in its groups."""
+        if self.plan.zero_stage > 0:
+            return self._master_tensors()
+        return [p for group in self._inner.param_groups for p in group["params"]]
+
+    def _optimizer_states(self) -> list[dict[str, Any]]:
+        return [self._inner.state[p] for p in self._trained()]
+
+    def gather_persistent(self) -> None:
+        """Bring the parameters that ZeRO-3 keeps whole in line with their shares."""
+        optimizer = self._engine.optimizer
+        if self.plan.zero_stage == 3 and optimizer.persistent_parameters:
+            optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
+
+    @torch.no_grad()
+    def _reset(self, trial: TrialPlan) -> None:
+        engine, optimizer = self._engine, self._engine.optimizer
+        stage = self.plan.zero_stage
+        if stage == 3:
+            # Gathered parameters would keep the old trial's values beside the partitions reset below.
+            optimizer._partition_all_parameters()
+        for live, base in zip(self._live(), self._base, strict=True):
+            live.copy_(base.view_as(live))
+        for master, base in self._masters():
+            master.copy_(base)
+        zero_state(self._inner.state.values())
+        engine.zero_grad() if stage == 0 else optimizer.zero_grad()
+        self.gather_persistent()
+        if trial.lora is not None:
+            set_in_place(self.module, trial.lora)
+        self._hyperparameters(trial)
+        engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
+        engine._global_grad_norm = None
+        if stage > 0:
+            optimizer._global_grad_norm = 0.0
+            optimizer.micro_step_id = -1 if stage < 3 else 0
+
+    def _hyperparameters(self, trial: TrialPlan) -> None:
+        set_constants(self._inner, trial)
+        self._engine._config.gradient_clipping = trial.gradient_clipping
+        if self.plan.zero_stage > 0:
+            self._engine.optimizer.clip_grad = trial.gradient_clipping
+
+
+def _shape(lora: LoraPlan | None) -> object:
+    return None if lora is None else lora.shape
+
+
+def _checkpoints_activations(module: Any) -> bool:
+    # transformers 5.2x renamed the property; the old name warns.
+    name = (
+        "is_activation_checkpointing"
+        if hasattr(module, "is_activation_checkpointing")
+        else "is_gradient_checkpointing"
+    )
+    return bool(getattr(module, name))

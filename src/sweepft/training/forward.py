@@ -1,0 +1,104 @@
+"""A forward pass over padded or packed samples, and the check that both give the same.
+
+The idea to keep in mind: a model of a family that is proven packable attends by documents
+(``sweepft.training.attention``), all others the way transformers does. Packed, logits are made at target positions only.
+"""
+# MERGED Sums of target-token losses per sample: what training, held-out evaluation and block records are made of.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from sweepft.errors import PackingMismatch
+from sweepft.spec import PACKABLE
+from sweepft.training.attention import DOCUMENTS, Documents, register
+from sweepft.training.batching import Batch
+
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+"""Nats by which packed and padded losses of a token may differ on average, by the precision of the weights."""
+
+
+def attend_by_documents(model: Any) -> bool:
+    """Let the model run packed samples, where its family is proven and its code lets it. Returns whether it does."""
+    if model.config.model_type not in PACKABLE:
+        return False
+    register()
+    model.set_attn_implementation(DOCUMENTS)
+    return bool(model.config._attn_implementation == DOCUMENTS)  # code of its own may not follow
+
+
+def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
+    """Next-token logits at the batch's target positions, shape (targets, vocabulary).
+
+    Args:
+        model: A transformers causal language model, or a DeepSpeed engine around one.
+        batch: What to run.
+        device: Of the model.
+    """
+    ids = torch.from_numpy(batch.input_ids).to(device)
+    wanted = torch.from_numpy(batch.positions).to(device)
+    if batch.lengths is not None:
+        # No mask and no cache: with either, transformers would mask the packed row its own way, and wrongly.
+        documents = Documents.of(batch.lengths, device)
+        out = model(
+            input_ids=ids, position_ids=documents.position_ids, documents=documents, logits_to_keep=wanted,
+            use_cache=False,
+        )  # fmt: skip
+        packed: torch.Tensor = out.logits[0]
+        return packed
+    assert batch.attention_mask is not None
+    mask = torch.from_numpy(batch.attention_mask).to(device)
+    out = model(input_ids=ids, attention_mask=mask, use_cache=False)
+    padded: torch.Tensor = out.logits.flatten(0, 1)[wanted]
+    return padded
+
+
+def compare_with_padding(packed: torch.Tensor, padded: torch.Tensor, precision: torch.dtype) -> None:
+    """Refuse packing when it changes the losses.
+
+    Args:
+        packed: Loss of each target token of some samples, packed.
+        padded: The same, each sample in a row of its own.
+        precision: Of the weights.
+    Raises:
+        PackingMismatch: If they differ by more than rounding does.
+    """
+    difference = float((packed - padded).abs().mean())
+    if not difference <= _TOLERANCE[precision]:
+        raise PackingMismatch(
+            f"packed samples give other losses than padded ones: {difference:.2g} nats a token apart, where rounding "
+            f"makes less than {_TOLERANCE[precision]:g}; set train.micro_batch to a number of samples instead"
+        )
+
+
+def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of each target token.
+
+    Args:
+        logits: At the batch's target positions, shape (targets, vocabulary).
+        batch: What the logits are of.
+    Returns:
+        Nats, shape (targets,), float32, differentiable.
+    """
+    targets = torch.from_numpy(batch.targets).to(logits.device)
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Cross-entropy of each sample, summed over its target tokens.
+
+    Args:
+        logits: At the batch's target positions, shape (targets, vocabulary).
+        batch: What the logits are of.
+    Returns:
+        Nats, shape (samples,), float32, differentiable. Zero for a sample without targets.
+    """
+    samples = torch.from_numpy(batch.samples).to(logits.device)
+    sums = torch.zeros(batch.count, dtype=torch.float32, device=logits.device)
+    return sums.index_add(0, samples, token_losses(logits, batch))

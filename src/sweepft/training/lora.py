@@ -1,0 +1,106 @@
+"""Low-rank adapters on a frozen base model: put on, taken off, changed in place, and merged for export.
+
+The idea to keep in mind: an adapter's *shape* (rank and target modules) is built; everything else about it (alpha,
+dropout, its weights) can be set in place. Adapters of one shape all start from the same fixed seed, so that trials
+differ in what is swept and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweepft.training.config import LoraPlan
+
+_NAME = "default"
+
+
+_PREFIX = "base_model.model."
+
+
+def put_on(model: Any, plan: LoraPlan, model_path: str) -> Any:
+    """The model with all its weights frozen and a fresh adapter over them.
+
+    Raises:
+        ImportError: Without ``peft``; says how to install it.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError("train.lora needs the package peft: pip install 'sweepft[lora]'") from error
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=plan.rank,
+        lora_alpha=plan.alpha,
+        lora_dropout=plan.dropout,
+        target_modules=plan.target_modules
+        if isinstance(plan.target_modules, str)
+        else list(plan.target_modules),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model_path,
+    )
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    adapted.train()
+    return adapted
+
+
+def take_off(adapted: Any) -> Any:
+    """The base model without its adapter, as it was."""
+    return adapted.unload()
+
+
+def set_in_place(adapted: Any, plan: LoraPlan) -> None:
+    """Give an adapter of the same shape another alpha and dropout."""
+    config = adapted.peft_config[_NAME]
+    config.lora_alpha, config.lora_dropout = plan.alpha, plan.dropout
+    for _, layer in _layers(adapted):
+        layer.lora_alpha[_NAME] = plan.alpha
+        layer.scaling[_NAME] = plan.alpha / plan.rank
+        layer.lora_dropout[_NAME] = torch.nn.Dropout(plan.dropout) if plan.dropout else torch.nn.Identity()
+        layer.lora_dropout[_NAME].train(layer.training)
+
+
+def split(
+    adapted: Any, state: Mapping[str, torch.Tensor], plan: LoraPlan
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Merged weights of the base model, and the adapter's own.
+
+    Args:
+        adapted: The model, for what it is made of.
+        state: Its state, whole, by its names.
+        plan: Of the adapter.
+    Returns:
+        Names as the base model has them, and names as ``peft`` loads them.
+    """
+    transposed = {name for name, layer in _layers(adapted) if layer.fan_in_fan_out}
+    merged, adapter = {}, {}
+    for name, tensor in state.items():
+        if ".lora_" in name:
+            adapter[name.replace(f".{_NAME}.", ".")] = tensor
+            continue
+        layer, _, rest = name.partition(".base_layer.")
+        weight = tensor
+        if rest == "weight":
+            a, b = (state[f"{layer}.lora_{part}.{_NAME}.weight"].float() for part in "AB")
+            delta = (b @ a) * (plan.alpha / plan.rank)
+            weight = (tensor.float() + (delta.T if layer in transposed else delta)).to(tensor.dtype)
+        merged[(f"{layer}.{rest}" if rest else layer).removeprefix(_PREFIX)] = weight
+    return merged, adapter
+
+
+def save_adapter(adapted: Any, adapter: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write the adapter as ``peft.PeftModel.from_pretrained`` loads it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file({name: t.contiguous() for name, t in adapter.items()}, folder / "adapter_model.safetensors")
+    adapted.peft_config[_NAME].save_pretrained(folder)
+
+
+def _layers(adapted: Any) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, module) for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]

@@ -1,0 +1,116 @@
+"""Load the base model the same way on every rank."""
+# MERGED ``torch.compile`` for a model whose batches change their shape from step to step.
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from sweepft.training.attention import register
+from sweepft.training.config import EnginePlan
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(plan: EnginePlan) -> Any:
+    """The base model in the sweep's precision, in training mode, on the CPU.
+
+    Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed
+    seed, so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from
+    the pickle files that the spec names; of these torch takes plain tensors only.
+
+    Raises:
+        ValueError: If the folder has only pickle files, and one that is not named.
+    """
+    from transformers import AutoModelForCausalLM
+
+    pickles = sorted(p.name for p in Path(plan.model_path).glob("pytorch_model*.bin"))
+    plain = not plan.allow_pickle or any(Path(plan.model_path).glob("*.safetensors"))
+    if not plain and not set(pickles) <= set(plan.allow_pickle):
+        raise ValueError(f"{plan.model_path}: model.allow_pickle does not name all of {', '.join(pickles)}")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(
+        plan.model_path,
+        revision=plan.revision,
+        trust_remote_code=plan.trust_remote_code,
+        use_safetensors=plain,
+        dtype=_DTYPES[plan.precision],
+    )
+    if plan.vocab_size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(plan.vocab_size)
+    if plan.liger:
+        use_liger(model)
+    model.train()
+    return model
+
+
+def use_liger(model: Any) -> None:
+    """Let Liger's kernels replace the model's own norms, rotary embeddings and feed-forward parts, where it has them.
+
+    Its loss is left out: ours is taken at the target positions only.
+
+    Raises:
+        RuntimeError: Without a CUDA device; the package itself says that it is there on a CPU, too, and fails later.
+        ImportError: Without the package; says how to install it.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "train.liger: Liger's kernels run on GPUs only, and torch sees none; set liger: false"
+        )
+    try:
+        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
+    except ImportError as error:
+        raise ImportError(
+            "train.liger needs the package liger-kernel: pip install 'sweepft[liger]'"
+        ) from error
+    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimizer groups: matrices, which decay, and vectors (biases, norms), which do not.
+
+    The usual rule of ``transformers.Trainer``; both groups exist whatever the decay, so that a warm
+    engine can change it. Adapters have no vectors, and one group.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    shapes = [getattr(p, "ds_shape", p.shape) for p in trainable]
+    matrices = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) >= 2]
+    vectors = [p for p, shape in zip(trainable, shapes, strict=True) if len(shape) < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+_VARIANTS: Final = 64
+
+
+def blocks(model: Any) -> list[Any]:
+    """The model's repeated blocks: the modules that transformers names as never to be split (``_no_split_modules``).
+
+    Raises:
+        ValueError: If the model names none, or has none of those.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    names = set(getattr(base, "_no_split_modules", None) or ())
+    found = [module for module in base.modules() if type(module).__name__ in names]
+    if not found:
+        raise ValueError(
+            f"train.compile: {type(base).__name__} does not say which blocks it repeats; set compile: false"
+        )
+    return found
+
+
+def compile_blocks(model: Any) -> None:
+    """Let ``torch.compile`` run the model's blocks, from their next call on.
+
+    Raises:
+        ValueError: See :func:`blocks`.
+    """
+    found = blocks(model)
+    register(compiled=True)
+    torch._dynamo.config.recompile_limit = (
+        _VARIANTS  # beyond it torch goes on uncompiled, with a line in the log only
+    )
+    for block in found:
+        block.compile(dynamic=True)

@@ -1,0 +1,101 @@
+"""The optimizers a trial may train with: built, told the next trial's constants, forgotten in place, saved.
+
+The idea to keep in mind: a state holds tensors and plain numbers. All of them zeroed is what a fresh optimizer would
+make of its first step, for each name in ``ZEROED_IS_FRESH``; the warm-equals-cold tests hold it to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from sweepft.training.config import TrialPlan
+
+ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
+
+
+"""Optimizers whose zeroed state is proved equal to none; the state of others is thrown away with their engine."""
+
+
+def make_optimizer(groups: list[dict[str, Any]], trial: TrialPlan, fused: bool) -> torch.optim.Optimizer:
+    """The trial's optimizer over parameter groups, each with its ``weight_decay``.
+
+    Args:
+        groups: As ``sweepft.training.model.parameter_groups`` makes them.
+        trial: For the optimizer's name and constants.
+        fused: Whether one kernel shall step all parameters, where the optimizer has one.
+    Raises:
+        ImportError: If the 8-bit optimizer's package is not installed; says how to install it.
+    """
+    groups = [group | _constants(trial) for group in groups]
+    if trial.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=fused)
+    if trial.optimizer == "sgd":
+        return torch.optim.SGD(groups, fused=fused)
+    if trial.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        # The learning rate as it is given, like the others': neither scaled by a weight's size nor by the step.
+        factored: torch.optim.Optimizer = Adafactor(groups, scale_parameter=False, relative_step=False)
+        return factored
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError(
+            "train.optimizer.name adamw_8bit needs the package bitsandbytes: pip install 'sweepft[8bit]'"
+        ) from error
+    eight_bit: torch.optim.Optimizer = AdamW8bit(groups)
+    return eight_bit
+
+
+def set_constants(optimizer: torch.optim.Optimizer, trial: TrialPlan) -> None:
+    """Give a living optimizer of the same name the next trial's constants; vectors, if any, still do not decay."""
+    groups = optimizer.param_groups
+    decays = (trial.weight_decay, 0.0) if len(groups) == 2 else (trial.weight_decay,)
+    for group, decay in zip(groups, decays, strict=True):
+        group.pop("initial_lr", None)
+        group.update(_constants(trial), weight_decay=decay)
+
+
+def zero_state(states: Iterable[dict[str, Any]]) -> None:
+    """Forget what was learned of the gradients, in place: what else holds a state's tensors keeps holding them."""
+    for state in states:
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                value.zero_()
+            else:
+                state[name] = type(value)(0)
+
+
+def state_to_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """One parameter's state as tensors only: a plain number becomes a 0-d tensor of 64 bits."""
+    return {name: _as_tensor(value) for name, value in state.items() if value is not None}
+
+
+def state_from_tensors(saved: Mapping[str, torch.Tensor], parameter: torch.Tensor) -> dict[str, Any]:
+    """The opposite of ``state_to_tensors``, on the parameter's device."""
+    return {
+        name: value.item()
+        if value.dim() == 0 and value.dtype in _NUMBERS
+        else value.to(parameter.device, copy=True)
+        for name, value in saved.items()
+    }
+
+
+_NUMBERS = (torch.int64, torch.float64)
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+
+
+def _constants(trial: TrialPlan) -> dict[str, Any]:
+    if trial.optimizer == "sgd":
+        return {"lr": trial.learning_rate, "momentum": trial.momentum}
+    if trial.optimizer == "adafactor":
+        return {"lr": trial.learning_rate}
+    return {"lr": trial.learning_rate, "betas": trial.betas, "eps": trial.eps}

@@ -1,0 +1,275 @@
+"""One rank's part of a trial: optimizer steps over the sample order, recorded step by step.
+
+All ranks of a slot run the same calls in the same order; every number returned is of the *global* batch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from sweepft.data.cache import TokenSet
+from sweepft.data.order import BlockLosses, sample_order
+from sweepft.spec import Curriculum
+from sweepft.training.batching import Feed, Row, Step, lay_out_step
+from sweepft.training.checkpoint import restore, save
+from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.deepspeed_engine import ZeroEngine
+from sweepft.training.export import export
+from sweepft.training.forward import sample_losses
+from sweepft.training.inference import load_weights
+from sweepft.training.lr_schedules import lr_at
+from sweepft.training.memory import CPU_TOKENS, device_memory, largest_micro_batch
+from sweepft.training.validation import evaluate, set_loss
+
+_COLUMNS = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
+
+
+class TrialRunner:
+    """Runs trial after trial on one rank.
+
+    Args:
+        plan: What all trials share.
+        device: Device of this rank. ``torch.distributed`` must be initialised.
+    """
+
+    def __init__(self, plan: EnginePlan, device: torch.device) -> None:
+        self.plan = plan
+        self.device = device
+        self.zero = ZeroEngine(plan, device)
+        self.train_set = TokenSet(plan.train_cache)
+        self.held_out = {s.name: TokenSet(s.cache) for s in plan.held_out}
+        self._trial: TrialPlan | None = None
+        self._checked = False
+        self._feed = Feed()
+
+    def start(self, trial: TrialPlan) -> dict[str, Any]:
+        """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
+        begin = time.perf_counter()
+        warm = self.zero.start(trial)
+        if not self._checked:
+            self.zero.check_packing(self._some_rows())
+            self._checked = True
+        self._trial = trial
+        self._step = self._samples = self._tokens = 0
+        curriculum = None if trial.curriculum is None else Curriculum.model_validate(trial.curriculum)
+        self._order, self._feed_order = (  # the feed's thread has its own
+            sample_order(self.train_set, trial.seed, curriculum, self.plan.budget_samples) for _ in range(2)
+        )
+        self._blocks = BlockLosses(self.plan.budget_samples)
+        self._open_block = np.zeros(0)
+        return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
+
+    def run(self, until_samples: int) -> dict[str, Any]:
+        """Take optimizer steps until the trial has seen at least ``until_samples`` samples.
+
+        Stops at once when the gradient is not finite: its weights are then of no use to anybody.
+
+        Returns:
+            ``history`` (one entry a step in each column), ``blocks`` (training loss of the blocks of the sample
+            order completed meanwhile), ``diverged`` (a reason, or None), ``seconds``, and of these ``waited``, for
+            batches that were not ready.
+        """
+        begin, waited = time.perf_counter(), self._feed.waited
+        trial = self._running()
+        goal = min(until_samples, self.plan.budget_samples)
+        first = self._samples
+        history: dict[str, list[float]] = {name: [] for name in _COLUMNS}
+        parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
+        diverged: str | None = None
+        while self._samples < goal and diverged is None:
+            step_begin = time.perf_counter()
+            stop = min(self._samples + trial.batch_size, self.plan.budget_samples)
+            tokens = self._accumulate(self._samples, stop, parts)
+            lr = self._lr(trial)
+            norm = self.zero.step(lr)
+            self._step, self._samples, self._tokens = self._step + 1, stop, self._tokens + tokens
+            seconds = time.perf_counter() - step_begin
+            row = (self._step, stop, self._tokens, math.nan, norm, lr, seconds)
+            for name, value in zip(_COLUMNS, row, strict=True):
+                history[name].append(value)
+            if not math.isfinite(norm):
+                diverged = f"the gradient norm is {norm} at step {self._step}"
+        blocks = self._record(first, parts, history)
+        return {
+            "history": history,
+            "blocks": blocks,
+            "diverged": diverged,
+            "seconds": time.perf_counter() - begin,
+            "waited": self._feed.waited - waited,
+        }
+
+    def probe(self) -> int:
+        """Rows this rank can run at once. The trial that was started is spoilt: start it again.
+
+        Takes two optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
+        communication buffers are all there when the peak is read.
+        """
+        most = -(-self.plan.largest_batch // dist.get_world_size())
+        longest = int(np.argmax(self.train_set.lengths))
+        if self.device.type == "cpu":
+            return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
+        peaks = []
+        for rows in (1, 1, 2):  # the first makes what stays
+            batch = self.zero.layout.lay_out([self.train_set.row(longest)] * rows)
+            losses = sample_losses(self.zero.logits(batch), batch)
+            self.zero.backward(losses.sum() / int(self.train_set.targets[longest]), last=True)
+            self.zero.step(0.0)
+            peak, total = device_memory(self.device)
+            peaks.append(peak)
+        found = torch.tensor(largest_micro_batch((peaks[1], peaks[2]), total, most), device=self.device)
+        dist.all_reduce(found, op=dist.ReduceOp.MIN)
+        return int(found)
+
+    def set_micro_batch(self, rows: int) -> None:
+        """Run that many rows at once from now on."""
+        self.plan = self.zero.plan = replace(self.plan, micro_batch=rows)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Held-out losses now (see ``sweepft.training.validation.evaluate``)."""
+        return evaluate(self.zero, self.plan, self.held_out)
+
+    def load_weights(self, folder: str) -> dict[str, Any]:
+        """Put an exported trial's weights into the trial just started, to be scored; returns ``seconds``."""
+        begin = time.perf_counter()
+        load_weights(self.zero, Path(folder))
+        return {"seconds": time.perf_counter() - begin}
+
+    def set_loss(self, cache: str) -> dict[str, Any]:
+        """Loss of any token set (see ``sweepft.training.validation.set_loss``)."""
+        return set_loss(self.zero, TokenSet(cache))
+
+    def save(self, folder: str) -> dict[str, Any]:
+        """Write this trial's state (see ``sweepft.training.checkpoint.save``); ``seconds`` is added to the result."""
+        begin = time.perf_counter()
+        facts = {"trial": self._facts(), "step": self._step, "samples": self._samples, "tokens": self._tokens}
+        done = save(self.zero, Path(folder), facts, {"open_block": torch.from_numpy(self._open_block)})
+        return done | {"seconds": time.perf_counter() - begin}
+
+    def restore(self, folder: str) -> dict[str, Any]:
+        """Go on from a saved state of the trial just started.
+
+        Returns:
+            ``step``, ``samples`` and ``seconds``.
+        Raises:
+            ValueError: If the state is damaged or of another trial.
+        """
+        begin = time.perf_counter()
+        facts, extra = restore(self.zero, Path(folder))
+        if facts["trial"] != self._facts():
+            raise ValueError(f"{folder}: is the state of another trial: {facts['trial']}")
+        self._step, self._samples, self._tokens = facts["step"], facts["samples"], facts["tokens"]
+        self._open_block = extra["open_block"].numpy()
+        first = self._samples - len(self._open_block)
+        self._blocks = BlockLosses(self.plan.budget_samples, start=first)
+        targets = self.train_set.targets[self._order.indices(first, self._samples)]
+        self._blocks.add(np.arange(first, self._samples), self._open_block, targets)
+        return {"step": self._step, "samples": self._samples, "seconds": time.perf_counter() - begin}
+
+    def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
+        """Write the trial's weights as a plain folder (see ``sweepft.training.export``); returns ``seconds``."""
+        begin = time.perf_counter()
+        export(self.zero, Path(folder), Path(tokenizer))
+        return {"seconds": time.perf_counter() - begin}
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.zero.close()
+
+    def _some_rows(self) -> list[Row]:
+        """A short, a middling and the longest training sample, in an order that puts the long one between."""
+        by_length = np.argsort(self.train_set.lengths, kind="stable")
+        return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
+
+    def _running(self) -> TrialPlan:
+        if self._trial is None:
+            raise RuntimeError("no trial has been started on this rank")
+        return self._trial
+
+    def _facts(self) -> dict[str, Any]:
+        """What a saved state must agree on; micro-batch and checkpointing may differ, they change no result."""
+        trial = asdict(self._running()) | {"gradient_checkpointing": None}
+        shared = {
+            "model": self.plan.model_path,
+            "precision": self.plan.precision,
+            "zero": self.plan.zero_stage,
+        }
+        facts = {
+            "trial": trial,
+            "sweep": shared,
+            "order": self._order.digest,
+            "budget": self.plan.budget_samples,
+        }
+        return dict(json.loads(json.dumps(facts)))
+
+    def _accumulate(self, start: int, stop: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]]) -> int:
+        """Forward and backward over positions [start, stop); appends (positions, row losses) of this rank.
+
+        Returns:
+            Target tokens of the whole global batch.
+        """
+        step = self._take(start, stop)
+        for i, (positions, batch) in enumerate(step.micro_batches):
+            losses = sample_losses(self.zero.logits(batch), batch)
+            if len(positions):
+                parts.append((positions, losses.detach()))
+            else:
+                losses = losses * 0.0
+            self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
+        return step.tokens
+
+    def _take(self, start: int, stop: int) -> Step:
+        """This rank's share of the positions [start, stop); the one after it is prepared from now on."""
+        layout, order = self.zero.layout, self._feed_order
+        rank, world = dist.get_rank(), dist.get_world_size()
+        then = range(stop, min(stop + self._running().batch_size, self.plan.budget_samples))
+
+        def make(begin: int, end: int) -> Step:
+            return lay_out_step(self.train_set, order, layout, begin, end, rank, world)
+
+        return self._feed.take(make, (order.digest, layout), range(start, stop), then)
+
+    def _record(
+        self, first: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]], history: dict[str, list[float]]
+    ) -> dict[str, list[int] | list[float]]:
+        """Bring the ranks' sample losses together once, for the steps' losses and the block record."""
+        sums = torch.zeros(self._samples - first, dtype=torch.float64, device=self.device)
+        for positions, losses in parts:
+            sums[torch.from_numpy(positions - first).to(self.device)] = losses.double()
+        dist.all_reduce(sums)
+        loss_sums = sums.cpu().numpy()
+        positions = np.arange(first, self._samples)
+        targets = self.train_set.targets[self._order.indices(first, self._samples)]
+        begin = 0
+        for i, seen in enumerate(history["samples_seen"]):
+            end = int(seen) - first
+            history["loss"][i] = float(loss_sums[begin:end].sum() / targets[begin:end].sum())
+            begin = end
+        self._blocks.add(positions, loss_sums, targets)
+        # Samples of the block that is not complete yet: a saved state takes them along.
+        open_samples = self._samples % self._blocks.size if self._samples < self.plan.budget_samples else 0
+        self._open_block = np.concatenate([self._open_block, loss_sums])[
+            len(self._open_block) + len(loss_sums) - open_samples :
+        ]
+        return self._blocks.drain()
+
+    def _lr(self, trial: TrialPlan) -> float:
+        return lr_at(
+            self._step,
+            schedule=trial.schedule,
+            learning_rate=trial.learning_rate,
+            warmup_steps=trial.warmup_steps,
+            planned_steps=trial.planned_steps,
+            min_lr_ratio=trial.min_lr_ratio,
+            decay_fraction=trial.decay_fraction,
+            power=trial.power,
+        )

@@ -1,0 +1,144 @@
+"""Commands that make no sense are refused with rule, value and remedy, by the sender and by the driver alike."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from sweepft.driver.command_handler import refusal
+from sweepft.ledger import Command, RunView
+from sweepft.spec import from_dict
+
+SPEC = {
+    "name": "s",
+    "model": {"path": "org/model"},
+    "data": {"train": [{"path": "org/data"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+    "train": {"budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32"},
+    "search": {
+        "trials": 6,
+        "space": {
+            "batch_size": {"choice": [8, 16]},
+            "learning_rate": {"log_uniform": [1.0e-5, 3.0e-2]},
+        },
+    },
+}
+
+
+@pytest.fixture
+def view() -> RunView:
+    rows: list[dict] = [{"kind": "sweep", "time": 1.0, "spec": SPEC, "budget_samples": 96, "name": "s"}]
+    for n, status in enumerate(["completed", None, "stopped"]):
+        name = f"t{n:03d}"
+        config = {"batch_size": 8, "learning_rate": 1e-3 * (n + 1)}
+        rows.append({"kind": "trial", "time": 2.0, "trial_id": name, "number": n, "config": config})
+        if status:
+            rows.append(
+                {
+                    "kind": "end", "time": 3.0, "trial_id": name, "status": status,
+                    "objective": 1.0 if status == "completed" else None,
+                }
+            )  # fmt: skip
+    return RunView.from_rows(rows)
+
+
+def command(text: str, **arguments) -> Command:
+    name, _, trial = text.partition(" ")
+    return Command.new(name, trial or None, arguments)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (command("stop t009"), "there is no such trial"),
+        (command("pin ../../x"), "there is no such trial"),
+        (command("stop t000"), r"has already ended \(completed\)\n  still open: t001"),
+        (command("pin t002"), r"has already ended \(stopped\)"),
+        (command("pin"), "must name a trial"),
+        (command("clone t001"), "must change something"),
+        (
+            command("clone t001", config={"schedule": "cosine"}),
+            "schedule is not swept .*\n.*batch_size, learning",
+        ),
+        (
+            command("clone t001", config={"learning_rate": 1.0}),
+            r"must lie in search.space.learning_rate: log_uniform \[1e-05, 0.03\] \(got 1.0\)",
+        ),
+        (command("clone t001", config={"learning_rate": "nan"}), r"must lie in .*\(got 'nan'\)"),
+        (command("clone t001", config={"batch_size": 12}), r"choice \[8, 16\] \(got 12\)"),
+        (command("clone t001", config={"learning_rate": 1e-3}), r"tried already: t000 \(completed\)"),
+        (command("extend", trials=6), r"more than the 6 that are planned \(got 6\)"),
+        (command("extend", trials="7"), "more than the 6"),
+        (command("extend"), "more than the 6"),
+        (command("continue"), "the sweep is not paused"),
+    ],
+)
+def test_refused(view: RunView, given: Command, words: str) -> None:
+    problem = refusal(given, view, from_dict(SPEC))
+    assert problem is not None
+    assert problem.remedy
+    assert re.search(words, str(problem)), str(problem)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        command("stop t001"),
+        command("stop"),
+        command("pin t001"),
+        command("clone t000", config={"learning_rate": 2e-5}),
+        command("clone t002", config={"batch_size": 16}),
+        command("extend", trials=7),
+        command("pause"),
+    ],
+)
+def test_accepted(view: RunView, given: Command) -> None:
+    assert refusal(given, view, from_dict(SPEC)) is None
+
+
+def test_nothing_new_is_started_once_the_sweep_is_closing(view: RunView) -> None:
+    for given in (
+        command("clone t001", config={"batch_size": 16}),
+        command("extend", trials=9),
+        command("pause"),
+    ):
+        problem = refusal(given, view, from_dict(SPEC), closing="stopped by its user")
+        assert "no more trials are started: stopped by its user" in str(problem)
+    assert refusal(command("stop t001"), view, from_dict(SPEC), closing="stopped by its user") is None
+
+
+def test_paused_is_what_the_last_command_of_this_session_says(view: RunView) -> None:
+    def told(name: str, time: float, accepted: bool = True) -> None:
+        view.apply({"kind": "command", "command": name, "time": time, "accepted": accepted, "arguments": {}})
+
+    assert not view.paused
+    told("pause", 4.0, accepted=False)
+    assert not view.paused
+    told("pause", 5.0)
+    assert view.paused
+    assert refusal(command("continue"), view, from_dict(SPEC)) is None
+    assert "paused already" in str(refusal(command("pause"), view, from_dict(SPEC)))
+    view.apply({"kind": "sweep", "time": 6.0, "spec": SPEC, "budget_samples": 96, "resumed": True})
+    assert not view.paused, "who resumes a sweep wants it to run"
+
+
+def test_extensions_and_clones_count_as_planned(view: RunView) -> None:
+    for name, arguments in (("extend", {"trials": 9}), ("clone", {"config": {}}), ("extend", {"trials": 8})):
+        row = {"kind": "command", "command": name, "time": 5.0, "accepted": True, "arguments": arguments}
+        view.apply(row)
+    assert view.planned_trials == 10
+    assert "more than the 9" in str(refusal(command("extend", trials=9), view, from_dict(SPEC)))
+
+
+def test_a_clone_is_not_asked_for_twice(view: RunView) -> None:
+    config = {"batch_size": 16, "learning_rate": 1e-3}
+    row = {
+        "kind": "command",
+        "command": "clone",
+        "time": 5.0,
+        "accepted": True,
+        "arguments": {"config": config},
+    }
+    view.apply(row)
+    problem = refusal(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))
+    assert "asked for already" in str(problem)

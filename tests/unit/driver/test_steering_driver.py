@@ -1,0 +1,222 @@
+"""The driver's ear: each command is answered once, acted on, and still stands after a crash. No trial is run here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import cloudpickle
+from ray.tune.schedulers import TrialScheduler
+
+from support.search_material import BUDGET, make_spec
+from sweepft.driver.build import build_scheduler
+from sweepft.driver.command_handler import Steering
+from sweepft.driver.control import Winding
+from sweepft.driver.ledger_callback import Recorder
+from sweepft.early_stopping import History
+from sweepft.ledger import Command, Ledger, RunView, read_ledger, send_command
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.slot.checkpoints import pause_wanted
+
+CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.0, "schedule": "cosine"}
+
+
+class Driver:
+    """A driver without Tune: ledger, search, scheduler and steering, as `conduct` puts them together."""
+
+    def __init__(self, run: Path, *, resumed: bool = False) -> None:
+        self.run, self.spec = run, make_spec(trials=2)
+        header = {
+            "name": "s", "spec": self.spec.to_dict(), "spec_digest": "d", "seed": 0,
+            "budget_samples": BUDGET, "sweepft_version": "0",
+        }  # fmt: skip
+        self.ledger = Ledger.open(run) if resumed else Ledger.create(run)
+        view = RunView.from_rows(read_ledger(run)) if resumed else RunView()
+        self.recorder = Recorder(self.ledger, view)
+        self.recorder.write("sweep", **header, resumed=resumed)
+        self.proposer = Proposer(self.spec, run / STUDY_FILE)
+        self.scheduler = build_scheduler(self.spec, BUDGET, History())
+        if resumed:
+            rows = read_ledger(run)
+            self.proposer.rebuild(rows)
+            self.scheduler.load_rows(rows)
+        self.winding, self.limit = Winding(), None
+        self.steering = Steering(self.spec, run, self.recorder, self.winding, lambda: self.limit)
+        self.scheduler.winding, self.scheduler.steering = self.winding, self.steering
+        self.steering.begin(self.scheduler, self.proposer)
+
+    def start(self) -> SimpleNamespace:
+        """The next trial begins; Tune's trial, as far as a scheduler looks at it."""
+        proposal = self.proposer.ask()
+        assert proposal is not None
+        if proposal.trial_id not in self.recorder.view.trials:
+            self.recorder.write(
+                "trial", trial_id=proposal.trial_id, number=proposal.number, config=proposal.config,
+                effective={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
+                study_number=proposal.study_number,
+            )  # fmt: skip
+        config = {"trial_id": proposal.trial_id, "config": proposal.config, "settings": {}}
+        trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=config)
+        self.scheduler.on_trial_add(None, trial)
+        return trial
+
+    def give(self, command: str, trial_id: str | None = None, **arguments: Any) -> dict[str, Any]:
+        """Someone gives a command, the driver looks, and this is its answer."""
+        send_command(self.run, Command.new(command, trial_id, arguments))
+        self.steering.poll()
+        return self.recorder.view.commands[-1]
+
+    def report(self, trial: SimpleNamespace, samples: int, **more: Any) -> str:
+        result = {"samples_seen": samples, "step": samples // 10, "loss": 1.0, "grad_norm": 1.0, **more}
+        return self.scheduler.on_trial_result(None, trial, result)
+
+    def crash(self) -> Driver:
+        """The driver dies, and another one goes on."""
+        self.ledger.close()
+        return Driver(self.run, resumed=True)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    return Driver(tmp_path / "run")
+
+
+def test_a_command_is_answered_once(driver: Driver) -> None:
+    driver.start()
+    assert driver.give("pin", "t000")["accepted"]
+    driver.steering.poll()
+    assert len(driver.recorder.view.commands) == 1
+    again = driver.crash()
+    again.steering.poll()
+    assert len(again.recorder.view.commands) == 1
+
+
+def test_a_stopped_trial_ends_at_its_next_report_by_the_word_of_who_stopped_it(driver: Driver) -> None:
+    trial, other = driver.start(), driver.start()
+    assert driver.report(trial, 50) == TrialScheduler.CONTINUE
+    row = driver.give("stop", "t000")
+    assert row["answer"] == "it ends at its next report point"
+    assert driver.report(other, 50) == TrialScheduler.CONTINUE
+    assert driver.report(trial, 100) == TrialScheduler.STOP
+    (verdict,) = [v for v in driver.scheduler.drain_verdicts() if v.rule == "person"]
+    assert (verdict.trial_id, verdict.action, verdict.reason) == ("t000", "stop", f"stopped by {row['who']}")
+
+
+def test_a_stop_that_was_not_carried_out_stands_after_a_crash(driver: Driver) -> None:
+    driver.start()
+    driver.give("stop", "t000")
+    again = driver.crash()
+    trial = again.start()
+    assert trial.config["trial_id"] == "t000"
+    assert again.report(trial, 50) == TrialScheduler.STOP
+
+
+def test_a_clone_and_an_extension_stand_after_a_crash(driver: Driver) -> None:
+    driver.start()
+    config = {key: CONFIG[key] for key in ("learning_rate", "batch_size")}
+    assert driver.give("clone", "t000", config=config)["accepted"]
+    assert driver.give("extend", trials=3)["accepted"]
+    again = driver.crash()
+    names = [again.start().config["trial_id"] for _ in range(4)]
+    assert names == ["t000", "t001", "t002", "t003"]
+    clone = again.recorder.view.trials["t001"]
+    assert clone.origin == "clone"
+    assert clone.config.items() >= config.items()
+    assert again.proposer.ask() is None
+    assert again.recorder.view.planned_trials == 4
+
+
+def test_a_clone_of_what_the_search_has_just_proposed_is_refused(driver: Driver) -> None:
+    driver.start()
+    waiting = driver.proposer.ask()  # proposed, but its trial has not started: the ledger does not know it
+    assert waiting is not None
+    row = driver.give("clone", "t000", config=waiting.config)
+    assert not row["accepted"]
+    assert row["answer"].startswith("tried already: t001")
+
+
+def test_a_pin_reaches_the_rule_and_survives_a_crash(driver: Driver) -> None:
+    driver.start()
+    row = driver.give("pin", "t000")
+    assert driver.scheduler.state_dict()["pinned"] == {"t000": row["who"]}
+    assert driver.crash().scheduler.state_dict()["pinned"] == {"t000": row["who"]}
+
+
+def test_a_parked_trial_comes_back_when_pinned_and_ends_at_once_when_stopped(driver: Driver) -> None:
+    for trial_id in ("t000", "t001"):
+        driver.start()
+        proposal = SimpleNamespace(trial_id=trial_id)
+        driver.recorder.write(
+            "verdict",
+            trial_id=trial_id,
+            step=1,
+            samples_seen=10,
+            window=0.1,
+            action="park",
+            rule="r",
+            reason="x",
+        )
+        driver.proposer.parked[proposal.trial_id] = proposal  # type: ignore[assignment]
+    assert driver.give("pin", "t000")["answer"] == "it comes back next, and no rule stops it"
+    assert driver.proposer.waiting == 1
+    assert driver.give("stop", "t001")["answer"] == "it has ended"
+    ended = driver.recorder.view.trials["t001"]
+    assert (ended.status, ended.parks) == ("stopped", 1)
+    assert not driver.proposer.parked
+
+
+def test_a_pause_lets_trials_go_that_are_ready_and_ends_with_continue(driver: Driver) -> None:
+    ready, late = driver.start(), driver.start()
+    states = driver.run / "checkpoints"
+    assert driver.give("pause")["accepted"]
+    assert pause_wanted(states)
+    assert driver.report(late, 50) == TrialScheduler.CONTINUE, "its state is not written yet"
+    assert driver.report(ready, 50, paused=True) == TrialScheduler.STOP
+    before = driver.scheduler.state_dict()
+    driver.scheduler.on_trial_complete(None, ready, {"samples_seen": 50, "done": True})
+    assert driver.scheduler.state_dict() == before, "it has not ended"
+    assert driver.steering.cut
+    driver.steering.leave()
+    send_command(driver.run, Command.new("continue"))
+    assert driver.steering.wait()
+    assert not pause_wanted(states)
+
+
+def test_a_paused_sweep_can_be_stopped_and_its_trials_ended(driver: Driver) -> None:
+    driver.start()
+    driver.give("pause")
+    driver.steering.leave()
+    assert driver.give("stop", "t000")["answer"] == "it has ended"
+    assert driver.recorder.view.trials["t000"].status == "stopped"
+    send_command(driver.run, Command.new("stop"))
+    assert not driver.steering.wait()
+    assert driver.winding.soft
+    assert driver.winding.reason.startswith("stopped by ")
+
+
+def test_a_pause_of_a_driver_that_died_is_forgotten(driver: Driver) -> None:
+    driver.start()
+    driver.give("pause")
+    again = driver.crash()
+    assert not again.steering.pausing
+    assert not pause_wanted(again.run / "checkpoints")
+
+
+def test_once_the_search_is_over_nothing_new_is_taken(driver: Driver) -> None:
+    driver.start()
+    driver.limit = "search.limit.hours: 2 are over"
+    assert driver.give("extend", trials=9)["answer"].startswith(
+        "no more trials are started: search.limit.hours"
+    )
+    send_command(driver.run, Command.new("extend", None, {"trials": 9}))
+    driver.limit = None
+    driver.steering.close()
+    assert driver.recorder.view.commands[-1]["answer"].startswith(
+        "no more trials are started: the sweep is over"
+    )
+
+
+def test_it_does_not_travel_with_what_tune_pickles(driver: Driver) -> None:
+    assert cloudpickle.loads(cloudpickle.dumps(driver.steering)).__dict__ == {}

@@ -1,0 +1,163 @@
+"""What earlier sweeps teach a new one: calibrations, and audits that pool."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweepft.early_stopping import (
+    Calibration,
+    History,
+    PastAudits,
+    Referee,
+    make_report,
+    make_rule,
+    read_history,
+)
+from sweepft.errors import HistoryError
+from sweepft.ledger.codec import encode_row, plain
+from sweepft.ledger.rows import complete_fields
+
+CALIBRATION = Calibration(0.05, 0.10, 12)
+
+
+def write_run(
+    folder: Path,
+    finals: list[float],
+    audited: set[int],
+    *,
+    began: float = 100.0,
+    torn: bool = False,
+    **stop: Any,
+) -> Path:
+    """A run whose trials ended at these objectives; some of them were audited."""
+    spec = {"early_stop": {"rule": "median", "audit": 0.5, **stop}}
+    header = {"name": "old", "spec": spec, "spec_digest": "", "seed": 0, "budget_samples": 100}
+    rows: list[tuple[str, dict[str, Any]]] = [("sweep", {**header, "sweepft_version": "0"})]
+    for i, final in enumerate(finals):
+        trial = {"trial_id": f"t{i}", "step": 10, "samples_seen": 10}
+        if i in audited:
+            rows.append(
+                ("verdict", {**trial, "window": 0.1, "action": "audit", "rule": "median", "reason": "r"})
+            )
+        history = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
+        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "history": history}))
+        end = {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final}
+        rows.append(("end", {**end, "tokens_seen": 0}))
+    ledger = folder / "ledger" / "ledger.jsonl"
+    ledger.parent.mkdir(parents=True)
+    with ledger.open("wb") as f:
+        for seq, (kind, fields) in enumerate(rows):
+            body = plain(complete_fields(kind, fields))
+            f.write(encode_row({"seq": seq, "time": began + seq, "kind": kind, **body}))
+        if torn:
+            f.write(b'{"seq":99,"time":1.0,"ki')
+    return folder
+
+
+def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_sweeps_share(
+    tmp_path: Path,
+) -> None:
+    late = write_run(tmp_path / "late", [1.0, 2.0, 3.0, 4.0], {0, 3}, began=500.0, torn=True)
+    early = write_run(tmp_path / "early", [5.0, 6.0, 7.0], {0}, began=50.0)
+    found = read_history([str(late), early / "ledger"], rule="median", good=0.25)
+    assert [(a.began, a.outcomes) for a in found.audits] == [(50.0, (True,)), (500.0, (True, False))]
+    assert found.outcomes == [True, True, False]
+    wide = read_history(late / "ledger" / "ledger.jsonl", rule="median", good=0.9)
+    assert wide.outcomes == [True, True], (
+        "an audited one stands for two: the worst is among the best 90% by weight"
+    )
+    assert History.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert read_history(found.to_dict()) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["absent.json"], "absent.json is not there"),
+        (["bad.json"], "bad.json is not a calibration"),
+        (["empty"], "empty holds no ledger"),
+        (["run", "run"], "run is the same sweep as"),
+        (["run", "copy"], "copy is the same sweep as"),
+        (["good.json"], "good.json is a calibration, and rule median has no use for one"),
+        (["other"], "other was stopped by rule asha, not median"),
+        (["damaged"], r"damaged has a damaged ledger \(line 2\)"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "run", [1.0], {0})
+    write_run(tmp_path / "copy", [1.0], {0})
+    write_run(tmp_path / "other", [1.0], {0}, rule="asha")
+    damaged = write_run(tmp_path / "damaged", [1.0], {0}, began=7.0) / "ledger" / "ledger.jsonl"
+    damaged.write_bytes(damaged.read_bytes().replace(b'"kind":"verdict"', b'"kind" "verdict"', 1))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.json").write_text("[]")
+    (tmp_path / "good.json").write_text(json.dumps(CALIBRATION.to_dict()))
+    with pytest.raises(HistoryError, match=words) as caught:
+        read_history(given, rule="median")
+    assert len(str(caught.value).splitlines()) == 2
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_calibration_and_runs_may_stand_together_but_only_one_calibration(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [1.0, 2.0], {1}, rule="calibrated", false_stop=0.1)
+    found = read_history([CALIBRATION, str(run)])
+    assert (found.calibration, found.outcomes) == (CALIBRATION, [False])
+    with pytest.raises(HistoryError, match="second calibration"):
+        read_history([CALIBRATION, CALIBRATION.to_dict()])
+    with pytest.raises(HistoryError, match=r"was run with false_stop 0\.1, here it is 0\.2"):
+        read_history(str(run), false_stop=0.2)
+
+
+def judged(history: History | None) -> Referee:
+    """A sweep of 10 good trials that nobody condemns, then 30 poor ones that are all condemned and audited."""
+    r = Referee(
+        rule=make_rule("median", min_peers=1),
+        windows=(0.1,),
+        budget=100,
+        mode="min",
+        audit=1.0,
+        history=history,
+    )
+    for i in range(40):
+        value = 10.0 - i if i < 10 else 100.0 + i
+        r.add(f"t{i}")
+        r.report(f"t{i}", make_report(step=[10], progress=[10], metric=value))
+        r.complete(f"t{i}", final=value)
+    return r
+
+
+@pytest.mark.parametrize(
+    ("earlier", "status", "looked"),
+    [
+        ([], "uncertified", 29),
+        ([False] * 29, "certified", 59),  # 29 + 30 reach the look at which none bad is enough
+        ([False] * 28, "uncertified", 29),
+        ([False] * 24 + [True] * 5, "uncertified", 59),
+    ],
+)
+def test_audits_pool_and_the_certificate_is_read_at_fixed_counts_of_the_pool(
+    earlier: list[bool], status: str, looked: int
+) -> None:
+    past = History(audits=(PastAudits("old", 1.0, tuple(earlier)),)) if earlier else None
+    audits = judged(past).summary()["audits"]
+    assert (audits["status"], audits["looked_at"]) == (status, looked)
+    assert audits["own"] == {"audited": 30, "good": 0}
+    assert audits["earlier"] == {"audited": len(earlier), "good": sum(earlier), "sweeps": int(bool(earlier))}
+    assert (audits["audited"], audits["good"]) == (30 + len(earlier), sum(earlier))
+
+
+def test_a_rule_that_earlier_audits_refute_stops_nobody_from_the_start() -> None:
+    past = History(audits=(PastAudits("old", 1.0, (True,) * 14),))
+    r = Referee(rule=make_rule("median", min_peers=1), windows=(0.1,), budget=100, mode="min", history=past)
+    for i in range(5):
+        r.add(f"t{i}")
+        r.report(f"t{i}", make_report(step=[10], progress=[10], metric=float(i)))
+    assert {v.action for v in r.verdicts} == {"continue"}
+    assert "only the guards act" in r.verdicts[-1].reason

@@ -1,0 +1,69 @@
+"""What is trusted before any trial has ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweepft.early_stopping import CalibratedRule, Calibration, Referee, make_report
+
+TRIALS = 16
+
+
+def judged(losses: Any, *, config: Any = None, calibration: Calibration | None = None) -> dict[str, Any]:
+    """What was known when the last of 16 trials came to its windows; its objective is the worst."""
+    r = Referee(
+        rule=CalibratedRule(calibration=calibration),
+        windows=(0.1, 0.25),
+        budget=100,
+        mode="min",
+        guards=False,
+    )
+    for step in (10, 25):
+        for i in range(TRIALS):
+            r.add(f"t{i}", config(i) if config else {})
+            loss = losses(i)
+            r.report(f"t{i}", make_report(step=[step], progress=[step], loss=[loss], metric=2.0 + i))
+    evidence: dict[str, Any] = next(v for v in r.verdicts if v.trial_id == f"t{TRIALS - 1}").evidence
+    return evidence
+
+
+def alike(i: int) -> float:
+    return 1.0 + i
+
+
+def mixed(i: int) -> float:
+    return 1.0 + (7 * i) % TRIALS
+
+
+def opposite(i: int) -> float:
+    return 30.0 - i
+
+
+def test_the_less_objective_and_loss_agree_the_less_is_assumed_and_the_less_may_be_given_up() -> None:
+    """The loss counts as far as, and in the direction in which, it goes with the objective."""
+    full, some, against = judged(alike), judged(mixed), judged(opposite)
+    assert full["agreement"] == 1.0
+    assert abs(some["agreement"]) < 0.7
+    assert against["agreement"] < some["agreement"]
+    assert full["correlation"] > some["correlation"]
+    assert full["level"] > some["level"] > 0.10
+    assert full["weights"]["loss"] > some["weights"]["loss"]
+
+
+def test_a_missing_signal_is_no_disagreement() -> None:
+    assert judged(lambda i: None)["agreement"] == 1.0
+
+
+@pytest.mark.parametrize("key", ["dropout", "lora_dropout", "label_smoothing", "neftune_noise_alpha"])
+def test_hyperparameters_that_shift_the_loss_itself_lower_what_is_assumed(key: str) -> None:
+    same = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1})
+    shifted = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1 * (i % 2)})
+    assert same["agreement"] == 1.0
+    assert 0.4 < shifted["agreement"] < 1.0
+
+
+def test_what_earlier_sweeps_taught_is_not_corrected() -> None:
+    taught = Calibration(0.2, 0.1, 20, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.3, 0.0))
+    assert judged(mixed, calibration=taught)["agreement"] == 1.0

@@ -1,0 +1,84 @@
+"""What a task is scored under, what its metrics are called, the file of its items, and what a broken one is told."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from support.tasks import task_folder
+from sweepft.errors import EvaluateError
+from sweepft.evaluation import TaskPlan
+from sweepft.evaluation.task_loading import metric_names
+from sweepft.evaluation.tasks import check_tasks, write_items
+
+PLAN = TaskPlan("gsm8k", ("tasks",), limit=10, num_fewshot=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"batch_size": 1}, True),
+        ({"limit": 11}, False),
+        ({"num_fewshot": 0}, False),
+        ({"chat_template": False}, False),
+    ],
+)
+def test_scores_hold_as_long_as_nothing_changes_that_changes_a_score(changes, same):
+    assert (replace(PLAN, **changes).digest == PLAN.digest) is same
+
+
+def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
+    here, there = task_folder(tmp_path / "here"), task_folder(tmp_path / "there")
+    plan = TaskPlan("tiny_choice", (str(here),))
+    before = plan.digest
+    assert replace(plan, include_path=(str(there),)).digest == before, "wherever the folder lies"
+    (here / "choice.yaml").write_text((here / "choice.yaml").read_text() + "metadata: {version: 2}\n")
+    assert plan.digest != before
+
+
+def test_a_metric_has_its_plain_name_where_it_has_one_filter():
+    keys = ["alias", "acc,none", "acc_stderr,none", "exact_match,strict", "exact_match,loose", "f1,loose"]
+    assert metric_names(keys) == {
+        "acc,none": "acc",
+        "exact_match,strict": "exact_match,strict",
+        "exact_match,loose": "exact_match,loose",
+        "f1,loose": "f1",
+    }
+
+
+def test_a_task_that_needs_a_package_says_so(tmp_path):
+    task_folder(tmp_path)
+    (tmp_path / "needy.py").write_text(
+        "import no_such_package_here\n\n\ndef shown(dataset):\n    return dataset\n"
+    )
+    task = "include: choice.yaml\ntask: needy\nprocess_docs: !function needy.shown\n"
+    (tmp_path / "needy.yaml").write_text(task)
+    with pytest.raises(EvaluateError, match=r"needs a package .*no_such_package_here.*\n  install it"):
+        check_tasks([TaskPlan("needy", (str(tmp_path),))])
+
+
+def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):
+    file = tmp_path / "items" / "t000" / "task.jsonl.gz"
+    items = [{"doc_id": 0, "response": ["ünïcode\n"]}, {"doc_id": 1, "odd": {1, 2}.__class__}]
+    digest = write_items(file, items)
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == digest == write_items(file, items)
+    first, second = (json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines())
+    assert first == items[0]
+    assert second["doc_id"] == 1
+    assert [p.name for p in file.parent.iterdir()] == ["task.jsonl.gz"]
+
+
+def test_the_plan_loads_nothing_heavy():
+    code = (
+        "import sys, sweepft.evaluation; "
+        "heavy = {'torch', 'lm_eval', 'datasets', 'transformers', 'ray'}; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

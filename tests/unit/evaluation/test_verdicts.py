@@ -1,0 +1,57 @@
+"""Which rating a judge's text holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sweepft.evaluation.mt_bench.score import parse_verdict
+from sweepft.spec.evaluation import MtBench
+
+
+@pytest.mark.parametrize(
+    ("text", "rating"),
+    [
+        ("Rating: [[7]]", 7.0),
+        ("Rating: [[ 7.5 ]]", 7.5),
+        ("Rating: [7]", 7.0),
+        ("[3] would be harsh. Rating: [[7]]", 7.0),
+        ("It asks for [[10]], but I say: [[2]]", 2.0),
+        ("see x[1], y()[2] and a[[3]].\nRating: [6]", 3.0),
+        ("see x[1] and y()[2].\nRating: [6]", 6.0),
+        ("see x[1]", None),
+        ("[[0]]", None),
+        ("[[11]]", None),
+        ("[[-3]]", None),
+        ("[[7/10]]", None),
+        ("[[seven]]", None),
+        ("7", None),
+        ("", None),
+        ("[[7]", None),
+        ("[[1]] [[99]]", None),
+    ],
+)
+def test_the_rating_is(text: str, rating: float | None) -> None:
+    assert parse_verdict(text) == rating
+
+
+@given(st.text(), st.integers(1, 10))
+def test_a_rating_at_the_end_is_found_behind_any_text(text: str, rating: int) -> None:
+    assert parse_verdict(f"{text}\nRating: [[{rating}]]") == rating
+
+
+@given(st.text(max_size=60))
+def test_no_text_gives_a_rating_outside_of_1_to_10(text: str) -> None:
+    found = parse_verdict(text)
+    assert found is None or 1 <= found <= 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x/v1", "x/v1", "http://user:secret@x/v1", "http://x/v1?key=1", "http://x/v1#a", "http://[x/v1"],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="base_url"):
+        MtBench(questions="q", judge="j", base_url=url)

@@ -1,0 +1,410 @@
+"""``best/``: the winner in the words of sweepft, DeepSpeed, transformers and TRL; made from the ledger alone."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from sweepft.data.order import phased_rows
+from sweepft.driver.train_one import horizon_notes
+from sweepft.export import write_best
+from sweepft.export.facts import BestFacts, best_facts
+from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.ledger import Ledger, RunView
+from sweepft.spec import Mirror, from_dict, plan
+from sweepft.training.lr_schedules import lr_at
+
+TRAIN = {
+    "budget": {"samples": 100}, "micro_batch": 4, "precision": "fp32", "zero_stage": 2,
+    "optimizer": {"weight_decay": 0.1}, "gradient_clipping": 0.5, "min_lr_ratio": 0.1, "decay_fraction": 0.3,
+}  # fmt: skip
+SCHEDULES = ("constant", "linear", "cosine", "wsd", "inverse_sqrt", "polynomial")
+
+
+def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **train: Any) -> dict[str, Any]:
+    more = {
+        "data.strategy": {"choice": ["stacked", "phased"]},
+        "data.mixture.new": {"choice": [1.0, 2.0]},
+    }
+    return {
+        "name": "a-sweep",
+        "model": {"path": "/models/base"},
+        "data": {
+            "train": [{"path": "/data/chats.jsonl.gz"}],
+            "held_out": [
+                {"name": "own", "fraction": 0.1},
+                {"name": "general", "path": "/data/g.jsonl", "weight": 0},
+            ],
+            "max_length": 256,
+            **(data or {}),
+        },
+        "train": TRAIN | train,
+        "search": {
+            "trials": 4,
+            "space": {
+                "learning_rate": {"log_uniform": [1e-5, 1e-2]},
+                "batch_size": {"choice": [8, 16]},
+                **{key: more[key] for key in swept if key in more},
+            },
+        },
+        "early_stop": {"windows": [0.25, 0.5]},
+        "resources": {"workers_per_trial": 2, "concurrent_trials": 3},
+    }
+
+
+def finished(
+    folder: Path,
+    config: dict[str, Any] | None = None,
+    *,
+    objective: float = 1.25,
+    data: dict[str, Any] | None = None,
+    domains: dict[str, int] | None = None,
+    **train: Any,
+) -> RunView:
+    """A run of one completed trial, and one that is worse."""
+    config = config or {"learning_rate": 3e-3, "batch_size": 8}
+    resolved = from_dict(spec(data, tuple(config), **train))
+
+    def tokens(name: str, rows: int) -> dict[str, Any]:
+        return {
+            "path": f"/cache/{name}", "digest": name, "rows": rows, "tokens": 9 * rows, "targets": 5 * rows,
+            "longest": 20, "counts": {"kept": rows}, "domains": domains or {"": rows},
+        }  # fmt: skip
+
+    prepared = {
+        "train": tokens("train", 80), "test": {}, "budget_samples": 100, "order": "abc", "tokenizer": "/cache/tok",
+        "held_out": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
+        "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
+    }  # fmt: skip
+    view = RunView()
+    with Ledger.create(folder) as ledger:
+
+        def tell(kind: str, **fields: Any) -> None:
+            view.apply(ledger.append(kind, **fields))
+
+        tell(
+            "sweep", name="a-sweep", spec=resolved.to_dict(), spec_digest="x", seed=0, budget_samples=100,
+            sweepft_version="0", data=prepared,
+        )  # fmt: skip
+        for number, (rates, value) in enumerate(
+            ((config, objective), (config | {"learning_rate": 1e-5}, 2.0))
+        ):
+            settings = resolved.trial_settings(rates)
+            steps = plan(settings, 100)
+            t = f"t00{number}"
+            tell(
+                "trial", trial_id=t, number=number, config=rates, effective=settings.model_dump(mode="json"),
+                origin="sampler", planned_steps=steps.planned_steps, warmup_steps=steps.warmup_steps,
+            )  # fmt: skip
+            sets = {
+                "own": {"loss": value, "stderr": 0.05, "tokens": 50, "samples": 10},
+                "general": {"loss": 3.0, "stderr": 0.1, "tokens": 50, "samples": 10},
+            }
+            tell(
+                "eval", trial_id=t, attempt=1, step=steps.planned_steps, samples_seen=100, window=1.0, final=True,
+                objective=value, sets=sets,
+            )  # fmt: skip
+            tell(
+                "end", trial_id=t, attempt=1, status="completed", reason=None, objective=value,
+                step=steps.planned_steps, samples_seen=100, tokens_seen=500,
+            )  # fmt: skip
+        tell("finish", status="finished")
+    return view
+
+
+def facts_of(folder: Path, **options: Any) -> BestFacts:
+    found = best_facts(finished(folder, **options))
+    assert found is not None
+    return found
+
+
+def trial_rates(facts: BestFacts) -> list[float]:
+    """The learning rate of each step, as the engine takes it."""
+    s = facts.settings
+    fixed = {
+        "schedule": s.schedule, "learning_rate": s.learning_rate, "warmup_steps": facts.warmup_steps,
+        "planned_steps": facts.planned_steps, "min_lr_ratio": s.min_lr_ratio, "decay_fraction": s.decay_fraction,
+        "power": s.power,
+    }  # fmt: skip
+    return [lr_at(step, **fixed) for step in range(facts.planned_steps)]
+
+
+def weights(run: Path, name: str = "t000") -> Path:
+    folder = run / "weights" / name
+    (folder / "more").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights of " + name.encode())
+    (folder / "README.md").write_text("of another tool")
+    (folder / "more" / "part").write_text("x")
+    return folder
+
+
+def test_the_folder_holds_weights_and_everything_to_train_again(tmp_path: Path) -> None:
+    view = finished(tmp_path)
+    kept = weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    assert folder == tmp_path / "best"
+    assert {p.name for p in folder.iterdir()} == {
+        "model.safetensors", "more", "spec.yaml", "deepspeed.json", "trl.yaml", "train.py", "README.md", "best.json",
+    }  # fmt: skip
+    assert (folder / "model.safetensors").stat().st_ino == (kept / "model.safetensors").stat().st_ino, (
+        "no copy"
+    )
+    assert (kept / "README.md").read_text() == "of another tool", (
+        "what the link stands for is not written through"
+    )
+    known = json.loads((folder / "best.json").read_text())
+    assert (known["trial_id"], known["objective"], known["stderr"]) == ("t000", 1.25, 0.05)
+    card = (folder / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == "/models/base"
+    assert "| own | yes | 1.2500 ± 0.0500 | 10 |" in card
+    assert "| general | no | 3.0000 ± 0.1000 | 10 |" in card
+
+
+def test_another_winner_replaces_it_and_its_weights_outlive_their_folder(tmp_path: Path) -> None:
+    view = finished(tmp_path)
+    kept = weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    (kept / "model.safetensors").unlink()
+    assert (folder / "model.safetensors").read_bytes() == b"weights of t000"
+    view.apply({"kind": "end", "trial_id": "t001", "status": "completed", "objective": 0.5})
+    weights(tmp_path, "t001")
+    write_best(tmp_path, view)
+    assert (folder / "model.safetensors").read_bytes() == b"weights of t001"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "ledger", "weights"], (
+        "nothing is left behind"
+    )
+
+
+def test_without_weights_the_card_says_so_and_without_a_winner_there_is_no_folder(tmp_path: Path) -> None:
+    folder = write_best(tmp_path, finished(tmp_path))
+    assert "are not kept here" in (folder / "README.md").read_text()
+    assert write_best(tmp_path, RunView()) is None
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, schedule: str) -> None:
+    facts = facts_of(tmp_path, schedule=schedule, warmup=0.1)
+    mirrored = facts.spec.model_copy(update={"mirror": Mirror(uri="s3://bucket/a-sweep")})
+    alone = from_dict(one_trial_spec(replace(facts, spec=mirrored)))
+    (rate,) = alone.search.space["learning_rate"].choices
+    assert alone.trial_settings({"learning_rate": rate}) == facts.settings
+    assert alone.search.trials == alone.resources.concurrent_trials == 1
+    assert alone.resources.workers_per_trial == 2
+    assert alone.data == facts.spec.data
+    assert alone.mirror is None, "that is the sweep's"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 0.07, {"steps": 3}])
+def test_the_scripts_learning_rates_are_the_trials(tmp_path: Path, schedule: str, warmup: Any) -> None:
+    view = finished(tmp_path, schedule=schedule, warmup=warmup)
+    facts = best_facts(view)
+    script = (write_best(tmp_path, view) / "train.py").read_text()
+    names = [n for n in ast.parse(script).body if isinstance(n, ast.FunctionDef | ast.Assign)]
+    wanted = [
+        n
+        for n in names
+        if getattr(n, "name", "") == "learning_rate" or _target(n) in ("LEARNING_RATE", "FLOOR")
+    ]
+    space: dict[str, Any] = {"math": math}
+    exec(compile(ast.Module(wanted, []), "train.py", "exec"), space)
+    for step, expected in enumerate(trial_rates(facts)):
+        assert space["learning_rate"](step, facts.planned_steps) == pytest.approx(expected, rel=1e-12)
+
+
+def _target(node: ast.AST) -> str:
+    return getattr(node.targets[0], "id", "") if isinstance(node, ast.Assign) else ""
+
+
+def test_deepspeed_gets_the_batch_the_clipping_and_the_stage(tmp_path: Path) -> None:
+    config = deepspeed_config(facts_of(tmp_path, config={"learning_rate": 1e-3, "batch_size": 16}))
+    ranks = 2
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * ranks == 16
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"] == {"stage": 2}
+    assert config["bf16"] == {"enabled": False}
+
+
+def test_a_probed_micro_batch_is_written_as_one(tmp_path: Path) -> None:
+    assert deepspeed_config(facts_of(tmp_path, micro_batch="auto"))["train_micro_batch_size_per_gpu"] == 1
+
+
+def test_packed_tokens_are_written_as_the_rows_that_surely_fit(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, micro_batch={"tokens": 4096})
+    rows = deepspeed_config(facts)["train_micro_batch_size_per_gpu"]
+    assert rows == 4096 // facts.prepared.train.longest
+
+
+def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
+    lora = {"rank": 8, "alpha": 16.0, "target_modules": ["q_proj"]}
+    view = finished(tmp_path, lora=lora)
+    facts = best_facts(view)
+    assert facts is not None
+    arguments = {key: value for key, value in trl_config(facts).items() if "lora" in key or "peft" in key}
+    assert arguments == {
+        "use_peft": True, "lora_r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"],
+    }  # fmt: skip
+    weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert "r=8, lora_alpha=16.0, lora_dropout=0.0" in script
+    assert "target_modules=['q_proj']" in script
+    assert "rank 8, alpha 16, dropout 0.0, on q_proj" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "line", "arguments", "row"),
+    [
+        ("adamw", "torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=BETAS, eps=EPS)", {"optim": "adamw_torch"},
+         "| AdamW | betas 0.9, 0.95, weight decay 0.1 |"),
+        ("sgd", "torch.optim.SGD(groups, lr=LEARNING_RATE, momentum=0.8)",
+         {"optim": "sgd", "optim_args": "momentum=0.8"}, "| SGD | momentum 0.8, weight decay 0.1 |"),
+        ("adafactor", "Adafactor(groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)",
+         {"optim": "adafactor"}, "| Adafactor | weight decay 0.1 |"),
+    ],
+)  # fmt: skip
+def test_the_optimizer_is_the_trials(
+    tmp_path: Path, optimizer: str, line: str, arguments: dict[str, Any], row: str
+) -> None:
+    settings = {"name": optimizer, "momentum": 0.8, "weight_decay": 0.1}
+    view = finished(tmp_path, optimizer=settings, zero_stage=0)
+    facts = best_facts(view)
+    assert facts is not None
+    assert {key: value for key, value in trl_config(facts).items() if key.startswith("optim")} == arguments
+    weights(tmp_path)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert f"optimizer = {line}\n" in script
+    assert row in (folder / "README.md").read_text()
+
+
+OF_TRL = {
+    "model_name_or_path", "model_revision", "datasets", "max_length", "packing", "assistant_only_loss",
+}  # fmt: skip
+
+
+def test_trl_gets_arguments_that_exist(tmp_path: Path) -> None:
+    source = Path(__import__("transformers").__file__).with_name("training_args.py")
+    (found,) = [
+        n
+        for n in ast.parse(source.read_text()).body
+        if isinstance(n, ast.ClassDef) and n.name == "TrainingArguments"
+    ]
+    known = {n.target.id for n in found.body if isinstance(n, ast.AnnAssign)}
+    config = trl_config(facts_of(tmp_path))
+    assert set(config) - known <= OF_TRL
+    assert config["max_steps"] == math.ceil(100 / 8)
+    assert config["datasets"] == [{"path": "json", "data_files": "/data/chats.jsonl.gz"}]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_trl_gets_the_same_learning_rates(tmp_path: Path, schedule: str) -> None:
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    facts = facts_of(tmp_path, schedule=schedule, warmup=0.1)
+    config = trl_config(facts)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config["learning_rate"])
+    scheduler = transformers.get_scheduler(
+        config["lr_scheduler_type"], optimizer, config["warmup_steps"], config["max_steps"],
+        scheduler_specific_kwargs=config.get("lr_scheduler_kwargs"),
+    )  # fmt: skip
+    for step, expected in enumerate(trial_rates(facts)):
+        if schedule != "wsd" or step >= facts.warmup_steps:  # there, wsd warms up from its floor
+            assert scheduler.get_last_lr()[0] == pytest.approx(expected, rel=1e-9, abs=1e-15)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("samples", "schedule", "said"),
+    [
+        (100, "cosine", []),
+        (400, "cosine", ["longer", "stretches", "warmup changes", "tends to fall"]),
+        (400, "constant", ["longer", "warmup changes", "tends to fall"]),
+        (50, "wsd", ["shorter", "shrinks", "warmup changes", "tends to rise"]),
+    ],
+)
+def test_another_horizon_is_said_to_be_another_run(
+    tmp_path: Path, samples: int, schedule: str, said: list[str]
+) -> None:
+    view = finished(tmp_path, schedule=schedule, warmup=0.1)
+    known = json.loads((write_best(tmp_path, view) / "best.json").read_text())
+    alone = one_trial_spec(best_facts(view))
+    alone["train"]["budget"] = {"samples": samples}
+    notes = horizon_notes(from_dict(alone), known)
+    assert len(notes) == len(said)
+    for words, note in zip(said, notes, strict=True):
+        assert words in note
+
+
+def test_a_file_system_without_hard_links_gets_symbolic_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Any) -> None:
+        raise OSError("no links here")
+
+    view = finished(tmp_path)
+    kept = weights(tmp_path)
+    monkeypatch.setattr(os, "link", refuse)
+    folder = write_best(tmp_path, view)
+    assert (folder / "model.safetensors").resolve() == (kept / "model.safetensors").resolve()
+
+
+PHASES = [{"domains": ["known"], "share": 0.5}, {"domains": ["new"]}]
+
+
+def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
+    """The functions it holds by their source give the trial's rows, at any number of samples."""
+    rows = {"known": 30, "new": 50}
+    config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "phased", "data.mixture.new": 2.0}
+    view = finished(tmp_path, config, data={"phases": PHASES, "replay": 0.25}, domains=rows)
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    facts = best_facts(view)
+    assert facts is not None
+    tree = ast.parse((folder / "train.py").read_text())
+    names = ("permutation", "phased_rows", "interleaved", "passes", "PHASES")
+    wanted = [n for n in tree.body if getattr(n, "name", "") in names or _target(n) in names]
+    space: dict[str, Any] = {"np": np}
+    future = ast.parse("from __future__ import annotations").body
+    exec(compile(ast.Module(future + wanted, []), "train.py", "exec"), space)
+    domains = np.random.default_rng(0).permutation(np.repeat([0, 1], list(rows.values())))
+    for samples in (100, 250):
+        found = space["phased_rows"](domains, space["PHASES"], samples, 7)
+        assert (found == phased_rows(domains, facts.phases, samples, 7)).all()
+    card = (folder / "README.md").read_text()
+    assert (
+        "| order of the data | phased: known, then new; 25% of later phases replays earlier ones; new x 2 |"
+        in card
+    )
+    assert (
+        "the phases, weights or choice of domains that this trial had are lost"
+        in (folder / "trl.yaml").read_text()
+    )
+    alone = from_dict(one_trial_spec(facts))
+    assert alone.trial_settings({"learning_rate": 3e-3}) == facts.settings
+
+
+def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -> None:
+    config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "stacked", "data.mixture.new": 1.0}
+    view = finished(tmp_path, config, data={"phases": PHASES}, domains={"known": 30, "new": 50})
+    folder = write_best(tmp_path, view)
+    assert folder is not None
+    script = (folder / "train.py").read_text()
+    ast.parse(script)
+    assert "phase" not in script.lower()
+    facts = best_facts(view)
+    assert facts is not None
+    assert from_dict(one_trial_spec(facts)).trial_settings({"learning_rate": 3e-3}) == facts.settings

@@ -1,0 +1,72 @@
+"""Any trial of a run by its name: the spec that trains it again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_best_files import finished
+
+from sweepft.driver.train_one import spec_of
+from sweepft.errors import SweepftError
+from sweepft.export import write_best, write_trial_spec
+from sweepft.ledger import Ledger, RunView
+from sweepft.spec import TrainSettings, load
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of two completed trials and one that was stopped."""
+    folder = tmp_path / "run"
+    view = finished(folder, schedule="cosine")
+    with Ledger.open(folder) as ledger:
+        other = view.trials["t001"]
+        effective = {**other.effective, "batch_size": 16, "seed": 3}
+        ledger.append(
+            "trial", trial_id="t002", number=2, config={"learning_rate": 1e-5, "batch_size": 16}, effective=effective,
+            origin="sampler", planned_steps=7, warmup_steps=0,
+        )  # fmt: skip
+        ledger.append(
+            "end", trial_id="t002", attempt=1, status="stopped", reason="r", objective=None, step=2, samples_seen=32,
+            tokens_seen=100,
+        )  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize("name", ["t000", "t001", "t002"])
+def test_its_one_point_are_the_settings_of_the_trial(run: Path, name: str, tmp_path: Path) -> None:
+    with spec_of(run, name) as path:
+        one = load(path, check_files=False)
+        known = json.loads(path.with_name("best.json").read_text())
+    trial = RunView.load(run).trials[name]
+    config = {key: dimension.choices[0] for key, dimension in one.search.space.items()}
+    assert all(len(dimension.choices) == 1 for dimension in one.search.space.values())
+    assert one.trial_settings(config) == TrainSettings.model_validate(trial.effective)
+    assert (one.search.trials, one.early_stop.rule) == (1, "none")
+    assert (known["trial_id"], known["objective"]) == (name, trial.objective)
+
+
+def test_the_best_one_is_trained_as_its_folder_says(run: Path, tmp_path: Path) -> None:
+
+    best = write_best(run, RunView.load(run)) / "spec.yaml"
+    with spec_of(run, "t000") as path:
+        assert load(path, check_files=False) == load(best, check_files=False)
+    with spec_of(best, None) as path:
+        assert path == best
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("t009", "no trial 't009'\n  name one of t000, t001, t002"), (None, "is a folder")]
+)
+def test_what_cannot_be_trained_is_said(run: Path, name: str | None, words: str) -> None:
+    with pytest.raises(SweepftError) as said, spec_of(run, name):
+        pass
+    assert words in str(said.value)
+    with pytest.raises(SweepftError, match="is no run folder"), spec_of(run / "spec.yaml", "t000"):
+        pass
+
+
+def test_a_spec_is_written_where_it_is_asked_for(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    assert write_trial_spec(tmp_path / "here", run, "t001") == tmp_path / "here/spec.yaml"

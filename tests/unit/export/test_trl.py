@@ -1,0 +1,54 @@
+"""``trl.yaml`` in the hands of TRL: its own parser takes every key.
+
+Runs where TRL is installed (``pip install trl``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_best_files import SCHEDULES, facts_of
+
+from sweepft.export.recipes import deepspeed_config, trl_config
+
+trl = pytest.importorskip("trl", reason="TRL is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"schedule": schedule, "warmup": 0.1} for schedule in SCHEDULES),
+        {"precision": "bf16"},
+        {"gradient_checkpointing": True},
+        {"optimizer": {"name": "sgd"}},
+        {"optimizer": {"name": "adafactor"}, "zero_stage": 0},
+        {"lora": LORA},
+        {"lora": {"rank": 4}},
+    ],
+    ids=str,
+)
+def test_its_parser_takes_every_key(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_of(tmp_path / "run", **settings)
+    monkeypatch.chdir(tmp_path)
+    Path("deepspeed.json").write_text(json.dumps(deepspeed_config(facts)))
+    Path("trl.yaml").write_text(yaml.safe_dump(trl_config(facts)))
+    parts = (trl.ScriptArguments, trl.SFTConfig, trl.ModelConfig, trl.DatasetMixtureConfig)
+    command = ["--config", "trl.yaml", "--use_cpu", "true"]
+    _, training, model, data = trl.TrlParser(parts).parse_args_and_config(
+        command, fail_with_unknown_args=True
+    )
+    assert (training.max_steps, training.learning_rate) == (facts.planned_steps, 3e-3)
+    assert data.datasets[0].data_files == "/data/chats.jsonl.gz"
+    adapter = trl.get_peft_config(model)
+    assert (adapter is not None) == ("lora" in settings)
+    if settings.get("lora") == LORA:
+        assert (adapter.r, adapter.lora_alpha, set(adapter.target_modules)) == (4, 8, {"q_proj", "v_proj"})

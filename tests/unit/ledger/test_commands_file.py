@@ -1,0 +1,113 @@
+"""The command file: every line is taken once, whole and sound ones only, whatever a crash has left in it."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from sweepft.errors import StorageError
+from sweepft.ledger import Command, CommandInbox, commands_path, send_command
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "ledger").mkdir()
+    return tmp_path
+
+
+def test_commands_come_once_each_and_in_order(run: Path) -> None:
+    inbox = CommandInbox(run)
+    assert inbox.new() == []
+    given = [Command.new("stop", "t003"), Command.new("clone", "t001", {"config": {"learning_rate": 2e-5}})]
+    for command in given:
+        send_command(run, command)
+    assert inbox.new() == given
+    assert inbox.new() == []
+    send_command(run, Command.new("pause"))
+    assert [c.command for c in inbox.new()] == ["pause"]
+    assert len(CommandInbox(run).new()) == 3, (
+        "another driver sees them all; the ledger says which are answered"
+    )
+
+
+def test_a_command_says_who_and_when(run: Path) -> None:
+    command = Command.new("stop")
+    user, at, host = command.who.partition("@")
+    assert user
+    assert at
+    assert host
+    assert command.asked > 1e9
+    assert command.command_id != Command.new("stop").command_id
+
+
+def test_the_file_is_appended_to_and_private(run: Path) -> None:
+    send_command(run, Command.new("pause"))
+    before = commands_path(run).read_bytes()
+    send_command(run, Command.new("continue"))
+    assert commands_path(run).read_bytes().startswith(before)
+    assert stat.S_IMODE(commands_path(run).stat().st_mode) == 0o600
+
+
+def test_a_half_written_line_is_left_until_it_is_whole(run: Path) -> None:
+    send_command(run, Command.new("pause"))
+    path = commands_path(run)
+    line = path.read_bytes()
+    path.write_bytes(line + line[:20])
+    inbox = CommandInbox(run)
+    assert len(inbox.new()) == 1
+    assert inbox.new() == []
+    path.write_bytes(line + line)
+    assert len(inbox.new()) == 1
+
+
+def test_a_line_torn_for_good_costs_no_other_command(run: Path) -> None:
+    send_command(run, Command.new("pause"))
+    path = commands_path(run)
+    path.write_bytes(path.read_bytes() + b'{"command":"st')
+    send_command(run, Command.new("continue"))
+    assert [c.command for c in CommandInbox(run).new()] == ["pause", "continue"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"\n", b"not json\n", b'{"command":"stop"}\n', b"\xff\xfe\n", b"[]\n", b"x" * 100_000 + b"\n"],
+)
+def test_what_is_no_command_is_passed_over(run: Path, line: bytes) -> None:
+    commands_path(run).write_bytes(line)
+    send_command(run, Command.new("pause"))
+    assert [c.command for c in CommandInbox(run).new()] == ["pause"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command("reboot", who="a@b", command_id="1", asked=1.0),
+        Command("stop", who="", command_id="1", asked=1.0),
+        Command("stop", who="a@b\x1b[2J", command_id="1", asked=1.0),
+        Command("stop", who="a@b", command_id="", asked=1.0),
+    ],
+)
+def test_unknown_commands_and_those_of_nobody_are_passed_over(run: Path, command: Command) -> None:
+    send_command(run, command)
+    assert CommandInbox(run).new() == []
+
+
+def test_where_it_cannot_be_written_the_error_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"commands\.jsonl: the command cannot be written"):
+        send_command(tmp_path / "nowhere", Command.new("pause"))
+
+
+def test_processes_that_write_at_once_lose_nothing(run: Path) -> None:
+    code = f"""
+    from sweepft.ledger import Command, send_command
+    for i in range(50):
+        send_command({str(run)!r}, Command.new("stop", f"t{{i:03d}}"))
+    """
+    writers = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)]) for _ in range(3)]
+    assert [w.wait(60) for w in writers] == [0, 0, 0]
+    assert len(CommandInbox(run).new()) == 150

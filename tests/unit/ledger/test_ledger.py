@@ -1,0 +1,558 @@
+"""The ledger is read right, or refused with the row named: never quietly wrong."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import math
+import os
+import pickle
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import zlib
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
+from sweepft.ledger import Ledger, RunView, current_writer, ledger_path, read_ledger
+from sweepft.ledger.codec import decode_row, encode_row, plain
+from sweepft.ledger.rows import KINDS, TEXT_FIELDS, complete_fields
+
+HEADER = {
+    "name": "s",
+    "spec": {"a": 1},
+    "spec_digest": "d",
+    "seed": 0,
+    "budget_samples": 100,
+    "sweepft_version": "0",
+}
+
+
+def trial(ledger: Ledger, number: int, **config: object) -> str:
+    name = f"t{number:03d}"
+    ledger.append(
+        "trial",
+        trial_id=name,
+        number=number,
+        config={"learning_rate": 10.0**-number, "note": "nan", **config},
+        effective={},
+        origin="sampler",
+        planned_steps=10,
+        warmup_steps=0,
+    )
+    return name
+
+
+def small_run(run_dir: Path, trials: int = 3) -> list[dict]:
+    rows = []
+    with Ledger.create(run_dir) as ledger:
+        rows.append(ledger.append("sweep", **HEADER))
+        for n in range(trials):
+            name = trial(ledger, n)
+            ledger.append("start", trial_id=name, attempt=0, slot=0)
+            history = {k: np.arange(1, 4) for k in ("step", "samples_seen", "tokens_seen", "lr", "seconds")}
+            history |= {"loss": [1.0, math.nan, math.inf], "grad_norm": np.float32([1, 2, 3])}
+            ledger.append("steps", trial_id=name, attempt=0, history=history)
+            ledger.append(
+                "end",
+                trial_id=name,
+                attempt=0,
+                status="completed",
+                reason=None,
+                objective=1.0 + n,
+                step=3,
+                samples_seen=100,
+                tokens_seen=3,
+            )
+    return read_ledger(run_dir)
+
+
+def ranks(rows: list[dict]) -> list[tuple]:
+    return [(r.rank, r.trial.trial_id, r.trial.objective) for r in RunView.from_rows(rows).ranking()]
+
+
+def same(a: object, b: object) -> bool:
+    """Equality that holds NaN equal to itself."""
+    return repr(a) == repr(b)
+
+
+# --- the kinds ------------------------------------------------------------------------------------
+
+
+def test_kinds_and_fields_are_those_of_the_written_contract() -> None:
+    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.split("## The ledger")[1]
+    table = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)`", section, re.M))
+    assert set(table) == set(KINDS)
+    for kind, listed in table.items():
+        documented = re.findall(r"\w+", re.sub(r'\([^)]*\)|"[^"]*"', " ", listed))
+        documented = [w for w in documented if w not in ("or", "null")]
+        extra = {"resumed"} if kind == "sweep" else set()
+        assert {f.name for f in fields(KINDS[kind])} == set(documented) | extra, kind
+
+
+def test_every_field_of_text_is_left_as_text() -> None:
+    for kind in KINDS.values():
+        for f in fields(kind):
+            if str(f.type).startswith("str"):
+                assert f.name in TEXT_FIELDS, f"{kind.__name__}.{f.name}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given_", "words"),
+    [
+        ("ends", {}, "unknown kind 'ends'"),
+        ("finish", {}, "missing status"),
+        ("finish", {"status": "finished", "raeson": "x"}, "unknown raeson"),
+        ("finish", {"raeson": "x"}, "unknown raeson; missing status"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_name(kind: str, given_: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        complete_fields(kind, given_)
+
+
+def test_the_first_row_must_be_the_header(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger, pytest.raises(ValueError, match="first row"):
+        ledger.append("finish", status="finished")
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda v: st.lists(v, max_size=4) | st.dictionaries(st.text(max_size=8), v, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(json_values)
+def test_what_is_written_is_what_is_read(value: object) -> None:
+    line = encode_row({"seq": 0, "kind": "verdict", "config": plain(value), "evidence": plain(value)})
+    assert line.isascii()
+    assert line.count(b"\n") == 1
+    row = decode_row(line[:-1])
+    assert same(row["config"], plain(value))  # text stays text
+    if not re.search(r"'(nan|inf|-inf)'", repr(value)):
+        assert same(row["evidence"], value)  # numbers come back as numbers
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([[1, 2]]), [[1, 2]]),
+        (np.array([np.nan, np.inf, -np.inf]), ["nan", "inf", "-inf"]),
+        (np.float64("nan"), "nan"),
+        ((1, 2), [1, 2]),
+        ({1: "a", None: 2, 0.5: 3}, {"1": "a", "null": 2, "0.5": 3}),
+        (Path("a/b"), "a/b"),
+        (signal.SIGTERM, 15),
+    ],
+)
+def test_values_of_other_types_become_plain_ones(value: object, written: object) -> None:
+    assert plain(value) == written
+
+
+def test_a_value_json_cannot_hold_is_refused_with_its_field(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger:
+        ledger.append("sweep", **HEADER)
+        with pytest.raises(TypeError, match=r"config\.a: cannot write a set"):
+            trial(ledger, 0, a={1, 2})
+        ledger.append("finish", status="finished")
+    assert [r["seq"] for r in read_ledger(tmp_path / "r")] == [0, 1]
+
+
+def test_append_returns_the_row_as_it_will_be_read(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger:
+        written = [ledger.append("sweep", **HEADER)]
+        written.append(
+            ledger.append(
+                "verdict",
+                trial_id="nan",
+                step=1,
+                samples_seen=2,
+                window=0.1,
+                action="continue",
+                rule="none",
+                reason="inf",
+                p_good=math.nan,
+                evidence={"x": np.float32("inf"), "peers": ("t1", "t2")},
+            )
+        )
+    read = read_ledger(tmp_path / "r")
+    assert same(read, written)
+    assert read[1]["trial_id"] == "nan"
+    assert read[1]["reason"] == "inf"
+    assert math.isnan(read[1]["p_good"])
+    assert read[1]["evidence"] == {"x": math.inf, "peers": ["t1", "t2"]}
+
+
+# --- creating, opening, going on ------------------------------------------------------------------
+
+
+def test_a_run_folder_is_private_and_created_once(tmp_path: Path) -> None:
+    run = tmp_path / "a" / "run"
+    small_run(run)
+    for folder in (run, run / "ledger"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(ledger_path(run).stat().st_mode) == 0o600
+    with pytest.raises(LedgerError, match="already holds a run"):
+        Ledger.create(run)
+
+
+def test_a_run_that_died_before_its_header_can_begin_again(tmp_path: Path) -> None:
+    Ledger.create(tmp_path / "r").close()
+    assert read_ledger(tmp_path / "r") == []
+    small_run(tmp_path / "r", 1)
+
+
+def test_opening_goes_on_with_the_next_row(tmp_path: Path) -> None:
+    n = len(small_run(tmp_path / "r"))
+    with Ledger.open(tmp_path / "r") as ledger:
+        assert ledger.append("sweep", **HEADER, resumed=True)["seq"] == n
+        trial(ledger, 7)
+    rows = read_ledger(tmp_path / "r")
+    assert [r["seq"] for r in rows] == list(range(n + 2))
+
+
+def test_no_ledger_is_an_error_that_says_where(tmp_path: Path) -> None:
+    for act in (Ledger.open, read_ledger, RunView.load):
+        with pytest.raises(LedgerError, match=re.escape(str(tmp_path))):
+            act(tmp_path)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_cut_at_every_byte_of_its_last_kilobyte_it_reads_as_an_earlier_state(tmp_path: Path) -> None:
+    rows = small_run(tmp_path / "r")
+    path = ledger_path(tmp_path / "r")
+    whole = path.read_bytes()
+    ends = [i + 1 for i, b in enumerate(whole) if b == ord("\n")]
+    for cut in range(len(whole) - 1024, len(whole)):
+        path.write_bytes(whole[:cut])
+        # A line that lacks nothing but its newline is a whole row.
+        expected = rows[: sum(end - 1 <= cut for end in ends)]
+        assert same(read_ledger(tmp_path / "r"), expected), cut
+        if cut % 7 == 0:
+            with Ledger.open(tmp_path / "r") as ledger:
+                assert ledger.append("finish", status="finished")["seq"] == len(expected)
+            again = read_ledger(tmp_path / "r")
+            assert same(again[:-1], expected)
+            assert again[-1]["kind"] == "finish"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_never_changes_what_is_read(tmp_path: Path, seed: int) -> None:
+    """Every row read is a true one and in its place, or the ledger is refused and the row is named."""
+    rows = small_run(tmp_path / "r")
+    path = ledger_path(tmp_path / "r")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(seed)
+    for at, bit in zip(rng.integers(0, len(whole), 500), rng.integers(0, 8, 500), strict=True):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(bit)
+        path.write_bytes(damaged)
+        row = whole[:at].count(b"\n")
+        with pytest.raises((LedgerCorrupt, LedgerVersion), match=rf"row {row}\b"):
+            pytest.fail(f"byte {at} bit {bit}: read {ranks(read_ledger(tmp_path / 'r'))} {len(rows)}")
+
+
+@pytest.mark.parametrize("act", [read_ledger, RunView.load, Ledger.open])
+def test_a_doubled_a_lost_and_a_swapped_row_are_refused_by_name(tmp_path: Path, act) -> None:
+    small_run(tmp_path / "r")
+    path = ledger_path(tmp_path / "r")
+    lines = path.read_bytes().splitlines(keepends=True)
+    for damaged, row in [
+        (lines[:4] + lines[3:], 4),
+        (lines[:4] + lines[5:], 4),
+        ([*lines[:4], lines[5], lines[4], *lines[6:]], 4),
+        (lines[1:], 0),
+        (lines + lines[:1], len(lines)),
+    ]:
+        path.write_bytes(b"".join(damaged))
+        with pytest.raises(LedgerCorrupt, match=rf"row {row} is missing or doubled"):
+            act(tmp_path / "r")
+
+
+def test_a_foreign_schema_is_refused_before_anything_else(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    path = ledger_path(tmp_path / "r")
+    first, rest = path.read_bytes().split(b"\n", 1)
+    header = decode_row(first) | {"schema_version": 2}
+    path.write_bytes(encode_row(header) + rest)
+    with pytest.raises(LedgerVersion, match=r"row 0: ledger schema 2, only 1 is known"):
+        read_ledger(tmp_path / "r")
+
+
+def test_unknown_kinds_of_a_later_version_are_passed_over(tmp_path: Path) -> None:
+    rows = small_run(tmp_path / "r")
+    with ledger_path(tmp_path / "r").open("ab") as f:
+        f.write(
+            encode_row({"seq": len(rows), "time": 1.0, "kind": "command", "trial_id": "t000", "who": "me"})
+        )
+    assert ranks(read_ledger(tmp_path / "r")) == ranks(rows)
+
+
+def test_the_checksum_is_the_documented_one(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    for line in ledger_path(tmp_path / "r").read_text().splitlines():
+        body, crc = re.fullmatch(r'(.*),"crc":(\d+)}', line).groups()
+        assert zlib.crc32((body + "}").encode()) == int(crc) == json.loads(line)["crc"]
+
+
+# --- one writer -----------------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger:
+        ledger.append("sweep", **HEADER)
+        assert current_writer(tmp_path / "r/ledger").pid == os.getpid()
+        for act in (Ledger.open, Ledger.create):
+            with pytest.raises(LedgerLocked, match=rf"process {os.getpid()} on "):
+                act(tmp_path / "r")
+        assert RunView.load(tmp_path / "r").writer.pid == os.getpid()
+    assert current_writer(tmp_path / "r/ledger") is None
+    Ledger.open(tmp_path / "r").close()
+
+
+def child(code: str, *args: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_the_lock_of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    writer = child(
+        """
+        import sys, time
+        from sweepft.ledger import Ledger
+        ledger = Ledger.open(sys.argv[1])
+        print("open", flush=True)
+        time.sleep(600)
+        """,
+        tmp_path / "r",
+    )
+    assert writer.stdout.readline() == "open\n"
+    assert current_writer(tmp_path / "r/ledger").pid == writer.pid
+    with pytest.raises(LedgerLocked, match=f"process {writer.pid}"):
+        Ledger.open(tmp_path / "r")
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    assert current_writer(tmp_path / "r/ledger") is None
+    with Ledger.open(tmp_path / "r") as ledger:
+        ledger.append("finish", status="finished")
+
+
+def test_of_many_that_want_a_stale_lock_one_gets_it(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    stale = {"host": os.uname().nodename, "pid": 2**22 - 1, "started": 1, "since": 0.0}
+    (tmp_path / "r/ledger/lock").write_text(json.dumps(stale))
+    code = """
+        import sys, time
+        from sweepft.ledger import Ledger
+        from sweepft.errors import LedgerLocked
+        try:
+            ledger = Ledger.open(sys.argv[1])
+        except LedgerLocked:
+            print("refused", flush=True)
+        else:
+            print("open", flush=True)
+            sys.stdin.readline()
+        """
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "r")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    said = [r.stdout.readline().strip() for r in racers]
+    for r in racers:
+        r.communicate("\n")
+    assert sorted(said) == ["open", "refused", "refused", "refused"]
+
+
+def test_a_lock_of_another_host_is_not_taken_over(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    lock = tmp_path / "r/ledger/lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 12, "started": 0, "since": 0.0}))
+    with pytest.raises(LedgerLocked, match=r"process 12 on elsewhere .*\n.*delete"):
+        Ledger.open(tmp_path / "r")
+    lock.unlink()
+    Ledger.open(tmp_path / "r").close()
+
+
+def test_without_flock_the_named_process_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network file systems have no flock; then a live pid of the same start time holds the lock."""
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    ledger = Ledger.create(tmp_path / "r")
+    ledger.append("sweep", **HEADER)
+    with pytest.raises(LedgerLocked, match=str(os.getpid())):
+        Ledger.open(tmp_path / "r")
+    lock = tmp_path / "r/ledger/lock"
+    owner = json.loads(lock.read_text())
+    lock.write_text(
+        json.dumps(owner | {"started": owner["started"] + 1})
+    )  # the pid was given to another process
+    Ledger.open(tmp_path / "r").close()
+    ledger.close()
+
+
+def test_a_forked_child_may_not_write_nor_free_the_lock(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger:
+        ledger.append("sweep", **HEADER)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ledger.append("finish", status="finished")
+            except LedgerLocked:
+                ledger.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert current_writer(tmp_path / "r/ledger").pid == os.getpid()
+        with pytest.raises(LedgerLocked):
+            Ledger.open(tmp_path / "r")
+        assert ledger.append("finish", status="finished")["seq"] == 1
+
+
+def test_it_cannot_be_pickled_into_another_process(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger, pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(ledger)
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_storage_error_and_the_ledger_stays_whole(tmp_path: Path) -> None:
+    """A real limit on file size cuts a row in the middle; after more room the same writer goes on."""
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from sweepft.errors import StorageError
+        from sweepft.ledger import Ledger, read_ledger
+        run = sys.argv[1]
+        ledger = Ledger.open(run)
+        size = Path(run, "ledger/ledger.jsonl").stat().st_size
+        before = len(read_ledger(run))
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+        try:
+            ledger.append("finish", status="finished", reason="x" * 300)
+        except StorageError as e:
+            assert f"row {before}" in str(e), e
+        else:
+            raise SystemExit("no error")
+        assert Path(run, "ledger/ledger.jsonl").stat().st_size == size
+        assert len(read_ledger(run)) == before
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        ledger.append("finish", status="failed", reason="disk full")
+        ledger.close()
+        assert read_ledger(run)[-1]["seq"] == before
+        print("fine")
+        """
+    small_run(tmp_path / "r")
+    process = child(code, tmp_path / "r")
+    assert process.communicate()[0] == "fine\n"
+
+
+def test_a_disk_that_cannot_sync_ends_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed fsync nobody knows what is on disk: nothing more is written."""
+    ledger = Ledger.create(tmp_path / "r")
+    ledger.append("sweep", **HEADER)
+
+    def failing(fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as m:
+        m.setattr(os, "fsync", failing)
+        with pytest.raises(StorageError, match="Input/output error"):
+            ledger.append("finish", status="finished")
+    with pytest.raises(StorageError, match="Input/output error"):
+        ledger.append("finish", status="finished")
+    ledger.close()
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for run in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/nothing/run")):
+        with pytest.raises(StorageError, match="cannot begin the ledger"):
+            Ledger.create(run)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write a read-only folder")
+def test_a_read_only_run_folder_is_a_storage_error(tmp_path: Path) -> None:
+    small_run(tmp_path / "r")
+    ledger_path(tmp_path / "r").chmod(0o400)
+    with pytest.raises(StorageError):
+        Ledger.open(tmp_path / "r")
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_ledger_that_goes_on(tmp_path: Path) -> None:
+    """Kill -9 in the middle of writing, again and again: what was synced is there, and nothing is torn."""
+    small_run(tmp_path / "r")
+    code = """
+        import sys
+        from sweepft.ledger import Ledger
+        with Ledger.open(sys.argv[1]) as ledger:
+            n = 0
+            while True:
+                if n % 5:
+                    ledger.append("cost", trial_id="t000", slot=0, phase="train", seconds=n)
+                else:
+                    row = ledger.append("finish", status="finished", reason="x" * n)
+                    print(row["seq"], flush=True)
+                n += 1
+        """
+    known = 0
+    for rows in (1, 3, 9, 20):
+        writer = child(code, tmp_path / "r")
+        for _ in range(rows):
+            synced = int(writer.stdout.readline())
+        writer.kill()
+        writer.communicate()
+        read = read_ledger(tmp_path / "r")
+        assert [r["seq"] for r in read] == list(range(len(read)))
+        assert len(read) > synced >= known
+        known = synced
+
+
+def test_reading_leaves_the_collector_as_it_was(tmp_path: Path) -> None:
+    """It is off while rows are read, and on again after a reading that fails."""
+    assert gc.isenabled()
+    with pytest.raises(LedgerError):
+        read_ledger(tmp_path)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        small_run(tmp_path)
+        assert not gc.isenabled()
+        read_ledger(tmp_path)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

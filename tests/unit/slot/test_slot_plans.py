@@ -1,0 +1,160 @@
+"""Report points, whose weights are kept, and when a state is written."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweepft.slot.checkpoints import (
+    StatePlan,
+    is_parked,
+    newest_state,
+    note_parked,
+    note_pause,
+    note_taken,
+    pause_wanted,
+    remove_states,
+)
+from sweepft.slot.report_points import report_points
+from sweepft.slot.weight_retention import KeepPlan
+
+
+@given(
+    budget=st.integers(1, 5000),
+    batch=st.integers(1, 6000),
+    windows=st.lists(st.floats(0.01, 0.99), max_size=4, unique=True),
+)
+@settings(deadline=None, max_examples=200)
+def test_points_ascend_to_the_budget_and_hold_every_window_or_a_later_one(budget, batch, windows):
+    points = report_points(budget, windows, batch)
+    samples = [p.samples for p in points]
+    assert samples == sorted(set(samples))
+    assert points[-1].samples == budget
+    assert points[-1].window == 1.0
+    for point in points[:-1]:
+        assert point.samples % batch == 0
+    for window in windows:
+        reached = next(p for p in points if p.samples >= window * budget)
+        assert reached.window is not None
+        assert reached.window >= window
+
+
+def test_a_window_is_reported_at_its_first_step():
+    points = report_points(2048, [0.1, 0.25], 32)
+    assert [(p.samples, p.window) for p in points if p.window] == [(224, 0.1), (512, 0.25), (2048, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "reports"),
+    [(1, 1), (2, 1), (5, 1), (6, 2), (30, 10), (60, 20), (61, 20), (10_000, 20)],
+)
+def test_a_trial_reports_twenty_times_but_not_more_often_than_every_third_step(steps, reports):
+    assert len(report_points(steps * 8, [], 8)) == reports
+
+
+@pytest.mark.parametrize(
+    ("top", "random", "kept"),
+    [(0, 0, set()), (1, 0, {"b"}), (2, 0, {"a", "b"}), (9, 0, {"a", "b", "c"})],
+)
+def test_the_best_are_kept(tmp_path, top, random, kept):
+    assert KeepPlan(str(tmp_path), "", top, random).chosen({"a": 2.0, "b": 1.0, "c": 3.0}) == kept
+
+
+def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
+    plan = KeepPlan(str(tmp_path), "", top=0, random=2, seed=5)
+    objectives = {f"t{i}": float(i) for i in range(20)}
+    final = plan.chosen(objectives)
+    assert len(final) == 2
+    backwards = dict(reversed(objectives.items()))
+    assert plan.chosen(backwards) == final
+    assert final != KeepPlan(str(tmp_path), "", 0, 2, seed=7).chosen(objectives)
+
+
+@given(
+    values=st.lists(st.floats(0, 1), min_size=1, max_size=12, unique=True),
+    top=st.integers(0, 3),
+    lots=st.integers(0, 3),
+    finalists=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+)
+def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalists):
+    """Also of a smaller choice with the same lot: that of the finalists, of whom weights are kept."""
+    kept = KeepPlan("", "", max(top, finalists[0]), max(lots, finalists[1]))
+    objectives = {f"t{i}": value for i, value in enumerate(values)}
+    chosen = KeepPlan("", "", *finalists).chosen(objectives)
+    assert len(chosen) == min(len(values), sum(finalists)), "lots are drawn among the others"
+    for i in range(len(values)):
+        so_far = dict(list(objectives.items())[: i + 1])
+        assert chosen & so_far.keys() <= kept.chosen(so_far)
+
+
+def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
+    plan = KeepPlan(str(tmp_path / "weights"), "", top=1)
+    assert plan.wanted("t0", 9.0), "the first is always among the best"
+    plan.settle({"t0": 9.0})
+    (tmp_path / "weights" / "t0").mkdir()
+    assert not plan.wanted("t1", 9.5)
+    assert plan.wanted("t2", 8.0)
+    (tmp_path / "weights" / "t2").mkdir()
+    plan.settle({"t0": 9.0, "t1": 9.5, "t2": 8.0})
+    assert [p.name for p in (tmp_path / "weights").iterdir() if p.is_dir()] == ["t2"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "trained", "write", "due"),
+    [
+        (StatePlan("", "none"), 1e9, 0.0, False),
+        (StatePlan("", "windows"), 0.0, 1e9, True),
+        (StatePlan("", "every", 600.0), 599.0, 0.0, False),
+        (StatePlan("", "every", 600.0), 600.0, 0.0, True),
+        (StatePlan("", "auto"), 100.0, 5.0, True),
+        (StatePlan("", "auto"), 100.0, 5.1, False),
+    ],
+)
+def test_when_a_state_is_written(plan, trained, write, due):
+    assert plan.due(trained, write) is due
+
+
+def test_only_complete_states_not_ahead_of_the_ledger_count(tmp_path):
+    for samples, complete in ((100, True), (200, True), (300, False), (400, True)):
+        (tmp_path / str(samples)).mkdir()
+        if complete:
+            (tmp_path / str(samples) / "complete.json").touch()
+    assert newest_state(tmp_path, at_most=350) == tmp_path / "200"
+    assert newest_state(tmp_path, at_most=50) is None
+    remove_states(tmp_path)
+    assert newest_state(tmp_path, at_most=1000) is None
+
+
+def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_them(tmp_path):
+    folder = tmp_path / "checkpoints" / "t000"
+    assert not is_parked(folder)
+    note_taken(folder)  # of a trial that was never parked: nothing to take back
+    note_parked(folder)
+    (folder / "256").mkdir()
+    (folder / "256" / "complete.json").touch()
+    assert is_parked(folder)
+    assert newest_state(folder, at_most=300) == folder / "256"
+    note_taken(folder)
+    assert not is_parked(folder)
+    assert newest_state(folder, at_most=300) == folder / "256", "what it comes back from is still there"
+    note_parked(folder)
+    remove_states(folder)
+    assert not folder.exists()
+
+
+def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_path):
+    (tmp_path / "file").touch()
+    note_parked(tmp_path / "file" / "t000")
+    note_taken(tmp_path / "file" / "t000")
+    assert not is_parked(tmp_path / "file" / "t000")
+
+
+def test_a_pause_is_noted_where_it_can_be_and_ends_no_sweep_where_it_cannot(tmp_path):
+    note_pause(tmp_path / "checkpoints", True)
+    assert pause_wanted(tmp_path / "checkpoints")
+    note_pause(tmp_path / "checkpoints", False)
+    assert not pause_wanted(tmp_path / "checkpoints")
+    (tmp_path / "file").touch()
+    for wanted in (True, False):
+        note_pause(tmp_path / "file" / "checkpoints", wanted)  # as on a disk that is read-only

@@ -1,0 +1,140 @@
+"""TensorBoard's files hold every step and evaluation, as its own format has them, and torch is not loaded for them."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from support.sweeps import write_spec
+from support.tracked_run import TrackedRun
+from sweepft.cli.main import cli
+from sweepft.errors import SpecError
+from sweepft.replay.sources import Scalar, read_scalars
+from sweepft.trackers.run import track_run
+
+
+def tracked(tmp_path: Path) -> TrackedRun:
+    return TrackedRun(tmp_path, {"tensorboard": True})
+
+
+def scalars(run_dir: Path, trial: str = "t000") -> list[Scalar]:
+    files = sorted((run_dir / "tensorboard" / trial).iterdir(), key=lambda f: int(f.name.rpartition(".")[2]))
+    return [s for file in files for s in read_scalars(file)]
+
+
+def test_every_step_and_evaluation_is_there_once_against_samples(tmp_path: Path) -> None:
+    run = tracked(tmp_path)
+    run.trial()
+    row = run.result(objective=2.25, loss=math.nan)
+    run.end(objective=2.25)
+    run.finish()
+    assert track_run(tmp_path) == {"tensorboard": None}
+    found = scalars(tmp_path)
+    assert [(s.tag, s.step) for s in found] == [
+        ("train/loss", 8), ("train/grad_norm", 8), ("train/lr", 8),
+        ("train/loss", 16), ("train/grad_norm", 16), ("train/lr", 16),
+        ("held_out/own", 16), ("held_out/general", 16), ("held_out/objective", 16),
+    ]  # fmt: skip
+    values = [s.value for s in found]
+    assert math.isnan(values[0])
+    assert values[1:3] == [1.0, pytest.approx(1e-3)]
+    assert values[4] == math.inf
+    assert values[6:] == [2.25, 4.0, 2.25]
+    assert found[3].wall_time == pytest.approx(row["time"])
+    assert found[0].wall_time == pytest.approx(row["time"] - 0.5), "the second step took half a second"
+
+
+def test_settings_metric_and_verdicts_are_there(tmp_path: Path) -> None:
+    """HPARAMS reads the first two."""
+    run = tracked(tmp_path)
+    run.trial()
+    run.result(objective=2.25)
+    run.verdict("audit", reason="p_good 0.01 < 0.05 <script>")
+    run.end(objective=2.25)
+    track_run(tmp_path)
+    (file,) = (tmp_path / "tensorboard/t000").iterdir()
+    content = file.read_bytes()
+    for part in (
+        b"_hparams_/session_start_info",
+        b"optimizer.eps",
+        b"learning_rate",
+        b"audit by calibrated: p_good",
+    ):
+        assert part in content
+
+
+def test_whoever_goes_on_begins_a_new_file_and_repeats_nothing(tmp_path: Path) -> None:
+    run = tracked(tmp_path)
+    run.trial()
+    run.result()
+    track_run(tmp_path)
+    run.result()
+    run.verdict("park")
+    run.start(attempt=2)
+    run.result()
+    run.end()
+    track_run(tmp_path)
+    assert [s.step for s in scalars(tmp_path) if s.tag == "train/loss"] == [8, 16, 24, 32, 40, 48]
+    assert len(list((tmp_path / "tensorboard/t000").iterdir())) == 3
+
+
+def test_a_value_beyond_32_bits_is_an_infinity(tmp_path: Path) -> None:
+    run = tracked(tmp_path)
+    run.trial()
+    run.result(loss=-1e300)
+    track_run(tmp_path)
+    assert scalars(tmp_path)[0].value == -math.inf
+
+
+def test_a_file_in_the_way_is_told_and_ends_the_tracking_only(tmp_path: Path) -> None:
+    run = tracked(tmp_path)
+    run.trial()
+    run.result()
+    (tmp_path / "tensorboard").write_text("in the way")
+    (failure,) = track_run(tmp_path).values()
+    assert failure is not None
+    assert "tensorboard" in failure
+
+
+def test_event_files_are_written_without_torch(tmp_path: Path) -> None:
+    run = tracked(tmp_path)
+    run.trial()
+    run.result()
+    run.end()
+    code = (
+        "import pathlib, sys; from sweepft.trackers.run import track_run;"
+        "print(track_run(pathlib.Path(sys.argv[1])), 'torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "{'tensorboard': None} False False"
+    assert len(scalars(tmp_path)) == 6
+
+
+def test_the_command_tracks_a_run_whose_spec_named_no_tracker(
+    tmp_path: Path, tiny_model_dir: Path, tiny_data_file: Path
+) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.end()
+    write_spec(tmp_path, tiny_model_dir, tiny_data_file).rename(tmp_path / "spec.yaml")
+    call = CliRunner().invoke
+    none = call(cli, ["track", str(tmp_path)])
+    assert isinstance(none.exception, SpecError)
+    assert "track: names no tracker" in str(none.exception)
+    done = call(cli, ["track", str(tmp_path), "--set", "track.tensorboard=true"])
+    assert (done.exit_code, done.output) == (0, "tensorboard: has everything\n")
+    assert len(scalars(tmp_path)) == 6
+    (tmp_path / "tensorboard/t001").write_text("in the way")
+    run.trial("t001")
+    run.result("t001")
+    failed = call(cli, ["track", str(tmp_path), "--set", "track.tensorboard=true"])
+    assert failed.exit_code == 1
+    assert "tensorboard: " in failed.output

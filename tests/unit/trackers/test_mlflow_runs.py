@@ -1,0 +1,94 @@
+"""A run for every trial in a real MLflow database; sending again adds nothing."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from support.tracked_run import TrackedRun
+from sweepft.trackers.run import track_run
+
+pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+pytest.importorskip("alembic", reason="the extra mlflow is not installed")
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+pytestmark = [
+    pytest.mark.full,  # MLflow takes seconds to load, and to make its tables
+    pytest.mark.filterwarnings("ignore"),  # its own
+]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def runs(run_dir: Path, experiment: str = "my-sweep") -> dict[str, Run]:
+    client = MlflowClient(f"sqlite:///{run_dir / 'mlflow.db'}")
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return {run.info.run_name: run for run in client.search_runs([found.experiment_id])}
+
+
+def history(run_dir: Path, run: Run, key: str) -> list[tuple[int, float]]:
+    client = MlflowClient(f"sqlite:///{run_dir / 'mlflow.db'}")
+    return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
+
+
+def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path, {"mlflow": {}})
+    run.trial()
+    run.trial("t001")
+    run.result("t000", objective=2.25)
+    run.verdict("audit", "t000")
+    run.result("t001", loss=float("nan"))
+    run.verdict("park", "t001")
+    run.result("t000", objective=2.0)
+    run.end("t000", objective=2.0)
+    assert track_run(tmp_path) == {"mlflow": None}
+    found = runs(tmp_path)
+    assert {name: one.info.status for name, one in found.items()} == {"t000": "FINISHED", "t001": "SCHEDULED"}
+    first = found["t000"]
+    assert first.data.params["batch_size"] == "8"
+    assert first.data.params["optimizer.eps"] == "1e-08"
+    assert first.data.metrics["objective"] == 2.0
+    assert first.data.tags["sweepft.status"] == "completed"
+    assert first.data.tags["sweepft.verdict.16"] == "audit by calibrated: p_good 0.01 < 0.05"
+    assert history(tmp_path, first, "train/loss") == [(8, 3.0), (16, 1.5), (24, 1.0), (32, 0.75)]
+    assert history(tmp_path, first, "held_out/own") == [(16, 2.25), (32, 2.0)]
+    assert math.isnan(history(tmp_path, found["t001"], "train/loss")[0][1])
+    assert not (tmp_path / "mlruns").exists()
+    assert not Path("mlruns").exists()
+
+
+def test_sending_again_adds_nothing(tmp_path: Path) -> None:
+    """As after a crash between the sending and the note of it."""
+    run = TrackedRun(tmp_path, {"mlflow": {"experiment": "e"}})
+    run.trial()
+    run.result(objective=2.5)
+    track_run(tmp_path)
+    (tmp_path / "track/state.json").unlink()
+    run.result(objective=2.0)
+    run.end(objective=2.0)
+    assert track_run(tmp_path) == {"mlflow": None}
+    (one,) = runs(tmp_path, "e").values()
+    assert history(tmp_path, one, "train/loss") == [(8, 3.0), (16, 1.5), (24, 1.0), (32, 0.75)]
+    assert one.info.status == "FINISHED"
+
+
+def test_a_store_that_is_not_there_ends_the_tracking_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:planted-pass@127.0.0.1:9")
+    run = TrackedRun(tmp_path, {"mlflow": {}})
+    run.trial()
+    run.result()
+    (failure,) = track_run(tmp_path).values()
+    assert failure is not None
+    assert "planted-pass" not in failure
+    assert [str(p) for p in tmp_path.rglob("*") if p.is_file() and b"planted-pass" in p.read_bytes()] == []

@@ -1,0 +1,249 @@
+"""Each step is sent once, whatever breaks: the ledger's writer, the tracker, or the process that follows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.tracked_run import TrackedRun
+from sweepft.errors import LedgerCorrupt, LedgerLocked
+from sweepft.ledger import LedgerTail, Row, RunView, TrialView, ledger_path, read_ledger
+from sweepft.trackers import Feed, Point, failures
+
+
+class Notebook:
+    """A tracker that writes down what it is told; fails where it is told to."""
+
+    def __init__(self, fail_at: str | None = None, keeps: bool = True) -> None:
+        self.keeps = keeps
+        self.told: list[str] = []
+        self.points: dict[str, list[tuple[int, bool]]] = {}
+        self.fail_at = fail_at
+
+    def note(self, text: str) -> None:
+        if text == self.fail_at:
+            raise ConnectionError(f"no route for {text}")
+        self.told.append(text)
+
+    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
+        assert [(p.step, p.held_out) for p in before] == sorted(self.points.get(trial.trial_id, []))
+        self.note(f"open {trial.trial_id}")
+
+    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+        self.note(f"send {trial.trial_id} {points[0].step}-{points[-1].step}")
+        self.points.setdefault(trial.trial_id, []).extend((p.step, p.held_out) for p in points)
+
+    def verdict(self, trial: TrialView, row: Row) -> None:
+        self.note(f"verdict {trial.trial_id} {row['action']}")
+
+    def close(self, trial: TrialView) -> None:
+        self.note(f"close {trial.trial_id} {trial.status}")
+
+    def flush(self) -> bool:
+        return self.keeps
+
+
+def drain(run_dir: Path, **trackers: Notebook) -> dict[str, str]:
+    """Follow the run once, to the last row, in a new process as it were."""
+    with Feed(run_dir, {name: lambda t=tracker: t for name, tracker in trackers.items()}) as feed:
+        while feed.step():
+            pass
+    return feed.failures
+
+
+def test_a_trial_is_opened_sent_and_closed(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.result(objective=2.0)
+    run.verdict("continue")
+    run.verdict("audit")
+    run.end(objective=2.0)
+    run.finish()
+    notebook = Notebook()
+    assert drain(tmp_path, notebook=notebook) == {}
+    assert notebook.told == [
+        "open t000", "send t000 1-2", "send t000 3-4", "send t000 4-4", "verdict t000 audit", "close t000 completed",
+    ]  # fmt: skip
+
+
+def test_a_parked_trial_pauses_and_is_opened_again(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result(objective=2.0)
+    run.verdict("park")
+    run.start(attempt=2)
+    run.result()
+    run.end()
+    notebook = Notebook()
+    drain(tmp_path, notebook=notebook)
+    assert [t for t in notebook.told if not t.startswith("send")] == [
+        "open t000", "verdict t000 park", "close t000 parked", "open t000", "close t000 completed",
+    ]  # fmt: skip
+
+
+def test_a_trial_that_fails_before_its_first_step_is_there_all_the_same(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.end(status="failed")
+    notebook = Notebook()
+    drain(tmp_path, notebook=notebook)
+    assert notebook.told == ["open t000", "close t000 failed"]
+
+
+def test_what_was_sent_is_not_sent_again(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    notebook = Notebook()
+    drain(tmp_path, notebook=notebook)
+    assert notebook.told == ["open t000", "send t000 1-2", "close t000 running"]
+    run.result(objective=2.0)
+    run.end(objective=2.0)
+    drain(tmp_path, notebook=notebook)
+    assert notebook.told[3:] == ["open t000", "send t000 3-4", "send t000 4-4", "close t000 completed"]
+    drain(tmp_path, notebook=notebook)
+    assert len(notebook.told) == 7
+    late = Notebook()
+    drain(tmp_path, notebook=notebook, late=late)
+    assert len(notebook.told) == 7
+    assert late.points == notebook.points, "a tracker that is added later gets everything"
+
+
+def test_a_result_that_a_crash_cut_in_two_is_sent_once(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.result()  # without its evaluation: the driver was killed
+    run.sweep({}, resumed=True)
+    run.steps["t000"] = 2
+    run.start(attempt=2)
+    run.result(objective=2.0)
+    run.end(objective=2.0)
+    notebook = Notebook()
+    drain(tmp_path, notebook=notebook)
+    assert notebook.points["t000"] == [(1, False), (2, False), (3, False), (4, False), (4, True)]
+
+
+def test_a_tracker_that_fails_is_left_out_and_told_once_and_may_try_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    good, bad = Notebook(), Notebook(fail_at="send t000 3-4")
+    with caplog.at_level(logging.WARNING):
+        drain(tmp_path, good=good, bad=bad)
+        run.result()
+        run.result()
+        run.end()
+        assert drain(tmp_path, good=good, bad=bad) == {"bad": "ConnectionError: no route for send t000 3-4"}
+    assert caplog.text.count("tracking ends here: tracker=bad") == 1
+    assert len(good.points["t000"]) == 6
+    assert bad.told[-1] == "open t000"
+    bad.fail_at = None
+    assert drain(tmp_path, good=good, bad=bad) == {}
+    assert bad.points == good.points
+
+
+@pytest.mark.parametrize(
+    ("keeps", "again"),
+    [
+        (True, ["open t001", "send t001 3-4"]),
+        (False, ["open t001", "send t001 1-2", "send t001 3-4"]),
+    ],
+    ids=["all it takes", "closed trials only"],
+)
+def test_after_a_crash_what_a_tracker_had_not_kept_is_sent_again(
+    tmp_path: Path, keeps: bool, again: list[str]
+) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    run.end()
+    run.trial("t001")
+    run.result("t001")
+    before = Notebook(keeps=keeps)
+    killed = Feed(tmp_path, {"notebook": lambda: before})
+    while killed.step():
+        pass
+    killed._lock.release()
+    assert before.told == ["open t000", "send t000 1-2", "close t000 completed", "open t001", "send t001 1-2"]
+    run.result("t001")
+    after = Notebook(keeps=keeps)
+    after.points = {"t001": [(1, False), (2, False)]} if keeps else {}
+    drain(tmp_path, notebook=after)
+    assert after.told == [*again, "close t001 running"]
+
+
+def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+
+    def make() -> Notebook:
+        raise ModuleNotFoundError("No module named 'wandb'")
+
+    with Feed(tmp_path, {"wandb": make}) as feed:
+        feed.step()
+    assert feed.failures == {"wandb": "ModuleNotFoundError: No module named 'wandb'"}
+
+
+def test_failures_are_those_of_the_process_that_is_asked_about(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    run.result()
+    drain(tmp_path, bad=Notebook(fail_at="open t000"))
+    process = json.loads((tmp_path / "track/state.json").read_text())["process"]
+    assert failures(tmp_path, process) == {"bad": "ConnectionError: no route for open t000"}
+    assert failures(tmp_path, process + 1) == {}
+    assert failures(tmp_path / "elsewhere", process) == {}
+
+
+def test_two_processes_do_not_track_one_run(tmp_path: Path) -> None:
+    TrackedRun(tmp_path)
+    with Feed(tmp_path, {}), pytest.raises(LedgerLocked):
+        Feed(tmp_path, {})
+
+
+@functools.cache
+def a_ledger() -> tuple[bytes, list[Row]]:
+    with tempfile.TemporaryDirectory() as name:
+        run = TrackedRun(Path(name))
+        for trial in ("t000", "t001", "t002"):
+            run.trial(trial)
+            run.result(trial, objective=1.0)
+        run.finish()
+        return ledger_path(name).read_bytes(), read_ledger(name)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), max_size=8), st.integers(1, 5))
+def test_whoever_reads_a_growing_ledger_gets_every_row_once(cuts: list[float], most: int) -> None:
+    """However its bytes come, half-written lines and a cut tail included."""
+    with tempfile.TemporaryDirectory() as name:
+        growing, (content, rows_in_all) = Path(name), a_ledger()
+        ledger_path(growing).parent.mkdir(parents=True)
+        tail, found = LedgerTail(growing), []
+        for cut in [*sorted(cuts), 1.0]:
+            ledger_path(growing).write_bytes(content[: int(cut * len(content))])
+            while rows := tail.read(most):
+                found += rows
+        assert found == rows_in_all
+
+
+def test_a_damaged_row_is_refused_by_name(tmp_path: Path) -> None:
+    run = TrackedRun(tmp_path)
+    run.trial()
+    path = ledger_path(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b'"number":0', b'"number":9'))
+    with pytest.raises(LedgerCorrupt, match="row 1 is damaged"):
+        LedgerTail(tmp_path).read()

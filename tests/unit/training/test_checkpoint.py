@@ -1,0 +1,128 @@
+"""A trial that goes on from its saved state equals one that was never interrupted, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from support.engine_material import engine_plan, trial
+from support.ranks import on_ranks
+from sweepft.training.checkpoint import free_space_problem
+
+A = trial("A", batch_size=12, planned_steps=6, weight_decay=0.1)
+B = trial("B", learning_rate=1e-2, seed=3)
+
+
+def interrupted(runner, folder: Path, first, second):
+    """Train half of a trial, save, train another trial in between, restore, finish; then the same without a break."""
+    runner.start(first)
+    history = runner.run(24)["history"]
+    saved = runner.save(str(folder / "24"))
+    runner.start(second)
+    runner.run(16)
+    runner.start(first)
+    back = runner.restore(str(folder / "24"))
+    rest = runner.run(64)
+    gone_on = history, rest, runner.evaluate()["objective"]
+    runner.start(first)
+    whole = runner.run(24)["history"], runner.run(64), runner.evaluate()["objective"]
+    return saved, back, gone_on, whole
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "world_size"),
+    [
+        (2, "fp32", 2),
+        (3, "fp32", 2),
+        (1, "bf16", 2),
+        *(pytest.param(*rest, marks=pytest.mark.full) for rest in ((0, "fp32", 2), (2, "fp32", 1))),
+    ],
+)
+def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, world_size):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    saved, back, gone_on, whole = on_ranks(interrupted, world_size, plan, tmp_path / "state", A, B)
+    assert back["step"] == 2
+    assert back["samples"] == 24
+    assert saved["bytes"] > 0
+    (history, rest, objective), (whole_start, whole_rest, whole_objective) = gone_on, whole
+    for name in ("loss", "grad_norm", "lr", "samples_seen", "tokens_seen"):
+        assert history[name] == whole_start[name]
+        assert rest["history"][name] == whole_rest["history"][name]
+    assert rest["blocks"] == whole_rest["blocks"], "also the block that the interruption cut in two"
+    assert objective == whole_objective
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("optimizer", "stage"), [("sgd", 2), ("adafactor", 0), ("adamw_8bit", 2), ("adamw_8bit", 3)]
+)
+def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
+    first, second = (replace(t, optimizer=optimizer) for t in (A, B))
+    *_, gone_on, whole = on_ranks(interrupted, 2, plan, tmp_path / "state", first, second)
+    assert gone_on[1]["history"]["loss"] == whole[1]["history"]["loss"]
+    assert gone_on[2] == whole[2]
+
+
+def damaged(runner, folder: Path, first, other):
+    problems = []
+
+    def attempt(trial, state: Path) -> None:
+        runner.start(trial)
+        try:
+            runner.restore(str(state))
+        except ValueError as error:
+            problems.append(str(error))
+
+    runner.start(first)
+    runner.run(24)
+    runner.save(str(folder / "24"))
+    attempt(other, folder / "24")
+    elsewhere = folder.with_name("elsewhere") / "24"
+    shutil.copytree(folder / "24", elsewhere)
+    (folder / "25").symlink_to(elsewhere)
+    attempt(first, folder / "25")
+    shard = folder / "24" / "rank0.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-5] ^= 1
+    shard.write_bytes(data)
+    attempt(first, folder / "24")
+    shard.unlink()
+    shard.symlink_to(elsewhere / "rank0.safetensors")
+    attempt(first, folder / "24")
+    return problems
+
+
+def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
+    plan = engine_plan(tiny_model_dir, tmp_path)
+    foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
+    assert "is the state of another trial" in foreign
+    assert "25: is a link; states are read from the run folder itself" in linked
+    assert "does not have the digest it was written with" in broken
+    assert "rank0.safetensors: is a link; states are read from the run folder itself" in linked_shard
+
+
+def twice(runner, folder: Path, first):
+    runner.start(first)
+    for samples in (24, 48):
+        runner.run(samples)
+        runner.save(str(folder / str(samples)))
+    return
+
+
+def test_only_the_newest_state_is_kept_and_it_is_complete(tiny_model_dir, tmp_path):
+    on_ranks(twice, 2, engine_plan(tiny_model_dir, tmp_path), tmp_path / "state", A)
+    (kept,) = (tmp_path / "state").iterdir()
+    assert kept.name == "48"
+    assert json.loads((kept / "complete.json").read_text())["world_size"] == 2
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path):
+    assert free_space_problem(tmp_path, 1) is None
+    assert "GB free and a checkpoint takes 1000000.0 GB" in free_space_problem(tmp_path, 10**15)

@@ -1,0 +1,92 @@
+"""Setting a rank up: the GPU it was given, or a share of one, and the network that joins the ranks."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from support.namespaces import Network, can_make_namespaces
+from sweepft.slot.rank import Rank
+from sweepft.training.distributed import join
+from sweepft.training.memory import device_memory, memory_share
+
+
+def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("SWEEPFT_PRETEND_GPUS", raising=False)
+    with pytest.raises(
+        RuntimeError, match=r"given 0\.5 GPU and torch .* sees none: install a CUDA build of torch"
+    ):
+        join(0, 1, "127.0.0.1", 1, 1, 0.5)
+
+
+RANK = """
+import sys, torch
+from sweepft.training.distributed import join
+rank, address = int(sys.argv[1]), sys.argv[2]
+join(rank, 2, address, 29500, 1, 0)
+seen = torch.tensor([rank + 1.0])
+torch.distributed.all_reduce(seen)
+print("sum", seen.item())
+"""
+
+
+@pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2, for network namespaces")
+def test_ranks_on_two_machines_whose_names_lead_nowhere_meet():
+    """As on a Debian machine, whose own name leads to the loopback: gloo would listen there, and nobody would come."""
+    with Network() as network:
+        machines = [network.add(), network.add()]
+        ranks = [
+            subprocess.Popen(
+                [*machine.prefix, sys.executable, "-c", RANK, str(i), machines[0].address],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for i, machine in enumerate(machines)
+        ]  # fmt: skip
+        try:
+            for rank in ranks:
+                output, _ = rank.communicate(timeout=300)
+                assert "sum 3.0" in output, output[-3000:]
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.wait()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gib", "share"), [(0.5, 80, 0.4875), (0.25, 24, 0.25 - 1 / 24), (0.1, 8, 0.05)]
+)
+def test_a_share_of_a_gpu_leaves_room_for_what_torch_does_not_count(gpus, gib, share):
+    assert memory_share(gpus, gib * 2**30) == pytest.approx(share)
+
+
+def test_the_port_that_ranks_are_told_of_is_held_until_they_meet(monkeypatch):
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    first, other = (object.__new__(Rank) for _ in range(2))
+    for index, rank in enumerate((first, other)):
+        rank._index, rank._listener, rank._log_file = index, None, ""
+    port = first.where()["port"]
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+    assert first.where()["port"] == port
+    assert other.where()["port"] is None
+    first._listener.close()
+
+
+@pytest.mark.gpu
+def test_a_rank_cannot_take_more_than_its_share():
+    total = torch.cuda.get_device_properties(0).total_memory
+    share = memory_share(0.25, total)
+    torch.cuda.set_per_process_memory_fraction(share, 0)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * total), dtype=torch.uint8, device="cuda")
+        assert device_memory(torch.device("cuda", 0))[1] == int(total * share)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)

@@ -1,0 +1,50 @@
+"""Compiled blocks train to the losses of the plain ones, warm as cold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from support.engine_material import engine_plan, trial
+from support.ranks import run_trials
+from sweepft.training.model import blocks, compile_blocks
+
+A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1)
+B = trial("B", learning_rate=1e-2, gradient_checkpointing=True)
+
+
+def test_what_is_compiled_is_the_repeated_block(tiny_model_dir):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    found = blocks(model)
+    assert found == list(model.model.layers)
+    compile_blocks(model)
+    assert all(block._compiled_call_impl is not None for block in found)
+    assert model._compiled_call_impl is None
+
+
+def test_a_model_that_names_no_blocks_is_refused():
+    with pytest.raises(ValueError, match=r"Linear does not say which blocks it repeats; set compile: false"):
+        compile_blocks(torch.nn.Linear(2, 2))
+
+
+def losses(result: dict[str, Any]) -> list[float]:
+    return [*result["history"]["loss"], *(e["objective"] for e in result["evals"])]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 2, True)])
+def test_compiled_trials(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
+    plan = engine_plan(
+        tiny_model_dir, tmp_path, zero_stage=zero_stage, packed=packed, micro_batch=60 if packed else 4
+    )
+    compiled = replace(plan, compiled=True)
+    first, other, again = run_trials(compiled, [A, B, A], ranks)
+    assert again["warm"]
+    for plain, found in zip(run_trials(plan, [A, B], ranks), (first, other), strict=True):
+        assert losses(found) == pytest.approx(losses(plain), abs=2e-5)
+    assert losses(again) == pytest.approx(losses(first), abs=1e-6)

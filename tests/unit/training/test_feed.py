@@ -1,0 +1,83 @@
+"""A prepared step is the step that would have been made, and one that is not wanted is thrown away."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from support.engine_material import write_rows
+from sweepft.data import SampleOrder, TokenSet
+from sweepft.training import batching as feed_module
+from sweepft.training.batching import Feed, Layout, lay_out_step
+
+
+def test_the_next_step_is_made_while_nobody_waits_for_it():
+    made = []
+    second = threading.Event()
+
+    def make(start, stop):
+        made.append((start, stop))
+        if start == 8:
+            second.set()
+        return (start, stop)
+
+    feed = Feed()
+    assert feed.take(make, "a", range(8), range(8, 16)) == (0, 8)
+    assert second.wait(timeout=60), "made before it is asked for"
+    assert feed.take(make, "a", range(8, 16), range(16, 16)) == (8, 16)
+    assert made == [(0, 8), (8, 16)], "and only once"
+
+
+def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(feed_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    prepared = threading.Event()
+
+    def make(start, stop):
+        if start == 8:
+            assert taken.wait(timeout=60)
+        clock.now += 5.0
+        if start == 8:
+            prepared.set()
+        return start
+
+    feed, taken = Feed(), threading.Event()
+    feed.take(make, "a", range(8), range(8, 16))
+    assert feed.waited == 5.0
+    taken.set()
+    assert prepared.wait(timeout=60)
+    feed.take(make, "a", range(8, 16), range(16, 16))
+    assert (clock.now, feed.waited) == (10.0, 5.0)
+
+
+@pytest.mark.parametrize(("key", "here"), [("b", range(8, 16)), ("a", range(8)), ("a", range(8, 20))])
+def test_a_step_of_another_trial_or_place_is_made_anew(key, here):
+    feed = Feed()
+    feed.take(lambda start, stop: ("old", start, stop), "a", range(8), range(8, 16))
+    assert feed.take(lambda *span: ("new", *span), key, here, range(0)) == ("new", here.start, here.stop)
+
+
+def test_what_goes_wrong_while_preparing_is_raised_where_the_step_is_wanted():
+    def make(start, stop):
+        if start:
+            raise OSError("stale file handle")
+        return start
+
+    feed = Feed()
+    feed.take(make, "a", range(8), range(8, 16))
+    with pytest.raises(OSError, match="stale file handle"):
+        feed.take(make, "a", range(8, 16), range(0))
+
+
+@pytest.mark.parametrize("layout", [Layout("rows", 4, 0), Layout("packed", 60, 0), Layout("grouped", 60, 0)])
+def test_the_ranks_shares_hold_every_sample_once(layout, tmp_path):
+    rows = TokenSet(write_rows(tmp_path / "rows", 50, 1))
+    order = SampleOrder(len(rows), 0, rows.digest)
+    steps = [lay_out_step(rows, order, layout, 45, 64, rank, 3) for rank in range(3)]
+    positions = np.concatenate([p for step in steps for p, _ in step.micro_batches])
+    assert sorted(positions) == list(range(45, 64))
+    scored = sum(len(b.targets) for step in steps for p, b in step.micro_batches if len(p))
+    assert {step.tokens for step in steps} == {scored}

@@ -1,0 +1,167 @@
+"""Adapters: warm trials equal cold ones bit for bit, packed ones padded ones, and what is exported loads elsewhere."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from support.engine_material import engine_plan, trial
+from support.ranks import on_ranks, run_trials
+from sweepft.training.base_weights import shared_copy
+from sweepft.training.config import LoraPlan
+from sweepft.training.deepspeed_engine import ZeroEngine
+
+pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+FOUR = LoraPlan(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
+A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, lora=FOUR, gradient_checkpointing=True)
+B = trial("B", learning_rate=3e-2, schedule="constant", seed=3, lora=replace(FOUR, alpha=64.0, dropout=0.0))
+C = trial("C", batch_size=32, planned_steps=2, lora=LoraPlan(8, 16.0, 0.05, ("q_proj", "v_proj")))
+
+
+def numbers(result):
+    return {
+        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
+        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "world_size"),
+    [
+        (2, "fp32", 1),
+        *(
+            pytest.param(*case, marks=pytest.mark.full)
+            for case in [
+                (0, "fp32", 1),
+                (0, "fp32", 2),
+                (2, "fp32", 2),
+                (1, "bf16", 2),
+                (2, "bf16", 1),
+                (3, "fp32", 2),
+                (3, "bf16", 2),
+            ]
+        ),
+    ],
+)
+def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    first, other, again, ranked, last = run_trials(plan, [A, B, A, C, B], world_size, chunks=2)
+    assert [r["warm"] for r in (first, other, again, ranked, last)] == [False, True, True, False, False]
+    assert numbers(again) == numbers(first)
+    assert numbers(last) == numbers(other), "the base model under the adapters has stayed what it was"
+    assert numbers(first) != numbers(other)
+    assert numbers(ranked) == numbers(run_trials(plan, [C], world_size, chunks=2)[0])
+
+
+def mapped_regions(name):
+    """Where this process has mapped files of that name: begin, end, whether the file is still there, KiB of its own."""
+    found = []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0] and not fields[0].endswith(":"):
+            begin, end = (int(at, 16) for at in fields[0].split("-"))
+            region = [begin, end, not line.endswith("(deleted)"), 0] if name in line else None
+            found += [region] if region else []
+        elif region and fields[0] == "Private_Dirty:":
+            region[3] = int(fields[1])
+    return found
+
+
+def frozen_and_file(runner):
+    """After a trial and a change of adapters, from each rank: whether its frozen weights lie in mapped files, whether
+    these are the ones that all see, and KiB of them that are the rank's own; and whether the files are as they were.
+    """
+    runner.start(A)
+    files = sorted(Path(runner.plan.scratch).glob("base-*frozen.safetensors"))
+    before = [path.read_bytes() for path in files]
+    runner.run(64)
+    runner.start(C)
+    regions = mapped_regions("frozen.safetensors")
+    frozen = [p for p in runner.zero.module.parameters() if not p.requires_grad]
+    held = [(p.ds_tensor if runner.plan.zero_stage == 3 else p).data_ptr() for p in frozen]
+    inside = all(any(begin <= at < end for begin, end, *_ in regions) for at in held)
+    mine = (len(held), inside, all(there for *_, there, _ in regions), sum(own for *_, own in regions))
+    ranks = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, mine)
+    return ranks, before == [path.read_bytes() for path in files]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+@pytest.mark.parametrize(("stage", "precision"), [(2, "bf16"), pytest.param(2, "fp32", marks=pytest.mark.full),
+                                                  pytest.param(3, "bf16", marks=pytest.mark.full)])  # fmt: skip
+def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path, stage, precision):
+    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    ranks, unchanged = on_ranks(frozen_and_file, 2, plan)
+    for count, inside, there, own in ranks:
+        assert count > 0
+        assert inside
+        assert there, "who starts at the same time does not write a file of its own"
+        assert own == 0, "nobody has written to what all share, not even the same values"
+    assert unchanged
+
+
+def shared_at_once(runner, name):
+    """Two ranks share a tensor at the same moment, again and again: the files that this one has mapped."""
+    for i in range(20):
+        dist.barrier()
+        kept.append(shared_copy(runner.plan, f"{name}{i}", torch.arange(5000.0)))
+    return mapped_regions(name)
+
+
+kept = []
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
+def test_ranks_that_share_weights_at_the_same_moment_map_one_file(tiny_model_dir, tmp_path):
+    regions = on_ranks(shared_at_once, 2, engine_plan(tiny_model_dir, tmp_path), "once")
+    assert len(regions) == 20
+    assert all(there for *_, there, _ in regions)
+
+
+def packed_and_exported(runner, rows, packed, folder: Path):
+    """The same trial padded and packed; the padded one's state and weights in ``folder``."""
+    histories = []
+    settings = replace(C, lora=replace(C.lora, dropout=0.0))
+    for plan in (packed, rows):
+        runner.plan, runner.zero = plan, ZeroEngine(plan, runner.device)
+        runner.start(settings)
+        histories.append((runner.run(64)["history"], runner.evaluate()["objective"]))
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    runner.export(str(folder / "weights"), str(folder / "tokenizer"))
+    size = runner.save(str(folder / "state" / "64"))["bytes"]
+    runner.start(settings)
+    runner.restore(str(folder / "state" / "64"))
+    return histories, size, runner.evaluate()["objective"]
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 2), pytest.param(2, 2, marks=pytest.mark.full),
+                                                   pytest.param(2, 3, marks=pytest.mark.full)])  # fmt: skip
+def test_packed_equals_padded_and_the_export_loads_in_peft(tiny_model_dir, tmp_path, world_size, stage):
+    rows = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
+    packed = replace(rows, packed=True, micro_batch=60)
+    (ours, theirs), size, restored = on_ranks(packed_and_exported, world_size, rows, rows, packed, tmp_path)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=2e-5)
+    assert ours[0]["grad_norm"] == pytest.approx(theirs[0]["grad_norm"], abs=2e-5)
+    assert ours[1] == pytest.approx(theirs[1], abs=2e-5)
+    assert size < 200_000, "a saved state holds the adapter only"
+    assert restored == theirs[1]
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "weights")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    ids = torch.from_numpy(np.random.default_rng(0).integers(4, 300, (2, 12)))
+    with torch.no_grad():
+        before = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, tmp_path / "weights" / "adapter")
+        assert (adapted(ids).logits - before).abs().max() > 1e-4, "something was learned"
+        torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)

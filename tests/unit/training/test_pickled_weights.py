@@ -1,0 +1,56 @@
+"""Base weights come from safetensors; a pickle file only where it is allowed by name, and no code comes with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sweepft.training.config import EnginePlan
+from sweepft.training.model import load_model
+
+
+class Payload:
+    """What a hostile pickle would do."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.fixture
+def pickled(tiny_model_dir: Path, tmp_path: Path) -> EnginePlan:
+    """A model folder whose weights are a pickle file."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return EnginePlan(str(folder), "", budget_samples=1, micro_batch=1, scratch="")
+
+
+def test_it_is_refused_unless_it_is_named(pickled: EnginePlan) -> None:
+    with pytest.raises((OSError, ValueError)):
+        load_model(pickled)
+    with pytest.raises(ValueError, match=r"allow_pickle does not name all of pytorch_model\.bin"):
+        load_model(replace(pickled, allow_pickle=("other.bin",)))
+
+
+def test_named_it_gives_the_same_weights(pickled: EnginePlan, tiny_model_dir: Path) -> None:
+    found = load_model(replace(pickled, allow_pickle=("pytorch_model.bin",))).state_dict()
+    for name, tensor in load_file(tiny_model_dir / "model.safetensors").items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_what_is_no_plain_weight_is_not_run(pickled: EnginePlan, tmp_path: Path) -> None:
+    target = tmp_path / "run-by-a-pickle"
+    torch.save({"model.embed_tokens.weight": Payload(target)}, Path(pickled.model_path) / "pytorch_model.bin")
+    with pytest.raises(Exception, match=r"(?i)weights.only|unsupported|pickle"):
+        load_model(replace(pickled, allow_pickle=("pytorch_model.bin",)))
+    assert not target.exists()

@@ -1,0 +1,100 @@
+"""What a trial computes is what a plain PyTorch loop computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from support.engine_material import engine_plan, trial
+from support.ranks import run_trials
+from sweepft.data import SampleOrder, TokenSet
+from sweepft.training.lr_schedules import lr_at
+
+STEPS = 20
+
+
+def plain_loop(plan, settings):
+    """One process, one row at a time: no batching, padding, sharding or accumulation to get wrong."""
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(plan.model_path, dtype=torch.float32).train()
+    data = TokenSet(plan.train_cache)
+    order = SampleOrder(len(data), settings.seed, data.digest)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+    )
+    losses, norms = [], []
+    for step in range(STEPS):
+        rows = order.indices(step * settings.batch_size, (step + 1) * settings.batch_size)
+        tokens = sum(int(data.row(int(i))[1][1:].sum()) for i in rows)
+        total = 0.0
+        for i in rows:
+            ids, mask = (torch.from_numpy(a)[None] for a in data.row(int(i)))
+            logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+            picked = mask[0, 1:]
+            loss = (
+                torch.nn.functional.cross_entropy(logits[picked], ids[0, 1:][picked], reduction="sum")
+                / tokens
+            )
+            loss.backward()
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(
+                step,
+                schedule=settings.schedule,
+                learning_rate=settings.learning_rate,
+                warmup_steps=settings.warmup_steps,
+                planned_steps=settings.planned_steps,
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(total)
+        norms.append(norm.item())
+    return losses, norms
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world_size", "zero_stage"),
+    [
+        (16, 1, 2),
+        (16, 2, 2),
+        (24, 2, 3),
+        (16, 2, 1),
+        *(pytest.param(*rest, marks=pytest.mark.full) for rest in ((4, 1, 2), (16, 1, 0))),
+    ],
+)
+def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
+    plan = engine_plan(
+        tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, held_out=()
+    )
+    settings = trial(batch_size=batch_size, planned_steps=STEPS, warmup_steps=3)
+    losses, norms = plain_loop(plan, settings)
+    history = run_trials(plan, [settings], world_size)[0]["history"]
+    assert history["loss"] == pytest.approx(losses, abs=1e-5)
+    assert history["grad_norm"] == pytest.approx(norms, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def cut_in_fours(tiny_model_dir, tmp_path_factory):
+    """The batch in micro-batches of four on one rank."""
+    plan = engine_plan(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
+    return run_trials(plan, [trial(batch_size=16, planned_steps=5)], 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "world_size"),
+    [(1, 1), (2, 2), pytest.param(8, 1, marks=pytest.mark.full), pytest.param(16, 2, marks=pytest.mark.full)],
+)
+def test_the_cut_of_the_batch_changes_nothing(
+    cut_in_fours, tiny_model_dir, tmp_path, micro_batch, world_size
+):
+    """Micro-batch, accumulation and world size: loss and gradient norm stay within 1e-6."""
+    expected = cut_in_fours
+    plan = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
+    got = run_trials(plan, [trial(batch_size=16, planned_steps=5)], world_size)[0]
+    assert got["history"]["samples_seen"] == [16, 32, 48, 64, 70], "the last batch holds what is left"
+    for name in ("loss", "grad_norm"):
+        assert got["history"][name] == pytest.approx(expected["history"][name], rel=1e-6, abs=1e-6)
+    assert got["evals"][0]["objective"] == pytest.approx(expected["evals"][0]["objective"], rel=1e-6)

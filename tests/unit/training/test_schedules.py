@@ -1,0 +1,97 @@
+"""A learning rate found by a sweep means the same in transformers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import get_scheduler
+from transformers.optimization import get_polynomial_decay_schedule_with_warmup
+
+from sweepft.training.lr_schedules import SCHEDULES, lr_at
+
+PEAK = 3e-3
+
+
+def ours(schedule: str, warmup: int, total: int, **options: float) -> list[float]:
+    return [
+        lr_at(t, schedule=schedule, learning_rate=PEAK, warmup_steps=warmup, planned_steps=total, **options)
+        for t in range(total)
+    ]
+
+
+def theirs(make: object, total: int) -> list[float]:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def named(name: str, warmup: int, total: int, **options: object):
+    return lambda o: get_scheduler(
+        name, o, num_warmup_steps=warmup, num_training_steps=total, scheduler_specific_kwargs=options
+    )
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+@pytest.mark.parametrize("total", [8, 40])
+@pytest.mark.parametrize(
+    ("ours_name", "options", "reference"),
+    [
+        ("constant", {}, lambda w, n: named("constant_with_warmup", w, n)),
+        ("linear", {}, lambda w, n: named("linear", w, n)),
+        ("cosine", {}, lambda w, n: named("cosine", w, n)),
+        ("cosine", {"min_lr_ratio": 0.1}, lambda w, n: named("cosine_with_min_lr", w, n, min_lr_rate=0.1)),
+        ("inverse_sqrt", {}, lambda w, n: named("inverse_sqrt", w, n)),
+        (
+            "wsd",
+            {"decay_fraction": 0.25},
+            lambda w, n: named(
+                "warmup_stable_decay", w, n, num_decay_steps=min(math.ceil(0.25 * n), n - w), min_lr_ratio=0.0
+            ),
+        ),
+        (
+            "polynomial",
+            {"power": 2.0, "min_lr_ratio": 0.1},
+            lambda w, n: (
+                lambda o: get_polynomial_decay_schedule_with_warmup(o, w, n, lr_end=0.1 * PEAK, power=2.0)
+            ),
+        ),
+    ],
+)
+def test_equals_transformers(ours_name, options, reference, warmup, total):
+    expected = theirs(reference(warmup, total), total)
+    if options.get("min_lr_ratio") and ours_name == "polynomial":
+        # theirs decays (peak - end) and adds end: the same curve
+        assert ours(ours_name, warmup, total, **options)[warmup:] == pytest.approx(
+            expected[warmup:], rel=1e-9
+        )
+    assert ours(ours_name, warmup, total, **options) == pytest.approx(expected, rel=1e-9)
+
+
+@given(
+    schedule=st.sampled_from(sorted(SCHEDULES)),
+    total=st.integers(1, 200),
+    warmup=st.integers(0, 200),
+    floor=st.floats(0, 1),
+    decay=st.floats(0.01, 1),
+)
+@settings(deadline=None, max_examples=200)
+def test_stays_between_zero_and_the_peak(schedule, total, warmup, floor, decay):
+    rates = ours(schedule, min(warmup, total), total, min_lr_ratio=floor, decay_fraction=decay)
+    assert all(0 <= r <= PEAK * (1 + 1e-12) for r in rates)
+    after = rates[min(warmup, total) :]
+    assert all(a >= b - 1e-15 for a, b in itertools.pairwise(after))
+
+
+def test_an_unknown_schedule_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"unknown schedule 'step'.*constant"):
+        lr_at(0, schedule="step", learning_rate=1.0, warmup_steps=0, planned_steps=1)
