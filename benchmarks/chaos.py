@@ -48,7 +48,7 @@ class Tally:
 
     kills: int = 0
     trials_lost: int = 0
-    windows_lost: int = 0
+    rungs_lost: int = 0
     unlike: int = 0
     seconds: list[float] = field(default_factory=list)
     leaked: int = 0
@@ -162,17 +162,17 @@ def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None
     again = {
         r["trial_id"] for r in rows if r["kind"] == "steps" and r["seq"] > ends.get(r["trial_id"], r["seq"])
     }
-    windows = Counter((row["trial_id"], row["window"]) for row in rows if row["kind"] == "eval")
+    rungs = Counter((row["trial_id"], row["rung"]) for row in rows if row["kind"] == "eval")
     leaked = _leaked(sweep)
     for shot, following in itertools.zip_longest(sweep.shots, sweep.shots[1:]):
         tally, stop = tallies[shot.kind], following.rows if following else len(rows)
         tally.kills += 1
         done = {name for name, seq in ends.items() if seq < shot.rows}
         tally.trials_lost += sum(name in again or told[name] != calm.get(name) for name in done)
-        twice = {key for key, n in windows.items() if n > 1}
-        before = {(r["trial_id"], r["window"]) for r in rows[: shot.rows] if r["kind"] == "eval"}
-        after = {(r["trial_id"], r["window"]) for r in rows[shot.rows : stop] if r["kind"] == "eval"}
-        tally.windows_lost += len(twice & before & after)
+        twice = {key for key, n in rungs.items() if n > 1}
+        before = {(r["trial_id"], r["rung"]) for r in rows[: shot.rows] if r["kind"] == "eval"}
+        after = {(r["trial_id"], r["rung"]) for r in rows[shot.rows : stop] if r["kind"] == "eval"}
+        tally.rungs_lost += len(twice & before & after)
         tally.unlike += told != calm
         tally.leaked += leaked
         begun = [row["time"] for row in rows[shot.rows : stop] if row["kind"] == "start"]
@@ -209,7 +209,7 @@ def shoot_at_sweeps(
             search={"trials": 8, "start_with": [{"learning_rate": 3.0e-3}],
                     "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
             resources={"workers_per_trial": ranks, "cpus_per_worker": 0.9, "concurrent_trials": 1},
-            checkpoint="windows",
+            checkpoint="rungs",
         ))  # fmt: skip
         command = [sys.executable, "-m", "sweepft.cli", "run", str(specs[-1]), "--out", str(home / "calm")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -239,7 +239,7 @@ def shoot_at_sweeps(
                 break
             judge(sweep, calm[which], tallies)
             sweeps += 1
-            bad = sum(t.trials_lost + t.windows_lost + t.unlike + t.leaked for t in tallies.values())
+            bad = sum(t.trials_lost + t.rungs_lost + t.unlike + t.leaked for t in tallies.values())
             spent = time.monotonic() - began
             print(
                 f"{kills - len(queue)} of {kills} kills, {sweeps} sweeps, {bad} losses, {spent:.0f} s",
@@ -277,7 +277,7 @@ def main() -> None:
     )  # fmt: skip
     rows = [
         (
-            kind, t.kills, t.trials_lost, t.windows_lost, t.unlike,
+            kind, t.kills, t.trials_lost, t.rungs_lost, t.unlike,
             statistics.median(t.seconds) if t.seconds else "-", max(t.seconds, default="-"), t.leaked,
         )
         for kind, t in tallies.items()

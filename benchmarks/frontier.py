@@ -18,14 +18,14 @@ from sweepft.replay.curves import Floats, Run, Study
 from sweepft.replay.runner import Replay, ReplayRow
 from sweepft.replay.score import Score, bootstrap, mean_scores, score_outcome
 
-__all__ = ["SIMPLE", "TopShareJudge", "curve_table", "dominance", "replay_simple"]
+__all__ = ["SIMPLE", "TopSharePolicy", "curve_table", "dominance", "replay_simple"]
 
 SIMPLE: Final = [(signal, share) for signal in ("loss", "objective") for share in (0.2, 0.25, 0.3, 0.4, 0.5)]
 _ENOUGH: Final = 5  # studies, for a bootstrap to say anything
 _TAIL: Final = 0.2  # of the progress so far: what the training loss is averaged over
 
 
-class TopShareJudge:
+class TopSharePolicy:
     """From 5% on, at each report: only the best share of those seen there go on; a stopped run counts as worse.
 
     Args:
@@ -99,10 +99,14 @@ def replay_simple(study: Study, settings: Replay, full: Callable[[Study], float]
     for order in range(settings.orders):
         picked = sample(study, runs, settings.seed + order)
         for signal, share in SIMPLE:
-            judge = TopShareJudge(picked, signal, share)  # type: ignore[arg-type]  # one of the two
-            outcome: Outcome = replay_study(picked, judge, slots=settings.slots, order=range(runs))
+            decide = TopSharePolicy(picked, signal, share)  # type: ignore[arg-type]  # one of the two
+            outcome: Outcome = replay_study(picked, decide, slots=settings.slots, order=range(runs))
             score = score_outcome(
-                picked, outcome, full_makespan=full(picked), good=settings.good, noise=settings.noise
+                picked,
+                outcome,
+                full_makespan=full(picked),
+                top_fraction=settings.top_fraction,
+                noise=settings.noise,
             )
             found.setdefault(f"best {100 * share:g}% by {signal}", []).append(score)
     return [

@@ -83,24 +83,24 @@ def write_spec(
     file: Path,
     material: Material,
     *,
-    held_out: int,
+    validation: int,
     train: Mapping[str, Any],
     search: Mapping[str, Any],
     resources: Mapping[str, Any],
-    windows: tuple[float, ...],
+    rungs: tuple[float, ...],
 ) -> Path:
-    """Write a sweep that stops nobody over this material; ``held_out`` rows are evaluated at each window."""
+    """Write a sweep that stops nobody over this material; ``validation`` rows are evaluated at each window."""
     sections = {
         "name": file.stem,
         "model": {"path": str(material.model)},
         "data": {
             "train": [{"path": str(material.data)}],
-            "held_out": [{"name": "own", "fraction": 0.2, "limit": held_out}],
+            "validation": [{"name": "own", "fraction": 0.2, "limit": validation}],
             "max_length": 256,
         },
         "train": {"precision": "fp32", "zero_stage": 2} | dict(train),
         "search": dict(search),
-        "early_stop": {"rule": "none", "windows": list(windows)},
+        "early_stop": {"rule": "none", "rungs": list(rungs)},
         "resources": dict(resources),
     }
     file.write_text(yaml.safe_dump(sections))

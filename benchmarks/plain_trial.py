@@ -36,7 +36,7 @@ def train(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | Non
 
     from sweepft.data.cache import TokenSet
     from sweepft.data.order import SampleOrder
-    from sweepft.training.batching import cut
+    from sweepft.training.batching import split_micro_batches
 
     torch.set_num_threads(1)
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
@@ -52,7 +52,7 @@ def train(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | Non
         indices = order.indices(step * batch, (step + 1) * batch)
         tokens = int(rows.targets[indices].sum())
         total = torch.zeros((), dtype=torch.float64)
-        for micro in cut(rows.lengths[indices], world, int(job["micro_batch"]))[rank]:
+        for micro in split_micro_batches(rows.lengths[indices], world, int(job["micro_batch"]))[rank]:
             token_losses = _token_losses(engine, rows, indices[micro.rows], job["pad_id"])
             # DeepSpeed divides by accumulation steps and averages over ranks; the batch's loss is one token mean.
             engine.backward(token_losses.sum() / tokens * world, scale_wrt_gas=False)
@@ -118,12 +118,12 @@ def _evaluate(engine: Any, held: Any, world: int, rank: int, job: Mapping[str, A
     import torch
     import torch.distributed as dist
 
-    from sweepft.training.batching import cut
+    from sweepft.training.batching import split_micro_batches
 
     engine.eval()
     total = torch.zeros((), dtype=torch.float64)
     with torch.no_grad():
-        for micro in cut(np.asarray(held.lengths), world, int(job["micro_batch"]))[rank]:
+        for micro in split_micro_batches(np.asarray(held.lengths), world, int(job["micro_batch"]))[rank]:
             if len(micro.rows):
                 total += _token_losses(engine, held, micro.rows, job["pad_id"]).double().sum()
     engine.train()

@@ -51,7 +51,7 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from sweepft.driver.ray_session import set_environment
-    from sweepft.driver.start import run_sweep
+    from sweepft.driver.start import start_sweep
     from sweepft.ledger import read_ledger
     from sweepft.plan import Flags, make_plan
     from sweepft.spec import load
@@ -61,8 +61,8 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     file = write_spec(
         folder / "sweep.yaml",
         material,
-        held_out=32,
-        windows=(0.25, 0.5),
+        validation=32,
+        rungs=(0.25, 0.5),
         train={"budget": {"samples": BUDGET[args.size]}, "micro_batch": 8},
         search={
             "sampler": "grid",
@@ -78,7 +78,7 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     peaks = Peaks("ray::Rank")
     begin = time.monotonic()
     with peaks, (folder / "progress.txt").open("w") as progress:
-        run_sweep(spec, folder / "run", console=Console(file=progress))
+        start_sweep(spec, folder / "run", console=Console(file=progress))
     wall = time.monotonic() - begin
     rows = read_ledger(folder / "run")
     cold = {row["trial_id"] for row in rows if row["kind"] == "start" and not row["warm"]}

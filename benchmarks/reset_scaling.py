@@ -95,7 +95,7 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     import torch
 
     from sweepft.training.batching import Layout
-    from sweepft.training.config import EnginePlan, TrialPlan
+    from sweepft.training.config import EngineConfig, TrialConfig
     from sweepft.training.deepspeed_engine import ZeroEngine
     from sweepft.training.distributed import join
     from sweepft.training.forward import token_losses
@@ -107,13 +107,13 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     model = folder / "model"
     if not model.exists():
         random_llama(shape).save_pretrained(model)
-    plan = EnginePlan(
+    plan = EngineConfig(
         model_path=str(model), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / "base"),
         zero_stage=stage, precision=precision,
     )  # fmt: skip
-    trial = TrialPlan("bench", batch_size=1, learning_rate=1e-3, schedule="constant", planned_steps=2)
+    trial = TrialConfig("bench", batch_size=1, learning_rate=1e-3, schedule="constant", planned_steps=2)
     ids = torch.randint(4, shape.vocab, (8,), generator=torch.Generator().manual_seed(0)).numpy()
-    batch = Layout("rows", 1, 0).lay_out([(ids, np.ones(8, dtype=bool))])
+    batch = Layout("rows", 1, 0).collate([(ids, np.ones(8, dtype=bool))])
 
     def step() -> tuple[str, str]:
         loss = token_losses(zero.logits(batch), batch).mean()

@@ -82,7 +82,7 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
 
     from sweepft.training import deepspeed_engine as engine
     from sweepft.training.batching import Layout
-    from sweepft.training.config import EnginePlan, LoraPlan, TrialPlan
+    from sweepft.training.config import AdapterConfig, EngineConfig, TrialConfig
     from sweepft.training.distributed import join
     from sweepft.training.forward import token_losses
 
@@ -90,17 +90,17 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
         engine.share_frozen = lambda *_, **__: None  # type: ignore[assignment]
     device = join(rank, line["ranks"], "127.0.0.1", port, 1, gpus=0)
     name = f"base-{line['zero_stage']}-{line['precision']}-{line['ranks']}"
-    plan = EnginePlan(
+    plan = EngineConfig(
         model_path=str(folder / "model"), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / name),
         zero_stage=line["zero_stage"], precision=line["precision"],
     )  # fmt: skip
-    trial = TrialPlan("bench", 1, learning_rate=1e-3, schedule="constant", planned_steps=2)
+    trial = TrialConfig("bench", 1, learning_rate=1e-3, schedule="constant", planned_steps=2)
     ids = torch.randint(4, SHAPE.vocab, (64,), generator=torch.Generator().manual_seed(0)).numpy()
-    batch = Layout("rows", 1, 0).lay_out([(ids, np.ones(64, dtype=bool))])
+    batch = Layout("rows", 1, 0).collate([(ids, np.ones(64, dtype=bool))])
     zero = engine.ZeroEngine(plan, device)
     found = []
     for adapter in (8, 4):
-        zero.start(replace(trial, lora=LoraPlan(adapter, 16.0, 0.0, "all-linear")))
+        zero.start(replace(trial, lora=AdapterConfig(adapter, 16.0, 0.0, "all-linear")))
         zero.backward(token_losses(zero.logits(batch), batch).mean(), last=True)
         zero.step(1e-3)
         everybody.wait()

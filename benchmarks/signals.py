@@ -24,7 +24,7 @@ from sweepft.early_stopping.statistics import normal_scores
 from sweepft.replay.calibrate import sample
 from sweepft.replay.curves import Floats, Run, Study
 
-WINDOWS = (0.05, 0.10, 0.25, 0.50)
+RUNGS = (0.05, 0.10, 0.25, 0.50)
 TAIL = 0.2  # of the progress so far, as in the rules
 MOST = 200  # runs of a study
 KNOWN = ("mean objective", "loss")
@@ -63,18 +63,18 @@ def _slope(progress: Floats, loss: Floats) -> float:
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
-def columns(study: Study, window: float) -> tuple[dict[str, Floats], Floats] | None:
+def columns(study: Study, rung: float) -> tuple[dict[str, Floats], Floats] | None:
     """Signals of the runs at this window, each turned so that its usual sense is larger = better, and the finals."""
     there = [
         (run, value)
         for run, value in zip(study.runs, study.values.tolist(), strict=True)
-        if run.progress[-1] >= window * study.budget and math.isfinite(value)
+        if run.progress[-1] >= rung * study.budget and math.isfinite(value)
     ]
     if len(there) < ENOUGH:
         return None
-    rows = [early(run, window * study.budget) for run, _ in there]
+    rows = [early(run, rung * study.budget) for run, _ in there]
     found = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    batches = np.array([float(run.config.get("batch_size") or math.nan) for run, _ in there])
+    batches = np.array([float(run.params.get("batch_size") or math.nan) for run, _ in there])
     found["gradient norm beside its batch size's"] = relative_norms(found["log gradient norm"], batches)
     sign = 1.0 if study.mode == "max" else -1.0
     rising = {"last objective": sign, "mean objective": sign, "relative drop of the loss": 1.0}
@@ -113,13 +113,13 @@ def measure(studies: list[Study]) -> dict[str, dict[str, float | None]]:
     more: dict[str, list[float]] = {}
     for study in studies:
         picked = sample(study, min(MOST, len(study.runs)), 0)
-        for window in WINDOWS:
-            found = columns(picked, window)
+        for rung in RUNGS:
+            found = columns(picked, rung)
             for name, signal in found[0].items() if found else ():
-                taus.setdefault((name, window), []).append(tau(signal, found[1]))
+                taus.setdefault((name, rung), []).append(tau(signal, found[1]))
                 more.setdefault(name, []).append(beyond(found[0], name, found[1]))
     return {
-        name: {f"tau {100 * w:g}%": _mean(taus.get((name, w), [])) for w in WINDOWS}
+        name: {f"tau {100 * w:g}%": _mean(taus.get((name, w), [])) for w in RUNGS}
         | {"beyond": _mean(more[name])}
         for name in more
     }
@@ -140,7 +140,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     facts = record.about()
     figures = {s: measure(parts[args.part]) for s, parts in load(args.curves).items() if parts[args.part]}
-    heads = [f"tau {100 * w:g}%" for w in WINDOWS] + ["beyond"]
+    heads = [f"tau {100 * w:g}%" for w in RUNGS] + ["beyond"]
     rows = [
         [source, name, *("" if x is None else f"{x:+.2f}" for x in map(v.get, heads))]
         for source, signals in figures.items()

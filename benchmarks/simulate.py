@@ -20,13 +20,13 @@ import record
 from benchmarks.simulation import compare_systems, make_courses, simulate
 from benchmarks.simulation.courses import budget_of
 
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.restore import from_ledger
-from sweepft.ledger import Ledger, RunView
+from sweepft.ledger import Ledger, SweepState
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
 from sweepft.spec import SweepSpec, load
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 SPEC = Path(__file__).parents[1] / "sweeps/one-node-8gpu.yaml"
 MARKS = (500, 1000, 2000, 5000, 10_000)
@@ -85,9 +85,9 @@ def resume_seconds(run_dir: Path, spec: SweepSpec) -> dict[str, float]:
     wall, begin = time.perf_counter(), time.process_time()
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
-        view = RunView.from_rows(rows)
+        view = SweepState.from_rows(rows)
         read = time.process_time() - begin
-        from_ledger(spec, view.budget_samples, run_dir, Recorder(ledger, view), rows)
+        from_ledger(spec, view.budget_samples, run_dir, EventLog(ledger, view), rows)
     total = time.process_time() - begin
     return {
         "read": read,
@@ -109,11 +109,11 @@ def learn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             begin, worth = time.thread_time(), []
             for _ in range(args.trials):
                 proposal = proposer.ask()
-                settings = spec.trial_settings(proposal.config).model_dump(mode="json")
-                plan = TrialPlan.from_settings(proposal.trial_id, settings, budget_of(spec))
+                settings = spec.train_config(proposal.config).model_dump(mode="json")
+                plan = TrialConfig.from_settings(proposal.trial_id, settings, budget_of(spec))
                 course = courses.course(proposal.config, plan)
                 worth.append(course.ideal)
-                under_way.append((proposal.trial_id, float(course.held_out[-1])))
+                under_way.append((proposal.trial_id, float(course.validation[-1])))
                 if len(under_way) == 16:
                     trial_id, value = under_way.popleft()
                     proposer.tell(trial_id, "completed", value)

@@ -49,7 +49,7 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
     from rich.console import Console
 
     from sweepft.data import prepare_in_child
-    from sweepft.driver.start import run_sweep
+    from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
     material = make(folder / "material", TINY, rows=1200)
@@ -57,7 +57,7 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
         "trials": args.trials, "sampler": "random", "space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}},
     }  # fmt: skip
     file = write_spec(
-        folder / "short.yaml", material, held_out=16, windows=(0.5,), search=search,
+        folder / "short.yaml", material, validation=16, rungs=(0.5,), search=search,
         train={"budget": {"samples": BATCH * args.steps}, "batch_size": BATCH, "micro_batch": BATCH},
         resources={"concurrent_trials": args.slots},
     )  # fmt: skip
@@ -73,7 +73,7 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
     try:
         begin = time.perf_counter()
         with (folder / "console.txt").open("w") as console:
-            run_sweep(spec, folder / "run", console=Console(file=console))
+            start_sweep(spec, folder / "run", console=Console(file=console))
         return slot_times(folder / "run"), time.perf_counter() - begin
     finally:
         ray.shutdown()

@@ -139,7 +139,7 @@ def each_study(rows: list[ReplayRow]) -> str:
 
 def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[float, Calibration | None]:
     """Calibrations on the dev part."""
-    return {b: calibrate(parts["dev"], false_stop=b, orders=2) for b in bounds}
+    return {b: calibrate(parts["dev"], max_false_stop_rate=b, orders=2) for b in bounds}
 
 
 def table(rows: list[ReplayRow]) -> str:
@@ -173,25 +173,25 @@ def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float
     """Does the audits' 95% interval hold the true share of good ones among the condemned?"""
     from sweepft.replay.calibrate import sample
     from sweepft.replay.clock import replay_study
-    from sweepft.replay.policies import RefereeJudge
-    from sweepft.replay.runner import make_judge
-    from sweepft.replay.score import good_runs
+    from sweepft.replay.policies import EarlyStopperPolicy
+    from sweepft.replay.runner import make_policy
+    from sweepft.replay.score import top_runs
 
     held, audited = 0, 0
     settings = Replay(audit=0.3)
     for study in parts["held"]:
         for order in range(orders):
             picked = sample(study, 200, order)
-            truly = good_runs(picked, 0.2)
-            judge = make_judge("calibrated", picked, settings, order)
-            assert isinstance(judge, RefereeJudge)
-            replay_study(picked, judge, slots=4, order=range(len(picked.runs)))
-            trials = judge.referee.cohort.trials.values()
-            condemned = [t for t in trials if t.condemned_at is not None]
-            done = [t for t in condemned if t.audited and t.status == "completed"]
+            truly = top_runs(picked, 0.2)
+            policy = make_policy("calibrated", picked, settings, order)
+            assert isinstance(policy, EarlyStopperPolicy)
+            replay_study(picked, policy, slots=4, order=range(len(picked.runs)))
+            trials = policy.early_stopper.cohort.trials.values()
+            flagged = [t for t in trials if t.flagged_at is not None]
+            done = [t for t in flagged if t.audited and t.status == "completed"]
             if not done:
                 continue
-            rate = sum(t.trial_id in truly for t in condemned) / len(condemned)
+            rate = sum(t.trial_id in truly for t in flagged) / len(flagged)
             low, high = clopper_pearson(sum(t.trial_id in truly for t in done), len(done))
             audited += 1
             held += low <= rate <= high
@@ -274,23 +274,26 @@ def measure(
     found.rows += known + [replace(r, source=source) for r in run(pool, source, studies, fresh, base)]
     found.simple += run_simple(pool, source, studies, base)
     for bound in SETTINGS:
-        found.settings += ours(f"calibrated ({bound:.2f})", replace(base, false_stop=bound))
+        found.settings += ours(f"calibrated ({bound:.2f})", replace(base, max_false_stop_rate=bound))
     found.rows += ours("calibrated + 5% audits", replace(half, audit=0.05))
-    for bound, history in histories(parts, (0.05, 0.10, 0.20)).items():
-        if history is None or part == "dev":
+    for bound, prior_sweeps in histories(parts, (0.05, 0.10, 0.20)).items():
+        if prior_sweeps is None or part == "dev":
             found.promise.append({"source": source, "false_stop": bound, "certified": False})
             continue
-        rows = ours(f"calibrated + history ({bound:g})", replace(half, history=history, false_stop=bound))
+        rows = ours(
+            f"calibrated + history ({bound:g})",
+            replace(half, prior_sweeps=prior_sweeps, max_false_stop_rate=bound),
+        )
         rate = mean_scores([r.score for r in rows])
         low, high = bootstrap([r.score.false_stop for r in rows])
         found.promise.append(
-            {"source": source, "false_stop": bound, "certified": True, "level": history.level}
-            | {"history_sweeps": history.sweeps, "measured": rate.false_stop, "interval": [low, high]}
-            | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(history.weights)}
+            {"source": source, "false_stop": bound, "certified": True, "level": prior_sweeps.level}
+            | {"history_sweeps": prior_sweeps.sweeps, "measured": rate.false_stop, "interval": [low, high]}
+            | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(prior_sweeps.weights)}
         )
         found.rows += rows
     for label, weights in ABLATIONS.items():
-        found.ablation += ours(label, replace(quarter, history=Calibration(0.30, 0.10, 0, (), weights)))
+        found.ablation += ours(label, replace(quarter, prior_sweeps=Calibration(0.30, 0.10, 0, (), weights)))
 
 
 def main() -> None:
@@ -324,7 +327,9 @@ def main() -> None:
                 "versions": {p: version(p) for p in ("numpy", "ray", "optuna")},
                 "machine": f"{platform.machine()}, one thread",
                 "part": args.part,
-                "settings": {k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "history"},
+                "settings": {
+                    k: v for k, v in asdict(Replay(orders=args.orders)).items() if k != "prior_sweeps"
+                },
                 "group": {source: GROUP.get(source, 20) for source in data},
             }
             text = found.write(args.out, stamp)

@@ -145,7 +145,7 @@ def prepared_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "model": {"path": str(model)},
             "data": {
                 "train": [{"path": str(data), "limit": args.rows}],
-                "held_out": [{"name": "own", "fraction": 0.01}],
+                "validation": [{"name": "own", "fraction": 0.01}],
                 "max_length": 512,
             },
             "train": {
@@ -260,8 +260,8 @@ def _bare(job: dict[str, Any]) -> Timed:
         for begin in range(0, len(indices), job["batch"]):
             batch = indices[begin : begin + job["batch"]]
             tokens, total = int(rows.targets[batch].sum()), torch.zeros((), device=device)
-            for micro in layout.cut(rows.lengths[batch], 1)[0]:
-                packed = layout.lay_out([rows.row(int(i)) for i in batch[micro.rows]])
+            for micro in layout.split_micro_batches(rows.lengths[batch], 1)[0]:
+                packed = layout.collate([rows.row(int(i)) for i in batch[micro.rows]])
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job["gpu"]):
                     logits = scored_logits(model, packed, device)
                 targets = torch.from_numpy(packed.targets).to(device)
@@ -286,7 +286,7 @@ def packed_trials(
     job: dict[str, Any], *, packed: bool = True, compiled: bool = False, gpus: float = 1.0
 ) -> Timed:
     """sweepft's engine: the same trial over all rows, again and again."""
-    from sweepft.training.config import EnginePlan, TrialPlan
+    from sweepft.training.config import EngineConfig, TrialConfig
     from sweepft.training.distributed import join
     from sweepft.training.trainer import TrialRunner
 
@@ -295,14 +295,14 @@ def packed_trials(
         port = s.getsockname()[1]
     _begin(job)
     device = join(0, 1, "127.0.0.1", port, job["threads"], gpus if job["gpu"] else 0)
-    plan = EnginePlan(
+    plan = EngineConfig(
         model_path=job["model"], train_cache=job["cache"], budget_samples=job["rows"],
         micro_batch=job["tokens"] if packed else job["micro"], packed=packed,
         scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],
         compiled=compiled, precision="bf16" if job["gpu"] else "fp32",
     )  # fmt: skip
     steps = job["rows"] // job["batch"]
-    trial = TrialPlan("bench", job["batch"], learning_rate=1e-3, schedule="constant", planned_steps=steps)
+    trial = TrialConfig("bench", job["batch"], learning_rate=1e-3, schedule="constant", planned_steps=steps)
     runner = TrialRunner(plan, device)
     tokens = int(TokenSet(job["cache"]).lengths[_order(job)].sum())
     runner.start(trial)

@@ -101,7 +101,7 @@ def main() -> None:
 def spec_for(folder: Path, name: str, material: Material, search: Mapping[str, Any], **train: Any) -> Path:
     """A sweep on one slot of two ranks."""
     return write_spec(
-        folder / f"{name}.yaml", material, held_out=train.pop("held_out"), windows=train.pop("windows"),
+        folder / f"{name}.yaml", material, validation=train.pop("validation"), rungs=train.pop("rungs"),
         train={"seed": 0, **train}, search=search,
         resources={"workers_per_trial": RANKS, "concurrent_trials": 1},
     )  # fmt: skip
@@ -112,14 +112,14 @@ def run(spec_file: Path, out: Path) -> float:
     from rich.console import Console
 
     from sweepft.data import prepare_in_child
-    from sweepft.driver.start import run_sweep
+    from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
     spec = load(spec_file)
     prepare_in_child(spec, out.resolve() / "cache")
     begin = time.perf_counter()
     with (out.parent / f"{out.name}.txt").open("w") as console:
-        finished = run_sweep(spec, out, console=Console(file=console))
+        finished = start_sweep(spec, out, console=Console(file=console))
     seconds = time.perf_counter() - begin
     if finished.exit_code:
         raise SystemExit(f"the sweep failed: {finished.status}; see {out}")
@@ -130,16 +130,16 @@ def by_sweepft(
     folder: Path, name: str, material: Material, rates: list[float], steps: int
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run it with sweepft; also returns what the other ways need to train on the same data."""
-    from sweepft.ledger import RunView
+    from sweepft.ledger import SweepState
 
     space = {"learning_rate": {"choice": rates}, "schedule": {"choice": list(SCHEDULES)}}
     search = {"sampler": "grid", "space": space}
     file = spec_for(
-        folder, name, material, search, held_out=32, windows=(0.5,),
+        folder, name, material, search, validation=32, rungs=(0.5,),
         budget={"samples": BATCH * steps}, batch_size=BATCH, micro_batch=MICRO_BATCH,
     )  # fmt: skip
     seconds = run(file, folder / name)
-    view = RunView.load(folder / name)
+    view = SweepState.load(folder / name)
     losses, evals = {}, {}
     for trial in view.trials.values():
         key = (trial.config["learning_rate"], trial.config["schedule"])
@@ -149,7 +149,7 @@ def by_sweepft(
     job = {
         "model": str(material.model),
         "train_cache": data["train"]["path"],
-        "held_cache": data["held_out"][0]["data"]["path"],
+        "held_cache": data["validation"][0]["data"]["path"],
         "pad_id": data["pad_id"],
         "budget_samples": view.budget_samples,
         "eval_steps": [steps // 2, steps],
@@ -259,7 +259,7 @@ def by_long_steps(folder: Path, args: argparse.Namespace) -> tuple[SlotTime, flo
         "space": {"learning_rate": {"log_uniform": [1e-4, 1e-3]}, "schedule": {"choice": list(SCHEDULES)}},
     }  # fmt: skip
     file = spec_for(
-        folder, "slow", material, search, held_out=32, windows=(0.1, 0.25, 0.5),
+        folder, "slow", material, search, validation=32, rungs=(0.1, 0.25, 0.5),
         budget={"samples": 32 * args.slow_steps}, batch_size=32, micro_batch=16,
     )  # fmt: skip
     run(file, folder / "slow")

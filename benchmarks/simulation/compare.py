@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from benchmarks.simulation.courses import Course, Courses, budget_of
+from benchmarks.simulation.courses import CurveSource, SimulatedCurve, budget_of
 from benchmarks.simulation.trainable import Playback
 from benchmarks.simulation.tuner import VirtualTrial, VirtualTuner
 from ray import tune
@@ -22,12 +22,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from sweepft.driver.build import build_scheduler
-from sweepft.early_stopping import History
+from sweepft.early_stopping import PriorSweeps
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Dimension, SweepSpec, from_dict
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 SHARES: Final = (0.25, 0.5, 1.0)
 
@@ -61,7 +61,7 @@ class SystemRow:
 
 def compare_systems(
     spec: SweepSpec,
-    courses: Callable[[int], Courses],
+    courses: Callable[[int], CurveSource],
     *,
     full_trials: float,
     seeds: int,
@@ -117,7 +117,7 @@ class _Sweep:
         return min(there)[1] if there else math.inf
 
 
-def _run(spec: SweepSpec, courses: Courses, name: str, seed: int, until: float) -> _Sweep:
+def _run(spec: SweepSpec, courses: CurveSource, name: str, seed: int, until: float) -> _Sweep:
     budget = budget_of(spec)
     system = SYSTEMS[name](_endless(spec, seed), budget, seed)
     begun: list[str] = []
@@ -126,10 +126,10 @@ def _run(spec: SweepSpec, courses: Courses, name: str, seed: int, until: float) 
     def play(trial: str, config: Mapping[str, Any], slot: str, warm: bool) -> Playback:
         begun.append(trial)
         swept = config["config"] if "settings" in config else dict(config)
-        settings = config.get("settings") or spec.trial_settings(swept).model_dump(mode="json")
+        settings = config.get("settings") or spec.train_config(swept).model_dump(mode="json")
         return Playback(
             courses, config.get("trial_id", trial), swept, settings, budget=budget,
-            windows=spec.early_stop.windows, slot=slot, warm=warm, every_report=not system.windows,
+            rungs=spec.early_stop.rungs, slot=slot, warm=warm, every_report=not system.rungs,
         )  # fmt: skip
 
     def after(trial: VirtualTrial) -> None:
@@ -153,23 +153,23 @@ def _run(spec: SweepSpec, courses: Courses, name: str, seed: int, until: float) 
 
 @dataclass(frozen=True)
 class _System:
-    """``windows``: held-out loss is computed, and paid for, at windows only; else at every report, for nothing."""
+    """``rungs``: held-out loss is computed, and paid for, at windows only; else at every report, for nothing."""
 
     searcher: Searcher
     scheduler: TrialScheduler
-    windows: bool = True
+    rungs: bool = True
 
 
 def _ours(spec: SweepSpec, budget: int, seed: int) -> _System:
     searcher = OptunaSearcher(Proposer(spec, None), budget)
-    return _System(searcher, build_scheduler(spec, budget, History()))
+    return _System(searcher, build_scheduler(spec, budget, PriorSweeps()))
 
 
 def _plain(spec: SweepSpec, budget: int, seed: int) -> _System:
     changed = spec.to_dict()
     changed["search"] |= {"sampler": "random", "start_with": []}
     searcher = OptunaSearcher(Proposer(from_dict(changed), None), budget)
-    return _System(searcher, FIFOScheduler(), windows=False)
+    return _System(searcher, FIFOScheduler(), rungs=False)
 
 
 def _ray(spec: SweepSpec, budget: int, seed: int) -> _System:
@@ -180,7 +180,7 @@ def _ray(spec: SweepSpec, budget: int, seed: int) -> _System:
     scheduler = ASHAScheduler(
         "samples_seen", "eval_loss", "min", max_t=budget, grace_period=budget // 10, reduction_factor=3
     )
-    return _System(searcher, scheduler, windows=False)
+    return _System(searcher, scheduler, rungs=False)
 
 
 SYSTEMS: Final[dict[str, Callable[[SweepSpec, int, int], _System]]] = {
@@ -196,7 +196,7 @@ SYSTEMS: Final[dict[str, Callable[[SweepSpec, int, int], _System]]] = {
 def _endless(spec: SweepSpec, seed: int) -> SweepSpec:
     changed = spec.to_dict()
     changed["search"] |= {"trials": 1_000_000, "seed": seed, "start_with": []}
-    changed["early_stop"]["history"] = []
+    changed["early_stop"]["prior_sweeps"] = []
     return from_dict(changed)
 
 
@@ -209,7 +209,7 @@ def _domain(dimension: Dimension) -> Any:
     return tune.loguniform(low, high) if dimension.kind == "log_uniform" else tune.uniform(low, high)
 
 
-def _yardstick(spec: SweepSpec, courses: Courses, seed: int, draws: int = 400) -> tuple[float, float]:
+def _yardstick(spec: SweepSpec, courses: CurveSource, seed: int, draws: int = 400) -> tuple[float, float]:
     """Mean seconds of a full trial, and the worth of the best of many random configurations."""
     changed = _endless(spec, seed).to_dict()
     changed["search"] |= {"sampler": "random", "seed": seed + 1_000_003}
@@ -225,6 +225,6 @@ def _yardstick(spec: SweepSpec, courses: Courses, seed: int, draws: int = 400) -
     return float(np.mean(seconds)), worth
 
 
-def _course(spec: SweepSpec, courses: Courses, config: Mapping[str, Any]) -> Course:
-    settings = spec.trial_settings(config).model_dump(mode="json")
-    return courses.course(config, TrialPlan.from_settings("t", settings, budget_of(spec)))
+def _course(spec: SweepSpec, courses: CurveSource, config: Mapping[str, Any]) -> SimulatedCurve:
+    settings = spec.train_config(config).model_dump(mode="json")
+    return courses.course(config, TrialConfig.from_settings("t", settings, budget_of(spec)))

@@ -22,7 +22,7 @@ from sweepft.replay.curves import Run, Study
 from sweepft.replay.sources import read_source
 from sweepft.search.samplers import derived_seed
 from sweepft.spec import Dimension, SweepSpec
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 from sweepft.training.lr_schedules import lr_at
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ _EVAL_NOISE: Final = 0.003  # of a held-out loss
 
 
 @dataclass(frozen=True)
-class Course:
+class SimulatedCurve:
     """One trial's whole way, as if it had been trained to its budget. Arrays have one entry an optimizer step.
 
     Attributes:
@@ -65,7 +65,7 @@ class Course:
         grad_norm: Gradient norm.
         lr: Learning rate.
         seconds: Seconds of each step.
-        held_out: Held-out loss as it would be measured after each step.
+        validation: Held-out loss as it would be measured after each step.
         ideal: The held-out loss at the end without any noise: what the configuration is worth; infinity if it diverges.
         diverges_at: Index of the step whose loss is not finite, or None.
     """
@@ -75,12 +75,12 @@ class Course:
     grad_norm: Floats
     lr: Floats
     seconds: Floats
-    held_out: Floats
+    validation: Floats
     ideal: float
     diverges_at: int | None = None
 
 
-class Courses(Protocol):
+class CurveSource(Protocol):
     """Where courses come from."""
 
     @property
@@ -88,7 +88,7 @@ class Courses(Protocol):
         """What the ledger says on them, JSON-able."""
         ...
 
-    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
+    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
         """The course of a configuration: always the same for the same one."""
         ...
 
@@ -100,7 +100,7 @@ class _Clock:
     spec: SweepSpec
     budget: int
 
-    def samples(self, plan: TrialPlan) -> NDArray[np.int64]:
+    def samples(self, plan: TrialConfig) -> NDArray[np.int64]:
         steps = np.arange(1, plan.planned_steps + 1, dtype=np.int64)
         return np.minimum(steps * plan.batch_size, self.budget)
 
@@ -110,7 +110,7 @@ class _Clock:
         each: Floats = SECONDS_PER_STEP + SECONDS_PER_SAMPLE / gpus * np.diff(samples, prepend=0)
         return each
 
-    def rates(self, plan: TrialPlan) -> Floats:
+    def rates(self, plan: TrialConfig) -> Floats:
         return np.array(
             [
                 lr_at(
@@ -156,8 +156,8 @@ class Synthetic:
         """That it is made up, and from what."""
         return {"courses": "synthetic: a made-up response, no model was trained", "seed": self.seed}
 
-    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
-        """See `Courses`."""
+    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
+        """See `CurveSource`."""
         rng = np.random.default_rng(derived_seed(self.seed, "course", repr(sorted(config.items(), key=str))))
         places = {key: _place(config[key], dim, self.seed) for key, dim in self.spec.search.space.items()}
         rate, batch = places.pop("learning_rate", 0.5), places.pop("batch_size", 0.5)
@@ -172,19 +172,19 @@ class Synthetic:
         lr = self._clock.rates(plan)
         loss = final + self._above(done, lr, plan, rate)
         noise = 0.05 * math.sqrt(32.0 / max(32.0, plan.batch_size))
-        held_out = loss + _EVAL_NOISE * rng.standard_normal(len(done))
+        validation = loss + _EVAL_NOISE * rng.standard_normal(len(done))
         train = loss + noise * rng.standard_normal(len(done))
         norm = (0.6 + rate) * np.sqrt(1 + 64.0 / plan.batch_size) * (done + 0.02) ** -0.15
         norm *= np.exp(0.1 * rng.standard_normal(len(done)))
         bad = None
         if off > 0.35 and rng.random() < 3.0 * (off - 0.35):
             bad = int(rng.uniform(0.02, 0.6) * len(done))
-            train[bad:] = held_out[bad:] = norm[bad:] = math.nan
+            train[bad:] = validation[bad:] = norm[bad:] = math.nan
             ideal = math.inf
-        return Course(samples, train, norm, lr, self._clock.seconds(samples), held_out, ideal, bad)
+        return SimulatedCurve(samples, train, norm, lr, self._clock.seconds(samples), validation, ideal, bad)
 
     @staticmethod
-    def _above(done: Floats, lr: Floats, plan: TrialPlan, rate: float) -> Floats:
+    def _above(done: Floats, lr: Floats, plan: TrialConfig, rate: float) -> Floats:
         """How far the loss still is above its end: a power law, and what a decay of the rate will yet gain."""
         power = 0.25 + 0.35 * rate
         way = (done + 0.01) ** -power - 1.01**-power
@@ -215,8 +215,8 @@ class Recorded:
             "runs": len(self._study.runs),
         }
 
-    def course(self, config: Mapping[str, Any], plan: TrialPlan) -> Course:
-        """See `Courses`."""
+    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
+        """See `CurveSource`."""
         here = self._where(config)
         known = np.isfinite(self._places) & np.isfinite(here)
         distance = np.where(known, (self._places - here) ** 2, 0.25).sum(axis=1)
@@ -226,15 +226,15 @@ class Recorded:
         sign = -1.0 if self._study.mode == "max" else 1.0
         bad = None if run.bad_row is None else int(np.searchsorted(at, run.progress[run.bad_row]))
         loss, norm = _read(run, run.loss, at), _read(run, run.grad_norm, at)
-        held_out = sign * _read(run, run.metric, at)
+        validation = sign * _read(run, run.metric, at)
         if math.isfinite(run.final):
-            held_out[-1] = sign * run.final
+            validation[-1] = sign * run.final
         if bad is not None:
             bad = min(bad, len(at) - 1)
-            loss[bad:] = norm[bad:] = held_out[bad:] = math.nan
-        ideal = math.inf if bad is not None else float(held_out[-1])
+            loss[bad:] = norm[bad:] = validation[bad:] = math.nan
+        ideal = math.inf if bad is not None else float(validation[-1])
         seconds = self._clock.seconds(samples)
-        return Course(samples, loss, norm, self._clock.rates(plan), seconds, held_out, ideal, bad)
+        return SimulatedCurve(samples, loss, norm, self._clock.rates(plan), seconds, validation, ideal, bad)
 
     def _where(self, config: Mapping[str, Any]) -> Floats:
         space = self._spec.search.space
@@ -280,7 +280,7 @@ def budget_of(spec: SweepSpec) -> int:
     return samples
 
 
-def make_courses(spec: SweepSpec, curves: Path | None, seed: int) -> Courses:
+def make_courses(spec: SweepSpec, curves: Path | None, seed: int) -> CurveSource:
     """Recorded runs of a table or folder, or a made-up response where none is given.
 
     Raises:

@@ -15,19 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.simulation.courses import Courses, budget_of
+from benchmarks.simulation.courses import CurveSource, budget_of
 from benchmarks.simulation.trainable import Playback
 from benchmarks.simulation.tuner import Clock, VirtualTrial, VirtualTuner
 from rich.console import Console
 
-from sweepft.driver.build import build_callback, build_scheduler, earlier_sweeps
-from sweepft.driver.control import Winding
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.build import build_callback, build_scheduler, load_prior_sweeps
+from sweepft.driver.control import SweepControl
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.listeners import stop_when_nothing_works
-from sweepft.driver.pausing import comebacks, give_up_parked
+from sweepft.driver.pausing import give_up_paused, resume_candidates
 from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
-from sweepft.ledger import Ledger, RunView, ledger_path
+from sweepft.ledger import Ledger, SweepState, ledger_path
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
@@ -81,7 +81,7 @@ class Simulated:
     """
 
     run_dir: Path
-    view: RunView
+    view: SweepState
     marks: list[Mark]
     reports: dict[str, Path]
     report_seconds: float
@@ -96,7 +96,7 @@ class Simulated:
 def simulate(
     spec: SweepSpec,
     out: Path,
-    courses: Courses,
+    courses: CurveSource,
     *,
     marks: Sequence[int] = (),
     pages: bool = False,
@@ -118,32 +118,32 @@ def simulate(
     """
     budget = budget_of(spec)
     out = out.resolve()
-    history = earlier_sweeps(spec)
+    history = load_prior_sweeps(spec)
     make_run_folder(out, spec)
     begin = time.time()
     clock = Clock()
     with Ledger.create(out, clock=lambda: begin + clock.now) as ledger:
-        view = RunView()
-        recorder = Recorder(ledger, view)
+        view = SweepState()
+        event_log = EventLog(ledger, view)
         about = {**courses.about, "slots": spec.resources.concurrent_trials}
-        recorder.write(
+        event_log.write(
             "sweep", **asked_row(spec), budget_samples=budget, simulated=about, history=history.to_dict()
         )
         searcher = OptunaSearcher(Proposer(spec, out / STUDY_FILE), budget)
         scheduler = build_scheduler(spec, budget, history)
-        scheduler.winding = winding = Winding()
-        searcher.comebacks = comebacks(spec, scheduler)
-        searcher.should_stop = lambda: winding.soft
-        sets = tuple(h.name for h in spec.data.held_out)
+        scheduler.control = control = SweepControl()
+        searcher.resume_candidates = resume_candidates(spec, scheduler)
+        searcher.should_stop = lambda: control.soft
+        sets = tuple(h.name for h in spec.data.validation)
 
         def play(name: str, config: Any, slot: str, warm: bool) -> Playback:
             return Playback(
                 courses, config["trial_id"], config["config"], config["settings"], budget=budget,
-                windows=spec.early_stop.windows, held_out=sets, slot=slot, warm=warm,
+                rungs=spec.early_stop.rungs, validation=sets, slot=slot, warm=warm,
                 reported=config["reported_samples"],
             )  # fmt: skip
 
-        callback = build_callback(spec, out, recorder, scheduler, searcher, winding, elapsed=clock.elapsed)
+        callback = build_callback(spec, out, event_log, scheduler, searcher, control, elapsed=clock.elapsed)
         stock = _Stock(out, view, {*marks}, pages, told)
         tuner = VirtualTuner(
             searcher,
@@ -157,16 +157,16 @@ def simulate(
         stock.tuner = tuner
         with open(os.devnull, "w") as nowhere:
             progress = Progress(view, spec.resources.concurrent_trials, Console(file=nowhere))
-            recorder.listeners += [progress.on_row, stop_when_nothing_works(winding, view)]
+            event_log.listeners += [progress.on_row, stop_when_nothing_works(control, view)]
             tuner.fit()
-            if not winding.soft:
+            if not control.soft:
                 proposer = searcher.proposer
-                give_up_parked(
-                    spec, out, recorder=recorder, scheduler=scheduler, proposer=proposer, limit=None
+                give_up_paused(
+                    spec, out, event_log=event_log, scheduler=scheduler, proposer=proposer, limit=None
                 )
             searcher.proposer.close()
             callback.close()
-            recorder.write("finish", status="failed" if winding.soft else "finished", reason=winding.reason)
+            event_log.write("finish", status="failed" if control.soft else "finished", reason=control.reason)
         stock.take()
         before = time.process_time()
         reports = write_report(out)
@@ -177,7 +177,7 @@ class _Stock:
     """Takes stock when so many trials have ended."""
 
     def __init__(
-        self, out: Path, view: RunView, at: set[int], pages: bool, told: Callable[[Mark], None] | None
+        self, out: Path, view: SweepState, at: set[int], pages: bool, told: Callable[[Mark], None] | None
     ) -> None:
         self.tuner: VirtualTuner | None = None
         self.marks: list[Mark] = []

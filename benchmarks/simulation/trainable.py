@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from benchmarks.simulation.courses import SECONDS_PER_EVALUATION, Courses
+from benchmarks.simulation.courses import SECONDS_PER_EVALUATION, CurveSource
 
 from sweepft.data.order import block_size
 from sweepft.slot.report_points import report_points
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 _SWITCH = 0.05  # seconds from one trial of a slot to the next
 
@@ -30,8 +30,8 @@ class Playback:
         config: Swept values.
         settings: Its whole train section, as plain data.
         budget: Samples of a trial.
-        windows: Where held-out loss is computed.
-        held_out: Names of the held-out sets.
+        rungs: Where held-out loss is computed.
+        validation: Names of the held-out sets.
         slot: Name of its slot.
         warm: Whether the slot has run a trial before.
         reported: Samples up to which the trial had been reported when it was parked.
@@ -40,23 +40,23 @@ class Playback:
 
     def __init__(
         self,
-        courses: Courses,
+        courses: CurveSource,
         trial_id: str,
         config: Mapping[str, Any],
         settings: Mapping[str, Any],
         *,
         budget: int,
-        windows: tuple[float, ...],
-        held_out: tuple[str, ...] = ("own",),
+        rungs: tuple[float, ...],
+        validation: tuple[str, ...] = ("own",),
         slot: str = "0",
         warm: bool = True,
         reported: int = 0,
         every_report: bool = False,
     ) -> None:
-        self.plan = TrialPlan.from_settings(trial_id, settings, budget)
+        self.plan = TrialConfig.from_settings(trial_id, settings, budget)
         self.course = courses.course(config, self.plan)
-        self._points = report_points(budget, windows, self.plan.batch_size)
-        self._budget, self._sets, self._slot, self._every = budget, held_out, slot, every_report
+        self._points = report_points(budget, rungs, self.plan.batch_size)
+        self._budget, self._sets, self._slot, self._every = budget, validation, slot, every_report
         self._next = sum(point.samples <= reported for point in self._points)
         self._done = self._steps(reported)
         self._started = {
@@ -105,14 +105,14 @@ class Playback:
         }
         if self._bad(last):
             result["diverged"] = f"the training loss is nan at step {last}"
-        elif point.window is not None or self._every:
-            value = float(course.held_out[last - 1])
+        elif point.rung is not None or self._every:
+            value = float(course.validation[last - 1])
             sets = {
                 name: {"loss": value, "stderr": 0.01, "tokens": 100_000, "samples": 500}
                 for name in self._sets
             }
             result |= {"eval_loss": value, "eval_sets": sets, "eval_seconds": phases.get("evaluate", 0.0)}
-            result |= {"window": point.window} if point.window is not None else {}
+            result |= {"rung": point.rung} if point.rung is not None else {}
         self._next += 1
         self._done, self._fresh, self._lost = last, False, 0.0
         result["done"] = "diverged" in result or self._next == len(self._points)
@@ -129,7 +129,7 @@ class Playback:
         phases = {"switch": _SWITCH} if self._fresh else {}
         phases |= {"lost": self._lost} if self._lost else {}
         phases |= {"train": float(self.course.seconds[first:last].sum())}
-        if self._points[self._next].window is not None and not self._every and not self._bad(last):
+        if self._points[self._next].rung is not None and not self._every and not self._bad(last):
             phases["evaluate"] = SECONDS_PER_EVALUATION
         return phases
 

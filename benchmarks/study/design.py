@@ -106,7 +106,7 @@ def spec(edition: Edition, model: str, in_domain: str, retention: str, name: str
         "model": {"path": model},
         "data": {
             "train": [{"path": in_domain}],
-            "held_out": [
+            "validation": [
                 {"name": "in_domain", "fraction": 0.03, "weight": 1.0},
                 {"name": "retention", "path": retention, "limit": 150, "weight": 0.0},
             ],
@@ -134,7 +134,7 @@ def spec(edition: Edition, model: str, in_domain: str, retention: str, name: str
         "early_stop": {
             "rule": "none",
             # where batch sizes b have done as many steps as the largest has at its end
-            "windows": [edition.batches[0] / b for b in reversed(edition.batches[1:])],
+            "rungs": [edition.batches[0] / b for b in reversed(edition.batches[1:])],
             "min_steps": 1,
         },
         "keep": {"top": 1},

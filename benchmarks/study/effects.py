@@ -20,15 +20,15 @@ __all__ = [
     "choice_effect",
     "partial_rank",
     "per_doubling",
+    "rungs_of",
     "runs_of",
     "seed_noise",
-    "windows_of",
 ]
 
 METRICS = ("in_domain", "retention")
 
 
-def windows_of(frame: pd.DataFrame) -> list[float]:
+def rungs_of(frame: pd.DataFrame) -> list[float]:
     """Shares of the budget, below 1, at which held-out losses were measured in every run, rising."""
     budget = frame["samples"].max()
     measured = frame[frame["eval_metric"].notna()]
@@ -43,14 +43,14 @@ def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
     Columns ``loss@W, grad_norm@W, eval@W, retention@W`` for windows W in percent; the first two are means over the
     last fifth of the way to the window.
     """
-    budget, windows = frame["samples"].max(), windows_of(frame)
+    budget, rungs = frame["samples"].max(), rungs_of(frame)
     rows = []
     for run_id, steps in frame.groupby("run_id", sort=False):
         first = steps.iloc[0]
         row = {k: first[k] for k in ("lr", "batch_size", "warmup", "schedule", "seed", "data_order")}
         row |= {"run_id": run_id, "in_domain": first["final_metric"], "retention": first["final_retention"]}
         share = steps["samples"] / budget
-        for w in windows:
+        for w in rungs:
             late = steps[(share > 0.8 * w) & (share <= w + 1e-9)]
             row[f"loss@{w:.0%}"] = late["train_loss"].mean()
             row[f"grad_norm@{w:.0%}"] = late["grad_norm"].mean()

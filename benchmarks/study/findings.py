@@ -21,9 +21,9 @@ from benchmarks.study.effects import (
     choice_effect,
     partial_rank,
     per_doubling,
+    rungs_of,
     runs_of,
     seed_noise,
-    windows_of,
 )
 
 from sweepft.report.signals import Estimate, rank_correlation
@@ -159,14 +159,14 @@ def _edges(runs: pd.DataFrame) -> dict[str, Any]:
     return {"inner": inner, "lowest": sum(lr == cells.columns[0] for lr in kept), **ends}
 
 
-_SECOND = ["signal", "window", "metric", "over all runs", "within batch sizes", "settings accounted for"]
+_SECOND = ["signal", "rung", "metric", "over all runs", "within batch sizes", "settings accounted for"]
 _SECOND += ["the paper's direction, within"]
 
 
 def _second(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
     rows = []
     for signal, (name, wanted) in SIGNALS.items():
-        for w in windows_of(main):
+        for w in rungs_of(main):
             for metric in METRICS:
                 column = f"{signal}@{w:.0%}"
                 within = rank_correlation(runs[column], runs[metric], runs["batch_size"].tolist())

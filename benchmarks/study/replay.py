@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 import pandas as pd
-from benchmarks.study.effects import runs_of, seed_noise, windows_of
+from benchmarks.study.effects import rungs_of, runs_of, seed_noise
 from benchmarks.study.findings import REPLAYED, TABLE
 
 from sweepft.replay.curves import frame_to_studies
@@ -43,7 +43,7 @@ def main(table: Path, orders: int, group: int) -> None:
     frame = frame[~frame["study"].str.contains("phased")]
     (study,) = frame_to_studies(frame, where=str(table))
     noise = seed_noise(runs_of(frame), "in_domain")[0]
-    settings = Replay(orders=orders, group=group, noise=noise, windows=tuple(windows_of(frame)))
+    settings = Replay(orders=orders, group=group, noise=noise, rungs=tuple(rungs_of(frame)))
     rows = replay_all([study], RULES, settings)
     figures = []
     for row in rows:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from sweepft.ledger import RunView, TrialView
+from sweepft.ledger import SweepState, TrialState
 
 __all__ = ["table"]
 
@@ -34,7 +34,7 @@ def table(runs: list[Path], partial: bool = False, name: str | None = None) -> p
     """
     rows: list[dict[str, Any]] = []
     for folder in runs:
-        view = RunView.load(folder)
+        view = SweepState.load(folder)
         study = name or str(view.header["name"])
         for trial in view.trials.values():
             if trial.status == "diverged":
@@ -51,20 +51,20 @@ def table(runs: list[Path], partial: bool = False, name: str | None = None) -> p
     return frame.astype(dict.fromkeys(numbers, "float32"))
 
 
-def _rows(trial: TrialView, study: str) -> Iterator[dict[str, Any]]:
-    history, train = trial.history, trial.effective
+def _rows(trial: TrialState, study: str) -> Iterator[dict[str, Any]]:
+    history, train = trial.history, trial.train_config
     steps = [int(s) for s in history["step"]]
     if steps != list(range(1, trial.planned_steps + 1)):
         raise ValueError(
             f"{study}: {trial.trial_id} has {len(steps)} of {trial.planned_steps} steps, or a gap"
         )
-    held_out = {
+    validation = {
         int(e["step"]): (float(e["objective"]), float(e["sets"]["retention"]["loss"])) for e in trial.evals
     }
-    final = held_out[steps[-1]]
-    order = str(trial.config.get("data.strategy", "stacked"))
+    final = validation[steps[-1]]
+    order = str(trial.params.get("data.strategy", "stacked"))
     for i, step in enumerate(steps):
-        here = held_out.get(step, (None, None))
+        here = validation.get(step, (None, None))
         yield {
             "source": SOURCE,
             "study": f"sweepft/{study}",

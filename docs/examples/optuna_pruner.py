@@ -29,7 +29,7 @@ def objective(trial: optuna.Trial) -> float:
 
 def main() -> None:
     """Forty trials."""
-    pruner = EarlyDynamicsPruner(budget=STEPS, windows=(0.1, 0.25, 0.5))
+    pruner = EarlyDynamicsPruner(budget=STEPS, rungs=(0.1, 0.25, 0.5))
     study = optuna.create_study(pruner=pruner, sampler=optuna.samplers.TPESampler(seed=0))
     study.optimize(objective, n_trials=40)
     states = [t.state.name for t in study.trials]

@@ -21,7 +21,7 @@ def train(config: dict) -> None:
     truth = torch.randn(8, 1)
     model = torch.nn.Linear(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=config["learning_rate"])
-    held_out = torch.randn(64, 8)
+    validation = torch.randn(64, 8)
     for step in range(1, STEPS + 1):
         x = torch.randn(BATCH, 8)
         loss = torch.nn.functional.mse_loss(model(x), x @ truth)
@@ -32,14 +32,16 @@ def train(config: dict) -> None:
         result = {"step": step, "samples_seen": step * BATCH, "loss": loss.item(), "grad_norm": norm.item()}
         if step % 4 == 0:  # the objective need not be in every report
             with torch.no_grad():
-                result["eval_loss"] = torch.nn.functional.mse_loss(model(held_out), held_out @ truth).item()
+                result["eval_loss"] = torch.nn.functional.mse_loss(
+                    model(validation), validation @ truth
+                ).item()
         tune.report(result)
 
 
 def main() -> None:
     """Sweep eight learning rates and print who was stopped, when and why."""
     scheduler = EarlyDynamicsScheduler(
-        metric="eval_loss", mode="min", budget=STEPS * BATCH, windows=(0.1, 0.25, 0.5), min_steps=2, audit=0.0
+        metric="eval_loss", mode="min", budget=STEPS * BATCH, rungs=(0.1, 0.25, 0.5), min_steps=2, audit=0.0
     )
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rates = [0.05, 0.1, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 3.0]
@@ -49,9 +51,9 @@ def main() -> None:
         tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=2),
         run_config=tune.RunConfig(verbose=0),
     ).fit()
-    for verdict in scheduler.drain_verdicts():
-        if verdict.action != "continue":
-            print(f"{verdict.trial_id} {verdict.action} at step {verdict.step}: {verdict.reason}")
+    for decision in scheduler.drain_decisions():
+        if decision.action != "continue":
+            print(f"{decision.trial_id} {decision.action} at step {decision.step}: {decision.reason}")
     summary = scheduler.summary()
     print(f"statuses={summary['statuses']} trials_saved={summary['trials_saved']:.2f}")
     ray.shutdown()

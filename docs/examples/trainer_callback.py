@@ -81,7 +81,7 @@ def train(config: dict) -> None:
 def main() -> None:
     """Sweep six learning rates and print who was stopped, when and why."""
     scheduler = EarlyDynamicsScheduler(
-        metric="eval_loss", mode="min", budget=STEPS * BATCH, windows=(0.2, 0.5), min_steps=2, audit=0.0
+        metric="eval_loss", mode="min", budget=STEPS * BATCH, rungs=(0.2, 0.5), min_steps=2, audit=0.0
     )
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     rates = [3e-2, 1e-2, 1e-6, 1e-5, 3e-6, 1e-7]
@@ -91,9 +91,9 @@ def main() -> None:
         tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=2),
         run_config=tune.RunConfig(verbose=0),
     ).fit()
-    for verdict in scheduler.drain_verdicts():
-        if verdict.action != "continue":
-            print(f"{verdict.trial_id} {verdict.action} at step {verdict.step}: {verdict.reason}")
+    for decision in scheduler.drain_decisions():
+        if decision.action != "continue":
+            print(f"{decision.trial_id} {decision.action} at step {decision.step}: {decision.reason}")
     summary = scheduler.summary()
     print(f"statuses={summary['statuses']} trials_saved={summary['trials_saved']:.2f}")
     ray.shutdown()

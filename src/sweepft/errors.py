@@ -1,30 +1,8 @@
-"""Every error sweepft raises on purpose, in one tree.
+"""Every error that sweepft raises on purpose, in one tree.
 
-SweepftError                  anything sweepft refuses or cannot do; the command line exits 1
-├── SpecError                 the sweep's YAML, its overrides or the files it names are wrong; exits 2
-├── DataError                 training or held-out data cannot be read or used; exits 2
-├── LedgerError               the run folder's ledger cannot be trusted
-│   ├── LedgerCorrupt         a row inside the ledger is damaged
-│   ├── LedgerVersion         written by an unknown schema version
-│   └── LedgerLocked          another driver writes this run
-├── ResourceError             the cluster cannot hold what the spec asks for
-├── SlotLost                  no node has room for a slot's ranks any more; its trial goes on on another slot
-├── StorageError              the run folder cannot be written (full, read-only)
-├── TrialError                one trial cannot go on
-│   ├── RankMismatch          ranks disagree on config, data, weights or versions
-│   ├── RankFailed            a rank died or raised
-│   │   ├── RankDied          a rank's process is gone
-│   │   ├── RankOutOfMemory   a rank ran out of device memory
-│   │   ├── RankCannotWrite   a rank's storage is full or read-only
-│   │   └── PackingMismatch   packed samples give other losses than padded ones
-│   └── RankHung              a rank gave no sign of life in time
-├── EvaluateError             a benchmark task, or its data, cannot be had; exits 2
-├── JudgeError                the judge of MT-Bench refuses, or cannot be reached
-├── CommandError              a command on a running sweep makes no sense, or nobody takes it; exits 2
-├── JobError                  a Ray Job cannot be submitted or reached; exits 2
-├── MirrorError               a mirror cannot be reached or used, or is not what it was written as; exits 2
-├── ReplayError               recorded curves cannot be read or mapped; exits 2
-└── HistoryError              what `history` names cannot be used; a ValueError too; exits 2
+Each error has a stable ``key`` that names what went wrong, for tests and programs; the text is for people and may
+change. Errors that list several problems have one key a problem: the dotted key of the spec, of the data file or of
+the command that is wrong. ``exit_code`` is what the command line exits with: 2 when the input is wrong, else 1.
 """
 
 from __future__ import annotations
@@ -61,9 +39,24 @@ class Problem:
 
 
 class SweepftError(Exception):
-    """Anything sweepft refuses or cannot do."""
+    """Anything sweepft refuses or cannot do.
+
+    Attributes:
+        key: What went wrong, as a stable name such as ``mirror.unreachable``; the kind of error where none is given.
+    """
 
     exit_code = 1
+    key = "error"
+
+    def __init__(self, message: str = "", *, key: str | None = None) -> None:
+        super().__init__(message)
+        if key is not None:
+            self.key = key
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of all problems, ``(key,)`` where there is one."""
+        return (self.key,)
 
 
 class ProblemsError(SweepftError):
@@ -73,7 +66,13 @@ class ProblemsError(SweepftError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(str(p) for p in self.problems))
+        first = self.problems[0].key if self.problems else None
+        super().__init__("\n".join(str(p) for p in self.problems), key=first)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each problem, in the order in which they were found."""
+        return tuple(problem.key for problem in self.problems)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.problems,))
@@ -98,89 +97,123 @@ class JobError(ProblemsError):
 class LedgerError(SweepftError):
     """The run folder's ledger cannot be trusted."""
 
+    key = "ledger"
+
 
 class LedgerCorrupt(LedgerError):
     """A row inside the ledger is damaged; the message names the row."""
+
+    key = "ledger.corrupt"
 
 
 class LedgerVersion(LedgerError):
     """The ledger was written by an unknown schema version."""
 
+    key = "ledger.version"
+
 
 class LedgerLocked(LedgerError):
     """Another driver writes this run; the message names its host and pid."""
+
+    key = "ledger.locked"
 
 
 class ResourceError(SweepftError):
     """The cluster cannot hold what the spec asks for."""
 
     exit_code = 2
+    key = "resources"
 
 
 class SlotLost(SweepftError):
     """No node has room for a slot's ranks any more: the slot ends, and its trial goes on on another one."""
 
+    key = "slot.lost"
+
 
 class StorageError(SweepftError):
     """The run folder cannot be written: full, read-only or gone."""
+
+    key = "storage"
 
 
 class TrialError(SweepftError):
     """One trial cannot go on."""
 
+    key = "trial"
+
 
 class RankMismatch(TrialError):
     """Ranks disagree on config, data, weights or versions; the message names rank and field."""
+
+    key = "rank.mismatch"
 
 
 class RankFailed(TrialError):
     """A rank died or raised."""
 
+    key = "rank.failed"
+
 
 class RankDied(RankFailed):
     """A rank's process is gone."""
+
+    key = "rank.died"
 
 
 class RankOutOfMemory(RankFailed):
     """A rank ran out of device memory; a smaller micro-batch may fit."""
 
+    key = "rank.out_of_memory"
+
 
 class RankCannotWrite(RankFailed):
     """A rank's storage is full or read-only: new ranks would find the same, and so would other trials."""
+
+    key = "rank.cannot_write"
 
 
 class PackingMismatch(RankFailed):
     """Packed samples give other losses than padded ones: this model must not be packed."""
 
+    key = "rank.packing_mismatch"
+
 
 class RankHung(TrialError):
     """A rank gave no sign of life within its time."""
+
+    key = "rank.hung"
 
 
 class EvaluateError(SweepftError):
     """A benchmark task, or its data, cannot be had."""
 
     exit_code = 2
+    key = "evaluate"
 
 
 class JudgeError(SweepftError):
     """The judge of MT-Bench refuses, or cannot be reached while verdicts are missing."""
+
+    key = "mt_bench"
 
 
 class MirrorError(SweepftError):
     """A mirror cannot be reached or used, is another run's, or is not what it was written as."""
 
     exit_code = 2
+    key = "mirror"
 
 
 class ReplayError(SweepftError):
     """Recorded curves cannot be read or mapped to what a rule needs."""
 
     exit_code = 2
+    key = "replay"
 
 
-class HistoryError(SweepftError, ValueError):
-    """An entry of ``history`` cannot be used: no calibration, no ledger, or of a sweep that was run otherwise.
+class PriorSweepsError(SweepftError, ValueError):
+    """An entry of ``prior_sweeps`` cannot be used: no calibration, no ledger, or of a sweep that was run otherwise.
 
     Args:
         entry: As given.
@@ -189,10 +222,11 @@ class HistoryError(SweepftError, ValueError):
     """
 
     exit_code = 2
+    key = "early_stop.prior_sweeps"
 
     def __init__(self, entry: str, rule: str, remedy: str) -> None:
         self.entry, self.rule, self.remedy = entry, rule, remedy
-        super().__init__(f"history: {entry[:200]} {rule}\n  {remedy}")
+        super().__init__(f"prior_sweeps: {entry[:200]} {rule}\n  {remedy}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.entry, self.rule, self.remedy))

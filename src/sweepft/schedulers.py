@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweepft.early_stopping import Verdict
+from sweepft.early_stopping import StopDecision
 from sweepft.early_stopping.ray_scheduler import EarlyDynamicsScheduler
 
-__all__ = ["EarlyDynamicsScheduler", "Verdict"]
+__all__ = ["EarlyDynamicsScheduler", "StopDecision"]

@@ -45,8 +45,8 @@ def run_script(best, out, ranks=1):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    held_out = {line["held_out"]: line["loss"] for line in lines if "held_out" in line}
-    return [line["loss"] for line in lines if "step" in line], held_out
+    validation = {line["validation"]: line["loss"] for line in lines if "validation" in line}
+    return [line["loss"] for line in lines if "step" in line], validation
 
 
 def assert_same_weights(one, other):
@@ -59,9 +59,9 @@ def assert_same_weights(one, other):
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
 def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
-    losses, held_out = run_script(done.best, tmp_path / "out", ranks)
+    losses, validation = run_script(done.best, tmp_path / "out", ranks)
     assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
-    assert held_out["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert validation["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
 
 
@@ -77,9 +77,9 @@ def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
         search={"trials": 2, "start_with": [{"learning_rate": 1.0e-2, "batch_size": 8}]},
     )  # fmt: skip
     done = run_spec(spec, tmp_path / "run")
-    losses, held_out = run_script(done.best, tmp_path / "out")
+    losses, validation = run_script(done.best, tmp_path / "out")
     assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
-    assert held_out["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert validation["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
     assert (tmp_path / "out/adapter/adapter_config.json").is_file()
 

@@ -10,7 +10,7 @@ import pytest
 
 from support.models import RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
-from sweepft.driver import sweep as conduct
+from sweepft.driver import sweep as run_sweep
 from sweepft.ledger import read_ledger
 
 pytestmark = pytest.mark.ray
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture
 def ray_takes_its_time(monkeypatch):
     """Ray needs a while to let the slots go, as where a sweep has a Ray of its own."""
-    session = conduct.ray_session
+    session = run_sweep.ray_session
 
     @contextlib.contextmanager
     def slow(*args):
@@ -27,7 +27,7 @@ def ray_takes_its_time(monkeypatch):
             yield warning
         time.sleep(2)
 
-    monkeypatch.setattr(conduct, "ray_session", slow)
+    monkeypatch.setattr(run_sweep, "ray_session", slow)
 
 
 def test_costs_sum_to_slots_times_wall_time(

@@ -44,7 +44,7 @@ def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     return losses(run_spec(spec, folder / "run"))
 
 
-@pytest.mark.parametrize("policy", ["windows", pytest.param("none", marks=pytest.mark.full)])
+@pytest.mark.parametrize("policy", ["rungs", pytest.param("none", marks=pytest.mark.full)])
 def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     undisturbed, tiny_model_dir, tiny_data_file, tmp_path, policy
 ):
@@ -68,7 +68,7 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     attempts = done.view.trials[fault["trial_id"]].attempts
     assert [a.attempt for a in attempts] == list(range(1, len(attempts) + 1))
     wrote = "checkpoint" in {r["phase"] for r in read_ledger(run) if r["kind"] == "cost"}
-    assert wrote == (policy == "windows")
+    assert wrote == (policy == "rungs")
     assert not list((run / "checkpoints").glob("*/*")), "states of ended trials are removed"
     assert leaks() == []
 

@@ -14,7 +14,7 @@ from support.sweeps import run_spec, write_spec
 from support.tasks import task_folder
 from support.tiny import tiny_data
 from sweepft.errors import EvaluateError
-from sweepft.ledger import RunView, finalists, read_ledger
+from sweepft.ledger import SweepState, finalists, read_ledger
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four parts each
@@ -29,18 +29,18 @@ def finals_spec(folder, model, data, **sections):
         "include_path": str(task_folder(folder / "tasks")),
         "batch_size": 4,
         "rank_by": {"tiny_choice.acc": 1.0, "sealed.loss": 1.0},
-        "confirm": {"top": 1, "seeds": 2},
+        "replicates": {"top": 1, "seeds": 2},
     }
     data_section = {
         "train": [{"path": str(data)}],
-        "held_out": [{"name": "own", "fraction": 0.15}],
-        "test": [{"name": "sealed", "path": str(tests)}],
+        "validation": [{"name": "own", "fraction": 0.15}],
+        "test": [{"name": "test_set", "path": str(tests)}],
         "max_length": 128,
         "overlap": "drop",
     }
     return write_spec(
         folder, model, data, data=data_section, evaluate={**evaluate, **sections.pop("evaluate", {})},
-        early_stop={"rule": "none", "windows": [0.5]}, search=SEARCH, resources={"concurrent_trials": 1}, **sections,
+        early_stop={"rule": "none", "rungs": [0.5]}, search=SEARCH, resources={"concurrent_trials": 1}, **sections,
     )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def mt_bench(folder, url):
 
 @pytest.fixture(scope="module")
 def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("finals")
+    folder = tmp_path_factory.mktemp("final_stage")
     with stand_in_judge(rating) as judge, pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUDGE_KEY", KEY)
         judged = {"mt_bench": mt_bench(folder, judge.url)}
@@ -102,7 +102,7 @@ def test_finalists_base_and_seeds_are_scored_on_every_part(done):
     assert names[0] == ranked[0]
     assert len(names) == 2
     seeds = [f"{names[0]}-seed1", f"{names[0]}-seed2"]
-    parts = ["sealed", "tiny_words", "tiny_choice", "mt_bench"]
+    parts = ["test_set", "tiny_words", "tiny_choice", "mt_bench"]
     scored = [(row["trial_id"], row["name"]) for row in rows if row["kind"] == "score"]
     expected = [(t, p) for t in [None, *names, *seeds] for p in parts] + [(None, "own")]
     assert sorted(scored, key=str) == sorted(expected, key=str), "each once"
@@ -135,11 +135,11 @@ def test_mt_bench_is_judged_with_the_drivers_key_which_stands_nowhere(finished):
 
 
 def test_seeds_are_no_candidates(done):
-    seeds = [t for t in done.view.trials.values() if t.confirms]
-    assert [t.origin for t in seeds] == ["confirm"] * 2
-    assert len({t.data_order for t in seeds} | {done.view.trials[seeds[0].confirms].data_order}) == 3
+    seeds = [t for t in done.view.trials.values() if t.replicate_of]
+    assert [t.origin for t in seeds] == ["replicate"] * 2
+    assert len({t.data_order for t in seeds} | {done.view.trials[seeds[0].replicate_of].data_order}) == 3
     assert {t.status for t in seeds} == {"completed"}
-    assert not any(t.verdicts for t in seeds)
+    assert not any(t.decisions for t in seeds)
     assert not {t.trial_id for t in seeds} & {r.trial.trial_id for r in done.view.ranking() if r.rank}
     study = (done.run_dir / "study.journal").read_text()
     assert "seed1" not in study
@@ -150,11 +150,11 @@ def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
     first, *rest = finalists(done.view)
     assert [bool(f.seeds) for f in (first, *rest)] == [True, False], "the confirmed one before the other"
     assert done.view.best is first.trial
-    confirmed = first
-    assert confirmed.standing.seeds == 2
-    own = [s["sealed"]["metrics"]["loss"]["value"] for s in confirmed.seed_scores]
-    acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in confirmed.seed_scores]
-    assert confirmed.standing.value == pytest.approx(sum(a - o for a, o in zip(acc, own, strict=True)) / 4)
+    replicated = first
+    assert replicated.standing.seeds == 2
+    own = [s["test_set"]["metrics"]["loss"]["value"] for s in replicated.seed_scores]
+    acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in replicated.seed_scores]
+    assert replicated.standing.value == pytest.approx(sum(a - o for a, o in zip(acc, own, strict=True)) / 4)
     facts = json.loads((done.run_dir / "best" / "best.json").read_text())
     assert facts["trial_id"] == first.trial.trial_id
     assert (done.run_dir / "best" / "model.safetensors").exists()
@@ -167,8 +167,10 @@ def test_the_time_of_the_finals_is_accounted_for(done):
     cost = json.loads((done.run_dir / "report.json").read_text())["cost"]
     assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.01)
     rows = read_ledger(done.run_dir)
-    exams = [r for r in rows if r["kind"] == "cost" and r["trial_id"] is None and r["phase"] == "evaluate"]
-    assert sum(r["seconds"] for r in exams) == pytest.approx(
+    eval_jobs = [
+        r for r in rows if r["kind"] == "cost" and r["trial_id"] is None and r["phase"] == "evaluate"
+    ]
+    assert sum(r["seconds"] for r in eval_jobs) == pytest.approx(
         sum(r["seconds"] for r in rows if r["kind"] == "score"), rel=1e-6
     )
 
@@ -199,7 +201,7 @@ def test_killed_during_the_finals_it_scores_no_pair_twice(tiny_model_dir, tiny_d
     assert story(run) == story(undisturbed)
     scores = [r for r in read_ledger(run) if r["kind"] == "score"]
     assert len({(r["trial_id"], r["name"]) for r in scores}) == len(scores)
-    before, after = RunView.load(undisturbed), RunView.load(run)
+    before, after = SweepState.load(undisturbed), SweepState.load(run)
     assert {k: r["metrics"] for k, r in after.scores.items()} == {
         k: r["metrics"] for k, r in before.scores.items()
     }

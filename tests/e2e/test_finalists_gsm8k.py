@@ -50,7 +50,7 @@ def harness_itself(folder: Path, task: str) -> dict:
 @pytest.mark.parametrize(("stage", "workers"), [(2, 1), (3, 2)])
 def test_scores_in_warm_ranks_equal_the_harness_on_the_saved_folder(ray_here, tmp_path, stage, workers):
     section = {**the_section(), "limit": LIMIT, "finalists": {"top": 1, "random": 1}}
-    del section["confirm"]
+    del section["replicates"]
     overrides = (
         "train.budget.samples=128", "search.trials=2", "early_stop.rule=none", "resources.concurrent_trials=1",
         "data.test.0.limit=20", f"train.zero_stage={stage}", f"resources.workers_per_trial={workers}",

@@ -42,7 +42,7 @@ def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
         tiny_data_file,
         train={"micro_batch": {"tokens": 256}, "lora": {}},
         search={"trials": 8, "start_with": START, "sampler": "random", "space": SPACE},
-        early_stop={"rule": "none", "windows": [0.5]},
+        early_stop={"rule": "none", "rungs": [0.5]},
         resources={"concurrent_trials": 1},
     )
     done = run_spec(spec, tmp_path / "run")
@@ -53,7 +53,7 @@ def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
         assert after.attempts[-1].warm is same, "another shape builds another adapter, in the living process"
     assert [t.attempts[-1].warm for t in trials[:4]] == [False, True, False, False]
     for trial in trials:
-        assert trial.effective["lora"] == {
+        assert trial.train_config["lora"] == {
             key.removeprefix("lora."): v for key, v in trial.config.items() if "lora" in key
         }
 

@@ -13,7 +13,7 @@ import pytest
 from support.cluster import LocalCluster
 from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
-from sweepft.ledger import RunView, read_ledger
+from sweepft.ledger import SweepState, read_ledger
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900)]
 
@@ -33,7 +33,7 @@ ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_tria
 def spec(tiny_model_dir, tiny_data_file, tmp_path_factory):
     return write_spec(
         tmp_path_factory.mktemp("nodes"), tiny_model_dir, tiny_data_file,
-        search=SEARCH, train=TRAIN, resources=ACROSS_NODES, checkpoint="windows",
+        search=SEARCH, train=TRAIN, resources=ACROSS_NODES, checkpoint="rungs",
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, 
         ):
             time.sleep(0.2)
         assert left == []
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert story(view) == undisturbed, "same trials, same numbers, same verdicts"
     assert view.status == "finished"
     (fault,) = faults(run)

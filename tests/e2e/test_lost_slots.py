@@ -24,7 +24,7 @@ ONE_SLOT = {"concurrent_trials": 1, "price_per_gpu_hour": 3600.0}
 @pytest.fixture(scope="module")
 def make_spec(tiny_model_dir, tiny_data_file):
     def make(folder, **sections):
-        sections = {"search": SEARCH, "resources": ONE_SLOT, "checkpoint": "windows"} | sections
+        sections = {"search": SEARCH, "resources": ONE_SLOT, "checkpoint": "rungs"} | sections
         return write_spec(folder, tiny_model_dir, tiny_data_file, **sections)
 
     return make

@@ -20,8 +20,8 @@ import pytest
 from support.faults import story
 from support.s3 import SECRET, S3Server, needs_s3
 from support.sweeps import write_spec
-from sweepft.ledger import RunView, ledger_path, read_ledger
-from sweepft.mirror.status import read_note
+from sweepft.ledger import SweepState, ledger_path, read_ledger
+from sweepft.mirror.status import read_status
 from sweepft.mirror.store import Manifest, Store, newest
 
 pytestmark = [pytest.mark.full, needs_s3]
@@ -39,7 +39,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def spec(tiny_model_dir: Path, tiny_data_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_spec(
         tmp_path_factory.mktemp("mirror"), tiny_model_dir, tiny_data_file,
-        train={"budget": {"samples": 600}}, search={"trials": TRIALS}, keep={"top": 2}, checkpoint="windows",
+        train={"budget": {"samples": 600}}, search={"trials": TRIALS}, keep={"top": 2}, checkpoint="rungs",
         resources={"concurrent_trials": 1},
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def best_two(rows: bytes) -> list[str]:
 
 def lose_the_machine(driver: subprocess.Popen[str], run: Path) -> None:
     """SIGKILL driver and copying process at once, and remove the disk."""
-    note = read_note(run)
+    note = read_status(run)
     assert note is not None
     copying = psutil.Process(note.process)
     os.kill(copying.pid, signal.SIGKILL)
@@ -121,7 +121,7 @@ def test_a_lost_machine_loses_nothing_that_was_mirrored(
     for name in wanted:
         weights = f"weights/{name}/model.safetensors"
         assert hashlib.sha256((back / weights).read_bytes()).hexdigest() == kept[weights]
-    view = RunView.load(back)
+    view = SweepState.load(back)
     assert view.status == "crashed"
     assert view.best is not None
     assert (back / "best" / "best.json").is_file()

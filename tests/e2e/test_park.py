@@ -12,8 +12,8 @@ from test_resume import kill_and_resume
 
 from support.sweeps import run_spec, write_spec
 from sweepft.driver.resume import resume_sweep
-from sweepft.ledger import RunView, ledger_path, read_ledger
-from sweepft.replay.sources import live_verdicts
+from sweepft.ledger import SweepState, ledger_path, read_ledger
+from sweepft.replay.sources import live_decisions
 from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray
@@ -24,15 +24,15 @@ def story(view):
     return {
         name: (
             t.config, t.status, t.objective, t.reason, t.history["loss"].tolist(),
-            [(v["window"], v["action"], v["reason"]) for v in t.verdicts],
+            [(v["rung"], v["action"], v["reason"]) for v in t.decisions],
         )
         for name, t in view.trials.items()
     }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def parked(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("park")
+def paused(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pause")
     rates = [3.0e-3, 1.0e-3, 8.0e-4, 3.0e-4, 1.0e-5]
     spec = write_spec(
         folder, tiny_model_dir, tiny_data_file,
@@ -40,9 +40,9 @@ def parked(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
             "trials": len(rates),
             "start_with": [{"learning_rate": rate, "batch_size": 8, "schedule": "constant"} for rate in rates],
         },
-        early_stop={"park": True, "good": 0.4, "audit": 0.0},
+        early_stop={"pause": True, "top_fraction": 0.4, "audit": 0.0},
         resources={"concurrent_trials": 1},
-        checkpoint="windows",
+        checkpoint="rungs",
     )  # fmt: skip
     run = folder / "run"
     return run, run_spec(spec, run)
@@ -50,22 +50,22 @@ def parked(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_killed_at_random_moments_it_equals_an_undisturbed_sweep(parked):
-    run, _ = parked
+def test_killed_at_random_moments_it_equals_an_undisturbed_sweep(paused):
+    run, _ = paused
     kill_and_resume(run.parent / "sweep.yaml", run, run.parent / "killed", kills=4, seed=5)
 
 
-def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(parked):
-    run, done = parked
+def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(paused):
+    run, done = paused
     rows = read_ledger(run)
     view = done.view
     assert done.status == "finished"
     assert {t.status for t in view.trials.values()} == {"completed", "stopped"}
-    by_park = [r["trial_id"] for r in rows if r["kind"] == "verdict" and r["action"] == "park"]
+    by_pause = [r["trial_id"] for r in rows if r["kind"] == "decision" and r["action"] == "pause"]
     back = {r["trial_id"] for r in rows if r["kind"] == "start" and r["attempt"] > 1}
     completed = {t.trial_id for t in view.with_status("completed")}
     assert back & completed, "a parked trial came back and won its full budget"
-    assert {t.trial_id for t in view.with_status("stopped")} <= set(by_park)
+    assert {t.trial_id for t in view.with_status("stopped")} <= set(by_pause)
     last_new = max(r["seq"] for r in rows if r["kind"] == "trial")
     assert all(r["seq"] > last_new for r in rows if r["kind"] == "start" and r["attempt"] > 1)
     for name in back & completed:
@@ -80,9 +80,9 @@ def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(parked)
     assert "trial comes back: trial=" in told
 
 
-def test_coming_back_costs_no_training_that_was_done_before(parked):
+def test_coming_back_costs_no_training_that_was_done_before(paused):
     """From its state: what the ledger calls lost is the reading of it, not the steps."""
-    run, done = parked
+    run, done = paused
     rows = read_ledger(run)
     back = {r["trial_id"] for r in rows if r["kind"] == "start" and r["attempt"] > 1}
     for name in back:
@@ -90,33 +90,33 @@ def test_coming_back_costs_no_training_that_was_done_before(parked):
         assert trial.costs["lost"] < trial.costs["train"]
 
 
-def test_the_study_tells_the_same(parked):
-    run, done = parked
+def test_the_study_tells_the_same(paused):
+    run, done = paused
     study, _ = open_study(run / STUDY_FILE, "tiny")
     states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
     for told in study.trials:
         trial = done.view.trials[told.user_attrs["trial_id"]]
         assert told.state == states[trial.status]
-        assert told.intermediate_values == {round(e["window"] * 96): e["objective"] for e in trial.evals}
+        assert told.intermediate_values == {round(e["rung"] * 96): e["objective"] for e in trial.evals}
 
 
-def test_its_verdicts_are_those_of_a_replay(parked):
-    run, _ = parked
+def test_its_verdicts_are_those_of_a_replay(paused):
+    run, _ = paused
     rows = read_ledger(run)
-    recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "verdict"]
-    assert [(v.trial_id, v.step, v.action) for v in live_verdicts(rows)] == recorded
+    recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "decision"]
+    assert [(v.trial_id, v.step, v.action) for v in live_decisions(rows)] == recorded
 
 
-def test_the_report_lists_what_was_parked(parked):
-    run, done = parked
+def test_the_report_lists_what_was_parked(paused):
+    run, done = paused
     stops = json.loads((run / "report.json").read_text())["stops"]
     assert stops["stopped"] == len(done.view.with_status("stopped"))
     assert stops["came_back"] > 0
-    assert stops["parked"] == 0
+    assert stops["paused"] == 0
 
 
-def test_a_crash_while_trials_are_parked_changes_nothing(parked, tmp_path):
-    run, done = parked
+def test_a_crash_while_trials_are_parked_changes_nothing(paused, tmp_path):
+    run, done = paused
     rows = read_ledger(run)
     first_back = next(r["seq"] for r in rows if r["kind"] == "start" and r["attempt"] > 1)
     crashed = tmp_path / "run"
@@ -125,8 +125,8 @@ def test_a_crash_while_trials_are_parked_changes_nothing(parked, tmp_path):
     lines = ledger.read_bytes().splitlines(keepends=True)
     ledger.write_bytes(b"".join(lines[:first_back]))
     (crashed / "spec.yaml").write_text((run / "spec.yaml").read_text())
-    before = RunView.load(crashed)
-    assert {t.status for t in before.trials.values()} == {"completed", "parked"}
+    before = SweepState.load(crashed)
+    assert {t.status for t in before.trials.values()} == {"completed", "paused"}
     with (tmp_path / "resume.txt").open("w") as console:
         again = resume_sweep(crashed, console=Console(file=console))
     assert "are parked" in (tmp_path / "resume.txt").read_text()

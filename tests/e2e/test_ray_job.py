@@ -16,7 +16,7 @@ import sweepft
 from support.cluster import LocalCluster
 from support.faults import COORDINATOR, RANK, faults, processes, rows_of, story
 from support.sweeps import write_spec
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 
 pytestmark = [
     pytest.mark.full,
@@ -91,16 +91,16 @@ def test_a_sweep_outlives_its_client_is_stopped_and_resumed(
     status = json.loads(said(cluster, tmp_path, "status", str(note), "--json"))
     assert status["status"] == "running"
     assert status["sweep"]["status"] == "running"
-    said(cluster, tmp_path, "pin", str(note), max(RunView.load(run).trials))
+    said(cluster, tmp_path, "pin", str(note), max(SweepState.load(run).trials))
     said(cluster, tmp_path, "stop", str(note))
     told = said(cluster, tmp_path, "logs", str(note), code=None)
     assert "trial completed: trial=t000" in told
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert view.status == "interrupted", f"the driver had not the time to end its ledger: {told[-4000:]}"
 
     output = said(cluster, tmp_path, "resume", str(note))
     assert "resuming tiny" in output
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert view.status == "finished"
     assert {t.status for t in view.trials.values()} == {"completed"}
     assert len(view.trials) == 4
@@ -112,7 +112,7 @@ def test_a_job_across_three_nodes_outlives_its_client_and_one_of_them(
     cluster, tiny_model_dir, tiny_data_file, tmp_path
 ):
     spec = write_spec(
-        tmp_path, tiny_model_dir, tiny_data_file, resources=ACROSS_NODES, checkpoint="windows",
+        tmp_path, tiny_model_dir, tiny_data_file, resources=ACROSS_NODES, checkpoint="rungs",
         train={"budget": {"samples": 192}}, search={"trials": 4},
     )  # fmt: skip
     run = tmp_path / "run"
@@ -123,7 +123,7 @@ def test_a_job_across_three_nodes_outlives_its_client_and_one_of_them(
     cluster.kill(used[-1])
     assert "the winner:" in said(cluster, tmp_path, "logs", str(note))
 
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert view.status == "finished"
     (fault,) = faults(run)
     assert (fault["error"], fault["action"]) in {

@@ -15,7 +15,7 @@ import pytest
 
 from support.faults import story
 from support.sweeps import write_spec
-from sweepft.ledger import RunView, read_ledger
+from sweepft.ledger import SweepState, read_ledger
 from sweepft.search import STUDY_FILE, open_study
 
 TRIALS = 5
@@ -79,9 +79,9 @@ def check_resumed(run: Path, undisturbed: Path) -> None:
     last_end = {r["trial_id"]: r["seq"] for r in rows if r["kind"] == "end"}
     trained_after = [r for r in rows if r["kind"] == "steps" and r["seq"] > last_end[r["trial_id"]]]
     assert trained_after == [], "no finished trial is trained again"
-    study, _ = open_study(run / STUDY_FILE, RunView.load(run).name)
+    study, _ = open_study(run / STUDY_FILE, SweepState.load(run).name)
     told = {t.user_attrs["trial_id"]: t.params for t in study.trials if "trial_id" in t.user_attrs}
-    other, _ = open_study(undisturbed / STUDY_FILE, RunView.load(undisturbed).name)
+    other, _ = open_study(undisturbed / STUDY_FILE, SweepState.load(undisturbed).name)
     assert told == {t.user_attrs["trial_id"]: t.params for t in other.trials if "trial_id" in t.user_attrs}
 
 
@@ -120,7 +120,7 @@ def test_ctrl_c_and_sigterm_end_at_windows_and_the_run_can_go_on(spec, undisturb
         process.send_signal(number)
         output = finish(process, code=130)
         assert "stopping at the next windows" in output
-        view = RunView.load(run)
+        view = SweepState.load(run)
         assert view.status == "interrupted"
         assert (run / "report.html").exists()
         assert not {"running", "failed"} & {t.status for t in view.trials.values()}
@@ -138,7 +138,7 @@ def test_a_finished_sweep_is_extended_but_not_changed(undisturbed, tmp_path):
     assert "train.budget.samples: cannot change in a run that has begun" in refused
     assert "(got 50)" in refused
     finish(sweepft("resume", run, "--set", f"search.trials={TRIALS + 1}"))
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert list(view.trials) == [f"t{i:03d}" for i in range(TRIALS + 1)]
     before = story(undisturbed)
     assert {k: v for k, v in story(run).items() if k in before} == before

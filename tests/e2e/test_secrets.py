@@ -18,7 +18,7 @@ import pytest
 from support.sweeps import run_spec, write_spec
 from sweepft import redact
 from sweepft.errors import SpecError
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.spec import load
 
 pytestmark = pytest.mark.ray
@@ -73,7 +73,7 @@ def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch
     assert done.status == "finished"
     assert len(list(everything(run))) > 15
     assert leaks(run, [*PLANTED.values(), ON_THE_LINE]) == []
-    assert redact.REDACTED in RunView.load(run).header["command"]
+    assert redact.REDACTED in SweepState.load(run).header["command"]
     assert not leaks(tmp_path, [*PLANTED.values(), ON_THE_LINE]), "nor on the screen"
     assert stat.S_IMODE(run.stat().st_mode) == 0o700, "also where the folder was there before"
     assert stat.S_IMODE((run / "ledger").stat().st_mode) == 0o700

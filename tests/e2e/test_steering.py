@@ -15,7 +15,7 @@ from sweepft.driver.commands import give_command
 from sweepft.driver.resume import resume_sweep
 from sweepft.driver.status import watch_run
 from sweepft.errors import CommandError
-from sweepft.ledger import Command, RunView, ledger_path, read_ledger, send_command
+from sweepft.ledger import Command, SweepState, ledger_path, read_ledger, send_command
 from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray
@@ -28,7 +28,7 @@ def wait_for(run, condition, what: str):
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         if ledger_path(run).exists() and ledger_path(run).stat().st_size:
-            view = RunView.load(run)
+            view = SweepState.load(run)
             if condition(view):
                 return view
         time.sleep(0.05)
@@ -102,7 +102,7 @@ def test_every_command_is_answered_and_does_what_it_says(steered):
     assert done.status == "finished"
     assert told["stop"] == "it ends at its next report point"
     stopped = view.trials["t001"]
-    assert stopped.stopped_by["rule"] == "person"
+    assert stopped.stopped_by["rule"] == "user"
     assert stopped.reason.startswith("stopped by ")
     assert 0 < stopped.samples_seen < BUDGET
     clone = view.trials["t002"]
@@ -121,7 +121,7 @@ def test_a_paused_sweep_holds_nothing_and_goes_on_from_its_states(steered):
     again = [r for r in rows if r["kind"] == "start" and r["trial_id"] == "t000"]
     assert [r["attempt"] for r in again] == [1, 2]
     assert again[1]["from_step"] == paused.trials["t000"].step, "no step is lost"
-    steps = RunView.load(run).trials["t000"].history["step"].tolist()
+    steps = SweepState.load(run).trials["t000"].history["step"].tolist()
     assert steps == list(range(1, BUDGET // 8 + 1))
     assert not (run / "checkpoints" / "pause").exists()
 

@@ -16,7 +16,7 @@ from support.sweeps import run_spec, write_spec
 from sweepft.driver.resume import resume_sweep
 from sweepft.driver.status import status_of
 from sweepft.errors import StorageError
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
@@ -46,7 +46,7 @@ def small_disk(at: Path, options: str):
 def spec(tiny_model_dir, tiny_data_file, tmp_path):
     return write_spec(
         tmp_path, tiny_model_dir, tiny_data_file, search=SEARCH, resources={"concurrent_trials": 1},
-        checkpoint="windows",
+        checkpoint="rungs",
     )  # fmt: skip
 
 
@@ -55,12 +55,12 @@ def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calm")
     spec = write_spec(
         folder, tiny_model_dir, tiny_data_file, search=SEARCH, resources={"concurrent_trials": 1},
-        checkpoint="windows",
+        checkpoint="rungs",
     )  # fmt: skip
     return story(run_spec(spec, folder / "run").view)
 
 
-def go_on(run: Path) -> RunView:
+def go_on(run: Path) -> SweepState:
     with (run.parent / "resume.txt").open("w") as console:
         return resume_sweep(run, console=Console(file=console)).view
 
@@ -69,7 +69,7 @@ def check_ended_cleanly(run: Path, error: StorageError) -> None:
     assert "No space left on device" in str(error)
     assert str(run) in str(error)
     assert "Free space or make the folder writable, then resume the run." in str(error)
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert {t.status for t in view.trials.values()} <= {"completed", "stopped", "interrupted"}, (
         "none has failed"
     )
@@ -106,7 +106,7 @@ def test_a_full_disk_for_weights_ends_the_sweep_and_keeps_what_was_measured(undi
     with small_disk(run / "weights", "size=64k"), pytest.raises(StorageError) as raised:
         run_spec(spec, run)
     check_ended_cleanly(run, raised.value)
-    view = RunView.load(run)
+    view = SweepState.load(run)
     assert view.trials["t000"].status == "completed", "only its weights are missing"
     assert view.status == "interrupted"
     assert "No space left" in view.finish["reason"]

@@ -12,7 +12,7 @@ import pytest
 from support.sweeps import run_spec, write_spec
 from sweepft.data import TokenSet, sample_order
 from sweepft.export import write_best
-from sweepft.spec import TrainSettings, from_dict
+from sweepft.spec import TrainConfig, from_dict
 
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
@@ -25,7 +25,7 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     sources = [("old", ["arithmetic", "strings"]), ("new", ["sorting", "units", "dates"])]
     data = {
         "train": [{"path": str(tiny_data_file), "domains": own, "domain": name} for name, own in sources],
-        "held_out": [{"name": name, "fraction": 0.15, "domains": [name]} for name, _ in sources],
+        "validation": [{"name": name, "fraction": 0.15, "domains": [name]} for name, _ in sources],
         "phases": [{"domains": ["old"]}, {"domains": ["new"]}],  # a weight makes its phase longer
         "replay": 0.2,
     }
@@ -35,7 +35,7 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
         "learning_rate": {"choice": [1.0e-3, 3.0e-3, 1.0e-2]},
     }
     spec = write_spec(
-        folder, tiny_model_dir, tiny_data_file, data=data, early_stop={"rule": "none", "windows": [0.5]},
+        folder, tiny_model_dir, tiny_data_file, data=data, early_stop={"rule": "none", "rungs": [0.5]},
         train={"budget": {"samples": BUDGET}, "batch_size": 8},
         search={"trials": 12, "sampler": "grid", "start_with": [], "space": space}, resources={"concurrent_trials": 1},
     )  # fmt: skip
@@ -51,7 +51,7 @@ def test_each_strategy_and_weight_has_an_order_of_its_own(finished):
     for trial in done.view.trials.values():
         assert trial.status == "completed"
         assert trial.samples_seen == BUDGET
-        settings = TrainSettings.model_validate(trial.effective)
+        settings = TrainConfig.model_validate(trial.train_config)
         assert trial.data_order == sample_order(tokens, settings.seed, settings.data, BUDGET).digest
         key = trial.config["data.strategy"], trial.config["data.mixture.new"]
         assert orders.setdefault(key, trial.data_order) == trial.data_order

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from support.sweeps import run_spec, write_spec
 from sweepft.data import TokenSet
 from sweepft.ledger import read_ledger
-from sweepft.replay.sources import live_verdicts
+from sweepft.replay.sources import live_decisions
 from sweepft.search import STUDY_FILE, open_study
 
 pytestmark = pytest.mark.ray
@@ -63,8 +63,8 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
         assert row["status"] == trial.status
         assert told.user_attrs["config"] == trial.config
         assert float(row["learning_rate"]) == trial.config["learning_rate"]
-        windows = {round(e["window"] * 96): e["objective"] for e in trial.evals}
-        assert told.intermediate_values == windows
+        rungs = {round(e["rung"] * 96): e["objective"] for e in trial.evals}
+        assert told.intermediate_values == rungs
         kept = [["residuals" in found for found in e["sets"].values()] for e in trial.evals]
         assert all(all(k) if e["final"] else not any(k) for k, e in zip(kept, trial.evals, strict=True))
         if trial.status == "completed":
@@ -73,7 +73,7 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
         else:
             assert row["rank"] == ""
             assert trial.objective is None
-            assert windows, "a stopped trial keeps all its intermediate values"
+            assert rungs, "a stopped trial keeps all its intermediate values"
     values = [t.value for t in by_name.values() if t.state == TrialState.COMPLETE]
     assert float(next(r for r in table.values() if r["rank"] == "1")["objective"]) == min(values)
 
@@ -93,23 +93,23 @@ def test_every_step_is_recorded_once_with_its_samples(finished):
 def test_a_stop_says_why(finished):
     run, done = finished
     stopped = [t for t in done.view.trials.values() if t.status == "stopped"]
-    verdicts = [r for r in read_ledger(run) if r["kind"] == "verdict" and r["action"] == "stop"]
-    assert {v["trial_id"] for v in verdicts} == {t.trial_id for t in stopped}
+    decisions = [r for r in read_ledger(run) if r["kind"] == "decision" and r["action"] == "stop"]
+    assert {v["trial_id"] for v in decisions} == {t.trial_id for t in stopped}
     for trial in stopped:
-        verdict = next(v for v in verdicts if v["trial_id"] == trial.trial_id)
-        assert verdict["window"] in (0.25, 0.5)
-        assert verdict["rule"] == "median"
-        assert trial.reason == verdict["reason"]
-        assert len(verdict["reason"]) > 20
-        assert verdict["evidence"]
+        decision = next(v for v in decisions if v["trial_id"] == trial.trial_id)
+        assert decision["rung"] in (0.25, 0.5)
+        assert decision["rule"] == "median"
+        assert trial.reason == decision["reason"]
+        assert len(decision["reason"]) > 20
+        assert decision["evidence"]
 
 
 def test_its_ledger_replayed_gives_the_live_verdicts(finished):
     run, _ = finished
     rows = read_ledger(run)
-    recorded = [r for r in rows if r["kind"] == "verdict"]
+    recorded = [r for r in rows if r["kind"] == "decision"]
     assert {"continue", "stop"} <= {r["action"] for r in recorded}
-    again = [json.loads(json.dumps(v.to_row())) for v in live_verdicts(rows)]
+    again = [json.loads(json.dumps(v.to_row())) for v in live_decisions(rows)]
     assert again == [{key: r[key] for key in row} for r, row in zip(recorded, again, strict=True)]
 
 
@@ -155,7 +155,7 @@ def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path
         assert (trial.config, trial.status, trial.objective) == (other.config, other.status, other.objective)
         for column in ("loss", "grad_norm", "lr"):
             assert trial.history[column].tolist() == other.history[column].tolist()
-        assert [v["reason"] for v in trial.verdicts] == [v["reason"] for v in other.verdicts]
+        assert [v["reason"] for v in trial.decisions] == [v["reason"] for v in other.decisions]
 
 
 def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
@@ -198,10 +198,10 @@ def test_the_winners_weights_load_elsewhere_and_give_its_loss(finished):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.chat_template
     assert (folder / "generation_config.json").exists()
-    held_out = TokenSet(done.view.header["data"]["held_out"][0]["data"]["path"])
+    validation = TokenSet(done.view.header["data"]["validation"][0]["data"]["path"])
     total = tokens = 0
-    for i in range(len(held_out)):
-        ids, mask = (torch.from_numpy(a)[None] for a in held_out.row(i))
+    for i in range(len(validation)):
+        ids, mask = (torch.from_numpy(a)[None] for a in validation.row(i))
         with torch.no_grad():
             logits = model(input_ids=ids).logits[0, :-1]
         total += torch.nn.functional.cross_entropy(

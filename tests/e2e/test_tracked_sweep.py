@@ -32,8 +32,8 @@ def test_every_tracker_that_is_installed_holds_the_ledgers_curves(
             points = sorted((s.step, s.value) for s in found if s.tag == f"train/{key}")
             assert [step for step, _ in points] == trial.history["samples_seen"].tolist()
             np.testing.assert_array_equal([v for _, v in points], trial.history[key].astype(np.float32))
-        held_out = sorted((s.step, s.value) for s in found if s.tag == "held_out/objective")
-        assert held_out == [(e["samples_seen"], np.float32(e["objective"])) for e in trial.evals]
+        validation = sorted((s.step, s.value) for s in found if s.tag == "validation/objective")
+        assert validation == [(e["samples_seen"], np.float32(e["objective"])) for e in trial.evals]
     if "wandb" in installed:
         assert len(list((run / "wandb").glob("offline-run-*"))) == 4
     if "mlflow" in installed:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.sweeps import write_spec
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
 
@@ -37,7 +37,7 @@ else:  # a node that has something else mounted where the run folder lies
         ["unshare", "-m", "sh", "-c", 'mount -t tmpfs tmpfs "$1" && shift && exec "$@"', "sh", out, *start]
     )
 from sweepft.errors import SweepftError
-from sweepft.driver.start import run_sweep
+from sweepft.driver.start import start_sweep
 from sweepft.spec import load
 from rich.console import Console
 
@@ -47,7 +47,7 @@ try:
     while len([n for n in ray.nodes() if n["Alive"]]) < 2:
         time.sleep(0.2)
     ray.shutdown()
-    done = run_sweep(load(spec), Path(out), address=cluster.address, console=Console(file=sys.stdout))
+    done = start_sweep(load(spec), Path(out), address=cluster.address, console=Console(file=sys.stdout))
     print("status", done.status)
 except SweepftError as error:
     print("refused:", error)
@@ -77,7 +77,7 @@ def test_a_trial_of_two_ranks_runs_across_both_nodes(tiny_model_dir, tiny_data_f
     # Two ranks of two CPUs each fit on neither node alone.
     output = run_script(spec, tmp_path / "run", "no")
     assert "status finished" in output
-    view = RunView.load(tmp_path / "run")
+    view = SweepState.load(tmp_path / "run")
     assert {t.status for t in view.trials.values()} == {"completed"}
 
 
@@ -91,4 +91,4 @@ def test_node_local_storage_is_refused_before_anything_starts(tiny_model_dir, ti
     output = run_script(spec, tmp_path / "run", "yes")
     assert "refused:" in output
     assert "1 of 2 nodes of the cluster do not see the run folder" in output
-    assert not RunView.load(tmp_path / "run").trials
+    assert not SweepState.load(tmp_path / "run").trials

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweepft.data.cache import write_token_set
-from sweepft.training.config import EnginePlan, HeldOutSet, TrialPlan
+from sweepft.training.config import EngineConfig, TrialConfig, ValidationSet
 
 VOCAB = 384
 
@@ -28,23 +28,23 @@ def write_rows(folder: Path, rows: int, seed: int, domains: Sequence[str] = ("an
     return folder
 
 
-def engine_plan(model: Path, folder: Path, **changes: Any) -> EnginePlan:
+def engine_plan(model: Path, folder: Path, **changes: Any) -> EngineConfig:
     """A plan over 50 training and 10 held-out rows."""
     defaults: dict[str, Any] = {
         "model_path": str(model),
         "train_cache": str(write_rows(folder / "train", 50, 1)),
-        "held_out": (HeldOutSet("held", str(write_rows(folder / "held", 10, 2)), 1.0),),
+        "validation": (ValidationSet("held", str(write_rows(folder / "held", 10, 2)), 1.0),),
         "budget_samples": 64,
         "micro_batch": 4,
         "scratch": str(folder / "base"),
-        "windows": (0.5,),
+        "rungs": (0.5,),
         "zero_stage": 2,
         "precision": "fp32",
     }
-    return EnginePlan(**{**defaults, **changes})
+    return EngineConfig(**{**defaults, **changes})
 
 
-def trial(name: str = "t000", **changes: Any) -> TrialPlan:
+def trial(name: str = "t000", **changes: Any) -> TrialConfig:
     defaults: dict[str, Any] = {
         "batch_size": 8,
         "learning_rate": 3e-3,
@@ -52,4 +52,4 @@ def trial(name: str = "t000", **changes: Any) -> TrialPlan:
         "planned_steps": 8,
         "warmup_steps": 2,
     }
-    return TrialPlan(name, **{**defaults, **changes})
+    return TrialConfig(name, **{**defaults, **changes})

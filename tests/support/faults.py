@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import psutil
 import ray
 
-from sweepft.ledger import RunView, read_ledger
+from sweepft.ledger import SweepState, read_ledger
 
 T = TypeVar("T")
 
@@ -72,9 +72,9 @@ def kill(found: Sequence[psutil.Process]) -> int:
     return int(found[-1].pid)
 
 
-def story(run: Path | RunView) -> dict[str, Any]:
+def story(run: Path | SweepState) -> dict[str, Any]:
     """What must not depend on faults: proposals, verdicts, losses, endings."""
-    view = run if isinstance(run, RunView) else RunView.load(run)
+    view = run if isinstance(run, SweepState) else SweepState.load(run)
     return {
         name: (
             trial.config,
@@ -82,8 +82,8 @@ def story(run: Path | RunView) -> dict[str, Any]:
             trial.objective,
             trial.history["loss"].tolist(),
             trial.history["grad_norm"].tolist(),
-            [(e["window"], e["objective"]) for e in trial.evals],
-            {(v["window"], v["action"], v["reason"]) for v in trial.verdicts},
+            [(e["rung"], e["objective"]) for e in trial.evals],
+            {(v["rung"], v["action"], v["reason"]) for v in trial.decisions},
         )
         for name, trial in view.trials.items()
     }

@@ -11,12 +11,12 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweepft.early_stopping import History, Referee, make_report, make_rule, replay_rows
-from sweepft.ledger import whole_results
+from sweepft.early_stopping import EarlyStopper, PriorSweeps, make_report, make_rule, replay_rows
+from sweepft.ledger import complete_results
 from sweepft.ledger.rows import complete_fields
 
 BUDGET = 100
-WINDOWS = (0.1, 0.25, 0.5)
+RUNGS = (0.1, 0.25, 0.5)
 POINTS = (10, 25, 40, 50, 75, 100)
 
 
@@ -39,21 +39,21 @@ class JudgedSweep:
     slots: int = 3
     failing: float = 0.02
     crashes: tuple[int, ...] = ()
-    history: History = field(default_factory=History)
+    history: PriorSweeps = field(default_factory=PriorSweeps)
     rows: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def run(self) -> JudgedSweep:
-        """Run it to its end; `rows` is its ledger and `referee` who judged it."""
+        """Run it to its end; `rows` is its ledger and `early_stopper` who judged it."""
         self.random = random.Random(self.seed)
         self.quality = [self.random.gauss(0, 1) for _ in range(self.trials)]
-        self.referee = self.fresh_referee()
+        self.early_stopper = self.fresh_early_stopper()
         self.at = [0] * self.trials  # report points reached
         self.attempts = [0] * self.trials
         self.busy: list[int] = []
-        self.parked: list[int] = []
+        self.paused: list[int] = []
         self.waiting = list(range(self.trials))
         self.told: set[int] = set()
-        spec = {"early_stop": {**self.early_stop, "windows": list(WINDOWS)}}
+        spec = {"early_stop": {**self.early_stop, "rungs": list(RUNGS)}}
         self.header = {
             "name": "made-up", "spec": spec, "spec_digest": "", "seed": 7, "budget_samples": BUDGET,
             "sweepft_version": "0", "history": self.history.to_dict(),
@@ -67,13 +67,13 @@ class JudgedSweep:
                 continue
             trial = self.random.choice(self.busy)
             self.advance(trial)
-        for prospect in self.referee.prospects():
-            self.end(int(prospect.trial_id[1:]), "stopped", prospect.reason)
-            self.referee.give_up(prospect.trial_id)
+        for paused_trial in self.early_stopper.paused_trials():
+            self.end(int(paused_trial.trial_id[1:]), "stopped", paused_trial.reason)
+            self.early_stopper.give_up(paused_trial.trial_id)
         self.write("finish", status="finished")
         return self
 
-    def fresh_referee(self) -> Referee:
+    def fresh_early_stopper(self) -> EarlyStopper:
         """As the spec says."""
         stop = dict(self.early_stop)
         audit = (
@@ -83,12 +83,12 @@ class JudgedSweep:
             if stop["rule"] == "calibrated"
             else 0.0
         )
-        known = {k: stop[k] for k in ("good", "false_stop", "min_peers") if k in stop}
+        known = {k: stop[k] for k in ("top_fraction", "max_false_stop_rate", "min_peers") if k in stop}
         rule = make_rule(stop["rule"], audit=audit, history=self.history, **known)
-        extra = {k: stop[k] for k in ("good", "max_bad_stops", "park") if k in stop}
-        return Referee(
+        extra = {k: stop[k] for k in ("top_fraction", "max_false_discovery_rate", "pause") if k in stop}
+        return EarlyStopper(
             rule=rule,
-            windows=WINDOWS,
+            rungs=RUNGS,
             budget=BUDGET,
             mode="min",
             audit=audit,
@@ -113,19 +113,21 @@ class JudgedSweep:
                 trial = self.waiting.pop(0)
             else:
                 ready = [
-                    p for p in self.referee.prospects() if p.worth and int(p.trial_id[1:]) in self.parked
+                    p
+                    for p in self.early_stopper.paused_trials()
+                    if p.worth and int(p.trial_id[1:]) in self.paused
                 ]
                 if not ready:
                     break
                 trial = int(ready[0].trial_id[1:])
-                self.parked.remove(trial)
+                self.paused.remove(trial)
             self.busy.append(trial)
             self.attempts[trial] += 1
-            self.referee.add(self.name(trial), {})
+            self.early_stopper.add(self.name(trial), {})
             if trial not in self.told:
                 self.told.add(trial)
                 self.write(
-                    "trial", trial_id=self.name(trial), number=trial, config={}, effective={}, origin="sampler",
+                    "trial", trial_id=self.name(trial), number=trial, params={}, train_config={}, origin="sampler",
                     planned_steps=BUDGET, warmup_steps=0, study_number=trial,
                 )  # fmt: skip
         return bool(self.busy)
@@ -137,7 +139,7 @@ class JudgedSweep:
         """One result of a trial: its rows, and what becomes of it. A torn one lacks the rows that close it."""
         name, attempt = self.name(trial), self.attempts[trial]
         if self.random.random() < self.failing:
-            self.referee.fail(name)
+            self.early_stopper.fail(name)
             self.busy.remove(trial)
             return self.end(trial, "failed", "out of memory")
         first, last = (0, *POINTS)[self.at[trial]], POINTS[self.at[trial]]
@@ -151,10 +153,10 @@ class JudgedSweep:
         history = {"step": steps, "samples_seen": steps, "tokens_seen": steps, "loss": [value] * len(steps)}
         history |= {"grad_norm": [1.0] * len(steps), "lr": [0.1] * len(steps), "seconds": [1.0] * len(steps)}
         self.write("steps", trial_id=name, attempt=attempt, history=history, data_order="d")
-        evaluated = last / BUDGET in (*WINDOWS, 1.0)
+        evaluated = last / BUDGET in (*RUNGS, 1.0)
         if evaluated:
             self.write(
-                "eval", trial_id=name, attempt=attempt, step=last, samples_seen=last, window=last / BUDGET,
+                "eval", trial_id=name, attempt=attempt, step=last, samples_seen=last, rung=last / BUDGET,
                 final=last == BUDGET, objective=value, sets={},
             )  # fmt: skip
         report = make_report(
@@ -162,21 +164,25 @@ class JudgedSweep:
             metric=value if evaluated else None, data_order="d",
         )  # fmt: skip
         over = last == BUDGET
-        verdicts = self.referee.complete(name, report) if over else self.referee.report(name, report)
-        for verdict in verdicts:
-            self.write("verdict", **verdict.to_row())
+        decisions = (
+            self.early_stopper.complete(name, report) if over else self.early_stopper.report(name, report)
+        )
+        for decision in decisions:
+            self.write("decision", **decision.to_row())
         if torn:
             return None
         self.write("cost", trial_id=name, slot=0, phase="train", seconds=1.0)
         self.at[trial] += 1
-        if not over and not (verdicts and verdicts[-1].ends_trial):
+        if not over and not (decisions and decisions[-1].ends_trial):
             return None
         self.busy.remove(trial)
         if over:
             return self.end(trial, "completed", None, value)
-        if verdicts[-1].action == "park":
-            return self.parked.append(trial)
-        return self.end(trial, {"guard": "diverged"}.get(verdicts[-1].action, "stopped"), verdicts[-1].reason)
+        if decisions[-1].action == "pause":
+            return self.paused.append(trial)
+        return self.end(
+            trial, {"divergence_check": "diverged"}.get(decisions[-1].action, "stopped"), decisions[-1].reason
+        )
 
     def end(self, trial: int, status: str, reason: str | None, objective: float | None = None) -> None:
         seen = (0, *POINTS)[self.at[trial]]
@@ -190,8 +196,8 @@ class JudgedSweep:
         if torn:
             self.advance(self.random.choice(self.busy), torn=True)
         self.write("sweep", **self.header, resumed=True)
-        self.referee = self.fresh_referee()
-        replay_rows(self.referee, whole_results(self.rows)[0])
+        self.early_stopper = self.fresh_early_stopper()
+        replay_rows(self.early_stopper, complete_results(self.rows)[0])
         again = sorted(self.busy)
         self.busy = []
         self.waiting = again + self.waiting

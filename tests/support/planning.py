@@ -18,7 +18,7 @@ def spec_to_plan(**sections: Any) -> SweepSpec:
         "model": {"path": "org/model-3b"},
         "data": {
             "train": [{"path": "org/rows"}],
-            "held_out": [{"name": "own", "fraction": 0.01, "limit": 1000}],
+            "validation": [{"name": "own", "fraction": 0.01, "limit": 1000}],
             "max_length": 1024,
         },
         "train": {"budget": {"samples": 51_200}, "micro_batch": 4, "precision": "bf16", "zero_stage": 2},
@@ -29,7 +29,7 @@ def spec_to_plan(**sections: Any) -> SweepSpec:
                 "learning_rate": {"log_uniform": [1e-6, 1e-4]},
             },
         },
-        "early_stop": {"windows": [0.1, 0.25, 0.5]},
+        "early_stop": {"rungs": [0.1, 0.25, 0.5]},
         "resources": {"workers_per_trial": 4, "gpus_per_worker": 1, "concurrent_trials": 2},
     }
     for name, changes in sections.items():

@@ -17,13 +17,13 @@ from queue import Empty
 from typing import Any
 from unittest import mock
 
-from sweepft.training.config import EnginePlan, TrialPlan
-from sweepft.training.rendezvous import listen
+from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.training.rendezvous import open_listener
 
 
 def run_trials(
-    plan: EnginePlan,
-    trials: list[TrialPlan],
+    plan: EngineConfig,
+    trials: list[TrialConfig],
     world_size: int,
     chunks: int = 1,
     reset_in_place: bool | None = None,
@@ -34,7 +34,7 @@ def run_trials(
 
 
 def _train(
-    runner: Any, trials: list[TrialPlan], chunks: int, reset_in_place: bool | None
+    runner: Any, trials: list[TrialConfig], chunks: int, reset_in_place: bool | None
 ) -> list[dict[str, Any]]:
     from sweepft.training.deepspeed_engine import ZeroEngine
 
@@ -47,21 +47,23 @@ def _train(
             chunk = runner.run(-(-runner.plan.budget_samples * (i + 1) // chunks))
             for name, values in chunk["history"].items():
                 result["history"].setdefault(name, []).extend(values)
-            if runner.held_out:
+            if runner.validation:
                 result.setdefault("evals", []).append(runner.evaluate())
         result["diverged"] = chunk["diverged"]
         results.append(result)
     return results
 
 
-def on_ranks(job: Callable[..., Any], world_size: int, plan: EnginePlan, *args: Any, gpus: float = 0) -> Any:
+def on_ranks(
+    job: Callable[..., Any], world_size: int, plan: EngineConfig, *args: Any, gpus: float = 0
+) -> Any:
     """``job(runner, *args)`` on every rank; returns what rank 0 returns and raises what any rank raises."""
     # DeepSpeed settles its device when it is imported, and CUDA does not outlive a fork.
     context = multiprocessing.get_context("spawn" if gpus else "forkserver")
     if not gpus:
         _serve()
     queue = context.Queue()
-    with listen("127.0.0.1") as meeting:
+    with open_listener("127.0.0.1") as meeting:
         port = meeting.getsockname()[1]
         processes = [
             context.Process(
@@ -115,7 +117,7 @@ def _rank(
     world_size: int,
     port: int,
     listener: socket.socket | None,
-    plan: EnginePlan,
+    plan: EngineConfig,
     job: Any,
     args: Any,
     gpus: float,

@@ -12,7 +12,7 @@ from sweepft.search import Proposal
 from sweepft.spec import SweepSpec, from_dict
 
 BUDGET = 1000
-WINDOWS = (0.1, 0.25, 0.5)
+RUNGS = (0.1, 0.25, 0.5)
 
 SPACE = {
     "batch_size": {"choice": [32, 8, 16]},
@@ -35,7 +35,7 @@ def make_spec(space: dict[str, Any] = SPACE, *, concurrent: int = 1, **search: A
         {
             "name": "proposing",
             "model": {"path": "org/model"},
-            "data": {"train": [{"path": "org/rows"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+            "data": {"train": [{"path": "org/rows"}], "validation": [{"name": "own", "fraction": 0.1}]},
             "train": train,
             "search": {**search, "space": space},
             "resources": {"concurrent_trials": concurrent},
@@ -43,12 +43,12 @@ def make_spec(space: dict[str, Any] = SPACE, *, concurrent: int = 1, **search: A
     )
 
 
-def loss(config: dict[str, Any], window: float = 1.0) -> float:
+def loss(params: dict[str, Any], rung: float = 1.0) -> float:
     """A made objective with one best place: batch 16, rate 1e-3, little warmup, cosine."""
-    value = (math.log10(config.get("learning_rate", 1e-3)) + 3) ** 2
-    value += (math.log2(config.get("batch_size", 16)) - 4) ** 2 / 4
-    value += 3 * config.get("warmup", 0.0) + 0.2 * (config.get("schedule") != "cosine")
-    return value + 1.0 / window
+    value = (math.log10(params.get("learning_rate", 1e-3)) + 3) ** 2
+    value += (math.log2(params.get("batch_size", 16)) - 4) ** 2 / 4
+    value += 3 * params.get("warmup", 0.0) + 0.2 * (params.get("schedule") != "cosine")
+    return value + 1.0 / rung
 
 
 class Ledger:
@@ -62,13 +62,13 @@ class Ledger:
         self.rows.append(json.loads(json.dumps({"kind": kind, **asdict(row)})))
 
     def propose(self, p: Proposal) -> None:
-        row = TrialRow(p.trial_id, p.number, p.config, {}, p.origin, 1, 0, p.study_number)
+        row = TrialRow(p.trial_id, p.number, p.params, {}, p.origin, 1, 0, p.study_number)
         if not p.resumed:
             self.write("trial", row)
         self.write("start", StartRow(p.trial_id, 1 + p.resumed, 0))
 
-    def evaluate(self, trial_id: str, window: float, objective: float | None, *, final: bool = False) -> None:
-        self.write("eval", EvalRow(trial_id, 1, 1, 1, None if final else window, final, objective, {}))
+    def evaluate(self, trial_id: str, rung: float, objective: float | None, *, final: bool = False) -> None:
+        self.write("eval", EvalRow(trial_id, 1, 1, 1, None if final else rung, final, objective, {}))
 
     def end(self, trial_id: str, status: str, objective: float | None, reason: str | None) -> None:
         self.write("end", EndRow(trial_id, 1, status, reason, objective, 1, 1, 1))

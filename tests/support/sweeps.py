@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from sweepft.driver.start import run_sweep
-from sweepft.driver.sweep import Finished
+from sweepft.driver.start import start_sweep
+from sweepft.driver.sweep import SweepResult
 from sweepft.spec import SweepSpec, load
 
 _CACHE = Path(tempfile.mkdtemp(prefix="sweepft-test-cache-"))
@@ -27,7 +27,7 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
         "model": {"path": str(model_dir)},
         "data": {
             "train": [{"path": str(data_file)}],
-            "held_out": [{"name": "own", "fraction": 0.15}],
+            "validation": [{"name": "own", "fraction": 0.15}],
             "max_length": 128,
         },
         "train": {
@@ -46,7 +46,7 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
                 "schedule": {"choice": ["constant", "cosine"]},
             },
         },
-        "early_stop": {"rule": "median", "windows": [0.25, 0.5], "min_steps": 2, "min_peers": 2},
+        "early_stop": {"rule": "median", "rungs": [0.25, 0.5], "min_steps": 2, "min_peers": 2},
         "resources": {"concurrent_trials": 2},
     }
     for name, changes in sections.items():
@@ -56,10 +56,10 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
     return file
 
 
-def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ()) -> Finished:
+def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ()) -> SweepResult:
     """Run it in this process's Ray session, its progress kept to itself."""
     loaded = spec if isinstance(spec, SweepSpec) else load(spec, overrides)
     out.mkdir(exist_ok=True)
     (out / "cache").symlink_to(_CACHE)
     with (out.parent / f"{out.name}.txt").open("w") as console:
-        return run_sweep(loaded, out, console=Console(file=console))
+        return start_sweep(loaded, out, console=Console(file=console))

@@ -34,7 +34,7 @@ class TrackedRun:
 
     def trial(self, name: str = "t000") -> None:
         self.ledger.append(
-            "trial", trial_id=name, number=int(name[1:]), config={"learning_rate": 1e-3}, effective=EFFECTIVE,
+            "trial", trial_id=name, number=int(name[1:]), params={"learning_rate": 1e-3}, train_config=EFFECTIVE,
             origin="sampler", planned_steps=12, warmup_steps=0,
         )  # fmt: skip
         self.start(name)
@@ -57,15 +57,15 @@ class TrackedRun:
         )  # fmt: skip
         if objective is not None:
             self.ledger.append(
-                "eval", trial_id=name, attempt=1, step=steps[-1], samples_seen=8 * steps[-1], window=0.25,
+                "eval", trial_id=name, attempt=1, step=steps[-1], samples_seen=8 * steps[-1], rung=0.25,
                 final=False, objective=objective, sets={"own": {"loss": objective}, "general": {"loss": 4.0}},
             )  # fmt: skip
         return row
 
-    def verdict(self, action: str, name: str = "t000", reason: str = "p_good 0.01 < 0.05") -> None:
+    def decision(self, action: str, name: str = "t000", reason: str = "p_top 0.01 < 0.05") -> None:
         step = self.steps.get(name, 0)
         self.ledger.append(
-            "verdict", trial_id=name, step=step, samples_seen=8 * step, window=0.25, action=action,
+            "decision", trial_id=name, step=step, samples_seen=8 * step, rung=0.25, action=action,
             rule="calibrated", reason=reason,
         )  # fmt: skip
 

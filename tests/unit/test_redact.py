@@ -39,7 +39,7 @@ def test_secrets_go(text: str, clean: str) -> None:
     "text",
     [
         "", "max_tokens=4096 tokens_seen=3", "sk-learn", "hf_hub", "learning_rate=2e-05", "https://host/a@b",
-        "path/to/token.json", "scheduler=asha p_good=0.03", "git@host:org/repo",
+        "path/to/token.json", "scheduler=asha p_top=0.03", "git@host:org/repo",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:

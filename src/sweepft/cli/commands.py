@@ -84,4 +84,4 @@ def watch(run: Path) -> None:
     watch_run(run_folder(run))
 
 
-STEERING = (watch, stop, pin, clone, extend, pause, go_on)
+SWEEP_COMMANDS = (watch, stop, pin, clone, extend, pause, go_on)

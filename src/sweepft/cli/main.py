@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 import sweepft
-from sweepft.cli.commands import STEERING
+from sweepft.cli.commands import SWEEP_COMMANDS
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS as _ADDRESS
 from sweepft.cli.options import NO_FILES as _NO_FILES
@@ -25,7 +25,7 @@ from sweepft.cli.plan import plan
 from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
 
 if TYPE_CHECKING:
-    from sweepft.driver.sweep import Finished
+    from sweepft.driver.sweep import SweepResult
     from sweepft.spec import SweepSpec
 
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 @click.argument("uri", required=False)
 def mirror(run: Path, uri: str | None) -> None:
     """Bring the mirror of RUN up to date: that of its spec, or a new one at URI (s3://, gs://, file://)."""
-    from sweepft.ledger import RunView
+    from sweepft.ledger import SweepState
     from sweepft.mirror.follow import copy_once
 
-    uri = uri or (RunView.load(run).spec.get("mirror") or {}).get("uri")
+    uri = uri or (SweepState.load(run).spec.get("mirror") or {}).get("uri")
     if uri is None:
         raise MirrorError(f"{run}: has no mirror\n  for example sweepft mirror {run} s3://bucket/folder")
     click.echo(f"{uri}: has everything, {copy_once(run.resolve(), uri) / 1e6:.1f} MB")
@@ -86,9 +86,9 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
         loaded = make_tiny(loaded, out / "material")
     _check_rows(loaded)
-    from sweepft.driver.start import run_sweep  # Ray: only once the spec has been found sound
+    from sweepft.driver.start import start_sweep  # Ray: only once the spec has been found sound
 
-    finished = run_sweep(loaded, out, address=address)
+    finished = start_sweep(loaded, out, address=address)
     _close(finished)
 
 
@@ -152,7 +152,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
 
 
-for command in (plan, logs, mirror, fetch, *STEERING):
+for command in (plan, logs, mirror, fetch, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 
@@ -163,13 +163,13 @@ for command in (plan, logs, mirror, fetch, *STEERING):
 def demo(out: Path) -> None:
     """Make a small data set and a tiny model, and run a sweep of 12 trials on them."""
     from sweepft.demo import make_demo
-    from sweepft.driver.start import run_sweep
+    from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
     click.echo(f"making the demo's data and model in {out / 'material'}")
     spec = make_demo(out / "material")
     stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
-    _close(run_sweep(load(spec), out / f"run-{stamp}"))
+    _close(start_sweep(load(spec), out / f"run-{stamp}"))
 
 
 @cli.command()
@@ -238,11 +238,11 @@ def schema() -> None:
 @cli.command()
 def settings() -> None:
     """List the named settings that search.start_with may hold, with their sources."""
-    from sweepft.spec import NAMED_SETTINGS, setting_text
+    from sweepft.spec import PRESETS, format_value
 
-    for setting in NAMED_SETTINGS.values():
+    for setting in PRESETS.values():
         click.echo(f"{setting.name}: {setting.about}")
-        click.echo(f"  {', '.join(f'{key} {setting_text(value)}' for key, value in setting.config.items())}")
+        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in setting.config.items())}")
         click.echo(f"  {setting.source}")
 
 
@@ -297,7 +297,7 @@ def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
-def _close(finished: Finished) -> None:
+def _close(finished: SweepResult) -> None:
     """Show the outcome and leave with its exit code."""
     from rich.console import Console
 

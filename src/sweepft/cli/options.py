@@ -45,10 +45,10 @@ ADDRESS = click.option(
 def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
     """Write the report of a run, and ``best/`` where it has a winner whose weights are there, or need not be."""
     from sweepft.export import write_best
-    from sweepft.ledger import RunView
+    from sweepft.ledger import SweepState
     from sweepft.report import write_report
 
-    view = RunView.load(run)
+    view = SweepState.load(run)
     for path in write_report(run, view=view, price=price).values():
         click.echo(path)
     best = view.best

@@ -11,14 +11,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from sweepft.early_stopping import BY_PERSON, RULES, read_history
+from sweepft.early_stopping import BY_USER, RULES, read_prior_sweeps
 from sweepft.errors import ReplayError
-from sweepft.ledger import ledger_path, read_ledger, whole_results
+from sweepft.ledger import complete_results, ledger_path, read_ledger
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
 from sweepft.replay.runner import OTHERS, Replay, ReplayRow, replay_all
 from sweepft.replay.score import bootstrap
-from sweepft.replay.sources import live_verdicts, read_source
+from sweepft.replay.sources import live_decisions, read_source
 
 
 def _columns(_context: click.Context, _option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
@@ -29,7 +29,7 @@ def _columns(_context: click.Context, _option: click.Parameter, pairs: Sequence[
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def _windows(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
+def _rungs(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
@@ -52,7 +52,7 @@ def _windows(_context: click.Context, _option: click.Parameter, text: str) -> tu
     "--group", type=click.IntRange(2), help="Runs a sweep; larger studies are sampled. Default: all."
 )
 @click.option(
-    "--windows", default="0.05,0.1,0.25,0.5", show_default=True, callback=_windows, help="Of the budget."
+    "--windows", default="0.05,0.1,0.25,0.5", show_default=True, callback=_rungs, help="Of the budget."
 )
 @click.option(
     "--min-steps", default=0, show_default=True, type=click.IntRange(0), help="Before a trial is judged."
@@ -95,7 +95,7 @@ def replay_command(
     columns: dict[str, str],
     mode: Literal["min", "max"] | None,
     budget: float | None,
-    history: tuple[str, ...],
+    prior_sweeps: tuple[str, ...],
     calibrate_to: Path | None,
     json_to: Path | None,
     plot_to: Path | None,
@@ -126,8 +126,12 @@ def replay_command(
     for study in studies:
         if study.left_out:
             console.print(f"{study.name}: {study.left_out} trials did not run to their end and are left out")
-    earlier = read_history(history, good=settings["good"], false_stop=settings["false_stop"])
-    replay = Replay(group=group, history=earlier, **settings)
+    earlier = read_prior_sweeps(
+        prior_sweeps,
+        top_fraction=settings["top_fraction"],
+        max_false_stop_rate=settings["max_false_stop_rate"],
+    )
+    replay = Replay(group=group, prior_sweeps=earlier, **settings)
     if calibrate_to is not None:
         _calibrate(studies, replay, calibrate_to, console)
         if not rules:
@@ -149,18 +153,18 @@ def replay_command(
 def _calibrate(studies: Sequence[Study], replay: Replay, path: Path, console: Console) -> None:
     found = calibrate(
         studies,
-        false_stop=replay.false_stop,
-        good=replay.good,
-        windows=replay.windows,
+        max_false_stop_rate=replay.max_false_stop_rate,
+        top_fraction=replay.top_fraction,
+        rungs=replay.rungs,
         min_steps=replay.min_steps,
         slots=replay.slots,
         group=replay.group or 24,
         seed=replay.seed,
     )
     if found is None:
-        needed = round(1 / replay.false_stop) - 1
+        needed = round(1 / replay.max_false_stop_rate) - 1
         raise ReplayError(
-            f"--calibrate: {len(studies)} sweeps cannot bound false stops at {replay.false_stop:g}: at least {needed}"
+            f"--calibrate: {len(studies)} sweeps cannot bound false stops at {replay.max_false_stop_rate:g}: at least {needed}"
             " are needed\n  give more sources, or a larger --false-stop"
         )
     path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
@@ -172,10 +176,10 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
     for path in sources:
         if not ledger_path(path).is_file():
             raise ReplayError(f"{path}: --live needs a run folder\n  leave it out for tables")
-        rows, _ = whole_results(read_ledger(path))
-        judged = [r for r in rows if r["kind"] == "verdict" and r["rule"] != BY_PERSON]
+        rows, _ = complete_results(read_ledger(path))
+        judged = [r for r in rows if r["kind"] == "decision" and r["rule"] != BY_USER]
         recorded = [(r["trial_id"], r["step"], r["action"]) for r in judged]
-        again = [(v.trial_id, v.step, v.action) for v in live_verdicts(rows)]
+        again = [(v.trial_id, v.step, v.action) for v in live_decisions(rows)]
         if recorded != again:
             first = next((i for i, (a, b) in enumerate(zip(recorded, again, strict=False)) if a != b), None)
             where = (
@@ -204,7 +208,14 @@ def _print(rows: Sequence[ReplayRow], console: Console) -> None:
         console.print(table)
 
 
-_SHOWN = ("saved", "best_kept", "best_kept_within_noise", "false_stop", "regret_scaled", "time_to_best")
+_SHOWN = (
+    "saved",
+    "best_kept",
+    "best_kept_within_noise",
+    "false_stop",
+    "regret_scaled",
+    "time_to_best",
+)
 
 
 def _cell(rows: Sequence[ReplayRow], field: str) -> str:

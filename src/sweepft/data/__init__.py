@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size, sample_order
-from sweepft.data.prepare import open_tests, prepare, prepare_in_child
-from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised
+from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child
+from sweepft.data.prepared import Prepared, Tokenised, ValidationData
 from sweepft.data.split import DataCheck, SourceCount, check
 
 __all__ = [
     "BlockLosses",
     "DataCheck",
-    "HeldOutSet",
     "Order",
     "Prepared",
     "SampleOrder",
     "SourceCount",
     "TokenSet",
     "Tokenised",
+    "ValidationData",
     "block_size",
     "check",
-    "open_tests",
+    "load_test_sets",
     "prepare",
     "prepare_in_child",
     "sample_order",

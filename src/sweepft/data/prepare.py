@@ -23,9 +23,9 @@ import numpy as np
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
 from sweepft.data.encode import Encoder, rows_digest
 from sweepft.data.order import SampleOrder, phase_shares
-from sweepft.data.prepared import HeldOutSet, Prepared, Tokenised, memo_file, recall, remember
+from sweepft.data.prepared import Prepared, Tokenised, ValidationData, memo_file, recall, remember
 from sweepft.data.read import Row
-from sweepft.data.split import check_domains, sealed_rows, split_data
+from sweepft.data.split import check_domains, split_data, test_rows
 from sweepft.data.tokenizer import load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
 from sweepft.spec.sections import Budget
@@ -111,7 +111,7 @@ def budget_in_samples(budget: Budget, train: TokenSet, order: SampleOrder) -> in
 
 def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     split = split_data(spec.data)
-    chats = any(row.form == "chat" for rows in (split.train, *split.held_out.values()) for row in rows)
+    chats = any(row.form == "chat" for rows in (split.train, *split.validation.values()) for row in rows)
     loaded = load_tokenizer(spec.model, chats=chats)
     warnings = [*split.check.warnings, *loaded.warnings]
 
@@ -139,11 +139,11 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         )
 
     train = tokenise("training data", "data.train", split.train)
-    held_out = tuple(
-        HeldOutSet(
-            name=h.name, weight=h.weight, data=tokenise(f"held-out set {h.name}", "data.held_out", rows)
+    validation = tuple(
+        ValidationData(
+            name=h.name, weight=h.weight, data=tokenise(f"held-out set {h.name}", "data.validation", rows)
         )
-        for h, rows in zip(spec.data.held_out, split.held_out.values(), strict=True)
+        for h, rows in zip(spec.data.validation, split.validation.values(), strict=True)
     )
     check_domains(spec, tuple(train.domains))  # rows that cannot be used are gone now
     order = SampleOrder(train.rows, spec.train.seed, train.digest)
@@ -151,7 +151,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     _check_phases(spec, train, budget)
     return Prepared(
         train=train,
-        held_out=held_out,
+        validation=validation,
         test={c.name: c.used for c in split.check.sources if c.kind == "test"},
         budget_samples=budget,
         order=order.digest,
@@ -212,7 +212,7 @@ def _check_positions(name: str, tokens: TokenSet, positions: int | None, spec: S
         raise DataError([Problem(name, "data.max_length", rule, remedy, spec.data.max_length)])
 
 
-def open_tests(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
+def load_test_sets(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
     """`tokenise_tests` in a process of its own: for the driver, which imports neither transformers nor torch.
 
     Raises:
@@ -245,7 +245,7 @@ def tokenise_tests(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenise
     from sweepft.data.encode import Encoder, rows_digest
     from sweepft.data.tokenizer import load_tokenizer
 
-    sets = sealed_rows(spec.data)
+    sets = test_rows(spec.data)
     chats = any(row.form == "chat" for rows in sets.values() for row in rows)
     loaded = load_tokenizer(spec.model, chats=chats)
     found = {}

@@ -46,7 +46,7 @@ class Tokenised(_Fact):
     """Rows by outcome: `kept`, `truncated`, `no_target`, `over_length`, `refused`, ..."""
 
 
-class HeldOutSet(_Fact):
+class ValidationData(_Fact):
     """A tokenised held-out set and its weight in the objective."""
 
     name: str
@@ -58,7 +58,7 @@ class Prepared(_Fact):
     """What the driver tells the ledger and every rank about data and tokenizer."""
 
     train: Tokenised
-    held_out: tuple[HeldOutSet, ...]
+    validation: tuple[ValidationData, ...]
     test: dict[str, int]
     """Rows of each sealed test set; their content is not tokenised."""
     budget_samples: int
@@ -84,7 +84,7 @@ class Prepared(_Fact):
 def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
     """Where the outcome for exactly this input is kept; None when the input is not all on this machine."""
     paths = [spec.model.path, *(s.path for s in spec.data.train), *(t.path for t in spec.data.test)]
-    paths += [h.path for h in spec.data.held_out if h.path is not None]
+    paths += [h.path for h in spec.data.validation if h.path is not None]
     if spec.model.chat_template is not None and is_local(spec.model.chat_template):
         paths.append(spec.model.chat_template)
     if not all(is_local(path) for path in paths):
@@ -122,7 +122,7 @@ def recall(memo: Path | None) -> Prepared | None:
         return None
     try:
         known = Prepared.model_validate_json(memo.read_bytes())
-        for tokenised in (known.train, *(h.data for h in known.held_out)):
+        for tokenised in (known.train, *(h.data for h in known.validation)):
             if TokenSet(tokenised.path).digest != tokenised.digest:
                 return None
     except (ValueError, DataError):

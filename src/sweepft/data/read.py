@@ -86,7 +86,7 @@ def read_rows(path: str, *, split: str = "train", domain: str | None = None) -> 
     for where, record in _records(file, path, split, problems):
         try:
             rows.append(_normal(record, domain, where))
-        except _Broken as broken:
+        except _InvalidRow as broken:
             problems.append(broken.problem(where))
         if len(problems) >= _MAX_PROBLEMS:
             break
@@ -97,7 +97,7 @@ def read_rows(path: str, *, split: str = "train", domain: str | None = None) -> 
     return rows
 
 
-class _Broken(Exception):
+class _InvalidRow(Exception):
     """A row that is not in one of the forms."""
 
     def __init__(self, key: str, rule: str, value: Any = None, remedy: str = _FORMS) -> None:
@@ -142,7 +142,7 @@ def _from_json(file: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]
             try:
                 yield where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-                yield where, _Broken("row", f"{_JSON_RULE}: {error}", remedy="mend or remove this line")
+                yield where, _InvalidRow("row", f"{_JSON_RULE}: {error}", remedy="mend or remove this line")
 
 
 def _from_list(file: Path, opener: Callable[..., Any], problems: list[Problem]) -> Iterator[tuple[str, Any]]:
@@ -183,13 +183,13 @@ def _from_datasets(path: str, split: str, problems: list[Problem]) -> Iterator[t
 
 
 def _normal(record: Any, domain: str | None, where: str) -> Row:
-    if isinstance(record, _Broken):
+    if isinstance(record, _InvalidRow):
         raise record
     if not isinstance(record, Mapping):
-        raise _Broken("row", "each row must be an object of columns", record)
+        raise _InvalidRow("row", "each row must be an object of columns", record)
     own = record.get("domain")
     if own is not None and not isinstance(own, str):
-        raise _Broken("domain", "a domain must be text", own, "write it in quotes, or leave it out")
+        raise _InvalidRow("domain", "a domain must be text", own, "write it in quotes, or leave it out")
     return Row(_content(record), domain if domain is not None else own, where)
 
 
@@ -211,22 +211,22 @@ def _content(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | str:
     if text is not None:
         return _text(text, "text")
     found = ", ".join(sorted(str(name) for name in record)) or "none"
-    raise _Broken("columns", "no column to train on", found)
+    raise _InvalidRow("columns", "no column to train on", found)
 
 
 def _turns(messages: Any, column: str) -> Iterable[tuple[str, str]]:
     if not isinstance(messages, list):
-        raise _Broken(column, "must be a list of messages", messages)
+        raise _InvalidRow(column, "must be a list of messages", messages)
     for i, message in enumerate(messages):
         key = f"{column}.{i}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-            raise _Broken(key, "a message must be an object with `role` and `content`", message)
+            raise _InvalidRow(key, "a message must be an object with `role` and `content`", message)
         role = message["role"]
         if not isinstance(role, str) or not role:
-            raise _Broken(f"{key}.role", "a role must be text", role, "use system, user or assistant")
+            raise _InvalidRow(f"{key}.role", "a role must be text", role, "use system, user or assistant")
         if message.get("tool_calls"):
             remedy = "write the call into `content` as the model shall write it, or leave these rows out"
-            raise _Broken(f"{key}.tool_calls", "tool calls are not trained on", remedy=remedy)
+            raise _InvalidRow(f"{key}.tool_calls", "tool calls are not trained on", remedy=remedy)
         yield role, _text(message["content"], f"{key}.content")
 
 
@@ -235,11 +235,11 @@ def _text(value: Any, key: str) -> str:
         parts = [p.get("text") if isinstance(p, Mapping) and p.get("type") == "text" else None for p in value]
         value = value if None in parts else "".join(str(part) for part in parts)
     if not isinstance(value, str):
-        raise _Broken(key, "must be text", value, "write the text in quotes; only text can be trained on")
+        raise _InvalidRow(key, "must be text", value, "write the text in quotes; only text can be trained on")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise _Broken(
+        raise _InvalidRow(
             key, f"must be valid Unicode: {error.reason}", remedy="mend the broken character"
         ) from None
     return value

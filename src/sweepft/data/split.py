@@ -17,7 +17,7 @@ from sweepft.data.order import SampleOrder
 from sweepft.data.read import Row, is_local, read_rows
 from sweepft.errors import DataError, Problem
 from sweepft.spec import domain_faults, of_data
-from sweepft.spec.sections import Data, HeldOut, TestSource, TrainSource
+from sweepft.spec.sections import Data, TestSource, TrainSource, Validation
 from sweepft.spec.sweep import SweepSpec
 
 _SHOWN: Final = 5
@@ -28,7 +28,7 @@ class SourceCount:
     """What was found in one source.
 
     Attributes:
-        kind: ``train``, ``held_out`` or ``test``.
+        kind: ``train``, ``validation`` or ``test``.
         name: The set's name; for training sources the number of the source.
         path: Where it is.
         rows: Rows in the source, before any limit.
@@ -71,12 +71,12 @@ class Split:
 
     Attributes:
         train: Rows to train on.
-        held_out: Rows of each held-out set, in the order of the spec.
+        validation: Rows of each held-out set, in the order of the spec.
         check: The counts.
     """
 
     train: list[Row]
-    held_out: dict[str, list[Row]]
+    validation: dict[str, list[Row]]
     check: DataCheck
 
 
@@ -142,7 +142,7 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
     kept, dropped = _without_overlap(train, [*held, *test], data.overlap)
     held_rows = {source.name: source.rows for source in held}
     all_here = all(source.rows for source in train)
-    for h in data.held_out:
+    for h in data.validation:
         if h.fraction is not None:
             held_rows[h.name], kept = _take_fraction(kept, h, data.seed, all_here)
     if not kept and all_here:
@@ -154,28 +154,28 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
         f"{c.path}: {c.duplicates} of {c.rows} rows repeat an earlier one" for c in counts if c.duplicates
     ]
     own = {source.name: _count(source, len(source.rows)) for source in held}
-    for h in data.held_out:
+    for h in data.validation:
         n = len(held_rows[h.name])
-        counts.append(own.get(h.name) or SourceCount("held_out", h.name, "data.train", rows=n, used=n))
+        counts.append(own.get(h.name) or SourceCount("validation", h.name, "data.train", rows=n, used=n))
     counts += [_count(source, len(source.rows)) for source in test]
     done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings))
-    return Split([row for row, _ in kept], {h.name: held_rows[h.name] for h in data.held_out}, done)
+    return Split([row for row, _ in kept], {h.name: held_rows[h.name] for h in data.validation}, done)
 
 
-def sealed_rows(data: Data) -> dict[str, list[Row]]:
+def test_rows(data: Data) -> dict[str, list[Row]]:
     """Rows of each sealed test set, after its limit.
 
     Raises:
         DataError: If a set cannot be read.
     """
-    tests_only = data.model_copy(update={"train": (), "held_out": ()})
+    tests_only = data.model_copy(update={"train": (), "validation": ()})
     return {test.name: test.rows for test in _load_all(tests_only, remote=True)[2]}
 
 
 def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], list[_Loaded]]:
     problems: list[Problem] = []
 
-    def load(kind: str, name: str, source: TrainSource | HeldOut | TestSource) -> _Loaded:
+    def load(kind: str, name: str, source: TrainSource | Validation | TestSource) -> _Loaded:
         path = source.path or ""
         if not remote and not is_local(path):
             return _Loaded(kind, name, path, [], 0)
@@ -195,7 +195,7 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         return _Loaded(kind, name, path, rows, found)
 
     train = [load("train", str(i), source) for i, source in enumerate(data.train)]
-    held = [load("held_out", h.name, h) for h in data.held_out if h.path is not None]
+    held = [load("validation", h.name, h) for h in data.validation if h.path is not None]
     test = [load("test", t.name, t) for t in data.test]
     if problems:
         raise DataError(problems)
@@ -246,12 +246,12 @@ def _without_overlap(
 
 
 def _take_fraction(
-    rows: list[tuple[Row, bytes]], held_out: HeldOut, seed: int, all_here: bool
+    rows: list[tuple[Row, bytes]], validation: Validation, seed: int, all_here: bool
 ) -> tuple[list[Row], list[tuple[Row, bytes]]]:
-    fraction, limit, name = held_out.fraction or 0.0, held_out.limit, held_out.name
+    fraction, limit, name = validation.fraction or 0.0, validation.limit, validation.name
     candidates = rows
-    if held_out.domains is not None:
-        wanted = _of_domains([row for row, _ in rows], held_out.domains, f"held-out set {name}", all_here)
+    if validation.domains is not None:
+        wanted = _of_domains([row for row, _ in rows], validation.domains, f"held-out set {name}", all_here)
         inside = {id(row) for row in wanted}
         candidates = [(row, key) for row, key in rows if id(row) in inside]
     different = dict.fromkeys(key for _, key in candidates)
@@ -270,7 +270,7 @@ def _take_fraction(
     if rows and not rest:
         rule = f"holding out {fraction:g} of {len(ranked)} different rows leaves none to train on"
         raise DataError(
-            [Problem("data", f"data.held_out.{name}", rule, "give more rows or a smaller fraction")]
+            [Problem("data", f"data.validation.{name}", rule, "give more rows or a smaller fraction")]
         )
     return list(held.values()), rest
 
@@ -279,9 +279,9 @@ def _shared_by(held: Sequence[_Loaded], test: Sequence[_Loaded]) -> list[str]:
     """Warn of held-out rows that are also test rows: a choice made on them is not blind to the test."""
     warnings = []
     for t in test:
-        sealed = set(t.keys)
+        test_set = set(t.keys)
         for h in held:
-            n = sum(key in sealed for key in h.keys)
+            n = sum(key in test_set for key in h.keys)
             if n:
                 warnings.append(f"held-out set {h.name}: {n} of its rows are also in test set {t.name}")
     return warnings

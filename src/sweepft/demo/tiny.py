@@ -101,9 +101,9 @@ def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any
     tiny |= {"batch_size": evaluate.batch_size, "rank_by": _rank_by(evaluate.weights)}
     if tiny["tasks"]:
         tiny["include_path"] = [str(folder / _FOLDER)]
-    if evaluate.confirm is not None:
-        tiny["confirm"] = {"top": 1, "seeds": 2}
-    return tiny if tiny["tasks"] or tests or evaluate.confirm is not None else None
+    if evaluate.replicates is not None:
+        tiny["replicates"] = {"top": 1, "seeds": 2}
+    return tiny if tiny["tasks"] or tests or evaluate.replicates is not None else None
 
 
 def _rank_by(weights: Mapping[str, float]) -> dict[str, float]:
@@ -139,7 +139,7 @@ def _items() -> list[dict[str, Any]]:
 _ROWS: Final = 400
 
 
-_HELD_OUT: Final = 24
+_VALIDATION: Final = 24
 
 
 _RANKS: Final = 2
@@ -229,7 +229,7 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     tiny["model"] = {"path": str(model)} | _template(spec)
     tiny["data"] |= {
         "train": [{"path": str(data / "train.jsonl")}],
-        "held_out": [_held_out(held, data) for held in tiny["data"]["held_out"]],
+        "validation": [_validation(held, data) for held in tiny["data"]["validation"]],
         "test": [{"name": t["name"], "path": str(data / "other.jsonl")} for t in tiny["data"]["test"]],
         "max_length": 128,
         "overlap": "drop",
@@ -275,9 +275,9 @@ def _template(spec: SweepSpec) -> dict[str, str]:
     return {} if name is None or is_template_file(name) else {"chat_template": name}
 
 
-def _held_out(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
+def _validation(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
     """A share of the training rows, or rows of the other file; few of either."""
-    kept = {"name": held["name"], "weight": held["weight"], "limit": _HELD_OUT}
+    kept = {"name": held["name"], "weight": held["weight"], "limit": _VALIDATION}
     if "fraction" in held:
         return {"name": held["name"], "weight": held["weight"], "fraction": 0.05}
     return kept | {"path": str(data / "other.jsonl")}

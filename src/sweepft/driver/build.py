@@ -9,79 +9,84 @@ from typing import Any
 from ray import tune
 
 from sweepft.data import Prepared
-from sweepft.driver.command_handler import Steering
-from sweepft.driver.configs import placement, shape, slot_plan, state_plan
-from sweepft.driver.control import SweepScheduler, Winding, WindingStopper
-from sweepft.driver.fault_policy import Retries
-from sweepft.driver.ledger_callback import LedgerCallback, Recorder
-from sweepft.driver.pausing import comebacks
-from sweepft.early_stopping import History, read_history
+from sweepft.driver.command_handler import CommandHandler
+from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
+from sweepft.driver.control import SweepControl, SweepScheduler, SweepStopper
+from sweepft.driver.fault_policy import FaultPolicy
+from sweepft.driver.ledger_callback import EventLog, LedgerCallback
+from sweepft.driver.pausing import resume_candidates
+from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec
 
 
-def earlier_sweeps(spec: SweepSpec) -> History:
-    """What ``early_stop.history`` names, read.
+def load_prior_sweeps(spec: SweepSpec) -> PriorSweeps:
+    """What ``early_stop.prior_sweeps`` names, read.
 
     Raises:
-        HistoryError: If an entry cannot be used (the spec's validation says so earlier).
+        PriorSweepsError: If an entry cannot be used (the spec's validation says so earlier).
     """
     stop = spec.early_stop
-    return read_history(stop.history, rule=stop.rule, good=stop.good, false_stop=stop.false_stop)
+    return read_prior_sweeps(
+        stop.prior_sweeps,
+        rule=stop.rule,
+        top_fraction=stop.top_fraction,
+        max_false_stop_rate=stop.max_false_stop_rate,
+    )
 
 
-def build_scheduler(spec: SweepSpec, budget_samples: int, history: History) -> SweepScheduler:
+def build_scheduler(spec: SweepSpec, budget_samples: int, prior_sweeps: PriorSweeps) -> SweepScheduler:
     """The scheduler a spec asks for, told of earlier sweeps."""
     stop = spec.early_stop
     return SweepScheduler(
         metric="eval_loss",
         mode="min",
         budget=budget_samples,
-        windows=stop.windows,
+        rungs=stop.rungs,
         min_steps=stop.min_steps,
         min_peers=stop.min_peers,
         rule=stop.rule,
         covariates=stop.covariates,
-        good=stop.good,
-        false_stop=stop.false_stop,
+        top_fraction=stop.top_fraction,
+        max_false_stop_rate=stop.max_false_stop_rate,
         audit=stop.audit,
-        max_bad_stops=stop.max_bad_stops,
+        max_false_discovery_rate=stop.max_false_discovery_rate,
         seed=spec.search.seed,
-        history=history,
-        park=stop.park,
+        prior_sweeps=prior_sweeps,
+        pause=stop.pause,
     )
 
 
 def build_callback(
     spec: SweepSpec,
     run_dir: Path,
-    recorder: Recorder,
+    event_log: EventLog,
     scheduler: SweepScheduler,
     searcher: OptunaSearcher,
-    winding: Winding,
-    steering: Steering | None = None,
+    control: SweepControl,
+    command_handler: CommandHandler | None = None,
     elapsed: Callable[[], float] | None = None,
 ) -> LedgerCallback:
     """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
 
     def ending() -> bool:
-        return winding.soft or (steering is not None and steering.pausing)
+        return control.soft or (command_handler is not None and command_handler.pausing)
 
-    retries = Retries(spec.faults, recorder.view, searcher, winding, ending)
-    scheduler.lost, searcher.faults, searcher.ending = retries.lost, retries.faults, ending
+    fault_policy = FaultPolicy(spec.faults, event_log.view, searcher, control, ending)
+    scheduler.lost, searcher.faults, searcher.ending = fault_policy.lost, fault_policy.faults, ending
     ranks = shape(spec)
-    begin, _ = recorder.view.sessions[-1]
+    begin, _ = event_log.view.sessions[-1]
     return LedgerCallback(
-        recorder,
+        event_log,
         scheduler,
         searcher,
-        retries.losses,
+        fault_policy.losses,
         gpus_per_slot=ranks.gpus * ranks.workers,
         begin=begin,
         slots=spec.resources.concurrent_trials,
-        states=Path(state_plan(spec, run_dir).folder),
-        steering=steering,
+        checkpoints=Path(checkpoint_policy(spec, run_dir).folder),
+        command_handler=command_handler,
         elapsed=elapsed,
     )
 
@@ -94,14 +99,14 @@ def build_tuner(
     searcher: OptunaSearcher,
     scheduler: SweepScheduler,
     callback: LedgerCallback,
-    winding: Winding,
-    steering: Steering | None = None,
+    control: SweepControl,
+    command_handler: CommandHandler | None = None,
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
-    trainable: Any = tune.with_parameters(Slot, plan=slot_plan(spec, prepared, run_dir))
+    trainable: Any = tune.with_parameters(Slot, plan=slot_config(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
-    scheduler.winding, scheduler.steering = winding, steering
-    searcher.comebacks = comebacks(spec, scheduler)
+    scheduler.control, scheduler.command_handler = control, command_handler
+    searcher.resume_candidates = resume_candidates(spec, scheduler)
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -120,7 +125,7 @@ def build_tuner(
             storage_path=str(run_dir),
             verbose=0,
             callbacks=[callback],
-            stop=WindingStopper(winding),
+            stop=SweepStopper(control),
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

@@ -13,24 +13,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweepft.driver.configs import state_plan
-from sweepft.driver.control import Winding
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.configs import checkpoint_policy
+from sweepft.driver.control import SweepControl
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import Problem, SpecError
-from sweepft.ledger import Command, CommandInbox, Row, RunView, TrialView
+from sweepft.ledger import Command, CommandInbox, Row, SweepState, TrialState
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
-from sweepft.slot.checkpoints import note_pause, remove_states
+from sweepft.slot.checkpoints import remove_checkpoints, request_pause
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
 if TYPE_CHECKING:
-    from sweepft.driver.final_stage import Finals
+    from sweepft.driver.final_stage import FinalStage
 
-_OPEN = ("running", "parked", "interrupted")
+_OPEN = ("running", "paused", "interrupted")
 
 
-def refusal(command: Command, view: RunView, spec: SweepSpec, closing: str | None = None) -> Problem | None:
+def command_problem(
+    command: Command, view: SweepState, spec: SweepSpec, closing: str | None = None
+) -> Problem | None:
     """Why a command cannot be carried out, or None.
 
     Args:
@@ -45,9 +47,9 @@ def refusal(command: Command, view: RunView, spec: SweepSpec, closing: str | Non
         if trial is None:
             there = f"{next(iter(view.trials))} to {list(view.trials)[-1]}" if view.trials else "none yet"
             return _problem(command, "there is no such trial", f"trials: {there}; see sweepft status")
-        if trial.confirms is not None:
-            remedy = f"give the command on a trial of the search, e.g. {trial.confirms}"
-            return _problem(command, f"the trial is a fresh seed of {trial.confirms}", remedy)
+        if trial.replicate_of is not None:
+            remedy = f"give the command on a trial of the search, e.g. {trial.replicate_of}"
+            return _problem(command, f"the trial is a fresh seed of {trial.replicate_of}", remedy)
     match command.command:
         case "stop" if trial is not None:
             return _ended(command, trial, view)
@@ -68,12 +70,12 @@ def refusal(command: Command, view: RunView, spec: SweepSpec, closing: str | Non
     return None
 
 
-def clone_config(command: Command, trial: TrialView) -> dict[str, Any]:
+def clone_config(command: Command, trial: TrialState) -> dict[str, Any]:
     """The configuration a clone is to have: its trial's, with what was set."""
-    return {**trial.config, **command.arguments.get("config", {})}
+    return {**trial.params, **command.arguments.get("config", {})}
 
 
-def _ended(command: Command, trial: TrialView, view: RunView) -> Problem | None:
+def _ended(command: Command, trial: TrialState, view: SweepState) -> Problem | None:
     if trial.status in _OPEN:
         return None
     left = ", ".join(t.trial_id for t in view.with_status(*_OPEN)) or "none"
@@ -86,7 +88,7 @@ def _closed(command: Command, closing: str | None) -> Problem | None:
     return _problem(command, f"no more trials are started: {closing}", "go on later with: sweepft resume RUN")
 
 
-def _clone(command: Command, trial: TrialView, view: RunView, spec: SweepSpec) -> Problem | None:
+def _clone(command: Command, trial: TrialState, view: SweepState, spec: SweepSpec) -> Problem | None:
     changes = command.arguments.get("config")
     if not isinstance(changes, Mapping) or not changes:
         return _problem(command, "must change something", "for example --set learning_rate=2e-5")
@@ -102,12 +104,12 @@ def _clone(command: Command, trial: TrialView, view: RunView, spec: SweepSpec) -
             return _problem(command, rule, remedy, value)
     config = clone_config(command, trial)
     try:
-        spec.trial_settings(config)
+        spec.train_config(config)
     except SpecError as error:
         first = error.problems[0]
         return _problem(command, f"{first.key}: {first.rule}", first.remedy, first.value)
     for other in view.trials.values():
-        if same(dict(other.config), config):
+        if same(dict(other.params), config):
             rule = f"these settings were tried already: {other.trial_id} ({other.status})"
             return _problem(command, rule, "set something else", dict(changes))
     if any(same(dict(row["arguments"]["config"]), config) for row in view.accepted("clone")):
@@ -115,7 +117,7 @@ def _clone(command: Command, trial: TrialView, view: RunView, spec: SweepSpec) -
     return None
 
 
-def _extend(command: Command, view: RunView) -> Problem | None:
+def _extend(command: Command, view: SweepState) -> Problem | None:
     planned, wanted = view.planned_trials, command.arguments.get("trials")
     if planned is None:
         remedy = "it goes on until its search.limit is reached"
@@ -131,7 +133,7 @@ def _problem(command: Command, rule: str, remedy: str, value: Any = None) -> Pro
     return Problem(command.command, command.trial_id or "RUN", rule, remedy, value)
 
 
-class Steering:
+class CommandHandler:
     """Commands on one sweep, from its begin to its end.
 
     Args:
@@ -152,23 +154,23 @@ class Steering:
         self,
         spec: SweepSpec,
         run_dir: Path,
-        recorder: Recorder,
-        winding: Winding,
+        event_log: EventLog,
+        control: SweepControl,
         limit: Callable[[], str | None],
     ) -> None:
         self._spec = spec
-        self._recorder = recorder
-        self._winding = winding
+        self._event_log = event_log
+        self._control = control
         self._limit = limit
         self._inbox = CommandInbox(run_dir)
-        self._answered = {row["command_id"] for row in recorder.view.commands}
-        self._states = Path(state_plan(spec, run_dir).folder)
+        self._answered = {row["command_id"] for row in event_log.view.commands}
+        self._checkpoints = Path(checkpoint_policy(spec, run_dir).folder)
         self._scheduler: EarlyDynamicsScheduler | None = None
         self._proposer: Proposer | None = None
         self.stops: dict[str, str] = {}
         self.pausing = self.cut = False
-        self.finals: Finals | None = None
-        note_pause(self._states, False)
+        self.final_stage: FinalStage | None = None
+        request_pause(self._checkpoints, False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles what its scheduler holds, for a restore that we do not use
@@ -177,16 +179,16 @@ class Steering:
         """Trials start, or start again: these objects are in force now. Carry out what still stands."""
         self._scheduler, self._proposer = scheduler, proposer
         self.pausing = self.cut = False
-        view = self._recorder.view
+        view = self._event_log.view
         for row in view.accepted("extend"):
             self._extend(row["arguments"]["trials"])
-        done = [trial.config for trial in view.trials.values() if trial.origin == "clone"]
+        done = [trial.params for trial in view.trials.values() if trial.origin == "clone"]
         for row in view.accepted("clone"):
             if row["arguments"]["config"] not in done:
                 with contextlib.suppress(ValueError):  # tried by the sampler meanwhile
                     proposer.clone(row["arguments"]["config"])
         for row in view.accepted("pin"):
-            if row["trial_id"] in proposer.parked:
+            if row["trial_id"] in proposer.paused:
                 proposer.recall(row["trial_id"])
         for row in view.accepted("stop"):
             trial = view.trials.get(row["trial_id"] or "")
@@ -199,9 +201,9 @@ class Steering:
 
     def closing(self) -> str | None:
         """Why no more trials are proposed, or None."""
-        if self._winding.soft:
-            return self._winding.reason
-        if self.finals is not None and self.finals.begun:
+        if self._control.soft:
+            return self._control.reason
+        if self.final_stage is not None and self.final_stage.begun:
             return "the finalists are chosen"
         return self._limit()
 
@@ -214,10 +216,10 @@ class Steering:
 
     def wait(self) -> bool:
         """Wait while the sweep is paused; whether it goes on (else it shall stop)."""
-        while self.pausing and not self._winding.soft:
+        while self.pausing and not self._control.soft:
             time.sleep(0.2)
             self.poll()
-        return not self._winding.soft
+        return not self._control.soft
 
     def close(self) -> None:
         """The sweep is over: what comes now comes too late."""
@@ -226,14 +228,14 @@ class Steering:
                 self._take(command, "the sweep is over")
 
     def _take(self, command: Command, closing: str | None) -> None:
-        problem = refusal(command, self._recorder.view, self._spec, closing)
+        problem = command_problem(command, self._event_log.view, self._spec, closing)
         arguments = dict(command.arguments)
         if command.command == "clone" and problem is None:
             assert command.trial_id is not None
-            arguments["config"] = clone_config(command, self._recorder.view.trials[command.trial_id])
+            arguments["config"] = clone_config(command, self._event_log.view.trials[command.trial_id])
             problem = self._clone(command, arguments["config"])
         answer = f"{problem.rule}; {problem.remedy}" if problem else self._promise(command)
-        row = self._recorder.write(
+        row = self._event_log.write(
             "command",
             command_id=command.command_id,
             command=command.command,
@@ -249,15 +251,15 @@ class Steering:
 
     def _promise(self, command: Command) -> str:
         """What will come of an accepted command."""
-        trial = self._recorder.view.trials.get(command.trial_id or "")
+        trial = self._event_log.view.trials.get(command.trial_id or "")
         match command.command:
             case "stop" if trial is None:
-                return "the sweep stops now" if self._winding.soft else "the sweep stops at the next windows"
-            case "stop" if trial is not None and (trial.status == "parked" or self._scheduler is None):
+                return "the sweep stops now" if self._control.soft else "the sweep stops at the next windows"
+            case "stop" if trial is not None and (trial.status == "paused" or self._scheduler is None):
                 return "it has ended"
             case "stop":
                 return "it ends at its next report point"
-            case "pin" if trial is not None and trial.status == "parked":
+            case "pin" if trial is not None and trial.status == "paused":
                 return "it comes back next, and no rule stops it"
             case "pin":
                 return "no rule stops it"
@@ -273,21 +275,21 @@ class Steering:
         trial_id, who = row["trial_id"], row["who"]
         match row["command"]:
             case "stop" if trial_id is None:
-                self._winding.ask(f"stopped by {who}")
+                self._control.ask(f"stopped by {who}")
             case "stop":
                 self._stop(trial_id, f"stopped by {who}")
             case "pin" if self._scheduler is not None and self._proposer is not None:
-                self._scheduler.referee.pin(trial_id, who)
-                if trial_id in self._proposer.parked:
+                self._scheduler.early_stopper.pin(trial_id, who)
+                if trial_id in self._proposer.paused:
                     self._proposer.recall(trial_id)
             case "extend":
                 self._extend(row["arguments"]["trials"])
             case "pause":
                 self.pausing = self.cut = True
-                note_pause(self._states, True)
+                request_pause(self._checkpoints, True)
             case "continue":
                 self.pausing = False
-                note_pause(self._states, False)
+                request_pause(self._checkpoints, False)
 
     def _clone(self, command: Command, config: dict[str, Any]) -> Problem | None:
         """Queue it with the search, which knows of trials that have not started yet."""
@@ -304,11 +306,11 @@ class Steering:
 
     def _stop(self, trial_id: str, reason: str) -> None:
         """End a trial: now if nobody trains it, else when it next reports."""
-        trial = self._recorder.view.trials[trial_id]
-        if trial.status != "parked" and self._scheduler is not None:
+        trial = self._event_log.view.trials[trial_id]
+        if trial.status != "paused" and self._scheduler is not None:
             self.stops[trial_id] = reason
             return
-        self._recorder.write(
+        self._event_log.write(
             "end",
             trial_id=trial_id,
             attempt=len(trial.attempts),
@@ -322,4 +324,4 @@ class Steering:
         if self._scheduler is not None and self._proposer is not None:
             self._scheduler.give_up(trial_id)
             self._proposer.tell(trial_id, "stopped", reason=reason)
-        remove_states(self._states / trial_id)
+        remove_checkpoints(self._checkpoints / trial_id)

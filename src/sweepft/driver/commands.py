@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweepft.driver.command_handler import refusal
+from sweepft.driver.command_handler import command_problem
 from sweepft.errors import CommandError, Problem
-from sweepft.ledger import Command, LedgerTail, RunView, ledger_path, named_writer, send_command
+from sweepft.ledger import Command, LedgerTail, SweepState, ledger_path, named_writer, send_command
 from sweepft.spec import SweepSpec, from_dict
 from sweepft.spec.yaml_source import read_value
 
@@ -43,7 +43,7 @@ def give_command(
         LedgerError: If there is no readable ledger.
         StorageError: If the command cannot be written.
     """
-    tail, view = LedgerTail(run_dir), RunView()
+    tail, view = LedgerTail(run_dir), SweepState()
     while rows := tail.read():
         for row in rows:
             view.apply(row)
@@ -53,7 +53,7 @@ def give_command(
         raise CommandError([Problem(str(run_dir), name, f"nobody runs this sweep ({view.status})", remedy)])
     command = Command.new(name, trial_id, arguments)
     spec: SweepSpec = from_dict(view.spec)
-    problem = refusal(command, view, spec)
+    problem = command_problem(command, view, spec)
     if problem is not None:
         raise CommandError([_of(run_dir, problem)])
     send_command(run_dir, command)

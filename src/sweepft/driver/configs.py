@@ -13,13 +13,13 @@ from ray import tune
 
 from sweepft.data import Prepared
 from sweepft.errors import ResourceError
-from sweepft.evaluation import TaskPlan
-from sweepft.slot.checkpoints import StatePlan
+from sweepft.evaluation import EvalTask
+from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
-from sweepft.slot.trainable import SlotPlan
-from sweepft.slot.weight_retention import KeepPlan
+from sweepft.slot.trainable import SlotConfig
+from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
-from sweepft.training.config import EnginePlan, HeldOutSet
+from sweepft.training.config import EngineConfig, ValidationSet
 
 COORDINATOR_CPUS = 0.01
 
@@ -74,9 +74,9 @@ def check_cluster(spec: SweepSpec) -> None:
             )
 
 
-def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
+def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfig:
     """What every slot of this sweep is given."""
-    engine = EnginePlan(
+    engine = EngineConfig(
         model_path=spec.model.path,
         revision=spec.model.revision,
         trust_remote_code=spec.model.trust_remote_code,
@@ -84,9 +84,9 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         vocab_size=prepared.vocab_size,
         pad_id=prepared.pad_id,
         train_cache=prepared.train.path,
-        held_out=tuple(HeldOutSet(h.name, h.data.path, h.weight) for h in prepared.held_out),
+        validation=tuple(ValidationSet(h.name, h.data.path, h.weight) for h in prepared.validation),
         budget_samples=prepared.budget_samples,
-        windows=spec.early_stop.windows,
+        rungs=spec.early_stop.rungs,
         micro_batch=_micro_batch(spec.train.micro_batch),
         packed=isinstance(spec.train.micro_batch, MicroTokens),
         largest_batch=_largest_batch(spec),
@@ -100,13 +100,13 @@ def slot_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotPlan:
         threads=max(1, int(spec.resources.cpus_per_worker)),
     )
     bench = spec.evaluate.mt_bench if spec.evaluate is not None else None
-    return SlotPlan(
+    return SlotConfig(
         judge_key=os.environ.get(bench.key_env) if bench is not None else None,
         engine=engine,
         shape=shape(spec),
         log_dir=str(run_dir / "logs"),
-        keep=keep_plan(spec, prepared, run_dir),
-        states=state_plan(spec, run_dir),
+        keep=keep_policy(spec, prepared, run_dir),
+        checkpoints=checkpoint_policy(spec, run_dir),
         max_faults=spec.faults.per_trial,
         hang_seconds=spec.faults.hang_seconds,
     )
@@ -127,9 +127,9 @@ def _largest_batch(spec: SweepSpec) -> int:
     return max([*map(int, sizes), spec.train.batch_size or 1])
 
 
-def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
+def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolicy:
     """Whose weights this sweep keeps, finalists among them; slots and driver go by the same plan."""
-    return KeepPlan(
+    return KeepPolicy(
         folder=str(run_dir / "weights"),
         tokenizer=prepared.tokenizer,
         top=spec.kept.top,
@@ -138,12 +138,12 @@ def keep_plan(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPlan:
     )
 
 
-def task_plans(spec: SweepSpec) -> list[TaskPlan]:
+def eval_tasks(spec: SweepSpec) -> list[EvalTask]:
     """The benchmark tasks of the finalists."""
     if spec.evaluate is None:
         return []
     return [
-        TaskPlan(
+        EvalTask(
             name=task.name,
             include_path=spec.evaluate.include_path,
             limit=task.limit,
@@ -155,9 +155,9 @@ def task_plans(spec: SweepSpec) -> list[TaskPlan]:
     ]
 
 
-def state_plan(spec: SweepSpec, run_dir: Path) -> StatePlan:
+def checkpoint_policy(spec: SweepSpec, run_dir: Path) -> CheckpointPolicy:
     """When trials' states are written, and where."""
     folder = str(run_dir / "checkpoints")
     if isinstance(spec.checkpoint, CheckpointEvery):
-        return StatePlan(folder, "every", 60.0 * spec.checkpoint.minutes)
-    return StatePlan(folder, spec.checkpoint)
+        return CheckpointPolicy(folder, "every", 60.0 * spec.checkpoint.minutes)
+    return CheckpointPolicy(folder, spec.checkpoint)

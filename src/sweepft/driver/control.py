@@ -11,15 +11,15 @@ from ray.tune.schedulers import TrialScheduler
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 if TYPE_CHECKING:
-    from sweepft.driver.command_handler import Steering
+    from sweepft.driver.command_handler import CommandHandler
 
 
 def is_aside(trial: Any) -> bool:
     """Whether a Tune trial is no candidate of the search: a finalist's fresh seed, or an exam."""
-    return trial.config.get("origin") in ("confirm", "exam")
+    return trial.config.get("origin") in ("replicate", "eval_job")
 
 
-class Winding:
+class SweepControl:
     """How far a sweep is being wound down.
 
     Attributes:
@@ -55,10 +55,10 @@ class SweepScheduler(EarlyDynamicsScheduler):
     is not judged.
     """
 
-    winding: Winding | None = None
+    control: SweepControl | None = None
     lost: Callable[[Any], bool] | None = None
     """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
-    steering: Steering | None = None
+    command_handler: CommandHandler | None = None
     brings_back = True
 
     def __init__(self, **settings: Any) -> None:
@@ -79,15 +79,17 @@ class SweepScheduler(EarlyDynamicsScheduler):
         aside = is_aside(trial)
         if not aside and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
             return str(TrialScheduler.STOP)
-        steering, name = self.steering, self._name(trial)
-        if not aside and steering is not None and name in steering.stops:
-            self.referee.stop(name, steering.stops.pop(name))
+        command_handler, name = self.command_handler, self._name(trial)
+        if not aside and command_handler is not None and name in command_handler.stops:
+            self.early_stopper.stop(name, command_handler.stops.pop(name))
             return str(TrialScheduler.STOP)
-        winding = (
-            self.winding is not None and self.winding.soft and ("window" in result or "scored" in result)
+        control = self.control is not None and self.control.soft and ("rung" in result or "scored" in result)
+        pausing = (
+            command_handler is not None
+            and command_handler.pausing
+            and ("paused" in result or "scored" in result)
         )
-        pausing = steering is not None and steering.pausing and ("paused" in result or "scored" in result)
-        if winding or pausing:
+        if control or pausing:
             self._cut.add(trial.trial_id)
             return str(TrialScheduler.STOP)
         return str(TrialScheduler.CONTINUE)
@@ -113,11 +115,11 @@ class SweepScheduler(EarlyDynamicsScheduler):
             super().on_trial_complete(tune_controller, trial, result)
 
 
-class WindingStopper(tune.Stopper):
+class SweepStopper(tune.Stopper):
     """Ray's view of a hard end: asked at each turn of Tune's loop."""
 
-    def __init__(self, winding: Winding) -> None:
-        self._winding = winding
+    def __init__(self, control: SweepControl) -> None:
+        self._control = control
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Single trials are ended by the scheduler."""
@@ -125,4 +127,4 @@ class WindingStopper(tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether to end all trials now."""
-        return self._winding.hard
+        return self._control.hard

@@ -18,14 +18,14 @@ from typing import Literal
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
-from sweepft.driver.control import Winding, is_aside
+from sweepft.driver.control import SweepControl, is_aside
 from sweepft.errors import SlotLost
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.trainable import RANKS_REBUILT
 from sweepft.spec import Faults
 
-TRIED_AGAIN = "tried again"
+RETRIED = "tried again"
 
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
@@ -35,7 +35,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
 
 
 @dataclass(frozen=True)
-class Loss:
+class LostSlot:
     """How a slot was lost, and what becomes of its trial.
 
     Attributes:
@@ -50,7 +50,7 @@ class Loss:
     status: Literal["lost", "failed", "interrupted"]
 
 
-class Retries:
+class FaultPolicy:
     """Decides about trials that lost their slot.
 
     Args:
@@ -67,20 +67,20 @@ class Retries:
     def __init__(
         self,
         limits: Faults,
-        view: RunView,
+        view: SweepState,
         searcher: OptunaSearcher,
-        winding: Winding,
+        control: SweepControl,
         ending: Callable[[], bool],
     ) -> None:
         self._limits = limits
         self._view = view
         self._searcher = searcher
-        self._winding = winding
+        self._control = control
         self._ending = ending
         self._slots = 0
         self._of_trial: Counter[str] = Counter()
         self._raised: set[tuple[str, str, int]] = set()
-        self.losses: dict[str, Loss] = {}
+        self.losses: dict[str, LostSlot] = {}
 
     def __getstate__(self) -> dict[str, object]:
         # Tune pickles the scheduler, which knows us, for its own restore, which we do not use.
@@ -105,26 +105,26 @@ class Retries:
     def faults(self, name: str) -> int:
         """How often a trial was brought back so far, on its slot or another."""
         trial = self._view.trials.get(name)
-        return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, TRIED_AGAIN) for f in trial.faults)
+        return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, RETRIED) for f in trial.faults)
 
-    def _decide(self, name: str, error: str, message: str, raised: bool) -> Loss:
+    def _decide(self, name: str, error: str, message: str, raised: bool) -> LostSlot:
         if self._ending():
-            return Loss(error, message, "left for a resume", "interrupted")
+            return LostSlot(error, message, "left for a resume", "interrupted")
         at = (name, message, self._searcher.reported.get(name, 0))
         if raised and at in self._raised:
-            return Loss(error, f"{message}\n  twice at the same place", "given up", "failed")
+            return LostSlot(error, f"{message}\n  twice at the same place", "given up", "failed")
         self._raised.add(at)
         if self.faults(name) >= self._limits.per_trial:
             words = f"{message}\n  its {self._limits.per_trial} retries (faults.per_trial) are used up"
-            return Loss(error, words, "given up", "failed")
+            return LostSlot(error, words, "given up", "failed")
         most = self._limits.per_sweep
         if self._slots > (10 + len(self._view.trials) if most is None else most):
-            self._winding.give_up(
+            self._control.give_up(
                 f"faults.per_sweep: {self._slots} slots were lost, the last one: {message.splitlines()[0]}; "
                 "see to the machines, then resume"
             )
-            return Loss(error, message, "sweep ended", "interrupted")
-        return Loss(error, message, TRIED_AGAIN, "lost")
+            return LostSlot(error, message, "sweep ended", "interrupted")
+        return LostSlot(error, message, RETRIED, "lost")
 
 
 def _cause(trial: Trial) -> tuple[str, str, bool]:

@@ -15,17 +15,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from sweepft.data import Prepared, open_tests
-from sweepft.driver.configs import keep_plan, task_plans
-from sweepft.driver.control import Winding
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.data import Prepared, load_test_sets
+from sweepft.driver.configs import eval_tasks, keep_policy
+from sweepft.driver.control import SweepControl
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import EvaluateError, Problem, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.ledger import Row, TrialView, metric_of, missing_scores
-from sweepft.slot.eval_job import ExamPart, Judging
-from sweepft.slot.weight_retention import KeepPlan
+from sweepft.ledger import Row, TrialState, metric_of, missing_scores
+from sweepft.slot.eval_job import EvalItem, Judging
+from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import Evaluate, SweepSpec
 from sweepft.training.fingerprint import weights_digest
 
@@ -40,7 +40,7 @@ def check_finals(spec: SweepSpec) -> dict[str, int]:
         EvaluateError: If a task or its data cannot be had.
         DataError: If a file of MT-Bench is missing or broken.
     """
-    plans = task_plans(spec)
+    plans = eval_tasks(spec)
     if spec.evaluate is None:
         return {}
     if plans and importlib.util.find_spec("lm_eval") is None:
@@ -68,7 +68,7 @@ _TRIES = 2
 """How often an exam whose slot dies is begun."""
 
 
-class Finals:
+class FinalStage:
     """Proposes seeds and exams once the search is over.
 
     Args:
@@ -86,21 +86,21 @@ class Finals:
         prepared: Prepared,
         run_dir: Path,
         *,
-        recorder: Recorder,
-        winding: Winding,
+        event_log: EventLog,
+        control: SweepControl,
         reported: Mapping[str, int],
     ) -> None:
         self._spec = spec
         self._prepared = prepared
         self._run_dir = run_dir
-        self._recorder = recorder
-        self._winding = winding
+        self._event_log = event_log
+        self._control = control
         self._reported = reported
         self._begun = False
         self._caches: dict[str, str] = {}
         self._under_way: set[str] = set()
         self._tries: dict[str, int] = {}
-        recorder.listeners.append(self._on_row)
+        event_log.listeners.append(self._on_row)
 
     @property
     def begun(self) -> bool:
@@ -114,7 +114,7 @@ class Finals:
             busy: Whether trials of the search are still under way.
         """
         evaluate = self._spec.evaluate
-        if evaluate is None or self._winding.soft:
+        if evaluate is None or self._control.soft:
             return "finished"
         if busy:
             return "wait"
@@ -135,20 +135,20 @@ class Finals:
     def _begin(self, evaluate: Evaluate) -> None:
         """Choose the finalists, open the sealed sets, and say so in the ledger where it is not said yet."""
         self._begun = True
-        view = self._recorder.view
+        view = self._event_log.view
         objectives = {r.trial.trial_id: r.trial.objective for r in view.ranking() if r.rank is not None}
-        keep = KeepPlan(
+        keep = KeepPolicy(
             folder="", tokenizer="", top=evaluate.finalists.top, random=evaluate.finalists.random,
             seed=self._spec.search.seed,
         )  # fmt: skip
         chosen = keep.chosen({name: value for name, value in objectives.items() if value is not None})
         if not chosen:
             return
-        sets = {name: ("test", t) for name, t in open_tests(self._spec, self._run_dir / "cache").items()}
-        sets |= {h.name: ("held_out", h.data) for h in self._prepared.held_out}
+        sets = {name: ("test", t) for name, t in load_test_sets(self._spec, self._run_dir / "cache").items()}
+        sets |= {h.name: ("validation", h.data) for h in self._prepared.validation}
         self._caches = {name: data.path for name, (_, data) in sets.items()}
         parts = [{"what": what, "name": name, "digest": data.digest} for name, (what, data) in sets.items()]
-        parts += [{"what": "task", "name": t.name, "digest": t.digest} for t in task_plans(self._spec)]
+        parts += [{"what": "task", "name": t.name, "digest": t.digest} for t in eval_tasks(self._spec)]
         if evaluate.mt_bench is not None:
             parts.append({"what": "judge", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
         places = list(objectives)
@@ -162,49 +162,49 @@ class Finals:
             "rank_by": evaluate.weights,
         }
         if view.finalists is None or any(view.finalists[key] != value for key, value in row.items()):
-            self._recorder.write("finalists", **row)
+            self._event_log.write("finalists", **row)
 
     def _waiting(self, evaluate: Evaluate) -> Iterator[dict[str, Any]]:
         """What is not done, in the order it shall be: seeds, each scored before more weights pile up; the rest."""
-        row = self._recorder.view.finalists
+        row = self._event_log.view.finalists
         if row is None:
             return
-        trials = self._recorder.view.trials
+        trials = self._event_log.view.trials
         seeds = list(self._seeds(evaluate, row))
         ended = [trials[s["trial_id"]] for s in seeds if s["trial_id"] in trials]
-        yield from self._exams(t for t in ended if t.status == "completed")
+        yield from self._eval_jobs(t for t in ended if t.status == "completed")
         open_ends = ("running", "interrupted")
         yield from (
             s for s in seeds if s["trial_id"] not in trials or trials[s["trial_id"]].status in open_ends
         )
-        yield from self._exams((None,))
-        yield from self._exams(trials[entry["trial_id"]] for entry in row["chosen"])
+        yield from self._eval_jobs((None,))
+        yield from self._eval_jobs(trials[entry["trial_id"]] for entry in row["chosen"])
 
     def _seeds(self, evaluate: Evaluate, row: Row) -> Iterator[dict[str, Any]]:
         """The best finalists with fresh seeds."""
-        if evaluate.confirm is None:
+        if evaluate.replicates is None:
             return
-        view = self._recorder.view
+        view = self._event_log.view
         best = [entry["trial_id"] for entry in row["chosen"] if entry["why"] == "top"]
-        for name in best[: evaluate.confirm.top]:
+        for name in best[: evaluate.replicates.top]:
             trial = view.trials[name]
-            for i in range(1, evaluate.confirm.seeds + 1):
+            for i in range(1, evaluate.replicates.seeds + 1):
                 seed = f"{name}-seed{i}"
-                settings = {**trial.effective, "seed": (trial.effective.get("seed", 0) + i) % 2**32}
+                settings = {**trial.train_config, "seed": (trial.train_config.get("seed", 0) + i) % 2**32}
                 yield {
                     "trial_id": seed,
                     "number": trial.number,
-                    "origin": "confirm",
-                    "confirms": name,
-                    "config": trial.config,
+                    "origin": "replicate",
+                    "replicate_of": name,
+                    "config": trial.params,
                     "settings": settings,
                     "keep": bool(row["parts"]),
                     "reported_samples": self._reported.get(seed, 0),
                 }
 
-    def _exams(self, subjects: Iterator[TrialView] | tuple[None]) -> Iterator[dict[str, Any]]:
+    def _eval_jobs(self, subjects: Iterator[TrialState] | tuple[None]) -> Iterator[dict[str, Any]]:
         """An exam for each subject that lacks scores."""
-        view, keep = self._recorder.view, keep_plan(self._spec, self._prepared, self._run_dir)
+        view, keep = self._event_log.view, keep_policy(self._spec, self._prepared, self._run_dir)
         anyone = next(iter(view.trials.values()))
         for trial in subjects:
             name = None if trial is None else trial.trial_id
@@ -216,9 +216,9 @@ class Finals:
                 continue
             yield {
                 "trial_id": f"score-{name or 'base'}",
-                "origin": "exam",
-                "settings": (trial or anyone).effective,
-                "exam": {
+                "origin": "eval_job",
+                "settings": (trial or anyone).train_config,
+                "eval_job": {
                     "subject": name,
                     "weights": None if name is None else f"{keep.folder}/{name}",
                     "run_dir": str(self._run_dir),
@@ -230,17 +230,17 @@ class Finals:
     def _cannot_be_scored(self, name: str, missing: list[dict[str, Any]]) -> None:
         why = f"its weights were not kept: there is no weights/{name}; keep.top was smaller when it ended"
         for part in missing:
-            self._recorder.write("score", trial_id=name, **part, metrics={}, reason=why)
+            self._event_log.write("score", trial_id=name, **part, metrics={}, reason=why)
 
-    def _part(self, part: Mapping[str, Any], subject: str) -> ExamPart:
+    def _part(self, part: Mapping[str, Any], subject: str) -> EvalItem:
         name, digest = part["name"], part["digest"]
         file = f"items/{subject}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl.gz"
         if part["what"] == "judge":
-            return ExamPart("judge", name, digest, judging=self._judging(subject), items=file)
+            return EvalItem("judge", name, digest, judging=self._judging(subject), items=file)
         if part["what"] != "task":
-            return ExamPart(part["what"], name, digest, cache=self._caches[name])
-        task = next(t for t in task_plans(self._spec) if t.name == name)
-        return ExamPart("task", name, digest, task=task, items=file)
+            return EvalItem(part["what"], name, digest, cache=self._caches[name])
+        task = next(t for t in eval_tasks(self._spec) if t.name == name)
+        return EvalItem("task", name, digest, task=task, items=file)
 
     def _judging(self, subject: str) -> Judging:
         evaluate = self._spec.evaluate
@@ -259,8 +259,8 @@ class Finals:
         """Remove the weights of a seed that has every score: they were kept for these alone."""
         if row["kind"] != "score" or row["trial_id"] is None:
             return
-        trial = self._recorder.view.trials.get(row["trial_id"])
-        if trial is None or not trial.confirms:
+        trial = self._event_log.view.trials.get(row["trial_id"])
+        if trial is None or not trial.replicate_of:
             return
-        if not missing_scores(self._recorder.view, trial.trial_id, since=math.inf):
+        if not missing_scores(self._event_log.view, trial.trial_id, since=math.inf):
             shutil.rmtree(self._run_dir / "weights" / trial.trial_id, ignore_errors=True)

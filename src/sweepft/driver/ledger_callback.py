@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.experiment import Trial
 
-from sweepft.driver.fault_policy import Loss
-from sweepft.driver.time_accounting import SlotClock
+from sweepft.driver.fault_policy import LostSlot
+from sweepft.driver.time_accounting import TimeAccounting
 from sweepft.errors import StorageError
-from sweepft.ledger import Ledger, Row, RunView, current_writer, without_residuals
+from sweepft.ledger import Ledger, Row, SweepState, current_writer, without_residuals
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.slot.checkpoints import note_parked, remove_states
+from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
 from sweepft.slot.trainable import WENT_ON
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 if TYPE_CHECKING:
-    from sweepft.driver.command_handler import Steering
+    from sweepft.driver.command_handler import CommandHandler
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ INTERRUPTED = Outcome("interrupted", None, "the sweep was interrupted")
 """The trial did not end by itself, and nobody condemned it: it goes on when the sweep is resumed."""
 
 
-def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Outcome:
+def outcome(result: Mapping[str, Any], decision: Mapping[str, Any] | None) -> Outcome:
     """Decide how a trial ended.
 
     Args:
@@ -66,16 +66,16 @@ def outcome(result: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> Out
         if value is None or not math.isfinite(value):
             return Outcome("diverged", None, f"the held-out loss at the end is {value}")
         return Outcome("completed", float(value), None)
-    if verdict is not None and verdict["action"] == "guard":
-        return Outcome("diverged", None, verdict["reason"])
-    if verdict is not None and verdict["action"] == "stop":
-        return Outcome("stopped", None, verdict["reason"])
-    if verdict is not None and verdict["action"] == "park":
-        return Outcome("parked", None, verdict["reason"])
+    if decision is not None and decision["action"] == "divergence_check":
+        return Outcome("diverged", None, decision["reason"])
+    if decision is not None and decision["action"] == "stop":
+        return Outcome("stopped", None, decision["reason"])
+    if decision is not None and decision["action"] == "pause":
+        return Outcome("paused", None, decision["reason"])
     return INTERRUPTED
 
 
-class Recorder:
+class EventLog:
     """The sweep's only writer: appends a row, folds it into the view, tells listeners.
 
     Args:
@@ -83,7 +83,7 @@ class Recorder:
         view: State so far; empty for a new sweep.
     """
 
-    def __init__(self, ledger: Ledger, view: RunView) -> None:
+    def __init__(self, ledger: Ledger, view: SweepState) -> None:
         self.ledger = ledger
         self.view = view
         view.writer = current_writer(ledger.path.parent)
@@ -128,30 +128,30 @@ class LedgerCallback(tune.Callback):
 
     def __init__(
         self,
-        recorder: Recorder,
+        event_log: EventLog,
         scheduler: EarlyDynamicsScheduler,
         searcher: OptunaSearcher,
-        losses: MutableMapping[str, Loss],
+        losses: MutableMapping[str, LostSlot],
         gpus_per_slot: float,
         begin: float,
         slots: int,
-        states: Path,
-        steering: Steering | None = None,
+        checkpoints: Path,
+        command_handler: CommandHandler | None = None,
         elapsed: Callable[[], float] | None = None,
     ) -> None:
-        self._recorder = recorder
+        self._event_log = event_log
         self._scheduler = scheduler
         self._searcher = searcher
         self._losses = losses
         self._gpus = gpus_per_slot
-        self._clock = SlotClock(0.0, slots)
+        self._clock = TimeAccounting(0.0, slots)
         self._elapsed = elapsed or _elapsed_since(begin)
-        self._states = states
-        self._steering = steering
+        self._checkpoints = checkpoints
+        self._command_handler = command_handler
         self.on_left: Callable[[str], None] = lambda name: None
         self._attempts: dict[str, int] = {}
         self._faults: dict[str, int] = {}
-        self._verdicts: dict[str, Row] = {}
+        self._decisions: dict[str, Row] = {}
         self._outcomes: dict[str, Outcome] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -160,35 +160,35 @@ class LedgerCallback(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
         """Tune's loop turns, at least ten times a second or so."""
-        if self._steering is not None:
-            self._steering.poll()
+        if self._command_handler is not None:
+            self._command_handler.poll()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost; or an exam."""
-        if "exam" in trial.config:
+        if "eval_job" in trial.config:
             return
-        for memory in (self._attempts, self._faults, self._verdicts):
+        for memory in (self._attempts, self._faults, self._decisions):
             memory.pop(trial.config["trial_id"], None)
         self._write_trial(trial.config)
 
     def _write_trial(self, config: dict[str, Any]) -> None:
         """The row of a trial that has none."""
-        if config["trial_id"] in self._recorder.view.trials:
+        if config["trial_id"] in self._event_log.view.trials:
             return
-        plan = TrialPlan.from_settings(
-            config["trial_id"], config["settings"], self._recorder.view.budget_samples
+        plan = TrialConfig.from_settings(
+            config["trial_id"], config["settings"], self._event_log.view.budget_samples
         )
-        self._recorder.write(
+        self._event_log.write(
             "trial",
             trial_id=config["trial_id"],
             number=config["number"],
-            config=config["config"],
-            effective=config["settings"],
+            params=config["config"],
+            train_config=config["settings"],
             origin=config["origin"],
             planned_steps=plan.planned_steps,
             warmup_steps=plan.warmup_steps,
             study_number=config.get("study_number"),
-            confirms=config.get("confirms"),
+            replicate_of=config.get("replicate_of"),
         )
 
     def on_trial_result(
@@ -196,13 +196,13 @@ class LedgerCallback(tune.Callback):
     ) -> None:
         """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
         name = trial.config["trial_id"]
-        if "exam" in trial.config:
-            self._write_exam(name, result)
+        if "eval_job" in trial.config:
+            self._write_eval_job(name, result)
             return
         new_fault = self._write_faults(name, result, told_as=name)
         if "history" in result:
             self._write_steps(name, result, self._attempt(name, result, new_fault))
-        self._write_verdicts()
+        self._write_decisions()
         # The cost rows close a result: who resumes takes a result without them as not written.
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(name, result["slot"], phase, seconds)
@@ -210,13 +210,13 @@ class LedgerCallback(tune.Callback):
         if between is not None:
             self._write_cost(None, result["slot"], *between)
         if result.get("done"):
-            how = outcome(result, self._verdicts.get(name))
+            how = outcome(result, self._decisions.get(name))
             if how is INTERRUPTED and result.get("paused"):
                 how = Outcome("interrupted", None, "the sweep was paused")
             self._outcomes[name] = how
             self._searcher.set_outcome(name, how.status, how.objective, how.reason)
-            if how.status in ("parked", "interrupted"):  # its state is needed again
-                note_parked(self._states / name)
+            if how.status in ("paused", "interrupted"):  # its state is needed again
+                mark_paused(self._checkpoints / name)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
         """A trial is over, whoever ended it; a parked one has not ended, also if it was about to come back."""
@@ -224,9 +224,9 @@ class LedgerCallback(tune.Callback):
         how = self._outcomes.pop(name, INTERRUPTED)
         self._clock.leave(name)
         self.on_left(name)
-        if "exam" in trial.config:
+        if "eval_job" in trial.config:
             return
-        if how.status in ("parked", "interrupted") and self._recorder.view.trials[name].status == "parked":
+        if how.status in ("paused", "interrupted") and self._event_log.view.trials[name].status == "paused":
             return
         self._end(name, how, trial.last_result or {})
         self._end_on_full_storage(trial.last_result or {})
@@ -235,45 +235,45 @@ class LedgerCallback(tune.Callback):
         """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
         name, result = trial.config["trial_id"], trial.last_result or {}
         loss, slot = self._losses.pop(name), result.get("slot")
-        exam = "exam" in trial.config
-        told_as = None if exam else name
+        eval_job = "eval_job" in trial.config
+        told_as = None if eval_job else name
         self.on_left(name)
-        if not exam:
+        if not eval_job:
             self._write_trial(trial.config)  # it may have been lost before it began
         lost = self._clock.lose(slot, self._elapsed()) if slot else 0.0
-        self._recorder.write(
+        self._event_log.write(
             "fault", trial_id=told_as, slot=slot, rank=None, error=loss.error, message=loss.message,
             action=loss.action, lost_seconds=lost,
         )  # fmt: skip
         if slot:
             self._write_cost(told_as, slot, "lost", lost)
-        if exam:
+        if eval_job:
             self._faults.pop(name, None)
             return
-        parked = self._recorder.view.trials[name].status == "parked"  # about to come back, and stays so
-        if loss.status == "failed" or (loss.status == "interrupted" and not parked):
+        paused = self._event_log.view.trials[name].status == "paused"  # about to come back, and stays so
+        if loss.status == "failed" or (loss.status == "interrupted" and not paused):
             self._end(name, Outcome(loss.status, None, loss.message), result)
         if loss.status == "failed":
-            remove_states(self._states / name)
+            remove_checkpoints(self._checkpoints / name)
 
     def _end_on_full_storage(self, result: dict[str, Any]) -> None:
         """A slot cannot write: neither could the next trial. The trial's own rows are written; nothing else follows."""
         if "storage" in result:
-            self._recorder.failure = StorageError(
-                f"{self._states.parent}: {result['storage']}\n"
+            self._event_log.failure = StorageError(
+                f"{self._checkpoints.parent}: {result['storage']}\n"
                 "  Free space or make the folder writable, then resume the run."
             )
-            raise self._recorder.failure
+            raise self._event_log.failure
 
     def close(self) -> None:
         """Write what each slot has waited since its last trial: the sweep is over."""
         for slot, seconds in self._clock.close(self._elapsed()).items():
             self._write_cost(None, slot, "idle", seconds)
 
-    def _write_exam(self, name: str, result: dict[str, Any]) -> None:
+    def _write_eval_job(self, name: str, result: dict[str, Any]) -> None:
         """One part of an exam: it is the slot's time, no trial's."""
         self._write_faults(name, result, told_as=None)
-        self._recorder.write("score", **result["scored"], slot=result["slot"])
+        self._event_log.write("score", **result["scored"], slot=result["slot"])
         for phase, seconds in result["phase_seconds"].items():
             self._write_cost(None, result["slot"], phase, seconds)
         between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
@@ -281,13 +281,13 @@ class LedgerCallback(tune.Callback):
             self._write_cost(None, result["slot"], *between)
 
     def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
-        self._recorder.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
+        self._event_log.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
 
     def _write_faults(self, name: str, result: dict[str, Any], told_as: str | None) -> bool:
         """Faults since the last result, as those of trial ``told_as``; whether the trial was begun anew after any."""
         faults = result["faults"][self._faults.get(name, 0) :]
         for fault in faults:
-            self._recorder.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
+            self._event_log.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
         self._faults[name] = len(result["faults"])
         return any(fault["action"] != WENT_ON for fault in faults)
 
@@ -295,14 +295,14 @@ class LedgerCallback(tune.Callback):
         """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
         attempt = self._attempts.get(name)
         if attempt is None or new_fault:
-            attempt = self._attempts[name] = len(self._recorder.view.trials[name].attempts) + 1
-            self._recorder.write(
+            attempt = self._attempts[name] = len(self._event_log.view.trials[name].attempts) + 1
+            self._event_log.write(
                 "start", trial_id=name, attempt=attempt, slot=result["slot"], **result["started"]
             )
         return attempt
 
     def _write_steps(self, name: str, result: dict[str, Any], attempt: int) -> None:
-        self._recorder.write(
+        self._event_log.write(
             "steps",
             trial_id=name,
             attempt=attempt,
@@ -313,26 +313,26 @@ class LedgerCallback(tune.Callback):
         )
         if "eval_loss" in result:
             final = result["samples_seen"] >= result["budget_samples"]
-            self._recorder.write(
+            self._event_log.write(
                 "eval",
                 trial_id=name,
                 attempt=attempt,
                 step=result["step"],
                 samples_seen=result["samples_seen"],
-                window=result["window"],
+                rung=result["rung"],
                 final=final,
                 objective=result["eval_loss"],
                 sets=result["eval_sets"] if final else without_residuals(result["eval_sets"]),
                 seconds=result["eval_seconds"],
             )
 
-    def _write_verdicts(self) -> None:
-        for verdict in self._scheduler.drain_verdicts():
-            row = self._recorder.write("verdict", **verdict.to_row())
-            self._verdicts[row["trial_id"]] = row
+    def _write_decisions(self) -> None:
+        for decision in self._scheduler.drain_decisions():
+            row = self._event_log.write("decision", **decision.to_row())
+            self._decisions[row["trial_id"]] = row
 
     def _end(self, name: str, how: Outcome, result: dict[str, Any]) -> None:
-        self._recorder.write(
+        self._event_log.write(
             "end",
             trial_id=name,
             attempt=self._attempts.get(name, 1),

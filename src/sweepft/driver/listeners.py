@@ -14,16 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from sweepft.driver.control import Winding
+from sweepft.driver.control import SweepControl
 from sweepft.errors import PackingMismatch
-from sweepft.ledger import Row, RunView
+from sweepft.ledger import Row, SweepState
 from sweepft.report import write_report
-from sweepft.slot.weight_retention import KeepPlan
+from sweepft.slot.weight_retention import KeepPolicy
 
 _GIVE_UP_AFTER = 3
 
 
-def stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], None]:
+def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable[[Row], None]:
     """End a sweep whose first trials all fail, or whose model is found not to pack: the next ones would fail too."""
     ended = [t.status for t in view.trials.values() if t.end is not None and t.status != "interrupted"]
     failed, worked = ended.count("failed"), len(ended) > ended.count("failed")
@@ -31,26 +31,26 @@ def stop_when_nothing_works(winding: Winding, view: RunView) -> Callable[[Row], 
     def on_row(row: Row) -> None:
         nonlocal failed, worked
         if row["kind"] == "fault" and row["error"] == PackingMismatch.__name__:
-            winding.give_up(row["message"])
+            control.give_up(row["message"])
         if row["kind"] != "end" or row["status"] == "interrupted":
             return
         failed, worked = failed + (row["status"] == "failed"), worked or row["status"] != "failed"
         if failed >= _GIVE_UP_AFTER and not worked:
-            winding.give_up(f"the first {failed} trials all failed: {row['reason']}")
+            control.give_up(f"the first {failed} trials all failed: {row['reason']}")
 
     return on_row
 
 
-def keep_weights(keep: KeepPlan, view: RunView) -> Callable[[Row], None]:
+def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:
     """Remove the weights of trials that have been overtaken."""
-    ended = (t for t in view.trials.values() if t.confirms is None)
+    ended = (t for t in view.trials.values() if t.replicate_of is None)
     kept = {t.trial_id: t.objective for t in ended if t.objective is not None}
 
     def on_row(row: Row) -> None:
         nonlocal kept
         if row["kind"] != "end" or row["status"] != "completed":
             return
-        if view.trials[row["trial_id"]].confirms is None:
+        if view.trials[row["trial_id"]].replicate_of is None:
             kept = keep.settle({**kept, row["trial_id"]: row["objective"]})
 
     return on_row
@@ -90,7 +90,7 @@ class LiveReport:
     def __init__(
         self,
         run_dir: Path,
-        view: RunView,
+        view: SweepState,
         write: Callable[..., Any] = write_report,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -9,26 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sweepft.driver.configs import state_plan
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.configs import checkpoint_policy
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
-from sweepft.slot.checkpoints import remove_states
+from sweepft.slot.checkpoints import remove_checkpoints
 from sweepft.spec import SweepSpec
 
 
-def comebacks(spec: SweepSpec, scheduler: EarlyDynamicsScheduler) -> Callable[[], Sequence[str]] | None:
+def resume_candidates(
+    spec: SweepSpec, scheduler: EarlyDynamicsScheduler
+) -> Callable[[], Sequence[str]] | None:
     """What the searcher asks when it has nothing new to propose; None where no trial is ever parked."""
-    if not spec.early_stop.park:
+    if not spec.early_stop.pause:
         return None
-    return lambda: [p.trial_id for p in scheduler.prospects(from_scratch=_from_scratch(spec)) if p.worth]
+    return lambda: [p.trial_id for p in scheduler.paused_trials(from_scratch=_from_scratch(spec)) if p.worth]
 
 
-def give_up_parked(
+def give_up_paused(
     spec: SweepSpec,
     run_dir: Path,
     *,
-    recorder: Recorder,
+    event_log: EventLog,
     scheduler: EarlyDynamicsScheduler,
     proposer: Proposer,
     limit: str | None,
@@ -43,11 +45,11 @@ def give_up_parked(
         proposer: Tells the study.
         limit: The limit that was reached, as a sentence; None when none was.
     """
-    for prospect in scheduler.prospects(from_scratch=_from_scratch(spec)):
-        trial = recorder.view.trials[prospect.trial_id]
-        why = limit if limit is not None and prospect.worth else prospect.reason
+    for paused_trial in scheduler.paused_trials(from_scratch=_from_scratch(spec)):
+        trial = event_log.view.trials[paused_trial.trial_id]
+        why = limit if limit is not None and paused_trial.worth else paused_trial.reason
         reason = f"{trial.reason}; it was parked and did not come back: {why}"
-        recorder.write(
+        event_log.write(
             "end",
             trial_id=trial.trial_id,
             attempt=len(trial.attempts),
@@ -60,7 +62,7 @@ def give_up_parked(
         )
         scheduler.give_up(trial.trial_id)
         proposer.tell(trial.trial_id, "stopped", reason=reason)
-        remove_states(Path(state_plan(spec, run_dir).folder) / trial.trial_id)
+        remove_checkpoints(Path(checkpoint_policy(spec, run_dir).folder) / trial.trial_id)
 
 
 def _from_scratch(spec: SweepSpec) -> bool:

@@ -16,16 +16,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.ledger import Row, RunView, TrialView
-from sweepft.spec import setting_text
+from sweepft.ledger import Row, SweepState, TrialState
+from sweepft.spec import format_value
 
 
 def short_config(config: dict[str, Any]) -> str:
     """A config on one line: ``batch_size=32 learning_rate=0.001``."""
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={setting_text(value)}" for key, value in config.items())
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={format_value(value)}" for key, value in config.items())
 
 
-def describe(row: Row, view: RunView) -> str | None:
+def describe(row: Row, view: SweepState) -> str | None:
     """One plain line for a ledger row, or None for a row that is not news."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
     if kind == "command":
@@ -37,23 +37,23 @@ def describe(row: Row, view: RunView) -> str | None:
         chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
         return f"finalists: {chosen}; scored on {parts}"
     if kind == "score":
-        found = " ".join(f"{metric}={setting_text(m['value'])}" for metric, m in row["metrics"].items())
+        found = " ".join(f"{metric}={format_value(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
-        return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.config)}"
+        return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.params)}"
     if kind == "eval":
         return (
-            f"trial at {row['window']:.0%}: trial={trial.trial_id} step={row['step']} "
+            f"trial at {row['rung']:.0%}: trial={trial.trial_id} step={row['step']} "
             f"samples={int(row['samples_seen'])} eval_loss={row['objective']:.4f}"
         )
-    if kind == "verdict" and row["action"] != "continue":
+    if kind == "decision" and row["action"] != "continue":
         return (
             f"trial {row['action']}: trial={trial.trial_id} samples={int(row['samples_seen'])} rule={row['rule']}"
             f" reason={row['reason']!r}"
         )
-    if kind == "start" and trial.verdicts and trial.verdicts[-1]["action"] == "park":
+    if kind == "start" and trial.decisions and trial.decisions[-1]["action"] == "pause":
         return f"trial comes back: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
         return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
@@ -77,7 +77,7 @@ class Progress:
         console: Where to draw.
     """
 
-    def __init__(self, view: RunView, slots: int, console: Console) -> None:
+    def __init__(self, view: SweepState, slots: int, console: Console) -> None:
         self._view = view
         self._slots = slots
         self._console = console
@@ -106,19 +106,19 @@ class Progress:
         return Group(self._headline(), self._leader(), self._running(), self._recent())
 
     def _headline(self) -> Text:
-        counts = Counter(t.status for t in self._view.trials.values() if t.confirms is None)
-        done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "parked"))
+        counts = Counter(t.status for t in self._view.trials.values() if t.replicate_of is None)
+        done = sum(n for status, n in counts.items() if status not in ("running", "interrupted", "paused"))
         planned = self._view.planned_trials
         total = "?" if planned is None else str(planned)
         text = Text.assemble((self._view.name, "bold"), f"  {done} of {total} trials done")
-        for status in ("completed", "stopped", "parked", "diverged", "failed"):
+        for status in ("completed", "stopped", "paused", "diverged", "failed"):
             if counts[status]:
                 text.append(f"  {counts[status]} {status}", style=_STYLES[status])
         saved = _saved_share(list(self._view.trials.values()))
         if saved > 0:
             text.append(f"  {saved:.0%} of the compute saved so far", style="green")
         if self._view.finalists is not None:
-            seeds = sum(t.confirms is not None for t in self._view.trials.values())
+            seeds = sum(t.replicate_of is not None for t in self._view.trials.values())
             text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
         if self._view.paused:
             text.append("  paused", style="cyan")
@@ -136,7 +136,7 @@ class Progress:
         return Text.assemble(
             "ahead: ",
             (best.trial_id, "bold"),
-            f"  eval_loss {best.objective:.4f}  {short_config(best.config)}",
+            f"  eval_loss {best.objective:.4f}  {short_config(best.params)}",
         )
 
     def _running(self) -> Table:
@@ -158,7 +158,7 @@ class Progress:
                 loss,
                 "" if value is None else f"{value:.4f}",
                 "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
-                Text(short_config(trial.config)),
+                Text(short_config(trial.params)),
             )
         return table
 
@@ -187,14 +187,14 @@ class Progress:
 _STYLES = {
     "completed": "green",
     "stopped": "yellow",
-    "parked": "cyan",
+    "paused": "cyan",
     "diverged": "magenta",
     "failed": "red",
     "interrupted": "dim",
 }
 
 
-def _saved_share(trials: list[TrialView]) -> float:
+def _saved_share(trials: list[TrialState]) -> float:
     """Share of the compute that trials which ended early would still have cost, at their own measured speed."""
     spent = saved = 0.0
     for trial in trials:

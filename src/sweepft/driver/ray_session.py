@@ -60,7 +60,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, by which sweeps end at their windows: Ray's own ends the process."""
+    """Keep this process's answer to SIGTERM, by which sweeps end at their rungs: Ray's own ends the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -15,13 +15,13 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.control import SweepScheduler
-from sweepft.driver.ledger_callback import Recorder, outcome
+from sweepft.driver.ledger_callback import EventLog, outcome
 from sweepft.driver.run_folder import sweep_row
-from sweepft.early_stopping import History
-from sweepft.early_stopping.prior_sweeps import candidates
+from sweepft.early_stopping import PriorSweeps
+from sweepft.early_stopping.prior_sweeps import search_trials
 from sweepft.errors import LedgerCorrupt
-from sweepft.ledger import Row, read_ledger, whole_results
-from sweepft.ledger.codec import collector_off
+from sweepft.ledger import Row, complete_results, read_ledger
+from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
@@ -29,14 +29,14 @@ from sweepft.spec import SweepSpec
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
-def begin_again(spec: SweepSpec, prepared: Prepared, recorder: Recorder) -> None:
+def write_resume_row(spec: SweepSpec, prepared: Prepared, event_log: EventLog) -> None:
     """Write the ``sweep`` row with which a session of the driver begins."""
-    history = recorder.view.header.get("history")
-    recorder.write("sweep", resumed=True, **sweep_row(spec, prepared), history=history)
+    history = event_log.view.header.get("prior_sweeps")
+    event_log.write("sweep", resumed=True, **sweep_row(spec, prepared), prior_sweeps=history)
 
 
 def from_ledger(
-    spec: SweepSpec, budget_samples: int, run_dir: Path, recorder: Recorder, rows: list[Row] | None = None
+    spec: SweepSpec, budget_samples: int, run_dir: Path, event_log: EventLog, rows: list[Row] | None = None
 ) -> tuple[OptunaSearcher, SweepScheduler]:
     """Search and scheduler that know what the ledger knows; trials that had not ended are proposed first.
 
@@ -49,14 +49,14 @@ def from_ledger(
     Raises:
         LedgerCorrupt: If a trial's name would lead out of the run folder.
     """
-    with collector_off():
-        rows, reported = whole_results(rows if rows is not None else read_ledger(run_dir))
+    with gc_paused():
+        rows, reported = complete_results(rows if rows is not None else read_ledger(run_dir))
         _check_names(run_dir, rows)
-        rows += _end_what_has_ended(recorder, rows)
-        rows = list(candidates(rows))
+        rows += _end_what_has_ended(event_log, rows)
+        rows = list(search_trials(rows))
         proposer = Proposer(spec, run_dir / STUDY_FILE)
         proposer.rebuild(rows)
-        history = History.from_dict(recorder.view.header.get("history") or {})
+        history = PriorSweeps.from_dict(event_log.view.header.get("prior_sweeps") or {})
         scheduler = build_scheduler(spec, budget_samples, history)
         scheduler.adopt_rows(rows)
     return OptunaSearcher(proposer, budget_samples, reported=reported), scheduler
@@ -72,7 +72,7 @@ def _check_names(run_dir: Path, rows: Sequence[Row]) -> None:
             )
 
 
-def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:
+def _end_what_has_ended(event_log: EventLog, rows: Sequence[Row]) -> list[Row]:
     """Write the ``end`` of trials whose last result was their last, but whose ``end`` row a crash prevented."""
     last: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -83,14 +83,14 @@ def _end_what_has_ended(recorder: Recorder, rows: Sequence[Row]) -> list[Row]:
         ended = kinds.get("end")
         if "steps" not in kinds or (ended is not None and ended["status"] != "interrupted"):
             continue
-        result = _last_result(kinds, recorder.view.budget_samples)
-        verdict = kinds.get("verdict")
-        condemned = verdict is not None and verdict["action"] in ("stop", "guard")
-        if not (condemned or "diverged" in result or result["samples_seen"] >= result["budget_samples"]):
+        result = _last_result(kinds, event_log.view.budget_samples)
+        decision = kinds.get("decision")
+        flagged = decision is not None and decision["action"] in ("stop", "divergence_check")
+        if not (flagged or "diverged" in result or result["samples_seen"] >= result["budget_samples"]):
             continue
-        how = outcome(result, verdict)
+        how = outcome(result, decision)
         written.append(
-            recorder.write(
+            event_log.write(
                 "end",
                 trial_id=name,
                 attempt=kinds["steps"]["attempt"],

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.driver.final_stage import check_finals
-from sweepft.driver.ledger_callback import Recorder
-from sweepft.driver.restore import begin_again, from_ledger
+from sweepft.driver.ledger_callback import EventLog
+from sweepft.driver.restore import from_ledger, write_resume_row
 from sweepft.driver.sidecars import check_mirror, mirrored
-from sweepft.driver.sweep import Finished, conduct
+from sweepft.driver.sweep import SweepResult, run_sweep
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
-from sweepft.ledger import Ledger, RunView
+from sweepft.ledger import Ledger, SweepState
 from sweepft.spec import SweepSpec, from_dict, load
 
 _MAY_CHANGE = (
@@ -34,7 +34,7 @@ def resume_sweep(
     *,
     address: str | None = None,
     console: Console | None = None,
-) -> Finished:
+) -> SweepResult:
     """Go on with a run that was interrupted, crashed, or has finished and shall go on longer.
 
     Args:
@@ -52,7 +52,7 @@ def resume_sweep(
     run_dir = run_dir.resolve()
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
-        view = RunView.from_rows(rows)
+        view = SweepState.from_rows(rows)
         if not view.header:
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
@@ -62,26 +62,26 @@ def resume_sweep(
                 f"{run_dir}: a simulated sweep: no trial of it can go on\n"
                 "  run its spec.yaml with: sweepft run, or simulate it again in another folder"
             )
-        spec = load(run_dir / "spec.yaml", overrides, check_history=False)  # the ledger has what it said
+        spec = load(run_dir / "spec.yaml", overrides, check_prior_sweeps=False)  # the ledger has what it said
         _comparable(view.spec, spec)
         check_finals(spec)
         check_mirror(spec.mirror, run_dir)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
-        recorder = Recorder(ledger, view)
-        begin_again(spec, prepared, recorder)
-        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder, rows)
+        event_log = EventLog(ledger, view)
+        write_resume_row(spec, prepared, event_log)
+        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log, rows)
         del rows  # half a million of them are a gibibyte
-        again, parked = searcher.proposer.waiting, len(searcher.proposer.parked)
-        done = sum(t.confirms is None for t in view.trials.values()) - again - parked
-        words = f"{done} trials are done, {again} go on" + (f", {parked} are parked" if parked else "")
+        again, paused = searcher.proposer.waiting, len(searcher.proposer.paused)
+        done = sum(t.replicate_of is None for t in view.trials.values()) - again - paused
+        words = f"{done} trials are done, {again} go on" + (f", {paused} are parked" if paused else "")
         console.print(f"resuming {spec.name}: {words}", highlight=False)
-        with mirrored(spec.mirror, run_dir, recorder, console):
-            return conduct(
+        with mirrored(spec.mirror, run_dir, event_log, console):
+            return run_sweep(
                 spec,
                 prepared,
                 run_dir,
-                recorder=recorder,
+                event_log=event_log,
                 searcher=searcher,
                 scheduler=scheduler,
                 address=address,
@@ -114,8 +114,8 @@ def _same_data(before: Mapping[str, Any], prepared: Prepared) -> None:
     """Refuse data that have changed since the run began."""
     now = prepared.model_dump(mode="json")
     pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
-    for old, new in zip(before["held_out"], now["held_out"], strict=True):
-        pairs[f"data.held_out.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
+    for old, new in zip(before["validation"], now["validation"], strict=True):
+        pairs[f"data.validation.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
     problems = [
         Problem(
             "resume",

@@ -18,10 +18,10 @@ from typing import Final
 
 from rich.console import Console
 
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import MirrorError
 from sweepft.ledger import Row
-from sweepft.mirror.status import Note, read_note
+from sweepft.mirror.status import MirrorStatus, read_status
 from sweepft.spec import Mirror
 from sweepft.trackers import failures
 
@@ -31,7 +31,7 @@ _SILENT: Final = 5.0
 """Seconds after which it is said that the process is waited for when the sweep is over."""
 
 
-class Follower:
+class SidecarProcess:
     """Starts the process.
 
     Args:
@@ -122,13 +122,13 @@ def check_mirror(mirror: Mirror | None, run_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def mirrored(mirror: Mirror | None, run_dir: Path, recorder: Recorder, console: Console) -> Iterator[None]:
+def mirrored(mirror: Mirror | None, run_dir: Path, event_log: EventLog, console: Console) -> Iterator[None]:
     """While the block runs, keep the mirror; at its end, whatever the reason, bring it up to date."""
     if mirror is None:
         yield
         return
     mirroring = _Mirroring(mirror, run_dir, console)
-    recorder.listeners.append(mirroring.on_row)
+    event_log.listeners.append(mirroring.on_row)
     try:
         yield
     finally:
@@ -142,7 +142,7 @@ class _Mirroring:
         self._console = console
         self._behind = False
         self._starts = 0
-        self._follower: Follower | None = None
+        self._follower: SidecarProcess | None = None
         self._start()
 
     def on_row(self, row: Row) -> None:
@@ -163,7 +163,7 @@ class _Mirroring:
             return
         words = f"the mirror {self._mirror.uri} gets the last files; Ctrl-C leaves it"
         code = follower.end(lambda: self._console.print(words, highlight=False, markup=False), None)
-        note = read_note(self._run_dir)
+        note = read_status(self._run_dir)
         self._tell(note if note is not None and note.process == follower.pid else None)
         if code != 0:
             self._warn(f"not up to date; {self._by_hand}")
@@ -180,17 +180,17 @@ class _Mirroring:
         mirror, log = self._mirror, self._run_dir / "logs" / "mirror.log"
         command = ["-m", _MODULE, "follow", str(self._run_dir), mirror.uri, str(mirror.seconds)]
         try:
-            self._follower = Follower(command, log)
+            self._follower = SidecarProcess(command, log)
         except OSError as error:
             self._warn(f"its process cannot be started: {error}; {self._by_hand}")
 
-    def _note(self) -> Note | None:
+    def _note(self) -> MirrorStatus | None:
         """What the process has noted; that of one before it counts for nothing."""
-        note = read_note(self._run_dir)
+        note = read_status(self._run_dir)
         here = note is not None and self._follower is not None and note.process == self._follower.pid
         return note if here else None
 
-    def _tell(self, note: Note | None) -> None:
+    def _tell(self, note: MirrorStatus | None) -> None:
         """Say that the mirror is behind, and that it no longer is, once each."""
         if note is None or (note.failure is not None) == self._behind:
             return
@@ -230,9 +230,9 @@ class Tracking:
         self._told: set[str] = set()
         self._log = run_dir / "logs" / "track.log"
         self._pid = 0
-        self.follower: Follower | None = None
+        self.follower: SidecarProcess | None = None
         try:
-            self.follower = Follower([*command, str(run_dir)], self._log)
+            self.follower = SidecarProcess([*command, str(run_dir)], self._log)
             self._pid = self.follower.pid
         except OSError as error:
             self._tell("trackers", f"the process cannot be started: {error}")

@@ -9,22 +9,22 @@ from pathlib import Path
 from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
-from sweepft.driver.build import build_scheduler, earlier_sweeps
+from sweepft.driver.build import build_scheduler, load_prior_sweeps
 from sweepft.driver.final_stage import check_finals
-from sweepft.driver.ledger_callback import Recorder
+from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.run_folder import make_run_folder, sweep_row
 from sweepft.driver.sidecars import check_mirror, mirrored
-from sweepft.driver.sweep import Finished, conduct
+from sweepft.driver.sweep import SweepResult, run_sweep
 from sweepft.errors import Problem, SpecError
-from sweepft.ledger import Ledger, RunView
+from sweepft.ledger import Ledger, SweepState
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, check_budget, packing_note
 
 
-def run_sweep(
+def start_sweep(
     spec: SweepSpec, out: Path, *, address: str | None = None, console: Console | None = None
-) -> Finished:
+) -> SweepResult:
     """Run a new sweep.
 
     Args:
@@ -36,7 +36,7 @@ def run_sweep(
         SpecError: If the spec needs a package that is not installed.
         EvaluateError: If a benchmark task, or its data, cannot be had.
         DataError: If the data cannot be used.
-        HistoryError: If what ``early_stop.history`` names cannot be used.
+        PriorSweepsError: If what ``early_stop.prior_sweeps`` names cannot be used.
         MirrorError: If the mirror cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
@@ -47,20 +47,20 @@ def run_sweep(
     check_finals(spec)
     out = out.resolve()
     check_mirror(spec.mirror, out)
-    history = earlier_sweeps(spec)
+    prior_sweeps = load_prior_sweeps(spec)
     make_run_folder(out, spec)
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
-        recorder = Recorder(ledger, RunView())
-        recorder.write("sweep", **sweep_row(spec, prepared), history=history.to_dict())
-        with mirrored(spec.mirror, out, recorder, console):
-            return conduct(
+        event_log = EventLog(ledger, SweepState())
+        event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
+        with mirrored(spec.mirror, out, event_log, console):
+            return run_sweep(
                 spec,
                 prepared,
                 out,
-                recorder=recorder,
+                event_log=event_log,
                 searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
-                scheduler=build_scheduler(spec, prepared.budget_samples, history),
+                scheduler=build_scheduler(spec, prepared.budget_samples, prior_sweeps),
                 address=address,
                 console=console,
             )
@@ -106,7 +106,7 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     note = packing_note(spec.train, prepared.model_type)
     for warning in (*prepared.warnings, *([note] if note else [])):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
-    sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.held_out)
+    sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.validation)
     console.print(
         f"data: {prepared.train.rows} training rows, held out: {sets}; "
         f"budget {prepared.budget_samples} samples a trial",

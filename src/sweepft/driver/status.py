@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from sweepft.driver.progress import Progress, short_config
-from sweepft.ledger import LedgerTail, RunView, ledger_path, named_writer
-from sweepft.mirror.status import read_note
+from sweepft.ledger import LedgerTail, SweepState, ledger_path, named_writer
+from sweepft.mirror.status import read_status
 
 
 def status_of(run_dir: Path) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def status_of(run_dir: Path) -> dict[str, Any]:
     Raises:
         LedgerError: If there is no readable ledger.
     """
-    view = RunView.load(run_dir)
-    best, note = view.best, read_note(run_dir)
+    view = SweepState.load(run_dir)
+    best, note = view.best, read_status(run_dir)
     return {
         "run": str(run_dir),
         "name": view.name,
@@ -30,10 +30,10 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "trials": dict(Counter(t.status for t in view.trials.values())),
         "planned_trials": view.planned_trials,
         "running": [
-            {"trial_id": t.trial_id, "reach": round(t.reach, 4), "step": t.step, "config": t.config}
+            {"trial_id": t.trial_id, "reach": round(t.reach, 4), "step": t.step, "config": t.params}
             for t in view.with_status("running")
         ],
-        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.config},
+        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.params},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
         "mirror": note and {"uri": note.uri, "time": note.time, "failure": note.failure},
         "resume": view.status in ("crashed", "interrupted", "limit")
@@ -90,7 +90,7 @@ def watch_run(run_dir: Path, console: Console | None = None) -> None:
         LedgerError: If there is no readable ledger.
     """
     console = console or Console()
-    tail, view = LedgerTail(run_dir), RunView()
+    tail, view = LedgerTail(run_dir), SweepState()
     while rows := tail.read():
         for row in rows:
             view.apply(row)

@@ -21,21 +21,21 @@ from rich.console import Console
 
 from sweepft.data import Prepared
 from sweepft.driver.build import build_callback, build_tuner
-from sweepft.driver.command_handler import Steering
-from sweepft.driver.configs import keep_plan
-from sweepft.driver.control import SweepScheduler, Winding
-from sweepft.driver.final_stage import Finals
-from sweepft.driver.ledger_callback import LedgerCallback, Recorder
+from sweepft.driver.command_handler import CommandHandler
+from sweepft.driver.configs import keep_policy
+from sweepft.driver.control import SweepControl, SweepScheduler
+from sweepft.driver.final_stage import FinalStage
+from sweepft.driver.ledger_callback import EventLog, LedgerCallback
 from sweepft.driver.listeners import LiveReport, keep_weights, stop_when_nothing_works
-from sweepft.driver.pausing import give_up_parked
+from sweepft.driver.pausing import give_up_paused
 from sweepft.driver.progress import Progress
 from sweepft.driver.ray_session import ray_session
-from sweepft.driver.restore import begin_again, from_ledger
+from sweepft.driver.restore import from_ledger, write_resume_row
 from sweepft.driver.run_folder import storage_problem
 from sweepft.driver.sidecars import Tracking
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export import write_best
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Finished:
+class SweepResult:
     """What is left when a sweep is over.
 
     Attributes:
@@ -56,7 +56,7 @@ class Finished:
     """
 
     run_dir: Path
-    view: RunView
+    view: SweepState
     status: str
     reports: dict[str, Path]
     best: Path | None = None
@@ -76,17 +76,17 @@ class Finished:
         return 0 if self.view.best is not None and self.status != "failed" else 1
 
 
-def conduct(
+def run_sweep(
     spec: SweepSpec,
     prepared: Prepared,
     run_dir: Path,
     *,
-    recorder: Recorder,
+    event_log: EventLog,
     searcher: OptunaSearcher,
     scheduler: SweepScheduler,
     address: str | None,
     console: Console,
-) -> Finished:
+) -> SweepResult:
     """Run trials until the search is done, a limit is reached or somebody stops it; then write the report.
 
     Args:
@@ -102,85 +102,95 @@ def conduct(
         ResourceError: If not even one trial fits.
         StorageError: If the ledger can no longer be written; what it holds is whole.
     """
-    winding = Winding()
-    limit = _Limit(spec, recorder.view)
-    steering = Steering(spec, run_dir, recorder, winding, limit.reached)
-    progress = Progress(recorder.view, spec.resources.concurrent_trials, console)
-    recorder.listeners += [
+    control = SweepControl()
+    limit = _Limit(spec, event_log.view)
+    command_handler = CommandHandler(spec, run_dir, event_log, control, limit.reached)
+    progress = Progress(event_log.view, spec.resources.concurrent_trials, console)
+    event_log.listeners += [
         progress.on_row,
-        LiveReport(run_dir, recorder.view).on_row,
-        stop_when_nothing_works(winding, recorder.view),
-        keep_weights(keep_plan(spec, prepared, run_dir), recorder.view),
+        LiveReport(run_dir, event_log.view).on_row,
+        stop_when_nothing_works(control, event_log.view),
+        keep_weights(keep_policy(spec, prepared, run_dir), event_log.view),
     ]
-    always = tuple(recorder.listeners)
+    always = tuple(event_log.listeners)
 
-    def stretch() -> None:
+    def session() -> None:
         # Trackers end with every ``finish`` row, that of a pause too.
         trackers = [Tracking(run_dir, console).on_row] if spec.track.names else []
-        recorder.listeners[:] = [*always, *trackers]
+        event_log.listeners[:] = [*always, *trackers]
         with ray_session(spec, run_dir, address) as warning:
             if warning:
                 console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
-            callback = _stretch(spec, prepared, run_dir, recorder, searcher, scheduler, steering, winding)
+            callback = _session(
+                spec, prepared, run_dir, event_log, searcher, scheduler, command_handler, control
+            )
         callback.close()  # not before the slots are gone: until then their time is the sweep's
 
-    with _interrupts(winding, console), progress:
-        stretch()
-        while steering.cut and not winding.soft and _sit_out(recorder, steering, searcher):
-            begin_again(spec, prepared, recorder)
-            searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, recorder)
-            stretch()
-    if not winding.soft:
-        give_up_parked(
+    with _interrupts(control, console), progress:
+        session()
+        while (
+            command_handler.cut
+            and not control.soft
+            and _wait_while_paused(event_log, command_handler, searcher)
+        ):
+            write_resume_row(spec, prepared, event_log)
+            searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log)
+            session()
+    if not control.soft:
+        give_up_paused(
             spec,
             run_dir,
-            recorder=recorder,
+            event_log=event_log,
             scheduler=scheduler,
             proposer=searcher.proposer,
             limit=limit.reached(),
         )
-    steering.close()
+    command_handler.close()
     searcher.proposer.close()
-    status, reason = _status(winding, limit, recorder.view)
-    recorder.write("finish", status=status, reason=reason)
+    status, reason = _status(control, limit, event_log.view)
+    event_log.write("finish", status=status, reason=reason)
     # As large as the model, and made again in seconds.
     shutil.rmtree(run_dir / "base", ignore_errors=True)
-    return Finished(run_dir, recorder.view, status, write_report(run_dir), _best(run_dir, recorder.view))
+    return SweepResult(run_dir, event_log.view, status, write_report(run_dir), _best(run_dir, event_log.view))
 
 
-def _ended_by_storage(recorder: Recorder, failure: StorageError) -> StorageError:
+def _ended_by_storage(event_log: EventLog, failure: StorageError) -> StorageError:
     """Say in the ledger why the sweep ended, if it can still be written; a resume needs no such row."""
     with contextlib.suppress(SweepftError):
-        recorder.ledger.append("finish", status="interrupted", reason=str(failure))
+        event_log.ledger.append("finish", status="interrupted", reason=str(failure))
     return failure
 
 
-def _sit_out(recorder: Recorder, steering: Steering, searcher: OptunaSearcher) -> bool:
+def _wait_while_paused(
+    event_log: EventLog, command_handler: CommandHandler, searcher: OptunaSearcher
+) -> bool:
     """Wait while the sweep is paused; whether it goes on then."""
-    who = recorder.view.accepted("pause")[-1]["who"]
-    recorder.write("finish", status="paused", reason=f"paused by {who}")
+    who = event_log.view.accepted("pause")[-1]["who"]
+    event_log.write("finish", status="paused", reason=f"paused by {who}")
     searcher.proposer.close()
-    steering.leave()
-    return steering.wait()
+    command_handler.leave()
+    return command_handler.wait()
 
 
-def _stretch(
+def _session(
     spec: SweepSpec,
     prepared: Prepared,
     run_dir: Path,
-    recorder: Recorder,
+    event_log: EventLog,
     searcher: OptunaSearcher,
     scheduler: SweepScheduler,
-    steering: Steering,
-    winding: Winding,
+    command_handler: CommandHandler,
+    control: SweepControl,
 ) -> LedgerCallback:
     """Run trials in one Tuner until there are no more, or somebody wants an end. Returns who wrote their rows."""
-    steering.begin(scheduler, searcher.proposer)
-    searcher.should_stop = lambda: steering.pausing or steering.closing() is not None
-    callback = build_callback(spec, run_dir, recorder, scheduler, searcher, winding, steering)
-    finals = Finals(spec, prepared, run_dir, recorder=recorder, winding=winding, reported=searcher.reported)
-    searcher.afterwards = lambda busy: "finished" if steering.pausing else finals.ask(busy)
-    callback.on_left, steering.finals = finals.left, finals
+    command_handler.begin(scheduler, searcher.proposer)
+    searcher.should_stop = lambda: command_handler.pausing or command_handler.closing() is not None
+    callback = build_callback(spec, run_dir, event_log, scheduler, searcher, control, command_handler)
+    final_stage = FinalStage(
+        spec, prepared, run_dir, event_log=event_log, control=control, reported=searcher.reported
+    )
+    searcher.afterwards = lambda busy: "finished" if command_handler.pausing else final_stage.ask(busy)
+    callback.on_left, command_handler.final_stage = final_stage.left, final_stage
     tuner = build_tuner(
         spec,
         prepared,
@@ -188,22 +198,22 @@ def _stretch(
         searcher=searcher,
         scheduler=scheduler,
         callback=callback,
-        winding=winding,
-        steering=steering,
+        control=control,
+        command_handler=command_handler,
     )
     try:
         tuner.fit()
     except Exception:
-        failure = recorder.failure or storage_problem(run_dir)
+        failure = event_log.failure or storage_problem(run_dir)
         if failure is None:
             raise
-        raise _ended_by_storage(recorder, failure) from None
-    if recorder.failure is not None:  # in Tune's last moments, where it keeps errors to itself
-        raise _ended_by_storage(recorder, recorder.failure)
+        raise _ended_by_storage(event_log, failure) from None
+    if event_log.failure is not None:  # in Tune's last moments, where it keeps errors to itself
+        raise _ended_by_storage(event_log, event_log.failure)
     return callback
 
 
-def _best(run_dir: Path, view: RunView) -> Path | None:
+def _best(run_dir: Path, view: SweepState) -> Path | None:
     """Make ``best/``. The sweep is over and its ledger whole: what goes wrong here must not fail it."""
     try:
         return write_best(run_dir, view)
@@ -212,9 +222,9 @@ def _best(run_dir: Path, view: RunView) -> Path | None:
         return None
 
 
-def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | None]:
-    if winding.soft:
-        return ("failed" if winding.gave_up else "interrupted"), winding.reason
+def _status(control: SweepControl, limit: _Limit, view: SweepState) -> tuple[str, str | None]:
+    if control.soft:
+        return ("failed" if control.gave_up else "interrupted"), control.reason
     if limit.reached() is not None:
         return "limit", limit.reached()
     if view.best is None:
@@ -225,7 +235,7 @@ def _status(winding: Winding, limit: _Limit, view: RunView) -> tuple[str, str | 
 class _Limit:
     """``search.limit``: when to propose no more."""
 
-    def __init__(self, spec: SweepSpec, view: RunView) -> None:
+    def __init__(self, spec: SweepSpec, view: SweepState) -> None:
         self._limit = spec.search.limit
         self._gpus = spec.resources.gpus_per_worker > 0
         self._view = view
@@ -244,16 +254,16 @@ class _Limit:
 
 
 @contextlib.contextmanager
-def _interrupts(winding: Winding, console: Console) -> Iterator[None]:
+def _interrupts(control: SweepControl, console: Console) -> Iterator[None]:
     """Ctrl-C once ends trials at their next window, twice ends them now. Both leave a run that can be resumed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def on_signal(number: int, frame: Any) -> None:
-        winding.ask("stopped by its user" if number == signal.SIGINT else "asked to terminate")
+        control.ask("stopped by its user" if number == signal.SIGINT else "asked to terminate")
         words = (
-            "stopping now" if winding.hard else "stopping at the next windows; press Ctrl-C again to stop now"
+            "stopping now" if control.hard else "stopping at the next windows; press Ctrl-C again to stop now"
         )
         console.print(words, style="yellow", highlight=False)
 

@@ -18,7 +18,7 @@ class _Place:
     trial: str | None = None
 
 
-class SlotClock:
+class TimeAccounting:
     """Time between the trials of each slot.
 
     Args:

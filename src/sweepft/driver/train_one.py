@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from sweepft.driver.start import run_sweep
-from sweepft.driver.sweep import Finished
+from sweepft.driver.start import start_sweep
+from sweepft.driver.sweep import SweepResult
 from sweepft.errors import SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
 from sweepft.spec import SweepSpec, load, plan
@@ -30,7 +30,7 @@ def train_alone(
     *,
     address: str | None = None,
     console: Console | None = None,
-) -> Finished:
+) -> SweepResult:
     """Train the one configuration a spec holds.
 
     Args:
@@ -60,7 +60,7 @@ def train_alone(
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     for note in horizon_notes(spec, before) if before else ():
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
-    finished = run_sweep(spec, out, address=address, console=console)
+    finished = start_sweep(spec, out, address=address, console=console)
     best = finished.view.best
     if before and best is not None:
         was = before["objective"]  # none of a trial that was stopped
@@ -101,7 +101,7 @@ def horizon_notes(spec: SweepSpec, before: Mapping[str, Any]) -> list[str]:
     if samples is None or samples == was:
         return []
     config = {key: dimension.choices[0] for key, dimension in spec.search.space.items()}
-    settings = spec.trial_settings(config)
+    settings = spec.train_config(config)
     steps = plan(settings, samples)
     longer = samples > was
     notes = [

@@ -130,12 +130,12 @@ class AuditResult:
         return {**self.__dict__, "interval": list(self.interval)}
 
 
-def audit_result(outcomes: list[bool], max_bad_stops: float) -> AuditResult:
+def audit_result(outcomes: list[bool], max_false_discovery_rate: float) -> AuditResult:
     """Judge the rule by its completed audits, in order of completion.
 
     Args:
         outcomes: Per completed audit, whether the trial was good after all.
-        max_bad_stops: The rate of bad stops that the caller can live with.
+        max_false_discovery_rate: The rate of bad stops that the caller can live with.
     """
     n, good = len(outcomes), sum(outcomes)
     looked, status = 0, "uncertified"
@@ -145,6 +145,10 @@ def audit_result(outcomes: list[bool], max_bad_stops: float) -> AuditResult:
             looked = look
             low, high = clopper_pearson(sum(outcomes[:look]), look, confidence)
             status = (
-                "refuted" if low > max_bad_stops else "certified" if high <= max_bad_stops else "uncertified"
+                "refuted"
+                if low > max_false_discovery_rate
+                else "certified"
+                if high <= max_false_discovery_rate
+                else "uncertified"
             )
     return AuditResult(n, good, good / n if n else None, clopper_pearson(good, n), looked, status)

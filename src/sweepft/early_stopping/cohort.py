@@ -14,16 +14,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sweepft.early_stopping.curve import Curve, Snapshot
-from sweepft.early_stopping.rung_table import Columns, configuration, loss_shifts
-from sweepft.early_stopping.rungs import Window
+from sweepft.early_stopping.rung_table import RungTable, configuration, loss_shifts
+from sweepft.early_stopping.rungs import Rung
 
-Status = Literal["running", "completed", "parked", "stopped", "diverged", "failed", "removed"]
+Status = Literal["running", "completed", "paused", "stopped", "diverged", "failed", "removed"]
 
 
 _STANDING = ("running", "completed")
 
 
-_OUT = ("parked", "stopped", "diverged")
+_OUT = ("paused", "stopped", "diverged")
 
 
 _SORTED_FIELDS = ("metric", "loss", "log_grad_norm", "block_loss")
@@ -42,9 +42,9 @@ class TrialRecord:
         number: 0, 1, 2, ... in order of arrival.
         status: Only ``completed`` trials have a ``final``.
         final: Objective at the full budget, in its own direction.
-        condemned_at: Name of the window at which the rule condemned it, if it did.
+        flagged_at: Name of the window at which the rule condemned it, if it did.
         audited: Condemned, but let run so that the rule's mistakes can be counted.
-        p_condemned: The probability of being good that it had when it was condemned.
+        p_flagged: The probability of being good that it had when it was condemned.
         lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
         judged_on: How many snapshots its windows held when it was last judged; see `Cohort.news`.
@@ -53,36 +53,36 @@ class TrialRecord:
     """
 
     trial_id: str
-    config: dict[str, Any]
+    params: dict[str, Any]
     number: int
     status: Status = "running"
     final: float | None = None
-    condemned_at: str | None = None
+    flagged_at: str | None = None
     audited: bool = False
-    p_condemned: float | None = None
+    p_flagged: float | None = None
     lowest_score: float | None = None
     warmup_steps: int = 0
     judged_on: int = 0
     curve: Curve = field(default_factory=Curve)
-    snapshots: dict[Window, Snapshot] = field(default_factory=dict)
-    reached: set[Window] = field(default_factory=set)
+    snapshots: dict[Rung, Snapshot] = field(default_factory=dict)
+    reached: set[Rung] = field(default_factory=set)
     _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _numbers: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def fate(self) -> bool | None:
         """None when it was never condemned, True when it is audited, False when it was stopped or parked."""
-        return None if self.condemned_at is None else self.audited
+        return None if self.flagged_at is None else self.audited
 
     @cached_property
     def configuration(self) -> str | None:
         """What its repeats with other seeds share; see `sweepft.early_stopping.rung_table`."""
-        return configuration(self.config)
+        return configuration(self.params)
 
     @cached_property
     def loss_shifts(self) -> tuple[tuple[str, str], ...]:
         """Its hyperparameters that shift the training loss itself; see there."""
-        return loss_shifts(self.config)
+        return loss_shifts(self.params)
 
     def covariate(self, name: str) -> Any:
         """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
@@ -99,12 +99,12 @@ class TrialRecord:
         return self._numbers[name]
 
     def _find(self, name: str) -> Any:
-        if "." in name and name not in self.config:
-            value: Any = self.config
+        if "." in name and name not in self.params:
+            value: Any = self.params
             for part in name.split("."):
                 value = value.get(part) if isinstance(value, Mapping) else None
             return value
-        level: list[Mapping[str, Any]] = [self.config]
+        level: list[Mapping[str, Any]] = [self.params]
         while level:
             for mapping in level:
                 if name in mapping:
@@ -123,12 +123,12 @@ class Cohort:
     def __init__(self, mode: Literal["min", "max"]) -> None:
         self.mode = mode
         self.trials: dict[str, TrialRecord] = {}
-        self._at: dict[Window, dict[str, Snapshot]] = {}
-        self._sorted: dict[tuple[Window, str], list[float]] = {}
+        self._at: dict[Rung, dict[str, Snapshot]] = {}
+        self._sorted: dict[tuple[Rung, str], list[float]] = {}
         self._finals: dict[str, float] = {}
         self._standing = 0
-        self._columns: dict[Window, Columns] = {}
-        self._out: dict[Window, tuple[int, float]] = {}
+        self._columns: dict[Rung, RungTable] = {}
+        self._out: dict[Rung, tuple[int, float]] = {}
         self._out_anywhere = (0, 0.0)
         self.changes = 0
         """Grows whenever a trial comes to a window or changes its status: as long as it stands, so do all estimates."""
@@ -138,11 +138,11 @@ class Cohort:
         """Multiplied with an objective, larger is better."""
         return 1.0 if self.mode == "max" else -1.0
 
-    def add(self, trial_id: str, config: Mapping[str, Any]) -> TrialRecord:
+    def add(self, trial_id: str, params: Mapping[str, Any]) -> TrialRecord:
         """A new trial, or the record of a known one set running again (a retry)."""
         record = self.trials.get(trial_id)
         if record is None:
-            record = self.trials[trial_id] = TrialRecord(trial_id, dict(config), len(self.trials))
+            record = self.trials[trial_id] = TrialRecord(trial_id, dict(params), len(self.trials))
             self._standing += 1
         elif record.status in ("failed", "removed"):
             self.set_status(record, "running")
@@ -160,11 +160,11 @@ class Cohort:
 
     def _count_out(self, record: TrialRecord, by: int) -> None:
         """Note that a trial, and the chances of being good that it had, have left (1) or come back (-1)."""
-        chance = by * (record.p_condemned or 0.0)
+        chance = by * (record.p_flagged or 0.0)
         self._out_anywhere = (self._out_anywhere[0] + by, self._out_anywhere[1] + chance)
-        for window in record.snapshots:
-            count, total = self._out.get(window, (0, 0.0))
-            self._out[window] = (count + by, total + chance)
+        for rung in record.snapshots:
+            count, total = self._out.get(rung, (0, 0.0))
+            self._out[rung] = (count + by, total + chance)
 
     def complete(self, record: TrialRecord, final: float | None) -> None:
         """A trial ended by itself; ``final`` is its objective there, None when it never reported one."""
@@ -173,39 +173,39 @@ class Cohort:
         if final is not None:
             self._finals[record.trial_id] = final
 
-    def put(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
+    def put(self, trial_id: str, rung: Rung, snapshot: Snapshot) -> None:
         """Note a trial's snapshot at a window; the first one counts."""
         record = self.trials[trial_id]
-        if window in record.snapshots:
+        if rung in record.snapshots:
             return
-        record.snapshots[window] = snapshot
-        self._index(trial_id, window, snapshot)
+        record.snapshots[rung] = snapshot
+        self._index(trial_id, rung, snapshot)
 
-    def _index(self, trial_id: str, window: Window, snapshot: Snapshot) -> None:
+    def _index(self, trial_id: str, rung: Rung, snapshot: Snapshot) -> None:
         self.changes += 1
-        self._at.setdefault(window, {})[trial_id] = snapshot
-        self._columns.setdefault(window, Columns()).add(trial_id, snapshot)
+        self._at.setdefault(rung, {})[trial_id] = snapshot
+        self._columns.setdefault(rung, RungTable()).add(trial_id, snapshot)
         for name in _SORTED_FIELDS:
             value = getattr(snapshot, name)
             if math.isfinite(value):
-                insort(self._sorted.setdefault((window, name), []), value)
+                insort(self._sorted.setdefault((rung, name), []), value)
 
-    def at(self, window: Window) -> Mapping[str, Snapshot]:
+    def at(self, rung: Rung) -> Mapping[str, Snapshot]:
         """Snapshots at a window, in order of arrival."""
-        return self._at.get(window, {})
+        return self._at.get(rung, {})
 
-    def names_at(self, window: Window) -> Sequence[str]:
+    def names_at(self, rung: Rung) -> Sequence[str]:
         """Trials with a snapshot at the window, in order of arrival."""
-        return self._columns[window].names if window in self._columns else ()
+        return self._columns[rung].names if rung in self._columns else ()
 
-    def some_at(self, window: Window) -> list[str]:
+    def some_at(self, rung: Rung) -> list[str]:
         """At most 200 of them, evenly by arrival: a verdict's cost must not grow with the sweep."""
-        names = self.names_at(window)
+        names = self.names_at(rung)
         return list(names[:: len(names) // _SAMPLE + 1]) if len(names) > _SAMPLE else list(names)
 
-    def columns(self, window: Window) -> Columns:
+    def columns(self, rung: Rung) -> RungTable:
         """What was seen at the window, as columns."""
-        return self._columns.get(window) or Columns()
+        return self._columns.get(rung) or RungTable()
 
     def news(self, record: TrialRecord) -> bool:
         """Whether its windows hold noticeably more snapshots than when it was last judged.
@@ -218,13 +218,13 @@ class Cohort:
         """How many snapshots the windows hold at which this trial has been."""
         return sum(len(self.at(w)) for w in record.snapshots)
 
-    def windows(self) -> Sequence[Window]:
+    def rungs(self) -> Sequence[Rung]:
         """Windows at which at least one trial has been."""
         return list(self._at)
 
-    def out_before(self, window: Window) -> tuple[int, float]:
+    def out_before(self, rung: Rung) -> tuple[int, float]:
         """Trials stopped without having been at this window, and the chances of being good they had together."""
-        (count, chance), (here, at) = self._out_anywhere, self._out.get(window, (0, 0.0))
+        (count, chance), (here, at) = self._out_anywhere, self._out.get(rung, (0, 0.0))
         return count - here, max(0.0, chance - at)
 
     @property
@@ -236,24 +236,24 @@ class Cohort:
         """Trials that ended by themselves with an objective, in order of completion."""
         return [self.trials[t] for t in self._finals]
 
-    def peers(self, window: Window, name: str, own: float) -> int:
+    def peers(self, rung: Rung, name: str, own: float) -> int:
         """How many *other* trials reported ``name`` at the window; ``own`` is this trial's value there."""
-        return len(self._sorted.get((window, name), ())) - int(math.isfinite(own))
+        return len(self._sorted.get((rung, name), ())) - int(math.isfinite(own))
 
-    def share_below(self, window: Window, name: str, own: float) -> float:
+    def share_below(self, rung: Rung, name: str, own: float) -> float:
         """Share of the other trials whose value is below ``own``, ties counted half; NaN without any."""
-        values = self._sorted.get((window, name), [])
-        others = self.peers(window, name, own)
+        values = self._sorted.get((rung, name), [])
+        others = self.peers(rung, name, own)
         if others <= 0 or not math.isfinite(own):
             return math.nan
         left, right = bisect_left(values, own), bisect_right(values, own)
         return (left + 0.5 * (right - left - 1)) / others
 
-    def median_of_others(self, window: Window, name: str, own: float) -> float:
+    def median_of_others(self, rung: Rung, name: str, own: float) -> float:
         """Median of the other trials' values at the window; NaN without any."""
-        values = self._sorted.get((window, name), [])
+        values = self._sorted.get((rung, name), [])
         hole = bisect_left(values, own) if math.isfinite(own) else len(values)
-        n = self.peers(window, name, own)
+        n = self.peers(rung, name, own)
         if n <= 0:
             return math.nan
 
@@ -262,9 +262,9 @@ class Cohort:
 
         return pick(n // 2) if n % 2 else 0.5 * (pick(n // 2 - 1) + pick(n // 2))
 
-    def leads(self, window: Window, own: float) -> bool:
+    def leads(self, rung: Rung, own: float) -> bool:
         """Whether no other trial had a better objective at the window."""
-        values = self._sorted.get((window, "metric"), [])
+        values = self._sorted.get((rung, "metric"), [])
         if not values or not math.isfinite(own):
             return False
         return own >= values[-1] if self.mode == "max" else own <= values[0]
@@ -285,12 +285,12 @@ class Cohort:
         trials = [
             {
                 "trial_id": t.trial_id,
-                "config": t.config,
+                "params": t.params,
                 "status": t.status,
                 "final": t.final,
-                "condemned_at": t.condemned_at,
+                "flagged_at": t.flagged_at,
                 "audited": t.audited,
-                "p_condemned": t.p_condemned,
+                "p_flagged": t.p_flagged,
                 "lowest_score": t.lowest_score,
                 "judged_on": t.judged_on,
                 "warmup_steps": t.warmup_steps,
@@ -316,22 +316,22 @@ class Cohort:
         cohort = cls(mode)
         arrivals = []
         for row in state["trials"]:
-            record = cohort.add(row["trial_id"], row["config"])
+            record = cohort.add(row["trial_id"], row["params"])
             record.final = row["final"]
-            record.condemned_at, record.audited = row["condemned_at"], row["audited"]
-            record.p_condemned, record.lowest_score = row["p_condemned"], row["lowest_score"]
+            record.flagged_at, record.audited = row["flagged_at"], row["audited"]
+            record.p_flagged, record.lowest_score = row["p_flagged"], row["lowest_score"]
             record.judged_on = row.get("judged_on", 0)
             record.warmup_steps = row["warmup_steps"]
-            record.reached = {Window(kind, value) for kind, value in row["reached"]}
+            record.reached = {Rung(kind, value) for kind, value in row["reached"]}
             record.curve = Curve.from_state(row["curve"])
             for kind, value, position, snap in row["snapshots"]:
-                snapshot, window = Snapshot.from_state(snap), Window(kind, value)
-                record.snapshots[window] = snapshot
-                arrivals.append((position, record.trial_id, window, snapshot))
+                snapshot, rung = Snapshot.from_state(snap), Rung(kind, value)
+                record.snapshots[rung] = snapshot
+                arrivals.append((position, record.trial_id, rung, snapshot))
             cohort.set_status(record, row["status"])
-        for _, trial_id, window, snapshot in sorted(arrivals, key=lambda a: a[0]):
-            cohort._index(trial_id, window, snapshot)
-        cohort._out = {Window(kind, value): (n, chance) for kind, value, n, chance in state["out"]}
+        for _, trial_id, rung, snapshot in sorted(arrivals, key=lambda a: a[0]):
+            cohort._index(trial_id, rung, snapshot)
+        cohort._out = {Rung(kind, value): (n, chance) for kind, value, n, chance in state["out"]}
         count, total = state["out_anywhere"]
         cohort._out_anywhere = (count, total)
         finals = {t: cohort.trials[t].final for t in state["completed"]}

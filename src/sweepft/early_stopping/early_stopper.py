@@ -16,22 +16,22 @@ from sweepft.early_stopping.audit import AuditResult, audit_result, good_edge, i
 from sweepft.early_stopping.calibrated import CalibratedRule
 from sweepft.early_stopping.cohort import Cohort, TrialRecord
 from sweepft.early_stopping.curve import Report
-from sweepft.early_stopping.decisions import BY_PERSON, Action, Judgement, Verdict
-from sweepft.early_stopping.finished_trials import Ends
-from sweepft.early_stopping.pausing import Prospect, prospects
-from sweepft.early_stopping.prior_sweeps import History
+from sweepft.early_stopping.decisions import BY_USER, Action, RuleDecision, StopDecision
+from sweepft.early_stopping.finished_trials import FinishedTrials
+from sweepft.early_stopping.pausing import PausedTrial, paused_trials
+from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.early_stopping.rules import NoRule, Rule
-from sweepft.early_stopping.rungs import Window, WindowSpec, eligible, parse_windows
+from sweepft.early_stopping.rungs import Rung, RungSpec, eligible, parse_rungs
 
 _STATE_VERSION = 2
 
 
-class Referee:
+class EarlyStopper:
     """Judges the trials of one sweep.
 
     Args:
         rule: The early-termination rule; None for guards only.
-        windows: Where trials are judged, see `sweepft.early_stopping.rungs`.
+        rungs: Where trials are judged, see `sweepft.early_stopping.rungs`.
         budget: A full trial, in units of the time attribute (samples, usually).
         mode: ``min`` or ``max``: which way the objective is good.
         min_steps: Optimizer steps a trial must have done to be judged.
@@ -39,7 +39,7 @@ class Referee:
         guards: Stop trials with a non-finite loss or objective, and those that diverge.
         good: Share of trials that count as good, for the audits.
         audit: Share of the condemned trials that run on, so that the rule's mistakes can be counted.
-        max_bad_stops: The rate P(good | condemned) above which the rule is switched off.
+        max_false_discovery_rate: The rate P(good | condemned) above which the rule is switched off.
         seed: Of the audits.
         park: Condemned trials are parked, not stopped: a later report of theirs says that they have come back.
         history: Audits of earlier sweeps; they count before those of this one.
@@ -49,18 +49,18 @@ class Referee:
         self,
         *,
         rule: Rule | None = None,
-        windows: Sequence[WindowSpec],
+        rungs: Sequence[RungSpec],
         budget: float,
         mode: Literal["min", "max"],
         min_steps: int = 0,
         keep_last: int = 1,
         guards: bool = True,
-        good: float = 0.2,
+        top_fraction: float = 0.2,
         audit: float = 0.0,
-        max_bad_stops: float = 0.10,
+        max_false_discovery_rate: float = 0.10,
         seed: int = 0,
-        park: bool = False,
-        history: History | None = None,
+        pause: bool = False,
+        prior_sweeps: PriorSweeps | None = None,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
@@ -70,49 +70,54 @@ class Referee:
             )
         if not 0 <= audit <= 1:
             raise ValueError(f"audit: a share between 0 and 1 is needed (got {audit!r})")
-        self.good, self.audit, self.max_bad_stops, self.seed = good, audit, max_bad_stops, seed
-        self.park, self.history = park, history or History()
+        self.top_fraction, self.audit, self.max_false_discovery_rate, self.seed = (
+            top_fraction,
+            audit,
+            max_false_discovery_rate,
+            seed,
+        )
+        self.pause, self.prior_sweeps = pause, prior_sweeps or PriorSweeps()
         self._audits: tuple[int, AuditResult] | None = None
-        self._prospects: tuple[tuple[int, bool], list[Prospect]] | None = None
+        self._paused_trials: tuple[tuple[int, bool], list[PausedTrial]] | None = None
         self.rule: Rule = rule or NoRule()
-        self.windows = parse_windows(windows)
+        self.rungs = parse_rungs(rungs)
         self.budget = float(budget)
         self.min_steps = min_steps
         self.keep_last = keep_last
         self.guards = guards
         self.cohort = Cohort(mode)
-        self._ends = Ends(self.cohort)
-        self.verdicts: list[Verdict] = []
+        self._ends = FinishedTrials(self.cohort)
+        self.decisions: list[StopDecision] = []
         self._pinned: dict[str, str] = {}
 
     # ----- what happens to trials ------------------------------------------------------------------------
 
-    def add(self, trial_id: str, config: Mapping[str, Any] | None = None) -> None:
+    def add(self, trial_id: str, params: Mapping[str, Any] | None = None) -> None:
         """A trial joins, at any time, or is tried again after a failure."""
-        self.cohort.add(trial_id, config or {})
+        self.cohort.add(trial_id, params or {})
 
-    def report(self, trial_id: str, report: Report) -> list[Verdict]:
+    def report(self, trial_id: str, report: Report) -> list[StopDecision]:
         """A running trial reported; returns what was decided, in order. The last one may end the trial."""
         record = self.cohort.add(trial_id, {})
         self._back(record, report)
         if record.status != "running":
             return []
         reached = self._take(record, report)
-        verdicts = self._guard(record, report)
+        decisions = self._guard(record, report)
         over = record.curve.last_progress >= self.budget  # nothing is left to save
-        for window in reached if not over else ():
-            if not verdicts or not verdicts[-1].ends_trial:
-                verdicts.append(self._judge(record, window))
-        if not over and not reached and not verdicts:
-            verdicts = self._judge_again(record)
-        if verdicts and verdicts[-1].ends_trial:
-            self._end(record, verdicts[-1].action)
-        self.verdicts += verdicts
-        return verdicts
+        for rung in reached if not over else ():
+            if not decisions or not decisions[-1].ends_trial:
+                decisions.append(self._decide(record, rung))
+        if not over and not reached and not decisions:
+            decisions = self._redecide(record)
+        if decisions and decisions[-1].ends_trial:
+            self._end(record, decisions[-1].action)
+        self.decisions += decisions
+        return decisions
 
     def complete(
         self, trial_id: str, report: Report | None = None, *, final: float | None = None
-    ) -> list[Verdict]:
+    ) -> list[StopDecision]:
         """A trial ended by itself. Its final objective is ``final``, or else the last one it reported.
 
         Nothing is judged any more, but a trial that ended because it diverged gets its ``guard`` verdict.
@@ -121,35 +126,39 @@ class Referee:
         self._back(record, report)
         if record.status != "running":
             return []
-        verdicts = []
+        decisions = []
         if report is not None:
             self._take(record, report)
             if report.bad is not None:
-                verdicts = [self._verdict(record, None, "guard", "guard", Judgement(True, report.bad))]
+                decisions = [
+                    self._decision(
+                        record, None, "divergence_check", "divergence_check", RuleDecision(True, report.bad)
+                    )
+                ]
                 self.cohort.set_status(record, "diverged")
                 record.curve.forget()
-                self.verdicts += verdicts
-                return verdicts
+                self.decisions += decisions
+                return decisions
         last = record.curve.last_metric
         self.cohort.complete(record, final if final is not None else last if math.isfinite(last) else None)
         record.curve.forget()
-        return verdicts
+        return decisions
 
-    def take(self, trial_id: str, report: Report) -> list[Window]:
+    def take(self, trial_id: str, report: Report) -> list[Rung]:
         """Note a report without judging it; returns the windows newly reached at which it may be judged."""
         return self._take(self.cohort.add(trial_id, {}), report)
 
-    def judge(self, trial_id: str, window: Window) -> Verdict:
+    def decide(self, trial_id: str, rung: Rung) -> StopDecision:
         """Judge a running trial at a window that `take` returned, without acting on the verdict.
 
         For callers that keep trials elsewhere (Optuna's storage); live sweeps use `report`.
         """
-        return self._judge(self.cohort.trials[trial_id], window)
+        return self._decide(self.cohort.trials[trial_id], rung)
 
-    def out(self, trial_id: str, p_good: float | None) -> None:
+    def out(self, trial_id: str, p_top: float | None) -> None:
         """A trial was stopped elsewhere, with this probability of being good."""
         record = self.cohort.trials[trial_id]
-        record.p_condemned = p_good
+        record.p_flagged = p_top
         self.cohort.set_status(record, "stopped")
 
     def note(self, trial_id: str, report: Report) -> None:
@@ -160,28 +169,28 @@ class Referee:
             return
         reached = self._take(record, report)
         guards = self._guard(record, report)
-        self.verdicts += guards
+        self.decisions += guards
         if guards:
-            self._end(record, "guard")
+            self._end(record, "divergence_check")
         elif record.curve.last_progress < self.budget and (reached or self._due_again(record)):
             record.judged_on = self.cohort.seen(record)
 
-    def adopt(self, verdict: Verdict) -> None:
+    def adopt(self, decision: StopDecision) -> None:
         """Take over what was decided when the sweep ran, without asking the rule again."""
-        record = self.cohort.trials[verdict.trial_id]
-        self.verdicts.append(verdict)
-        if verdict.score is not None:
+        record = self.cohort.trials[decision.trial_id]
+        self.decisions.append(decision)
+        if decision.score is not None:
             lowest = record.lowest_score
-            record.lowest_score = verdict.score if lowest is None else min(lowest, verdict.score)
-        if verdict.action in ("stop", "park", "audit"):
-            record.condemned_at = next(w.name for w in self.windows if w.fraction == verdict.window)
-            record.p_condemned, record.audited = verdict.p_good, verdict.action == "audit"
-        if verdict.ends_trial and record.status == "running":
-            self._end(record, verdict.action)
+            record.lowest_score = decision.score if lowest is None else min(lowest, decision.score)
+        if decision.action in ("stop", "pause", "audit"):
+            record.flagged_at = next(w.name for w in self.rungs if w.fraction == decision.rung)
+            record.p_flagged, record.audited = decision.p_top, decision.action == "audit"
+        if decision.ends_trial and record.status == "running":
+            self._end(record, decision.action)
 
     def fail(self, trial_id: str) -> None:
         """A trial failed; `add` sets it running again."""
-        self._leave(trial_id, "failed", "running", "parked")
+        self._leave(trial_id, "failed", "running", "paused")
 
     def remove(self, trial_id: str) -> None:
         """A running trial was withdrawn before it ended."""
@@ -189,19 +198,19 @@ class Referee:
 
     def give_up(self, trial_id: str) -> None:
         """A parked trial will not come back."""
-        self._leave(trial_id, "stopped", "parked")
+        self._leave(trial_id, "stopped", "paused")
 
     def pin(self, trial_id: str, who: str) -> None:
         """A person wants this trial to run to its end: no rule ends it any more; the guards still do."""
         self._pinned[trial_id] = who
 
-    def stop(self, trial_id: str, reason: str) -> Verdict:
+    def stop(self, trial_id: str, reason: str) -> StopDecision:
         """A person ends a running trial: it is withdrawn, for nobody has judged that it would end badly."""
         record = self.cohort.trials[trial_id]
-        verdict = self._verdict(record, None, "stop", BY_PERSON, Judgement(True, reason))
+        decision = self._decision(record, None, "stop", BY_USER, RuleDecision(True, reason))
         self.cohort.set_status(record, "removed")
-        self.verdicts.append(verdict)
-        return verdict
+        self.decisions.append(decision)
+        return decision
 
     def _leave(self, trial_id: str, status: Literal["failed", "removed", "stopped"], *before: str) -> None:
         record = self.cohort.trials.get(trial_id)
@@ -210,19 +219,19 @@ class Referee:
 
     def _end(self, record: TrialRecord, action: Action) -> None:
         """Take a trial out as its last verdict says; only a parked one may need its curve again."""
-        if action == "park":
-            self.cohort.set_status(record, "parked")
+        if action == "pause":
+            self.cohort.set_status(record, "paused")
             return
-        self.cohort.set_status(record, "diverged" if action == "guard" else "stopped")
+        self.cohort.set_status(record, "diverged" if action == "divergence_check" else "stopped")
         record.curve.forget()
 
     def _back(self, record: TrialRecord, report: Report | None) -> None:
         """A parked trial that reports something new is training again."""
-        told = report.observations if report is not None and record.status == "parked" else ()
+        told = report.observations if report is not None and record.status == "paused" else ()
         if any(o.progress > record.curve.last_progress for o in told):
             self.cohort.set_status(record, "running")
 
-    def prospects(self, *, from_scratch: bool = False) -> list[Prospect]:
+    def paused_trials(self, *, from_scratch: bool = False) -> list[PausedTrial]:
         """The parked trials, the likeliest to be good first, each with what it must promise to come back.
 
         Args:
@@ -230,38 +239,42 @@ class Referee:
         """
         asked = (self.cohort.changes, from_scratch)
         if (
-            self._prospects is None or self._prospects[0] != asked
+            self._paused_trials is None or self._paused_trials[0] != asked
         ):  # a waiting search asks many times a second
-            model = self.rule if isinstance(self.rule, CalibratedRule) else CalibratedRule(good=self.good)
-            found = prospects(self.cohort, model, self.budget, from_scratch=from_scratch)
-            self._prospects = (asked, found)
-        return list(self._prospects[1])
+            model = (
+                self.rule
+                if isinstance(self.rule, CalibratedRule)
+                else CalibratedRule(top_fraction=self.top_fraction)
+            )
+            found = paused_trials(self.cohort, model, self.budget, from_scratch=from_scratch)
+            self._paused_trials = (asked, found)
+        return list(self._paused_trials[1])
 
     # ----- how it decides --------------------------------------------------------------------------------
 
-    def _take(self, record: TrialRecord, report: Report) -> list[Window]:
+    def _take(self, record: TrialRecord, report: Report) -> list[Rung]:
         """Append the report to the curve; returns the windows newly reached at which it may be judged."""
         record.warmup_steps = report.warmup_steps or record.warmup_steps
         curve = record.curve
         curve.data_order = report.data_order or curve.data_order
         curve.blocks.update(report.blocks)
         judged = []
-        ahead = [window for window in self.windows if window not in record.reached]
+        ahead = [rung for rung in self.rungs if rung not in record.reached]
         for observation in report.observations:
             if not curve.append(observation):
                 continue
             step, progress = observation.step, observation.progress
-            for window in ahead[:]:
-                if not window.reached(step=step, samples_seen=progress, budget=self.budget):
+            for rung in ahead[:]:
+                if not rung.reached(step=step, samples_seen=progress, budget=self.budget):
                     continue
-                ahead.remove(window)
-                record.reached.add(window)
+                ahead.remove(rung)
+                record.reached.add(rung)
                 if eligible(step=step, min_steps=self.min_steps, warmup_steps=record.warmup_steps):
-                    self.cohort.put(record.trial_id, window, curve.snapshot())
-                    judged.append(window)
+                    self.cohort.put(record.trial_id, rung, curve.snapshot())
+                    judged.append(rung)
         return judged
 
-    def _guard(self, record: TrialRecord, report: Report) -> list[Verdict]:
+    def _guard(self, record: TrialRecord, report: Report) -> list[StopDecision]:
         if not self.guards:
             return []
         reason = report.bad
@@ -273,45 +286,47 @@ class Referee:
             )
         if reason is None:
             return []
-        return [self._verdict(record, None, "guard", "guard", Judgement(True, reason))]
+        return [
+            self._decision(record, None, "divergence_check", "divergence_check", RuleDecision(True, reason))
+        ]
 
-    def _judge(self, record: TrialRecord, window: Window) -> Verdict:
+    def _decide(self, record: TrialRecord, rung: Rung) -> StopDecision:
         record.judged_on = self.cohort.seen(record)
-        judgement = self.rule.judge(self.cohort, record, window)
-        if judgement.score is not None:
+        rule_decision = self.rule.decide(self.cohort, record, rung)
+        if rule_decision.score is not None:
             lowest = record.lowest_score
-            record.lowest_score = judgement.score if lowest is None else min(lowest, judgement.score)
+            record.lowest_score = rule_decision.score if lowest is None else min(lowest, rule_decision.score)
         if record.audited:
-            judgement = _spared(judgement, f"it is audited since {record.condemned_at}")
-        if not judgement.condemned:
-            return self._verdict(record, window, "continue", self.rule.name, judgement)
-        veto = self._veto(record, window)
+            rule_decision = _spared(rule_decision, f"it is audited since {record.flagged_at}")
+        if not rule_decision.flagged:
+            return self._decision(record, rung, "continue", self.rule.name, rule_decision)
+        veto = self._veto(record, rung)
         if veto is not None:
-            return self._verdict(record, window, "continue", self.rule.name, _spared(judgement, veto))
-        record.condemned_at, record.p_condemned = window.name, judgement.p_good
+            return self._decision(record, rung, "continue", self.rule.name, _spared(rule_decision, veto))
+        record.flagged_at, record.p_flagged = rung.name, rule_decision.p_top
         record.audited = is_audited(self.seed, record.trial_id, self.audit)
-        action: Action = "audit" if record.audited else "park" if self.park else "stop"
-        return self._verdict(record, window, action, self.rule.name, judgement)
+        action: Action = "audit" if record.audited else "pause" if self.pause else "stop"
+        return self._decision(record, rung, action, self.rule.name, rule_decision)
 
-    def _judge_again(self, record: TrialRecord) -> list[Verdict]:
-        """Between windows: what peers have shown since may condemn a trial; else there is nothing to say.
+    def _redecide(self, record: TrialRecord) -> list[StopDecision]:
+        """Between rungs: what peers have shown since may condemn a trial; else there is nothing to say.
 
         One that was condemned before (audited, or parked and brought back) waits for its next window.
         """
         if not self._due_again(record):
             return []
-        verdict = self._judge(record, next(reversed(record.snapshots)))
-        return [verdict] if verdict.action != "continue" else []
+        decision = self._decide(record, next(reversed(record.snapshots)))
+        return [decision] if decision.action != "continue" else []
 
     def _due_again(self, record: TrialRecord) -> bool:
-        open_to_it = self.rule.rejudges and bool(record.snapshots) and record.condemned_at is None
+        open_to_it = self.rule.rejudges and bool(record.snapshots) and record.flagged_at is None
         return open_to_it and self.cohort.news(record)
 
-    def _veto(self, record: TrialRecord, window: Window) -> str | None:
+    def _veto(self, record: TrialRecord, rung: Rung) -> str | None:
         if record.trial_id in self._pinned:
             return f"it is pinned by {self._pinned[record.trial_id]}"
-        if self.cohort.leads(window, record.snapshots[window].metric):
-            return f"it has the best objective of all at {window.name}"
+        if self.cohort.leads(rung, record.snapshots[rung].metric):
+            return f"it has the best objective of all at {rung.name}"
         if self.cohort.standing <= self.keep_last:
             return f"only {self.cohort.standing} trials are left standing"
         if self.audits().status == "refuted":
@@ -325,31 +340,31 @@ class Referee:
         """
         done = len(self.cohort.finals)
         if self._audits is None or self._audits[0] != done:
-            outcomes = [*self.history.outcomes, *self._own_audits()]
-            self._audits = (done, audit_result(outcomes, self.max_bad_stops))
+            outcomes = [*self.prior_sweeps.outcomes, *self._own_audits()]
+            self._audits = (done, audit_result(outcomes, self.max_false_discovery_rate))
         return self._audits[1]
 
     def _own_audits(self) -> list[bool]:
         """Whether each audited trial of this sweep that has ended was good after all, in order of their ends."""
         self._ends.take(self.audit)
         finals = self._ends.finals
-        edge = good_edge(finals, self._ends.weights, self.good)
+        edge = good_edge(finals, self._ends.weights, self.top_fraction)
         return [finals[i] >= edge for i in self._ends.audited]
 
-    def _verdict(
-        self, record: TrialRecord, window: Window | None, action: Action, rule: str, judgement: Judgement
-    ) -> Verdict:
-        return Verdict(
+    def _decision(
+        self, record: TrialRecord, rung: Rung | None, action: Action, rule: str, rule_decision: RuleDecision
+    ) -> StopDecision:
+        return StopDecision(
             trial_id=record.trial_id,
             step=record.curve.last_step,
             samples_seen=max(record.curve.last_progress, 0.0),
-            window=window.fraction if window else None,
+            rung=rung.fraction if rung else None,
             action=action,
             rule=rule,
-            reason=judgement.reason,
-            p_good=judgement.p_good,
-            evidence=judgement.evidence,
-            score=judgement.score,
+            reason=rule_decision.reason,
+            p_top=rule_decision.p_top,
+            evidence=rule_decision.evidence,
+            score=rule_decision.score,
         )
 
     # ----- what it can say and keep ----------------------------------------------------------------------
@@ -358,24 +373,24 @@ class Referee:
         """Counts, and the share of the budget that was not spent, JSON-able."""
         trials = list(self.cohort.trials.values())
         actions: dict[str, int] = {}
-        for verdict in self.verdicts:
-            actions[verdict.action] = actions.get(verdict.action, 0) + 1
-        ended = [t for t in trials if t.status in ("stopped", "parked", "diverged")]
+        for decision in self.decisions:
+            actions[decision.action] = actions.get(decision.action, 0) + 1
+        ended = [t for t in trials if t.status in ("stopped", "paused", "diverged")]
         unspent = sum(max(0.0, 1 - max(t.curve.last_progress, 0) / self.budget) for t in ended)
         statuses = [t.status for t in trials]
         return {
             "rule": self.rule.name,
             "trials": len(trials),
             "statuses": {s: statuses.count(s) for s in dict.fromkeys(statuses)},
-            "verdicts": actions,
+            "decisions": actions,
             "trials_saved": unspent,
             "rule_summary": self.rule.summary(self.cohort),
             "audits": {
                 "rate_of": "good among condemned",
-                "limit": self.max_bad_stops,
+                "limit": self.max_false_discovery_rate,
                 **self.audits().to_dict(),
                 "own": _counts(self._own_audits()),
-                "earlier": _counts(self.history.outcomes) | {"sweeps": len(self.history.audits)},
+                "earlier": _counts(self.prior_sweeps.outcomes) | {"sweeps": len(self.prior_sweeps.audits)},
                 "pending": sum(t.audited and t.status == "running" for t in trials),
             },
         }
@@ -386,7 +401,7 @@ class Referee:
             "version": _STATE_VERSION,
             "mode": self.cohort.mode,
             "cohort": self.cohort.to_state(),
-            "verdicts": [v.to_row() for v in self.verdicts],
+            "decisions": [v.to_row() for v in self.decisions],
             "pinned": dict(self._pinned),
         }
 
@@ -406,10 +421,10 @@ class Referee:
                 f"state_dict: saved for mode {state['mode']!r}, this one has {self.cohort.mode!r}\n"
                 "  use the same mode"
             )
-        self._audits = self._prospects = None
+        self._audits = self._paused_trials = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
-        self._ends = Ends(self.cohort)
-        self.verdicts = [Verdict.from_row(row) for row in state["verdicts"]]
+        self._ends = FinishedTrials(self.cohort)
+        self.decisions = [StopDecision.from_row(row) for row in state["decisions"]]
         self._pinned = dict(state.get("pinned", {}))
 
 
@@ -417,5 +432,5 @@ def _counts(outcomes: Sequence[bool]) -> dict[str, int]:
     return {"audited": len(outcomes), "good": sum(outcomes)}
 
 
-def _spared(judgement: Judgement, why: str) -> Judgement:
-    return replace(judgement, condemned=False, reason=f"{judgement.reason}; but {why}")
+def _spared(rule_decision: RuleDecision, why: str) -> RuleDecision:
+    return replace(rule_decision, flagged=False, reason=f"{rule_decision.reason}; but {why}")

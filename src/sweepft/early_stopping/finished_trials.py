@@ -13,7 +13,7 @@ from sweepft.early_stopping.audit import audit_weight
 from sweepft.early_stopping.cohort import Cohort
 
 
-class Ends:
+class FinishedTrials:
     """The completed trials of a sweep with an objective, in order of their ends.
 
     Args:

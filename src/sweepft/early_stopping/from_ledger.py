@@ -11,87 +11,87 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from sweepft.early_stopping.curve import Report, make_report
-from sweepft.early_stopping.decisions import BY_PERSON, Verdict
-from sweepft.early_stopping.early_stopper import Referee
-from sweepft.early_stopping.prior_sweeps import candidates
+from sweepft.early_stopping.decisions import BY_USER, StopDecision
+from sweepft.early_stopping.early_stopper import EarlyStopper
+from sweepft.early_stopping.prior_sweeps import search_trials
 
 _WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
-JUDGED_AGAIN: Final = 2000
+REJUDGED: Final = 2000
 
 
 """Verdicts: some ten seconds."""
 
 
-def replay_rows(referee: Referee, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+def replay_rows(early_stopper: EarlyStopper, rows: Iterable[Mapping[str, Any]]) -> list[StopDecision]:
     """Feed rows to a referee in order; returns the verdicts it gives.
 
     Reads the kinds ``trial``, ``steps``, ``eval``, ``end`` and ``command`` (pins); others are skipped. A trial without
     an ``end`` row is still running afterwards; its next attempt goes on where its curve ends.
     """
-    given = len(referee.verdicts)
-    _walk(referee, rows, referee.report)
-    return referee.verdicts[given:]
+    given = len(early_stopper.decisions)
+    _walk(early_stopper, rows, early_stopper.report)
+    return early_stopper.decisions[given:]
 
 
-def adopt_rows(referee: Referee, rows: Sequence[Mapping[str, Any]]) -> None:
+def adopt_rows(early_stopper: EarlyStopper, rows: Sequence[Mapping[str, Any]]) -> None:
     """Bring a referee to where it was when the last row was written.
 
-    Up to `JUDGED_AGAIN` verdicts are given again, as by `replay_rows`, and so are those of ledgers without ``score``.
+    Up to `REJUDGED` verdicts are given again, as by `replay_rows`, and so are those of ledgers without ``score``.
     In longer sweeps that would take as long as all verdicts took: those that were given then are taken over. Only
     scores of judgements between windows that led to nothing are then not known; they may have been a trial's lowest.
     """
-    judged = [row for row in rows if row.get("kind") == "verdict" and _of_the_rule(row)]
-    if len(judged) <= JUDGED_AGAIN or any("score" not in row for row in judged):
-        replay_rows(referee, rows)
+    judged = [row for row in rows if row.get("kind") == "decision" and _of_the_rule(row)]
+    if len(judged) <= REJUDGED or any("score" not in row for row in judged):
+        replay_rows(early_stopper, rows)
         return
-    _walk(referee, rows, referee.note, verdicts=True)
+    _walk(early_stopper, rows, early_stopper.note, decisions=True)
 
 
 def _walk(
-    referee: Referee,
+    early_stopper: EarlyStopper,
     rows: Iterable[Mapping[str, Any]],
     report: Callable[[str, Report], Any],
-    verdicts: bool = False,
+    decisions: bool = False,
 ) -> None:
     """Feed rows, each result as one report; verdicts are taken over where they are wanted."""
     steps: Mapping[str, Any] | None = None
     warmup: dict[str, int] = {}
-    for row in candidates(rows):
+    for row in search_trials(rows):
         kind = row.get("kind")
         if kind == "eval" and steps is not None and row["trial_id"] == steps["trial_id"]:
-            _feed(referee, steps, row, warmup, report)
+            _feed(early_stopper, steps, row, warmup, report)
             steps = None
             continue
         if steps is not None:
-            _feed(referee, steps, None, warmup, report)
+            _feed(early_stopper, steps, None, warmup, report)
             steps = None
         if kind == "trial":
-            config = {**dict(row.get("effective") or {}), **dict(row.get("config") or {})}
-            referee.add(row["trial_id"], config)
+            config = {**dict(row.get("train_config") or {}), **dict(row.get("config") or {})}
+            early_stopper.add(row["trial_id"], config)
             warmup[row["trial_id"]] = int(row.get("warmup_steps") or 0)
         elif kind == "steps":
             steps = row
         elif kind == "eval":
-            _feed(referee, None, row, warmup, report)
-        elif kind == "verdict" and verdicts and _of_the_rule(row):
-            referee.adopt(Verdict.from_row(dict(row)))
+            _feed(early_stopper, None, row, warmup, report)
+        elif kind == "decision" and decisions and _of_the_rule(row):
+            early_stopper.adopt(StopDecision.from_row(dict(row)))
         elif kind == "end":
-            _end(referee, row)
+            _end(early_stopper, row)
         elif kind == "command" and row["command"] == "pin" and row["accepted"]:
-            referee.pin(row["trial_id"], row["who"])
+            early_stopper.pin(row["trial_id"], row["who"])
     if steps is not None:
-        _feed(referee, steps, None, warmup, report)
+        _feed(early_stopper, steps, None, warmup, report)
 
 
-def _of_the_rule(verdict: Mapping[str, Any]) -> bool:
+def _of_the_rule(decision: Mapping[str, Any]) -> bool:
     """Whether the rule gave it: guards are given again, they cost nothing; what a person asked for shows in the end."""
-    return bool(verdict["action"] != "guard" and verdict["rule"] != BY_PERSON)
+    return bool(decision["action"] != "divergence_check" and decision["rule"] != BY_USER)
 
 
 def _feed(
-    referee: Referee,
+    early_stopper: EarlyStopper,
     steps: Mapping[str, Any] | None,
     evaluation: Mapping[str, Any] | None,
     warmup: Mapping[str, int],
@@ -123,22 +123,22 @@ def _feed(
             metric=_number(evaluation["objective"]),
         )
     if evaluation is not None and evaluation.get("final"):
-        referee.complete(trial_id, report)
+        early_stopper.complete(trial_id, report)
     else:
         take(trial_id, report)
 
 
-def _end(referee: Referee, row: Mapping[str, Any]) -> None:
+def _end(early_stopper: EarlyStopper, row: Mapping[str, Any]) -> None:
     trial_id, status = row["trial_id"], row["status"]
     if status == "completed":
-        referee.complete(trial_id, final=_number(row.get("objective")))
+        early_stopper.complete(trial_id, final=_number(row.get("objective")))
     elif status == "diverged":
-        referee.complete(trial_id, Report((), bad=str(row.get("reason") or "diverged")))
+        early_stopper.complete(trial_id, Report((), bad=str(row.get("reason") or "diverged")))
     elif status == "failed":
-        referee.fail(trial_id)
+        early_stopper.fail(trial_id)
     elif status == "stopped":
-        referee.remove(trial_id)
-        referee.give_up(trial_id)
+        early_stopper.remove(trial_id)
+        early_stopper.give_up(trial_id)
 
 
 def _number(value: Any) -> Any:

@@ -14,16 +14,16 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.early_stopping import (
-    HistoryLike,
+    EarlyStopper,
     Observation,
-    Referee,
+    PriorSweepsLike,
     Report,
-    Verdict,
+    StopDecision,
     make_rule,
-    parse_windows,
-    read_history,
+    parse_rungs,
+    read_prior_sweeps,
 )
-from sweepft.early_stopping.rungs import WindowSpec
+from sweepft.early_stopping.rungs import RungSpec
 
 _CURVE: Final = "sweepft:curve"
 
@@ -57,17 +57,17 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
 
     Args:
         budget: A full trial, in the units of ``observe``'s progress.
-        windows: Fractions of the budget at which trials are judged.
+        rungs: Fractions of the budget at which trials are judged.
         rule: As for `sweepft.schedulers.EarlyDynamicsScheduler`, like all that follows.
         min_progress: Trials are not judged before.
         covariates: Parameter names that may explain final results.
         good: Share of trials that count as good.
         false_stop: Share of the good trials that may be pruned.
         audit: Share of condemned trials that run on.
-        max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
+        max_false_discovery_rate: Share of good ones among the condemned above which the rule is switched off.
         min_peers: Other trials needed at a window.
         seed: Of the audits.
-        history: What earlier sweeps taught.
+        prior_sweeps: What earlier sweeps taught.
 
     What a pruned trial's chances were is known to the process that pruned it only; others count them as zero.
     """
@@ -76,41 +76,43 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         self,
         *,
         budget: float,
-        windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50),
+        rungs: Sequence[RungSpec] = (0.05, 0.10, 0.25, 0.50),
         rule: str = "calibrated",
         min_progress: float = 0,
         covariates: Sequence[str] = (),
-        good: float = 0.2,
-        false_stop: float = 0.10,
+        top_fraction: float = 0.2,
+        max_false_stop_rate: float = 0.10,
         audit: float = 0.0,
-        max_bad_stops: float = 0.10,
+        max_false_discovery_rate: float = 0.10,
         min_peers: int = 3,
         seed: int = 0,
-        history: HistoryLike = None,
+        prior_sweeps: PriorSweepsLike = None,
     ) -> None:
-        known = read_history(history, rule=rule, good=good, false_stop=false_stop)
+        known = read_prior_sweeps(
+            prior_sweeps, rule=rule, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
+        )
         self._rule = make_rule(
             rule,
             min_peers=min_peers,
-            good=good,
-            false_stop=false_stop,
+            top_fraction=top_fraction,
+            max_false_stop_rate=max_false_stop_rate,
             covariates=covariates,
             audit=audit,
-            history=known,
+            prior_sweeps=known,
         )
         self._settings: dict[str, Any] = {
-            "windows": parse_windows(windows),
+            "rungs": parse_rungs(rungs),
             "budget": budget,
-            "good": good,
+            "top_fraction": top_fraction,
             "audit": audit,
-            "max_bad_stops": max_bad_stops,
+            "max_false_discovery_rate": max_false_discovery_rate,
             "seed": seed,
-            "history": known,
+            "prior_sweeps": known,
         }
         self._min_progress = min_progress
         self._chances: dict[int, float | None] = {}
-        self._condemned: dict[int, str] = {}
-        self.verdicts: list[Verdict] = []
+        self._flagged: dict[int, str] = {}
+        self.decisions: list[StopDecision] = []
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether to end this trial; judged when its last report reaches a window, and by some rules after it."""
@@ -118,7 +120,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         if not points or points[-1].progress < self._min_progress:
             return False
         maximize = study.direction == optuna.study.StudyDirection.MAXIMIZE
-        probe = Referee(rule=None, mode="max" if maximize else "min", **self._settings)
+        probe = EarlyStopper(rule=None, mode="max" if maximize else "min", **self._settings)
         name = str(trial.number)
         probe.take(name, _report(points[:-1]))
         bad = _bad(points[-1], trial)
@@ -126,39 +128,39 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
             return True
         reached = probe.take(name, _report(points[-1:]))
         seen = list(probe.cohort.trials[name].snapshots)
-        again = self._rule.rejudges and trial.number not in self._condemned
+        again = self._rule.rejudges and trial.number not in self._flagged
         if not seen or not (reached or again):
             return False
-        referee = self._rebuild(study, trial, probe.cohort.mode)
-        referee.take(name, _report(points))
-        verdict = referee.judge(name, seen[-1])
-        if reached or verdict.action != "continue":
-            self.verdicts.append(verdict)
-        if verdict.action in ("stop", "audit"):
-            self._chances[trial.number] = verdict.p_good
-            self._condemned[trial.number] = seen[-1].name
-        return verdict.ends_trial
+        early_stopper = self._rebuild(study, trial, probe.cohort.mode)
+        early_stopper.take(name, _report(points))
+        decision = early_stopper.decide(name, seen[-1])
+        if reached or decision.action != "continue":
+            self.decisions.append(decision)
+        if decision.action in ("stop", "audit"):
+            self._chances[trial.number] = decision.p_top
+            self._flagged[trial.number] = seen[-1].name
+        return decision.ends_trial
 
-    def _rebuild(self, study: optuna.Study, own: FrozenTrial, mode: Any) -> Referee:
+    def _rebuild(self, study: optuna.Study, own: FrozenTrial, mode: Any) -> EarlyStopper:
         """A referee that knows what the storage knows, trials in order of number."""
-        referee = Referee(rule=self._rule, mode=mode, **self._settings)
+        early_stopper = EarlyStopper(rule=self._rule, mode=mode, **self._settings)
         for trial in study.get_trials(deepcopy=False):
             name = str(trial.number)
-            referee.add(name, trial.params)
-            record = referee.cohort.trials[name]
-            if trial.number in self._condemned:
-                record.condemned_at = self._condemned[trial.number]
+            early_stopper.add(name, trial.params)
+            record = early_stopper.cohort.trials[name]
+            if trial.number in self._flagged:
+                record.flagged_at = self._flagged[trial.number]
                 record.audited = trial.state is not TrialState.PRUNED
             if trial.number == own.number:
                 continue
-            referee.take(name, _report(_points(trial)))
+            early_stopper.take(name, _report(_points(trial)))
             if trial.state is TrialState.COMPLETE and trial.value is not None:
-                referee.complete(name, final=trial.value)
+                early_stopper.complete(name, final=trial.value)
             elif trial.state is TrialState.PRUNED:
-                referee.out(name, self._chances.get(trial.number))
+                early_stopper.out(name, self._chances.get(trial.number))
             elif trial.state is TrialState.FAIL:
-                referee.fail(name)
-        return referee
+                early_stopper.fail(name)
+        return early_stopper
 
 
 def _points(trial: FrozenTrial) -> list[Observation]:

@@ -17,16 +17,16 @@ from typing import Any, TypeAlias, TypeVar
 
 from sweepft.early_stopping.audit import audit_rate, audit_weight, good_edge
 from sweepft.early_stopping.calibrated import Calibration
-from sweepft.errors import HistoryError
+from sweepft.errors import PriorSweepsError
 
 _RowT = TypeVar("_RowT", bound=Mapping[str, Any])
 
 
-def candidates(rows: Iterable[_RowT]) -> Iterator[_RowT]:
+def search_trials(rows: Iterable[_RowT]) -> Iterator[_RowT]:
     """Rows in order, without those of trials that were trained with fresh seeds to confirm another."""
     aside = set()
     for row in rows:
-        if row.get("confirms"):
+        if row.get("replicate_of"):
             aside.add(row["trial_id"])
         if row.get("trial_id") not in aside:
             yield row
@@ -49,7 +49,7 @@ class PastAudits:
 
 
 @dataclass(frozen=True)
-class History:
+class PriorSweeps:
     """What a new sweep is told of earlier ones.
 
     Attributes:
@@ -63,7 +63,7 @@ class History:
     @property
     def outcomes(self) -> list[bool]:
         """All audits of all earlier sweeps, in order of time."""
-        return [good for sweep in self.audits for good in sweep.outcomes]
+        return [top_fraction for sweep in self.audits for top_fraction in sweep.outcomes]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -72,7 +72,7 @@ class History:
         return {"calibration": calibration, "audits": audits}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> History:
+    def from_dict(cls, data: Mapping[str, Any]) -> PriorSweeps:
         """The inverse of `to_dict`."""
         calibration = data.get("calibration")
         audits = (
@@ -82,33 +82,37 @@ class History:
         return cls(Calibration.from_dict(calibration) if calibration is not None else None, tuple(audits))
 
 
-HistoryItem: TypeAlias = Calibration | Mapping[str, Any] | str | Path
+PriorSweepsItem: TypeAlias = Calibration | Mapping[str, Any] | str | Path
 
 
-HistoryLike: TypeAlias = History | HistoryItem | Sequence[HistoryItem] | None
+PriorSweepsLike: TypeAlias = PriorSweeps | PriorSweepsItem | Sequence[PriorSweepsItem] | None
 
 
 """A `Calibration`, its dict or its JSON file; the run folder (or ledger) of an earlier sweep; or a list of these."""
 
 
-def read_history(
-    given: HistoryLike, *, rule: str = "calibrated", good: float = 0.2, false_stop: float = 0.10
-) -> History:
-    """Read what ``history`` names.
+def read_prior_sweeps(
+    given: PriorSweepsLike,
+    *,
+    rule: str = "calibrated",
+    top_fraction: float = 0.2,
+    max_false_stop_rate: float = 0.10,
+) -> PriorSweeps:
+    """Read what ``prior_sweeps`` names.
 
     Args:
-        given: See `HistoryLike`; a `History` (or its dict) is taken as it is.
+        given: See `PriorSweepsLike`; a `PriorSweeps` (or its dict) is taken as it is.
         rule: The new sweep's rule: only audits of the same rule say something about it.
         good: The new sweep's share of good trials: earlier audits are judged by it.
         false_stop: The new sweep's bound (``calibrated``).
     Raises:
-        HistoryError: Names the entry, what is wrong with it and what to do.
+        PriorSweepsError: Names the entry, what is wrong with it and what to do.
     """
-    if isinstance(given, History):
+    if isinstance(given, PriorSweeps):
         return given
     if isinstance(given, Mapping) and "audits" in given:
-        return History.from_dict(given)
-    items: Sequence[HistoryItem]
+        return PriorSweeps.from_dict(given)
+    items: Sequence[PriorSweepsItem]
     items = (
         []
         if given is None
@@ -121,25 +125,25 @@ def read_history(
     for item in items:
         ledger = _ledger_of(item)
         if ledger is not None:
-            found = _audits(ledger, str(item), rule, good, false_stop)
+            found = _audits(ledger, str(item), rule, top_fraction, max_false_stop_rate)
             if found.began in sweeps:
                 raise _wrong(item, f"is the same sweep as {sweeps[found.began].source}", "name it once")
             sweeps[found.began] = found
             continue
-        read = _calibration(item, false_stop)
+        read = _calibration(item, max_false_stop_rate)
         if calibration is not None:
             raise _wrong(item, "is a second calibration", "calibrate once, over all earlier sweeps together")
         if rule != "calibrated":
             raise _wrong(item, f"is a calibration, and rule {rule} has no use for one", "leave it out")
         calibration = read
-    return History(calibration, tuple(sweeps[began] for began in sorted(sweeps)))
+    return PriorSweeps(calibration, tuple(sweeps[began] for began in sorted(sweeps)))
 
 
-def _wrong(item: Any, rule: str, remedy: str) -> HistoryError:
-    return HistoryError(str(item), rule, remedy)
+def _wrong(item: Any, rule: str, remedy: str) -> PriorSweepsError:
+    return PriorSweepsError(str(item), rule, remedy)
 
 
-def _calibration(item: HistoryItem, false_stop: float) -> Calibration:
+def _calibration(item: PriorSweepsItem, max_false_stop_rate: float) -> Calibration:
     if isinstance(item, Calibration):
         found = item
     else:
@@ -154,8 +158,10 @@ def _calibration(item: HistoryItem, false_stop: float) -> Calibration:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = "make one with: sweepft replay SOURCE --calibrate FILE"
             raise _wrong(item, f"is not a calibration ({type(error).__name__}: {error})", remedy) from error
-    if found.false_stop > false_stop + 1e-9:
-        rule = f"was calibrated for false_stop {found.false_stop:g}, here it is {false_stop:g}"
+    if found.max_false_stop_rate > max_false_stop_rate + 1e-9:
+        rule = (
+            f"was calibrated for false_stop {found.max_false_stop_rate:g}, here it is {max_false_stop_rate:g}"
+        )
         raise _wrong(item, rule, "calibrate again, or ask for the same bound")
     return found
 
@@ -163,7 +169,7 @@ def _calibration(item: HistoryItem, false_stop: float) -> Calibration:
 # ----- audits of an earlier run ------------------------------------------------------------------------------
 
 
-def _ledger_of(item: HistoryItem) -> Path | None:
+def _ledger_of(item: PriorSweepsItem) -> Path | None:
     """The ledger that an entry names: a run folder, its ``ledger`` folder, or the file; None for anything else."""
     if not isinstance(item, str | Path):
         return None
@@ -177,16 +183,18 @@ def _ledger_of(item: HistoryItem) -> Path | None:
     return path if path.suffix == ".jsonl" else None
 
 
-def _audits(ledger: Path, source: str, rule: str, good: float, false_stop: float) -> PastAudits:
+def _audits(
+    ledger: Path, source: str, rule: str, top_fraction: float, max_false_stop_rate: float
+) -> PastAudits:
     header: Mapping[str, Any] | None = None
-    condemned: dict[str, bool] = {}  # by trial, whether it is audited (else it was parked)
+    flagged: dict[str, bool] = {}  # by trial, whether it is audited (else it was parked)
     finals: dict[str, float] = {}
-    for row in candidates(_rows(ledger, source)):
+    for row in search_trials(_rows(ledger, source)):
         kind, trial = row["kind"], str(row.get("trial_id") or "")
         if kind == "sweep":
             header = header or row
-        elif kind == "verdict" and row["action"] in ("audit", "park"):
-            condemned[trial] = row["action"] == "audit"
+        elif kind == "decision" and row["action"] in ("audit", "pause"):
+            flagged[trial] = row["action"] == "audit"
         elif kind == "end" and row["status"] == "completed" and isinstance(row["objective"], int | float):
             if math.isfinite(row["objective"]):
                 finals.setdefault(trial, -float(row["objective"]))
@@ -200,14 +208,14 @@ def _audits(ledger: Path, source: str, rule: str, good: float, false_stop: float
         raise _wrong(
             source, f"was stopped by rule {theirs}, not {rule}: its audits say nothing here", "leave it out"
         )
-    bound = float(stop.get("false_stop", 0.10))
-    if rule == "calibrated" and abs(bound - false_stop) > 1e-9:
-        text = f"was run with false_stop {bound:g}, here it is {false_stop:g}: its audits say nothing here"
+    bound = float(stop.get("max_false_stop_rate", 0.10))
+    if rule == "calibrated" and abs(bound - max_false_stop_rate) > 1e-9:
+        text = f"was run with false_stop {bound:g}, here it is {max_false_stop_rate:g}: its audits say nothing here"
         raise _wrong(source, text, "leave it out, or ask for the same bound")
     audit = audit_rate(rule, stop.get("audit"))
-    weights = [audit_weight(condemned.get(t), audit) for t in finals]
-    edge = good_edge(list(finals.values()), weights, good)
-    outcomes = tuple(value >= edge for t, value in finals.items() if condemned.get(t))
+    weights = [audit_weight(flagged.get(t), audit) for t in finals]
+    edge = good_edge(list(finals.values()), weights, top_fraction)
+    outcomes = tuple(value >= edge for t, value in finals.items() if flagged.get(t))
     return PastAudits(source, float(header["time"]), outcomes)
 
 

@@ -1,7 +1,7 @@
 """Ray Tune's door to the rules: a `TrialScheduler` that stops trials on their early training dynamics.
 
 It stands alone: put it into any `tune.Tuner`. All thinking is done by `sweepft.early_stopping.Referee`; here results
-are read, and verdicts are handed to Ray (as decisions) and to the caller (by `drain_verdicts`).
+are read, and verdicts are handed to Ray (as decisions) and to the caller (by `drain_decisions`).
 """
 # MERGED From a Tune result to a report for the referee.
 
@@ -16,18 +16,18 @@ from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweepft.early_stopping import (
-    HistoryLike,
-    Prospect,
-    Referee,
+    EarlyStopper,
+    PausedTrial,
+    PriorSweepsLike,
     Report,
-    Verdict,
+    StopDecision,
     make_report,
     make_rule,
-    read_history,
+    read_prior_sweeps,
 )
 from sweepft.early_stopping.audit import audit_rate
 from sweepft.early_stopping.from_ledger import adopt_rows, replay_rows
-from sweepft.early_stopping.rungs import WindowSpec, parse_windows
+from sweepft.early_stopping.rungs import RungSpec, parse_rungs
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -102,7 +102,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         time_attr: Result key of a counter that only grows; ``budget`` and windows are in its units.
         step_attr: Result key of the optimizer steps; ``training_iteration`` stands in where it is absent.
         budget: What a full trial reaches in ``time_attr``.
-        windows: Fractions of the budget, or counts ``{"steps": n}``, ``{"samples": n}``.
+        rungs: Fractions of the budget, or counts ``{"steps": n}``, ``{"samples": n}``.
         min_steps: A trial is judged at a window only after that many steps and past its warmup (result key
             ``warmup_steps``), else at the next one.
         rule: ``none``, ``median``, ``recipe``, ``asha`` or ``calibrated``; see ``docs/scheduler.md``.
@@ -111,10 +111,10 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         false_stop: Share of the good trials that may be condemned (``calibrated``).
         audit: Share of the condemned trials that run on, so that mistakes can be counted; by default 0.05 for
             ``calibrated`` and none for the others.
-        max_bad_stops: Share of good ones among the condemned above which the rule is switched off.
+        max_false_discovery_rate: Share of good ones among the condemned above which the rule is switched off.
         eta: Reduction factor of ``asha``.
         seed: Of the audits.
-        history: What earlier sweeps taught: a calibration (a `sweepft.early_stopping.Calibration`, its dict or its JSON
+        prior_sweeps: What earlier sweeps taught: a calibration (a `sweepft.early_stopping.Calibration`, its dict or its JSON
             file), run folders of earlier sweeps whose audits are pooled with this one's, or a list of these.
         park: Condemned trials may come back. Needs a tuner that brings them back, as sweepft's own does.
         min_peers: Other trials needed at a window to judge one.
@@ -141,31 +141,33 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         time_attr: str = "samples_seen",
         step_attr: str = "step",
         budget: float,
-        windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50),
+        rungs: Sequence[RungSpec] = (0.05, 0.10, 0.25, 0.50),
         min_steps: int = 20,
         rule: str = "calibrated",
         covariates: Sequence[str] = (),
-        good: float = 0.2,
-        false_stop: float = 0.10,
+        top_fraction: float = 0.2,
+        max_false_stop_rate: float = 0.10,
         audit: float | None = None,
-        max_bad_stops: float = 0.10,
+        max_false_discovery_rate: float = 0.10,
         min_peers: int = 3,
         eta: float = 3.0,
         seed: int = 0,
-        history: HistoryLike = None,
-        park: bool = False,
+        prior_sweeps: PriorSweepsLike = None,
+        pause: bool = False,
         keep_last: int = 1,
         guards: bool = True,
         trial_name_key: str = "trial_id",
     ) -> None:
         super().__init__()
         audit = audit_rate(rule, audit)
-        if park and not self.brings_back:
+        if pause and not self.brings_back:
             raise ValueError(
                 "park: a plain Tuner brings no parked trial back\n"
                 "  leave it out (condemned trials are then stopped), or run the sweep with `sweepft run`"
             )
-        known = read_history(history, rule=rule, good=good, false_stop=false_stop)
+        known = read_prior_sweeps(
+            prior_sweeps, rule=rule, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
+        )
         if mode not in (None, "min", "max"):
             raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
         self._wanted_metric = metric
@@ -173,48 +175,48 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         self._keys = {"loss": loss, "grad_norm": grad_norm, "time_attr": time_attr, "step_attr": step_attr}
         self._trial_name_key = trial_name_key
         self._settings: dict[str, Any] = {
-            "windows": parse_windows(windows),
+            "rungs": parse_rungs(rungs),
             "budget": budget,
             "min_steps": min_steps,
             "keep_last": keep_last,
             "guards": guards,
-            "good": good,
+            "top_fraction": top_fraction,
             "audit": audit,
-            "max_bad_stops": max_bad_stops,
+            "max_false_discovery_rate": max_false_discovery_rate,
             "seed": seed,
-            "park": park,
-            "history": known,
+            "pause": pause,
+            "prior_sweeps": known,
         }
         self._rule = make_rule(
             rule,
             min_peers=min_peers,
             eta=eta,
-            good=good,
-            false_stop=false_stop,
+            top_fraction=top_fraction,
+            max_false_stop_rate=max_false_stop_rate,
             covariates=covariates,
             audit=audit,
-            history=known,
+            prior_sweeps=known,
         )
         self._names: dict[str, str] = {}
         self._drained = 0
-        self._referee: Referee | None = None
+        self._early_stopper: EarlyStopper | None = None
         self._reader: ResultReader | None = None
         if mode is not None:
             self._start()
 
     def _start(self) -> None:
-        self._referee = Referee(rule=self._rule, mode=self._mode or "min", **self._settings)
+        self._early_stopper = EarlyStopper(rule=self._rule, mode=self._mode or "min", **self._settings)
         self._reader = ResultReader(metric=self._wanted_metric or DEFAULT_METRIC, **self._keys)
 
     @property
-    def referee(self) -> Referee:
+    def early_stopper(self) -> EarlyStopper:
         """Who judges. Raises `ValueError` while metric and mode are not known."""
-        if self._referee is None:
+        if self._early_stopper is None:
             raise ValueError(
                 "mode: the scheduler has neither metric nor mode yet\n"
                 "  pass them here or to tune.TuneConfig(metric=..., mode=...)"
             )
-        return self._referee
+        return self._early_stopper
 
     # ----- Ray's interface -------------------------------------------------------------------------------
 
@@ -233,13 +235,15 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         changed = (metric and not self._wanted_metric) or (mode and not self._mode)
         self._wanted_metric = self._wanted_metric or metric
         self._mode = self._mode or mode
-        if self._mode and (self._referee is None or (changed and not self._referee.cohort.trials)):
+        if self._mode and (
+            self._early_stopper is None or (changed and not self._early_stopper.cohort.trials)
+        ):
             self._start()
         return True
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """A trial joins, or is tried again."""
-        self.referee.add(self._name(trial), _plain(self._hyperparameters(trial)))
+        self.early_stopper.add(self._name(trial), _plain(self._hyperparameters(trial)))
 
     def _hyperparameters(self, trial: Trial) -> Mapping[str, Any]:
         """What a trial trains with: covariates are looked up there, and trials that have it alike are repeats."""
@@ -250,8 +254,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         report = self._read(result)
         if report is None:
             return str(TrialScheduler.CONTINUE)
-        verdicts = self.referee.report(self._name(trial), report)
-        stop = bool(verdicts) and verdicts[-1].ends_trial
+        decisions = self.early_stopper.report(self._name(trial), report)
+        stop = bool(decisions) and decisions[-1].ends_trial
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_complete(
@@ -262,26 +266,26 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         Without ``done`` Tune itself is stopping (time budget, Ctrl-C): such a trial has no final result.
         """
         if result and result.get("done"):
-            self.referee.complete(self._name(trial), self._read(result))
+            self.early_stopper.complete(self._name(trial), self._read(result))
         else:
-            self.referee.remove(self._name(trial))
+            self.early_stopper.remove(self._name(trial))
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """A trial failed; Ray adds it again if it has retries left."""
-        self.referee.fail(self._name(trial))
+        self.early_stopper.fail(self._name(trial))
 
     def on_trial_remove(self, tune_controller: TuneController, trial: Trial) -> None:
         """A pending or paused trial was withdrawn."""
-        self.referee.remove(self._name(trial))
+        self.early_stopper.remove(self._name(trial))
 
     def debug_string(self) -> str:
         """One line for Tune's status output."""
-        if self._referee is None:
+        if self._early_stopper is None:
             return "EarlyDynamicsScheduler: not started"
-        summary = self._referee.summary()
+        summary = self._early_stopper.summary()
         return (
             f"EarlyDynamicsScheduler: rule={summary['rule']} trials={summary['trials']}"
-            f" verdicts={summary['verdicts']} trials_saved={summary['trials_saved']:.2f}"
+            f" verdicts={summary['decisions']} trials_saved={summary['trials_saved']:.2f}"
         )
 
     def save(self, checkpoint_path: str) -> None:
@@ -300,48 +304,48 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     # ----- ours ------------------------------------------------------------------------------------------
 
-    def drain_verdicts(self) -> list[Verdict]:
+    def drain_decisions(self) -> list[StopDecision]:
         """Everything judged since the last call, in order, ``continue`` verdicts included."""
-        if self._referee is None:
+        if self._early_stopper is None:
             return []
-        fresh = self._referee.verdicts[self._drained :]
-        self._drained = len(self._referee.verdicts)
+        fresh = self._early_stopper.decisions[self._drained :]
+        self._drained = len(self._early_stopper.decisions)
         return fresh
 
-    def prospects(self, *, from_scratch: bool = False) -> list[Prospect]:
+    def paused_trials(self, *, from_scratch: bool = False) -> list[PausedTrial]:
         """The parked trials, the likeliest to be good first; see `sweepft.early_stopping.pausing`."""
-        return self.referee.prospects(from_scratch=from_scratch)
+        return self.early_stopper.paused_trials(from_scratch=from_scratch)
 
     def give_up(self, trial_id: str) -> None:
         """Say that a parked trial will not come back."""
-        self.referee.give_up(trial_id)
+        self.early_stopper.give_up(trial_id)
 
     def summary(self) -> dict[str, Any]:
         """Counts and what the rule has learned, JSON-able."""
-        return self.referee.summary()
+        return self.early_stopper.summary()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the scheduler knows, JSON-able and versioned; settings are not in it."""
-        return {**self.referee.state_dict(), "drained": self._drained}
+        return {**self.early_stopper.state_dict(), "drained": self._drained}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state. Raises `ValueError` for another version or mode."""
-        self.referee.load_state_dict(state)
+        self.early_stopper.load_state_dict(state)
         self._drained = int(state.get("drained", 0))
 
-    def load_rows(self, rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    def load_rows(self, rows: Iterable[Mapping[str, Any]]) -> list[StopDecision]:
         """Rebuild from the rows of a ledger, in order; returns the verdicts this rule gives on them.
 
         They count as drained, for the ledger has its own record of them.
         """
-        verdicts = replay_rows(self.referee, rows)
-        self._drained = len(self.referee.verdicts)
-        return verdicts
+        decisions = replay_rows(self.early_stopper, rows)
+        self._drained = len(self.early_stopper.decisions)
+        return decisions
 
     def adopt_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rebuild from the rows of a ledger; of a long sweep with the verdicts that stand there, which is sooner."""
-        adopt_rows(self.referee, rows)
-        self._drained = len(self.referee.verdicts)
+        adopt_rows(self.early_stopper, rows)
+        self._drained = len(self.early_stopper.decisions)
 
     def _name(self, trial: Trial) -> str:
         name = self._names.get(trial.trial_id)

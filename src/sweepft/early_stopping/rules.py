@@ -18,9 +18,9 @@ from typing import Any, Final, Protocol
 from sweepft.early_stopping.calibrated import CalibratedRule
 from sweepft.early_stopping.cohort import Cohort, TrialRecord
 from sweepft.early_stopping.curve import Snapshot
-from sweepft.early_stopping.decisions import Judgement
-from sweepft.early_stopping.prior_sweeps import HistoryLike, read_history
-from sweepft.early_stopping.rungs import Window
+from sweepft.early_stopping.decisions import RuleDecision
+from sweepft.early_stopping.prior_sweeps import PriorSweepsLike, read_prior_sweeps
+from sweepft.early_stopping.rungs import Rung
 
 
 class Rule(Protocol):
@@ -36,7 +36,7 @@ class Rule(Protocol):
         """Whether a trial is judged again at every report after a window, as its peers become known."""
         ...
 
-    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+    def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Judge a trial at a window; its snapshot there is in ``trial.snapshots[window]``."""
         ...
 
@@ -51,9 +51,9 @@ class NoRule:
     name = "none"
     rejudges = False
 
-    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+    def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Never condemned."""
-        return Judgement(False, "no early-stop rule is set")
+        return RuleDecision(False, "no early-stop rule is set")
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
         """Nothing is learned."""
@@ -73,19 +73,19 @@ class AshaRule:
     def __init__(self, eta: float = 3.0) -> None:
         self.eta = eta
 
-    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+    def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """The first trial at a rung always goes on."""
-        own = trial.snapshots[window].metric
-        others = cohort.peers(window, "metric", own)
+        own = trial.snapshots[rung].metric
+        others = cohort.peers(rung, "metric", own)
         if not math.isfinite(own) or others < 1:
-            return Judgement(
-                False, f"no objective or no other trial at {window.name}", evidence={"peers": others}
+            return RuleDecision(
+                False, f"no objective or no other trial at {rung.name}", evidence={"peers": others}
             )
-        below = cohort.share_below(window, "metric", own)
+        below = cohort.share_below(rung, "metric", own)
         beaten = 1.0 - below if cohort.mode == "min" else below
-        return Judgement(
+        return RuleDecision(
             beaten < 1.0 - 1.0 / self.eta,
-            f"objective {own:.4g} beats {100 * beaten:.0f}% of {others} others at {window.name},"
+            f"objective {own:.4g} beats {100 * beaten:.0f}% of {others} others at {rung.name},"
             f" {100 * (1 - 1 / self.eta):.0f}% are needed",
             evidence={"objective": own, "peers": others, "beats": beaten, "eta": self.eta},
         )
@@ -108,26 +108,26 @@ class MedianRule:
     def __init__(self, min_peers: int = 3) -> None:
         self.min_peers = min_peers
 
-    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+    def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Condemned when strictly worse than the median of the others; ties continue."""
-        own = trial.snapshots[window].metric
+        own = trial.snapshots[rung].metric
         if not math.isfinite(own):
-            return Judgement(False, f"no held-out objective at {window.name}: the median rule cannot judge")
-        peers = cohort.peers(window, "metric", own)
+            return RuleDecision(False, f"no held-out objective at {rung.name}: the median rule cannot judge")
+        peers = cohort.peers(rung, "metric", own)
         evidence: dict[str, Any] = {"objective": own, "peers": peers}
         if peers < self.min_peers:
-            return Judgement(
+            return RuleDecision(
                 False,
-                f"{peers} other trials at {window.name}, {self.min_peers} needed to judge",
+                f"{peers} other trials at {rung.name}, {self.min_peers} needed to judge",
                 evidence=evidence,
             )
-        median = cohort.median_of_others(window, "metric", own)
+        median = cohort.median_of_others(rung, "metric", own)
         evidence["median"] = median
         worse = own > median if cohort.mode == "min" else own < median
         word = "worse than" if worse else "no worse than"
-        return Judgement(
+        return RuleDecision(
             worse,
-            f"objective {own:.4g} is {word} the median {median:.4g} of {peers} others at {window.name}",
+            f"objective {own:.4g} is {word} the median {median:.4g} of {peers} others at {rung.name}",
             evidence=evidence,
         )
 
@@ -151,13 +151,13 @@ class RecipeRule:
         self.min_peers = min_peers
         self.batch_key = batch_key
 
-    def judge(self, cohort: Cohort, trial: TrialRecord, window: Window) -> Judgement:
+    def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Condemned when the mean of its two ranks lies below the middle."""
-        own = trial.snapshots[window]
+        own = trial.snapshots[rung]
         batch = trial.covariate(self.batch_key)
         peers = [
             snap
-            for name, snap in cohort.at(window).items()
+            for name, snap in cohort.at(rung).items()
             if name != trial.trial_id and cohort.trials[name].covariate(self.batch_key) == batch
         ]
         scores = {}
@@ -167,19 +167,19 @@ class RecipeRule:
                 scores[signal] = rank if direction > 0 else 1.0 - rank
         evidence: dict[str, Any] = {"peers": len(peers), "batch_size": batch, "ranks": scores}
         if not scores:
-            return Judgement(
+            return RuleDecision(
                 False,
-                f"{len(peers)} comparable trials at {window.name} with loss or gradient norm,"
+                f"{len(peers)} comparable trials at {rung.name} with loss or gradient norm,"
                 f" {self.min_peers} needed to judge",
                 evidence=evidence,
             )
         score = sum(scores.values()) / len(scores)
         evidence["score"] = score
         words = {"log_grad_norm": "low gradient norm", "loss": "high training loss"}
-        return Judgement(
+        return RuleDecision(
             score < 0.5,
             f"ranks {score:.2f} of 1 on {' and '.join(words[s] for s in scores)} among {len(peers)}"
-            f" comparable trials at {window.name} (the paper's direction; half is needed)",
+            f" comparable trials at {rung.name} (the paper's direction; half is needed)",
             evidence=evidence,
         )
 
@@ -205,11 +205,11 @@ def make_rule(
     min_peers: int = 3,
     batch_key: str = "batch_size",
     eta: float = 3.0,
-    good: float = 0.2,
-    false_stop: float = 0.10,
+    top_fraction: float = 0.2,
+    max_false_stop_rate: float = 0.10,
     covariates: Sequence[str] = (),
     audit: float = 0.0,
-    history: HistoryLike = None,
+    prior_sweeps: PriorSweepsLike = None,
 ) -> Rule:
     """The rule of this name; settings that it does not have are ignored.
 
@@ -237,12 +237,14 @@ def make_rule(
         return AshaRule(eta)
     if name == "calibrated":
         return CalibratedRule(
-            good=good,
-            false_stop=false_stop,
+            top_fraction=top_fraction,
+            max_false_stop_rate=max_false_stop_rate,
             min_peers=min_peers,
             covariates=covariates,
             audit=audit,
-            calibration=read_history(history, good=good, false_stop=false_stop).calibration,
+            calibration=read_prior_sweeps(
+                prior_sweeps, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
+            ).calibration,
             batch_key=batch_key,
         )
     raise ValueError(f"rule: one of {', '.join(RULES)} is needed (got {name!r})")

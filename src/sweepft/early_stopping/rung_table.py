@@ -17,7 +17,7 @@ from sweepft.early_stopping.curve import Snapshot
 _FIELDS = ("mean_metric", "loss", "block_loss", "log_grad_norm")
 
 
-class Columns:
+class RungTable:
     """Numbers of the snapshots at one window, in order of arrival.
 
     Attributes:
@@ -59,7 +59,7 @@ _SEEDS: Final = ("seed", "random_state")
 _SHIFTS: Final = ("dropout", "drop_path", "smoothing", "neftune", "mixup", "cutmix")
 
 
-def configuration(config: Mapping[str, Any]) -> str | None:
+def configuration(params: Mapping[str, Any]) -> str | None:
     """A digest of all hyperparameters but seeds: equal for repeats.
 
     Returns:
@@ -67,7 +67,7 @@ def configuration(config: Mapping[str, Any]) -> str | None:
         no other.
     """
     try:
-        found = _plain(config)
+        found = _plain(params)
     except TypeError:
         return None
     return sha1(repr(found).encode(), usedforsecurity=False).hexdigest() if found else None
@@ -88,13 +88,13 @@ def _plain(value: Any) -> Hashable:
     raise TypeError
 
 
-def loss_shifts(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def loss_shifts(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Those that shift the training loss itself, such as dropout: their names, without the path, and values."""
-    return tuple((k, repr(v)) for k, v in _leaves(config) if _has(k, _SHIFTS))
+    return tuple((k, repr(v)) for k, v in _leaves(params) if _has(k, _SHIFTS))
 
 
-def _leaves(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
+def _leaves(params: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in params.items():
         if isinstance(value, Mapping):
             yield from _leaves(value)
         else:

@@ -16,7 +16,7 @@ _TOLERANCE = 1e-9  # of the budget: 0.1 * 3 must not lie beyond 0.3
 
 
 @dataclass(frozen=True)
-class Window:
+class Rung:
     """One point of a trial.
 
     Attributes:
@@ -45,31 +45,31 @@ class Window:
         return samples_seen >= target - _TOLERANCE * budget
 
 
-WindowSpec = float | int | Mapping[str, float] | Window
+RungSpec = float | int | Mapping[str, float] | Rung
 
 
-def parse_windows(windows: Iterable[WindowSpec] | WindowSpec) -> tuple[Window, ...]:
+def parse_rungs(rungs: Iterable[RungSpec] | RungSpec) -> tuple[Rung, ...]:
     """Read windows as a person writes them, in the order given, without repeats.
 
     Raises:
         ValueError: A fraction outside (0, 1], a count below 1, or an unknown unit.
     """
-    items = [windows] if isinstance(windows, (int, float, Mapping, Window)) else list(windows)
+    items = [rungs] if isinstance(rungs, (int, float, Mapping, Rung)) else list(rungs)
     return tuple(dict.fromkeys(_parse_one(item) for item in items))
 
 
-def _parse_one(item: WindowSpec) -> Window:
-    if isinstance(item, Window):
+def _parse_one(item: RungSpec) -> Rung:
+    if isinstance(item, Rung):
         return item
     if isinstance(item, Mapping):
         if len(item) == 1:
             kind, value = next(iter(item.items()))
             if kind in ("steps", "samples") and _number(value) and value >= 1:
-                return Window("steps" if kind == "steps" else "samples", float(value))
+                return Rung("steps" if kind == "steps" else "samples", float(value))
     elif _number(item) and 0 < item <= 1:
-        return Window("fraction", float(item))
+        return Rung("fraction", float(item))
     raise ValueError(
-        f"windows: a window is a fraction of the budget in (0, 1] or a count of at least 1 (got {item!r})\n"
+        f"rungs: a window is a fraction of the budget in (0, 1] or a count of at least 1 (got {item!r})\n"
         '  write 0.1, {"steps": 200} or {"samples": 50000}'
     )
 
@@ -79,33 +79,33 @@ def _number(value: object) -> bool:
 
 
 def windows_reached(
-    windows: Sequence[Window], *, step: int, samples_seen: float, budget: float
-) -> tuple[Window, ...]:
+    rungs: Sequence[Rung], *, step: int, samples_seen: float, budget: float
+) -> tuple[Rung, ...]:
     """The windows that a trial at this step has reached, in the order given.
 
     What a step newly reached is the difference between two calls, before the step and after it.
     """
-    return tuple(w for w in windows if w.reached(step=step, samples_seen=samples_seen, budget=budget))
+    return tuple(w for w in rungs if w.reached(step=step, samples_seen=samples_seen, budget=budget))
 
 
-def window_steps(windows: Sequence[Window], *, batch_size: int, budget: int) -> dict[Window, int]:
+def rung_steps(rungs: Sequence[Rung], *, batch_size: int, budget: int) -> dict[Rung, int]:
     """The step at which a trial of this batch size is at each window; windows it never reaches are left out.
 
     Args:
-        windows: As from `parse_windows`.
+        rungs: As from `parse_rungs`.
         batch_size: Samples per optimizer step over all ranks.
         budget: Samples of the whole trial; its last batch holds what is left.
     """
     planned = math.ceil(budget / batch_size)
     steps = {}
-    for window in windows:
-        if window.kind == "steps":
-            step = math.ceil(window.value)
+    for rung in rungs:
+        if rung.kind == "steps":
+            step = math.ceil(rung.value)
         else:
-            target = window.value * budget if window.kind == "fraction" else window.value
+            target = rung.value * budget if rung.kind == "fraction" else rung.value
             step = max(1, math.ceil((target - _TOLERANCE * budget) / batch_size))
         if step <= planned:
-            steps[window] = step
+            steps[rung] = step
     return steps
 
 

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 
 from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.curve import Snapshot
-from sweepft.early_stopping.rungs import Window
-from sweepft.early_stopping.signals import SIGNALS, Agreement, SignalTable, relative_trust, steadiness
+from sweepft.early_stopping.rungs import Rung
+from sweepft.early_stopping.signals import (
+    SIGNALS,
+    Agreement,
+    SignalTable,
+    rank_stability,
+    relative_reliability,
+)
 from sweepft.early_stopping.statistics import fit_weights, rank_correlation
 
 Floats = NDArray[np.float64]
@@ -42,7 +48,7 @@ _PROXY: Final = 0.5  # what a trial at a later window is worth of one that has f
 
 
 @dataclass(frozen=True)
-class Learned:
+class SignalWeights:
     """What signals are worth at a window.
 
     Attributes:
@@ -87,12 +93,12 @@ class Learner:
         self._batch_key = batch_key
         self._agreement: Agreement | None = None
 
-    def prior_rho(self, window: Window) -> float:
+    def prior_rho(self, rung: Rung) -> float:
         """The correlation to start from."""
         xs, ys = zip(*self._rho, strict=True)
-        return float(np.interp(window.fraction if window.fraction is not None else 0.1, xs, ys))
+        return float(np.interp(rung.fraction if rung.fraction is not None else 0.1, xs, ys))
 
-    def learn(self, cohort: Cohort, window: Window, table: SignalTable) -> Learned:
+    def learn(self, cohort: Cohort, rung: Rung, table: SignalTable) -> SignalWeights:
         """What is known by now.
 
         Args:
@@ -102,16 +108,16 @@ class Learner:
         """
         names, scores = table.names, table.scores
         prior = np.zeros(len(table.columns))
-        steady = steadiness(cohort, window, names, scores, self._batch_key)
-        prior[: len(SIGNALS)] = 2.0 * self._prior * relative_trust(steady)
-        agreement = 1.0 if self._taught else self._agreed(cohort, window, steady)
+        steady = rank_stability(cohort, rung, names, scores, self._batch_key)
+        prior[: len(SIGNALS)] = 2.0 * self._prior * relative_reliability(steady)
+        agreement = 1.0 if self._taught else self._agreed(cohort, rung, steady)
         prior[SIGNALS.index("loss")] *= agreement * abs(agreement)
-        rho = abs(agreement) * self.prior_rho(window)
+        rho = abs(agreement) * self.prior_rho(rung)
         finals = cohort.finals
         done = [i for i, n in enumerate(names) if n in finals][-FINISHED:]
         evidence = [(4 * _TRUST if self._taught else _TRUST, rho)]
         weights = prior
-        both, later = _later_objectives(cohort, window, names)
+        both, later = _later_objectives(cohort, rung, names)
         if both:
             evidence.append((_PROXY * len(both), rank_correlation(scores[both] @ prior, later)))
             weights = fit_weights(scores[both], later, prior, strength=2.0)
@@ -120,23 +126,23 @@ class Learner:
             weights = fit_weights(scores[done], ends, weights, strength=8.0)
             evidence.append((len(done), rank_correlation(scores[done] @ weights, ends)))
         rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
-        return Learned(table.columns, weights, min(0.98, max(0.02, rho)), agreement, len(done))
+        return SignalWeights(table.columns, weights, min(0.98, max(0.02, rho)), agreement, len(done))
 
-    def _agreed(self, cohort: Cohort, window: Window, steady: Floats) -> float:
+    def _agreed(self, cohort: Cohort, rung: Rung, steady: Floats) -> float:
         if self._agreement is None or self._agreement.of is not cohort:
             self._agreement = Agreement(cohort, self._batch_key)
-        return self._agreement.up_to(window, steady)
+        return self._agreement.up_to(rung, steady)
 
 
-def _later_objectives(cohort: Cohort, window: Window, names: Sequence[str]) -> tuple[list[int], Floats]:
+def _later_objectives(cohort: Cohort, rung: Rung, names: Sequence[str]) -> tuple[list[int], Floats]:
     """Positions of trials at the latest window that 4 or more have reached, and their mean objectives (larger is
     better) since this one.
 
     They come before any trial ends, and show already whether an order holds and which signals foretell it.
     """
-    ahead = [w for w in cohort.windows() if w.kind == window.kind and w.value > window.value]
+    ahead = [w for w in cohort.rungs() if w.kind == rung.kind and w.value > rung.value]
     for after in sorted(ahead, key=lambda w: -w.value):
-        here, there = cohort.at(window), cohort.at(after)
+        here, there = cohort.at(rung), cohort.at(after)
         both = [i for i, n in enumerate(names) if n in there and _gained(here[n], there[n]) > 0]
         if len(both) >= 4:
             both = both[-FINISHED:]
@@ -158,7 +164,7 @@ def _since(before: Snapshot, after: Snapshot) -> float:
 _SHARED: Final = np.array([[0.3], [0.6], [0.9]])  # of the variance: equally likely before anything is known
 
 
-def foretold(
+def predict_residual(
     configurations: Sequence[str | None], done: Sequence[int], missed: Floats, noise: Floats
 ) -> tuple[Floats, Floats]:
     """What of each trial's result its early signals are expected to miss, as far as finished trials tell.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sweepft.early_stopping.cohort import Cohort, TrialRecord
 from sweepft.early_stopping.rung_table import varies
-from sweepft.early_stopping.rungs import Window
+from sweepft.early_stopping.rungs import Rung
 from sweepft.early_stopping.statistics import normal_scores
 
 Floats = NDArray[np.float64]
@@ -48,7 +48,7 @@ class SignalTable:
 
 def signal_table(
     cohort: Cohort,
-    window: Window,
+    rung: Rung,
     names: Sequence[str],
     covariates: Sequence[str] = (),
     batch_key: str = "batch_size",
@@ -58,7 +58,7 @@ def signal_table(
     The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
     all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
     """
-    seen = cohort.columns(window)
+    seen = cohort.columns(rung)
     places = seen.places(names)
     losses, norms = seen.values("block_loss", places), seen.values("log_grad_norm", places)
     if not (seen.same_order(places) and np.isfinite(losses).all()):
@@ -154,8 +154,8 @@ _AGREED_WORTH: Final = 12.0  # trials that the prior, that they do, is worth
 _SHIFTED: Final = 0.4  # prior where hyperparameters vary that shift the training loss itself
 
 
-def steadiness(
-    cohort: Cohort, window: Window, names: Sequence[str], scores: Floats, batch_key: str
+def rank_stability(
+    cohort: Cohort, rung: Rung, names: Sequence[str], scores: Floats, batch_key: str
 ) -> Floats:
     """Rank correlation of each of `SIGNALS` with itself at the window before.
 
@@ -167,7 +167,7 @@ def steadiness(
         batch_key: Config key of the batch size.
     """
     steady = _STEADY.copy()
-    earlier = [w for w in cohort.windows() if w.kind == window.kind and w.value < window.value]
+    earlier = [w for w in cohort.rungs() if w.kind == rung.kind and w.value < rung.value]
     if earlier:
         before = max(earlier, key=lambda w: w.value)
         at = cohort.at(before)
@@ -180,7 +180,7 @@ def steadiness(
     return steady
 
 
-def relative_trust(steady: Floats) -> Floats:
+def relative_reliability(steady: Floats) -> Floats:
     """Of each signal, 1 for the most trusted."""
     trust: Floats = (1.0 / (1.02 - steady**2)) ** 2
     relative: Floats = trust / trust.max()
@@ -208,9 +208,9 @@ class Agreement:
     def __init__(self, cohort: Cohort, batch_key: str) -> None:
         self.of = cohort
         self._batch_key = batch_key
-        self._found: dict[Window, _Found] = {}
+        self._found: dict[Rung, _Found] = {}
 
-    def up_to(self, window: Window, steady: Floats) -> float:
+    def up_to(self, rung: Rung, steady: Floats) -> float:
         """From -1 to 1; 1 also where either is missing.
 
         It is the mean correlation of the two rankings at the windows up to this one, each for as many trials as are
@@ -219,11 +219,9 @@ class Agreement:
 
         Args:
             window: The last window that counts.
-            steady: See `steadiness`.
+            steady: See `rank_stability`.
         """
-        all_found = [
-            self._at(w) for w in self.of.windows() if w.kind == window.kind and w.value <= window.value
-        ]
+        all_found = [self._at(w) for w in self.of.rungs() if w.kind == rung.kind and w.value <= rung.value]
         told = [(f.trials, f.correlation) for f in all_found if f.correlation is not None]
         if not told:
             return 1.0
@@ -234,19 +232,19 @@ class Agreement:
         agreed = (_AGREED_WORTH * prior + trials * own) / (_AGREED_WORTH + trials)
         return max(-1.0, min(1.0, agreed / _AGREED))
 
-    def _at(self, window: Window) -> _Found:
-        trials = len(self.of.at(window))
-        known = self._found.get(window)
+    def _at(self, rung: Rung) -> _Found:
+        trials = len(self.of.at(rung))
+        known = self._found.get(rung)
         if known is not None and known.trials == trials:
             return known
-        names = self.of.some_at(window)
+        names = self.of.some_at(rung)
         correlation = None
         if len(names) >= 3:
-            scores = signal_table(self.of, window, names, batch_key=self._batch_key).scores
+            scores = signal_table(self.of, rung, names, batch_key=self._batch_key).scores
             if scores[:, 0].any() and scores[:, 1].any():
                 correlation = _correlation(scores[:, 0], scores[:, 1])
         shifted = varies(self.of.trials[n].loss_shifts for n in names)
-        found = self._found[window] = _Found(trials, correlation, shifted)
+        found = self._found[rung] = _Found(trials, correlation, shifted)
         return found
 
 

@@ -6,6 +6,6 @@ there, and where the scores go, is nobody's business here. Knows nothing of the 
 
 from __future__ import annotations
 
-from sweepft.evaluation.tasks import TaskPlan
+from sweepft.evaluation.tasks import EvalTask
 
-__all__ = ["TaskPlan"]
+__all__ = ["EvalTask"]

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from sweepft.errors import EvaluateError
-from sweepft.evaluation.tasks import TaskPlan, look_at
+from sweepft.evaluation.tasks import EvalTask, look_at
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     job = json.load(sys.stdin)
     found, problems = {}, []
     for given in job["plans"]:
-        plan = TaskPlan(**{**given, "include_path": tuple(given["include_path"])})
+        plan = EvalTask(**{**given, "include_path": tuple(given["include_path"])})
         try:
             found[plan.name] = look_at(plan)
         except EvaluateError as error:

@@ -16,10 +16,10 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 
 from sweepft.evaluation.task_loading import load_tasks, metric_names
-from sweepft.evaluation.tasks import TaskPlan
+from sweepft.evaluation.tasks import EvalTask
 
 
-def score(model: Any, tokenizer: str, plan: TaskPlan, *, sharded: bool) -> dict[str, Any]:
+def score(model: Any, tokenizer: str, plan: EvalTask, *, sharded: bool) -> dict[str, Any]:
     """Scores of a model on one task or group.
 
     Args:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.errors import EvaluateError
-from sweepft.evaluation.tasks import TaskPlan
+from sweepft.evaluation.tasks import EvalTask
 
 
-def load_tasks(plan: TaskPlan) -> dict[str, Any]:
+def load_tasks(plan: EvalTask) -> dict[str, Any]:
     """The harness's ``{tasks, groups, group_map}`` for one task or group, data loaded, settings applied.
 
     Raises:
@@ -53,7 +53,7 @@ def metric_names(metrics: Iterable[str]) -> dict[str, str]:
     return {key: key.partition(",")[0] if count.count(key.partition(",")[0]) == 1 else key for key in keys}
 
 
-def _load(manager: Any, plan: TaskPlan) -> dict[str, Any]:
+def _load(manager: Any, plan: EvalTask) -> dict[str, Any]:
     entry = manager.task_index.get(plan.name)
     if entry is None:
         raise KeyError(plan.name)
@@ -74,7 +74,7 @@ def _in_folder_of(file: Path | None, include_path: Iterable[str]) -> Iterator[No
         yield
 
 
-def _unknown(plan: TaskPlan, own: list[str], every: list[str]) -> str:
+def _unknown(plan: EvalTask, own: list[str], every: list[str]) -> str:
     near = difflib.get_close_matches(plan.name, every, n=3) or own[:5]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return f"evaluate.tasks: {plan.name}: there is no such task\n  {hint}`lm_eval ls tasks` lists the harness's own"

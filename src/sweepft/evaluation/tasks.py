@@ -24,7 +24,7 @@ from sweepft.errors import EvaluateError
 
 
 @dataclass(frozen=True)
-class TaskPlan:
+class EvalTask:
     """A task of the lm-evaluation-harness, and how it is put.
 
     Attributes:
@@ -81,7 +81,7 @@ def write_items(file: Path, items: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_tasks(plans: Sequence[TaskPlan]) -> dict[str, dict[str, Any]]:
+def check_tasks(plans: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
     """Load every task in a child process.
 
     Returns:
@@ -105,7 +105,7 @@ def check_tasks(plans: Sequence[TaskPlan]) -> dict[str, dict[str, Any]]:
     return dict(answer["found"])
 
 
-def look_at(plan: TaskPlan) -> dict[str, Any]:
+def look_at(plan: EvalTask) -> dict[str, Any]:
     """Load one task and put its first item (in the child process).
 
     Raises:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.data.order import Shares, phase_shares
-from sweepft.ledger import RunView, TrialView, without_residuals
-from sweepft.spec import MicroTokens, SweepSpec, TrainSettings, from_dict, plan
+from sweepft.ledger import SweepState, TrialState, without_residuals
+from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict, plan
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class BestFacts:
         stderr: Standard error of its objective over held-out samples where one set decides, else None.
     """
 
-    trial: TrialView
-    settings: TrainSettings
+    trial: TrialState
+    settings: TrainConfig
     spec: SweepSpec
     prepared: Prepared
     planned_steps: int
@@ -36,7 +36,7 @@ class BestFacts:
     stderr: float | None
 
     @property
-    def held_out(self) -> dict[str, dict[str, Any]]:
+    def validation(self) -> dict[str, dict[str, Any]]:
         """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
         return without_residuals(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
 
@@ -55,18 +55,18 @@ class BestFacts:
         return given if isinstance(given, int) else 1
 
 
-def best_facts(view: RunView) -> BestFacts | None:
+def best_facts(view: SweepState) -> BestFacts | None:
     """The best trial's facts, or None while no trial has completed."""
     return None if view.best is None else facts_of(view, view.best)
 
 
-def facts_of(view: RunView, trial: TrialView) -> BestFacts:
+def facts_of(view: SweepState, trial: TrialState) -> BestFacts:
     """Any trial's facts, completed or not."""
     spec = from_dict(view.spec)
-    settings = TrainSettings.model_validate(trial.effective)
+    settings = TrainConfig.model_validate(trial.train_config)
     steps = plan(settings, view.budget_samples)
     sets = trial.evals[-1]["sets"] if trial.evals else {}
-    decides = [h.name for h in spec.data.held_out if h.weight > 0]
+    decides = [h.name for h in spec.data.validation if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
     return BestFacts(
         trial=trial,

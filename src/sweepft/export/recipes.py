@@ -34,7 +34,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
             "seed": facts.spec.search.seed,
             "space": {"learning_rate": {"choice": [rate]}},
         },
-        "early_stop": {"rule": "none", "windows": list(facts.spec.early_stop.windows)},
+        "early_stop": {"rule": "none", "rungs": list(facts.spec.early_stop.rungs)},
         "resources": {**spec["resources"], "concurrent_trials": 1},
         "keep": {"top": 1},
     }

@@ -23,7 +23,7 @@ from sweepft.data.order import EXPORTED
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export.facts import BestFacts, best_facts, facts_of
 from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
-from sweepft.ledger import RunView, scores_of
+from sweepft.ledger import SweepState, scores_of
 
 FACTS_FILE: Final = "best.json"
 
@@ -31,7 +31,7 @@ FACTS_FILE: Final = "best.json"
 """What the trial was and reached, for programs."""
 
 
-def write_best(run_dir: str | os.PathLike[str], view: RunView) -> Path | None:
+def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None:
     """Make ``best/`` of the best completed trial, all or nothing; an older one is replaced.
 
     Args:
@@ -82,7 +82,7 @@ def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
         LedgerError, LedgerCorrupt, LedgerVersion: If there is no ledger or it cannot be trusted.
         SweepftError: If the run has no such trial.
     """
-    view = RunView.load(run_dir)
+    view = SweepState.load(run_dir)
     trial = view.trials.get(trial_id)
     if trial is None:
         known = list(view.trials)
@@ -116,7 +116,7 @@ def _link(source: Path, target: Path) -> None:
             place.symlink_to(path.resolve())
 
 
-def _texts(facts: BestFacts, view: RunView, has_weights: bool) -> dict[str, str]:
+def _texts(facts: BestFacts, view: SweepState, has_weights: bool) -> dict[str, str]:
     """The files beside the weights, by name."""
     values = _values(facts, view) | {"has_weights": has_weights}
     comment = f"# The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml\n"
@@ -143,15 +143,15 @@ _TRL_ALIKE = """\
 """
 
 
-def _summary(facts: BestFacts, view: RunView) -> dict[str, Any]:
+def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:
     return {
         "trial_id": facts.trial.trial_id,
         "sweep": view.name,
         "sweepft_version": sweepft.__version__,
         "objective": facts.trial.objective,
         "stderr": facts.stderr,
-        "held_out": facts.held_out,
-        "config": facts.trial.config,
+        "validation": facts.validation,
+        "params": facts.trial.params,
         "budget_samples": view.budget_samples,
         "planned_steps": facts.planned_steps,
         "warmup_steps": facts.warmup_steps,
@@ -159,10 +159,10 @@ def _summary(facts: BestFacts, view: RunView) -> dict[str, Any]:
     }
 
 
-def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
+def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
     """What the templates ask for."""
     counts = {
-        status: sum(t.confirms is None for t in view.with_status(status))
+        status: sum(t.replicate_of is None for t in view.with_status(status))
         for status in ("completed", "stopped", "diverged", "failed")
     }
     return {
@@ -172,22 +172,22 @@ def _values(facts: BestFacts, view: RunView) -> dict[str, Any]:
         "data": facts.prepared,
         "phases": facts.phases,
         "order_source": "\n\n".join(inspect.getsource(function) for function in EXPORTED),
-        "swept_data": any(key.startswith("data.") for key in facts.trial.config),
-        "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.config),
-        "swept_lora": any(key.startswith("lora.") for key in facts.trial.config),
-        "held_out_paths": {h.name: h.data.path for h in facts.prepared.held_out},
+        "swept_data": any(key.startswith("data.") for key in facts.trial.params),
+        "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.params),
+        "swept_lora": any(key.startswith("lora.") for key in facts.trial.params),
+        "validation_paths": {h.name: h.data.path for h in facts.prepared.validation},
         "sweep": view.name,
         "budget_samples": view.budget_samples,
         "versions": view.header.get("versions") or {},
         "counts": {k: n for k, n in counts.items() if n},
-        "trials": sum(t.confirms is None for t in view.trials.values()),
+        "trials": sum(t.replicate_of is None for t in view.trials.values()),
         **_finals(view, facts.trial.trial_id),
         "warmup_fraction": facts.settings.warmup if isinstance(facts.settings.warmup, float) else None,
         "trial_seconds": sum(facts.trial.costs.values()),
     }
 
 
-def _finals(view: RunView, trial_id: str) -> dict[str, Any]:
+def _finals(view: SweepState, trial_id: str) -> dict[str, Any]:
     """What is known of the winner from after the search."""
     base = scores_of(view, None)
     rows = []
@@ -196,7 +196,7 @@ def _finals(view: RunView, trial_id: str) -> dict[str, Any]:
         for metric, found in row["metrics"].items():
             known = before[metric]["value"] if metric in before else None
             rows.append({"name": name, "metric": metric, "base": known, **found})
-    again = [t.objective for t in view.trials.values() if t.confirms == trial_id]
+    again = [t.objective for t in view.trials.values() if t.replicate_of == trial_id]
     rank_by = (view.finalists or {"rank_by": {}})["rank_by"]
     return {
         "scores": rows,

@@ -18,15 +18,15 @@ from sweepft.ledger.ranking import (
     scores_of,
 )
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
-from sweepft.ledger.state import Ranked, RunView
-from sweepft.ledger.tail import LedgerTail, whole_results
-from sweepft.ledger.trial_state import HISTORY_KEYS, AttemptView, TrialView
+from sweepft.ledger.state import Ranked, SweepState
+from sweepft.ledger.tail import LedgerTail, complete_results
+from sweepft.ledger.trial_state import HISTORY_KEYS, Attempt, TrialState
 
 __all__ = [
     "HISTORY_KEYS",
     "SCHEMA_VERSION",
     "STATUSES",
-    "AttemptView",
+    "Attempt",
     "Command",
     "CommandInbox",
     "Finalist",
@@ -35,11 +35,12 @@ __all__ = [
     "Owner",
     "Ranked",
     "Row",
-    "RunView",
     "Standing",
-    "TrialView",
+    "SweepState",
+    "TrialState",
     "all_scored",
     "commands_path",
+    "complete_results",
     "current_writer",
     "finalists",
     "iter_ledger",
@@ -50,6 +51,5 @@ __all__ = [
     "read_ledger",
     "scores_of",
     "send_command",
-    "whole_results",
     "without_residuals",
 ]

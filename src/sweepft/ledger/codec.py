@@ -126,7 +126,7 @@ def _key(key: Any) -> str:
 
 
 @contextmanager
-def collector_off() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """While this holds, only what nothing refers to is freed."""
     was_on = gc.isenabled()
     gc.disable()

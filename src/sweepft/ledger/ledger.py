@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
-from sweepft.ledger.codec import as_read, collector_off, decode_row, encode_row, plain
+from sweepft.ledger.codec import as_read, decode_row, encode_row, gc_paused, plain
 from sweepft.ledger.lock import WriterLock
 from sweepft.ledger.rows import DURABLE, SCHEMA_VERSION, Row, complete_fields
 
@@ -249,7 +249,7 @@ def iter_ledger(run_dir: str | os.PathLike[str]) -> Iterator[Row]:
 
 def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
     """All rows of a run's ledger; see `iter_ledger`."""
-    with collector_off():
+    with gc_paused():
         return list(iter_ledger(run_dir))
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sweepft.ledger.rows import Row
-from sweepft.ledger.trial_state import TrialView
+from sweepft.ledger.trial_state import TrialState
 
 if TYPE_CHECKING:
-    from sweepft.ledger.state import RunView
+    from sweepft.ledger.state import SweepState
 
 OBJECTIVE = "objective"
 
@@ -50,16 +50,16 @@ class Finalist:
         standing: What it counts by; None while something is missing.
     """
 
-    trial: TrialView
+    trial: TrialState
     why: str
     scores: Mapping[str, Row] = field(default_factory=dict)
-    seeds: tuple[TrialView, ...] = ()
+    seeds: tuple[TrialState, ...] = ()
     seed_scores: tuple[Mapping[str, Row], ...] = ()
     seeds_lost: int = 0
     standing: Standing | None = None
 
 
-def finalists(view: RunView) -> list[Finalist]:
+def finalists(view: SweepState) -> list[Finalist]:
     """The finalists, best first by ``rank_by``; those that lack a score stand last, by the objective.
 
     Where some were confirmed, they stand before the others: a mean over fresh seeds does not compare with the one run
@@ -69,17 +69,17 @@ def finalists(view: RunView) -> list[Finalist]:
         return []
     found = [_finalist(view, entry) for entry in view.finalists["chosen"] if entry["trial_id"] in view.trials]
 
-    confirmed = any(f.standing is not None and f.standing.seeds for f in found)
+    replicated = any(f.standing is not None and f.standing.seeds for f in found)
 
     def place(f: Finalist) -> tuple[bool, bool, float, float]:
         value, seeds = (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.seeds)
         objective = math.inf if f.trial.objective is None else f.trial.objective
-        return f.standing is None, confirmed and not seeds, -value, objective
+        return f.standing is None, replicated and not seeds, -value, objective
 
     return sorted(found, key=place)
 
 
-def scores_of(view: RunView, trial_id: str | None) -> dict[str, Row]:
+def scores_of(view: SweepState, trial_id: str | None) -> dict[str, Row]:
     """Scores in force of a trial, or of the base model, by name of what it was scored on."""
     found = {}
     for part in _parts(view, trial_id):
@@ -89,7 +89,7 @@ def scores_of(view: RunView, trial_id: str | None) -> dict[str, Row]:
     return found
 
 
-def missing_scores(view: RunView, trial_id: str | None, since: float = 0.0) -> list[dict[str, Any]]:
+def missing_scores(view: SweepState, trial_id: str | None, since: float = 0.0) -> list[dict[str, Any]]:
     """Parts that a trial, or the base model, has neither a score on nor a reason why not.
 
     Args:
@@ -102,16 +102,16 @@ def missing_scores(view: RunView, trial_id: str | None, since: float = 0.0) -> l
     return [part for part in _parts(view, trial_id) if part["name"] not in told]
 
 
-def _parts(view: RunView, trial_id: str | None) -> list[dict[str, Any]]:
+def _parts(view: SweepState, trial_id: str | None) -> list[dict[str, Any]]:
     """What a trial, or the base model, is scored on. A trial has its held-out losses from its own end."""
     parts = [] if view.finalists is None else view.finalists["parts"]
-    return [part for part in parts if trial_id is None or part["what"] != "held_out"]
+    return [part for part in parts if trial_id is None or part["what"] != "validation"]
 
 
-def all_scored(view: RunView) -> bool:
+def all_scored(view: SweepState) -> bool:
     """Whether the finalists and their fresh seeds have ended and have every score, or a reason why not."""
     chosen = {entry["trial_id"] for entry in (view.finalists or {"chosen": ()})["chosen"]}
-    seeds = [t for t in view.trials.values() if t.confirms in chosen]
+    seeds = [t for t in view.trials.values() if t.replicate_of in chosen]
     asked = [*(view.trials[name] for name in chosen), *(t for t in seeds if t.objective is not None)]
     return all(t.end is not None for t in seeds) and not any(missing_scores(view, t.trial_id) for t in asked)
 
@@ -139,9 +139,9 @@ def metric_of(key: str, names: Iterable[str], metrics: Mapping[str, Iterable[str
     return name, found[0]
 
 
-def _finalist(view: RunView, entry: Mapping[str, Any]) -> Finalist:
+def _finalist(view: SweepState, entry: Mapping[str, Any]) -> Finalist:
     trial = view.trials[entry["trial_id"]]
-    tried = [t for t in view.trials.values() if t.confirms == trial.trial_id]
+    tried = [t for t in view.trials.values() if t.replicate_of == trial.trial_id]
     seeds = [t for t in tried if t.objective is not None]
     bare = Finalist(
         trial=trial,
@@ -171,7 +171,7 @@ def _standing(finalist: Finalist, rank_by: Mapping[str, float]) -> Standing | No
 
 
 def _weighted(
-    trial: TrialView, scores: Mapping[str, Row], rank_by: Mapping[str, float]
+    trial: TrialState, scores: Mapping[str, Row], rank_by: Mapping[str, float]
 ) -> tuple[float, float | None] | None:
     """Weighted mean of what orders them, more is better, with its standard error; None if anything is missing."""
     total, value, square = sum(rank_by.values()), 0.0, 0.0

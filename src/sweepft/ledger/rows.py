@@ -26,14 +26,14 @@ STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
 """How a trial can end."""
 
 
-OPEN_STATUSES: Final = ("running", "interrupted", "parked")
+OPEN_STATUSES: Final = ("running", "interrupted", "paused")
 
 
-"""What a trial without an `end` row is: `parked` from a verdict that says so until it starts again; else `interrupted`
+"""What a trial without an `end` row is: `paused` from a verdict that says so until it starts again; else `interrupted`
 once nobody works on the sweep any more."""
 
 
-VERDICT_ACTIONS: Final = ("continue", "stop", "park", "audit", "guard")
+DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_check")
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,20 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A proposed configuration: ``config`` has the swept keys, ``effective`` the whole train section.
+    """A proposed configuration: ``params`` has the swept keys, ``train_config`` the whole train section.
 
-    ``confirms`` names the trial whose configuration it trains again with a fresh seed (origin ``confirm``), else None.
+    ``replicate_of`` names the trial whose configuration it trains again with a fresh seed (origin ``replicates``), else None.
     """
 
     trial_id: str
     number: int
-    config: dict[str, Any]
-    effective: dict[str, Any]
+    params: dict[str, Any]
+    train_config: dict[str, Any]
     origin: str
     planned_steps: int
     warmup_steps: int
     study_number: int | None = None
-    confirms: str | None = None
+    replicate_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class EvalRow:
     attempt: int
     step: int
     samples_seen: int
-    window: float | None
+    rung: float | None
     final: bool
     objective: float | None
     sets: dict[str, Any]
@@ -130,21 +130,21 @@ class EvalRow:
 
 
 @dataclass(frozen=True)
-class VerdictRow:
+class DecisionRow:
     """What the scheduler decided on a trial at a window, by which rule, and why.
 
-    ``action`` is one of `VERDICT_ACTIONS`; ``p_good`` the estimated probability that the trial is a good one;
+    ``action`` is one of `DECISION_ACTIONS`; ``p_top`` the estimated probability that the trial is a good one;
     ``score`` what the rule compared with its threshold.
     """
 
     trial_id: str
     step: int
     samples_seen: int
-    window: float | None
+    rung: float | None
     action: str
     rule: str
     reason: str
-    p_good: float | None = None
+    p_top: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
     score: float | None = None
 
@@ -209,7 +209,7 @@ class FinalistsRow:
     """Whom the search leaves to be scored, and on what. A later one replaces it.
 
     ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``), ``parts`` has ``{what, name, digest}``, where ``what``
-    is ``test`` (a sealed set), ``task``, ``judge``, or ``held_out``, on which the base model alone is scored;
+    is ``test`` (a sealed set), ``task``, ``judge``, or ``validation``, on which the base model alone is scored;
     ``rank_by`` is the weight of each thing that orders them.
     """
 
@@ -256,7 +256,7 @@ KINDS: Final[dict[str, type]] = {
     "start": StartRow,
     "steps": StepsRow,
     "eval": EvalRow,
-    "verdict": VerdictRow,
+    "decision": DecisionRow,
     "end": EndRow,
     "cost": CostRow,
     "fault": FaultRow,
@@ -290,8 +290,8 @@ TEXT_FIELDS: Final = frozenset(
         *(
             "command",
             "trial_id",
-            "config",
-            "effective",
+            "params",
+            "train_config",
             "origin",
             "slot",
             "nodes",
@@ -301,7 +301,7 @@ TEXT_FIELDS: Final = frozenset(
         ),
         *("reason", "status", "phase", "error", "message", "simulated"),
         *("command_id", "arguments", "who", "answer"),
-        *("confirms", "chosen", "what", "digest", "file", "file_digest", "version"),
+        *("replicate_of", "chosen", "what", "digest", "file", "file_digest", "version"),
     }
 )
 

@@ -1,6 +1,6 @@
 """The state of a sweep, folded from its ledger one row at a time.
 
-There is one fold: the live progress view, resume, the report and replay all call `RunView.apply`, so they
+There is one fold: the live progress view, resume, the report and replay all call `SweepState.apply`, so they
 cannot disagree about what happened.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from sweepft.ledger.codec import collector_off
+from sweepft.ledger.codec import gc_paused
 from sweepft.ledger.ledger import iter_ledger, ledger_path
 from sweepft.ledger.lock import Owner, current_writer
 from sweepft.ledger.ranking import all_scored, finalists
 from sweepft.ledger.rows import Row
-from sweepft.ledger.trial_state import TrialView
+from sweepft.ledger.trial_state import TrialState
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Ranked:
     """A place in the ranking; ``rank`` is None for a trial that did not reach the full budget."""
 
     rank: int | None
-    trial: TrialView
+    trial: TrialState
 
 
 @dataclass
-class RunView:
+class SweepState:
     """A sweep as it stands.
 
     Attributes:
@@ -52,7 +52,7 @@ class RunView:
 
     header: Row = field(default_factory=dict)
     resumes: list[Row] = field(default_factory=list)
-    trials: dict[str, TrialView] = field(default_factory=dict)
+    trials: dict[str, TrialState] = field(default_factory=dict)
     finish: Row | None = None
     faults: list[Row] = field(default_factory=list)
     costs: list[Row] = field(default_factory=list)
@@ -67,13 +67,13 @@ class RunView:
     first_time: float = 0.0
     last_time: float = 0.0
     sessions: list[tuple[float, float]] = field(default_factory=list)
-    _best: TrialView | None = field(default=None, repr=False)
+    _best: TrialState | None = field(default=None, repr=False)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Self:
         """Fold rows; trials without an `end` are ``running`` unless a `finish` row follows."""
         view = cls()
-        with collector_off():
+        with gc_paused():
             for row in rows:
                 view.apply(row)
         return view
@@ -187,7 +187,7 @@ class RunView:
         for trial in self.trials.values():
             trial.settle(status)
 
-    def with_status(self, *statuses: str) -> list[TrialView]:
+    def with_status(self, *statuses: str) -> list[TrialState]:
         """Trials of these statuses, in the order they were proposed."""
         return [t for t in self.trials.values() if t.status in statuses]
 
@@ -197,8 +197,8 @@ class RunView:
         A completed trial whose objective is not finite is not ranked, nor is one that confirms another. Ties stand in
         order of proposal.
         """
-        ranked: list[TrialView] = []
-        others: list[TrialView] = []
+        ranked: list[TrialState] = []
+        others: list[TrialState] = []
         for trial in self.trials.values():
             (ranked if _rankable(trial) else others).append(trial)
         ranked.sort(key=_place)
@@ -206,14 +206,14 @@ class RunView:
         return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
 
     @property
-    def best(self) -> TrialView | None:
+    def best(self) -> TrialState | None:
         """The winner: of scored finalists the first by ``rank_by``, else the first of the ranking; None without any."""
         chosen = finalists(self)
         if chosen and any(f.standing is not None for f in chosen) and all_scored(self):
             return chosen[0].trial
         return self._best
 
-    def _note_best(self, trial: TrialView) -> None:
+    def _note_best(self, trial: TrialState) -> None:
         """Keep the first of the ranking: asked for at every end, in sweeps of any length."""
         if trial is self._best:  # it starts again, or ends another way
             first = next(iter(self.ranking()), None)
@@ -242,27 +242,27 @@ class RunView:
             self.header = row
 
     def _trial(self, row: Row) -> None:
-        self.trials[row["trial_id"]] = TrialView(
+        self.trials[row["trial_id"]] = TrialState(
             trial_id=row["trial_id"],
             number=row["number"],
-            config=row["config"],
-            effective=row.get("effective", {}),
+            params=row["params"],
+            train_config=row.get("train_config", {}),
             origin=row.get("origin", ""),
             planned_steps=row.get("planned_steps", 0),
             warmup_steps=row.get("warmup_steps", 0),
             study_number=row.get("study_number"),
-            confirms=row.get("confirms"),
+            replicate_of=row.get("replicate_of"),
             budget_samples=self.budget_samples,
             proposed=row.get("time", 0.0),
         )
 
 
-def _rankable(trial: TrialView) -> bool:
+def _rankable(trial: TrialState) -> bool:
     known = trial.objective is not None and math.isfinite(trial.objective)
-    return trial.status == "completed" and trial.confirms is None and known
+    return trial.status == "completed" and trial.replicate_of is None and known
 
 
-def _place(trial: TrialView) -> tuple[float, int]:
+def _place(trial: TrialState) -> tuple[float, int]:
     """What the ranking goes by; of a completed trial."""
     assert trial.objective is not None
     return trial.objective, trial.number

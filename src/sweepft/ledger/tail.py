@@ -56,10 +56,10 @@ class LedgerTail:
                 yield row
 
 
-def whole_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
+def complete_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
     """Leave out results that a crash cut in two.
 
-    A result is written as ``steps``, ``eval``, ``verdict`` and ``cost`` rows in this order; without a ``cost`` row it
+    A result is written as ``steps``, ``eval``, ``decision`` and ``cost`` rows in this order; without a ``cost`` row it
     counts as not written, and its steps are trained again.
 
     Returns:
@@ -79,7 +79,7 @@ def whole_results(rows: Sequence[Row]) -> tuple[list[Row], dict[str, int]]:
         if kind == "steps":
             dropped.update(pending.get(name, ()))
             pending[name] = [i]
-        elif kind in ("eval", "verdict") and name in pending:
+        elif kind in ("eval", "decision") and name in pending:
             pending[name].append(i)
         elif kind == "cost" and name in pending:
             reported[name] = int(rows[pending.pop(name)[0]]["history"]["samples_seen"][-1])

@@ -21,7 +21,7 @@ HISTORY_KEYS: Final = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm
 
 
 @dataclass
-class AttemptView:
+class Attempt:
     """One try of a trial: its `start` row, in short.
 
     Attributes:
@@ -44,22 +44,22 @@ class AttemptView:
     nodes: list[str] | None
     started: float
     last: float
-    parked: bool = False
+    paused: bool = False
 
 
 @dataclass
-class TrialView:
+class TrialState:
     """One trial as it stands.
 
     Attributes:
         trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number, confirms: From `trial`.
         budget_samples: Budget of the sweep, which `reach` divides by.
-        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``parked``.
+        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``paused``.
         reason: Why it ended or was parked, or None.
         objective: Value at full budget (nats per target token, lower is better); None unless ``completed``.
         attempts: Its tries in order.
         evals: `eval` rows in force: those of steps that were trained again are left out.
-        verdicts: `verdict` rows in force, likewise.
+        verdicts: `decision` rows in force, likewise.
         end: The `end` row in force, or None.
         faults: Its `fault` rows.
         costs: Wall seconds by phase, from `cost` rows; ``gpu_costs`` the same times the GPUs held.
@@ -72,20 +72,20 @@ class TrialView:
 
     trial_id: str
     number: int
-    config: dict[str, Any]
-    effective: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any]
+    train_config: dict[str, Any] = field(default_factory=dict)
     origin: str = "sampler"
     planned_steps: int = 0
     warmup_steps: int = 0
     study_number: int | None = None
-    confirms: str | None = None
+    replicate_of: str | None = None
     budget_samples: int = 0
     status: str = "running"
     reason: str | None = None
     objective: float | None = None
-    attempts: list[AttemptView] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
     evals: list[Row] = field(default_factory=list)
-    verdicts: list[Row] = field(default_factory=list)
+    decisions: list[Row] = field(default_factory=list)
     end: Row | None = None
     faults: list[Row] = field(default_factory=list)
     costs: dict[str, float] = field(default_factory=dict)
@@ -134,21 +134,22 @@ class TrialView:
     @property
     def stopped_by(self) -> Row | None:
         """The verdict that stopped or parked it, where one did."""
-        if self.status not in ("stopped", "parked"):
+        if self.status not in ("stopped", "paused"):
             return None
         return next(
-            (v for v in reversed(self.verdicts) if v.get("action") in ("stop", "park", "guard")), None
+            (v for v in reversed(self.decisions) if v.get("action") in ("stop", "pause", "divergence_check")),
+            None,
         )
 
     @property
-    def parks(self) -> int:
+    def pauses(self) -> int:
         """How often it was parked."""
-        return sum(v.get("action") == "park" for v in self.verdicts)
+        return sum(v.get("action") == "pause" for v in self.decisions)
 
     @property
     def audited(self) -> bool:
         """Whether it was condemned and ran on all the same."""
-        return any(v.get("action") == "audit" for v in self.verdicts)
+        return any(v.get("action") == "audit" for v in self.decisions)
 
     def apply(self, row: Row) -> None:
         """Fold one row of this trial."""
@@ -160,23 +161,23 @@ class TrialView:
 
     def settle(self, status: str) -> None:
         """Set the status of a trial that has no `end` row and is not parked."""
-        if self.end is None and self.status != "parked":
+        if self.end is None and self.status != "paused":
             self.status = status
 
     def forget_torn(self) -> None:
-        """Forget a result that a crash cut in two: who resumes takes it as not written (`whole_results`)."""
+        """Forget a result that a crash cut in two: who resumes takes it as not written (`complete_results`)."""
         if self.end is not None:
             return
-        parked = self.status == "parked"
+        paused = self.status == "paused"
         self._keep_steps(self._whole)
-        if parked and not (self.verdicts and self.verdicts[-1]["action"] == "park"):
+        if paused and not (self.decisions and self.decisions[-1]["action"] == "pause"):
             self.status, self.reason = "interrupted", None
             if self.attempts:
-                self.attempts[-1].parked = False
+                self.attempts[-1].paused = False
 
     def _start(self, row: Row) -> None:
         self.attempts.append(
-            AttemptView(
+            Attempt(
                 attempt=row["attempt"],
                 slot=row["slot"],
                 from_step=row.get("from_step", 0),
@@ -219,16 +220,16 @@ class TrialView:
         self.evals = [e for e in self.evals if e["step"] != row["step"]]
         self.evals.append(row)
 
-    def _verdict(self, row: Row) -> None:
-        self.verdicts.append(row)
-        if row["action"] == "park":
-            self.status, self.reason = "parked", row["reason"]
+    def _decision(self, row: Row) -> None:
+        self.decisions.append(row)
+        if row["action"] == "pause":
+            self.status, self.reason = "paused", row["reason"]
             if self.attempts:
-                self.attempts[-1].parked = True
+                self.attempts[-1].paused = True
 
     def _end(self, row: Row) -> None:
         self.end = row
-        if self.attempts and self.status != "parked":  # a parked one has held no slot since
+        if self.attempts and self.status != "paused":  # a parked one has held no slot since
             self.attempts[-1].last = row.get("time", 0.0)
         self.status = row["status"]
         self.reason = row.get("reason")
@@ -257,8 +258,8 @@ class TrialView:
             self.told = [(time, step) for time, step in self.told if step <= last]
         if self.evals:
             self.evals = [e for e in self.evals if e["step"] <= last]
-        if self.verdicts:
-            self.verdicts = [v for v in self.verdicts if v["step"] <= last]
+        if self.decisions:
+            self.decisions = [v for v in self.decisions if v["step"] <= last]
 
     def _last(self, key: str) -> int:
         column = self._columns[key]
@@ -268,11 +269,11 @@ class TrialView:
 
 
 _FOLDS: Final = {
-    "start": TrialView._start,
-    "steps": TrialView._steps,
-    "eval": TrialView._eval,
-    "verdict": TrialView._verdict,
-    "end": TrialView._end,
-    "cost": TrialView._cost,
-    "fault": TrialView._fault,
+    "start": TrialState._start,
+    "steps": TrialState._steps,
+    "eval": TrialState._eval,
+    "decision": TrialState._decision,
+    "end": TrialState._end,
+    "cost": TrialState._cost,
+    "fault": TrialState._fault,
 }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.errors import MirrorError
-from sweepft.mirror.store import FOLDER, TOPS, Kept, Manifest, Part, Store, newest
+from sweepft.mirror.store import FOLDER, TOPS, Chunk, FileEntry, Manifest, Store, newest
 
 GROWING: Final = ("ledger/ledger.jsonl", "ledger/commands.jsonl", "study.journal")
 
@@ -55,7 +55,7 @@ def shown(run_dir: Path) -> dict[str, os.stat_result]:
     return found
 
 
-def begins_with(file: Path, parts: Sequence[Part]) -> bool:
+def begins_with(file: Path, parts: Sequence[Chunk]) -> bool:
     """Whether a file begins with what these parts hold."""
     try:
         with file.open("rb") as source:
@@ -64,7 +64,7 @@ def begins_with(file: Path, parts: Sequence[Part]) -> bool:
         return not parts
 
 
-def new_parts(file: Path, name: str, parts: Sequence[Part]) -> tuple[int, Iterator[tuple[Part, bytes]]]:
+def new_parts(file: Path, name: str, parts: Sequence[Chunk]) -> tuple[int, Iterator[tuple[Chunk, bytes]]]:
     """What a file that grows holds beyond its parts, in whole lines.
 
     Returns:
@@ -76,7 +76,7 @@ def new_parts(file: Path, name: str, parts: Sequence[Part]) -> tuple[int, Iterat
     return (stay, _cut(file, name, start, end)) if end > known else (len(parts), iter(()))
 
 
-def _cut(file: Path, name: str, start: int, end: int) -> Iterator[tuple[Part, bytes]]:
+def _cut(file: Path, name: str, start: int, end: int) -> Iterator[tuple[Chunk, bytes]]:
     with file.open("rb") as source:
         source.seek(start)
         while start < end:
@@ -84,7 +84,7 @@ def _cut(file: Path, name: str, start: int, end: int) -> Iterator[tuple[Part, by
             if not data:
                 return  # cut off meanwhile
             digest = _digest(data)
-            yield Part(f"{name}/{start:012d}-{digest[:16]}", len(data), digest), data
+            yield Chunk(f"{name}/{start:012d}-{digest[:16]}", len(data), digest), data
             start += len(data)
 
 
@@ -247,7 +247,7 @@ class Copier:
         if self._now is not None and self._clock() - self._rows_sent >= self._every:
             self._send_rows(self._now)
 
-    def _send(self, name: str, between: Callable[[], None] = lambda: None) -> Kept | None:
+    def _send(self, name: str, between: Callable[[], None] = lambda: None) -> FileEntry | None:
         """Send a file; None where it is gone, or was written meanwhile."""
         try:
             source = (self._run_dir / name).open("rb")
@@ -256,7 +256,7 @@ class Copier:
         with source:
             before = os.fstat(source.fileno())
             digest = self._store.send(name, source, between)
-            kept = Kept(before.st_size, digest, before.st_mtime_ns)
+            kept = FileEntry(before.st_size, digest, before.st_mtime_ns)
             return kept if _is(kept, os.fstat(source.fileno())) else None
 
     def _commit(self, now: Manifest, **changes: Any) -> Manifest:
@@ -305,14 +305,14 @@ def _taken(store: Store) -> MirrorError:
     )
 
 
-def _is(kept: Kept | None, stat: os.stat_result) -> bool:
+def _is(kept: FileEntry | None, stat: os.stat_result) -> bool:
     return kept is not None and (kept.size, kept.modified) == (stat.st_size, stat.st_mtime_ns)
 
 
-def _like(kept: Mapping[str, Kept | None], files: Mapping[str, os.stat_result]) -> bool:
+def _like(kept: Mapping[str, FileEntry | None], files: Mapping[str, os.stat_result]) -> bool:
     """Whether files are all there, and as they are now."""
     return bool(files) and all(_is(kept.get(name), stat) for name, stat in files.items())
 
 
-def _without(kept: Mapping[str, Kept], names: Container[str]) -> dict[str, Kept]:
+def _without(kept: Mapping[str, FileEntry], names: Container[str]) -> dict[str, FileEntry]:
     return {name: file for name, file in kept.items() if name not in names}

@@ -17,7 +17,7 @@ from typing import Final
 from sweepft.errors import LedgerLocked, MirrorError
 from sweepft.ledger.lock import WriterLock
 from sweepft.mirror.copy import Copier, check_ours
-from sweepft.mirror.status import Note, write_note
+from sweepft.mirror.status import MirrorStatus, write_status
 from sweepft.mirror.store import FOLDER, STORE_ERRORS, Store, newest, refused
 from sweepft.redact import redact
 
@@ -73,7 +73,7 @@ def copy_once(run_dir: Path, uri: str) -> int:
         raise refused(uri, "cannot be written", error) from error
     finally:
         lock.release()
-    write_note(run_dir, Note(uri, os.getpid(), time.time()))
+    write_status(run_dir, MirrorStatus(uri, os.getpid(), time.time()))
     return size
 
 
@@ -88,7 +88,7 @@ def follow(run_dir: Path, uri: str, seconds: float, over: Callable[[float], bool
     """
     lock: WriterLock | None = None
     copier: Copier | None = None
-    note, failures, last = Note(uri, os.getpid()), 0, math.inf
+    note, failures, last = MirrorStatus(uri, os.getpid()), 0, math.inf
     try:
         while True:
             ended = last < math.inf
@@ -98,11 +98,11 @@ def follow(run_dir: Path, uri: str, seconds: float, over: Callable[[float], bool
                 )  # of a driver before this one the last files may still be on their way
                 copier = copier or Copier(run_dir, Store(uri), every=seconds)
                 copier.step()
-                note, failures = Note(uri, os.getpid(), time.time()), 0
+                note, failures = MirrorStatus(uri, os.getpid(), time.time()), 0
             except (MirrorError, LedgerLocked, *STORE_ERRORS) as error:
                 hopeless = isinstance(error, MirrorError)
                 note, failures = _failed(note, error), failures + 1
-            write_note(run_dir, note)
+            write_status(run_dir, note)
             if ended and (not failures or hopeless or time.monotonic() > last):
                 return not failures
             if ended:
@@ -114,7 +114,7 @@ def follow(run_dir: Path, uri: str, seconds: float, over: Callable[[float], bool
             lock.release()
 
 
-def _failed(before: Note, error: BaseException) -> Note:
+def _failed(before: MirrorStatus, error: BaseException) -> MirrorStatus:
     known = isinstance(error, MirrorError | LedgerLocked)
     why = redact(str(error if known else refused(before.uri, "cannot be written", error)))
     if why != before.failure:

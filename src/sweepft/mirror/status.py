@@ -13,7 +13,7 @@ _FILE: Final = "mirror/state.json"
 
 
 @dataclass(frozen=True)
-class Note:
+class MirrorStatus:
     """How a mirror stands.
 
     Attributes:
@@ -29,15 +29,15 @@ class Note:
     failure: str | None = None
 
 
-def read_note(run_dir: Path) -> Note | None:
+def read_status(run_dir: Path) -> MirrorStatus | None:
     """How the mirror of a run stands, or None where it has none."""
     try:
-        return Note(**json.loads((run_dir / _FILE).read_text()))
+        return MirrorStatus(**json.loads((run_dir / _FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_note(run_dir: Path, note: Note) -> None:
+def write_status(run_dir: Path, note: MirrorStatus) -> None:
     """Note it; where the disk is full, not: the mirror itself matters more."""
     file = run_dir / _FILE
     new = file.with_name(f".{file.name}.new")

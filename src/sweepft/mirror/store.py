@@ -156,7 +156,7 @@ TOPS: Final = ("spec.yaml", "study.journal", "ledger", "weights", "checkpoints",
 
 
 @dataclass(frozen=True)
-class Part:
+class Chunk:
     """A piece of a file that grows.
 
     Attributes:
@@ -171,7 +171,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Kept:
+class FileEntry:
     """A file that was written once, under its own name.
 
     Attributes:
@@ -200,8 +200,8 @@ class Manifest:
     number: int = 0
     writer: str = ""
     time: float = 0.0
-    grown: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    kept: Mapping[str, Kept] = field(default_factory=dict)
+    grown: Mapping[str, tuple[Chunk, ...]] = field(default_factory=dict)
+    kept: Mapping[str, FileEntry] = field(default_factory=dict)
 
     @property
     def objects(self) -> set[str]:
@@ -253,8 +253,8 @@ def _decode(store: Store, name: str, data: bytes) -> Manifest:
             number=int(found["number"]),
             writer=str(found["writer"]),
             time=float(found["time"]),
-            grown={path: tuple(Part(**part) for part in parts) for path, parts in found["grown"].items()},
-            kept={path: Kept(**file) for path, file in found["kept"].items()},
+            grown={path: tuple(Chunk(**part) for part in parts) for path, parts in found["grown"].items()},
+            kept={path: FileEntry(**file) for path, file in found["kept"].items()},
         )
         strange = [
             path

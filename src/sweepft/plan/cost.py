@@ -16,7 +16,7 @@ from sweepft.plan.cluster import Placement
 from sweepft.plan.measure import Measured
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import Course, largest_lora_rank
+from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
 from sweepft.spec import SweepSpec
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
@@ -39,7 +39,7 @@ class Cost:
     Attributes:
         unit: ``GPU`` or, for trials on CPUs, ``slot``: what the hours are counted in.
         trial_seconds: Wall seconds of one trial to its end, mean over batch sizes.
-        seed_hours: What ``evaluate.confirm`` trains again after them, to the end, in units; in no other figure.
+        seed_hours: What ``evaluate.replicates`` trains again after them, to the end, in units; in no other figure.
         unit_hours: All trials to the end.
         hours: The same as wall-clock time with the slots that fit; None when none fits.
         saved: Least and most share that early stopping is taken to save.
@@ -88,27 +88,27 @@ def estimated(
     # forward 2, gradients of activations 2, of weights 2 (adapters spare these), a second forward pass 2
     factor = 6 - 2 * (largest_lora_rank(spec) > 0) + 2 * spec.train.gradient_checkpointing
     train = factor * shape.parameters * budget * rows.tokens
-    times = len(spec.early_stop.windows) + 1
-    held_out = 2 * shape.parameters * (rows.held_out or 0) * rows.tokens * times
-    seconds = (train + held_out) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
+    times = len(spec.early_stop.rungs) + 1
+    validation = 2 * shape.parameters * (rows.validation or 0) * rows.tokens * times
+    seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
     basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s a GPU"
     return _cost(spec, seconds, 0.0, placement, trials, basis)
 
 
 def measured_cost(
     spec: SweepSpec,
-    courses: tuple[Course, ...],
+    trial_shapes: tuple[TrialShape, ...],
     found: Measured,
     placement: Placement,
     trials: int | None,
 ) -> Cost:
     """Time by steps that were taken on this machine; batch sizes count alike."""
-    times = len(spec.early_stop.windows) + 1
+    times = len(spec.early_stop.rungs) + 1
     each = [
         found.switch_seconds
-        + course.steps * found.step_seconds[course.batch_size]
+        + shape_of_trial.steps * found.step_seconds[shape_of_trial.batch_size]
         + times * found.evaluate_seconds
-        for course in courses
+        for shape_of_trial in trial_shapes
     ]
     basis = f"{found.steps} optimizer steps a batch size, measured here"
     if found.slots > 1:
@@ -138,8 +138,8 @@ def _cost(
 
 def fresh_seeds(spec: SweepSpec) -> int:
     """Trials that follow the search, to confirm the best."""
-    confirm = spec.evaluate.confirm if spec.evaluate is not None else None
-    return 0 if confirm is None else confirm.top * confirm.seeds
+    replicates = spec.evaluate.replicates if spec.evaluate is not None else None
+    return 0 if replicates is None else replicates.top * replicates.seeds
 
 
 def _in_limit(spec: SweepSpec, unit_seconds: float, seconds: float, placement: Placement) -> int | None:

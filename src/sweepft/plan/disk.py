@@ -12,7 +12,7 @@ from sweepft.plan.cluster import Cluster, Placement
 from sweepft.plan.memory import trained_parameters
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import Course, largest_lora_rank
+from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
 from sweepft.spec import SweepSpec, is_hub_id
 
 _STEP_BYTES = 150  # of a step in the ledger, measured on runs of the demo
@@ -37,7 +37,7 @@ def disk_uses(
     spec: SweepSpec,
     shape: ModelShape | None,
     rows: RowCount,
-    courses: tuple[Course, ...],
+    trial_shapes: tuple[TrialShape, ...],
     placement: Placement,
     cluster: Cluster,
     trials: int,
@@ -47,9 +47,9 @@ def disk_uses(
     if rows.train is not None:
         wide = shape is None or shape.vocab > 2**16
         per_token = (4 if wide else 2) + 1
-        samples = rows.train + (rows.held_out or 0)
+        samples = rows.train + (rows.validation or 0)
         uses.append(DiskUse("tokenised data", round(samples * (rows.tokens * per_token + 20)), stays=True))
-    steps = sum(course.steps for course in courses) / len(courses)
+    steps = sum(shape_of_trial.steps for shape_of_trial in trial_shapes) / len(trial_shapes)
     uses.append(DiskUse("ledger", round(trials * steps * _STEP_BYTES), stays=True))
     if shape is not None:
         p, weight = shape.parameters, 2 if spec.train.precision == "bf16" else 4

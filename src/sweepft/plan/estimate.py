@@ -21,7 +21,13 @@ from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
 from sweepft.plan.model_shape import ModelShape, shape_of
 from sweepft.plan.row_counts import RowCount, assumed_rows, count_rows, prepared_rows
-from sweepft.plan.trial_shapes import Course, courses, heaviest_optimizer, largest_lora_rank, trial_count
+from sweepft.plan.trial_shapes import (
+    TrialShape,
+    heaviest_optimizer,
+    largest_lora_rank,
+    trial_count,
+    trial_shapes,
+)
 from sweepft.plan.warnings import advice, count
 from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
 
@@ -78,7 +84,7 @@ class SweepPlan:
     budget: int
     model: ModelShape | None
     rows: RowCount
-    courses: tuple[Course, ...]
+    trial_shapes: tuple[TrialShape, ...]
     cluster: Cluster
     placement: Placement
     micro_batch: int
@@ -100,7 +106,7 @@ class SweepPlan:
             "model": None if self.model is None else asdict(self.model),
             "data": asdict(self.rows),
             "budget": {"samples": self.budget, "tokens": round(tokens)},
-            "batch_sizes": [asdict(course) for course in self.courses],
+            "batch_sizes": [asdict(shape_of_trial) for shape_of_trial in self.trial_shapes],
             "cluster": asdict(self.cluster),
             "placement": asdict(self.placement) | {"across_nodes": self.placement.across_nodes},
             "memory": None
@@ -147,7 +153,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
     else:
         rows = _rows(spec, flags, assumed)
         budget = _budget(spec, rows, assumed)
-    found = courses(spec, budget)
+    found = trial_shapes(spec, budget)
     trials = trial_count(spec)
     micro = _micro_batch(spec, model, rows, cluster, measured, assumed)
     memory = None if model is None else _memory(spec, model, rows, micro, cluster)
@@ -159,7 +165,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         budget=budget,
         model=model,
         rows=rows,
-        courses=found,
+        trial_shapes=found,
         cluster=cluster,
         placement=placement,
         micro_batch=micro,
@@ -210,7 +216,7 @@ def _rows(spec: SweepSpec, flags: Flags, assumed: list[str]) -> RowCount:
         rows = assumed_rows(spec, flags.tokens, flags.rows)
     if flags.tokens is None and not rows.known:
         assumed.append(f"{rows.tokens:g} tokens a row (--tokens-per-sample){rows.trouble}")
-    if rows.held_out is None:
+    if rows.validation is None:
         assumed.append("held-out rows are not known: the time to evaluate them is left out (--rows)")
     return rows
 
@@ -320,7 +326,7 @@ def _cost(
     model: ModelShape | None,
     rows: RowCount,
     budget: int,
-    found: tuple[Course, ...],
+    found: tuple[TrialShape, ...],
     placement: Placement,
     trials: int | None,
     measured: Measured | None,
@@ -338,7 +344,7 @@ def _cost(
     assumed.append(f"{flags.mfu:.0%} of that is reached (--mfu)")
     peak = flags.peak_tflops or _PEAK_TFLOPS
     cost = estimated(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
-    step = cost.trial_seconds / max(course.steps for course in found)
+    step = cost.trial_seconds / max(shape_of_trial.steps for shape_of_trial in found)
     if step < _SHORT_STEP:
         assumed.append(
             f"steps of {1000 * step:.1g} ms, by their FLOPs: what else a step takes decides then, and is not in it "

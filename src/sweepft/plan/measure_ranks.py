@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.data import Prepared
-from sweepft.driver.configs import slot_plan
+from sweepft.driver.configs import slot_config
 from sweepft.plan.trial_shapes import batch_sizes
 from sweepft.spec import SweepSpec, from_dict
-from sweepft.training.config import EnginePlan, TrialPlan
-from sweepft.training.rendezvous import listen
+from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.training.rendezvous import open_listener
 
 _PATIENCE = 3600.0
 
@@ -43,7 +43,7 @@ def _main() -> None:
 def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     spec = from_dict(job["spec"])
     prepared = Prepared.model_validate(job["prepared"])
-    engine = slot_plan(spec, prepared, Path(job["folder"])).engine
+    engine = slot_config(spec, prepared, Path(job["folder"])).engine
     trials = [_trial(spec, size, prepared.budget_samples) for size in batch_sizes(spec)]
     slots, world = int(job["slots"]), spec.resources.workers_per_trial
     context = multiprocessing.get_context("spawn")
@@ -55,7 +55,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         for slot in range(slots):
-            meeting = listen("127.0.0.1")
+            meeting = open_listener("127.0.0.1")
             for rank in range(world):
                 _show_gpu(slot * world + rank, spec.resources.gpus_per_worker, visible)
                 port, listener = meeting.getsockname()[1], meeting if rank == 0 else None
@@ -105,13 +105,13 @@ def _load_coordinator() -> None:
     importlib.import_module("sweepft.slot.trainable")
 
 
-def _trial(spec: SweepSpec, size: int, budget: int) -> TrialPlan:
+def _trial(spec: SweepSpec, size: int, budget: int) -> TrialConfig:
     """A trial of this batch size; of every other swept field the first value will do."""
     config = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
     if "batch_size" in config:
         config["batch_size"] = size
-    settings = spec.trial_settings(config).model_dump(mode="json")
-    return TrialPlan.from_settings(f"batch-{size}", settings, budget)
+    settings = spec.train_config(config).model_dump(mode="json")
+    return TrialConfig.from_settings(f"batch-{size}", settings, budget)
 
 
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def _rank(
     world: int,
     port: int,
     listener: socket.socket | None,
-    engine: EnginePlan,
-    trials: list[TrialPlan],
+    engine: EngineConfig,
+    trials: list[TrialConfig],
     job: Mapping[str, Any],
     begin: float,
 ) -> None:
@@ -161,7 +161,7 @@ def _rank(
         runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener))
         runner.start(trials[0])
         if not engine.micro_batch:
-            runner.set_micro_batch(runner.probe())
+            runner.set_micro_batch(runner.find_max_micro_batch())
         start = time.time() - begin
         steps, switches = {}, []
         for trial in trials:

@@ -28,7 +28,7 @@ class RowCount:
 
     Attributes:
         train: Training rows; None when not known.
-        held_out: Held-out rows of all sets together; None when not known.
+        validation: Held-out rows of all sets together; None when not known.
         tokens: Mean tokens of a training row, prompt included.
         targets: Mean tokens with a loss.
         longest: Tokens of the longest row, at most ``data.max_length``.
@@ -38,7 +38,7 @@ class RowCount:
     """
 
     train: int | None
-    held_out: int | None
+    validation: int | None
     tokens: float
     targets: float
     longest: int
@@ -54,7 +54,7 @@ def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
         spec: The sweep; its local rows must be readable.
         tokens: Mean tokens of a row as the user gave it; wins.
     """
-    paths = [s.path for s in spec.data.train] + [h.path for h in spec.data.held_out if h.path is not None]
+    paths = [s.path for s in spec.data.train] + [h.path for h in spec.data.validation if h.path is not None]
     if not all(Path(path).is_file() for path in paths):
         return assumed_rows(spec, tokens)
     done = subprocess.run(
@@ -78,28 +78,28 @@ def assumed_rows(spec: SweepSpec, tokens: float | None, train: int | None = None
         tokens, source = float(min(TOKENS_ASSUMED, longest)), "assumed; give --tokens-per-sample"
     else:
         tokens, source = min(tokens, float(longest)), "--tokens-per-sample"
-    return RowCount(train, _held_out(spec, train), tokens, tokens / 2, longest, source, known=False)
+    return RowCount(train, _validation(spec, train), tokens, tokens / 2, longest, source, known=False)
 
 
 def prepared_rows(prepared: Prepared) -> RowCount:
     """Exact numbers of data that have been tokenised."""
     train = prepared.train
-    held_out = sum(h.data.rows for h in prepared.held_out)
+    validation = sum(h.data.rows for h in prepared.validation)
     tokens, targets = train.tokens / train.rows, train.targets / train.rows
-    return RowCount(train.rows, held_out, tokens, targets, train.longest, "tokenised", known=True)
+    return RowCount(train.rows, validation, tokens, targets, train.longest, "tokenised", known=True)
 
 
 def _with_tokens(found: RowCount, spec: SweepSpec, tokens: float) -> RowCount:
     given = assumed_rows(spec, tokens, found.train)
     return RowCount(
-        found.train, found.held_out, given.tokens, given.targets, given.longest, given.source, False
+        found.train, found.validation, given.tokens, given.targets, given.longest, given.source, False
     )
 
 
-def _held_out(spec: SweepSpec, train: int | None) -> int | None:
+def _validation(spec: SweepSpec, train: int | None) -> int | None:
     """Held-out rows, as far as limits and fractions tell."""
     total = 0
-    for held in spec.data.held_out:
+    for held in spec.data.validation:
         rows = None if held.fraction is None or train is None else round(held.fraction * train)
         if held.limit is not None:
             rows = held.limit if rows is None else min(rows, held.limit)
@@ -127,7 +127,7 @@ def _main() -> None:
     every = len(sample) == len(rows)
     count = RowCount(
         train=round(kept * len(rows)),
-        held_out=sum(len(held) for held in split.held_out.values()),
+        validation=sum(len(held) for held in split.validation.values()),
         tokens=sum(lengths) / len(lengths),
         targets=sum(int(mask.sum()) for _, mask, _ in encoded) / len(lengths),
         longest=max(lengths) if every else spec.data.max_length,

@@ -13,7 +13,7 @@ from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import fresh_seeds
 from sweepft.plan.estimate import SweepPlan
 from sweepft.plan.memory import GIB
-from sweepft.plan.trial_shapes import Course
+from sweepft.plan.trial_shapes import TrialShape
 from sweepft.plan.warnings import count
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec
 
@@ -116,21 +116,21 @@ def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
 
 def _steps(plan: SweepPlan) -> Table:
     table = _table("batch", "passes a rank", "steps", "warmup steps", "judged at")
-    for course in plan.courses:
-        low, high = course.warmup
+    for shape_of_trial in plan.trial_shapes:
+        low, high = shape_of_trial.warmup
         table.add_row(
-            f"{course.batch_size:,}",
-            _passes(plan, course.micro_batches),
-            f"{course.steps:,}",
+            f"{shape_of_trial.batch_size:,}",
+            _passes(plan, shape_of_trial.micro_batches),
+            f"{shape_of_trial.steps:,}",
             f"{low:,}" if low == high else f"{low:,} to {high:,}",
-            _judged(course) if plan.spec.early_stop.rule != "none" else "-",
+            _judged(shape_of_trial) if plan.spec.early_stop.rule != "none" else "-",
         )
     return table
 
 
-def _judged(course: Course) -> str:
+def _judged(shape_of_trial: TrialShape) -> str:
     """The windows; those where only trials with the shortest warmup can be judged stand in parentheses."""
-    names = [name if name in course.judged else f"({name})" for name in course.judged_at_best]
+    names = [name if name in shape_of_trial.judged else f"({name})" for name in shape_of_trial.judged_at_best]
     return ", ".join(names) or "never"
 
 

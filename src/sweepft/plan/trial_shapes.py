@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweepft.early_stopping import eligible, parse_windows, window_steps
+from sweepft.early_stopping import eligible, parse_rungs, rung_steps
 from sweepft.spec import SweepSpec, plan
 
 
 @dataclass(frozen=True)
-class Course:
+class TrialShape:
     """A trial of one batch size.
 
     Attributes:
@@ -24,7 +24,7 @@ class Course:
         micro_batches: Forward and backward passes of each rank in a step; None where micro_batch is no number.
         steps: Optimizer steps.
         warmup: Fewest and most warmup steps among the warmups that can be proposed.
-        window_steps: Step at which each window is reached, by the window's name.
+        rung_steps: Step at which each window is reached, by the window's name.
         judged: Names of the windows at which a trial can be judged, whatever its warmup.
         judged_at_best: The same for a trial with the shortest warmup.
     """
@@ -33,7 +33,7 @@ class Course:
     micro_batches: int | None
     steps: int
     warmup: tuple[int, int]
-    window_steps: Mapping[str, int]
+    rung_steps: Mapping[str, int]
     judged: tuple[str, ...]
     judged_at_best: tuple[str, ...]
 
@@ -45,7 +45,7 @@ def batch_sizes(spec: SweepSpec) -> tuple[int, ...]:
     return tuple(sorted(int(size) for size in sizes if size is not None))
 
 
-def courses(spec: SweepSpec, budget: int) -> tuple[Course, ...]:
+def trial_shapes(spec: SweepSpec, budget: int) -> tuple[TrialShape, ...]:
     """One course a batch size.
 
     Args:
@@ -94,24 +94,24 @@ def heaviest_optimizer(spec: SweepSpec) -> str:
     return next(name for name in ("adamw", "sgd", "adamw_8bit", "adafactor") if name in names)
 
 
-def _course(spec: SweepSpec, size: int, budget: int) -> Course:
+def _course(spec: SweepSpec, size: int, budget: int) -> TrialShape:
     warmups = [_warmup_steps(spec, size, config, budget) for config in _warmups(spec)]
-    windows = window_steps(parse_windows(spec.early_stop.windows), batch_size=size, budget=budget)
+    rungs = rung_steps(parse_rungs(spec.early_stop.rungs), batch_size=size, budget=budget)
 
     def judged(warmup: int) -> tuple[str, ...]:
         least = spec.early_stop.min_steps
         return tuple(
-            w.name for w, step in windows.items() if eligible(step=step, min_steps=least, warmup_steps=warmup)
+            w.name for w, step in rungs.items() if eligible(step=step, min_steps=least, warmup_steps=warmup)
         )
 
     micro = spec.train.micro_batch
     per_pass = micro * spec.resources.workers_per_trial if isinstance(micro, int) else None
-    return Course(
+    return TrialShape(
         batch_size=size,
         micro_batches=None if per_pass is None else math.ceil(size / per_pass),
         steps=math.ceil(budget / size),
         warmup=(min(warmups), max(warmups)),
-        window_steps={window.name: step for window, step in windows.items()},
+        rung_steps={rung.name: step for rung, step in rungs.items()},
         judged=judged(max(warmups)),
         judged_at_best=judged(min(warmups)),
     )
@@ -128,5 +128,5 @@ def _warmups(spec: SweepSpec) -> list[dict[str, Any]]:
 
 def _warmup_steps(spec: SweepSpec, size: int, config: Mapping[str, Any], budget: int) -> int:
     rate = spec.train.learning_rate or 1.0
-    settings = spec.trial_settings({"batch_size": size, "learning_rate": rate, **config})
+    settings = spec.train_config({"batch_size": size, "learning_rate": rate, **config})
     return plan(settings, budget).warmup_steps

@@ -12,7 +12,7 @@ from sweepft.plan.cluster import Cluster, Placement, rank_room
 from sweepft.plan.cost import Cost
 from sweepft.plan.memory import GIB, RankMemory
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import Course, configurations
+from sweepft.plan.trial_shapes import TrialShape, configurations
 from sweepft.spec import FEWEST_STEPS, SweepSpec
 
 
@@ -23,7 +23,7 @@ def count(number: float, what: str) -> str:
 
 def advice(
     spec: SweepSpec,
-    courses: Sequence[Course],
+    trial_shapes: Sequence[TrialShape],
     trials: int | None,
     budget: int,
     rows: RowCount,
@@ -33,7 +33,11 @@ def advice(
     cost: Cost | None,
 ) -> tuple[str, ...]:
     """Warnings, one sentence or two each."""
-    found = [*_steps(spec, courses), *_cluster(spec, cluster, placement), *_memory(spec, memory, cluster)]
+    found = [
+        *_steps(spec, trial_shapes),
+        *_cluster(spec, cluster, placement),
+        *_memory(spec, memory, cluster),
+    ]
     found += _strategy(spec)
     if trials is not None:
         found += [*_learning(spec, trials, placement), *_space(spec, trials)]
@@ -51,40 +55,42 @@ def advice(
     return tuple(found)
 
 
-def _steps(spec: SweepSpec, courses: Sequence[Course]) -> Iterator[str]:
-    short = [course for course in courses if course.steps < FEWEST_STEPS]
-    for course in short:
+def _steps(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]:
+    short = [shape_of_trial for shape_of_trial in trial_shapes if shape_of_trial.steps < FEWEST_STEPS]
+    for shape_of_trial in short:
         yield (
-            f"batch size {course.batch_size:,} takes {course.steps} optimizer steps, fewer than {FEWEST_STEPS}: "
-            f"such a trial says little; raise train.budget to {FEWEST_STEPS * course.batch_size:,} samples, "
+            f"batch size {shape_of_trial.batch_size:,} takes {shape_of_trial.steps} optimizer steps, fewer than {FEWEST_STEPS}: "
+            f"such a trial says little; raise train.budget to {FEWEST_STEPS * shape_of_trial.batch_size:,} samples, "
             "or leave that size out"
         )
     if spec.early_stop.rule != "none":
-        yield from _windows(spec, courses)
-    for course in courses:
-        if course.warmup[1] == 1:
+        yield from _rungs(spec, trial_shapes)
+    for shape_of_trial in trial_shapes:
+        if shape_of_trial.warmup[1] == 1:
             yield (
-                f"batch size {course.batch_size:,}: a warmup of one step is a first step at rate zero and no more; "
+                f"batch size {shape_of_trial.batch_size:,}: a warmup of one step is a first step at rate zero and no more; "
                 "give the warmup in steps, or a larger fraction"
             )
-        elif course.warmup[1] > course.steps / 2:
+        elif shape_of_trial.warmup[1] > shape_of_trial.steps / 2:
             yield (
-                f"batch size {course.batch_size:,} warms up for {course.warmup[1]} of {course.steps} steps: "
+                f"batch size {shape_of_trial.batch_size:,} warms up for {shape_of_trial.warmup[1]} of {shape_of_trial.steps} steps: "
                 "most of such a trial is warmup"
             )
 
 
-def _windows(spec: SweepSpec, courses: Sequence[Course]) -> Iterator[str]:
-    for course in courses:
-        if not course.judged:
+def _rungs(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]:
+    for shape_of_trial in trial_shapes:
+        if not shape_of_trial.judged:
             yield (
-                f"batch size {course.batch_size:,}: at no window has a trial done early_stop.min_steps "
+                f"batch size {shape_of_trial.batch_size:,}: at no window has a trial done early_stop.min_steps "
                 f"{spec.early_stop.min_steps} and its longest warmup: such trials are never stopped early; "
                 "add a later window, shorten the warmup, or lower min_steps"
             )
-    late = [c for c in courses if c.judged and len(c.judged) < len(c.window_steps)]
+    late = [c for c in trial_shapes if c.judged and len(c.judged) < len(c.rung_steps)]
     if late:
-        told = ", ".join(f"{course.batch_size:,} from {course.judged[0]} on" for course in late)
+        told = ", ".join(
+            f"{shape_of_trial.batch_size:,} from {shape_of_trial.judged[0]} on" for shape_of_trial in late
+        )
         yield f"some batch sizes have too few steps to be judged at every window: {told}"
 
 

@@ -58,7 +58,7 @@ def run_on_slots(
 Decision = Literal["continue", "stop", "pause"]
 
 
-class Judge(Protocol):
+class Policy(Protocol):
     """Who decides; a fresh one for each replay."""
 
     def marks(self, study: Study) -> Sequence[float]:
@@ -111,7 +111,7 @@ class Outcome:
     makespan: float
 
 
-def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]) -> Outcome:
+def replay_study(study: Study, policy: Policy, *, slots: int, order: Sequence[int]) -> Outcome:
     """Replay a study's runs in this order.
 
     Args:
@@ -120,7 +120,7 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
         slots: Runs at the same time.
         order: Indices into ``study.runs``: which starts first.
     """
-    marks = judge.marks(study)
+    marks = policy.marks(study)
     points = {study.runs[i].run_id: study.report_points(study.runs[i], marks) for i in order}
     by_name = {study.runs[i].run_id: study.runs[i] for i in order}
     outcomes = {name: RunOutcome() for name in by_name}
@@ -137,7 +137,7 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
         name = resumable.popleft() if resumable else waiting.popleft()
         if name not in begun:
             begun.add(name)
-            judge.start(by_name[name])
+            policy.start(by_name[name])
         free -= 1
         return name, _until_next(by_name[name], at[name], points[name])
 
@@ -147,21 +147,21 @@ def replay_study(study: Study, judge: Judge, *, slots: int, order: Sequence[int]
         stop = at[name] = next(p for p in points[name] if p > start)
         outcome.spent = float(run.seconds[stop - 1])
         if stop == len(run.progress):
-            judge.finish(run, start)
+            policy.finish(run, start)
             outcome.status, outcome.finished_at = "completed", clock
             decision: Decision = "stop"
         else:
-            decision = judge.report(run, start, stop)
+            decision = policy.report(run, start, stop)
             if decision == "stop":
-                outcome.status, outcome.reason = "stopped", judge.reason(name)
+                outcome.status, outcome.reason = "stopped", policy.reason(name)
         free += decision != "continue"
-        resumable.extend(n for n in judge.resume(free) if n not in resumable)
+        resumable.extend(n for n in policy.resume(free) if n not in resumable)
         return _until_next(run, stop, points[name]) if decision == "continue" else None
 
     makespan = run_on_slots(slots, begin, report)
     for name, outcome in outcomes.items():
         if outcome.status == "left":
-            outcome.reason = f"paused, and never resumed: {judge.reason(name)}"
+            outcome.reason = f"paused, and never resumed: {policy.reason(name)}"
     return Outcome(outcomes, makespan)
 
 

@@ -43,7 +43,7 @@ class Run:
     """
 
     run_id: str
-    config: dict[str, Any]
+    params: dict[str, Any]
     step: Floats
     progress: Floats
     seconds: Floats
@@ -192,8 +192,8 @@ def frame_to_studies(
         ReplayError: A needed column is missing, or a study has fewer than two runs with an objective.
     """
     names = _resolve(frame, where, columns or {})
-    config = [c for c in _CONFIG if c in frame.columns and c not in names.values()]
-    config += [c for c in frame.columns if str(c).startswith("config/")]
+    params = [c for c in _CONFIG if c in frame.columns and c not in names.values()]
+    params += [c for c in frame.columns if str(c).startswith("config/")]
     groups = (
         frame.groupby(names["study"], observed=True, sort=False) if "study" in names else [("all", frame)]
     )
@@ -204,7 +204,7 @@ def frame_to_studies(
         counter = _counter(part, names)
         runs = []
         for run_id, rows in part.groupby(names["run"], observed=True, sort=False):
-            run = _run(str(run_id), rows, names, config, counter)
+            run = _run(str(run_id), rows, names, params, counter)
             if run is not None:
                 runs.append(run)
         if len(runs) < 2:
@@ -221,8 +221,8 @@ def frame_to_studies(
 
 def _resolve(frame: pd.DataFrame, where: str, given: Mapping[str, str]) -> dict[str, str]:
     names = {}
-    for ours, candidates in COLUMNS.items():
-        wanted = (given[ours],) if ours in given else candidates
+    for ours, search_trials in COLUMNS.items():
+        wanted = (given[ours],) if ours in given else search_trials
         found = next((c for c in wanted if c in frame.columns), None)
         if found is not None:
             names[ours] = found
@@ -261,7 +261,7 @@ def _counter(part: pd.DataFrame, names: Mapping[str, str]) -> str:
 
 
 def _run(
-    run_id: str, rows: pd.DataFrame, names: Mapping[str, str], config: list[str], counter: str
+    run_id: str, rows: pd.DataFrame, names: Mapping[str, str], params: list[str], counter: str
 ) -> Run | None:
     def column(key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         if key not in names:
@@ -290,7 +290,7 @@ def _run(
         final = float(seen[-1]) if len(seen) else math.nan
     settings = {
         _CONFIG_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
-        for c in config
+        for c in params
         if pd.notna(rows[c].iloc[0])
     }
     return Run(run_id, settings, step, progress, seconds, loss, norm, metric, final, bad)

@@ -16,7 +16,7 @@ from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
 
 
-class OptunaJudge:
+class OptunaPolicy:
     """Any pruner of Optuna as a judge; objectives are reported at each twentieth of the budget."""
 
     def __init__(self, pruner: optuna.pruners.BasePruner, study: Study, seed: int = 0) -> None:
@@ -76,7 +76,7 @@ class OptunaJudge:
         return f"pruned by {type(self._pruner).__name__}"
 
 
-def make_optuna_judge(name: str, study: Study, seed: int) -> OptunaJudge:
+def make_optuna_policy(name: str, study: Study, seed: int) -> OptunaPolicy:
     """``optuna-median``, ``optuna-percentile`` (best quarter go on) or ``optuna-hyperband``.
 
     Raises:
@@ -86,11 +86,11 @@ def make_optuna_judge(name: str, study: Study, seed: int) -> OptunaJudge:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental
         if name == "optuna-median":
-            return OptunaJudge(pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1), study, seed)
+            return OptunaPolicy(pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1), study, seed)
         if name == "optuna-percentile":
-            return OptunaJudge(
+            return OptunaPolicy(
                 pruners.PercentilePruner(25.0, n_startup_trials=4, n_warmup_steps=1), study, seed
             )
         if name == "optuna-hyperband":
-            return OptunaJudge(pruners.HyperbandPruner(min_resource=1, max_resource=20), study, seed)
+            return OptunaPolicy(pruners.HyperbandPruner(min_resource=1, max_resource=20), study, seed)
     raise ValueError(f"rule: no pruner of Optuna is called {name!r}")

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from sweepft.early_stopping import Referee
+from sweepft.early_stopping import EarlyStopper
 from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
 
@@ -17,7 +17,7 @@ class _NoPauses:
         return ()
 
 
-class RefereeJudge:
+class EarlyStopperPolicy:
     """The object that drives live sweeps, fed with recorded runs.
 
     Args:
@@ -25,8 +25,8 @@ class RefereeJudge:
         runs: How many runs there are: what is parked comes back once all have begun.
     """
 
-    def __init__(self, referee: Referee, runs: int = 0) -> None:
-        self.referee = referee
+    def __init__(self, early_stopper: EarlyStopper, runs: int = 0) -> None:
+        self.early_stopper = early_stopper
         self._to_begin = runs
         self._reasons: dict[str, str] = {}
         self._under_way: set[str] = set()
@@ -35,7 +35,7 @@ class RefereeJudge:
         """The referee's windows."""
         return [
             w.value * study.budget if w.kind == "fraction" else w.value
-            for w in self.referee.windows
+            for w in self.early_stopper.rungs
             if w.kind != "steps"
         ]
 
@@ -43,22 +43,26 @@ class RefereeJudge:
         """Add it."""
         self._to_begin -= 1
         self._under_way.add(run.run_id)
-        self.referee.add(run.run_id, run.config)
+        self.early_stopper.add(run.run_id, run.params)
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
         """Judge what was reported."""
-        verdicts = self.referee.report(run.run_id, run.report(start, stop))
-        if verdicts and verdicts[-1].ends_trial:
-            self._reasons[run.run_id] = verdicts[-1].reason
+        decisions = self.early_stopper.report(run.run_id, run.report(start, stop))
+        if decisions and decisions[-1].ends_trial:
+            self._reasons[run.run_id] = decisions[-1].reason
             self._under_way.discard(run.run_id)
-            return "pause" if verdicts[-1].action == "park" else "stop"
+            return "pause" if decisions[-1].action == "pause" else "stop"
         return "continue"
 
     def resume(self, free: int) -> Sequence[str]:
         """Parked runs that come back to free slots, as in a live sweep: the likeliest that are worth their price."""
         if self._to_begin > 0 or free == 0:
             return ()
-        back = [p.trial_id for p in self.referee.prospects() if p.worth and p.trial_id not in self._under_way]
+        back = [
+            p.trial_id
+            for p in self.early_stopper.paused_trials()
+            if p.worth and p.trial_id not in self._under_way
+        ]
         self._under_way.update(back[:free])
         return back[:free]
 
@@ -66,20 +70,20 @@ class RefereeJudge:
         """Tell the final objective."""
         last = run.report(start, len(run.progress))
         final = run.final if math.isfinite(run.final) else None
-        self.referee.complete(run.run_id, last, final=final)
+        self.early_stopper.complete(run.run_id, last, final=final)
 
     def reason(self, run_id: str) -> str:
         """The verdict's sentence."""
         return self._reasons[run_id]
 
 
-class RandomJudge(_NoPauses):
+class RandomPolicy(_NoPauses):
     """Stops a given share of the runs at a window, blindly: what saving alone is worth."""
 
-    def __init__(self, study: Study, *, share: float, window: float, seed: int) -> None:
+    def __init__(self, study: Study, *, share: float, rung: float, seed: int) -> None:
         rng = random.Random(seed)
         self._doomed = {r.run_id for r in study.runs if rng.random() < share}
-        self._mark = window * study.budget
+        self._mark = rung * study.budget
 
     def marks(self, study: Study) -> Sequence[float]:
         """Its one window."""
@@ -101,11 +105,11 @@ class RandomJudge(_NoPauses):
         return "stopped by lot"
 
 
-class OracleJudge(RandomJudge):
+class OraclePolicy(RandomPolicy):
     """Knows the outcome: only the best run passes the window."""
 
-    def __init__(self, study: Study, *, window: float) -> None:
-        super().__init__(study, share=0.0, window=window, seed=0)
+    def __init__(self, study: Study, *, rung: float) -> None:
+        super().__init__(study, share=0.0, rung=rung, seed=0)
         best = study.runs[int(study.values.argmax())].run_id
         self._doomed = {r.run_id for r in study.runs} - {best}
 
@@ -114,7 +118,7 @@ class OracleJudge(RandomJudge):
         return "not the best, in hindsight"
 
 
-class ForesightJudge(_NoPauses):
+class ForesightPolicy(_NoPauses):
     """Knows how each run that has come to its window will end, but nothing of runs to come: what any rule could save.
 
     Args:
@@ -123,8 +127,8 @@ class ForesightJudge(_NoPauses):
         keep: At each report from there on, a run is stopped once so many better ones are known.
     """
 
-    def __init__(self, study: Study, *, window: float, keep: int = 1) -> None:
-        self._mark, self._keep = window * study.budget, keep
+    def __init__(self, study: Study, *, rung: float, keep: int = 1) -> None:
+        self._mark, self._keep = rung * study.budget, keep
         self._values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
         self._known: dict[str, float] = {}
 

@@ -27,7 +27,7 @@ class _StandIn:
 
     def __init__(self, run: Run) -> None:
         self.trial_id = run.run_id
-        self.config = run.config
+        self.config = run.params
         self.status = Trial.RUNNING
         self.last_result: dict[str, Any] = {}
 
@@ -38,8 +38,8 @@ class _StandIn:
 class _Controller:
     """A controller, as far as a scheduler calls it."""
 
-    def __init__(self, judge: RayJudge) -> None:
-        self._judge = judge
+    def __init__(self, policy: RayPolicy) -> None:
+        self._judge = policy
 
     def get_trials(self) -> list[_StandIn]:
         return list(self._judge.trials.values())
@@ -54,7 +54,7 @@ class _Controller:
         trial.status = Trial.TERMINATED
 
 
-class RayJudge:
+class RayPolicy:
     """Any of Ray's schedulers as a judge.
 
     Args:
@@ -141,7 +141,7 @@ class RayJudge:
         return f"stopped by {type(self.scheduler).__name__}"
 
 
-def make_ray_judge(name: str, study: Study, seed: int) -> RayJudge:
+def make_ray_policy(name: str, study: Study, seed: int) -> RayPolicy:
     """``ray-asha``, ``ray-asha4``, ``ray-hyperband`` or ``ray-median``; a full run is t = 100.
 
     Raises:
@@ -151,9 +151,9 @@ def make_ray_judge(name: str, study: Study, seed: int) -> RayJudge:
     random.seed(seed)
     if name in ("ray-asha", "ray-asha4"):
         eta = 4 if name.endswith("4") else 3
-        return RayJudge(ASHAScheduler("t", max_t=101, grace_period=4, reduction_factor=eta), study)
+        return RayPolicy(ASHAScheduler("t", max_t=101, grace_period=4, reduction_factor=eta), study)
     if name == "ray-hyperband":
-        return RayJudge(HyperBandScheduler("t", max_t=_UNITS, reduction_factor=3), study, joined=True)
+        return RayPolicy(HyperBandScheduler("t", max_t=_UNITS, reduction_factor=3), study, joined=True)
     if name == "ray-median":
-        return RayJudge(MedianStoppingRule("t", grace_period=5, min_samples_required=3), study)
+        return RayPolicy(MedianStoppingRule("t", grace_period=5, min_samples_required=3), study)
     raise ValueError(f"rule: no scheduler of Ray is called {name!r}")

@@ -11,12 +11,19 @@ from typing import Any, Final
 
 import plotly.graph_objects as go
 
-from sweepft.early_stopping import RULES, History, HistoryLike, Referee, make_rule, read_history
-from sweepft.early_stopping.rungs import WindowSpec
+from sweepft.early_stopping import (
+    RULES,
+    EarlyStopper,
+    PriorSweeps,
+    PriorSweepsLike,
+    make_rule,
+    read_prior_sweeps,
+)
+from sweepft.early_stopping.rungs import RungSpec
 from sweepft.replay.calibrate import sample
-from sweepft.replay.clock import Judge, Outcome, replay_study
+from sweepft.replay.clock import Outcome, Policy, replay_study
 from sweepft.replay.curves import Study
-from sweepft.replay.policies import ForesightJudge, OracleJudge, RandomJudge, RefereeJudge
+from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy, RandomPolicy
 from sweepft.replay.score import Score, mean_scores, score_outcome
 
 OTHERS: Final = (
@@ -40,7 +47,7 @@ class Replay:
     """The settings of a replay.
 
     Attributes:
-        windows: Where our own rules judge.
+        rungs: Where our own rules judge.
         slots: Runs at the same time.
         orders: Random orders a study.
         group: Runs a sweep; larger studies are sampled anew for each order. None for all.
@@ -57,19 +64,19 @@ class Replay:
         shuffle: False replays the recorded order, once.
     """
 
-    windows: Sequence[WindowSpec] = (0.05, 0.10, 0.25, 0.50)
+    rungs: Sequence[RungSpec] = (0.05, 0.10, 0.25, 0.50)
     slots: int = 4
     orders: int = 20
     group: int | None = None
     min_steps: int = 0
     min_peers: int = 3
-    good: float = 0.2
-    false_stop: float = 0.10
+    top_fraction: float = 0.2
+    max_false_stop_rate: float = 0.10
     audit: float = 0.0
     covariates: Sequence[str] = ()
     noise: float = 0.0
-    history: HistoryLike = None
-    park: bool = False
+    prior_sweeps: PriorSweepsLike = None
+    pause: bool = False
     seed: int = 0
     shuffle: bool = True
 
@@ -105,55 +112,59 @@ class ReplayRow:
         return {**head, "runs": self.runs, **asdict(self.score)}
 
 
-def make_judge(name: str, study: Study, settings: Replay, order: int) -> Judge:
+def make_policy(name: str, study: Study, settings: Replay, order: int) -> Policy:
     """A fresh judge.
 
     Raises:
         ValueError: No rule of that name.
     """
     if name in RULES or name == "asha4":
-        known = History()
+        known = PriorSweeps()
         if name == "calibrated":
-            known = read_history(settings.history, good=settings.good, false_stop=settings.false_stop)
+            known = read_prior_sweeps(
+                settings.prior_sweeps,
+                top_fraction=settings.top_fraction,
+                max_false_stop_rate=settings.max_false_stop_rate,
+            )
         rule = make_rule(
             "asha" if name == "asha4" else name,
             eta=4.0 if name == "asha4" else 3.0,
             min_peers=settings.min_peers,
-            good=settings.good,
-            false_stop=settings.false_stop,
+            top_fraction=settings.top_fraction,
+            max_false_stop_rate=settings.max_false_stop_rate,
             covariates=settings.covariates,
             audit=settings.audit,
-            history=known,
+            prior_sweeps=known,
         )
-        windows = settings.windows if not name.startswith("asha") else _rungs(4.0 if name == "asha4" else 3.0)
-        referee = Referee(
+        rungs = settings.rungs if not name.startswith("asha") else _rungs(4.0 if name == "asha4" else 3.0)
+        early_stopper = EarlyStopper(
             rule=rule,
-            windows=windows,
+            rungs=rungs,
             budget=study.budget,
             mode=study.mode,
             min_steps=settings.min_steps,
-            good=settings.good,
+            top_fraction=settings.top_fraction,
             audit=settings.audit,
             seed=settings.seed + order,
-            park=settings.park,
-            history=known,
+            pause=settings.pause,
+            prior_sweeps=known,
         )
-        return RefereeJudge(referee, len(study.runs))
+        return EarlyStopperPolicy(early_stopper, len(study.runs))
     if name == "random":
-        return RandomJudge(study, share=0.6, window=0.1, seed=settings.seed + order)
+        return RandomPolicy(study, share=0.6, rung=0.1, seed=settings.seed + order)
     if name == "oracle":
-        return OracleJudge(study, window=0.1)
+        return OraclePolicy(study, rung=0.1)
     if name in ("foresight", "foresight-good"):
-        good = max(1, math.ceil(settings.good * len(study.runs) - 1e-9))
-        return ForesightJudge(study, window=0.05, keep=good if name == "foresight-good" else 1)
+        top_fraction = max(1, math.ceil(settings.top_fraction * len(study.runs) - 1e-9))
+        return ForesightPolicy(study, rung=0.05, keep=top_fraction if name == "foresight-good" else 1)
     if name.startswith("ray-"):
-        from sweepft.replay.ray_policies import make_ray_judge
+        from sweepft.replay.ray_policies import make_ray_policy
 
-        return make_ray_judge(name, study, settings.seed + order)
+        return make_ray_policy(name, study, settings.seed + order)
     if name.startswith("optuna-"):
-        from sweepft.replay.optuna_policies import make_optuna_judge
+        from sweepft.replay.optuna_policies import make_optuna_policy
 
-        return make_optuna_judge(name, study, settings.seed + order)
+        return make_optuna_policy(name, study, settings.seed + order)
     raise ValueError(f"rule: one of {', '.join((*RULES, *OTHERS))} is needed (got {name!r})")
 
 
@@ -177,13 +188,19 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
         indices = range(len(picked.runs))
         full = makespan(picked, settings.slots)
         for rule in rules:
-            judge = make_judge(rule, picked, settings, order)
-            outcome = replay_study(picked, judge, slots=settings.slots, order=indices)
+            policy = make_policy(rule, picked, settings, order)
+            outcome = replay_study(picked, policy, slots=settings.slots, order=indices)
             scores[rule].append(
-                score_outcome(picked, outcome, full_makespan=full, good=settings.good, noise=settings.noise)
+                score_outcome(
+                    picked,
+                    outcome,
+                    full_makespan=full,
+                    top_fraction=settings.top_fraction,
+                    noise=settings.noise,
+                )
             )
             if order == 0:
-                first[rule] = _stops(picked, outcome, rule, settings.good)
+                first[rule] = _stops(picked, outcome, rule, settings.top_fraction)
     return [
         ReplayRow(study.source, study.name, rule, orders, runs, mean_scores(scores[rule]), first[rule])
         for rule in rules
@@ -199,10 +216,10 @@ def makespan(study: Study, slots: int) -> float:
     return max(free)
 
 
-def _stops(study: Study, outcome: Outcome, rule: str, good: float) -> tuple[Stop, ...]:
-    from sweepft.replay.score import good_runs
+def _stops(study: Study, outcome: Outcome, rule: str, top_fraction: float) -> tuple[Stop, ...]:
+    from sweepft.replay.score import top_runs
 
-    truly = good_runs(study, good)
+    truly = top_runs(study, top_fraction)
     return tuple(
         Stop(study.name, rule, r.run_id, o.spent / r.cost, o.reason, r.final, r.run_id in truly)
         for r in study.runs

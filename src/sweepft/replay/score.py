@@ -38,7 +38,7 @@ class Score:
     time_to_best: float
 
 
-def good_runs(study: Study, share: float, noise: float = 0.0) -> set[str]:
+def top_runs(study: Study, share: float, noise: float = 0.0) -> set[str]:
     """The runs in the top share by final objective, and those within the noise of its edge."""
     values = study.values
     count = max(1, math.ceil(share * len(values) - 1e-9))
@@ -50,8 +50,8 @@ def repeat_noise(study: Study) -> float:
     """Standard deviation of the final objective among runs of one configuration (other seeds); 0 without any."""
     groups: dict[str, list[float]] = {}
     for run, value in zip(study.runs, study.values.tolist(), strict=True):
-        if value > -math.inf and run.config:
-            groups.setdefault(repr(sorted(run.config.items(), key=str)), []).append(value)
+        if value > -math.inf and run.params:
+            groups.setdefault(repr(sorted(run.params.items(), key=str)), []).append(value)
     repeats = [g for g in groups.values() if len(g) >= 3]
     if not repeats:
         return 0.0
@@ -60,7 +60,7 @@ def repeat_noise(study: Study) -> float:
 
 
 def score_outcome(
-    study: Study, outcome: Outcome, *, full_makespan: float, good: float = 0.2, noise: float = 0.0
+    study: Study, outcome: Outcome, *, full_makespan: float, top_fraction: float = 0.2, noise: float = 0.0
 ) -> Score:
     """Score one replay.
 
@@ -68,7 +68,7 @@ def score_outcome(
         study: The group that was replayed.
         outcome: What became of its runs.
         full_makespan: The same sweep's time without any stop.
-        good: Share of runs that count as good.
+        top_fraction: Share of runs that count as good.
         noise: Objectives closer than this are equal.
     """
     values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
@@ -78,7 +78,7 @@ def score_outcome(
     best = max(values.values())
     kept = max((values[n] for n in done), default=-math.inf)
     chosen = max(done, key=lambda n: values[n], default=None)
-    truly_good = good_runs(study, good, 0.0)
+    truly_good = top_runs(study, top_fraction, 0.0)
     finite = [v for v in values.values() if v > -math.inf]
     spread = best - float(np.median(finite)) if finite else 0.0
     regret = best - kept if kept > -math.inf else best - min(finite, default=best)

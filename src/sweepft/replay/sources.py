@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sweepft.early_stopping import History, Referee, Verdict, make_rule, replay_rows
+from sweepft.early_stopping import EarlyStopper, PriorSweeps, StopDecision, make_rule, replay_rows
 from sweepft.early_stopping.audit import audit_rate
-from sweepft.early_stopping.prior_sweeps import candidates
+from sweepft.early_stopping.prior_sweeps import search_trials
 from sweepft.errors import ReplayError
-from sweepft.ledger import ledger_path, read_ledger, whole_results
+from sweepft.ledger import complete_results, ledger_path, read_ledger
 from sweepft.replay.curves import Run, Study, frame_to_studies, read_table
 
 
@@ -156,7 +156,7 @@ def rows_to_study(rows: Sequence[Mapping[str, Any]], *, name: str, source: str) 
     """
     budget, trials, ends = 0.0, {}, {}
     points: dict[str, dict[int, dict[str, float]]] = {}
-    for row in candidates(rows):
+    for row in search_trials(rows):
         kind = row["kind"]
         if kind == "sweep":
             budget = float(row["budget_samples"])
@@ -202,7 +202,7 @@ def _ledger_run(
     final = _number(end.get("objective")) if end["status"] == "completed" else math.nan
     return Run(
         trial["trial_id"],
-        {**(trial.get("effective") or {}), **(trial.get("config") or {})},
+        {**(trial.get("train_config") or {}), **(trial.get("params") or {})},
         column("step"),
         column("samples_seen"),
         seconds,
@@ -215,7 +215,7 @@ def _ledger_run(
     )
 
 
-def live_verdicts(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
+def live_decisions(rows: Sequence[dict[str, Any]]) -> list[StopDecision]:
     """What the rule in a ledger's own spec says on its rows, in their order: the verdicts the live sweep gave.
 
     Results that a crash cut in two are left out, as they were when the sweep went on.
@@ -229,20 +229,20 @@ def live_verdicts(rows: Sequence[dict[str, Any]]) -> list[Verdict]:
     stop = dict(header["spec"].get("early_stop") or {})
     name = stop.get("rule", "median")
     stop["audit"] = audit_rate(name, stop.get("audit"))
-    history = History.from_dict(header.get("history") or {})
-    keys = ("min_peers", "eta", "good", "false_stop", "covariates", "audit")
-    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, history=history)
-    keys = ("min_steps", "good", "audit", "max_bad_stops", "keep_last", "park")
-    referee = Referee(
+    history = PriorSweeps.from_dict(header.get("prior_sweeps") or {})
+    keys = ("min_peers", "eta", "top_fraction", "max_false_stop_rate", "covariates", "audit")
+    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, prior_sweeps=history)
+    keys = ("min_steps", "top_fraction", "audit", "max_false_discovery_rate", "keep_last", "pause")
+    early_stopper = EarlyStopper(
         rule=rule,
-        windows=stop["windows"],
+        rungs=stop["rungs"],
         budget=float(header["budget_samples"]),
         mode="min",
         seed=int(header.get("seed") or 0),
-        history=history,
+        prior_sweeps=history,
         **{k: stop[k] for k in keys if k in stop},
     )
-    return replay_rows(referee, whole_results(rows)[0])
+    return replay_rows(early_stopper, complete_results(rows)[0])
 
 
 def _number(value: Any) -> float:

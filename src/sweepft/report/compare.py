@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import sweepft
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.summary import finite, summarise
 from sweepft.report.winner import difference_of
 
 COMPARISON_SCHEMA_VERSION: Final = 1
 
 
-def compare(runs: Sequence[tuple[str | Path, RunView]], price: float | None = None) -> dict[str, Any]:
+def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None = None) -> dict[str, Any]:
     """The comparison of sweeps as plain data; see docs/report.md for every key.
 
     Args:
@@ -59,7 +59,7 @@ def compare(runs: Sequence[tuple[str | Path, RunView]], price: float | None = No
     return result
 
 
-def _sweep(label: str, path: Path, view: RunView, summary: dict[str, Any]) -> dict[str, Any]:
+def _sweep(label: str, path: Path, view: SweepState, summary: dict[str, Any]) -> dict[str, Any]:
     cost, stops = summary["cost"], summary["stops"]
     kept = ("unit", "used", "slots", "wall_seconds", "capacity", "saved", "saved_share", "price")
     return {
@@ -77,7 +77,7 @@ def _sweep(label: str, path: Path, view: RunView, summary: dict[str, Any]) -> di
     }
 
 
-def _course(view: RunView, cost: dict[str, Any]) -> list[list[Any]]:
+def _course(view: SweepState, cost: dict[str, Any]) -> list[list[Any]]:
     """Rows ``[hours held, best objective, trial_id]``: hours of all slots (times their GPUs) up to each new best."""
     wall = cost["wall_seconds"]
     held = cost["capacity"] / wall / 3600 if wall > 0 else 0.0
@@ -92,15 +92,15 @@ def _course(view: RunView, cost: dict[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def _elapsed(view: RunView, moment: float) -> float:
+def _elapsed(view: SweepState, moment: float) -> float:
     """Seconds the driver had been running by then: the time between an end and a resume does not count."""
     return sum(min(max(moment - first, 0.0), last - first) for first, last in view.sessions)
 
 
-def _why_not(views: Sequence[RunView], sweeps: Sequence[dict[str, Any]]) -> list[str]:
+def _why_not(views: Sequence[SweepState], sweeps: Sequence[dict[str, Any]]) -> list[str]:
     """Why the losses, or the costs, of these sweeps must not be compared."""
     reasons = []
-    if len({_held_out(view) for view in views}) > 1:
+    if len({_validation(view) for view in views}) > 1:
         reasons.append(
             "the held-out data or their tokens differ: losses of different sweeps cannot be compared"
         )
@@ -111,19 +111,19 @@ def _why_not(views: Sequence[RunView], sweeps: Sequence[dict[str, Any]]) -> list
     return reasons
 
 
-def _held_out(view: RunView) -> str:
+def _validation(view: SweepState) -> str:
     """What decides, down to its tokens: digests where the ledger has them, else what the spec names."""
     data = view.header.get("data") or {}
-    sets = data.get("held_out")
+    sets = data.get("validation")
     if isinstance(sets, list) and all(isinstance(s, dict) and isinstance(s.get("data"), dict) for s in sets):
         decide = [[s.get("name"), s.get("weight"), s["data"].get("digest")] for s in sets if s.get("weight")]
         return json.dumps(decide)
     return json.dumps(
-        [(view.spec.get("data") or {}).get("held_out"), view.spec.get("model")], sort_keys=True, default=str
+        [(view.spec.get("data") or {}).get("validation"), view.spec.get("model")], sort_keys=True, default=str
     )
 
 
-def _differences(views: Sequence[RunView]) -> list[dict[str, Any]]:
+def _differences(views: Sequence[SweepState]) -> list[dict[str, Any]]:
     """Rows ``{key, values}``: dotted keys of the resolved specs that are not the same everywhere."""
     flat = [_flat({k: v for k, v in view.spec.items() if k != "name"}) for view in views]
     keys = list(dict.fromkeys(key for spec in flat for key in spec))

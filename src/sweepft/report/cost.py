@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.ledger import RunView, TrialView
+from sweepft.ledger import SweepState, TrialState
 
 _ALONE, _FULL = 0.05, 0.1
 
@@ -31,7 +31,7 @@ class _Stretch:
     tokens: float
 
 
-def sharing_summary(view: RunView) -> dict[str, Any] | None:
+def sharing_summary(view: SweepState) -> dict[str, Any] | None:
     """Speed of trials that shared GPUs; None where each had GPUs of its own, or none.
 
     Returns:
@@ -55,7 +55,7 @@ def sharing_summary(view: RunView) -> dict[str, Any] | None:
     return found | {"text": _text(found)}
 
 
-def _kept(view: RunView, most: int) -> list[float]:
+def _kept(view: SweepState, most: int) -> list[float]:
     stretches = {name: _stretches(trial) for name, trial in view.trials.items()}
     found = []
     for name, mine in stretches.items():
@@ -78,7 +78,7 @@ def _text(found: dict[str, Any]) -> str:
     )
 
 
-def _stretches(trial: TrialView) -> list[_Stretch]:
+def _stretches(trial: TrialState) -> list[_Stretch]:
     history, evaluated = trial.history, {e["step"]: float(e.get("seconds") or 0) for e in trial.evals}
     found, first = [], 0
     for time, step in trial.told:
@@ -106,7 +106,7 @@ def _speed(stretches: list[_Stretch]) -> float | None:
     return sum(s.tokens for s in stretches) / sum(s.end - s.begin for s in stretches)
 
 
-def price_of(view: RunView) -> float | None:
+def price_of(view: SweepState) -> float | None:
     """The price per GPU-hour (per slot-hour on a CPU) that the spec states, if it states one."""
     stated = (view.spec.get("resources") or {}).get("price_per_gpu_hour")
     if isinstance(stated, int | float) and not isinstance(stated, bool) and math.isfinite(stated):
@@ -114,7 +114,9 @@ def price_of(view: RunView) -> float | None:
     return None
 
 
-def cost_summary(view: RunView, trials: list[dict[str, Any]], price: float | None = None) -> dict[str, Any]:
+def cost_summary(
+    view: SweepState, trials: list[dict[str, Any]], price: float | None = None
+) -> dict[str, Any]:
     """Cost and savings of a sweep.
 
     Args:
@@ -200,23 +202,23 @@ def _place(phase: str) -> tuple[int, str]:
     )
 
 
-def _told_lost(view: RunView, gpus: float) -> float:
+def _told_lost(view: SweepState, gpus: float) -> float:
     return sum(float(f.get("lost_seconds") or 0.0) for f in view.faults) * (gpus if gpus > 0 else 1.0)
 
 
-def _slots(view: RunView, named: set[int | str]) -> int:
+def _slots(view: SweepState, named: set[int | str]) -> int:
     """Slots at work at once in one run of the driver; a slot whose coordinator was replaced counts once."""
     seen = named or {a.slot for trial in view.trials.values() for a in trial.attempts}
     at_once = (view.spec.get("resources") or {}).get("concurrent_trials")
     return len(seen) if at_once is None else min(len(seen), int(at_once))
 
 
-def audit_seconds(view: RunView, record: dict[str, Any]) -> float:
+def audit_seconds(view: SweepState, record: dict[str, Any]) -> float:
     """Slot-seconds of steps a condemned trial took because it was audited."""
     if not record["audited"]:
         return 0.0
     trial = view.trials[record["trial_id"]]
-    first = next(v for v in trial.verdicts if v.get("action") == "audit")
+    first = next(v for v in trial.decisions if v.get("action") == "audit")
     later = trial.history["step"] > first["step"]
     seconds = trial.history["seconds"][later]
     return float(np.nansum(seconds))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.ledger import AttemptView, RunView, TrialView
+from sweepft.ledger import Attempt, SweepState, TrialState
 
 TOTAL_POINTS: Final = 48_000
 
@@ -36,7 +36,7 @@ _TOLD_TOGETHER: Final = 0.2
 """Seconds within which rows of one result are written."""
 
 
-def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[dict[str, Any]]:
+def page_curves(view: SweepState, order: list[str], rungs: list[float]) -> list[dict[str, Any]]:
     """Thinned curves, evaluations and verdicts, one entry a trial in the given order.
 
     Returns:
@@ -52,9 +52,9 @@ def page_curves(view: RunView, order: list[str], windows: list[float]) -> list[d
     ]
 
 
-def waits(view: RunView) -> list[list[Any]]:
+def waits(view: SweepState) -> list[list[Any]]:
     """Rows ``[phase, slot, start, end]``: times of a slot that are no trial's; seconds since the first row."""
-    tries: dict[str, list[AttemptView]] = {}
+    tries: dict[str, list[Attempt]] = {}
     for trial in view.trials.values():
         for attempt in trial.attempts:
             tries.setdefault(str(attempt.slot), []).append(attempt)
@@ -78,10 +78,10 @@ def waits(view: RunView) -> list[list[Any]]:
     return found
 
 
-def timeline(view: RunView) -> list[list[Any]]:
+def timeline(view: SweepState) -> list[list[Any]]:
     """Rows ``[trial_id, slot, start, end, attempt, how, switch]``, one a try of a trial; seconds since the first row.
 
-    ``how`` is how the try ended: the trial's status for its last one, before that ``parked`` or ``interrupted``.
+    ``how`` is how the try ended: the trial's status for its last one, before that ``paused`` or ``interrupted``.
     ``switch``: seconds from its start until it was ready to train.
     """
 
@@ -95,15 +95,15 @@ def timeline(view: RunView) -> list[list[Any]]:
     ]
 
 
-def _switch(attempt: AttemptView) -> float:
+def _switch(attempt: Attempt) -> float:
     return round(min(attempt.switch_seconds or 0.0, attempt.last - attempt.started), 2)
 
 
-def _how(trial: TrialView, attempt: AttemptView) -> str:
-    return trial.status if attempt is trial.attempts[-1] else "parked" if attempt.parked else "interrupted"
+def _how(trial: TrialState, attempt: Attempt) -> str:
+    return trial.status if attempt is trial.attempts[-1] else "paused" if attempt.paused else "interrupted"
 
 
-def _curve(trial: TrialView, points: int, evidence_limit: int) -> dict[str, Any]:
+def _curve(trial: TrialState, points: int, evidence_limit: int) -> dict[str, Any]:
     history = trial.history
     clock = np.nancumsum(history["seconds"])
     n = len(clock)
@@ -135,16 +135,16 @@ def _curve(trial: TrialView, points: int, evidence_limit: int) -> dict[str, Any]
         "v": [
             {
                 k: _clip(v.get(k), evidence_limit)
-                for k in ("step", "samples_seen", "window", "action", "rule", "reason")
+                for k in ("step", "samples_seen", "rung", "action", "rule", "reason")
             }
-            | {"p_good": v.get("p_good"), "evidence": _clip(v.get("evidence"), evidence_limit)}
-            for v in trial.verdicts
+            | {"p_top": v.get("p_top"), "evidence": _clip(v.get("evidence"), evidence_limit)}
+            for v in trial.decisions
         ],
         "f": [
             {k: _clip(f.get(k), 2000) for k in ("error", "message", "action", "lost_seconds")}
             for f in trial.faults
         ],
-        "c": trial.effective,
+        "c": trial.train_config,
     }
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from scipy import stats
 
-from sweepft.ledger import Finalist, Row, RunView, Standing, all_scored, finalists, scores_of
+from sweepft.ledger import Finalist, Row, Standing, SweepState, all_scored, finalists, scores_of
 from sweepft.report.format import number
 
 
-def finalists_summary(view: RunView) -> dict[str, Any] | None:
+def finalists_summary(view: SweepState) -> dict[str, Any] | None:
     """Finalists best first, or None where none were chosen; see docs/report.md for every key."""
     if view.finalists is None:
         return None
@@ -78,28 +78,28 @@ def _welch(a: Standing, b: Standing) -> float:
 
 def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]:
     trial, standing = finalist.trial, finalist.standing
-    held_out = (trial.evals[-1].get("sets") or {}) if trial.evals else {}
+    validation = (trial.evals[-1].get("sets") or {}) if trial.evals else {}
     forgotten = {
         name: found["loss"] - base[name]["metrics"]["loss"]["value"]
-        for name, found in held_out.items()
+        for name, found in validation.items()
         if name in base and base[name]["metrics"]
     }
     return {
         "place": None if standing is None else place,
         "trial_id": trial.trial_id,
         "why": finalist.why,
-        "config": trial.config,
+        "params": trial.params,
         "value": None if standing is None else standing.value,
         "stderr": None if standing is None else standing.stderr,
         "objective": trial.objective,
-        "confirmed": _confirmed(
-            [t.objective for t in finalist.seeds if t.objective is not None], _range_of("held_out", "loss")
+        "replicated": _replicated(
+            [t.objective for t in finalist.seeds if t.objective is not None], _range_of("validation", "loss")
         ),
         "seeds_lost": finalist.seeds_lost,
         "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},
         "seeds": {
             name: {
-                metric: _confirmed(
+                metric: _replicated(
                     [
                         s[name]["metrics"][metric]["value"]
                         for s in finalist.seed_scores
@@ -113,7 +113,7 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
         }
         if finalist.seeds
         else {},
-        "held_out_change": forgotten,
+        "validation_change": forgotten,
         "reasons": {name: row["reason"] for name, row in finalist.scores.items() if row.get("reason")},
     }
 
@@ -122,7 +122,7 @@ def _has(scores: Any, name: str, metric: str) -> bool:
     return name in scores and metric in scores[name]["metrics"]
 
 
-def _confirmed(values: list[float], possible: tuple[float, float]) -> dict[str, Any] | None:
+def _replicated(values: list[float], possible: tuple[float, float]) -> dict[str, Any] | None:
     """Mean over fresh seeds with its 95% interval by Student's t; None without any.
 
     Args:
@@ -164,7 +164,7 @@ def _range_of(what: str, metric: str) -> tuple[float, float]:
     word = metric.partition(",")[0]  # after it stands a filter of the harness
     if what == "judge":
         return (0.0, math.inf) if word == "failed_verdicts" else (1.0, 10.0)
-    if what in ("test", "held_out") or "perplexity" in word:
+    if what in ("test", "validation") or "perplexity" in word:
         return (0.0, math.inf)
     return (0.0, 1.0) if word in _SHARES or word.endswith("_acc") else _ANY
 
@@ -178,12 +178,12 @@ def _metrics(row: Row, base: dict[str, Row]) -> dict[str, Any]:
     }
 
 
-def _columns(view: RunView, chosen: list[Finalist], base: dict[str, Row]) -> list[dict[str, Any]]:
+def _columns(view: SweepState, chosen: list[Finalist], base: dict[str, Row]) -> list[dict[str, Any]]:
     """What the table shows: one metric of each test set and task, the first it has, or the one that ranks."""
     columns = []
     rank_by = (view.finalists or {})["rank_by"]
     for part in (view.finalists or {})["parts"]:
-        if part["what"] == "held_out":
+        if part["what"] == "validation":
             continue
         name = part["name"]
         row = next((f.scores[name] for f in chosen if f.scores.get(name, {}).get("metrics")), base.get(name))
@@ -253,7 +253,7 @@ def finalists_markdown(summary: dict[str, Any], escape: Callable[[Any], str]) ->
     ]
     lines += ["| " + " | ".join(escape(h) for h in heads) + " |", "|" + " --- |" * len(heads)]
     for row in finals["rows"]:
-        seeds = row["confirmed"]
+        seeds = row["replicated"]
         known = seeds and seeds["low"] is not None
         interval = (
             f"{number(seeds['mean'])} ({number(seeds['low'])} to {number(seeds['high'])})" if known else "—"

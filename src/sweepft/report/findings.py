@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.signals import Estimate, final_metrics, least_squares
 
 Columns = dict[str, list[float]]
 
 
 def recipe_findings(
-    view: RunView, trials: list[dict[str, Any]], signals: list[dict[str, Any]]
+    view: SweepState, trials: list[dict[str, Any]], signals: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Effects of the swept settings on the objective and every held-out set, and what the early signals say.
 
@@ -31,8 +31,8 @@ def recipe_findings(
         target token (negative: better), None where there are not enough trials to say or nothing was varied.
     """
     done = [t for t in trials if t["rank"] is not None]
-    effective = {name: t.effective for name, t in view.trials.items()}
-    full = [{**effective.get(t["trial_id"], {}), **t["config"]} for t in done]
+    train_config = {name: t.train_config for name, t in view.trials.items()}
+    full = [{**train_config.get(t["trial_id"], {}), **t["params"]} for t in done]
     finals = final_metrics(done)
     columns = _columns(full)
     rows = []
@@ -100,8 +100,8 @@ def _columns(configs: list[dict[str, Any]]) -> Columns:
     return columns
 
 
-def _warmup(config: dict[str, Any]) -> float:
-    value = config.get("warmup.steps", config["warmup"])
+def _warmup(params: dict[str, Any]) -> float:
+    value = params.get("warmup.steps", params["warmup"])
     return float(value["steps"] if isinstance(value, dict) else value)
 
 
@@ -157,12 +157,12 @@ def _signal_rows(signals: list[dict[str, Any]]) -> list[dict[str, Any]]:
             fitting = [s for s in here if s["metric"] == metric and s["cohort"] == cohort]
             if not fitting:
                 continue
-            first = min(fitting, key=lambda s: s["window"])
+            first = min(fitting, key=lambda s: s["rung"])
             sign = (first["low"] > 0) - (first["high"] < 0)
             verdict = "cannot tell" if sign == 0 else "holds here" if sign == wanted else "does not hold here"
             where = "within batch sizes" if cohort == "batch_size" else "over all trials"
             text = (
-                f"Rank correlation with the final loss at {first['window']:.0%} of the budget, {where}: "
+                f"Rank correlation with the final loss at {first['rung']:.0%} of the budget, {where}: "
                 f"{first['rho']:+.2f} ({first['low']:+.2f} to {first['high']:+.2f}, {first['n']} trials)."
             )
             row = {"finding": "early signals", "claim": claim, "metric": metric, "unit": "Spearman's rho"}

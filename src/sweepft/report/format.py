@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from sweepft.spec import setting_text
+from sweepft.spec import format_value
 
 _TURNS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 
@@ -15,7 +15,7 @@ def number(value: Any, digits: int = 4) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "—"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return shorten(one_line(setting_text(value)), 80)
+        return shorten(one_line(format_value(value)), 80)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
     if value != 0 and not 1e-3 <= abs(value) < 1e6:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.curves import page_curves, timeline, waits
 from sweepft.report.format import duration, money, number, percent, said, shorten
 from sweepft.report.summary import SIMULATED, finite
@@ -86,7 +86,7 @@ def render_comparison(comparison: dict[str, Any]) -> str:
     return _render("compare.html.jinja", ("base.js", "compare.js"), data, r=comparison)
 
 
-def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -> str:
+def render_page(view: SweepState, summary: dict[str, Any], *, live: bool = False) -> str:
     """The page of a sweep.
 
     Args:
@@ -96,10 +96,10 @@ def render_page(view: RunView, summary: dict[str, Any], *, live: bool = False) -
     """
     order = [t["trial_id"] for t in summary["trials"]]
     given = summary["provenance"]["spec"]
-    sets = (given.get("data") or {}).get("held_out") or []
+    sets = (given.get("data") or {}).get("validation") or []
     data = {
         "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults", "commands")},
-        "curves": finite(page_curves(view, order, summary["windows"])),
+        "curves": finite(page_curves(view, order, summary["rungs"])),
         "timeline": finite(timeline(view)),
         "waits": finite(waits(view)),
         "space": (given.get("search") or {}).get("space") or {},

@@ -22,11 +22,11 @@ def importances(space: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str
 
     Args:
         space: ``search.space`` of the spec: ``{key: {choice | uniform | log_uniform | int_uniform: ...}}``.
-        trials: Records of completed trials, with ``config`` and ``objective``.
+        trials: Records of completed trials, with ``params`` and ``objective``.
     """
     usable = [t for t in trials if isinstance(t["objective"], int | float) and math.isfinite(t["objective"])]
-    varied = [k for k in space if len({_label(t["config"].get(k)) for t in usable}) > 1]
-    usable = [t for t in usable if all(k in t["config"] for k in varied)]
+    varied = [k for k in space if len({_label(t["params"].get(k)) for t in usable}) > 1]
+    usable = [t for t in usable if all(k in t["params"] for k in varied)]
     if len(usable) < MIN_TRIALS or not varied:
         return None
     if len(varied) == 1:
@@ -38,9 +38,9 @@ def importances(space: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         study = optuna.create_study()
-        distributions = {k: _distribution([t["config"][k] for t in usable], space[k]) for k in varied}
+        distributions = {k: _distribution([t["params"][k] for t in usable], space[k]) for k in varied}
         for t in usable:
-            params = {k: _value(t["config"][k], distributions[k]) for k in varied}
+            params = {k: _value(t["params"][k], distributions[k]) for k in varied}
             study.add_trial(
                 optuna.trial.create_trial(
                     params=params, distributions=distributions, value=float(t["objective"])

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sweepft.ledger import RunView, TrialView
+from sweepft.ledger import SweepState, TrialState
 
 MIN_PAIRS = 5
 
@@ -132,7 +132,7 @@ PAPER: Final = {"grad_norm": 1, "loss": -1}
 """The sign arXiv 2412.13337 expects against a final loss: low gradient norm and high loss are good."""
 
 
-def signal_at(trial: TrialView, window: float) -> dict[str, float]:
+def signal_at(trial: TrialState, rung: float) -> dict[str, float]:
     """The signals of a trial at a window (a fraction of the budget); empty if it did not get there.
 
     Training signals are means over the steps with ``0.8 w < samples_seen / budget <= w``, or over the step
@@ -143,12 +143,12 @@ def signal_at(trial: TrialView, window: float) -> dict[str, float]:
     if trial.budget_samples <= 0 or not len(history["step"]):
         return {}
     done = history["samples_seen"] / trial.budget_samples
-    if done[-1] < window:
+    if done[-1] < rung:
         return {}
-    at = int(np.argmax(done >= window))
-    late = (done > 0.8 * window) & (done <= window)
+    at = int(np.argmax(done >= rung))
+    late = (done > 0.8 * rung) & (done <= rung)
     late[at] = late[at] or not late.any()
-    early = done <= 0.2 * window
+    early = done <= 0.2 * rung
     early[0] = True
     loss = float(np.mean(history["loss"][late]))
     values = {
@@ -157,12 +157,12 @@ def signal_at(trial: TrialView, window: float) -> dict[str, float]:
         "grad_norm": float(np.mean(history["grad_norm"][late])),
     }
     for e in trial.evals:
-        if e.get("window") == window and isinstance(e.get("objective"), int | float):
+        if e.get("rung") == rung and isinstance(e.get("objective"), int | float):
             values["eval_loss"] = float(e["objective"])
     return values
 
 
-def early_signals(view: RunView, trials: list[dict[str, Any]], windows: list[float]) -> list[dict[str, Any]]:
+def early_signals(view: SweepState, trials: list[dict[str, Any]], rungs: list[float]) -> list[dict[str, Any]]:
     """Correlations of every signal at every window with every final metric.
 
     Returns:
@@ -172,11 +172,11 @@ def early_signals(view: RunView, trials: list[dict[str, Any]], windows: list[flo
     """
     done = [t for t in trials if t["rank"] is not None]
     finals = final_metrics(done)
-    cohorts = [t["config"].get("batch_size") for t in done]
+    cohorts = [t["params"].get("batch_size") for t in done]
     several = len(set(map(str, cohorts))) > 1
     rows = []
-    for window in windows:
-        at = [signal_at(view.trials[t["trial_id"]], window) for t in done]
+    for rung in rungs:
+        at = [signal_at(view.trials[t["trial_id"]], rung) for t in done]
         for signal in SIGNALS:
             values = [s.get(signal, np.nan) for s in at]
             for metric, final in finals.items():
@@ -185,27 +185,27 @@ def early_signals(view: RunView, trials: list[dict[str, Any]], windows: list[flo
                         continue
                     found = rank_correlation(values, final, labels)
                     if found is not None:
-                        rows.append(_row(signal, window, metric, cohort, found))
+                        rows.append(_row(signal, rung, metric, cohort, found))
     return rows
 
 
 def final_metrics(done: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Final losses of completed trials: ``objective``, and each held-out set that is not the objective itself."""
     finals = {"objective": [float(t["objective"]) for t in done]}
-    for name in dict.fromkeys(name for t in done for name in t["held_out"]):
-        losses = [(t["held_out"].get(name) or {}).get("loss") for t in done]
+    for name in dict.fromkeys(name for t in done for name in t["validation"]):
+        losses = [(t["validation"].get(name) or {}).get("loss") for t in done]
         values = [float(v) if isinstance(v, int | float) else np.nan for v in losses]
         if not np.allclose(values, finals["objective"], rtol=1e-9, atol=1e-12):
             finals[name] = values
     return finals
 
 
-def _row(signal: str, window: float, metric: str, cohort: str, found: Estimate) -> dict[str, Any]:
+def _row(signal: str, rung: float, metric: str, cohort: str, found: Estimate) -> dict[str, Any]:
     values = asdict(found)
     values["rho"] = values.pop("value")
     return {
         "signal": signal,
-        "window": window,
+        "rung": rung,
         "metric": metric,
         "cohort": cohort,
         **values,

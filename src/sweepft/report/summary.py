@@ -10,14 +10,14 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import recipe_findings
 from sweepft.report.importance import importances
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
-from sweepft.report.trials import swept_keys, trial_record, windows_of
+from sweepft.report.trials import rungs_of, swept_keys, trial_record
 from sweepft.report.winner import answer
 
 REPORT_SCHEMA_VERSION: Final = 1
@@ -31,7 +31,7 @@ SIMULATED: Final = (
 """What every form of the report says of a simulated sweep."""
 
 
-def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
+def summarise(view: SweepState, price: float | None = None) -> dict[str, Any]:
     """The report of a sweep as it stands, finished or not; see docs/report.md for every key.
 
     Args:
@@ -40,9 +40,9 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
 
     Numbers that are not finite are None, so that the result is strict JSON.
     """
-    windows = windows_of(view)
-    trials = [trial_record(view, r.trial, r.rank, windows) for r in view.ranking()]
-    signals = early_signals(view, trials, windows)
+    rungs = rungs_of(view)
+    trials = [trial_record(view, r.trial, r.rank, rungs) for r in view.ranking()]
+    signals = early_signals(view, trials, rungs)
     space = (view.spec.get("search") or {}).get("space") or {}
     ranked = [t for t in trials if t["rank"] is not None]
     finals = finalists_summary(view)
@@ -59,7 +59,7 @@ def summarise(view: RunView, price: float | None = None) -> dict[str, Any]:
         "last_row": view.last_time,
         "ledger_rows": view.rows,
         "budget_samples": view.budget_samples,
-        "windows": windows,
+        "rungs": rungs,
         "swept": swept_keys(view),
         "counts": dict(Counter(t["status"] for t in trials)),
         "answer": first,
@@ -99,7 +99,7 @@ def finite(value: Any) -> Any:
     return value
 
 
-def _provenance(view: RunView) -> dict[str, Any]:
+def _provenance(view: SweepState) -> dict[str, Any]:
     latest = view.resumes[-1] if view.resumes else view.header
     keys = ("spec_digest", "seed", "data", "versions", "hardware", "git_commit", "command")
     resumes = [{"time": r.get("time"), "command": r.get("command")} for r in view.resumes]
@@ -107,15 +107,15 @@ def _provenance(view: RunView) -> dict[str, Any]:
 
 
 def _not_measured(
-    view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None, found: dict[str, Any]
+    view: SweepState, trials: list[dict[str, Any]], finals: dict[str, Any] | None, found: dict[str, Any]
 ) -> list[str]:
     """What a reader might think was measured, and was not."""
     missing = []
     if view.simulated:
         missing.append(f"Anything real: {SIMULATED}")
     parts = {c["what"] for c in (finals or {"columns": ()})["columns"]}
-    seeds = {str(t.effective.get("seed")) for t in view.trials.values() if t.confirms is None}
-    if any(t.confirms for t in view.trials.values()):
+    seeds = {str(t.train_config.get("seed")) for t in view.trials.values() if t.replicate_of is None}
+    if any(t.replicate_of for t in view.trials.values()):
         missing.append("Seed noise of trials that were not confirmed: they were trained with one seed.")
     elif len(seeds) <= 1:
         missing.append("Seed noise: every configuration was trained with one seed.")
@@ -129,7 +129,7 @@ def _not_measured(
     stops = [t for t in trials if t["status"] == "stopped"]
     if stops and not any(t["audited"] for t in trials):
         missing.append("Whether stops were right: no condemned trial was run on as an audit.")
-    sets = {name for t in trials for name in t["held_out"]}
+    sets = {name for t in trials for name in t["validation"]}
     if len(sets) == 1:
         missing.append("Forgetting: no held-out set besides the one that decides.")
     if "task" not in parts:

@@ -15,7 +15,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.finalists import finalist_cells, finalists_markdown
 from sweepft.report.format import duration, money, number, one_line, percent, said, shorten
 from sweepft.report.summary import SIMULATED, summarise
@@ -36,13 +36,13 @@ CSV_COLUMNS = (
 )
 
 
-"""The fixed columns. Swept settings follow by their key, then ``held_out.<set>`` losses, then finalists' scores."""
+"""The fixed columns. Swept settings follow by their key, then ``validation.<set>`` losses, then finalists' scores."""
 
 
 STYLES = {
     "completed": "blue",
     "stopped": "yellow",
-    "parked": "cyan",
+    "paused": "cyan",
     "diverged": "red",
     "failed": "magenta",
     "running": "green",
@@ -56,19 +56,19 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     would take for a formula gets a leading apostrophe.
     """
     swept = {
-        k: f"config.{k}" if k in CSV_COLUMNS or k.startswith("held_out.") else k for k in summary["swept"]
+        k: f"config.{k}" if k in CSV_COLUMNS or k.startswith("validation.") else k for k in summary["swept"]
     }
-    sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["held_out"]))
+    sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["validation"]))
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
     finals = finalist_cells(summary)
-    heads = (*CSV_COLUMNS, *swept.values(), *(f"held_out.{s}" for s in sets), *finals.columns)
+    heads = (*CSV_COLUMNS, *swept.values(), *(f"validation.{s}" for s in sets), *finals.columns)
     write.writerow(_cell(c) for c in heads)
     for t in summary["trials"]:
-        fixed = {**t, "stop_window": (t["stop"] or {}).get("window")}
+        fixed = {**t, "stop_window": (t["stop"] or {}).get("rung")}
         cells = [fixed[c] for c in CSV_COLUMNS]
-        cells += [t["config"].get(k) for k in swept]
-        cells += [(t["held_out"].get(s) or {}).get("loss") for s in sets]
+        cells += [t["params"].get(k) for k in swept]
+        cells += [(t["validation"].get(s) or {}).get("loss") for s in sets]
         cells += finals.of(t["trial_id"])
         write.writerow(_cell(c) for c in cells)
     return out.getvalue()
@@ -83,7 +83,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     if a["winner"]:
         w = a["winner"]
         stderr = f" ± {w['stderr']:.4f}" if w["stderr"] is not None else ""
-        settings = ", ".join(f"{_md(k)} = {_md(number(v))}" for k, v in w["config"].items())
+        settings = ", ".join(f"{_md(k)} = {_md(number(v))}" for k, v in w["params"].items())
         lines += [
             f"- **Winner** {_md(w['trial_id'])}: {settings}",
             f"- **Held-out loss** {w['objective']:.4f}{stderr} nats per target token",
@@ -107,7 +107,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines += finalists_markdown(summary, _md)
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [
-        f"- {f['claim']} ({_md(f['metric'])}) **{f['verdict']}**. {f['text']}" for f in summary["findings"]
+        f"- {f['claim']} ({_md(f['metric'])}) **{f['decision']}**. {f['text']}" for f in summary["findings"]
     ]
     lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)
@@ -149,7 +149,7 @@ def comparison_markdown(comparison: dict[str, Any]) -> str:
             else "best"
             if s["label"] == comparison["best"]
             else "—",
-            ", ".join(f"{k} = {number(v)}" for k, v in (w.get("config") or {}).items()),
+            ", ".join(f"{k} = {number(v)}" for k, v in (w.get("params") or {}).items()),
             f"{s['trials']} ({', '.join(f'{n} {status}' for status, n in s['counts'].items())})",
             f"{duration(c['capacity'])} of {'GPU' if c['unit'] == 'gpu_seconds' else 'slot'} time",
             percent(c["saved_share"]),
@@ -166,7 +166,9 @@ def comparison_markdown(comparison: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def terminal_table(view: RunView, summary: dict[str, Any] | None = None, limit: int = 30) -> RenderableType:
+def terminal_table(
+    view: SweepState, summary: dict[str, Any] | None = None, limit: int = 30
+) -> RenderableType:
     """The ranking as a rich renderable, with the answer above it.
 
     Args:
@@ -240,7 +242,7 @@ class _Ranking:
             row = [Text(c) for c in cells]
             status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['reach'])}"
             row += [Text(status, style=STYLES.get(t["status"], "dim")), Text(loss)]
-            row += [Text(_brief(t["config"].get(k))) for k in swept]
+            row += [Text(_brief(t["params"].get(k))) for k in swept]
             row += [Text(duration(t["seconds"]).replace(" min", "m").replace(" ", ""))]
             table.add_row(*row, style="bold" if t["rank"] == 1 else None)
         return table
@@ -291,7 +293,7 @@ def _md_table(summary: dict[str, Any], limit: int) -> list[str]:
             t["status"],
             "—" if t["objective"] is None else f"{t['objective']:.4f}",
         ]
-        cells += [number(t["config"].get(k)) for k in summary["swept"]]
+        cells += [number(t["params"].get(k)) for k in summary["swept"]]
         cells += [percent(t["reach"]), shorten(t["reason"] or "", 120)]
         lines.append("| " + " | ".join(_md(c) for c in cells) + " |")
     if len(summary["trials"]) > limit:

@@ -12,29 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from sweepft.ledger import RunView, TrialView, without_residuals
+from sweepft.ledger import SweepState, TrialState, without_residuals
 
 
-def swept_keys(view: RunView) -> list[str]:
+def swept_keys(view: SweepState) -> list[str]:
     """Swept keys: in the order of the spec's search space, then any others that trials have."""
     space = ((view.spec.get("search") or {}).get("space")) or {}
     found = (
-        [k for k in space if any(k in t.config for t in view.trials.values())] if view.trials else list(space)
+        [k for k in space if any(k in t.params for t in view.trials.values())] if view.trials else list(space)
     )
     for trial in view.trials.values():
-        found += [k for k in trial.config if k not in found]
+        found += [k for k in trial.params if k not in found]
     return found
 
 
-def windows_of(view: RunView) -> list[float]:
+def rungs_of(view: SweepState) -> list[float]:
     """The windows at which trials are judged, as fractions of the budget below 1."""
-    given = (view.spec.get("early_stop") or {}).get("windows")
+    given = (view.spec.get("early_stop") or {}).get("rungs")
     if not isinstance(given, list):
-        given = {e["window"] for t in view.trials.values() for e in t.evals if e.get("window")}
+        given = {e["rung"] for t in view.trials.values() for e in t.evals if e.get("rung")}
     return sorted({float(w) for w in given if isinstance(w, int | float) and 0 < w < 1})
 
 
-def objective_stderr(view: RunView, sets: dict[str, Any]) -> float | None:
+def objective_stderr(view: SweepState, sets: dict[str, Any]) -> float | None:
     """Standard error of the objective, from those of the held-out sets and their weights in the spec.
 
     The sets are taken as independent: sqrt(sum (w s)^2) / sum w. None where a needed one is not known.
@@ -42,7 +42,7 @@ def objective_stderr(view: RunView, sets: dict[str, Any]) -> float | None:
     return _weighted_error(view, {name: _number(found.get("stderr")) for name, found in sets.items()})
 
 
-def paired_stderr(view: RunView, first: TrialView, second: TrialView) -> float | None:
+def paired_stderr(view: SweepState, first: TrialState, second: TrialState) -> float | None:
     """Standard error of the difference of two completed trials' objectives, which were taken on the same samples.
 
     Of each set, over groups of samples: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens, with the groups' residuals r. None
@@ -63,8 +63,8 @@ def paired_stderr(view: RunView, first: TrialView, second: TrialView) -> float |
     return _weighted_error(view, errors)
 
 
-def _weighted_error(view: RunView, errors: dict[str, float]) -> float | None:
-    declared = (view.spec.get("data") or {}).get("held_out") or []
+def _weighted_error(view: SweepState, errors: dict[str, float]) -> float | None:
+    declared = (view.spec.get("data") or {}).get("validation") or []
     weights = {d.get("name"): d.get("weight", 1.0) for d in declared if isinstance(d, dict)}
     used = {name: float(weights.get(name, 1.0 if len(errors) == 1 else 0.0) or 0.0) for name in errors}
     total = sum(used.values())
@@ -74,7 +74,7 @@ def _weighted_error(view: RunView, errors: dict[str, float]) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def trial_seconds(trial: TrialView) -> float:
+def trial_seconds(trial: TrialState) -> float:
     """Slot-seconds a trial took: its `cost` rows, else the phases it reported, else its steps and evaluations."""
     for phases in (trial.costs, trial.phase_seconds):
         if phases:
@@ -82,13 +82,13 @@ def trial_seconds(trial: TrialView) -> float:
     return float(np.nansum(trial.history["seconds"])) + sum(_finite(e.get("seconds")) for e in trial.evals)
 
 
-def saved_seconds(view: RunView, trial: TrialView, windows: Iterable[float]) -> float:
+def saved_seconds(view: SweepState, trial: TrialState, rungs: Iterable[float]) -> float:
     """Slot-seconds that stopping this trial saved, at its own measured speed.
 
     Its remaining steps times its median step time, and its remaining evaluations times their mean time. A parked trial
     may come back while the sweep goes on: it has saved something only once that is over.
     """
-    if trial.status != "stopped" and not (trial.status == "parked" and view.finish is not None):
+    if trial.status != "stopped" and not (trial.status == "paused" and view.finish is not None):
         return 0.0
     seconds = trial.history["seconds"]
     seconds = seconds[np.isfinite(seconds)]
@@ -96,18 +96,20 @@ def saved_seconds(view: RunView, trial: TrialView, windows: Iterable[float]) -> 
     saved = max(0, trial.planned_steps - trial.step) * per_step
     evaluations = [_finite(e.get("seconds")) for e in trial.evals]
     if evaluations:
-        last = max(_finite(e.get("window")) for e in trial.evals)
-        saved += (1 + sum(w > last for w in windows)) * sum(evaluations) / len(evaluations)
+        last = max(_finite(e.get("rung")) for e in trial.evals)
+        saved += (1 + sum(w > last for w in rungs)) * sum(evaluations) / len(evaluations)
     return saved
 
 
-def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: list[float]) -> dict[str, Any]:
+def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: list[float]) -> dict[str, Any]:
     """All the report says about a trial, as plain data; see docs/report.md."""
     done = trial.status == "completed"
     last = trial.evals[-1] if trial.evals else None
     final = last if done and last is not None and last.get("final") else None
     sets = (final or {}).get("sets") or {}
-    stop = trial.stopped_by or next((v for v in reversed(trial.verdicts) if v.get("action") == "guard"), None)
+    stop = trial.stopped_by or next(
+        (v for v in reversed(trial.decisions) if v.get("action") == "divergence_check"), None
+    )
     gpus = gpus_of(view, trial)
     seconds = trial_seconds(trial)
     return {
@@ -116,14 +118,14 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "rank": rank,
         "status": trial.status,
         "origin": trial.origin,
-        "confirms": trial.confirms,
-        "config": trial.config,
+        "replicate_of": trial.replicate_of,
+        "params": trial.params,
         "objective": trial.objective,
         "objective_stderr": objective_stderr(view, sets) if sets else None,
-        "held_out": without_residuals(sets),
+        "validation": without_residuals(sets),
         "last_eval": None
         if last is None
-        else {k: last.get(k) for k in ("window", "step", "samples_seen", "objective")},
+        else {k: last.get(k) for k in ("rung", "step", "samples_seen", "objective")},
         "reach": trial.reach,
         "step": trial.step,
         "planned_steps": trial.planned_steps,
@@ -132,14 +134,12 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
         "tokens_seen": trial.tokens_seen,
         "stop": None
         if stop is None
-        else {
-            k: stop.get(k) for k in ("window", "step", "samples_seen", "action", "rule", "reason", "p_good")
-        },
+        else {k: stop.get(k) for k in ("rung", "step", "samples_seen", "action", "rule", "reason", "p_top")},
         "reason": trial.reason,
         "seconds": seconds,
         "gpus": gpus,
         "seconds_by_phase": trial.costs or trial.phase_seconds,
-        "saved_seconds": saved_seconds(view, trial, windows),
+        "saved_seconds": saved_seconds(view, trial, rungs),
         "audited": trial.audited,
         "attempts": len(trial.attempts),
         "slots": list(dict.fromkeys(a.slot for a in trial.attempts)),
@@ -148,7 +148,7 @@ def trial_record(view: RunView, trial: TrialView, rank: int | None, windows: lis
     }
 
 
-def gpus_of(view: RunView, trial: TrialView) -> float:
+def gpus_of(view: SweepState, trial: TrialState) -> float:
     """GPUs the trial held: from its cost rows, else from the spec; 0 on a CPU."""
     wall = sum(trial.costs.values())
     if wall > 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.trials import paired_stderr
 
 EDGE_SHARE = 0.05
@@ -19,13 +19,13 @@ EDGE_SHARE = 0.05
 
 
 def answer(
-    view: RunView, trials: list[dict[str, Any]], finals: dict[str, Any] | None = None
+    view: SweepState, trials: list[dict[str, Any]], finals: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Winner, runner-up, difference and warnings; ``winner`` is None while no trial has completed.
 
     Returns:
-        ``winner``, ``runner_up``: ``{trial_id, config, objective, stderr, held_out}`` or None, of the finalists where
-        these are scored; ``by``: what they are first and second by; ``confirmed``: the winner's held-out loss over
+        ``winner``, ``runner_up``: ``{trial_id, config, objective, stderr, validation}`` or None, of the finalists where
+        these are scored; ``by``: what they are first and second by; ``replicated``: the winner's held-out loss over
         fresh seeds, or None;
         ``difference``: ``{value, stderr, paired, clear, text}`` (runner-up minus winner, nats per target token;
         ``clear`` when it exceeds 1.96 standard errors, None when those are unknown);
@@ -45,7 +45,7 @@ def answer(
             "within_noise": [],
             "edges": [],
             "by": "objective",
-            "confirmed": None,
+            "replicated": None,
             "headline": "No trial has completed the full budget yet: there is no winner.",
         }
     if decided and (len(decided["rows"]) < 2 or decided["rows"][1]["place"] is None):
@@ -55,7 +55,7 @@ def answer(
     headline = _headline(first, difference, len(ranked), len(trials))
     if decided:
         close = []
-        if decided["by"] != "objective" or decided["rows"][0]["confirmed"]:
+        if decided["by"] != "objective" or decided["rows"][0]["replicated"]:
             difference = decided["difference"]
         headline = _finals_headline(decided, difference)
     return {
@@ -63,14 +63,14 @@ def answer(
         "runner_up": second,
         "difference": difference,
         "within_noise": close,
-        "edges": edge_warnings(view, first["config"]),
+        "edges": edge_warnings(view, first["params"]),
         "by": decided["by"] if decided else "objective",
-        "confirmed": decided["rows"][0]["confirmed"] if decided else None,
+        "replicated": decided["rows"][0]["replicated"] if decided else None,
         "headline": headline,
     }
 
 
-def _decided(view: RunView, finals: dict[str, Any] | None) -> dict[str, Any] | None:
+def _decided(view: SweepState, finals: dict[str, Any] | None) -> dict[str, Any] | None:
     """The finalists, once they decide: the view's winner is the first of them."""
     if not finals or not finals["rows"] or finals["rows"][0]["place"] is None or view.best is None:
         return None
@@ -89,7 +89,7 @@ def _finals_headline(finals: dict[str, Any], difference: dict[str, Any] | None) 
     return text + ", but the runner-up is within the noise."
 
 
-def edge_warnings(view: RunView, config: dict[str, Any]) -> list[dict[str, Any]]:
+def edge_warnings(view: SweepState, params: dict[str, Any]) -> list[dict[str, Any]]:
     """Where the winner sits on an edge of the search space: ``{key, value, side, text}``.
 
     An edge of a range is its outer `EDGE_SHARE` on the range's own scale; an edge of a choice of three or
@@ -98,7 +98,7 @@ def edge_warnings(view: RunView, config: dict[str, Any]) -> list[dict[str, Any]]
     space = (view.spec.get("search") or {}).get("space") or {}
     found = []
     for key, dimension in space.items():
-        value = config.get(key)
+        value = params.get(key)
         if not isinstance(dimension, dict) or value is None or not _is_number(value):
             continue
         side = _side(float(value), dimension)
@@ -128,7 +128,7 @@ def _side(value: float, dimension: dict[str, Any]) -> str | None:
     return None
 
 
-def _behind(view: RunView, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def _behind(view: SweepState, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     paired = paired_stderr(view, *(view.trials[t["trial_id"]] for t in (first, second)))
     return difference_of(first, second, paired)
 
@@ -173,7 +173,7 @@ def _headline(first: dict[str, Any], difference: dict[str, Any] | None, ranked: 
 def _brief(trial: dict[str, Any] | None) -> dict[str, Any] | None:
     if trial is None:
         return None
-    kept = {k: trial[k] for k in ("trial_id", "config", "objective", "held_out", "seconds")}
+    kept = {k: trial[k] for k in ("trial_id", "params", "objective", "validation", "seconds")}
     return {**kept, "stderr": trial["objective_stderr"]}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sweepft.errors import StorageError
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report.compare import compare
 from sweepft.report.html import render_comparison, render_page
 from sweepft.report.summary import summarise
@@ -20,7 +20,7 @@ def write_report(
     run_dir: str | os.PathLike[str],
     *,
     live: bool = False,
-    view: RunView | None = None,
+    view: SweepState | None = None,
     price: float | None = None,
 ) -> dict[str, Path]:
     """Make the report of a run, finished, running or crashed, from its ledger.
@@ -37,7 +37,7 @@ def write_report(
         StorageError: If the folder cannot be written.
     """
     folder = Path(run_dir)
-    view = view if view is not None else RunView.load(folder)
+    view = view if view is not None else SweepState.load(folder)
     summary = summarise(view, price)
     contents = {
         "csv": ("ranked.csv", ranked_csv(summary)),
@@ -63,7 +63,7 @@ def write_comparison(
         LedgerError, LedgerCorrupt, LedgerVersion: If a run has no ledger or it cannot be trusted.
         StorageError: If the folder cannot be written.
     """
-    comparison = compare([(os.fspath(d), RunView.load(d)) for d in run_dirs], price)
+    comparison = compare([(os.fspath(d), SweepState.load(d)) for d in run_dirs], price)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from sweepft.search.records import TrialRecord, read_records
-from sweepft.search.samplers import LATEST, Learned, derived_seed, random_sampler, sampler_for
-from sweepft.search.space import Param, Space, identity
+from sweepft.search.samplers import LATEST, SamplerHistory, derived_seed, random_sampler, sampler_for
+from sweepft.search.space import Param, Space, config_key
 from sweepft.search.study import StudyState, StudyStorage, open_study, rewrite_study
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
@@ -65,7 +65,7 @@ class Proposal:
 
     trial_id: str
     number: int
-    config: dict[str, Any]
+    params: dict[str, Any]
     origin: Origin
     study_number: int
     resumed: bool = False
@@ -95,7 +95,7 @@ class Proposer:
         self._waiting: list[Proposal] = []
         self._clones: list[dict[str, Param]] = []
         self.trials = spec.search.trials
-        self.parked: dict[str, Proposal] = {}
+        self.paused: dict[str, Proposal] = {}
         self._order: list[int] = []  # of a finite space, seeded; up to `_tried` all are proposed
         self._tried = 0
 
@@ -127,9 +127,9 @@ class Proposer:
         state, search = self._state, self.spec.search
         number = len(state.numbers)
         while self._clones:
-            params = self._clones.pop(0)
+            optuna_params = self._clones.pop(0)
             state.study.sampler = random_sampler(search, number, 0)  # has nothing left to draw
-            proposal = self._ask_once(state, number, params, params, "clone")
+            proposal = self._ask_once(state, number, optuna_params, optuna_params, "clone")
             if proposal is not None:
                 return proposal
         if self.trials is not None and number - state.cloned >= self.trials:
@@ -145,7 +145,7 @@ class Proposer:
             if search.sampler == "grid" or (not early and enumerable):
                 fixed = self._untried(state, wanted)
             if early:
-                parallel = self.spec.resources.concurrent_trials > 1 or self.spec.early_stop.park
+                parallel = self.spec.resources.concurrent_trials > 1 or self.spec.early_stop.pause
                 state.study.sampler = sampler_for(
                     search, number, attempt, parallel=parallel, space=self.space.distributions
                 )
@@ -156,32 +156,32 @@ class Proposer:
                 return proposal
         raise AssertionError("the loop above does not end")
 
-    def clone(self, config: Mapping[str, Any]) -> None:
+    def clone(self, params: Mapping[str, Any]) -> None:
         """Propose this configuration next.
 
         Raises:
             ValueError: If it does not lie in the space, is not complete, or was proposed before.
         """
-        params = self.space.encode(config)
-        missing = sorted(self.space.axes.keys() - config.keys())
+        optuna_params = self.space.encode(params)
+        missing = sorted(self.space.axes.keys() - params.keys())
         if missing:
             raise ValueError(f"not complete: {', '.join(missing)}")
-        name = self._state.seen.get(identity(params))
-        if name is not None or params in self._clones:
+        name = self._state.seen.get(config_key(optuna_params))
+        if name is not None or optuna_params in self._clones:
             raise ValueError(f"tried already: {name or 'a clone that waits for a slot'}")
-        self._clones.append(params)
+        self._clones.append(optuna_params)
 
-    def park(self, proposal: Proposal) -> None:
+    def pause(self, proposal: Proposal) -> None:
         """Keep a trial that was parked, open as it is."""
-        self.parked[proposal.trial_id] = replace(proposal, resumed=True)
+        self.paused[proposal.trial_id] = replace(proposal, resumed=True)
 
     def bring_back(self, trial_id: str) -> Proposal:
         """A parked trial, to be proposed again."""
-        return self.parked.pop(trial_id)
+        return self.paused.pop(trial_id)
 
     def recall(self, trial_id: str) -> None:
         """Propose a parked trial next."""
-        self._waiting.append(self.parked.pop(trial_id))
+        self._waiting.append(self.paused.pop(trial_id))
 
     def report(self, trial_id: str, step: int, value: float) -> None:
         """Note a held-out loss of a running trial.
@@ -213,7 +213,7 @@ class Proposer:
             raise KeyError(f"trial {trial_id} was not proposed here; {len(state.numbers)} trials were")
         if trial_id not in state.open:
             return
-        self.parked.pop(trial_id, None)
+        self.paused.pop(trial_id, None)
         self._waiting = [waiting for waiting in self._waiting if waiting.trial_id != trial_id]
         ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
         state.close(trial_id, ending, value, attrs)
@@ -231,7 +231,7 @@ class Proposer:
 
         Returns:
             Trials that had not ended; :meth:`ask` proposes them first, with their held-out losses in place. Parked
-            ones are not among them: they are in ``parked`` again.
+            ones are not among them: they are in ``paused`` again.
         """
         records = read_records(rows)
         trials: list[FrozenTrial] = []
@@ -240,19 +240,19 @@ class Proposer:
                 trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
             trials.append(self._frozen(record))
         self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials))
-        self._waiting, self.parked, self._tried = [], {}, 0
+        self._waiting, self.paused, self._tried = [], {}, 0
         for record in records:
             if record.trial_id in self._opened.open:
                 proposal = Proposal(
                     record.trial_id,
                     record.number,
-                    record.config,
+                    record.params,
                     _ORIGINS.get(record.origin, "sampler"),
                     self._opened.open[record.trial_id],
                     resumed=True,
                 )
-                if record.parked:
-                    self.park(proposal)
+                if record.paused:
+                    self.pause(proposal)
                 else:
                     self._waiting.append(proposal)
         return list(self._waiting)
@@ -264,7 +264,7 @@ class Proposer:
         return self._opened
 
     def _state_of(self, opened: tuple[Study, StudyStorage]) -> StudyState:
-        return StudyState(*opened, Learned(self._learn_from))
+        return StudyState(*opened, SamplerHistory(self._learn_from))
 
     def _next_start(self, state: StudyState) -> Mapping[str, Any] | None:
         entries: list[Mapping[str, Any]] = []
@@ -272,8 +272,8 @@ class Proposer:
             if not any(same(dict(entry), dict(other)) for other in entries):
                 entries.append(entry)
         for entry in entries[state.started :]:
-            params = self.space.encode(entry)
-            if len(params) < len(self.space.axes) or identity(params) not in state.seen:
+            optuna_params = self.space.encode(entry)
+            if len(optuna_params) < len(self.space.axes) or config_key(optuna_params) not in state.seen:
                 return entry
         return None
 
@@ -293,7 +293,7 @@ class Proposer:
         else:
             with state.storage.showing(state.history()):
                 trial = state.study.ask(self.space.distributions)
-        seen = state.seen.get(identity(trial.params))
+        seen = state.seen.get(config_key(trial.params))
         if seen is not None:
             trial.set_user_attr("duplicate_of", seen)
             state.study.tell(trial, state=TrialState.FAIL)
@@ -318,21 +318,21 @@ class Proposer:
             self._order = list(range(self.space.size))
             random.Random(derived_seed(self.spec.search.seed, "grid")).shuffle(self._order)
         order = self._order
-        while self._tried < len(order) and identity(self.space.nth(order[self._tried])) in state.seen:
+        while self._tried < len(order) and config_key(self.space.nth(order[self._tried])) in state.seen:
             self._tried += 1  # what was proposed stays so: not looked at again
         ahead = (self.space.nth(place) for place in itertools.islice(order, self._tried, None))
-        left = (params for params in ahead if identity(params) not in state.seen)
+        left = (optuna_params for optuna_params in ahead if config_key(optuna_params) not in state.seen)
         first: dict[str, Param] = {}
-        for params in left:
-            if all(params[key] == value for key, value in wanted.items()):
-                return params
-            first = first or params
+        for optuna_params in left:
+            if all(optuna_params[key] == value for key, value in wanted.items()):
+                return optuna_params
+            first = first or optuna_params
         return first
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
         """A finished (or, without a status, running) trial of the study, as it was or would have become."""
         try:
-            params = self.space.encode(record.config)
+            optuna_params = self.space.encode(record.params)
         except ValueError as error:  # proposed under a wider space: counted, not learnt from
             attrs = {**_attrs(record), "status": record.status, "reason": str(error)}
             return create_trial(state=TrialState.FAIL, user_attrs=attrs)
@@ -344,7 +344,7 @@ class Proposer:
         return create_trial(
             state=state,
             value=value,
-            params=params,
+            params=optuna_params,
             distributions=self.space.distributions,
             intermediate_values=dict(record.values),
             user_attrs={**_attrs(record), **attrs},
@@ -352,7 +352,7 @@ class Proposer:
 
 
 def _attrs(trial: Proposal | TrialRecord) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, "config": trial.config, "origin": trial.origin}
+    return {"trial_id": trial.trial_id, "params": trial.params, "origin": trial.origin}
 
 
 def _ending(

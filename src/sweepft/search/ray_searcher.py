@@ -54,7 +54,7 @@ class OptunaSearcher(Searcher):
         self.proposer = proposer
         self.budget_samples = budget_samples
         self.should_stop = should_stop
-        self.comebacks: Callable[[], Sequence[str]] | None = None
+        self.resume_candidates: Callable[[], Sequence[str]] | None = None
         self.ending: Callable[[], bool] | None = None
         self.faults: Callable[[str], int] | None = None
         self.lost: list[Proposal] = []
@@ -65,11 +65,11 @@ class OptunaSearcher(Searcher):
         self._outcomes: dict[str, tuple[str, float | None, str | None]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        callables = ("should_stop", "comebacks", "ending", "faults", "afterwards")
+        callables = ("should_stop", "resume_candidates", "ending", "faults", "afterwards")
         return {**self.__dict__, **dict.fromkeys(callables)}
 
     def set_search_properties(
-        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+        self, metric: str | None, mode: str | None, params: dict[str, Any], **spec: Any
     ) -> bool:
         """Take constants of ``param_space`` as they are; metric and mode are settled."""
         return True
@@ -84,14 +84,14 @@ class OptunaSearcher(Searcher):
         if proposal is None:
             return None if self.proposals else self._after_the_search()
         self.proposals[trial_id] = proposal
-        settings = self.proposer.spec.trial_settings(proposal.config)
+        settings = self.proposer.spec.train_config(proposal.params)
         return {
             "trial_id": proposal.trial_id,
             "number": proposal.number,
             "origin": proposal.origin,
             "resumed": proposal.resumed,
             "study_number": proposal.study_number,
-            "config": dict(proposal.config),
+            "params": dict(proposal.params),
             "settings": settings.model_dump(mode="json"),
             "reported_samples": self.reported.get(proposal.trial_id, 0),
             "faults": 0 if self.faults is None else self.faults(proposal.trial_id),
@@ -127,9 +127,9 @@ class OptunaSearcher(Searcher):
         self._note(proposal, result or {})  # a trial's last result comes here only
         outcome = self._outcomes.pop(proposal.trial_id, None)
         status, value, reason = outcome or self._looks_like(result or {}, error)
-        if status == "parked":
+        if status == "paused":
             self.reported[proposal.trial_id] = int((result or {})["samples_seen"])
-            self.proposer.park(proposal)
+            self.proposer.pause(proposal)
         elif status == "lost":
             self.lost.append(replace(proposal, resumed=True))
         else:
@@ -141,8 +141,10 @@ class OptunaSearcher(Searcher):
         return None if over else self.proposer.ask() or self._come_back()
 
     def _come_back(self) -> Proposal | None:
-        worth = self.comebacks() if self.comebacks is not None and self.proposer.parked else ()
-        first = next((trial_id for trial_id in worth if trial_id in self.proposer.parked), None)
+        worth = (
+            self.resume_candidates() if self.resume_candidates is not None and self.proposer.paused else ()
+        )
+        first = next((trial_id for trial_id in worth if trial_id in self.proposer.paused), None)
         return None if first is None else self.proposer.bring_back(first)
 
     def _after_the_search(self) -> dict[str, Any] | str | None:
@@ -155,9 +157,9 @@ class OptunaSearcher(Searcher):
         """Nothing to save: the study has a file of its own, and a resumed sweep is a new Tuner."""
 
     def _note(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        window, value = result.get("window"), result.get("eval_loss")
-        if window is not None and value is not None:
-            self.proposer.report(proposal.trial_id, nominal_step(window, self.budget_samples), value)
+        rung, value = result.get("rung"), result.get("eval_loss")
+        if rung is not None and value is not None:
+            self.proposer.report(proposal.trial_id, nominal_step(rung, self.budget_samples), value)
 
     def _looks_like(self, result: Mapping[str, Any], error: bool) -> tuple[str, float | None, str | None]:
         if error:

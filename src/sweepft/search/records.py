@@ -26,26 +26,26 @@ class TrialRecord:
 
     trial_id: str
     number: int
-    config: dict[str, Any]
+    params: dict[str, Any]
     origin: str
     study_number: int | None = None
     status: str | None = None
     reason: str | None = None
     objective: float | None = None
     values: dict[int, float] = field(default_factory=dict)
-    parked: bool = False
+    paused: bool = False
 
 
-def nominal_step(window: float, budget_samples: int) -> int:
+def nominal_step(rung: float, budget_samples: int) -> int:
     """Where a window lies in samples: the step of a held-out loss in the study, the same for every trial."""
-    return round(window * budget_samples)
+    return round(rung * budget_samples)
 
 
 def read_records(rows: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
     """Trials of a ledger in the order of their numbers.
 
     Args:
-        rows: Rows of kinds ``sweep``, ``trial``, ``start``, ``eval``, ``verdict`` and ``end`` (others are passed
+        rows: Rows of kinds ``sweep``, ``trial``, ``start``, ``eval``, ``decision`` and ``end`` (others are passed
             over), in order.
 
     Raises:
@@ -61,14 +61,14 @@ def read_records(rows: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
                 records[row["trial_id"]] = TrialRecord(
                     row["trial_id"],
                     row["number"],
-                    dict(row["config"]),
+                    dict(row["params"]),
                     row["origin"],
                     row.get("study_number"),
                 )
             case "eval":
-                value, window = _finite(row.get("objective")), 1.0 if row.get("final") else row.get("window")
-                if value is not None and window is not None:
-                    records[row["trial_id"]].values.setdefault(nominal_step(window, budget), value)
+                value, rung = _finite(row.get("objective")), 1.0 if row.get("final") else row.get("rung")
+                if value is not None and rung is not None:
+                    records[row["trial_id"]].values.setdefault(nominal_step(rung, budget), value)
             case "end":
                 record = records[row["trial_id"]]
                 record.status = None if row["status"] == "interrupted" else row["status"]
@@ -76,9 +76,9 @@ def read_records(rows: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
             case "start":  # a trial that was interrupted, or tried again, is running
                 record = records[row["trial_id"]]
                 record.status = record.reason = record.objective = None
-                record.parked = False
-            case "verdict" if row["action"] == "park":
-                records[row["trial_id"]].parked = True
+                record.paused = False
+            case "decision" if row["action"] == "pause":
+                records[row["trial_id"]].paused = True
     return sorted(records.values(), key=lambda record: record.number)
 
 

@@ -32,7 +32,7 @@ BEST: Final = 50
 UNDER_WAY: Final = 100
 
 
-class Learned:
+class SamplerHistory:
     """Finished trials worth learning from.
 
     Args:

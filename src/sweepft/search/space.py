@@ -30,7 +30,7 @@ Param = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
-class Axis:
+class ParamMapping:
     """One dimension of the space, both ways.
 
     Attributes:
@@ -96,68 +96,73 @@ class Axis:
         return self.distribution.choices
 
 
-def axis(key: str, dimension: Dimension) -> Axis:
+def param_mapping(key: str, dimension: Dimension) -> ParamMapping:
     """The axis of a dimension."""
     match dimension.kind:
         case "choice" if dimension.is_numeric:
             values = tuple(sorted(dimension.choices))
-            return Axis(key, f"{key}.index", IntDistribution(0, len(values) - 1), values)
+            return ParamMapping(key, f"{key}.index", IntDistribution(0, len(values) - 1), values)
         case "choice":
             labels = tuple(_label(value) for value in dimension.choices)
-            return Axis(key, key, CategoricalDistribution(labels), dimension.choices)
+            return ParamMapping(key, key, CategoricalDistribution(labels), dimension.choices)
         case "int_uniform":
             low, high = dimension.bounds
-            return Axis(key, key, IntDistribution(int(low), int(high)))
+            return ParamMapping(key, key, IntDistribution(int(low), int(high)))
         case kind:
             low, high = dimension.bounds
-            return Axis(key, key, FloatDistribution(float(low), float(high), log=kind == "log_uniform"))
+            return ParamMapping(
+                key, key, FloatDistribution(float(low), float(high), log=kind == "log_uniform")
+            )
 
 
 class Space:
     """All axes of a spec, in the order of its keys."""
 
     def __init__(self, spec: SweepSpec) -> None:
-        self.axes = {key: axis(key, dimension) for key, dimension in spec.search.space.items()}
+        self.axes = {key: param_mapping(key, dimension) for key, dimension in spec.search.space.items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Distribution by parameter."""
-        return {axis.param: axis.distribution for axis in self.axes.values()}
+        return {param_mapping.param: param_mapping.distribution for param_mapping in self.axes.values()}
 
     @property
     def size(self) -> int | None:
         """Number of configurations, or None where there is no end of them."""
-        sizes = [axis.size for axis in self.axes.values()]
+        sizes = [param_mapping.size for param_mapping in self.axes.values()]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
-    def encode(self, config: Mapping[str, Any]) -> dict[str, Param]:
+    def encode(self, params: Mapping[str, Any]) -> dict[str, Param]:
         """Parameters of a configuration, which may be a partial one.
 
         Raises:
             ValueError: If a key or value does not lie in the space.
         """
-        unknown = sorted(set(config) - set(self.axes))
+        unknown = sorted(set(params) - set(self.axes))
         if unknown:
             raise ValueError(f"not in the space: {', '.join(unknown)}")
-        return {self.axes[key].param: self.axes[key].encode(value) for key, value in config.items()}
+        return {self.axes[key].param: self.axes[key].encode(value) for key, value in params.items()}
 
-    def decode(self, params: Mapping[str, Param]) -> dict[str, Any]:
+    def decode(self, optuna_params: Mapping[str, Param]) -> dict[str, Any]:
         """Configuration of a full set of parameters."""
-        return {key: axis.decode(params[axis.param]) for key, axis in self.axes.items()}
+        return {
+            key: param_mapping.decode(optuna_params[param_mapping.param])
+            for key, param_mapping in self.axes.items()
+        }
 
     def nth(self, position: int) -> dict[str, Param]:
         """Parameters of the configuration at a position of a finite space, 0 <= position < size."""
-        params = {}
-        for axis in self.axes.values():
-            assert axis.size is not None
-            position, here = divmod(position, axis.size)
-            params[axis.param] = axis.nth(here)
-        return params
+        optuna_params = {}
+        for param_mapping in self.axes.values():
+            assert param_mapping.size is not None
+            position, here = divmod(position, param_mapping.size)
+            optuna_params[param_mapping.param] = param_mapping.nth(here)
+        return optuna_params
 
 
-def identity(params: Mapping[str, Param]) -> str:
+def config_key(optuna_params: Mapping[str, Param]) -> str:
     """A text that is the same for equal configurations only."""
-    return json.dumps(params, sort_keys=True)
+    return json.dumps(optuna_params, sort_keys=True)
 
 
 def _label(value: Any) -> Param:

@@ -25,8 +25,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.errors import SweepftError
-from sweepft.search.samplers import UNDER_WAY, Learned
-from sweepft.search.space import Param, identity
+from sweepft.search.samplers import UNDER_WAY, SamplerHistory
+from sweepft.search.space import Param, config_key
 
 
 class OneWriterJournal(BaseJournalBackend):
@@ -176,7 +176,7 @@ class StudyState:
         storage: Where it is kept.
     """
 
-    def __init__(self, study: Study, storage: StudyStorage, learned: Learned) -> None:
+    def __init__(self, study: Study, storage: StudyStorage, learned: SamplerHistory) -> None:
         self.study = study
         self.numbers: dict[str, int] = {}
         self.open: dict[str, int] = {}
@@ -196,11 +196,11 @@ class StudyState:
             elif not trial.state.is_finished():  # the driver died between asking and naming
                 storage.set_trial_state_values(self._row(trial.number), TrialState.FAIL)
 
-    def add(self, trial_id: str, number: int, params: Mapping[str, Param], origin: str) -> None:
+    def add(self, trial_id: str, number: int, optuna_params: Mapping[str, Param], origin: str) -> None:
         """Enter a proposed trial as open."""
         self.numbers[trial_id] = self.open[trial_id] = number
-        if params:  # none: it no longer fits the space
-            self.seen[identity(params)] = trial_id
+        if optuna_params:  # none: it no longer fits the space
+            self.seen[config_key(optuna_params)] = trial_id
         self.started += origin == "start_with"
         self.cloned += origin == "clone"
         self._under_way[trial_id] = self.storage.get_trial(self._row(number))

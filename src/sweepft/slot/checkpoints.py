@@ -18,24 +18,24 @@ _AFFORDABLE = 0.05
 _COMPLETE = "complete.json"
 
 
-_PARKED = "parked"
+_PAUSED = "paused"
 
 
 _PAUSE = "pause"
 
 
 @dataclass(frozen=True)
-class StatePlan:
+class CheckpointPolicy:
     """The policy of ``checkpoint`` in the spec.
 
     Attributes:
         folder: The run's ``checkpoints/``; a trial's states lie in a folder of its name.
-        policy: ``none``, ``windows``, ``auto``, or ``every`` (windows at least ``seconds`` apart).
+        policy: ``none``, ``rungs``, ``auto``, or ``every`` (windows at least ``seconds`` apart).
         seconds: See ``every``.
     """
 
     folder: str
-    policy: Literal["none", "windows", "auto", "every"] = "auto"
+    policy: Literal["none", "rungs", "auto", "every"] = "auto"
     seconds: float = 0.0
 
     def due(self, trained_seconds: float, write_seconds: float) -> bool:
@@ -48,7 +48,7 @@ class StatePlan:
         match self.policy:
             case "none":
                 return False
-            case "windows":
+            case "rungs":
                 return True
             case "every":
                 return trained_seconds >= self.seconds
@@ -56,36 +56,36 @@ class StatePlan:
                 return write_seconds <= _AFFORDABLE * trained_seconds
 
 
-def newest_state(folder: Path, at_most: int) -> Path | None:
+def newest_checkpoint(folder: Path, at_most: int) -> Path | None:
     """The complete state of a trial that has seen the most samples, but not more than ``at_most``."""
-    states = [p for p in folder.glob("[0-9]*") if (p / _COMPLETE).exists() and int(p.name) <= at_most]
-    return max(states, key=lambda p: int(p.name), default=None)
+    checkpoints = [p for p in folder.glob("[0-9]*") if (p / _COMPLETE).exists() and int(p.name) <= at_most]
+    return max(checkpoints, key=lambda p: int(p.name), default=None)
 
 
-def remove_states(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove all states of a trial that has ended."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def note_parked(folder: Path) -> None:
+def mark_paused(folder: Path) -> None:
     """Note that a trial is parked (the driver's part); without the note its states are removed, no more than that."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _PARKED).touch()
+        (folder / _PAUSED).touch()
 
 
-def note_taken(folder: Path) -> None:
+def mark_resumed(folder: Path) -> None:
     """Note that a trial is on a slot (again)."""
     with contextlib.suppress(OSError):
-        (folder / _PARKED).unlink()
+        (folder / _PAUSED).unlink()
 
 
-def is_parked(folder: Path) -> bool:
+def is_paused(folder: Path) -> bool:
     """Whether a trial is parked."""
-    return (folder / _PARKED).exists()
+    return (folder / _PAUSED).exists()
 
 
-def note_pause(folder: Path, wanted: bool) -> None:
+def request_pause(folder: Path, wanted: bool) -> None:
     """Note, for all slots, that trials shall be ready to leave at their next report point; or take the note away.
 
     Where it cannot be written, trials reach their end before the sweep pauses.
@@ -102,6 +102,6 @@ def note_pause(folder: Path, wanted: bool) -> None:
             (folder / _PAUSE).unlink(missing_ok=True)
 
 
-def pause_wanted(folder: Path) -> bool:
+def pause_requested(folder: Path) -> bool:
     """Whether trials shall be ready to leave."""
     return (folder / _PAUSE).exists()

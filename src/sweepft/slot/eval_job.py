@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.errors import DataError, JudgeError, StorageError
-from sweepft.evaluation import TaskPlan
+from sweepft.evaluation import EvalTask
 from sweepft.evaluation.mt_bench import Chat, MtBenchResult, Score, score
 from sweepft.evaluation.tasks import write_items
 from sweepft.slot.group import WorkerGroup
@@ -97,11 +97,11 @@ def _in_environment(name: str, key: str | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class ExamPart:
+class EvalItem:
     """A sealed or held-out set (``cache`` is its token set), or a task.
 
     Attributes:
-        what: ``test``, ``held_out``, ``task`` or ``judge``.
+        what: ``test``, ``validation``, ``task`` or ``judge``.
         name: Of the set or task.
         digest: Of what it is scored on.
         cache: Folder of the token set.
@@ -114,12 +114,12 @@ class ExamPart:
     name: str
     digest: str
     cache: str | None = None
-    task: TaskPlan | None = None
+    task: EvalTask | None = None
     judging: Judging | None = None
     items: str | None = None
 
 
-class Exam:
+class EvalJob:
     """What is left of an exam.
 
     Args:
@@ -132,7 +132,7 @@ class Exam:
         self.weights: str | None = config["weights"]
         self._run_dir: str = config["run_dir"]
         self._tokenizer: str = config["tokenizer"]
-        self._parts: list[ExamPart] = list(config["parts"])
+        self._parts: list[EvalItem] = list(config["parts"])
 
     @property
     def done(self) -> bool:

@@ -21,10 +21,10 @@ from sweepft.errors import (
     RankOutOfMemory,
     is_storage_error,
 )
-from sweepft.evaluation import TaskPlan
+from sweepft.evaluation import EvalTask
 from sweepft.slot.rank import Rank
 from sweepft.slot.stack_dump import dump_stacks
-from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.config import EngineConfig, TrialConfig
 
 _KINDS: dict[str, type[RankFailed]] = {
     "OutOfMemoryError": RankOutOfMemory,
@@ -69,7 +69,7 @@ class WorkerGroup:
 
     def __init__(
         self,
-        plan: EnginePlan,
+        plan: EngineConfig,
         shape: WorkerShape,
         placement: PlacementGroup,
         log_prefix: str,
@@ -96,7 +96,7 @@ class WorkerGroup:
             self.close()
             raise
 
-    def start(self, trial: TrialPlan, timeout: float) -> dict[str, Any]:
+    def start(self, trial: TrialConfig, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.
 
         Raises:
@@ -113,9 +113,9 @@ class WorkerGroup:
         """Held-out losses, computed by all ranks together."""
         return dict(self._call("evaluate", timeout)[0])
 
-    def find_micro_batch(self, timeout: float) -> int:
+    def find_max_micro_batch(self, timeout: float) -> int:
         """Rows a rank can run at once, found by a short probe and set on all ranks; start the trial again after it."""
-        rows = min(self._call("probe", timeout))
+        rows = min(self._call("find_max_micro_batch", timeout))
         self._call("set_micro_batch", timeout, rows)
         return int(rows)
 
@@ -139,7 +139,7 @@ class WorkerGroup:
         """Loss of a token set: ``loss``, ``stderr``, ``tokens``, ``samples``."""
         return dict(self._call("set_loss", timeout, cache)[0])
 
-    def score(self, task: TaskPlan, tokenizer: str, items: str, timeout: float) -> dict[str, Any]:
+    def score(self, task: EvalTask, tokenizer: str, items: str, timeout: float) -> dict[str, Any]:
         """Scores on a task of the harness (see ``Rank.score``)."""
         return dict(self._call("score", timeout, task, tokenizer, items)[0])
 

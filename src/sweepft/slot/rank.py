@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sweepft.evaluation import TaskPlan
+from sweepft.evaluation import EvalTask
 from sweepft.slot.stack_dump import answer_with_stacks
-from sweepft.training.config import EnginePlan, TrialPlan
-from sweepft.training.rendezvous import listen
+from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.training.rendezvous import open_listener
 
 
 class Rank:
@@ -26,7 +26,7 @@ class Rank:
         log_file: Where this process's own chatter goes (DeepSpeed's, transformers').
     """
 
-    def __init__(self, index: int, plan: EnginePlan, log_file: str) -> None:
+    def __init__(self, index: int, plan: EngineConfig, log_file: str) -> None:
         self._index = index
         self._plan = plan
         self._runner: Any = None
@@ -41,7 +41,7 @@ class Rank:
 
         address = ray.util.get_node_ip_address()
         if self._index == 0 and self._listener is None:
-            self._listener = listen(address)
+            self._listener = open_listener(address)
         return {
             "address": address,
             "port": self._listener.getsockname()[1] if self._listener else None,
@@ -61,13 +61,13 @@ class Rank:
         device = join(self._index, world_size, address, port, self._plan.threads, gpus, listener)
         self._runner = TrialRunner(self._plan, device)
 
-    def fingerprint(self, trial: TrialPlan) -> dict[str, str]:
+    def fingerprint(self, trial: TrialConfig) -> dict[str, str]:
         """What must be equal on all ranks (see ``sweepft.training.fingerprint``)."""
         from sweepft.training.fingerprint import fingerprint
 
         return fingerprint(self._plan, trial)
 
-    def start(self, trial: TrialPlan) -> dict[str, Any]:
+    def start(self, trial: TrialConfig) -> dict[str, Any]:
         """Begin a trial (see ``TrialRunner.start``)."""
         return self._only_first(self._runner.start(trial))
 
@@ -79,9 +79,9 @@ class Rank:
         """Held-out losses (see ``TrialRunner.evaluate``)."""
         return self._only_first(self._runner.evaluate())
 
-    def probe(self) -> int:
+    def find_max_micro_batch(self) -> int:
         """Rows a rank can run at once (see ``TrialRunner.probe``)."""
-        return int(self._runner.probe())
+        return int(self._runner.find_max_micro_batch())
 
     def set_micro_batch(self, rows: int) -> None:
         """Run that many rows at once from now on."""
@@ -108,7 +108,7 @@ class Rank:
         """Loss of a token set (see ``sweepft.training.validation.set_loss``)."""
         return self._only_first(self._runner.set_loss(cache))
 
-    def score(self, task: TaskPlan, tokenizer: str, items: str) -> dict[str, Any]:
+    def score(self, task: EvalTask, tokenizer: str, items: str) -> dict[str, Any]:
         """Scores of the model as it stands on a task (see ``sweepft.evaluation.harness.score``).
 
         The results item by item go to the file ``items``, whose digest, ``file_digest``, takes their place.

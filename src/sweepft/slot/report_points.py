@@ -12,7 +12,7 @@ _REPORTS_PER_TRIAL = 20
 _STEPS_PER_REPORT = 3
 
 
-"""At least, between windows: a report costs some milliseconds, which only very fast trials notice."""
+"""At least, between rungs: a report costs some milliseconds, which only very fast trials notice."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class ReportPoint:
     """
 
     samples: int
-    window: float | None
+    rung: float | None
 
 
-def report_points(budget_samples: int, windows: Sequence[float], batch_size: int) -> list[ReportPoint]:
+def report_points(budget_samples: int, rungs: Sequence[float], batch_size: int) -> list[ReportPoint]:
     """Report points of a trial, ascending; the last one is the whole budget and has window 1.0.
 
     Points that fall into the same optimizer step become one: the later window counts.
@@ -38,12 +38,12 @@ def report_points(budget_samples: int, windows: Sequence[float], batch_size: int
     fractions: dict[int, float | None] = {
         math.ceil(budget_samples * i / reports): None for i in range(1, reports)
     }
-    fractions.update({math.ceil(budget_samples * w): w for w in sorted(windows)})
+    fractions.update({math.ceil(budget_samples * w): w for w in sorted(rungs)})
     fractions[budget_samples] = 1.0
     by_step: dict[int, ReportPoint] = {}
     for samples in sorted(fractions):
         seen = min(budget_samples, math.ceil(samples / batch_size) * batch_size)
-        window = fractions[samples]
+        rung = fractions[samples]
         earlier = by_step.get(seen)
-        by_step[seen] = ReportPoint(seen, window if window is not None or earlier is None else earlier.window)
+        by_step[seen] = ReportPoint(seen, rung if rung is not None or earlier is None else earlier.rung)
     return [by_step[seen] for seen in sorted(by_step)]

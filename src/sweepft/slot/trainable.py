@@ -28,18 +28,18 @@ from sweepft.errors import (
     TrialError,
 )
 from sweepft.slot.checkpoints import (
-    StatePlan,
-    is_parked,
-    newest_state,
-    note_taken,
-    pause_wanted,
-    remove_states,
+    CheckpointPolicy,
+    is_paused,
+    mark_resumed,
+    newest_checkpoint,
+    pause_requested,
+    remove_checkpoints,
 )
-from sweepft.slot.eval_job import Exam
+from sweepft.slot.eval_job import EvalJob
 from sweepft.slot.group import WorkerGroup, WorkerShape
 from sweepft.slot.report_points import ReportPoint, report_points
-from sweepft.slot.weight_retention import KeepPlan
-from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.slot.weight_retention import KeepPolicy
+from sweepft.training.config import EngineConfig, TrialConfig
 
 RANKS_REBUILT = "ranks rebuilt"
 
@@ -65,7 +65,7 @@ _SPARE_SECONDS = 120
 """How long a slot that has lost a node waits for another one; a trial without a slot waits for ever."""
 
 
-_EXAM_PATIENCE = 24.0
+_EVAL_PATIENCE = 24.0
 
 
 """Times ``patience`` for one part of an exam: a large benchmark takes hours, and says nothing on its way."""
@@ -75,7 +75,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SlotPlan:
+class SlotConfig:
     """What a slot needs beside the trial's own config.
 
     Attributes:
@@ -90,11 +90,11 @@ class SlotPlan:
         patience: Longest wait for anything not measured yet, in seconds (model load, a trial's first steps).
     """
 
-    engine: EnginePlan
+    engine: EngineConfig
     shape: WorkerShape
     log_dir: str
-    keep: KeepPlan
-    states: StatePlan
+    keep: KeepPolicy
+    checkpoints: CheckpointPolicy
     max_faults: int = 2
     hang_seconds: float = 60.0
     patience: float = 3600.0
@@ -106,11 +106,11 @@ class Slot(tune.Trainable):
 
     Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that was on a slot before
     (interrupted, parked, or its slot lost), ``reported_samples`` and ``faults``: how often it was brought back;
-    ``keep`` when its weights are wanted whatever its loss. With ``exam`` nothing is trained: kept weights are scored
+    ``keep`` when its weights are wanted whatever its loss. With ``eval_job`` nothing is trained: kept weights are scored
     (see ``sweepft.slot.eval_job``).
     """
 
-    def setup(self, config: dict[str, Any], plan: SlotPlan) -> None:
+    def setup(self, config: dict[str, Any], plan: SlotConfig) -> None:
         """Take the slot; ranks start with the first step, so that a failure there is the trial's and not fatal."""
         self._plan = plan
         self._since = time.monotonic()
@@ -132,7 +132,11 @@ class Slot(tune.Trainable):
                 return self._advance()
             except TrialError as error:
                 if not self._mend(error):
-                    return self._failure(error) if self._exam is None else self._give_up(self._exam, error)
+                    return (
+                        self._failure(error)
+                        if self._eval_job is None
+                        else self._give_up(self._eval_job, error)
+                    )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing is kept here: the ledger is the truth."""
@@ -146,9 +150,9 @@ class Slot(tune.Trainable):
 
     def _leave(self) -> None:
         """The trial before is over, and its states with it; a parked one may come back, and leaves its state here."""
-        if not is_parked(self._states):
-            remove_states(self._states)
-        elif self._begun and self._at_window:
+        if not is_paused(self._checkpoints):
+            remove_checkpoints(self._checkpoints)
+        elif self._begun and self._at_rung:
             try:
                 self._save()
             except TrialError as error:
@@ -157,16 +161,16 @@ class Slot(tune.Trainable):
 
     def _take(self, config: dict[str, Any]) -> None:
         engine = self._plan.engine
-        self._trial = TrialPlan.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
-        self._exam = Exam(config["exam"]) if config.get("exam") else None
+        self._trial = TrialConfig.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
+        self._eval_job = EvalJob(config["eval_job"]) if config.get("eval_job") else None
         self._keep = bool(config.get("keep"))
-        self._points = report_points(engine.budget_samples, engine.windows, self._trial.batch_size)
+        self._points = report_points(engine.budget_samples, engine.rungs, self._trial.batch_size)
         reported = config.get("reported_samples", 0)
         self._next = sum(point.samples <= reported for point in self._points)
-        self._states = Path(self._plan.states.folder) / self._trial.trial_id
-        note_taken(self._states)
+        self._checkpoints = Path(self._plan.checkpoints.folder) / self._trial.trial_id
+        mark_resumed(self._checkpoints)
         self._unsaved_seconds = 0.0
-        self._at_window = False
+        self._at_rung = False
         self._begun = False
         self._started: dict[str, Any] = {}
         self._faults: list[dict[str, Any]] = []
@@ -181,8 +185,8 @@ class Slot(tune.Trainable):
         self._close_ranks()
         self._begun = False
         again, action = False, "given up"
-        if isinstance(error, RankOutOfMemory) and self._exam is not None:
-            halved = self._exam.halve()
+        if isinstance(error, RankOutOfMemory) and self._eval_job is not None:
+            halved = self._eval_job.halve()
             again, action = halved is not None, halved or action
         elif isinstance(error, RankOutOfMemory):  # starting new ranks would only run out of memory again
             if self._plan.engine.micro_batch > self._plan.engine.least_micro_batch:
@@ -240,13 +244,15 @@ class Slot(tune.Trainable):
     def _advance(self) -> dict[str, Any]:
         if not self._begun:
             self._begin()
-        elif self._at_window:
+        elif self._at_rung:
             self._save()
         assert self._group is not None
-        if self._exam is not None:
-            scored = self._exam.take(self._group, _EXAM_PATIENCE * self._plan.patience, self._plan.judge_key)
+        if self._eval_job is not None:
+            scored = self._eval_job.take(
+                self._group, _EVAL_PATIENCE * self._plan.patience, self._plan.judge_key
+            )
             self._spend("evaluate", scored["seconds"])
-            return self._scored(self._exam, scored)
+            return self._scored(self._eval_job, scored)
         point = self._points[self._next]
         chunk = self._group.run(point.samples, self._timeout(point))
         self._spend("train", chunk["seconds"] - chunk["waited"])
@@ -254,35 +260,35 @@ class Slot(tune.Trainable):
         self._unsaved_seconds += chunk["seconds"]
         self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
         result = self._result(point, chunk)
-        if chunk["diverged"] is None and point.window is not None:
-            held_out = self._group.evaluate(self._plan.patience)
-            self._spend("evaluate", held_out["seconds"])
+        if chunk["diverged"] is None and point.rung is not None:
+            validation = self._group.evaluate(self._plan.patience)
+            self._spend("evaluate", validation["seconds"])
             result |= {
-                "eval_loss": held_out["objective"],
-                "eval_sets": held_out["sets"],
-                "window": point.window,
+                "eval_loss": validation["objective"],
+                "eval_sets": validation["sets"],
+                "rung": point.rung,
             }
-            result["eval_seconds"] = held_out["seconds"]
+            result["eval_seconds"] = validation["seconds"]
         self._next += 1
-        self._at_window = point.window is not None
+        self._at_rung = point.rung is not None
         result["done"] = chunk["diverged"] is not None or self._next == len(self._points)
         if result["done"]:
             self._end(result)
-        elif pause_wanted(Path(self._plan.states.folder)):
-            if self._plan.states.policy != "none":
+        elif pause_requested(Path(self._plan.checkpoints.folder)):
+            if self._plan.checkpoints.policy != "none":
                 self._write_state()
             result["paused"] = True
         return self._told(result)
 
-    def _scored(self, exam: Exam, fields: dict[str, Any]) -> dict[str, Any]:
+    def _scored(self, eval_job: EvalJob, fields: dict[str, Any]) -> dict[str, Any]:
         """The result of one part of an exam."""
         self._rebuilds = 0
         faults = list(self._faults)
-        return self._told({"scored": fields, "slot": self._name, "faults": faults, "done": exam.done})
+        return self._told({"scored": fields, "slot": self._name, "faults": faults, "done": eval_job.done})
 
-    def _give_up(self, exam: Exam, error: TrialError) -> dict[str, Any]:
+    def _give_up(self, eval_job: EvalJob, error: TrialError) -> dict[str, Any]:
         """A part of an exam cannot be scored; the next one begins on new ranks."""
-        return self._scored(exam, exam.give_up(str(error)))
+        return self._scored(eval_job, eval_job.give_up(str(error)))
 
     def _told(self, result: dict[str, Any]) -> dict[str, Any]:
         """The result with where its time went."""
@@ -302,7 +308,7 @@ class Slot(tune.Trainable):
             self._group = WorkerGroup(self._plan.engine, self._plan.shape, placement, prefix)
         self._started = self._group.start(self._trial, self._plan.patience)
         if self._plan.engine.micro_batch == 0:
-            rows = self._group.find_micro_batch(self._plan.patience)
+            rows = self._group.find_max_micro_batch(self._plan.patience)
             self._plan = replace(self._plan, engine=replace(self._plan.engine, micro_batch=rows))
             self._started = self._group.start(self._trial, self._plan.patience)
         self._started["switch_seconds"] = time.monotonic() - begin
@@ -310,8 +316,8 @@ class Slot(tune.Trainable):
         self._spend("switch", self._started["switch_seconds"])
         self._started["from_step"] = 0
         self._begun = True
-        if self._exam is not None and self._exam.weights is not None:
-            loaded = self._group.load_weights(self._exam.weights, self._plan.patience)
+        if self._eval_job is not None and self._eval_job.weights is not None:
+            loaded = self._group.load_weights(self._eval_job.weights, self._plan.patience)
             self._spend("switch", loaded["seconds"])
         elif self._next > 0:
             self._go_back_to(self._points[self._next - 1].samples)
@@ -320,12 +326,12 @@ class Slot(tune.Trainable):
         """Bring a fresh trial to where it had reported: from its newest state, and by training what is missing."""
         assert self._group is not None
         step = reached = 0
-        state = newest_state(self._states, at_most=samples)
+        state = newest_checkpoint(self._checkpoints, at_most=samples)
         if state is not None:
             try:
                 restored = self._group.restore(str(state), self._plan.patience)
             except RankFailed:
-                remove_states(self._states)  # the next try trains from the start
+                remove_checkpoints(self._checkpoints)  # the next try trains from the start
                 raise
             step, reached = restored["step"], restored["samples"]
             self._spend("lost", restored["seconds"])
@@ -337,13 +343,13 @@ class Slot(tune.Trainable):
 
     def _save(self) -> None:
         """Write the state of a trial that was let pass its window, where the policy says that it pays."""
-        if self._plan.states.due(self._unsaved_seconds, self._write_seconds):
+        if self._plan.checkpoints.due(self._unsaved_seconds, self._write_seconds):
             self._write_state()
 
     def _write_state(self) -> None:
         assert self._group is not None
         seen = self._points[self._next - 1].samples
-        done = self._group.save(str(self._states / str(seen)), self._plan.patience)
+        done = self._group.save(str(self._checkpoints / str(seen)), self._plan.patience)
         self._spend("checkpoint", done["seconds"])
         if "skipped" in done:
             self._note_unwritten(done["skipped"])
@@ -371,7 +377,7 @@ class Slot(tune.Trainable):
                 result["storage"] = str(error)
                 self._close_ranks()
                 self._begun = False
-        remove_states(self._states)
+        remove_checkpoints(self._checkpoints)
 
     def _result(self, point: ReportPoint, chunk: dict[str, Any]) -> dict[str, Any]:
         history = chunk["history"]

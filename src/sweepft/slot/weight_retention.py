@@ -17,7 +17,7 @@ _NOTE = "kept.json"
 
 
 @dataclass(frozen=True)
-class KeepPlan:
+class KeepPolicy:
     """Which weights stay.
 
     Attributes:

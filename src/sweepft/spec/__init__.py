@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
 from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
-from sweepft.spec.evaluation import Confirm, Evaluate, Finalists, HarnessTask, MtBench
+from sweepft.spec.evaluation import Evaluate, Finalists, HarnessTask, MtBench, Replicates
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.outputs import Mirror, MlflowTrack, Track, WandbTrack
-from sweepft.spec.presets import FEWEST_STEPS, NAMED_SETTINGS, NamedSetting, setting_text
+from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value
 from sweepft.spec.reference import json_schema, reference
 from sweepft.spec.sections import (
     Budget,
     Data,
     EarlyStop,
     Faults,
-    HeldOut,
     Keep,
     Limit,
     Lora,
@@ -30,20 +29,20 @@ from sweepft.spec.sections import (
     Search,
     TestSource,
     Train,
-    TrainSettings,
+    TrainConfig,
     TrainSource,
+    Validation,
 )
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
 
 __all__ = [
     "FEWEST_STEPS",
-    "NAMED_SETTINGS",
     "PACKABLE",
+    "PRESETS",
     "SWEEPABLE",
     "Budget",
     "CheckpointEvery",
-    "Confirm",
     "Curriculum",
     "Data",
     "Dimension",
@@ -52,7 +51,6 @@ __all__ = [
     "Faults",
     "Finalists",
     "HarnessTask",
-    "HeldOut",
     "Keep",
     "Limit",
     "Lora",
@@ -61,22 +59,25 @@ __all__ = [
     "MlflowTrack",
     "Model",
     "MtBench",
-    "NamedSetting",
     "Optimizer",
     "Plan",
+    "Preset",
+    "Replicates",
     "Resources",
     "Search",
     "SweepSpec",
     "TestSource",
     "Track",
     "Train",
-    "TrainSettings",
+    "TrainConfig",
     "TrainSource",
+    "Validation",
     "WandbTrack",
     "WarmupSteps",
     "check_budget",
     "domain_faults",
     "dump",
+    "format_value",
     "from_dict",
     "is_hub_id",
     "is_template_file",
@@ -86,5 +87,4 @@ __all__ = [
     "packing_note",
     "plan",
     "reference",
-    "setting_text",
 ]

@@ -17,21 +17,21 @@ from sweepft.redact import looks_secret
 from sweepft.spec.curriculum import domain_faults, of_data
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
-from sweepft.spec.partial import Draft
+from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
-from sweepft.spec.sections import Data, Resources, Search, Train, TrainSettings
+from sweepft.spec.sections import Data, Resources, Search, Train, TrainConfig
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, is_sweepable, train_dict
 from sweepft.spec.yaml_source import Document, KeyPath
 
 _LARGEST_GRID: Final = 1_000_000
 
 
-def check_all(draft: Draft) -> None:
+def check_all(partial: PartialSpec) -> None:
     """Add what is wrong between the sections of a draft."""
     for check in (*_CHECKS, check_hardware):
-        check(draft)
-    if draft.train is not None and draft.search is not None and draft.train.budget.samples is not None:
-        _check_budget(draft, draft.train, draft.search, draft.train.budget.samples)
+        check(partial)
+    if partial.train is not None and partial.search is not None and partial.train.budget.samples is not None:
+        _check_budget(partial, partial.train, partial.search, partial.train.budget.samples)
 
 
 def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
@@ -41,24 +41,24 @@ def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
         spec: A sound spec.
         budget_samples: Samples of every trial.
     """
-    found = Draft(Document("spec"))
+    found = PartialSpec(Document("spec"))
     _check_budget(found, spec.train, spec.search, budget_samples)
     return found.problems
 
 
-def _check_precision(draft: Draft) -> None:
-    train = draft.train
+def _check_precision(partial: PartialSpec) -> None:
+    train = partial.train
     if train is not None and train.precision == "bf16" and train.zero_stage == 0:
         rule = "zero_stage 0 with precision bf16 cannot be reset exactly between trials"
-        draft.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
+        partial.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
 
 
-def _check_secrets(draft: Draft) -> None:
+def _check_secrets(partial: PartialSpec) -> None:
     """The spec is written into the run folder, its ledger and its report."""
-    for path, text in _texts(draft.document.data, ()):
+    for path, text in _texts(partial.document.data, ()):
         if looks_secret(text):
             remedy = "take it out, revoke it, and give it in the environment, e.g. as HF_TOKEN"
-            draft.add(path, "must not hold a token, key or password", remedy)
+            partial.add(path, "must not hold a token, key or password", remedy)
 
 
 def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -69,116 +69,116 @@ def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield from _texts(value, (*path, key))
 
 
-def _check_weights(draft: Draft) -> None:
-    if draft.data is None:
+def _check_weights(partial: PartialSpec) -> None:
+    if partial.data is None:
         return
-    if not any(held.weight for held in draft.data.held_out):
+    if not any(held.weight for held in partial.data.validation):
         rule, remedy = (
             "must not all have weight 0: the objective is their weighted mean",
             "give one weight: 1.0",
         )
-        draft.add(("data", "held_out"), rule, remedy)
-    fractions = [held.fraction for held in draft.data.held_out if held.fraction is not None]
+        partial.add(("data", "validation"), rule, remedy)
+    fractions = [held.fraction for held in partial.data.validation if held.fraction is not None]
     if sum(fractions) >= 1:
         rule = "must leave rows to train on: the fractions add up to 1 or more"
-        draft.add(("data", "held_out"), rule, "hold out a few percent", round(sum(fractions), 6))
+        partial.add(("data", "validation"), rule, "hold out a few percent", round(sum(fractions), 6))
 
 
-def _check_names(draft: Draft) -> None:
-    if draft.data is None:
+def _check_names(partial: PartialSpec) -> None:
+    if partial.data is None:
         return
     seen: dict[str, str] = {}
-    names = [("held_out", i, held.name) for i, held in enumerate(draft.data.held_out)]
-    names += [("test", i, test.name) for i, test in enumerate(draft.data.test)]
+    names = [("validation", i, held.name) for i, held in enumerate(partial.data.validation)]
+    names += [("test", i, test.name) for i, test in enumerate(partial.data.test)]
     for kind, i, name in names:
         if name in seen:
             rule = f"must be a name of its own; {seen[name]} has it too"
-            draft.add(("data", kind, i, "name"), rule, "choose another name", name)
+            partial.add(("data", kind, i, "name"), rule, "choose another name", name)
         seen.setdefault(name, f"data.{kind}.{i}")
 
 
-def _check_hub_options(draft: Draft) -> None:
-    if draft.data is None:
+def _check_hub_options(partial: PartialSpec) -> None:
+    if partial.data is None:
         return
-    for i, held in enumerate(draft.data.held_out):
+    for i, held in enumerate(partial.data.validation):
         if held.fraction is not None and held.split is not None:
             rule = "applies to a path only, not to a fraction of the training rows"
-            draft.add(("data", "held_out", i, "split"), rule, "remove it", held.split)
+            partial.add(("data", "validation", i, "split"), rule, "remove it", held.split)
 
 
-def _check_space_keys(draft: Draft) -> None:
-    if draft.search is None:
+def _check_space_keys(partial: PartialSpec) -> None:
+    if partial.search is None:
         return
-    keys = list(draft.search.space)
+    keys = list(partial.search.space)
     for key in keys:
         path: KeyPath = ("search", "space", key)
         if not is_sweepable(key):
             section, name = (Data, key.removeprefix("data.")) if of_data(key) else (Train, key)
             fixed = name.split(".")[0] in section.model_fields
             rule = "is the same for every trial and cannot be swept" if fixed else "is not a field of train"
-            draft.add(path, rule, did_you_mean(key, SWEEPABLE))
+            partial.add(path, rule, did_you_mean(key, SWEEPABLE))
         for other in keys:
             if key.startswith(other + "."):
-                draft.add(path, f"is part of {other}, which is swept too", "keep one of the two")
+                partial.add(path, f"is part of {other}, which is swept too", "keep one of the two")
 
 
-def _check_fixed_or_swept(draft: Draft) -> None:
-    train, search = draft.train, draft.search
+def _check_fixed_or_swept(partial: PartialSpec) -> None:
+    train, search = partial.train, partial.search
     if train is None or search is None:
         return
-    written = draft.document.data["search"]["space"]  # with those dimensions that are not sound
+    written = partial.document.data["search"]["space"]  # with those dimensions that are not sound
     for name in ("batch_size", "learning_rate"):
         if getattr(train, name) is None and name not in written:
             remedy = f"fix train.{name}, or add search.space.{name}"
-            draft.add(("train", name), "is neither fixed nor swept", remedy)
+            partial.add(("train", name), "is neither fixed nor swept", remedy)
     for key in search.space:
         section, name = ("data", key) if of_data(key) else ("train", f"train.{key}")
-        if _is_given(draft.document.data.get(section), key.removeprefix("data.")):
+        if _is_given(partial.document.data.get(section), key.removeprefix("data.")):
             remedy = f"remove {name}, or take {key} out of search.space (--set search.space.{key}=null)"
-            draft.add(("search", "space", key), f"is both fixed in {section} and swept", remedy)
+            partial.add(("search", "space", key), f"is both fixed in {section} and swept", remedy)
 
 
-def _check_values(draft: Draft) -> None:
+def _check_values(partial: PartialSpec) -> None:
     """Try every choice, range end and start value in the train section, one at a time."""
-    train, search = draft.train, draft.search
+    train, search = partial.train, partial.search
     if train is None or search is None:
         return
     for key, dimension in search.space.items():
         if is_sweepable(key):
             rules: set[str] = set()
             for below, value in dimension.examples():
-                for problem in _try(draft, train, key, value):
+                for problem in _try(partial, train, key, value):
                     if dimension.kind == "choice" or problem.rule not in rules:  # both ends of a range: once
-                        draft.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
+                        partial.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
                     rules.add(problem.rule)
     for i, start in enumerate(search.start_with):
         for key, value in start.items():
             path: KeyPath = ("search", "start_with", i, key)
             if key not in search.space:
                 rule = "is not in search.space"
-                draft.add(path, rule, did_you_mean(key, search.space), value)
+                partial.add(path, rule, did_you_mean(key, search.space), value)
             elif not search.space[key].contains(value):
                 remedy = f"use a value of search.space.{key}, or widen it"
-                draft.add(path, "must lie in the search space", remedy, value)
+                partial.add(path, "must lie in the search space", remedy, value)
 
 
-def _try(draft: Draft, train: Train, key: str, value: Any) -> list[Problem]:
+def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Problem]:
     curriculum: dict[str, Any] = {} if not of_data(key) else {"data": {}}
     base = {"batch_size": 1, "learning_rate": 1.0, **train_dict(train)} | curriculum
     data = apply(base, {key: value})
     try:
-        TrainSettings.model_validate(data)
+        TrainConfig.model_validate(data)
     except ValidationError as error:
-        return problems_of(error, TrainSettings, data, draft.document.where)
+        return problems_of(error, TrainConfig, data, partial.document.where)
     return []
 
 
-def _check_curriculum(draft: Draft) -> None:
+def _check_curriculum(partial: PartialSpec) -> None:
     """Phases where they are used and only there; domains are looked up here where every source says its own."""
-    data, search = draft.data, draft.search
+    data, search = partial.data, partial.search
     if data is None or search is None:
         return
-    written = draft.document.data["data"]
+    written = partial.document.data["data"]
     swept = {key: [v for _, v in d.examples()] for key, d in search.space.items() if of_data(key)}
     phased = "phased" in swept.get("data.strategy", (data.strategy,))
     if phased and not data.phases:
@@ -186,22 +186,22 @@ def _check_curriculum(draft: Draft) -> None:
             ("data", "strategy") if "strategy" in written else ("search", "space", "data.strategy")
         )
         remedy = "for example data.phases: [{domains: [knowledge], share: 0.4}, {domains: [skills]}]"
-        draft.add(place, "phased needs data.phases", remedy)
+        partial.add(place, "phased needs data.phases", remedy)
     if data.phases and "strategy" not in written and "data.strategy" not in swept:
         remedy = "write data.strategy: phased, or sweep data.strategy: {choice: [stacked, phased]}"
-        draft.add(("data", "phases"), "is given, and no trial is phased", remedy)
+        partial.add(("data", "phases"), "is given, and no trial is phased", remedy)
     if (data.replay or "data.replay" in swept) and not data.phases:
         place = ("data", "replay") if data.replay else ("search", "space", "data.replay")
-        draft.add(place, "is about phases, and there are none", "add data.phases, or leave it out")
+        partial.add(place, "is about phases, and there are none", "add data.phases, or leave it out")
     named = [source.domain for source in data.train]
     if None not in named:
         domains = list(dict.fromkeys(name for name in named if name is not None))
         for path, rule, remedy in domain_faults(data.curriculum, swept, domains):
-            draft.add(path, rule, remedy)
+            partial.add(path, rule, remedy)
 
 
-def _check_batches(draft: Draft) -> None:
-    train, search, resources = draft.train, draft.search, draft.resources
+def _check_batches(partial: PartialSpec) -> None:
+    train, search, resources = partial.train, partial.search, partial.resources
     if train is None or search is None or resources is None:
         return
     dimension = search.space.get("batch_size")
@@ -209,7 +209,7 @@ def _check_batches(draft: Draft) -> None:
     if dimension is not None and dimension.kind != "choice":
         remedy = f"list them, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
         why = "" if packed else ": few sizes fit the ranks"
-        draft.add(("search", "space", "batch_size"), f"must be a choice{why}", remedy)
+        partial.add(("search", "space", "batch_size"), f"must be a choice{why}", remedy)
         return
     if packed:  # samples go where there is room: any number of them fits
         return
@@ -224,7 +224,7 @@ def _check_batches(draft: Draft) -> None:
             ranks = f"micro_batch {train.micro_batch} x {ranks} = {unit}"
         rule = f"is not a multiple of {ranks}"
         remedy = f"use {fitting}{_smaller_micro(size, train, resources)}"
-        draft.add(path, rule, remedy, size)
+        partial.add(path, rule, remedy, size)
 
 
 def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
@@ -239,15 +239,15 @@ def _unit(train: Train, resources: Resources) -> int:
     return (train.micro_batch if isinstance(train.micro_batch, int) else 1) * resources.workers_per_trial
 
 
-def _check_tokens(draft: Draft) -> None:
+def _check_tokens(partial: PartialSpec) -> None:
     """A sample longer than the micro-batch would take more memory than was meant."""
-    train, data = draft.train, draft.data
+    train, data = partial.train, partial.data
     if train is None or data is None or not isinstance(train.micro_batch, MicroTokens):
         return
     if train.micro_batch.tokens < data.max_length:
         rule = f"must hold the longest sample: data.max_length is {data.max_length}"
         remedy = f"use {data.max_length} or more, or lower data.max_length"
-        draft.add(("train", "micro_batch", "tokens"), rule, remedy, train.micro_batch.tokens)
+        partial.add(("train", "micro_batch", "tokens"), rule, remedy, train.micro_batch.tokens)
 
 
 def _multiples(train: Train, resources: Resources) -> list[int]:
@@ -266,31 +266,33 @@ def _batch_sizes(train: Train, search: Search) -> Iterator[tuple[KeyPath, Any]]:
             yield ("search", "start_with", i, "batch_size"), start["batch_size"]
 
 
-def _check_grid(draft: Draft) -> None:
-    search = draft.search
+def _check_grid(partial: PartialSpec) -> None:
+    search = partial.search
     if search is None:
         return
     if search.sampler == "grid":
         for key, dimension in search.space.items():
             if dimension.kind != "choice":
                 rule = f"must be a choice for sampler grid, not {dimension.kind}"
-                draft.add(("search", "space", key), rule, "list the values, or use another sampler")
+                partial.add(("search", "space", key), rule, "list the values, or use another sampler")
         size = math.prod(len(dimension.choices) for dimension in search.space.values())
         if size > _LARGEST_GRID:
             rule = f"must not have more than {_LARGEST_GRID} combinations for sampler grid"
-            draft.add(("search", "space"), rule, "use random or qmc, which need no end", size)
+            partial.add(("search", "space"), rule, "use random or qmc, which need no end", size)
     elif search.trials is None and search.limit is None:
         remedy = "for example trials: 16, or limit: {hours: 8}"
-        draft.add(("search", "trials"), "is required unless there is a limit or a grid", remedy)
+        partial.add(("search", "trials"), "is required unless there is a limit or a grid", remedy)
     if search.sampler == "cmaes":
         numeric = [key for key, dimension in search.space.items() if dimension.is_numeric]
         if len(numeric) < 2:
             rule = "cmaes needs at least two numeric dimensions"
-            draft.add(("search", "sampler"), rule, "use tpe, or sweep another numeric field", search.sampler)
+            partial.add(
+                ("search", "sampler"), rule, "use tpe, or sweep another numeric field", search.sampler
+            )
 
 
-def _check_wsd(draft: Draft) -> None:
-    train, search = draft.train, draft.search
+def _check_wsd(partial: PartialSpec) -> None:
+    train, search = partial.train, partial.search
     if train is None or search is None:
         return
     schedules = _candidates(train.schedule, search, "schedule")
@@ -304,7 +306,7 @@ def _check_wsd(draft: Draft) -> None:
         path: KeyPath = (
             ("search", "space", "warmup") if "warmup" in search.space else ("train", "decay_fraction")
         )
-        draft.add(path, rule, "lower the largest warmup, or train.decay_fraction", round(total, 6))
+        partial.add(path, rule, "lower the largest warmup, or train.decay_fraction", round(total, 6))
 
 
 def _floats(candidates: list[tuple[KeyPath, Any]]) -> list[float]:
@@ -318,12 +320,12 @@ def _candidates(fixed: Any, search: Search, key: str) -> list[tuple[KeyPath, Any
     return [(("search", "space", key, *below), value) for below, value in dimension.examples()]
 
 
-def _check_budget(draft: Draft, train: Train, search: Search, budget: int) -> None:
+def _check_budget(partial: PartialSpec, train: Train, search: Search, budget: int) -> None:
     sizes = [(path, size) for path, size in _batch_sizes(train, search) if isinstance(size, int) and size > 0]
     for path, size in sizes:
         if size > budget:
             rule = f"is larger than the budget of {budget} samples: not one full optimizer step"
-            draft.add(path, rule, f"use at most {budget}, or raise train.budget", size)
+            partial.add(path, rule, f"use at most {budget}, or raise train.budget", size)
     largest = max((size for _, size in sizes if size <= budget), default=None)
     if largest is None:
         return
@@ -331,7 +333,7 @@ def _check_budget(draft: Draft, train: Train, search: Search, budget: int) -> No
     for path, steps in _warmup_steps(train, search):
         if steps >= shortest:
             rule = f"warmup must end before the trial does: batch size {largest} takes {shortest} steps"
-            draft.add(path, rule, f"use less than {shortest} steps, or a fraction", steps)
+            partial.add(path, rule, f"use less than {shortest} steps, or a fraction", steps)
 
 
 def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]:
@@ -345,31 +347,31 @@ def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]
                 yield path, value
 
 
-def _check_rank_by(draft: Draft) -> None:
+def _check_rank_by(partial: PartialSpec) -> None:
     """What orders the finalists is something they are scored on; its metric is checked where the task is read."""
-    evaluate, data = draft.evaluate, draft.data
+    evaluate, data = partial.evaluate, partial.data
     if evaluate is None or data is None:
         return
     tests = [test.name for test in data.test]
     names = [task.name for task in evaluate.each_task()]
     names += ["mt_bench"] if evaluate.mt_bench is not None else []
-    sets = {*tests, *(held.name for held in data.held_out)}
+    sets = {*tests, *(held.name for held in data.validation)}
     for i, name in enumerate(names):
         if name in sets:
             rule = "is the name of a test or held-out set too: their scores would be taken for each other"
-            draft.add(("evaluate", "tasks", i), rule, "give the set in data another name", name)
-    if not names and not tests and evaluate.confirm is None:
+            partial.add(("evaluate", "tasks", i), rule, "give the set in data another name", name)
+    if not names and not tests and evaluate.replicates is None:
         rule = "has nothing to score: neither tasks, nor confirm, nor data.test"
-        draft.add(("evaluate",), rule, "name tasks, or remove the section")
+        partial.add(("evaluate",), rule, "name tasks, or remove the section")
     for key in evaluate.weights:
         known = key == "objective" or any(key == name or key.startswith(f"{name}.") for name in names + tests)
         if not known:
             remedy = did_you_mean(key, ["objective", *names, *(f"{test}.loss" for test in tests)])
             rule = "is neither objective nor one of the tasks or test sets"
-            draft.add(("evaluate", "rank_by"), rule, remedy, key)
+            partial.add(("evaluate", "rank_by"), rule, remedy, key)
 
 
-_CHECKS: Final[tuple[Callable[[Draft], None], ...]] = (
+_CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_precision,
     _check_secrets,
     _check_weights,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sweepft.spec.fields import Fraction, NonNegative, Section, broken
+from sweepft.spec.fields import Fraction, NonNegative, Section, invalid
 
 CURRICULUM_KEYS: Final = ("data.strategy", "data.replay")
 
@@ -44,7 +44,7 @@ def _fixed(example: str) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if isinstance(value, dict) and value.keys() & {"choice", "uniform", "log_uniform", "int_uniform"}:
-            raise broken("is a value here; what is varied stands in search.space", f"write {example} there")
+            raise invalid("is a value here; what is varied stands in search.space", f"write {example} there")
         return value
 
     return BeforeValidator(check)
@@ -61,15 +61,15 @@ class Phase(Section):
 
 def _phases(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     if len(phases) == 1:
-        raise broken("must be two phases or more", "one phase is strategy: stacked")
+        raise invalid("must be two phases or more", "one phase is strategy: stacked")
     for i, phase in enumerate(phases):
         if len(set(phase.domains)) < len(phase.domains):
-            raise broken(f"must not name a domain twice in a phase (phase {i})", "remove one of them")
+            raise invalid(f"must not name a domain twice in a phase (phase {i})", "remove one of them")
     given = [phase.share for phase in phases if phase.share is not None]
     total = round(sum(given), 9)
     if phases and (total > 1 or (total != 1) == (len(given) == len(phases))):
         rule = f"must share the budget: the shares add up to {total:g}"
-        raise broken(rule, "let them add up to 1, or leave some out, which then divide what is left")
+        raise invalid(rule, "let them add up to 1, or leave some out, which then divide what is left")
     return phases
 
 

@@ -20,7 +20,7 @@ from sweepft.spec.fields import (
     Positive,
     PositiveInt,
     Section,
-    broken,
+    invalid,
 )
 
 OTHER_TEMPERATURE: Final = 0.7
@@ -36,11 +36,11 @@ def _endpoint(url: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise broken(
+        raise invalid(
             "must be an http(s) address", "for example http://127.0.0.1:8000/v1 for a server of your own"
         )
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise broken(
+        raise invalid(
             "must hold no user, password, query or fragment",
             "put the key into the environment: key_env names it",
         )
@@ -118,7 +118,7 @@ class HarnessTask(Section):
     """Whether items are put as chat turns."""
 
 
-class Confirm(Section):
+class Replicates(Section):
     """Best configurations trained again with fresh seeds: other sample orders and dropout."""
 
     top: PositiveInt = 3
@@ -170,7 +170,7 @@ class Evaluate(Section):
     (`NAME.loss`), or a mapping of these to weights: then their weighted mean, losses counted negative."""
     mt_bench: MtBench | None = None
     """MT-Bench: two-turn questions, rated by a judging model; a task called `mt_bench` with the metric `score`."""
-    confirm: Confirm | None = None
+    replicates: Replicates | None = None
     """Train the best ones again with fresh seeds, so that the winner's uncertainty holds seed noise."""
 
     @model_validator(mode="after")
@@ -178,10 +178,10 @@ class Evaluate(Section):
         names = [task.name for task in self.each_task()]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise broken(f"must not name a task twice: {twice}", "keep one of them in tasks")
-        if self.confirm is not None and self.confirm.top > self.finalists.top:
-            rule = f"must confirm finalists only: confirm.top {self.confirm.top} > finalists.top {self.finalists.top}"
-            raise broken(rule, "raise finalists.top or lower confirm.top")
+            raise invalid(f"must not name a task twice: {twice}", "keep one of them in tasks")
+        if self.replicates is not None and self.replicates.top > self.finalists.top:
+            rule = f"must confirm finalists only: confirm.top {self.replicates.top} > finalists.top {self.finalists.top}"
+            raise invalid(rule, "raise finalists.top or lower confirm.top")
         return self
 
     def each_task(self) -> Iterator[HarnessTask]:

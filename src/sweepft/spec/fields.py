@@ -57,7 +57,7 @@ class Section(BaseModel):
     )
 
 
-def broken(rule: str, remedy: str) -> PydanticCustomError:
+def invalid(rule: str, remedy: str) -> PydanticCustomError:
     """An error for a validator to raise; ``rule`` and ``remedy`` as in :class:`sweepft.errors.Problem`."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
 
@@ -67,7 +67,7 @@ def exactly_one(section: Section, names: Sequence[str]) -> None:
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        raise broken(f"must have exactly one of {', '.join(names)}; {found} given", "keep one of them")
+        raise invalid(f"must have exactly one of {', '.join(names)}; {found} given", "keep one of them")
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
@@ -198,7 +198,7 @@ def _checkpoint_kind(value: Any) -> str:
 
 
 Checkpoint = Annotated[
-    Annotated[Literal["auto", "none", "windows"], Tag("as_word")]
+    Annotated[Literal["auto", "none", "rungs"], Tag("as_word")]
     | Annotated[CheckpointEvery, Tag("as_minutes")],
     Discriminator(_checkpoint_kind),
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.spec.fields import is_hub_id, is_template_file
-from sweepft.spec.partial import Draft
+from sweepft.spec.partial import PartialSpec
 from sweepft.spec.sections import Data, Model
 from sweepft.spec.yaml_source import KeyPath
 
@@ -26,51 +26,58 @@ _TOKENIZERS: Final = (
 _INDEX: Final = "model.safetensors.index.json"
 
 
-def check_files(draft: Draft) -> None:
+def check_files(partial: PartialSpec) -> None:
     """Add a problem for each file that is missing, empty or incomplete."""
-    if draft.model is not None:
-        _check_model(draft, draft.model)
-    if draft.data is not None:
-        _check_data(draft, draft.data)
-    if draft.evaluate is not None:
-        for i, folder in enumerate(draft.evaluate.include_path):
+    if partial.model is not None:
+        _check_model(partial, partial.model)
+    if partial.data is not None:
+        _check_data(partial, partial.data)
+    if partial.evaluate is not None:
+        for i, folder in enumerate(partial.evaluate.include_path):
             if not Path(folder).is_dir():
                 remedy = "name a folder of task files; relative paths start from the spec's folder"
-                listed = isinstance(draft.document.data["evaluate"]["include_path"], list)
+                listed = isinstance(partial.document.data["evaluate"]["include_path"], list)
                 key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
-                draft.add(key, "there is no such folder", remedy, folder)
+                partial.add(key, "there is no such folder", remedy, folder)
 
 
-def check_history(draft: Draft) -> None:
-    """Add a problem for each entry of ``early_stop.history`` that cannot be used."""
-    stop = draft.early_stop
-    if stop is None or not stop.history:
+def check_prior_sweeps(partial: PartialSpec) -> None:
+    """Add a problem for each entry of ``early_stop.prior_sweeps`` that cannot be used."""
+    stop = partial.early_stop
+    if stop is None or not stop.prior_sweeps:
         return
-    from sweepft.early_stopping import read_history
-    from sweepft.errors import HistoryError
+    from sweepft.early_stopping import read_prior_sweeps
+    from sweepft.errors import PriorSweepsError
 
     def attempt(entries: tuple[str, ...]) -> None:
         try:
-            read_history(entries, rule=stop.rule, good=stop.good, false_stop=stop.false_stop)
-        except HistoryError as error:
-            written = draft.document.data["early_stop"]["history"]
-            place = (stop.history.index(error.entry),) if isinstance(written, list) else ()
-            draft.add(("early_stop", "history", *place), error.rule, error.remedy, error.entry)
+            read_prior_sweeps(
+                entries,
+                rule=stop.rule,
+                top_fraction=stop.top_fraction,
+                max_false_stop_rate=stop.max_false_stop_rate,
+            )
+        except PriorSweepsError as error:
+            written = partial.document.data["early_stop"]["prior_sweeps"]
+            place = (stop.prior_sweeps.index(error.entry),) if isinstance(written, list) else ()
+            partial.add(("early_stop", "prior_sweeps", *place), error.rule, error.remedy, error.entry)
 
-    before = len(draft.problems)
-    for entry in stop.history:
+    before = len(partial.problems)
+    for entry in stop.prior_sweeps:
         attempt((entry,))
-    if len(draft.problems) == before:  # each is sound: do they fit each other?
-        attempt(stop.history)
+    if len(partial.problems) == before:  # each is sound: do they fit each other?
+        attempt(stop.prior_sweeps)
 
 
-def _check_model(draft: Draft, model: Model) -> None:
+def _check_model(partial: PartialSpec, model: Model) -> None:
     if model.chat_template is not None and is_template_file(model.chat_template):
-        _check_file(draft, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in name")
+        _check_file(
+            partial, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in name"
+        )
     if _is_remote(model.path):
         if model.allow_pickle:
             remedy = "download the model, and name its folder in model.path"
-            draft.add(
+            partial.add(
                 ("model", "allow_pickle"), "is for local folders only", remedy, list(model.allow_pickle)
             )
         return
@@ -78,7 +85,7 @@ def _check_model(draft: Draft, model: Model) -> None:
     folder = Path(model.path)
     if not folder.is_dir():
         rule = "must be a folder, not a file" if folder.exists() else "there is no such folder"
-        draft.add(key, rule, "name a local model folder, or a hub id such as org/name", model.path)
+        partial.add(key, rule, "name a local model folder, or a hub id such as org/name", model.path)
         return
     missing = []
     if not _is_json(folder / "config.json"):
@@ -93,11 +100,11 @@ def _check_model(draft: Draft, model: Model) -> None:
             "save the model there with save_pretrained, which writes safetensors, or name the files in "
             f"model.allow_pickle: [{', '.join(pickles)}]"
         )
-        draft.add(key, rule, remedy, model.path)
+        partial.add(key, rule, remedy, model.path)
     missing += _missing_weights(folder) if not pickles else []
     if missing:
         remedy = "save model and tokenizer there with save_pretrained, or name the folder that has them"
-        draft.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
+        partial.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
 
 
 def _missing_weights(folder: Path) -> list[str]:
@@ -121,42 +128,42 @@ def _only_pickles(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("pytorch_model*.bin"))
 
 
-def _check_data(draft: Draft, data: Data) -> None:
+def _check_data(partial: PartialSpec, data: Data) -> None:
     train: dict[str, int] = {}
     for i, source in enumerate(data.train):
         key: KeyPath = ("data", "train", i, "path")
         there = _check_file(
-            draft, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"
+            partial, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"
         )
         if there and source.domains is None:  # else rows are compared when they are read
             train.setdefault(_identity(source.path, source.split), i)
     others: list[tuple[KeyPath, str, str | None]] = [
-        (("data", "held_out", i, "path"), held.path, held.split)
-        for i, held in enumerate(data.held_out)
+        (("data", "validation", i, "path"), held.path, held.split)
+        for i, held in enumerate(data.validation)
         if held.path is not None
     ]
     others += [(("data", "test", i, "path"), test.path, test.split) for i, test in enumerate(data.test)]
     for key, path, split in others:
-        if not _check_file(draft, key, path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
+        if not _check_file(partial, key, path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
             continue
         same = train.get(_identity(path, split))
         if same is not None:
             remedy = "name another file, or hold out a share of the training rows with fraction: 0.03"
-            draft.add(
+            partial.add(
                 key, f"must not overlap with training, but is the file of data.train.{same}", remedy, path
             )
 
 
-def _check_file(draft: Draft, key: KeyPath, path: str, wanted: str) -> bool:
+def _check_file(partial: PartialSpec, key: KeyPath, path: str, wanted: str) -> bool:
     if _is_remote(path):
         return True
     file = Path(path)
     if not file.is_file():
         rule = "must be a file, not a folder" if file.is_dir() else "there is no such file"
-        draft.add(key, rule, f"name {wanted}; relative paths start from the spec's folder", path)
+        partial.add(key, rule, f"name {wanted}; relative paths start from the spec's folder", path)
         return False
     if file.stat().st_size == 0:
-        draft.add(key, "the file is empty", "name a file with rows", path)
+        partial.add(key, "the file is empty", "name a file with rows", path)
         return False
     return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sweepft.spec.fields import MicroTokens
-from sweepft.spec.partial import Draft
+from sweepft.spec.partial import PartialSpec
 from sweepft.spec.sections import Resources, Search, Train
 from sweepft.spec.yaml_source import KeyPath
 
@@ -32,19 +32,19 @@ def packing_note(train: Train, model_type: str | None) -> str | None:
 _OFFLOAD_STAGES: Final = {"none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "optimizer_and_parameters": (3,)}
 
 
-def check_hardware(draft: Draft) -> None:
+def check_hardware(partial: PartialSpec) -> None:
     """Add what options and resources do not allow each other."""
-    train, resources = draft.train, draft.resources
+    train, resources = partial.train, partial.resources
     if resources is not None:
-        _check_share(draft, resources)
+        _check_share(partial, resources)
     if train is None:
         return
-    _check_offload_stage(draft, train)
-    _check_compile(draft, train)
-    if draft.search is not None:
-        _check_adafactor(draft, train, draft.search)
+    _check_offload_stage(partial, train)
+    _check_compile(partial, train)
+    if partial.search is not None:
+        _check_adafactor(partial, train, partial.search)
     if resources is not None and resources.gpus_per_worker == 0:
-        _check_gpu_only(draft, train)
+        _check_gpu_only(partial, train)
 
 
 def optimizers(train: Train, search: Search) -> list[tuple[KeyPath, Any]]:
@@ -55,51 +55,51 @@ def optimizers(train: Train, search: Search) -> list[tuple[KeyPath, Any]]:
     return [(("search", "space", "optimizer.name", *below), value) for below, value in dimension.examples()]
 
 
-def _check_share(draft: Draft, resources: Resources) -> None:
+def _check_share(partial: PartialSpec, resources: Resources) -> None:
     each, path = resources.gpus_per_worker, ("resources", "gpus_per_worker")
     if each > 1:
         rule = "must be at most 1: a rank trains on one GPU"
-        draft.add(path, rule, "use 1, and more resources.workers_per_trial", each)
+        partial.add(path, rule, "use 1, and more resources.workers_per_trial", each)
     elif 0.5 < each < 1:
         rule = "leaves the rest of the GPU to nobody: a second rank does not fit beside it"
-        draft.add(path, rule, "use 1, or 0.5 or less", each)
+        partial.add(path, rule, "use 1, or 0.5 or less", each)
     elif 0 < each < 1 and resources.workers_per_trial > 1:
         rule = "must be 1 where a trial has several ranks: NCCL refuses two of its ranks on one GPU"
-        draft.add(path, rule, "use 1, or resources.workers_per_trial: 1", each)
+        partial.add(path, rule, "use 1, or resources.workers_per_trial: 1", each)
 
 
-def _check_offload_stage(draft: Draft, train: Train) -> None:
+def _check_offload_stage(partial: PartialSpec, train: Train) -> None:
     stages = _OFFLOAD_STAGES[train.offload]
     if train.zero_stage not in stages:
         rule = f"{train.offload} needs zero_stage {' or '.join(map(str, stages))}"
-        draft.add(
+        partial.add(
             ("train", "offload"), rule, f"set train.zero_stage: {stages[-1]}, or offload: none", train.offload
         )
 
 
-def _check_compile(draft: Draft, train: Train) -> None:
+def _check_compile(partial: PartialSpec, train: Train) -> None:
     if train.compile and train.zero_stage == 3:
         rule = "at zero_stage 3 layers gather their weights while they run, which breaks what is compiled into pieces"
-        draft.add(("train", "compile"), rule, "set compile: false, or train.zero_stage: 2", train.compile)
+        partial.add(("train", "compile"), rule, "set compile: false, or train.zero_stage: 2", train.compile)
 
 
-def _check_adafactor(draft: Draft, train: Train, search: Search) -> None:
+def _check_adafactor(partial: PartialSpec, train: Train, search: Search) -> None:
     for path, name in optimizers(train, search):
         if name == "adafactor" and train.zero_stage > 0:
             rule = (
                 f"adafactor needs zero_stage 0: at {train.zero_stage} the optimizer is shown flat pieces, "
                 "not matrices, and nothing would be factored"
             )
-            draft.add(
+            partial.add(
                 path, rule, "set train.zero_stage: 0 and precision: fp32, or use adamw or adamw_8bit", name
             )
         if name == "adamw_8bit" and train.offload != "none":
             rule = "adamw_8bit steps where the model is, and train.offload takes the optimizer to main memory"
-            draft.add(path, rule, "use adamw, or set train.offload: none", name)
+            partial.add(path, rule, "use adamw, or set train.offload: none", name)
 
 
-def _check_gpu_only(draft: Draft, train: Train) -> None:
+def _check_gpu_only(partial: PartialSpec, train: Train) -> None:
     for name, value in (("offload", train.offload), ("liger", train.liger)):
         if value not in ("none", False):
             rule = "needs GPUs, and resources.gpus_per_worker is 0"
-            draft.add(("train", name), rule, "set resources.gpus_per_worker: 1, or leave it out", value)
+            partial.add(("train", name), rule, "set resources.gpus_per_worker: 1, or leave it out", value)

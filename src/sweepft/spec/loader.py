@@ -15,9 +15,9 @@ from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all
 from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
-from sweepft.spec.files import check_history as _check_history
-from sweepft.spec.partial import draft
-from sweepft.spec.presets import check_settings, expand_names
+from sweepft.spec.files import check_prior_sweeps as _check_history
+from sweepft.spec.partial import partial
+from sweepft.spec.presets import check_presets, expand_presets
 from sweepft.spec.sections import Train
 from sweepft.spec.sweep import SweepSpec, is_sweepable
 from sweepft.spec.yaml_source import Document, read, to_yaml
@@ -28,7 +28,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     check_files: bool = True,
-    check_history: bool = True,
+    check_prior_sweeps: bool = True,
 ) -> SweepSpec:
     """Read a sweep's YAML file.
 
@@ -36,7 +36,7 @@ def load(
         path: The file. Relative paths in it and in overrides start from its folder; the spec's are absolute.
         overrides: ``key.path=value`` texts, applied in order; values are YAML, null removes a key.
         check_files: Whether model and data files must be there.
-        check_history: Whether ``early_stop.history`` must be readable: no more so once a sweep has begun.
+        check_prior_sweeps: Whether ``early_stop.prior_sweeps`` must be readable: no more so once a sweep has begun.
 
     Raises:
         SpecError: With every problem found.
@@ -47,7 +47,7 @@ def load(
     problems = document.override(overrides, lambda key: key in fields or is_sweepable(key))
     if problems:
         raise SpecError(problems)
-    return _validated(document, path.absolute().parent, check_files, check_files and check_history)
+    return _validated(document, path.absolute().parent, check_files, check_files and check_prior_sweeps)
 
 
 def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpec:
@@ -64,15 +64,17 @@ def dump(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _validated(document: Document, root: Path | None, check_files: bool, check_history: bool) -> SweepSpec:
-    names, unknown = expand_names(document)
-    found = draft(document, root)
+def _validated(
+    document: Document, root: Path | None, check_files: bool, check_prior_sweeps: bool
+) -> SweepSpec:
+    names, unknown = expand_presets(document)
+    found = partial(document, root)
     found.problems += unknown
-    check_settings(found, names)
+    check_presets(found, names)
     check_all(found)
     if check_files:
         _check_files(found)
-    if check_history:
+    if check_prior_sweeps:
         _check_history(found)
     if found.problems:
         raise SpecError(sorted(found.problems, key=_line))

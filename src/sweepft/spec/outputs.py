@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from sweepft.spec.fields import Positive, Section, broken
+from sweepft.spec.fields import Positive, Section, invalid
 
 _SCHEMES: Final = ("s3", "gs", "file")
 
@@ -26,15 +26,15 @@ def check_address(uri: str) -> str:
         parts = urlsplit(uri)
         secret = parts.username is not None or parts.password is not None
     except ValueError:
-        raise broken("must be an address", _EXAMPLE) from None
+        raise invalid("must be an address", _EXAMPLE) from None
     if parts.scheme not in _SCHEMES:
-        raise broken("must begin with s3://, gs:// or file://", _EXAMPLE)
+        raise invalid("must begin with s3://, gs:// or file://", _EXAMPLE)
     if secret:
         remedy = "give them in the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        raise broken("must hold no credentials", remedy)
+        raise invalid("must hold no credentials", remedy)
     folder = parts.path.strip("/")
     if not folder or ".." in folder.split("/") or (parts.scheme == "file") == bool(parts.netloc):
-        raise broken("must name a folder of its own", f"{_EXAMPLE}, file:///backup/my-sweep")
+        raise invalid("must name a folder of its own", f"{_EXAMPLE}, file:///backup/my-sweep")
     return uri
 
 
@@ -55,9 +55,9 @@ def _without_password(uri: str) -> str:
     try:
         password = urlsplit(uri).password
     except ValueError:
-        raise broken("must be an address", "for example sqlite:////data/mlflow.db") from None
+        raise invalid("must be an address", "for example sqlite:////data/mlflow.db") from None
     if password is not None:
-        raise broken("must hold no password", "give the address in the environment: MLFLOW_TRACKING_URI")
+        raise invalid("must hold no password", "give the address in the environment: MLFLOW_TRACKING_URI")
     return uri
 
 

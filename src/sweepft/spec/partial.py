@@ -25,7 +25,7 @@ _SectionT = TypeVar("_SectionT", bound=Section)
 
 
 @dataclass
-class Draft:
+class PartialSpec:
     """Sections that could be read (None where not), and the problems so far."""
 
     document: Document
@@ -47,14 +47,14 @@ class Draft:
         self.problems.append(Problem(self.document.where(path), key, rule, remedy, value))
 
 
-def draft(document: Document, root: Path | None) -> Draft:
+def partial(document: Document, root: Path | None) -> PartialSpec:
     """Validate the sections of a document, each as far as it goes.
 
     Args:
         document: What was read.
         root: Folder that relative paths start from; None leaves them as they are.
     """
-    result = Draft(document)
+    result = PartialSpec(document)
     data = document.data
     try:
         SweepSpec.model_validate(data, context={"root": root})

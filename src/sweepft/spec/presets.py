@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sweepft.errors import Problem
 from sweepft.spec.curriculum import of_data
-from sweepft.spec.partial import Draft
+from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean
 from sweepft.spec.space import same
 from sweepft.spec.sweep import train_dict
@@ -28,7 +28,7 @@ FEWEST_STEPS: Final = 40
 
 
 @dataclass(frozen=True)
-class NamedSetting:
+class Preset:
     """A configuration somebody has published.
 
     Attributes:
@@ -44,11 +44,11 @@ class NamedSetting:
     source: str
 
 
-def _named(name: str, about: str, source: str, **config: Any) -> tuple[str, NamedSetting]:
-    return name, NamedSetting(name, MappingProxyType(config), about, source)
+def _named(name: str, about: str, source: str, **config: Any) -> tuple[str, Preset]:
+    return name, Preset(name, MappingProxyType(config), about, source)
 
 
-NAMED_SETTINGS: Final[Mapping[str, NamedSetting]] = MappingProxyType(
+PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
     dict(
         (
             _named(
@@ -92,7 +92,7 @@ NAMED_SETTINGS: Final[Mapping[str, NamedSetting]] = MappingProxyType(
 """By name."""
 
 
-def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
+def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
     """Put values in the place of names in ``search.start_with``; fields that are not swept are left out.
 
     Args:
@@ -113,10 +113,10 @@ def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
     for i, entry in enumerate(entries):
         if not isinstance(entry, str):
             continue
-        setting = NAMED_SETTINGS.get(entry)
+        setting = PRESETS.get(entry)
         if setting is None:
             path: KeyPath = ("search", "start_with", i)
-            remedy = f"{did_you_mean(entry, NAMED_SETTINGS)}; or write a mapping of fields to values"
+            remedy = f"{did_you_mean(entry, PRESETS)}; or write a mapping of fields to values"
             where = document.where(path)
             problems.append(Problem(where, f"search.start_with.{i}", "is not a named setting", remedy, entry))
             expanded[i] = {}
@@ -127,38 +127,38 @@ def expand_names(document: Document) -> tuple[dict[int, str], list[Problem]]:
     return names, problems
 
 
-def check_settings(draft: Draft, names: Mapping[int, str]) -> None:
+def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
     """Refuse named settings that the sweep cannot try: outside the space, or over before they say anything."""
-    train, search = draft.train, draft.search
-    if train is None or search is None or draft.data is None:
+    train, search = partial.train, partial.search
+    if train is None or search is None or partial.data is None:
         return
-    fixed = train_dict(train) | {f"data.{key}": value for key, value in draft.data.curriculum}
+    fixed = train_dict(train) | {f"data.{key}": value for key, value in partial.data.curriculum}
     for i, name in names.items():
         path: KeyPath = ("search", "start_with", i)
-        if "data.strategy" in NAMED_SETTINGS[name].config and not draft.data.phases:
+        if "data.strategy" in PRESETS[name].config and not partial.data.phases:
             remedy = "name domains in data.phases, or leave the name out"
-            draft.add(path, f"{name} trains in phases, and data.phases is not given", remedy)
+            partial.add(path, f"{name} trains in phases, and data.phases is not given", remedy)
             continue
-        for key, value in NAMED_SETTINGS[name].config.items():
+        for key, value in PRESETS[name].config.items():
             dimension = search.space.get(key)
             if dimension is not None and not dimension.contains(value):
-                rule = f"{name} has {key} {setting_text(value)}, which lies outside search.space.{key}"
+                rule = f"{name} has {key} {format_value(value)}, which lies outside search.space.{key}"
                 remedy = f"widen search.space.{key}, or write the values you want instead of the name"
-                draft.add(path, rule, remedy)
+                partial.add(path, rule, remedy)
             elif dimension is None and not same(fixed.get(key), value):
                 full = key if of_data(key) else f"train.{key}"
-                rule = f"{name} has {key} {setting_text(value)}, and {full} is fixed at another value"
+                rule = f"{name} has {key} {format_value(value)}, and {full} is fixed at another value"
                 remedy = f"sweep {key}, or fix {full} at that value, or leave the name out"
-                draft.add(path, rule, remedy)
-        budget, batch = train.budget.samples, int(NAMED_SETTINGS[name].config.get("batch_size", 0))
+                partial.add(path, rule, remedy)
+        budget, batch = train.budget.samples, int(PRESETS[name].config.get("batch_size", 0))
         if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
             rule = f"{name} would take {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
             remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or leave it out"
-            draft.add(path, rule, remedy)
+            partial.add(path, rule, remedy)
 
 
-def setting_text(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A setting in few characters: ``2e-05``, ``25 steps``."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{setting_text(part)} {name}" for name, part in value.items())
+        return ", ".join(f"{format_value(part)} {name}" for name, part in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from sweepft.spec.fields import Section, sections_in
-from sweepft.spec.presets import NAMED_SETTINGS
+from sweepft.spec.presets import PRESETS
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec
 
 _EXACTLY_ONE = {
@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     search = schema["$defs"]["Search"]["properties"]
     weights = {"pattern": r"^data\.mixture\.[^.]+$"}
     search["space"]["propertyNames"] = {"anyOf": [{"enum": list(SWEEPABLE)}, weights]}
-    search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(NAMED_SETTINGS)}]}
+    search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(PRESETS)}]}
     return schema
 
 

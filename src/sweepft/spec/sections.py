@@ -26,8 +26,8 @@ from sweepft.spec.fields import (
     TargetModules,
     TemplateName,
     Warmup,
-    broken,
     exactly_one,
+    invalid,
 )
 from sweepft.spec.space import Dimension
 
@@ -37,10 +37,10 @@ _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
-def _rising(windows: tuple[float, ...]) -> tuple[float, ...]:
-    if any(a >= b for a, b in itertools.pairwise(windows)):
-        raise broken("must rise from window to window", f"for example windows: {sorted(set(windows))}")
-    return windows
+def _rising(rungs: tuple[float, ...]) -> tuple[float, ...]:
+    if any(a >= b for a, b in itertools.pairwise(rungs)):
+        raise invalid("must rise from window to window", f"for example rungs: {sorted(set(rungs))}")
+    return rungs
 
 
 class Model(Section):
@@ -74,7 +74,7 @@ class TrainSource(Section):
     """Rows to take at most, drawn with `data.seed`; by default all."""
 
 
-class HeldOut(Section):
+class Validation(Section):
     """A held-out set; the objective is the weighted mean of their losses."""
 
     name: _Name
@@ -114,7 +114,7 @@ class TestSource(Section):
 class _Sources(Section):
     train: Annotated[tuple[TrainSource, ...], Field(min_length=1, strict=False)]
     """Training sources; by default all of them together, in one seeded order that depends on no swept value."""
-    held_out: Annotated[tuple[HeldOut, ...], Field(min_length=1, strict=False)]
+    validation: Annotated[tuple[Validation, ...], Field(min_length=1, strict=False)]
     """Held-out sets, evaluated at every window and at the end."""
     test: Annotated[tuple[TestSource, ...], Field(strict=False)] = ()
     """Sealed test sets."""
@@ -233,7 +233,7 @@ class Train(Section):
     """Train low-rank adapters, not the weights themselves; by default all weights are trained."""
 
 
-class TrainSettings(Train):
+class TrainConfig(Train):
     """What one trial trains with: the train section with the trial's swept values in place."""
 
     batch_size: PositiveInt
@@ -255,7 +255,7 @@ class Limit(Section):
     @model_validator(mode="after")
     def _any(self) -> Self:
         if self.hours is None and self.gpu_hours is None:
-            raise broken("must have hours, gpu_hours or both", "for example {hours: 8}")
+            raise invalid("must have hours, gpu_hours or both", "for example {hours: 8}")
         return self
 
 
@@ -283,7 +283,7 @@ class EarlyStop(Section):
     """Who is stopped. `calibrated`: learns in this sweep which early signals mean a poor end; `median`: held-out loss
     worse than the peers' median; `asha`: successive halving on it; `recipe`: high gradient norm and low training loss
     among comparable trials; `none`: nobody but diverged trials."""
-    windows: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
+    rungs: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
         0.1,
         0.25,
         0.5,
@@ -295,19 +295,19 @@ class EarlyStop(Section):
     """Other trials that must have passed the window before a trial is judged there."""
     covariates: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """For `calibrated`: swept fields that its model may use beside the early signals."""
-    good: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    top_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the trials that count as good: what the error rates below are about."""
-    false_stop: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_false_stop_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """For `calibrated`: the share of good trials that may be condemned."""
     audit: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of condemned trials that run on all the same, to measure how often a stop was wrong; by default 0.05
     for `calibrated`, else 0."""
-    max_bad_stops: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    max_false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Upper bound on wrong stops below which audits certify the rule."""
-    history: Paths = ()
+    prior_sweeps: Paths = ()
     """What earlier sweeps taught: run folders, whose audits are counted with this sweep's, and for `calibrated` one
     file made by `sweepft replay --calibrate`. One path or a list. Read once, and kept in the ledger."""
-    park: bool = False
+    pause: bool = False
     """Whether condemned trials are parked instead of stopped: when there is nothing more to propose, those that are
     likely enough to be good for what they cost come back, within `search.limit`."""
 

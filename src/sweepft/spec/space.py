@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweepft.spec.fields import Positive, Section, broken, exactly_one
+from sweepft.spec.fields import Positive, Section, exactly_one, invalid
 
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 
@@ -38,14 +38,14 @@ class Dimension(Section):
         exactly_one(self, ("choice", "uniform", "log_uniform", "int_uniform"))
         if self.choice is not None:
             if not self.choice:
-                raise broken("must have at least one choice", "for example choice: [0.0, 0.03]")
+                raise invalid("must have at least one choice", "for example choice: [0.0, 0.03]")
             for i, value in enumerate(self.choice):
                 if any(same(value, other) for other in self.choice[:i]):
-                    raise broken(f"must not list {value!r} twice", "remove one of them")
+                    raise invalid(f"must not list {value!r} twice", "remove one of them")
             return self
         low, high = self.bounds
         if low >= high:
-            raise broken("must have low < high", f"for example {self.kind}: [{high}, {low}]")
+            raise invalid("must have low < high", f"for example {self.kind}: [{high}, {low}]")
         return self
 
     @property

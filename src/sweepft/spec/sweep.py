@@ -28,7 +28,7 @@ from sweepft.spec.sections import (
     Resources,
     Search,
     Train,
-    TrainSettings,
+    TrainConfig,
 )
 
 _FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
@@ -92,7 +92,7 @@ class SweepSpec(Section):
     windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the
     time it would take to train up to there again. Without a state the trial is trained again, to the same numbers."""
 
-    def trial_settings(self, config: Mapping[str, Any]) -> TrainSettings:
+    def train_config(self, config: Mapping[str, Any]) -> TrainConfig:
         """What a trial with these swept values trains with.
 
         Args:
@@ -106,9 +106,9 @@ class SweepSpec(Section):
             data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
         data = apply(data, config)
         try:
-            return TrainSettings.model_validate(data)
+            return TrainConfig.model_validate(data)
         except ValidationError as error:
-            raise SpecError(problems_of(error, TrainSettings, data, lambda _: "trial", ("train",))) from None
+            raise SpecError(problems_of(error, TrainConfig, data, lambda _: "trial", ("train",))) from None
 
     @property
     def kept(self) -> Keep:
@@ -124,7 +124,7 @@ class SweepSpec(Section):
         return data
 
 
-def plan(settings: TrainSettings, budget_samples: int) -> Plan:
+def plan(settings: TrainConfig, budget_samples: int) -> Plan:
     """Optimizer steps of a trial, and how many of them warm up.
 
     Args:

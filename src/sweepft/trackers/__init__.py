@@ -6,8 +6,8 @@ sweep noticing, and can catch up at any time: ``python -m sweepft.trackers RUN``
 
 from __future__ import annotations
 
-from sweepft.trackers.feed import Feed, failures
+from sweepft.trackers.feed import TrackerFeed, failures
 from sweepft.trackers.points import Point
 from sweepft.trackers.trackers import Tracker, make_trackers
 
-__all__ = ["Feed", "Point", "Tracker", "failures", "make_trackers"]
+__all__ = ["Point", "Tracker", "TrackerFeed", "failures", "make_trackers"]

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweepft.ledger import LedgerTail, Row, RunView, TrialView
+from sweepft.ledger import LedgerTail, Row, SweepState, TrialState
 from sweepft.ledger.lock import WriterLock
 from sweepft.redact import redact
 from sweepft.trackers.points import eval_point, points_of, step_points
@@ -23,7 +23,7 @@ from sweepft.trackers.trackers import Tracker
 _log = logging.getLogger(__name__)
 
 
-class Feed:
+class TrackerFeed:
     """Sends what the ledger holds and trackers do not have yet. Close it, or use ``with``.
 
     Args:
@@ -38,14 +38,14 @@ class Feed:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._lock = WriterLock(folder / "lock")
         self._state = folder / "state.json"
-        self._view = RunView()
+        self._view = SweepState()
         self._tail = LedgerTail(run_dir)
         self._notes = _read(self._state).get("trackers", {})
         self._lanes = [
             _Lane(name, make, self._notes.get(name, {}).get("next", 0)) for name, make in makers.items()
         ]
 
-    def __enter__(self) -> Feed:
+    def __enter__(self) -> TrackerFeed:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -104,7 +104,7 @@ class _Lane:
         self._open: dict[str, int] = {}
         self._sent: dict[tuple[str, str], int] = {}
 
-    def take(self, row: Row, view: RunView) -> None:
+    def take(self, row: Row, view: SweepState) -> None:
         """Send a row, or only remember that it was sent before."""
         if self.failure is None and row["seq"] >= self._next:
             self._try(partial(self._row, row, view.trials.get(row.get("trial_id") or ""), view))
@@ -119,7 +119,7 @@ class _Lane:
         all_safe = self._tracker is None or self._tracker.flush()
         self.safe = self._next if all_safe else min(self._open.values(), default=self._next)
 
-    def close(self, view: RunView) -> None:
+    def close(self, view: SweepState) -> None:
         self._try(partial(self._close_all, view))
 
     def _try(self, act: Callable[[], None]) -> None:
@@ -131,7 +131,7 @@ class _Lane:
             self.failure = redact(f"{type(error).__name__}: {error}")
             _log.warning("tracking ends here: tracker=%s error=%s", self.name, self.failure)
 
-    def _row(self, row: Row, trial: TrialView | None, view: RunView) -> None:
+    def _row(self, row: Row, trial: TrialState | None, view: SweepState) -> None:
         kind = row["kind"]
         if kind == "finish":
             self._close_all(view)
@@ -140,9 +140,9 @@ class _Lane:
         elif kind == "end":
             self._opened(trial, view)
             self._close(trial)
-        elif kind == "verdict" and row["action"] != "continue":
-            self._opened(trial, view).verdict(trial, row)
-            if row["action"] == "park":
+        elif kind == "decision" and row["action"] != "continue":
+            self._opened(trial, view).decision(trial, row)
+            if row["action"] == "pause":
                 self._close(trial)
         elif kind in ("steps", "eval"):
             after = self._sent.get((trial.trial_id, kind), -1)
@@ -152,22 +152,22 @@ class _Lane:
                 self._opened(trial, view).send(trial, new)
                 self._sent[trial.trial_id, kind] = new[-1].step
 
-    def _opened(self, trial: TrialView, view: RunView) -> Tracker:
+    def _opened(self, trial: TrialState, view: SweepState) -> Tracker:
         if self._tracker is None:
             self._tracker = self._make()
         name = trial.trial_id
         if name not in self._open:
-            step, held_out = (self._sent.get((name, kind), -1) for kind in ("steps", "eval"))
-            before = [p for p in points_of(trial) if p.step <= (held_out if p.held_out else step)]
+            step, validation = (self._sent.get((name, kind), -1) for kind in ("steps", "eval"))
+            before = [p for p in points_of(trial) if p.step <= (validation if p.validation else step)]
             self._tracker.open(trial, view, before)
             self._open[name] = self._next
         return self._tracker
 
-    def _close_all(self, view: RunView) -> None:
+    def _close_all(self, view: SweepState) -> None:
         for name in sorted(self._open):
             self._close(view.trials[name])
 
-    def _close(self, trial: TrialView) -> None:
+    def _close(self, trial: TrialState) -> None:
         if trial.trial_id in self._open and self._tracker is not None:
             del self._open[trial.trial_id]
             self._tracker.close(trial)

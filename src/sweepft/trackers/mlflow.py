@@ -14,7 +14,7 @@ from typing import Final
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from sweepft.ledger import Row, RunView, TrialView
+from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import MlflowTrack
 from sweepft.trackers.points import Point, flat, sweep_id
 
@@ -24,7 +24,7 @@ _TAG: Final = "sweepft.trial"
 _STATUS: Final = {
     "completed": "FINISHED",
     "stopped": "FINISHED",
-    "parked": "SCHEDULED",
+    "paused": "SCHEDULED",
     "diverged": "FAILED",
     "failed": "FAILED",
 }
@@ -57,7 +57,7 @@ class MlflowRuns:
         self._experiment: str | None = None
         self._runs: dict[str, str] = {}
 
-    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
+    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
         """Begin the run of a trial, or go on with it."""
         experiment = self._experiment_of(view)
         known = self._client.search_runs(
@@ -71,11 +71,11 @@ class MlflowRuns:
             begin = int(trial.proposed * 1000)
             run = self._client.create_run(experiment, begin, tags, trial.trial_id).info.run_id
         self._runs[trial.trial_id] = run
-        params = [Param(key, str(value)[:_TEXT]) for key, value in flat(trial.effective).items()]
+        params = [Param(key, str(value)[:_TEXT]) for key, value in flat(trial.train_config).items()]
         for i in range(0, len(params), _PARAMS):
             self._client.log_batch(run, params=params[i : i + _PARAMS])
 
-    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+    def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         """Log metrics."""
         metrics = [
             Metric(tag, value, int(point.time * 1000), point.samples)
@@ -85,14 +85,14 @@ class MlflowRuns:
         for i in range(0, len(metrics), _METRICS):
             self._client.log_batch(self._runs[trial.trial_id], metrics=metrics[i : i + _METRICS])
 
-    def verdict(self, trial: TrialView, row: Row) -> None:
+    def decision(self, trial: TrialState, row: Row) -> None:
         """A tag."""
         text = f"{row['action']} by {row['rule']}: {row['reason']}"
         self._client.set_tag(
             self._runs[trial.trial_id], f"sweepft.verdict.{int(row['samples_seen'])}", text[:_TEXT]
         )
 
-    def close(self, trial: TrialView) -> None:
+    def close(self, trial: TrialState) -> None:
         """Status and reason; the run ends, for now or for good."""
         run = self._runs.pop(trial.trial_id)
         ended = int((trial.ended or trial.attempts[-1].last if trial.attempts else trial.proposed) * 1000)
@@ -114,7 +114,7 @@ class MlflowRuns:
         """Nothing to do: a call that has returned is kept."""
         return True
 
-    def _experiment_of(self, view: RunView) -> str:
+    def _experiment_of(self, view: SweepState) -> str:
         if self._experiment is None:
             name = self._settings.experiment or view.name
             known = self._client.get_experiment_by_name(name)
@@ -126,5 +126,5 @@ class MlflowRuns:
         return self._experiment
 
 
-def _name(trial: TrialView, view: RunView) -> str:
+def _name(trial: TrialState, view: SweepState) -> str:
     return f"{sweep_id(view)}/{trial.trial_id}"

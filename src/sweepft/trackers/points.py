@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sweepft.ledger import Row, RunView, TrialView
+from sweepft.ledger import Row, SweepState, TrialState
 
 _TRAIN: Final = ("loss", "grad_norm", "lr")
 
@@ -21,15 +21,15 @@ class Point:
         step: Optimizer steps done.
         samples: Training samples seen: the abscissa.
         time: Unix seconds.
-        values: By tag: ``train/loss``, ``train/grad_norm``, ``train/lr``; ``held_out/SET``, ``held_out/objective``.
-        held_out: Whether it is an evaluation rather than a training step.
+        values: By tag: ``train/loss``, ``train/grad_norm``, ``train/lr``; ``validation/SET``, ``validation/objective``.
+        validation: Whether it is an evaluation rather than a training step.
     """
 
     step: int
     samples: int
     time: float
     values: dict[str, float]
-    held_out: bool = False
+    validation: bool = False
 
 
 def step_points(row: Row) -> list[Point]:
@@ -39,21 +39,21 @@ def step_points(row: Row) -> list[Point]:
 
 def eval_point(row: Row) -> Point:
     """The held-out losses of an `eval` row."""
-    values = {f"held_out/{name}": float(found["loss"]) for name, found in row["sets"].items()}
+    values = {f"validation/{name}": float(found["loss"]) for name, found in row["sets"].items()}
     if row["objective"] is not None:
-        values["held_out/objective"] = float(row["objective"])
-    return Point(int(row["step"]), int(row["samples_seen"]), row["time"], values, held_out=True)
+        values["validation/objective"] = float(row["objective"])
+    return Point(int(row["step"]), int(row["samples_seen"]), row["time"], values, validation=True)
 
 
-def points_of(trial: TrialView) -> list[Point]:
+def points_of(trial: TrialState) -> list[Point]:
     """All points of a trial, in the order of its steps; an evaluation stands behind its step."""
     history = {key: values.tolist() for key, values in trial.history.items()}
     found = _points(history, trial.evals[-1]["time"] if trial.evals else trial.proposed)
     found += [eval_point(row) for row in trial.evals]
-    return sorted(found, key=lambda point: (point.step, point.held_out))
+    return sorted(found, key=lambda point: (point.step, point.validation))
 
 
-def sweep_id(view: RunView) -> str:
+def sweep_id(view: SweepState) -> str:
     """Ten characters: the same for the same sweep, whoever asks."""
     header = view.header
     told = f"{header.get('name')}\n{header.get('spec_digest')}\n{header.get('time')}"

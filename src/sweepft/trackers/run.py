@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweepft.errors import Problem, SpecError
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.spec import Track, load
-from sweepft.trackers.feed import Feed
+from sweepft.trackers.feed import TrackerFeed
 from sweepft.trackers.trackers import make_trackers
 
 
@@ -26,7 +26,7 @@ def track_run(run_dir: Path, overrides: Sequence[str] = ()) -> dict[str, str | N
         LedgerLocked: If a sweep that runs is tracking this run, or somebody else.
     """
     makers = make_trackers(_asked(run_dir, overrides), run_dir)
-    with Feed(run_dir, makers) as feed:
+    with TrackerFeed(run_dir, makers) as feed:
         while feed.step():
             pass
     return {name: feed.failures.get(name) for name in makers}
@@ -39,7 +39,7 @@ def follow(run_dir: Path, over: Callable[[], bool]) -> None:
         run_dir: The run folder.
         over: Waits a little; whether nothing more will come.
     """
-    with Feed(run_dir, make_trackers(_asked(run_dir, ()), run_dir)) as feed:
+    with TrackerFeed(run_dir, make_trackers(_asked(run_dir, ()), run_dir)) as feed:
         last = False
         while not last:
             last = over()
@@ -51,7 +51,7 @@ def _asked(run_dir: Path, overrides: Sequence[str]) -> Track:
     if overrides:
         track = load(run_dir / "spec.yaml", overrides, check_files=False).track
     else:
-        track = Track.model_validate(RunView.load(run_dir).spec.get("track", {}))
+        track = Track.model_validate(SweepState.load(run_dir).spec.get("track", {}))
     if not track.names:
         rule, remedy = "names no tracker", "for example --set track.tensorboard=true"
         raise SpecError([Problem(str(run_dir / "spec.yaml"), "track", rule, remedy)])

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from sweepft.ledger import Row, RunView, TrialView
+from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.trackers.points import Point, flat
 
 _LARGEST: Final = 3.4028234e38  # of the 32 bits that an event holds
@@ -32,29 +32,29 @@ class EventFiles:
         self._library = _tensorboardx()
         self._writers: dict[str, Any] = {}
 
-    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
+    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
         """Begin a new file of the trial."""
         folder = self._folder / trial.trial_id
         known = len(list(folder.glob("events.*")))
         writer = self._library.SummaryWriter(str(folder), filename_suffix=f".{known}", flush_secs=3600)
         self._writers[trial.trial_id] = writer
         if not before:
-            settings = yaml.safe_dump(trial.effective, sort_keys=False, allow_unicode=True)
-            writer.add_text("config", f"```\n{settings}```", 0, trial.proposed)
+            settings = yaml.safe_dump(trial.train_config, sort_keys=False, allow_unicode=True)
+            writer.add_text("params", f"```\n{settings}```", 0, trial.proposed)
 
-    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+    def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         """Write scalars."""
         writer = self._writers[trial.trial_id]
         for point in points:
             for tag, value in point.values.items():
                 writer.add_scalar(tag, _in_32_bits(value), point.samples, point.time)
 
-    def verdict(self, trial: TrialView, row: Row) -> None:
+    def decision(self, trial: TrialState, row: Row) -> None:
         """Write it as a text."""
         text = f"{row['action']} by {row['rule']}: {row['reason']}"
-        self._writers[trial.trial_id].add_text("verdict", text, int(row["samples_seen"]), row["time"])
+        self._writers[trial.trial_id].add_text("decision", text, int(row["samples_seen"]), row["time"])
 
-    def close(self, trial: TrialView) -> None:
+    def close(self, trial: TrialState) -> None:
         """End the file; with settings and metric if the trial has ended."""
         from tensorboardX.summary import hparams
 
@@ -62,10 +62,10 @@ class EventFiles:
         if trial.end is not None:
             settings = {
                 k: v if isinstance(v, (bool, int, float)) else str(v)
-                for k, v in flat(trial.effective).items()
+                for k, v in flat(trial.train_config).items()
             }
             objective = math.nan if trial.objective is None else _in_32_bits(trial.objective)
-            for summary in hparams(settings | {"status": trial.status}, {"held_out/objective": objective}):
+            for summary in hparams(settings | {"status": trial.status}, {"validation/objective": objective}):
                 writer.file_writer.add_summary(summary)
             writer.add_text("end", f"{trial.status}: {trial.reason or ''}", trial.samples_seen, trial.ended)
         writer.close()

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from sweepft.ledger import Row, RunView, TrialView
+from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import Track
 from sweepft.trackers.points import Point
 
@@ -16,7 +16,7 @@ from sweepft.trackers.points import Point
 class Tracker(Protocol):
     """One tool. Whatever a method raises ends the copying to this tool, and nothing else."""
 
-    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
+    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
         """A trial begins to report, or goes on after a pause.
 
         Args:
@@ -25,13 +25,13 @@ class Tracker(Protocol):
             before: Points of it that were sent earlier.
         """
 
-    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+    def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         """Take points of an open trial, each once and in the order of its steps."""
 
-    def verdict(self, trial: TrialView, row: Row) -> None:
+    def decision(self, trial: TrialState, row: Row) -> None:
         """Take a verdict on an open trial that is more than to let it go on."""
 
-    def close(self, trial: TrialView) -> None:
+    def close(self, trial: TrialState) -> None:
         """An open trial has ended or pauses: ``trial.status``, ``reason`` and ``objective`` say how."""
 
     def flush(self) -> bool:

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import wandb
 
-from sweepft.ledger import Row, RunView, TrialView
+from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import WandbTrack
 from sweepft.trackers.points import Point, sweep_id
 
-_WELL: Final = ("completed", "stopped", "parked")
+_WELL: Final = ("completed", "stopped", "paused")
 
 
 class WandbRuns:
@@ -35,7 +35,7 @@ class WandbRuns:
         self._offline = (settings.mode or os.environ.get("WANDB_MODE", "online")) == "offline"
         self._runs: dict[str, Any] = {}
 
-    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
+    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
         """Begin the run of a trial, or go on with it."""
         name = f"{sweep_id(view)}-{trial.trial_id}"
         if self._offline:
@@ -56,7 +56,7 @@ class WandbRuns:
                 "trial_id": trial.trial_id,
                 "number": trial.number,
                 "origin": trial.origin,
-                **trial.effective,
+                **trial.train_config,
             },
             tags=_tags(trial),
             settings=wandb.Settings(
@@ -77,27 +77,27 @@ class WandbRuns:
         if self._offline:
             self.send(trial, before)
 
-    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+    def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         """Add history rows: step s is row 2s, the evaluation behind it row 2s + 1."""
         run = self._runs[trial.trial_id]
         for point in points:
             values = {**point.values, "samples_seen": point.samples, "_timestamp": point.time}
-            run.log(values, step=2 * point.step + point.held_out)
+            run.log(values, step=2 * point.step + point.validation)
 
-    def verdict(self, trial: TrialView, row: Row) -> None:
+    def decision(self, trial: TrialState, row: Row) -> None:
         """Nothing yet: a run's summary holds all verdicts when it is closed."""
 
-    def close(self, trial: TrialView) -> None:
+    def close(self, trial: TrialState) -> None:
         """Write the summary and let the run end, for now or for good."""
         run = self._runs.pop(trial.trial_id)
-        told = [v for v in trial.verdicts if v["action"] != "continue"]
+        told = [v for v in trial.decisions if v["action"] != "continue"]
         run.summary.update(
             {
                 "status": trial.status,
                 "reason": trial.reason,
                 "objective": trial.objective,
                 "samples_seen": trial.samples_seen,
-                "verdicts": [
+                "decisions": [
                     f"{v['samples_seen']} samples: {v['action']} by {v['rule']}: {v['reason']}" for v in told
                 ],
             }
@@ -110,7 +110,7 @@ class WandbRuns:
         return False
 
 
-def _tags(trial: TrialView) -> list[str]:
+def _tags(trial: TrialState) -> list[str]:
     """Status and verdicts, as far as they are known."""
-    actions = [f"{v['action']}:{v['rule']}" for v in trial.verdicts if v["action"] != "continue"]
+    actions = [f"{v['action']}:{v['rule']}" for v in trial.decisions if v["action"] != "continue"]
     return list(dict.fromkeys([trial.status, *actions]))

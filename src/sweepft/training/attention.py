@@ -33,17 +33,17 @@ class Documents:
     """
 
     lengths: tuple[int, ...]
-    bounds: torch.Tensor
+    cu_seqlens: torch.Tensor
     position_ids: torch.Tensor
 
     @classmethod
     def of(cls, lengths: NDArray[np.int64], device: torch.device) -> Documents:
         """Lay documents of these lengths one after another."""
-        bounds = np.concatenate([[0], np.cumsum(lengths)])
-        positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+        positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
         return cls(
             tuple(int(n) for n in lengths),
-            torch.from_numpy(bounds.astype(np.int32)).to(device),
+            torch.from_numpy(cu_seqlens.astype(np.int32)).to(device),
             torch.from_numpy(positions[None]).to(device),
         )
 
@@ -173,7 +173,7 @@ def _varlen(
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    longest, bounds = max(documents.lengths), documents.bounds
+    longest, cu_seqlens = max(documents.lengths), documents.cu_seqlens
     back = -1 if sliding_window is None else sliding_window - 1
     grouped: dict[str, Any] = {}
     if (times := q.shape[1] // k.shape[1]) > 1:
@@ -182,7 +182,7 @@ def _varlen(
         else:  # torch 2.11: one head of keys and values for each of the queries
             k, v = (t.repeat_interleave(times, dim=1) for t in (k, v))
     out = varlen_attn(
-        q, k, v, bounds, bounds, longest, longest, scale=scaling, window_size=(back, 0), **grouped
+        q, k, v, cu_seqlens, cu_seqlens, longest, longest, scale=scaling, window_size=(back, 0), **grouped
     )  # fmt: skip
     assert isinstance(out, torch.Tensor)  # a tuple only where more was asked for
     return out[None]

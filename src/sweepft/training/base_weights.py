@@ -15,11 +15,11 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sweepft.training.config import EnginePlan
-from sweepft.training.file_lock import alone
+from sweepft.training.config import EngineConfig
+from sweepft.training.file_lock import file_lock
 
 
-def shared_copy(plan: EnginePlan, name: str, tensor: torch.Tensor) -> torch.Tensor:
+def shared_copy(plan: EngineConfig, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """A memory-mapped copy of base weights, flat, on the CPU.
 
     Args:
@@ -31,7 +31,7 @@ def shared_copy(plan: EnginePlan, name: str, tensor: torch.Tensor) -> torch.Tens
     """
     path = _place(plan, f"{_layout(plan)}-{name}.bin")
     flat = tensor.detach().reshape(-1).cpu()
-    with alone(path.with_suffix(".lock")):
+    with file_lock(path.with_suffix(".lock")):
         if not path.exists() or path.stat().st_size != flat.numel() * flat.element_size():
             temporary = _temporary(path)
             temporary.write_bytes(flat.contiguous().view(torch.uint8).numpy().tobytes())
@@ -42,7 +42,7 @@ def shared_copy(plan: EnginePlan, name: str, tensor: torch.Tensor) -> torch.Tens
 
 
 @torch.no_grad()
-def share_frozen(plan: EnginePlan, model: torch.nn.Module, known: bool) -> None:
+def share_frozen(plan: EngineConfig, model: torch.nn.Module, known: bool) -> None:
     """Let frozen weights on a CPU lie in a mapped file instead of this process: N slots of a node hold one copy.
 
     Called each time that an engine has been built: at its start DeepSpeed's rank 0 sends its weights to the others, and
@@ -62,7 +62,7 @@ def share_frozen(plan: EnginePlan, model: torch.nn.Module, known: bool) -> None:
     }
     held = {name: p.ds_tensor if sharded else p for name, p in frozen.items()}
     path = _place(plan, f"{_layout(plan)}-frozen.safetensors" if sharded else "frozen.safetensors")
-    with alone(path.with_suffix(".lock")):
+    with file_lock(path.with_suffix(".lock")):
         if not path.exists():
             temporary = _temporary(path)
             save_file({name: tensor.detach().contiguous() for name, tensor in held.items()}, temporary)
@@ -82,13 +82,13 @@ def _own_part(parameter: Any, rank: int) -> int:
     return int(min(share, max(0, parameter.ds_numel - rank * share)))
 
 
-def _layout(plan: EnginePlan) -> str:
+def _layout(plan: EngineConfig) -> str:
     """What a rank's tensors depend on beside the model."""
     share = f"-{dist.get_rank()}" if plan.zero_stage == 3 else ""
     return f"zero{plan.zero_stage}-{dist.get_world_size()}{share}"
 
 
-def _place(plan: EnginePlan, name: str) -> Path:
+def _place(plan: EngineConfig, name: str) -> Path:
     identity = f"{plan.model_path}|{plan.revision}|{plan.vocab_size}|{plan.precision}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     path = Path(plan.scratch) / f"base-{digest}-{name}"

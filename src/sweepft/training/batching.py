@@ -80,7 +80,7 @@ class Layout:
     size: int
     pad_id: int
 
-    def cut(self, lengths: NDArray[np.int64], world_size: int) -> list[list[MicroBatch]]:
+    def split_micro_batches(self, lengths: NDArray[np.int64], world_size: int) -> list[list[MicroBatch]]:
         """Micro-batches of each rank: the same number for all, together holding every row exactly once.
 
         Args:
@@ -88,17 +88,19 @@ class Layout:
             world_size: Number of ranks.
         """
         if self.kind == "rows":
-            return cut(lengths, world_size, self.size)
+            return split_micro_batches(lengths, world_size, self.size)
         if self.kind == "packed":
             return _cut_to_pack(lengths, world_size, self.size)
         return _cut_to_group(lengths, world_size, self.size)
 
-    def lay_out(self, rows: list[Row]) -> Batch:
+    def collate(self, rows: list[Row]) -> Batch:
         """Make the samples of a micro-batch one forward pass."""
         return _packed(rows) if self.kind == "packed" else _padded(rows, self.pad_id)
 
 
-def cut(lengths: NDArray[np.int64], world_size: int, micro_batch: int) -> list[list[MicroBatch]]:
+def split_micro_batches(
+    lengths: NDArray[np.int64], world_size: int, micro_batch: int
+) -> list[list[MicroBatch]]:
     """Cut a global batch into micro-batches of so many rows.
 
     Ranks get equal numbers of rows (within one) and balanced token counts: rows are dealt longest first, each to
@@ -254,19 +256,19 @@ class Step:
     micro_batches: list[tuple[NDArray[np.int64], Batch]]
 
 
-def lay_out_step(
+def collate_step(
     rows: TokenSet, order: Order, layout: Layout, start: int, stop: int, rank: int, world_size: int
 ) -> Step:
     """A rank's share of the positions [start, stop) of the sample order."""
     indices = order.indices(start, stop)
     made = []
-    for micro in layout.cut(rows.lengths[indices], world_size)[rank]:
+    for micro in layout.split_micro_batches(rows.lengths[indices], world_size)[rank]:
         chosen = indices[micro.rows] if len(micro.rows) else indices[:1]
-        made.append((start + micro.rows, layout.lay_out([rows.row(int(r)) for r in chosen])))
+        made.append((start + micro.rows, layout.collate([rows.row(int(r)) for r in chosen])))
     return Step(int(rows.targets[indices].sum()), made)
 
 
-class Feed:
+class BatchPrefetcher:
     """Gives one step after another, and prepares the next one meanwhile.
 
     Attributes:

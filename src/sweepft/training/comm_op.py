@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from sweepft.training.file_lock import alone
+from sweepft.training.file_lock import file_lock
 
 _OP = "deepspeed_shm_comm"
 
@@ -32,16 +32,16 @@ def load_op() -> None:
     """Load the op into this process, where DeepSpeed then finds it; compile it where that has not been done.
 
     Raises:
-        RuntimeError: If the build fails, or another program's build does not end (see `alone_with_op`).
+        RuntimeError: If the build fails, or another program's build does not end (see `hold_op_lock`).
     """
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
-    with alone_with_op(_build_folder()):
+    with hold_op_lock(_build_folder()):
         ShareMemCommBuilder().load(verbose=False)
 
 
 @contextlib.contextmanager
-def alone_with_op(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
+def hold_op_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """No other process of ours, on any machine that sees the folder, builds or loads the op meanwhile.
 
     On entry torch's ``lock`` is gone: that of a process of ours that was killed is removed at once, as is any that is
@@ -55,7 +55,7 @@ def alone_with_op(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, note = folder / "lock", folder / "sweepft.building"
-    with alone(folder / "sweepft.lock") as sure:
+    with file_lock(folder / "sweepft.lock") as sure:
         if sure and note.exists():
             lock.unlink(missing_ok=True)
         _wait_for_others(lock, patience)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweepft.spec import TrainSettings, plan
+from sweepft.spec import TrainConfig, plan
 
 
 def deepspeed_offload(offload: str) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def deepspeed_offload(offload: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class HeldOutSet:
+class ValidationSet:
     """A named held-out set: its token cache and its weight in the objective."""
 
     name: str
@@ -30,16 +30,16 @@ class HeldOutSet:
 
 
 @dataclass(frozen=True)
-class EnginePlan:
+class EngineConfig:
     """What all trials of a sweep share.
 
     Attributes:
         model_path: Local folder or hub id of the base model.
         vocab_size: Tokens the tokenizer knows; embeddings are widened where the model has fewer.
         train_cache: Folder of the tokenised training data (``sweepft.data``).
-        held_out: Held-out sets of the objective (weights above zero) and beside it.
+        validation: Held-out sets of the objective (weights above zero) and beside it.
         budget_samples: Samples every trial sees.
-        windows: Fractions of the budget at which held-out loss is computed.
+        rungs: Fractions of the budget at which held-out loss is computed.
         micro_batch: Rows, or tokens where samples are packed, that a rank runs forward at once; 0 is to be found by a
             probe.
         packed: Whether samples are packed into rows without padding.
@@ -64,8 +64,8 @@ class EnginePlan:
     trust_remote_code: bool = False
     vocab_size: int = 0
     pad_id: int = 0
-    held_out: tuple[HeldOutSet, ...] = ()
-    windows: tuple[float, ...] = ()
+    validation: tuple[ValidationSet, ...] = ()
+    rungs: tuple[float, ...] = ()
     precision: str = "fp32"
     zero_stage: int = 2
     threads: int = 1
@@ -84,7 +84,7 @@ class EnginePlan:
 
 
 @dataclass(frozen=True)
-class LoraPlan:
+class AdapterConfig:
     """Low-rank adapters in place of full fine-tuning (see ``sweepft.spec.Lora``)."""
 
     rank: int
@@ -99,7 +99,7 @@ class LoraPlan:
 
 
 @dataclass(frozen=True)
-class TrialPlan:
+class TrialConfig:
     """What one trial trains with: the effective ``train`` section, resolved to steps.
 
     Attributes:
@@ -134,21 +134,21 @@ class TrialPlan:
     weight_decay: float = 0.0
     optimizer: str = "adamw"
     momentum: float = 0.9
-    lora: LoraPlan | None = None
+    lora: AdapterConfig | None = None
     curriculum: Mapping[str, Any] | None = None
 
     @classmethod
-    def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialPlan:
+    def from_settings(cls, trial_id: str, settings: Mapping[str, Any], budget_samples: int) -> TrialConfig:
         """Resolve an effective ``train`` section to steps.
 
         Args:
             trial_id: Name of the trial.
-            settings: What validates as ``sweepft.spec.TrainSettings``.
+            settings: What validates as ``sweepft.spec.TrainConfig``.
             budget_samples: Samples the trial sees.
         Raises:
             pydantic.ValidationError: If the settings are not valid.
         """
-        train = TrainSettings.model_validate(dict(settings))
+        train = TrainConfig.model_validate(dict(settings))
         steps = plan(train, budget_samples)
         return cls(
             trial_id=trial_id,
@@ -168,6 +168,6 @@ class TrialPlan:
             weight_decay=train.optimizer.weight_decay,
             optimizer=train.optimizer.name,
             momentum=train.optimizer.momentum,
-            lora=None if train.lora is None else LoraPlan(**dict(train.lora)),
+            lora=None if train.lora is None else AdapterConfig(**dict(train.lora)),
             curriculum=None if train.data is None else train.data.model_dump(mode="json"),
         )

@@ -17,10 +17,10 @@ import torch.distributed as dist
 from sweepft.training.attention import DOCUMENTS
 from sweepft.training.base_weights import share_frozen, shared_copy
 from sweepft.training.batching import Batch, Layout, Row
-from sweepft.training.config import EnginePlan, LoraPlan, TrialPlan, deepspeed_offload
+from sweepft.training.config import AdapterConfig, EngineConfig, TrialConfig, deepspeed_offload
 from sweepft.training.forward import attend_by_documents, compare_with_padding, scored_logits, token_losses
-from sweepft.training.lora import put_on, set_in_place, take_off
-from sweepft.training.memory import let_go
+from sweepft.training.lora import attach_adapter, detach_adapter, set_in_place
+from sweepft.training.memory import release_engine_memory
 from sweepft.training.model import compile_blocks, load_model, parameter_groups
 from sweepft.training.optimizers import (
     ZEROED_IS_FRESH,
@@ -47,7 +47,7 @@ class ZeroEngine:
         reset_in_place: Whether trials after the first reset the engine; None takes the table above.
     """
 
-    def __init__(self, plan: EnginePlan, device: torch.device, reset_in_place: bool | None = None) -> None:
+    def __init__(self, plan: EngineConfig, device: torch.device, reset_in_place: bool | None = None) -> None:
         self.plan = plan
         self.device = device
         self._in_place = (
@@ -57,10 +57,10 @@ class ZeroEngine:
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
         self.padded_attention: str | None = None
-        self._lora: LoraPlan | None = None
+        self._lora: AdapterConfig | None = None
         self._optimizer = ""
 
-    def start(self, trial: TrialPlan) -> bool:
+    def start(self, trial: TrialConfig) -> bool:
         """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
         warm = (
             self._engine is not None
@@ -91,7 +91,7 @@ class ZeroEngine:
         return self._engine.module
 
     @property
-    def lora(self) -> LoraPlan | None:
+    def lora(self) -> AdapterConfig | None:
         """Adapters of the trial under way."""
         return self._lora
 
@@ -121,7 +121,7 @@ class ZeroEngine:
         """
         if self.layout.kind != "packed":
             return
-        packed, padded = self.layout.lay_out(rows), Layout("rows", len(rows), self.plan.pad_id).lay_out(rows)
+        packed, padded = self.layout.collate(rows), Layout("rows", len(rows), self.plan.pad_id).collate(rows)
         self.eval()
         ours = token_losses(self.logits(packed), packed)
         self.module.set_attn_implementation(self.padded_attention)
@@ -174,7 +174,7 @@ class ZeroEngine:
             return
         self._engine.destroy()
         if self.plan.zero_stage == 3:
-            let_go(self._engine)
+            release_engine_memory(self._engine)
         self._engine = None
         self._base = []
         import gc
@@ -233,7 +233,7 @@ class ZeroEngine:
         inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
         return inner
 
-    def _base_model_to_keep(self, trial: TrialPlan) -> Any:
+    def _base_model_to_keep(self, trial: TrialConfig) -> Any:
         """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
 
         At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
@@ -241,7 +241,7 @@ class ZeroEngine:
         keep = (
             self._in_place and self._engine is not None and trial.lora is not None and self._lora is not None
         )
-        return take_off(self.module) if keep and self.plan.zero_stage < 3 else None
+        return detach_adapter(self.module) if keep and self.plan.zero_stage < 3 else None
 
     def _load(self, config: dict[str, Any]) -> Any:
         keep = self._partition_while_loading(config)
@@ -251,13 +251,13 @@ class ZeroEngine:
         self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
         return model
 
-    def _build(self, trial: TrialPlan, base: Any) -> None:
+    def _build(self, trial: TrialConfig, base: Any) -> None:
         import deepspeed
 
         config = self._config(trial)
         model = self._load(config) if base is None else base
         if trial.lora is not None:
-            model = put_on(model, trial.lora, self.plan.model_path)
+            model = attach_adapter(model, trial.lora, self.plan.model_path)
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
@@ -277,7 +277,7 @@ class ZeroEngine:
                 t.detach().clone() if trial.lora else shared_copy(self.plan, str(i), t) for i, t in live
             ]
 
-    def _config(self, trial: TrialPlan) -> dict[str, Any]:
+    def _config(self, trial: TrialConfig) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
@@ -342,7 +342,7 @@ class ZeroEngine:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     @torch.no_grad()
-    def _reset(self, trial: TrialPlan) -> None:
+    def _reset(self, trial: TrialConfig) -> None:
         engine, optimizer = self._engine, self._engine.optimizer
         stage = self.plan.zero_stage
         if stage == 3:
@@ -364,14 +364,14 @@ class ZeroEngine:
             optimizer._global_grad_norm = 0.0
             optimizer.micro_step_id = -1 if stage < 3 else 0
 
-    def _hyperparameters(self, trial: TrialPlan) -> None:
+    def _hyperparameters(self, trial: TrialConfig) -> None:
         set_constants(self._inner, trial)
         self._engine._config.gradient_clipping = trial.gradient_clipping
         if self.plan.zero_stage > 0:
             self._engine.optimizer.clip_grad = trial.gradient_clipping
 
 
-def _shape(lora: LoraPlan | None) -> object:
+def _shape(lora: AdapterConfig | None) -> object:
     return None if lora is None else lora.shape
 
 

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported
 
 from sweepft.training.comm_op import load_op, own_tools_first
 from sweepft.training.memory import memory_share
-from sweepft.training.rendezvous import listen
+from sweepft.training.rendezvous import open_listener
 
 _SIOCGIFADDR = 0x8915
 
@@ -135,7 +135,7 @@ def _pretend() -> bool:
 
 def _store(rank: int, world_size: int, address: str, port: int, listener: socket.socket | None) -> TCPStore:
     """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
-    held = (listener or listen(address, port)).detach() if rank == 0 else None
+    held = (listener or open_listener(address, port)).detach() if rank == 0 else None
     return TCPStore(
         address,
         port,

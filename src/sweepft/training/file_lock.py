@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[bool]:
+def file_lock(path: Path) -> Iterator[bool]:
     """No other process, on any machine that sees the file, is in here with the same file.
 
     Args:

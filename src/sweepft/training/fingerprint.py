@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sweepft.data.cache import TokenSet
-from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.config import EngineConfig, TrialConfig
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
 
@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
 _EDGE = 1 << 20
 
 
-def fingerprint(plan: EnginePlan, trial: TrialPlan | None) -> dict[str, str]:
+def fingerprint(plan: EngineConfig, trial: TrialConfig | None) -> dict[str, str]:
     """Digest of each thing ranks have to agree on.
 
     Returns:
@@ -29,7 +29,7 @@ def fingerprint(plan: EnginePlan, trial: TrialPlan | None) -> dict[str, str]:
         "training data": TokenSet(plan.train_cache).digest,
         "weights": weights_digest(plan.model_path),
     }
-    fields |= {f"held-out data {s.name}": TokenSet(s.cache).digest for s in plan.held_out}
+    fields |= {f"held-out data {s.name}": TokenSet(s.cache).digest for s in plan.validation}
     if trial is not None:
         fields["trial settings"] = _digest(asdict(trial))
     return fields | {f"{name} version": version(name) for name in _PACKAGES}

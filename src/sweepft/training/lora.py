@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sweepft.training.config import LoraPlan
+from sweepft.training.config import AdapterConfig
 
 _NAME = "default"
 
@@ -21,7 +21,7 @@ _NAME = "default"
 _PREFIX = "base_model.model."
 
 
-def put_on(model: Any, plan: LoraPlan, model_path: str) -> Any:
+def attach_adapter(model: Any, plan: AdapterConfig, model_path: str) -> Any:
     """The model with all its weights frozen and a fresh adapter over them.
 
     Raises:
@@ -47,12 +47,12 @@ def put_on(model: Any, plan: LoraPlan, model_path: str) -> Any:
     return adapted
 
 
-def take_off(adapted: Any) -> Any:
+def detach_adapter(adapted: Any) -> Any:
     """The base model without its adapter, as it was."""
     return adapted.unload()
 
 
-def set_in_place(adapted: Any, plan: LoraPlan) -> None:
+def set_in_place(adapted: Any, plan: AdapterConfig) -> None:
     """Give an adapter of the same shape another alpha and dropout."""
     config = adapted.peft_config[_NAME]
     config.lora_alpha, config.lora_dropout = plan.alpha, plan.dropout
@@ -64,7 +64,7 @@ def set_in_place(adapted: Any, plan: LoraPlan) -> None:
 
 
 def split(
-    adapted: Any, state: Mapping[str, torch.Tensor], plan: LoraPlan
+    adapted: Any, state: Mapping[str, torch.Tensor], plan: AdapterConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Merged weights of the base model, and the adapter's own.
 

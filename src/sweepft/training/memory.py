@@ -60,7 +60,7 @@ def device_memory(device: torch.device) -> tuple[int, int]:
     return peak, int(total * torch.cuda.get_per_process_memory_fraction(device))
 
 
-def let_go(engine: Any) -> None:
+def release_engine_memory(engine: Any) -> None:
     """Take all tensors out of a destroyed DeepSpeed engine of stage 3, model included.
 
     Frozen weights on a CPU stay: they are mapped from a file that all slots of the node share, and cost nothing.

@@ -9,12 +9,12 @@ from typing import Any, Final
 import torch
 
 from sweepft.training.attention import register
-from sweepft.training.config import EnginePlan
+from sweepft.training.config import EngineConfig
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_model(plan: EnginePlan) -> Any:
+def load_model(plan: EngineConfig) -> Any:
     """The base model in the sweep's precision, in training mode, on the CPU.
 
     Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
 
@@ -19,7 +19,7 @@ ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
 """Optimizers whose zeroed state is proved equal to none; the state of others is thrown away with their engine."""
 
 
-def make_optimizer(groups: list[dict[str, Any]], trial: TrialPlan, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], trial: TrialConfig, fused: bool) -> torch.optim.Optimizer:
     """The trial's optimizer over parameter groups, each with its ``weight_decay``.
 
     Args:
@@ -50,7 +50,7 @@ def make_optimizer(groups: list[dict[str, Any]], trial: TrialPlan, fused: bool) 
     return eight_bit
 
 
-def set_constants(optimizer: torch.optim.Optimizer, trial: TrialPlan) -> None:
+def set_constants(optimizer: torch.optim.Optimizer, trial: TrialConfig) -> None:
     """Give a living optimizer of the same name the next trial's constants; vectors, if any, still do not decay."""
     groups = optimizer.param_groups
     decays = (trial.weight_decay, 0.0) if len(groups) == 2 else (trial.weight_decay,)
@@ -93,7 +93,7 @@ def _as_tensor(value: Any) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
 
 
-def _constants(trial: TrialPlan) -> dict[str, Any]:
+def _constants(trial: TrialConfig) -> dict[str, Any]:
     if trial.optimizer == "sgd":
         return {"lr": trial.learning_rate, "momentum": trial.momentum}
     if trial.optimizer == "adafactor":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 
-def listen(address: str, port: int = 0) -> socket.socket:
+def open_listener(address: str, port: int = 0) -> socket.socket:
     """A socket that listens at one address, where torch would listen at every one; port 0 takes a free one.
 
     Held from when the others are told of its port until the ranks have met, so that nobody takes the port meanwhile.

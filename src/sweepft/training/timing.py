@@ -9,12 +9,12 @@ import time
 import torch
 import torch.distributed as dist
 
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 from sweepft.training.trainer import TrialRunner
 
 
 def time_steps(
-    runner: TrialRunner, trial: TrialPlan, steps: int, most_seconds: float
+    runner: TrialRunner, trial: TrialConfig, steps: int, most_seconds: float
 ) -> tuple[float, list[float]]:
     """Seconds of optimizer steps after a first one, which makes what stays and is not counted. Called on every rank.
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, sample_order
 from sweepft.spec import Curriculum
-from sweepft.training.batching import Feed, Row, Step, lay_out_step
+from sweepft.training.batching import BatchPrefetcher, Row, Step, collate_step
 from sweepft.training.checkpoint import restore, save
-from sweepft.training.config import EnginePlan, TrialPlan
+from sweepft.training.config import EngineConfig, TrialConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.export import export
 from sweepft.training.forward import sample_losses
@@ -42,17 +42,17 @@ class TrialRunner:
         device: Device of this rank. ``torch.distributed`` must be initialised.
     """
 
-    def __init__(self, plan: EnginePlan, device: torch.device) -> None:
+    def __init__(self, plan: EngineConfig, device: torch.device) -> None:
         self.plan = plan
         self.device = device
         self.zero = ZeroEngine(plan, device)
         self.train_set = TokenSet(plan.train_cache)
-        self.held_out = {s.name: TokenSet(s.cache) for s in plan.held_out}
-        self._trial: TrialPlan | None = None
+        self.validation = {s.name: TokenSet(s.cache) for s in plan.validation}
+        self._trial: TrialConfig | None = None
         self._checked = False
-        self._feed = Feed()
+        self._feed = BatchPrefetcher()
 
-    def start(self, trial: TrialPlan) -> dict[str, Any]:
+    def start(self, trial: TrialConfig) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
         begin = time.perf_counter()
         warm = self.zero.start(trial)
@@ -108,7 +108,7 @@ class TrialRunner:
             "waited": self._feed.waited - waited,
         }
 
-    def probe(self) -> int:
+    def find_max_micro_batch(self) -> int:
         """Rows this rank can run at once. The trial that was started is spoilt: start it again.
 
         Takes two optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
@@ -120,7 +120,7 @@ class TrialRunner:
             return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
         peaks = []
         for rows in (1, 1, 2):  # the first makes what stays
-            batch = self.zero.layout.lay_out([self.train_set.row(longest)] * rows)
+            batch = self.zero.layout.collate([self.train_set.row(longest)] * rows)
             losses = sample_losses(self.zero.logits(batch), batch)
             self.zero.backward(losses.sum() / int(self.train_set.targets[longest]), last=True)
             self.zero.step(0.0)
@@ -136,7 +136,7 @@ class TrialRunner:
 
     def evaluate(self) -> dict[str, Any]:
         """Held-out losses now (see ``sweepft.training.validation.evaluate``)."""
-        return evaluate(self.zero, self.plan, self.held_out)
+        return evaluate(self.zero, self.plan, self.validation)
 
     def load_weights(self, folder: str) -> dict[str, Any]:
         """Put an exported trial's weights into the trial just started, to be scored; returns ``seconds``."""
@@ -190,7 +190,7 @@ class TrialRunner:
         by_length = np.argsort(self.train_set.lengths, kind="stable")
         return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
 
-    def _running(self) -> TrialPlan:
+    def _running(self) -> TrialConfig:
         if self._trial is None:
             raise RuntimeError("no trial has been started on this rank")
         return self._trial
@@ -234,7 +234,7 @@ class TrialRunner:
         then = range(stop, min(stop + self._running().batch_size, self.plan.budget_samples))
 
         def make(begin: int, end: int) -> Step:
-            return lay_out_step(self.train_set, order, layout, begin, end, rank, world)
+            return collate_step(self.train_set, order, layout, begin, end, rank, world)
 
         return self._feed.take(make, (order.digest, layout), range(start, stop), then)
 
@@ -262,7 +262,7 @@ class TrialRunner:
         ]
         return self._blocks.drain()
 
-    def _lr(self, trial: TrialPlan) -> float:
+    def _lr(self, trial: TrialConfig) -> float:
         return lr_at(
             self._step,
             schedule=trial.schedule,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from sweepft.data.cache import TokenSet
-from sweepft.training.config import EnginePlan
+from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.forward import sample_losses
 
@@ -21,7 +21,7 @@ GROUPS = 64
 
 
 @torch.no_grad()
-def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> dict[str, Any]:
+def evaluate(zero: ZeroEngine, plan: EngineConfig, sets: dict[str, TokenSet]) -> dict[str, Any]:
     """Mean loss of each held-out set, and their weighted mean.
 
     Leaves training untouched: no random number is drawn, and the engine is back in training mode after.
@@ -32,7 +32,7 @@ def evaluate(zero: ZeroEngine, plan: EnginePlan, sets: dict[str, TokenSet]) -> d
     """
     start = time.perf_counter()
     results = {name: set_loss(zero, tokens) for name, tokens in sets.items()}
-    weights = {s.name: s.weight for s in plan.held_out}
+    weights = {s.name: s.weight for s in plan.validation}
     total = sum(weights.values())
     objective = sum(weights[name] * r["loss"] for name, r in results.items()) / total
     return {"objective": objective, "sets": results, "seconds": time.perf_counter() - start}
@@ -56,11 +56,11 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     sums = torch.zeros(len(tokens), dtype=torch.float64)
     layout = zero.layout
-    for micro in layout.cut(np.asarray(tokens.lengths), world)[rank]:
+    for micro in layout.split_micro_batches(np.asarray(tokens.lengths), world)[rank]:
         rows = (
             micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
         )  # a filler keeps ZeRO-3 ranks in step
-        batch = layout.lay_out([tokens.row(int(i)) for i in rows])
+        batch = layout.collate([tokens.row(int(i)) for i in rows])
         losses = sample_losses(zero.logits(batch), batch).double().cpu()
         if len(micro.rows):
             sums[torch.from_numpy(micro.rows)] = losses

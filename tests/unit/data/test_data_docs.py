@@ -27,7 +27,7 @@ def test_the_example_runs(
     spec = {
         "name": "docs",
         "model": {"path": str(tiny_model_dir)},
-        "data": {"train": [{"path": str(tiny_data_file)}], "held_out": [{"name": "h", "fraction": 0.25}]},
+        "data": {"train": [{"path": str(tiny_data_file)}], "validation": [{"name": "h", "fraction": 0.25}]},
         "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
         "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}}},
     }
@@ -46,7 +46,7 @@ def test_the_sweep_over_strategies_is_sound() -> None:
         "model": {"path": "org/m"},
         "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001, "batch_size": 8},
     }
-    spec["data"]["held_out"] = [{"name": "h", "fraction": 0.1}]
+    spec["data"]["validation"] = [{"name": "h", "fraction": 0.1}]
     spec["search"]["trials"] = 2
     assert from_dict(spec).search.space["data.strategy"].choices == ("stacked", "phased")
 

@@ -26,12 +26,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def spec(file: Path, space: dict[str, Any] | None = None, **data: Any) -> SweepSpec:
-    held_out = [{"name": "own", "fraction": 0.1}]
+    validation = [{"name": "own", "fraction": 0.1}]
     return from_dict(
         {
             "name": "t",
             "model": {"path": "org/m"},
-            "data": {"train": [{"path": str(file)}], "held_out": held_out} | data,
+            "data": {"train": [{"path": str(file)}], "validation": validation} | data,
             "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
             "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}} | (space or {})},
         }
@@ -47,10 +47,10 @@ def test_a_source_takes_some_domains_under_one_name(file: Path) -> None:
         {"path": str(file), "domains": ["glue_*"], "domain": "glue"},
         {"path": str(file), "domains": ["math"]},
     ]
-    held_out = [{"name": "glue", "fraction": 0.2, "domains": ["glue"]}, {"name": "all", "fraction": 0.1}]
-    split = split_data(spec(file, train=train, held_out=held_out).data)
-    assert domains_of(split.held_out["glue"]) == {"glue": 4}
-    assert domains_of([*split.train, *split.held_out["glue"], *split.held_out["all"]]) == {
+    validation = [{"name": "glue", "fraction": 0.2, "domains": ["glue"]}, {"name": "all", "fraction": 0.1}]
+    split = split_data(spec(file, train=train, validation=validation).data)
+    assert domains_of(split.validation["glue"]) == {"glue": 4}
+    assert domains_of([*split.train, *split.validation["glue"], *split.validation["all"]]) == {
         "glue": 20,
         "math": 10,
     }
@@ -61,24 +61,24 @@ def test_a_fraction_of_all_is_what_it_was_before_there_were_domains(file: Path) 
     """Naming every domain changes nothing: rows are chosen by content."""
     train = [{"path": str(file), "domain": "one"}]
     plain, named = (
-        split_data(spec(file, train=train, held_out=[{"name": "own", "fraction": 0.2} | more]).data)
+        split_data(spec(file, train=train, validation=[{"name": "own", "fraction": 0.2} | more]).data)
         for more in ({}, {"domains": ["one"]})
     )
-    assert plain.held_out == named.held_out
+    assert plain.validation == named.validation
 
 
 def test_a_held_out_file_gives_rows_of_some_domains(file: Path, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text(
         '{"text": "new", "domain": "math"}\n{"text": "neu", "domain": "x"}\n'
     )
-    held_out = [{"name": "own", "path": str(tmp_path / "other.jsonl"), "domains": ["math"]}]
-    assert domains_of(split_data(spec(file, held_out=held_out).data).held_out["own"]) == {"math": 1}
+    validation = [{"name": "own", "path": str(tmp_path / "other.jsonl"), "domains": ["math"]}]
+    assert domains_of(split_data(spec(file, validation=validation).data).validation["own"]) == {"math": 1}
 
 
 def test_domains_of_rows_that_are_elsewhere_are_left_to_the_machine_that_has_them(file: Path) -> None:
-    held_out = [{"name": "own", "fraction": 0.1, "domains": ["elsewhere"]}]
+    validation = [{"name": "own", "fraction": 0.1, "domains": ["elsewhere"]}]
     train = [{"path": str(file)}, {"path": "org/rows"}]
-    assert check(spec(file, train=train, held_out=held_out, mixture={"elsewhere": 2.0})).train_rows == 40
+    assert check(spec(file, train=train, validation=validation, mixture={"elsewhere": 2.0})).train_rows == 40
 
 
 PHASES = [{"domains": ["glue_a", "glue_b"]}, {"domains": ["math"]}]
@@ -89,7 +89,7 @@ NAMED = [{"domains": ["glue_*", "math"]}]
     ("space", "data", "key", "rule"),
     [
         ({}, {"train": [{"domains": ["glu_*"]}]}, "domains", "no row has such a domain"),
-        ({}, {"held_out": [{"name": "own", "fraction": 0.1, "domains": ["x"]}]}, "domains", "no row has such a domain"),
+        ({}, {"validation": [{"name": "own", "fraction": 0.1, "domains": ["x"]}]}, "domains", "no row has such a domain"),
         ({}, {"mixture": {"glue": 2.0}}, "data.mixture.glue", "no training row has the domain 'glue'"),
         ({"data.mixture.glue": {"choice": [1.0]}}, {}, "search.space.data.mixture.glue", "no training row"),
         ({}, {"strategy": "phased", "phases": PHASES}, "data.phases", "some rows have none"),

@@ -26,7 +26,7 @@ from sweepft.spec.sweep import SweepSpec
 def spec_for(model: Path, file: Path, **data: Any) -> SweepSpec:
     changes = {
         "train": [{"path": str(file)}],
-        "held_out": [{"name": "skills", "fraction": 0.1}],
+        "validation": [{"name": "skills", "fraction": 0.1}],
         "max_length": 128,
         **data,
     }
@@ -79,7 +79,7 @@ def test_what_is_learned_is_what_the_assistant_said(spec: SweepSpec, tmp_path: P
         seen.add(said.removesuffix("<|im_end|>"))
         assert tokens.targets[i] == mask.sum()
     assert seen <= answers
-    [held] = prepared.held_out
+    [held] = prepared.validation
     assert (prepared.train.rows, held.data.rows, held.weight) == (86, 10, 1.0)
     assert (prepared.budget_samples, prepared.warnings) == (172, ())
     assert prepared.order == SampleOrder(86, 0, tokens.digest).digest
@@ -223,10 +223,10 @@ def test_test_sets_are_kept_apart_and_not_tokenised(tiny_model_dir: Path, tmp_pa
     train = tiny_data(tmp_path, rows=40, name="train.jsonl")
     test = tmp_path / "test.jsonl"
     test.write_text("".join(train.read_text().splitlines(keepends=True)[:5]))
-    sealed = {"test": [{"name": "t", "path": str(test)}]}
+    test_set = {"test": [{"name": "t", "path": str(test)}]}
     with pytest.raises(DataError, match="5 training rows are also"):
-        prepare(spec_for(tiny_model_dir, train, **sealed), tmp_path / "c")
-    prepared = prepare(spec_for(tiny_model_dir, train, overlap="drop", **sealed), tmp_path / "c")
+        prepare(spec_for(tiny_model_dir, train, **test_set), tmp_path / "c")
+    prepared = prepare(spec_for(tiny_model_dir, train, overlap="drop", **test_set), tmp_path / "c")
     assert (prepared.test, prepared.overlap_dropped) == ({"t": 5}, 5)
     assert len(list((tmp_path / "c").glob("tokens-*"))) == 2
 
@@ -271,7 +271,7 @@ def test_real_data_and_model(tmp_path: Path) -> None:
     spec = spec_for(
         SHARED / "models/tiny-llama-t0",
         SHARED / "data/gsm8k_train.jsonl.gz",
-        held_out=[
+        validation=[
             {"name": "math", "fraction": 0.03},
             {
                 "name": "retention",
@@ -284,8 +284,10 @@ def test_real_data_and_model(tmp_path: Path) -> None:
         max_length=512,
     )
     prepared = prepare(spec, tmp_path)
-    assert prepared.train.rows + prepared.train.counts["over_length"] + prepared.held_out[0].data.rows == 7473
-    assert prepared.held_out[1].data.rows == 200
+    assert (
+        prepared.train.rows + prepared.train.counts["over_length"] + prepared.validation[0].data.rows == 7473
+    )
+    assert prepared.validation[1].data.rows == 200
     assert prepared.test == {"gsm8k": 1319}
     assert len(TokenSet(prepared.train.path).domain_names) == 1
 

@@ -22,9 +22,9 @@ def write(file: Path, texts: Sequence[str]) -> str:
     return str(file)
 
 
-def split(train: Sequence[str], held_out: list[dict[str, Any]], **more: Any) -> Split:
+def split(train: Sequence[str], validation: list[dict[str, Any]], **more: Any) -> Split:
     return split_data(
-        Data.model_validate({"train": [{"path": path} for path in train], "held_out": held_out, **more}),
+        Data.model_validate({"train": [{"path": path} for path in train], "validation": validation, **more}),
         remote=False,
     )
 
@@ -39,9 +39,12 @@ NUMBERED = [f"row {i}" for i in range(100)]
 def test_fraction_is_taken_from_training(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", NUMBERED)
     got = split([file], [{"name": "h", "fraction": 0.1}])
-    assert (len(got.held_out["h"]), len(got.train)) == (10, 90)
-    assert set(texts(got.train)) | set(texts(got.held_out["h"])) == set(NUMBERED)
-    assert [(c.kind, c.rows, c.used) for c in got.check.sources] == [("train", 100, 90), ("held_out", 10, 10)]
+    assert (len(got.validation["h"]), len(got.train)) == (10, 90)
+    assert set(texts(got.train)) | set(texts(got.validation["h"])) == set(NUMBERED)
+    assert [(c.kind, c.rows, c.used) for c in got.check.sources] == [
+        ("train", 100, 90),
+        ("validation", 10, 10),
+    ]
 
 
 @settings(deadline=None, max_examples=30)
@@ -56,20 +59,20 @@ def test_no_copy_of_a_held_out_example_stays(
     folder = tmp_path_factory.mktemp("d")
     variants = [f"Row  {i}" if n % 2 else f"row {i}" for n, i in enumerate(picks)]
     file = write(folder / "a.jsonl", variants)
-    held_out = [{"name": "h", "fraction": fraction}, {"name": "g", "fraction": 0.1}]
-    got = split([file], held_out, seed=seed)
-    keys = [{row.key() for row in rows} for rows in (got.train, *got.held_out.values())]
+    validation = [{"name": "h", "fraction": fraction}, {"name": "g", "fraction": 0.1}]
+    got = split([file], validation, seed=seed)
+    keys = [{row.key() for row in rows} for rows in (got.train, *got.validation.values())]
     assert sum(map(len, keys)) == len(set().union(*keys)) == len(set(picks))
-    assert len(got.held_out["h"]) == max(1, round(fraction * len(set(picks))))
-    assert len(got.held_out["h"]) == len(keys[1]), "one copy of each"
+    assert len(got.validation["h"]) == max(1, round(fraction * len(set(picks))))
+    assert len(got.validation["h"]) == len(keys[1]), "one copy of each"
 
 
 def test_choice_is_by_content_not_by_place(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", NUMBERED)
     two = write(tmp_path / "b.jsonl", NUMBERED[::-1])
     held = [{"name": "h", "fraction": 0.2}]
-    first, second = (set(texts(split([f], held).held_out["h"])) for f in (one, two))
-    assert first == second != set(texts(split([one], held, seed=1).held_out["h"]))
+    first, second = (set(texts(split([f], held).validation["h"])) for f in (one, two))
+    assert first == second != set(texts(split([one], held, seed=1).validation["h"]))
 
 
 def test_limits_are_seeded_nested_and_in_file_order(tmp_path: Path) -> None:
@@ -77,7 +80,9 @@ def test_limits_are_seeded_nested_and_in_file_order(tmp_path: Path) -> None:
     other = write(tmp_path / "h.jsonl", NUMBERED)
 
     def held(limit: int, seed: int) -> list[Any]:
-        return texts(split([train], [{"name": "h", "path": other, "limit": limit}], seed=seed).held_out["h"])
+        return texts(
+            split([train], [{"name": "h", "path": other, "limit": limit}], seed=seed).validation["h"]
+        )
 
     ten, twenty = held(10, 0), held(20, 0)
     assert (len(ten), len(twenty)) == (10, 20)
@@ -98,11 +103,11 @@ def test_overlap_is_an_error_that_names_both_places(tmp_path: Path) -> None:
     assert "data.overlap: drop" in problem.remedy
 
 
-@pytest.mark.parametrize("kind", ["held_out", "test"])
+@pytest.mark.parametrize("kind", ["validation", "test"])
 def test_overlap_can_be_dropped_and_is_counted(tmp_path: Path, kind: str) -> None:
     train = write(tmp_path / "t.jsonl", [*NUMBERED, "b", "b"])
     other = write(tmp_path / "h.jsonl", ["x", "b"])
-    held = [{"name": "h", "path": other}] if kind == "held_out" else [{"name": "h", "fraction": 0.1}]
+    held = [{"name": "h", "path": other}] if kind == "validation" else [{"name": "h", "fraction": 0.1}]
     test = [{"name": "t", "path": other}] if kind == "test" else []
     got = split([train], held, test=test, overlap="drop")
     assert got.check.overlap_dropped == 2
@@ -123,10 +128,12 @@ def test_duplicates_and_rows_without_target_are_counted(tmp_path: Path) -> None:
     assert "repeat" in got.check.warnings[0]
 
 
-@pytest.mark.parametrize(("held_out", "rows"), [({"fraction": 0.9}, ["a"]), ({"fraction": 0.5}, ["a", "A"])])
-def test_nothing_left_to_train_on(tmp_path: Path, held_out: dict[str, Any], rows: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("validation", "rows"), [({"fraction": 0.9}, ["a"]), ({"fraction": 0.5}, ["a", "A"])]
+)
+def test_nothing_left_to_train_on(tmp_path: Path, validation: dict[str, Any], rows: list[str]) -> None:
     with pytest.raises(DataError, match="leaves none to train on"):
-        split([write(tmp_path / "t.jsonl", rows)], [{"name": "h", **held_out}])
+        split([write(tmp_path / "t.jsonl", rows)], [{"name": "h", **validation}])
 
 
 def test_all_of_training_is_in_the_test_set(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_base_model_knows_facts_and_not_the_new_skills(demo: Path, tmp_path: Pat
     spec = load(demo)
     prepared = prepare(spec, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(spec.model.path).eval()
-    losses = {held.name: mean_loss(model, held.data.path) for held in prepared.held_out}
+    losses = {held.name: mean_loss(model, held.data.path) for held in prepared.validation}
     assert losses["retention"] < 0.5
     assert losses["skills"] > 2.0
     assert sum(p.numel() for p in model.parameters()) < 1_000_000

@@ -9,7 +9,7 @@ import pytest
 
 from sweepft.data import check
 from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
-from sweepft.evaluation import TaskPlan
+from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.spec import Evaluate, SweepSpec, from_dict, load, plan
 
@@ -39,7 +39,7 @@ def kept(spec: SweepSpec) -> dict:
     rest = (
         everything["search"]["sampler"],
         everything["early_stop"]["rule"],
-        everything["early_stop"]["windows"],
+        everything["early_stop"]["rungs"],
     )
     return {"train": train, "space": space, "rest": rest, "keep": everything["keep"]}
 
@@ -56,7 +56,7 @@ def test_every_sweep_shrinks_to_a_sound_one(path: Path, shrink) -> None:
     assert len(sizes) == len(spec.search.space["batch_size"].choices)
     assert small.train.budget.samples is not None
     steps = [
-        plan(small.trial_settings({"batch_size": size, "learning_rate": 1e-3}), small.train.budget.samples)[0]
+        plan(small.train_config({"batch_size": size, "learning_rate": 1e-3}), small.train.budget.samples)[0]
         for size in sizes
     ]
     assert min(steps) == 12
@@ -70,7 +70,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
             "model": {"path": "org/model", "chat_template": "./mine.jinja"},
             "data": {
                 "train": [{"path": "org/rows"}],
-                "held_out": [{"name": "own", "path": "org/held"}],
+                "validation": [{"name": "own", "path": "org/held"}],
                 "test": [{"name": "one", "path": "org/one"}, {"name": "two", "path": "org/two"}],
             },
             "train": {
@@ -95,7 +95,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
                 "tasks": [{"name": "mmlu", "limit": 99, "num_fewshot": 5, "chat_template": False}, "gsm8k"],
                 "rank_by": {"two.loss": 1.0, "gsm8k.exact_match,strict": 1.0, "mt_bench.score": 0.1},
                 "mt_bench": {"questions": "q.jsonl", "judge": "one"},
-                "confirm": {"seeds": 5},
+                "replicates": {"seeds": 5},
             },
         }
     )
@@ -107,7 +107,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
     assert [test.name for test in small.data.test] == ["one", "two"]
     assert small.mirror is None, "it waits for the sweep itself"
-    assert small.evaluate.confirm.seeds == 2
+    assert small.evaluate.replicates.seeds == 2
     tasks = [(task.name, task.limit, task.chat_template) for task in small.evaluate.each_task()]
     assert tasks == [("mmlu", 4, False), ("gsm8k", 4, True)]
     assert small.evaluate.weights == {"two.loss": 1.0, "gsm8k.exact_match": 1.0}
@@ -125,7 +125,7 @@ def test_made_tasks_have_the_metrics_that_finalists_are_ordered_by(tmp_path: Pat
     )
     write_tasks(evaluate, tmp_path)
     small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=0))
-    plans = [TaskPlan(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
+    plans = [EvalTask(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
     found = check_tasks(plans)
     assert found == {
         "mmlu": {"items": 4, "metrics": ["acc"]},
@@ -151,7 +151,7 @@ def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path,
                     {"path": "org/a", "domain": "known"},
                     {"path": "org/b", "domains": ["x_*"], "domain": "new"},
                 ],
-                "held_out": [{"name": "own", "fraction": 0.1, "domains": ["new"]}],
+                "validation": [{"name": "own", "fraction": 0.1, "domains": ["new"]}],
                 "phases": [{"domains": ["known"]}, {"domains": ["new"]}],
             },
             "train": {"budget": {"epochs": 2}, "micro_batch": 8, "learning_rate": 1e-3},
@@ -203,7 +203,7 @@ def test_a_relative_run_folder_is_read_by_processes_that_stand_elsewhere(
     paths = [small["model"]["path"], *small["evaluate"]["include_path"]]
     paths += [
         source["path"]
-        for key in ("train", "held_out", "test")
+        for key in ("train", "validation", "test")
         for source in small["data"][key]
         if "path" in source
     ]

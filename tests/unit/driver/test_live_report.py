@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweepft.driver.listeners import LiveReport
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 
 
 class Desk:
@@ -28,7 +28,7 @@ class Desk:
             raise self.error
 
     def live(self) -> LiveReport:
-        return LiveReport(Path("run"), RunView(), self.write, lambda: self.now)
+        return LiveReport(Path("run"), SweepState(), self.write, lambda: self.now)
 
 
 def tell(live: LiveReport, desk: Desk, *rows: tuple[float, str]) -> list[float]:

@@ -26,7 +26,7 @@ from sweepft.driver.status import describe_run, status_of
 from sweepft.errors import LedgerLocked, MirrorError
 from sweepft.mirror.fetch import fetch
 from sweepft.mirror.follow import copy_once
-from sweepft.mirror.status import read_note
+from sweepft.mirror.status import read_status
 from sweepft.spec import Mirror
 
 
@@ -52,13 +52,13 @@ class Sweep:
         self.run, self.place = run, tmp_path / "place" / "mirror"
         self.mirror = Mirror(uri=self.place.as_uri(), seconds=1.0)
         self.console = Console(file=io.StringIO(), width=400)
-        self.recorder: Any = SimpleNamespace(listeners=[])
+        self.event_log: Any = SimpleNamespace(listeners=[])
 
     def going(self) -> Any:
-        return mirrored(self.mirror, self.run.run_dir, self.recorder, self.console)
+        return mirrored(self.mirror, self.run.run_dir, self.event_log, self.console)
 
     def row(self) -> None:
-        for listener in self.recorder.listeners:
+        for listener in self.event_log.listeners:
             listener({"kind": "eval"})
 
     @property
@@ -67,8 +67,8 @@ class Sweep:
         return self.console.file.getvalue()
 
     def process(self) -> int:
-        until(lambda: read_note(self.run.run_dir))
-        note = read_note(self.run.run_dir)
+        until(lambda: read_status(self.run.run_dir))
+        note = read_status(self.run.run_dir)
         assert note is not None
         return note.process
 
@@ -89,7 +89,7 @@ def test_rows_are_there_while_the_sweep_runs_and_all_is_at_its_end(sweep: Sweep,
 
     ledger = sweep.run.run_dir / "ledger/ledger.jsonl"
     with sweep.going():
-        until(lambda: (note := read_note(sweep.run.run_dir)) is not None and note.time)
+        until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.time)
         sweep.run.result()
         last = ledger.read_bytes().splitlines(keepends=True)[-1]
         until(lambda: has(last))
@@ -104,11 +104,11 @@ def test_rows_are_there_while_the_sweep_runs_and_all_is_at_its_end(sweep: Sweep,
 
 def test_a_mirror_that_fails_is_told_of_once_and_made_good(sweep: Sweep, tmp_path: Path) -> None:
     with sweep.going():
-        until(lambda: (note := read_note(sweep.run.run_dir)) is not None and note.time)
+        until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.time)
         shutil.rmtree(tmp_path / "place")
         (tmp_path / "place").write_text("in the way")
         sweep.run.result()
-        until(lambda: (note := read_note(sweep.run.run_dir)) is not None and note.failure)
+        until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.failure)
         for _ in range(3):
             sweep.row()
         assert sweep.said.count("warning: mirror: behind, and tried again") == 1
@@ -116,7 +116,7 @@ def test_a_mirror_that_fails_is_told_of_once_and_made_good(sweep: Sweep, tmp_pat
         assert status["mirror"]["failure"]
         assert "behind since: " in describe_run(status)
         (tmp_path / "place").unlink()
-        until(lambda: (note := read_note(sweep.run.run_dir)) is not None and note.failure is None)
+        until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.failure is None)
         sweep.row()
         assert sweep.said.count("the mirror is up to date again") == 1
     assert sweep.back(tmp_path) == truth(sweep.run.run_dir)

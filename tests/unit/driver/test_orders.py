@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from sweepft.driver.command_handler import refusal
-from sweepft.ledger import Command, RunView
+from sweepft.driver.command_handler import command_problem
+from sweepft.ledger import Command, SweepState
 from sweepft.spec import from_dict
 
 SPEC = {
     "name": "s",
     "model": {"path": "org/model"},
-    "data": {"train": [{"path": "org/data"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+    "data": {"train": [{"path": "org/data"}], "validation": [{"name": "own", "fraction": 0.1}]},
     "train": {"budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32"},
     "search": {
         "trials": 6,
@@ -26,7 +26,7 @@ SPEC = {
 
 
 @pytest.fixture
-def view() -> RunView:
+def view() -> SweepState:
     rows: list[dict] = [{"kind": "sweep", "time": 1.0, "spec": SPEC, "budget_samples": 96, "name": "s"}]
     for n, status in enumerate(["completed", None, "stopped"]):
         name = f"t{n:03d}"
@@ -39,7 +39,7 @@ def view() -> RunView:
                     "objective": 1.0 if status == "completed" else None,
                 }
             )  # fmt: skip
-    return RunView.from_rows(rows)
+    return SweepState.from_rows(rows)
 
 
 def command(text: str, **arguments) -> Command:
@@ -73,8 +73,8 @@ def command(text: str, **arguments) -> Command:
         (command("continue"), "the sweep is not paused"),
     ],
 )
-def test_refused(view: RunView, given: Command, words: str) -> None:
-    problem = refusal(given, view, from_dict(SPEC))
+def test_refused(view: SweepState, given: Command, words: str) -> None:
+    problem = command_problem(given, view, from_dict(SPEC))
     assert problem is not None
     assert problem.remedy
     assert re.search(words, str(problem)), str(problem)
@@ -92,22 +92,22 @@ def test_refused(view: RunView, given: Command, words: str) -> None:
         command("pause"),
     ],
 )
-def test_accepted(view: RunView, given: Command) -> None:
-    assert refusal(given, view, from_dict(SPEC)) is None
+def test_accepted(view: SweepState, given: Command) -> None:
+    assert command_problem(given, view, from_dict(SPEC)) is None
 
 
-def test_nothing_new_is_started_once_the_sweep_is_closing(view: RunView) -> None:
+def test_nothing_new_is_started_once_the_sweep_is_closing(view: SweepState) -> None:
     for given in (
         command("clone t001", config={"batch_size": 16}),
         command("extend", trials=9),
         command("pause"),
     ):
-        problem = refusal(given, view, from_dict(SPEC), closing="stopped by its user")
+        problem = command_problem(given, view, from_dict(SPEC), closing="stopped by its user")
         assert "no more trials are started: stopped by its user" in str(problem)
-    assert refusal(command("stop t001"), view, from_dict(SPEC), closing="stopped by its user") is None
+    assert command_problem(command("stop t001"), view, from_dict(SPEC), closing="stopped by its user") is None
 
 
-def test_paused_is_what_the_last_command_of_this_session_says(view: RunView) -> None:
+def test_paused_is_what_the_last_command_of_this_session_says(view: SweepState) -> None:
     def told(name: str, time: float, accepted: bool = True) -> None:
         view.apply({"kind": "command", "command": name, "time": time, "accepted": accepted, "arguments": {}})
 
@@ -116,21 +116,21 @@ def test_paused_is_what_the_last_command_of_this_session_says(view: RunView) -> 
     assert not view.paused
     told("pause", 5.0)
     assert view.paused
-    assert refusal(command("continue"), view, from_dict(SPEC)) is None
-    assert "paused already" in str(refusal(command("pause"), view, from_dict(SPEC)))
+    assert command_problem(command("continue"), view, from_dict(SPEC)) is None
+    assert "paused already" in str(command_problem(command("pause"), view, from_dict(SPEC)))
     view.apply({"kind": "sweep", "time": 6.0, "spec": SPEC, "budget_samples": 96, "resumed": True})
     assert not view.paused, "who resumes a sweep wants it to run"
 
 
-def test_extensions_and_clones_count_as_planned(view: RunView) -> None:
+def test_extensions_and_clones_count_as_planned(view: SweepState) -> None:
     for name, arguments in (("extend", {"trials": 9}), ("clone", {"config": {}}), ("extend", {"trials": 8})):
         row = {"kind": "command", "command": name, "time": 5.0, "accepted": True, "arguments": arguments}
         view.apply(row)
     assert view.planned_trials == 10
-    assert "more than the 9" in str(refusal(command("extend", trials=9), view, from_dict(SPEC)))
+    assert "more than the 9" in str(command_problem(command("extend", trials=9), view, from_dict(SPEC)))
 
 
-def test_a_clone_is_not_asked_for_twice(view: RunView) -> None:
+def test_a_clone_is_not_asked_for_twice(view: SweepState) -> None:
     config = {"batch_size": 16, "learning_rate": 1e-3}
     row = {
         "kind": "command",
@@ -140,5 +140,5 @@ def test_a_clone_is_not_asked_for_twice(view: RunView) -> None:
         "arguments": {"config": config},
     }
     view.apply(row)
-    problem = refusal(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))
+    problem = command_problem(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))
     assert "asked for already" in str(problem)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sweepft.driver.control import SweepScheduler
-from sweepft.early_stopping import Referee
+from sweepft.early_stopping import EarlyStopper
 from sweepft.early_stopping.from_ledger import replay_rows
 
 
@@ -24,11 +24,11 @@ def test_trials_of_one_configuration_and_several_seeds_are_repeats_live_and_from
             "faults": 0,
         }
         live.on_trial_add(None, SimpleNamespace(trial_id=f"ray{i}", config=config))
-        effective = {"batch_size": 8, **swept}
-        rows.append({"kind": "trial", "trial_id": f"t{i}", "config": swept, "effective": effective})
-    told = Referee(rule=None, windows=(0.1,), budget=100, mode="min")
+        train_config = {"batch_size": 8, **swept}
+        rows.append({"kind": "trial", "trial_id": f"t{i}", "config": swept, "train_config": train_config})
+    told = EarlyStopper(rule=None, rungs=(0.1,), budget=100, mode="min")
     replay_rows(told, rows)
-    for referee in (live.referee, told):
-        first, repeat, other = (t.configuration for t in referee.cohort.trials.values())
+    for early_stopper in (live.early_stopper, told):
+        first, repeat, other = (t.configuration for t in early_stopper.cohort.trials.values())
         assert first is not None
         assert first == repeat != other

@@ -15,7 +15,7 @@ def spec(**data: Any) -> dict[str, Any]:
     return {
         "name": "n",
         "model": {"path": "org/m"},
-        "data": {"train": [{"path": "org/a"}], "held_out": [{"name": "own", "fraction": 0.1}], **data},
+        "data": {"train": [{"path": "org/a"}], "validation": [{"name": "own", "fraction": 0.1}], **data},
         "train": {"budget": {"samples": 64}, "micro_batch": 2, "learning_rate": 1e-3},
         "search": {"trials": 3, "space": {"batch_size": {"choice": [4, 8]}}},
     }

@@ -13,10 +13,10 @@ from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from support.search_material import BUDGET, make_spec
-from sweepft.driver.control import Winding
-from sweepft.driver.fault_policy import TRIED_AGAIN, Retries
+from sweepft.driver.control import SweepControl
+from sweepft.driver.fault_policy import RETRIED, FaultPolicy
 from sweepft.errors import SlotLost
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.trainable import RANKS_REBUILT
@@ -35,11 +35,11 @@ class Sweep:
     """A searcher with a trial under way, and a ledger's view that holds its faults."""
 
     def __init__(self, **limits: Any) -> None:
-        self.view = RunView()
+        self.view = SweepState()
         self.searcher = OptunaSearcher(Proposer(make_spec(), None), BUDGET)
-        self.winding = Winding()
-        self.retries = Retries(
-            Faults(**limits), self.view, self.searcher, self.winding, lambda: self.winding.soft
+        self.control = SweepControl()
+        self.fault_policy = FaultPolicy(
+            Faults(**limits), self.view, self.searcher, self.control, lambda: self.control.soft
         )
         self.view.apply({"kind": "trial", "trial_id": "t000", "number": 0, "config": {}})
 
@@ -48,8 +48,8 @@ class Sweep:
 
     def lose(self, error: Exception | None = None) -> tuple[str, str]:
         """The slot of the trial is lost; status and action."""
-        on = self.retries.lost(trial_with(error or ActorDiedError()))
-        loss = self.retries.losses.pop("t000")
+        on = self.fault_policy.lost(trial_with(error or ActorDiedError()))
+        loss = self.fault_policy.losses.pop("t000")
         assert on == (loss.status != "failed")
         self.fault(loss.action)
         return loss.status, loss.action
@@ -70,8 +70,8 @@ def lost_slot() -> RayTaskError:
 def test_a_trial_is_tried_again_as_often_as_the_spec_allows() -> None:
     sweep = Sweep(per_trial=2)
     assert [sweep.lose() for _ in range(3)] == [
-        ("lost", TRIED_AGAIN),
-        ("lost", TRIED_AGAIN),
+        ("lost", RETRIED),
+        ("lost", RETRIED),
         ("failed", "given up"),
     ]
 
@@ -106,15 +106,15 @@ def test_an_error_raised_twice_at_the_same_place_is_the_trials_own() -> None:
 
 def test_too_many_lost_slots_end_the_sweep_and_fail_no_trial() -> None:
     sweep = Sweep(per_trial=9, per_sweep=1)
-    assert sweep.lose() == ("lost", TRIED_AGAIN)
+    assert sweep.lose() == ("lost", RETRIED)
     assert sweep.lose() == ("interrupted", "sweep ended")
-    assert sweep.winding.hard
-    assert "faults.per_sweep: 2 slots were lost" in (sweep.winding.reason or "")
+    assert sweep.control.hard
+    assert "faults.per_sweep: 2 slots were lost" in (sweep.control.reason or "")
 
 
 def test_while_the_sweep_is_wound_down_a_lost_trial_is_left_for_the_resume() -> None:
     sweep = Sweep()
-    sweep.winding.ask("stopped by its user")
+    sweep.control.ask("stopped by its user")
     assert sweep.lose() == ("interrupted", "left for a resume")
 
 
@@ -129,8 +129,8 @@ def test_while_the_sweep_is_wound_down_a_lost_trial_is_left_for_the_resume() -> 
 )
 def test_the_ledger_will_say_what_happened(error: Exception | None, name: str, words: str) -> None:
     sweep = Sweep()
-    sweep.retries.lost(trial_with(error))
-    loss = sweep.retries.losses["t000"]
+    sweep.fault_policy.lost(trial_with(error))
+    loss = sweep.fault_policy.losses["t000"]
     assert loss.error == name
     assert loss.message.startswith(words)
     assert len(loss.message) < 500

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepft.driver.time_accounting import SlotClock
+from sweepft.driver.time_accounting import TimeAccounting
 
 
 def test_a_slots_first_wait_is_its_start_up_and_the_others_are_idle() -> None:
-    clock = SlotClock(begin=100.0, places=2)
+    clock = TimeAccounting(begin=100.0, places=2)
     assert clock.result("a", "t0", 110.0, {"train": 2.0, "switch": 1.0}) == ("startup", 7.0)
     assert clock.result("a", "t0", 115.0, {"train": 5.0}) is None, "within a trial the trial accounts for all"
     assert clock.result("a", "t1", 121.0, {"train": 4.0}) == ("idle", 2.0)
@@ -20,7 +20,7 @@ def test_a_slots_first_wait_is_its_start_up_and_the_others_are_idle() -> None:
 
 def test_a_result_that_comes_late_is_not_told_twice() -> None:
     """The driver was busy for 2 s when the first result came; the trial's own clock ran on."""
-    clock = SlotClock(begin=0.0, places=1)
+    clock = TimeAccounting(begin=0.0, places=1)
     assert clock.result("a", "t0", 12.0, {"train": 4.0}) == ("startup", 8.0)
     clock.result("a", "t0", 15.0, {"train": 5.0})
     assert clock.result("a", "t1", 20.0, {"train": 2.0}) == ("idle", 1.0)
@@ -28,14 +28,14 @@ def test_a_result_that_comes_late_is_not_told_twice() -> None:
 
 
 def test_a_trial_that_comes_back_to_its_slot_has_not_held_it_meanwhile() -> None:
-    clock = SlotClock(begin=0.0, places=1)
+    clock = TimeAccounting(begin=0.0, places=1)
     clock.result("a", "t0", 10.0, {"train": 4.0})
     clock.leave("t0")
     assert clock.result("a", "t0", 30.0, {"train": 5.0}) == ("idle", 15.0)
 
 
 def test_a_slot_that_is_lost_leaves_its_place_to_the_next() -> None:
-    clock = SlotClock(begin=0.0, places=1)
+    clock = TimeAccounting(begin=0.0, places=1)
     clock.result("a", "t0", 10.0, {"train": 4.0})
     assert clock.lose("a", 13.0) == 3.0
     assert clock.result("b", "t1", 20.0, {"train": 5.0}) == ("startup", 2.0)
@@ -43,7 +43,7 @@ def test_a_slot_that_is_lost_leaves_its_place_to_the_next() -> None:
 
 
 def test_a_slot_that_went_unnoticed_leaves_its_place_too() -> None:
-    clock = SlotClock(begin=0.0, places=2)
+    clock = TimeAccounting(begin=0.0, places=2)
     clock.result("a", "t0", 10.0, {"train": 10.0})
     clock.result("b", "t1", 12.0, {"train": 12.0})
     assert clock.result("c", "t2", 20.0, {"train": 4.0}) == ("startup", 6.0), "a was silent since 10"
@@ -60,7 +60,7 @@ def test_a_slot_that_went_unnoticed_leaves_its_place_too() -> None:
 )
 def test_what_is_told_sums_to_places_times_time(events: list[tuple[int, bool, float, float, float]]) -> None:
     """Slots wait, train and report; results come late by anything, but a slot takes the next trial only after that."""
-    clock = SlotClock(begin=0.0, places=4)
+    clock = TimeAccounting(begin=0.0, places=4)
     slots = {n: {"at": 0.0, "heard": 0.0, "trial": 0} for n in range(4)}
     told = now = 0.0
     seen = set()

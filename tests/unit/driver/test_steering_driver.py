@@ -12,19 +12,19 @@ from ray.tune.schedulers import TrialScheduler
 
 from support.search_material import BUDGET, make_spec
 from sweepft.driver.build import build_scheduler
-from sweepft.driver.command_handler import Steering
-from sweepft.driver.control import Winding
-from sweepft.driver.ledger_callback import Recorder
-from sweepft.early_stopping import History
-from sweepft.ledger import Command, Ledger, RunView, read_ledger, send_command
+from sweepft.driver.command_handler import CommandHandler
+from sweepft.driver.control import SweepControl
+from sweepft.driver.ledger_callback import EventLog
+from sweepft.early_stopping import PriorSweeps
+from sweepft.ledger import Command, Ledger, SweepState, read_ledger, send_command
 from sweepft.search import STUDY_FILE, Proposer
-from sweepft.slot.checkpoints import pause_wanted
+from sweepft.slot.checkpoints import pause_requested
 
 CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.0, "schedule": "cosine"}
 
 
 class Driver:
-    """A driver without Tune: ledger, search, scheduler and steering, as `conduct` puts them together."""
+    """A driver without Tune: ledger, search, scheduler and steering, as `run_sweep` puts them together."""
 
     def __init__(self, run: Path, *, resumed: bool = False) -> None:
         self.run, self.spec = run, make_spec(trials=2)
@@ -33,28 +33,30 @@ class Driver:
             "budget_samples": BUDGET, "sweepft_version": "0",
         }  # fmt: skip
         self.ledger = Ledger.open(run) if resumed else Ledger.create(run)
-        view = RunView.from_rows(read_ledger(run)) if resumed else RunView()
-        self.recorder = Recorder(self.ledger, view)
-        self.recorder.write("sweep", **header, resumed=resumed)
+        view = SweepState.from_rows(read_ledger(run)) if resumed else SweepState()
+        self.event_log = EventLog(self.ledger, view)
+        self.event_log.write("sweep", **header, resumed=resumed)
         self.proposer = Proposer(self.spec, run / STUDY_FILE)
-        self.scheduler = build_scheduler(self.spec, BUDGET, History())
+        self.scheduler = build_scheduler(self.spec, BUDGET, PriorSweeps())
         if resumed:
             rows = read_ledger(run)
             self.proposer.rebuild(rows)
             self.scheduler.load_rows(rows)
-        self.winding, self.limit = Winding(), None
-        self.steering = Steering(self.spec, run, self.recorder, self.winding, lambda: self.limit)
-        self.scheduler.winding, self.scheduler.steering = self.winding, self.steering
-        self.steering.begin(self.scheduler, self.proposer)
+        self.control, self.limit = SweepControl(), None
+        self.command_handler = CommandHandler(
+            self.spec, run, self.event_log, self.control, lambda: self.limit
+        )
+        self.scheduler.control, self.scheduler.command_handler = self.control, self.command_handler
+        self.command_handler.begin(self.scheduler, self.proposer)
 
     def start(self) -> SimpleNamespace:
         """The next trial begins; Tune's trial, as far as a scheduler looks at it."""
         proposal = self.proposer.ask()
         assert proposal is not None
-        if proposal.trial_id not in self.recorder.view.trials:
-            self.recorder.write(
+        if proposal.trial_id not in self.event_log.view.trials:
+            self.event_log.write(
                 "trial", trial_id=proposal.trial_id, number=proposal.number, config=proposal.config,
-                effective={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
+                train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip
         config = {"trial_id": proposal.trial_id, "config": proposal.config, "settings": {}}
@@ -65,8 +67,8 @@ class Driver:
     def give(self, command: str, trial_id: str | None = None, **arguments: Any) -> dict[str, Any]:
         """Someone gives a command, the driver looks, and this is its answer."""
         send_command(self.run, Command.new(command, trial_id, arguments))
-        self.steering.poll()
-        return self.recorder.view.commands[-1]
+        self.command_handler.poll()
+        return self.event_log.view.commands[-1]
 
     def report(self, trial: SimpleNamespace, samples: int, **more: Any) -> str:
         result = {"samples_seen": samples, "step": samples // 10, "loss": 1.0, "grad_norm": 1.0, **more}
@@ -86,11 +88,11 @@ def driver(tmp_path: Path) -> Driver:
 def test_a_command_is_answered_once(driver: Driver) -> None:
     driver.start()
     assert driver.give("pin", "t000")["accepted"]
-    driver.steering.poll()
-    assert len(driver.recorder.view.commands) == 1
+    driver.command_handler.poll()
+    assert len(driver.event_log.view.commands) == 1
     again = driver.crash()
-    again.steering.poll()
-    assert len(again.recorder.view.commands) == 1
+    again.command_handler.poll()
+    assert len(again.event_log.view.commands) == 1
 
 
 def test_a_stopped_trial_ends_at_its_next_report_by_the_word_of_who_stopped_it(driver: Driver) -> None:
@@ -100,8 +102,12 @@ def test_a_stopped_trial_ends_at_its_next_report_by_the_word_of_who_stopped_it(d
     assert row["answer"] == "it ends at its next report point"
     assert driver.report(other, 50) == TrialScheduler.CONTINUE
     assert driver.report(trial, 100) == TrialScheduler.STOP
-    (verdict,) = [v for v in driver.scheduler.drain_verdicts() if v.rule == "person"]
-    assert (verdict.trial_id, verdict.action, verdict.reason) == ("t000", "stop", f"stopped by {row['who']}")
+    (decision,) = [v for v in driver.scheduler.drain_decisions() if v.rule == "user"]
+    assert (decision.trial_id, decision.action, decision.reason) == (
+        "t000",
+        "stop",
+        f"stopped by {row['who']}",
+    )
 
 
 def test_a_stop_that_was_not_carried_out_stands_after_a_crash(driver: Driver) -> None:
@@ -121,11 +127,11 @@ def test_a_clone_and_an_extension_stand_after_a_crash(driver: Driver) -> None:
     again = driver.crash()
     names = [again.start().config["trial_id"] for _ in range(4)]
     assert names == ["t000", "t001", "t002", "t003"]
-    clone = again.recorder.view.trials["t001"]
+    clone = again.event_log.view.trials["t001"]
     assert clone.origin == "clone"
     assert clone.config.items() >= config.items()
     assert again.proposer.ask() is None
-    assert again.recorder.view.planned_trials == 4
+    assert again.event_log.view.planned_trials == 4
 
 
 def test_a_clone_of_what_the_search_has_just_proposed_is_refused(driver: Driver) -> None:
@@ -148,60 +154,60 @@ def test_a_parked_trial_comes_back_when_pinned_and_ends_at_once_when_stopped(dri
     for trial_id in ("t000", "t001"):
         driver.start()
         proposal = SimpleNamespace(trial_id=trial_id)
-        driver.recorder.write(
-            "verdict",
+        driver.event_log.write(
+            "decision",
             trial_id=trial_id,
             step=1,
             samples_seen=10,
-            window=0.1,
-            action="park",
+            rung=0.1,
+            action="pause",
             rule="r",
             reason="x",
         )
-        driver.proposer.parked[proposal.trial_id] = proposal  # type: ignore[assignment]
+        driver.proposer.paused[proposal.trial_id] = proposal  # type: ignore[assignment]
     assert driver.give("pin", "t000")["answer"] == "it comes back next, and no rule stops it"
     assert driver.proposer.waiting == 1
     assert driver.give("stop", "t001")["answer"] == "it has ended"
-    ended = driver.recorder.view.trials["t001"]
-    assert (ended.status, ended.parks) == ("stopped", 1)
-    assert not driver.proposer.parked
+    ended = driver.event_log.view.trials["t001"]
+    assert (ended.status, ended.pauses) == ("stopped", 1)
+    assert not driver.proposer.paused
 
 
 def test_a_pause_lets_trials_go_that_are_ready_and_ends_with_continue(driver: Driver) -> None:
     ready, late = driver.start(), driver.start()
-    states = driver.run / "checkpoints"
+    checkpoints = driver.run / "checkpoints"
     assert driver.give("pause")["accepted"]
-    assert pause_wanted(states)
+    assert pause_requested(checkpoints)
     assert driver.report(late, 50) == TrialScheduler.CONTINUE, "its state is not written yet"
     assert driver.report(ready, 50, paused=True) == TrialScheduler.STOP
     before = driver.scheduler.state_dict()
     driver.scheduler.on_trial_complete(None, ready, {"samples_seen": 50, "done": True})
     assert driver.scheduler.state_dict() == before, "it has not ended"
-    assert driver.steering.cut
-    driver.steering.leave()
+    assert driver.command_handler.cut
+    driver.command_handler.leave()
     send_command(driver.run, Command.new("continue"))
-    assert driver.steering.wait()
-    assert not pause_wanted(states)
+    assert driver.command_handler.wait()
+    assert not pause_requested(checkpoints)
 
 
 def test_a_paused_sweep_can_be_stopped_and_its_trials_ended(driver: Driver) -> None:
     driver.start()
     driver.give("pause")
-    driver.steering.leave()
+    driver.command_handler.leave()
     assert driver.give("stop", "t000")["answer"] == "it has ended"
-    assert driver.recorder.view.trials["t000"].status == "stopped"
+    assert driver.event_log.view.trials["t000"].status == "stopped"
     send_command(driver.run, Command.new("stop"))
-    assert not driver.steering.wait()
-    assert driver.winding.soft
-    assert driver.winding.reason.startswith("stopped by ")
+    assert not driver.command_handler.wait()
+    assert driver.control.soft
+    assert driver.control.reason.startswith("stopped by ")
 
 
 def test_a_pause_of_a_driver_that_died_is_forgotten(driver: Driver) -> None:
     driver.start()
     driver.give("pause")
     again = driver.crash()
-    assert not again.steering.pausing
-    assert not pause_wanted(again.run / "checkpoints")
+    assert not again.command_handler.pausing
+    assert not pause_requested(again.run / "checkpoints")
 
 
 def test_once_the_search_is_over_nothing_new_is_taken(driver: Driver) -> None:
@@ -212,11 +218,11 @@ def test_once_the_search_is_over_nothing_new_is_taken(driver: Driver) -> None:
     )
     send_command(driver.run, Command.new("extend", None, {"trials": 9}))
     driver.limit = None
-    driver.steering.close()
-    assert driver.recorder.view.commands[-1]["answer"].startswith(
+    driver.command_handler.close()
+    assert driver.event_log.view.commands[-1]["answer"].startswith(
         "no more trials are started: the sweep is over"
     )
 
 
 def test_it_does_not_travel_with_what_tune_pickles(driver: Driver) -> None:
-    assert cloudpickle.loads(cloudpickle.dumps(driver.steering)).__dict__ == {}
+    assert cloudpickle.loads(cloudpickle.dumps(driver.command_handler)).__dict__ == {}

@@ -15,21 +15,21 @@ from scipy.stats import beta
 from sweepft.early_stopping import (
     CalibratedRule,
     Calibration,
-    Referee,
+    EarlyStopper,
     clopper_pearson,
     make_report,
     make_rule,
-    parse_windows,
+    parse_rungs,
 )
 from sweepft.early_stopping.audit import audit_result, is_audited
 from sweepft.early_stopping.signals import relative_norms, signal_table
 from sweepft.early_stopping.statistics import cdf, fit_weights, normal_scores, rank_correlation
 
-WINDOWS = (0.1, 0.25, 0.5)
+RUNGS = (0.1, 0.25, 0.5)
 
 
-def referee(rule: CalibratedRule | None = None, **kw: Any) -> Referee:
-    return Referee(rule=rule or CalibratedRule(), **{"windows": WINDOWS, "budget": 100, "mode": "min", **kw})
+def early_stopper(rule: CalibratedRule | None = None, **kw: Any) -> EarlyStopper:
+    return EarlyStopper(rule=rule or CalibratedRule(), **{"rungs": RUNGS, "budget": 100, "mode": "min", **kw})
 
 
 def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> Any:
@@ -50,34 +50,34 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
     ],
 )
 def test_behaviour_at_one_window(rows: list[tuple[Any, Any]], stopped: int) -> None:
-    r = referee(windows=(0.1,))
+    r = early_stopper(rungs=(0.1,))
     for i, (metric, loss) in enumerate(rows):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=metric, loss=loss))
-    assert sum(v.action == "stop" for v in r.verdicts) == pytest.approx(stopped, abs=1 if stopped else 0)
-    for v in r.verdicts:
+    assert sum(v.action == "stop" for v in r.decisions) == pytest.approx(stopped, abs=1 if stopped else 0)
+    for v in r.decisions:
         json.dumps(v.to_row(), allow_nan=False)
         assert v.reason
 
 
 def test_a_verdict_says_where_the_trial_stands_in_each_signal() -> None:
     """Normal scores among those at the window: larger is better, 0 is the middle or a signal that it did not report."""
-    r = referee(windows=(0.1,))
+    r = early_stopper(rungs=(0.1,))
     for i in range(8):
         r.add(f"t{i}", {"learning_rate": 0.1 * (i + 1)})
         r.report(f"t{i}", at(10, metric=1.0 + i, loss=9.0 - i, norm=None))
-    evidence = r.verdicts[-1].evidence
+    evidence = r.decisions[-1].evidence
     assert evidence["signals"].keys() == evidence["weights"].keys()
     assert evidence["signals"] == {"objective": -1.5341, "loss": 1.5341, "grad_norm": 0.0}
 
 
-def run_sweep(
+def start_sweep(
     seed: int, trials: int, *, audit: float = 0.0, useful: bool = True, norms: bool = True, **kw: Any
-) -> Referee:
+) -> EarlyStopper:
     """One trial after another; early signals tell the final objective, or (not useful) nothing."""
     rng = np.random.default_rng(seed)
     rule = CalibratedRule(audit=audit, **kw)
-    r = referee(rule, audit=audit, seed=seed)
+    r = early_stopper(rule, audit=audit, seed=seed)
     for i in range(trials):
         name, final, other = f"t{i}", float(rng.normal()), float(rng.normal())
         r.add(name, {"batch_size": 8, "learning_rate": math.exp(final)})
@@ -90,8 +90,8 @@ def run_sweep(
                 loss=3 + seen,
                 norm=math.exp(-final) if norms else None,
             )
-            verdicts = r.report(name, report)
-            if verdicts and verdicts[-1].ends_trial:
+            decisions = r.report(name, report)
+            if decisions and decisions[-1].ends_trial:
                 break
         else:
             r.complete(name, at(100, metric=3 + final))
@@ -101,7 +101,7 @@ def run_sweep(
 def test_it_saves_much_and_keeps_the_best_where_early_signals_tell() -> None:
     kept, saved = [], []
     for seed in range(8):
-        r = run_sweep(seed, 24)
+        r = start_sweep(seed, 24)
         rng = np.random.default_rng(seed)
         best, name = math.inf, ""
         for i in range(24):
@@ -117,8 +117,8 @@ def test_it_saves_much_and_keeps_the_best_where_early_signals_tell() -> None:
 
 
 def test_where_early_signals_tell_nothing_it_learns_to_stop_less() -> None:
-    told = run_sweep(0, 60).cohort
-    untold = run_sweep(0, 60, useful=False, norms=False).cohort
+    told = start_sweep(0, 60).cohort
+    untold = start_sweep(0, 60, useful=False, norms=False).cohort
     first = sum(t.status == "stopped" for t in list(untold.trials.values())[:20])
     last = sum(t.status == "stopped" for t in list(untold.trials.values())[40:])
     assert last <= first
@@ -127,45 +127,53 @@ def test_where_early_signals_tell_nothing_it_learns_to_stop_less() -> None:
 
 def test_the_gradient_norm_starts_without_weight_and_earns_it_with_its_sign() -> None:
     """Here high gradient norms are good: the paper's direction is not assumed."""
-    r = run_sweep(1, 60, useful=False)
-    fresh = run_sweep(1, 2, useful=False)
+    r = start_sweep(1, 60, useful=False)
+    fresh = start_sweep(1, 2, useful=False)
     learned = r.summary()["rule_summary"]["learned"]["10%"]["weights"]["grad_norm"]
     assert fresh.summary()["rule_summary"]["learned"]["10%"]["weights"]["grad_norm"] == 0.0
     assert learned < -0.1  # the score of a low norm counts against a trial
 
 
 def test_covariates_are_learned() -> None:
-    r = run_sweep(2, 60, useful=False, covariates=("learning_rate",))
+    r = start_sweep(2, 60, useful=False, covariates=("learning_rate",))
     weights = r.summary()["rule_summary"]["learned"]["10%"]["weights"]
     assert weights["learning_rate"] < -0.1  # the objective grows with it, and less is better
 
 
 def test_enough_audited_good_trials_of_its_own_make_it_conformal_and_small_sweeps_say_heuristic() -> None:
-    small = run_sweep(3, 24, audit=0.3).summary()
+    small = start_sweep(3, 24, audit=0.3).summary()
     assert (small["rule_summary"]["basis"], small["rule_summary"]["certified"]) == ("heuristic", False)
-    large = run_sweep(3, 300, audit=0.3).summary()
+    large = start_sweep(3, 300, audit=0.3).summary()
     assert (large["rule_summary"]["basis"], large["rule_summary"]["certified"]) == ("conformal", True)
     assert large["audits"]["audited"] > 30
     json.dumps(large, allow_nan=False)
 
 
 def test_history_gives_level_weights_and_correlation() -> None:
-    history = Calibration(0.03, 0.10, 40, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.2, -0.3))
-    again = Calibration.from_dict(json.loads(json.dumps(history.to_dict())))
-    assert again == history
-    r = referee(make_rule("calibrated", history=history.to_dict()))  # type: ignore[arg-type]
+    prior_sweeps = Calibration(0.03, 0.10, 40, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.2, -0.3))
+    again = Calibration.from_dict(json.loads(json.dumps(prior_sweeps.to_dict())))
+    assert again == prior_sweeps
+    r = early_stopper(make_rule("calibrated", prior_sweeps=prior_sweeps.to_dict()))  # type: ignore[arg-type]
     for i in range(10):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=float(i), loss=float(i)))
-    evidence = r.verdicts[-1].evidence
-    assert (evidence["basis"], evidence["level"]) == ("history", 0.03)
+    evidence = r.decisions[-1].evidence
+    assert (evidence["basis"], evidence["level"]) == ("prior_sweeps", 0.03)
     with pytest.raises(ValueError, match="calibrated for false_stop"):
-        CalibratedRule(false_stop=0.05, calibration=history)
+        CalibratedRule(max_false_stop_rate=0.05, calibration=prior_sweeps)
     with pytest.raises(ValueError, match=r"history: no/such/file\.json is not there"):
-        make_rule("calibrated", history="no/such/file.json")
+        make_rule("calibrated", prior_sweeps="no/such/file.json")
 
 
-@pytest.mark.parametrize("kw", [{"good": 0.0}, {"good": 1.0}, {"false_stop": 0.0}, {"false_stop": 2.0}])
+@pytest.mark.parametrize(
+    "kw",
+    [
+        {"top_fraction": 0.0},
+        {"top_fraction": 1.0},
+        {"max_false_stop_rate": 0.0},
+        {"max_false_stop_rate": 2.0},
+    ],
+)
 def test_shares_must_be_shares(kw: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="share between 0 and 1"):
         CalibratedRule(**kw)
@@ -178,11 +186,11 @@ def test_a_verdict_looks_at_a_bounded_number_of_peers(monkeypatch: pytest.Monkey
 
     sizes = []
 
-    def counted(cohort: Any, window: Any, names: Any, *args: Any, **kw: Any) -> Any:
+    def counted(cohort: Any, rung: Any, names: Any, *args: Any, **kw: Any) -> Any:
         sizes.append(len(names))
-        return signal_table(cohort, window, names, *args, **kw)
+        return signal_table(cohort, rung, names, *args, **kw)
 
-    r = referee(windows=(0.1,))
+    r = early_stopper(rungs=(0.1,))
     for i in range(1200):
         r.add(f"t{i}")
         if i == 1190:
@@ -226,7 +234,7 @@ def test_clopper_pearson_of_nothing_and_nonsense() -> None:
     ],
 )
 def test_the_certificate_is_read_at_fixed_counts_only(outcomes: list[bool], status: str, looked: int) -> None:
-    result = audit_result(outcomes, max_bad_stops=0.10)
+    result = audit_result(outcomes, max_false_discovery_rate=0.10)
     assert (result.status, result.looked_at) == (status, looked)
 
 
@@ -239,22 +247,22 @@ def test_audits_are_drawn_by_seed_and_name_alone() -> None:
 
 
 def test_an_audited_trial_runs_on_and_a_refuted_rule_stops_nobody() -> None:
-    r = Referee(rule=make_rule("median"), windows=(0.1, 0.5), budget=100, mode="min", audit=1.0)
+    r = EarlyStopper(rule=make_rule("median"), rungs=(0.1, 0.5), budget=100, mode="min", audit=1.0)
     order = np.random.default_rng(0).permutation(60)
     for i in order:  # early order is the reverse of the final one: the worst rule possible
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=float(i)))
         r.report(f"t{i}", at(50, metric=float(i)))
         r.complete(f"t{i}", at(100, metric=-float(i)))
-    actions = [v.action for v in r.verdicts]
+    actions = [v.action for v in r.decisions]
     assert "stop" not in actions
     assert actions.count("audit") > 10
     audits = r.summary()["audits"]
     assert audits["status"] == "refuted"
     r.add("late")
-    (verdict,) = r.report("late", at(10, metric=1e6))
-    assert verdict.action == "continue"
-    assert "only the guards act" in verdict.reason
+    (decision,) = r.report("late", at(10, metric=1e6))
+    assert decision.action == "continue"
+    assert "only the guards act" in decision.reason
 
 
 # ----- parts ---------------------------------------------------------------------------------------------
@@ -262,16 +270,16 @@ def test_an_audited_trial_runs_on_and_a_refuted_rule_stops_nobody() -> None:
 
 def test_gradient_norms_are_compared_relative_to_their_batch_size() -> None:
     """Norms that follow |G|^2 + tr(Sigma)/B exactly are all equal; one that is half as large again sticks out."""
-    r = Referee(windows=(0.1,), budget=100, mode="min")
+    r = EarlyStopper(rungs=(0.1,), budget=100, mode="min")
     batches = [8, 8, 8, 16, 16, 32, 32, 64]
     for i, b in enumerate(batches):
         r.add(f"t{i}", {"batch_size": b})
         norm = math.sqrt(1.0 + 100.0 / b)
         r.report(f"t{i}", at(10, norm=norm * (1.5 if i == 6 else 1.0)))
-    (window,) = parse_windows([0.1])
-    scores = signal_table(r.cohort, window, r.cohort.names_at(window)).scores[:, 2]
+    (rung,) = parse_rungs([0.1])
+    scores = signal_table(r.cohort, rung, r.cohort.names_at(rung)).scores[:, 2]
     assert int(np.argmin(scores)) == 6
-    norms = [r.cohort.trials[f"t{i}"].snapshots[window].log_grad_norm for i in range(8)]
+    norms = [r.cohort.trials[f"t{i}"].snapshots[rung].log_grad_norm for i in range(8)]
     assert int(np.argmax(norms)) != 6  # raw, the small batches would have been condemned
 
 
@@ -285,23 +293,23 @@ def test_a_batch_size_that_is_none_is_not_known() -> None:
 
 def test_one_lucky_evaluation_does_not_make_a_trial_the_best() -> None:
     """The objective's signal is the mean of all evaluations so far, late ones counting most."""
-    r = Referee(windows=(0.4,), budget=100, mode="max")
+    r = EarlyStopper(rungs=(0.4,), budget=100, mode="max")
     for name, shown in {"steady": (0.5, 0.6, 0.6, 0.6), "lucky": (0.3, 0.3, 0.3, 0.65)}.items():
         r.add(name)
         for step, value in zip((10, 20, 30, 40), shown, strict=True):
             r.report(name, at(step, metric=value))
-    (window,) = parse_windows([0.4])
-    snaps = r.cohort.at(window)
+    (rung,) = parse_rungs([0.4])
+    snaps = r.cohort.at(rung)
     assert snaps["lucky"].metric > snaps["steady"].metric
     assert snaps["steady"].mean_metric == pytest.approx((10 * 0.5 + 90 * 0.6) / 100)
-    scores = signal_table(r.cohort, window, r.cohort.names_at(window)).scores[:, 0]
+    scores = signal_table(r.cohort, rung, r.cohort.names_at(rung)).scores[:, 0]
     assert scores[0] > scores[1]
 
 
 @settings(deadline=None, max_examples=60)
 @given(bound=st.floats(0.001, 0.999))
 def test_the_heuristic_level_is_above_the_bound_asked_for_and_never_all(bound: float) -> None:
-    r = referee(CalibratedRule(false_stop=bound))
+    r = early_stopper(CalibratedRule(max_false_stop_rate=bound))
     r.add("t0")
     r.report("t0", at(10, metric=1.0))
     level = r.summary()["rule_summary"]["level"]
@@ -311,15 +319,15 @@ def test_the_heuristic_level_is_above_the_bound_asked_for_and_never_all(bound: f
 @pytest.mark.parametrize("same_order", [True, False])
 def test_losses_are_paired_block_by_block_where_trials_share_a_data_order(same_order: bool) -> None:
     """The hard block hits everyone alike; only pairing shows that t0 is the better one."""
-    r = Referee(windows=(0.1,), budget=100, mode="min")
+    r = EarlyStopper(rungs=(0.1,), budget=100, mode="min")
     hard, easy = (9.0, 10.0), (1.0, 10.0)
     for i, (seen, block) in enumerate([(5.0, 1.0), (4.0, 1.2), (3.0, 1.4)]):
         r.add(f"t{i}")
         blocks = {0: hard, 1: easy, 2: (block, 10.0)}
         order = "same" if same_order or i == 0 else f"other{i}"
         r.report(f"t{i}", make_report(step=[10], progress=[10], loss=[seen], blocks=blocks, data_order=order))
-    (window,) = parse_windows([0.1])
-    scores = signal_table(r.cohort, window, r.cohort.names_at(window)).scores[:, 1]
+    (rung,) = parse_rungs([0.1])
+    scores = signal_table(r.cohort, rung, r.cohort.names_at(rung)).scores[:, 1]
     assert int(np.argmax(scores)) == (0 if same_order else 2)
 
 

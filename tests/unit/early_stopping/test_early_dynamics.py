@@ -25,7 +25,7 @@ def scheduler(**kw: Any) -> EarlyDynamicsScheduler:
         "metric": "eval_loss",
         "mode": "min",
         "budget": 100,
-        "windows": (0.1, 0.5),
+        "rungs": (0.1, 0.5),
         "min_steps": 0,
         "min_peers": 2,
         "rule": "median",
@@ -54,7 +54,7 @@ def test_trials_are_repeats_if_all_their_hyperparameters_but_seeds_are_equal(
     s = scheduler()
     for name, config in (("a", one), ("b", other)):
         s.on_trial_add(None, trial(name, **config))
-    a, b = (s.referee.cohort.trials[n].configuration for n in "ab")
+    a, b = (s.early_stopper.cohort.trials[n].configuration for n in "ab")
     assert a is not None
     assert (a == b) is repeats
     json.dumps(s.state_dict())
@@ -69,14 +69,12 @@ def test_plain_reports_with_missing_keys_are_judged_on_what_there_is() -> None:
         assert s.on_trial_result(None, t, {"loss": 2.0}) == CONTINUE  # no progress told: nothing to do
         decisions.append(s.on_trial_result(None, t, {"samples_seen": 10, "eval_loss": value}))
     assert decisions == [CONTINUE, CONTINUE, STOP]
-    verdicts = s.drain_verdicts()
-    assert [v.trial_id for v in verdicts] == ["r0", "r1", "r2"]
-    assert s.drain_verdicts() == []
+    decisions = s.drain_decisions()
+    assert [v.trial_id for v in decisions] == ["r0", "r1", "r2"]
+    assert s.drain_decisions() == []
 
 
-def bulk(
-    i: int, value: float, *, window: float | None = 0.1, start: int = 1, stop: int = 10
-) -> dict[str, Any]:
+def bulk(i: int, value: float, *, rung: float | None = 0.1, start: int = 1, stop: int = 10) -> dict[str, Any]:
     steps = list(range(start, stop + 1))
     return {
         "step": stop,
@@ -84,7 +82,7 @@ def bulk(
         "loss": value,
         "grad_norm": 1.0,
         "eval_loss": value,
-        "window": window,
+        "rung": rung,
         "history": {
             "step": steps,
             "samples_seen": steps,
@@ -107,9 +105,9 @@ def test_sweepfts_own_results_are_read_flat_or_nested(flat: bool) -> None:
         result = bulk(i, value)
         decision = s.on_trial_result(None, t, flatten_dict(result) if flat else result)
     assert decision == STOP
-    verdict = s.drain_verdicts()[-1]
-    assert (verdict.trial_id, verdict.step, verdict.samples_seen, verdict.window) == ("t002", 10, 10.0, 0.1)
-    snap = s.referee.cohort.at(s.referee.windows[0])["t002"]
+    decision = s.drain_decisions()[-1]
+    assert (decision.trial_id, decision.step, decision.samples_seen, decision.rung) == ("t002", 10, 10.0, 0.1)
+    snap = s.early_stopper.cohort.at(s.early_stopper.rungs[0])["t002"]
     assert snap.block_loss == 3.5
     assert snap.data_order == "abc"
     assert snap.log_grad_norm == pytest.approx(math.log(3.0))
@@ -133,8 +131,8 @@ def test_metric_and_mode_may_come_from_the_tune_config() -> None:
         ({"rule": "tea-leaves"}, "rule: one of none"),
         ({"mode": "up"}, "mode"),
         ({"budget": 0}, "budget"),
-        ({"windows": (2.0,)}, "windows"),
-        ({"park": True}, "park: a plain Tuner brings no parked trial back"),
+        ({"rungs": (2.0,)}, "rungs"),
+        ({"pause": True}, "park: a plain Tuner brings no parked trial back"),
         ({"history": "no/such/run"}, "history: no/such/run is not there"),
     ],
 )
@@ -148,7 +146,7 @@ def test_a_done_result_reaches_only_on_trial_complete_and_gives_the_final_object
     a = trial("a")
     s.on_trial_add(None, a)
     s.on_trial_complete(None, a, {"samples_seen": 100, "eval_loss": 0.7, "done": True})
-    assert dict(s.referee.cohort.finals) == {"a": 0.7}
+    assert dict(s.early_stopper.cohort.finals) == {"a": 0.7}
 
 
 def test_a_trial_that_tune_itself_ends_has_no_final_objective() -> None:
@@ -157,7 +155,7 @@ def test_a_trial_that_tune_itself_ends_has_no_final_objective() -> None:
     s.on_trial_add(None, a)
     s.on_trial_result(None, a, {"samples_seen": 30, "eval_loss": 0.7})
     s.on_trial_complete(None, a, {"samples_seen": 30, "eval_loss": 0.7})
-    assert dict(s.referee.cohort.finals) == {}
+    assert dict(s.early_stopper.cohort.finals) == {}
     assert s.summary()["statuses"] == {"removed": 1}
 
 
@@ -166,8 +164,8 @@ def test_a_diverged_end_is_a_guard_verdict() -> None:
     a = trial("a")
     s.on_trial_add(None, a)
     s.on_trial_complete(None, a, {"samples_seen": 30, "diverged": "loss is nan at step 3", "done": True})
-    (verdict,) = s.drain_verdicts()
-    assert (verdict.action, verdict.reason) == ("guard", "loss is nan at step 3")
+    (decision,) = s.drain_decisions()
+    assert (decision.action, decision.reason) == ("divergence_check", "loss is nan at step 3")
     assert s.on_trial_result(None, a, {"samples_seen": 40}) == CONTINUE
 
 
@@ -183,7 +181,7 @@ def test_errors_retries_and_removals() -> None:
     assert s.summary()["statuses"] == {"running": 1, "removed": 1}
 
 
-def run_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
+def start_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
     """A small sweep as the tuner would run it; returns the rows its recorder would write."""
     rows: list[dict[str, Any]] = []
     trials = [trial(f"ray{i}", trial_id=f"t00{i}", batch_size=8) for i in range(6)]
@@ -192,11 +190,11 @@ def run_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
         config = {"batch_size": 8}
         rows.append({"kind": "trial", "trial_id": f"t00{i}", "config": config, "warmup_steps": 3})
     alive = dict(enumerate(trials))
-    for window, start, stop in ((0.1, 1, 10), (0.5, 11, 50), (1.0, 51, 100)):
+    for rung, start, stop in ((0.1, 1, 10), (0.5, 11, 50), (1.0, 51, 100)):
         for i, t in list(alive.items()):
-            value = [1.0, 5.0, 3.0, 0.5, math.nan, 4.0][i] / window
-            result = bulk(i, value, window=window, start=start, stop=stop)
-            if window == 1.0:
+            value = [1.0, 5.0, 3.0, 0.5, math.nan, 4.0][i] / rung
+            result = bulk(i, value, rung=rung, start=start, stop=stop)
+            if rung == 1.0:
                 s.on_trial_complete(None, t, flatten_dict({**result, "done": True}))
                 decision = "done"
             else:
@@ -207,13 +205,13 @@ def run_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
             objective = "nan" if math.isnan(value) else value
             rows.append(
                 {"kind": "eval", "trial_id": f"t00{i}", "step": stop, "samples_seen": stop}
-                | {"objective": objective, "final": window == 1.0}
+                | {"objective": objective, "final": rung == 1.0}
             )
-            rows += [{"kind": "verdict", **v.to_row()} for v in s.drain_verdicts()]
+            rows += [{"kind": "decision", **v.to_row()} for v in s.drain_decisions()]
             if decision != CONTINUE:
                 del alive[i]
                 status = "completed" if decision == "done" else rows[-1]["action"]
-                status = {"stop": "stopped", "guard": "diverged"}.get(status, status)
+                status = {"stop": "stopped", "divergence_check": "diverged"}.get(status, status)
                 rows.append({"kind": "end", "trial_id": f"t00{i}", "status": status, "objective": objective})
     return json.loads(json.dumps(rows))  # type: ignore[no-any-return]
 
@@ -221,30 +219,30 @@ def run_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("rule", ["median", "recipe", "asha", "calibrated"])
 def test_a_scheduler_rebuilt_from_rows_gives_the_same_verdicts_and_knows_the_same(rule: str) -> None:
     live = scheduler(rule=rule)
-    rows = run_sweep(live)
-    recorded = [r for r in rows if r["kind"] == "verdict"]
-    assert {"continue", "guard"} <= {r["action"] for r in recorded}
+    rows = start_sweep(live)
+    recorded = [r for r in rows if r["kind"] == "decision"]
+    assert {"continue", "divergence_check"} <= {r["action"] for r in recorded}
     for cut in range(len(rows) + 1):
         rebuilt = scheduler(rule=rule)
-        verdicts = [
-            json.loads(json.dumps({"kind": "verdict", **v.to_row()})) for v in rebuilt.load_rows(rows[:cut])
+        decisions = [
+            json.loads(json.dumps({"kind": "decision", **v.to_row()})) for v in rebuilt.load_rows(rows[:cut])
         ]
-        assert verdicts[: len(verdicts) - 1] == recorded[: max(0, len(verdicts) - 1)]
-    assert verdicts == recorded
-    assert rebuilt.drain_verdicts() == []
+        assert decisions[: len(decisions) - 1] == recorded[: max(0, len(decisions) - 1)]
+    assert decisions == recorded
+    assert rebuilt.drain_decisions() == []
     assert rebuilt.summary() == live.summary()
 
 
 def test_state_survives_pickle_json_and_files(tmp_path: Any) -> None:
     live = scheduler()
-    run_sweep(live)
+    start_sweep(live)
     loaded, restored = scheduler(), scheduler()
     loaded.load_state_dict(json.loads(json.dumps(live.state_dict())))
     live.save(str(tmp_path / "state.json"))
     restored.restore(str(tmp_path / "state.json"))
     for other in (pickle.loads(pickle.dumps(live)), loaded, restored):
         assert other.state_dict() == live.state_dict()
-        assert other.drain_verdicts() == []
+        assert other.drain_decisions() == []
 
 
 def test_importing_the_scheduler_loads_nothing_heavy() -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from sweepft.early_stopping import (
     Calibration,
-    History,
+    EarlyStopper,
     PastAudits,
-    Referee,
+    PriorSweeps,
     make_report,
     make_rule,
-    read_history,
+    read_prior_sweeps,
 )
-from sweepft.errors import HistoryError
+from sweepft.errors import PriorSweepsError
 from sweepft.ledger.codec import encode_row, plain
 from sweepft.ledger.rows import complete_fields
 
@@ -41,10 +41,10 @@ def write_run(
         trial = {"trial_id": f"t{i}", "step": 10, "samples_seen": 10}
         if i in audited:
             rows.append(
-                ("verdict", {**trial, "window": 0.1, "action": "audit", "rule": "median", "reason": "r"})
+                ("decision", {**trial, "rung": 0.1, "action": "audit", "rule": "median", "reason": "r"})
             )
-        history = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
-        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "history": history}))
+        prior_sweeps = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
+        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "prior_sweeps": prior_sweeps}))
         end = {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final}
         rows.append(("end", {**end, "tokens_seen": 0}))
     ledger = folder / "ledger" / "ledger.jsonl"
@@ -63,15 +63,15 @@ def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_
 ) -> None:
     late = write_run(tmp_path / "late", [1.0, 2.0, 3.0, 4.0], {0, 3}, began=500.0, torn=True)
     early = write_run(tmp_path / "early", [5.0, 6.0, 7.0], {0}, began=50.0)
-    found = read_history([str(late), early / "ledger"], rule="median", good=0.25)
+    found = read_prior_sweeps([str(late), early / "ledger"], rule="median", top_fraction=0.25)
     assert [(a.began, a.outcomes) for a in found.audits] == [(50.0, (True,)), (500.0, (True, False))]
     assert found.outcomes == [True, True, False]
-    wide = read_history(late / "ledger" / "ledger.jsonl", rule="median", good=0.9)
+    wide = read_prior_sweeps(late / "ledger" / "ledger.jsonl", rule="median", top_fraction=0.9)
     assert wide.outcomes == [True, True], (
         "an audited one stands for two: the worst is among the best 90% by weight"
     )
-    assert History.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    assert read_history(found.to_dict()) == found
+    assert PriorSweeps.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert read_prior_sweeps(found.to_dict()) == found
 
 
 @pytest.mark.parametrize(
@@ -99,31 +99,31 @@ def test_what_cannot_be_used_is_named_with_a_remedy(
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text("[]")
     (tmp_path / "good.json").write_text(json.dumps(CALIBRATION.to_dict()))
-    with pytest.raises(HistoryError, match=words) as caught:
-        read_history(given, rule="median")
+    with pytest.raises(PriorSweepsError, match=words) as caught:
+        read_prior_sweeps(given, rule="median")
     assert len(str(caught.value).splitlines()) == 2
     assert isinstance(caught.value, ValueError)
 
 
 def test_a_calibration_and_runs_may_stand_together_but_only_one_calibration(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", [1.0, 2.0], {1}, rule="calibrated", false_stop=0.1)
-    found = read_history([CALIBRATION, str(run)])
+    run = write_run(tmp_path / "run", [1.0, 2.0], {1}, rule="calibrated", max_false_stop_rate=0.1)
+    found = read_prior_sweeps([CALIBRATION, str(run)])
     assert (found.calibration, found.outcomes) == (CALIBRATION, [False])
-    with pytest.raises(HistoryError, match="second calibration"):
-        read_history([CALIBRATION, CALIBRATION.to_dict()])
-    with pytest.raises(HistoryError, match=r"was run with false_stop 0\.1, here it is 0\.2"):
-        read_history(str(run), false_stop=0.2)
+    with pytest.raises(PriorSweepsError, match="second calibration"):
+        read_prior_sweeps([CALIBRATION, CALIBRATION.to_dict()])
+    with pytest.raises(PriorSweepsError, match=r"was run with false_stop 0\.1, here it is 0\.2"):
+        read_prior_sweeps(str(run), max_false_stop_rate=0.2)
 
 
-def judged(history: History | None) -> Referee:
+def judged(prior_sweeps: PriorSweeps | None) -> EarlyStopper:
     """A sweep of 10 good trials that nobody condemns, then 30 poor ones that are all condemned and audited."""
-    r = Referee(
+    r = EarlyStopper(
         rule=make_rule("median", min_peers=1),
-        windows=(0.1,),
+        rungs=(0.1,),
         budget=100,
         mode="min",
         audit=1.0,
-        history=history,
+        prior_sweeps=prior_sweeps,
     )
     for i in range(40):
         value = 10.0 - i if i < 10 else 100.0 + i
@@ -145,7 +145,7 @@ def judged(history: History | None) -> Referee:
 def test_audits_pool_and_the_certificate_is_read_at_fixed_counts_of_the_pool(
     earlier: list[bool], status: str, looked: int
 ) -> None:
-    past = History(audits=(PastAudits("old", 1.0, tuple(earlier)),)) if earlier else None
+    past = PriorSweeps(audits=(PastAudits("old", 1.0, tuple(earlier)),)) if earlier else None
     audits = judged(past).summary()["audits"]
     assert (audits["status"], audits["looked_at"]) == (status, looked)
     assert audits["own"] == {"audited": 30, "good": 0}
@@ -154,10 +154,12 @@ def test_audits_pool_and_the_certificate_is_read_at_fixed_counts_of_the_pool(
 
 
 def test_a_rule_that_earlier_audits_refute_stops_nobody_from_the_start() -> None:
-    past = History(audits=(PastAudits("old", 1.0, (True,) * 14),))
-    r = Referee(rule=make_rule("median", min_peers=1), windows=(0.1,), budget=100, mode="min", history=past)
+    past = PriorSweeps(audits=(PastAudits("old", 1.0, (True,) * 14),))
+    r = EarlyStopper(
+        rule=make_rule("median", min_peers=1), rungs=(0.1,), budget=100, mode="min", prior_sweeps=past
+    )
     for i in range(5):
         r.add(f"t{i}")
         r.report(f"t{i}", make_report(step=[10], progress=[10], metric=float(i)))
-    assert {v.action for v in r.verdicts} == {"continue"}
-    assert "only the guards act" in r.verdicts[-1].reason
+    assert {v.action for v in r.decisions} == {"continue"}
+    assert "only the guards act" in r.decisions[-1].reason

@@ -74,7 +74,7 @@ def test_a_real_sweep_stops_the_poor_and_finishes_the_good(
         metric="eval_loss",
         mode="min",
         budget=100,
-        windows=(0.2, 0.6),
+        rungs=(0.2, 0.6),
         min_steps=2,
         min_peers=2,
         rule="median",
@@ -89,10 +89,10 @@ def test_a_real_sweep_stops_the_poor_and_finishes_the_good(
         ),
         run_config=run_config(tmp_path, trainable),
     ).fit()
-    verdicts = scheduler.drain_verdicts()
-    stopped = {v.trial_id for v in verdicts if v.action == "stop"}
+    decisions = scheduler.drain_decisions()
+    stopped = {v.trial_id for v in decisions if v.action == "stop"}
     assert stopped == {"t5", "t6", "t7", "t8", "t9"}
-    finals = scheduler.referee.cohort.finals
+    finals = scheduler.early_stopper.cohort.finals
     assert finals == {"t0": 0.1, "t1": 1.1, "t2": 2.1}
     steps = {r.metrics["config"]["trial_id"]: r.metrics["step"] for r in results}
     assert {name: steps[name] for name in finals} == dict.fromkeys(finals, 10)
@@ -110,7 +110,7 @@ def _named(spec: Any) -> str:
 
 def test_a_failing_trial_is_known_as_failed_and_harms_no_other(session: None, tmp_path: Path) -> None:
     scheduler = EarlyDynamicsScheduler(
-        metric="eval_loss", mode="min", budget=100, windows=(0.2,), min_steps=2, min_peers=20
+        metric="eval_loss", mode="min", budget=100, rungs=(0.2,), min_steps=2, min_peers=20
     )
     tune.Tuner(
         tune.with_resources(ClassTrainable, {"cpu": 1}),
@@ -129,7 +129,7 @@ def test_trials_that_train_with_ray_train_are_judged_and_stopped(session: None, 
         metric="eval_loss",
         mode="min",
         budget=100,
-        windows=(0.2, 0.6),
+        rungs=(0.2, 0.6),
         min_steps=2,
         min_peers=2,
         rule="median",
@@ -146,10 +146,10 @@ def test_trials_that_train_with_ray_train_are_judged_and_stopped(session: None, 
         run_config=run_config(tmp_path, train_driver),
     ).fit()
     assert not results.errors
-    assert scheduler.referee.cohort.finals == {"t0": 0.1, "t1": 1.1}
-    (stop,) = (v for v in scheduler.drain_verdicts() if v.action == "stop")
+    assert scheduler.early_stopper.cohort.finals == {"t0": 0.1, "t1": 1.1}
+    (stop,) = (v for v in scheduler.drain_decisions() if v.action == "stop")
     assert (stop.trial_id, stop.step, stop.samples_seen) == ("t5", 2, 20)
-    assert scheduler.referee.cohort.trials["t5"].status == "stopped"
+    assert scheduler.early_stopper.cohort.trials["t5"].status == "stopped"
 
 
 def train_driver(config: dict[str, Any]) -> None:

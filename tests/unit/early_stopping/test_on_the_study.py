@@ -14,11 +14,11 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Run, Study, frame_to_studies
-from sweepft.replay.runner import Replay, make_judge, replay_all, sample
+from sweepft.replay.runner import Replay, make_policy, replay_all, sample
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 TABLE = Path(__file__).parents[3] / "benchmarks" / "data" / "study.parquet"
-WINDOWS = (0.125, 0.25, 0.5)
+RUNGS = (0.125, 0.25, 0.5)
 GROUP = 24
 
 
@@ -37,7 +37,7 @@ class ThroughRay:
         self._trials: dict[str, Any] = {}
 
     def marks(self, study: Study) -> Sequence[float]:
-        return [window * study.budget for window in WINDOWS]
+        return [rung * study.budget for rung in RUNGS]
 
     def start(self, run: Run) -> None:
         self._trials[run.run_id] = SimpleNamespace(trial_id=run.run_id, config=run.config)
@@ -78,7 +78,7 @@ def through_ray(picked: Study, rule: str) -> Outcome:
         metric="eval_loss",
         mode="min",
         budget=picked.budget,
-        windows=WINDOWS,
+        rungs=RUNGS,
         rule=rule,
         min_steps=0,
         audit=0.0,
@@ -91,8 +91,8 @@ def test_it_stops_what_the_replay_says_it_stops(study: Study, rule: str) -> None
     """Result by result through Ray's interface, or report by report in a replay: the same runs end."""
     for order in range(3):
         picked = sample(study, GROUP, order)
-        judge = make_judge(rule, picked, Replay(windows=WINDOWS), order)
-        said = replay_study(picked, judge, slots=4, order=range(GROUP))
+        decide = make_policy(rule, picked, Replay(rungs=RUNGS), order)
+        said = replay_study(picked, decide, slots=4, order=range(GROUP))
         done = through_ray(picked, rule)
         assert [o.status for o in done.runs.values()] == [o.status for o in said.runs.values()]
 
@@ -101,7 +101,7 @@ def test_the_default_rule_saves_and_keeps_the_best_and_the_papers_does_not(study
     calibrated, recipe, random = (
         row.score
         for row in replay_all(
-            [study], ["calibrated", "recipe", "random"], Replay(windows=WINDOWS, orders=8, group=GROUP)
+            [study], ["calibrated", "recipe", "random"], Replay(rungs=RUNGS, orders=8, group=GROUP)
         )
     )
     assert calibrated.saved > 0.45

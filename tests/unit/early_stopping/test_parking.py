@@ -10,19 +10,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.judged_sweep import JudgedSweep
-from sweepft.early_stopping import Referee, make_report, make_rule, replay_rows
-from sweepft.early_stopping.pausing import Prospect
-from sweepft.ledger import RunView, whole_results
+from sweepft.early_stopping import EarlyStopper, make_report, make_rule, replay_rows
+from sweepft.early_stopping.pausing import PausedTrial
+from sweepft.ledger import SweepState, complete_results
 
 
 def at(step: int, metric: float) -> Any:
     return make_report(step=[step], progress=[step], metric=metric)
 
 
-def parked(n: int = 6, **kw: Any) -> Referee:
+def paused(n: int = 6, **kw: Any) -> EarlyStopper:
     """The first three trials go on, the others are worse and worse."""
-    r = Referee(
-        rule=make_rule("median", min_peers=2), windows=(0.1, 0.5), budget=100, mode="min", park=True, **kw
+    r = EarlyStopper(
+        rule=make_rule("median", min_peers=2), rungs=(0.1, 0.5), budget=100, mode="min", pause=True, **kw
     )
     for i in range(n):
         r.add(f"t{i}")
@@ -30,34 +30,34 @@ def parked(n: int = 6, **kw: Any) -> Referee:
     return r
 
 
-def statuses(r: Referee) -> dict[str, str]:
+def statuses(r: EarlyStopper) -> dict[str, str]:
     return {name: t.status for name, t in r.cohort.trials.items()}
 
 
 def test_what_is_condemned_is_parked_and_counts_as_out() -> None:
-    r, stopped = parked(), parked(0)
-    assert [v.action for v in r.verdicts] == ["continue"] * 3 + ["park"] * 3
-    assert r.verdicts[-1].ends_trial
+    r, stopped = paused(), paused(0)
+    assert [v.action for v in r.decisions] == ["continue"] * 3 + ["pause"] * 3
+    assert r.decisions[-1].ends_trial
     assert statuses(r) == dict.fromkeys(("t0", "t1", "t2"), "running") | dict.fromkeys(
-        ("t3", "t4", "t5"), "parked"
+        ("t3", "t4", "t5"), "paused"
     )
     assert r.cohort.standing == 3
     assert r.summary()["trials_saved"] == pytest.approx(2.7)
-    assert stopped.prospects() == []
+    assert stopped.paused_trials() == []
 
 
 def test_audits_come_before_parking() -> None:
-    r = parked(audit=1.0)
-    assert [v.action for v in r.verdicts[3:]] == ["audit"] * 3
+    r = paused(audit=1.0)
+    assert [v.action for v in r.decisions[3:]] == ["audit"] * 3
 
 
 def test_a_parked_trial_is_running_again_with_its_first_new_report_and_not_before() -> None:
-    r = parked()
+    r = paused()
     r.add("t4")  # proposed again
     assert r.report("t4", at(10, 9.9)) == []  # and nothing new yet
     r.complete("t4", at(10, 9.9))  # as Ray says of a trial that was just stopped
     r.remove("t4")
-    assert statuses(r)["t4"] == "parked"
+    assert statuses(r)["t4"] == "paused"
     assert r.report("t4", at(30, 0.1)) == []
     assert (statuses(r)["t4"], r.cohort.standing) == ("running", 4)
     r.complete("t4", at(100, 0.1))
@@ -65,50 +65,50 @@ def test_a_parked_trial_is_running_again_with_its_first_new_report_and_not_befor
 
 
 def test_a_trial_that_came_back_may_be_parked_again_and_one_may_end_with_its_first_report() -> None:
-    r = parked()
+    r = paused()
     for i in range(3):
         r.report(f"t{i}", at(50, 1.0))
     (again,) = r.report("t3", at(50, 7.0))
-    assert again.action == "park"
+    assert again.action == "pause"
     r.complete("t5", at(100, 2.0))
-    assert statuses(r)["t3"] == "parked"
+    assert statuses(r)["t3"] == "paused"
     assert r.cohort.finals == {"t5": 2.0}
     r.fail("t3")
     assert statuses(r)["t3"] == "failed"
 
 
 def test_the_likeliest_comes_first_and_its_price_is_what_is_left_of_its_budget() -> None:
-    r = parked(8)
+    r = paused(8)
     r.report("t5", at(40, 0.5))
-    assert [p.trial_id for p in r.prospects()] == ["t3", "t4", "t6", "t7"]
-    first, *_, last = r.prospects()
-    assert first.p_good > last.p_good
+    assert [p.trial_id for p in r.paused_trials()] == ["t3", "t4", "t6", "t7"]
+    first, *_, last = r.paused_trials()
+    assert first.p_top > last.p_top
     assert (first.price, first.needed) == (0.9, pytest.approx(0.18))
-    assert {p.price for p in r.prospects(from_scratch=True)} == {1.0}
+    assert {p.price for p in r.paused_trials(from_scratch=True)} == {1.0}
     r.give_up("t3")
     r.give_up("t5")  # not parked: nothing to give up
     assert (statuses(r)["t3"], statuses(r)["t5"]) == ("stopped", "running")
-    assert r.prospects()[0].trial_id == "t4"
+    assert r.paused_trials()[0].trial_id == "t4"
 
 
 @pytest.mark.parametrize(
-    ("p_good", "price", "worth"), [(0.1, 0.5, True), (0.1, 0.51, False), (0.0, 0.0, True), (0.19, 1.0, False)]
+    ("p_top", "price", "worth"), [(0.1, 0.5, True), (0.1, 0.51, False), (0.0, 0.0, True), (0.19, 1.0, False)]
 )
 def test_worth_it_is_what_promises_as_much_for_its_price_as_a_new_trial(
-    p_good: float, price: float, worth: bool
+    p_top: float, price: float, worth: bool
 ) -> None:
-    prospect = Prospect("t0", p_good, price, price * 0.2)
-    assert prospect.worth is worth
-    assert ("is enough for" if worth else "is below") in prospect.reason
+    paused_trial = PausedTrial("t0", p_top, price, price * 0.2)
+    assert paused_trial.worth is worth
+    assert ("is enough for" if worth else "is below") in paused_trial.reason
 
 
 EARLY_STOP = st.fixed_dictionaries(
     {
         "rule": st.sampled_from(["median", "asha", "calibrated"]),
         "audit": st.sampled_from([None, 0.0, 0.3, 1.0]),
-        "good": st.sampled_from([0.2, 0.5]),
+        "top_fraction": st.sampled_from([0.2, 0.5]),
         "min_peers": st.sampled_from([1, 4]),
-        "park": st.booleans(),
+        "pause": st.booleans(),
     }
 )
 SWEEPS = st.builds(
@@ -126,7 +126,7 @@ SWEEPS = st.builds(
 @example(
     JudgedSweep(
         5839,
-        {"rule": "median", "audit": None, "good": 0.2, "min_peers": 1, "park": False},
+        {"rule": "median", "audit": None, "top_fraction": 0.2, "min_peers": 1, "pause": False},
         11,
         2,
         0.02,
@@ -136,19 +136,19 @@ SWEEPS = st.builds(
 def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
     """Whatever was parked, came back, failed or was cut by a crash: the same verdicts, state and view."""
     sweep.run()
-    whole, _ = whole_results(sweep.rows)
-    again = sweep.fresh_referee()
-    verdicts = replay_rows(again, whole)
-    recorded = [r for r in whole if r["kind"] == "verdict"]
-    assert [(v.trial_id, v.step, v.action, v.reason) for v in verdicts] == [
+    whole, _ = complete_results(sweep.rows)
+    again = sweep.fresh_early_stopper()
+    decisions = replay_rows(again, whole)
+    recorded = [r for r in whole if r["kind"] == "decision"]
+    assert [(v.trial_id, v.step, v.action, v.reason) for v in decisions] == [
         (r["trial_id"], r["step"], r["action"], r["reason"]) for r in recorded
     ]
-    assert json.dumps(again.state_dict()) == json.dumps(sweep.referee.state_dict())
-    view = RunView.from_rows(sweep.rows)
+    assert json.dumps(again.state_dict()) == json.dumps(sweep.early_stopper.state_dict())
+    view = SweepState.from_rows(sweep.rows)
     assert {n: t.status for n, t in view.trials.items()} == {
         n: s for n, s in statuses(again).items() if n in view.trials
     }
-    assert [v["action"] for t in view.trials.values() for v in t.verdicts] == [
+    assert [v["action"] for t in view.trials.values() for v in t.decisions] == [
         r["action"] for t in view.trials for r in recorded if r["trial_id"] == t
     ]
 
@@ -158,8 +158,8 @@ def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
 def test_no_parked_trial_that_was_worth_it_is_left_when_nothing_else_is_to_be_done(
     sweep: JudgedSweep,
 ) -> None:
-    sweep.early_stop["park"] = True
+    sweep.early_stop["pause"] = True
     sweep.run()
     ends = [r for r in sweep.rows if r["kind"] == "end" and r["status"] == "stopped"]
     assert all("is below" in r["reason"] for r in ends)
-    assert not [t for t in statuses(sweep.referee).values() if t in ("parked", "running")]
+    assert not [t for t in statuses(sweep.early_stopper).values() if t in ("paused", "running")]

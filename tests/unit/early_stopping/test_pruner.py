@@ -36,7 +36,7 @@ def run(
 @pytest.mark.parametrize("rule", ["calibrated", "median", "asha"])
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_it_prunes_the_poor_and_keeps_the_best(rule: str, direction: str) -> None:
-    study = run(EarlyDynamicsPruner(budget=20, windows=(0.1, 0.5), rule=rule), direction)
+    study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1, 0.5), rule=rule), direction)
     states = [t.state for t in study.trials]
     assert states.count(STATES.PRUNED) > 8
     best = min(study.trials, key=lambda t: t.params["x"])
@@ -48,18 +48,18 @@ def test_it_prunes_the_poor_and_keeps_the_best(rule: str, direction: str) -> Non
 
 def test_it_reads_the_storage_so_that_a_new_process_goes_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
     storage = f"sqlite:///{tmp_path / 'study.db'}"
-    study = run(EarlyDynamicsPruner(budget=20, windows=(0.1,), rule="median"), trials=10, storage=storage)
-    fresh = EarlyDynamicsPruner(budget=20, windows=(0.1,), rule="median")
+    study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1,), rule="median"), trials=10, storage=storage)
+    fresh = EarlyDynamicsPruner(budget=20, rungs=(0.1,), rule="median")
     again = optuna.load_study(study_name=study.study_name, storage=storage, pruner=fresh)
     trial = again.ask()
     trial.suggest_float("x", 0, 1)
     observe(trial, 2, metric=99.0, loss=99.0)
     assert trial.should_prune()
-    assert fresh.verdicts[-1].evidence["peers"] == 10
+    assert fresh.decisions[-1].evidence["peers"] == 10
 
 
 def test_between_windows_a_trial_is_judged_again_by_what_others_have_shown_since() -> None:
-    study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, windows=(0.1,)))
+    study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, rungs=(0.1,)))
     first = study.ask()
     observe(first, 2, metric=9.0, loss=9.0)
     assert not first.should_prune()
@@ -71,13 +71,13 @@ def test_between_windows_a_trial_is_judged_again_by_what_others_have_shown_since
 
 
 def test_an_audited_trial_is_not_pruned() -> None:
-    study = run(EarlyDynamicsPruner(budget=20, windows=(0.1, 0.5), rule="median", audit=1.0))
+    study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1, 0.5), rule="median", audit=1.0))
     assert all(t.state is STATES.COMPLETE for t in study.trials)
 
 
 @pytest.mark.parametrize("kw", [{"loss": math.nan}, {"loss": math.inf}, {"metric": math.nan}])
 def test_what_is_not_finite_is_pruned_at_once(kw: dict[str, float]) -> None:
-    study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, windows=(0.5,), rule="none"))
+    study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, rungs=(0.5,), rule="none"))
     trial = study.ask()
     observe(trial, 1, loss=1.0)
     assert not trial.should_prune()

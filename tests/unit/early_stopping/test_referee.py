@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.early_stopping import Referee, Verdict, make_report, make_rule, replay_rows
+from sweepft.early_stopping import EarlyStopper, StopDecision, make_report, make_rule, replay_rows
 
 NAN = math.nan
 
 
-def referee(rule: str = "median", **kw: Any) -> Referee:
-    settings_ = {"windows": (0.1, 0.5), "budget": 100, "mode": "min", **kw}
+def early_stopper(rule: str = "median", **kw: Any) -> EarlyStopper:
+    settings_ = {"rungs": (0.1, 0.5), "budget": 100, "mode": "min", **kw}
     peers = settings_.pop("min_peers", 2)
-    return Referee(rule=make_rule(rule, min_peers=peers), **settings_)
+    return EarlyStopper(rule=make_rule(rule, min_peers=peers), **settings_)
 
 
 def at(step: float, *, loss: Any = None, grad_norm: Any = None, metric: Any = None, **kw: Any) -> Any:
@@ -28,7 +28,7 @@ def at(step: float, *, loss: Any = None, grad_norm: Any = None, metric: Any = No
     )
 
 
-def actions(r: Referee, values: list[Any], step: float = 10) -> list[str]:
+def actions(r: EarlyStopper, values: list[Any], step: float = 10) -> list[str]:
     """Each trial reports its objective at the first window, in order."""
     out = []
     for i, value in enumerate(values):
@@ -51,22 +51,22 @@ def actions(r: Referee, values: list[Any], step: float = 10) -> list[str]:
 def test_median_stops_what_is_strictly_worse_than_the_median_of_the_others(
     mode: str, values: list[Any], expected: list[str]
 ) -> None:
-    assert actions(referee(mode=mode), values) == expected
+    assert actions(early_stopper(mode=mode), values) == expected
 
 
 def test_the_leader_is_never_stopped_though_a_rule_condemns_it() -> None:
-    r = referee("recipe", windows=(0.1,))
+    r = early_stopper("recipe", rungs=(0.1,))
     for i in range(4):
         r.add(f"t{i}")
-        (verdict,) = r.report(f"t{i}", at(10, loss=10.0 - i, metric=10.0 - i))
-    assert verdict.action == "continue"
-    assert "best objective" in verdict.reason
+        (decision,) = r.report(f"t{i}", at(10, loss=10.0 - i, metric=10.0 - i))
+    assert decision.action == "continue"
+    assert "best objective" in decision.reason
 
 
 def test_the_last_ones_standing_are_not_stopped() -> None:
-    r = referee(keep_last=4)
+    r = early_stopper(keep_last=4)
     assert actions(r, [1.0, 2.0, 3.0, 4.0]) == ["continue"] * 3 + ["continue"]
-    assert "standing" in r.verdicts[-1].reason
+    assert "standing" in r.decisions[-1].reason
 
 
 @pytest.mark.parametrize(
@@ -74,34 +74,34 @@ def test_the_last_ones_standing_are_not_stopped() -> None:
     [(1.0, 5.0, "stop"), (9.0, 0.1, "continue"), (1.0, None, "stop"), (None, 5.0, "stop")],
 )
 def test_recipe_stops_high_gradient_norm_and_low_loss(loss: Any, norm: Any, expected: str) -> None:
-    r = referee("recipe")
+    r = early_stopper("recipe")
     for i in range(3):
         r.add(f"t{i}", {"batch_size": 8})
         r.report(f"t{i}", at(10, loss=4.0 + i, grad_norm=1.0 + i))
     r.add("x", {"batch_size": 8})
-    (verdict,) = r.report("x", at(10, loss=loss, grad_norm=norm))
-    assert verdict.action == expected
-    assert set(verdict.evidence["ranks"]) == {k for k, v in (("loss", loss), ("log_grad_norm", norm)) if v}
+    (decision,) = r.report("x", at(10, loss=loss, grad_norm=norm))
+    assert decision.action == expected
+    assert set(decision.evidence["ranks"]) == {k for k, v in (("loss", loss), ("log_grad_norm", norm)) if v}
 
 
 def test_recipe_never_compares_across_batch_sizes() -> None:
-    r = referee("recipe")
+    r = early_stopper("recipe")
     for i in range(5):
         r.add(f"t{i}", {"batch_size": 8})
         r.report(f"t{i}", at(10, loss=4.0, grad_norm=1.0))
     r.add("x", {"batch_size": 64})
-    (verdict,) = r.report("x", at(10, loss=1.0, grad_norm=9.0))
-    assert verdict.action == "continue"
-    assert verdict.reason.startswith("0 comparable")
+    (decision,) = r.report("x", at(10, loss=1.0, grad_norm=9.0))
+    assert decision.action == "continue"
+    assert decision.reason.startswith("0 comparable")
 
 
 def test_a_window_before_min_steps_or_within_warmup_is_judged_at_the_next() -> None:
-    r = referee(min_steps=20)
+    r = early_stopper(min_steps=20)
     assert actions(r, [1.0, 2.0, 3.0, 4.0]) == []
     for i in range(4):
         r.report(f"t{i}", at(50, metric=float(i), warmup_steps=20))
-    assert [v.action for v in r.verdicts] == ["continue"] * 2 + ["stop"] * 2
-    assert {v.window for v in r.verdicts} == {0.5}
+    assert [v.action for v in r.decisions] == ["continue"] * 2 + ["stop"] * 2
+    assert {v.rung for v in r.decisions} == {0.5}
 
 
 @pytest.mark.parametrize(
@@ -114,16 +114,16 @@ def test_a_window_before_min_steps_or_within_warmup_is_judged_at_the_next() -> N
     ],
 )
 def test_what_is_not_finite_is_stopped_by_the_guard(kwargs: dict[str, Any], words: str) -> None:
-    r = referee("none")
+    r = early_stopper("none")
     r.add("t0")
-    (verdict,) = r.report("t0", at(3, **kwargs))
-    assert (verdict.action, verdict.rule) == ("guard", "guard")
-    assert words in verdict.reason
+    (decision,) = r.report("t0", at(3, **kwargs))
+    assert (decision.action, decision.rule) == ("divergence_check", "divergence_check")
+    assert words in decision.reason
     assert r.cohort.trials["t0"].status == "diverged"
 
 
 def test_an_infinite_gradient_norm_alone_is_not_a_divergence() -> None:
-    r = referee("none")
+    r = early_stopper("none")
     r.add("t0")
     assert r.report("t0", at(3, loss=1.0, grad_norm=math.inf)) == []
 
@@ -140,7 +140,7 @@ def test_an_infinite_gradient_norm_alone_is_not_a_divergence() -> None:
     ],
 )
 def test_sustained_divergence_is_stopped_and_a_spike_is_not(losses: list[float], stopped: bool) -> None:
-    r = referee("none")
+    r = early_stopper("none")
     r.add("t0")
     for i, loss in enumerate(losses):
         r.report("t0", at(i + 1, loss=loss))
@@ -148,7 +148,7 @@ def test_sustained_divergence_is_stopped_and_a_spike_is_not(losses: list[float],
 
 
 def test_a_bulk_report_is_judged_like_its_steps_one_by_one() -> None:
-    single, bulk = referee("recipe", windows=(0.1,)), referee("recipe", windows=(0.1,))
+    single, bulk = early_stopper("recipe", rungs=(0.1,)), early_stopper("recipe", rungs=(0.1,))
     rng = random.Random(0)
     for t in range(6):
         losses = [rng.uniform(1, 2) for _ in range(12)]
@@ -157,14 +157,14 @@ def test_a_bulk_report_is_judged_like_its_steps_one_by_one() -> None:
         for i, loss in enumerate(losses):
             single.report(f"t{t}", at(i + 1, loss=loss))
         bulk.report(f"t{t}", make_report(step=range(1, 11), progress=range(1, 11), loss=losses[:10]))
-    assert [(v.trial_id, v.action) for v in single.verdicts] == [
-        (v.trial_id, v.action) for v in bulk.verdicts
+    assert [(v.trial_id, v.action) for v in single.decisions] == [
+        (v.trial_id, v.action) for v in bulk.decisions
     ]
-    assert {v.action for v in bulk.verdicts} == {"continue", "stop"}
+    assert {v.action for v in bulk.decisions} == {"continue", "stop"}
 
 
 def test_reports_out_of_order_and_repeats_change_nothing() -> None:
-    r = referee("none")
+    r = early_stopper("none")
     r.add("t0")
     r.report("t0", at(10, loss=1.0))
     before = r.state_dict()
@@ -174,7 +174,7 @@ def test_reports_out_of_order_and_repeats_change_nothing() -> None:
 
 
 def test_a_late_joiner_is_judged_against_those_before_it() -> None:
-    r = referee()
+    r = early_stopper()
     actions(r, [1.0, 2.0, 3.0])
     r.add("late")
     assert [v.action for v in r.report("late", at(60, metric=8.0))] == ["stop"]
@@ -186,7 +186,7 @@ def test_a_trial_that_ends_early_is_completed_and_its_length_tells_nothing(rule:
     """Before the first window or between two: its final result counts, and no one is judged against it where it
     never was.
     """
-    r = referee(rule)
+    r = early_stopper(rule)
     for i in range(4):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=1.0 + i / 10, loss=1.0 + i / 10))
@@ -197,19 +197,19 @@ def test_a_trial_that_ends_early_is_completed_and_its_length_tells_nothing(rule:
     assert dict(r.cohort.finals) == {"short": 0.4}
     assert r.cohort.trials["short"].status == "completed"
     assert {w.fraction for w in r.cohort.trials["short"].snapshots} == ({0.1} if end > 10 else set())
-    (verdict,) = r.report("t0", at(50, metric=1.0, loss=1.0))
-    assert (verdict.window, verdict.action) == (0.5, "continue")
+    (decision,) = r.report("t0", at(50, metric=1.0, loss=1.0))
+    assert (decision.rung, decision.action) == (0.5, "continue")
     assert r.report("short", at(60, metric=9.0)) == []
 
 
 def test_a_report_beyond_several_windows_is_judged_at_each_until_stopped() -> None:
-    r = referee(windows=(0.1, 0.2))
+    r = early_stopper(rungs=(0.1, 0.2))
     r.add("t0")
-    assert [v.window for v in r.report("t0", at(30, metric=1.0))] == [0.1, 0.2]
+    assert [v.rung for v in r.report("t0", at(30, metric=1.0))] == [0.1, 0.2]
 
 
 def test_nothing_is_judged_at_the_full_budget_and_the_last_objective_is_the_final_one() -> None:
-    r = referee(windows=(0.5, 1.0))
+    r = early_stopper(rungs=(0.5, 1.0))
     r.add("t0")
     r.report("t0", at(50, metric=3.0))
     assert r.report("t0", at(100, metric=2.0)) == []
@@ -218,18 +218,18 @@ def test_nothing_is_judged_at_the_full_budget_and_the_last_objective_is_the_fina
 
 
 def test_a_failed_trial_goes_on_where_its_curve_ends() -> None:
-    r = referee()
+    r = early_stopper()
     r.add("t0")
     r.report("t0", at(10, metric=1.0))
     r.fail("t0")
     assert r.report("t0", at(20, metric=1.0)) == [] if r.cohort.trials["t0"].status != "running" else True
     r.add("t0")
     assert r.report("t0", at(10, metric=9.0)) == []  # that window has been judged
-    assert [v.window for v in r.report("t0", at(50, metric=1.0))] == [0.5]
+    assert [v.rung for v in r.report("t0", at(50, metric=1.0))] == [0.5]
 
 
 def test_stopped_trials_are_out_and_savings_are_counted() -> None:
-    r = referee()
+    r = early_stopper()
     actions(r, [1.0, 2.0, 3.0])
     assert r.report("t2", at(20, metric=0.0)) == []
     r.complete("t2", at(20, metric=0.0))
@@ -245,7 +245,7 @@ def test_between_windows_a_trial_is_judged_again_once_its_peers_are_known(
     rule: str, expected: list[str]
 ) -> None:
     """The first at a window has nobody to be compared with; better ones that come there condemn it later."""
-    r = referee(rule)
+    r = early_stopper(rule)
     assert actions(r, [9.0]) == ["continue"]
     assert r.report("t0", at(15, metric=9.0, loss=9.0)) == []  # nothing new is known: nothing to say
     for i in range(1, 9):
@@ -253,17 +253,17 @@ def test_between_windows_a_trial_is_judged_again_once_its_peers_are_known(
         r.report(f"t{i}", at(10, metric=1.0 + i / 10, loss=1.0 + i / 10))
     found = r.report("t0", at(20, metric=9.0, loss=9.0))
     assert [v.action for v in found] == expected
-    assert [(v.window, v.samples_seen) for v in found] == [(0.1, 20.0)] * len(expected)
+    assert [(v.rung, v.samples_seen) for v in found] == [(0.1, 20.0)] * len(expected)
     assert r.report("t1", at(15, metric=1.1, loss=1.1)) == []  # judged again, and silently let go
 
 
-@pytest.mark.parametrize("kw", [{"audit": 1.0}, {"park": True}])
+@pytest.mark.parametrize("kw", [{"audit": 1.0}, {"pause": True}])
 def test_an_audited_trial_and_one_that_came_back_are_not_judged_between_windows(kw: dict[str, Any]) -> None:
-    r = referee("calibrated", **kw)
+    r = early_stopper("calibrated", **kw)
     for i in range(9):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=1.0 + i, loss=1.0 + i))
-    assert r.cohort.trials["t8"].condemned_at == "10%"
+    assert r.cohort.trials["t8"].flagged_at == "10%"
     r.add("late")
     r.report("late", at(10, metric=0.5, loss=0.5))
     assert r.report("t8", at(15, metric=9.0, loss=9.0)) == []
@@ -271,17 +271,17 @@ def test_an_audited_trial_and_one_that_came_back_are_not_judged_between_windows(
 
 
 def test_a_verdict_survives_its_row() -> None:
-    v = Verdict("t0", 3, 24.0, 0.1, "stop", "median", "because", None, {"peers": 3})
-    row = {"kind": "verdict", "seq": 4, **json.loads(json.dumps(v.to_row()))}
-    assert Verdict.from_row(row) == v
+    v = StopDecision("t0", 3, 24.0, 0.1, "stop", "median", "because", None, {"peers": 3})
+    row = {"kind": "decision", "seq": 4, **json.loads(json.dumps(v.to_row()))}
+    assert StopDecision.from_row(row) == v
 
 
 def test_a_state_of_another_version_or_mode_is_refused() -> None:
-    state = referee().state_dict()
+    state = early_stopper().state_dict()
     with pytest.raises(ValueError, match="version 2"):
-        referee().load_state_dict({**state, "version": 0})
+        early_stopper().load_state_dict({**state, "version": 0})
     with pytest.raises(ValueError, match="mode"):
-        referee(mode="max").load_state_dict(state)
+        early_stopper(mode="max").load_state_dict(state)
 
 
 EVENTS = st.lists(
@@ -302,7 +302,7 @@ EVENTS = st.lists(
     events=EVENTS, cut=st.integers(0, 60), rule=st.sampled_from(["median", "recipe", "asha", "calibrated"])
 )
 def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut: int, rule: str) -> None:
-    def feed(r: Referee, part: list[Any]) -> None:
+    def feed(r: EarlyStopper, part: list[Any]) -> None:
         for trial, step, metric, loss, done in part:
             name = f"t{trial}"
             r.add(name, {"batch_size": trial % 2})
@@ -311,47 +311,47 @@ def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut:
             else:
                 r.report(name, at(step, metric=metric, loss=loss, grad_norm=loss))
 
-    whole = referee(rule)
+    whole = early_stopper(rule)
     feed(whole, events)
-    first = referee(rule)
+    first = early_stopper(rule)
     feed(first, events[:cut])
-    second = referee(rule)
+    second = early_stopper(rule)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     feed(second, events[cut:])
-    assert second.verdicts == whole.verdicts
+    assert second.decisions == whole.decisions
     assert second.state_dict() == whole.state_dict()
     assert second.summary() == whole.summary()
 
 
 def test_no_rule_stops_a_pinned_trial_but_a_guard_does() -> None:
-    r = referee()
+    r = early_stopper()
     r.pin("t4", "ada@host")
     assert actions(r, [1.0, 2.0, 3.0, 1.4, 9.0])[-1] == "continue"
-    assert r.verdicts[-1].reason.endswith("but it is pinned by ada@host")
-    assert r.cohort.trials["t4"].condemned_at is None, "it counts in no error rate"
-    (verdict,) = r.report("t4", at(20, loss=NAN))
-    assert verdict.action == "guard"
+    assert r.decisions[-1].reason.endswith("but it is pinned by ada@host")
+    assert r.cohort.trials["t4"].flagged_at is None, "it counts in no error rate"
+    (decision,) = r.report("t4", at(20, loss=NAN))
+    assert decision.action == "divergence_check"
 
 
 def test_a_persons_stop_is_no_rules_doing() -> None:
-    r = referee()
+    r = early_stopper()
     actions(r, [1.0, 2.0])
-    verdict = r.stop("t1", "stopped by ada@host")
-    assert (verdict.action, verdict.rule, verdict.reason, verdict.window) == (
-        "stop", "person", "stopped by ada@host", None,
+    decision = r.stop("t1", "stopped by ada@host")
+    assert (decision.action, decision.rule, decision.reason, decision.rung) == (
+        "stop", "user", "stopped by ada@host", None,
     )  # fmt: skip
-    assert verdict.ends_trial
+    assert decision.ends_trial
     assert r.cohort.trials["t1"].status == "removed"
-    assert r.cohort.out_before(r.windows[-1]) == (0, 0.0), "nor does it count among those that were condemned"
+    assert r.cohort.out_before(r.rungs[-1]) == (0, 0.0), "nor does it count among those that were condemned"
 
 
 def test_pins_survive_a_saved_state_and_a_replay() -> None:
     rows: list[dict[str, Any]] = [{"kind": "trial", "trial_id": "t0", "config": {}}]
     rows.append({"kind": "command", "command": "pin", "trial_id": "t0", "who": "ada@host", "accepted": True})
     rows.append({"kind": "command", "command": "pin", "trial_id": "t1", "who": "ada@host", "accepted": False})
-    replayed = referee()
+    replayed = early_stopper()
     replay_rows(replayed, rows)
-    loaded = referee()
+    loaded = early_stopper()
     loaded.load_state_dict(json.loads(json.dumps(replayed.state_dict())))
     for r in (replayed, loaded):
         assert r.state_dict()["pinned"] == {"t0": "ada@host"}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.early_stopping import CalibratedRule, Referee, make_report
+from sweepft.early_stopping import CalibratedRule, EarlyStopper, make_report
 from sweepft.early_stopping.rung_table import configuration, loss_shifts, varies
-from sweepft.early_stopping.signal_model import foretold
+from sweepft.early_stopping.signal_model import predict_residual
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
 ) -> None:
     kinds = [str(k) for k, _ in found] + ["0", "1", "2", "3", None]
     missed = np.array([m for _, m in found])
-    mean, variance = foretold(kinds, range(len(found)), missed, np.full(len(found), noise))
+    mean, variance = predict_residual(kinds, range(len(found)), missed, np.full(len(found), noise))
     assert ((variance > 0) & (variance <= 1 + 1e-9 + mean**2)).all()
     assert (mean[-1], variance[-1]) == (pytest.approx(0.0), pytest.approx(1.0))
     for kind in range(4):
@@ -80,8 +80,8 @@ def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
 def test_how_much_repeats_share_is_learned() -> None:
     kinds = list("0001112220")
     noise = np.full(9, 0.01)
-    alike = foretold(kinds, range(9), np.array([2, 2.1, 1.9, -2, -2.1, -1.9, 0, 0.1, -0.1]), noise)
-    apart = foretold(kinds, range(9), np.array([3, 0.1, 2.9, -3, 3, -6, 0, 3, -3.0]), noise)
+    alike = predict_residual(kinds, range(9), np.array([2, 2.1, 1.9, -2, -2.1, -1.9, 0, 0.1, -0.1]), noise)
+    apart = predict_residual(kinds, range(9), np.array([3, 0.1, 2.9, -3, 3, -6, 0, 3, -3.0]), noise)
     assert alike[0][-1] > 1.7
     assert apart[0][-1] < 1.6  # of a mean of 2, too
     assert alike[1][-1] < 0.5 * apart[1][-1]
@@ -90,7 +90,7 @@ def test_how_much_repeats_share_is_learned() -> None:
 def sweep(repeat: dict[str, Any] | None) -> Any:
     """Six finished trials, each ahead of those before; the fourth, of batch 8, ended best and the last, of batch 32,
     worst. Then another one at its first window, with a middling curve."""
-    r = Referee(rule=CalibratedRule(), windows=(0.1, 0.5), budget=100, mode="min")
+    r = EarlyStopper(rule=CalibratedRule(), rungs=(0.1, 0.5), budget=100, mode="min")
     for i in range(6):
         r.add(f"t{i}", {"batch_size": 2**i, "seed": i})
         for step in (10, 50):
@@ -100,13 +100,13 @@ def sweep(repeat: dict[str, Any] | None) -> Any:
         end = 1.0 if i == 3 else 4.0 + i
         r.complete(f"t{i}", make_report(step=[100], progress=[100], loss=[end], metric=end))
     r.add("new", {"batch_size": 999} if repeat is None else repeat)
-    (verdict,) = r.report("new", make_report(step=[10], progress=[10], loss=[4.75], metric=4.75))
-    return verdict
+    (decision,) = r.report("new", make_report(step=[10], progress=[10], loss=[4.75], metric=4.75))
+    return decision
 
 
 def test_a_repeat_of_a_trial_that_ended_well_is_likelier_to_be_good_and_of_a_poor_one_less() -> None:
     none, best, worst = sweep(None), sweep({"batch_size": 8, "seed": 7}), sweep({"batch_size": 32, "seed": 7})
-    assert worst.p_good < none.p_good < best.p_good
+    assert worst.p_top < none.p_top < best.p_top
     assert [v.evidence["repeats"] for v in (none, best, worst)] == [0, 1, 1]
     assert "1 of its own configuration" in best.reason
     assert "configuration" not in none.reason
@@ -116,13 +116,13 @@ def test_where_all_trials_are_one_configuration_nothing_is_told_by_it() -> None:
     """A table often lacks the columns that were varied."""
 
     def probability(config: dict[str, Any]) -> float | None:
-        r = Referee(rule=CalibratedRule(), windows=(0.1,), budget=100, mode="min")
+        r = EarlyStopper(rule=CalibratedRule(), rungs=(0.1,), budget=100, mode="min")
         for i in range(8):
             r.add(f"t{i}", config)
-            verdicts = r.report(
+            decisions = r.report(
                 f"t{i}", make_report(step=[10], progress=[10], loss=[5.0 - i], metric=5.0 - i)
             )
             r.complete(f"t{i}", make_report(step=[100], progress=[100], loss=[1.0], metric=1.0 + i % 3))
-        return float(verdicts[-1].p_good)
+        return float(decisions[-1].p_top)
 
     assert probability({"model": "m"}) == probability({})

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from sweepft.early_stopping import CalibratedRule, Calibration, Referee, make_report
+from sweepft.early_stopping import CalibratedRule, Calibration, EarlyStopper, make_report
 
 TRIALS = 16
 
 
 def judged(losses: Any, *, config: Any = None, calibration: Calibration | None = None) -> dict[str, Any]:
     """What was known when the last of 16 trials came to its windows; its objective is the worst."""
-    r = Referee(
+    r = EarlyStopper(
         rule=CalibratedRule(calibration=calibration),
-        windows=(0.1, 0.25),
+        rungs=(0.1, 0.25),
         budget=100,
         mode="min",
         guards=False,
@@ -25,7 +25,7 @@ def judged(losses: Any, *, config: Any = None, calibration: Calibration | None =
             r.add(f"t{i}", config(i) if config else {})
             loss = losses(i)
             r.report(f"t{i}", make_report(step=[step], progress=[step], loss=[loss], metric=2.0 + i))
-    evidence: dict[str, Any] = next(v for v in r.verdicts if v.trial_id == f"t{TRIALS - 1}").evidence
+    evidence: dict[str, Any] = next(v for v in r.decisions if v.trial_id == f"t{TRIALS - 1}").evidence
     return evidence
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from support.tasks import task_folder
 from sweepft.errors import EvaluateError
-from sweepft.evaluation import TaskPlan
+from sweepft.evaluation import EvalTask
 from sweepft.evaluation.task_loading import metric_names
 from sweepft.evaluation.tasks import check_tasks, write_items
 
-PLAN = TaskPlan("gsm8k", ("tasks",), limit=10, num_fewshot=5)
+PLAN = EvalTask("gsm8k", ("tasks",), limit=10, num_fewshot=5)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_scores_hold_as_long_as_nothing_changes_that_changes_a_score(changes, sa
 
 def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
     here, there = task_folder(tmp_path / "here"), task_folder(tmp_path / "there")
-    plan = TaskPlan("tiny_choice", (str(here),))
+    plan = EvalTask("tiny_choice", (str(here),))
     before = plan.digest
     assert replace(plan, include_path=(str(there),)).digest == before, "wherever the folder lies"
     (here / "choice.yaml").write_text((here / "choice.yaml").read_text() + "metadata: {version: 2}\n")
@@ -60,7 +60,7 @@ def test_a_task_that_needs_a_package_says_so(tmp_path):
     task = "include: choice.yaml\ntask: needy\nprocess_docs: !function needy.shown\n"
     (tmp_path / "needy.yaml").write_text(task)
     with pytest.raises(EvaluateError, match=r"needs a package .*no_such_package_here.*\n  install it"):
-        check_tasks([TaskPlan("needy", (str(tmp_path),))])
+        check_tasks([EvalTask("needy", (str(tmp_path),))])
 
 
 def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):

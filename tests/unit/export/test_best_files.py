@@ -19,7 +19,7 @@ from sweepft.driver.train_one import horizon_notes
 from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts
 from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
-from sweepft.ledger import Ledger, RunView
+from sweepft.ledger import Ledger, SweepState
 from sweepft.spec import Mirror, from_dict, plan
 from sweepft.training.lr_schedules import lr_at
 
@@ -40,7 +40,7 @@ def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **trai
         "model": {"path": "/models/base"},
         "data": {
             "train": [{"path": "/data/chats.jsonl.gz"}],
-            "held_out": [
+            "validation": [
                 {"name": "own", "fraction": 0.1},
                 {"name": "general", "path": "/data/g.jsonl", "weight": 0},
             ],
@@ -56,7 +56,7 @@ def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **trai
                 **{key: more[key] for key in swept if key in more},
             },
         },
-        "early_stop": {"windows": [0.25, 0.5]},
+        "early_stop": {"rungs": [0.25, 0.5]},
         "resources": {"workers_per_trial": 2, "concurrent_trials": 3},
     }
 
@@ -69,7 +69,7 @@ def finished(
     data: dict[str, Any] | None = None,
     domains: dict[str, int] | None = None,
     **train: Any,
-) -> RunView:
+) -> SweepState:
     """A run of one completed trial, and one that is worse."""
     config = config or {"learning_rate": 3e-3, "batch_size": 8}
     resolved = from_dict(spec(data, tuple(config), **train))
@@ -82,10 +82,10 @@ def finished(
 
     prepared = {
         "train": tokens("train", 80), "test": {}, "budget_samples": 100, "order": "abc", "tokenizer": "/cache/tok",
-        "held_out": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
+        "validation": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
         "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
     }  # fmt: skip
-    view = RunView()
+    view = SweepState()
     with Ledger.create(folder) as ledger:
 
         def tell(kind: str, **fields: Any) -> None:
@@ -98,11 +98,11 @@ def finished(
         for number, (rates, value) in enumerate(
             ((config, objective), (config | {"learning_rate": 1e-5}, 2.0))
         ):
-            settings = resolved.trial_settings(rates)
+            settings = resolved.train_config(rates)
             steps = plan(settings, 100)
             t = f"t00{number}"
             tell(
-                "trial", trial_id=t, number=number, config=rates, effective=settings.model_dump(mode="json"),
+                "trial", trial_id=t, number=number, config=rates, train_config=settings.model_dump(mode="json"),
                 origin="sampler", planned_steps=steps.planned_steps, warmup_steps=steps.warmup_steps,
             )  # fmt: skip
             sets = {
@@ -110,7 +110,7 @@ def finished(
                 "general": {"loss": 3.0, "stderr": 0.1, "tokens": 50, "samples": 10},
             }
             tell(
-                "eval", trial_id=t, attempt=1, step=steps.planned_steps, samples_seen=100, window=1.0, final=True,
+                "eval", trial_id=t, attempt=1, step=steps.planned_steps, samples_seen=100, rung=1.0, final=True,
                 objective=value, sets=sets,
             )  # fmt: skip
             tell(
@@ -187,7 +187,7 @@ def test_another_winner_replaces_it_and_its_weights_outlive_their_folder(tmp_pat
 def test_without_weights_the_card_says_so_and_without_a_winner_there_is_no_folder(tmp_path: Path) -> None:
     folder = write_best(tmp_path, finished(tmp_path))
     assert "are not kept here" in (folder / "README.md").read_text()
-    assert write_best(tmp_path, RunView()) is None
+    assert write_best(tmp_path, SweepState()) is None
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -196,7 +196,7 @@ def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, sch
     mirrored = facts.spec.model_copy(update={"mirror": Mirror(uri="s3://bucket/a-sweep")})
     alone = from_dict(one_trial_spec(replace(facts, spec=mirrored)))
     (rate,) = alone.search.space["learning_rate"].choices
-    assert alone.trial_settings({"learning_rate": rate}) == facts.settings
+    assert alone.train_config({"learning_rate": rate}) == facts.settings
     assert alone.search.trials == alone.resources.concurrent_trials == 1
     assert alone.resources.workers_per_trial == 2
     assert alone.data == facts.spec.data
@@ -394,7 +394,7 @@ def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
         in (folder / "trl.yaml").read_text()
     )
     alone = from_dict(one_trial_spec(facts))
-    assert alone.trial_settings({"learning_rate": 3e-3}) == facts.settings
+    assert alone.train_config({"learning_rate": 3e-3}) == facts.settings
 
 
 def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -> None:
@@ -407,4 +407,4 @@ def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -
     assert "phase" not in script.lower()
     facts = best_facts(view)
     assert facts is not None
-    assert from_dict(one_trial_spec(facts)).trial_settings({"learning_rate": 3e-3}) == facts.settings
+    assert from_dict(one_trial_spec(facts)).train_config({"learning_rate": 3e-3}) == facts.settings

@@ -11,8 +11,8 @@ from test_best_files import finished
 from sweepft.driver.train_one import spec_of
 from sweepft.errors import SweepftError
 from sweepft.export import write_best, write_trial_spec
-from sweepft.ledger import Ledger, RunView
-from sweepft.spec import TrainSettings, load
+from sweepft.ledger import Ledger, SweepState
+from sweepft.spec import TrainConfig, load
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def run(tmp_path: Path) -> Path:
     view = finished(folder, schedule="cosine")
     with Ledger.open(folder) as ledger:
         other = view.trials["t001"]
-        effective = {**other.effective, "batch_size": 16, "seed": 3}
+        train_config = {**other.train_config, "batch_size": 16, "seed": 3}
         ledger.append(
-            "trial", trial_id="t002", number=2, config={"learning_rate": 1e-5, "batch_size": 16}, effective=effective,
+            "trial", trial_id="t002", number=2, config={"learning_rate": 1e-5, "batch_size": 16}, train_config=train_config,
             origin="sampler", planned_steps=7, warmup_steps=0,
         )  # fmt: skip
         ledger.append(
@@ -39,17 +39,17 @@ def test_its_one_point_are_the_settings_of_the_trial(run: Path, name: str, tmp_p
     with spec_of(run, name) as path:
         one = load(path, check_files=False)
         known = json.loads(path.with_name("best.json").read_text())
-    trial = RunView.load(run).trials[name]
+    trial = SweepState.load(run).trials[name]
     config = {key: dimension.choices[0] for key, dimension in one.search.space.items()}
     assert all(len(dimension.choices) == 1 for dimension in one.search.space.values())
-    assert one.trial_settings(config) == TrainSettings.model_validate(trial.effective)
+    assert one.train_config(config) == TrainConfig.model_validate(trial.train_config)
     assert (one.search.trials, one.early_stop.rule) == (1, "none")
     assert (known["trial_id"], known["objective"]) == (name, trial.objective)
 
 
 def test_the_best_one_is_trained_as_its_folder_says(run: Path, tmp_path: Path) -> None:
 
-    best = write_best(run, RunView.load(run)) / "spec.yaml"
+    best = write_best(run, SweepState.load(run)) / "spec.yaml"
     with spec_of(run, "t000") as path:
         assert load(path, check_files=False) == load(best, check_files=False)
     with spec_of(best, None) as path:

@@ -23,7 +23,7 @@ def run(tmp_path: Path) -> Path:
 def test_commands_come_once_each_and_in_order(run: Path) -> None:
     inbox = CommandInbox(run)
     assert inbox.new() == []
-    given = [Command.new("stop", "t003"), Command.new("clone", "t001", {"config": {"learning_rate": 2e-5}})]
+    given = [Command.new("stop", "t003"), Command.new("clone", "t001", {"params": {"learning_rate": 2e-5}})]
     for command in given:
         send_command(run, command)
     assert inbox.new() == given

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from sweepft.ledger import RunView, finalists, metric_of, missing_scores
+from sweepft.ledger import SweepState, finalists, metric_of, missing_scores
 from sweepft.ledger.rows import complete_fields
 
 PARTS = [
     {"what": "task", "name": "maths", "digest": "d1"},
-    {"what": "test", "name": "sealed", "digest": "d2"},
-    {"what": "held_out", "name": "own", "digest": "d3"},
+    {"what": "test", "name": "test_set", "digest": "d2"},
+    {"what": "validation", "name": "own", "digest": "d3"},
 ]
 
 
@@ -20,7 +20,7 @@ class Rows:
     """A sweep of completed trials, scored by hand."""
 
     def __init__(self, **objectives: float) -> None:
-        self.view = RunView()
+        self.view = SweepState()
         self.tell("sweep", name="s", spec={}, spec_digest="", seed=0, budget_samples=10, sweepft_version="0")
         for name, value in objectives.items():
             self.trial(name, value)
@@ -29,9 +29,9 @@ class Rows:
         self.view.apply({"seq": self.view.rows, "time": 1.0, "kind": kind, **complete_fields(kind, fields)})
         return self
 
-    def trial(self, name: str, objective: float | None, confirms: str | None = None) -> Rows:
-        self.tell("trial", trial_id=name, number=len(self.view.trials), config={}, effective={}, origin="sampler",
-                  planned_steps=1, warmup_steps=0, confirms=confirms)  # fmt: skip
+    def trial(self, name: str, objective: float | None, replicate_of: str | None = None) -> Rows:
+        self.tell("trial", trial_id=name, number=len(self.view.trials), params={}, train_config={}, origin="sampler",
+                  planned_steps=1, warmup_steps=0, replicate_of=replicate_of)  # fmt: skip
         if objective is None:
             return self
         return self.tell("end", trial_id=name, attempt=1, status="completed", reason=None, objective=objective, step=1,
@@ -50,7 +50,9 @@ class Rows:
         self.tell(
             "score", trial_id=name, what="task", name="maths", digest=digest, metrics=found, reason=reason
         )
-        return self.tell("score", trial_id=name, what="test", name="sealed", digest="d2", metrics=loss_found)
+        return self.tell(
+            "score", trial_id=name, what="test", name="test_set", digest="d2", metrics=loss_found
+        )
 
     def order(self) -> list[str]:
         return [f.trial.trial_id for f in finalists(self.view)]
@@ -78,12 +80,12 @@ def test_the_first_is_the_winner_once_every_finalist_has_every_score_or_a_reason
 
 def test_a_configuration_counts_by_its_fresh_seeds_and_not_by_the_run_it_was_chosen_for() -> None:
     rows = Rows(a=1.0, b=2.0).chosen("a", "b").scored("a", 0.9).scored("b", 0.5)
-    rows.trial("a-1", 1.2, confirms="a").trial("a-2", None, confirms="a")
+    rows.trial("a-1", 1.2, replicate_of="a").trial("a-2", None, replicate_of="a")
     rows.scored("a-1", 0.2)
     assert rows.view.best.trial_id == "a", "a seed is still being trained: by the objective"
     rows.tell("end", trial_id="a-2", attempt=1, status="completed", reason=None, objective=1.1, step=1, samples_seen=10,
               tokens_seen=10)  # fmt: skip
-    assert [p["name"] for p in missing_scores(rows.view, "a-2")] == ["maths", "sealed"]
+    assert [p["name"] for p in missing_scores(rows.view, "a-2")] == ["maths", "test_set"]
     rows.scored("a-2", 0.4)
     (a, b) = finalists(rows.view)
     assert a.standing.seeds == 2

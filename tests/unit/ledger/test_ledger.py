@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
-from sweepft.ledger import Ledger, RunView, current_writer, ledger_path, read_ledger
+from sweepft.ledger import Ledger, SweepState, current_writer, ledger_path, read_ledger
 from sweepft.ledger.codec import decode_row, encode_row, plain
 from sweepft.ledger.rows import KINDS, TEXT_FIELDS, complete_fields
 
@@ -38,14 +38,14 @@ HEADER = {
 }
 
 
-def trial(ledger: Ledger, number: int, **config: object) -> str:
+def trial(ledger: Ledger, number: int, **params: object) -> str:
     name = f"t{number:03d}"
     ledger.append(
         "trial",
         trial_id=name,
         number=number,
-        config={"learning_rate": 10.0**-number, "note": "nan", **config},
-        effective={},
+        params={"learning_rate": 10.0**-number, "note": "nan", **params},
+        train_config={},
         origin="sampler",
         planned_steps=10,
         warmup_steps=0,
@@ -78,7 +78,7 @@ def small_run(run_dir: Path, trials: int = 3) -> list[dict]:
 
 
 def ranks(rows: list[dict]) -> list[tuple]:
-    return [(r.rank, r.trial.trial_id, r.trial.objective) for r in RunView.from_rows(rows).ranking()]
+    return [(r.rank, r.trial.trial_id, r.trial.objective) for r in SweepState.from_rows(rows).ranking()]
 
 
 def same(a: object, b: object) -> bool:
@@ -139,11 +139,11 @@ json_values = st.recursive(
 @settings(deadline=None, max_examples=150)
 @given(json_values)
 def test_what_is_written_is_what_is_read(value: object) -> None:
-    line = encode_row({"seq": 0, "kind": "verdict", "config": plain(value), "evidence": plain(value)})
+    line = encode_row({"seq": 0, "kind": "decision", "params": plain(value), "evidence": plain(value)})
     assert line.isascii()
     assert line.count(b"\n") == 1
     row = decode_row(line[:-1])
-    assert same(row["config"], plain(value))  # text stays text
+    assert same(row["params"], plain(value))  # text stays text
     if not re.search(r"'(nan|inf|-inf)'", repr(value)):
         assert same(row["evidence"], value)  # numbers come back as numbers
 
@@ -181,15 +181,15 @@ def test_append_returns_the_row_as_it_will_be_read(tmp_path: Path) -> None:
         written = [ledger.append("sweep", **HEADER)]
         written.append(
             ledger.append(
-                "verdict",
+                "decision",
                 trial_id="nan",
                 step=1,
                 samples_seen=2,
-                window=0.1,
+                rung=0.1,
                 action="continue",
                 rule="none",
                 reason="inf",
-                p_good=math.nan,
+                p_top=math.nan,
                 evidence={"x": np.float32("inf"), "peers": ("t1", "t2")},
             )
         )
@@ -197,7 +197,7 @@ def test_append_returns_the_row_as_it_will_be_read(tmp_path: Path) -> None:
     assert same(read, written)
     assert read[1]["trial_id"] == "nan"
     assert read[1]["reason"] == "inf"
-    assert math.isnan(read[1]["p_good"])
+    assert math.isnan(read[1]["p_top"])
     assert read[1]["evidence"] == {"x": math.inf, "peers": ["t1", "t2"]}
 
 
@@ -230,7 +230,7 @@ def test_opening_goes_on_with_the_next_row(tmp_path: Path) -> None:
 
 
 def test_no_ledger_is_an_error_that_says_where(tmp_path: Path) -> None:
-    for act in (Ledger.open, read_ledger, RunView.load):
+    for act in (Ledger.open, read_ledger, SweepState.load):
         with pytest.raises(LedgerError, match=re.escape(str(tmp_path))):
             act(tmp_path)
 
@@ -272,7 +272,7 @@ def test_a_flipped_bit_never_changes_what_is_read(tmp_path: Path, seed: int) -> 
             pytest.fail(f"byte {at} bit {bit}: read {ranks(read_ledger(tmp_path / 'r'))} {len(rows)}")
 
 
-@pytest.mark.parametrize("act", [read_ledger, RunView.load, Ledger.open])
+@pytest.mark.parametrize("act", [read_ledger, SweepState.load, Ledger.open])
 def test_a_doubled_a_lost_and_a_swapped_row_are_refused_by_name(tmp_path: Path, act) -> None:
     small_run(tmp_path / "r")
     path = ledger_path(tmp_path / "r")
@@ -325,7 +325,7 @@ def test_a_second_writer_is_refused_and_told_who_writes(tmp_path: Path) -> None:
         for act in (Ledger.open, Ledger.create):
             with pytest.raises(LedgerLocked, match=rf"process {os.getpid()} on "):
                 act(tmp_path / "r")
-        assert RunView.load(tmp_path / "r").writer.pid == os.getpid()
+        assert SweepState.load(tmp_path / "r").writer.pid == os.getpid()
     assert current_writer(tmp_path / "r/ledger") is None
     Ledger.open(tmp_path / "r").close()
 

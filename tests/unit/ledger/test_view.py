@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.ledger import Ledger, RunView, read_ledger, whole_results
+from sweepft.ledger import Ledger, SweepState, complete_results, read_ledger
 from sweepft.ledger.rows import complete_fields
 
 
@@ -35,8 +35,8 @@ class Story:
             "trial",
             trial_id=t,
             number=number,
-            config={"lr": number},
-            effective={},
+            params={"lr": number},
+            train_config={},
             origin="sampler",
             planned_steps=10,
             warmup_steps=0,
@@ -56,7 +56,7 @@ class Story:
             attempt=0,
             step=step,
             samples_seen=step * 10,
-            window=step / 10,
+            rung=step / 10,
             final=final,
             objective=value,
             sets={"math": {"loss": value, "stderr": 0.1, "tokens": 5, "samples": 2}},
@@ -78,11 +78,11 @@ class Story:
     def completed(self, t: str, objective: float | None) -> Story:
         return self.trial(t).steps(t, 1, 10).end(t, "completed", objective)
 
-    def view(self) -> RunView:
-        return RunView.from_rows(self.rows)
+    def view(self) -> SweepState:
+        return SweepState.from_rows(self.rows)
 
 
-def ranks(view: RunView) -> list[tuple[int | None, str]]:
+def ranks(view: SweepState) -> list[tuple[int | None, str]]:
     return [(r.rank, r.trial.trial_id) for r in view.ranking()]
 
 
@@ -101,8 +101,8 @@ def test_completed_trials_are_ranked_the_others_stand_by_how_far_they_came() -> 
 
 def test_a_sweep_without_a_completed_trial_has_no_best() -> None:
     assert Story().trial("t0").end("t0", "stopped").view().best is None
-    assert RunView.from_rows([]).best is None
-    assert RunView.from_rows([]).ranking() == []
+    assert SweepState.from_rows([]).best is None
+    assert SweepState.from_rows([]).ranking() == []
 
 
 def test_a_trial_without_an_end_is_running_until_the_sweep_finishes() -> None:
@@ -172,11 +172,11 @@ def test_the_verdict_that_stopped_a_trial_is_found_and_audits_are_told() -> None
     story = Story().trial("t0").trial("t1")
     for t, action in [("t0", "continue"), ("t0", "stop"), ("t1", "audit"), ("t1", "continue")]:
         story.tell(
-            "verdict",
+            "decision",
             trial_id=t,
             step=1,
             samples_seen=10,
-            window=0.1,
+            rung=0.1,
             action=action,
             rule="median",
             reason=action,
@@ -188,29 +188,29 @@ def test_the_verdict_that_stopped_a_trial_is_found_and_audits_are_told() -> None
     assert (view.trials["t0"].audited, view.trials["t1"].audited) == (False, True)
 
 
-def park(story: Story, t: str, step: int) -> Story:
+def pause(story: Story, t: str, step: int) -> Story:
     return story.tell(
-        "verdict", trial_id=t, step=step, samples_seen=step * 10, window=step / 10, action="park", rule="median",
+        "decision", trial_id=t, step=step, samples_seen=step * 10, rung=step / 10, action="pause", rule="median",
         reason="poor",
     )  # fmt: skip
 
 
 def test_a_parked_trial_is_open_until_it_comes_back_or_the_sweep_gives_it_up() -> None:
-    story = park(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
-    park(story.trial("t1").steps("t1", 1, 3), "t1", 3).tell("finish", status="interrupted")
-    view = RunView.from_rows(story.rows)
+    story = pause(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
+    pause(story.trial("t1").steps("t1", 1, 3), "t1", 3).tell("finish", status="interrupted")
+    view = SweepState.from_rows(story.rows)
     trial = view.trials["t0"]
-    assert (trial.status, trial.reason, trial.open, trial.parks) == ("parked", "poor", True, 1)
-    assert trial.stopped_by is trial.verdicts[0]
+    assert (trial.status, trial.reason, trial.open, trial.pauses) == ("paused", "poor", True, 1)
+    assert trial.stopped_by is trial.decisions[0]
     assert view.status == "interrupted", "and is not taken for interrupted itself"
     held = trial.attempts[0].last
     story.tell("start", trial_id="t0", attempt=1, slot=0, from_step=3).steps("t0", 4, 10, attempt=1)
     story.eval("t0", 10, 1.0, final=True).end("t0", "completed", 1.0).end("t1", "stopped", step=3)
-    back, given_up = RunView.from_rows(story.rows).trials.values()
-    assert (back.status, back.parks, [a.parked for a in back.attempts]) == ("completed", 1, [True, False])
+    back, given_up = SweepState.from_rows(story.rows).trials.values()
+    assert (back.status, back.pauses, [a.paused for a in back.attempts]) == ("completed", 1, [True, False])
     assert back.attempts[0].last == held, "it held no slot while it was parked"
     assert len(back.history["step"]) == 10
-    assert (given_up.status, given_up.stopped_by["action"]) == ("stopped", "park")
+    assert (given_up.status, given_up.stopped_by["action"]) == ("stopped", "pause")
     assert given_up.ended > given_up.attempts[0].last
 
 
@@ -221,10 +221,10 @@ def test_a_trial_that_lost_its_slot_runs_on_and_keeps_what_it_had_reported() -> 
         action="tried again", lost_seconds=4.0,
     )  # fmt: skip
     story.tell("cost", trial_id="t000", slot=0, phase="lost", seconds=4.0)
-    trial = RunView.from_rows(story.rows).trials["t000"]
+    trial = SweepState.from_rows(story.rows).trials["t000"]
     assert (trial.status, trial.step, trial.costs) == ("running", 3, {"lost": 4.0})
     story.tell("start", trial_id="t000", attempt=1, slot=1, from_step=3).steps("t000", 4, 10, attempt=1)
-    trial = RunView.from_rows(story.rows).trials["t000"]
+    trial = SweepState.from_rows(story.rows).trials["t000"]
     assert trial.history["step"].tolist() == list(range(1, 11))
     assert len(trial.attempts) == 2
 
@@ -235,17 +235,17 @@ def test_a_result_cut_by_a_crash_stays_cut_whatever_follows_in_the_next_session(
     story.tell("cost", trial_id="t000", slot=0, phase="train", seconds=1.0).steps("t000", 3, 5)
     story.rows.append({**story.rows[0], "resumed": True})
     story.tell("cost", trial_id="t000", slot=1, phase="lost", seconds=1.0)
-    rows, reported = whole_results(story.rows)
+    rows, reported = complete_results(story.rows)
     assert reported == {"t000": 20}
     assert [row["history"]["step"] for row in rows if row["kind"] == "steps"] == [[1, 2]]
 
 
 def test_a_verdict_on_steps_that_are_trained_again_is_forgotten_with_them() -> None:
-    story = park(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
-    trial = RunView.from_rows(story.tell("start", trial_id="t0", attempt=1, slot=0, from_step=2).rows).trials[
-        "t0"
-    ]
-    assert (trial.verdicts, trial.status) == ([], "running")
+    story = pause(Story().trial("t0").steps("t0", 1, 3), "t0", 3)
+    trial = SweepState.from_rows(
+        story.tell("start", trial_id="t0", attempt=1, slot=0, from_step=2).rows
+    ).trials["t0"]
+    assert (trial.decisions, trial.status) == ([], "running")
 
 
 def test_a_row_of_an_unknown_kind_or_trial_does_no_harm() -> None:
@@ -261,8 +261,8 @@ def test_a_dead_drivers_open_trials_are_interrupted_a_living_ones_are_running(tm
     with Ledger.create(run) as ledger:
         for row in Story().trial("t0").rows:
             ledger.append(row["kind"], **{k: v for k, v in row.items() if k not in ("seq", "time", "kind")})
-        assert RunView.load(run).trials["t0"].status == "running"
-    view = RunView.load(run)
+        assert SweepState.load(run).trials["t0"].status == "running"
+    view = SweepState.load(run)
     assert view.trials["t0"].status == "interrupted"
     assert view.status == "crashed"
 
@@ -321,12 +321,12 @@ def test_folding_row_by_row_on_disk_gives_the_same_state(story: Story) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        live = RunView()
+        live = SweepState()
         with Ledger.create(folder) as ledger:
             for row in story.rows:
                 fields = {k: v for k, v in row.items() if k not in ("seq", "time", "kind")}
                 live.apply(ledger.append(row["kind"], **fields))
-        later = RunView.from_rows(read_ledger(folder))
+        later = SweepState.from_rows(read_ledger(folder))
     assert repr(live) == repr(later)
     for name, trial in live.trials.items():
         for key, values in trial.history.items():

@@ -13,7 +13,7 @@ from support.mirrored_run import MirroredRun, truth
 from sweepft.errors import LedgerCorrupt, MirrorError, StorageError, SweepftError
 from sweepft.mirror.copy import Copier
 from sweepft.mirror.fetch import fetch
-from sweepft.mirror.store import Kept, Manifest, Part, Store, newest
+from sweepft.mirror.store import Chunk, FileEntry, Manifest, Store, newest
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_a_manifest_cannot_lead_out_of_the_run_folder(
     bad = Manifest(
         99,
         grown={**good.grown, path: (part,)} if grown else good.grown,
-        kept=good.kept if grown else {path: Kept(1, "0" * 64, 0)},
+        kept=good.kept if grown else {path: FileEntry(1, "0" * 64, 0)},
     )
     store.write(*bad.encode())
     with pytest.raises(MirrorError, match="no file of a run folder"):
@@ -154,7 +154,7 @@ def test_a_manifest_cannot_lead_out_of_the_run_folder(
 
 def test_a_part_outside_of_the_mirror_is_not_read(tmp_path: Path, uri: str) -> None:
     (tmp_path / "secret").write_text("mine")
-    bad = Manifest(99, grown={"ledger/ledger.jsonl": (Part("../secret", 4, "0" * 64),)})
+    bad = Manifest(99, grown={"ledger/ledger.jsonl": (Chunk("../secret", 4, "0" * 64),)})
     Store(uri).write(*bad.encode())
     with pytest.raises(MirrorError, match="no file of a run folder"):
         fetch(uri, tmp_path / "back")

@@ -16,7 +16,7 @@ from sweepft.errors import MirrorError
 from sweepft.mirror.copy import Copier
 from sweepft.mirror.fetch import fetch
 from sweepft.mirror.follow import check, follow
-from sweepft.mirror.status import read_note
+from sweepft.mirror.status import read_status
 from sweepft.mirror.store import Store
 
 pytestmark = needs_s3
@@ -103,7 +103,7 @@ def test_a_server_that_goes_away_is_tried_again(
 ) -> None:
     def until(failing: bool) -> None:
         deadline = time.monotonic() + 120
-        while (note := read_note(run.run_dir)) is None or bool(note.failure) != failing or not note.time:
+        while (note := read_status(run.run_dir)) is None or bool(note.failure) != failing or not note.time:
             assert time.monotonic() < deadline, note
             time.sleep(0.05)
 
@@ -118,7 +118,7 @@ def test_a_server_that_goes_away_is_tried_again(
         server.kill()
         run.result()
         until(failing=True)
-        note = read_note(run.run_dir)
+        note = read_status(run.run_dir)
         assert note is not None
         assert "NETWORK_CONNECTION" in (note.failure or "")
         server.start()  # with nothing in it

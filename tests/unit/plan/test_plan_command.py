@@ -44,7 +44,7 @@ def keys_of(value: object, prefix: str = "") -> set[str]:
     found = set()
     for key, inner in value.items():
         found.add(prefix + key)
-        if key not in ("window_steps", "gib_by_stage_and_ranks", "step_seconds"):  # their keys are data
+        if key not in ("rung_steps", "gib_by_stage_and_ranks", "step_seconds"):  # their keys are data
             found |= keys_of(inner, prefix + key + ".")
     return found
 
@@ -71,7 +71,7 @@ def test_rows_and_model_that_are_here_are_read(spec: Path, tmp_path: Path) -> No
     found = json.loads(out.read_text())
     assert code == 0
     assert found["data"]["source"].startswith("all ")
-    assert found["data"]["train"] + found["data"]["held_out"] == 96
+    assert found["data"]["train"] + found["data"]["validation"] == 96
     assert 10 < found["data"]["tokens"] < 128
     assert found["model"]["source"] == "its weight files"
     assert found["assumptions"] == ["no time is estimated for trials on CPUs (--measure)"]

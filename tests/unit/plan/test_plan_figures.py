@@ -21,7 +21,7 @@ from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.show import show_plan
-from sweepft.plan.trial_shapes import configurations, courses, trial_count
+from sweepft.plan.trial_shapes import configurations, trial_count, trial_shapes
 from sweepft.spec import Resources
 
 ROOT = Path(__file__).parents[3]
@@ -39,10 +39,10 @@ def planned(flags: Flags | None = None, **sections: Any) -> SweepPlan:
 class TestCourses:
     def test_steps_warmup_and_windows_of_each_batch_size(self) -> None:
         space = {"batch_size": {"choice": [512, 128]}, "warmup": {"choice": [0.0, {"steps": 12}]}}
-        small, large = courses(spec_to_plan(search={"space": space}), 51_200)
+        small, large = trial_shapes(spec_to_plan(search={"space": space}), 51_200)
         assert (small.batch_size, small.steps, small.micro_batches, small.warmup) == (128, 400, 8, (0, 12))
         assert (large.batch_size, large.steps, large.micro_batches, large.warmup) == (512, 100, 32, (0, 12))
-        assert small.window_steps == {"10%": 40, "25%": 100, "50%": 200}
+        assert small.rung_steps == {"10%": 40, "25%": 100, "50%": 200}
         assert small.judged == ("10%", "25%", "50%")
         assert large.judged == ("25%", "50%")  # 10 steps at 10%, and its warmup takes 12
         assert large.judged_at_best == ("10%", "25%", "50%")
@@ -50,7 +50,9 @@ class TestCourses:
     def test_packed_passes_cannot_be_counted_before_the_rows_are_known(self) -> None:
         packed = {"budget": {"samples": 51_200}, "micro_batch": {"tokens": 16_384}}
         plan = planned(train=packed)
-        assert [course.micro_batches for course in plan.courses] == [None] * len(plan.courses)
+        assert [shape_of_trial.micro_batches for shape_of_trial in plan.trial_shapes] == [None] * len(
+            plan.trial_shapes
+        )
         assert plan.micro_batch == 16_384
         assert plan.memory is not None
         halved = planned(train=packed | {"micro_batch": {"tokens": 8192}})
@@ -64,8 +66,8 @@ class TestCourses:
             search={"space": {"batch_size": {"choice": [batch]}}},
             train={"budget": {"samples": budget}, "micro_batch": 4},
         )
-        (course,) = courses(spec, budget)
-        assert (course.steps - 1) * batch < budget <= course.steps * batch
+        (shape_of_trial,) = trial_shapes(spec, budget)
+        assert (shape_of_trial.steps - 1) * batch < budget <= shape_of_trial.steps * batch
 
     @pytest.mark.parametrize(
         ("search", "trials"),
@@ -170,7 +172,7 @@ class TestTime:
         found = Measured({128: 1.0, 512: 3.0}, 5.0, 10.0, 0, 4, 10, 2, switch_seconds=0.5)
         cost = measured_cost(
             spec,
-            courses(spec, 51_200),
+            trial_shapes(spec, 51_200),
             found,
             place(spec.resources, Cluster(1, 2, GIB, gpu=False, given=True)),
             32,
@@ -187,7 +189,7 @@ class TestTime:
 
     def test_fresh_seeds_are_told_beside_the_search(self) -> None:
         plain = planned()
-        found = planned(evaluate={"tasks": ["mmlu"], "confirm": {"top": 2, "seeds": 3}})
+        found = planned(evaluate={"tasks": ["mmlu"], "replicates": {"top": 2, "seeds": 3}})
         assert plain.cost is not None
         assert found.cost is not None
         assert plain.cost.seed_hours == 0
@@ -247,9 +249,9 @@ class TestWarnings:
     @pytest.mark.parametrize(
         ("sections", "flags", "words"),
         [
-            ({"train": {"budget": {"samples": 10_240}, "micro_batch": 4}, "early_stop": {"windows": [0.5]}}, {}, "batch size 512 takes 20 optimizer steps, fewer than 40"),
-            ({"early_stop": {"windows": [0.05], "min_steps": 8}}, {}, "batch size 512: at no window has a trial done early_stop.min_steps 8"),
-            ({"early_stop": {"windows": [0.05, 0.5], "min_steps": 8}}, {}, "some batch sizes have too few steps to be judged at every window: 512 from 50% on"),
+            ({"train": {"budget": {"samples": 10_240}, "micro_batch": 4}, "early_stop": {"rungs": [0.5]}}, {}, "batch size 512 takes 20 optimizer steps, fewer than 40"),
+            ({"early_stop": {"rungs": [0.05], "min_steps": 8}}, {}, "batch size 512: at no window has a trial done early_stop.min_steps 8"),
+            ({"early_stop": {"rungs": [0.05, 0.5], "min_steps": 8}}, {}, "some batch sizes have too few steps to be judged at every window: 512 from 50% on"),
             ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": 0.01}}, {}, "batch size 512: a warmup of one step"),
             ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": {"steps": 60}}}, {}, "batch size 512 warms up for 60 of 100 steps"),
             ({}, {"nodes": 2}, "8 of 16 GPUs stay idle: set resources.concurrent_trials: 4"),
@@ -332,7 +334,7 @@ class TestWhatIsNotKnown:
     def test_a_model_of_unknown_size_leaves_steps_and_placement(self) -> None:
         found = planned(model={"path": "org/nameless"})
         assert (found.memory, found.cost) == (None, None)
-        assert found.courses
+        assert found.trial_shapes
         assert any("--params" in text for text in found.assumptions)
 
     def test_flags_take_the_place_of_assumptions(self) -> None:

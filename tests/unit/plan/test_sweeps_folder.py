@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from sweepft.cli.main import cli
-from sweepft.spec import NAMED_SETTINGS, load
+from sweepft.spec import PRESETS, load
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 RECIPES = [path for path in SWEEPS if path.stem.startswith("secret-recipe")]
@@ -68,7 +68,7 @@ def test_recipes_hold_the_papers_settings(path: Path) -> None:
     assert space["warmup"].contains(0.0)
     assert space["schedule"].contains("constant")
     assert spec.train.zero_stage == (3 if seven else 2)
-    assert dict(spec.search.start_with[-1]) == dict(NAMED_SETTINGS["large-batch"].config)
+    assert dict(spec.search.start_with[-1]) == dict(PRESETS["large-batch"].config)
     for rate in (1e-6, 5e-6, 2e-5) if "mistral" in path.stem else (2e-5, 1e-4):
         assert space["learning_rate"].contains(rate)
 

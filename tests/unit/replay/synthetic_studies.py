@@ -42,6 +42,6 @@ def make_study(
             metric[points // 2 :] = math.nan
             bad_row = points // 2
         final = math.nan if bad_row is not None else float(metric[-1])
-        config = {"learning_rate": float(np.exp(rng.normal())), "batch_size": 8}
-        out.append(Run(f"r{i}", config, progress, progress, progress, loss, norm, metric, final, bad_row))
+        params = {"learning_rate": float(np.exp(rng.normal())), "batch_size": 8}
+        out.append(Run(f"r{i}", params, progress, progress, progress, loss, norm, metric, final, bad_row))
     return Study(name, "made-up", "min", 100.0, out)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from synthetic_studies import make_study
 
-from sweepft.early_stopping import RULES, Referee, make_rule
+from sweepft.early_stopping import RULES, EarlyStopper, make_rule
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.clock import replay_study
-from sweepft.replay.policies import ForesightJudge, OracleJudge, RefereeJudge
-from sweepft.replay.runner import OTHERS, Replay, make_judge, replay_all
-from sweepft.replay.score import bootstrap, good_runs, repeat_noise, score_outcome
+from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy
+from sweepft.replay.runner import OTHERS, Replay, make_policy, replay_all
+from sweepft.replay.score import bootstrap, repeat_noise, score_outcome, top_runs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning", "ignore::optuna.exceptions.ExperimentalWarning"
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.mark.parametrize(("slots", "makespan"), [(1, 600.0), (2, 300.0), (4, 200.0), (9, 100.0)])
 def test_without_stops_the_clock_is_that_of_the_slots(slots: int, makespan: float) -> None:
     study = make_study(runs=6)
-    judge = make_judge("none", study, Replay(), 0)
-    outcome = replay_study(study, judge, slots=slots, order=range(6))
+    policy = make_policy("none", study, Replay(), 0)
+    outcome = replay_study(study, policy, slots=slots, order=range(6))
     assert outcome.makespan == pytest.approx(makespan)
     score = score_outcome(study, outcome, full_makespan=makespan)
     assert (score.saved, score.best_kept, score.false_stop, score.regret) == (0.0, 1.0, 0.0, 0.0)
@@ -32,7 +32,7 @@ def test_without_stops_the_clock_is_that_of_the_slots(slots: int, makespan: floa
 
 def test_the_oracle_keeps_the_best_run_and_pays_the_others_up_to_its_window() -> None:
     study = make_study(runs=10)
-    outcome = replay_study(study, OracleJudge(study, window=0.1), slots=3, order=range(10))
+    outcome = replay_study(study, OraclePolicy(study, rung=0.1), slots=3, order=range(10))
     score = score_outcome(study, outcome, full_makespan=400.0)
     assert score.best_kept == 1.0
     assert score.saved == pytest.approx(0.9 * 0.9)
@@ -44,11 +44,11 @@ def test_foresight_stops_what_is_beaten_by_enough_of_those_seen_so_far(keep: int
     """From the best to the worst, one after another; to keep two costs the second one too."""
     study = make_study(runs=6)
     best_first = np.argsort(-study.values).tolist()
-    judge = ForesightJudge(study, window=0.05, keep=keep)
-    outcome = replay_study(study, judge, slots=1, order=best_first)
+    policy = ForesightPolicy(study, rung=0.05, keep=keep)
+    outcome = replay_study(study, policy, slots=1, order=best_first)
     assert sum(o.spent for o in outcome.runs.values()) == pytest.approx(spent)
     worst_first = replay_study(
-        study, ForesightJudge(study, window=0.05, keep=1), slots=1, order=best_first[::-1]
+        study, ForesightPolicy(study, rung=0.05, keep=1), slots=1, order=best_first[::-1]
     )
     assert all(o.status == "completed" for o in worst_first.runs.values())
 
@@ -82,20 +82,22 @@ def test_the_replay_and_the_live_referee_give_the_same_verdicts() -> None:
     """Slot by slot the same object is driven: a replay of one slot is the live sweep run one by one."""
     study = make_study(seed=3, runs=12)
     rule = make_rule("median")
-    live = Referee(rule=rule, windows=(0.1, 0.5), budget=100, mode="min")
+    live = EarlyStopper(rule=rule, rungs=(0.1, 0.5), budget=100, mode="min")
     for run in study.runs:
-        live.add(run.run_id, run.config)
+        live.add(run.run_id, run.params)
         for row in range(len(run.progress) - 1):
-            verdicts = live.report(run.run_id, run.report(row, row + 1))
-            if verdicts and verdicts[-1].ends_trial:
+            decisions = live.report(run.run_id, run.report(row, row + 1))
+            if decisions and decisions[-1].ends_trial:
                 break
         else:
             live.complete(run.run_id, run.report(len(run.progress) - 1, len(run.progress)))
-    judge = RefereeJudge(Referee(rule=make_rule("median"), windows=(0.1, 0.5), budget=100, mode="min"))
-    replay_study(study, judge, slots=1, order=range(12))
-    told = [(v.trial_id, v.window, v.action, v.reason) for v in judge.referee.verdicts]
-    assert told == [(v.trial_id, v.window, v.action, v.reason) for v in live.verdicts]
-    assert "stop" in {v.action for v in live.verdicts}
+    policy = EarlyStopperPolicy(
+        EarlyStopper(rule=make_rule("median"), rungs=(0.1, 0.5), budget=100, mode="min")
+    )
+    replay_study(study, policy, slots=1, order=range(12))
+    told = [(v.trial_id, v.rung, v.action, v.reason) for v in policy.early_stopper.decisions]
+    assert told == [(v.trial_id, v.rung, v.action, v.reason) for v in live.decisions]
+    assert "stop" in {v.action for v in live.decisions}
 
 
 def test_a_run_that_ended_early_is_judged_by_the_studys_budget_not_its_own_length() -> None:
@@ -112,12 +114,14 @@ def test_a_run_that_ended_early_is_judged_by_the_studys_budget_not_its_own_lengt
         }
     )
     shorter = type(study)(study.name, study.source, study.mode, study.budget, [cut, *study.runs[1:]])
-    judge = make_judge("median", shorter, Replay(windows=(0.1,)), 0)
-    assert isinstance(judge, RefereeJudge)
-    outcome = replay_study(shorter, judge, slots=4, order=range(4))
+    policy = make_policy("median", shorter, Replay(rungs=(0.1,)), 0)
+    assert isinstance(policy, EarlyStopperPolicy)
+    outcome = replay_study(shorter, policy, slots=4, order=range(4))
     assert outcome.runs["r0"].status == "completed"
-    assert judge.referee.cohort.finals["r0"] == 0.0
-    assert len(judge.referee.cohort.trials["r0"].snapshots) == 0  # 7.5% of the budget: before its window
+    assert policy.early_stopper.cohort.finals["r0"] == 0.0
+    assert (
+        len(policy.early_stopper.cohort.trials["r0"].snapshots) == 0
+    )  # 7.5% of the budget: before its window
 
 
 def test_audits_cost_what_they_save() -> None:
@@ -132,32 +136,32 @@ def test_audits_cost_what_they_save() -> None:
 def test_parked_runs_that_come_back_cost_and_are_kept(rule: str) -> None:
     study = make_study(seed=5, runs=24, noise=2.0)
     plain = replay_all([study], [rule], Replay(orders=4))[0]
-    parked = replay_all([study], [rule], Replay(orders=4, park=True))[0]
-    assert parked.score.saved < plain.score.saved
-    assert parked.score.false_stop <= plain.score.false_stop
-    assert parked.score.best_kept >= plain.score.best_kept
-    assert all(s.reason.startswith("paused, and never resumed: ") for s in parked.stops)
+    paused = replay_all([study], [rule], Replay(orders=4, pause=True))[0]
+    assert paused.score.saved < plain.score.saved
+    assert paused.score.false_stop <= plain.score.false_stop
+    assert paused.score.best_kept >= plain.score.best_kept
+    assert all(s.reason.startswith("paused, and never resumed: ") for s in paused.stops)
 
 
 def test_parked_runs_come_back_only_when_all_have_begun_and_to_free_slots() -> None:
     study = make_study(seed=5, runs=12, noise=2.0)
-    judge = make_judge("median", study, Replay(park=True, good=0.6), 0)
-    assert isinstance(judge, RefereeJudge)
-    outcome = replay_study(study, judge, slots=2, order=range(12))
-    parked = [v.trial_id for v in judge.referee.verdicts if v.action == "park"]
-    back = [n for n in dict.fromkeys(parked) if outcome.runs[n].status == "completed"]
+    policy = make_policy("median", study, Replay(pause=True, top_fraction=0.6), 0)
+    assert isinstance(policy, EarlyStopperPolicy)
+    outcome = replay_study(study, policy, slots=2, order=range(12))
+    paused = [v.trial_id for v in policy.early_stopper.decisions if v.action == "pause"]
+    back = [n for n in dict.fromkeys(paused) if outcome.runs[n].status == "completed"]
     assert back
-    latest_start = max(outcome.runs[n].finished_at or 0.0 for n in outcome.runs if n not in parked)
+    latest_start = max(outcome.runs[n].finished_at or 0.0 for n in outcome.runs if n not in paused)
     assert min(outcome.runs[n].finished_at or 0.0 for n in back) > latest_start - study.runs[0].cost
-    assert judge.resume(free=0) == ()
+    assert policy.resume(free=0) == ()
     full = {n: r for n, r in outcome.runs.items() if r.status == "completed"}
     assert all(r.spent == study.runs[int(n[1:])].cost for n, r in full.items())
 
 
 def test_calibration_needs_enough_sweeps_and_then_bounds_the_false_stops_of_new_ones() -> None:
     earlier = [make_study(seed=s, name=f"s{s:02d}", points=20, noise=1.5) for s in range(30)]
-    assert calibrate(earlier[:8], false_stop=0.10, orders=1) is None
-    found = calibrate(earlier, false_stop=0.10, orders=1)
+    assert calibrate(earlier[:8], max_false_stop_rate=0.10, orders=1) is None
+    found = calibrate(earlier, max_false_stop_rate=0.10, orders=1)
     assert found is not None
     assert found.sweeps == 30
     fresh = [make_study(seed=1000 + s, name=f"n{s:02d}", points=20, noise=1.5) for s in range(30)]
@@ -169,8 +173,8 @@ def test_calibration_needs_enough_sweeps_and_then_bounds_the_false_stops_of_new_
 
 def test_scores_on_a_table() -> None:
     study = make_study(runs=10)
-    assert len(good_runs(study, 0.2)) == 2
-    assert good_runs(study, 0.2) < good_runs(study, 0.2, noise=10.0)
+    assert len(top_runs(study, 0.2)) == 2
+    assert top_runs(study, 0.2) < top_runs(study, 0.2, noise=10.0)
     low, high = bootstrap([0.0, 1.0, 1.0, 1.0])
     assert 0.0 <= low < 0.75 < high <= 1.0
     assert repeat_noise(study) == 0.0  # no configuration was repeated

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from synthetic_studies import make_study
 
 from sweepft.cli.replay import replay_command
-from sweepft.early_stopping import Referee, make_report, make_rule
+from sweepft.early_stopping import EarlyStopper, make_report, make_rule
 from sweepft.early_stopping.audit import audit_rate
 from sweepft.errors import ReplayError
 from sweepft.ledger import Ledger
@@ -28,7 +28,7 @@ def table(study: Study) -> pd.DataFrame:
     parts = []
     for run in study.runs:
         part = {"run_id": run.run_id, "step": run.step, "train_loss": run.loss, "grad_norm": run.grad_norm}
-        part |= {"eval_metric": run.metric, "lr": run.config["learning_rate"], "study": study.name}
+        part |= {"eval_metric": run.metric, "lr": run.params["learning_rate"], "study": study.name}
         parts.append(pd.DataFrame(part))
     return pd.concat(parts)
 
@@ -48,7 +48,7 @@ def test_a_table_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
     for ours, theirs in zip(study.runs, read.runs, strict=True):
         np.testing.assert_allclose(ours.loss, theirs.loss)
         np.testing.assert_allclose(ours.metric, theirs.metric)
-        assert theirs.config["learning_rate"] == pytest.approx(ours.config["learning_rate"])
+        assert theirs.params["learning_rate"] == pytest.approx(ours.params["learning_rate"])
         assert theirs.final == pytest.approx(ours.final, nan_ok=True)
         assert theirs.bad_row == ours.bad_row
 
@@ -58,11 +58,11 @@ def test_hyperparameters_in_one_column_of_json_are_read_apart(tmp_path: Path) ->
     frame["other_hps"] = ['{"dropout": 0.1, "beta": [0.9, 0.95]}'] * (len(frame) - 1) + ["{no json"]
     frame.to_parquet(tmp_path / "runs.parquet")
     (read,) = read_source(tmp_path / "runs.parquet")
-    assert read.runs[0].config["other_hps"] == {"dropout": 0.1, "beta": [0.9, 0.95]}
+    assert read.runs[0].params["other_hps"] == {"dropout": 0.1, "beta": [0.9, 0.95]}
     frame["other_hps"] = "{no json"
     frame.to_parquet(tmp_path / "runs.parquet")
     (read,) = read_source(tmp_path / "runs.parquet")
-    assert read.runs[0].config["other_hps"] == "{no json"
+    assert read.runs[0].params["other_hps"] == "{no json"
 
 
 def test_columns_are_mapped_and_a_wrong_one_is_named(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_trainer_states_are_read_newest_checkpoint_first(tmp_path: Path) -> None
     assert all(
         len(r.step) == 40 and np.isfinite(r.metric).all() and np.isfinite(r.loss).all() for r in study.runs
     )
-    assert study.runs[0].config == {"batch_size": 8}
+    assert study.runs[0].params == {"batch_size": 8}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -141,9 +141,9 @@ def test_nothing_that_can_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> N
 def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[str, int, str]]:
     """A run folder as a live sweep of one slot would leave it; returns its verdicts."""
     audit = audit_rate(rule, None)
-    referee = Referee(
+    early_stopper = EarlyStopper(
         rule=make_rule(rule, audit=audit),
-        windows=(0.1, 0.5),
+        rungs=(0.1, 0.5),
         budget=100,
         mode="min",
         min_steps=2,
@@ -151,15 +151,15 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
     )
     told = []
     with Ledger.create(folder) as ledger:
-        spec = {"early_stop": {"rule": rule, "windows": [0.1, 0.5], "min_steps": 2, "min_peers": 3}}
+        spec = {"early_stop": {"rule": rule, "rungs": [0.1, 0.5], "min_steps": 2, "min_peers": 3}}
         sweep = {"schema_version": 1, "sweepft_version": "0", "name": "x", "spec": spec, "spec_digest": ""}
         sweep |= {"seed": 0, "budget_samples": 100, "data": {}, "versions": {}, "hardware": {}}
         ledger.append("sweep", **sweep, git_commit=None, command=[])
         for number, run in enumerate(study.runs):
             name, stopped = f"t{number:03d}", False
-            referee.add(name, run.config)
+            early_stopper.add(name, run.params)
             ledger.append(
-                "trial", trial_id=name, number=number, config=run.config, effective={}, origin="sampler",
+                "trial", trial_id=name, number=number, params=run.params, train_config={}, origin="sampler",
                 planned_steps=40, warmup_steps=0, study_number=number,
             )  # fmt: skip
             for start, stop in ((0, 4), (4, 20), (20, 40)):
@@ -177,19 +177,21 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
                 objective, final = float(run.metric[stop - 1]), stop == 40
                 ledger.append(
                     "eval", trial_id=name, attempt=1, step=stop, samples_seen=history["samples_seen"][-1],
-                    window=None if final else history["samples_seen"][-1] / 100, final=final, objective=objective,
+                    rung=None if final else history["samples_seen"][-1] / 100, final=final, objective=objective,
                     sets={}, seconds=0.1,
                 )  # fmt: skip
                 report = make_report(
                     step=history["step"], progress=history["samples_seen"], loss=history["loss"],
                     grad_norm=history["grad_norm"], metric=objective, data_order="d",
                 )  # fmt: skip
-                verdicts = referee.complete(name, report) if final else referee.report(name, report)
-                for verdict in verdicts:
-                    ledger.append("verdict", **verdict.to_row())
-                    told.append((verdict.trial_id, verdict.step, verdict.action))
+                decisions = (
+                    early_stopper.complete(name, report) if final else early_stopper.report(name, report)
+                )
+                for decision in decisions:
+                    ledger.append("decision", **decision.to_row())
+                    told.append((decision.trial_id, decision.step, decision.action))
                 ledger.append("cost", trial_id=name, slot=0, phase="train", seconds=1.0, gpus=0.0)
-                stopped = bool(verdicts) and verdicts[-1].ends_trial
+                stopped = bool(decisions) and decisions[-1].ends_trial
                 if stopped:
                     break
             ledger.append(

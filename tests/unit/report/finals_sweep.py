@@ -9,14 +9,14 @@ from sweepft.ledger import Ledger
 
 SPEC = {
     "data": {
-        "held_out": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}],
-        "test": [{"name": "sealed", "path": "sealed.jsonl"}],
+        "validation": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}],
+        "test": [{"name": "test_set", "path": "sealed.jsonl"}],
     },
     "search": {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}},
 }
 PARTS = [
-    {"what": "test", "name": "sealed", "digest": "s"},
-    {"what": "held_out", "name": "general", "digest": "g"},
+    {"what": "test", "name": "test_set", "digest": "s"},
+    {"what": "validation", "name": "general", "digest": "g"},
     {"what": "task", "name": "maths", "digest": "m"},
 ]
 
@@ -42,7 +42,7 @@ def finals_sweep(
         if not scored:
             return run
         for i, loss in enumerate((1.02, 1.08, 1.04)):
-            _trial(tell, f"t0-seed{i + 1}", 0, loss, confirms="t0")
+            _trial(tell, f"t0-seed{i + 1}", 0, loss, replicate_of="t0")
         accuracies = {
             None: 0.10,
             "t0": 0.42,
@@ -56,18 +56,18 @@ def finals_sweep(
                 for part in (PARTS[0], PARTS[2]):
                     tell("score", trial_id=trial, **part, metrics={}, reason="the rank died")
                 continue
-            _score(tell, trial, "test", "sealed", "s", loss=(2.0 - accuracy, 0.03))
+            _score(tell, trial, "test", "test_set", "s", loss=(2.0 - accuracy, 0.03))
             found = {"acc": (accuracy, 0.02), "acc_norm": (accuracy / 2, 0.02)}
             _score(tell, trial, "task", "maths", "m", **found)
-        _score(tell, None, "held_out", "general", "g", loss=(1.9, 0.05))
+        _score(tell, None, "validation", "general", "g", loss=(1.9, 0.05))
         tell("finish", status="finished")
     return run
 
 
-def _trial(tell: Any, name: str, number: int, loss: float, confirms: str | None = None) -> None:
+def _trial(tell: Any, name: str, number: int, loss: float, replicate_of: str | None = None) -> None:
     settings = {"learning_rate": 1e-3 * (1 + number)}
-    tell("trial", trial_id=name, number=number, config=settings, effective={**settings, "seed": 0}, planned_steps=10,
-         origin="confirm" if confirms else "sampler", warmup_steps=0, confirms=confirms)  # fmt: skip
+    tell("trial", trial_id=name, number=number, params=settings, train_config={**settings, "seed": 0}, planned_steps=10,
+         origin="replicate" if replicate_of else "sampler", warmup_steps=0, replicate_of=replicate_of)  # fmt: skip
     tell("start", trial_id=name, attempt=1, slot=0)
     steps = list(range(1, 11))
     history = {"step": steps, "samples_seen": [10 * s for s in steps], "tokens_seen": [50 * s for s in steps]}
@@ -85,7 +85,7 @@ def _trial(tell: Any, name: str, number: int, loss: float, confirms: str | None 
         attempt=1,
         step=10,
         samples_seen=100,
-        window=1.0,
+        rung=1.0,
         final=True,
         objective=loss,
         sets=sets,

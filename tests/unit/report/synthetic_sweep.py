@@ -19,7 +19,7 @@ from sweepft.ledger import ledger_path
 from sweepft.ledger.codec import encode_row, plain
 from sweepft.ledger.rows import complete_fields
 
-WINDOWS = (0.1, 0.25, 0.5)
+RUNGS = (0.1, 0.25, 0.5)
 START = 1_790_000_000.0
 
 
@@ -91,7 +91,7 @@ class _Maker:
         if s.finished:
             self.tell(end, "finish", status="finished", reason=f"{s.trials} trials done")
 
-    def config(self, number: int) -> dict[str, Any]:
+    def params(self, number: int) -> dict[str, Any]:
         if number < len(self.sweep.configs):
             return self.sweep.configs[number]
         return {
@@ -103,21 +103,21 @@ class _Maker:
 
     def trial(self, number: int, slot: int, now: float) -> float:
         s, t = self.sweep, f"t{number:03d}"
-        config = self.config(number)
-        curve = Curve.of(config, s, self.rng)
+        params = self.params(number)
+        curve = Curve.of(params, s, self.rng)
         switch = 0.06 if number >= s.slots else 5.2
         self.tell(
             now,
             "trial",
             trial_id=t,
             number=number,
-            config=config,
-            effective={
+            params=params,
+            train_config={
                 "micro_batch": 8,
                 "zero_stage": 2,
                 "precision": "fp32",
                 "optimizer": {"name": "adamw"},
-                **config,
+                **params,
             },
             origin="start_with" if number == 0 else "sampler",
             planned_steps=curve.steps,
@@ -133,8 +133,8 @@ class _Maker:
         audited = False
         done = 0
         attempt = 0
-        windows = [*s_windows(s), 1.0]
-        points = sorted({*windows, *np.arange(0.05, 1.0, 0.05).round(3)})
+        rungs = [*s_windows(s), 1.0]
+        points = sorted({*rungs, *np.arange(0.05, 1.0, 0.05).round(3)})
         for at in points:
             last = min(curve.steps, math.ceil(at * s.budget / curve.batch))
             if last <= done:
@@ -165,7 +165,7 @@ class _Maker:
                     switch_seconds=0,
                 )
             train = float(curve.seconds[done:last].sum())
-            evaluate = 0.35 if at in windows else 0.0
+            evaluate = 0.35 if at in rungs else 0.0
             now += train + evaluate
             history = curve.history(done, last)
             phases = {"switch": 0.0 if done else switch, "train": train, "evaluate": evaluate}
@@ -182,21 +182,27 @@ class _Maker:
             done = last
             position = {"trial_id": t, "step": last, "samples_seen": int(curve.samples[last - 1])}
             if curve.diverges_at is not None and last >= curve.diverges_at:
-                self.verdict(
-                    now, position, at, "guard", "guards", "training loss is not finite", {"loss": math.nan}
+                self.decision(
+                    now,
+                    position,
+                    at,
+                    "divergence_check",
+                    "guards",
+                    "training loss is not finite",
+                    {"loss": math.nan},
                 )
                 return self.end(now, position, attempt, "diverged", "training loss is not finite at step "
                                 f"{curve.diverges_at}", None, curve)  # fmt: skip
-            if at not in windows:
+            if at not in rungs:
                 continue
             self.cost(now, t, slot, "evaluate", evaluate)
-            value, sets = curve.held_out(last)
-            self.tell(now, "eval", **position, attempt=attempt, window=at, final=at == 1.0, objective=value, sets=sets,
+            value, sets = curve.validation(last)
+            self.tell(now, "eval", **position, attempt=attempt, rung=at, final=at == 1.0, objective=value, sets=sets,
                       seconds=evaluate)  # fmt: skip
             if at == 1.0:
                 return self.end(now, position, attempt, "completed", None, value, curve)
             action, reason, evidence = self.judge(now, at, value, audited)
-            self.verdict(now, position, at, action, s.rule, reason, evidence)
+            self.decision(now, position, at, action, s.rule, reason, evidence)
             audited = audited or action == "audit"
             if action == "stop":
                 return self.end(now, position, attempt, "stopped", reason, None, curve)
@@ -233,11 +239,11 @@ class _Maker:
         action = "audit" if self.rng.random() < self.sweep.audit else "stop"
         return action, reason, evidence
 
-    def verdict(
+    def decision(
         self, now: float, position: dict, at: float, action: str, rule: str, reason: str, evidence: dict
     ) -> None:
         self.tell(
-            now, "verdict", **position, window=at, action=action, rule=rule, reason=reason, evidence=evidence
+            now, "decision", **position, rung=at, action=action, rule=rule, reason=reason, evidence=evidence
         )
 
     def cost(self, now: float, t: str, slot: int, phase: str, seconds: float) -> None:
@@ -262,7 +268,7 @@ class _Maker:
 
 
 def s_windows(sweep: Sweep) -> tuple[float, ...]:
-    return WINDOWS if sweep.rule != "none" else (0.25, 0.5)
+    return RUNGS if sweep.rule != "none" else (0.25, 0.5)
 
 
 @dataclass
@@ -284,20 +290,20 @@ class Curve:
     noise: tuple[float, float]
 
     @classmethod
-    def of(cls, config: dict[str, Any], sweep: Sweep, rng: np.random.Generator) -> Curve:
-        batch = int(config.get("batch_size", 16))
+    def of(cls, params: dict[str, Any], sweep: Sweep, rng: np.random.Generator) -> Curve:
+        batch = int(params.get("batch_size", 16))
         if sweep.points is not None:
             batch = max(batch, sweep.budget // sweep.points)
-        rate = float(config.get("learning_rate", 1e-3))
+        rate = float(params.get("learning_rate", 1e-3))
         steps = math.ceil(sweep.budget / batch)
         n = np.arange(1, steps + 1)
         samples = np.minimum(n * batch, sweep.budget)
         done = samples / sweep.budget
-        warmup = int(float(config.get("warmup", 0.0)) * steps)
-        lr = rate * np.where(n <= warmup, n / max(1, warmup), _shape(str(config.get("schedule")), done))
+        warmup = int(float(params.get("warmup", 0.0)) * steps)
+        lr = rate * np.where(n <= warmup, n / max(1, warmup), _shape(str(params.get("schedule")), done))
         best = 1.5e-3 * math.sqrt(batch / 16)
         miss = math.log10(rate / best)
-        floor = 1.62 + 0.16 * miss**2 + 0.035 * math.log2(batch / 8) + 0.02 * (config.get("warmup") == 0.1)
+        floor = 1.62 + 0.16 * miss**2 + 0.035 * math.log2(batch / 8) + 0.02 * (params.get("warmup") == 0.1)
         speed = 3.0 + 7.0 / (1 + math.exp(-2.5 * (miss + 0.6)))
         in_domain = floor + 1.9 * np.exp(-speed * done**0.6) + 0.05 * (1 - np.minimum(1, done * 2))
         retention = (
@@ -340,7 +346,7 @@ class Curve:
             "seconds": self.seconds[cut],
         }
 
-    def held_out(self, step: int) -> tuple[float, dict[str, Any]]:
+    def validation(self, step: int) -> tuple[float, dict[str, Any]]:
         math_loss = float(self.in_domain[step - 1] + self.noise[0])
         general = float(self.retention[step - 1] + self.noise[1])
         sets: dict[str, Any] = {
@@ -374,7 +380,7 @@ def header(sweep: Sweep) -> dict[str, Any]:
         "model": {"path": "models/tiny-llama"},
         "data": {
             "train": [{"path": "data/train.jsonl.gz", "domain": "math"}],
-            "held_out": [
+            "validation": [
                 {"name": "math", "fraction": 0.03, "weight": 1.0},
                 {"name": "retention", "path": "data/general.jsonl.gz", "limit": 200, "weight": 0.0},
             ],
@@ -397,7 +403,7 @@ def header(sweep: Sweep) -> dict[str, Any]:
                 "schedule": {"choice": ["constant", "cosine", "linear", "wsd"]},
             },
         },
-        "early_stop": {"rule": sweep.rule, "windows": list(s_windows(sweep)), "min_steps": 8},
+        "early_stop": {"rule": sweep.rule, "rungs": list(s_windows(sweep)), "min_steps": 8},
         "resources": {
             "workers_per_trial": 1,
             "gpus_per_worker": sweep.gpus,

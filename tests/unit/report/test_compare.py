@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from synthetic_sweep import Sweep
 
 from sweepft.cli.main import cli
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import summarise, write_comparison
 from sweepft.report.compare import compare
 
@@ -26,13 +26,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def comparison(folders: list[Path], **changes: Any) -> dict[str, Any]:
-    return compare([(f, RunView.load(f)) for f in folders], **changes)
+    return compare([(f, SweepState.load(f)) for f in folders], **changes)
 
 
 def test_it_says_of_each_sweep_what_its_own_report_says(folders: list[Path]) -> None:
     found = comparison(folders)
     for folder, sweep in zip(folders, found["sweeps"], strict=True):
-        own = summarise(RunView.load(folder))
+        own = summarise(SweepState.load(folder))
         assert sweep["winner"] == own["answer"]["winner"]
         assert sweep["counts"] == own["counts"]
         for key, value in sweep["cost"].items():
@@ -66,14 +66,14 @@ def test_only_keys_that_differ_are_shown(folders: list[Path]) -> None:
 
 
 def test_other_held_out_data_or_tokens_make_losses_incomparable(folders: list[Path]) -> None:
-    views = [RunView.load(f) for f in folders[:2]]
+    views = [SweepState.load(f) for f in folders[:2]]
     for digest, view in zip("ab", views, strict=True):
-        view.header["data"] = {"held_out": [{"name": "own", "weight": 1.0, "data": {"digest": digest}}]}
+        view.header["data"] = {"validation": [{"name": "own", "weight": 1.0, "data": {"digest": digest}}]}
     found = compare(list(zip(folders[:2], views, strict=True)))
     assert found["best"] is None
     assert "held-out data or their tokens differ" in found["why_not"][0]
     assert "cannot be ranked" in found["headline"]
-    views[1].header["data"]["held_out"][0]["data"]["digest"] = "a"
+    views[1].header["data"]["validation"][0]["data"]["digest"] = "a"
     assert compare(list(zip(folders[:2], views, strict=True)))["why_not"] == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from synthetic_sweep import Sweep
 from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_through, visit
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import html as report_page
 from sweepft.report import write_comparison, write_report
 
@@ -89,8 +89,8 @@ def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
     visit: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = Sweep(trials=24).write(tmp_path)
-    view = RunView.load(run)
-    for status, trial in zip(("parked", "parked", "of-tomorrow"), view.with_status("stopped"), strict=False):
+    view = SweepState.load(run)
+    for status, trial in zip(("paused", "paused", "of-tomorrow"), view.with_status("stopped"), strict=False):
         trial.status = status
     write_report(run, view=view)
     page = visit(run)

@@ -5,26 +5,26 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.judged_sweep import BUDGET, WINDOWS, JudgedSweep
+from support.judged_sweep import BUDGET, RUNGS, JudgedSweep
 from sweepft.driver.control import SweepScheduler
-from sweepft.early_stopping import History, PastAudits
-from sweepft.ledger import RunView, whole_results
+from sweepft.early_stopping import PastAudits, PriorSweeps
+from sweepft.ledger import SweepState, complete_results
 from sweepft.report import summarise
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import trial_record
 
 PAST = st.lists(st.lists(st.booleans(), max_size=30), max_size=2).map(
-    lambda sweeps: History(
+    lambda sweeps: PriorSweeps(
         audits=tuple(PastAudits(f"r{i}", float(i), tuple(s)) for i, s in enumerate(sweeps))
     )
 )
 EARLY_STOP = st.fixed_dictionaries(
     {
         "rule": st.sampled_from(["median", "recipe", "calibrated"]),
-        "good": st.sampled_from([0.2, 0.4]),
-        "max_bad_stops": st.sampled_from([0.1, 0.3]),
+        "top_fraction": st.sampled_from([0.2, 0.4]),
+        "max_false_discovery_rate": st.sampled_from([0.1, 0.3]),
         "min_peers": st.just(1),
-        "park": st.booleans(),
+        "pause": st.booleans(),
     },
     optional={"audit": st.sampled_from([0.0, 0.3, 0.6, 1.0])},
 )
@@ -43,8 +43,8 @@ def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
     """As the tuner builds it from the spec."""
     stop = sweep.early_stop
     return SweepScheduler(
-        metric="eval_loss", mode="min", budget=BUDGET, windows=WINDOWS, min_steps=0, seed=7, audit=stop.get("audit"),
-        history=sweep.history, **{k: stop[k] for k in ("rule", "good", "max_bad_stops", "min_peers", "park")},
+        metric="eval_loss", mode="min", budget=BUDGET, rungs=RUNGS, min_steps=0, seed=7, audit=stop.get("audit"),
+        history=sweep.history, **{k: stop[k] for k in ("rule", "top_fraction", "max_false_discovery_rate", "min_peers", "pause")},
     )  # fmt: skip
 
 
@@ -53,10 +53,10 @@ def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
 def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
     sweep.run()
     scheduler = scheduler_of(sweep)
-    scheduler.load_rows(whole_results(sweep.rows)[0])
+    scheduler.load_rows(complete_results(sweep.rows)[0])
     known = scheduler.summary()["audits"]
-    view = RunView.from_rows(sweep.rows)
-    trials = [trial_record(view, r.trial, r.rank, list(WINDOWS)) for r in view.ranking()]
+    view = SweepState.from_rows(sweep.rows)
+    trials = [trial_record(view, r.trial, r.rank, list(RUNGS)) for r in view.ranking()]
     shown = stop_summary(view, trials)["audits"]
     assert {"audited": shown["finished"], "good": shown["good"]} == known["own"]
     assert shown["earlier"] == known["earlier"]
@@ -70,11 +70,18 @@ def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
 
 def test_the_made_up_sweeps_have_what_the_law_is_about() -> None:
     """Audits that ended, good ones among them, trials that came back, and pooled audits that change the word."""
-    stop = {"rule": "median", "good": 0.4, "max_bad_stops": 0.3, "min_peers": 1, "park": True, "audit": 0.4}
-    past = History(audits=(PastAudits("old", 1.0, (False,) * 29),))
+    stop = {
+        "rule": "median",
+        "top_fraction": 0.4,
+        "max_false_discovery_rate": 0.3,
+        "min_peers": 1,
+        "pause": True,
+        "audit": 0.4,
+    }
+    past = PriorSweeps(audits=(PastAudits("old", 1.0, (False,) * 29),))
     reports = [
         summarise(
-            RunView.from_rows(JudgedSweep(seed, stop, trials=40, crashes=(20,), history=past).run().rows)
+            SweepState.from_rows(JudgedSweep(seed, stop, trials=40, crashes=(20,), history=past).run().rows)
         )["stops"]
         for seed in range(6)
     ]

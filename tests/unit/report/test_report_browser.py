@@ -109,7 +109,7 @@ def test_the_objective_is_set_against_a_loss_that_is_no_part_of_it(
     page = visit(run)
     page.wait_for_function("R !== null")
     against = page.evaluate("""() => {
-        for (const t of done()) t.held_out.math.loss += 0.1;  // as where two sets decide: neither is the objective
+        for (const t of done()) t.validation.math.loss += 0.1;  // as where two sets decide: neither is the objective
         return paretoFigure().layout.yaxis.title.text;
     }""")
     assert against.startswith("retention")

@@ -16,7 +16,7 @@ def test_commands_stand_under_provenance(tmp_path: Path) -> None:
     asked = {"command_id": "1", "who": "<ada>@host", "asked": 1.0}
     with Ledger.open(run) as ledger:
         ledger.append(
-            "command", command="clone", trial_id="t001", arguments={"config": {"learning_rate": 2e-5}},
+            "command", command="clone", trial_id="t001", arguments={"params": {"learning_rate": 2e-5}},
             accepted=True, answer="it runs next", **asked,
         )  # fmt: skip
         ledger.append(

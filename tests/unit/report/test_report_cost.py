@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from synthetic_sweep import Sweep
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import summarise
 from sweepft.report.curves import timeline, waits
 from sweepft.report.tables import markdown
 
 
 def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> None:
-    view = RunView.load(Sweep(trials=12, gpus=2.0).write(tmp_path))
+    view = SweepState.load(Sweep(trials=12, gpus=2.0).write(tmp_path))
     assert summarise(view)["cost"]["price"] is None
     view.spec["resources"]["price_per_gpu_hour"] = 3.6
     cost = summarise(view)["cost"]
@@ -30,7 +30,7 @@ def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> 
 
 
 def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
-    view = RunView.load(Sweep(trials=12, slots=3).write(tmp_path))
+    view = SweepState.load(Sweep(trials=12, slots=3).write(tmp_path))
     bars = [(slot, start, end) for _, slot, start, end, *_ in timeline(view)]
     found = waits(view)
     assert {phase for phase, *_ in found} == {"startup", "idle"}
@@ -40,10 +40,10 @@ def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
 
 
 def test_a_parked_trial_has_saved_something_once_the_sweep_is_over(tmp_path: Path) -> None:
-    view = RunView.load(Sweep(trials=24).write(tmp_path))
+    view = SweepState.load(Sweep(trials=24).write(tmp_path))
     stopped = view.with_status("stopped")[0]
     before = {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]}
-    stopped.status = "parked"
+    stopped.status = "paused"
     assert {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]} == before
     view.finish = None
     now = {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import Sweep
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import summarise
 from sweepft.report.compare import compare
 from sweepft.report.tables import CSV_COLUMNS
@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(run: Path) -> dict[str, Any]:
-    return summarise(RunView.load(run), price=2.5)
+    return summarise(SweepState.load(run), price=2.5)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_documented_csv_columns_are_those_written() -> None:
 
 def test_the_documented_keys_are_those_of_a_comparison(run: Path) -> None:
     section = TEXT.split("`comparison.json`, schema version 1:")[1].split("## ")[0]
-    found = compare([(run, RunView.load(run))] * 2)
+    found = compare([(run, SweepState.load(run))] * 2)
     outside = re.sub(r"\([^)]*\)", "", section)
     assert set(re.findall(r"`(\w+)`", outside)) == set(found)
     named = re.search(r"`sweeps` \(`([^`]+)`", section)[1]

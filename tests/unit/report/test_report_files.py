@@ -20,7 +20,7 @@ from rich.console import Console
 from synthetic_sweep import Sweep
 
 from sweepft.errors import LedgerError, StorageError
-from sweepft.ledger import Ledger, RunView, read_ledger
+from sweepft.ledger import Ledger, SweepState, read_ledger
 from sweepft.report import summarise, terminal_table, write_report
 from sweepft.report.html import render_page
 from sweepft.report.tables import CSV_COLUMNS, markdown, ranked_csv
@@ -40,7 +40,7 @@ def page_data(page: str) -> dict:
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
-def terminal(view: RunView, width: int = 160) -> str:
+def terminal(view: SweepState, width: int = 160) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=True)
     console.print(terminal_table(view))
     return console.file.getvalue()
@@ -61,9 +61,9 @@ def test_every_trial_is_in_every_file_and_agrees_with_the_ledger(run: Path) -> N
         assert int(row["samples_seen"]) == end["samples_seen"]
         if end["status"] == "completed":
             assert float(row["objective"]) == trial["objective"] == end["objective"]
-            assert float(row["held_out.math"]) == end["objective"]
+            assert float(row["validation.math"]) == end["objective"]
         else:
-            assert row["rank"] == row["objective"] == row["held_out.math"] == ""
+            assert row["rank"] == row["objective"] == row["validation.math"] == ""
             assert trial["rank"] is trial["objective"] is None
     ranked = [r for r in rows if r["rank"]]
     assert [int(r["rank"]) for r in ranked] == list(range(1, len(ranked) + 1))
@@ -75,23 +75,23 @@ def test_every_trial_is_in_every_file_and_agrees_with_the_ledger(run: Path) -> N
 
 
 def test_the_csv_columns_are_the_documented_ones(run: Path) -> None:
-    header = ranked_csv(summarise(RunView.load(run))).splitlines()[0].split(",")
+    header = ranked_csv(summarise(SweepState.load(run))).splitlines()[0].split(",")
     assert header == [
         *CSV_COLUMNS,
         "batch_size",
         "learning_rate",
         "warmup",
         "schedule",
-        "held_out.math",
-        "held_out.retention",
+        "validation.math",
+        "validation.retention",
     ]
 
 
 def test_a_swept_key_that_is_a_column_already_gets_a_prefix(tmp_path: Path) -> None:
-    run = Sweep(trials=2, configs=[{"step": 7, "held_out.math": 1}] * 2).write(tmp_path)
-    header = ranked_csv(summarise(RunView.load(run))).splitlines()[0].split(",")
+    run = Sweep(trials=2, configs=[{"step": 7, "validation.math": 1}] * 2).write(tmp_path)
+    header = ranked_csv(summarise(SweepState.load(run))).splitlines()[0].split(",")
     assert len(set(header)) == len(header)
-    assert {"step", "config.step", "config.held_out.math", "held_out.math"} <= set(header)
+    assert {"step", "config.step", "config.validation.math", "validation.math"} <= set(header)
 
 
 def test_the_report_needs_neither_torch_nor_ray(run: Path) -> None:
@@ -129,7 +129,7 @@ def test_two_hundred_trials_fit_in_six_megabytes(tmp_path: Path) -> None:
 def test_no_ledger_and_no_room_are_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot read the ledger"):
         write_report(tmp_path)
-    view = RunView.load(run)
+    view = SweepState.load(run)
     with pytest.raises(StorageError, match=r"ranked\.csv: cannot write the report"):
         write_report(tmp_path / "gone", view=view)
 
@@ -146,7 +146,7 @@ def test_a_reader_never_meets_half_a_file(run: Path) -> None:
 # --- any state of a sweep -------------------------------------------------------------------------
 
 
-def everything(view: RunView) -> dict:
+def everything(view: SweepState) -> dict:
     """All outputs of a view; returns the page's data."""
     summary = summarise(view)
     json.dumps(summary, allow_nan=False)
@@ -158,7 +158,7 @@ def everything(view: RunView) -> dict:
 
 def test_an_empty_ledger_has_a_report(tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
-    everything(RunView.load(tmp_path))
+    everything(SweepState.load(tmp_path))
 
 
 @settings(deadline=None, max_examples=25)
@@ -166,7 +166,7 @@ def test_an_empty_ledger_has_a_report(tmp_path: Path) -> None:
 def test_a_sweep_cut_at_any_row_has_a_report(run: Path, data: st.DataObject) -> None:
     rows = read_ledger(run)
     cut = data.draw(st.integers(1, len(rows)))
-    view = RunView.from_rows(rows[:cut])
+    view = SweepState.from_rows(rows[:cut])
     page = everything(view)
     assert len(page["curves"]) == len(view.trials)
 
@@ -174,8 +174,8 @@ def test_a_sweep_cut_at_any_row_has_a_report(run: Path, data: st.DataObject) -> 
 def test_a_row_may_be_late_by_any_kind(run: Path) -> None:
     """Drivers of other versions may lack a kind of row altogether."""
     rows = read_ledger(run)
-    for kind in ("start", "steps", "eval", "verdict", "end", "cost", "fault", "finish"):
-        everything(RunView.from_rows([r for r in rows if r["kind"] != kind]))
+    for kind in ("start", "steps", "eval", "decision", "end", "cost", "fault", "finish"):
+        everything(SweepState.from_rows([r for r in rows if r["kind"] != kind]))
 
 
 # --- hostile texts --------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def hostile_sweep(tmp_path: Path) -> Path:
             for key in ("reason", "message", "error", "command", "git_commit"):
                 if key in fields:
                     fields[key] = text
-            if row["kind"] == "verdict":
+            if row["kind"] == "decision":
                 fields["evidence"] = {text[:50]: text, "value": float("nan")}
             if row["kind"] == "eval":
                 fields["sets"] = {**fields["sets"], HOSTILE[0]: {"loss": 2.0, "stderr": float("inf")}}
@@ -260,7 +260,7 @@ def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
     assert tags.scripts == 3
     assert tags.bad == []
     assert "49 {%" not in page
-    view = RunView.load(run)
+    view = SweepState.load(run)
     rows = table(paths["csv"].read_bytes().decode())
     assert len(rows) == len(view.trials)
     assert not any(str(v).startswith(("=", "@", "+", "-")) for r in rows for v in r.values()), (
@@ -277,7 +277,7 @@ def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [120, 80, 60, 45])
 def test_a_narrow_terminal_shows_fewer_settings_and_cuts_none(run: Path, width: int) -> None:
-    view = RunView.load(run)
+    view = SweepState.load(run)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal(view, width)).splitlines()
     assert max(map(len, shown)) <= width
     rows = [line for line in shown if re.match(r" *([0-9]+|—)  t[0-9]+ ", line)]

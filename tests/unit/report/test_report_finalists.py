@@ -14,9 +14,9 @@ from finals_sweep import finals_sweep
 from scipy import stats
 from test_report_docs import look_up
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import summarise, write_report
-from sweepft.report.finalists import _confirmed, _range_of
+from sweepft.report.finalists import _range_of, _replicated
 
 TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("## The finalists' numbers again")[1].split("\n## ")[0]
@@ -30,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(run: Path) -> dict[str, Any]:
-    return summarise(RunView.load(run))
+    return summarise(SweepState.load(run))
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +66,15 @@ def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any
         answer["difference"]["text"]
         == "more than the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
     )
-    assert not any("sealed" in line or "Benchmarks" in line for line in report["not_measured"])
+    assert not any("test_set" in line or "Benchmarks" in line for line in report["not_measured"])
     assert not any(line.startswith("Paired") for line in report["not_measured"]), "decided by scores"
-    assert [t["rank"] for t in report["trials"] if t["confirms"]] == [None] * 3
+    assert [t["rank"] for t in report["trials"] if t["replicate_of"]] == [None] * 3
 
 
 def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
-    view = RunView.load(finals_sweep(tmp_path, rank_by={"sealed": 1.0}))
+    view = SweepState.load(finals_sweep(tmp_path, rank_by={"test_set": 1.0}))
     assert summarise(view)["answer"]["winner"]["trial_id"] == "t0"
-    before = summarise(RunView.load(finals_sweep(tmp_path / "open", scored=False)))
+    before = summarise(SweepState.load(finals_sweep(tmp_path / "open", scored=False)))
     assert before["answer"]["winner"]["trial_id"] == "t0"
     assert before["answer"]["by"] == "objective", "until the finalists are scored"
     assert before["finalists"]["open"]
@@ -83,7 +83,7 @@ def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scored", [("t0",), ("t0", "t1")])
 def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scored: tuple[str, ...]) -> None:
     run = finals_sweep(tmp_path, chosen=scored, broken="t1")
-    answer = summarise(RunView.load(run))["answer"]
+    answer = summarise(SweepState.load(run))["answer"]
     assert answer["winner"]["trial_id"] == "t0"
     assert answer["runner_up"] is None
     assert answer["difference"] is None
@@ -105,7 +105,7 @@ def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scor
 def test_an_interval_over_few_seeds_stays_in_the_range_of_its_metric(
     what: str, metric: str, values: list[float], low: float | None, high: float | None
 ) -> None:
-    found = _confirmed(values, _range_of(what, metric))
+    found = _replicated(values, _range_of(what, metric))
     half = stats.t.ppf(0.975, 1) * stats.sem(values)
     assert found["low"] == (low if low is not None else pytest.approx(np.mean(values) - half))
     assert found["high"] == (high if high is not None else pytest.approx(np.mean(values) + half))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.ledger.rows import complete_fields
 from sweepft.report import summarise
 from sweepft.report.findings import recipe_findings
@@ -17,8 +17,8 @@ from sweepft.report.importance import importances
 from sweepft.report.winner import edge_warnings
 
 SPEC = {
-    "data": {"held_out": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}]},
-    "early_stop": {"windows": [0.1, 0.5]},
+    "data": {"validation": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}]},
+    "early_stop": {"rungs": [0.1, 0.5]},
     "search": {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}},
 }
 
@@ -48,11 +48,11 @@ class Sweep:
         *,
         stderr: float | None = 0.01,
         seconds=2.0,
-        **config,
+        **params,
     ) -> Sweep:
         name = {"trial_id": t, "attempt": 0}
-        config = config or {"learning_rate": 1e-3}
-        self.tell("trial", trial_id=t, number=int(t[1:]), config=config, effective={}, origin="sampler",
+        params = params or {"learning_rate": 1e-3}
+        self.tell("trial", trial_id=t, number=int(t[1:]), params=params, train_config={}, origin="sampler",
                   planned_steps=10, warmup_steps=0)  # fmt: skip
         self.tell("start", **name, slot=0)
         n = np.arange(1, steps + 1)
@@ -67,24 +67,24 @@ class Sweep:
         self.now += steps * seconds
         self.tell("steps", **name, history={k: v.tolist() for k, v in history.items()})
         self.tell("cost", trial_id=t, slot=0, phase="train", seconds=steps * seconds)
-        for window, step in ((0.1, 1), (0.5, 5), (1.0, 10)):
+        for rung, step in ((0.1, 1), (0.5, 5), (1.0, 10)):
             if step <= steps:
-                value = loss if window == 1.0 and loss is not None else 9.0
+                value = loss if rung == 1.0 and loss is not None else 9.0
                 sets = {"math": {"loss": value, "stderr": stderr}, "general": {"loss": 2.0, "stderr": 0.5}}
-                self.tell("eval", **name, step=step, samples_seen=step * 10, window=window, final=window == 1.0,
+                self.tell("eval", **name, step=step, samples_seen=step * 10, rung=rung, final=rung == 1.0,
                           objective=value, sets=sets, seconds=1.0)  # fmt: skip
                 self.now += 1
                 self.tell("cost", trial_id=t, slot=0, phase="evaluate", seconds=1.0)
         return self.tell("end", **name, status=status, reason=None, objective=loss, step=steps, samples_seen=steps * 10,
                          tokens_seen=steps * 50)  # fmt: skip
 
-    def verdict(self, t: str, window: float, action: str, **more: Any) -> Sweep:
-        step = int(window * 10)
-        return self.tell("verdict", trial_id=t, step=step, samples_seen=step * 10, window=window, action=action,
+    def decision(self, t: str, rung: float, action: str, **more: Any) -> Sweep:
+        step = int(rung * 10)
+        return self.tell("decision", trial_id=t, step=step, samples_seen=step * 10, rung=rung, action=action,
                          **{"rule": "median", "reason": "r", **more})  # fmt: skip
 
     def report(self) -> dict[str, Any]:
-        return summarise(RunView.from_rows(self.rows))
+        return summarise(SweepState.from_rows(self.rows))
 
 
 # --- answer ---------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
     assert [(t["trial_id"], t["rank"], t["objective"]) for t in report["trials"]] == [
         ("t0", 1, 9.5), ("t1", None, None), ("t2", None, None)]  # fmt: skip
     assert report["trials"][1]["last_eval"]["objective"] == 9.0
-    assert report["trials"][1]["held_out"] == {}
+    assert report["trials"][1]["validation"] == {}
 
 
 def test_no_winner_before_a_trial_completes() -> None:
@@ -186,7 +186,7 @@ def test_no_winner_before_a_trial_completes() -> None:
     ],
 )
 def test_the_edge_of_the_space(dimension: dict, value: object, side: str | None) -> None:
-    view = RunView.from_rows(Sweep({"search": {"space": {"k": dimension}}}).rows)
+    view = SweepState.from_rows(Sweep({"search": {"space": {"k": dimension}}}).rows)
     found = edge_warnings(view, {"k": value})
     assert [e["side"] for e in found] == ([] if side is None else [side])
     if side:
@@ -217,7 +217,7 @@ def test_audits_are_told_and_never_counted_as_saved() -> None:
         Sweep()
         .trial("t0", 10, "completed", 1.0)
         .trial("t1", 10, "completed", 2.0)
-        .verdict("t1", 0.1, "audit")
+        .decision("t1", 0.1, "audit")
     )
     cost = sweep.report()["cost"]
     assert cost["saved"] == 0
@@ -290,23 +290,23 @@ def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
     sweep = Sweep()
     for i in range(10):
         sweep.trial(f"t{i}", 10, "completed", 1.0 + i)
-    sweep.verdict("t1", 0.1, "audit").verdict("t5", 0.1, "audit").verdict("t5", 0.5, "audit").verdict(
+    sweep.decision("t1", 0.1, "audit").decision("t5", 0.1, "audit").decision("t5", 0.5, "audit").decision(
         "t9", 0.5, "audit"
     )
-    sweep.trial("t10", 5, "running").verdict("t10", 0.1, "audit")
-    sweep.trial("t11", 1, "stopped").verdict("t11", 0.1, "stop")
+    sweep.trial("t10", 5, "running").decision("t10", 0.1, "audit")
+    sweep.trial("t11", 1, "stopped").decision("t11", 0.1, "stop")
     stops = sweep.report()["stops"]
     assert stops["by_rule"] == {"median": 1}
-    assert stops["by_window"] == {"10%": 1}
+    assert stops["by_rung"] == {"10%": 1}
     audits = stops["audits"]
     # With one trial stopped, each of four audited stands for 5/4: the best fifth of 10.75 trials ends with t1.
-    assert (audits["condemned"], audits["finished"], audits["good"]) == (4, 3, 1)
+    assert (audits["flagged"], audits["finished"], audits["good"]) == (4, 3, 1)
     assert audits["status"] == "uncertified"
     assert audits["rate"]["low"] == pytest.approx(0.0084, abs=1e-4)
     assert audits["rate"]["high"] == pytest.approx(0.9057, abs=1e-4)
     # Five were condemned (t1, t5, t9, t10, t11), and one good trial, t0, never was: (1/3 x 5) / (1/3 x 5 + 1).
     lost = stops["good_lost"]
-    assert (lost["condemned"], lost["kept"], lost["asked"], lost["status"]) == (5, 1, None, "uncertified")
+    assert (lost["flagged"], lost["kept"], lost["asked"], lost["status"]) == (5, 1, None, "uncertified")
     assert lost["rate"]["value"] == pytest.approx(0.625)
     assert lost["rate"]["low"] == pytest.approx(0.0403, abs=1e-4)
     assert lost["rate"]["high"] == pytest.approx(0.8191, abs=1e-4)
@@ -326,15 +326,15 @@ def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
 def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
     bases: tuple[str, ...], status: str
 ) -> None:
-    spec = {**SPEC, "early_stop": {"windows": [0.1, 0.5], "rule": "calibrated", "false_stop": 0.2}}
+    spec = {**SPEC, "early_stop": {"rungs": [0.1, 0.5], "rule": "calibrated", "false_stop": 0.2}}
     sweep = Sweep(spec).trial("t0", 10, "completed", 1.0)
     for i, basis in enumerate(bases, 1):
-        sweep.trial(f"t{i}", 1, "stopped").verdict(f"t{i}", 0.1, "stop", evidence={"basis": basis})
-    report = sweep.trial("t8", 1, "stopped").verdict("t8", 0.1, "stop", rule="person").report()
+        sweep.trial(f"t{i}", 1, "stopped").decision(f"t{i}", 0.1, "stop", evidence={"basis": basis})
+    report = sweep.trial("t8", 1, "stopped").decision("t8", 0.1, "stop", rule="user").report()
     lost = report["stops"]["good_lost"]
-    assert (lost["status"], lost["asked"], lost["condemned"]) == (status, 0.2, len(bases))
+    assert (lost["status"], lost["asked"], lost["flagged"]) == (status, 0.2, len(bases))
     found = report["stops"]["by_basis"]
-    assert {basis: row["stopped"] for basis, row in found.items()} == dict.fromkeys([*bases, "person"], 1)
+    assert {basis: row["stopped"] for basis, row in found.items()} == dict.fromkeys([*bases, "user"], 1)
     assert sum(row["saved"] for row in found.values()) == pytest.approx(report["cost"]["saved"])
 
 
@@ -345,16 +345,16 @@ def test_the_interval_of_good_trials_lost_holds_the_truth() -> None:
         rng = np.random.default_rng(seed)
         ends = rng.normal(size=50)
         early = ends + rng.normal(size=50)
-        sweep = Sweep({**SPEC, "early_stop": {"windows": [0.1], "rule": "median", "audit": 0.4}})
-        condemned, good = early > np.median(early), ends <= np.sort(ends)[9]
+        sweep = Sweep({**SPEC, "early_stop": {"rungs": [0.1], "rule": "median", "audit": 0.4}})
+        flagged, good = early > np.median(early), ends <= np.sort(ends)[9]
         for i, end in enumerate(ends):
             audited = rng.random() < 0.4
-            stopped = condemned[i] and not audited
+            stopped = flagged[i] and not audited
             sweep.trial(f"t{i}", *((1, "stopped") if stopped else (10, "completed", end)))
-            if condemned[i]:
-                sweep.verdict(f"t{i}", 0.1, "audit" if audited else "stop")
+            if flagged[i]:
+                sweep.decision(f"t{i}", 0.1, "audit" if audited else "stop")
         rate = sweep.report()["stops"]["good_lost"]["rate"]
-        held += rate["low"] <= (condemned & good).sum() / good.sum() <= rate["high"]
+        held += rate["low"] <= (flagged & good).sum() / good.sum() <= rate["high"]
     assert held >= 54
 
 
@@ -366,33 +366,33 @@ def made_up(n: int, seed: int = 0, batch_effect: float = 0.05) -> list[dict[str,
     rng = np.random.default_rng(seed)
     trials = []
     for i in range(n):
-        config = {
+        params = {
             "batch_size": int(rng.choice([8, 16, 32])),
             "learning_rate": float(10 ** rng.uniform(-4, -2)),
         }
-        config |= {
+        params |= {
             "warmup": float(rng.choice([0.0, 0.1])),
             "schedule": str(rng.choice(["constant", "cosine"])),
         }
-        loss = 2 + batch_effect * math.log2(config["batch_size"]) + 0.3 * math.log10(config["learning_rate"])
+        loss = 2 + batch_effect * math.log2(params["batch_size"]) + 0.3 * math.log10(params["learning_rate"])
         loss += rng.normal(0, 0.02)
-        trials.append({"trial_id": f"t{i}", "rank": 1, "config": config, "objective": loss, "held_out": {}})
+        trials.append({"trial_id": f"t{i}", "rank": 1, "params": params, "objective": loss, "validation": {}})
     return trials
 
 
 def finding(trials: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    return next(f for f in recipe_findings(RunView(), trials, []) if f["finding"] == name)
+    return next(f for f in recipe_findings(SweepState(), trials, []) if f["finding"] == name)
 
 
 def test_findings_tell_a_real_effect_from_none() -> None:
     trials = made_up(60)
     batch = finding(trials, "batch size")
     assert batch["low"] < 0.05 < batch["high"]
-    assert batch["verdict"] == "does not hold here"
-    assert finding(made_up(60, batch_effect=-0.05), "batch size")["verdict"] == "holds here"
-    assert finding(trials, "learning rate")["verdict"] == "holds here"
-    assert finding(trials, "warmup")["verdict"] == "no difference seen"
-    assert finding(trials, "data order")["verdict"] == "not varied"
+    assert batch["decision"] == "does not hold here"
+    assert finding(made_up(60, batch_effect=-0.05), "batch size")["decision"] == "holds here"
+    assert finding(trials, "learning rate")["decision"] == "holds here"
+    assert finding(trials, "warmup")["decision"] == "no difference seen"
+    assert finding(trials, "data order")["decision"] == "not varied"
 
 
 def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
@@ -401,18 +401,18 @@ def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
     trials = made_up(60)
     for i, trial in enumerate(trials):
         phased, weight = i % 2 == 1, float(rng.choice([1.0, 2.0, 4.0])) * (1 + i % 2)
-        trial["config"] |= {"data.strategy": "phased" if phased else "stacked", "data.mixture.skills": weight}
+        trial["params"] |= {"data.strategy": "phased" if phased else "stacked", "data.mixture.skills": weight}
         trial["objective"] += 0.04 * phased - 0.1 * weight
     order = finding(trials, "data order")
     assert order["low"] < 0.04 < order["high"]
-    assert (order["verdict"], order["unit"]) == ("holds here", "phased against stacked")
+    assert (order["decision"], order["unit"]) == ("holds here", "phased against stacked")
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
 def test_few_trials_say_nothing(n: int) -> None:
-    for f in recipe_findings(RunView(), made_up(n), []):
+    for f in recipe_findings(SweepState(), made_up(n), []):
         assert f["effect"] is None
-        assert f["verdict"] in ("cannot tell", "not varied")
+        assert f["decision"] in ("cannot tell", "not varied")
 
 
 def test_importance_names_what_mattered_and_needs_trials() -> None:
@@ -427,5 +427,5 @@ def test_importance_names_what_mattered_and_needs_trials() -> None:
 def test_importance_takes_settings_of_any_kind() -> None:
     trials = made_up(20)
     for i, t in enumerate(trials):
-        t["config"] |= {"betas": [0.9, 0.95 if i % 2 else 0.99], "flag": bool(i % 3), "text": "<b>" * (i % 2)}
-    assert set(importances({k: {} for k in trials[0]["config"]}, trials)) == set(trials[0]["config"])
+        t["params"] |= {"betas": [0.9, 0.95 if i % 2 else 0.99], "flag": bool(i % 3), "text": "<b>" * (i % 2)}
+    assert set(importances({k: {} for k in trials[0]["params"]}, trials)) == set(trials[0]["params"])

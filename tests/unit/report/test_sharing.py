@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweepft.ledger import RunView
+from sweepft.ledger import SweepState
 from sweepft.report import summarise
 from sweepft.report.cost import sharing_summary
 from sweepft.report.tables import markdown
@@ -23,7 +23,14 @@ def rows(
                                    "data": {}}]  # fmt: skip
     for number, (name, ends) in enumerate(results.items()):
         told.append(
-            {"kind": "trial", "time": 0.0, "trial_id": name, "number": number, "config": {}, "effective": {}}
+            {
+                "kind": "trial",
+                "time": 0.0,
+                "trial_id": name,
+                "number": number,
+                "params": {},
+                "train_config": {},
+            }
         )
         told.append({"kind": "start", "time": 0.0, "trial_id": name, "attempt": 0, "slot": number})
         for i, (time, seconds) in enumerate(ends):
@@ -37,7 +44,7 @@ def rows(
 
 
 def sharing(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
-    return sharing_summary(RunView.from_rows(rows(*args, **kwargs)))
+    return sharing_summary(SweepState.from_rows(rows(*args, **kwargs)))
 
 
 # t0 runs 10 s beside t1, then twice as far in 12 s alone: beside, 50 tokens a second; alone, 83.
@@ -78,6 +85,6 @@ def test_trials_with_gpus_of_their_own_share_nothing(gpus: float) -> None:
 
 
 def test_the_report_says_it() -> None:
-    summary = summarise(RunView.from_rows(rows(TWO)))
+    summary = summarise(SweepState.from_rows(rows(TWO)))
     assert "- **Sharing** 2 trials a GPU; beside others a trial kept 60%" in markdown(summary)
     assert summary["cost"]["tokens_per_second"] == pytest.approx(4 * 5 * TOKENS / (0.5 * 32))

@@ -19,17 +19,17 @@ def test_a_clone_comes_next_and_on_top_of_the_trials(sampler: str, tmp_path: Pat
     proposer = Proposer(make_spec(FINITE, sampler=sampler, trials=3), tmp_path / STUDY_FILE)
     first = proposer.ask()
     assert first is not None
-    config = CONFIG if first.config != CONFIG else {**CONFIG, "batch_size": 8}
-    proposer.clone(config)
+    params = CONFIG if first.params != CONFIG else {**CONFIG, "batch_size": 8}
+    proposer.clone(params)
     clone = proposer.ask()
     assert clone is not None
-    assert (clone.trial_id, clone.origin, clone.config) == ("t001", "clone", config)
+    assert (clone.trial_id, clone.origin, clone.params) == ("t001", "clone", params)
     rest = [proposer.ask() for _ in range(3)]
     assert [p.trial_id if p else None for p in rest] == ["t002", "t003", None]
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("params", "words"),
     [
         ({**CONFIG, "batch_size": 12}, "not one of"),
         ({**CONFIG, "learning_rate": 1.0}, "not in"),
@@ -37,9 +37,9 @@ def test_a_clone_comes_next_and_on_top_of_the_trials(sampler: str, tmp_path: Pat
         ({"batch_size": 16}, "not complete: learning_rate, schedule, warmup"),
     ],
 )
-def test_a_clone_outside_the_space_is_refused(config: dict, words: str) -> None:
+def test_a_clone_outside_the_space_is_refused(params: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Proposer(make_spec(), None).clone(config)
+        Proposer(make_spec(), None).clone(params)
 
 
 def test_a_clone_of_what_was_tried_or_waits_is_refused() -> None:
@@ -85,14 +85,14 @@ def test_a_parked_trial_that_is_recalled_comes_next_unless_it_is_stopped() -> No
     assert first is not None
     assert second is not None
     for proposal in (first, second):
-        proposer.park(proposal)
+        proposer.pause(proposal)
         proposer.recall(proposal.trial_id)
     assert proposer.waiting == 2
     proposer.tell("t000", "stopped", reason="stopped by ada@host")
     back = proposer.ask()
     assert back is not None
     assert (back.trial_id, back.resumed) == ("t001", True)
-    assert not proposer.parked
+    assert not proposer.paused
 
 
 def test_a_searcher_waits_for_the_last_trial_to_end_since_a_clone_may_follow() -> None:

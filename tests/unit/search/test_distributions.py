@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from support.search_material import FINITE, SPACE, make_spec
-from sweepft.search.space import Space, axis
+from sweepft.search.space import Space, param_mapping
 from sweepft.spec import Dimension
 
 KINDS = [
@@ -31,7 +31,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("dimension", "param", "distribution", "size"), KINDS)
 def test_each_kind(dimension: dict[str, Any], param: str, distribution: Any, size: int | None) -> None:
-    found = axis("x", Dimension.model_validate(dimension))
+    found = param_mapping("x", Dimension.model_validate(dimension))
     assert (found.param, found.distribution, found.size) == (param, distribution, size)
     for _, value in Dimension.model_validate(dimension).examples():
         assert found.decode(found.encode(value)) == value
@@ -53,13 +53,13 @@ def test_each_kind(dimension: dict[str, Any], param: str, distribution: Any, siz
 )
 def test_what_lies_outside_is_no_parameter(dimension: dict[str, Any], value: Any) -> None:
     with pytest.raises(ValueError, match=r"^x: "):
-        axis("x", Dimension.model_validate(dimension)).encode(value)
+        param_mapping("x", Dimension.model_validate(dimension)).encode(value)
 
 
 @settings(deadline=None, max_examples=60)
 @given(choices=st.lists(st.integers(1, 10**6) | st.floats(1e-9, 1e9), min_size=1, max_size=8, unique=True))
 def test_numeric_choices_are_a_scale(choices: list[float]) -> None:
-    found = axis("x", Dimension(choice=tuple(choices)))
+    found = param_mapping("x", Dimension(choice=tuple(choices)))
     decoded = [found.decode(i) for i in range(len(choices))]
     assert decoded == sorted(choices)
     assert [found.encode(value) for value in decoded] == list(range(len(choices)))
@@ -69,8 +69,8 @@ def test_a_finite_space_is_enumerated_once() -> None:
     space = Space(make_spec(FINITE))
     assert space.size == 81
     configs = [space.decode(space.nth(i)) for i in range(81)]
-    assert len({str(config) for config in configs}) == 81
-    assert all(space.encode(config) == space.nth(i) for i, config in enumerate(configs))
+    assert len({str(params) for params in configs}) == 81
+    assert all(space.encode(params) == space.nth(i) for i, params in enumerate(configs))
     assert Space(make_spec(SPACE)).size is None
 
 

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.search.samplers import Learned, sampler_for
+from sweepft.search.samplers import SamplerHistory, sampler_for
 from sweepft.search.study import open_study
 from sweepft.spec import Search
 
@@ -32,7 +32,7 @@ def test_the_best_and_the_latest_are_learned_from_in_whatever_order_they_ended(
         trial(n, v) if v is not None else trial(n, None, TrialState.FAIL if n % 2 else TrialState.PRUNED)
         for n, v in enumerate(values)
     ]
-    one, other = Learned(latest=10, best=3), Learned(latest=10, best=3)
+    one, other = SamplerHistory(latest=10, best=3), SamplerHistory(latest=10, best=3)
     for t in trials:
         one.add(t)
     for t in random.Random(seed).sample(trials, len(trials)):

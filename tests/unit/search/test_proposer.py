@@ -18,8 +18,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from support.search_material import BUDGET, FINITE, SPACE, WINDOWS, Ledger, loss, make_spec
-from sweepft.ledger.rows import VerdictRow
+from support.search_material import BUDGET, FINITE, RUNGS, SPACE, Ledger, loss, make_spec
+from sweepft.ledger.rows import DecisionRow
 from sweepft.search import STUDY_FILE, Proposal, Proposer
 from sweepft.search.records import nominal_step
 
@@ -30,15 +30,15 @@ START = [
 ]
 
 
-def train(proposer: Proposer, proposal: Proposal, ledger: Ledger | None = None, windows: int = 3) -> None:
+def train(proposer: Proposer, proposal: Proposal, ledger: Ledger | None = None, rungs: int = 3) -> None:
     """One trial as the driver sees it: every third is stopped at a window, every seventh diverges."""
-    trial_id, config = proposal.trial_id, proposal.config
-    for window in WINDOWS[:windows]:
-        value = loss(config, window)
-        proposer.report(trial_id, nominal_step(window, BUDGET), value)
+    trial_id, params = proposal.trial_id, proposal.params
+    for rung in RUNGS[:rungs]:
+        value = loss(params, rung)
+        proposer.report(trial_id, nominal_step(rung, BUDGET), value)
         if ledger is not None:
-            ledger.evaluate(trial_id, window, value)
-    status, value, reason = "completed", loss(config), None
+            ledger.evaluate(trial_id, rung, value)
+    status, value, reason = "completed", loss(params), None
     if proposal.number % 7 == 6:
         status, value, reason = "diverged", None, "the loss is nan"
     elif proposal.number % 3 == 2:
@@ -76,15 +76,15 @@ def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
     spec = make_spec(sampler=sampler, start_with=START)
     proposals = sweep(Proposer(spec, tmp_path / STUDY_FILE))
     assert [p.trial_id for p in proposals] == [f"t{i:03d}" for i in range(16)]
-    assert proposals[0].config == START[0]
-    assert proposals[1].config.items() >= START[1].items()
+    assert proposals[0].params == START[0]
+    assert proposals[1].params.items() >= START[1].items()
     assert [p.origin for p in proposals] == ["start_with"] * 2 + ["sampler"] * 14
-    assert len({str(p.config) for p in proposals}) == 16
+    assert len({str(p.params) for p in proposals}) == 16
     for p in proposals:
-        assert list(p.config) == list(spec.search.space)
-        assert all(spec.search.space[key].contains(value) for key, value in p.config.items())
-        assert spec.trial_settings(p.config).batch_size == p.config["batch_size"]
-        assert type(p.config["batch_size"]) is int
+        assert list(p.params) == list(spec.search.space)
+        assert all(spec.search.space[key].contains(value) for key, value in p.params.items())
+        assert spec.train_config(p.params).batch_size == p.params["batch_size"]
+        assert type(p.params["batch_size"]) is int
     # Whoever opens the file finds the same, with no sampler of ours
     study = optuna.load_study(
         study_name="proposing", storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
@@ -92,19 +92,19 @@ def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
     by_id = {t.user_attrs["trial_id"]: t for t in study.trials if "trial_id" in t.user_attrs}
     for p in proposals:
         trial = by_id[p.trial_id]
-        early = {nominal_step(w, BUDGET): loss(p.config, w) for w in WINDOWS}
+        early = {nominal_step(w, BUDGET): loss(p.params, w) for w in RUNGS}
         assert trial.number == p.study_number
-        assert trial.user_attrs["config"] == p.config
+        assert trial.user_attrs["params"] == p.params
         if p.number % 7 == 6 or p.number % 3 == 2:
             assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, early)
             assert trial.user_attrs["reason"] in ("the loss is nan", "worse than the median")
         else:
-            assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(p.config))
-            assert trial.intermediate_values == {**early, BUDGET: loss(p.config)}
+            assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(p.params))
+            assert trial.intermediate_values == {**early, BUDGET: loss(p.params)}
     assert (
         study.best_trial.user_attrs["trial_id"]
         == min(
-            (p for p in proposals if p.number % 7 != 6 and p.number % 3 != 2), key=lambda p: loss(p.config)
+            (p for p in proposals if p.number % 7 != 6 and p.number % 3 != 2), key=lambda p: loss(p.params)
         ).trial_id
     )
 
@@ -116,7 +116,7 @@ def test_the_same_seed_proposes_the_same(sampler: str, tmp_path: Path) -> None:
     on_disk = sampler in ("tpe", "cmaes")  # which makes no difference
     assert sweep(Proposer(spec, tmp_path / STUDY_FILE if on_disk else None)) == first
     other = sweep(Proposer(make_spec(sampler=sampler, start_with=START, seed=1), None))
-    assert [p.config for p in other] != [p.config for p in first]
+    assert [p.params for p in other] != [p.params for p in first]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -146,7 +146,7 @@ def test_the_ledger_alone_is_enough(sampler: str) -> None:
     resumed.rebuild(ledger.rows)
     after = sweep(resumed)
     assert [p.number for p in after] == list(range(7, 16))
-    assert len({str(p.config) for p in before + after}) == 16
+    assert len({str(p.params) for p in before + after}) == 16
 
 
 @pytest.mark.parametrize(
@@ -209,8 +209,8 @@ def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
 
     resumed = Proposer(spec, path)
     waiting = resumed.rebuild(ledger.rows)
-    assert [(p.trial_id, p.config, p.resumed) for p in waiting] == [
-        (p.trial_id, p.config, True) for p in (killed, stopped)
+    assert [(p.trial_id, p.params, p.resumed) for p in waiting] == [
+        (p.trial_id, p.params, True) for p in (killed, stopped)
     ]
     assert [resumed.ask(), resumed.ask()] == waiting
     fresh = resumed.ask()
@@ -236,18 +236,18 @@ def test_parked_trials_are_parked_again_after_a_restart() -> None:
         ledger.propose(proposal)
         ledger.evaluate(proposal.trial_id, 0.1, 5.0 + number)
         ledger.write(
-            "verdict",
-            VerdictRow(proposal.trial_id, 1, 1, 0.1, "park" if number < 2 else "continue", "r", "poor"),
+            "decision",
+            DecisionRow(proposal.trial_id, 1, 1, 0.1, "pause" if number < 2 else "continue", "r", "poor"),
         )
     again = Proposer(spec, None)
     assert [p.trial_id for p in again.rebuild(ledger.rows)] == ["t002"]
-    assert list(again.parked) == ["t000", "t001"]
+    assert list(again.paused) == ["t000", "t001"]
     back = again.bring_back("t001")
-    assert (back.resumed, back.config) == (True, again.study.trials[1].user_attrs["config"])
+    assert (back.resumed, back.params) == (True, again.study.trials[1].user_attrs["params"])
     ledger.propose(back)  # its `start` row: it is under way
     third = Proposer(spec, None)
     assert [p.trial_id for p in third.rebuild(ledger.rows)] == ["t001", "t002"]
-    assert list(third.parked) == ["t000"]
+    assert list(third.paused) == ["t000"]
     third.tell("t000", "stopped")
     assert third.study.trials[0].state == TrialState.PRUNED
 
@@ -270,10 +270,10 @@ def test_trials_of_a_wider_space_are_counted_but_not_learnt_from(tmp_path: Path)
     proposer.rebuild(ledger.rows)
     for p in before:
         trial = proposer.study.trials[p.study_number]
-        assert (trial.state == TrialState.FAIL) == (p.config["batch_size"] == 32)
+        assert (trial.state == TrialState.FAIL) == (p.params["batch_size"] == 32)
     after = sweep(proposer)
     assert [p.number for p in after] == list(range(8, 16))
-    assert all(p.config["batch_size"] != 32 for p in after)
+    assert all(p.params["batch_size"] != 32 for p in after)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -281,7 +281,7 @@ def test_a_small_space_is_used_up_without_repeats(sampler: str) -> None:
     space = {"batch_size": {"choice": [8, 16]}, "warmup": {"choice": [0.0, 0.03, 0.1]}}
     proposer = Proposer(make_spec(space, sampler=sampler, start_with=[{"warmup": 0.1}]), None)
     proposals = sweep(proposer)
-    assert len({str(p.config) for p in proposals}) == len(proposals) == 6
+    assert len({str(p.params) for p in proposals}) == len(proposals) == 6
     assert proposer.ask() is None
     for trial in proposer.study.trials:
         if "duplicate_of" in trial.user_attrs:
@@ -296,7 +296,7 @@ def test_a_small_space_is_used_up_without_repeats(sampler: str) -> None:
 def test_a_grid_is_tried_whole_and_in_a_seeded_order() -> None:
     def run(seed: int) -> list[dict[str, Any]]:
         spec = make_spec(FINITE, sampler="grid", trials=None, seed=seed, start_with=START)
-        return [p.config for p in sweep(Proposer(spec, None))]
+        return [p.params for p in sweep(Proposer(spec, None))]
 
     first, other = run(0), run(1)
     assert len(first) == 81
@@ -413,10 +413,10 @@ def test_any_interleaving_leaves_nothing_running(data: st.DataObject) -> None:
             live += [proposal] if proposal is not None else []
         elif live:
             proposal = live.pop(data.draw(st.integers(0, len(live) - 1)))
-            train(proposer, proposal, windows=data.draw(st.integers(0, 3)))
+            train(proposer, proposal, rungs=data.draw(st.integers(0, 3)))
     trials = proposer.study.trials
     assert all(t.state.is_finished() for t in trials)
-    assert len({str(t.user_attrs["config"]) for t in trials if "config" in t.user_attrs}) == 12
+    assert len({str(t.user_attrs["params"]) for t in trials if "params" in t.user_attrs}) == 12
 
 
 def test_parallel_trials_spread() -> None:
@@ -424,7 +424,7 @@ def test_parallel_trials_spread() -> None:
     proposer = Proposer(make_spec(concurrent=8, trials=40), None)
     sweep(proposer, most=20)
     batch = [proposer.ask() for _ in range(8)]
-    rates = {round(math.log10(p.config["learning_rate"]), 1) for p in batch if p is not None}
+    rates = {round(math.log10(p.params["learning_rate"]), 1) for p in batch if p is not None}
     assert len(rates) >= 4
 
 
@@ -438,10 +438,10 @@ def test_who_learns_from_stopped_trials(sampler: str) -> None:
             proposal = proposer.ask()
             assert proposal is not None
             if i % 2:
-                proposer.report(proposal.trial_id, 500, loss(proposal.config, 0.5))
+                proposer.report(proposal.trial_id, 500, loss(proposal.params, 0.5))
                 proposer.tell(proposal.trial_id, status)
             else:
-                proposer.tell(proposal.trial_id, "completed", loss(proposal.config))
+                proposer.tell(proposal.trial_id, "completed", loss(proposal.params))
         return sweep(proposer, most=4)
 
     assert (run("stopped") != run("failed")) == (sampler == "tpe")
@@ -451,7 +451,7 @@ def test_tpe_learns() -> None:
     """After 40 trials the last ten lie nearer the best place than the first ten did, in each of five seeds."""
     for seed in range(5):
         proposals = sweep(Proposer(make_spec(trials=40, seed=seed), None))
-        losses = [loss(p.config) for p in proposals]
+        losses = [loss(p.params) for p in proposals]
         assert sum(losses[-10:]) < 0.9 * sum(losses[:10]), seed
 
 
@@ -480,7 +480,7 @@ def test_a_driver_that_died_between_asking_and_naming(tmp_path: Path) -> None:
     proposal, expected = again.ask(), Proposer(make_spec(), None).ask()
     assert proposal is not None
     assert expected is not None
-    assert (proposal.trial_id, proposal.config) == ("t000", expected.config)
+    assert (proposal.trial_id, proposal.params) == ("t000", expected.params)
     assert [t.state for t in again.study.trials][:2] == [TrialState.FAIL] * 2
 
 

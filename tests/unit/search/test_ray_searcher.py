@@ -16,7 +16,7 @@ from ray import cloudpickle, tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from support.search_material import BUDGET, FINITE, WINDOWS, loss, make_spec
+from support.search_material import BUDGET, FINITE, RUNGS, loss, make_spec
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-LAST = {"samples_seen": BUDGET, "window": 1.0, "eval_loss": 2.5, "done": True}
+LAST = {"samples_seen": BUDGET, "rung": 1.0, "eval_loss": 2.5, "done": True}
 
 
 def searcher(**search: Any) -> OptunaSearcher:
@@ -34,17 +34,17 @@ def searcher(**search: Any) -> OptunaSearcher:
 
 def test_a_suggestion_is_all_that_a_trial_needs() -> None:
     found = searcher()
-    config = found.suggest("ray_1")
-    assert isinstance(config, dict)
-    assert (config["trial_id"], config["number"], config["origin"], config["resumed"]) == (
+    params = found.suggest("ray_1")
+    assert isinstance(params, dict)
+    assert (params["trial_id"], params["number"], params["origin"], params["resumed"]) == (
         "t000",
         0,
         "sampler",
         False,
     )
-    assert config["settings"]["micro_batch"] == 8
-    assert {key: config["settings"][key] for key in config["config"]} == config["config"]
-    assert config["study_number"] == 0
+    assert params["settings"]["micro_batch"] == 8
+    assert {key: params["settings"][key] for key in params["params"]} == params["params"]
+    assert params["study_number"] == 0
 
 
 def test_tune_hears_that_there_is_no_more() -> None:
@@ -69,7 +69,7 @@ def test_a_lost_trial_comes_back_before_anything_new_whatever_limit_is_reached()
     found = searcher()
     found.faults = {"t000": 1}.get
     first = found.suggest("a")
-    found.on_trial_result("a", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
     found.set_outcome("t000", "lost", None, "its coordinator died")
     found.on_trial_complete("a", error=True)
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
@@ -98,7 +98,7 @@ def test_a_lost_trial_comes_back_before_anything_new_whatever_limit_is_reached()
         (None, {**LAST, "eval_loss": math.nan}, False, TrialState.PRUNED, None, "diverged"),
         (
             None,
-            {"samples_seen": 500, "window": 0.5, "eval_loss": 4.0},
+            {"samples_seen": 500, "rung": 0.5, "eval_loss": 4.0},
             False,
             TrialState.FAIL,
             None,
@@ -126,15 +126,15 @@ def test_how_a_trial_ends(
 ) -> None:
     found = searcher()
     found.suggest("ray_1")
-    found.on_trial_result("ray_1", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("ray_1", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
     found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no window
-    found.on_trial_result("ray_1", {"samples_seen": 256, "window": 0.25, "eval_loss": math.nan})
+    found.on_trial_result("ray_1", {"samples_seen": 256, "rung": 0.25, "eval_loss": math.nan})
     if outcome is not None:
         found.set_outcome("t000", *outcome)
     found.on_trial_complete("ray_1", result, error)
     (trial,) = found.proposer.study.trials
     assert (trial.state, trial.user_attrs["status"]) == (state, status)
-    last = {round(result["window"] * BUDGET): result["eval_loss"]} if result and "window" in result else {}
+    last = {round(result["rung"] * BUDGET): result["eval_loss"]} if result and "rung" in result else {}
     assert trial.intermediate_values == {100: 9.0} | {k: v for k, v in last.items() if math.isfinite(v)}
     if state == TrialState.COMPLETE:
         assert trial.value == value
@@ -148,11 +148,11 @@ def test_how_a_trial_ends(
 def test_a_parked_trial_stays_open_and_comes_back_when_nothing_new_is_left() -> None:
     found = searcher(trials=2)
     worth: list[str] = []
-    found.comebacks = lambda: worth
+    found.resume_candidates = lambda: worth
     first = found.suggest("a")
-    found.on_trial_result("a", {"samples_seen": 104, "window": 0.1, "eval_loss": 9.0})
-    found.set_outcome("t000", "parked", None, "poor")
-    found.on_trial_complete("a", {"samples_seen": 256, "window": 0.25, "eval_loss": 8.0, "done": True})
+    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
+    found.set_outcome("t000", "paused", None, "poor")
+    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
     worth = ["t000"]
     second = found.suggest("b")
@@ -167,21 +167,21 @@ def test_a_parked_trial_stays_open_and_comes_back_when_nothing_new_is_left() -> 
     assert back == {**first, "resumed": True, "reported_samples": 256}
     worth = []
     found.on_trial_complete("b", LAST)
-    found.set_outcome("t000", "parked", None, "poor again")
-    found.on_trial_complete("c", {"samples_seen": 512, "window": 0.5, "eval_loss": 7.0, "done": True})
+    found.set_outcome("t000", "paused", None, "poor again")
+    found.on_trial_complete("c", {"samples_seen": 512, "rung": 0.5, "eval_loss": 7.0, "done": True})
     assert found.suggest("d") == Searcher.FINISHED
     found.proposer.tell("t000", "stopped", reason="not worth it")
     (told, _) = found.proposer.study.trials
     assert (told.state, told.intermediate_values) == (TrialState.PRUNED, {100: 9.0, 250: 8.0, 500: 7.0})
-    assert found.proposer.parked == {}
+    assert found.proposer.paused == {}
 
 
 def test_no_parked_trial_comes_back_once_a_limit_is_reached() -> None:
     found = searcher(trials=1)
-    found.comebacks = lambda: ["t000"]
+    found.resume_candidates = lambda: ["t000"]
     found.suggest("a")
-    found.set_outcome("t000", "parked", None, "poor")
-    found.on_trial_complete("a", {"samples_seen": 256, "window": 0.25, "eval_loss": 8.0, "done": True})
+    found.set_outcome("t000", "paused", None, "poor")
+    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
     found.should_stop = lambda: True
     assert found.suggest("b") == Searcher.FINISHED
 
@@ -211,61 +211,61 @@ class StopsEverySecond(FIFOScheduler):  # type: ignore[misc]
         self.found = found
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.config["number"] % 2 == 0 or result.get("window") != 0.5:
+        if trial.params["number"] % 2 == 0 or result.get("rung") != 0.5:
             return str(TrialScheduler.CONTINUE)
-        self.found.set_outcome(trial.config["trial_id"], "stopped", None, "odd")
+        self.found.set_outcome(trial.params["trial_id"], "stopped", None, "odd")
         return str(TrialScheduler.STOP)
 
 
 class Trainable(tune.Trainable):  # type: ignore[misc]
     """Reports the made objective at the windows; trial 3 raises, trial 4 ends in nan."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        self.config, self.at = config, 0
+    def setup(self, params: dict[str, Any]) -> None:
+        self.params, self.at = params, 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        window = (*WINDOWS, 1.0)[self.at]
+        rung = (*RUNGS, 1.0)[self.at]
         self.at += 1
-        number = self.config["number"]
-        if number == 3 and window == 0.25:
+        number = self.params["number"]
+        if number == 3 and rung == 0.25:
             raise RuntimeError("a rank died")
-        diverged = number == 4 and window == 0.5
-        value = math.nan if diverged else loss(self.config["config"], window)
-        result = {"window": window, "samples_seen": window * BUDGET, "eval_loss": value}
+        diverged = number == 4 and rung == 0.5
+        value = math.nan if diverged else loss(self.params["params"], rung)
+        result = {"rung": rung, "samples_seen": rung * BUDGET, "eval_loss": value}
         if diverged:
             result |= {"diverged": "the loss is nan", "done": True}
-        return {**result, "done": result.get("done", window == 1.0)}
+        return {**result, "done": result.get("done", rung == 1.0)}
 
 
-class ParksEverySecond(StopsEverySecond):
+class PausesEverySecond(StopsEverySecond):
     """Parks them instead; the even numbered trials hold the search open until the last of them has ended."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.config["resumed"] or trial.config["number"] % 2 == 0 or result.get("window") != 0.5:
+        if trial.params["resumed"] or trial.params["number"] % 2 == 0 or result.get("rung") != 0.5:
             return str(TrialScheduler.CONTINUE)
-        self.found.set_outcome(trial.config["trial_id"], "parked", None, "odd")
+        self.found.set_outcome(trial.params["trial_id"], "paused", None, "odd")
         return str(TrialScheduler.STOP)
 
 
 class GoesOn(tune.Trainable):  # type: ignore[misc]
     """As `Slot` does it: from where the trial had reported."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self.left = [w for w in (*WINDOWS, 1.0) if w * BUDGET > config["reported_samples"]]
+    def setup(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.left = [w for w in (*RUNGS, 1.0) if w * BUDGET > params["reported_samples"]]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        window = self.left.pop(0)
-        result = {"window": window, "samples_seen": window * BUDGET, "done": window == 1.0}
-        return {**result, "eval_loss": loss(self.config["config"], window)}
+        rung = self.left.pop(0)
+        result = {"rung": rung, "samples_seen": rung * BUDGET, "done": rung == 1.0}
+        return {**result, "eval_loss": loss(self.params["params"], rung)}
 
 
 @pytest.fixture(scope="module")
@@ -306,9 +306,9 @@ def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     tuner.fit()
     trials = {t.user_attrs["trial_id"]: t for t in proposer.study.trials if "trial_id" in t.user_attrs}
     assert sorted(trials) == [f"t{i:03d}" for i in range(10)]
-    early = [round(window * BUDGET) for window in WINDOWS]
+    early = [round(rung * BUDGET) for rung in RUNGS]
     for number, trial in enumerate(trials[name] for name in sorted(trials)):
-        values = {step: loss(trial.user_attrs["config"], step / BUDGET) for step in early}
+        values = {step: loss(trial.user_attrs["params"], step / BUDGET) for step in early}
         if number == 3:
             assert (trial.state, trial.intermediate_values) == (TrialState.FAIL, {100: values[100]})
         elif number == 4:
@@ -320,7 +320,7 @@ def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
         elif number % 2 == 1:
             assert (trial.state, trial.intermediate_values) == (TrialState.PRUNED, values)
         else:
-            assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(trial.user_attrs["config"]))
+            assert (trial.state, trial.value) == (TrialState.COMPLETE, loss(trial.user_attrs["params"]))
             assert trial.intermediate_values == {**values, BUDGET: trial.value}
     assert not any(t.state == TrialState.RUNNING for t in proposer.study.trials)
 
@@ -333,21 +333,21 @@ def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) 
     found = OptunaSearcher(proposer, BUDGET)
     asked = []
 
-    def comebacks() -> list[str]:
-        asked.append(sorted(proposer.parked))
-        return [name for name in ("t005", "t001") if name in proposer.parked]
+    def resume_candidates() -> list[str]:
+        asked.append(sorted(proposer.paused))
+        return [name for name in ("t005", "t001") if name in proposer.paused]
 
-    found.comebacks = comebacks
+    found.resume_candidates = resume_candidates
     tune.Tuner(
         tune.with_resources(GoesOn, {"cpu": 1}),
         tune_config=tune.TuneConfig(
             search_alg=found,
-            scheduler=ParksEverySecond(found),
+            scheduler=PausesEverySecond(found),
             num_samples=-1,
             max_concurrent_trials=2,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trial.config["trial_id"],
-            trial_dirname_creator=lambda trial: trial.config["trial_id"],
+            trial_name_creator=lambda trial: trial.params["trial_id"],
+            trial_dirname_creator=lambda trial: trial.params["trial_id"],
         ),
         run_config=tune.RunConfig(
             storage_path=str(tmp_path / "ray"),
@@ -357,8 +357,8 @@ def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) 
     ).fit()
     states = {t.user_attrs["trial_id"]: t.state for t in proposer.study.trials if "trial_id" in t.user_attrs}
     assert states == {f"t00{i}": TrialState.COMPLETE for i in range(6)} | {"t003": TrialState.RUNNING}
-    assert list(proposer.parked) == ["t003"], "open until the driver gives it up"
+    assert list(proposer.paused) == ["t003"], "open until the driver gives it up"
     for trial in proposer.study.trials:
         if trial.state == TrialState.COMPLETE:
-            assert set(trial.intermediate_values) == {round(w * BUDGET) for w in (*WINDOWS, 1.0)}
+            assert set(trial.intermediate_values) == {round(w * BUDGET) for w in (*RUNGS, 1.0)}
     assert asked

@@ -13,18 +13,18 @@ import pytest
 from benchmarks.simulation import Simulated, compare_systems, make_courses, simulate
 from benchmarks.simulation.__main__ import simulate as simulate_command
 from benchmarks.simulation.courses import Recorded, Synthetic
-from benchmarks.simulation.run import RunView as FoldOfTheRun
+from benchmarks.simulation.run import SweepState as FoldOfTheRun
 from benchmarks.simulation.trainable import Playback
 from click.testing import CliRunner
 
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.resume import resume_sweep
-from sweepft.early_stopping import History
+from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import LedgerError, SpecError
-from sweepft.ledger import RunView, read_ledger
+from sweepft.ledger import SweepState, read_ledger
 from sweepft.replay.curves import Run, Study
 from sweepft.spec import SweepSpec, from_dict
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 BUDGET = 4096
 
@@ -39,10 +39,10 @@ def make_spec(trials: int = 120, slots: int = 24, rule: str = "calibrated", **se
         {
             "name": "made-up",
             "model": {"path": "nowhere/model"},
-            "data": {"train": [{"path": "nowhere/data"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+            "data": {"train": [{"path": "nowhere/data"}], "validation": [{"name": "own", "fraction": 0.1}]},
             "train": {"budget": {"samples": BUDGET}, "micro_batch": 4},
             "search": {"trials": trials, "sampler": "random", "space": space, **search},
-            "early_stop": {"rule": rule, "windows": [0.1, 0.25, 0.5], "min_steps": 1},
+            "early_stop": {"rule": rule, "rungs": [0.1, 0.25, 0.5], "min_steps": 1},
             "resources": {"workers_per_trial": 2, "gpus_per_worker": 1, "concurrent_trials": slots},
         }
     )
@@ -57,7 +57,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
 
 
 def test_every_trial_ends_and_its_cost_adds_up_to_the_slots_time(done: Simulated) -> None:
-    view = RunView.load(done.run_dir)
+    view = SweepState.load(done.run_dir)
     assert len(view.trials) == 120
     assert {t.status for t in view.trials.values()} <= {"completed", "stopped", "diverged"}
     assert view.with_status("stopped")
@@ -68,7 +68,7 @@ def test_every_trial_ends_and_its_cost_adds_up_to_the_slots_time(done: Simulated
 
 
 def test_the_ledger_and_every_report_say_that_it_is_simulated(done: Simulated) -> None:
-    assert "made-up" in RunView.load(done.run_dir).simulated["courses"]
+    assert "made-up" in SweepState.load(done.run_dir).simulated["courses"]
     assert "Simulated sweep" in done.reports["html"].read_text()
     assert "Simulated sweep" in done.reports["md"].read_text()
     assert json.loads(done.reports["json"].read_text())["simulated"]["slots"] == 24
@@ -107,7 +107,7 @@ def test_a_scheduler_that_adopts_recorded_verdicts_knows_what_one_that_judges_ag
 ) -> None:
     monkeypatch.setattr("sweepft.early_stopping.from_ledger.JUDGED_AGAIN", again)
     rows = read_ledger(done.run_dir)
-    judged, adopted = (build_scheduler(make_spec(), BUDGET, History()) for _ in range(2))
+    judged, adopted = (build_scheduler(make_spec(), BUDGET, PriorSweeps()) for _ in range(2))
     judged.load_rows(rows)
     adopted.adopt_rows(rows)
     one, other = judged.state_dict(), adopted.state_dict()
@@ -141,7 +141,7 @@ class Walked(dict[Any, Any]):
 def test_the_driver_walks_over_all_trials_no_more_often_in_a_longer_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.simulation.run.RunView", lambda: FoldOfTheRun(trials=Walked()))
+    monkeypatch.setattr("benchmarks.simulation.run.SweepState", lambda: FoldOfTheRun(trials=Walked()))
     monkeypatch.setattr("benchmarks.simulation.run.write_report", lambda *_, **__: {})
     walked = []
     for trials in (60, 120):
@@ -159,8 +159,8 @@ def test_a_budget_that_only_data_can_tell_is_refused() -> None:
         make_courses(from_dict(changed), None, 0)
 
 
-def plan(spec: SweepSpec, config: dict[str, Any]) -> TrialPlan:
-    return TrialPlan.from_settings("t", spec.trial_settings(config).model_dump(mode="json"), BUDGET)
+def plan(spec: SweepSpec, config: dict[str, Any]) -> TrialConfig:
+    return TrialConfig.from_settings("t", spec.train_config(config).model_dump(mode="json"), BUDGET)
 
 
 def test_a_made_up_course_is_the_same_for_the_same_configuration_and_seed() -> None:
@@ -185,8 +185,8 @@ def test_early_losses_foretell_the_end_but_not_all_of_it() -> None:
         }
         course = Synthetic(spec, BUDGET).course(config, plan(spec, config))
         if math.isfinite(course.ideal):
-            early.append(course.held_out[len(course.held_out) // 10])
-            late.append(course.held_out[-1])
+            early.append(course.validation[len(course.validation) // 10])
+            late.append(course.validation[-1])
     ranks = [np.argsort(np.argsort(v)) for v in (early, late)]
     assert 0.3 < np.corrcoef(*ranks)[0, 1] < 0.95
 
@@ -204,15 +204,15 @@ def test_a_recorded_run_is_played_back_for_its_nearest_configuration() -> None:
     courses = Recorded(spec, BUDGET, [study])
     config = {"batch_size": 128, "learning_rate": 5e-5, "schedule": "constant"}
     course = courses.course(config, plan(spec, config))
-    assert course.ideal == course.held_out[-1] == 1.2
+    assert course.ideal == course.validation[-1] == 1.2
     assert course.loss[0] == pytest.approx(2.0, abs=0.1)
     assert "a-table" in courses.about["courses"]
 
 
 def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
     spec, config = make_spec(), {"batch_size": 64, "learning_rate": 1e-5, "schedule": "linear"}
-    settings = spec.trial_settings(config).model_dump(mode="json")
-    trial = Playback(make_courses(spec, None, 0), "t0", config, settings, budget=BUDGET, windows=(0.1, 0.5))
+    settings = spec.train_config(config).model_dump(mode="json")
+    trial = Playback(make_courses(spec, None, 0), "t0", config, settings, budget=BUDGET, rungs=(0.1, 0.5))
     results = []
     while not results or not results[-1]["done"]:
         wait = trial.wait
@@ -227,7 +227,7 @@ def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
         for k in line.split("|")[1].split(",")
     }
     assert named - {"failed", "diverged", "scored", "storage", "paused"} <= set(results[-1])
-    assert [r["window"] for r in results if "window" in r] == [0.1, 0.5, 1.0]
+    assert [r["rung"] for r in results if "rung" in r] == [0.1, 0.5, 1.0]
     assert sorted(i for r in results for i in r["blocks"]["index"]) == list(range(64))
     assert results[-1]["samples_seen"] == BUDGET
 
@@ -256,4 +256,4 @@ def test_the_command_runs_and_shows_the_growth(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "CPU ms a trial" in result.output.replace("\n", " ")
     assert json.loads(figures.read_text())[-1]["trials"] == 30
-    assert RunView.load(out).spec["search"]["seed"] == 3
+    assert SweepState.load(out).spec["search"]["seed"] == 3

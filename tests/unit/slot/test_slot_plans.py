@@ -7,42 +7,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepft.slot.checkpoints import (
-    StatePlan,
-    is_parked,
-    newest_state,
-    note_parked,
-    note_pause,
-    note_taken,
-    pause_wanted,
-    remove_states,
+    CheckpointPolicy,
+    is_paused,
+    mark_paused,
+    mark_resumed,
+    newest_checkpoint,
+    pause_requested,
+    remove_checkpoints,
+    request_pause,
 )
 from sweepft.slot.report_points import report_points
-from sweepft.slot.weight_retention import KeepPlan
+from sweepft.slot.weight_retention import KeepPolicy
 
 
 @given(
     budget=st.integers(1, 5000),
     batch=st.integers(1, 6000),
-    windows=st.lists(st.floats(0.01, 0.99), max_size=4, unique=True),
+    rungs=st.lists(st.floats(0.01, 0.99), max_size=4, unique=True),
 )
 @settings(deadline=None, max_examples=200)
-def test_points_ascend_to_the_budget_and_hold_every_window_or_a_later_one(budget, batch, windows):
-    points = report_points(budget, windows, batch)
+def test_points_ascend_to_the_budget_and_hold_every_window_or_a_later_one(budget, batch, rungs):
+    points = report_points(budget, rungs, batch)
     samples = [p.samples for p in points]
     assert samples == sorted(set(samples))
     assert points[-1].samples == budget
-    assert points[-1].window == 1.0
+    assert points[-1].rung == 1.0
     for point in points[:-1]:
         assert point.samples % batch == 0
-    for window in windows:
-        reached = next(p for p in points if p.samples >= window * budget)
-        assert reached.window is not None
-        assert reached.window >= window
+    for rung in rungs:
+        reached = next(p for p in points if p.samples >= rung * budget)
+        assert reached.rung is not None
+        assert reached.rung >= rung
 
 
 def test_a_window_is_reported_at_its_first_step():
     points = report_points(2048, [0.1, 0.25], 32)
-    assert [(p.samples, p.window) for p in points if p.window] == [(224, 0.1), (512, 0.25), (2048, 1.0)]
+    assert [(p.samples, p.rung) for p in points if p.rung] == [(224, 0.1), (512, 0.25), (2048, 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -58,17 +58,17 @@ def test_a_trial_reports_twenty_times_but_not_more_often_than_every_third_step(s
     [(0, 0, set()), (1, 0, {"b"}), (2, 0, {"a", "b"}), (9, 0, {"a", "b", "c"})],
 )
 def test_the_best_are_kept(tmp_path, top, random, kept):
-    assert KeepPlan(str(tmp_path), "", top, random).chosen({"a": 2.0, "b": 1.0, "c": 3.0}) == kept
+    assert KeepPolicy(str(tmp_path), "", top, random).chosen({"a": 2.0, "b": 1.0, "c": 3.0}) == kept
 
 
 def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
-    plan = KeepPlan(str(tmp_path), "", top=0, random=2, seed=5)
+    plan = KeepPolicy(str(tmp_path), "", top=0, random=2, seed=5)
     objectives = {f"t{i}": float(i) for i in range(20)}
     final = plan.chosen(objectives)
     assert len(final) == 2
     backwards = dict(reversed(objectives.items()))
     assert plan.chosen(backwards) == final
-    assert final != KeepPlan(str(tmp_path), "", 0, 2, seed=7).chosen(objectives)
+    assert final != KeepPolicy(str(tmp_path), "", 0, 2, seed=7).chosen(objectives)
 
 
 @given(
@@ -79,9 +79,9 @@ def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
 )
 def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalists):
     """Also of a smaller choice with the same lot: that of the finalists, of whom weights are kept."""
-    kept = KeepPlan("", "", max(top, finalists[0]), max(lots, finalists[1]))
+    kept = KeepPolicy("", "", max(top, finalists[0]), max(lots, finalists[1]))
     objectives = {f"t{i}": value for i, value in enumerate(values)}
-    chosen = KeepPlan("", "", *finalists).chosen(objectives)
+    chosen = KeepPolicy("", "", *finalists).chosen(objectives)
     assert len(chosen) == min(len(values), sum(finalists)), "lots are drawn among the others"
     for i in range(len(values)):
         so_far = dict(list(objectives.items())[: i + 1])
@@ -89,7 +89,7 @@ def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalist
 
 
 def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
-    plan = KeepPlan(str(tmp_path / "weights"), "", top=1)
+    plan = KeepPolicy(str(tmp_path / "weights"), "", top=1)
     assert plan.wanted("t0", 9.0), "the first is always among the best"
     plan.settle({"t0": 9.0})
     (tmp_path / "weights" / "t0").mkdir()
@@ -103,12 +103,12 @@ def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
 @pytest.mark.parametrize(
     ("plan", "trained", "write", "due"),
     [
-        (StatePlan("", "none"), 1e9, 0.0, False),
-        (StatePlan("", "windows"), 0.0, 1e9, True),
-        (StatePlan("", "every", 600.0), 599.0, 0.0, False),
-        (StatePlan("", "every", 600.0), 600.0, 0.0, True),
-        (StatePlan("", "auto"), 100.0, 5.0, True),
-        (StatePlan("", "auto"), 100.0, 5.1, False),
+        (CheckpointPolicy("", "none"), 1e9, 0.0, False),
+        (CheckpointPolicy("", "rungs"), 0.0, 1e9, True),
+        (CheckpointPolicy("", "every", 600.0), 599.0, 0.0, False),
+        (CheckpointPolicy("", "every", 600.0), 600.0, 0.0, True),
+        (CheckpointPolicy("", "auto"), 100.0, 5.0, True),
+        (CheckpointPolicy("", "auto"), 100.0, 5.1, False),
     ],
 )
 def test_when_a_state_is_written(plan, trained, write, due):
@@ -120,41 +120,41 @@ def test_only_complete_states_not_ahead_of_the_ledger_count(tmp_path):
         (tmp_path / str(samples)).mkdir()
         if complete:
             (tmp_path / str(samples) / "complete.json").touch()
-    assert newest_state(tmp_path, at_most=350) == tmp_path / "200"
-    assert newest_state(tmp_path, at_most=50) is None
-    remove_states(tmp_path)
-    assert newest_state(tmp_path, at_most=1000) is None
+    assert newest_checkpoint(tmp_path, at_most=350) == tmp_path / "200"
+    assert newest_checkpoint(tmp_path, at_most=50) is None
+    remove_checkpoints(tmp_path)
+    assert newest_checkpoint(tmp_path, at_most=1000) is None
 
 
 def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_them(tmp_path):
     folder = tmp_path / "checkpoints" / "t000"
-    assert not is_parked(folder)
-    note_taken(folder)  # of a trial that was never parked: nothing to take back
-    note_parked(folder)
+    assert not is_paused(folder)
+    mark_resumed(folder)  # of a trial that was never parked: nothing to take back
+    mark_paused(folder)
     (folder / "256").mkdir()
     (folder / "256" / "complete.json").touch()
-    assert is_parked(folder)
-    assert newest_state(folder, at_most=300) == folder / "256"
-    note_taken(folder)
-    assert not is_parked(folder)
-    assert newest_state(folder, at_most=300) == folder / "256", "what it comes back from is still there"
-    note_parked(folder)
-    remove_states(folder)
+    assert is_paused(folder)
+    assert newest_checkpoint(folder, at_most=300) == folder / "256"
+    mark_resumed(folder)
+    assert not is_paused(folder)
+    assert newest_checkpoint(folder, at_most=300) == folder / "256", "what it comes back from is still there"
+    mark_paused(folder)
+    remove_checkpoints(folder)
     assert not folder.exists()
 
 
 def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_path):
     (tmp_path / "file").touch()
-    note_parked(tmp_path / "file" / "t000")
-    note_taken(tmp_path / "file" / "t000")
-    assert not is_parked(tmp_path / "file" / "t000")
+    mark_paused(tmp_path / "file" / "t000")
+    mark_resumed(tmp_path / "file" / "t000")
+    assert not is_paused(tmp_path / "file" / "t000")
 
 
 def test_a_pause_is_noted_where_it_can_be_and_ends_no_sweep_where_it_cannot(tmp_path):
-    note_pause(tmp_path / "checkpoints", True)
-    assert pause_wanted(tmp_path / "checkpoints")
-    note_pause(tmp_path / "checkpoints", False)
-    assert not pause_wanted(tmp_path / "checkpoints")
+    request_pause(tmp_path / "checkpoints", True)
+    assert pause_requested(tmp_path / "checkpoints")
+    request_pause(tmp_path / "checkpoints", False)
+    assert not pause_requested(tmp_path / "checkpoints")
     (tmp_path / "file").touch()
     for wanted in (True, False):
-        note_pause(tmp_path / "file" / "checkpoints", wanted)  # as on a disk that is read-only
+        request_pause(tmp_path / "file" / "checkpoints", wanted)  # as on a disk that is read-only

@@ -22,7 +22,7 @@ def place(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
         for file in files:
             (tmp_path / name / file).write_text("{}")
-    for file in ("train.jsonl", "held_out.jsonl", "test.jsonl"):
+    for file in ("train.jsonl", "validation.jsonl", "test.jsonl"):
         (tmp_path / file).write_text('{"text": "a row"}\n')
     return tmp_path
 

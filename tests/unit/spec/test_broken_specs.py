@@ -35,7 +35,7 @@ TABLE = {
     ),
     "held_out_overlaps_train": (
         5,
-        "data.held_out.0.path",
+        "data.validation.0.path",
         "must not overlap with training, but is the file of data.train.0",
         "train.jsonl",
         "fraction: 0.03",

@@ -12,7 +12,7 @@ from sweepft.spec import (
     Curriculum,
     Dimension,
     SweepSpec,
-    TrainSettings,
+    TrainConfig,
     domain_faults,
     dump,
     from_dict,
@@ -29,7 +29,7 @@ def whole(space: dict[str, Any] | None = None, start: list[Any] | None = None, *
         "model": {"path": "org/m"},
         "data": {
             "train": [{"path": "org/a", "domain": "knowledge"}, {"path": "org/b", "domain": "skills"}],
-            "held_out": [{"name": "own", "fraction": 0.1}],
+            "validation": [{"name": "own", "fraction": 0.1}],
             **data,
         },
         "train": {"budget": {"samples": 64}, "micro_batch": 2, "learning_rate": 1e-3},
@@ -78,7 +78,7 @@ def told(*arguments: Any, **data: Any) -> list[tuple[str, str, str]]:
         ({}, {"mixture": {"skils": 2.0}}, "data.mixture.skils", "no training row has the domain", "knowledge, skills"),
         ({}, {"mixture": {"skills": 0.0, "knowledge": 0.0}}, "data.mixture", "must leave something to train on", "above 0"),
         ({"data.mixture.skills": {"choice": [0.0, 1.0]}}, {"strategy": "phased", "phases": TWO}, "data.mixture", "must leave something to train on", "above 0"),
-        ({}, {"held_out": [{"name": "a", "fraction": 0.1, "domains": []}]}, "data.held_out.0.domains", "must have at least 1 entry", "names or shell patterns"),
+        ({}, {"validation": [{"name": "a", "fraction": 0.1, "domains": []}]}, "data.validation.0.domains", "must have at least 1 entry", "names or shell patterns"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_where_it_is(space: dict, data: dict, key: str, rule: str, remedy: str) -> None:
@@ -109,16 +109,16 @@ def test_a_trial_carries_its_own_curriculum() -> None:
         whole({"data.strategy": BOTH, "data.mixture.skills": {"choice": [1.0, 2.0]}}, phases=TWO)
     )
     config = {"batch_size": 4, "data.strategy": "phased", "data.mixture.skills": 2.0}
-    settings = found.trial_settings(config)
+    settings = found.train_config(config)
     assert settings.data == Curriculum.model_validate(
         {"strategy": "phased", "phases": TWO, "mixture": {"skills": 2.0}}
     )
-    assert TrainSettings.model_validate(settings.model_dump(mode="json")) == settings
+    assert TrainConfig.model_validate(settings.model_dump(mode="json")) == settings
     assert found.data.curriculum == Curriculum.model_validate({"phases": TWO}), "what is swept stays open"
 
 
 def test_a_spec_that_says_nothing_of_order_has_trials_that_say_nothing() -> None:
-    assert from_dict(whole()).trial_settings({"batch_size": 4}).data is None
+    assert from_dict(whole()).train_config({"batch_size": 4}).data is None
 
 
 def test_a_weight_can_be_set_from_the_command_line(tmp_path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweepft.errors import SpecError
-from sweepft.spec import FEWEST_STEPS, NAMED_SETTINGS, SweepSpec, dump, from_dict, load, setting_text
+from sweepft.spec import FEWEST_STEPS, PRESETS, SweepSpec, dump, format_value, from_dict, load
 
 SPACE = {
     "batch_size": {"choice": [128, 3840, 7680]},
@@ -26,7 +26,7 @@ def spec(
         {
             "name": "named",
             "model": {"path": "org/model"},
-            "data": {"train": [{"path": "org/rows"}], "held_out": [{"name": "own", "fraction": 0.1}]},
+            "data": {"train": [{"path": "org/rows"}], "validation": [{"name": "own", "fraction": 0.1}]},
             "train": {"budget": budget or {"samples": 320_000}, "micro_batch": 4, **train},
             "search": {"trials": 4, "start_with": list(names), "space": space},
         }
@@ -41,10 +41,10 @@ def test_a_name_becomes_its_values() -> None:
     """Names and mappings stand side by side; what is kept and run is plain values."""
     found = spec("tulu", {"batch_size": 3840}, "lab", "large-batch")
     assert [dict(entry) for entry in found.search.start_with] == [
-        dict(NAMED_SETTINGS["tulu"].config),
+        dict(PRESETS["tulu"].config),
         {"batch_size": 3840},
-        dict(NAMED_SETTINGS["lab"].config),
-        dict(NAMED_SETTINGS["large-batch"].config),
+        dict(PRESETS["lab"].config),
+        dict(PRESETS["large-batch"].config),
     ]
     assert from_dict(found.to_dict()) == found
     assert "tulu" not in dump(found)
@@ -99,10 +99,10 @@ def test_every_named_setting_is_sound_and_listed() -> None:
 
     shown = CliRunner().invoke(cli, ["settings"])
     assert shown.exit_code == 0
-    for name, setting in NAMED_SETTINGS.items():
+    for name, setting in PRESETS.items():
         json.dumps(dict(setting.config))  # plain data: it goes into YAML and the ledger
         if "batch_size" in setting.config:
-            assert spec(name).trial_settings(dict(setting.config)).batch_size == setting.config["batch_size"]
+            assert spec(name).train_config(dict(setting.config)).batch_size == setting.config["batch_size"]
         assert f"{name}: {setting.about}\n" in shown.output
         assert setting.source in shown.output
     assert "warmup 25 steps, schedule constant" in shown.output
@@ -112,12 +112,12 @@ def test_a_warmup_in_steps_reads_as_one_everywhere() -> None:
     from sweepft.driver.progress import short_config
     from sweepft.report.format import number
 
-    assert setting_text({"steps": 25}) == number({"steps": 25}) == "25 steps"
+    assert format_value({"steps": 25}) == number({"steps": 25}) == "25 steps"
     assert (
         short_config({"warmup": {"steps": 25}, "learning_rate": 2e-5})
         == "warmup=25 steps learning_rate=2e-05"
     )
-    assert [setting_text(value) for value in (2e-5, 128, "cosine", True)] == [
+    assert [format_value(value) for value in (2e-5, 128, "cosine", True)] == [
         "2e-05",
         "128",
         "cosine",

@@ -22,13 +22,13 @@ NO_START = ("search.start_with=null",)
 BROKEN = [
     # overrides, key, rule
     (["train.zero_stage=0", "train.precision=bf16"], "train.zero_stage", "cannot be reset exactly"),
-    (["data.held_out.0.weight=0"], "data.held_out", "must not all have weight 0"),
-    (["data.held_out=[{name: a, fraction: 0.5}, {name: b, fraction: 0.5}]"], "data.held_out", "must leave rows"),
-    (["data.held_out.1={name: own, fraction: 0.1}"], "data.held_out.1.name", "data.held_out.0 has it too"),
-    (["data.test=[{name: own, path: test.jsonl}]"], "data.test.0.name", "data.held_out.0 has it too"),
-    (["data.held_out.0={name: a, fraction: 0.1, split: x}"], "data.held_out.0.split", "applies to a path only"),
-    (["data.held_out.0.fraction=0.1"], "data.held_out.0", "exactly one of fraction, path; fraction and path given"),
-    (["data.held_out=[]"], "data.held_out", "must have at least 1 entry"),
+    (["data.validation.0.weight=0"], "data.validation", "must not all have weight 0"),
+    (["data.validation=[{name: a, fraction: 0.5}, {name: b, fraction: 0.5}]"], "data.validation", "must leave rows"),
+    (["data.validation.1={name: own, fraction: 0.1}"], "data.validation.1.name", "data.validation.0 has it too"),
+    (["data.test=[{name: own, path: test.jsonl}]"], "data.test.0.name", "data.validation.0 has it too"),
+    (["data.validation.0={name: a, fraction: 0.1, split: x}"], "data.validation.0.split", "applies to a path only"),
+    (["data.validation.0.fraction=0.1"], "data.validation.0", "exactly one of fraction, path; fraction and path given"),
+    (["data.validation=[]"], "data.validation", "must have at least 1 entry"),
     (["data.test=[{name: t, path: train.jsonl}]"], "data.test.0.path", "must not overlap with training"),
     (["train.budget={}"], "train.budget", "exactly one of samples, tokens, epochs; none given"),
     (["train.budget.tokens=5"], "train.budget", "exactly one of samples, tokens, epochs; samples and tokens given"),
@@ -70,13 +70,13 @@ BROKEN = [
     (["train.micro_batch=1000000000000000000000000000000", "search.space.batch_size=null", "train.batch_size=9", *NO_START],
      "train.batch_size", "is not a multiple of micro_batch 1000000000000000000000000000000"),
     (["search.sampler=bayes"], "search.sampler", "must be one of 'tpe'"),
-    (["early_stop.windows=[0.5, 0.2]"], "early_stop.windows", "must rise"),
-    (["early_stop.windows=[0.5, 1.0]"], "early_stop.windows.1", "must be less than 1"),
-    (["early_stop.windows=[]"], "early_stop.windows", "at least 1 entry"),
-    (["early_stop.history=absent"], "early_stop.history", "is not there"),
-    (["early_stop.history=[model]"], "early_stop.history.0", "holds no ledger"),
-    (["early_stop.history=model/config.json"], "early_stop.history", "is not a calibration"),
-    (["early_stop.history=5"], "early_stop.history", "must be a list"),
+    (["early_stop.rungs=[0.5, 0.2]"], "early_stop.rungs", "must rise"),
+    (["early_stop.rungs=[0.5, 1.0]"], "early_stop.rungs.1", "must be less than 1"),
+    (["early_stop.rungs=[]"], "early_stop.rungs", "at least 1 entry"),
+    (["early_stop.prior_sweeps=absent"], "early_stop.prior_sweeps", "is not there"),
+    (["early_stop.prior_sweeps=[model]"], "early_stop.prior_sweeps.0", "holds no ledger"),
+    (["early_stop.prior_sweeps=model/config.json"], "early_stop.prior_sweeps", "is not a calibration"),
+    (["early_stop.prior_sweeps=5"], "early_stop.prior_sweeps", "must be a list"),
     (["train.zero_stage=4"], "train.zero_stage", "must be at most 3"),
     (["train.seed=4294967296"], "train.seed", "must be less than 4294967296"),
     (["search.space.decay_fraction={choice: [a, 0.5]}", "search.space.schedule={choice: [wsd]}"], "search.space.decay_fraction.choice.0", "must be a number"),
@@ -127,7 +127,7 @@ def test_refused(overrides: list[str], key: str, rule: str, problems: Problems) 
         ["train.zero_stage=1", "train.precision=bf16"],
         ["train.zero_stage=0"],
         ["resources.gpus_per_worker=0", "train.precision=bf16"],
-        ["data.held_out.1={name: b, fraction: 0.1, weight: 0}"],
+        ["data.validation.1={name: b, fraction: 0.1, weight: 0}"],
         ["data.test=[{name: t, path: test.jsonl}]"],
         ["train.budget.samples=16"],
         ["train.warmup={steps: 31}", "search.space.warmup=null"],
@@ -149,9 +149,9 @@ def test_refused(overrides: list[str], key: str, rule: str, problems: Problems) 
         ["search.trials=null", "search.sampler=grid", "search.space.learning_rate={choice: [1e-3]}"],
         ["search.sampler=cmaes"],
         ["search.limit.hours=1"],
-        ["early_stop.windows=[0.5]"],
-        ["model.path=org/name", "data.train.0.path=org/rows", "data.held_out.0.path=org/rows",
-         "data.held_out.0.split=validation"],
+        ["early_stop.rungs=[0.5]"],
+        ["model.path=org/name", "data.train.0.path=org/rows", "data.validation.0.path=org/rows",
+         "data.validation.0.split=validation"],
         ["train.decay_fraction=0.9", "search.space.schedule={choice: [wsd]}"],
     ],
     ids=" ".join,
@@ -161,7 +161,7 @@ def test_accepted(overrides: list[str], problems: Problems) -> None:
 
 
 def test_the_same_hub_rows_overlap(problems: Problems) -> None:
-    (problem,) = problems("data.train.0.path=org/rows", "data.held_out.0.path=org/rows")
+    (problem,) = problems("data.train.0.path=org/rows", "data.validation.0.path=org/rows")
     assert "must not overlap" in problem.rule
 
 
@@ -236,30 +236,30 @@ def test_micro_batch_auto_asks_only_that_ranks_share_evenly(problems: Callable[.
 def test_history_is_one_path_or_a_list_from_the_specs_folder(
     place: Path, loaded: Callable[..., SweepSpec]
 ) -> None:
-    calibration = {"level": 0.05, "false_stop": 0.1, "sweeps": 12}
+    calibration = {"level": 0.05, "max_false_stop_rate": 0.1, "sweeps": 12}
     (place / "old.json").write_text(json.dumps(calibration))
     expected = (str(place / "old.json"),)
-    assert loaded("early_stop.history=old.json").early_stop.history == expected
-    assert loaded(f"early_stop.history=[{place / 'old.json'}]").early_stop.history == expected
-    assert loaded("early_stop.history=null").early_stop.history == ()
+    assert loaded("early_stop.prior_sweeps=old.json").early_stop.prior_sweeps == expected
+    assert loaded(f"early_stop.prior_sweeps=[{place / 'old.json'}]").early_stop.prior_sweeps == expected
+    assert loaded("early_stop.prior_sweeps=null").early_stop.prior_sweeps == ()
 
 
 def test_entries_of_history_that_do_not_fit_each_other_or_the_sweep_are_refused(
     place: Path, problems: Problems
 ) -> None:
     for name in ("a.json", "b.json"):
-        (place / name).write_text(json.dumps({"level": 0.05, "false_stop": 0.1, "sweeps": 12}))
-    (second,) = problems("early_stop.history=[a.json, b.json]")
-    assert (second.key, second.rule) == ("early_stop.history.1", "is a second calibration")
-    (bound,) = problems("early_stop.history=a.json", "early_stop.false_stop=0.05")
+        (place / name).write_text(json.dumps({"level": 0.05, "max_false_stop_rate": 0.1, "sweeps": 12}))
+    (second,) = problems("early_stop.prior_sweeps=[a.json, b.json]")
+    assert (second.key, second.rule) == ("early_stop.prior_sweeps.1", "is a second calibration")
+    (bound,) = problems("early_stop.prior_sweeps=a.json", "early_stop.max_false_stop_rate=0.05")
     assert "was calibrated for false_stop 0.1, here it is 0.05" in bound.rule
-    (useless,) = problems("early_stop.history=a.json", "early_stop.rule=median")
+    (useless,) = problems("early_stop.prior_sweeps=a.json", "early_stop.rule=median")
     assert "rule median has no use for one" in useless.rule
 
 
 def test_history_is_not_looked_for_once_a_sweep_has_begun(place: Path) -> None:
-    spec = load(place / "valid.yaml", ("early_stop.history=gone",), check_history=False)
-    assert spec.early_stop.history == (str(place / "gone"),)
+    spec = load(place / "valid.yaml", ("early_stop.prior_sweeps=gone",), check_prior_sweeps=False)
+    assert spec.early_stop.prior_sweeps == (str(place / "gone"),)
 
 
 def test_a_micro_batch_in_tokens_fits_any_batch_size(problems: Callable[..., list[Problem]]) -> None:

@@ -26,7 +26,7 @@ from sweepft.spec import (
     Dimension,
     Plan,
     SweepSpec,
-    TrainSettings,
+    TrainConfig,
     dump,
     from_dict,
     json_schema,
@@ -95,7 +95,7 @@ WHOLE: dict[str, Any] = {
     "model": {"path": "org/m"},
     "data": {
         "train": [{"path": "org/a"}, {"path": "b.jsonl", "limit": 3}],
-        "held_out": [{"name": "x", "fraction": 0.1}, {"name": "y", "path": "org/y", "weight": 0}],
+        "validation": [{"name": "x", "fraction": 0.1}, {"name": "y", "path": "org/y", "weight": 0}],
         "test": [{"name": "z", "path": "org/z"}],
     },
     "train": {
@@ -116,7 +116,7 @@ WHOLE: dict[str, Any] = {
             "decay_fraction": {"choice": [0.1, 0.2]},
         },
     },
-    "early_stop": {"windows": [0.1, 0.5]},
+    "early_stop": {"rungs": [0.1, 0.5]},
     "resources": {"workers_per_trial": 1},
 }
 anything = plain | st.sampled_from(  # copied: what is drawn is built upon
@@ -182,12 +182,12 @@ def test_trial_settings_are_the_train_section_with_the_config_in_place(
     loaded: Callable[..., SweepSpec],
 ) -> None:
     spec = loaded("search.space.optimizer.weight_decay={choice: [0.0, 0.1]}", "train.seed=5")
-    found = spec.trial_settings({**CONFIG, "optimizer.weight_decay": 0.1})
-    assert isinstance(found, TrainSettings)
+    found = spec.train_config({**CONFIG, "optimizer.weight_decay": 0.1})
+    assert isinstance(found, TrainConfig)
     expected = {**spec.train.model_dump(), **CONFIG, "data": None}
     expected["optimizer"] = {**expected["optimizer"], "weight_decay": 0.1}
     assert found.model_dump() == expected
-    assert TrainSettings.model_validate(found.model_dump(mode="json")) == found
+    assert TrainConfig.model_validate(found.model_dump(mode="json")) == found
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_trial_settings_refuse(
     config: dict[str, Any], key: str, rule: str, loaded: Callable[..., SweepSpec]
 ) -> None:
     with pytest.raises(SpecError) as caught:
-        loaded().trial_settings(config)
+        loaded().train_config(config)
     (problem,) = caught.value.problems
     assert problem.key == key
     assert rule in problem.rule or "is required" in problem.rule
@@ -232,12 +232,10 @@ def test_plan(
     batch_size: int, warmup: Any, budget: int, expected: Plan, loaded: Callable[..., SweepSpec]
 ) -> None:
     spec = loaded()
-    assert (
-        plan(spec.trial_settings({**CONFIG, "batch_size": batch_size, "warmup": warmup}), budget) == expected
-    )
+    assert plan(spec.train_config({**CONFIG, "batch_size": batch_size, "warmup": warmup}), budget) == expected
 
 
-BASE = TrainSettings.model_validate(
+BASE = TrainConfig.model_validate(
     {"budget": {"samples": 1}, "micro_batch": 1, "batch_size": 1, "learning_rate": 1.0}
 )
 
@@ -272,7 +270,7 @@ def test_what_lies_in_a_dimension(dimension: dict[str, Any], inside: list[Any], 
 
 
 def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
-    assert {key.split(".")[0] for key in SWEEPABLE} == set(TrainSettings.model_fields) - {
+    assert {key.split(".")[0] for key in SWEEPABLE} == set(TrainConfig.model_fields) - {
         "budget",
         "micro_batch",
         "precision",
@@ -328,7 +326,7 @@ def test_the_schema_takes_what_load_takes(place: Path) -> None:
         (("search", "space"), {"seed": {"choice": [1], "uniform": [0, 1]}}),
         (("search", "space"), {"learning_rate": {"log_uniform": [-1, 1]}}),
         (("search", "limit"), {}),
-        (("data", "held_out"), []),
+        (("data", "validation"), []),
     ],
 )
 def test_the_schema_refuses(path: tuple[str, str], value: Any, place: Path) -> None:
@@ -349,14 +347,14 @@ def test_the_example_in_the_docs_is_sound(place: Path) -> None:
 
 def test_the_public_surface() -> None:
     sections = (
-        "Budget CheckpointEvery Curriculum Data EarlyStop Faults HeldOut Keep Limit Lora MlflowTrack Model MtBench "
+        "Budget CheckpointEvery Curriculum Data EarlyStop Faults Validation Keep Limit Lora MlflowTrack Model MtBench "
         "Optimizer Resources Search"
     )
     sources = "Mirror TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
     rest = (
-        "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens NamedSetting Plan SweepSpec "
-        "TrainSettings WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
-        "is_template_file json_schema load of_data packing_note plan reference setting_text"
+        "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens Preset Plan SweepSpec "
+        "TrainConfig WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
+        "is_template_file json_schema load of_data packing_note plan reference format_value"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)
@@ -377,7 +375,7 @@ def test_the_sweeps_shipped_are_sound(path: Path) -> None:
     """Apart from the files they name, which are not shipped."""
     spec = load(path, check_files=False)
     first = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
-    assert spec.trial_settings(first).batch_size > 0
+    assert spec.train_config(first).batch_size > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -185,7 +185,7 @@ def test_relative_paths_start_from_the_file(place: Path, monkeypatch: pytest.Mon
     )
     assert spec.model.path == str(place / "model")
     assert spec.data.train[0].path == str(place / "train.jsonl")
-    assert spec.data.held_out[0].path == str(place / "held_out.jsonl")
+    assert spec.data.validation[0].path == str(place / "validation.jsonl")
     assert spec.model.chat_template == str(place / "t.jinja")
 
 

@@ -48,7 +48,7 @@ def test_broken_specs_exit_2_and_never_start_ray(name: str, command: str, place:
 
 
 def test_a_sound_spec_is_validated_down_to_its_rows(place: Path) -> None:
-    for name in ("train", "held_out", "test"):
+    for name in ("train", "validation", "test"):
         (place / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} row {i}"}}\n' for i in range(30)))
     good = sweepft("validate", place / "valid.yaml")
     assert good.returncode == 0, good.stderr

@@ -45,11 +45,11 @@ def test_settings_are_not_confounded(edition):
 
 @EDITION
 def test_every_batch_size_is_measured_at_the_steps_the_largest_ends_with(edition):
-    windows = spec(edition, "m", "t", "r")["early_stop"]["windows"]
+    rungs = spec(edition, "m", "t", "r")["early_stop"]["rungs"]
     steps = edition.samples / max(edition.batches)
     assert steps >= 40
     assert {round(b * steps / edition.samples, 9) for b in edition.batches[:-1]} == {
-        round(w, 9) for w in windows
+        round(w, 9) for w in rungs
     }
 
 

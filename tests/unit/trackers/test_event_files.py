@@ -38,7 +38,7 @@ def test_every_step_and_evaluation_is_there_once_against_samples(tmp_path: Path)
     assert [(s.tag, s.step) for s in found] == [
         ("train/loss", 8), ("train/grad_norm", 8), ("train/lr", 8),
         ("train/loss", 16), ("train/grad_norm", 16), ("train/lr", 16),
-        ("held_out/own", 16), ("held_out/general", 16), ("held_out/objective", 16),
+        ("validation/own", 16), ("validation/general", 16), ("validation/objective", 16),
     ]  # fmt: skip
     values = [s.value for s in found]
     assert math.isnan(values[0])
@@ -54,7 +54,7 @@ def test_settings_metric_and_verdicts_are_there(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     run.result(objective=2.25)
-    run.verdict("audit", reason="p_good 0.01 < 0.05 <script>")
+    run.decision("audit", reason="p_top 0.01 < 0.05 <script>")
     run.end(objective=2.25)
     track_run(tmp_path)
     (file,) = (tmp_path / "tensorboard/t000").iterdir()
@@ -63,7 +63,7 @@ def test_settings_metric_and_verdicts_are_there(tmp_path: Path) -> None:
         b"_hparams_/session_start_info",
         b"optimizer.eps",
         b"learning_rate",
-        b"audit by calibrated: p_good",
+        b"audit by calibrated: p_top",
     ):
         assert part in content
 
@@ -74,7 +74,7 @@ def test_whoever_goes_on_begins_a_new_file_and_repeats_nothing(tmp_path: Path) -
     run.result()
     track_run(tmp_path)
     run.result()
-    run.verdict("park")
+    run.decision("pause")
     run.start(attempt=2)
     run.result()
     run.end()

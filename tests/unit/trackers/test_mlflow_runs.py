@@ -44,9 +44,9 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     run.trial()
     run.trial("t001")
     run.result("t000", objective=2.25)
-    run.verdict("audit", "t000")
+    run.decision("audit", "t000")
     run.result("t001", loss=float("nan"))
-    run.verdict("park", "t001")
+    run.decision("pause", "t001")
     run.result("t000", objective=2.0)
     run.end("t000", objective=2.0)
     assert track_run(tmp_path) == {"mlflow": None}
@@ -57,9 +57,9 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     assert first.data.params["optimizer.eps"] == "1e-08"
     assert first.data.metrics["objective"] == 2.0
     assert first.data.tags["sweepft.status"] == "completed"
-    assert first.data.tags["sweepft.verdict.16"] == "audit by calibrated: p_good 0.01 < 0.05"
+    assert first.data.tags["sweepft.verdict.16"] == "audit by calibrated: p_top 0.01 < 0.05"
     assert history(tmp_path, first, "train/loss") == [(8, 3.0), (16, 1.5), (24, 1.0), (32, 0.75)]
-    assert history(tmp_path, first, "held_out/own") == [(16, 2.25), (32, 2.0)]
+    assert history(tmp_path, first, "validation/own") == [(16, 2.25), (32, 2.0)]
     assert math.isnan(history(tmp_path, found["t001"], "train/loss")[0][1])
     assert not (tmp_path / "mlruns").exists()
     assert not Path("mlruns").exists()

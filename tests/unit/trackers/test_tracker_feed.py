@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from support.tracked_run import TrackedRun
 from sweepft.errors import LedgerCorrupt, LedgerLocked
-from sweepft.ledger import LedgerTail, Row, RunView, TrialView, ledger_path, read_ledger
-from sweepft.trackers import Feed, Point, failures
+from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, ledger_path, read_ledger
+from sweepft.trackers import Point, TrackerFeed, failures
 
 
 class Notebook:
@@ -33,18 +33,18 @@ class Notebook:
             raise ConnectionError(f"no route for {text}")
         self.told.append(text)
 
-    def open(self, trial: TrialView, view: RunView, before: Sequence[Point]) -> None:
-        assert [(p.step, p.held_out) for p in before] == sorted(self.points.get(trial.trial_id, []))
+    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
+        assert [(p.step, p.validation) for p in before] == sorted(self.points.get(trial.trial_id, []))
         self.note(f"open {trial.trial_id}")
 
-    def send(self, trial: TrialView, points: Sequence[Point]) -> None:
+    def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         self.note(f"send {trial.trial_id} {points[0].step}-{points[-1].step}")
-        self.points.setdefault(trial.trial_id, []).extend((p.step, p.held_out) for p in points)
+        self.points.setdefault(trial.trial_id, []).extend((p.step, p.validation) for p in points)
 
-    def verdict(self, trial: TrialView, row: Row) -> None:
+    def decision(self, trial: TrialState, row: Row) -> None:
         self.note(f"verdict {trial.trial_id} {row['action']}")
 
-    def close(self, trial: TrialView) -> None:
+    def close(self, trial: TrialState) -> None:
         self.note(f"close {trial.trial_id} {trial.status}")
 
     def flush(self) -> bool:
@@ -53,7 +53,7 @@ class Notebook:
 
 def drain(run_dir: Path, **trackers: Notebook) -> dict[str, str]:
     """Follow the run once, to the last row, in a new process as it were."""
-    with Feed(run_dir, {name: lambda t=tracker: t for name, tracker in trackers.items()}) as feed:
+    with TrackerFeed(run_dir, {name: lambda t=tracker: t for name, tracker in trackers.items()}) as feed:
         while feed.step():
             pass
     return feed.failures
@@ -64,8 +64,8 @@ def test_a_trial_is_opened_sent_and_closed(tmp_path: Path) -> None:
     run.trial()
     run.result()
     run.result(objective=2.0)
-    run.verdict("continue")
-    run.verdict("audit")
+    run.decision("continue")
+    run.decision("audit")
     run.end(objective=2.0)
     run.finish()
     notebook = Notebook()
@@ -79,7 +79,7 @@ def test_a_parked_trial_pauses_and_is_opened_again(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result(objective=2.0)
-    run.verdict("park")
+    run.decision("pause")
     run.start(attempt=2)
     run.result()
     run.end()
@@ -172,7 +172,7 @@ def test_after_a_crash_what_a_tracker_had_not_kept_is_sent_again(
     run.trial("t001")
     run.result("t001")
     before = Notebook(keeps=keeps)
-    killed = Feed(tmp_path, {"notebook": lambda: before})
+    killed = TrackerFeed(tmp_path, {"notebook": lambda: before})
     while killed.step():
         pass
     killed._lock.release()
@@ -192,7 +192,7 @@ def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
     def make() -> Notebook:
         raise ModuleNotFoundError("No module named 'wandb'")
 
-    with Feed(tmp_path, {"wandb": make}) as feed:
+    with TrackerFeed(tmp_path, {"wandb": make}) as feed:
         feed.step()
     assert feed.failures == {"wandb": "ModuleNotFoundError: No module named 'wandb'"}
 
@@ -210,8 +210,8 @@ def test_failures_are_those_of_the_process_that_is_asked_about(tmp_path: Path) -
 
 def test_two_processes_do_not_track_one_run(tmp_path: Path) -> None:
     TrackedRun(tmp_path)
-    with Feed(tmp_path, {}), pytest.raises(LedgerLocked):
-        Feed(tmp_path, {})
+    with TrackerFeed(tmp_path, {}), pytest.raises(LedgerLocked):
+        TrackerFeed(tmp_path, {})
 
 
 @functools.cache

@@ -83,8 +83,8 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     run.trial("t001")
     run.result("t000", objective=2.25)
     run.result("t001", loss=float("nan"))
-    run.verdict("audit", "t000")
-    run.verdict("stop", "t001")
+    run.decision("audit", "t000")
+    run.decision("stop", "t001")
     run.end("t001", status="stopped")
     run.result("t000", objective=2.0)
     run.end("t000", objective=2.0)
@@ -95,19 +95,19 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     first = by_name["t000"]
     assert (first["run"].project, first["run"].run_group, first["run"].job_type) == ("p", "my-sweep", "trial")
     points = [
-        (h["_step"], h["samples_seen"], h.get("train/loss"), h.get("held_out/objective"))
+        (h["_step"], h["samples_seen"], h.get("train/loss"), h.get("validation/objective"))
         for h in first["history"]
     ]
     assert points == [
         (2, 8, 3.0, None), (4, 16, 1.5, None), (5, 16, None, 2.25),
         (6, 24, 1.0, None), (8, 32, 0.75, None), (9, 32, None, 2.0),
     ]  # fmt: skip
-    config = {c.key: json.loads(c.value_json) for c in first["run"].config.update}
-    assert config["batch_size"] == 8
-    assert config["optimizer"] == {"eps": 1e-8}
+    params = {c.key: json.loads(c.value_json) for c in first["run"].params.update}
+    assert params["batch_size"] == 8
+    assert params["optimizer"] == {"eps": 1e-8}
     assert first["summary"]["status"] == "completed"
     assert first["summary"]["objective"] == 2.0
-    assert first["summary"]["verdicts"] == ["16 samples: audit by calibrated: p_good 0.01 < 0.05"]
+    assert first["summary"]["decisions"] == ["16 samples: audit by calibrated: p_top 0.01 < 0.05"]
     assert by_name["t001"]["summary"]["status"] == "stopped"
     assert (first["exit"], by_name["t001"]["exit"]) == (0, 0)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.training.batching import Layout, cut, pad
+from sweepft.training.batching import Layout, pad, split_micro_batches
 
 
 @given(
@@ -17,7 +17,7 @@ from sweepft.training.batching import Layout, cut, pad
 )
 @settings(deadline=None, max_examples=200)
 def test_every_row_goes_to_one_rank_once(lengths, world, micro):
-    ranks = cut(np.asarray(lengths), world, micro)
+    ranks = split_micro_batches(np.asarray(lengths), world, micro)
     rows = [int(r) for rank in ranks for m in rank for r in m.rows]
     assert sorted(rows) == list(range(len(lengths)))
     assert len({len(rank) for rank in ranks}) == 1, "ranks must make the same number of forward passes"
@@ -35,7 +35,7 @@ def test_every_row_goes_to_one_rank_once(lengths, world, micro):
 @settings(deadline=None, max_examples=200)
 def test_a_token_budget_holds_for_every_micro_batch(kind, lengths, world, tokens):
     sizes = np.asarray(lengths)
-    ranks = Layout(kind, tokens, 0).cut(sizes, world)
+    ranks = Layout(kind, tokens, 0).split_micro_batches(sizes, world)
     rows = [int(r) for rank in ranks for m in rank for r in m.rows]
     assert sorted(rows) == list(range(len(lengths)))
     assert len({len(rank) for rank in ranks}) == 1, "ranks must make the same number of forward passes"
@@ -48,14 +48,17 @@ def test_ranks_get_balanced_token_counts():
     lengths = np.random.default_rng(0).lognormal(5, 0.8, 256).astype(np.int64) + 2
     for world in (2, 4, 8):
         for layout in (Layout("rows", 8, 0), Layout("packed", 4096, 0), Layout("grouped", 4096, 0)):
-            tokens = [sum(lengths[m.rows].sum() for m in rank) for rank in layout.cut(lengths, world)]
+            tokens = [
+                sum(lengths[m.rows].sum() for m in rank)
+                for rank in layout.split_micro_batches(lengths, world)
+            ]
             assert max(tokens) / min(tokens) < 1.05
 
 
 def test_packing_takes_few_forward_passes():
     lengths = np.random.default_rng(0).lognormal(5, 0.8, 256).astype(np.int64) + 2
     for tokens in (4096, 16384):
-        (micros,) = Layout("packed", tokens, 0).cut(lengths, 1)
+        (micros,) = Layout("packed", tokens, 0).split_micro_batches(lengths, 1)
         assert len(micros) <= -(-lengths.sum() // tokens) + 1
 
 
@@ -74,7 +77,7 @@ def test_padding_masks_labels_and_the_first_token():
     [("rows", [[5, 6, 7], [8, 9, 0]], [1, 3]), ("packed", [[5, 6, 7, 8, 9]], [1, 3])],
 )
 def test_a_laid_out_batch_says_where_each_target_is_predicted(kind, ids, positions):
-    batch = Layout(kind, 9, 0).lay_out(ROWS)
+    batch = Layout(kind, 9, 0).collate(ROWS)
     assert batch.input_ids.tolist() == ids
     assert batch.positions.tolist() == positions
     assert batch.targets.tolist() == [7, 9]

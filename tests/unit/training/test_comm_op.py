@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from sweepft.training.comm_op import alone_with_op, own_tools_first
+from sweepft.training.comm_op import hold_op_lock, own_tools_first
 
 BUILDER = """
 import sys
 from pathlib import Path
-from sweepft.training.comm_op import alone_with_op
+from sweepft.training.comm_op import hold_op_lock
 folder = Path(sys.argv[1])
-with alone_with_op(folder):
+with hold_op_lock(folder):
     (folder / "lock").touch()  # as torch does
     print("building", flush=True)
     sys.stdin.read()
@@ -49,15 +49,15 @@ def test_a_living_builder_is_waited_for_and_a_killed_ones_lock_is_removed_at_onc
     builder.send_signal(signal.SIGKILL)
     builder.wait()
     assert (tmp_path / "lock").exists(), "nobody would ever remove it"
-    with alone_with_op(tmp_path, patience=0.0):
+    with hold_op_lock(tmp_path, patience=0.0):
         assert not (tmp_path / "lock").exists()
 
 
 def test_a_build_that_failed_is_no_killed_one(tmp_path):
-    with pytest.raises(ZeroDivisionError), alone_with_op(tmp_path):
+    with pytest.raises(ZeroDivisionError), hold_op_lock(tmp_path):
         raise ZeroDivisionError
     (tmp_path / "lock").touch()  # from here on, another program's
-    with pytest.raises(RuntimeError, match="another program"), alone_with_op(tmp_path, patience=0.0):
+    with pytest.raises(RuntimeError, match="another program"), hold_op_lock(tmp_path, patience=0.0):
         pass
 
 
@@ -65,11 +65,11 @@ def test_another_programs_lock_is_waited_for_then_reported_with_the_remedy(tmp_p
     lock = tmp_path / "lock"
     lock.touch()
     words = r"lock: another program builds .* no end in 0 s; end that program, or remove the file"
-    with pytest.raises(RuntimeError, match=words), alone_with_op(tmp_path, patience=0.2):
+    with pytest.raises(RuntimeError, match=words), hold_op_lock(tmp_path, patience=0.2):
         pass
     assert lock.exists()
     threading.Timer(0.3, lock.unlink).start()
-    with alone_with_op(tmp_path):
+    with hold_op_lock(tmp_path):
         assert not lock.exists()
 
 
@@ -77,7 +77,7 @@ def test_a_lock_that_is_ten_minutes_old_is_nobodys(tmp_path):
     lock = tmp_path / "lock"
     lock.touch()
     os.utime(lock, (time.time() - 601,) * 2)
-    with alone_with_op(tmp_path, patience=0.0):
+    with hold_op_lock(tmp_path, patience=0.0):
         assert not lock.exists()
 
 

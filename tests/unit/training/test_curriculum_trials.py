@@ -10,7 +10,7 @@ from support.engine_material import engine_plan, trial, write_rows
 from support.ranks import on_ranks
 from sweepft.data import TokenSet, sample_order
 from sweepft.spec import Curriculum
-from sweepft.training.config import TrialPlan
+from sweepft.training.config import TrialConfig
 
 PHASES = [{"domains": ["a"], "share": 0.4}, {"domains": ["b", "c"]}]
 CURRICULUM = Curriculum.model_validate(
@@ -18,7 +18,7 @@ CURRICULUM = Curriculum.model_validate(
 )
 
 
-def interrupted(runner, folder: Path, first: TrialPlan, second: TrialPlan):
+def interrupted(runner, folder: Path, first: TrialConfig, second: TrialConfig):
     """A phased trial saved in its second phase, a stacked one, the first restored and ended; then without a break."""
     begun = runner.start(first)
     history = runner.run(40)["history"]

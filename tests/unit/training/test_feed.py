@@ -11,7 +11,7 @@ import pytest
 from support.engine_material import write_rows
 from sweepft.data import SampleOrder, TokenSet
 from sweepft.training import batching as feed_module
-from sweepft.training.batching import Feed, Layout, lay_out_step
+from sweepft.training.batching import BatchPrefetcher, Layout, collate_step
 
 
 def test_the_next_step_is_made_while_nobody_waits_for_it():
@@ -24,7 +24,7 @@ def test_the_next_step_is_made_while_nobody_waits_for_it():
             second.set()
         return (start, stop)
 
-    feed = Feed()
+    feed = BatchPrefetcher()
     assert feed.take(make, "a", range(8), range(8, 16)) == (0, 8)
     assert second.wait(timeout=60), "made before it is asked for"
     assert feed.take(make, "a", range(8, 16), range(16, 16)) == (8, 16)
@@ -44,7 +44,7 @@ def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(mo
             prepared.set()
         return start
 
-    feed, taken = Feed(), threading.Event()
+    feed, taken = BatchPrefetcher(), threading.Event()
     feed.take(make, "a", range(8), range(8, 16))
     assert feed.waited == 5.0
     taken.set()
@@ -55,7 +55,7 @@ def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(mo
 
 @pytest.mark.parametrize(("key", "here"), [("b", range(8, 16)), ("a", range(8)), ("a", range(8, 20))])
 def test_a_step_of_another_trial_or_place_is_made_anew(key, here):
-    feed = Feed()
+    feed = BatchPrefetcher()
     feed.take(lambda start, stop: ("old", start, stop), "a", range(8), range(8, 16))
     assert feed.take(lambda *span: ("new", *span), key, here, range(0)) == ("new", here.start, here.stop)
 
@@ -66,7 +66,7 @@ def test_what_goes_wrong_while_preparing_is_raised_where_the_step_is_wanted():
             raise OSError("stale file handle")
         return start
 
-    feed = Feed()
+    feed = BatchPrefetcher()
     feed.take(make, "a", range(8), range(8, 16))
     with pytest.raises(OSError, match="stale file handle"):
         feed.take(make, "a", range(8, 16), range(0))
@@ -76,7 +76,7 @@ def test_what_goes_wrong_while_preparing_is_raised_where_the_step_is_wanted():
 def test_the_ranks_shares_hold_every_sample_once(layout, tmp_path):
     rows = TokenSet(write_rows(tmp_path / "rows", 50, 1))
     order = SampleOrder(len(rows), 0, rows.digest)
-    steps = [lay_out_step(rows, order, layout, 45, 64, rank, 3) for rank in range(3)]
+    steps = [collate_step(rows, order, layout, 45, 64, rank, 3) for rank in range(3)]
     positions = np.concatenate([p for step in steps for p, _ in step.micro_batches])
     assert sorted(positions) == list(range(45, 64))
     scored = sum(len(b.targets) for step in steps for p, b in step.micro_batches if len(p))

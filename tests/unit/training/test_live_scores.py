@@ -13,8 +13,8 @@ from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks
 from support.tasks import task_folder
 from support.tiny import tiny_tokenizer
-from sweepft.evaluation import TaskPlan
-from sweepft.training.config import LoraPlan
+from sweepft.evaluation import EvalTask
+from sweepft.training.config import AdapterConfig
 
 pytest.importorskip("lm_eval")
 
@@ -45,16 +45,16 @@ def scored_after(runner, folder: Path, tasks, first, second):
     base = scored(runner, tokenizer, tasks)
     runner.load_weights(str(folder / "weights"))
     there = scored(runner, tokenizer, tasks)
-    held_out = runner.set_loss(runner.plan.held_out[0].cache)
+    validation = runner.set_loss(runner.plan.validation[0].cache)
     runner.start(second)
     after = runner.run(32)["history"]
     scored(runner, tokenizer, tasks)  # in the middle of a trial
     rest = runner.run(64)["history"]
     history = {k: after[k] + rest[k] for k in after}
-    return here, base, there, held_out, expected, (history, runner.evaluate()["objective"])
+    return here, base, there, validation, expected, (history, runner.evaluate()["objective"])
 
 
-def saved_folder_scores(folder: Path, task: TaskPlan):
+def saved_folder_scores(folder: Path, task: EvalTask):
     """What the harness itself says of a saved model."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -85,10 +85,10 @@ def item_scores(samples, *metrics):
 )
 def test_scores_equal_those_of_the_saved_folder(tiny_dropout_model, tmp_path, stage, world_size, changes):
     tasks = task_folder(tmp_path / "tasks")
-    plans = [TaskPlan(n, (str(tasks),), batch_size=4) for n in ("tiny_choice", "tiny_words", "tiny_group")]
+    plans = [EvalTask(n, (str(tasks),), batch_size=4) for n in ("tiny_choice", "tiny_words", "tiny_group")]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, **changes)
-    here, base, there, held_out, expected, after = on_ranks(
+    here, base, there, validation, expected, after = on_ranks(
         scored_after, world_size, plan, tmp_path, plans, A, B
     )
     for name in ("loss", "grad_norm", "lr"):
@@ -96,12 +96,12 @@ def test_scores_equal_those_of_the_saved_folder(tiny_dropout_model, tmp_path, st
     assert after[1] == expected[1]
     assert there == here, "loaded into another trial's engine it is the same model"
     assert base["tiny_choice"]["samples"] != here["tiny_choice"]["samples"]
-    assert held_out["samples"] == 10
-    residuals = np.array(held_out["residuals"])
+    assert validation["samples"] == 10
+    residuals = np.array(validation["residuals"])
     assert len(residuals) == 10
     assert residuals.sum() == pytest.approx(0.0, abs=1e-3)
-    error = math.sqrt(10 / 9 * np.square(residuals).sum()) / held_out["tokens"]
-    assert error == pytest.approx(held_out["stderr"], rel=1e-3)
+    error = math.sqrt(10 / 9 * np.square(residuals).sum()) / validation["tokens"]
+    assert error == pytest.approx(validation["stderr"], rel=1e-3)
     for task in plans:
         theirs = saved_folder_scores(tmp_path / "weights", task)
         ours = here[task.name]
@@ -145,9 +145,9 @@ def adapters(runner, folder: Path, tasks, first):
 @pytest.mark.parametrize(("stage", "world_size"), [(2, 1), (3, 2)])
 def test_adapters_are_loaded_over_the_base_that_is_there(tiny_model_dir, tmp_path, stage, world_size):
     pytest.importorskip("peft")
-    tasks = [TaskPlan("tiny_choice", (str(task_folder(tmp_path / "tasks")),))]
+    tasks = [EvalTask("tiny_choice", (str(task_folder(tmp_path / "tasks")),))]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    lora = LoraPlan(rank=4, alpha=64.0, dropout=0.1, target_modules="all-linear")
+    lora = AdapterConfig(rank=4, alpha=64.0, dropout=0.1, target_modules="all-linear")
     plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
     here, there = on_ranks(adapters, world_size, plan, tmp_path, tasks, replace(A, lora=lora))
     assert there == here

@@ -14,16 +14,16 @@ import torch.distributed as dist
 from support.engine_material import engine_plan, trial
 from support.ranks import on_ranks, run_trials
 from sweepft.training.base_weights import shared_copy
-from sweepft.training.config import LoraPlan
+from sweepft.training.config import AdapterConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
-FOUR = LoraPlan(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
+FOUR = AdapterConfig(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
 A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, lora=FOUR, gradient_checkpointing=True)
 B = trial("B", learning_rate=3e-2, schedule="constant", seed=3, lora=replace(FOUR, alpha=64.0, dropout=0.0))
-C = trial("C", batch_size=32, planned_steps=2, lora=LoraPlan(8, 16.0, 0.05, ("q_proj", "v_proj")))
+C = trial("C", batch_size=32, planned_steps=2, lora=AdapterConfig(8, 16.0, 0.05, ("q_proj", "v_proj")))
 
 
 def numbers(result):

@@ -35,7 +35,7 @@ def test_rows_that_fit(one, two, total, most, rows):
 
 def probed(runner, settings):
     runner.start(settings)
-    rows = runner.probe()
+    rows = runner.find_max_micro_batch()
     runner.set_micro_batch(rows)
     runner.start(settings)
     return rows, runner.run(64)["history"]

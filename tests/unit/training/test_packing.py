@@ -68,9 +68,9 @@ def test_packed_equals_padded(arch, config):
     torch.manual_seed(0)
     model = loud(AutoModelForCausalLM.from_config(tiny_config(arch, VOCAB, **config))).train()
     rows = some_rows(30, 7, 21, 3)
-    logits, losses, gradients = outcome(model, Layout("rows", 4, 0).lay_out(rows))
+    logits, losses, gradients = outcome(model, Layout("rows", 4, 0).collate(rows))
     assert attend_by_documents(model)
-    packed = Layout("packed", 99, 0).lay_out(rows)
+    packed = Layout("packed", 99, 0).collate(rows)
     assert packed.input_ids.shape == (1, 61)
     for checkpointing in (False, True):
         if checkpointing:
@@ -116,13 +116,13 @@ def test_a_trial_gives_the_same_losses_packed_and_padded(tiny_model_dir, tmp_pat
     rows = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, zero_stage=stage)
     budgets = [dataclasses.replace(rows, packed=True, micro_batch=n) for n in (1, 40, 4000)]
     (_, expected, objective), *others = on_ranks(trained, world_size, rows, [rows, *budgets])
-    for kind, got, held_out in others:
+    for kind, got, validation in others:
         assert kind == "packed"
         for name in ("loss", "grad_norm"):
             assert got["history"][name] == pytest.approx(expected["history"][name], abs=2e-5)
         assert got["history"]["tokens_seen"] == expected["history"]["tokens_seen"]
         assert got["blocks"]["loss"] == pytest.approx(expected["blocks"]["loss"], abs=2e-5)
-        assert held_out == pytest.approx(objective, abs=2e-5)
+        assert validation == pytest.approx(objective, abs=2e-5)
 
 
 def trained_otherwise(runner, rows, packed):

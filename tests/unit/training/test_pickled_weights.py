@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sweepft.training.config import EnginePlan
+from sweepft.training.config import EngineConfig
 from sweepft.training.model import load_model
 
 
@@ -26,29 +26,29 @@ class Payload:
 
 
 @pytest.fixture
-def pickled(tiny_model_dir: Path, tmp_path: Path) -> EnginePlan:
+def pickled(tiny_model_dir: Path, tmp_path: Path) -> EngineConfig:
     """A model folder whose weights are a pickle file."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_model_dir, folder)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    return EnginePlan(str(folder), "", budget_samples=1, micro_batch=1, scratch="")
+    return EngineConfig(str(folder), "", budget_samples=1, micro_batch=1, scratch="")
 
 
-def test_it_is_refused_unless_it_is_named(pickled: EnginePlan) -> None:
+def test_it_is_refused_unless_it_is_named(pickled: EngineConfig) -> None:
     with pytest.raises((OSError, ValueError)):
         load_model(pickled)
     with pytest.raises(ValueError, match=r"allow_pickle does not name all of pytorch_model\.bin"):
         load_model(replace(pickled, allow_pickle=("other.bin",)))
 
 
-def test_named_it_gives_the_same_weights(pickled: EnginePlan, tiny_model_dir: Path) -> None:
+def test_named_it_gives_the_same_weights(pickled: EngineConfig, tiny_model_dir: Path) -> None:
     found = load_model(replace(pickled, allow_pickle=("pytorch_model.bin",))).state_dict()
     for name, tensor in load_file(tiny_model_dir / "model.safetensors").items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
-def test_what_is_no_plain_weight_is_not_run(pickled: EnginePlan, tmp_path: Path) -> None:
+def test_what_is_no_plain_weight_is_not_run(pickled: EngineConfig, tmp_path: Path) -> None:
     target = tmp_path / "run-by-a-pickle"
     torch.save({"model.embed_tokens.weight": Payload(target)}, Path(pickled.model_path) / "pytorch_model.bin")
     with pytest.raises(Exception, match=r"(?i)weights.only|unsupported|pickle"):

@@ -67,7 +67,7 @@ def plain_loop(plan, settings):
 )
 def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
     plan = engine_plan(
-        tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, held_out=()
+        tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, validation=()
     )
     settings = trial(batch_size=batch_size, planned_steps=STEPS, warmup_steps=3)
     losses, norms = plain_loop(plan, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweepft.spec import Model
-from sweepft.training.config import EnginePlan
+from sweepft.training.config import EngineConfig
 from sweepft.training.model import load_model
 
 MARK = """
@@ -32,8 +32,8 @@ def theirs(tiny_model_dir: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def plan(folder: Path, **changes: bool) -> EnginePlan:
-    return EnginePlan(str(folder), "", budget_samples=1, micro_batch=1, scratch="", **changes)
+def plan(folder: Path, **changes: bool) -> EngineConfig:
+    return EngineConfig(str(folder), "", budget_samples=1, micro_batch=1, scratch="", **changes)
 
 
 def test_it_is_off_by_default(theirs: Path, tmp_path: Path) -> None:

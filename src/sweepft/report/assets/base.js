@@ -3,7 +3,7 @@
 // Constraint: text of a trial reaches the page through textContent, or through `label` where Plotly reads markup.
 
 const $ = (id) => document.getElementById(id);
-const STATUSES = ["completed", "stopped", "parked", "diverged", "failed", "interrupted", "running"];
+const STATUSES = ["completed", "stopped", "paused", "diverged", "failed", "interrupted", "running"];
 let D = null; // the data of the page
 let R = null; // its report
 const byId = new Map(); // trial id -> {record, curve, place}

@@ -45,14 +45,14 @@ function groups(key) {
   if (key === "status") {
     return STATUSES.map((s) => ({ name: s, color: css(s), trials: R.trials.filter((t) => t.status === s) })).filter((g) => g.trials.length);
   }
-  const values = R.trials.map((t) => t.config[key]);
+  const values = R.trials.map((t) => t.params[key]);
   const distinct = [...new Set(values.map(plain))];
   if (distinct.length <= 8) {
     const numeric = values.every(isNumber);
     distinct.sort((a, b) => (numeric ? a - b : a < b ? -1 : 1));
     return distinct.map((v, i) => ({
       name: v, color: numeric ? shade(i / Math.max(1, distinct.length - 1)) : css(GROUPS[i]),
-      trials: R.trials.filter((t) => plain(t.config[key]) === v),
+      trials: R.trials.filter((t) => plain(t.params[key]) === v),
     }));
   }
   if (!values.every(isNumber)) {
@@ -62,7 +62,7 @@ function groups(key) {
   const cuts = [0, 1, 2, 3, 4, 5].map((q) => sorted[Math.min(sorted.length - 1, Math.floor((q * sorted.length) / 5))]);
   return [0, 1, 2, 3, 4].map((q) => ({
     name: num(cuts[q], 2) + " – " + num(cuts[q + 1], 2), color: shade(q / 4),
-    trials: R.trials.filter((t) => t.config[key] >= cuts[q] && (q === 4 || t.config[key] < cuts[q + 1])),
+    trials: R.trials.filter((t) => t.params[key] >= cuts[q] && (q === 4 || t.params[key] < cuts[q + 1])),
   }));
 }
 
@@ -142,17 +142,17 @@ const SIGNALS = { eval_loss: "held-out loss", grad_norm: "gradient norm", loss_d
 function signalsFigure() {
   const rows = R.signals.filter((s) => s.metric === state.metric && s.cohort === state.cohort);
   if (!rows.length) return null;
-  const windows = [...new Set(rows.map((s) => s.window))].sort((a, b) => a - b);
+  const windows = [...new Set(rows.map((s) => s.rung))].sort((a, b) => a - b);
   const names = Object.keys(SIGNALS).filter((s) => rows.some((r) => r.signal === s));
   const traces = windows.map((window, i) => {
-    const here = rows.filter((s) => s.window === window);
+    const here = rows.filter((s) => s.rung === window);
     const offset = (i - (windows.length - 1) / 2) * Math.min(0.2, 0.7 / windows.length);
     return {
       type: "scatter", mode: "markers", name: percent(window) + " of the budget",
       x: here.map((s) => s.rho), y: here.map((s) => names.indexOf(s.signal) - offset),
       error_x: { type: "data", symmetric: false, array: here.map((s) => s.high - s.rho), arrayminus: here.map((s) => s.rho - s.low), thickness: 1.6, width: 4 },
       marker: { size: 9, color: shade(windows.length > 1 ? i / (windows.length - 1) : 0) },
-      text: here.map((s) => SIGNALS[s.signal] + " at " + percent(s.window) + "<br>ρ = " + s.rho.toFixed(2) + " (" + s.low.toFixed(2) + " to " + s.high.toFixed(2) + "), " + s.n + " trials<br>" + s.reading),
+      text: here.map((s) => SIGNALS[s.signal] + " at " + percent(s.rung) + "<br>ρ = " + s.rho.toFixed(2) + " (" + s.low.toFixed(2) + " to " + s.high.toFixed(2) + "), " + s.n + " trials<br>" + s.reading),
       hovertemplate: "%{text}<extra></extra>",
     };
   });

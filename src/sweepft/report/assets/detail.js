@@ -20,14 +20,14 @@ function openTrial(id) {
     sheet);
   if (t.reason) sheet.append(make("p", {}, clip(t.reason, 2000)));
   const settings = make("dl", { class: "settings" });
-  for (const [key, value] of Object.entries(t.config)) settings.append(make("div", {}, make("dt", {}, clip(key, 60)), make("dd", {}, clip(num(value), 120))));
+  for (const [key, value] of Object.entries(t.params)) settings.append(make("div", {}, make("dt", {}, clip(key, 60)), make("dd", {}, clip(num(value), 120))));
   sheet.append(settings, make("h3", {}, "Course"), plot, facts(t));
   verdicts(sheet, curve);
   if (curve.f.length) {
     sheet.append(make("h3", {}, "Faults"), tableOf(["what", "done about it", "lost"], curve.f.map((f) => [plain(f.error) + ": " + plain(f.message), plain(f.action), duration(f.lost_seconds)])));
   }
   sheet.append(make("h3", {}, "Train it again"), make("pre", {}, "sweepft train RUN --trial " + quoted(t.trial_id)), make("p", { class: "muted" }, "RUN is the folder this page lies in. The same settings, seed and sample order give the same losses."));
-  sheet.append(make("h3", {}, "Start a sweep with these settings"), make("pre", {}, "search:\n  start_with:\n    - " + JSON.stringify(t.config)));
+  sheet.append(make("h3", {}, "Start a sweep with these settings"), make("pre", {}, "search:\n  start_with:\n    - " + JSON.stringify(t.params)));
   sheet.append(make("details", {}, make("summary", {}, "Whole configuration"), make("pre", {}, JSON.stringify(curve.c, null, 2))));
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
@@ -50,13 +50,13 @@ function facts(t) {
   const gpu = R.cost.unit === "gpu_seconds";
   const list = [
     ["held-out loss", isNumber(t.objective) ? num(t.objective, 6) + (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "") + " nats per target token" : "none: only a trial at full budget has one"],
-    ...Object.entries(t.held_out).map(([name, s]) => ["· " + clip(name, 40), num(s.loss, 5) + (isNumber(s.stderr) ? " ± " + num(s.stderr, 2) : "") + (isNumber(s.samples) ? " on " + num(s.samples) + " samples" : "")]),
-    ...(t.rank === null && t.last_eval ? [["at " + percent(t.last_eval.window) + " of the budget", num(t.last_eval.objective, 5) + " (partial: no ranking)"]] : []),
+    ...Object.entries(t.validation).map(([name, s]) => ["· " + clip(name, 40), num(s.loss, 5) + (isNumber(s.stderr) ? " ± " + num(s.stderr, 2) : "") + (isNumber(s.samples) ? " on " + num(s.samples) + " samples" : "")]),
+    ...(t.rank === null && t.last_eval ? [["at " + percent(t.last_eval.rung) + " of the budget", num(t.last_eval.objective, 5) + " (partial: no ranking)"]] : []),
     ["reach", percent(t.reach) + " of the budget: " + num(t.samples_seen) + " samples, " + num(t.tokens_seen) + " target tokens"],
     ["steps", num(t.step) + " of " + num(t.planned_steps) + ", warmup " + num(t.warmup_steps)],
     ["time", duration(t.seconds) + (gpu ? " on " + num(t.gpus) + " GPUs" : "") + Object.entries(t.seconds_by_phase).map(([p, s]) => " · " + clip(p, 30) + " " + duration(s)).join("")],
     ...(t.saved_seconds > 0 ? [["saved", duration(t.saved_seconds) + " by stopping"]] : []),
-    ["origin", t.origin + (t.confirms ? " of " + t.confirms + " with a fresh seed: no candidate, not ranked" : "") + (t.audited ? " · condemned and run on as an audit" : "")],
+    ["origin", t.origin + (t.replicate_of ? " of " + t.replicate_of + " with a fresh seed: no candidate, not ranked" : "") + (t.audited ? " · condemned and run on as an audit" : "")],
     ["slots", t.slots.map(plain).join(", ") + (t.attempts > 1 ? " · " + t.attempts + " tries" : "")],
     ["sample order", plain(t.data_order)],
   ];
@@ -68,9 +68,9 @@ function facts(t) {
 function verdicts(sheet, curve) {
   if (!curve.v.length) return;
   const evidence = (e) => Object.entries(e ?? {}).map(([k, v]) => k + " " + clip(num(v), 120)).join(", ");
-  const good = curve.v.some((v) => isNumber(v.p_good));
+  const good = curve.v.some((v) => isNumber(v.p_top));
   sheet.append(make("h3", {}, "Verdicts"), tableOf(["window", "action", "rule", ...(good ? ["P(good)"] : []), "reason", "evidence"],
-    curve.v.map((v) => [isNumber(v.window) ? percent(v.window) : "step " + num(v.step), plain(v.action), plain(v.rule), ...(good ? [num(v.p_good, 2)] : []), plain(v.reason), evidence(v.evidence)])));
+    curve.v.map((v) => [isNumber(v.rung) ? percent(v.rung) : "step " + num(v.step), plain(v.action), plain(v.rule), ...(good ? [num(v.p_top, 2)] : []), plain(v.reason), evidence(v.evidence)])));
 }
 
 function tableOf(names, lines) {

@@ -6,31 +6,31 @@ const dot = (n, size) => (n > 200 ? 0.6 * size : size);
 const done = () => R.trials.filter((t) => t.rank !== null);
 // The winner among them: finalists may put another first than the ranking does.
 const winnerOf = (list) => list.find((t) => t.trial_id === R.answer.winner?.trial_id) ?? list[0];
-const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.config[key] > 0) && spread(key) >= 30);
+const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.params[key] > 0) && spread(key) >= 30);
 
 function spread(key) {
-  const values = R.trials.map((t) => t.config[key]).filter(isNumber);
+  const values = R.trials.map((t) => t.params[key]).filter(isNumber);
   return values.length ? Math.max(...values) / Math.min(...values) : 1;
 }
 
-const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber(t.config[key]));
-const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.config[k]))).size > 1);
+const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber(t.params[key]));
+const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.params[k]))).size > 1);
 const objective = "held-out loss (nats per target token)";
 
 // Numbers from a range lie on their own scale; choices, few distinct numbers and all else are labels in order.
 const isRange = (key, labels) => isNumeric(key) && labels.length > 1 && !D.space[key]?.choice && (key in D.space || labels.length > 6);
 
 function settingAxis(key, title, room) {
-  const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
+  const labels = [...new Set(R.trials.map((t) => t.params[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
   if (isRange(key, labels)) {
-    return { at: (t) => t.config[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0, edges: cuts(labels, isLog(key)) };
+    return { at: (t) => t.params[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0, edges: cuts(labels, isLog(key)) };
   }
   const numeric = isNumeric(key);
   labels.sort((a, b) => (numeric ? a - b : String(a) < String(b) ? -1 : 1));
   const shown = labels.map((v) => (numeric ? num(v) : v));
   const place = new Map(labels.map((v, i) => [v, i]));
   return {
-    at: (t) => place.get(isNumber(t.config[key]) && numeric ? t.config[key] : isNumber(t.config[key]) ? t.config[key] : label(t.config[key], 18)),
+    at: (t) => place.get(isNumber(t.params[key]) && numeric ? t.params[key] : isNumber(t.params[key]) ? t.params[key] : label(t.params[key], 18)),
     axis: axis(title, { tickvals: shown.map((_, i) => i), ticktext: shown, range: [-0.6, labels.length - 0.4], zeroline: false }), jitter: 0.16, edges: [...labels, null].map((_, i) => i - 0.5),
   };
 }
@@ -56,7 +56,7 @@ function heat(list, ax, ay, range) {
 const shift = (t, size) => size * Math.sin(12.9898 * (t.number + 1));
 
 const about = (t) => "<b>" + label(t.trial_id, 24) + "</b>" + (t.rank ? " rank " + t.rank + "<br>loss " + num(t.objective, 5) : " " + t.status) +
-  R.swept.map((k) => "<br>" + label(k, 24) + " " + label(num(t.config[k]), 30)).join("");
+  R.swept.map((k) => "<br>" + label(k, 24) + " " + label(num(t.params[k]), 30)).join("");
 
 function importanceFigure() {
   const entries = Object.entries(R.importances ?? {}).reverse();
@@ -109,7 +109,7 @@ function mapFigure() {
   $("t-map").textContent = clip(x, 30) + " × " + clip(y, 30);
   const ax = settingAxis(x, label(x, 30)), ay = settingAxis(y, label(y, 30));
   const point = (t, a) => (a.jitter ? a.at(t) + shift(t, a.jitter) : a.at(t));
-  const others = R.trials.filter((t) => t.rank === null && t.confirms === null);
+  const others = R.trials.filter((t) => t.rank === null && t.replicate_of === null);
   const values = list.map((t) => t.objective);
   const cross = { type: "scatter", mode: "markers", name: "not completed", x: others.map((t) => point(t, ax)), y: others.map((t) => point(t, ay)), customdata: others.map((t) => t.trial_id),
     text: others.map(about), hovertemplate: "%{text}<extra></extra>", marker: { symbol: "x-thin", size: others.length > 300 ? 4 : 6, line: { width: others.length > 300 ? 1 : 1.3, color: css("muted") }, opacity: others.length > 300 ? 0.4 : 0.7 } };
@@ -171,15 +171,15 @@ function parallelFigure() {
 
 function scaleOf(key) {
   const numeric = isNumeric(key);
-  const labels = [...new Set(R.trials.map((t) => t.config[key]).map((v) => (numeric ? v : label(v, 18))))].sort((a, b) => (numeric ? a - b : a < b ? -1 : 1));
+  const labels = [...new Set(R.trials.map((t) => t.params[key]).map((v) => (numeric ? v : label(v, 18))))].sort((a, b) => (numeric ? a - b : a < b ? -1 : 1));
   if (isRange(key, labels)) {
     const f = isLog(key) ? Math.log : (v) => v;
     const low = f(labels[0]), high = f(labels.at(-1));
     const back = isLog(key) ? Math.exp : (v) => v;
-    return { at: (t) => (f(t.config[key]) - low) / (high - low), ticks: [0, 0.5, 1].map((p) => [p, num(back(low + p * (high - low)), 2)]), discrete: false };
+    return { at: (t) => (f(t.params[key]) - low) / (high - low), ticks: [0, 0.5, 1].map((p) => [p, num(back(low + p * (high - low)), 2)]), discrete: false };
   }
   const at = (v) => (labels.length > 1 ? labels.indexOf(v) / (labels.length - 1) : 0.5);
-  return { at: (t) => at(numeric ? t.config[key] : label(t.config[key], 18)), ticks: labels.map((v) => [at(v), numeric ? num(v) : v]), discrete: true };
+  return { at: (t) => at(numeric ? t.params[key] : label(t.params[key], 18)), ticks: labels.map((v) => [at(v), numeric ? num(v) : v]), discrete: true };
 }
 
 function objectiveScale(list) {
@@ -198,18 +198,18 @@ function decades(values) {
 
 function paretoFigure() {
   const list = done();
-  const names = [...new Set(list.flatMap((t) => Object.keys(t.held_out)))];
-  const tells = (name) => list.some((t) => isNumber(t.held_out[name]?.loss) && Math.abs(t.held_out[name].loss - t.objective) > 1e-9);
+  const names = [...new Set(list.flatMap((t) => Object.keys(t.validation)))];
+  const tells = (name) => list.some((t) => isNumber(t.validation[name]?.loss) && Math.abs(t.validation[name].loss - t.objective) > 1e-9);
   const other = names.find((name) => D.aside.includes(name) && tells(name)) ?? names.find(tells);
   if (!other) return null;
-  const points = list.filter((t) => isNumber(t.held_out[other]?.loss));
+  const points = list.filter((t) => isNumber(t.validation[other]?.loss));
   if (points.length < 2) return null;
-  const y = (t) => t.held_out[other].loss;
+  const y = (t) => t.validation[other].loss;
   const front = [];
   let best = Infinity;
   for (const t of [...points].sort((a, b) => a.objective - b.objective || y(a) - y(b))) if (y(t) < best) { best = y(t); front.push(t); }
   const key = varied().includes("learning_rate") && isLog("learning_rate") ? "learning_rate" : null;
-  const shaded = key ? { color: points.map((t) => Math.log10(t.config[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.config[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
+  const shaded = key ? { color: points.map((t) => Math.log10(t.params[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.params[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
   return {
     traces: [
       { type: "scatter", mode: "lines", name: "none better on both", x: front.map((t) => t.objective), y: front.map(y), line: { color: css("ink"), width: 1.6, shape: "hv" }, hoverinfo: "skip" },

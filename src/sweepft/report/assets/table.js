@@ -5,8 +5,8 @@ const ROWS = 40;
 const view = { sort: "place", down: false, text: "", hidden: [], limit: ROWS };
 
 function columns() {
-  const sets = [...new Set(R.trials.flatMap((t) => Object.keys(t.held_out)))];
-  const isObjective = (s) => R.trials.every((t) => !isNumber(t.objective) || Math.abs((t.held_out[s]?.loss ?? Infinity) - t.objective) < 1e-9);
+  const sets = [...new Set(R.trials.flatMap((t) => Object.keys(t.validation)))];
+  const isObjective = (s) => R.trials.every((t) => !isNumber(t.objective) || Math.abs((t.validation[s]?.loss ?? Infinity) - t.objective) < 1e-9);
   const shownSets = sets.filter((s) => !isObjective(s));
   const stderr = (t) => (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "");
   const final = (t) => finalists().get(t.trial_id)?.place ?? null;
@@ -16,8 +16,8 @@ function columns() {
     { key: "trial_id", name: "trial", value: (t) => t.number, text: (t) => clip(t.trial_id, 40) },
     { key: "status", name: "status", value: (t) => t.status, node: (t) => make("span", { class: "tag tag-" + (STATUSES.includes(t.status) ? t.status : "other") }, clip(t.status, 20)) },
     { key: "objective", name: "held-out loss", n: true, value: (t) => t.objective, text: (t) => (isNumber(t.objective) ? t.objective.toFixed(4) + stderr(t) : "—") },
-    ...shownSets.map((s) => ({ key: "set:" + s, name: clip(s, 24), n: true, value: (t) => t.held_out[s]?.loss ?? null, text: (t) => (isNumber(t.held_out[s]?.loss) ? t.held_out[s].loss.toFixed(4) : "—") })),
-    ...R.swept.map((k) => ({ key: "config:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.config[k] ?? null, text: (t) => num(t.config[k]) })),
+    ...shownSets.map((s) => ({ key: "set:" + s, name: clip(s, 24), n: true, value: (t) => t.validation[s]?.loss ?? null, text: (t) => (isNumber(t.validation[s]?.loss) ? t.validation[s].loss.toFixed(4) : "—") })),
+    ...R.swept.map((k) => ({ key: "config:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.params[k] ?? null, text: (t) => num(t.params[k]) })),
     { key: "reach", name: "reach", value: (t) => t.reach, node: (t) => make("span", {}, make("span", { class: "reach" }, reachBar(t)), percent(t.reach)) },
     { key: "seconds", name: onGpus() ? "GPU time" : "time", n: true, value: (t) => t.seconds * (onGpus() ? t.gpus : 1), text: (t) => duration(t.seconds * (onGpus() ? t.gpus : 1)) },
     { key: "reason", name: "why it ended", value: (t) => t.reason, cls: "reason", node: (t) => make("div", {}, clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200)) },
@@ -61,7 +61,7 @@ function rows(list) {
 
 const texts = new Map();
 function searchText(t) {
-  if (!texts.has(t)) texts.set(t, [t.trial_id, t.status, t.origin, finalists().has(t.trial_id) ? "finalist" : "", t.reason ?? "", ...Object.entries(t.config).map(([k, v]) => k + "=" + num(v) + " " + plain(v))].join(" ").toLowerCase());
+  if (!texts.has(t)) texts.set(t, [t.trial_id, t.status, t.origin, finalists().has(t.trial_id) ? "finalist" : "", t.reason ?? "", ...Object.entries(t.params).map(([k, v]) => k + "=" + num(v) + " " + plain(v))].join(" ").toLowerCase());
   return texts.get(t);
 }
 
