@@ -74,8 +74,8 @@ def _round(number: int, slots: list[Worker]) -> list[dict[str, Any]]:
             slot.go()
         tokens = sum(slot.answer()[0] for slot in slots[:count])
         rate = tokens / (time.perf_counter() - begin)
-        file_lock = rows[0]["tokens_per_second"] if rows else rate
-        rows.append({"round": number, "slots": count, "tokens_per_second": rate, "times": rate / file_lock})
+        alone = rows[0]["tokens_per_second"] if rows else rate
+        rows.append({"round": number, "slots": count, "tokens_per_second": rate, "times": rate / alone})
         print(rows[-1], flush=True)
     return rows
 
