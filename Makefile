@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test chaos chaos-long test-full check study findings format clean
+.PHONY: help setup demo test chaos chaos-long test-full check docs reference study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,10 +41,17 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP) ## build the documentation site into site/
+	$(BIN)/python -m mkdocs build --quiet
+
+reference: $(STAMP) ## write the generated pages: the YAML file, the command line
+	$(BIN)/python -m sweepft.spec docs/reference
+	$(BIN)/python -m sweepft.cli.reference docs/reference/cli.md
+
 study: $(STAMP) ## make the study's runs, or go on with them (hours; needs the development data; ARGS="--plan --edition gpu --model ...")
 	$(BIN)/python -m benchmarks.study.run $(ARGS)
 
-findings: $(STAMP) ## write docs/findings.md from benchmarks/data/study.parquet
+findings: $(STAMP) ## write docs/explanation/findings.md from benchmarks/data/study.parquet
 	$(BIN)/python -m benchmarks.study.replay
 	$(BIN)/python -m benchmarks.study.findings
 
@@ -53,4 +60,4 @@ format: $(STAMP) ## write the format
 	$(BIN)/ruff check --fix .
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

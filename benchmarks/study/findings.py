@@ -1,4 +1,4 @@
-"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes ``docs/findings.md``.
+"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes ``docs/explanation/findings.md``.
 
 One idea: every number and every verdict of that page is computed here from the table alone, by rules that were fixed
 before the runs were made, but for two of wording, chosen after them (an edge named for a slope, `equal` for no
@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "benchmarks" / "data" / "study.parquet"
 REPLAYED = ROOT / "benchmarks" / "data" / "study-replay.json"
 LARGER = ROOT / "benchmarks" / "data" / "study-51M.parquet"
-PAGE = ROOT / "docs" / "findings.md"
+PAGE = ROOT / "docs" / "explanation" / "findings.md"
 WORDS = {"in_domain": "in-domain loss", "retention": "retention loss"}
 SIGNALS = {"grad_norm": ("gradient norm", 1), "loss": ("training loss", -1), "eval": ("held-out loss", None)}
 """Signals in words, and the sign that the paper expects of their correlation with the final loss."""

@@ -137,7 +137,7 @@ def _submit(
         client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=job.submission_id,
-            # The environment stays here: tokens are the cluster's to give (see docs/cluster.md).
+            # The environment stays here: tokens are the cluster's to give (see docs/how-to/cluster.md).
             runtime_env={
                 "working_dir": folder,
                 "py_modules": [str(Path(sweepft.__file__).parent)],
@@ -177,5 +177,7 @@ def _problem(address: str, rule: str) -> JobError:
             "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
         )
         return JobError([Problem(address, "--address", rule, remedy)])
-    remedy = "is the cluster up, and its job server (port 8265) reachable from here? see docs/cluster.md"
+    remedy = (
+        "is the cluster up, and its job server (port 8265) reachable from here? see docs/how-to/cluster.md"
+    )
     return JobError([Problem(address, "--address", rule, remedy)])

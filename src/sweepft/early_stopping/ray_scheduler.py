@@ -105,7 +105,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         rungs: Fractions of the budget, or counts ``{"steps": n}``, ``{"samples": n}``.
         min_steps: A trial is judged at a window only after that many steps and past its warmup (result key
             ``warmup_steps``), else at the next one.
-        rule: ``none``, ``median``, ``recipe``, ``asha`` or ``calibrated``; see ``docs/scheduler.md``.
+        rule: ``none``, ``median``, ``recipe``, ``asha`` or ``calibrated``; see ``docs/how-to/scheduler.md``.
         covariates: Config keys that may explain final results (``calibrated``).
         good: Share of trials that count as good (``calibrated``, audits).
         false_stop: Share of the good trials that may be condemned (``calibrated``).

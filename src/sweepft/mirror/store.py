@@ -49,7 +49,7 @@ def refused(uri: str, what: str, error: BaseException) -> MirrorError:
     """An error of a store in words, with the remedy where the cause is known."""
     text = redact(" ".join(str(error).split()))
     known = (remedy for marks, remedy in _REMEDIES if any(mark in text for mark in marks))
-    return MirrorError(f"{uri}: {what}: {text}\n  {next(known, 'see docs/cluster.md on mirrors')}")
+    return MirrorError(f"{uri}: {what}: {text}\n  {next(known, 'see docs/how-to/cluster.md on mirrors')}")
 
 
 class Store:

@@ -77,7 +77,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will take. ``to_dict`` is what ``--json`` writes; docs/plan.md tells its keys."""
+    """What a sweep will take. ``to_dict`` is what ``--json`` writes; docs/how-to/plan.md tells its keys."""
 
     spec: SweepSpec
     trials: int | None

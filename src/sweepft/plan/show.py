@@ -206,7 +206,7 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
             "stopping",
             f"{_hours(low)} to {_hours(high)} {cost.unit}-hours{wall}, if {plan.spec.early_stop.rule} saves "
             f"{100 * cost.saved[0]:.0f} to {100 * cost.saved[1]:.0f}% as it did on public curves "
-            "(docs/scheduler.md)",
+            "(docs/how-to/scheduler.md)",
         )
     if cost.seed_hours:
         yield "fresh seeds", f"{_hours(cost.seed_hours)} {cost.unit}-hours more, after the search"

@@ -23,7 +23,7 @@ COMPARISON_SCHEMA_VERSION: Final = 1
 
 
 def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None = None) -> dict[str, Any]:
-    """The comparison of sweeps as plain data; see docs/report.md for every key.
+    """The comparison of sweeps as plain data; see docs/reference/report.md for every key.
 
     Args:
         runs: Run folder and sweep, in the order they shall be shown.

@@ -19,7 +19,7 @@ from sweepft.report.format import number
 
 
 def finalists_summary(view: SweepState) -> dict[str, Any] | None:
-    """Finalists best first, or None where none were chosen; see docs/report.md for every key."""
+    """Finalists best first, or None where none were chosen; see docs/reference/report.md for every key."""
     if view.finalists is None:
         return None
     chosen = finalists(view)

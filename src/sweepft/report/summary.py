@@ -32,7 +32,7 @@ SIMULATED: Final = (
 
 
 def summarise(view: SweepState, price: float | None = None) -> dict[str, Any]:
-    """The report of a sweep as it stands, finished or not; see docs/report.md for every key.
+    """The report of a sweep as it stands, finished or not; see docs/reference/report.md for every key.
 
     Args:
         view: The sweep.

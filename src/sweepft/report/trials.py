@@ -102,7 +102,7 @@ def saved_seconds(view: SweepState, trial: TrialState, rungs: Iterable[float]) -
 
 
 def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: list[float]) -> dict[str, Any]:
-    """All the report says about a trial, as plain data; see docs/report.md."""
+    """All the report says about a trial, as plain data; see docs/reference/report.md."""
     done = trial.status == "completed"
     last = trial.evals[-1] if trial.evals else None
     final = last if done and last is not None and last.get("final") else None

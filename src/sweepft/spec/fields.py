@@ -234,7 +234,7 @@ def describe(root: type[Section], path: Sequence[str | int]) -> str:
             info: FieldInfo | None = model.model_fields.get(str(path[end - 1]))
             if info is not None and info.description:
                 return f"{path[end - 1]}: {' '.join(info.description.split())}"
-    return "see docs/spec.md"
+    return "see docs/reference/spec.md"
 
 
 def _models_at(root: type[Section], path: Sequence[str | int]) -> list[type[Section]]:

@@ -1,4 +1,4 @@
-"""The tables of docs/spec.md: every key of a spec with type, default and meaning, made from the models."""
+"""The tables of docs/reference/spec.md: every key of a spec with type, default and meaning, made from the models."""
 # MERGED The JSON schema of a spec, for editors: completion, types and descriptions while one writes.
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def json_schema() -> dict[str, Any]:
     return schema
 
 
-BEGIN = "<!-- reference: made by `python -m sweepft.spec docs`, do not edit -->"
+BEGIN = "<!-- reference: made by `python -m sweepft.spec docs/reference`, do not edit -->"
 
 
 END = "<!-- end of reference -->"

@@ -152,7 +152,7 @@ def read(path: Path, name: str) -> Document:
         ) from None
     document, problems = _parse(text, name)
     if not problems and not isinstance(document.data, dict):
-        remedy = "write `name: ...`, `model: ...`, `data: ...` and so on; see docs/spec.md"
+        remedy = "write `name: ...`, `model: ...`, `data: ...` and so on; see docs/reference/spec.md"
         problems = [Problem(document.where(()), "spec", "must be a mapping of keys", remedy)]
     if problems:
         raise SpecError(problems)

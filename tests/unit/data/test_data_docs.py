@@ -1,4 +1,4 @@
-"""What docs/data.md shows works."""
+"""What docs/how-to/data.md shows works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweepft.data.prepare import _OUTCOMES
 from sweepft.data.templates import BUILT_IN
 from sweepft.spec import from_dict
 
-DOC = (Path(__file__).parents[3] / "docs/data.md").read_text()
+DOC = (Path(__file__).parents[3] / "docs/how-to/data.md").read_text()
 
 
 def test_the_example_runs(
@@ -33,7 +33,7 @@ def test_the_example_runs(
     }
     (tmp_path / "sweep.yaml").write_text(json.dumps(spec))
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/data.md", "exec"), {})
+    exec(compile(code, "docs/how-to/data.md", "exec"), {})
     rows, order = capsys.readouterr().out.splitlines()
     assert rows == "72"
     assert len(order.strip("[]").split()) == 8

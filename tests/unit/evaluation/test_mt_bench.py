@@ -480,7 +480,7 @@ def test_a_model_that_answers_too_few_is_found_out(bench: Bench) -> None:
 
 
 def test_the_example_of_the_page_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    page = Path(__file__).parents[3] / "docs/mt-bench.md"
+    page = Path(__file__).parents[3] / "docs/how-to/mt-bench.md"
     code = page.read_text().partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(bench.folder)
     with stand_in_judge(by_turn("[[8]]", "[[7]]")) as judge:

@@ -50,11 +50,11 @@ def keys_of(value: object, prefix: str = "") -> set[str]:
 
 
 def test_every_json_key_is_documented(spec: Path, tmp_path: Path) -> None:
-    """docs/plan.md has a table of the keys; what is written has them all and no others."""
+    """docs/reference/plan-json.md has a table of the keys; what is written has them all and no others."""
     gpu, out = tmp_path / "gpu.json", tmp_path / "cpu.json"
     plan(ROOT / "sweeps" / "one-node-8gpu.yaml", "--no-files", "--json", gpu)
     assert plan(spec, "--json", out)[0] == 0
-    page = (ROOT / "docs" / "plan.md").read_text()
+    page = (ROOT / "docs" / "reference" / "plan-json.md").read_text()
     documented = set(re.findall(r"^\| `([a-z_.]+)` \|", page.partition("## The JSON")[2], re.M))
     written = keys_of(json.loads(gpu.read_text())) | keys_of(json.loads(out.read_text()))
     assert {key for key in documented if not key.startswith("measured.")} == written

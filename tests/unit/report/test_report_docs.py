@@ -1,4 +1,4 @@
-"""docs/report.md is true: its lines make the report's numbers anew, and its keys are the report's."""
+"""docs/reference/report.md is true: its lines make the report's numbers anew, and its keys are the report's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweepft.report import summarise
 from sweepft.report.compare import compare
 from sweepft.report.tables import CSV_COLUMNS
 
-TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("## Every number again")[1]
 LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
 

@@ -18,7 +18,7 @@ from sweepft.ledger import SweepState
 from sweepft.report import summarise, write_report
 from sweepft.report.finalists import _range_of, _replicated
 
-TEXT = (Path(__file__).parents[3] / "docs/report.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
 SECTION = TEXT.split("## The finalists' numbers again")[1].split("\n## ")[0]
 LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
 

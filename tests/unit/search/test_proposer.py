@@ -430,7 +430,7 @@ def test_parallel_trials_spread() -> None:
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc"])
 def test_who_learns_from_stopped_trials(sampler: str) -> None:
-    """As docs/spec.md says: TPE takes them for poor places; to the others they are as if they had failed."""
+    """As docs/reference/spec.md says: TPE takes them for poor places; to the others they are as if they had failed."""
 
     def run(status: str) -> list[Any]:
         proposer = Proposer(make_spec(sampler=sampler, trials=40), None)

@@ -218,7 +218,7 @@ def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
         wait = trial.wait
         results.append(trial.report())
         assert wait == pytest.approx(sum(results[-1]["phase_seconds"].values()))
-    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/explanation/architecture.md").read_text()
     table = text.split("## What a trial reports to Tune")[1].split("## ")[0]
     named = {
         k.strip("` ")

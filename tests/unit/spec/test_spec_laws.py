@@ -283,13 +283,13 @@ def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
 
 
 def test_the_schema_file_is_true() -> None:
-    """`python -m sweepft.spec docs` makes it anew."""
-    assert json.loads((ROOT / "docs" / "sweep.schema.json").read_text()) == json_schema()
+    """`python -m sweepft.spec docs/reference` makes it anew."""
+    assert json.loads((ROOT / "docs" / "reference" / "sweep.schema.json").read_text()) == json_schema()
 
 
 def test_the_reference_is_true() -> None:
-    """`python -m sweepft.spec docs` makes it anew."""
-    page = (ROOT / "docs" / "spec.md").read_text()
+    """`python -m sweepft.spec docs/reference` makes it anew."""
+    page = (ROOT / "docs" / "reference" / "spec.md").read_text()
     assert with_reference(page) == page
 
 
@@ -337,7 +337,7 @@ def test_the_schema_refuses(path: tuple[str, str], value: Any, place: Path) -> N
 
 
 def test_the_example_in_the_docs_is_sound(place: Path) -> None:
-    page = (ROOT / "docs" / "spec.md").read_text()
+    page = (ROOT / "docs" / "reference" / "spec.md").read_text()
     example = place / "example.yaml"
     example.write_text(page.partition("```yaml\n")[2].partition("```")[0])
     spec = load(example)

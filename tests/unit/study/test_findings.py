@@ -1,4 +1,4 @@
-"""docs/findings.md is what the table says: its numbers computed again, by other means."""
+"""docs/explanation/findings.md is what the table says: its numbers computed again, by other means."""
 
 import json
 import re
