@@ -20,9 +20,8 @@ import record
 from benchmarks.simulation import compare_systems, make_courses, simulate
 from benchmarks.simulation.courses import budget_of
 
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.restore import from_ledger
-from sweepft.ledger import Ledger, SweepState
+from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
 from sweepft.spec import SweepSpec, load

@@ -22,12 +22,11 @@ from rich.console import Console
 
 from sweepft.driver.build import build_callback, build_scheduler, load_prior_sweeps
 from sweepft.driver.control import SweepControl
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.listeners import stop_when_nothing_works
 from sweepft.driver.pausing import give_up_paused, resume_candidates
 from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
-from sweepft.ledger import Ledger, SweepState, ledger_path
+from sweepft.ledger import EventLog, Ledger, SweepState, ledger_path
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher

@@ -13,9 +13,10 @@ from sweepft.driver.command_handler import CommandHandler
 from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
 from sweepft.driver.control import SweepControl, SweepScheduler, SweepStopper
 from sweepft.driver.fault_policy import FaultPolicy
-from sweepft.driver.ledger_callback import EventLog, LedgerCallback
+from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.pausing import resume_candidates
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
+from sweepft.ledger import EventLog
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.control import SweepControl
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import Problem, SpecError
-from sweepft.ledger import Command, CommandInbox, Row, SweepState, TrialState
+from sweepft.ledger import Command, CommandInbox, EventLog, Row, SweepState, TrialState
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
 from sweepft.slot.checkpoints import remove_checkpoints, request_pause

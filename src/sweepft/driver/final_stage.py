@@ -18,12 +18,11 @@ from typing import Any, Literal
 from sweepft.data import Prepared, load_test_sets
 from sweepft.driver.configs import eval_tasks, keep_policy
 from sweepft.driver.control import SweepControl
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import EvaluateError, Problem, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.ledger import Row, TrialState, metric_of, missing_scores
+from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores
 from sweepft.slot.eval_job import EvalItem, Judging
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import Evaluate, SweepSpec

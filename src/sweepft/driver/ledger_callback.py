@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from sweepft.driver.fault_policy import LostSlot
 from sweepft.driver.time_accounting import TimeAccounting
 from sweepft.errors import StorageError
-from sweepft.ledger import Ledger, Row, SweepState, current_writer, without_residuals
+from sweepft.ledger import EventLog, Row, without_residuals
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
@@ -73,36 +73,6 @@ def outcome(result: Mapping[str, Any], decision: Mapping[str, Any] | None) -> Ou
     if decision is not None and decision["action"] == "pause":
         return Outcome("paused", None, decision["reason"])
     return INTERRUPTED
-
-
-class EventLog:
-    """The sweep's only writer: appends a row, folds it into the view, tells listeners.
-
-    Args:
-        ledger: Open for writing.
-        view: State so far; empty for a new sweep.
-    """
-
-    def __init__(self, ledger: Ledger, view: SweepState) -> None:
-        self.ledger = ledger
-        self.view = view
-        view.writer = current_writer(ledger.path.parent)
-        self.failure: StorageError | None = None
-        self.listeners: list[Callable[[Row], None]] = []
-
-    def write(self, kind: str, **fields: Any) -> Row:
-        """Append one row (see ``sweepft.ledger.rows``); after a `StorageError` none is taken any more."""
-        if self.failure is not None:
-            raise self.failure
-        try:
-            row = self.ledger.append(kind, **fields)
-        except StorageError as error:
-            self.failure = error  # Tune turns what its callbacks raise into text
-            raise
-        self.view.apply(row)
-        for listener in self.listeners:
-            listener(row)
-        return row
 
 
 class LedgerCallback(tune.Callback):

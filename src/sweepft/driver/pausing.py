@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sweepft.driver.configs import checkpoint_policy
-from sweepft.driver.ledger_callback import EventLog
+from sweepft.ledger import EventLog
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
 from sweepft.slot.checkpoints import remove_checkpoints

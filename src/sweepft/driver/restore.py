@@ -15,12 +15,12 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.control import SweepScheduler
-from sweepft.driver.ledger_callback import EventLog, outcome
+from sweepft.driver.ledger_callback import outcome
 from sweepft.driver.run_folder import sweep_row
 from sweepft.early_stopping import PriorSweeps
 from sweepft.early_stopping.prior_sweeps import search_trials
 from sweepft.errors import LedgerCorrupt
-from sweepft.ledger import Row, complete_results, read_ledger
+from sweepft.ledger import EventLog, Row, complete_results, read_ledger
 from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher

@@ -14,12 +14,11 @@ from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.driver.final_stage import check_finals
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.restore import from_ledger, write_resume_row
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import SweepResult, run_sweep
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
-from sweepft.ledger import Ledger, SweepState
+from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.spec import SweepSpec, from_dict, load
 
 _MAY_CHANGE = (

@@ -18,9 +18,8 @@ from typing import Final
 
 from rich.console import Console
 
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.errors import MirrorError
-from sweepft.ledger import Row
+from sweepft.ledger import EventLog, Row
 from sweepft.mirror.status import MirrorStatus, read_status
 from sweepft.spec import Mirror
 from sweepft.trackers import failures

@@ -11,12 +11,11 @@ from rich.console import Console
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.driver.build import build_scheduler, load_prior_sweeps
 from sweepft.driver.final_stage import check_finals
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.driver.run_folder import make_run_folder, sweep_row
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import SweepResult, run_sweep
 from sweepft.errors import Problem, SpecError
-from sweepft.ledger import Ledger, SweepState
+from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, check_budget, packing_note

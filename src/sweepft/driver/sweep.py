@@ -25,7 +25,7 @@ from sweepft.driver.command_handler import CommandHandler
 from sweepft.driver.configs import keep_policy
 from sweepft.driver.control import SweepControl, SweepScheduler
 from sweepft.driver.final_stage import FinalStage
-from sweepft.driver.ledger_callback import EventLog, LedgerCallback
+from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.listeners import LiveReport, keep_weights, stop_when_nothing_works
 from sweepft.driver.pausing import give_up_paused
 from sweepft.driver.progress import Progress
@@ -35,7 +35,7 @@ from sweepft.driver.run_folder import storage_problem
 from sweepft.driver.sidecars import Tracking
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export import write_best
-from sweepft.ledger import SweepState
+from sweepft.ledger import EventLog, SweepState
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec

@@ -6,6 +6,7 @@ Everything else in a run folder can be made again from it. Needs the standard li
 from __future__ import annotations
 
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
+from sweepft.ledger.event_log import EventLog
 from sweepft.ledger.ledger import Ledger, iter_ledger, ledger_path, read_ledger
 from sweepft.ledger.lock import Owner, current_writer, named_writer
 from sweepft.ledger.ranking import (
@@ -29,6 +30,7 @@ __all__ = [
     "Attempt",
     "Command",
     "CommandInbox",
+    "EventLog",
     "Finalist",
     "Ledger",
     "LedgerTail",

@@ -14,9 +14,8 @@ from support.search_material import BUDGET, make_spec
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.command_handler import CommandHandler
 from sweepft.driver.control import SweepControl
-from sweepft.driver.ledger_callback import EventLog
 from sweepft.early_stopping import PriorSweeps
-from sweepft.ledger import Command, Ledger, SweepState, read_ledger, send_command
+from sweepft.ledger import Command, EventLog, Ledger, SweepState, read_ledger, send_command
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.slot.checkpoints import pause_requested
 
