@@ -126,7 +126,7 @@ def simulate(
         event_log = EventLog(ledger, view)
         about = {**courses.about, "slots": spec.resources.concurrent_trials}
         event_log.write(
-            "sweep", **asked_row(spec), budget_samples=budget, simulated=about, history=history.to_dict()
+            "sweep", **asked_row(spec), budget_samples=budget, simulated=about, prior_sweeps=history.to_dict()
         )
         searcher = OptunaSearcher(Proposer(spec, out / STUDY_FILE), budget)
         scheduler = build_scheduler(spec, budget, history)

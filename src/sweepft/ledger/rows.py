@@ -40,9 +40,9 @@ DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_che
 class SweepRow:
     """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
 
-    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets; ``history``
-    what the scheduler was told of earlier sweeps (`sweepft.early_stopping.History`), None without; ``simulated`` what stood
-    in for training where none took place, None in a real sweep.
+    ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets;
+    ``prior_sweeps`` what the scheduler knows of earlier sweeps (`sweepft.early_stopping.PriorSweeps`), None without;
+    ``simulated`` what stood in for training where none took place, None in a real sweep.
     """
 
     name: str
@@ -58,7 +58,7 @@ class SweepRow:
     git_commit: str | None = None
     command: Any = None
     resumed: bool = False
-    history: dict[str, Any] | None = None
+    prior_sweeps: dict[str, Any] | None = None
     simulated: dict[str, Any] | None = None
 
 
