@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from support.specs import spec
 from sweepft.plan.model_shape import ModelShape, typical_shape
-from sweepft.spec import SweepSpec, from_dict
+from sweepft.spec import SweepSpec
 
 
 def spec_to_plan(**sections: Any) -> SweepSpec:
@@ -13,30 +14,17 @@ def spec_to_plan(**sections: Any) -> SweepSpec:
 
     A space without learning rate gets a fixed one.
     """
-    data: dict[str, Any] = {
-        "name": "to-plan",
+    space = {"batch_size": {"choice": [128, 512]}, "learning_rate": {"log_uniform": [1e-6, 1e-4]}}
+    defaults: dict[str, Any] = {
         "model": {"path": "org/model-3b"},
-        "data": {
-            "train": [{"path": "org/rows"}],
-            "validation": [{"name": "own", "fraction": 0.01, "limit": 1000}],
-            "max_length": 1024,
-        },
-        "train": {"budget": {"samples": 51_200}, "micro_batch": 4, "precision": "bf16", "zero_stage": 2},
-        "search": {
-            "trials": 32,
-            "space": {
-                "batch_size": {"choice": [128, 512]},
-                "learning_rate": {"log_uniform": [1e-6, 1e-4]},
-            },
-        },
-        "early_stop": {"rungs": [0.1, 0.25, 0.5]},
+        "data": {"validation": [{"name": "own", "fraction": 0.01, "limit": 1000}], "max_length": 1024},
+        "train": {"budget": {"samples": 51_200}, "micro_batch": 4},
+        "search": {"trials": 32, "space": space},
         "resources": {"workers_per_trial": 4, "gpus_per_worker": 1, "concurrent_trials": 2},
     }
     for name, changes in sections.items():
-        data[name] = data.get(name, {}) | changes if isinstance(changes, dict) else changes
-    if "learning_rate" not in data["search"]["space"]:
-        data["train"] = {"learning_rate": 1e-5} | data["train"]
-    return from_dict(data)
+        defaults[name] = defaults.get(name, {}) | changes if isinstance(changes, dict) else changes
+    return spec(**defaults)
 
 
 def shape_3b() -> ModelShape:

@@ -7,9 +7,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+from support import specs
 from sweepft.ledger.rows import EndRow, EvalRow, StartRow, SweepRow, TrialRow
 from sweepft.search import Proposal
-from sweepft.spec import SweepSpec, from_dict
+from sweepft.spec import SweepSpec
 
 BUDGET = 1000
 RUNGS = (0.1, 0.25, 0.5)
@@ -28,18 +29,10 @@ def make_spec(space: dict[str, Any] = SPACE, *, concurrent: int = 1, **search: A
     search = {"trials": 16, **search}
     if search.get("sampler") == "grid" and space is SPACE:
         space = FINITE
-    train: dict[str, Any] = {"budget": {"samples": BUDGET}, "micro_batch": 8}
-    train |= {} if "batch_size" in space else {"batch_size": 8}
-    train |= {} if "learning_rate" in space else {"learning_rate": 1e-3}
-    return from_dict(
-        {
-            "name": "proposing",
-            "model": {"path": "org/model"},
-            "data": {"train": [{"path": "org/rows"}], "validation": [{"name": "own", "fraction": 0.1}]},
-            "train": train,
-            "search": {**search, "space": space},
-            "resources": {"concurrent_trials": concurrent},
-        }
+    return specs.spec(
+        train={"budget": {"samples": BUDGET}, "micro_batch": 8},
+        search=search | {"space": space},
+        resources={"concurrent_trials": concurrent},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from support.specs import spec_dict
 from sweepft.driver.start import start_sweep
 from sweepft.driver.sweep import SweepResult
 from sweepft.spec import SweepSpec, load
@@ -22,21 +23,14 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[str, Any]) -> Path:
     """A spec over a tiny model and data file; ``sections`` replace keys of its sections."""
-    spec: dict[str, Any] = {
-        "name": "tiny",
+    defaults: dict[str, Any] = {
         "model": {"path": str(model_dir)},
         "data": {
             "train": [{"path": str(data_file)}],
             "validation": [{"name": "own", "fraction": 0.15}],
             "max_length": 128,
         },
-        "train": {
-            "budget": {"samples": 96},
-            "micro_batch": 4,
-            "precision": "fp32",
-            "zero_stage": 2,
-            "seed": 0,
-        },
+        "train": {"budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32"},
         "search": {
             "trials": 6,
             "start_with": [{"learning_rate": 3.0e-3, "batch_size": 8}],
@@ -50,9 +44,9 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
         "resources": {"concurrent_trials": 2},
     }
     for name, changes in sections.items():
-        spec[name] = spec.get(name, {}) | changes if isinstance(changes, dict) else changes
+        defaults[name] = defaults.get(name, {}) | changes if isinstance(changes, dict) else changes
     file = folder / "sweep.yaml"
-    file.write_text(yaml.safe_dump(spec))
+    file.write_text(yaml.safe_dump(spec_dict(**defaults)))
     return file
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.specs import on_files, spec_dict
 from sweepft.data.prepare import _OUTCOMES
 from sweepft.data.templates import BUILT_IN
 from sweepft.spec import from_dict
@@ -24,13 +25,10 @@ def test_the_example_runs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     [code] = re.findall(r"```python\n(.*?)```", DOC, re.S)
-    spec = {
-        "name": "docs",
-        "model": {"path": str(tiny_model_dir)},
-        "data": {"train": [{"path": str(tiny_data_file)}], "validation": [{"name": "h", "fraction": 0.25}]},
-        "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
-        "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}}},
-    }
+    spec = spec_dict(
+        on_files(tiny_model_dir, tiny_data_file)
+        | {"data.validation": [{"name": "h", "fraction": 0.25}], "train.budget.samples": 32}
+    )
     (tmp_path / "sweep.yaml").write_text(json.dumps(spec))
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "docs/how-to/data.md", "exec"), {})

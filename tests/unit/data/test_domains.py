@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from support import specs
 from sweepft.data import check
 from sweepft.data.split import split_data
 from sweepft.errors import DataError
-from sweepft.spec import SweepSpec, from_dict
+from sweepft.spec import SweepSpec
 
 DOMAINS = ("glue_a", "glue_b", "math", None)
 
@@ -26,16 +27,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def spec(file: Path, space: dict[str, Any] | None = None, **data: Any) -> SweepSpec:
-    validation = [{"name": "own", "fraction": 0.1}]
-    return from_dict(
-        {
-            "name": "t",
-            "model": {"path": "org/m"},
-            "data": {"train": [{"path": str(file)}], "validation": validation} | data,
-            "train": {"budget": {"samples": 32}, "micro_batch": 4, "learning_rate": 0.001},
-            "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}} | (space or {})},
-        }
-    )
+    space = {"batch_size": {"choice": [4, 8]}} | (space or {})
+    return specs.spec(data={"train": [{"path": str(file)}]} | data, search={"space": space})
 
 
 def domains_of(rows: list[Any]) -> Counter[str | None]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support import specs
 from support.tiny import tiny_data, tiny_rows
 from sweepft.data import Prepared, SampleOrder, TokenSet, prepare, prepare_in_child
 from sweepft.data.cache import write_token_set
@@ -24,20 +25,11 @@ from sweepft.spec.sweep import SweepSpec
 
 
 def spec_for(model: Path, file: Path, **data: Any) -> SweepSpec:
-    changes = {
-        "train": [{"path": str(file)}],
-        "validation": [{"name": "skills", "fraction": 0.1}],
-        "max_length": 128,
-        **data,
-    }
-    return SweepSpec.model_validate(
-        {
-            "name": "t",
-            "model": {"path": str(model)},
-            "data": changes,
-            "train": {"budget": {"epochs": 2.0}, "micro_batch": 4, "learning_rate": 0.001},
-            "search": {"trials": 2, "space": {"batch_size": {"choice": [4, 8]}}},
-        }
+    validation = [{"name": "skills", "fraction": 0.1}]
+    return specs.spec(
+        model={"path": str(model)},
+        data={"train": [{"path": str(file)}], "validation": validation, "max_length": 128} | data,
+        train={"budget": {"epochs": 2.0}, "micro_batch": 4},
     )
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from support import specs
 from sweepft.data import check
 from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
 from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.spec import Evaluate, SweepSpec, from_dict, load, plan
+from sweepft.spec import Evaluate, SweepSpec, load, plan
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
@@ -64,40 +65,37 @@ def test_every_sweep_shrinks_to_a_sound_one(path: Path, shrink) -> None:
 
 
 def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Path) -> None:
-    spec = from_dict(
-        {
-            "name": "other",
-            "model": {"path": "org/model", "chat_template": "./mine.jinja"},
-            "data": {
-                "train": [{"path": "org/rows"}],
-                "validation": [{"name": "own", "path": "org/held"}],
-                "test": [{"name": "one", "path": "org/one"}, {"name": "two", "path": "org/two"}],
+    spec = specs.spec(
+        model={"path": "org/model", "chat_template": "./mine.jinja"},
+        data={
+            "validation": [{"name": "own", "path": "org/held"}],
+            "test": [{"name": "one", "path": "org/one"}, {"name": "two", "path": "org/two"}],
+        },
+        train={
+            "budget": {"epochs": 2},
+            "batch_size": 4096,
+            "micro_batch": 8,
+            "zero_stage": 1,
+            "offload": "optimizer",
+            "liger": True,
+            "optimizer": {"name": "sgd"},
+        },
+        search={
+            "trials": None,
+            "limit": {"hours": 8},
+            "space": {
+                "learning_rate": {"log_uniform": [1e-6, 1e-4]},
+                "warmup.steps": {"int_uniform": [0, 100]},
             },
-            "train": {
-                "budget": {"epochs": 2},
-                "batch_size": 4096,
-                "micro_batch": 8,
-                "zero_stage": 1,
-                "offload": "optimizer",
-                "liger": True,
-                "optimizer": {"name": "sgd"},
-            },
-            "search": {
-                "limit": {"hours": 8},
-                "space": {
-                    "learning_rate": {"log_uniform": [1e-6, 1e-4]},
-                    "warmup.steps": {"int_uniform": [0, 100]},
-                },
-            },
-            "resources": {"workers_per_trial": 8, "gpus_per_worker": 1},
-            "mirror": {"uri": "s3://bucket/other"},
-            "evaluate": {
-                "tasks": [{"name": "mmlu", "limit": 99, "num_fewshot": 5, "chat_template": False}, "gsm8k"],
-                "rank_by": {"two.loss": 1.0, "gsm8k.exact_match,strict": 1.0, "mt_bench.score": 0.1},
-                "mt_bench": {"questions": "q.jsonl", "judge": "one"},
-                "replicates": {"seeds": 5},
-            },
-        }
+        },
+        resources={"workers_per_trial": 8, "gpus_per_worker": 1},
+        mirror={"uri": "s3://bucket/other"},
+        evaluate={
+            "tasks": [{"name": "mmlu", "limit": 99, "num_fewshot": 5, "chat_template": False}, "gsm8k"],
+            "rank_by": {"two.loss": 1.0, "gsm8k.exact_match,strict": 1.0, "mt_bench.score": 0.1},
+            "mt_bench": {"questions": "q.jsonl", "judge": "one"},
+            "replicates": {"seeds": 5},
+        },
     )
     small = shrink(spec)
     assert (small.train.batch_size, small.train.budget.samples) == (4, 48)
@@ -142,24 +140,19 @@ def test_where_only_the_judge_was_asked_nothing_is_left_to_score(tmp_path: Path)
 
 
 def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path, shrink) -> None:
-    spec = from_dict(
-        {
-            "name": "phases",
-            "model": {"path": "org/model"},
-            "data": {
-                "train": [
-                    {"path": "org/a", "domain": "known"},
-                    {"path": "org/b", "domains": ["x_*"], "domain": "new"},
-                ],
-                "validation": [{"name": "own", "fraction": 0.1, "domains": ["new"]}],
-                "phases": [{"domains": ["known"]}, {"domains": ["new"]}],
-            },
-            "train": {"budget": {"epochs": 2}, "micro_batch": 8, "learning_rate": 1e-3},
-            "search": {
-                "trials": 4,
-                "space": {"batch_size": {"choice": [64]}, "data.strategy": {"choice": ["stacked", "phased"]}},
-            },
-        }
+    spec = specs.spec(
+        data={
+            "train": [
+                {"path": "org/a", "domain": "known"},
+                {"path": "org/b", "domains": ["x_*"], "domain": "new"},
+            ],
+            "validation": [{"name": "own", "fraction": 0.1, "domains": ["new"]}],
+            "phases": [{"domains": ["known"]}, {"domains": ["new"]}],
+        },
+        train={"budget": {"epochs": 2}, "micro_batch": 8},
+        search={
+            "space": {"batch_size": {"choice": [64]}, "data.strategy": {"choice": ["stacked", "phased"]}}
+        },
     )
     small = shrink(spec)
     assert small.data.curriculum == spec.data.curriculum

@@ -6,23 +6,18 @@ import re
 
 import pytest
 
+from support.specs import spec_dict
 from sweepft.driver.command_handler import command_problem
 from sweepft.ledger import Command, SweepState
 from sweepft.spec import from_dict
 
-SPEC = {
-    "name": "s",
-    "model": {"path": "org/model"},
-    "data": {"train": [{"path": "org/data"}], "validation": [{"name": "own", "fraction": 0.1}]},
-    "train": {"budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32"},
-    "search": {
+SPEC = spec_dict(
+    {"train.budget.samples": 96, "train.micro_batch": 4},
+    search={
         "trials": 6,
-        "space": {
-            "batch_size": {"choice": [8, 16]},
-            "learning_rate": {"log_uniform": [1.0e-5, 3.0e-2]},
-        },
+        "space": {"batch_size": {"choice": [8, 16]}, "learning_rate": {"log_uniform": [1.0e-5, 3.0e-2]}},
     },
-}
+)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from support.specs import spec_dict
 from sweepft.data.order import phased_rows
 from sweepft.driver.train_one import horizon_notes
 from sweepft.export import write_best
@@ -35,30 +36,22 @@ def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **trai
         "data.strategy": {"choice": ["stacked", "phased"]},
         "data.mixture.new": {"choice": [1.0, 2.0]},
     }
-    return {
-        "name": "a-sweep",
-        "model": {"path": "/models/base"},
-        "data": {
-            "train": [{"path": "/data/chats.jsonl.gz"}],
-            "validation": [
-                {"name": "own", "fraction": 0.1},
-                {"name": "general", "path": "/data/g.jsonl", "weight": 0},
-            ],
-            "max_length": 256,
-            **(data or {}),
-        },
-        "train": TRAIN | train,
-        "search": {
-            "trials": 4,
-            "space": {
-                "learning_rate": {"log_uniform": [1e-5, 1e-2]},
-                "batch_size": {"choice": [8, 16]},
-                **{key: more[key] for key in swept if key in more},
-            },
-        },
-        "early_stop": {"rungs": [0.25, 0.5]},
-        "resources": {"workers_per_trial": 2, "concurrent_trials": 3},
+    validation = [{"name": "own", "fraction": 0.1}, {"name": "general", "path": "/data/g.jsonl", "weight": 0}]
+    rows = {"train": [{"path": "/data/chats.jsonl.gz"}], "validation": validation, "max_length": 256}
+    space = {
+        "learning_rate": {"log_uniform": [1e-5, 1e-2]},
+        "batch_size": {"choice": [8, 16]},
+        **{key: more[key] for key in swept if key in more},
     }
+    return spec_dict(
+        name="a-sweep",
+        model={"path": "/models/base"},
+        data=rows | (data or {}),
+        train=TRAIN | train,
+        search={"trials": 4, "space": space},
+        early_stop={"rungs": [0.25, 0.5]},
+        resources={"workers_per_trial": 2, "concurrent_trials": 3},
+    )
 
 
 def finished(

@@ -17,6 +17,7 @@ from benchmarks.simulation.run import SweepState as FoldOfTheRun
 from benchmarks.simulation.trainable import Playback
 from click.testing import CliRunner
 
+from support import specs
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.resume import resume_sweep
 from sweepft.early_stopping import PriorSweeps
@@ -35,16 +36,12 @@ def make_spec(trials: int = 120, slots: int = 24, rule: str = "calibrated", **se
         "learning_rate": {"log_uniform": [1e-6, 1e-4]},
         "schedule": {"choice": ["constant", "linear"]},
     }
-    return from_dict(
-        {
-            "name": "made-up",
-            "model": {"path": "nowhere/model"},
-            "data": {"train": [{"path": "nowhere/data"}], "validation": [{"name": "own", "fraction": 0.1}]},
-            "train": {"budget": {"samples": BUDGET}, "micro_batch": 4},
-            "search": {"trials": trials, "sampler": "random", "space": space, **search},
-            "early_stop": {"rule": rule, "rungs": [0.1, 0.25, 0.5], "min_steps": 1},
-            "resources": {"workers_per_trial": 2, "gpus_per_worker": 1, "concurrent_trials": slots},
-        }
+    return specs.spec(
+        name="made-up",
+        train={"budget": {"samples": BUDGET}, "micro_batch": 4},
+        search={"trials": trials, "sampler": "random", "space": space} | search,
+        early_stop={"rule": rule, "rungs": [0.1, 0.25, 0.5], "min_steps": 1},
+        resources={"workers_per_trial": 2, "gpus_per_worker": 1, "concurrent_trials": slots},
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from support.specs import spec_dict
 from sweepft.errors import SpecError
 from sweepft.spec import (
     Curriculum,
@@ -24,21 +25,9 @@ BOTH = {"choice": ["stacked", "phased"]}
 
 
 def whole(space: dict[str, Any] | None = None, start: list[Any] | None = None, **data: Any) -> dict[str, Any]:
-    return {
-        "name": "n",
-        "model": {"path": "org/m"},
-        "data": {
-            "train": [{"path": "org/a", "domain": "knowledge"}, {"path": "org/b", "domain": "skills"}],
-            "validation": [{"name": "own", "fraction": 0.1}],
-            **data,
-        },
-        "train": {"budget": {"samples": 64}, "micro_batch": 2, "learning_rate": 1e-3},
-        "search": {
-            "trials": 3,
-            "start_with": start or [],
-            "space": {"batch_size": {"choice": [4, 8]}, **(space or {})},
-        },
-    }
+    train = [{"path": "org/a", "domain": "knowledge"}, {"path": "org/b", "domain": "skills"}]
+    space = {"batch_size": {"choice": [4, 8]}, **(space or {})}
+    return spec_dict(data={"train": train} | data, search={"start_with": start or [], "space": space})
 
 
 def told(*arguments: Any, **data: Any) -> list[tuple[str, str, str]]:

@@ -8,6 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from support import specs
 from sweepft.errors import SpecError
 from sweepft.spec import FEWEST_STEPS, PRESETS, SweepSpec, dump, format_value, from_dict, load
 
@@ -22,14 +23,9 @@ SPACE = {
 def spec(
     *names: object, space: dict[str, object] = SPACE, budget: dict[str, object] | None = None, **train: object
 ) -> SweepSpec:
-    return from_dict(
-        {
-            "name": "named",
-            "model": {"path": "org/model"},
-            "data": {"train": [{"path": "org/rows"}], "validation": [{"name": "own", "fraction": 0.1}]},
-            "train": {"budget": budget or {"samples": 320_000}, "micro_batch": 4, **train},
-            "search": {"trials": 4, "start_with": list(names), "space": space},
-        }
+    return specs.spec(
+        train={"budget": budget or {"samples": 320_000}, "micro_batch": 4, **train},
+        search={"start_with": list(names), "space": space},
     )
 
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sweepft.spec
+from support.specs import spec_dict
 from sweepft.errors import SpecError
 from sweepft.spec import (
     SWEEPABLE,
@@ -90,22 +91,14 @@ def paths(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path, *(found for key, value in items for found in paths(value, (*path, key)))]
 
 
-WHOLE: dict[str, Any] = {
-    "name": "n",
-    "model": {"path": "org/m"},
-    "data": {
+WHOLE = spec_dict(
+    data={
         "train": [{"path": "org/a"}, {"path": "b.jsonl", "limit": 3}],
         "validation": [{"name": "x", "fraction": 0.1}, {"name": "y", "path": "org/y", "weight": 0}],
         "test": [{"name": "z", "path": "org/z"}],
     },
-    "train": {
-        "budget": {"samples": 64},
-        "micro_batch": 2,
-        "warmup": {"steps": 1},
-        "optimizer": {"betas": [0.9, 0.99]},
-    },
-    "search": {
-        "trials": 3,
+    train={"warmup": {"steps": 1}, "optimizer": {"betas": [0.9, 0.99]}},
+    search={
         "limit": {"hours": 1},
         "start_with": [{"batch_size": 4, "schedule": "wsd"}],
         "space": {
@@ -116,9 +109,9 @@ WHOLE: dict[str, Any] = {
             "decay_fraction": {"choice": [0.1, 0.2]},
         },
     },
-    "early_stop": {"rungs": [0.1, 0.5]},
-    "resources": {"workers_per_trial": 1},
-}
+    early_stop={"rungs": [0.1, 0.5]},
+    resources={"workers_per_trial": 1},
+)
 anything = plain | st.sampled_from(  # copied: what is drawn is built upon
     [math.nan, math.inf, -1, 0, 10**30, "wsd", "org/x", {"steps": 1}, {"choice": []}, [], {}, [[0.9, 0.9]]]
 ).map(copy.deepcopy)
