@@ -26,7 +26,7 @@ def view() -> SweepState:
     for n, status in enumerate(["completed", None, "stopped"]):
         name = f"t{n:03d}"
         config = {"batch_size": 8, "learning_rate": 1e-3 * (n + 1)}
-        rows.append({"kind": "trial", "time": 2.0, "trial_id": name, "number": n, "config": config})
+        rows.append({"kind": "trial", "time": 2.0, "trial_id": name, "number": n, "params": config})
         if status:
             rows.append(
                 {
@@ -132,7 +132,7 @@ def test_a_clone_is_not_asked_for_twice(view: SweepState) -> None:
         "command": "clone",
         "time": 5.0,
         "accepted": True,
-        "arguments": {"config": config},
+        "arguments": {"params": config},
     }
     view.apply(row)
     problem = command_problem(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))

@@ -33,7 +33,7 @@ TABLE = {
         "'cosin'",
         "did you mean `cosine`?",
     ),
-    "held_out_overlaps_train": (
+    "validation_overlaps_train": (
         5,
         "data.validation.0.path",
         "must not overlap with training, but is the file of data.train.0",
