@@ -132,7 +132,7 @@ def test_a_clone_is_not_asked_for_twice(view: SweepState) -> None:
         "command": "clone",
         "time": 5.0,
         "accepted": True,
-        "arguments": {"params": config},
+        "arguments": {"config": config},
     }
     view.apply(row)
     problem = command_problem(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))

@@ -343,9 +343,9 @@ def test_the_public_surface() -> None:
         "Budget CheckpointEvery Curriculum Data EarlyStop Faults Validation Keep Limit Lora MlflowTrack Model MtBench "
         "Optimizer Resources Search"
     )
-    sources = "Mirror TestSource Track Train TrainSource WandbTrack Confirm Evaluate Finalists HarnessTask"
+    sources = "Mirror TestSource Track Train TrainSource WandbTrack Replicates Evaluate Finalists HarnessTask"
     rest = (
-        "FEWEST_STEPS NAMED_SETTINGS PACKABLE SWEEPABLE Dimension MicroTokens Preset Plan SweepSpec "
+        "FEWEST_STEPS PRESETS PACKABLE SWEEPABLE Dimension MicroTokens Preset Plan SweepSpec "
         "TrainConfig WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
         "is_template_file json_schema load of_data packing_note plan reference format_value"
     )
