@@ -27,7 +27,7 @@ def recipe_findings(
     """Effects of the swept settings on the objective and every held-out set, and what the early signals say.
 
     Returns:
-        Rows ``finding, claim, metric, effect, unit, low, high, n, verdict, text``; ``effect`` is in nats per
+        Rows ``finding, claim, metric, effect, unit, low, high, n, conclusion, text``; ``effect`` is in nats per
         target token (negative: better), None where there are not enough trials to say or nothing was varied.
     """
     done = [t for t in trials if t["rank"] is not None]
@@ -112,16 +112,16 @@ def _row(finding: str, claim: str, metric: str, unit: str, effect: Estimate | No
         return {
             **row,
             **nothing,
-            "verdict": "cannot tell",
+            "conclusion": "cannot tell",
             "text": f"Not enough completed trials to say ({n}).",
         }
     values = asdict(effect)
     values["effect"] = values.pop("value")
-    verdict = _verdict(finding, effect)
-    return {**row, **values, "verdict": verdict, "text": _words(finding, unit, effect)}
+    conclusion = _conclusion(finding, effect)
+    return {**row, **values, "conclusion": conclusion, "text": _words(finding, unit, effect)}
 
 
-def _verdict(finding: str, effect: Estimate) -> str:
+def _conclusion(finding: str, effect: Estimate) -> str:
     if finding in _LOSES_NOTHING:
         return {0: "no difference seen", 1: "holds here", -1: "does not hold here"}[effect.sign]
     if effect.sign == 0:
@@ -139,7 +139,7 @@ def _words(finding: str, unit: str, effect: Estimate) -> str:
 
 
 def _absent(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[str, Any]:
-    nothing = {"effect": None, "low": None, "high": None, "n": n, "verdict": "not varied"}
+    nothing = {"effect": None, "low": None, "high": None, "n": n, "conclusion": "not varied"}
     text = "Not varied among the completed trials." if n else "No trial has completed yet."
     return {"finding": finding, "claim": claim, "metric": metric, "unit": unit, **nothing, "text": text}
 
@@ -159,7 +159,9 @@ def _signal_rows(signals: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             first = min(fitting, key=lambda s: s["rung"])
             sign = (first["low"] > 0) - (first["high"] < 0)
-            verdict = "cannot tell" if sign == 0 else "holds here" if sign == wanted else "does not hold here"
+            conclusion = (
+                "cannot tell" if sign == 0 else "holds here" if sign == wanted else "does not hold here"
+            )
             where = "within batch sizes" if cohort == "batch_size" else "over all trials"
             text = (
                 f"Rank correlation with the final loss at {first['rung']:.0%} of the budget, {where}: "
@@ -167,7 +169,7 @@ def _signal_rows(signals: list[dict[str, Any]]) -> list[dict[str, Any]]:
             )
             row = {"finding": "early signals", "claim": claim, "metric": metric, "unit": "Spearman's rho"}
             values = {"effect": first["rho"], "low": first["low"], "high": first["high"], "n": first["n"]}
-            rows.append({**row, **values, "verdict": verdict, "text": text})
+            rows.append({**row, **values, "conclusion": conclusion, "text": text})
     return rows
 
 

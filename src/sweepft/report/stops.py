@@ -113,7 +113,7 @@ def _good_lost(
     """
     decisions = [v for t in trials if (v := _flagged_by(view.trials[t["trial_id"]])) is not None]
     flagged = len(decisions)
-    asked = _setting(view, "false_stop", FALSE_STOP) if _rule(view) == "calibrated" else None
+    asked = _setting(view, "max_false_stop_rate", FALSE_STOP) if _rule(view) == "calibrated" else None
     bounded = flagged > 0 and all(_basis(v) in BOUNDED for v in decisions)
 
     def lost(q: float) -> float:

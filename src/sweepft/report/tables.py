@@ -32,7 +32,7 @@ CSV_COLUMNS = (
         "samples_seen",
         "tokens_seen",
     ),
-    *("stop_window", "reason", "seconds", "origin"),
+    *("stop_rung", "reason", "seconds", "origin"),
 )
 
 
@@ -52,11 +52,11 @@ STYLES = {
 def ranked_csv(summary: dict[str, Any]) -> str:
     """One row a trial, best first; what is not known is empty.
 
-    A setting whose key is that of a fixed column stands under ``config.<key>``. A text that a spreadsheet
+    A setting whose key is that of a fixed column stands under ``params.<key>``. A text that a spreadsheet
     would take for a formula gets a leading apostrophe.
     """
     swept = {
-        k: f"config.{k}" if k in CSV_COLUMNS or k.startswith("validation.") else k for k in summary["swept"]
+        k: f"params.{k}" if k in CSV_COLUMNS or k.startswith("validation.") else k for k in summary["swept"]
     }
     sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["validation"]))
     out = io.StringIO()
@@ -65,7 +65,7 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     heads = (*CSV_COLUMNS, *swept.values(), *(f"validation.{s}" for s in sets), *finals.columns)
     write.writerow(_cell(c) for c in heads)
     for t in summary["trials"]:
-        fixed = {**t, "stop_window": (t["stop"] or {}).get("rung")}
+        fixed = {**t, "stop_rung": (t["stop"] or {}).get("rung")}
         cells = [fixed[c] for c in CSV_COLUMNS]
         cells += [t["params"].get(k) for k in swept]
         cells += [(t["validation"].get(s) or {}).get("loss") for s in sets]
@@ -107,7 +107,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines += finalists_markdown(summary, _md)
     lines += [*_md_table(summary, limit), "", "## Recipe findings", ""]
     lines += [
-        f"- {f['claim']} ({_md(f['metric'])}) **{f['decision']}**. {f['text']}" for f in summary["findings"]
+        f"- {f['claim']} ({_md(f['metric'])}) **{f['conclusion']}**. {f['text']}" for f in summary["findings"]
     ]
     lines += ["", "## Not measured", "", *(f"- {_md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)

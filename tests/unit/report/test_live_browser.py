@@ -96,10 +96,10 @@ def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
     page = visit(run)
     scroll_through(page)
     chips = page.locator("#chips button").all_inner_texts()
-    assert "parked 2" in chips
+    assert "paused 2" in chips
     assert "of-tomorrow 1" in chips
     legend = page.locator("#c-curves .legendtext").all_text_contents()
-    assert "parked (2)" in legend
+    assert "paused (2)" in legend
     assert "of-tomorrow (1)" in legend
     page.locator("#filter").fill("of-tomorrow")
     page.locator("#trials tbody tr").first.click()

@@ -91,7 +91,7 @@ def test_a_swept_key_that_is_a_column_already_gets_a_prefix(tmp_path: Path) -> N
     run = Sweep(trials=2, configs=[{"step": 7, "validation.math": 1}] * 2).write(tmp_path)
     header = ranked_csv(summarise(SweepState.load(run))).splitlines()[0].split(",")
     assert len(set(header)) == len(header)
-    assert {"step", "config.step", "config.validation.math", "validation.math"} <= set(header)
+    assert {"step", "params.step", "params.validation.math", "validation.math"} <= set(header)
 
 
 def test_the_report_needs_neither_torch_nor_ray(run: Path) -> None:

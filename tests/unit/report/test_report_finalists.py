@@ -118,7 +118,7 @@ def test_every_file_shows_them(run: Path) -> None:
     assert first["trial_id"] == "t0"
     assert first["finalist.place"] == "1"
     assert float(first["score.maths.acc"]) == 0.42
-    assert float(first["score.sealed.loss.stderr"]) == 0.03
+    assert float(first["score.test_set.loss.stderr"]) == 0.03
     assert next(r for r in rows if r["trial_id"] == "t2")["finalist.place"] == ""
     text = files["md"].read_text()
     assert "## Finalists" in text

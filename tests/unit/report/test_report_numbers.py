@@ -321,12 +321,16 @@ def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
 
 @pytest.mark.parametrize(
     ("bases", "status"),
-    [(("history", "conformal"), "certified"), (("history", "heuristic"), "uncertified"), ((), "uncertified")],
+    [
+        (("prior_sweeps", "conformal"), "certified"),
+        (("prior_sweeps", "heuristic"), "uncertified"),
+        ((), "uncertified"),
+    ],
 )
 def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
     bases: tuple[str, ...], status: str
 ) -> None:
-    spec = {**SPEC, "early_stop": {"rungs": [0.1, 0.5], "rule": "calibrated", "false_stop": 0.2}}
+    spec = {**SPEC, "early_stop": {"rungs": [0.1, 0.5], "rule": "calibrated", "max_false_stop_rate": 0.2}}
     sweep = Sweep(spec).trial("t0", 10, "completed", 1.0)
     for i, basis in enumerate(bases, 1):
         sweep.trial(f"t{i}", 1, "stopped").decision(f"t{i}", 0.1, "stop", evidence={"basis": basis})
@@ -388,11 +392,11 @@ def test_findings_tell_a_real_effect_from_none() -> None:
     trials = made_up(60)
     batch = finding(trials, "batch size")
     assert batch["low"] < 0.05 < batch["high"]
-    assert batch["decision"] == "does not hold here"
-    assert finding(made_up(60, batch_effect=-0.05), "batch size")["decision"] == "holds here"
-    assert finding(trials, "learning rate")["decision"] == "holds here"
-    assert finding(trials, "warmup")["decision"] == "no difference seen"
-    assert finding(trials, "data order")["decision"] == "not varied"
+    assert batch["conclusion"] == "does not hold here"
+    assert finding(made_up(60, batch_effect=-0.05), "batch size")["conclusion"] == "holds here"
+    assert finding(trials, "learning rate")["conclusion"] == "holds here"
+    assert finding(trials, "warmup")["conclusion"] == "no difference seen"
+    assert finding(trials, "data order")["conclusion"] == "not varied"
 
 
 def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
@@ -405,14 +409,14 @@ def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
         trial["objective"] += 0.04 * phased - 0.1 * weight
     order = finding(trials, "data order")
     assert order["low"] < 0.04 < order["high"]
-    assert (order["decision"], order["unit"]) == ("holds here", "phased against stacked")
+    assert (order["conclusion"], order["unit"]) == ("holds here", "phased against stacked")
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
 def test_few_trials_say_nothing(n: int) -> None:
     for f in recipe_findings(SweepState(), made_up(n), []):
         assert f["effect"] is None
-        assert f["decision"] in ("cannot tell", "not varied")
+        assert f["conclusion"] in ("cannot tell", "not varied")
 
 
 def test_importance_names_what_mattered_and_needs_trials() -> None:

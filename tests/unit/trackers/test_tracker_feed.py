@@ -86,7 +86,7 @@ def test_a_parked_trial_pauses_and_is_opened_again(tmp_path: Path) -> None:
     notebook = Notebook()
     drain(tmp_path, notebook=notebook)
     assert [t for t in notebook.told if not t.startswith("send")] == [
-        "open t000", "verdict t000 park", "close t000 parked", "open t000", "close t000 completed",
+        "open t000", "verdict t000 pause", "close t000 paused", "open t000", "close t000 completed",
     ]  # fmt: skip
 
 
