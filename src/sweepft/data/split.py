@@ -16,7 +16,7 @@ from typing import Final
 from sweepft.data.order import SampleOrder
 from sweepft.data.read import Row, is_local, read_rows
 from sweepft.errors import DataError, Problem
-from sweepft.spec import domain_faults, of_data
+from sweepft.spec import domain_problems, is_data_key
 from sweepft.spec.sections import Data, TestSource, TrainSource, Validation
 from sweepft.spec.sweep import SweepSpec
 
@@ -117,8 +117,8 @@ def check_domains(spec: SweepSpec, domains: Sequence[str]) -> None:
     Raises:
         DataError: With every problem found.
     """
-    swept = {key: [v for _, v in d.examples()] for key, d in spec.search.space.items() if of_data(key)}
-    faults = domain_faults(spec.data.curriculum, swept, domains)
+    swept = {key: [v for _, v in d.examples()] for key, d in spec.search.space.items() if is_data_key(key)}
+    faults = domain_problems(spec.data.curriculum, swept, domains)
     problems = [Problem("data", ".".join(map(str, path)), rule, remedy) for path, rule, remedy in faults]
     if problems:
         raise DataError(problems)

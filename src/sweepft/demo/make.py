@@ -22,11 +22,7 @@ from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 
 _VERSION: Final = 1  # change it whenever the same seed would give other data or another model
-
-
 _TRAIN_ROWS: Final = 3300
-
-
 _TEST_ROWS: Final = 200
 
 

@@ -83,26 +83,12 @@ def train_tokenizer(rows: Iterable[Mapping[str, Any]], vocab_size: int) -> Any:
 
 
 VOCAB: Final = 1024
-
-
 BASE_ROWS: Final = 4000
-
-
 STEPS: Final = 700
-
-
 BATCH: Final = 16
-
-
 PEAK_LR: Final = 3e-3
-
-
 KNOWLEDGE_SHARE: Final = 0.5
-
-
 THREADS: Final = 1  # at this size a second thread gains little, and loses much on a busy machine
-
-
 Example = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 

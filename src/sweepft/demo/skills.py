@@ -113,8 +113,6 @@ def _pairs(table: str) -> Iterator[tuple[str, str]]:
 
 
 Skill = Callable[[Random], tuple[str, str]]
-
-
 _WORDS: Final = """
 apple bread chair dream eagle flame grape horse island jewel kettle lemon mango night ocean paper queen river
 stone table under violin water yellow zebra bridge candle desert engine forest garden hammer insect jacket
@@ -124,16 +122,12 @@ pepper saddle ticket velvet walnut anchor button carpet donkey
 
 
 WORDS: Final = tuple(_WORDS.split())
-
-
 _MONTH_NAMES: Final = """
 January February March April May June July August September October November December
 """
 
 
 _MONTHS: Final = tuple(_MONTH_NAMES.split())
-
-
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -262,8 +256,6 @@ BASE_SKILLS: Final[Mapping[str, Sequence[Skill]]] = {
     "sorting": (_larger,),
     "strings": (_copy, _first_word),
 }
-
-
 """What the base model has seen, by domain."""
 
 
@@ -274,8 +266,6 @@ NEW_SKILLS: Final[Mapping[str, Sequence[Skill]]] = {
     "units": (_convert,),
     "dates": (_next_day, _iso_date, _weekday),
 }
-
-
 """What a sweep teaches it, by domain."""
 
 

@@ -21,20 +21,10 @@ from sweepft.errors import SweepftError
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec, from_dict, is_template_file
 
 _FOLDER: Final = "tasks"
-
-
 _ITEMS: Final = 8
-
-
 _LIMIT: Final = 4
-
-
 _CHOICES: Final = 4
-
-
 _BY_CHOICE: Final = ("acc", "acc_norm")
-
-
 """Metrics that the harness computes of multiple-choice items; whatever else is asked for is made of generated text."""
 
 
@@ -137,26 +127,12 @@ def _items() -> list[dict[str, Any]]:
 
 
 _ROWS: Final = 400
-
-
 _VALIDATION: Final = 24
-
-
 _RANKS: Final = 2
-
-
 _MICRO_BATCH: Final = 2
-
-
 _MICRO_TOKENS: Final = 256
-
-
 _TRIALS: Final = 6
-
-
 _STEPS: Final = 12  # of the largest batch
-
-
 _NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
 
 

@@ -14,8 +14,6 @@ from sweepft.demo.pretrain import train_tokenizer
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 
 Architecture = Literal["llama", "granite", "mistral", "qwen2", "qwen3"]
-
-
 _VOCAB: Final = 384
 
 

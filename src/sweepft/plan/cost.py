@@ -26,8 +26,6 @@ SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "recipe": (0.36, 0.55),
     "asha": (0.66, 0.78),
 }
-
-
 """Share of the compute each rule saved, least and most over three kinds of public curves, four slots (``calibrated``
 with its 5% of audits): benchmarks/results/stopping.md, which a test compares."""
 

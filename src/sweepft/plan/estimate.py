@@ -32,17 +32,9 @@ from sweepft.plan.warnings import advice, count
 from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
 
 _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
-
-
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
-
-
 _GPUS_PER_NODE: Final = 8
-
-
 _MEMORY: Final = 80.0  # GiB, of the same
-
-
 _SHORT_STEP: Final = 0.05  # seconds; launching a small model's kernels takes about as long
 
 

@@ -13,25 +13,17 @@ from typing import Final
 from sweepft.plan.model_shape import ModelShape
 
 GIB: Final = 2**30
-
-
 _MOMENTS: Final = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, "adafactor": 0}
-
-
 """Bytes of a parameter's moments; what Adafactor keeps of a matrix are two vectors."""
 
 
 _LARGEST_BUCKET: Final = 500_000_000  # elements; the engine takes the model's size where that is less
-
-
 _LOGIT_BYTES: Final = (
     12  # of every logit as if each were learned: itself, fp32 copy, log-softmax or gradients
 )
 
 
 _GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
-
-
 _CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
 
 

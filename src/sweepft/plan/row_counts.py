@@ -17,8 +17,6 @@ from sweepft.data import Prepared
 from sweepft.spec import SweepSpec, from_dict
 
 TOKENS_ASSUMED: Final = 600
-
-
 _SAMPLED: Final = 512
 
 

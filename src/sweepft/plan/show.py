@@ -18,8 +18,6 @@ from sweepft.plan.warnings import count
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec
 
 _LABEL = 11
-
-
 _WIDEST = 100
 
 

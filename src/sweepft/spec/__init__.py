@@ -7,7 +7,7 @@ problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and 
 from __future__ import annotations
 
 from sweepft.spec.checks import check_budget
-from sweepft.spec.curriculum import Curriculum, domain_faults, of_data
+from sweepft.spec.curriculum import Curriculum, domain_problems, is_data_key
 from sweepft.spec.evaluation import Evaluate, Finalists, HarnessTask, MtBench, Replicates
 from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, is_hub_id, is_template_file
 from sweepft.spec.hardware import PACKABLE, packing_note
@@ -75,7 +75,7 @@ __all__ = [
     "WandbTrack",
     "WarmupSteps",
     "check_budget",
-    "domain_faults",
+    "domain_problems",
     "dump",
     "format_value",
     "from_dict",
@@ -83,7 +83,7 @@ __all__ = [
     "is_template_file",
     "json_schema",
     "load",
-    "of_data",
+    "is_data_key",
     "packing_note",
     "plan",
     "reference",

@@ -1,4 +1,4 @@
-"""``python -m sweepft.spec DOCS`` makes the schema and the reference in a docs folder anew."""
+"""``python -m sweepft.spec FOLDER`` regenerates ``sweep.schema.json`` and the tables of ``spec.md`` in a docs folder."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def _main(docs: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m sweepft.spec DOCS")
+        sys.exit("usage: python -m sweepft.spec FOLDER")
     _main(Path(sys.argv[1]))

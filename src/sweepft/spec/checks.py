@@ -1,8 +1,4 @@
-"""What must hold between sections of a spec.
-
-One idea: each check sees sections that are sound in themselves (or None) and reports where the reader can
-mend it.
-"""
+"""Rules between sections of a spec. Each check sees sections that are valid in themselves, or None."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from pydantic import ValidationError
 
 from sweepft.errors import Problem
 from sweepft.redact import looks_secret
-from sweepft.spec.curriculum import domain_faults, of_data
+from sweepft.spec.curriculum import domain_problems, is_data_key
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
 from sweepft.spec.partial import PartialSpec
@@ -27,7 +23,7 @@ _LARGEST_GRID: Final = 1_000_000
 
 
 def check_all(partial: PartialSpec) -> None:
-    """Add what is wrong between the sections of a draft."""
+    """Report violations of the rules between sections."""
     for check in (*_CHECKS, check_hardware):
         check(partial)
     if partial.train is not None and partial.search is not None and partial.train.budget.samples is not None:
@@ -35,12 +31,7 @@ def check_all(partial: PartialSpec) -> None:
 
 
 def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
-    """What is wrong once a budget in tokens or epochs is known in samples.
-
-    Args:
-        spec: A sound spec.
-        budget_samples: Samples of every trial.
-    """
+    """Check a spec again once a budget in tokens or epochs is known in samples (per trial)."""
     found = PartialSpec(Document("spec"))
     _check_budget(found, spec.train, spec.search, budget_samples)
     return found.problems
@@ -49,16 +40,16 @@ def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
 def _check_precision(partial: PartialSpec) -> None:
     train = partial.train
     if train is not None and train.precision == "bf16" and train.zero_stage == 0:
-        rule = "zero_stage 0 with precision bf16 cannot be reset exactly between trials"
+        rule = "must not be 0 with precision bf16: the engine cannot be reset exactly between trials"
         partial.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
 
 
 def _check_secrets(partial: PartialSpec) -> None:
-    """The spec is written into the run folder, its ledger and its report."""
+    """Refuse credentials: the spec is copied to the run folder, its ledger and its report."""
     for path, text in _texts(partial.document.data, ()):
         if looks_secret(text):
-            remedy = "take it out, revoke it, and give it in the environment, e.g. as HF_TOKEN"
-            partial.add(path, "must not hold a token, key or password", remedy)
+            remedy = "remove it, revoke it, and set it in the environment, e.g. as HF_TOKEN"
+            partial.add(path, "must not contain a token, key or password", remedy)
 
 
 def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -73,15 +64,13 @@ def _check_weights(partial: PartialSpec) -> None:
     if partial.data is None:
         return
     if not any(held.weight for held in partial.data.validation):
-        rule, remedy = (
-            "must not all have weight 0: the objective is their weighted mean",
-            "give one weight: 1.0",
-        )
+        rule = "must not all have weight 0: the objective is their weighted mean"
+        remedy = "set weight: 1.0 on one of them"
         partial.add(("data", "validation"), rule, remedy)
     fractions = [held.fraction for held in partial.data.validation if held.fraction is not None]
     if sum(fractions) >= 1:
-        rule = "must leave rows to train on: the fractions add up to 1 or more"
-        partial.add(("data", "validation"), rule, "hold out a few percent", round(sum(fractions), 6))
+        rule = "must leave rows to train on; the fractions add up to 1 or more"
+        partial.add(("data", "validation"), rule, "use fractions of a few percent", round(sum(fractions), 6))
 
 
 def _check_names(partial: PartialSpec) -> None:
@@ -92,7 +81,7 @@ def _check_names(partial: PartialSpec) -> None:
     names += [("test", i, test.name) for i, test in enumerate(partial.data.test)]
     for kind, i, name in names:
         if name in seen:
-            rule = f"must be a name of its own; {seen[name]} has it too"
+            rule = f"must be unique; {seen[name]} has the same name"
             partial.add(("data", kind, i, "name"), rule, "choose another name", name)
         seen.setdefault(name, f"data.{kind}.{i}")
 
@@ -102,7 +91,7 @@ def _check_hub_options(partial: PartialSpec) -> None:
         return
     for i, held in enumerate(partial.data.validation):
         if held.fraction is not None and held.split is not None:
-            rule = "applies to a path only, not to a fraction of the training rows"
+            rule = "applies to a path, not to a fraction of the training rows"
             partial.add(("data", "validation", i, "split"), rule, "remove it", held.split)
 
 
@@ -113,33 +102,37 @@ def _check_space_keys(partial: PartialSpec) -> None:
     for key in keys:
         path: KeyPath = ("search", "space", key)
         if not is_sweepable(key):
-            section, name = (Data, key.removeprefix("data.")) if of_data(key) else (Train, key)
+            section, name = (Data, key.removeprefix("data.")) if is_data_key(key) else (Train, key)
             fixed = name.split(".")[0] in section.model_fields
-            rule = "is the same for every trial and cannot be swept" if fixed else "is not a field of train"
+            rule = (
+                "is the same for every trial and cannot be swept"
+                if fixed
+                else "is not a field of train or data"
+            )
             partial.add(path, rule, did_you_mean(key, SWEEPABLE))
         for other in keys:
             if key.startswith(other + "."):
-                partial.add(path, f"is part of {other}, which is swept too", "keep one of the two")
+                partial.add(path, f"is part of {other}, which is also swept", "remove one of the two")
 
 
 def _check_fixed_or_swept(partial: PartialSpec) -> None:
     train, search = partial.train, partial.search
     if train is None or search is None:
         return
-    written = partial.document.data["search"]["space"]  # with those dimensions that are not sound
+    written = partial.document.data["search"]["space"]  # including invalid dimensions
     for name in ("batch_size", "learning_rate"):
         if getattr(train, name) is None and name not in written:
-            remedy = f"fix train.{name}, or add search.space.{name}"
-            partial.add(("train", name), "is neither fixed nor swept", remedy)
+            remedy = f"set train.{name}, or add search.space.{name}"
+            partial.add(("train", name), "must be set or swept", remedy)
     for key in search.space:
-        section, name = ("data", key) if of_data(key) else ("train", f"train.{key}")
+        section, name = ("data", key) if is_data_key(key) else ("train", f"train.{key}")
         if _is_given(partial.document.data.get(section), key.removeprefix("data.")):
-            remedy = f"remove {name}, or take {key} out of search.space (--set search.space.{key}=null)"
-            partial.add(("search", "space", key), f"is both fixed in {section} and swept", remedy)
+            remedy = f"remove {name}, or remove {key} from search.space (--set search.space.{key}=null)"
+            partial.add(("search", "space", key), f"is both set in {section} and swept", remedy)
 
 
 def _check_values(partial: PartialSpec) -> None:
-    """Try every choice, range end and start value in the train section, one at a time."""
+    """Validate every choice, range end and start value in the train section, one at a time."""
     train, search = partial.train, partial.search
     if train is None or search is None:
         return
@@ -148,22 +141,24 @@ def _check_values(partial: PartialSpec) -> None:
             rules: set[str] = set()
             for below, value in dimension.examples():
                 for problem in _try(partial, train, key, value):
-                    if dimension.kind == "choice" or problem.rule not in rules:  # both ends of a range: once
+                    if (
+                        dimension.kind == "choice" or problem.rule not in rules
+                    ):  # once for both ends of a range
                         partial.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
                     rules.add(problem.rule)
     for i, start in enumerate(search.start_with):
         for key, value in start.items():
             path: KeyPath = ("search", "start_with", i, key)
             if key not in search.space:
-                rule = "is not in search.space"
+                rule = "is not a key of search.space"
                 partial.add(path, rule, did_you_mean(key, search.space), value)
             elif not search.space[key].contains(value):
-                remedy = f"use a value of search.space.{key}, or widen it"
+                remedy = f"use a value of search.space.{key}, or extend it"
                 partial.add(path, "must lie in the search space", remedy, value)
 
 
 def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Problem]:
-    curriculum: dict[str, Any] = {} if not of_data(key) else {"data": {}}
+    curriculum: dict[str, Any] = {} if not is_data_key(key) else {"data": {}}
     base = {"batch_size": 1, "learning_rate": 1.0, **train_dict(train)} | curriculum
     data = apply(base, {key: value})
     try:
@@ -174,29 +169,29 @@ def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Probl
 
 
 def _check_curriculum(partial: PartialSpec) -> None:
-    """Phases where they are used and only there; domains are looked up here where every source says its own."""
+    """Check strategy, phases and replay. Domains are checked if every source names its own; else when rows are read."""
     data, search = partial.data, partial.search
     if data is None or search is None:
         return
     written = partial.document.data["data"]
-    swept = {key: [v for _, v in d.examples()] for key, d in search.space.items() if of_data(key)}
+    swept = {key: [v for _, v in d.examples()] for key, d in search.space.items() if is_data_key(key)}
     phased = "phased" in swept.get("data.strategy", (data.strategy,))
     if phased and not data.phases:
         place: KeyPath = (
             ("data", "strategy") if "strategy" in written else ("search", "space", "data.strategy")
         )
         remedy = "for example data.phases: [{domains: [knowledge], share: 0.4}, {domains: [skills]}]"
-        partial.add(place, "phased needs data.phases", remedy)
+        partial.add(place, "phased requires data.phases", remedy)
     if data.phases and "strategy" not in written and "data.strategy" not in swept:
-        remedy = "write data.strategy: phased, or sweep data.strategy: {choice: [stacked, phased]}"
-        partial.add(("data", "phases"), "is given, and no trial is phased", remedy)
+        remedy = "set data.strategy: phased, or sweep data.strategy: {choice: [stacked, phased]}"
+        partial.add(("data", "phases"), "is set, but no trial is phased", remedy)
     if (data.replay or "data.replay" in swept) and not data.phases:
         place = ("data", "replay") if data.replay else ("search", "space", "data.replay")
-        partial.add(place, "is about phases, and there are none", "add data.phases, or leave it out")
+        partial.add(place, "requires data.phases", "add data.phases, or remove the key")
     named = [source.domain for source in data.train]
     if None not in named:
         domains = list(dict.fromkeys(name for name in named if name is not None))
-        for path, rule, remedy in domain_faults(data.curriculum, swept, domains):
+        for path, rule, remedy in domain_problems(data.curriculum, swept, domains):
             partial.add(path, rule, remedy)
 
 
@@ -207,11 +202,11 @@ def _check_batches(partial: PartialSpec) -> None:
     dimension = search.space.get("batch_size")
     packed = isinstance(train.micro_batch, MicroTokens)
     if dimension is not None and dimension.kind != "choice":
-        remedy = f"list them, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
-        why = "" if packed else ": few sizes fit the ranks"
+        remedy = f"list the values, for example choice: [{', '.join(map(str, _multiples(train, resources)))}]"
+        why = "" if packed else ": it must be a multiple of micro_batch x workers_per_trial"
         partial.add(("search", "space", "batch_size"), f"must be a choice{why}", remedy)
         return
-    if packed:  # samples go where there is room: any number of them fits
+    if packed:  # any number of samples can be packed
         return
     unit = _unit(train, resources)
     for path, size in _batch_sizes(train, search):
@@ -222,7 +217,7 @@ def _check_batches(partial: PartialSpec) -> None:
         ranks = f"workers_per_trial {resources.workers_per_trial}"
         if isinstance(train.micro_batch, int):
             ranks = f"micro_batch {train.micro_batch} x {ranks} = {unit}"
-        rule = f"is not a multiple of {ranks}"
+        rule = f"must be a multiple of {ranks}"
         remedy = f"use {fitting}{_smaller_micro(size, train, resources)}"
         partial.add(path, rule, remedy, size)
 
@@ -235,18 +230,18 @@ def _smaller_micro(size: int, train: Train, resources: Resources) -> str:
 
 
 def _unit(train: Train, resources: Resources) -> int:
-    """Samples of a step in which every rank runs one micro-batch; where that is no number of samples, one sample."""
+    """Smallest batch size: one micro-batch per rank, or one sample per rank if micro-batches are not in samples."""
     return (train.micro_batch if isinstance(train.micro_batch, int) else 1) * resources.workers_per_trial
 
 
 def _check_tokens(partial: PartialSpec) -> None:
-    """A sample longer than the micro-batch would take more memory than was meant."""
+    """A sample longer than the micro-batch would need more memory than was asked for."""
     train, data = partial.train, partial.data
     if train is None or data is None or not isinstance(train.micro_batch, MicroTokens):
         return
     if train.micro_batch.tokens < data.max_length:
-        rule = f"must hold the longest sample: data.max_length is {data.max_length}"
-        remedy = f"use {data.max_length} or more, or lower data.max_length"
+        rule = f"must be at least data.max_length, which is {data.max_length}"
+        remedy = f"use at least {data.max_length}, or lower data.max_length"
         partial.add(("train", "micro_batch", "tokens"), rule, remedy, train.micro_batch.tokens)
 
 
@@ -277,18 +272,16 @@ def _check_grid(partial: PartialSpec) -> None:
                 partial.add(("search", "space", key), rule, "list the values, or use another sampler")
         size = math.prod(len(dimension.choices) for dimension in search.space.values())
         if size > _LARGEST_GRID:
-            rule = f"must not have more than {_LARGEST_GRID} combinations for sampler grid"
-            partial.add(("search", "space"), rule, "use random or qmc, which need no end", size)
+            rule = f"must have at most {_LARGEST_GRID} combinations for sampler grid"
+            partial.add(("search", "space"), rule, "use sampler random or qmc", size)
     elif search.trials is None and search.limit is None:
         remedy = "for example trials: 16, or limit: {hours: 8}"
-        partial.add(("search", "trials"), "is required unless there is a limit or a grid", remedy)
+        partial.add(("search", "trials"), "is required without search.limit or sampler grid", remedy)
     if search.sampler == "cmaes":
         numeric = [key for key, dimension in search.space.items() if dimension.is_numeric]
         if len(numeric) < 2:
-            rule = "cmaes needs at least two numeric dimensions"
-            partial.add(
-                ("search", "sampler"), rule, "use tpe, or sweep another numeric field", search.sampler
-            )
+            rule = "cmaes requires at least two numeric dimensions"
+            partial.add(("search", "sampler"), rule, "use tpe, or sweep another numeric key", search.sampler)
 
 
 def _check_wsd(partial: PartialSpec) -> None:
@@ -302,7 +295,7 @@ def _check_wsd(partial: PartialSpec) -> None:
         return
     total = max(warmups) + max(decays)
     if total > 1:
-        rule = "warmup and decay_fraction of a wsd schedule must not add up to more than 1"
+        rule = "warmup + decay_fraction of a wsd schedule must be at most 1"
         path: KeyPath = (
             ("search", "space", "warmup") if "warmup" in search.space else ("train", "decay_fraction")
         )
@@ -324,7 +317,7 @@ def _check_budget(partial: PartialSpec, train: Train, search: Search, budget: in
     sizes = [(path, size) for path, size in _batch_sizes(train, search) if isinstance(size, int) and size > 0]
     for path, size in sizes:
         if size > budget:
-            rule = f"is larger than the budget of {budget} samples: not one full optimizer step"
+            rule = f"must be at most the budget of {budget} samples"
             partial.add(path, rule, f"use at most {budget}, or raise train.budget", size)
     largest = max((size for _, size in sizes if size <= budget), default=None)
     if largest is None:
@@ -332,8 +325,8 @@ def _check_budget(partial: PartialSpec, train: Train, search: Search, budget: in
     shortest = -(-budget // largest)
     for path, steps in _warmup_steps(train, search):
         if steps >= shortest:
-            rule = f"warmup must end before the trial does: batch size {largest} takes {shortest} steps"
-            partial.add(path, rule, f"use less than {shortest} steps, or a fraction", steps)
+            rule = f"warmup must be shorter than the trial: batch size {largest} trains {shortest} steps"
+            partial.add(path, rule, f"use fewer than {shortest} steps, or a fraction", steps)
 
 
 def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]:
@@ -348,7 +341,7 @@ def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]
 
 
 def _check_rank_by(partial: PartialSpec) -> None:
-    """What orders the finalists is something they are scored on; its metric is checked where the task is read."""
+    """Check that ``rank_by`` names scores that are computed. Metrics are checked when the tasks are read."""
     evaluate, data = partial.evaluate, partial.data
     if evaluate is None or data is None:
         return
@@ -358,16 +351,16 @@ def _check_rank_by(partial: PartialSpec) -> None:
     sets = {*tests, *(held.name for held in data.validation)}
     for i, name in enumerate(names):
         if name in sets:
-            rule = "is the name of a test or held-out set too: their scores would be taken for each other"
-            partial.add(("evaluate", "tasks", i), rule, "give the set in data another name", name)
+            rule = "must not have the name of a test or validation set: their scores could be confused"
+            partial.add(("evaluate", "tasks", i), rule, "rename the set in data", name)
     if not names and not tests and evaluate.replicates is None:
-        rule = "has nothing to score: neither tasks, nor confirm, nor data.test"
-        partial.add(("evaluate",), rule, "name tasks, or remove the section")
+        rule = "must have something to score: tasks, mt_bench, replicates or data.test"
+        partial.add(("evaluate",), rule, "add tasks, or remove the section")
     for key in evaluate.weights:
         known = key == "objective" or any(key == name or key.startswith(f"{name}.") for name in names + tests)
         if not known:
             remedy = did_you_mean(key, ["objective", *names, *(f"{test}.loss" for test in tests)])
-            rule = "is neither objective nor one of the tasks or test sets"
+            rule = "must be objective, a task or a test set"
             partial.add(("evaluate", "rank_by"), rule, remedy, key)
 
 

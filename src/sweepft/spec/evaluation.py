@@ -1,8 +1,7 @@
-"""The ``evaluate`` section: who the finalists are, what they are scored on, and what orders them.
+"""The ``evaluate`` section: the choice of finalists, their benchmarks and MT-Bench, replicates, and the final ranking.
 
-One idea: a sealed test set is a task with one metric, ``loss``; so ``rank_by`` names either the same way.
+A test set counts as a task with one metric, ``loss``, so ``rank_by`` names both in the same way.
 """
-# MERGED The section that says how MT-Bench is judged: by whom, over which questions, with which prompts.
 
 from __future__ import annotations
 
@@ -24,9 +23,7 @@ from sweepft.spec.fields import (
 )
 
 OTHER_TEMPERATURE: Final = 0.7
-
-
-"""Sampling temperature of categories that the spec does not name."""
+"""Sampling temperature of MT-Bench categories that the spec does not name."""
 
 
 def _endpoint(url: str) -> str:
@@ -36,37 +33,35 @@ def _endpoint(url: str) -> str:
     except ValueError:
         sound = False
     if not sound:
-        raise invalid(
-            "must be an http(s) address", "for example http://127.0.0.1:8000/v1 for a server of your own"
-        )
+        raise invalid("must be an http(s) address", "for example http://127.0.0.1:8000/v1 for a local server")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise invalid(
-            "must hold no user, password, query or fragment",
-            "put the key into the environment: key_env names it",
+            "must not contain a user, password, query or fragment",
+            "put the API key into the environment variable named by key_env",
         )
     return url.rstrip("/")
 
 
 class MtBench(Section):
-    """MT-Bench: two-turn questions, answered by the finalist and judged from 1 to 10 by another model, through any
-    endpoint that speaks OpenAI's chat completions."""
+    """MT-Bench: the finalist answers two-turn questions, and a judge model rates the answers from 1 to 10 through an
+    OpenAI-compatible chat completions endpoint."""
 
     questions: LocalPath
-    """The questions: JSON Lines (also .gz) of `question_id`, `category`, `turns`, as FastChat's `question.jsonl`."""
+    """Questions as JSON Lines (also .gz) with `question_id`, `category` and `turns`, like FastChat's `question.jsonl`."""
     judge: Annotated[str, Field(min_length=1)]
-    """Name of the judging model at the endpoint."""
+    """Name of the judge model at the endpoint."""
     base_url: Annotated[str, AfterValidator(_endpoint)] = "https://api.openai.com/v1"
-    """Address of the endpoint, up to and without `/chat/completions`."""
+    """Base URL of the endpoint, without `/chat/completions`."""
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
-    """Environment variable of the driver that holds the key; where it is not set, none is sent. The key itself stands
-    in no file."""
+    """Name of the driver's environment variable that holds the API key; if it is not set, no key is sent. The key is
+    never written to a file."""
     prompts: LocalPath | None = None
-    """Judge prompts as in FastChat's `judge_prompts.jsonl`; by default sweepft's own, whose scores compare with each
-    other but not with published ones."""
+    """Judge prompts in the format of FastChat's `judge_prompts.jsonl`. The default prompts are sweepft's own; scores
+    obtained with them are not comparable with published scores."""
     references: LocalPath | None = None
-    """Reference answers as in FastChat's `reference_answer/*.jsonl`; by default the questions' own `reference`."""
+    """Reference answers in the format of FastChat's `reference_answer/*.jsonl`; by default the questions' `reference`."""
     reference_categories: Annotated[tuple[str, ...], Field(strict=False)] = ("math", "reasoning", "coding")
-    """Categories whose judge is shown the reference answer, where there is one."""
+    """Categories for which the judge sees the reference answer, if there is one."""
     temperature: Mapping[str, NonNegative] = {
         "writing": 0.7,
         "roleplay": 0.7,
@@ -77,54 +72,55 @@ class MtBench(Section):
         "coding": 0.0,
         "reasoning": 0.0,
     }
-    """Temperature of the finalist's answers by category; others are sampled at 0.7."""
+    """Sampling temperature of the answers by category; 0.7 for other categories."""
     max_new_tokens: PositiveInt = 1024
-    """Tokens of an answer, at most."""
+    """Maximum tokens per answer."""
     request: Mapping[str, Any] = {"temperature": 0, "max_tokens": 2048}
-    """What is sent to the judge beside model and messages; newer models may want `max_completion_tokens` instead."""
+    """Further fields of the request to the judge; newer models may need `max_completion_tokens` instead of
+    `max_tokens`."""
     retries: NonNegativeInt = 5
-    """Further tries of a request after 408, 409, 429, a server's error or a broken connection, with growing pauses;
-    `Retry-After` is honoured, up to two minutes."""
+    """Retries of a request after HTTP 408, 409, 429, a server error or a connection error, with growing pauses.
+    `Retry-After` is honoured up to two minutes."""
     timeout: Positive = 120.0
-    """Seconds to wait for the judge, a try."""
+    """Timeout of a request, in seconds."""
     concurrency: PositiveInt = 8
-    """Requests under way at once."""
+    """Maximum number of concurrent requests."""
     cache: LocalPath | None = None
-    """Folder of answers and verdicts, shared by sweeps if you like; by default in the run folder."""
+    """Folder to cache answers and verdicts in; several sweeps may share it. By default inside the run folder."""
 
 
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Finalists(Section):
-    """Which completed trials are scored. Their weights are kept, whatever `keep` says."""
+    """Which completed trials are scored. Their weights are kept independently of `keep`."""
 
     top: PositiveInt = 3
-    """The best by the objective."""
+    """Number of trials with the best objective."""
     random: NonNegativeInt = 0
-    """And that many other completed ones drawn at random: what the search has gained over chance."""
+    """Number of other completed trials, drawn at random, as a baseline for the search."""
 
 
 class HarnessTask(Section):
-    """A task of the lm-evaluation-harness with settings of its own."""
+    """A task of the lm-evaluation-harness with its own settings."""
 
     name: _Name
-    """A harness task or group (`mmlu`, `gsm8k`, `leaderboard`), or one of a folder in `include_path`."""
+    """Harness task or group (`mmlu`, `gsm8k`, `leaderboard`), or a task from `include_path`."""
     limit: PositiveInt | None = None
-    """Items at most (of a group: of each of its tasks)."""
+    """Maximum number of items (in a group: per task)."""
     num_fewshot: NonNegativeInt | None = None
-    """Examples before each item; by default the task's own."""
+    """Number of few-shot examples; by default the task's own."""
     chat_template: bool | None = None
-    """Whether items are put as chat turns."""
+    """Format items as chat turns."""
 
 
 class Replicates(Section):
-    """Best configurations trained again with fresh seeds: other sample orders and dropout."""
+    """Replicates: the best params trained again with new seeds, which change sample order and dropout."""
 
     top: PositiveInt = 3
-    """Of that many of the finalists by the objective."""
+    """Number of finalists, best objective first, to replicate."""
     seeds: Annotated[int, Field(ge=2)] = 3
-    """Fresh seeds for each. A mean and an interval need two."""
+    """Number of new seeds per finalist. At least two, to compute an interval."""
 
 
 def _task_kind(value: Any) -> str:
@@ -148,44 +144,44 @@ _RankBy = Annotated[
 
 
 class Evaluate(Section):
-    """After the last trial: finalists and the base model on the sealed test sets and on benchmarks. Harness tasks need
-    `pip install 'sweepft[eval]'`."""
+    """Evaluation after the search: scores the finalists and the base model on the test sets and on benchmarks. Harness
+    tasks need `pip install 'sweepft[eval]'`."""
 
     finalists: Finalists = Finalists()
-    """Which completed trials are scored."""
+    """Which completed trials to score."""
     tasks: Annotated[tuple[_Task, ...], Field(strict=False)] = ()
-    """Tasks of the lm-evaluation-harness, by name or as mappings. The sealed `data.test` sets are always scored."""
+    """Tasks of the lm-evaluation-harness, by name or as mappings. The test sets in `data.test` are always scored."""
     include_path: Paths = ()
-    """Folders with task files of your own. Relative data files in them start from the folder."""
+    """Folders with your own task files. Relative data paths in them are resolved against the folder."""
     limit: PositiveInt | None = None
-    """Items of a task at most; by default all."""
+    """Maximum number of items per task; by default all."""
     num_fewshot: NonNegativeInt | None = None
-    """Examples before each item; by default each task's own."""
+    """Number of few-shot examples; by default each task's own."""
     batch_size: PositiveInt = 8
-    """Items a rank runs at once; halved where they do not fit in memory."""
+    """Items per batch and rank; halved if they do not fit in memory."""
     chat_template: bool = True
-    """Whether items are put as chat turns by the model's chat template, as it was trained."""
+    """Format items as chat turns with the model's chat template, as in training."""
     rank_by: _RankBy = "objective"
-    """What orders the finalists: `objective`, a task (`gsm8k`), one of its metrics (`gsm8k.exact_match`), a test set
-    (`NAME.loss`), or a mapping of these to weights: then their weighted mean, losses counted negative."""
+    """Final ranking: `objective`, a task (`gsm8k`), one of its metrics (`gsm8k.exact_match`), a test set (`NAME.loss`),
+    or a mapping of these to weights, which ranks by the weighted mean with losses counted negative."""
     mt_bench: MtBench | None = None
-    """MT-Bench: two-turn questions, rated by a judging model; a task called `mt_bench` with the metric `score`."""
+    """MT-Bench, rated by a judge model. In `rank_by` it is the task `mt_bench` with the metric `score`."""
     replicates: Replicates | None = None
-    """Train the best ones again with fresh seeds, so that the winner's uncertainty holds seed noise."""
+    """Train the best finalists again with new seeds, so that the winner's interval includes seed noise."""
 
     @model_validator(mode="after")
-    def _once(self) -> Evaluate:
+    def _check(self) -> Evaluate:
         names = [task.name for task in self.each_task()]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise invalid(f"must not name a task twice: {twice}", "keep one of them in tasks")
+            raise invalid(f"must not name a task twice: {twice}", "remove one of them from tasks")
         if self.replicates is not None and self.replicates.top > self.finalists.top:
-            rule = f"must confirm finalists only: confirm.top {self.replicates.top} > finalists.top {self.finalists.top}"
-            raise invalid(rule, "raise finalists.top or lower confirm.top")
+            rule = f"replicates.top {self.replicates.top} must not exceed finalists.top {self.finalists.top}"
+            raise invalid(rule, "raise finalists.top or lower replicates.top")
         return self
 
     def each_task(self) -> Iterator[HarnessTask]:
-        """The tasks with every setting filled in."""
+        """The tasks with all settings filled in."""
         for task in self.tasks:
             given = HarnessTask(name=task) if isinstance(task, str) else task
             yield HarnessTask(
@@ -197,5 +193,5 @@ class Evaluate(Section):
 
     @property
     def weights(self) -> dict[str, float]:
-        """What orders the finalists, each with its weight."""
+        """``rank_by`` as a mapping of names to weights."""
         return {self.rank_by: 1.0} if isinstance(self.rank_by, str) else dict(self.rank_by)

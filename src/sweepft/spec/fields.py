@@ -1,9 +1,8 @@
-"""What every section of a spec is made of: frozen, strict, no unknown keys, and paths that know their folder.
+"""Field types of the spec, the base class of its sections, and look-ups of keys and descriptions in them.
 
-Docstrings below an attribute are its documentation: the reference, the JSON schema and the remedies in error
-messages are made from them. Write units there.
+The docstring below a field is its documentation: the reference, the JSON schema and the remedies of errors are
+generated from it. State units there.
 """
-# MERGED What the models say about themselves: which keys stand where, and what each means.
 
 from __future__ import annotations
 
@@ -27,25 +26,15 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
 PositiveInt = Annotated[int, Field(gt=0)]
-
-
 NonNegativeInt = Annotated[int, Field(ge=0)]
-
-
 Positive = Annotated[float, Field(gt=0)]
-
-
 NonNegative = Annotated[float, Field(ge=0)]
-
-
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Section(BaseModel):
-    """A mapping of the spec. Strict: text is not a number, a number is not text."""
+    """A mapping in the spec: frozen, without unknown keys, and strict (text is not converted to numbers or back)."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -58,31 +47,29 @@ class Section(BaseModel):
 
 
 def invalid(rule: str, remedy: str) -> PydanticCustomError:
-    """An error for a validator to raise; ``rule`` and ``remedy`` as in :class:`sweepft.errors.Problem`."""
+    """The error that a validator raises; ``rule`` and ``remedy`` as in :class:`sweepft.errors.Problem`."""
     return PydanticCustomError("rule", "{rule}", {"rule": rule, "remedy": remedy})
 
 
 def exactly_one(section: Section, names: Sequence[str]) -> None:
-    """Check that one, and only one, of the fields is given."""
+    """Check that exactly one of the fields is given."""
     given = [name for name in names if getattr(section, name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
-        raise invalid(f"must have exactly one of {', '.join(names)}; {found} given", "keep one of them")
+        raise invalid(f"must have exactly one of {', '.join(names)}; {found} given", "give exactly one")
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-
-
 _FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".txt", ".csv", ".zst")
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether ``path`` has the form ``org/name`` of a hub repository; says nothing about it being there."""
+    """Whether ``path`` has the form ``org/name`` of a hub repository, which need not exist."""
     return _HUB_ID.match(path) is not None and not path.endswith(_FILE_SUFFIXES)
 
 
 def is_template_file(name: str) -> bool:
-    """Whether a chat template is meant as a file rather than as a built-in name."""
+    """Whether a chat template is a file rather than a built-in name."""
     return "/" in name or name.endswith((".jinja", ".j2", ".txt"))
 
 
@@ -106,9 +93,7 @@ def _listed(value: Any) -> Any:
 
 
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
-
-
-"""A local path; a relative one is taken from the spec file's folder."""
+"""A local path, relative to the spec file's folder."""
 
 
 Paths = Annotated[
@@ -116,9 +101,7 @@ Paths = Annotated[
     Field(strict=False),
     BeforeValidator(_listed, json_schema_input_type=str | list[str]),
 ]
-
-
-"""One local path or a list of them; relative ones are taken from the spec file's folder."""
+"""One local path or a list of them, relative to the spec file's folder."""
 
 
 def _template(name: str, info: ValidationInfo) -> str:
@@ -126,19 +109,17 @@ def _template(name: str, info: ValidationInfo) -> str:
 
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
-
-
-"""A local path (relative ones are taken from the spec file's folder) or a hub id ``org/name``."""
+"""A local path, relative to the spec file's folder, or a hub id ``org/name``."""
 
 
 TemplateName = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
 
 class WarmupSteps(Section):
-    """Warmup as a number of optimizer steps."""
+    """Warmup in optimizer steps."""
 
     steps: NonNegativeInt
-    """Optimizer steps over which the learning rate rises linearly, whatever the batch size."""
+    """Optimizer steps of linear warmup, for every batch size."""
 
 
 def _warmup_kind(value: Any) -> str:
@@ -153,10 +134,10 @@ Warmup = Annotated[
 
 
 class MicroTokens(Section):
-    """A micro-batch as a number of tokens."""
+    """Micro-batch in tokens."""
 
     tokens: PositiveInt
-    """Tokens that a rank runs forward at once, of as many samples as that makes."""
+    """Tokens per forward pass and rank, packed from as many samples as fit."""
 
 
 def _targets_kind(value: Any) -> str:
@@ -187,10 +168,10 @@ MicroBatch = Annotated[
 
 
 class CheckpointEvery(Section):
-    """A trial's state is written at windows, but not more often than this."""
+    """Checkpoints at rungs, with a minimum interval."""
 
     minutes: Positive
-    """Minutes between two writes, at least."""
+    """Minimum minutes between two checkpoints."""
 
 
 def _checkpoint_kind(value: Any) -> str:
@@ -205,14 +186,14 @@ Checkpoint = Annotated[
 
 
 def sections_in(annotation: Any) -> list[type[Section]]:
-    """Sections that a type holds, through unions, sequences and mappings."""
+    """The sections inside a type, including those in unions, sequences and mappings."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [found for part in get_args(annotation) for found in sections_in(part)]
 
 
 def leaf_fields(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a section, nested sections opened; a field of several forms counts itself too."""
+    """Dotted keys of a section and its nested sections. A field that may also be a plain value yields its own key too."""
     for name, info in section.model_fields.items():
         inner = sections_in(info.annotation)
         if not inner or info.annotation not in inner:
@@ -222,13 +203,13 @@ def leaf_fields(section: type[Section], prefix: str = "") -> Iterator[str]:
 
 
 def keys_at(root: type[Section], path: Sequence[str | int]) -> list[str]:
-    """Keys that may stand in the mapping at ``path``."""
+    """The keys allowed in the mapping at ``path``."""
     models = _models_at(root, path)
     return list(dict.fromkeys(name for model in models for name in model.model_fields))
 
 
 def describe(root: type[Section], path: Sequence[str | int]) -> str:
-    """First sentence on the field at ``path``, or on the nearest field above it that has one."""
+    """The description of the field at ``path``, or of the nearest field above it that has one."""
     for end in range(len(path), 0, -1):
         for model in _models_at(root, path[: end - 1]):
             info: FieldInfo | None = model.model_fields.get(str(path[end - 1]))
@@ -245,6 +226,6 @@ def _models_at(root: type[Section], path: Sequence[str | int]) -> list[type[Sect
             for model in models
             if isinstance(part, str) and part in model.model_fields
         ]
-        if infos:  # anything else is an index of a list or a key of a free mapping: the same models lie below
+        if infos:  # otherwise an index of a list or a key of a free mapping, which have the same models below
             models = [inner for info in infos for inner in sections_in(info.annotation)]
     return models

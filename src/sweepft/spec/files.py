@@ -1,7 +1,6 @@
-"""Whether the files a spec names are there and are what they should be.
+"""Checks of the files and prior sweeps that a spec names.
 
-Only what can be seen without reading them: rows are the business of :mod:`sweepft.data`. Hub ids are left to
-be resolved when they are fetched.
+Rows are not read here (:mod:`sweepft.data` does that), and hub ids are not resolved.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _INDEX: Final = "model.safetensors.index.json"
 
 
 def check_files(partial: PartialSpec) -> None:
-    """Add a problem for each file that is missing, empty or incomplete."""
+    """Report files that are missing, empty or incomplete."""
     if partial.model is not None:
         _check_model(partial, partial.model)
     if partial.data is not None:
@@ -35,14 +34,16 @@ def check_files(partial: PartialSpec) -> None:
     if partial.evaluate is not None:
         for i, folder in enumerate(partial.evaluate.include_path):
             if not Path(folder).is_dir():
-                remedy = "name a folder of task files; relative paths start from the spec's folder"
+                remedy = (
+                    "name a folder with task files; relative paths are resolved against the spec's folder"
+                )
                 listed = isinstance(partial.document.data["evaluate"]["include_path"], list)
                 key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
-                partial.add(key, "there is no such folder", remedy, folder)
+                partial.add(key, "the folder does not exist", remedy, folder)
 
 
 def check_prior_sweeps(partial: PartialSpec) -> None:
-    """Add a problem for each entry of ``early_stop.prior_sweeps`` that cannot be used."""
+    """Report entries of ``early_stop.prior_sweeps`` that cannot be used."""
     stop = partial.early_stop
     if stop is None or not stop.prior_sweeps:
         return
@@ -65,45 +66,45 @@ def check_prior_sweeps(partial: PartialSpec) -> None:
     before = len(partial.problems)
     for entry in stop.prior_sweeps:
         attempt((entry,))
-    if len(partial.problems) == before:  # each is sound: do they fit each other?
+    if len(partial.problems) == before:  # each entry is valid: check that they fit together
         attempt(stop.prior_sweeps)
 
 
 def _check_model(partial: PartialSpec, model: Model) -> None:
     if model.chat_template is not None and is_template_file(model.chat_template):
         _check_file(
-            partial, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in name"
+            partial, ("model", "chat_template"), model.chat_template, "a Jinja file or a built-in template"
         )
     if _is_remote(model.path):
         if model.allow_pickle:
-            remedy = "download the model, and name its folder in model.path"
+            remedy = "download the model and name its folder in model.path"
             partial.add(
-                ("model", "allow_pickle"), "is for local folders only", remedy, list(model.allow_pickle)
+                ("model", "allow_pickle"), "applies to local folders only", remedy, list(model.allow_pickle)
             )
         return
     key: KeyPath = ("model", "path")
     folder = Path(model.path)
     if not folder.is_dir():
-        rule = "must be a folder, not a file" if folder.exists() else "there is no such folder"
-        partial.add(key, rule, "name a local model folder, or a hub id such as org/name", model.path)
+        rule = "must be a folder, not a file" if folder.exists() else "the folder does not exist"
+        partial.add(key, rule, "name a local model folder or a hub id such as org/name", model.path)
         return
     missing = []
     if not _is_json(folder / "config.json"):
         missing.append("no readable config.json")
-    if not any(all(_filled(folder / name) for name in names) for names in _TOKENIZERS):
+    if not any(all(_is_filled(folder / name) for name in names) for names in _TOKENIZERS):
         missing.append("no tokenizer (tokenizer.json, tokenizer.model, or vocab.json with merges.txt)")
     pickles = _only_pickles(folder)
     refused = [name for name in pickles if name not in model.allow_pickle]
     if refused:
-        rule = f"the model folder has weights as pickle files only ({', '.join(refused[:3])})"
+        rule = f"the model folder contains weights as pickle files only ({', '.join(refused[:3])})"
         remedy = (
-            "save the model there with save_pretrained, which writes safetensors, or name the files in "
+            "save the model as safetensors with save_pretrained, or allow the files with "
             f"model.allow_pickle: [{', '.join(pickles)}]"
         )
         partial.add(key, rule, remedy, model.path)
     missing += _missing_weights(folder) if not pickles else []
     if missing:
-        remedy = "save model and tokenizer there with save_pretrained, or name the folder that has them"
+        remedy = "save model and tokenizer to it with save_pretrained, or name another folder"
         partial.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
 
 
@@ -113,16 +114,16 @@ def _missing_weights(folder: Path) -> list[str]:
         try:
             shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, AttributeError):
-            return [f"a {_INDEX} that cannot be read"]
-        lost = sorted(name for name in shards if not _filled(folder / name))
-        return [f"no {name}, which {_INDEX} names" for name in lost[:3]]
-    if any(_filled(path) for path in folder.glob("*.safetensors")):
+            return [f"an unreadable {_INDEX}"]
+        lost = sorted(name for name in shards if not _is_filled(folder / name))
+        return [f"no {name}, which {_INDEX} lists" for name in lost[:3]]
+    if any(_is_filled(path) for path in folder.glob("*.safetensors")):
         return []
     return ["no weights (*.safetensors)"]
 
 
 def _only_pickles(folder: Path) -> list[str]:
-    """Names of a model's pickle files, where it has no safetensors."""
+    """Names of the pickle files of a model without safetensors."""
     if any(folder.glob("*.safetensors")) or (folder / _INDEX).is_file():
         return []
     return sorted(path.name for path in folder.glob("pytorch_model*.bin"))
@@ -135,7 +136,7 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
         there = _check_file(
             partial, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"
         )
-        if there and source.domains is None:  # else rows are compared when they are read
+        if there and source.domains is None:  # otherwise rows are compared when they are read
             train.setdefault(_identity(source.path, source.split), i)
     others: list[tuple[KeyPath, str, str | None]] = [
         (("data", "validation", i, "path"), held.path, held.split)
@@ -148,9 +149,12 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
             continue
         same = train.get(_identity(path, split))
         if same is not None:
-            remedy = "name another file, or hold out a share of the training rows with fraction: 0.03"
+            remedy = "name another file, or hold out training rows with fraction: 0.03"
             partial.add(
-                key, f"must not overlap with training, but is the file of data.train.{same}", remedy, path
+                key,
+                f"must not overlap with the training rows, but is the file of data.train.{same}",
+                remedy,
+                path,
             )
 
 
@@ -159,11 +163,11 @@ def _check_file(partial: PartialSpec, key: KeyPath, path: str, wanted: str) -> b
         return True
     file = Path(path)
     if not file.is_file():
-        rule = "must be a file, not a folder" if file.is_dir() else "there is no such file"
-        partial.add(key, rule, f"name {wanted}; relative paths start from the spec's folder", path)
+        rule = "must be a file, not a folder" if file.is_dir() else "the file does not exist"
+        partial.add(key, rule, f"name {wanted}; relative paths are resolved against the spec's folder", path)
         return False
     if file.stat().st_size == 0:
-        partial.add(key, "the file is empty", "name a file with rows", path)
+        partial.add(key, "the file is empty", "name a file that contains rows", path)
         return False
     return True
 
@@ -176,7 +180,7 @@ def _is_remote(path: str) -> bool:
     return is_hub_id(path) and not Path(path).exists()
 
 
-def _filled(path: Path) -> bool:
+def _is_filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 

@@ -1,7 +1,6 @@
-"""From a YAML file to a frozen spec, or to all of its problems at once.
+"""Load a sweep's YAML file as a frozen spec, or report all of its problems at once.
 
-The order of work: read, override, put values in the place of names, validate each section, check across sections,
-look at the files. Nothing here needs torch, Ray or the network.
+Steps: read the YAML, apply overrides, expand presets, validate each section, check between sections, check the files.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all
 from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
-from sweepft.spec.files import check_prior_sweeps as _check_history
+from sweepft.spec.files import check_prior_sweeps as _check_prior_sweeps
 from sweepft.spec.partial import partial
 from sweepft.spec.presets import check_presets, expand_presets
 from sweepft.spec.sections import Train
@@ -33,13 +32,13 @@ def load(
     """Read a sweep's YAML file.
 
     Args:
-        path: The file. Relative paths in it and in overrides start from its folder; the spec's are absolute.
-        overrides: ``key.path=value`` texts, applied in order; values are YAML, null removes a key.
-        check_files: Whether model and data files must be there.
-        check_prior_sweeps: Whether ``early_stop.prior_sweeps`` must be readable: no more so once a sweep has begun.
+        path: The file. Relative paths in it and in overrides are resolved against its folder.
+        overrides: ``key.path=value`` strings, applied in order. Values are YAML; null removes a key.
+        check_files: Check that model and data files exist.
+        check_prior_sweeps: Check that ``early_stop.prior_sweeps`` can be read; not needed on resume.
 
     Raises:
-        SpecError: With every problem found.
+        SpecError: With every problem.
     """
     path = Path(path)
     document = read(path, str(path))
@@ -51,16 +50,16 @@ def load(
 
 
 def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpec:
-    """A spec from plain data such as :meth:`SweepSpec.to_dict` gives; relative paths stay relative.
+    """A spec from plain data, e.g. of :meth:`SweepSpec.to_dict`; relative paths stay relative.
 
     Raises:
-        SpecError: With every problem found.
+        SpecError: With every problem.
     """
     return _validated(Document("spec", dict(data)), None, check_files, check_files)
 
 
 def dump(spec: SweepSpec) -> str:
-    """The resolved spec as YAML that :func:`load` reads back equal."""
+    """The resolved spec as YAML; :func:`load` reads it back as an equal spec."""
     return to_yaml(spec.to_dict())
 
 
@@ -75,7 +74,7 @@ def _validated(
     if check_files:
         _check_files(found)
     if check_prior_sweeps:
-        _check_history(found)
+        _check_prior_sweeps(found)
     if found.problems:
         raise SpecError(sorted(found.problems, key=_line))
     return SweepSpec.model_validate(document.data, context={"root": root})

@@ -1,7 +1,7 @@
-"""A spec that may still be partly wrong, so that one run of the checks finds every problem.
+"""A partly valid spec, so that a single run of the checks finds every problem.
 
-One idea: where a section does not validate, the offending keys are left out and it is tried again; checks
-between sections then see what can be seen, and what they say about a key that is already reported is dropped.
+If a section does not validate, the invalid keys are removed and it is validated again. Checks between sections then
+use what is left, and further problems at a key that is already reported are dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SectionT = TypeVar("_SectionT", bound=Section)
 
 @dataclass
 class PartialSpec:
-    """Sections that could be read (None where not), and the problems so far."""
+    """The sections that could be validated (None for the others), and the problems found so far."""
 
     document: Document
     model: Model | None = None
@@ -39,7 +39,7 @@ class PartialSpec:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, path: KeyPath, rule: str, remedy: str, value: Any = None) -> None:
-        """Report a problem, unless one is known at this key, above it or below it."""
+        """Report a problem, unless one is already reported at this key, above it or below it."""
         key = dotted(path)
         for known in (problem.key for problem in self.problems):
             if key == known or key.startswith(known + ".") or known.startswith(key + "."):
@@ -48,12 +48,7 @@ class PartialSpec:
 
 
 def partial(document: Document, root: Path | None) -> PartialSpec:
-    """Validate the sections of a document, each as far as it goes.
-
-    Args:
-        document: What was read.
-        root: Folder that relative paths start from; None leaves them as they are.
-    """
+    """Validate each section of a document as far as possible; relative paths are resolved against ``root``."""
     result = PartialSpec(document)
     data = document.data
     try:
@@ -81,9 +76,9 @@ def _salvage(section: type[_SectionT], data: Any, root: Path | None) -> _Section
 
 
 def _prune(data: Any, path: KeyPath) -> bool:
-    """Remove the innermost mapping key on ``path`` that is there; False when there is none to remove.
+    """Remove the innermost existing mapping key on ``path``; False if there is none.
 
-    Whole entries of lists stay, lest the places of later entries shift.
+    List entries stay, so that the places of later entries do not shift.
     """
     chain: list[tuple[dict[str, Any], str]] = []
     here = data
@@ -91,8 +86,7 @@ def _prune(data: Any, path: KeyPath) -> bool:
         if isinstance(here, dict) and part in here and isinstance(part, str):
             chain.append((here, part))
         elif not isinstance(here, list):
-            # A required key is missing: the mapping that lacks it must go.
-            break
+            break  # a required key is missing: remove the mapping that lacks it
         here = here[part]
     if not chain:
         return False

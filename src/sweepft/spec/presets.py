@@ -1,8 +1,7 @@
-"""Named settings: published configurations that ``search.start_with`` may name instead of spelling out.
+"""Presets: published configurations that ``search.start_with`` may refer to by name.
 
-One idea: a name stands for values of ``train``, and of what orders the data, and nothing else. Reading a spec replaces
-it by those of its values that are swept, and refuses it where the sweep could not try what the name promises: the run
-folder then holds plain values.
+A preset is a set of values of ``train`` and of the sample order. Loading a spec replaces the name by those of its values
+that are swept, so the run folder holds plain values, and refuses a preset that the sweep cannot reproduce.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sweepft.errors import Problem
-from sweepft.spec.curriculum import of_data
+from sweepft.spec.curriculum import is_data_key
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean
 from sweepft.spec.space import same
@@ -21,21 +20,19 @@ from sweepft.spec.sweep import train_dict
 from sweepft.spec.yaml_source import Document, KeyPath
 
 FEWEST_STEPS: Final = 40
-
-
-"""Optimizer steps below which a trial says little about its settings: a named setting with fewer is refused, and
-``sweepft plan`` warns of a batch size with fewer."""
+"""Minimum optimizer steps for a meaningful trial: presets with fewer are refused, and ``sweepft plan`` warns about batch
+sizes with fewer."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A configuration somebody has published.
+    """A published configuration.
 
     Attributes:
-        name: What ``search.start_with`` calls it.
-        config: Fields of ``train``, and of ``data`` (``data.strategy``).
-        about: One sentence on what it is.
-        source: Where it comes from.
+        name: Name to use in ``search.start_with``.
+        config: Fields of ``train`` and of ``data`` (``data.strategy``).
+        about: One sentence of description.
+        source: Publication.
     """
 
     name: str
@@ -53,7 +50,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
         (
             _named(
                 "large-batch",
-                "the largest batch, a low constant rate, no warmup: the simplified end of the paper's space",
+                "the largest batch size, a low constant learning rate, no warmup",
                 "arXiv 2412.13337",
                 batch_size=7680,
                 learning_rate=2e-5,
@@ -62,7 +59,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             ),
             _named(
                 "lab",
-                "about 4k samples a step at a constant rate after 25 steps of warmup, without LAB's phases",
+                "about 4k samples per step, a constant learning rate after 25 warmup steps, without LAB's phases",
                 "LAB, arXiv 2403.01081, as InstructLab trains it",
                 batch_size=3840,
                 learning_rate=2e-5,
@@ -80,7 +77,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             ),
             _named(
                 "orca-phased",
-                "one phase after another, without replay; batch size and rate are told nowhere, and are sampled",
+                "one phase after another without replay; batch size and learning rate are not published and are sampled",
                 "Orca and Orca 2, arXiv 2306.02707 and 2311.11045: answers of ChatGPT, then of GPT-4",
                 **{"data.strategy": "phased", "data.replay": 0.0},
             ),
@@ -89,17 +86,11 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
 )
 
 
-"""By name."""
-
-
 def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
-    """Put values in the place of names in ``search.start_with``; fields that are not swept are left out.
-
-    Args:
-        document: As read; its data are replaced, not changed in place.
+    """Replace the presets in ``search.start_with`` by their values, without fields that are not swept.
 
     Returns:
-        Index of each entry that was a known name, and a problem for each name nobody knows.
+        The names of the presets by index in ``start_with``, and a problem for each unknown name.
     """
     search = document.data.get("search")
     entries = search.get("start_with") if isinstance(search, dict) else None
@@ -113,22 +104,22 @@ def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
     for i, entry in enumerate(entries):
         if not isinstance(entry, str):
             continue
-        setting = PRESETS.get(entry)
-        if setting is None:
+        preset = PRESETS.get(entry)
+        if preset is None:
             path: KeyPath = ("search", "start_with", i)
-            remedy = f"{did_you_mean(entry, PRESETS)}; or write a mapping of fields to values"
+            remedy = f"{did_you_mean(entry, PRESETS)}; or write a mapping of keys to values"
             where = document.where(path)
-            problems.append(Problem(where, f"search.start_with.{i}", "is not a named setting", remedy, entry))
+            problems.append(Problem(where, f"search.start_with.{i}", "is not a known preset", remedy, entry))
             expanded[i] = {}
         else:
             names[i] = entry
-            expanded[i] = {key: value for key, value in setting.config.items() if key in swept}
+            expanded[i] = {key: value for key, value in preset.config.items() if key in swept}
     document.data = {**document.data, "search": {**search, "start_with": expanded}}
     return names, problems
 
 
 def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
-    """Refuse named settings that the sweep cannot try: outside the space, or over before they say anything."""
+    """Refuse presets that lie outside the search space or would train too few steps."""
     train, search = partial.train, partial.search
     if train is None or search is None or partial.data is None:
         return
@@ -136,29 +127,29 @@ def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
     for i, name in names.items():
         path: KeyPath = ("search", "start_with", i)
         if "data.strategy" in PRESETS[name].config and not partial.data.phases:
-            remedy = "name domains in data.phases, or leave the name out"
-            partial.add(path, f"{name} trains in phases, and data.phases is not given", remedy)
+            remedy = "define data.phases, or remove the preset"
+            partial.add(path, f"{name} trains in phases, but data.phases is not set", remedy)
             continue
         for key, value in PRESETS[name].config.items():
             dimension = search.space.get(key)
             if dimension is not None and not dimension.contains(value):
-                rule = f"{name} has {key} {format_value(value)}, which lies outside search.space.{key}"
-                remedy = f"widen search.space.{key}, or write the values you want instead of the name"
+                rule = f"{name} has {key} {format_value(value)}, which is outside search.space.{key}"
+                remedy = f"extend search.space.{key}, or write explicit values instead of the preset"
                 partial.add(path, rule, remedy)
             elif dimension is None and not same(fixed.get(key), value):
-                full = key if of_data(key) else f"train.{key}"
-                rule = f"{name} has {key} {format_value(value)}, and {full} is fixed at another value"
-                remedy = f"sweep {key}, or fix {full} at that value, or leave the name out"
+                full = key if is_data_key(key) else f"train.{key}"
+                rule = f"{name} has {key} {format_value(value)}, but {full} is fixed at another value"
+                remedy = f"sweep {key}, or set {full} to that value, or remove the preset"
                 partial.add(path, rule, remedy)
         budget, batch = train.budget.samples, int(PRESETS[name].config.get("batch_size", 0))
         if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
-            rule = f"{name} would take {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
-            remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or leave it out"
+            rule = f"{name} would train {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
+            remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or remove the preset"
             partial.add(path, rule, remedy)
 
 
 def format_value(value: Any) -> str:
-    """A setting in few characters: ``2e-05``, ``25 steps``."""
+    """A value in few characters: ``2e-05``, ``25 steps``."""
     if isinstance(value, Mapping):
         return ", ".join(f"{format_value(part)} {name}" for name, part in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)

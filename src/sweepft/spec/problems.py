@@ -1,4 +1,4 @@
-"""pydantic's errors as problems a person can act on: place, key, rule, value, remedy."""
+"""Translate pydantic's errors into problems with place, key, rule, value and remedy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from sweepft.errors import Problem
 from sweepft.spec.fields import Section, describe, keys_at
+from sweepft.spec.renamed import RENAMED_KEYS, RENAMED_VALUES
 from sweepft.spec.yaml_source import KeyPath, dotted
 
 _RULES: Final[dict[str, str]] = {
@@ -50,49 +51,54 @@ def problems_of(
     where: Callable[[KeyPath], str],
     prefix: KeyPath = (),
 ) -> list[Problem]:
-    """Problems for all of pydantic's errors.
+    """One problem for each of pydantic's errors.
 
     Args:
-        error: What validation raised.
-        root: The model that was validated.
-        data: What was validated.
+        error: The error of the validation.
+        root: The section that was validated.
+        data: The data that were validated.
         where: Place of a key path (with prefix).
         prefix: Key path of ``root`` within the spec.
     """
     problems: dict[str, Problem] = {}
-    misspelt = set()
+    replaced = set()  # keys that the spec gives under an unknown name
     for detail, path in zip(error.errors(), paths_of(error, data), strict=True):
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            continue  # long enough, but for entries that are reported themselves
+            continue  # too short only without the invalid entries, which are reported themselves
         full = (*prefix, *path)
         key = dotted(full)
         value = None if detail["type"] in ("missing", "extra_forbidden", "rule") else detail["input"]
         rule = _RULES.get(detail["type"], detail["msg"]).format(**detail.get("ctx", {}))
         if detail["type"] == "missing" and isinstance(detail["loc"][-1], int):
             rule = f"must have at least {detail['loc'][-1] + 1} entries"
-        problems[key] = Problem(where(full), key, rule, _remedy(detail, path, root), value)
+        remedy = _remedy(detail, path, root)
         if detail["type"] == "extra_forbidden":
-            meant = nearest(str(path[-1]), keys_at(root, path[:-1]))
-            misspelt.add(dotted((*full[:-1], meant or "")))
+            meant = RENAMED_KEYS.get(key)
+            if meant is not None:
+                rule, remedy = "was renamed in version 0.2", f"write {meant}"
+            else:
+                meant = dotted((*full[:-1], nearest(str(path[-1]), keys_at(root, path[:-1])) or ""))
+            replaced.add(meant)
+        problems[key] = Problem(where(full), key, rule, remedy, value)
     missing = {key for key, problem in problems.items() if problem.rule == _RULES["missing"]}
-    return [problem for key, problem in problems.items() if key not in misspelt & missing]
+    return [problem for key, problem in problems.items() if key not in replaced & missing]
 
 
 def paths_of(error: ValidationError, data: Any) -> list[KeyPath]:
-    """Key path in ``data`` of each error, free of the names pydantic gives to the members of a union."""
+    """Key path in ``data`` of each error, without the names pydantic gives to the members of a union."""
     return [_in_data(detail, data) for detail in error.errors()]
 
 
 def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """Remedy for an unknown key: the nearest known one, else all of them."""
+    """Remedy for an unknown key: the nearest known key, and all of them."""
     names = list(known)
     meant = nearest(key, names)
     listed = ", ".join(names) or "none"
-    return f"did you mean `{meant}`? Known here: {listed}" if meant else f"known here: {listed}"
+    return f"did you mean `{meant}`? Known keys: {listed}" if meant else f"known keys: {listed}"
 
 
 def nearest(key: str, names: Sequence[str]) -> str | None:
-    """The name that was probably meant: the same below a section, alike, or with these initials."""
+    """The most likely intended name: the same name in a section, a similar one, or one with these initials."""
     ends = [name for name in names if name.endswith("." + key)]
     alike = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
     initials = [name for name in names if "".join(word[0] for word in name.split("_")) == key.lower()]
@@ -109,11 +115,13 @@ def _remedy(detail: ErrorDetails, path: KeyPath, root: type[Section]) -> str:
     if kind == "missing" and isinstance(detail["loc"][-1], str):
         return f"add `{path[-1]}`. {about}"
     if kind == "literal_error" and isinstance(value, str):
+        if (new := RENAMED_VALUES.get((dotted(path), value))) is not None:
+            return f"{value} was renamed in version 0.2: write {new}"
         options = re.findall(r"'([^']+)'", str(detail["ctx"]["expected"]))
         close = difflib.get_close_matches(value.lower(), options, n=1, cutoff=0.6)
         return f"did you mean `{close[0]}`?" if close else about
     if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
-        return f"write it as a plain value without quotes or unit. {about}"
+        return f"write a plain value without quotes or unit. {about}"
     return about
 
 
@@ -125,7 +133,7 @@ def _in_data(detail: ErrorDetails, data: Any) -> KeyPath:
         if _has(here, part):
             here = here[part]
         elif i < len(parts) - 1 or detail["type"] != "missing" or isinstance(part, int):
-            continue  # the name of a member of a union, or the index that a list lacks
+            continue  # the name of a member of a union, or an index missing from a list
         path.append(part)
     return tuple(path)
 

@@ -1,7 +1,7 @@
-"""The sections of a spec: what may be written, of which type, with which default.
+"""The sections of a spec: keys, types, defaults and their meaning.
 
-One idea: a section says what is true of itself alone. What must hold between sections stands in
-:mod:`sweepft.spec.checks`, and whether files are there in :mod:`sweepft.spec.files`.
+Each section validates itself. Rules between sections are in :mod:`sweepft.spec.checks`, checks of the named files in
+:mod:`sweepft.spec.files`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,12 @@ from sweepft.spec.fields import (
 from sweepft.spec.space import Dimension
 
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
-
-
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
 def _rising(rungs: tuple[float, ...]) -> tuple[float, ...]:
     if any(a >= b for a, b in itertools.pairwise(rungs)):
-        raise invalid("must rise from window to window", f"for example rungs: {sorted(set(rungs))}")
+        raise invalid("must be strictly increasing", f"for example rungs: {sorted(set(rungs))}")
     return rungs
 
 
@@ -53,10 +51,10 @@ class Model(Section):
     chat_template: TemplateName | None = None
     """Name of a built-in chat template, or a Jinja file; by default the tokenizer's own."""
     trust_remote_code: bool = False
-    """Whether code shipped with the model may run on your machines."""
+    """Allow Python code shipped with the model to run on your machines."""
     allow_pickle: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Pickle files of a local folder without safetensors that may be loaded, each by its name, e.g.
-    `[pytorch_model.bin]`. Only what torch takes for plain weights is read from them; safetensors are safer still."""
+    """Names of pickle files that may be loaded from a local folder without safetensors, e.g. `[pytorch_model.bin]`.
+    They are read with torch's `weights_only`; safetensors are still safer."""
 
 
 class TrainSource(Section):
@@ -65,30 +63,31 @@ class TrainSource(Section):
     path: Source
     """File (.jsonl, .jsonl.gz, .parquet) or hub id of a data set."""
     domain: str | None = None
-    """Domain of these rows, for phases, weights and reports; by default the rows' own `domain`, if they have one."""
+    """Domain of these rows, for phases, weights and reports; by default each row's own `domain` field, if any."""
     domains: _Domains | None = None
-    """Only rows whose own `domain` is one of these names or shell patterns (`glue_*`); by default all."""
+    """Use only rows with one of these domains (names or shell patterns such as `glue_*`); by default all rows."""
     split: str | None = None
     """Split of a hub data set; by default `train`."""
     limit: PositiveInt | None = None
-    """Rows to take at most, drawn with `data.seed`; by default all."""
+    """Maximum number of rows, drawn with `data.seed`; by default all."""
 
 
 class Validation(Section):
-    """A held-out set; the objective is the weighted mean of their losses."""
+    """A validation set. The objective is the weighted mean of the validation losses."""
 
     name: _Name
-    """Name in reports."""
+    """Name used in reports."""
     fraction: Fraction | None = None
-    """Share of the training rows to hold out, in (0, 1). Either this or `path`."""
+    """Fraction of the training rows to hold out, in (0, 1). Give this or `path`."""
     path: Source | None = None
-    """File or hub id of its own, as in `data.train`. Either this or `fraction`."""
+    """Separate file or hub id, as in `data.train`. Give this or `fraction`."""
     weight: NonNegative = 1.0
-    """Weight in the objective; 0 means: measured and reported, but not optimised."""
+    """Weight in the objective. With 0 the set is evaluated and reported but not optimised."""
     domains: _Domains | None = None
-    """Only rows of these domains, names or shell patterns; for a `fraction`, domains as the training rows have them."""
+    """Use only rows with one of these domains (names or shell patterns). For a `fraction`, the domains of the training
+    rows."""
     limit: PositiveInt | None = None
-    """Rows to take at most, drawn with `data.seed`; by default all."""
+    """Maximum number of rows, drawn with `data.seed`; by default all."""
     split: str | None = None
     """Split of a hub data set."""
 
@@ -99,37 +98,37 @@ class Validation(Section):
 
 
 class TestSource(Section):
-    """A sealed test set: read for the finalists only."""
+    """A test set. It is read only to score the finalists."""
 
     name: _Name
-    """Name in reports."""
+    """Name used in reports."""
     path: Source
     """File or hub id, as in `data.train`."""
     limit: PositiveInt | None = None
-    """Rows to take at most, drawn with `data.seed`; by default all."""
+    """Maximum number of rows, drawn with `data.seed`; by default all."""
     split: str | None = None
     """Split of a hub data set; by default `test`."""
 
 
 class _Sources(Section):
     train: Annotated[tuple[TrainSource, ...], Field(min_length=1, strict=False)]
-    """Training sources; by default all of them together, in one seeded order that depends on no swept value."""
+    """Training sources. By default their rows are mixed in one seeded order that does not depend on swept values."""
     validation: Annotated[tuple[Validation, ...], Field(min_length=1, strict=False)]
-    """Held-out sets, evaluated at every window and at the end."""
+    """Validation sets, evaluated at every rung and at the end of training."""
     test: Annotated[tuple[TestSource, ...], Field(strict=False)] = ()
-    """Sealed test sets."""
+    """Test sets, read only to score the finalists."""
     max_length: PositiveInt = 2048
-    """Tokens of a row, at most."""
+    """Maximum tokens per row."""
     over_length: Literal["drop", "truncate"] = "drop"
-    """What happens to longer rows; they are counted either way."""
+    """Drop or truncate longer rows. The number of such rows is reported either way."""
     seed: Seed = 0
-    """Seed of held-out fractions and limits (not of training)."""
+    """Seed for validation fractions and row limits (not for training)."""
     overlap: Literal["error", "drop"] = "error"
-    """Training rows that are also in a held-out or test set: refuse them, or drop them from training."""
+    """Training rows that also occur in a validation or test set: raise an error, or drop them from training."""
 
 
 class Data(Curriculum, _Sources):
-    """What is trained on and in which order, what decides, and what stays sealed."""
+    """Training, validation and test data, and the order of the training samples."""
 
     @property
     def curriculum(self) -> Curriculum:
@@ -138,14 +137,14 @@ class Data(Curriculum, _Sources):
 
 
 class Budget(Section):
-    """How much every trial trains, the same for all of them whatever their batch size. Exactly one key."""
+    """Training budget per trial, equal for all trials whatever their batch size. Give exactly one key."""
 
     samples: PositiveInt | None = None
     """Training samples."""
     tokens: PositiveInt | None = None
-    """Target tokens (those with a loss); counted along the sample order."""
+    """Target tokens (tokens with a loss), counted along the sample order."""
     epochs: Positive | None = None
-    """Passes over the training rows; may be a fraction."""
+    """Passes over the training rows; fractions are allowed."""
 
     @model_validator(mode="after")
     def _one_unit(self) -> Self:
@@ -154,83 +153,84 @@ class Budget(Section):
 
 
 class Optimizer(Section):
-    """The optimizer and its constants."""
+    """Optimizer and its hyperparameters."""
 
     name: Literal["adamw", "adafactor", "sgd", "adamw_8bit"] = "adamw"
-    """`adamw`; `adafactor` with the learning rate as given, at zero_stage 0; `sgd` with momentum; `adamw_8bit` with
-    `pip install 'sweepft[8bit]'`. After a trial of another optimizer the engine is built anew."""
+    """Optimizer. `adafactor` uses the given learning rate and needs `zero_stage: 0`; `sgd` uses momentum; `adamw_8bit`
+    needs `pip install 'sweepft[8bit]'`. The engine is rebuilt when consecutive trials use different optimizers."""
     betas: Annotated[
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ] = (0.9, 0.95)
-    """Decay rates of the first and second moment, of `adamw` and `adamw_8bit`."""
+    """For `adamw` and `adamw_8bit`: decay rates of the first and second moment."""
     eps: Positive = 1e-8
-    """Added to the denominator, of the same two."""
+    """For `adamw` and `adamw_8bit`: term added to the denominator."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `sgd`."""
+    """For `sgd`: momentum."""
     weight_decay: NonNegative = 0.0
-    """Weight decay: decoupled from the gradient, but for `sgd`, which adds it to the gradient."""
+    """Weight decay, decoupled from the gradient; `sgd` adds it to the gradient instead."""
 
 
 class Lora(Section):
     """Low-rank adapters (LoRA) on frozen base weights. Needs `pip install 'sweepft[lora]'`."""
 
     rank: PositiveInt = 16
-    """Rank of the adapters. A trial of another rank, or other target modules, gets a new adapter on the same base."""
+    """Rank of the adapters. A trial with another rank or other target modules gets new adapters on the same base."""
     alpha: Positive = 32.0
-    """The adapters' share in the result is alpha / rank."""
+    """Scaling: adapter outputs are multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the adapters."""
+    """Dropout on the adapters' input."""
     target_modules: TargetModules = "all-linear"
-    """Names of the layers that get one, e.g. `[q_proj, v_proj]`, or `all-linear`: all but the output layer."""
+    """Names of the layers that get adapters, e.g. `[q_proj, v_proj]`; `all-linear` is every linear layer except the
+    output layer."""
 
 
 class Train(Section):
-    """How every trial trains. `batch_size` and `learning_rate` stand here or in `search.space`."""
+    """Training settings of every trial. Set `batch_size` and `learning_rate` here or sweep them in `search.space`."""
 
     budget: Budget
-    """How much every trial trains."""
+    """Training budget per trial."""
     batch_size: PositiveInt | None = None
-    """Samples per optimizer step over all ranks: a multiple of micro_batch x workers_per_trial; any number where
-    micro_batch is in tokens."""
+    """Samples per optimizer step over all ranks: a multiple of `micro_batch` x `workers_per_trial`, or any number if
+    `micro_batch` is given in tokens."""
     learning_rate: Positive | None = None
     """Peak learning rate."""
     warmup: Warmup = 0.0
-    """Linear rise of the learning rate: fraction of the trial's steps in [0, 1), or `{steps: N}`."""
+    """Linear learning-rate warmup: a fraction of the trial's optimizer steps in [0, 1), or `{steps: N}`."""
     schedule: Literal["constant", "linear", "cosine", "wsd", "inverse_sqrt", "polynomial"] = "constant"
-    """Course of the learning rate after warmup."""
+    """Learning-rate schedule after warmup."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Where decaying schedules end, as a share of the peak learning rate."""
+    """Final learning rate of decaying schedules, as a fraction of the peak."""
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """For `wsd`: share of the trial's optimizer steps in which the learning rate decays, at the end."""
+    """For `wsd`: fraction of the trial's optimizer steps, at the end, in which the learning rate decays."""
     power: Positive = 2.0
     """For `polynomial`: exponent of the decay; 1 is linear."""
     micro_batch: MicroBatch
-    """Samples per forward pass and rank; the largest that fits in memory is the fastest. `auto` finds it by a short
-    probe with the longest rows when a slot starts. `{tokens: N}` packs samples up to N tokens, without padding and with
-    attention within each sample; N is at least `data.max_length`."""
+    """Samples per forward pass and rank; the largest that fits in memory is the fastest. `auto` finds it with a short
+    probe on the longest rows when a slot starts. `{tokens: N}` packs samples into N tokens, without padding and with
+    attention restricted to each sample; N must be at least `data.max_length`."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Number format of forward and backward passes."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """DeepSpeed ZeRO stage: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters are sharded."""
+    """DeepSpeed ZeRO stage. 0 shards nothing, 1 optimizer states, 2 also gradients, 3 also parameters."""
     gradient_clipping: NonNegative = 1.0
-    """Largest L2 norm of the global gradient; 0 turns clipping off."""
+    """Maximum L2 norm of the global gradient; 0 disables clipping."""
     gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass: less memory, about a third more time."""
+    """Recompute activations in the backward pass: uses less memory and about a third more time."""
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    """What lies in main memory instead of the GPU's: the optimizer with its masters and gradients (zero_stage 1 to 3),
-    and the parameters too (zero_stage 3). Needs GPUs."""
+    """Keep optimizer states, fp32 weights and gradients in main memory (`optimizer`, zero_stage 1 to 3), or the
+    parameters as well (`optimizer_and_parameters`, zero_stage 3). Needs GPUs."""
     liger: bool = False
-    """Whether Liger's kernels compute norms, rotary embeddings and feed-forward parts. Needs GPUs and `pip install
+    """Use Liger kernels for norms, rotary embeddings and feed-forward layers. Needs GPUs and `pip install
     'sweepft[liger]'`."""
     compile: bool = False
-    """Whether the model's repeated blocks run through `torch.compile`: faster steps for a slower start of each
-    slot. Not at zero_stage 3."""
+    """Compile the model's repeated blocks with `torch.compile`: steps are faster, each slot starts more slowly. Not
+    available at zero_stage 3."""
     seed: Seed = 0
-    """Seed of sample order and dropout; the same for every trial unless swept."""
+    """Seed for sample order and dropout; the same for every trial unless swept."""
     optimizer: Optimizer = Optimizer()
-    """The optimizer and its constants."""
+    """Optimizer and its hyperparameters."""
     lora: Lora | None = None
-    """Train low-rank adapters, not the weights themselves; by default all weights are trained."""
+    """Train low-rank adapters instead of all weights; by default all weights are trained."""
 
 
 class TrainConfig(Train):
@@ -245,12 +245,12 @@ class TrainConfig(Train):
 
 
 class Limit(Section):
-    """When to stop proposing trials. At least one key."""
+    """Limit after which no new trials are proposed. Give at least one key."""
 
     hours: Positive | None = None
-    """Wall-clock hours of the sweep."""
+    """Wall-clock hours since the start of the sweep."""
     gpu_hours: Positive | None = None
-    """Hours times GPUs held by trials; on CPU, hours times slots."""
+    """GPU-hours held by trials; on CPU, slot-hours."""
 
     @model_validator(mode="after")
     def _any(self) -> Self:
@@ -260,92 +260,96 @@ class Limit(Section):
 
 
 class Search(Section):
-    """What is varied, within which bounds, and who proposes."""
+    """Search space, sampler and number of trials."""
 
     trials: PositiveInt | None = None
-    """Trials, at most. Needed unless there is a `limit` or the sampler is `grid`."""
+    """Maximum number of trials. Required unless `limit` is given or the sampler is `grid`."""
     limit: Limit | None = None
-    """Time and cost, at most."""
+    """Limit on time or cost."""
     sampler: Literal["tpe", "gp", "random", "qmc", "grid", "cmaes"] = "tpe"
-    """Optuna sampler; `grid` tries every combination once and needs `choice` everywhere."""
+    """Optuna sampler. `grid` tries every combination once and needs `choice` for every key."""
     seed: Seed = 0
-    """Seed of the proposals."""
+    """Seed of the sampler."""
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
-    """Configurations tried first; what they leave out is sampled. Mappings, or names that `sweepft settings` lists."""
+    """Params to try first, as mappings or as names of presets (`sweepft presets` lists them). Keys that are left out
+    are sampled."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
-    """Fields of `train` (dotted: `optimizer.weight_decay`), or of `data` (`data.strategy`), and what to try."""
+    """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
+    (`data.strategy`)."""
 
 
 class EarlyStop(Section):
-    """Which trials are stopped before their budget is spent."""
+    """Early stopping of trials."""
 
     rule: Literal["none", "median", "recipe", "asha", "calibrated"] = "calibrated"
-    """Who is stopped. `calibrated`: learns in this sweep which early signals mean a poor end; `median`: held-out loss
-    worse than the peers' median; `asha`: successive halving on it; `recipe`: high gradient norm and low training loss
-    among comparable trials; `none`: nobody but diverged trials."""
+    """Early-stopping rule. `calibrated` learns in this sweep which early signals predict a poor final loss; `median`
+    stops trials with a validation loss worse than the median of their peers; `asha` is successive halving on validation
+    loss; `recipe` stops trials with a high gradient norm and low training loss among comparable trials; `none` stops
+    diverged trials only."""
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
         0.1,
         0.25,
         0.5,
     )
-    """Where trials are judged: fractions of the budget, rising, in (0, 1)."""
+    """Points at which trials are evaluated and may be stopped: increasing fractions of the budget in (0, 1)."""
     min_steps: PositiveInt = 8
-    """Optimizer steps a trial must have done before a window counts for it; else the next one does."""
+    """Minimum optimizer steps of a trial at a rung; rungs before that are skipped for the trial."""
     min_peers: PositiveInt = 4
-    """Other trials that must have passed the window before a trial is judged there."""
+    """Minimum number of other trials that have reached a rung before the rule applies there."""
     covariates: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """For `calibrated`: swept fields that its model may use beside the early signals."""
+    """For `calibrated`: swept keys that its model uses in addition to the early signals."""
     top_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the trials that count as good: what the error rates below are about."""
+    """Fraction of trials that count as good; the error rates below refer to these."""
     max_false_stop_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """For `calibrated`: the share of good trials that may be condemned."""
+    """For `calibrated`: maximum fraction of good trials that may be flagged."""
     audit: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Share of condemned trials that run on all the same, to measure how often a stop was wrong; by default 0.05
-    for `calibrated`, else 0."""
+    """Fraction of flagged trials trained to completion to measure the error rate; by default 0.05 for `calibrated`,
+    otherwise 0."""
     max_false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Upper bound on wrong stops below which audits certify the rule."""
+    """The report certifies the rule if audits bound its false discovery rate (good trials among the flagged) below
+    this."""
     prior_sweeps: Paths = ()
-    """What earlier sweeps taught: run folders, whose audits are counted with this sweep's, and for `calibrated` one
-    file made by `sweepft replay --calibrate`. One path or a list. Read once, and kept in the ledger."""
+    """Earlier sweeps to learn from: run folders, which add their audits to this sweep's, and for `calibrated` one file
+    written by `sweepft replay --calibrate`. One path or a list. Read once at the start and stored in the ledger."""
     pause: bool = False
-    """Whether condemned trials are parked instead of stopped: when there is nothing more to propose, those that are
-    likely enough to be good for what they cost come back, within `search.limit`."""
+    """Pause flagged trials instead of stopping them. When there is nothing left to propose, paused trials that are
+    likely enough to be good for their remaining cost are resumed, within `search.limit`."""
 
 
 class Keep(Section):
-    """Whose weights are kept, as folders that `transformers` loads, in the run folder's `weights/`."""
+    """Which trials' weights to keep, as folders that `transformers` can load, in the run folder's `weights/`."""
 
     top: Annotated[int, Field(ge=0)] = 1
-    """Of that many of the best completed trials."""
+    """Number of best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
-    """Of that many other completed trials drawn at random, for an honest comparison later."""
+    """Number of other completed trials, drawn at random, for an unbiased comparison."""
 
 
 class Resources(Section):
-    """What one trial holds, and how many run at once."""
+    """Workers and GPUs of a trial, and the number of concurrent trials."""
 
     workers_per_trial: PositiveInt = 1
-    """Ranks of a trial."""
+    """Number of ranks per trial."""
     gpus_per_worker: NonNegative = 0.0
-    """GPUs of a rank: 0 trains on CPU, 1 on a GPU of its own. With 0.5 or less, trials of one rank share a GPU, and
-    each is held to its share of the memory."""
+    """GPUs per rank: 0 trains on CPU, 1 gives each rank its own GPU. With 0.5 or less, single-rank trials share a GPU,
+    and each is limited to its share of the memory."""
     cpus_per_worker: Positive = 1.0
-    """Logical CPUs of a rank."""
+    """Logical CPUs per rank."""
     concurrent_trials: PositiveInt = 1
-    """Trials at once."""
+    """Maximum number of concurrent trials."""
     price_per_gpu_hour: NonNegative | None = None
-    """What a GPU-hour costs (on CPU, an hour of a slot), in any currency; reports then say what the sweep cost. Changes
-    nothing else, and may be changed on resume."""
+    """Price of a GPU-hour (on CPU: of a slot-hour) in any currency, used for the costs in reports. May be changed on
+    resume."""
 
 
 class Faults(Section):
-    """What is done about ranks, slots and nodes that are lost. Running out of memory is not counted here."""
+    """Handling of lost ranks, slots and nodes. Out-of-memory errors are not counted here."""
 
     per_trial: Annotated[int, Field(ge=0)] = 2
-    """How often a trial is brought back to where it had reported, on its slot or another; after that it has failed."""
+    """How often a trial is restored to its last reported point, on the same or another slot, before it fails."""
     per_sweep: Annotated[int, Field(ge=0)] | None = None
-    """Lost slots after which the sweep ends, to be resumed once the machines are well; by default 10, and one for each
-    trial begun. Counted anew on resume."""
+    """Number of lost slots after which the sweep ends; it can be resumed once the machines are repaired. By default 10
+    plus one per started trial. The count restarts on resume."""
     hang_seconds: Positive = 60.0
-    """How long beyond ten times its usual pace a rank may be silent, until all ranks of its slot write their stacks to
-    their logs and are replaced."""
+    """A rank that is silent for this many seconds longer than ten times its usual step time is considered hung: all
+    ranks of its slot write their stacks to their logs and are replaced."""

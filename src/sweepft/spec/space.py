@@ -1,7 +1,4 @@
-"""One dimension of a search space: a choice, or a range with a scale.
-
-One idea: a dimension knows what lies in it, and nothing about the field it varies nor about who samples it.
-"""
+"""One dimension of a search space: a choice, or a range with a scale."""
 
 from __future__ import annotations
 
@@ -13,28 +10,24 @@ from pydantic import Field, model_validator
 from sweepft.spec.fields import Positive, Section, exactly_one, invalid
 
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
-
-
 _PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
-
-
 _IntPair = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class Dimension(Section):
-    """What to try for one field. Exactly one key."""
+    """Values to try for one key. Give exactly one of these."""
 
     choice: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
-    """Values to choose from. Numbers are an ordered scale for the sampler, never mere labels."""
+    """Values to choose from. The sampler treats numbers as ordered, not as labels."""
     uniform: _Pair | None = None
-    """`[low, high]`, both included."""
+    """`[low, high]`, both inclusive."""
     log_uniform: _PositivePair | None = None
-    """`[low, high]`, both included and positive; every factor is equally likely."""
+    """`[low, high]`, both inclusive and positive, on a logarithmic scale."""
     int_uniform: _IntPair | None = None
-    """`[low, high]` whole numbers, both included."""
+    """`[low, high]`, whole numbers, both inclusive."""
 
     @model_validator(mode="after")
-    def _sound(self) -> Self:
+    def _validate(self) -> Self:
         exactly_one(self, ("choice", "uniform", "log_uniform", "int_uniform"))
         if self.choice is not None:
             if not self.choice:
@@ -50,7 +43,7 @@ class Dimension(Section):
 
     @property
     def kind(self) -> Literal["choice", "uniform", "log_uniform", "int_uniform"]:
-        """Which of the four it is."""
+        """The key that was given."""
         if self.choice is not None:
             return "choice"
         if self.uniform is not None:
@@ -59,7 +52,7 @@ class Dimension(Section):
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values as written; empty for ranges."""
+        """The values of a choice; empty for ranges."""
         return self.choice or ()
 
     @property
@@ -76,7 +69,7 @@ class Dimension(Section):
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its values have an order: ranges, and choices of numbers only."""
+        """Whether its values are numbers: a range, or a choice of numbers only."""
         return self.choice is None or all(_is_number(value) for value in self.choice)
 
     def contains(self, value: Any) -> bool:
@@ -89,14 +82,14 @@ class Dimension(Section):
         return self.int_uniform is None or value == int(value)
 
     def examples(self) -> list[tuple[tuple[str | int, ...], Any]]:
-        """Values whose soundness implies that of all, each with the key path of where it stands."""
+        """Key path and value of each choice, or of the two ends of a range: if these are valid, all values are."""
         if self.choice is not None:
             return [(("choice", i), value) for i, value in enumerate(self.choice)]
         return [((self.kind, i), value) for i, value in enumerate(self.bounds)]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two spec values are one value: 1 and 1.0 are, 1 and true are not."""
+    """Whether two spec values are equal: 1 and 1.0 are, 1 and true are not."""
     if isinstance(a, bool) or isinstance(b, bool):
         return a is b
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):

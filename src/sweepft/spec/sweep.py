@@ -1,7 +1,7 @@
-"""The whole spec, and what one trial of it trains with.
+"""The whole spec, and the train config of one trial.
 
-One idea: a trial's settings are the train section with the swept values put in place and validated again, so
-that no value reaches a trial that the YAML could not have held.
+A train config is the train section with the swept values filled in and validated again, so a trial never gets a value
+that the YAML could not hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
-from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, of_data
+from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, is_data_key
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Checkpoint, Section, WarmupSteps, leaf_fields
 from sweepft.spec.outputs import Mirror, Track
@@ -32,8 +32,6 @@ from sweepft.spec.sections import (
 )
 
 _FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
-
-
 SWEEPABLE: tuple[str, ...] = (
     *(
         key
@@ -42,14 +40,12 @@ SWEEPABLE: tuple[str, ...] = (
     ),
     *CURRICULUM_KEYS,
 )
-
-
-"""Keys that may stand in ``search.space``: the fields of ``train`` that neither change what a trial costs in
-memory nor how much it trains, and those of ``data`` that order the samples. Beside them: ``data.mixture.DOMAIN``."""
+"""Keys allowed in ``search.space``, besides ``data.mixture.DOMAIN``: the fields of ``train`` that change neither memory
+nor budget, and the fields of ``data`` that order the samples."""
 
 
 def is_sweepable(key: str) -> bool:
-    """Whether a dotted key may stand in ``search.space``."""
+    """Whether a dotted key is allowed in ``search.space``."""
     return key in SWEEPABLE or is_mixture_key(key)
 
 
@@ -64,33 +60,33 @@ class SweepSpec(Section):
     """A sweep: one YAML file, validated and frozen."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
-    """Name of the sweep: letters, digits, `.`, `_` and `-`; also the name of its Optuna study."""
+    """Name of the sweep and of its Optuna study: letters, digits, `.`, `_` and `-`."""
     model: Model
     """The base model that every trial starts from."""
     data: Data
-    """What is trained on, what decides, and what stays sealed."""
+    """Training, validation and test data."""
     train: Train
-    """How every trial trains."""
+    """Training settings of every trial."""
     search: Search
-    """What is varied, within which bounds, and who proposes."""
+    """Search space, sampler and number of trials."""
     early_stop: EarlyStop = EarlyStop()
-    """Which trials are stopped before their budget is spent."""
+    """Early stopping of trials."""
     resources: Resources = Resources()
-    """What one trial holds, and how many run at once."""
+    """Workers and GPUs of a trial, and the number of concurrent trials."""
     keep: Keep = Keep()
-    """Whose weights are kept."""
+    """Which trials' weights to keep."""
     evaluate: Evaluate | None = None
-    """What the finalists are scored on; by default there are none, and the objective decides."""
+    """Evaluation of the finalists after the search; by default trials are ranked by the objective alone."""
     track: Track = Track()
-    """Copies of the curves for other tools."""
+    """Experiment trackers to send curves to."""
     mirror: Mirror | None = None
-    """A copy of the run folder on other storage; by default there is none."""
+    """Copy of the run folder on other storage; none by default."""
     faults: Faults = Faults()
-    """What is done about ranks, slots and nodes that are lost."""
+    """Handling of lost ranks, slots and nodes."""
     checkpoint: Checkpoint = "auto"
-    """When the state of a running trial is written, so that after a fault it goes on from there: at every window, at
-    windows at least `{minutes: N}` apart, never, or `auto`: at windows where writing takes less than a twentieth of the
-    time it would take to train up to there again. Without a state the trial is trained again, to the same numbers."""
+    """When to checkpoint running trials: at every rung (`rungs`), at rungs at least `{minutes: N}` apart, never
+    (`none`), or at rungs where writing takes less than a twentieth of the training time it saves (`auto`). After a fault
+    a trial resumes from its checkpoint; without one it is trained from the start, with identical results."""
 
     def train_config(self, config: Mapping[str, Any]) -> TrainConfig:
         """What a trial with these swept values trains with.
@@ -102,7 +98,7 @@ class SweepSpec(Section):
             SpecError: If a value is not sound, or a field is missing.
         """
         data = train_dict(self.train)
-        if self.data.curriculum != Curriculum() or any(map(of_data, self.search.space)):
+        if self.data.curriculum != Curriculum() or any(map(is_data_key, self.search.space)):
             data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
         data = apply(data, config)
         try:
@@ -112,15 +108,15 @@ class SweepSpec(Section):
 
     @property
     def kept(self) -> Keep:
-        """Whose weights are kept: as ``keep`` says, and the finalists."""
+        """Which trials' weights are kept: those of ``keep`` and the finalists."""
         finalists = self.evaluate.finalists if self.evaluate is not None else Keep(top=0)
         return Keep(top=max(self.keep.top, finalists.top), random=max(self.keep.random, finalists.random))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data that validates to an equal spec: all defaults written out, swept fields left open."""
+        """Plain data that validates to an equal spec: with all defaults, without swept fields."""
         data = self.model_dump(mode="json", exclude_none=True)
         for key in self.search.space:
-            remove_dotted(data if of_data(key) else data["train"], key)
+            remove_dotted(data if is_data_key(key) else data["train"], key)
         return data
 
 
@@ -145,7 +141,7 @@ def plan(settings: TrainConfig, budget_samples: int) -> Plan:
 
 
 def train_dict(train: Train) -> dict[str, Any]:
-    """The train section as plain data, without what is not given."""
+    """The train section as plain data, without empty fields."""
     return train.model_dump(mode="json", exclude_none=True)
 
 
@@ -158,7 +154,7 @@ def apply(train: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set ``a.b`` in nested mappings; what is no mapping on the way is replaced by one."""
+    """Set ``a.b`` in nested mappings, replacing values on the path that are not mappings."""
     *parents, last = key.split(".")
     for part in parents:
         if not isinstance(data.get(part), dict):
@@ -168,7 +164,7 @@ def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def remove_dotted(data: dict[str, Any], key: str) -> None:
-    """Remove ``a.b`` from nested mappings, or ``a`` where it is no mapping."""
+    """Remove ``a.b`` from nested mappings, or ``a`` if it is not a mapping."""
     first, _, rest = key.partition(".")
     if rest and isinstance(data.get(first), dict):
         remove_dotted(data[first], rest)

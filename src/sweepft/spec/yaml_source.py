@@ -1,9 +1,8 @@
-"""YAML text to plain data, with the place of every key kept.
+"""Read YAML as plain data and keep the place of every key: a line of the file, or an override.
 
-The one idea: everything later (types, ranges, files) speaks of a *key path* such as ``("train", "seed")``,
-and this module alone knows where that path was written: a line of the file, or an override. YAML is read as
-version 1.2 has it (``1e-3`` is a number, ``on`` is text), duplicate keys are refused, and size, nesting and
-aliases are bounded, so that a hostile file costs nothing.
+Later checks refer to key paths such as ``("train", "seed")``; :meth:`Document.where` gives their places. YAML is read as
+version 1.2 (``1e-3`` is a number, ``on`` is text). Duplicate keys, tags and merge keys are refused, and size, nesting and
+aliases are limited.
 """
 
 from __future__ import annotations
@@ -19,20 +18,10 @@ import yaml
 from sweepft.errors import Problem, SpecError
 
 KeyPath = tuple[str | int, ...]
-
-
 MAX_BYTES: Final = 1 << 20
-
-
 MAX_ALIASES: Final = 100
-
-
 MAX_NODES: Final = 50_000
-
-
 _PREFIX = "tag:yaml.org,2002:"
-
-
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
@@ -40,14 +29,8 @@ _FLOAT = re.compile(
 
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*$")
-
-
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
-
-
 _NULL = re.compile(r"(?:~|null|Null|NULL|)$")
-
-
 _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
     "str": str,
     "null": lambda text: None,
@@ -58,10 +41,10 @@ _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with the plain-scalar types of YAML 1.2; nothing is constructed by PyYAML."""
+    """Composes nodes with the scalar types of YAML 1.2; PyYAML constructs no objects."""
 
 
-_Loader.yaml_implicit_resolvers = {}  # a class's own table, else PyYAML copies its parent's
+_Loader.yaml_implicit_resolvers = {}  # otherwise PyYAML copies its parent's YAML 1.1 table
 
 
 _Loader.add_implicit_resolver(_PREFIX + "null", _NULL, ["~", "n", "N", ""])
@@ -77,7 +60,7 @@ _Loader.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+0123456789."))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that either YAML 1.1 or this module's reader would take for something else."""
+    """Quotes strings that YAML 1.1 or this module's reader would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -88,11 +71,11 @@ _Dumper.add_implicit_resolver(_PREFIX + "float", _FLOAT, list("-+0123456789."))
 
 @dataclass
 class Document:
-    """Plain data and where each part of it was written.
+    """Plain data with the place of each part.
 
     Attributes:
-        name: The file as the user named it.
-        data: Mappings, lists, text, numbers, booleans and None.
+        name: File name as given by the user.
+        data: Mappings, lists, strings, numbers, booleans and None.
         marks: Key path to ``file:line`` or ``--set key=value``.
     """
 
@@ -101,21 +84,18 @@ class Document:
     marks: dict[KeyPath, str] = field(default_factory=dict)
 
     def where(self, path: KeyPath) -> str:
-        """Place of ``path``, or of its nearest ancestor that was written."""
+        """Place of ``path``, or of its nearest ancestor with a known place."""
         for end in range(len(path), -1, -1):
             if path[:end] in self.marks:
                 return self.marks[path[:end]]
         return self.name
 
     def override(self, texts: Sequence[str], is_one_key: Callable[[str], bool]) -> list[Problem]:
-        """Apply ``key.path=value`` texts in order; a null value removes the key.
+        """Apply ``key.path=value`` strings in order and return the problems; a null value removes the key.
 
         Args:
             texts: Values are YAML. Numbers in the key path index lists.
-            is_one_key: Whether a text with dots is one key of a search space (``optimizer.weight_decay``).
-
-        Returns:
-            What could not be applied.
+            is_one_key: Whether a dotted string is a single key of a search space (``optimizer.weight_decay``).
         """
         found = [_override(self, text, is_one_key) for text in texts]
         return [problem for problem in found if problem is not None]
@@ -130,7 +110,7 @@ def read(path: Path, name: str) -> Document:
     """Read a YAML file of at most 1 MiB.
 
     Raises:
-        SpecError: If it cannot be read, is not one YAML mapping, or holds duplicate keys, tags or merges.
+        SpecError: If it cannot be read, is not a single YAML mapping, or has duplicate keys, tags or merge keys.
     """
     try:
         with path.open("rb") as file:
@@ -141,14 +121,14 @@ def read(path: Path, name: str) -> Document:
             [Problem(name, "spec", f"cannot be read: {reason}", "name an existing YAML file")]
         ) from None
     if len(raw) > MAX_BYTES:
-        remedy = "put data into files of their own and name them in the spec"
+        remedy = "move data into separate files and name them in the spec"
         raise SpecError([Problem(name, "spec", f"must not be larger than {MAX_BYTES} bytes", remedy)])
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise SpecError(
-            [Problem(f"{name}:{line}", "spec", "must be UTF-8 text", "save it as UTF-8")]
+            [Problem(f"{name}:{line}", "spec", "must be UTF-8 text", "save the file as UTF-8")]
         ) from None
     document, problems = _parse(text, name)
     if not problems and not isinstance(document.data, dict):
@@ -160,10 +140,10 @@ def read(path: Path, name: str) -> Document:
 
 
 def read_value(text: str) -> Any:
-    """A single value as YAML has it, bounded like a file.
+    """Read a single YAML value, with the same limits as a file.
 
     Raises:
-        ValueError: If it is not valid YAML; the message says why.
+        ValueError: If it is not valid YAML.
     """
     document, problems = _parse(text, "value")
     if problems:
@@ -172,8 +152,8 @@ def read_value(text: str) -> Any:
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
-    """Write plain data as YAML that :func:`read` gives back equal."""
-    # ASCII only: PyYAML writes a few Unicode line breaks in a way that it reads back as blanks.
+    """Plain data as YAML; :func:`read` gives equal data."""
+    # ASCII only: PyYAML reads some Unicode line breaks that it wrote as blanks.
     text: str = yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, width=100)
     return text
 
@@ -191,14 +171,14 @@ def _parse(text: str, name: str) -> tuple[Document, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = name if mark is None else f"{name}:{mark.line + 1}"
-        said = " ".join(part for part in (error.context, error.problem) if part)
-        remedy = "check indentation, colons, brackets and quotes at that line"
-        return document, [Problem(where, "spec", f"is not valid YAML: {said}", remedy)]
+        reason = " ".join(part for part in (error.context, error.problem) if part)
+        remedy = "check indentation, colons, brackets and quotes on that line"
+        return document, [Problem(where, "spec", f"is not valid YAML: {reason}", remedy)]
     except yaml.YAMLError as error:
         rule = f"is not valid YAML: {str(error).splitlines()[0]}"
         return document, [Problem(name, "spec", rule, "remove the control characters")]
     except RecursionError:
-        return document, [Problem(name, "spec", "is nested too deeply", "a spec needs about six levels")]
+        return document, [Problem(name, "spec", "is nested too deeply", "a spec has about six levels")]
     except _TooMany:
         rule = f"must not expand to more than {MAX_NODES} values"
         return document, [Problem(name, "spec", rule, "write fewer values or aliases")]
@@ -206,11 +186,11 @@ def _parse(text: str, name: str) -> tuple[Document, list[Problem]]:
 
 
 class _TooMany(Exception):
-    """More values than a spec can need."""
+    """The document has more values than :data:`MAX_NODES`."""
 
 
 class _Builder:
-    """Turns composed nodes into plain data, expanding aliases within bounds."""
+    """Converts composed nodes to plain data and expands aliases."""
 
     def __init__(self, name: str, marks: dict[KeyPath, str]) -> None:
         self.name = name
@@ -219,13 +199,13 @@ class _Builder:
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath, above: tuple[int, ...]) -> Any:
-        """Data of ``node``; ``above`` holds the ids of its ancestors, to see aliases that hold themselves."""
+        """Data of ``node``; ``above`` holds the ids of its ancestors, to detect aliases that contain themselves."""
         self.nodes += 1
         if self.nodes > MAX_NODES:
             raise _TooMany
         self.marks.setdefault(path, f"{self.name}:{node.start_mark.line + 1}")
         if id(node) in above:
-            self.problem(path, "must not hold itself through an alias", "write the value out")
+            self.problem(path, "must not contain itself through an alias", "write the value out")
             return None
         if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
             return self.mapping(node, path, (*above, id(node)))
@@ -234,7 +214,7 @@ class _Builder:
             return [self.build(child, (*path, i), inside) for i, child in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, path)
-        self.problem(path, f"must not carry the tag {node.tag}", "remove the tag")
+        self.problem(path, f"must not have the tag {node.tag}", "remove the tag")
         return None
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath, above: tuple[int, ...]) -> dict[str, Any]:
@@ -243,15 +223,17 @@ class _Builder:
             here = f"{self.name}:{key_node.start_mark.line + 1}"
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _PREFIX + "str":
-                self.problems.append(Problem(here, dotted(path), "keys must be text", "quote the key", key))
+                self.problems.append(
+                    Problem(here, dotted(path), "keys must be strings", "quote the key", key)
+                )
                 continue
-            if key == "<<" and key_node.style is None:  # quoted, it is a key like any other
-                remedy = "write the keys out, or give the whole value an alias"
-                self.problems.append(Problem(here, dotted(path), "merge keys are not read", remedy))
+            if key == "<<" and key_node.style is None:  # a quoted "<<" is an ordinary key
+                remedy = "write the keys out, or use an alias for the whole value"
+                self.problems.append(Problem(here, dotted(path), "merge keys are not supported", remedy))
                 continue
             if key in data:
                 first = self.marks[(*path, key)]
-                rule, remedy = "is given twice", f"keep one of the two; the first is at {first}"
+                rule, remedy = "is given twice", f"remove one of them; the first is at {first}"
                 self.problems.append(Problem(here, dotted((*path, key)), rule, remedy))
                 continue
             self.marks[(*path, key)] = here
@@ -261,12 +243,14 @@ class _Builder:
     def scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
         read = _SCALARS.get(node.tag.removeprefix(_PREFIX))
         if read is None:
-            self.problem(path, f"must not carry the tag {node.tag}", "remove the tag")
+            self.problem(path, f"must not have the tag {node.tag}", "remove the tag")
             return None
         try:
             return read(node.value)
         except ValueError:
-            self.problem(path, "cannot be read as what its tag or digits say", "write it plainly", node.value)
+            self.problem(
+                path, "cannot be read as the type of its tag or digits", "write a plain value", node.value
+            )
             return None
 
     def problem(self, path: KeyPath, rule: str, remedy: str, value: Any = None) -> None:
@@ -293,11 +277,11 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
         last = i == len(steps) - 1
         if isinstance(here, list):
             if not step.isdigit() or int(step) > len(here):
-                rule = f"must be an index of {dotted(path)}, 0 to {len(here)}"
+                rule = f"must be an index of {dotted(path)}: 0 to {len(here)}"
                 return Problem(where, key, rule, f"the list has {len(here)} entries", step)
             if last and value is None:
                 return Problem(
-                    where, key, "cannot be removed from its list", f"set {dotted(path)} as a whole"
+                    where, key, "cannot be removed from its list", f"set the whole list {dotted(path)}"
                 )
             index = int(step)
             if index == len(here):
@@ -320,11 +304,11 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
 
 
 def _set(document: Document, slot: tuple[Any, str | int], path: KeyPath, value: Any, where: str) -> None:
-    """Put ``value`` at ``path``; what lay below it is gone, and so are its marks."""
+    """Set ``path`` to ``value`` and drop the places of what was below it."""
     parent, part = slot
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
-    if value is None:  # null stands for "not given" throughout the spec
+    if value is None:  # null means "not given" throughout the spec
         parent.pop(part, None)
     else:
         parent[part] = value
@@ -332,7 +316,7 @@ def _set(document: Document, slot: tuple[Any, str | int], path: KeyPath, value: 
 
 
 def _steps(data: Any, parts: Sequence[str], is_one_key: Callable[[str], bool]) -> Iterator[str]:
-    """Split a dotted key into steps, keeping together the dotted keys of a search space."""
+    """Split a dotted key into steps, but keep dotted keys of the search space together."""
     in_search = list(parts[:2]) in (["search", "space"], ["search", "start_with"])
     i = 0
     while i < len(parts):

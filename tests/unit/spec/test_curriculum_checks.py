@@ -14,7 +14,7 @@ from sweepft.spec import (
     Dimension,
     SweepSpec,
     TrainConfig,
-    domain_faults,
+    domain_problems,
     dump,
     from_dict,
     load,
@@ -126,7 +126,7 @@ def test_a_weight_can_be_set_from_the_command_line(tmp_path) -> None:
 
 def test_rows_without_a_domain_belong_to_no_phase() -> None:
     curriculum = Curriculum.model_validate({"strategy": "phased", "phases": TWO})
-    [(path, rule, remedy)] = domain_faults(curriculum, {}, ["knowledge", "", "skills"])
+    [(path, rule, remedy)] = domain_problems(curriculum, {}, ["knowledge", "", "skills"])
     assert path == ("data", "phases")
     assert "some rows have none" in rule
     assert "domain: NAME" in remedy

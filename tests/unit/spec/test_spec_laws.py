@@ -346,8 +346,8 @@ def test_the_public_surface() -> None:
     sources = "Mirror TestSource Track Train TrainSource WandbTrack Replicates Evaluate Finalists HarnessTask"
     rest = (
         "FEWEST_STEPS PRESETS PACKABLE SWEEPABLE Dimension MicroTokens Preset Plan SweepSpec "
-        "TrainConfig WarmupSteps check_budget domain_faults dump from_dict is_hub_id "
-        "is_template_file json_schema load of_data packing_note plan reference format_value"
+        "TrainConfig WarmupSteps check_budget domain_problems dump from_dict is_hub_id "
+        "is_template_file json_schema load is_data_key packing_note plan reference format_value"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)
