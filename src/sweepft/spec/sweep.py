@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
-from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_mixture_key, is_data_key
+from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_data_key, is_mixture_key
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Checkpoint, Section, WarmupSteps, leaf_fields
 from sweepft.spec.outputs import Mirror, Track

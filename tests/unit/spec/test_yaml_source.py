@@ -1,4 +1,4 @@
-"""YAML and overrides as a spec reads them: YAML 1.2 numbers, places kept, hostile files refused cheaply."""
+"""Reading YAML and overrides: YAML 1.2 scalars, places of keys, limits, paths."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import raises
 from sweepft.errors import Problem, SpecError
 from sweepft.spec import SweepSpec, WarmupSteps, load
 from sweepft.spec.yaml_source import MAX_ALIASES, MAX_BYTES, read, to_yaml
@@ -44,7 +45,7 @@ def parse(path: Path, text: str | bytes) -> dict[str, object]:
         (".inf", float("inf")),
     ],
 )
-def test_scalars_are_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
+def test_read__scalars_are_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
     found = parse(tmp_path / "f.yaml", f"a: {text}\n")["a"]
     assert (type(found), found) == (type(value), value)
 
@@ -56,54 +57,51 @@ def billion_laughs() -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "where", "rule"),
+    ("text", "where"),
     [
-        ("a: [1, 2\nb: 3\n", "f.yaml:2", "is not valid YAML"),
-        ("a: 1\n b: 2\n", "f.yaml:2", "is not valid YAML"),
-        ("a: 1\nb: 2\na: 3\n", "f.yaml:3", "is given twice"),
-        ("a: {b: 1, b: 2}\n", "f.yaml:1", "is given twice"),
-        ("- 1\n", "f.yaml:1", "must be a mapping"),
-        ("a: 1\n---\nb: 1\n", "f.yaml:2", "is not valid YAML"),
-        ("a: !!python/object/apply:os.system [echo]\n", "f.yaml:1", "must not carry the tag"),
-        ("a: !!binary aGk=\n", "f.yaml:1", "must not carry the tag"),
-        ("a: !!int x\n", "f.yaml:1", "cannot be read"),
-        ("a: " + "9" * 5000, "f.yaml:1", "cannot be read"),
-        ("1: a\n", "f.yaml:1", "keys must be text"),
-        ("[1]: a\n", "f.yaml:1", "keys must be text"),
-        ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3", "merge keys are not read"),
-        ("a: &a\n  b: *a\n", "f.yaml:2", "must not hold itself"),
-        ("a: " + "[" * 3000 + "]" * 3000, "f.yaml", "is nested too deeply"),
-        ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "f.yaml", "aliases"),
-        (billion_laughs(), "f.yaml", "must not expand"),
-        ("a: \x00", "f.yaml", "is not valid YAML"),
-        (b"a: 1\nb: \xff\n", "f.yaml:2", "must be UTF-8"),
-        ("a: " + "x" * MAX_BYTES, "f.yaml", "must not be larger"),
+        ("a: [1, 2\nb: 3\n", "f.yaml:2"),
+        ("a: 1\n b: 2\n", "f.yaml:2"),
+        ("a: 1\nb: 2\na: 3\n", "f.yaml:3"),
+        ("a: {b: 1, b: 2}\n", "f.yaml:1"),
+        ("- 1\n", "f.yaml:1"),
+        ("a: 1\n---\nb: 1\n", "f.yaml:2"),
+        ("a: !!python/object/apply:os.system [echo]\n", "f.yaml:1"),
+        ("a: !!binary aGk=\n", "f.yaml:1"),
+        ("a: !!int x\n", "f.yaml:1"),
+        ("a: " + "9" * 5000, "f.yaml:1"),
+        ("1: a\n", "f.yaml:1"),
+        ("[1]: a\n", "f.yaml:1"),
+        ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3"),
+        ("a: &a\n  b: *a\n", "f.yaml:2"),
+        ("a: " + "[" * 3000 + "]" * 3000, "f.yaml"),
+        ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "f.yaml"),
+        (billion_laughs(), "f.yaml"),
+        ("a: \x00", "f.yaml"),
+        (b"a: 1\nb: \xff\n", "f.yaml:2"),
+        ("a: " + "x" * MAX_BYTES, "f.yaml"),
     ],
     ids=lambda value: None if len(value) < 40 else "long",
 )
-def test_what_is_no_plain_mapping_is_refused(text: str, where: str, rule: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError) as caught:
+def test_read__refuses_what_is_not_a_plain_mapping(text: str, where: str, tmp_path: Path) -> None:
+    with raises(SpecError) as caught:
         parse(tmp_path / "f.yaml", text)
-    problem = caught.value.problems[0]
-    assert problem.where == where
-    assert rule in problem.rule
+    assert caught.value.problems[0].where == where
 
 
 @pytest.mark.parametrize("what", ["missing.yaml", "."])
-def test_a_file_that_cannot_be_read(what: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="cannot be read: "):
+def test_read__refuses_missing_files_and_folders(what: str, tmp_path: Path) -> None:
+    with raises(SpecError, "spec"):
         load(tmp_path / what)
 
 
-def test_an_empty_file_lacks_all_sections(tmp_path: Path) -> None:
+def test_load__empty_file_lacks_all_sections(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("# nothing yet\n")
-    with pytest.raises(SpecError) as caught:
+    with raises(SpecError) as caught:
         load(tmp_path / "empty.yaml")
-    keys = {problem.key for problem in caught.value.problems}
-    assert keys == {"name", "model", "data", "train", "search"}
+    assert set(caught.value.keys) == {"name", "model", "data", "train", "search"}
 
 
-def test_aliases_stand_for_their_value(tmp_path: Path) -> None:
+def test_read__expands_aliases(tmp_path: Path) -> None:
     assert parse(tmp_path / "f.yaml", "a: &x [1, {b: 2}]\nc: *x\n") == {
         "a": [1, {"b": 2}],
         "c": [1, {"b": 2}],
@@ -113,7 +111,7 @@ def test_aliases_stand_for_their_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["1e-3", "on", "null", "12:30", "2024-01-01", "- a", "a: b", "#x", "", "é", "1_0"]
 )
-def test_text_survives_writing(text: str, tmp_path: Path) -> None:
+def test_to_yaml__strings_read_back_as_strings(text: str, tmp_path: Path) -> None:
     assert parse(tmp_path / "f.yaml", to_yaml({"a": text})) == {"a": text}
 
 
@@ -137,48 +135,47 @@ def test_text_survives_writing(text: str, tmp_path: Path) -> None:
         ("name=other", lambda s: s.name, "other"),
     ],
 )
-def test_overrides(
+def test_override__sets_a_key(
     override: str, read_back: Callable[[SweepSpec], object], value: object, loaded: Callable[..., SweepSpec]
 ) -> None:
     spec = loaded(*(["search.space.warmup=null"] if "warmup" in override else []), override)
     assert read_back(spec) == value
 
 
-def test_an_override_fixes_a_swept_field(loaded: Callable[..., SweepSpec]) -> None:
+def test_override__fixes_a_swept_field(loaded: Callable[..., SweepSpec]) -> None:
     spec = loaded("search.space.learning_rate=null", "train.learning_rate=1e-5")
     assert spec.train.learning_rate == 1e-5
     assert "learning_rate" not in spec.search.space
 
 
-def test_overrides_apply_in_order(loaded: Callable[..., SweepSpec]) -> None:
+def test_override__applies_in_order(loaded: Callable[..., SweepSpec]) -> None:
     assert loaded("search.trials=3", "search.trials=5").search.trials == 5
 
 
 @pytest.mark.parametrize(
-    ("override", "key", "rule"),
+    ("override", "key"),
     [
-        ("train.budget.samples", "train.budget.samples", "must have the form key.path=value"),
-        ("=3", "--set", "must have the form key.path=value"),
-        ("train..seed=3", "train..seed", "must have the form key.path=value"),
-        ("train.seed=[1", "train.seed", "is not valid YAML"),
-        ("train.micro_batch.x=1", "train.micro_batch.x", "cannot be set: train.micro_batch is a value"),
-        ("data.train.x.path=a", "data.train.x.path", "must be an index of data.train, 0 to 1"),
-        ("data.train.2.path=a", "data.train.2.path", "must be an index of data.train, 0 to 1"),
-        ("data.train.0=null", "data.train.0", "cannot be removed from its list"),
-        ("train.seed=-1", "train.seed", "must be at least 0"),
-        ("train.sede=1", "train.sede", "is not a known key"),
-        ("train.optimizer={beta: 1}", "train.optimizer.beta", "is not a known key"),
+        ("train.budget.samples", "train.budget.samples"),
+        ("=3", "--set"),
+        ("train..seed=3", "train..seed"),
+        ("train.seed=[1", "train.seed"),
+        ("train.micro_batch.x=1", "train.micro_batch.x"),
+        ("data.train.x.path=a", "data.train.x.path"),
+        ("data.train.2.path=a", "data.train.2.path"),
+        ("data.train.0=null", "data.train.0"),
+        ("train.seed=-1", "train.seed"),
+        ("train.sede=1", "train.sede"),
+        ("train.optimizer={beta: 1}", "train.optimizer.beta"),
     ],
 )
-def test_a_wrong_override_is_named(
-    override: str, key: str, rule: str, problems: Callable[..., list[Problem]]
+def test_override__names_the_wrong_one(
+    override: str, key: str, problems: Callable[..., list[Problem]]
 ) -> None:
     (problem,) = problems(override)
     assert (problem.where, problem.key) == (f"--set {override}", key)
-    assert rule in problem.rule
 
 
-def test_relative_paths_start_from_the_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load__relative_paths_start_from_the_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place.parent)
     spec = load(
         f"{place.name}/valid.yaml", ["model.chat_template=./t.jinja", "data.test=[]"], check_files=False
@@ -203,11 +200,11 @@ def test_relative_paths_start_from_the_file(place: Path, monkeypatch: pytest.Mon
         ("plain", "{place}/plain"),
     ],
 )
-def test_hub_ids_and_paths(path: str, resolved: str, place: Path) -> None:
+def test_load__tells_hub_ids_from_paths(path: str, resolved: str, place: Path) -> None:
     (place / "folder" / "here").mkdir(parents=True)
     spec = load(place / "valid.yaml", [f"model.path={path}"], check_files=False)
     assert spec.model.path == resolved.format(place=place, parent=place.parent)
 
 
-def test_builtin_template_names_are_no_paths(loaded: Callable[..., SweepSpec]) -> None:
+def test_load__built_in_template_names_are_not_paths(loaded: Callable[..., SweepSpec]) -> None:
     assert loaded("model.chat_template=chatml").model.chat_template == "chatml"
