@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from support.errors import raises
 from support.sweeps import run_spec, write_spec
 from sweepft import redact
 from sweepft.errors import SpecError
@@ -80,7 +81,7 @@ def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch
 
 
 def test_a_spec_that_holds_a_secret_is_refused_without_showing_it(spec):
-    with pytest.raises(SpecError, match=r"model\.revision: must not hold a token, key or password") as caught:
+    with raises(SpecError, "model.revision") as caught:
         load(spec, [f"model.revision={ON_THE_LINE}"])
     (problem,) = caught.value.problems
     assert problem.value is None

@@ -149,7 +149,7 @@ class FinalStage:
         parts = [{"what": what, "name": name, "digest": data.digest} for name, (what, data) in sets.items()]
         parts += [{"what": "task", "name": t.name, "digest": t.digest} for t in eval_tasks(self._spec)]
         if evaluate.mt_bench is not None:
-            parts.append({"what": "judge", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
+            parts.append({"what": "mt_bench", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
         places = list(objectives)
         top = places[: evaluate.finalists.top]
         row = {
@@ -234,8 +234,8 @@ class FinalStage:
     def _part(self, part: Mapping[str, Any], subject: str) -> EvalItem:
         name, digest = part["name"], part["digest"]
         file = f"items/{subject}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl.gz"
-        if part["what"] == "judge":
-            return EvalItem("judge", name, digest, judging=self._judging(subject), items=file)
+        if part["what"] == "mt_bench":
+            return EvalItem("mt_bench", name, digest, judging=self._judging(subject), items=file)
         if part["what"] != "task":
             return EvalItem(part["what"], name, digest, cache=self._caches[name])
         task = next(t for t in eval_tasks(self._spec) if t.name == name)

@@ -162,7 +162,7 @@ def _range_of(what: str, metric: str) -> tuple[float, float]:
     A task may give a name another scale (F1 in percent): values outside of a range show that it is not theirs.
     """
     word = metric.partition(",")[0]  # after it stands a filter of the harness
-    if what == "judge":
+    if what == "mt_bench":
         return (0.0, math.inf) if word == "failed_verdicts" else (1.0, 10.0)
     if what in ("test", "validation") or "perplexity" in word:
         return (0.0, math.inf)

@@ -101,7 +101,7 @@ class EvalItem:
     """A sealed or held-out set (``cache`` is its token set), or a task.
 
     Attributes:
-        what: ``test``, ``validation``, ``task`` or ``judge``.
+        what: ``test``, ``validation``, ``task`` or ``mt_bench``.
         name: Of the set or task.
         digest: Of what it is scored on.
         cache: Folder of the token set.

@@ -98,7 +98,7 @@ def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scor
         ("task", "exact_match,strict", [0.94, 0.98], None, 1.0),
         ("task", "f1", [94.0, 98.0], None, None),  # in percent
         ("test", "loss", [0.01, 0.05], 0.0, None),
-        ("judge", "score", [1.1, 1.9], 1.0, None),
+        ("mt_bench", "score", [1.1, 1.9], 1.0, None),
         ("task", "bleu", [0.02, 0.06], None, None),
     ],
 )
