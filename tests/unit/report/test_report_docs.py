@@ -15,7 +15,7 @@ from sweepft.report.compare import compare
 from sweepft.report.tables import CSV_COLUMNS
 
 TEXT = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
-SECTION = TEXT.split("## Every number again")[1]
+SECTION = TEXT.split("## Every number, recomputed")[1]
 LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
 
 

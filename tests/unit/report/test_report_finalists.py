@@ -19,7 +19,7 @@ from sweepft.report import summarise, write_report
 from sweepft.report.finalists import _range_of, _replicated
 
 TEXT = (Path(__file__).parents[3] / "docs/reference/report.md").read_text(encoding="utf-8")
-SECTION = TEXT.split("## The finalists' numbers again")[1].split("\n## ")[0]
+SECTION = TEXT.split("## Finalists' numbers, recomputed")[1].split("\n## ")[0]
 LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
 
 
