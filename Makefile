@@ -42,7 +42,7 @@ check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 docs: $(STAMP) ## build the documentation site into site/
-	$(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 reference: $(STAMP) ## write the generated pages: the YAML file, the command line
 	$(BIN)/python -m sweepft.spec docs/reference
