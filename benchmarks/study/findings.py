@@ -36,7 +36,11 @@ REPLAYED = ROOT / "benchmarks" / "data" / "study-replay.json"
 LARGER = ROOT / "benchmarks" / "data" / "study-51M.parquet"
 PAGE = ROOT / "docs" / "explanation" / "findings.md"
 WORDS = {"in_domain": "in-domain loss", "retention": "retention loss"}
-SIGNALS = {"grad_norm": ("gradient norm", 1), "loss": ("training loss", -1), "eval": ("held-out loss", None)}
+SIGNALS = {
+    "grad_norm": ("gradient norm", 1),
+    "loss": ("training loss", -1),
+    "eval": ("validation loss", None),
+}
 """Signals in words, and the sign that the paper expects of their correlation with the final loss."""
 
 
