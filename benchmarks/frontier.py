@@ -35,16 +35,14 @@ class TopSharePolicy:
         peers: Others needed to judge.
     """
 
+    rungs = ()
+
     def __init__(
         self, study: Study, signal: Literal["loss", "objective"], share: float, peers: int = 3
     ) -> None:
         self._study, self._signal, self._share, self._peers = study, signal, share, peers
         self._seen: dict[int, dict[str, float]] = {}
         self._stopped: dict[str, int] = {}
-
-    def marks(self, study: Study) -> Sequence[float]:
-        """None but the usual ones."""
-        return ()
 
     def start(self, run: Run) -> None:
         """Nothing to note."""

@@ -16,7 +16,7 @@ from sweepft.early_stopping.from_ledger import adopt_rows, replay_rows
 from sweepft.early_stopping.pausing import PausedTrial
 from sweepft.early_stopping.prior_sweeps import PastAudits, PriorSweeps, PriorSweepsLike, read_prior_sweeps
 from sweepft.early_stopping.rules import RULES, AshaRule, MedianRule, NoRule, RecipeRule, Rule, make_rule
-from sweepft.early_stopping.rungs import Rung, eligible, parse_rungs, rung_steps, windows_reached
+from sweepft.early_stopping.rungs import Rung, eligible, parse_rungs, rung_steps
 
 __all__ = [
     "BY_USER",
@@ -51,5 +51,4 @@ __all__ = [
     "read_prior_sweeps",
     "replay_rows",
     "rung_steps",
-    "windows_reached",
 ]

@@ -104,7 +104,8 @@ class Snapshot:
     Attributes:
         step: Optimizer steps done.
         progress: Value of the time attribute.
-        metric: Last held-out objective so far, in its own direction.
+        metric: Last objective on validation data so far, in its own direction.
+        metric_step: The step at which it was computed; 0 without any.
         mean_metric: Mean of all objectives so far, each weighted by its progress: late ones count most, and the
             noise of one evaluation little.
         metric_weight: The sum of those weights; 0 without any objective.
@@ -124,6 +125,7 @@ class Snapshot:
     data_order: str | None = None
     mean_metric: float = _NAN
     metric_weight: float = 0.0
+    metric_step: int = 0
 
     def to_state(self) -> dict[str, Any]:
         """JSON-able fields; NaN becomes None."""
@@ -150,6 +152,7 @@ class Curve:
         self.last_step = 0
         self.last_progress = -math.inf
         self.last_metric = _NAN
+        self.last_metric_step = 0
         self.start = array("d")  # the first few losses: what divergence is measured against
         self._level: float | None = None  # the median of these
         self.high_count = 0  # losses in a row that lay well above the start
@@ -162,7 +165,7 @@ class Curve:
         """
         if observation.progress <= self.last_progress:
             if observation.progress == self.last_progress and math.isfinite(observation.metric):
-                self.last_metric = observation.metric
+                self.last_metric, self.last_metric_step = observation.metric, self.last_step
                 if self.metric:
                     self.metric[-1] = observation.metric
             return False
@@ -173,7 +176,7 @@ class Curve:
         self.metric.append(observation.metric)
         self.last_step, self.last_progress = observation.step, observation.progress
         if math.isfinite(observation.metric):
-            self.last_metric = observation.metric
+            self.last_metric, self.last_metric_step = observation.metric, observation.step
         if math.isfinite(observation.loss):
             self._watch_divergence(observation.loss)
         return True
@@ -204,7 +207,7 @@ class Curve:
     def snapshot(self) -> Snapshot:
         """What rules may know of the trial now."""
         snap = Snapshot(step=self.last_step, progress=self.last_progress, metric=self.last_metric)
-        snap.data_order = self.data_order
+        snap.metric_step, snap.data_order = self.last_metric_step, self.data_order
         progress = np.frombuffer(self.progress) if self.progress else np.empty(0)
         start = self.last_progress * (1 - _TAIL)
         loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
@@ -242,6 +245,7 @@ class Curve:
             "last_step": self.last_step,
             "last_progress": self.last_progress if math.isfinite(self.last_progress) else None,
             "last_metric": self.last_metric if math.isfinite(self.last_metric) else None,
+            "last_metric_step": self.last_metric_step,
             "start": list(self.start),
             "high": [self.high_count, self.high_since if self.high_count else None],
         }
@@ -257,6 +261,7 @@ class Curve:
         curve.last_step = state["last_step"]
         curve.last_progress = -math.inf if state["last_progress"] is None else state["last_progress"]
         curve.last_metric = _NAN if state["last_metric"] is None else state["last_metric"]
+        curve.last_metric_step = state.get("last_metric_step", 0)
         curve.start.extend(state["start"])
         curve.high_count, since = state["high"]
         curve.high_since = _NAN if since is None else since

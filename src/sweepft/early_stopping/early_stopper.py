@@ -293,6 +293,8 @@ class EarlyStopper:
     def _decide(self, record: TrialRecord, rung: Rung) -> StopDecision:
         record.judged_on = self.cohort.seen(record)
         rule_decision = self.rule.decide(self.cohort, record, rung)
+        if record.snapshots[rung].metric_step:
+            rule_decision.evidence["objective_step"] = record.snapshots[rung].metric_step
         if rule_decision.score is not None:
             lowest = record.lowest_score
             record.lowest_score = rule_decision.score if lowest is None else min(lowest, rule_decision.score)

@@ -68,7 +68,7 @@ def _walk(
             _feed(early_stopper, steps, None, warmup, report)
             steps = None
         if kind == "trial":
-            config = {**dict(row.get("train_config") or {}), **dict(row.get("config") or {})}
+            config = {**dict(row.get("train_config") or {}), **dict(row.get("params") or {})}
             early_stopper.add(row["trial_id"], config)
             warmup[row["trial_id"]] = int(row.get("warmup_steps") or 0)
         elif kind == "steps":

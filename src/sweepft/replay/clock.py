@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from sweepft.early_stopping import Rung
 from sweepft.replay.curves import Run, Study
 
 Work = TypeVar("Work")
@@ -61,8 +62,9 @@ Decision = Literal["continue", "stop", "pause"]
 class Policy(Protocol):
     """Who decides; a fresh one for each replay."""
 
-    def marks(self, study: Study) -> Sequence[float]:
-        """Progress values at which runs must report, besides every 5% of the budget."""
+    @property
+    def rungs(self) -> Sequence[Rung]:
+        """Where runs must report, besides every 5% of the budget."""
         ...
 
     def start(self, run: Run) -> None:
@@ -120,8 +122,7 @@ def replay_study(study: Study, policy: Policy, *, slots: int, order: Sequence[in
         slots: Runs at the same time.
         order: Indices into ``study.runs``: which starts first.
     """
-    marks = policy.marks(study)
-    points = {study.runs[i].run_id: study.report_points(study.runs[i], marks) for i in order}
+    points = {study.runs[i].run_id: study.report_points(study.runs[i], policy.rungs) for i in order}
     by_name = {study.runs[i].run_id: study.runs[i] for i in order}
     outcomes = {name: RunOutcome() for name in by_name}
     waiting: deque[str] = deque(by_name)

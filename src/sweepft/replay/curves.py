@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sweepft.early_stopping import Observation, Report
+from sweepft.early_stopping import Observation, Report, Rung
 from sweepft.errors import Problem, ReplayError
 
 Floats = NDArray[np.float64]
@@ -112,16 +112,17 @@ class Study:
         finals = np.array([sign * r.final for r in self.runs], dtype=float)
         return np.where(np.isfinite(finals), finals, -math.inf)
 
-    def report_points(self, run: Run, marks: Sequence[float], every: float = 0.05) -> list[int]:
-        """Rows (as one past their index) at which the run reports: at each mark and each ``every`` of the budget.
+    def report_points(self, run: Run, rungs: Sequence[Rung] = (), every: float = 0.05) -> list[int]:
+        """Rows (as one past their index) at which the run reports: at each rung and each ``every`` of the budget.
 
         Args:
             run: One of the study's runs.
-            marks: Progress values that must not be stepped over.
+            rungs: Of a fraction of the budget or a number of samples; those in steps are left out.
             every: Share of the budget between reports.
         """
-        grid = np.union1d(np.arange(every, 1.0, every) * self.budget, np.asarray(marks, dtype=float))
-        ends = np.searchsorted(run.progress, grid - 1e-9 * self.budget, side="left") + 1
+        fractions = [Rung("fraction", f) for f in np.arange(every, 1.0, every).tolist()]
+        at = [r.threshold(self.budget) for r in (*fractions, *rungs) if r.kind != "steps"]
+        ends = np.searchsorted(run.progress, np.unique(at), side="left") + 1
         return sorted({int(e) for e in ends if e < len(run.progress)} | {len(run.progress)})
 
     def subset(self, picked: Sequence[int]) -> Study:

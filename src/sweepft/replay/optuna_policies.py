@@ -17,7 +17,9 @@ from sweepft.replay.curves import Run, Study
 
 
 class OptunaPolicy:
-    """Any pruner of Optuna as a judge; objectives are reported at each twentieth of the budget."""
+    """Any pruner of Optuna as a policy; objectives are reported at each twentieth of the budget."""
+
+    rungs = ()
 
     def __init__(self, pruner: optuna.pruners.BasePruner, study: Study, seed: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -33,10 +35,6 @@ class OptunaPolicy:
             )
         self._trials: dict[str, optuna.Trial] = {}
         self._metric: dict[str, float] = {}
-
-    def marks(self, study: Study) -> Sequence[float]:
-        """None but the usual ones."""
-        return ()
 
     def start(self, run: Run) -> None:
         """Ask for a trial."""

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from sweepft.early_stopping import EarlyStopper
+from sweepft.early_stopping import EarlyStopper, Rung
 from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
 
@@ -31,13 +31,10 @@ class EarlyStopperPolicy:
         self._reasons: dict[str, str] = {}
         self._under_way: set[str] = set()
 
-    def marks(self, study: Study) -> Sequence[float]:
-        """The referee's windows."""
-        return [
-            w.value * study.budget if w.kind == "fraction" else w.value
-            for w in self.early_stopper.rungs
-            if w.kind != "steps"
-        ]
+    @property
+    def rungs(self) -> Sequence[Rung]:
+        """The early stopper's."""
+        return self.early_stopper.rungs
 
     def start(self, run: Run) -> None:
         """Add it."""
@@ -83,18 +80,15 @@ class RandomPolicy(_NoPauses):
     def __init__(self, study: Study, *, share: float, rung: float, seed: int) -> None:
         rng = random.Random(seed)
         self._doomed = {r.run_id for r in study.runs if rng.random() < share}
-        self._mark = rung * study.budget
-
-    def marks(self, study: Study) -> Sequence[float]:
-        """Its one window."""
-        return [self._mark]
+        self.rungs = (Rung("fraction", rung),)
+        self._threshold = self.rungs[0].threshold(study.budget)
 
     def start(self, run: Run) -> None:
         """Nothing to note."""
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
         """Stop the doomed."""
-        reached = run.progress[stop - 1] >= self._mark - 1e-9
+        reached = run.progress[stop - 1] >= self._threshold
         return "stop" if reached and run.run_id in self._doomed else "continue"
 
     def finish(self, run: Run, start: int) -> None:
@@ -128,20 +122,17 @@ class ForesightPolicy(_NoPauses):
     """
 
     def __init__(self, study: Study, *, rung: float, keep: int = 1) -> None:
-        self._mark, self._keep = rung * study.budget, keep
+        self.rungs = (Rung("fraction", rung),)
+        self._threshold, self._keep = self.rungs[0].threshold(study.budget), keep
         self._values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
         self._known: dict[str, float] = {}
-
-    def marks(self, study: Study) -> Sequence[float]:
-        """Its window."""
-        return [self._mark]
 
     def start(self, run: Run) -> None:
         """Nothing to note."""
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
         """Stop a run that enough others are known to beat."""
-        if run.progress[stop - 1] < self._mark - 1e-9:
+        if run.progress[stop - 1] < self._threshold:
             return "continue"
         own = self._known[run.run_id] = self._values[run.run_id]
         return "stop" if sum(v > own for v in self._known.values()) >= self._keep else "continue"

@@ -14,6 +14,7 @@ import numpy as np
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
 
+from sweepft.early_stopping import Rung
 from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
 
@@ -63,6 +64,8 @@ class RayPolicy:
         joined: All trials join at the start, as bracket schedulers expect.
     """
 
+    rungs = tuple(Rung("fraction", i / _UNITS) for i in range(1, _UNITS))
+
     def __init__(self, scheduler: Any, study: Study, *, joined: bool = False) -> None:
         self.scheduler, self._study = scheduler, study
         self.trials: dict[str, _StandIn] = {}
@@ -77,10 +80,6 @@ class RayPolicy:
         trial = self.trials[run.run_id] = _StandIn(run)
         self.scheduler.on_trial_add(self._controller, trial)
         return trial
-
-    def marks(self, study: Study) -> Sequence[float]:
-        """Reports every 1% of the budget, so that rungs are hit where they are."""
-        return (np.arange(1, _UNITS) / _UNITS * study.budget).tolist()  # type: ignore[no-any-return]
 
     def start(self, run: Run) -> None:
         """Add it, if it has not joined."""

@@ -1,4 +1,4 @@
-"""When a trial reports: at every early-stop window, and often enough to see it live."""
+"""When a trial reports: at every rung, and often enough in between to follow it live."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweepft.early_stopping import parse_rungs, rung_steps
+
 _REPORTS_PER_TRIAL = 20
-
-
-_STEPS_PER_REPORT = 3
-
-
-"""At least, between rungs: a report costs some milliseconds, which only very fast trials notice."""
+_STEPS_PER_REPORT = (
+    3  # at least, between rungs: a report costs some milliseconds, which only very fast trials notice
+)
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class ReportPoint:
     """A point of a trial at which it reports.
 
     Attributes:
-        samples: Samples to have seen.
-        window: Nominal fraction of the budget where held-out loss is due, None at points in between.
+        samples: Samples seen there.
+        rung: Nominal fraction of the budget where validation loss is due, None at points in between.
     """
 
     samples: int
@@ -29,21 +28,16 @@ class ReportPoint:
 
 
 def report_points(budget_samples: int, rungs: Sequence[float], batch_size: int) -> list[ReportPoint]:
-    """Report points of a trial, ascending; the last one is the whole budget and has window 1.0.
+    """Report points of a trial, ascending; the last one is the whole budget and has rung 1.0.
 
-    Points that fall into the same optimizer step become one: the later window counts.
+    Of several points in one optimizer step the last rung remains.
     """
     steps = math.ceil(budget_samples / batch_size)
     reports = max(1, min(_REPORTS_PER_TRIAL, steps // _STEPS_PER_REPORT))
-    fractions: dict[int, float | None] = {
-        math.ceil(budget_samples * i / reports): None for i in range(1, reports)
+    rung_at: dict[int, float | None] = {
+        math.ceil(math.ceil(budget_samples * i / reports) / batch_size): None for i in range(1, reports)
     }
-    fractions.update({math.ceil(budget_samples * w): w for w in sorted(rungs)})
-    fractions[budget_samples] = 1.0
-    by_step: dict[int, ReportPoint] = {}
-    for samples in sorted(fractions):
-        seen = min(budget_samples, math.ceil(samples / batch_size) * batch_size)
-        rung = fractions[samples]
-        earlier = by_step.get(seen)
-        by_step[seen] = ReportPoint(seen, rung if rung is not None or earlier is None else earlier.rung)
-    return [by_step[seen] for seen in sorted(by_step)]
+    at_rungs = rung_steps(parse_rungs(sorted(rungs)), batch_size=batch_size, budget=budget_samples)
+    rung_at |= {step: rung.fraction for rung, step in at_rungs.items()}
+    rung_at[steps] = 1.0
+    return [ReportPoint(min(budget_samples, step * batch_size), rung_at[step]) for step in sorted(rung_at)]
