@@ -1,7 +1,7 @@
-"""The embedded default: data, tokenizer and base model that sweepft makes itself.
+"""The demo sweep and tiny versions of any sweep, with generated data, tokenizer and model.
 
-The idea to keep in mind: a base model that knows facts is taught skills it has not seen, so the demo shows
-both what a configuration learns and what it forgets, within minutes and with nothing downloaded.
+The demo teaches new skills to a base model that knows facts, so it shows in minutes, without downloads, what a trial
+learns and what it forgets.
 """
 
 from __future__ import annotations

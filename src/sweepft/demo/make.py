@@ -1,7 +1,7 @@
-"""Writes a whole demo into a folder: data, base model and spec.
+"""Create the demo in a folder: data, base model and spec.
 
-The idea to keep in mind: what is there and finished is not made again, so the second demo starts at once. The
-model is pre-trained in a process of its own (it needs torch) and appears under its name only when complete.
+Complete parts are reused, so a second demo starts at once. The model is pre-trained in a child process, which imports
+torch, and is renamed into place when it is complete.
 """
 
 from __future__ import annotations
@@ -21,43 +21,41 @@ from typing import Any, Final
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 
-_VERSION: Final = 1  # change it whenever the same seed would give other data or another model
+_VERSION: Final = 1  # increase it if the same seed gives different data or another model
 _TRAIN_ROWS: Final = 3300
 _TEST_ROWS: Final = 200
 
 
 def make_demo(folder: str | Path, seed: int = 0) -> Path:
-    """Make the demo in `folder`, as far as it is not there yet.
+    """Create what is missing of the demo in ``folder`` and return the path of its spec.
 
     Args:
-        folder: Made if missing. It then holds ``demo.yaml``, ``demo-data/`` (skills to train on, knowledge to
-            retain, a sealed test set) and ``demo-model/``.
-        seed: Of data and model. Another seed in the same folder makes both anew; ``demo.yaml`` is yours to
-            edit and stays.
-    Returns:
-        The spec, ready for a sweep.
+        folder: Created if missing. It gets ``demo.yaml``, ``demo-data/`` (skills to train on, knowledge to retain, a
+            test set) and ``demo-model/``.
+        seed: Seed of data and model; another seed replaces both. An existing ``demo.yaml`` is kept.
+
     Raises:
-        SweepftError: If the base model could not be made.
+        SweepftError: With key ``demo.model`` if the base model cannot be created.
     """
     target = Path(folder).resolve()
     data, model, spec = target / "demo-data", target / "demo-model", target / "demo.yaml"
     stamp = json.dumps({"version": _VERSION, "seed": seed})
     data.mkdir(parents=True, exist_ok=True)
-    if not _stands(data, stamp):
+    if not _is_current(data, stamp):
         skills = list(skill_rows(NEW_SKILLS, _TRAIN_ROWS + _TEST_ROWS, seed + 1))
-        Random(seed).shuffle(skills)  # small skills run out early: spread them evenly
+        Random(seed).shuffle(skills)  # skills with few questions come early: spread them
         _write_rows(data / "skills.jsonl", skills[:_TRAIN_ROWS])
         _write_rows(data / "skills-test.jsonl", skills[_TRAIN_ROWS:])
         _write_rows(data / "knowledge.jsonl", knowledge_rows(seed))
         (data / "made.json").write_text(stamp)
-    if not _stands(model, stamp):
+    if not _is_current(model, stamp):
         _make_model(model, seed, stamp)
     if not spec.exists():
         spec.write_text(files("sweepft.demo").joinpath("demo.yaml").read_text())
     return spec
 
 
-def _stands(folder: Path, stamp: str) -> bool:
+def _is_current(folder: Path, stamp: str) -> bool:
     made = folder / "made.json"
     return made.is_file() and made.read_text() == stamp
 
@@ -74,7 +72,8 @@ def _make_model(model: Path, seed: int, stamp: str) -> None:
         if done.returncode != 0:
             tail = "\n".join(done.stderr.strip().splitlines()[-15:])
             raise SweepftError(
-                f"the demo's base model could not be made (exit status {done.returncode}):\n{tail}"
+                f"the demo's base model could not be created (exit status {done.returncode}):\n{tail}",
+                key="demo.model",
             )
         (temporary / "made.json").write_text(stamp)
         if model.exists():

@@ -1,9 +1,8 @@
-"""The demo's base model: a tiny Llama that learns facts and simple skills in half a minute.
+"""Pre-train the demo's tokenizer and base model: ``python -m sweepft.demo.pretrain FOLDER SEED``.
 
-The idea to keep in mind: this is the only part of the demo that imports torch, so it runs in a process of its
-own: ``python -m sweepft.demo.pretrain FOLDER SEED``. A plain loop is enough; nothing is tuned to look good.
+The model is a tiny Llama that learns facts and simple skills in about half a minute. This module imports torch, so it
+runs in a child process.
 """
-# MERGED A small byte-level BPE tokenizer with a chat template, trained in a second on text we made.
 
 from __future__ import annotations
 
@@ -23,6 +22,15 @@ from sweepft.data.read import Row
 from sweepft.data.templates import ChatFormat
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 
+VOCAB: Final = 1024
+BASE_ROWS: Final = 4000
+STEPS: Final = 700
+BATCH: Final = 16
+PEAK_LR: Final = 3e-3
+KNOWLEDGE_SHARE: Final = 0.5
+THREADS: Final = 1  # a second thread gains little at this size and costs much on a busy machine
+Example = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
 CHAT_TEMPLATE: Final = """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
@@ -39,20 +47,61 @@ CHAT_TEMPLATE: Final = """\
 """
 
 
-"""ChatML with generation marks."""
+"""ChatML with generation markers."""
 
 
 _SPECIAL: Final = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
+def pretrain(folder: Path, seed: int) -> dict[str, float]:
+    """Train tokenizer and model, save both in ``folder`` and return the first and last training loss.
+
+    ``seed`` determines weights, data and order.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(seed)
+    facts, skills = knowledge_rows(seed), list(skill_rows(BASE_SKILLS, BASE_ROWS, seed))
+    # like the tokenizers of real base models, this one has seen text like that of fine-tuning
+    tokenizer = train_tokenizer([*facts, *skills[:1000], *skill_rows(NEW_SKILLS, 1000, seed + 1)], VOCAB)
+    encoder = Encoder(tokenizer, ChatFormat(tokenizer, tokenizer.chat_template), 256, "drop")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=320,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.08,  # about 1/sqrt(hidden_size); the default 0.02 learns the facts too slowly
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        use_cache=False,
+    )
+    model = LlamaForCausalLM(config)
+    losses = _train(model, _encoded(encoder, facts), _encoded(encoder, skills), seed)
+    model.config.use_cache = True
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {"first": losses[0], "last": float(np.mean(losses[-20:]))}
+
+
 def train_tokenizer(rows: Iterable[Mapping[str, Any]], vocab_size: int) -> Any:
-    """Train a tokenizer of at most `vocab_size` tokens (256 bytes and 4 special ones included) on chat rows.
+    """Train a byte-level BPE tokenizer on chat rows.
+
+    Args:
+        rows: Rows with ``messages``.
+        vocab_size: Maximum number of tokens, including 256 bytes and 4 special tokens.
 
     Returns:
-        A ``transformers.PreTrainedTokenizerFast`` with pad ``<|pad|>`` (id 0), end of turn and eos
-        ``<|im_end|>`` (id 3) and a chat template with generation marks. Digits are single tokens.
+        A ``transformers.PreTrainedTokenizerFast`` with pad token ``<|pad|>`` (id 0), end of turn and eos token
+        ``<|im_end|>`` (id 3), single-digit tokens, and a chat template with generation markers.
+
     Raises:
-        ValueError: If `vocab_size` is below 260.
+        ValueError: If ``vocab_size`` is below 260.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -82,54 +131,6 @@ def train_tokenizer(rows: Iterable[Mapping[str, Any]], vocab_size: int) -> Any:
     )
 
 
-VOCAB: Final = 1024
-BASE_ROWS: Final = 4000
-STEPS: Final = 700
-BATCH: Final = 16
-PEAK_LR: Final = 3e-3
-KNOWLEDGE_SHARE: Final = 0.5
-THREADS: Final = 1  # at this size a second thread gains little, and loses much on a busy machine
-Example = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
-
-
-def pretrain(folder: Path, seed: int) -> dict[str, float]:
-    """Train tokenizer and model and save both in `folder`; returns first and last training loss.
-
-    Args:
-        folder: Made if missing.
-        seed: Of weights, data and order.
-    """
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(seed)
-    facts, skills = knowledge_rows(seed), list(skill_rows(BASE_SKILLS, BASE_ROWS, seed))
-    # The tokenizer sees what fine-tuning will bring, as those of real base models have
-    tokenizer = train_tokenizer([*facts, *skills[:1000], *skill_rows(NEW_SKILLS, 1000, seed + 1)], VOCAB)
-    encoder = Encoder(tokenizer, ChatFormat(tokenizer, tokenizer.chat_template), 256, "drop")
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        initializer_range=0.08,  # about 1/sqrt(hidden_size); with the default 0.02 the facts do not stick in time
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        use_cache=False,
-    )
-    model = LlamaForCausalLM(config)
-    losses = _train(model, _encoded(encoder, facts), _encoded(encoder, skills), seed)
-    model.config.use_cache = True
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return {"first": losses[0], "last": float(np.mean(losses[-20:]))}
-
-
 def _encoded(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Example]:
     chats = (Row(tuple((t["role"], t["content"]) for t in row["messages"]), None, "") for row in rows)
     return [(ids, mask) for ids, mask, _ in encoder.encode(chats)]
@@ -154,7 +155,7 @@ def _train(model: Any, facts: list[Example], skills: list[Example], seed: int) -
 def _batches(
     facts: list[Example], skills: list[Example], seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches of facts and skills in fixed shares, padded to their longest row."""
+    """Batches with fixed shares of facts and skills, padded to their longest row."""
     rng = np.random.default_rng(seed)
     n_facts = round(BATCH * KNOWLEDGE_SHARE)
     for _ in range(STEPS):

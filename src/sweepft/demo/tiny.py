@@ -1,10 +1,9 @@
-"""A sweep's whole path in a minute or two on a CPU: the same spec over a tiny twin of its model and data we make.
+"""Shrink a sweep so that it runs on a CPU in a minute or two (``run --tiny``).
 
-The idea to keep in mind: what decides which code runs stays as it is - ZeRO stage, precision, sampler, early-stop rule,
-schedules, template, what is kept. Only sizes change: model, data, batch sizes, budget, ranks and trials; and benchmarks
-get a few questions of ours under their own names.
+The tiny sweep keeps everything that selects code paths: ZeRO stage, precision, sampler, early-stopping rule, schedules,
+chat template and kept weights. Model, data, batch sizes, budget, ranks and trials become tiny, and benchmark tasks are
+replaced by a few generated questions with the same names and metrics.
 """
-# MERGED Benchmark tasks for ``run --tiny``: the names and metrics of the spec's own, over a few questions we make.
 
 from __future__ import annotations
 
@@ -20,12 +19,21 @@ from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_r
 from sweepft.errors import SweepftError
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec, from_dict, is_template_file
 
+_ROWS: Final = 400
+_VALIDATION: Final = 24
+_RANKS: Final = 2
+_MICRO_BATCH: Final = 2
+_MICRO_TOKENS: Final = 256
+_TRIALS: Final = 6
+_STEPS: Final = 12  # with the largest batch size
+_NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
+
 _FOLDER: Final = "tasks"
 _ITEMS: Final = 8
 _LIMIT: Final = 4
 _CHOICES: Final = 4
 _BY_CHOICE: Final = ("acc", "acc_norm")
-"""Metrics that the harness computes of multiple-choice items; whatever else is asked for is made of generated text."""
+"""Metrics of multiple-choice tasks; other metrics are computed from generated text."""
 
 
 _COMMON: Final = """\
@@ -49,12 +57,12 @@ _GENERATED: Final = """\
 output_type: generate_until
 doc_to_target: "{{answer}}"
 generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 8}
-process_results: !function exam.score
+process_results: !function scoring.score
 """
 
 
 _SCORE: Final = '''\
-"""Every metric that is asked for is whether the text is the answer."""
+"""Every metric is 1 if the generated text equals the answer, else 0."""
 
 
 def score(doc, results):
@@ -62,91 +70,17 @@ def score(doc, results):
 '''
 
 
-def write_tasks(evaluate: Evaluate, folder: Path) -> None:
-    """A task file and its items for each task that the section names, in ``folder/tasks``."""
-    home = folder / _FOLDER
-    home.mkdir(exist_ok=True)
-    (home / "exam.py").write_text(_SCORE)
-    for task in evaluate.each_task():
-        metrics = _metrics(task.name, evaluate)
-        listed = "".join(f"  - {{metric: {m}, aggregation: mean, higher_is_better: true}}\n" for m in metrics)
-        kind = _CHOICE if set(metrics) <= set(_BY_CHOICE) else _GENERATED
-        (home / f"{task.name}.yaml").write_text(_COMMON.format(name=task.name) + listed + kind)
-        rows = [json.dumps(row | {"metrics": metrics}) for row in _items()]
-        (home / f"{task.name}.jsonl").write_text("\n".join(rows) + "\n")
-
-
-def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:
-    """The section with few items of the tasks in ``folder/tasks``, and without MT-Bench, whose judge is far away.
-
-    Args:
-        evaluate: As asked for.
-        folder: Which ``write_tasks`` was given.
-        tests: Sealed test sets there are.
-    Returns:
-        None where nothing is left to score.
-    """
-    tasks = [{"name": t.name, "chat_template": t.chat_template} for t in evaluate.each_task()]
-    tiny: dict[str, Any] = {"limit": _LIMIT, "finalists": {"top": 2}, "tasks": tasks}
-    tiny |= {"batch_size": evaluate.batch_size, "rank_by": _rank_by(evaluate.weights)}
-    if tiny["tasks"]:
-        tiny["include_path"] = [str(folder / _FOLDER)]
-    if evaluate.replicates is not None:
-        tiny["replicates"] = {"top": 1, "seeds": 2}
-    return tiny if tiny["tasks"] or tests or evaluate.replicates is not None else None
-
-
-def _rank_by(weights: Mapping[str, float]) -> dict[str, float]:
-    """Without the judge, and without the names of filters, of which made tasks have one."""
-    kept: dict[str, float] = {}
-    for key, weight in weights.items():
-        if key.partition(".")[0] != "mt_bench":
-            name = key.partition(",")[0]
-            kept[name] = kept.get(name, 0.0) + weight
-    return kept or {"objective": 1.0}
-
-
-def _metrics(task: str, evaluate: Evaluate) -> list[str]:
-    """What ``rank_by`` asks of a task; where it asks for none, what choices give."""
-    asked = [key.removeprefix(f"{task}.") for key in _rank_by(evaluate.weights) if key.startswith(f"{task}.")]
-    return asked or list(_BY_CHOICE)
-
-
-def _items() -> list[dict[str, Any]]:
-    """Questions with their answer, and with the answer among those of others."""
-    rows = [tuple(turn["content"] for turn in row["messages"]) for row in skill_rows(BASE_SKILLS, _ITEMS, 1)]
-    rng, items = Random(0), []
-    for question, answer in rows:
-        others = sorted({other for _, other in rows} - {answer})
-        choices = [answer, *rng.sample(others, _CHOICES - 1)]
-        rng.shuffle(choices)
-        items.append(
-            {"question": question, "answer": answer, "choices": choices, "label": choices.index(answer)}
-        )
-    return items
-
-
-_ROWS: Final = 400
-_VALIDATION: Final = 24
-_RANKS: Final = 2
-_MICRO_BATCH: Final = 2
-_MICRO_TOKENS: Final = 256
-_TRIALS: Final = 6
-_STEPS: Final = 12  # of the largest batch
-_NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
-
-
 def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
-    """Make twin and data in ``folder``, and give the spec that runs on them.
+    """Create model and data in ``folder`` and return the spec of the tiny sweep.
 
     Args:
-        spec: Any spec; its model and data are not looked at, but for a config.json that is on this machine.
-        folder: Made if missing.
+        spec: Any spec. Of its model only a local config.json is read, of its data nothing.
+        folder: Created if missing.
 
     Raises:
-        SweepftError: If the twin could not be made.
+        SweepftError: With key ``tiny.model`` if the model cannot be created.
     """
-    folder = folder.resolve()  # other processes read these files, from where they stand
+    folder = folder.resolve()  # processes with other working directories read these files
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(spec, folder / "train.jsonl")
     _write(folder / "other.jsonl", list(knowledge_rows(0)))
@@ -157,12 +91,14 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         tail = "\n".join(done.stderr.strip().splitlines()[-15:])
-        raise SweepftError(f"the tiny twin could not be made (exit status {done.returncode}):\n{tail}")
+        raise SweepftError(
+            f"the tiny model could not be created (exit status {done.returncode}):\n{tail}", key="tiny.model"
+        )
     return tiny_spec(spec, model, folder)
 
 
 def write_rows(spec: SweepSpec, file: Path) -> None:
-    """Training rows, in which the spec's phases and weights find the domains they name."""
+    """Write training rows with the domains that the spec's phases and weights name."""
     rows, names = list(skill_rows(NEW_SKILLS, _ROWS, 0)), _domains(spec)
     if names:
         rows = [row | {"domain": names[i % len(names)]} for i, row in enumerate(rows)]
@@ -170,9 +106,9 @@ def write_rows(spec: SweepSpec, file: Path) -> None:
 
 
 def architecture_of(path: str) -> str:
-    """``granite``, ``mistral`` or ``llama``: by config.json where it is on this machine, else by the model's name.
+    """``granite``, ``mistral`` or ``llama``: from a local config.json, otherwise from the model's name.
 
-    Granite came as Llama up to its second generation. What is none of the three gets a Llama.
+    Granite models before the third generation are Llamas. Other architectures become Llamas too.
     """
     config = Path(path) / "config.json"
     kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
@@ -185,22 +121,24 @@ def architecture_of(path: str) -> str:
             if name.startswith(("granite-3", "granite-4"))
             else None
         )
-        kind = "llama" if name.startswith("granite-3b") else kind  # three billion, not third generation
+        kind = (
+            "llama" if name.startswith("granite-3b") else kind
+        )  # 3 billion parameters, not third generation
     return kind if kind in ("granite", "mistral", "llama") else "llama"
 
 
 def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
-    """The same sweep with tiny sizes.
+    """The sweep with tiny sizes.
 
     Args:
-        spec: As asked for.
-        model: Folder of the twin.
-        data: Folder with ``train.jsonl`` and ``other.jsonl``, and ``tasks`` where there are benchmarks.
+        spec: The full sweep.
+        model: Folder of the tiny model.
+        data: Folder with ``train.jsonl``, ``other.jsonl`` and, for benchmarks, ``tasks``.
     """
     tiny = spec.to_dict()
     ranks = min(_RANKS, spec.resources.workers_per_trial)
     sizes = _tiny_sizes(spec, ranks)
-    tiny.pop("mirror", None)  # it is to be the whole sweep's
+    tiny.pop("mirror", None)  # reserved for the full sweep
     tiny["name"] = f"{spec.name[:74]}-tiny"
     tiny["model"] = {"path": str(model)} | _template(spec)
     tiny["data"] |= {
@@ -232,14 +170,14 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
 
 
 def _tiny_sizes(spec: SweepSpec, ranks: int) -> dict[int, int]:
-    """Each batch size of the sweep to a tiny one, in the same order: 1, 2, 3, ... micro-batches a rank."""
+    """Maps each batch size of the sweep, in order, to 1, 2, 3, ... micro-batches per rank."""
     swept = spec.search.space.get("batch_size")
     sizes = sorted({*(swept.choices if swept is not None else ()), spec.train.batch_size} - {None})
     return {size: (i + 1) * _MICRO_BATCH * ranks for i, size in enumerate(sizes)}
 
 
 def _domains(spec: SweepSpec) -> list[str]:
-    """Domains that phases and weights name; and one more where no phase has to name it."""
+    """Domains named by phases and weights; without phases also one that is not named."""
     phases, mixture = spec.data.phases, "data.mixture."
     named = [name for phase in phases for name in phase.domains] + list(spec.data.mixture)
     named += [key.removeprefix(mixture) for key in spec.search.space if key.startswith(mixture)]
@@ -252,7 +190,7 @@ def _template(spec: SweepSpec) -> dict[str, str]:
 
 
 def _validation(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
-    """A share of the training rows, or rows of the other file; few of either."""
+    """A few of the training rows, or of the rows of ``other.jsonl``."""
     kept = {"name": held["name"], "weight": held["weight"], "limit": _VALIDATION}
     if "fraction" in held:
         return {"name": held["name"], "weight": held["weight"], "fraction": 0.05}
@@ -260,7 +198,7 @@ def _validation(held: Mapping[str, Any], data: Path) -> dict[str, Any]:
 
 
 def _shrunk(values: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
-    """Train settings with tiny batch sizes, a warmup in steps that a tiny trial has room for, a CPU optimizer."""
+    """Train settings with tiny batch sizes, at most 3 warmup steps, and an optimizer that runs on CPU."""
     shrunk = dict(values)
     if "optimizer" in shrunk:
         shrunk["optimizer"] = shrunk["optimizer"] | {
@@ -291,9 +229,74 @@ def _dimension(key: str, dimension: Mapping[str, Any], sizes: Mapping[int, int])
 
 
 def _different(values: Sequence[Any]) -> list[Any]:
-    """Without repeats: two warmups in steps may have become one."""
+    """Without duplicates: different warmup steps may have become equal."""
     return [value for i, value in enumerate(values) if value not in values[:i]]
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_tasks(evaluate: Evaluate, folder: Path) -> None:
+    """Write a task file and its items for each task of the section to ``folder/tasks``."""
+    home = folder / _FOLDER
+    home.mkdir(exist_ok=True)
+    (home / "scoring.py").write_text(_SCORE)
+    for task in evaluate.each_task():
+        metrics = _metrics(task.name, evaluate)
+        listed = "".join(f"  - {{metric: {m}, aggregation: mean, higher_is_better: true}}\n" for m in metrics)
+        kind = _CHOICE if set(metrics) <= set(_BY_CHOICE) else _GENERATED
+        (home / f"{task.name}.yaml").write_text(_COMMON.format(name=task.name) + listed + kind)
+        rows = [json.dumps(row | {"metrics": metrics}) for row in _items()]
+        (home / f"{task.name}.jsonl").write_text("\n".join(rows) + "\n")
+
+
+def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:
+    """The section with few items of the tasks in ``folder/tasks`` and without MT-Bench, which needs a judge.
+
+    Args:
+        evaluate: The section of the full sweep.
+        folder: The folder given to ``write_tasks``.
+        tests: Number of test sets.
+
+    Returns:
+        The keys of the section, or None if nothing is left to score.
+    """
+    tasks = [{"name": t.name, "chat_template": t.chat_template} for t in evaluate.each_task()]
+    tiny: dict[str, Any] = {"limit": _LIMIT, "finalists": {"top": 2}, "tasks": tasks}
+    tiny |= {"batch_size": evaluate.batch_size, "rank_by": _rank_by(evaluate.weights)}
+    if tiny["tasks"]:
+        tiny["include_path"] = [str(folder / _FOLDER)]
+    if evaluate.replicates is not None:
+        tiny["replicates"] = {"top": 1, "seeds": 2}
+    return tiny if tiny["tasks"] or tests or evaluate.replicates is not None else None
+
+
+def _rank_by(weights: Mapping[str, float]) -> dict[str, float]:
+    """The weights without MT-Bench and without filter names; generated tasks have a single filter."""
+    kept: dict[str, float] = {}
+    for key, weight in weights.items():
+        if key.partition(".")[0] != "mt_bench":
+            name = key.partition(",")[0]
+            kept[name] = kept.get(name, 0.0) + weight
+    return kept or {"objective": 1.0}
+
+
+def _metrics(task: str, evaluate: Evaluate) -> list[str]:
+    """The metrics of a task that ``rank_by`` needs, by default those of multiple-choice tasks."""
+    asked = [key.removeprefix(f"{task}.") for key in _rank_by(evaluate.weights) if key.startswith(f"{task}.")]
+    return asked or list(_BY_CHOICE)
+
+
+def _items() -> list[dict[str, Any]]:
+    """Questions with their answers and, as choices, the answers of other questions."""
+    rows = [tuple(turn["content"] for turn in row["messages"]) for row in skill_rows(BASE_SKILLS, _ITEMS, 1)]
+    rng, items = Random(0), []
+    for question, answer in rows:
+        others = sorted({other for _, other in rows} - {answer})
+        choices = [answer, *rng.sample(others, _CHOICES - 1)]
+        rng.shuffle(choices)
+        items.append(
+            {"question": question, "answer": answer, "choices": choices, "label": choices.index(answer)}
+        )
+    return items

@@ -1,7 +1,7 @@
-"""A random-init twin of a model's architecture, a thousandth of its width: ``python -m sweepft.demo.twin FOLDER ARCH``.
+"""Create a tiny model of a given architecture with random weights: ``python -m sweepft.demo.twin FOLDER ARCHITECTURE``.
 
-The idea to keep in mind: it is the real architecture's class with grouped keys and values and a real tokenizer, so the
-code that runs is the one that the large model runs. It imports torch, hence a process of its own.
+It uses the architecture's own class with grouped keys and values and a real tokenizer, so it runs the same code as the
+large model. This module imports torch, so it runs in a child process.
 """
 
 from __future__ import annotations
@@ -18,12 +18,9 @@ _VOCAB: Final = 384
 
 
 def twin_config(architecture: Architecture, vocab: int, **changes: Any) -> Any:
-    """A config of about 0.1 M parameters: width 64, 2 blocks, 4 heads, 2 of keys and values.
+    """A config with about 0.1 M parameters: width 64, 2 blocks, 4 heads, 2 key-value heads.
 
-    Args:
-        architecture: Whose.
-        vocab: Embedding rows.
-        **changes: To the config.
+    ``vocab`` is the number of embedding rows; ``changes`` override fields of the config.
     """
     import transformers
 
@@ -51,13 +48,13 @@ def twin_config(architecture: Architecture, vocab: int, **changes: Any) -> Any:
 
 
 def twin_tokenizer(vocab: int = _VOCAB) -> Any:
-    """A real fast tokenizer with a chat template, always the same for one ``vocab``."""
+    """A fast tokenizer with a chat template; deterministic for each ``vocab``."""
     rows = [*skill_rows(NEW_SKILLS, 300, 0), *skill_rows(BASE_SKILLS, 100, 0), *knowledge_rows(0)]
     return train_tokenizer(rows, vocab)
 
 
 def twin(folder: Path, architecture: Architecture, seed: int = 0) -> None:
-    """Save a twin and its tokenizer in ``folder``, made if missing."""
+    """Save the model and its tokenizer in ``folder``."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -68,4 +65,4 @@ def twin(folder: Path, architecture: Architecture, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    twin(Path(sys.argv[1]), sys.argv[2])  # type: ignore[arg-type]  # given by sweepft.demo.tiny
+    twin(Path(sys.argv[1]), sys.argv[2])  # type: ignore[arg-type]  # passed by sweepft.demo.tiny

@@ -1,7 +1,7 @@
-"""What a sweep will take, before it is run: steps, memory, disk, time, and what is likely to disappoint.
+"""Estimate the steps, memory, disk space and GPU-hours of a sweep before it runs, with warnings.
 
-One idea: every figure says what it rests on. What can be read (the spec, config.json, the rows) is read, what was
-measured is named, and the rest is an assumption that is listed and can be set by a flag.
+The spec, config.json and the rows are read where they are available. Everything else is an assumption, which the plan
+lists with the flag that changes it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Time: what one trial takes, what all take to the end, and what early stopping may leave of that.
+"""Time of one trial, of all trials, and after early stopping; disk space of the run folder.
 
-One idea: a figure is either measured on this machine or comes from 6 FLOPs a parameter and token at a stated share of
-the hardware's peak; which of the two is said. The share that stopping saves is a range over public curves, not a
-promise: it is what the rule saved there.
+Times are either measured on this machine or computed from 6 FLOPs per parameter and token at a given share of the
+hardware's peak. The savings of early stopping are the range that the rule reached on recorded public curves.
 """
 
 from __future__ import annotations
@@ -10,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from sweepft.plan.cluster import Placement
+from sweepft.plan.cluster import Cluster, Placement
 from sweepft.plan.measure import Measured
+from sweepft.plan.memory import trained_parameters
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
-from sweepft.spec import SweepSpec
+from sweepft.spec import SweepSpec, is_hub_id
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "none": (0.0, 0.0),
@@ -26,28 +27,31 @@ SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "recipe": (0.36, 0.55),
     "asha": (0.66, 0.78),
 }
-"""Share of the compute each rule saved, least and most over three kinds of public curves, four slots (``calibrated``
-with its 5% of audits): benchmarks/results/stopping.md, which a test compares."""
+"""Lowest and highest share of compute saved by each rule over three kinds of public curves, with four slots and, for
+``calibrated``, 5% audits. Source: benchmarks/results/stopping.md; a test compares the two."""
+
+
+_STEP_BYTES = 150  # of one step in the ledger, measured on demo runs
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the sweep takes.
+    """Time of the sweep.
 
     Attributes:
-        unit: ``GPU`` or, for trials on CPUs, ``slot``: what the hours are counted in.
-        trial_seconds: Wall seconds of one trial to its end, mean over batch sizes.
-        seed_hours: What ``evaluate.replicates`` trains again after them, to the end, in units; in no other figure.
-        unit_hours: All trials to the end.
-        hours: The same as wall-clock time with the slots that fit; None when none fits.
-        saved: Least and most share that early stopping is taken to save.
-        trials_in_limit: Trials to the end that ``search.limit`` has room for; None without a limit.
-        basis: What the seconds rest on, for people.
+        unit: Unit of the hours: ``GPU``, or ``slot`` for trials on CPUs.
+        trial_seconds: Wall-clock seconds of one complete trial, mean over batch sizes.
+        replicate_hours: Unit-hours of ``evaluate.replicates``, which no other figure includes.
+        unit_hours: Unit-hours of all trials trained to completion.
+        hours: Wall-clock hours of the same with the slots that fit; None if none fits.
+        saved: Lowest and highest share assumed to be saved by early stopping.
+        trials_in_limit: Complete trials within ``search.limit``; None without a limit.
+        basis: Source of the seconds, in words.
     """
 
     unit: str
     trial_seconds: float
-    seed_hours: float
+    replicate_hours: float
     unit_hours: float
     hours: float | None
     saved: tuple[float, float]
@@ -55,12 +59,12 @@ class Cost:
     basis: str
 
     def after_stopping(self, hours: float) -> tuple[float, float]:
-        """Least and most of these hours that are left when trials are stopped early."""
+        """Lowest and highest number of hours that remain of ``hours`` with early stopping."""
         least, most = self.saved
         return hours * (1 - most), hours * (1 - least)
 
 
-def estimated(
+def estimated_cost(
     spec: SweepSpec,
     shape: ModelShape,
     rows: RowCount,
@@ -71,25 +75,25 @@ def estimated(
     peak_tflops: float,
     mfu: float,
 ) -> Cost:
-    """Time by the FLOP model.
+    """Time from the FLOPs of a sweep on GPUs.
 
     Args:
-        spec: The sweep, on GPUs.
-        shape: Of the model.
-        rows: Of the data.
-        budget: Samples of a trial.
-        placement: On the cluster.
-        trials: All of them; None when only a limit bounds them.
-        peak_tflops: Of one GPU in the training precision, in 1e12 FLOP/s.
-        mfu: Model FLOPs utilisation, the share of that peak that training reaches.
+        spec: The sweep.
+        shape: Size of the model.
+        rows: Size of the data.
+        budget: Samples per trial.
+        placement: Placement on the cluster.
+        trials: Number of trials; None if only ``search.limit`` bounds it.
+        peak_tflops: Peak of one GPU in the training precision, in 1e12 FLOP/s.
+        mfu: Model FLOPs utilisation: fraction of the peak reached in training.
     """
-    # forward 2, gradients of activations 2, of weights 2 (adapters spare these), a second forward pass 2
+    # forward 2, gradients of activations 2, gradients of weights 2 (none with adapters), recomputed forward 2
     factor = 6 - 2 * (largest_lora_rank(spec) > 0) + 2 * spec.train.gradient_checkpointing
     train = factor * shape.parameters * budget * rows.tokens
     times = len(spec.early_stop.rungs) + 1
     validation = 2 * shape.parameters * (rows.validation or 0) * rows.tokens * times
     seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
-    basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s a GPU"
+    basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s per GPU"
     return _cost(spec, seconds, 0.0, placement, trials, basis)
 
 
@@ -100,17 +104,17 @@ def measured_cost(
     placement: Placement,
     trials: int | None,
 ) -> Cost:
-    """Time by steps that were taken on this machine; batch sizes count alike."""
+    """Time from steps measured on this machine, as the plain mean over batch sizes."""
     times = len(spec.early_stop.rungs) + 1
     each = [
         found.switch_seconds
-        + shape_of_trial.steps * found.step_seconds[shape_of_trial.batch_size]
+        + trial.steps * found.step_seconds[trial.batch_size]
         + times * found.evaluate_seconds
-        for shape_of_trial in trial_shapes
+        for trial in trial_shapes
     ]
-    basis = f"{found.steps} optimizer steps a batch size, measured here"
+    basis = f"{found.steps} optimizer steps per batch size, measured here"
     if found.slots > 1:
-        basis += f" with {found.slots} slots at work"
+        basis += f" with {found.slots} slots running"
     return _cost(spec, sum(each) / len(each), found.start_seconds, placement, trials, basis)
 
 
@@ -125,7 +129,7 @@ def _cost(
     return Cost(
         unit="GPU" if gpu else "slot",
         trial_seconds=seconds,
-        seed_hours=fresh_seeds(spec) * seconds * held / 3600,
+        replicate_hours=replicate_count(spec) * seconds * held / 3600,
         unit_hours=((count or 0) * seconds + min(placement.slots, count or 0) * start) * held / 3600,
         hours=(waves * seconds + start) / 3600 if placement.slots else None,
         saved=SAVED[spec.early_stop.rule],
@@ -134,8 +138,8 @@ def _cost(
     )
 
 
-def fresh_seeds(spec: SweepSpec) -> int:
-    """Trials that follow the search, to confirm the best."""
+def replicate_count(spec: SweepSpec) -> int:
+    """Number of trials trained after the search as replicates."""
     replicates = spec.evaluate.replicates if spec.evaluate is not None else None
     return 0 if replicates is None else replicates.top * replicates.seeds
 
@@ -150,3 +154,59 @@ def _in_limit(spec: SweepSpec, unit_seconds: float, seconds: float, placement: P
     if limit.hours is not None:
         room.append(math.ceil(limit.hours * 3600 / seconds) * placement.slots)
     return min(room)
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Disk space of one kind.
+
+    Attributes:
+        what: Description.
+        size: Bytes.
+        stays: Whether the files remain after the sweep.
+    """
+
+    what: str
+    size: int
+    stays: bool
+
+
+def disk_uses(
+    spec: SweepSpec,
+    shape: ModelShape | None,
+    rows: RowCount,
+    trial_shapes: tuple[TrialShape, ...],
+    placement: Placement,
+    cluster: Cluster,
+    trials: int,
+) -> tuple[DiskUse, ...]:
+    """Disk space by kind, largest first; without weights if the model's size is unknown.
+
+    A new version of a file is complete before the old one is removed, so one more of each is counted.
+    """
+    uses = []
+    if rows.train is not None:
+        wide = shape is None or shape.vocab > 2**16
+        per_token = (4 if wide else 2) + 1
+        samples = rows.train + (rows.validation or 0)
+        uses.append(DiskUse("tokenised data", round(samples * (rows.tokens * per_token + 20)), stays=True))
+    steps = sum(trial.steps for trial in trial_shapes) / len(trial_shapes)
+    uses.append(DiskUse("ledger", round(trials * steps * _STEP_BYTES), stays=True))
+    if shape is not None:
+        p, weight = shape.parameters, 2 if spec.train.precision == "bf16" else 4
+        kept = spec.kept.top + spec.kept.random
+        if kept:
+            uses.append(
+                DiskUse(
+                    f"weights of the best trials ({kept} + 1 being written)", (kept + 1) * weight * p, True
+                )
+            )
+        nodes = f", on each of {cluster.nodes} nodes" if cluster.nodes > 1 else ""
+        uses.append(DiskUse(f"base weights for resets{nodes}", weight * p, stays=False))
+        if spec.checkpoint != "none":
+            # fp32 weights and two moments; the old checkpoint remains until the new one is complete
+            states = 2 * 12 * trained_parameters(shape, largest_lora_rank(spec)) * max(1, placement.slots)
+            uses.append(DiskUse("checkpoints of running trials (old and new)", states, stays=False))
+        if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
+            uses.append(DiskUse("model in the hub's cache (16-bit files)", 2 * p, stays=True))
+    return tuple(sorted(uses, key=lambda use: -use.size))

@@ -1,6 +1,6 @@
-"""A spec and a few flags to a whole plan.
+"""Build the plan of a sweep from its spec and the flags of ``sweepft plan``.
 
-One idea: what can be read is read, and what had to be assumed is written into the plan beside the figures.
+Model, data and cluster are read or measured where possible; the plan lists the remaining assumptions.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any, Final
 
 from sweepft.data import prepare_in_child
 from sweepft.errors import SweepftError
-from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, this_machine, what_is_asked
-from sweepft.plan.cost import Cost, estimated, measured_cost
-from sweepft.plan.disk import DiskUse, disk_uses
+from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, smallest_cluster, this_machine
+from sweepft.plan.cost import Cost, DiskUse, disk_uses, estimated_cost, measured_cost
 from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
 from sweepft.plan.model_shape import ModelShape, shape_of
@@ -28,30 +27,30 @@ from sweepft.plan.trial_shapes import (
     trial_count,
     trial_shapes,
 )
-from sweepft.plan.warnings import advice, count
+from sweepft.plan.warnings import count, plan_warnings
 from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
 
 _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
 _GPUS_PER_NODE: Final = 8
 _MEMORY: Final = 80.0  # GiB, of the same
-_SHORT_STEP: Final = 0.05  # seconds; launching a small model's kernels takes about as long
+_SHORT_STEP: Final = 0.05  # seconds; below this, launching kernels dominates
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What the user says beside the spec; None is filled by an assumption.
+    """Settings of a plan that are not in the spec; None means an assumption.
 
     Attributes:
-        gpu_memory: GiB of one GPU.
-        gpus_per_node: GPUs of a node; by default 8, or what the spec asks for where that is less.
-        nodes: Nodes; by default as many as the spec asks for.
+        gpu_memory: GiB per GPU.
+        gpus_per_node: GPUs per node; by default 8, or fewer if the spec needs fewer.
+        nodes: Number of nodes; by default as many as the spec needs.
         mfu: Model FLOPs utilisation, in (0, 1].
-        peak_tflops: Peak of one GPU in the training precision, 1e12 FLOP/s.
-        parameters: Of the model, where its config.json is not on this machine.
-        tokens: Mean tokens of a row.
-        rows: Training rows, where the data are not on this machine.
-        files: Whether to look at model and data at all.
+        peak_tflops: Peak of one GPU in the training precision, in 1e12 FLOP/s.
+        parameters: Number of parameters, if the model is not on this machine.
+        tokens: Mean tokens per row.
+        rows: Training rows, if the data are not on this machine.
+        files: Whether to read model and data files.
         measure: Whether to time real optimizer steps on this machine.
     """
 
@@ -69,7 +68,7 @@ class Flags:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will take. ``to_dict`` is what ``--json`` writes; docs/how-to/plan.md tells its keys."""
+    """The plan of a sweep. ``--json`` writes :meth:`to_dict`; docs/reference/plan-json.md documents its keys."""
 
     spec: SweepSpec
     trials: int | None
@@ -89,7 +88,7 @@ class SweepPlan:
     assumptions: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with units in the names."""
+        """Plain data, with units in the key names."""
         cost = self.cost
         tokens = self.budget * self.rows.tokens
         return {
@@ -98,7 +97,7 @@ class SweepPlan:
             "model": None if self.model is None else asdict(self.model),
             "data": asdict(self.rows),
             "budget": {"samples": self.budget, "tokens": round(tokens)},
-            "batch_sizes": [asdict(shape_of_trial) for shape_of_trial in self.trial_shapes],
+            "batch_sizes": [asdict(trial) for trial in self.trial_shapes],
             "cluster": asdict(self.cluster),
             "placement": asdict(self.placement) | {"across_nodes": self.placement.across_nodes},
             "memory": None
@@ -126,14 +125,15 @@ class SweepPlan:
 
 
 def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
-    """Work out what a sweep will take.
+    """Plan a sweep.
 
     Args:
-        spec: As loaded; its files need not be there when ``flags.files`` is False.
-        flags: What else is known.
+        spec: The loaded spec; its files need not exist if ``flags.files`` is False.
+        flags: Further settings.
 
     Raises:
-        SweepftError: If the budget cannot be told in samples, or steps could not be measured.
+        SweepftError: If the budget in samples is unknown (``plan.rows``), the size of the model is (``plan.params``), or
+            steps cannot be measured (``plan.measure``).
     """
     assumed: list[str] = []
     cluster = _cluster(spec, flags, assumed)
@@ -166,7 +166,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         disk=disk_uses(spec, model, rows, found, placement, cluster, expected),
         cost=cost,
         measured=measured,
-        warnings=advice(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+        warnings=plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost),
         assumptions=tuple(assumed),
     )
 
@@ -178,25 +178,29 @@ def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
     if flags.gpu_memory is None:
         assumed.append(f"GPUs of {memory:g} GiB (--gpu-memory)")
     if flags.gpus_per_node is None:
-        if flags.nodes is None:  # a spec for a part of a node is not told that the rest is idle
+        if flags.nodes is None:  # a spec that uses part of a node should not be warned about the rest
             r = spec.resources
             per_node = min(per_node, ceil(r.concurrent_trials * r.workers_per_trial * r.gpus_per_worker))
-        assumed.append(f"{count(per_node, 'GPU')} a node (--gpus-per-node)")
+        assumed.append(f"{count(per_node, 'GPU')} per node (--gpus-per-node)")
     size = round(memory * GIB)
     if flags.nodes is not None:
-        return Cluster(flags.nodes, per_node, size, gpu=True, given=True)
-    asked = what_is_asked(spec.resources, per_node, size)
-    assumed.append(f"{count(asked.nodes, 'node')}, what the spec asks for (--nodes)")
+        return Cluster(flags.nodes, per_node, size, gpu=True)
+    asked = smallest_cluster(spec.resources, per_node, size)
+    assumed.append(f"{count(asked.nodes, 'node')}, as many as the spec needs (--nodes)")
     return asked
 
 
 def _model(spec: SweepSpec, flags: Flags, assumed: list[str]) -> ModelShape | None:
     model = shape_of(spec.model, flags.parameters, look=flags.files)
     if model is None:
-        assumed.append("no size of the model is known: memory, time and its files are left out (--params 3B)")
+        assumed.append(
+            "the size of the model is unknown: memory, time and its files are not estimated (--params 3B)"
+        )
     elif not model.known:
         exact = (
-            f"; exact after: hf download {spec.model.path} config.json" if is_hub_id(spec.model.path) else ""
+            f"; for exact figures: hf download {spec.model.path} config.json"
+            if is_hub_id(spec.model.path)
+            else ""
         )
         assumed.append(f"{model.parameters / 1e9:.3g} B parameters: {model.source}{exact}")
     return model
@@ -207,9 +211,9 @@ def _rows(spec: SweepSpec, flags: Flags, assumed: list[str]) -> RowCount:
     if rows.train is None and flags.rows is not None:
         rows = assumed_rows(spec, flags.tokens, flags.rows)
     if flags.tokens is None and not rows.known:
-        assumed.append(f"{rows.tokens:g} tokens a row (--tokens-per-sample){rows.trouble}")
+        assumed.append(f"{rows.tokens:g} tokens per row (--tokens-per-sample){rows.trouble}")
     if rows.validation is None:
-        assumed.append("held-out rows are not known: the time to evaluate them is left out (--rows)")
+        assumed.append("the number of validation rows is unknown: evaluation time is not included (--rows)")
     return rows
 
 
@@ -220,13 +224,14 @@ def _budget(spec: SweepSpec, rows: RowCount, assumed: list[str]) -> int:
     if budget.epochs is not None:
         if rows.train is None:
             raise SweepftError(
-                "train.budget.epochs: the data are not on this machine, so a pass has no known length\n"
-                "  give the number of training rows: --rows 300000"
+                "train.budget.epochs: the number of training rows is unknown, the data are not on this machine\n"
+                "  set it with --rows 300000",
+                key="plan.rows",
             )
         return max(1, round(budget.epochs * rows.train))
     assert budget.tokens is not None
     if not rows.known:
-        assumed.append("half of a row's tokens have a loss")
+        assumed.append("half of the tokens of a row have a loss")
     return max(1, round(budget.tokens / rows.targets))
 
 
@@ -234,8 +239,9 @@ def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[
     here = place(spec.resources, replace(cluster, nodes=1)).slots if cluster.gpu else placement.slots
     if not here:
         raise SweepftError(
-            f"--measure: a trial of {spec.resources.workers_per_trial} ranks does not fit one node of "
-            f"{count(cluster.units_per_node, 'GPU')}\n  lower resources.workers_per_trial for the measurement: --set"
+            f"--measure: a trial of {spec.resources.workers_per_trial} ranks must fit one node of "
+            f"{count(cluster.units_per_node, 'GPU')}\n  lower resources.workers_per_trial for the measurement with --set",
+            key="plan.measure",
         )
     with tempfile.TemporaryDirectory(prefix="sweepft-plan-cache-") as folder:
         prepared = prepare_in_child(spec, Path(folder))
@@ -253,7 +259,7 @@ def _memory(
     stage: int | None = None,
     ranks: int | None = None,
 ) -> RankMemory:
-    """Of one rank, at the spec's own ZeRO stage and number of ranks unless others are given."""
+    """Memory of one rank; by default with the ZeRO stage and number of ranks of the spec."""
     return rank_memory(
         model,
         stage=spec.train.zero_stage if stage is None else stage,
@@ -277,9 +283,7 @@ def _micro_batch(
     measured: Measured | None,
     assumed: list[str],
 ) -> int:
-    """Rows a rank runs at once, or tokens where they are packed; for ``auto`` what was found, or the power of two that
-    memory would hold.
-    """
+    """Rows per micro-batch (tokens if packed). For ``auto``: the measured value, or the largest power of two that fits."""
     if measured is not None:
         return measured.micro_batch
     given = spec.train.micro_batch
@@ -295,14 +299,14 @@ def _micro_batch(
         if wanted.total > 0.9 * rank_room(spec.resources, cluster):
             break
         micro *= 2
-    assumed.append(f"micro_batch auto comes out at {micro}")
+    assumed.append(f"micro_batch auto is {micro}")
     return micro
 
 
 def _grid(
     spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, cluster: Cluster
 ) -> dict[int, dict[int, int]]:
-    """Bytes of a rank by ZeRO stage and number of ranks; stage 0 with bf16 is refused by the spec."""
+    """Bytes per rank by ZeRO stage and number of ranks. A spec cannot combine stage 0 with bf16."""
     stages = (0, 1, 2, 3) if spec.train.precision == "fp32" else (1, 2, 3)
     own = spec.resources.workers_per_trial
     ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
@@ -327,19 +331,19 @@ def _cost(
     if measured is not None:
         return measured_cost(spec, found, measured, placement, trials)
     if spec.resources.gpus_per_worker == 0:
-        assumed.append("no time is estimated for trials on CPUs (--measure)")
+        assumed.append("time is not estimated for trials on CPUs (--measure)")
         return None
     if model is None:
         return None
     if flags.peak_tflops is None:
-        assumed.append(f"{_PEAK_TFLOPS:g} TFLOP/s a GPU, an A100's peak in bf16 (--peak-tflops)")
-    assumed.append(f"{flags.mfu:.0%} of that is reached (--mfu)")
+        assumed.append(f"{_PEAK_TFLOPS:g} TFLOP/s per GPU, the peak of an A100 in bf16 (--peak-tflops)")
+    assumed.append(f"{flags.mfu:.0%} of the peak is reached (--mfu)")
     peak = flags.peak_tflops or _PEAK_TFLOPS
-    cost = estimated(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
-    step = cost.trial_seconds / max(shape_of_trial.steps for shape_of_trial in found)
+    cost = estimated_cost(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)
+    step = cost.trial_seconds / max(trial.steps for trial in found)
     if step < _SHORT_STEP:
         assumed.append(
-            f"steps of {1000 * step:.1g} ms, by their FLOPs: what else a step takes decides then, and is not in it "
+            f"steps of {1000 * step:.1g} ms by their FLOPs: overheads, which dominate such short steps, are not included "
             "(--measure)"
         )
     return cost

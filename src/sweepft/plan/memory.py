@@ -1,8 +1,8 @@
 """Memory of one rank, by ZeRO stage and number of ranks.
 
-One idea: states follow DeepSpeed's own estimators (``estimate_zero2_model_states_mem_needs`` and its fellow for
-ZeRO-3), which a test compares; what autograd keeps for the backward pass is counted tensor by tensor, and a
-test compares that with a real forward pass. Both err on the high side where a kernel may save more.
+Model states follow DeepSpeed's estimators (``estimate_zero2_model_states_mem_needs`` and its ZeRO-3 counterpart).
+Activations are counted tensor by tensor as autograd stores them. Tests compare the former with DeepSpeed and the latter
+with a real forward pass; fused kernels may need less.
 """
 
 from __future__ import annotations
@@ -14,30 +14,28 @@ from sweepft.plan.model_shape import ModelShape
 
 GIB: Final = 2**30
 _MOMENTS: Final = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, "adafactor": 0}
-"""Bytes of a parameter's moments; what Adafactor keeps of a matrix are two vectors."""
+"""Bytes per parameter of an optimizer's moments; Adafactor stores two vectors per matrix, which are neglected."""
 
 
-_LARGEST_BUCKET: Final = 500_000_000  # elements; the engine takes the model's size where that is less
-_LOGIT_BYTES: Final = (
-    12  # of every logit as if each were learned: itself, fp32 copy, log-softmax or gradients
-)
+_LARGEST_BUCKET: Final = 500_000_000  # elements; the engine uses the model's size if that is smaller
+_LOGIT_BYTES: Final = 12  # per logit: the logit, its fp32 copy, log-softmax or gradient
 
 
 _GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
-_CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after its imports: python, torch, transformers, deepspeed
+_CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after importing torch, transformers and deepspeed
 
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Bytes of one rank at its peak, by what holds them.
+    """Peak memory of one rank in bytes, by kind.
 
     Attributes:
-        states: Weights, gradients, fp32 masters and the optimizer's moments, as far as this rank holds them.
-        buckets: Communication buffer.
-        activations: What the backward pass needs of one micro-batch.
-        logits: Next-token logits of one micro-batch and what cross-entropy makes of them.
-        process: The process itself: CUDA context on a GPU; libraries and the mapped base weights on a CPU.
-        host: What is offloaded to main memory; not part of the total.
+        states: This rank's share of weights, gradients, fp32 master weights and optimizer moments.
+        buckets: Communication buffers.
+        activations: Activations of one micro-batch stored for the backward pass.
+        logits: Logits of one micro-batch and the intermediate results of the loss.
+        process: The process: CUDA context on a GPU; libraries and mapped base weights on a CPU.
+        host: Memory offloaded to main memory; not part of the total.
     """
 
     states: int
@@ -49,7 +47,7 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """All of it but what is offloaded, in bytes."""
+        """Total bytes without what is offloaded."""
         return int(sum(asdict(self).values())) - self.host
 
 
@@ -62,12 +60,13 @@ def model_states(
     optimizer: str = "adamw",
     offload: str = "none",
 ) -> int:
-    """Bytes of weights, gradients, masters and moments that one rank holds on its GPU (on a CPU: at all).
+    """Bytes of weights, gradients, master weights and moments that one rank holds on its GPU (or CPU).
 
-    With 16-bit weights stages 2 and 3 are DeepSpeed's estimate: 2P + 18P/N, and 4 x the largest layer + 18P/N;
-    offloaded 2P, 4 x the largest layer + 2P/N, and with the parameters 4 x the largest layer. Stage 1 keeps whole
-    gradients beside its weights: 4P + 16P/N. With fp32 weights, weight and gradient count 4 bytes each; stage 0 then is
-    plain AdamW, 16P. Other optimizers have other moments. With adapters P is frozen, and what is trained is theirs.
+    For 16-bit weights, P parameters and N ranks, stages 2 and 3 are DeepSpeed's estimate: 2P + 18P/N, and 4 x the
+    largest layer + 18P/N. With offloading: 2P; 4 x the largest layer + 2P/N; and, if parameters are offloaded too,
+    4 x the largest layer. Stage 1 stores full gradients and weights: 4P + 16P/N. With fp32 weights, a weight and a
+    gradient take 4 bytes each; stage 0 is then plain AdamW, 16P. With adapters, only their parameters have gradients,
+    master weights and moments.
     """
     weight, p = (2 if precision == "bf16" else 4), shape.parameters
     hosted = offload == "optimizer_and_parameters" and stage == 3
@@ -90,8 +89,9 @@ def model_states(
 
 
 def host_states(shape: ModelShape, stage: int, ranks: int, lora_rank: int = 0, offload: str = "none") -> int:
-    """Bytes of main memory that one rank's share of offloaded states takes: DeepSpeed's estimate for one node, with its
-    half as much again for buffers; 16-bit weights and two moments.
+    """Bytes of main memory for one rank's share of offloaded states.
+
+    This is DeepSpeed's estimate for one node with 16-bit weights and two moments, including its 50% for buffers.
     """
     if offload == "none" or stage == 0:
         return 0
@@ -116,19 +116,19 @@ def rank_memory(
     optimizer: str = "adamw",
     offload: str = "none",
 ) -> RankMemory:
-    """Memory of one rank at its peak.
+    """Peak memory of one rank.
 
     Args:
-        shape: Of the model.
+        shape: Size of the model.
         stage: ZeRO stage.
         precision: ``fp32`` or ``bf16``.
         ranks: World size.
-        rows: Of a micro-batch.
-        tokens: Of its longest row; the others are padded to it.
-        checkpointing: Whether activations are computed again in the backward pass.
-        gpu: Whether ranks are on GPUs.
-        lora_rank: Rank of adapters on all linear layers; 0 where all weights are trained.
-        optimizer: Its name in the spec.
+        rows: Rows of a micro-batch.
+        tokens: Tokens of its longest row, to which the others are padded.
+        checkpointing: Whether activations are recomputed in the backward pass.
+        gpu: Whether ranks run on GPUs.
+        lora_rank: Rank of adapters on all linear layers; 0 if all weights are trained.
+        optimizer: As in the spec.
         offload: As in the spec.
     """
     weight = 2 if precision == "bf16" else 4
@@ -149,7 +149,7 @@ def rank_memory(
 
 
 def trained_parameters(shape: ModelShape, lora_rank: int) -> int:
-    """All, or those of adapters on a block's four attention and three feed-forward matrices."""
+    """All parameters, or those of adapters on the four attention and three feed-forward matrices of each block."""
     if not lora_rank:
         return shape.parameters
     both_ends = 4 * (shape.hidden + shape.attention) + 3 * (shape.hidden + shape.intermediate)
@@ -157,11 +157,11 @@ def trained_parameters(shape: ModelShape, lora_rank: int) -> int:
 
 
 def _block_bytes(shape: ModelShape, weight: int, tokens: int) -> int:
-    """Bytes that autograd keeps of one token in one Llama-like block, attention fused (SDPA), a mask for padding.
+    """Bytes that autograd stores per token in one Llama-like block with fused attention (SDPA) and a padding mask.
 
-    An RMSNorm computes in fp32 and keeps its input, its scale and its normalised output; what it gives is kept as input
-    of the products after it. Kept are also queries, keys and values (repeated to all heads), the attention's output,
-    log-sum and mask row, and the four tensors of the gated feed-forward part.
+    RMSNorm computes in fp32 and stores its input, scale and normalised output; its result is stored as the input of the
+    following products. Also stored: queries, keys and values (repeated to all heads), the output, log-sum and mask row
+    of the attention, and four tensors of the gated feed-forward layer.
     """
     norm = (4 + weight) * shape.hidden + 4 + weight * shape.hidden
     attention = 4 * weight * shape.attention + 4 * shape.heads + weight * tokens

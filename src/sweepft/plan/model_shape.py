@@ -1,7 +1,7 @@
-"""The base model's size and shape, from its config.json and the headers of its weights; no torch.
+"""Size and shape of the base model, from its config.json and the headers of its weight files.
 
-One idea: memory and time need a handful of numbers. They are read where the model is on this machine (a folder, or
-the hub's cache), else made from a number of parameters by the proportions that models of 1 to 8 B share.
+If the model is not on this machine (in a folder or the hub's cache), the shape is derived from the number of parameters
+with the typical proportions of models with 1 to 8 billion parameters.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ _GATED: Final = ("llama", "mistral", "granite", "qwen2")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What memory and time depend on.
+    """The dimensions that memory and time depend on.
 
     Attributes:
-        parameters: Trained parameters; tied embeddings count once.
+        parameters: Number of parameters; tied embeddings count once.
         hidden: Width of the residual stream.
         layers: Transformer blocks.
         intermediate: Width of the feed-forward part.
         heads: Attention heads.
         attention: Width of queries (heads x head size); keys and values are repeated to it.
         vocab: Embedding rows.
-        largest_layer: Parameters of the largest single module, as DeepSpeed's ZeRO-3 estimator wants it.
-        source: Where the numbers come from, for people.
+        largest_layer: Parameters of the largest module, for DeepSpeed's ZeRO-3 estimate.
+        source: Source of the numbers, in words.
         known: Whether they were read rather than assumed.
     """
 
@@ -55,11 +55,11 @@ def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) 
 
     Args:
         model: The spec's section.
-        parameters: Given by the user; wins over what a name says, not over what a config says.
+        parameters: Given by the user; overrides the size in the model's name, but not its files.
         look: Whether to look for the model's files.
 
     Returns:
-        None when the model is not on this machine, no number is given, and its name holds none.
+        None if the model is not on this machine, ``parameters`` is None and its name contains no size.
     """
     folder = _folder(model) if look else None
     if folder is not None:
@@ -70,34 +70,37 @@ def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) 
         if isinstance(config, dict):
             return shape_from_config(config, _stored_parameters(folder) or parameters, folder)
     if parameters is not None:
-        return typical_shape(parameters, "--params; its shape is that of a typical model of this size")
-    said = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.path.split("/")[-1].lower())
-    if said is None:
+        return typical_shape(parameters, "--params, with the shape of a typical model of this size")
+    named = re.search(
+        r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.path.split("/")[-1].lower()
+    )
+    if named is None:
         return None
-    why = f"the {said[0].upper()} in its name; its shape is that of a typical model of this size"
-    return typical_shape(parse_count(said[0]), why)
+    why = f"the {named[0].upper()} in its name, with the shape of a typical model of this size"
+    return typical_shape(parse_count(named[0]), why)
 
 
 def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path | str) -> ModelShape:
-    """The shape that a config.json describes.
+    """The shape described by a config.json.
 
     Args:
-        config: As read.
-        stored: Parameters counted otherwise (weight files, the user), needed for architectures not known here.
-        where: For messages.
+        config: Its contents.
+        stored: Number of parameters from weight files or the user; required for unknown architectures.
+        where: Place for messages.
 
     Raises:
-        SweepftError: If the architecture is not known and ``stored`` is None.
+        SweepftError: With key ``plan.params`` if the architecture is unknown and ``stored`` is None.
     """
     text = {**config, **(config.get("text_config") or {})}
     kind = text.get("model_type")
     hidden, layers, vocab = (text.get(key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
     if not (isinstance(hidden, int) and isinstance(layers, int) and isinstance(vocab, int)):
         if stored is None:
-            raise SweepftError(f"{where}: cannot tell the size of a {kind} model\n  give it: --params 3B")
-        return typical_shape(
-            stored, f"{stored:,} parameters; its shape is that of a typical model of this size"
-        )
+            raise SweepftError(
+                f"{where}: the size of a {kind} model is unknown\n  set it with --params 3B",
+                key="plan.params",
+            )
+        return typical_shape(stored, f"{stored:,} parameters, with the shape of a typical model of this size")
     intermediate = int(text.get("intermediate_size") or 4 * hidden)
     heads = int(text.get("num_attention_heads") or 1)
     head = int(text.get("head_dim") or hidden // heads)
@@ -105,7 +108,8 @@ def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path
     total = stored if stored is not None else counted if kind in _GATED else None
     if total is None:
         raise SweepftError(
-            f"{where}: cannot count the parameters of a {kind} model\n  give them: --params 3B"
+            f"{where}: the parameters of a {kind} model cannot be counted\n  set their number with --params 3B",
+            key="plan.params",
         )
     source = "its weight files" if stored is not None else "its config.json"
     largest = max(vocab * hidden, hidden * intermediate, hidden * heads * head)
@@ -115,9 +119,9 @@ def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path
 
 
 def typical_shape(parameters: int, source: str) -> ModelShape:
-    """A model of this size by common proportions: width 128 x depth, feed-forward 3 x width, 64,000 tokens.
+    """A model of this size with typical proportions: width 128 x depth, feed-forward 3 x width, 64,000 tokens.
 
-    A block then has about 13 width^2 parameters; Llama 3.2 3B, Granite 7B and Mistral 7B lie within 10% in width.
+    A block then has about 13 width^2 parameters. For Llama 3.2 3B, Granite 7B and Mistral 7B the width is within 10%.
     """
     hidden = max(64, round((parameters * 128 / 13) ** (1 / 3) / 64) * 64)
     layers, vocab = max(1, round(hidden / 128)), 64_000
@@ -127,10 +131,10 @@ def typical_shape(parameters: int, source: str) -> ModelShape:
 
 
 def parse_count(text: str) -> int:
-    """``3B``, ``350M``, ``7.2e9`` as a number.
+    """Parse ``3B``, ``350M`` or ``7.2e9``.
 
     Raises:
-        ValueError: If it is none, or not positive.
+        ValueError: If it is not a number of at least 1.
     """
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmbt]?)\s*", text.lower())
     value = float(found[1]) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[found[2]] if found else 0.0
@@ -142,7 +146,7 @@ def parse_count(text: str) -> int:
 def _gated_parameters(
     text: Mapping[str, Any], hidden: int, layers: int, vocab: int, intermediate: int, heads: int, head: int
 ) -> int:
-    """Parameters of a Llama-like model: gated feed-forward, RMSNorm, grouped keys and values; untied if not said."""
+    """Parameters of a Llama-like model: gated feed-forward, RMSNorm, grouped keys and values, untied by default."""
     queries, keys = heads * head, int(text.get("num_key_value_heads") or heads) * head
     bias = bool(text.get("attention_bias"))
     qkv_bias = bias or text.get("model_type") == "qwen2"
@@ -153,7 +157,7 @@ def _gated_parameters(
 
 
 def _folder(model: Model) -> Path | None:
-    """Where the model's files are on this machine: the folder named, or a snapshot in the hub's cache."""
+    """The model's folder on this machine: the named folder, or a snapshot in the hub's cache."""
     if Path(model.path).is_dir():
         return Path(model.path)
     if not is_hub_id(model.path):
@@ -165,7 +169,7 @@ def _folder(model: Model) -> Path | None:
 
 
 def _stored_parameters(folder: Path) -> int | None:
-    """Elements of all tensors in the folder's safetensors files, by their headers; None when there are none."""
+    """Number of elements in the folder's safetensors files, from their headers; None if there are none."""
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():

@@ -1,7 +1,7 @@
-"""How many samples there are and how long they are: counted, measured on a sample of rows, or assumed.
+"""Number and length of the rows: counted, measured on a sample, or assumed.
 
-One idea: rows are read here only if all of them are on this machine. Lengths need the tokenizer, which imports
-transformers: a child process (``python -m sweepft.plan.row_counts``) tokenises a few hundred rows, and no torch is loaded.
+Rows are read only if all files are on this machine. A child process (``python -m sweepft.plan.row_counts``) tokenises a
+sample, so this process imports neither transformers nor torch.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _SAMPLED: Final = 512
 
 @dataclass(frozen=True)
 class RowCount:
-    """The data of a sweep in numbers.
+    """Size of a sweep's data.
 
     Attributes:
-        train: Training rows; None when not known.
-        validation: Held-out rows of all sets together; None when not known.
-        tokens: Mean tokens of a training row, prompt included.
-        targets: Mean tokens with a loss.
+        train: Training rows; None if unknown.
+        validation: Rows of all validation sets; None if unknown.
+        tokens: Mean tokens per training row, including the prompt.
+        targets: Mean tokens with a loss per training row.
         longest: Tokens of the longest row, at most ``data.max_length``.
-        source: Where the numbers come from, for people.
+        source: Source of the numbers, in words.
         known: Whether lengths were measured rather than assumed.
-        trouble: Why rows that are here could not be tokenised, or nothing.
+        trouble: Why local rows could not be tokenised; usually empty.
     """
 
     train: int | None
@@ -46,11 +46,9 @@ class RowCount:
 
 
 def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
-    """Rows counted and a sample of them tokenised, in a child process, if data and tokenizer are on this machine.
+    """Count the rows and tokenise a sample in a child process, if data and tokenizer are on this machine.
 
-    Args:
-        spec: The sweep; its local rows must be readable.
-        tokens: Mean tokens of a row as the user gave it; wins.
+    ``tokens``, the mean tokens per row given by the user, overrides the measured length.
     """
     paths = [s.path for s in spec.data.train] + [h.path for h in spec.data.validation if h.path is not None]
     if not all(Path(path).is_file() for path in paths):
@@ -62,7 +60,7 @@ def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
         text=True,
         check=False,
     )
-    if done.returncode != 0:  # no tokenizer here, rows it refuses: a plan goes on with what it has
+    if done.returncode != 0:  # no tokenizer, or invalid rows: continue with assumptions
         words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return replace(assumed_rows(spec, tokens), trouble=f"; the rows could not be tokenised: {words}")
     found = RowCount(**json.loads(done.stdout.splitlines()[-1]))
@@ -70,17 +68,17 @@ def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
 
 
 def assumed_rows(spec: SweepSpec, tokens: float | None, train: int | None = None) -> RowCount:
-    """What is left when the data are not here: the user's numbers, or round ones."""
+    """The size of data that are not on this machine: the user's numbers, or defaults."""
     longest = spec.data.max_length
     if tokens is None:
-        tokens, source = float(min(TOKENS_ASSUMED, longest)), "assumed; give --tokens-per-sample"
+        tokens, source = float(min(TOKENS_ASSUMED, longest)), "assumed; set with --tokens-per-sample"
     else:
         tokens, source = min(tokens, float(longest)), "--tokens-per-sample"
     return RowCount(train, _validation(spec, train), tokens, tokens / 2, longest, source, known=False)
 
 
 def prepared_rows(prepared: Prepared) -> RowCount:
-    """Exact numbers of data that have been tokenised."""
+    """Exact size of prepared data."""
     train = prepared.train
     validation = sum(h.data.rows for h in prepared.validation)
     tokens, targets = train.tokens / train.rows, train.targets / train.rows
@@ -95,7 +93,7 @@ def _with_tokens(found: RowCount, spec: SweepSpec, tokens: float) -> RowCount:
 
 
 def _validation(spec: SweepSpec, train: int | None) -> int | None:
-    """Held-out rows, as far as limits and fractions tell."""
+    """Validation rows, as far as known from limits and fractions."""
     total = 0
     for held in spec.data.validation:
         rows = None if held.fraction is None or train is None else round(held.fraction * train)

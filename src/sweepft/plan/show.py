@@ -1,4 +1,4 @@
-"""A plan on the terminal: 80 columns, colour where there is a terminal, plain text where there is none."""
+"""Print a plan: 80 columns, with colours on a terminal and as plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.plan.cluster import rank_room
-from sweepft.plan.cost import fresh_seeds
+from sweepft.plan.cost import replicate_count
 from sweepft.plan.estimate import SweepPlan
 from sweepft.plan.memory import GIB
 from sweepft.plan.trial_shapes import TrialShape
@@ -22,12 +22,7 @@ _WIDEST = 100
 
 
 def show_plan(plan: SweepPlan, console: Console) -> None:
-    """Print a plan.
-
-    Args:
-        plan: To print.
-        console: Where; its width is used up to 100 columns.
-    """
+    """Print a plan to ``console``, at most 100 columns wide."""
     console.width = min(console.width, _WIDEST)
     with console.capture() as captured:
         _show(plan, console)
@@ -38,17 +33,17 @@ def show_plan(plan: SweepPlan, console: Console) -> None:
 def _show(plan: SweepPlan, console: Console) -> None:
     console.print(Text.assemble(("plan ", "dim"), (plan.spec.name, "bold")))
     _facts(console, _summary(plan))
-    _section(console, "Steps", "the same budget for every batch size")
+    _section(console, "Steps", "per trial, by batch size")
     console.print(Padding(_steps(plan), (0, 0, 0, 2)))
     if plan.memory is not None:
         unit = "GPU" if plan.cluster.gpu else "rank, main memory"
         of = f" of {_room(plan) / GIB:.0f}" if plan.cluster.gpu else ""
         packed = isinstance(plan.spec.train.micro_batch, MicroTokens)
         micro = f"{plan.micro_batch:,} packed" if packed else f"{plan.micro_batch} x {plan.rows.longest:,}"
-        _section(console, "Memory", f"GiB a {unit}{of}, micro-batch {micro} tokens")
+        _section(console, "Memory", f"GiB per {unit}{of}, micro-batch {micro} tokens")
         console.print(Padding(_memory(plan), (0, 0, 0, 2)))
         console.print(Padding(Text(_breakdown(plan), style="dim"), (0, 0, 0, 2)))
-    _section(console, "Disk", "at its fullest")
+    _section(console, "Disk", "peak")
     console.print(Padding(_disk(plan), (0, 0, 0, 2)))
     if plan.cost is not None:
         _section(console, "Time", plan.cost.basis)
@@ -57,7 +52,7 @@ def _show(plan: SweepPlan, console: Console) -> None:
         _section(console, "Warnings", "")
         _items(console, plan.warnings, "yellow")
     if plan.assumptions:
-        _section(console, "Assumed", "give the flag to change it")
+        _section(console, "Assumptions", "change them with the flags in parentheses")
         _items(console, plan.assumptions, "")
 
 
@@ -66,44 +61,43 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     if plan.model is not None:
         yield (
             "model",
-            f"{spec.model.path}, {_count(plan.model.parameters)} parameters (by {plan.model.source})",
+            f"{spec.model.path}, {_count(plan.model.parameters)} parameters (from {plan.model.source})",
         )
     else:
         yield "model", spec.model.path
     rows = "" if plan.rows.train is None else f" of {plan.rows.train:,} rows"
     yield (
-        "a trial",
+        "trial",
         (
             f"{plan.budget:,} samples{rows}, {plan.rows.tokens:.0f} tokens each: "
             f"{_count(plan.budget * plan.rows.tokens)} tokens"
         ),
     )
-    trials = "as many trials as fit the limit" if plan.trials is None else f"{plan.trials} trials"
+    trials = "as many trials as the limit allows" if plan.trials is None else f"{plan.trials} trials"
     yield (
         "sweep",
         (
-            f"{trials}, {placement.slots} at once; {spec.search.sampler} proposes, {spec.early_stop.rule} stops"
+            f"{trials}, {placement.slots} at a time; sampler {spec.search.sampler}, early stopping {spec.early_stop.rule}"
         ),
     )
     kind = "GPU" if cluster.gpu else "CPU"
-    where = "on several nodes" if placement.across_nodes else "on one node"
-    nodes = f"{count(cluster.nodes, 'node')} of {count(cluster.units_per_node, kind)}"
-    held = f"{count(placement.units_per_trial, kind)} a trial, {where}"
+    where = "across nodes" if placement.across_nodes else "on one node"
+    nodes = f"{count(cluster.nodes, 'node')} with {count(cluster.units_per_node, kind)}"
+    held = f"{count(placement.units_per_trial, kind)} per trial, {where}"
     yield "cluster", f"{nodes}; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
     if spec.evaluate is not None:
-        yield "afterwards", _afterwards(spec, spec.evaluate)
+        yield "finalists", _finalists(spec, spec.evaluate)
 
 
-def _afterwards(spec: SweepSpec, evaluate: Evaluate) -> str:
-    """What follows the search."""
-    seeds = fresh_seeds(spec)
+def _finalists(spec: SweepSpec, evaluate: Evaluate) -> str:
+    """Work after the search."""
+    seeds = replicate_count(spec)
     models = evaluate.finalists.top + evaluate.finalists.random + seeds + 1
     parts = len(spec.data.test) + len(evaluate.tasks) + (evaluate.mt_bench is not None)
-    told = [f"{count(seeds, 'full trial')} with fresh seeds"] if seeds else []
-    told += (
-        [f"{count(models, 'model')} scored on {count(parts, 'test')}, in no figure below"] if parts else []
-    )
-    return "; ".join(told)
+    work = [f"{count(seeds, 'replicate')}"] if seeds else []
+    if parts:
+        work.append(f"{count(models, 'model')} scored on {count(parts, 'test')} (time not included below)")
+    return "; ".join(work)
 
 
 def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
@@ -113,23 +107,23 @@ def _passes(plan: SweepPlan, micro_batches: int | None) -> str:
 
 
 def _steps(plan: SweepPlan) -> Table:
-    table = _table("batch", "passes a rank", "steps", "warmup steps", "judged at")
-    for shape_of_trial in plan.trial_shapes:
-        low, high = shape_of_trial.warmup
+    table = _table("batch", "passes per rank", "steps", "warmup steps", "rungs")
+    for trial in plan.trial_shapes:
+        low, high = trial.warmup
         table.add_row(
-            f"{shape_of_trial.batch_size:,}",
-            _passes(plan, shape_of_trial.micro_batches),
-            f"{shape_of_trial.steps:,}",
+            f"{trial.batch_size:,}",
+            _passes(plan, trial.micro_batches),
+            f"{trial.steps:,}",
             f"{low:,}" if low == high else f"{low:,} to {high:,}",
-            _judged(shape_of_trial) if plan.spec.early_stop.rule != "none" else "-",
+            _judged(trial) if plan.spec.early_stop.rule != "none" else "-",
         )
     return table
 
 
-def _judged(shape_of_trial: TrialShape) -> str:
-    """The windows; those where only trials with the shortest warmup can be judged stand in parentheses."""
-    names = [name if name in shape_of_trial.judged else f"({name})" for name in shape_of_trial.judged_at_best]
-    return ", ".join(names) or "never"
+def _judged(trial: TrialShape) -> str:
+    """The rungs at which the rule applies; in parentheses those for trials with the shortest warmup only."""
+    names = [name if name in trial.judged else f"({name})" for name in trial.judged_at_best]
+    return ", ".join(names) or "none"
 
 
 def _memory(plan: SweepPlan) -> Table:
@@ -163,14 +157,14 @@ def _breakdown(plan: SweepPlan) -> str:
         "logits": memory.logits,
         "process": memory.process,
     }
-    told = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
     if memory.host:
-        told += f"; offloaded to main memory {memory.host / GIB:.1f}"
+        text += f"; offloaded to main memory {memory.host / GIB:.1f}"
     measured = ""
     if plan.measured is not None:
         measured = f"; measured {plan.measured.peak_bytes / GIB:.1f}"
     unfit = any(size > _room(plan) for row in plan.grid.values() for size in row.values())
-    return f"* this spec: {told}{measured}." + (" (n) does not fit." if unfit else "")
+    return f"* this spec: {text}{measured}." + (" (n): does not fit." if unfit else "")
 
 
 def _disk(plan: SweepPlan) -> Table:
@@ -178,22 +172,22 @@ def _disk(plan: SweepPlan) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
     for use in plan.disk:
-        table.add_row(_bytes(use.size), use.what + ("" if use.stays else ", until the sweep ends"))
+        table.add_row(_bytes(use.size), use.what + ("" if use.stays else ", removed at the end"))
     return table
 
 
 def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     cost = plan.cost
     assert cost is not None
-    yield "one trial", f"{_duration(cost.trial_seconds)} to its end"
+    yield "one trial", _duration(cost.trial_seconds)
     gain = None if plan.measured is None else plan.measured.sharing_gain
     if plan.measured is not None and gain is not None:
         yield (
             "sharing",
-            f"{plan.measured.slots_per_gpu} trials on a GPU do {gain:.2f} times the work of one alone",
+            f"{plan.measured.slots_per_gpu} trials sharing a GPU have {gain:.2f} times the throughput of one",
         )
-    wall = "" if cost.hours is None else f", {_duration(3600 * cost.hours)} of wall-clock time"
-    yield "all of them", f"{_hours(cost.unit_hours)} {cost.unit}-hours{wall}"
+    wall = "" if cost.hours is None else f", {_duration(3600 * cost.hours)} wall-clock time"
+    yield "all trials", f"{_hours(cost.unit_hours)} {cost.unit}-hours{wall}"
     if cost.saved[1] > 0:
         low, high = cost.after_stopping(cost.unit_hours)
         wall = ""
@@ -203,13 +197,12 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         yield (
             "stopping",
             f"{_hours(low)} to {_hours(high)} {cost.unit}-hours{wall}, if {plan.spec.early_stop.rule} saves "
-            f"{100 * cost.saved[0]:.0f} to {100 * cost.saved[1]:.0f}% as it did on public curves "
-            "(docs/how-to/scheduler.md)",
+            f"{100 * cost.saved[0]:.0f} to {100 * cost.saved[1]:.0f}% as on recorded curves (docs/how-to/scheduler.md)",
         )
-    if cost.seed_hours:
-        yield "fresh seeds", f"{_hours(cost.seed_hours)} {cost.unit}-hours more, after the search"
+    if cost.replicate_hours:
+        yield "replicates", f"{_hours(cost.replicate_hours)} {cost.unit}-hours, after the search"
     if cost.trials_in_limit is not None:
-        yield "limit", f"room for about {cost.trials_in_limit:,} trials to their end"
+        yield "limit", f"about {cost.trials_in_limit:,} complete trials"
 
 
 def _section(console: Console, title: str, about: str) -> None:
@@ -238,7 +231,7 @@ def _items(console: Console, items: Iterable[str], style: str) -> None:
 def _table(*heads: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for i, head in enumerate(heads):
-        left = (i == 0 and not head) or head == "judged at"
+        left = (i == 0 and not head) or head == "rungs"
         table.add_column(head, justify="left" if left else "right", no_wrap=not left)
     return table
 

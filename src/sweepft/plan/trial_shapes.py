@@ -1,7 +1,7 @@
-"""The course of a trial of each batch size: steps, warmup, and the windows at which it can be judged.
+"""Optimizer steps, warmup and rungs of a trial, for each batch size; and the size of the search space.
 
-One idea: the budget is the same for all, so a batch size decides how many steps a trial has, and with them whether a
-warmup means anything and whether the early-stop rule ever gets to see it.
+All trials have the same budget in samples, so the batch size determines the number of steps, the length of a fractional
+warmup, and the rungs at which the early-stopping rule applies.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sweepft.spec import SweepSpec, plan
 
 @dataclass(frozen=True)
 class TrialShape:
-    """A trial of one batch size.
+    """A trial with one batch size.
 
     Attributes:
         batch_size: Samples per optimizer step.
-        micro_batches: Forward and backward passes of each rank in a step; None where micro_batch is no number.
+        micro_batches: Forward and backward passes per rank and step; None if ``micro_batch`` is not a number.
         steps: Optimizer steps.
-        warmup: Fewest and most warmup steps among the warmups that can be proposed.
-        rung_steps: Step at which each window is reached, by the window's name.
-        judged: Names of the windows at which a trial can be judged, whatever its warmup.
-        judged_at_best: The same for a trial with the shortest warmup.
+        warmup: Minimum and maximum warmup steps that can be proposed.
+        rung_steps: Rung name to the step that reaches it.
+        judged: Names of the rungs at which the rule applies to every trial.
+        judged_at_best: Names of the rungs at which it applies to trials with the shortest warmup.
     """
 
     batch_size: int
@@ -39,24 +39,19 @@ class TrialShape:
 
 
 def batch_sizes(spec: SweepSpec) -> tuple[int, ...]:
-    """The batch sizes a trial may have, rising."""
+    """The possible batch sizes, in increasing order."""
     swept = spec.search.space.get("batch_size")
     sizes = swept.choices if swept is not None else (spec.train.batch_size,)
     return tuple(sorted(int(size) for size in sizes if size is not None))
 
 
 def trial_shapes(spec: SweepSpec, budget: int) -> tuple[TrialShape, ...]:
-    """One course a batch size.
-
-    Args:
-        spec: The sweep.
-        budget: Samples of every trial.
-    """
-    return tuple(_course(spec, size, budget) for size in batch_sizes(spec))
+    """One shape per batch size; ``budget`` is in samples per trial."""
+    return tuple(_trial_shape(spec, size, budget) for size in batch_sizes(spec))
 
 
 def trial_count(spec: SweepSpec) -> int | None:
-    """Trials at most: what is asked for, or as many as the space holds; None when only a limit of time bounds them."""
+    """Maximum number of trials: ``search.trials`` or the size of the space; None if only ``search.limit`` bounds it."""
     wanted, there = spec.search.trials, configurations(spec)
     if spec.search.sampler == "grid" and wanted is None:
         return there
@@ -66,7 +61,7 @@ def trial_count(spec: SweepSpec) -> int | None:
 
 
 def configurations(spec: SweepSpec) -> int | None:
-    """Different configurations in the space; None when it has a continuous dimension."""
+    """Number of different params in the search space; None if it has a continuous dimension."""
     sizes = []
     for dimension in spec.search.space.values():
         if dimension.kind == "choice":
@@ -80,7 +75,7 @@ def configurations(spec: SweepSpec) -> int | None:
 
 
 def largest_lora_rank(spec: SweepSpec) -> int:
-    """Of the adapters that may be proposed; 0 where all weights are trained."""
+    """The largest adapter rank that can be proposed; 0 if all weights are trained."""
     swept = spec.search.space.get("lora.rank")
     ranks = [int(value) for _, value in swept.examples()] if swept is not None else []
     fixed = spec.train.lora
@@ -88,13 +83,13 @@ def largest_lora_rank(spec: SweepSpec) -> int:
 
 
 def heaviest_optimizer(spec: SweepSpec) -> str:
-    """Of the optimizers that may be proposed, the one that keeps most of a parameter."""
+    """The optimizer with the most memory per parameter among those that can be proposed."""
     swept = spec.search.space.get("optimizer.name")
     names = swept.choices if swept is not None else (spec.train.optimizer.name,)
     return next(name for name in ("adamw", "sgd", "adamw_8bit", "adafactor") if name in names)
 
 
-def _course(spec: SweepSpec, size: int, budget: int) -> TrialShape:
+def _trial_shape(spec: SweepSpec, size: int, budget: int) -> TrialShape:
     warmups = [_warmup_steps(spec, size, config, budget) for config in _warmups(spec)]
     rungs = rung_steps(parse_rungs(spec.early_stop.rungs), batch_size=size, budget=budget)
 
@@ -118,7 +113,7 @@ def _course(spec: SweepSpec, size: int, budget: int) -> TrialShape:
 
 
 def _warmups(spec: SweepSpec) -> list[dict[str, Any]]:
-    """The choices or ends of a swept warmup, as configs; one empty config when it is fixed."""
+    """Params with each choice or range end of a swept warmup; one empty mapping if it is fixed."""
     for key in ("warmup", "warmup.steps"):
         dimension = spec.search.space.get(key)
         if dimension is not None:

@@ -1,7 +1,4 @@
-"""What is likely to disappoint, said before it is paid for.
-
-One idea: a warning names what was found and what to change. It refuses nothing: that is the spec's business.
-"""
+"""Warnings of a plan: valid settings that are likely to waste time or money. Each names a remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def count(number: float, what: str) -> str:
     return f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
-def advice(
+def plan_warnings(
     spec: SweepSpec,
     trial_shapes: Sequence[TrialShape],
     trials: int | None,
@@ -32,7 +29,7 @@ def advice(
     memory: RankMemory | None,
     cost: Cost | None,
 ) -> tuple[str, ...]:
-    """Warnings, one sentence or two each."""
+    """All warnings, one or two sentences each."""
     found = [
         *_steps(spec, trial_shapes),
         *_cluster(spec, cluster, placement),
@@ -45,62 +42,60 @@ def advice(
         room = cost.trials_in_limit
         if room < trials:
             found.append(
-                f"search.limit ends the sweep after about {room} of {trials} trials, were none stopped early"
+                f"search.limit ends the sweep after about {room} of {trials} trials if none is stopped early"
             )
     if rows.train is not None and budget > 3 * rows.train:
         found.append(
-            f"the budget is {budget / rows.train:.1f} passes over {rows.train:,} rows: expect overfitting, "
-            "and losses that fall for that reason alone"
+            f"the budget is {budget / rows.train:.1f} passes over {rows.train:,} rows: expect overfitting; "
+            "lower train.budget or add data"
         )
     return tuple(found)
 
 
 def _steps(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]:
-    short = [shape_of_trial for shape_of_trial in trial_shapes if shape_of_trial.steps < FEWEST_STEPS]
-    for shape_of_trial in short:
+    short = [trial for trial in trial_shapes if trial.steps < FEWEST_STEPS]
+    for trial in short:
         yield (
-            f"batch size {shape_of_trial.batch_size:,} takes {shape_of_trial.steps} optimizer steps, fewer than {FEWEST_STEPS}: "
-            f"such a trial says little; raise train.budget to {FEWEST_STEPS * shape_of_trial.batch_size:,} samples, "
-            "or leave that size out"
+            f"batch size {trial.batch_size:,} takes {trial.steps} optimizer steps, fewer than {FEWEST_STEPS}: "
+            f"too few for a meaningful result; raise train.budget to {FEWEST_STEPS * trial.batch_size:,} samples, "
+            "or remove this batch size"
         )
     if spec.early_stop.rule != "none":
         yield from _rungs(spec, trial_shapes)
-    for shape_of_trial in trial_shapes:
-        if shape_of_trial.warmup[1] == 1:
+    for trial in trial_shapes:
+        if trial.warmup[1] == 1:
             yield (
-                f"batch size {shape_of_trial.batch_size:,}: a warmup of one step is a first step at rate zero and no more; "
-                "give the warmup in steps, or a larger fraction"
+                f"batch size {trial.batch_size:,}: a warmup of one step only sets the first learning rate to zero; "
+                "set warmup in steps, or a larger fraction"
             )
-        elif shape_of_trial.warmup[1] > shape_of_trial.steps / 2:
+        elif trial.warmup[1] > trial.steps / 2:
             yield (
-                f"batch size {shape_of_trial.batch_size:,} warms up for {shape_of_trial.warmup[1]} of {shape_of_trial.steps} steps: "
-                "most of such a trial is warmup"
+                f"batch size {trial.batch_size:,} warms up for {trial.warmup[1]} of {trial.steps} steps: "
+                "shorten the warmup or raise train.budget"
             )
 
 
 def _rungs(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]:
-    for shape_of_trial in trial_shapes:
-        if not shape_of_trial.judged:
+    for trial in trial_shapes:
+        if not trial.judged:
             yield (
-                f"batch size {shape_of_trial.batch_size:,}: at no window has a trial done early_stop.min_steps "
-                f"{spec.early_stop.min_steps} and its longest warmup: such trials are never stopped early; "
-                "add a later window, shorten the warmup, or lower min_steps"
+                f"batch size {trial.batch_size:,}: no rung is past the longest warmup and early_stop.min_steps "
+                f"{spec.early_stop.min_steps}, so these trials are never stopped early; "
+                "add a later rung, shorten the warmup, or lower min_steps"
             )
     late = [c for c in trial_shapes if c.judged and len(c.judged) < len(c.rung_steps)]
     if late:
-        told = ", ".join(
-            f"{shape_of_trial.batch_size:,} from {shape_of_trial.judged[0]} on" for shape_of_trial in late
-        )
-        yield f"some batch sizes have too few steps to be judged at every window: {told}"
+        first = ", ".join(f"{trial.batch_size:,} from {trial.judged[0]} on" for trial in late)
+        yield f"some batch sizes have too few steps for the early rungs: {first}"
 
 
 def _strategy(spec: SweepSpec) -> Iterator[str]:
     swept = spec.search.space.get("data.strategy")
     if swept is not None and len(swept.choices) > 1 and spec.early_stop.rule != "none":
         yield (
-            f"data.strategy is swept and early_stop.rule is {spec.early_stop.rule}: at early windows a phased trial "
-            "has not seen its later phases and looks worse than a stacked one; set early_stop.rule: none, or let the "
-            "first window lie in the last phase"
+            f"data.strategy is swept and early_stop.rule is {spec.early_stop.rule}: at early rungs phased trials have "
+            "not seen their later phases and look worse than stacked ones; set early_stop.rule: none, or place the "
+            "first rung in the last phase"
         )
 
 
@@ -109,29 +104,28 @@ def _cluster(spec: SweepSpec, cluster: Cluster, placement: Placement) -> Iterato
     wanted, each = spec.resources.concurrent_trials, placement.units_per_trial
     if not placement.fit:
         yield (
-            f"not one trial fits: it needs {count(each, kind)}, and there are {cluster.units} on "
-            f"{count(cluster.nodes, 'node')}; "
+            f"no trial fits: a trial needs {count(each, kind)}, the cluster has {cluster.units}; "
             "lower resources.workers_per_trial or add nodes"
         )
         return
     if placement.slots < wanted:
         yield (
-            f"{placement.slots} of {wanted} trials at once fit {cluster.units} {kind}s: "
+            f"only {placement.slots} of {wanted} concurrent trials fit {cluster.units} {kind}s: "
             f"set resources.concurrent_trials: {placement.slots}"
         )
     if cluster.gpu and placement.idle >= 1:
         more = placement.fit - placement.slots
         remedy = f"set resources.concurrent_trials: {placement.fit}" if more else "change workers_per_trial"
-        yield f"{placement.idle:g} of {cluster.units} {kind}s stay idle: {remedy}"
+        yield f"{placement.idle:g} of {cluster.units} {kind}s are idle: {remedy}"
     if cluster.gpu and placement.across_nodes:
         yield (
             f"{placement.slots - placement.inside_node} of {placement.slots} trials have ranks on several nodes: "
-            "their steps wait for the network; nodes must see the same paths for model, cache and run folder"
+            "their steps are slowed down by the network; all nodes need the same paths for model, cache and run folder"
         )
     if not cluster.gpu and placement.idle < 0:
         yield (
-            f"{placement.slots} trials want {placement.slots * each:g} CPUs at once and this machine has "
-            f"{cluster.units}: they share them and run slower"
+            f"{placement.slots} concurrent trials need {placement.slots * each:g} CPUs, but this machine has "
+            f"{cluster.units}: they run slower; lower resources.concurrent_trials"
         )
 
 
@@ -143,9 +137,9 @@ def _memory(spec: SweepSpec, memory: RankMemory | None, cluster: Cluster) -> Ite
         ranks = spec.resources.workers_per_trial * spec.resources.concurrent_trials
     room = rank_room(spec.resources, cluster)
     if ranks * memory.total > room:
-        what = "a GPU" if cluster.gpu else count(ranks, "rank")
+        what = "a GPU" if cluster.gpu else f"the total of {count(ranks, 'rank')}"
         yield (
-            f"memory: {what} would hold about {ranks * memory.total / GIB:.0f} GiB of "
+            f"memory: {what} needs about {ranks * memory.total / GIB:.0f} GiB, available are "
             f"{room / GIB:.0f}: "
             "lower train.micro_batch, set train.gradient_checkpointing: true, or raise train.zero_stage or "
             "resources.workers_per_trial"
@@ -159,26 +153,26 @@ def _learning(spec: SweepSpec, trials: int, placement: Placement) -> Iterator[st
     if sampler in ("tpe", "gp", "cmaes"):
         from sweepft.search.samplers import startup_trials
 
-        blind = max(slots, 1 if sampler == "cmaes" else startup_trials(spec.search.trials))
-        if blind >= trials:
+        unguided = max(slots, 1 if sampler == "cmaes" else startup_trials(spec.search.trials))
+        if unguided >= trials:
             yield (
-                f"all {trials} trials are proposed before {sampler} has anything to learn from: this is random search; "
+                f"all {trials} trials are proposed before {sampler} has results to learn from, which is random search; "
                 f"raise search.trials, or lower resources.concurrent_trials to {quarter}"
             )
         elif slots > quarter:
             waves = math.ceil(trials / slots)
             yield (
-                f"{trials} trials, {slots} at once, are {waves} waves: {sampler} learns between waves only; "
+                f"{trials} trials, {slots} at a time, are {waves} waves: {sampler} learns only between waves; "
                 f"lower resources.concurrent_trials to {quarter}, or raise search.trials to {4 * slots}"
             )
     if rule != "none" and trials <= spec.early_stop.min_peers:
         yield (
-            f"early_stop.min_peers {spec.early_stop.min_peers} of {trials} trials: nobody is ever judged; "
+            f"early_stop.min_peers is {spec.early_stop.min_peers} of {trials} trials: no trial is ever stopped early; "
             "raise search.trials or lower min_peers"
         )
     elif rule != "none" and slots >= trials > 1:
         yield (
-            f"all {trials} trials run at once: {rule} can compare them only as they go, and learns from no "
+            f"all {trials} trials run at once: {rule} compares running trials only and learns from no "
             f"finished one; lower resources.concurrent_trials to {quarter}"
         )
 
@@ -187,6 +181,6 @@ def _space(spec: SweepSpec, trials: int) -> Iterator[str]:
     size = configurations(spec)
     if size is not None and spec.search.trials is not None and size < spec.search.trials:
         yield (
-            f"the space holds {size} configurations, fewer than search.trials {spec.search.trials}: "
-            f"the sweep ends after {trials}"
+            f"the search space has {size} combinations, fewer than search.trials {spec.search.trials}: "
+            f"the sweep ends after {trials} trials"
         )

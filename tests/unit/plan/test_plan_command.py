@@ -1,4 +1,4 @@
-"""``sweepft plan``: what it prints and writes, and what it does not load."""
+"""``sweepft plan``: printed and JSON output, flags, and imports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from support.errors import raises
 from support.sweeps import write_spec
 from sweepft.cli.main import cli
+from sweepft.errors import SpecError
 
 ROOT = Path(__file__).parents[3]
 LIGHT = """
@@ -49,7 +51,7 @@ def keys_of(value: object, prefix: str = "") -> set[str]:
     return found
 
 
-def test_every_json_key_is_documented(spec: Path, tmp_path: Path) -> None:
+def test_plan__every_json_key_is_documented(spec: Path, tmp_path: Path) -> None:
     """docs/reference/plan-json.md has a table of the keys; what is written has them all and no others."""
     gpu, out = tmp_path / "gpu.json", tmp_path / "cpu.json"
     plan(ROOT / "sweeps" / "one-node-8gpu.yaml", "--no-files", "--json", gpu)
@@ -64,8 +66,8 @@ def test_every_json_key_is_documented(spec: Path, tmp_path: Path) -> None:
     assert {key for key in documented if key.startswith("measured.")} == fields
 
 
-def test_rows_and_model_that_are_here_are_read(spec: Path, tmp_path: Path) -> None:
-    """Tokens of a row are tokenised ones, the model's size is that of its weight files, nothing is assumed of them."""
+def test_plan__reads_local_rows_and_model(spec: Path, tmp_path: Path) -> None:
+    """Row lengths come from tokenised rows, the model's size from its weight files."""
     out = tmp_path / "plan.json"
     code, text = plan(spec, "--json", out)
     found = json.loads(out.read_text())
@@ -74,18 +76,20 @@ def test_rows_and_model_that_are_here_are_read(spec: Path, tmp_path: Path) -> No
     assert found["data"]["train"] + found["data"]["validation"] == 96
     assert 10 < found["data"]["tokens"] < 128
     assert found["model"]["source"] == "its weight files"
-    assert found["assumptions"] == ["no time is estimated for trials on CPUs (--measure)"]
-    assert "(by its weight files)" in text
+    assert found["assumptions"] == ["time is not estimated for trials on CPUs (--measure)"]
+    assert "(from its weight files)" in text
 
 
-def test_rows_that_cannot_be_tokenised_are_said(spec: Path, tiny_data_file: Path, tmp_path: Path) -> None:
+def test_plan__reports_rows_that_cannot_be_tokenised(
+    spec: Path, tiny_data_file: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text(tiny_data_file.read_text() + '{"nothing": 1}\n')
     _, text = plan(spec, "--set", f"data.train.0.path={broken}")
     assert "the rows could not be tokenised" in " ".join(text.split())
 
 
-def test_no_files_loads_nothing_heavy() -> None:
+def test_plan__no_files_loads_nothing_heavy() -> None:
     code = LIGHT.format(spec=str(ROOT / "sweeps" / "demo.yaml"))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("LOADED []\n")
@@ -100,22 +104,20 @@ def test_no_files_loads_nothing_heavy() -> None:
         (["--nodes", "0"], "--nodes"),
     ],
 )
-def test_flags_that_make_no_sense(arguments: list[str], words: str) -> None:
+def test_plan__refuses_invalid_flags(arguments: list[str], words: str) -> None:
     code, text = plan(ROOT / "sweeps" / "demo.yaml", *arguments)
     assert code == 2
     assert words in text
 
 
-def test_a_broken_spec_is_refused_as_ever(tmp_path: Path) -> None:
-    from sweepft.errors import SpecError
-
+def test_plan__refuses_a_broken_spec(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("name: broken\n")
-    with pytest.raises(SpecError):
+    with raises(SpecError, "model"):
         plan(tmp_path / "sweep.yaml")
 
 
-def test_measured_steps_are_real_ones(spec: Path, tmp_path: Path) -> None:
-    """``--measure`` runs both batch sizes on two ranks of a real process group and says what it found."""
+def test_plan__measure_times_real_steps(spec: Path, tmp_path: Path) -> None:
+    """``--measure`` runs both batch sizes on two ranks of a real process group."""
     out = tmp_path / "plan.json"
     sizes = ["--set", "resources={workers_per_trial: 2, concurrent_trials: 1}"]
     code, text = plan(spec, *sizes, "--measure", "--json", out)
@@ -124,7 +126,7 @@ def test_measured_steps_are_real_ones(spec: Path, tmp_path: Path) -> None:
     measured = found["measured"]
     assert set(measured["step_seconds"]) == {"8", "16"}
     assert all(seconds > 0 for seconds in measured["step_seconds"].values())
-    assert measured["steps"] == 5  # the budget of 96 holds six steps of 16, and the first is not timed
+    assert measured["steps"] == 5  # a budget of 96 has six steps of 16, and the first is not timed
     assert measured["slots"] == 1
     assert measured["peak_bytes"] > 100 * 2**20
     steps = {8: 12, 16: 6}

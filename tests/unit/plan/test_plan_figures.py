@@ -1,5 +1,5 @@
 # ruff: noqa: E501  # one case a line
-"""Steps, placement, time, disk and warnings of a plan: what each figure is made of, and when each warning is given."""
+"""Steps, placement, time, disk space and warnings of a plan."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from support.errors import raises
 from support.planning import shape_3b, spec_to_plan
-from sweepft.plan.cluster import Cluster, place, what_is_asked
-from sweepft.plan.cost import SAVED, estimated, measured_cost
+from sweepft.errors import SweepftError
+from sweepft.plan.cluster import Cluster, place, smallest_cluster
+from sweepft.plan.cost import SAVED, estimated_cost, measured_cost
 from sweepft.plan.estimate import Flags, SweepPlan, make_plan
 from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
@@ -29,15 +31,15 @@ ROWS = RowCount(100_000, 1000, 600.0, 300.0, 1024, "a test", True)
 
 
 def cluster(nodes: int, per_node: int = 8) -> Cluster:
-    return Cluster(nodes, per_node, 80 * GIB, gpu=True, given=True)
+    return Cluster(nodes, per_node, 80 * GIB, gpu=True)
 
 
 def planned(flags: Flags | None = None, **sections: Any) -> SweepPlan:
     return make_plan(spec_to_plan(**sections), flags or Flags(files=False, rows=100_000))
 
 
-class TestCourses:
-    def test_steps_warmup_and_windows_of_each_batch_size(self) -> None:
+class TestTrialShapes:
+    def test_trial_shapes__steps_warmup_and_rungs_by_batch_size(self) -> None:
         space = {"batch_size": {"choice": [512, 128]}, "warmup": {"choice": [0.0, {"steps": 12}]}}
         small, large = trial_shapes(spec_to_plan(search={"space": space}), 51_200)
         assert (small.batch_size, small.steps, small.micro_batches, small.warmup) == (128, 400, 8, (0, 12))
@@ -47,12 +49,10 @@ class TestCourses:
         assert large.judged == ("25%", "50%")  # 10 steps at 10%, and its warmup takes 12
         assert large.judged_at_best == ("10%", "25%", "50%")
 
-    def test_packed_passes_cannot_be_counted_before_the_rows_are_known(self) -> None:
+    def test_trial_shapes__packed_micro_batches_are_unknown(self) -> None:
         packed = {"budget": {"samples": 51_200}, "micro_batch": {"tokens": 16_384}}
         plan = planned(train=packed)
-        assert [shape_of_trial.micro_batches for shape_of_trial in plan.trial_shapes] == [None] * len(
-            plan.trial_shapes
-        )
+        assert [trial.micro_batches for trial in plan.trial_shapes] == [None] * len(plan.trial_shapes)
         assert plan.micro_batch == 16_384
         assert plan.memory is not None
         halved = planned(train=packed | {"micro_batch": {"tokens": 8192}})
@@ -61,13 +61,13 @@ class TestCourses:
         assert planned(train=packed | {"lora": {}}).memory.states < plan.memory.states
 
     @given(budget=st.integers(512, 10**7), batch=st.sampled_from([16, 128, 512]))
-    def test_the_steps_hold_the_budget(self, budget: int, batch: int) -> None:
+    def test_trial_shapes__steps_cover_the_budget(self, budget: int, batch: int) -> None:
         spec = spec_to_plan(
             search={"space": {"batch_size": {"choice": [batch]}}},
             train={"budget": {"samples": budget}, "micro_batch": 4},
         )
-        (shape_of_trial,) = trial_shapes(spec, budget)
-        assert (shape_of_trial.steps - 1) * batch < budget <= shape_of_trial.steps * batch
+        (trial,) = trial_shapes(spec, budget)
+        assert (trial.steps - 1) * batch < budget <= trial.steps * batch
 
     @pytest.mark.parametrize(
         ("search", "trials"),
@@ -84,7 +84,7 @@ class TestCourses:
             ({"trials": None, "limit": {"hours": 2}}, None),
         ],
     )
-    def test_trials_are_bounded_by_wish_and_space(self, search: dict, trials: int | None) -> None:
+    def test_trial_count__bounded_by_spec_and_space(self, search: dict, trials: int | None) -> None:
         assert (
             trial_count(
                 spec_to_plan(search=search, train={"learning_rate": 1e-5} if "space" in search else {})
@@ -92,7 +92,7 @@ class TestCourses:
             == trials
         )
 
-    def test_a_continuous_dimension_has_no_end(self) -> None:
+    def test_configurations__continuous_space_is_infinite(self) -> None:
         assert configurations(spec_to_plan()) is None
 
 
@@ -102,15 +102,15 @@ class TestPlacement:
         [
             (1, 8, 1, 1, 1, 1, 0),
             (1, 4, 2, 2, 2, 2, 0),
-            (1, 4, 3, 2, 2, 2, 0),  # one more than fits
+            (1, 4, 3, 2, 2, 2, 0),  # one trial does not fit
             (2, 4, 2, 2, 4, 4, 8),  # half of the GPUs idle
-            (2, 6, 2, 2, 2, 2, 4),  # two GPUs of each node are left over
-            (3, 6, 4, 4, 4, 3, 0),  # the fourth trial takes what three nodes have left over
+            (2, 6, 2, 2, 2, 2, 4),  # two GPUs per node are idle
+            (3, 6, 4, 4, 4, 3, 0),  # the fourth trial spans the rest of three nodes
             (2, 16, 1, 1, 1, 0, 0),  # larger than a node
             (1, 16, 1, 0, 0, 0, 8),  # does not fit
         ],
     )
-    def test_packing(
+    def test_place__packs_slots_on_nodes(
         self, nodes: int, ranks: int, concurrent: int, slots: int, fit: int, inside: int, idle: float
     ) -> None:
         found = place(
@@ -120,25 +120,25 @@ class TestPlacement:
         assert (found.slots, found.fit, found.inside_node, found.idle) == (slots, fit, inside, idle)
         assert found.across_nodes == (slots > inside)
 
-    def test_half_a_gpu_a_rank(self) -> None:
+    def test_place__half_a_gpu_per_rank(self) -> None:
         found = place(Resources(workers_per_trial=2, gpus_per_worker=0.5, concurrent_trials=8), cluster(1))
         assert (found.units_per_trial, found.slots, found.idle) == (1.0, 8, 0.0)
 
     @pytest.mark.parametrize(
         ("ranks", "concurrent", "nodes"), [(4, 2, 1), (4, 3, 2), (16, 1, 2), (16, 2, 4), (6, 2, 2)]
     )
-    def test_nodes_that_are_asked_for_hold_all_trials(self, ranks: int, concurrent: int, nodes: int) -> None:
+    def test_smallest_cluster__holds_all_trials(self, ranks: int, concurrent: int, nodes: int) -> None:
         resources = Resources(workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent)
-        asked = what_is_asked(resources, 8, 80 * GIB)
+        asked = smallest_cluster(resources, 8, 80 * GIB)
         assert asked.nodes == nodes
         assert place(resources, asked).slots == concurrent
 
 
 class TestTime:
-    def test_the_flop_model(self) -> None:
-        """6 FLOPs a parameter and training token, 2 a held-out one at each window and the end, over four GPUs."""
+    def test_estimated_cost__from_flops(self) -> None:
+        """6 FLOPs per parameter and training token, 2 per validation token at each rung and the end, on four GPUs."""
         spec = spec_to_plan()
-        cost = estimated(
+        cost = estimated_cost(
             spec, shape_3b(), ROWS, 51_200, place(spec.resources, cluster(1)), 32, peak_tflops=312, mfu=0.4
         )
         flops = 6 * 3e9 * 51_200 * 600 + 4 * 2 * 3e9 * 1000 * 600
@@ -148,7 +148,7 @@ class TestTime:
         low, high = cost.after_stopping(cost.unit_hours)
         assert (low, high) == (pytest.approx(0.37 * cost.unit_hours), pytest.approx(0.59 * cost.unit_hours))
 
-    def test_checkpointing_runs_the_forward_pass_twice(self) -> None:
+    def test_estimated_cost__checkpointing_adds_a_forward_pass(self) -> None:
         plain, again = (
             planned(train={"budget": {"samples": 51_200}, "micro_batch": 4, "gradient_checkpointing": c}).cost
             for c in (False, True)
@@ -157,24 +157,24 @@ class TestTime:
         assert again is not None
         assert 1.25 < again.trial_seconds / plain.trial_seconds < 8 / 6
 
-    def test_adapters_spare_the_gradients_of_weights_and_their_states(self) -> None:
+    def test_estimated_cost__adapters_save_gradients_and_states(self) -> None:
         train = {"budget": {"samples": 51_200}, "micro_batch": 4}
         whole, lora = planned(train=train), planned(train=train | {"lora": {"rank": 16}})
         assert whole.cost is not None
         assert lora.cost is not None
         assert lora.cost.trial_seconds / whole.cost.trial_seconds == pytest.approx(4 / 6, rel=0.02)
-        states = [next(u.size for u in found.disk if "states" in u.what) for found in (whole, lora)]
+        states = [next(u.size for u in found.disk if "checkpoints" in u.what) for found in (whole, lora)]
         assert states[1] < 0.02 * states[0]
 
-    def test_measured_steps(self) -> None:
-        """A reset, steps times their seconds, an evaluation at each window and the end; and one start a slot."""
+    def test_measured_cost__from_seconds(self) -> None:
+        """A switch, the steps and evaluations at rungs and end per trial; one start per slot."""
         spec = spec_to_plan(resources={"workers_per_trial": 1, "gpus_per_worker": 0})
         found = Measured({128: 1.0, 512: 3.0}, 5.0, 10.0, 0, 4, 10, 2, switch_seconds=0.5)
         cost = measured_cost(
             spec,
             trial_shapes(spec, 51_200),
             found,
-            place(spec.resources, Cluster(1, 2, GIB, gpu=False, given=True)),
+            place(spec.resources, Cluster(1, 2, GIB, gpu=False)),
             32,
         )
         assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0 + 0.5
@@ -182,36 +182,33 @@ class TestTime:
         assert cost.unit_hours == pytest.approx((32 * cost.trial_seconds + 2 * 10.0) / 3600)
         assert cost.hours == pytest.approx((16 * cost.trial_seconds + 10.0) / 3600)
 
-    def test_a_step_of_no_time_is_not_believed(self) -> None:
+    def test_make_plan__notes_very_short_steps(self) -> None:
         tiny = planned(Flags(files=False, rows=100_000, parameters=2_500_000))
-        assert any("ms, by their FLOPs" in sentence for sentence in tiny.assumptions)
+        assert any("ms by their FLOPs" in sentence for sentence in tiny.assumptions)
         assert not any("by their FLOPs" in sentence for sentence in planned().assumptions)
 
-    def test_fresh_seeds_are_told_beside_the_search(self) -> None:
+    def test_show_plan__replicates_are_listed_separately(self) -> None:
         plain = planned()
         found = planned(evaluate={"tasks": ["mmlu"], "replicates": {"top": 2, "seeds": 3}})
         assert plain.cost is not None
         assert found.cost is not None
-        assert plain.cost.seed_hours == 0
-        assert found.cost.seed_hours == pytest.approx(6 * 4 * found.cost.trial_seconds / 3600)
+        assert plain.cost.replicate_hours == 0
+        assert found.cost.replicate_hours == pytest.approx(6 * 4 * found.cost.trial_seconds / 3600)
         assert found.cost.unit_hours == plain.cost.unit_hours
         out = io.StringIO()
         show_plan(found, Console(file=out, width=80))
         text = " ".join(out.getvalue().split())
-        assert (
-            "afterwards 6 full trials with fresh seeds; 10 models scored on 1 test, in no figure below"
-            in text
-        )
-        assert "fresh seeds" in text.partition("Time")[2]
+        assert "6 replicates; 10 models scored on 1 test" in text
+        assert "replicates" in text.partition("Time")[2]
 
-    def test_a_limit_says_how_many_trials_it_holds(self) -> None:
+    def test_estimated_cost__trials_within_the_limit(self) -> None:
         found = planned(search={"limit": {"gpu_hours": 10.0}})
         assert found.cost is not None
         each = 4 * found.cost.trial_seconds / 3600
         assert found.cost.trials_in_limit == -(-10 // each)
 
-    def test_what_stopping_saves_is_what_the_benchmark_says(self) -> None:
-        """Least and most over the kinds of curves in benchmarks/results/stopping.md."""
+    def test_saved__agrees_with_the_benchmark(self) -> None:
+        """Lowest and highest share over the kinds of curves in benchmarks/results/stopping.md."""
         page = (
             (ROOT / "benchmarks" / "results" / "stopping.md").read_text().partition("## What each signal")[0]
         )
@@ -230,53 +227,53 @@ class TestTime:
 
 
 class TestDisk:
-    def test_what_takes_room(self) -> None:
+    def test_disk_uses__sizes(self) -> None:
         sizes = {use.what.split(" (")[0]: use.size for use in planned().disk}
         p = 3_000_000_000
-        assert sizes["states of running trials"] == 2 * 2 * 12 * p
-        assert sizes["weights of the best"] == 2 * 2 * p
+        assert sizes["checkpoints of running trials"] == 2 * 2 * 12 * p
+        assert sizes["weights of the best trials"] == 2 * 2 * p
         assert sizes["base weights for resets"] == 2 * p
         assert sizes["tokenised data"] == pytest.approx(101_000 * (600 * 3 + 20), rel=0.02)
 
-    def test_no_states_without_checkpoints(self) -> None:
-        assert not any("states" in use.what for use in planned(checkpoint="none").disk)
+    def test_disk_uses__no_checkpoints_if_disabled(self) -> None:
+        assert not any("checkpoints" in use.what for use in planned(checkpoint="none").disk)
 
 
 class TestWarnings:
-    def test_a_sound_sweep_has_none(self) -> None:
+    def test_plan_warnings__none_for_a_good_sweep(self) -> None:
         assert planned().warnings == ()
 
     @pytest.mark.parametrize(
         ("sections", "flags", "words"),
         [
             ({"train": {"budget": {"samples": 10_240}, "micro_batch": 4}, "early_stop": {"rungs": [0.5]}}, {}, "batch size 512 takes 20 optimizer steps, fewer than 40"),
-            ({"early_stop": {"rungs": [0.05], "min_steps": 8}}, {}, "batch size 512: at no window has a trial done early_stop.min_steps 8"),
-            ({"early_stop": {"rungs": [0.05, 0.5], "min_steps": 8}}, {}, "some batch sizes have too few steps to be judged at every window: 512 from 50% on"),
+            ({"early_stop": {"rungs": [0.05], "min_steps": 8}}, {}, "early_stop.min_steps 8"),
+            ({"early_stop": {"rungs": [0.05, 0.5], "min_steps": 8}}, {}, "512 from 50% on"),
             ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": 0.01}}, {}, "batch size 512: a warmup of one step"),
             ({"train": {"budget": {"samples": 51_200}, "micro_batch": 4, "warmup": {"steps": 60}}}, {}, "batch size 512 warms up for 60 of 100 steps"),
-            ({}, {"nodes": 2}, "8 of 16 GPUs stay idle: set resources.concurrent_trials: 4"),
-            ({"resources": {"concurrent_trials": 1, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1, "gpus_per_node": 6}, "2 of 6 GPUs stay idle: change workers_per_trial"),
-            ({"resources": {"concurrent_trials": 3, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1}, "2 of 3 trials at once fit 8 GPUs"),
-            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 1}, "not one trial fits: it needs 16 GPUs, and there are 8 on 1 node"),
+            ({}, {"nodes": 2}, "8 of 16 GPUs are idle: set resources.concurrent_trials: 4"),
+            ({"resources": {"concurrent_trials": 1, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1, "gpus_per_node": 6}, "2 of 6 GPUs are idle: change workers_per_trial"),
+            ({"resources": {"concurrent_trials": 3, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1}, "2 of 3 concurrent trials fit 8 GPUs"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 1}, "a trial needs 16 GPUs, the cluster has 8"),
             ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {}, "ranks on several nodes"),
-            ({}, {"gpu_memory": 24.0}, "memory: a GPU would hold about"),
-            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials are proposed before tpe has anything to learn from"),
-            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials run at once: calibrated can compare them only as they go"),
-            ({"search": {"trials": 24}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "24 trials, 8 at once, are 3 waves"),
-            ({"search": {"trials": 4}}, {}, "early_stop.min_peers 4 of 4 trials: nobody is ever judged"),
-            ({"search": {"trials": 32, "space": {"batch_size": {"choice": [128, 512]}}}, "train": {"budget": {"samples": 51_200}, "micro_batch": 4}}, {}, "the space holds 2 configurations, fewer than search.trials 32"),
+            ({}, {"gpu_memory": 24.0}, "memory: a GPU needs about"),
+            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials are proposed before tpe"),
+            ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials run at once: calibrated"),
+            ({"search": {"trials": 24}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "24 trials, 8 at a time, are 3 waves"),
+            ({"search": {"trials": 4}}, {}, "early_stop.min_peers is 4 of 4 trials"),
+            ({"search": {"trials": 32, "space": {"batch_size": {"choice": [128, 512]}}}, "train": {"budget": {"samples": 51_200}, "micro_batch": 4}}, {}, "2 combinations, fewer than search.trials 32"),
             ({"search": {"limit": {"gpu_hours": 1.0}}}, {}, "search.limit ends the sweep after about"),
             ({"data": {"phases": [{"domains": ["a"]}, {"domains": ["b"]}]}, "search": {"space": {"batch_size": {"choice": [128, 512]}, "data.strategy": {"choice": ["stacked", "phased"]}}}}, {}, "data.strategy is swept and early_stop.rule is calibrated"),
             ({}, {"rows": 10_000}, "the budget is 5.1 passes over 10,000 rows"),
         ],
     )  # fmt: skip
-    def test_warns(self, sections: dict, flags: dict, words: str) -> None:
+    def test_plan_warnings__warns_with_a_remedy(self, sections: dict, flags: dict, words: str) -> None:
         found = planned(Flags(**{"files": False, "rows": 100_000, **flags}), **sections)
         assert any(words in warning for warning in found.warnings), found.warnings
 
 
 class TestMicroBatchAuto:
-    def test_it_is_the_power_of_two_that_fits(self) -> None:
+    def test_micro_batch_auto__is_the_power_of_two_that_fits(self) -> None:
         train = {"budget": {"samples": 51_200}, "micro_batch": "auto"}
         found = {gib: planned(Flags(files=False, gpu_memory=gib), train=train) for gib in (40.0, 80.0)}
         assert found[40.0].micro_batch < found[80.0].micro_batch
@@ -287,9 +284,9 @@ class TestMicroBatchAuto:
             assert plan.memory is not None
             assert twice.memory is not None
             assert plan.memory.total <= 0.9 * gib * GIB < twice.memory.total
-            assert f"micro_batch auto comes out at {plan.micro_batch}" in plan.assumptions
+            assert f"micro_batch auto is {plan.micro_batch}" in plan.assumptions
 
-    def test_it_respects_a_ranks_share_of_the_gpu(self) -> None:
+    def test_micro_batch_auto__respects_the_share_of_the_gpu(self) -> None:
         train = {"micro_batch": "auto", "zero_stage": 1, "lora": {}}
         found = {}
         for share in (1, 0.5):
@@ -301,14 +298,12 @@ class TestMicroBatchAuto:
         assert found[0.5] < found[1]
 
 
-class TestWhatIsNotKnown:
-    def test_measuring_needs_a_trial_that_fits_a_node(self) -> None:
-        from sweepft.errors import SweepftError
-
-        with pytest.raises(SweepftError, match="16 ranks does not fit one node of 8 GPUs"):
+class TestUnknowns:
+    def test_measure__needs_a_trial_that_fits_one_node(self) -> None:
+        with raises(SweepftError, "plan.measure"):
             planned(Flags(measure=True), resources={"workers_per_trial": 16, "gpus_per_worker": 1})
 
-    def test_as_many_trials_as_a_limit_holds(self) -> None:
+    def test_make_plan__trials_within_the_limit(self) -> None:
         found = planned(search={"trials": None, "limit": {"gpu_hours": 10.0}})
         assert found.trials is None
         assert found.cost is not None
@@ -316,28 +311,26 @@ class TestWhatIsNotKnown:
         each = 4 * found.cost.trial_seconds / 3600
         assert found.cost.unit_hours == pytest.approx(found.cost.trials_in_limit * each)
 
-    def test_a_budget_in_epochs_needs_rows(self) -> None:
-        from sweepft.errors import SweepftError
-
+    def test_make_plan__budget_in_epochs_needs_rows(self) -> None:
         train = {"budget": {"epochs": 0.5}, "micro_batch": 4}
         assert planned(train=train).budget == 50_000
-        with pytest.raises(SweepftError, match="--rows"):
+        with raises(SweepftError, "plan.rows"):
             planned(Flags(files=False), train=train)
 
-    def test_a_budget_in_tokens_supposes_half_of_them_learned(self) -> None:
+    def test_make_plan__budget_in_tokens_assumes_half_are_targets(self) -> None:
         found = planned(
             Flags(files=False, tokens=500.0), train={"budget": {"tokens": 12_800_000}, "micro_batch": 4}
         )
         assert found.budget == 51_200
-        assert "half of a row's tokens have a loss" in found.assumptions
+        assert "half of the tokens of a row have a loss" in found.assumptions
 
-    def test_a_model_of_unknown_size_leaves_steps_and_placement(self) -> None:
+    def test_make_plan__unknown_model_size_leaves_steps(self) -> None:
         found = planned(model={"path": "org/nameless"})
         assert (found.memory, found.cost) == (None, None)
         assert found.trial_shapes
         assert any("--params" in text for text in found.assumptions)
 
-    def test_flags_take_the_place_of_assumptions(self) -> None:
+    def test_make_plan__flags_replace_assumptions(self) -> None:
         flags = Flags(
             gpu_memory=40,
             gpus_per_node=4,
@@ -352,7 +345,7 @@ class TestWhatIsNotKnown:
         assert [text for text in found.assumptions if "--mfu" not in text and "parameters" not in text] == []
         assert found.rows.tokens == 400
 
-    def test_no_time_is_made_up_for_cpus(self) -> None:
+    def test_make_plan__no_time_for_cpus(self) -> None:
         found = planned(resources={"workers_per_trial": 1, "gpus_per_worker": 0, "concurrent_trials": 1})
         assert found.cost is None
         assert found.memory is not None

@@ -1,4 +1,4 @@
-"""Memory: states as DeepSpeed estimates them, activations as autograd keeps them."""
+"""Memory: states as in DeepSpeed's estimators, activations as autograd stores them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KW = {"precision": "bf16", "rows": 4, "tokens": 1024, "checkpointing": False, "g
 
 @pytest.mark.parametrize("nodes", [1, 2])
 @pytest.mark.parametrize("gpus", [1, 2, 8])
-def test_states_are_deepspeeds_own_estimates(gpus: int, nodes: int) -> None:
+def test_model_states__equal_deepspeeds_estimates(gpus: int, nodes: int) -> None:
     """16-bit weights, nothing offloaded, stages 2 and 3; DeepSpeed estimates no other stage."""
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
@@ -32,7 +32,7 @@ def test_states_are_deepspeeds_own_estimates(gpus: int, nodes: int) -> None:
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 8])
-def test_offloaded_states_are_deepspeeds_own_estimates(gpus: int) -> None:
+def test_host_states__equal_deepspeeds_estimates(gpus: int) -> None:
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
@@ -51,8 +51,8 @@ def test_offloaded_states_are_deepspeeds_own_estimates(gpus: int) -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("arch", ["llama", "granite", "mistral"])
-def test_activations_are_what_autograd_keeps(arch: str, precision: str) -> None:
-    """Bytes kept for the backward pass by one more transformer block, on a real forward pass with padding."""
+def test_activations__equal_what_autograd_stores(arch: str, precision: str) -> None:
+    """Bytes stored for the backward pass by one more block, in a real forward pass with padding."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -69,7 +69,7 @@ def test_activations_are_what_autograd_keeps(arch: str, precision: str) -> None:
             tiny_config(arch, 384, num_hidden_layers=layers), dtype=dtype
         )  # type: ignore[arg-type]
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-        storages = {}  # holding the tensor keeps its address from being given to another
+        storages = {}  # the tensor is kept, so that its address is not reused
 
         def pack(tensor):
             storage = tensor.untyped_storage()
@@ -93,8 +93,8 @@ def test_activations_are_what_autograd_keeps(arch: str, precision: str) -> None:
     tokens=st.integers(1, 8192),
     checkpointing=st.booleans(),
 )
-def test_laws(ranks: int, stage: int, rows: int, tokens: int, checkpointing: bool) -> None:
-    """More ranks never cost a rank more; more rows always do; checkpointing never does."""
+def test_rank_memory__monotone(ranks: int, stage: int, rows: int, tokens: int, checkpointing: bool) -> None:
+    """More ranks never need more per rank; more rows always do; checkpointing never does."""
 
     def total(**changes: object) -> int:
         kw = KW | {
@@ -111,18 +111,18 @@ def test_laws(ranks: int, stage: int, rows: int, tokens: int, checkpointing: boo
     assert total(checkpointing=True) <= total(checkpointing=False)
 
 
-def test_higher_stages_hold_less_on_many_ranks() -> None:
+def test_rank_memory__higher_stages_need_less() -> None:
     sizes = [rank_memory(shape_3b(), stage=stage, ranks=8, **KW).total for stage in (1, 2, 3)]
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_fp32_without_zero_is_plain_adamw() -> None:
+def test_model_states__fp32_without_zero_is_adamw() -> None:
     shape = replace(shape_3b(), parameters=1000)
     assert model_states(shape, 0, "fp32", 8) == 16_000
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_optimizers_hold_less_the_less_they_remember(stage: int) -> None:
+def test_model_states__fewer_moments_need_less(stage: int) -> None:
     names = ("adamw", "sgd", "adamw_8bit", "adafactor")
     sizes = [model_states(shape_3b(), stage, "fp32", 4, optimizer=name) for name in names]
     assert sizes == sorted(sizes, reverse=True)
@@ -130,7 +130,7 @@ def test_optimizers_hold_less_the_less_they_remember(stage: int) -> None:
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_adapters_need_little_beside_the_frozen_weights(stage: int) -> None:
+def test_model_states__adapters_need_little(stage: int) -> None:
     shape = shape_3b()
     frozen = 2 * shape.parameters // (8 if stage == 3 else 1)
     adapters = [model_states(shape, stage, "bf16", 8, lora_rank=rank) for rank in (8, 64)]

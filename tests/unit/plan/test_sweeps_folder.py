@@ -1,4 +1,4 @@
-"""Every file in sweeps/ validates and can be planned, without network and without its model and data."""
+"""Every file in sweeps/ validates and can be planned, without network, model or data."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sweepft.spec import PRESETS, load
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 RECIPES = [path for path in SWEEPS if path.stem.startswith("secret-recipe")]
-SILENT = {"some batch sizes have too few steps to be judged at every window"}  # told in the files' comments
+SILENT = {"some batch sizes have too few steps for the early rungs"}  # explained in the files' comments
 
 
 def names(path: Path) -> str:
     return path.stem
 
 
-def test_all_that_is_promised_is_there() -> None:
+def test_sweeps__promised_files_exist() -> None:
     recipes = {f"secret-recipe-{model}" for model in ("granite-3b", "granite-7b", "llama-3b", "mistral-7b")}
     assert {path.stem for path in SWEEPS} >= {
         "demo",
@@ -36,16 +36,14 @@ def test_all_that_is_promised_is_there() -> None:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=names)
-def test_validates(path: Path) -> None:
+def test_sweeps__validate(path: Path) -> None:
     done = CliRunner().invoke(cli, ["validate", str(path), "--no-files"], catch_exceptions=False)
     assert done.output == f"{path}: ok (model and data not looked at)\n"
     assert load(path, check_files=False).name == path.stem
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=names)
-def test_is_planned_on_80_columns_with_no_warning_but_what_its_comments_tell(
-    path: Path, tmp_path: Path
-) -> None:
+def test_sweeps__plan_fits_80_columns_without_warnings(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     done = CliRunner().invoke(
         cli, ["plan", str(path), "--no-files", "--json", str(out)], catch_exceptions=False

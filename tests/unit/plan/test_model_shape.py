@@ -1,4 +1,4 @@
-"""The model's size: from weight files, a config, a flag or a name, in that order of trust."""
+"""The model's size: from weight files, config, flag or name, in this order of precedence."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import raises
 from sweepft.errors import SweepftError
 from sweepft.plan.model_shape import parse_count, shape_from_config, shape_of, typical_shape
 from sweepft.spec import Model
@@ -33,7 +34,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_parameters_of_published_models(name: str) -> None:
+def test_shape_from_config__published_models(name: str) -> None:
     config, parameters = CONFIGS[name]
     assert shape_from_config(config, None, name).parameters == parameters
 
@@ -42,7 +43,7 @@ def test_parameters_of_published_models(name: str) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"tie_word_embeddings": False}, {"attention_bias": True, "mlp_bias": True}]
 )
-def test_parameters_are_those_of_the_real_model(arch: str, changes: dict[str, bool]) -> None:
+def test_shape_from_config__counts_the_real_model(arch: str, changes: dict[str, bool]) -> None:
     """Counted from config.json, as ``transformers`` builds it."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -59,7 +60,7 @@ def test_parameters_are_those_of_the_real_model(arch: str, changes: dict[str, bo
     )
 
 
-def test_weight_files_are_counted_by_their_headers(tiny_model_dir: Path) -> None:
+def test_shape_of__counts_weight_files(tiny_model_dir: Path) -> None:
     shape = shape_of(Model(path=str(tiny_model_dir)))
     config = json.loads((tiny_model_dir / "config.json").read_text())
     assert shape is not None
@@ -78,7 +79,7 @@ def test_weight_files_are_counted_by_their_headers(tiny_model_dir: Path) -> None
         ("org/model-3b", 2_500_000_000, 2_500_000_000, "--params"),
     ],
 )
-def test_a_model_that_is_not_here(path: str, given: int | None, parameters: int, source: str) -> None:
+def test_shape_of__size_from_flag_or_name(path: str, given: int | None, parameters: int, source: str) -> None:
     shape = shape_of(Model(path=path), given)
     assert shape is not None
     assert shape.parameters == parameters
@@ -86,13 +87,13 @@ def test_a_model_that_is_not_here(path: str, given: int | None, parameters: int,
     assert not shape.known
 
 
-def test_a_name_without_a_size_says_nothing() -> None:
+def test_shape_of__name_without_size() -> None:
     assert shape_of(Model(path="org/model-v2beta")) is None
 
 
-def test_an_unknown_architecture_needs_a_number(tmp_path: Path) -> None:
+def test_shape_of__unknown_architecture_needs_a_number(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "novel", "n_embd": 64}))
-    with pytest.raises(SweepftError, match=r"cannot tell the size of a novel model\n  give it: --params"):
+    with raises(SweepftError, "plan.params"):
         shape_of(Model(path=str(tmp_path)))
     shape = shape_of(Model(path=str(tmp_path)), 10_000_000)
     assert shape is not None
@@ -100,7 +101,7 @@ def test_an_unknown_architecture_needs_a_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_typical_proportions_are_near_published_ones(name: str) -> None:
+def test_typical_shape__near_published_models(name: str) -> None:
     config, parameters = CONFIGS[name]
     typical = typical_shape(parameters, "a test")
     assert typical.hidden == pytest.approx(config["hidden_size"], rel=0.1)
@@ -110,11 +111,11 @@ def test_typical_proportions_are_near_published_ones(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "number"), [("3B", 3e9), ("3.2b", 3.2e9), ("350M", 3.5e8), ("7e9", 7e9), (" 12 k ", 12e3)]
 )
-def test_numbers_as_people_write_them(text: str, number: float) -> None:
+def test_parse_count__accepts(text: str, number: float) -> None:
     assert parse_count(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "three", "-3B", "0", "3G", "1.2.3B"])
-def test_what_is_no_number(text: str) -> None:
+def test_parse_count__refuses(text: str) -> None:
     with pytest.raises(ValueError, match=r"such as 3B|could not convert"):
         parse_count(text)
