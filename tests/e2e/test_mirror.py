@@ -152,7 +152,7 @@ def test_a_mirror_that_cannot_be_used_is_refused_before_anything_starts(
     for uri, words in {
         "s3://nobodys-bucket/x": "NO_SUCH_BUCKET",
         f"{s3.uri('x')}?endpoint_override=127.0.0.1:9&scheme=http": "NETWORK_CONNECTION",
-        "s3://key:secret@sweeps/x": "must hold no credentials",
+        "s3://key:secret@sweeps/x": "mirror.uri",
         f"{s3.uri('x')}?colour=red": "Unexpected query parameter",
     }.items():
         said = sweepft(s3, "run", spec, "--out", tmp_path / "run", "--set", f"mirror.uri={uri}", code=2)

@@ -1,4 +1,4 @@
-"""The embedded default makes a model that knows its facts and has the new skills still to learn."""
+"""The demo: generated data, tokenizer, base model and spec."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from support.errors import raises
 from sweepft.data import TokenSet, check, prepare
 from sweepft.demo import make_demo
 from sweepft.demo.make import _VERSION
@@ -39,7 +40,7 @@ def mean_loss(model: Any, path: str) -> float:
     return total / int(tokens.targets.sum())
 
 
-def test_base_model_knows_facts_and_not_the_new_skills(demo: Path, tmp_path: Path) -> None:
+def test_pretrain__model_knows_facts_and_not_the_new_skills(demo: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     spec = load(demo)
@@ -53,19 +54,19 @@ def test_base_model_knows_facts_and_not_the_new_skills(demo: Path, tmp_path: Pat
     assert prepared.warnings == ()
 
 
-def test_spec_is_valid_down_to_the_rows(demo: Path) -> None:
+def test_demo_spec__is_valid_with_its_rows(demo: Path) -> None:
     spec = load(demo)
     found = check(spec)
     assert spec.search.trials is not None
     assert spec.search.trials >= 12
     assert spec.resources.concurrent_trials == 2
     assert spec.train.budget.samples is not None
-    assert found.train_rows >= spec.train.budget.samples, "no row is seen twice"
+    assert found.train_rows >= spec.train.budget.samples
     assert found.warnings == ()
     assert all(source.duplicates == source.no_target == 0 for source in found.sources)
 
 
-def test_what_stands_is_not_made_again(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_demo__reuses_what_is_complete(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def must_not_start(*_: Any, **__: Any) -> None:
         raise AssertionError("a process was started")
 
@@ -79,22 +80,25 @@ def test_what_stands_is_not_made_again(demo: Path, monkeypatch: pytest.MonkeyPat
         make_demo(demo.parent, seed=1)
 
 
-def test_a_failed_model_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_demo__failed_model_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dying = tmp_path / "python"
     dying.write_text('#!/bin/sh\nmkdir -p "$3"\ntouch "$3/half"\necho out of luck >&2\nexit 7\n')
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    with pytest.raises(SweepftError, match=r"status 7(.|\n)*out of luck"):
+    with raises(SweepftError, "demo.model") as caught:
         make_demo(tmp_path / "demo")
+    assert "out of luck" in str(caught.value)
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["demo-data"]
 
 
-def test_the_spec_in_sweeps_is_the_embedded_one() -> None:
+def test_demo_spec__equals_the_one_in_sweeps() -> None:
     root = Path(__file__).parents[3]
     assert (root / "sweeps/demo.yaml").read_text() == (root / "src/sweepft/demo/demo.yaml").read_text()
 
 
-def test_making_a_demo_loads_no_torch_here(demo: Path) -> None:
+def test_make_demo__loads_no_torch(demo: Path) -> None:
     code = "import sys; from sweepft.demo import make_demo; make_demo(sys.argv[1]); print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(demo.parent)], capture_output=True, text=True, check=True
@@ -102,7 +106,7 @@ def test_making_a_demo_loads_no_torch_here(demo: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_data_is_seeded(demo: Path) -> None:
+def test_make_demo__data_are_seeded(demo: Path) -> None:
     data = demo.parent / "demo-data"
     assert json.loads((data / "made.json").read_text()) == {"version": _VERSION, "seed": 0}
     texts = {
@@ -112,7 +116,7 @@ def test_data_is_seeded(demo: Path) -> None:
     assert not set(texts["skills.jsonl"].splitlines()) & set(texts["skills-test.jsonl"].splitlines())
 
 
-def test_tokenizer_round_trips_and_marks_answers() -> None:
+def test_train_tokenizer__round_trips_and_marks_answers() -> None:
     rows = list(skill_rows({"s": [lambda rng: (f"Say {rng.random()}", "naïve 日本 🙂")]}, 50, 0))
     tokenizer = train_tokenizer(rows, 400)
     assert len(tokenizer) <= 400
@@ -125,6 +129,6 @@ def test_tokenizer_round_trips_and_marks_answers() -> None:
     assert tokenizer.decode(said) == "naïve 日本 🙂<|im_end|>"
 
 
-def test_tokenizer_needs_all_bytes() -> None:
+def test_train_tokenizer__needs_all_bytes() -> None:
     with pytest.raises(ValueError, match="260"):
         train_tokenizer([], 259)

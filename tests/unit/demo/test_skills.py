@@ -1,4 +1,4 @@
-"""Every answer of the demo's data is right, checked by other means than those that made it."""
+"""Generated rows: every answer is checked by independent code."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def qa(row: dict[str, Any]) -> tuple[str, str]:
 
 @settings(deadline=None, max_examples=5)
 @given(st.integers(0, 10**6))
-def test_answers_are_right(seed: int) -> None:
+def test_skills__answers_are_right(seed: int) -> None:
     asked = set()
     for skills in (BASE_SKILLS, NEW_SKILLS):
         for row in skill_rows(skills, 400, seed):
@@ -109,25 +109,25 @@ def test_answers_are_right(seed: int) -> None:
     assert asked == set(CHECKS), "every kind of question was asked"
 
 
-def test_rows_are_seeded_different_and_of_all_domains() -> None:
+def test_skill_rows__seeded_different_and_of_all_domains() -> None:
     rows = list(skill_rows(NEW_SKILLS, 500, 3))
     assert rows == list(skill_rows(NEW_SKILLS, 500, 3)) != list(skill_rows(NEW_SKILLS, 500, 4))
     assert len({qa(row)[0] for row in rows}) == 500
     assert {row["domain"] for row in rows} == set(NEW_SKILLS)
 
 
-def test_base_and_new_skills_share_no_question() -> None:
+def test_skills__base_and_new_share_no_question() -> None:
     base = {qa(row)[0] for row in skill_rows(BASE_SKILLS, 3000, 0)}
     assert not base & {qa(row)[0] for row in skill_rows(NEW_SKILLS, 3500, 1)}
 
 
-def test_more_rows_than_there_are_is_refused() -> None:
+def test_skill_rows__refuses_more_than_there_are() -> None:
     spell = {"strings": [s for s in NEW_SKILLS["strings"] if s.__name__ == "_spell"]}
     with pytest.raises(ValueError, match="only about"):
         list(skill_rows(spell, 1000, 0))
 
 
-def test_each_question_over_facts_has_one_answer() -> None:
+def test_facts__each_question_has_one_answer() -> None:
     pairs = list(facts())
     assert len(pairs) == len({question for question, _ in pairs}) > 400
     assert all(question.endswith(("?", ".")) and answer == answer.strip() != "" for question, answer in pairs)
@@ -136,7 +136,7 @@ def test_each_question_over_facts_has_one_answer() -> None:
     assert known["What is the past tense of wear?"] == "wore"
 
 
-def test_knowledge_rows_are_a_seeded_order_of_all_facts() -> None:
+def test_knowledge_rows__all_facts_in_seeded_order() -> None:
     rows = knowledge_rows(0)
     assert {qa(row) for row in rows} == set(facts())
     assert rows == knowledge_rows(0) != knowledge_rows(1)

@@ -1,4 +1,4 @@
-"""``--tiny``: sizes shrink, and what decides which code runs stays."""
+"""``run --tiny``: sizes shrink, everything that selects code paths stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
 @pytest.fixture
 def shrink(tmp_path: Path):
-    """``tiny_spec`` over files that are there, as far as a spec can see them."""
+    """``tiny_spec`` with files that exist, as far as a spec checks them."""
     (tmp_path / "model").mkdir()
     (tmp_path / "tasks").mkdir()
     for name in (
@@ -46,7 +46,7 @@ def kept(spec: SweepSpec) -> dict:
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_shrinks_to_a_sound_one(path: Path, shrink) -> None:
+def test_tiny_spec__every_shipped_sweep_shrinks(path: Path, shrink) -> None:
     spec = load(path, check_files=False)
     small = shrink(spec)
     assert kept(small) == kept(spec)
@@ -64,7 +64,7 @@ def test_every_sweep_shrinks_to_a_sound_one(path: Path, shrink) -> None:
     assert max(steps) <= 12 * len(sizes)
 
 
-def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Path) -> None:
+def test_tiny_spec__shrinks_sizes_and_drops_gpu_options(shrink, tmp_path: Path) -> None:
     spec = specs.spec(
         model={"path": "org/model", "chat_template": "./mine.jinja"},
         data={
@@ -104,7 +104,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert small.model.chat_template is None
     assert (small.train.offload, small.train.liger, small.train.optimizer.name) == ("none", False, "sgd")
     assert [test.name for test in small.data.test] == ["one", "two"]
-    assert small.mirror is None, "it waits for the sweep itself"
+    assert small.mirror is None
     assert small.evaluate.replicates.seeds == 2
     tasks = [(task.name, task.limit, task.chat_template) for task in small.evaluate.each_task()]
     assert tasks == [("mmlu", 4, False), ("gsm8k", 4, True)]
@@ -112,7 +112,7 @@ def test_fixed_batch_size_dotted_warmup_limit_and_test_sets(shrink, tmp_path: Pa
     assert small.evaluate.mt_bench is None
 
 
-def test_made_tasks_have_the_metrics_that_finalists_are_ordered_by(tmp_path: Path) -> None:
+def test_write_tasks__tasks_have_the_metrics_of_rank_by(tmp_path: Path) -> None:
     evaluate = Evaluate(
         tasks=("mmlu", "leaderboard_ifeval", "gsm8k"),
         rank_by={
@@ -123,8 +123,8 @@ def test_made_tasks_have_the_metrics_that_finalists_are_ordered_by(tmp_path: Pat
     )
     write_tasks(evaluate, tmp_path)
     small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=0))
-    plans = [EvalTask(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
-    found = check_tasks(plans)
+    tasks = [EvalTask(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
+    found = check_tasks(tasks)
     assert found == {
         "mmlu": {"items": 4, "metrics": ["acc"]},
         "leaderboard_ifeval": {"items": 4, "metrics": ["prompt_level_strict_acc"]},
@@ -132,14 +132,14 @@ def test_made_tasks_have_the_metrics_that_finalists_are_ordered_by(tmp_path: Pat
     }
 
 
-def test_where_only_the_judge_was_asked_nothing_is_left_to_score(tmp_path: Path) -> None:
+def test_tiny_evaluate__mt_bench_alone_leaves_nothing(tmp_path: Path) -> None:
     evaluate = Evaluate(mt_bench={"questions": "q.jsonl", "judge": "one"}, rank_by="mt_bench")
     assert tiny_evaluate(evaluate, tmp_path, tests=0) is None
     small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=1))
     assert small.rank_by == {"objective": 1.0}
 
 
-def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path, shrink) -> None:
+def test_write_rows__domains_of_phases_and_weights(tmp_path: Path, shrink) -> None:
     spec = specs.spec(
         data={
             "train": [
@@ -175,18 +175,18 @@ def test_made_rows_have_the_domains_that_phases_and_weights_name(tmp_path: Path,
         ("org/novel-5b", "llama"),
     ],
 )
-def test_the_architecture_by_name(path: str, architecture: str) -> None:
+def test_architecture_of__by_name(path: str, architecture: str) -> None:
     assert architecture_of(path) == architecture
 
 
-def test_the_architecture_by_config(tmp_path: Path) -> None:
+def test_architecture_of__by_config(tmp_path: Path) -> None:
     folder = tmp_path / "mistral-by-name"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "granite"}')
     assert architecture_of(str(folder)) == "granite"
 
 
-def test_a_relative_run_folder_is_read_by_processes_that_stand_elsewhere(
+def test_make_tiny__relative_folder_works_from_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
