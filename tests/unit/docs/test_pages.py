@@ -32,7 +32,9 @@ FORBIDDEN = r"winding|sit_out|stretch\b|\btold\b|\blest\b|\banew\b|whose weights
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in a language; an empty one stands for blocks without."""
-    text = re.sub(r"<!-- not run as a test.*?-->\n```.*?\n```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    text = re.sub(
+        r"<!-- not run as a test.*?-->\n```.*?\n```", "", page.read_text(encoding="utf-8"), flags=re.S
+    )
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
 
 
