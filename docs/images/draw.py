@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -80,7 +81,7 @@ def way() -> str:
     places = [(16 + (i % 3) * (w + gap), 16 + (i // 3) * (h + 48)) for i in range(len(WAY))]
     for (x, y), (title, note) in zip(places, WAY, strict=True):
         body.append(_box(x, y, w, h, title, note))
-    for (x, y), (to_x, to_y) in zip(places, places[1:], strict=False):
+    for (x, y), (to_x, to_y) in pairwise(places):
         if y == to_y:
             body.append(f"<path d='M{x + w} {y + h / 2} H{to_x}' {line}/>")
         else:

@@ -67,9 +67,8 @@ def test_site__has_no_broken_link(site: Path) -> None:
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             if target.is_dir():
                 target = target / "index.html"
-            if not target.exists():
-                broken.append((page.name, link))
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].names:
+            names = pages[target].names if target in pages else {unquote(parts.fragment)}
+            if not target.exists() or (parts.fragment and unquote(parts.fragment) not in names):
                 broken.append((page.name, link))
     assert not broken
 
