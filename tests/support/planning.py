@@ -1,4 +1,4 @@
-"""Specs to plan, with nothing behind them."""
+"""Specs and model shapes for tests of plans."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from sweepft.spec import SweepSpec
 
 
 def spec_to_plan(**sections: Any) -> SweepSpec:
-    """A spec on eight GPUs that gives cause for no warning; ``sections`` change keys of its sections.
-
-    A space without learning rate gets a fixed one.
-    """
+    """A spec on eight GPUs without warnings; ``sections`` change keys of its sections."""
     space = {"batch_size": {"choice": [128, 512]}, "learning_rate": {"log_uniform": [1e-6, 1e-4]}}
     defaults: dict[str, Any] = {
         "model": {"path": "org/model-3b"},

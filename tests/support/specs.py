@@ -1,4 +1,4 @@
-"""The one builder of specs for tests: a minimal sound spec, and what a test changes in it."""
+"""The one builder of specs for tests: a minimal valid spec, and what a test changes in it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FIXED = {"batch_size": 8, "learning_rate": 1e-3}
 
 
 def spec_dict(values: Mapping[str, Any] | None = None, /, **sections: Any) -> dict[str, Any]:
-    """A sound spec as plain data. It names hub ids, so that no file is looked at.
+    """A valid spec as plain data. It names hub ids, so no file is read.
 
     Batch size and learning rate are fixed where they are neither given nor swept.
 

@@ -17,12 +17,12 @@ from sweepft.driver.sweep import SweepResult
 from sweepft.spec import SweepSpec, load
 
 _CACHE = Path(tempfile.mkdtemp(prefix="sweepft-test-cache-"))
-"""Token caches of all sweeps of the session: the same data are tokenised once."""
+"""Token cache of all sweeps in the session, so that the same data are tokenised once."""
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 
 def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[str, Any]) -> Path:
-    """A spec over a tiny model and data file; ``sections`` replace keys of its sections."""
+    """Write a spec with a tiny model and data file; ``sections`` replace keys of its sections."""
     defaults: dict[str, Any] = {
         "model": {"path": str(model_dir)},
         "data": {
@@ -51,7 +51,7 @@ def write_spec(folder: Path, model_dir: Path, data_file: Path, **sections: dict[
 
 
 def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ()) -> SweepResult:
-    """Run it in this process's Ray session, its progress kept to itself."""
+    """Run a spec in this process's Ray session, with its progress written to a file."""
     loaded = spec if isinstance(spec, SweepSpec) else load(spec, overrides)
     out.mkdir(exist_ok=True)
     (out / "cache").symlink_to(_CACHE)

@@ -1,8 +1,4 @@
-"""Tiny models and data for tests, made in seconds from nothing but our own generator.
-
-The idea to keep in mind: everything is seeded and written as real files (save_pretrained folders, JSON
-Lines), so tests go the same way as users.
-"""
+"""Tiny generated models and data for tests: seeded, and written as real files (``save_pretrained``, JSON Lines)."""
 
 from __future__ import annotations
 
@@ -12,8 +8,6 @@ from typing import Any, Literal
 
 from sweepft.demo.skills import NEW_SKILLS, skill_rows
 from sweepft.demo.twin import twin_config, twin_tokenizer
-
-__all__ = ["Arch", "tiny_config", "tiny_data", "tiny_model", "tiny_rows", "tiny_tokenizer"]
 
 Arch = Literal["llama", "granite", "mistral", "qwen2", "qwen3", "gpt_bigcode"]
 

@@ -242,7 +242,7 @@ def settings() -> None:
 
     for setting in PRESETS.values():
         click.echo(f"{setting.name}: {setting.about}")
-        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in setting.config.items())}")
+        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in setting.params.items())}")
         click.echo(f"  {setting.source}")
 
 

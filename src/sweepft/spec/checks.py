@@ -60,39 +60,30 @@ def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield from _texts(value, (*path, key))
 
 
-def _check_weights(partial: PartialSpec) -> None:
+def _check_sets(partial: PartialSpec) -> None:
+    """Check weights, fractions, splits and names of the validation and test sets."""
     if partial.data is None:
         return
-    if not any(held.weight for held in partial.data.validation):
+    validation, test = partial.data.validation, partial.data.test
+    if not any(held.weight for held in validation):
         rule = "must not all have weight 0: the objective is their weighted mean"
-        remedy = "set weight: 1.0 on one of them"
-        partial.add(("data", "validation"), rule, remedy)
-    fractions = [held.fraction for held in partial.data.validation if held.fraction is not None]
+        partial.add(("data", "validation"), rule, "set weight: 1.0 on one of them")
+    fractions = [held.fraction for held in validation if held.fraction is not None]
     if sum(fractions) >= 1:
         rule = "must leave rows to train on; the fractions add up to 1 or more"
         partial.add(("data", "validation"), rule, "use fractions of a few percent", round(sum(fractions), 6))
-
-
-def _check_names(partial: PartialSpec) -> None:
-    if partial.data is None:
-        return
+    for i, held in enumerate(validation):
+        if held.fraction is not None and held.split is not None:
+            rule = "applies to a path, not to a fraction of the training rows"
+            partial.add(("data", "validation", i, "split"), rule, "remove it", held.split)
     seen: dict[str, str] = {}
-    names = [("validation", i, held.name) for i, held in enumerate(partial.data.validation)]
-    names += [("test", i, test.name) for i, test in enumerate(partial.data.test)]
-    for kind, i, name in names:
+    sets = [("validation", i, held.name) for i, held in enumerate(validation)]
+    sets += [("test", i, source.name) for i, source in enumerate(test)]
+    for kind, i, name in sets:
         if name in seen:
             rule = f"must be unique; {seen[name]} has the same name"
             partial.add(("data", kind, i, "name"), rule, "choose another name", name)
         seen.setdefault(name, f"data.{kind}.{i}")
-
-
-def _check_hub_options(partial: PartialSpec) -> None:
-    if partial.data is None:
-        return
-    for i, held in enumerate(partial.data.validation):
-        if held.fraction is not None and held.split is not None:
-            rule = "applies to a path, not to a fraction of the training rows"
-            partial.add(("data", "validation", i, "split"), rule, "remove it", held.split)
 
 
 def _check_space_keys(partial: PartialSpec) -> None:
@@ -104,11 +95,7 @@ def _check_space_keys(partial: PartialSpec) -> None:
         if not is_sweepable(key):
             section, name = (Data, key.removeprefix("data.")) if is_data_key(key) else (Train, key)
             fixed = name.split(".")[0] in section.model_fields
-            rule = (
-                "is the same for every trial and cannot be swept"
-                if fixed
-                else "is not a field of train or data"
-            )
+            rule = "is the same for every trial and cannot be swept" if fixed else "is not a known key"
             partial.add(path, rule, did_you_mean(key, SWEEPABLE))
         for other in keys:
             if key.startswith(other + "."):
@@ -288,9 +275,9 @@ def _check_wsd(partial: PartialSpec) -> None:
     train, search = partial.train, partial.search
     if train is None or search is None:
         return
-    schedules = _candidates(train.schedule, search, "schedule")
-    warmups = _floats(_candidates(train.warmup, search, "warmup"))
-    decays = _floats(_candidates(train.decay_fraction, search, "decay_fraction"))
+    schedules = search.candidates("schedule", train.schedule)
+    warmups = _floats(search.candidates("warmup", train.warmup))
+    decays = _floats(search.candidates("decay_fraction", train.decay_fraction))
     if not warmups or not decays or not any(value == "wsd" for _, value in schedules):
         return
     total = max(warmups) + max(decays)
@@ -304,13 +291,6 @@ def _check_wsd(partial: PartialSpec) -> None:
 
 def _floats(candidates: list[tuple[KeyPath, Any]]) -> list[float]:
     return [value for _, value in candidates if isinstance(value, float)]
-
-
-def _candidates(fixed: Any, search: Search, key: str) -> list[tuple[KeyPath, Any]]:
-    dimension = search.space.get(key)
-    if dimension is None:
-        return [(("train", key), fixed)]
-    return [(("search", "space", key, *below), value) for below, value in dimension.examples()]
 
 
 def _check_budget(partial: PartialSpec, train: Train, search: Search, budget: int) -> None:
@@ -330,12 +310,12 @@ def _check_budget(partial: PartialSpec, train: Train, search: Search, budget: in
 
 
 def _warmup_steps(train: Train, search: Search) -> Iterator[tuple[KeyPath, int]]:
-    for path, value in _candidates(train.warmup, search, "warmup"):
+    for path, value in search.candidates("warmup", train.warmup):
         steps = value.get("steps") if isinstance(value, dict) else getattr(value, "steps", None)
         if type(steps) is int:
             yield path, steps
     if "warmup.steps" in search.space:
-        for path, value in _candidates(None, search, "warmup.steps"):
+        for path, value in search.candidates("warmup.steps", None):
             if type(value) is int:
                 yield path, value
 
@@ -367,9 +347,7 @@ def _check_rank_by(partial: PartialSpec) -> None:
 _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_precision,
     _check_secrets,
-    _check_weights,
-    _check_names,
-    _check_hub_options,
+    _check_sets,
     _check_space_keys,
     _check_fixed_or_swept,
     _check_values,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.sections import Resources, Search, Train
-from sweepft.spec.yaml_source import KeyPath
 
 PACKABLE: Final = frozenset({"gpt_bigcode", "granite", "llama", "mistral", "qwen2", "qwen3"})
 """``model_type`` of the families for which packed and padded losses are known to agree."""
@@ -41,14 +40,6 @@ def check_hardware(partial: PartialSpec) -> None:
         _check_gpu_only(partial, train)
 
 
-def optimizers(train: Train, search: Search) -> list[tuple[KeyPath, Any]]:
-    """Key path and name of every optimizer that trials may use."""
-    dimension = search.space.get("optimizer.name")
-    if dimension is None:
-        return [(("train", "optimizer", "name"), train.optimizer.name)]
-    return [(("search", "space", "optimizer.name", *below), value) for below, value in dimension.examples()]
-
-
 def _check_share(partial: PartialSpec, resources: Resources) -> None:
     each, path = resources.gpus_per_worker, ("resources", "gpus_per_worker")
     if each > 1:
@@ -80,7 +71,7 @@ def _check_compile(partial: PartialSpec, train: Train) -> None:
 
 
 def _check_adafactor(partial: PartialSpec, train: Train, search: Search) -> None:
-    for path, name in optimizers(train, search):
+    for path, name in search.candidates("optimizer.name", train.optimizer.name):
         if name == "adafactor" and train.zero_stage > 0:
             rule = (
                 f"adafactor requires zero_stage 0: at zero_stage {train.zero_stage} parameters are flattened, "

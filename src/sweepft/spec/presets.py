@@ -30,19 +30,19 @@ class Preset:
 
     Attributes:
         name: Name to use in ``search.start_with``.
-        config: Fields of ``train`` and of ``data`` (``data.strategy``).
+        params: Fields of ``train`` and of ``data`` (``data.strategy``).
         about: One sentence of description.
         source: Publication.
     """
 
     name: str
-    config: Mapping[str, Any]
+    params: Mapping[str, Any]
     about: str
     source: str
 
 
-def _named(name: str, about: str, source: str, **config: Any) -> tuple[str, Preset]:
-    return name, Preset(name, MappingProxyType(config), about, source)
+def _named(name: str, about: str, source: str, **params: Any) -> tuple[str, Preset]:
+    return name, Preset(name, MappingProxyType(params), about, source)
 
 
 PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
@@ -113,7 +113,7 @@ def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
             expanded[i] = {}
         else:
             names[i] = entry
-            expanded[i] = {key: value for key, value in preset.config.items() if key in swept}
+            expanded[i] = {key: value for key, value in preset.params.items() if key in swept}
     document.data = {**document.data, "search": {**search, "start_with": expanded}}
     return names, problems
 
@@ -126,11 +126,11 @@ def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
     fixed = train_dict(train) | {f"data.{key}": value for key, value in partial.data.curriculum}
     for i, name in names.items():
         path: KeyPath = ("search", "start_with", i)
-        if "data.strategy" in PRESETS[name].config and not partial.data.phases:
+        if "data.strategy" in PRESETS[name].params and not partial.data.phases:
             remedy = "define data.phases, or remove the preset"
             partial.add(path, f"{name} trains in phases, but data.phases is not set", remedy)
             continue
-        for key, value in PRESETS[name].config.items():
+        for key, value in PRESETS[name].params.items():
             dimension = search.space.get(key)
             if dimension is not None and not dimension.contains(value):
                 rule = f"{name} has {key} {format_value(value)}, which is outside search.space.{key}"
@@ -141,7 +141,7 @@ def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
                 rule = f"{name} has {key} {format_value(value)}, but {full} is fixed at another value"
                 remedy = f"sweep {key}, or set {full} to that value, or remove the preset"
                 partial.add(path, rule, remedy)
-        budget, batch = train.budget.samples, int(PRESETS[name].config.get("batch_size", 0))
+        budget, batch = train.budget.samples, int(PRESETS[name].params.get("batch_size", 0))
         if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
             rule = f"{name} would train {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
             remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or remove the preset"

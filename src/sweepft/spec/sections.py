@@ -277,6 +277,13 @@ class Search(Section):
     """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
     (`data.strategy`)."""
 
+    def candidates(self, key: str, fixed: Any) -> list[tuple[tuple[str | int, ...], Any]]:
+        """Key path and value of everything a field of `train` can be: its choices or range ends if swept, else ``fixed``."""
+        dimension = self.space.get(key)
+        if dimension is None:
+            return [(("train", *key.split(".")), fixed)]
+        return [(("search", "space", key, *below), value) for below, value in dimension.examples()]
+
 
 class EarlyStop(Section):
     """Early stopping of trials."""

@@ -269,7 +269,6 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
         first = problems[0]
         return Problem(where, key, first.rule, "quote the value for YAML and for the shell", raw)
     value: Any = parsed.data if raw.strip() else ""
-    parents: list[tuple[Any, str | int]] = []
     here: Any = document.data
     path: KeyPath = ()
     steps = list(_steps(document.data, key.split("."), is_one_key))
@@ -292,26 +291,24 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
         else:
             rule = f"cannot be set: {dotted(path)} is a value, not a mapping"
             return Problem(where, key, rule, f"set {dotted(path)} itself", here)
-        parents.append((here, part))
-        path = (*path, part)
+        parent, path = here, (*path, part)
         if not last:
             child = here.get(part) if isinstance(here, dict) else here[part]
             if child is None:
                 child = here[part] = {}
             here = child
-    _set(document, parents[-1], path, value, where)
+    _set(document, parent, path, value, where)
     return None
 
 
-def _set(document: Document, slot: tuple[Any, str | int], path: KeyPath, value: Any, where: str) -> None:
-    """Set ``path`` to ``value`` and drop the places of what was below it."""
-    parent, part = slot
+def _set(document: Document, parent: Any, path: KeyPath, value: Any, where: str) -> None:
+    """Set ``path``, a key of ``parent``, to ``value`` and drop the places of what was below it."""
     for old in [mark for mark in document.marks if mark[: len(path)] == path]:
         del document.marks[old]
     if value is None:  # null means "not given" throughout the spec
-        parent.pop(part, None)
+        parent.pop(path[-1], None)
     else:
-        parent[part] = value
+        parent[path[-1]] = value
     document.marks[path] = where
 
 

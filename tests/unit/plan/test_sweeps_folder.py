@@ -58,7 +58,7 @@ def test_sweeps__plan_fits_80_columns_without_warnings(path: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=names)
-def test_recipes_hold_the_papers_settings(path: Path) -> None:
+def test_recipes__hold_the_papers_settings(path: Path) -> None:
     """Its batch sizes, no warmup and constant among the choices, and published settings to begin with."""
     spec = load(path, check_files=False)
     space, seven = spec.search.space, "7b" in path.stem
@@ -66,13 +66,13 @@ def test_recipes_hold_the_papers_settings(path: Path) -> None:
     assert space["warmup"].contains(0.0)
     assert space["schedule"].contains("constant")
     assert spec.train.zero_stage == (3 if seven else 2)
-    assert dict(spec.search.start_with[-1]) == dict(PRESETS["large-batch"].config)
+    assert dict(spec.search.start_with[-1]) == dict(PRESETS["large-batch"].params)
     for rate in (1e-6, 5e-6, 2e-5) if "mistral" in path.stem else (2e-5, 1e-4):
         assert space["learning_rate"].contains(rate)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=names)
-def test_finalists_of_the_recipes_are_ranked_as_in_the_paper(path: Path, harness: dict[str, Any]) -> None:
+def test_recipes__rank_finalists_as_in_the_paper(path: Path, harness: dict[str, Any]) -> None:
     """MMLU, the six parts of the Open LLM Leaderboard v2 and MT-Bench count a third each; the harness has these tasks,
     and they have these metrics."""
     evaluate = load(path, check_files=False).evaluate
@@ -113,7 +113,7 @@ _Lenient.add_constructor("!function", lambda loader, node: node.value)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=names)
-def test_recipes_fit_the_node_they_ask_for(path: Path, tmp_path: Path) -> None:
+def test_recipes__fit_one_node(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     CliRunner().invoke(cli, ["plan", str(path), "--no-files", "--json", str(out)], catch_exceptions=False)
     found = json.loads(out.read_text())

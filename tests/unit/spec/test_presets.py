@@ -37,10 +37,10 @@ def without(*keys: str) -> dict[str, object]:
 def test_presets__replaced_by_their_values() -> None:
     found = spec("tulu", {"batch_size": 3840}, "lab", "large-batch")
     assert [dict(entry) for entry in found.search.start_with] == [
-        dict(PRESETS["tulu"].config),
+        dict(PRESETS["tulu"].params),
         {"batch_size": 3840},
-        dict(PRESETS["lab"].config),
-        dict(PRESETS["large-batch"].config),
+        dict(PRESETS["lab"].params),
+        dict(PRESETS["large-batch"].params),
     ]
     assert from_dict(found.to_dict()) == found
     assert "tulu" not in dump(found)
@@ -92,12 +92,12 @@ def test_presets__all_are_valid_and_listed() -> None:
 
     shown = CliRunner().invoke(cli, ["settings"])
     assert shown.exit_code == 0
-    for name, setting in PRESETS.items():
-        json.dumps(dict(setting.config))  # plain data: it goes into YAML and the ledger
-        if "batch_size" in setting.config:
-            assert spec(name).train_config(dict(setting.config)).batch_size == setting.config["batch_size"]
-        assert f"{name}: {setting.about}\n" in shown.output
-        assert setting.source in shown.output
+    for name, preset in PRESETS.items():
+        json.dumps(dict(preset.params))  # plain data for YAML and the ledger
+        if "batch_size" in preset.params:
+            assert spec(name).train_config(dict(preset.params)).batch_size == preset.params["batch_size"]
+        assert f"{name}: {preset.about}\n" in shown.output
+        assert preset.source in shown.output
     assert "warmup 25 steps, schedule constant" in shown.output
 
 
