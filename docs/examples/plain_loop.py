@@ -1,4 +1,4 @@
-"""Any training loop in a Ray Tune sweep, stopped early: report what you have, add the scheduler.
+"""Early stopping for a plain training loop in Ray Tune: report what you have, add the scheduler.
 
 Run it: ``python docs/examples/plain_loop.py``. It fits lines by SGD in PyTorch, with good and bad learning rates.
 """
@@ -39,7 +39,7 @@ def train(config: dict) -> None:
 
 
 def main() -> None:
-    """Sweep eight learning rates and print who was stopped, when and why."""
+    """Sweep eight learning rates; print which were stopped, when and why."""
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss", mode="min", budget=STEPS * BATCH, rungs=(0.1, 0.25, 0.5), min_steps=2, audit=0.0
     )

@@ -1,4 +1,4 @@
-"""transformers.Trainer in a Ray Tune sweep, stopped early: one small callback reports what the scheduler needs.
+"""Early stopping for transformers.Trainer in Ray Tune: a small callback reports what the scheduler needs.
 
 Run it: ``python docs/examples/trainer_callback.py``. It trains a tiny random Llama on made-up sequences.
 """
@@ -18,16 +18,16 @@ STEPS, BATCH = 20, 4
 
 
 class ReportToTune(TrainerCallback):
-    """Hands loss, gradient norm, held-out loss and samples seen to Ray Tune.
+    """Reports loss, gradient norm, validation loss and samples seen to Ray Tune.
 
-    A step that is logged and evaluated makes one report, so that the scheduler sees both together.
+    A step that is logged and evaluated gives one report, so that the scheduler sees both together.
     """
 
     def __init__(self) -> None:
         self.row: dict[str, Any] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Training logs; held back while an evaluation of the same step is still to come."""
+        """Training logs; held back if an evaluation of the same step follows."""
         if "loss" not in logs:
             return
         self.row = {"loss": logs["loss"], "grad_norm": logs.get("grad_norm")}
@@ -37,7 +37,7 @@ class ReportToTune(TrainerCallback):
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any
     ) -> None:
-        """Held-out loss."""
+        """Validation loss."""
         self.row["eval_loss"] = metrics["eval_loss"]
         self.report(args, state)
 
@@ -49,7 +49,7 @@ class ReportToTune(TrainerCallback):
 
 
 def train(config: dict) -> None:
-    """An ordinary Trainer; the callback is all that is added."""
+    """An ordinary Trainer with one more callback."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
