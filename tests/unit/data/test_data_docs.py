@@ -1,4 +1,4 @@
-"""What docs/how-to/data.md shows works."""
+"""The examples and tables of docs/how-to/data.md are true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweepft.spec import from_dict
 DOC = (Path(__file__).parents[3] / "docs/how-to/data.md").read_text()
 
 
-def test_the_example_runs(
+def test_data_page__example_runs(
     tiny_model_dir: Path,
     tiny_data_file: Path,
     tmp_path: Path,
@@ -37,7 +37,7 @@ def test_the_example_runs(
     assert len(order.strip("[]").split()) == 8
 
 
-def test_the_sweep_over_strategies_is_sound() -> None:
+def test_data_page__sweep_over_strategies_is_valid() -> None:
     shown = next(y for y in re.findall(r"```yaml\n(.*?)```", DOC, re.S) if "phases:" in y)
     spec = yaml.safe_load(shown) | {
         "name": "docs",
@@ -49,7 +49,7 @@ def test_the_sweep_over_strategies_is_sound() -> None:
     assert from_dict(spec).search.space["data.strategy"].choices == ("stacked", "phased")
 
 
-def test_every_outcome_and_template_is_documented() -> None:
+def test_data_page__lists_outcomes_and_templates() -> None:
     table = set(re.findall(r"^\| `(\w+)` \|", DOC, re.M))
     assert set(_OUTCOMES) <= table
     assert set(BUILT_IN) <= table
