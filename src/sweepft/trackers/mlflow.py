@@ -89,7 +89,7 @@ class MlflowRuns:
         """A tag."""
         text = f"{row['action']} by {row['rule']}: {row['reason']}"
         self._client.set_tag(
-            self._runs[trial.trial_id], f"sweepft.verdict.{int(row['samples_seen'])}", text[:_TEXT]
+            self._runs[trial.trial_id], f"sweepft.decision.{int(row['samples_seen'])}", text[:_TEXT]
         )
 
     def close(self, trial: TrialState) -> None:

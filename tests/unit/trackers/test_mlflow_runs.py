@@ -57,7 +57,7 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     assert first.data.params["optimizer.eps"] == "1e-08"
     assert first.data.metrics["objective"] == 2.0
     assert first.data.tags["sweepft.status"] == "completed"
-    assert first.data.tags["sweepft.verdict.16"] == "audit by calibrated: p_top 0.01 < 0.05"
+    assert first.data.tags["sweepft.decision.16"] == "audit by calibrated: p_top 0.01 < 0.05"
     assert history(tmp_path, first, "train/loss") == [(8, 3.0), (16, 1.5), (24, 1.0), (32, 0.75)]
     assert history(tmp_path, first, "validation/own") == [(16, 2.25), (32, 2.0)]
     assert math.isnan(history(tmp_path, found["t001"], "train/loss")[0][1])
