@@ -86,7 +86,7 @@ def resume_seconds(run_dir: Path, spec: SweepSpec) -> dict[str, float]:
     with ledger:
         view = SweepState.from_rows(rows)
         read = time.process_time() - begin
-        from_ledger(spec, view.budget_samples, run_dir, EventLog(ledger, view), rows)
+        from_ledger(spec, view.budget_samples, run_dir, EventLog(ledger, view))
     total = time.process_time() - begin
     return {
         "read": read,

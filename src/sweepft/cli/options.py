@@ -45,12 +45,12 @@ ADDRESS = click.option(
 def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
     """Write the report of a run, and ``best/`` where it has a winner whose weights are there, or need not be."""
     from sweepft.export import write_best
-    from sweepft.ledger import SweepState
+    from sweepft.ledger import SweepState, winner
     from sweepft.report import write_report
 
     view = SweepState.load(run)
     for path in write_report(run, view=view, price=price).values():
         click.echo(path)
-    best = view.best
+    best = winner(view)
     if best is not None and (without_weights or (run / "weights" / best.trial_id).is_dir()):
         click.echo(write_best(run, view))

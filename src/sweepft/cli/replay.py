@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sweepft.early_stopping import BY_USER, RULES, read_prior_sweeps
 from sweepft.errors import ReplayError
-from sweepft.ledger import complete_results, ledger_path, read_ledger
+from sweepft.ledger import SweepState, ledger_path
 from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
 from sweepft.replay.runner import OTHERS, Replay, ReplayRow, replay_all
@@ -176,10 +176,9 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
     for path in sources:
         if not ledger_path(path).is_file():
             raise ReplayError(f"{path}: --live needs a run folder\n  leave it out for tables")
-        rows, _ = complete_results(read_ledger(path))
-        judged = [r for r in rows if r["kind"] == "decision" and r["rule"] != BY_USER]
-        recorded = [(r["trial_id"], r["step"], r["action"]) for r in judged]
-        again = [(v.trial_id, v.step, v.action) for v in live_decisions(rows)]
+        state = SweepState.load(path)
+        again = [(d.trial_id, d.step, d.action) for d in live_decisions(state)]
+        recorded = [(d["trial_id"], d["step"], d["action"]) for d in state.decisions if d["rule"] != BY_USER]
         if recorded != again:
             first = next((i for i, (a, b) in enumerate(zip(recorded, again, strict=False)) if a != b), None)
             where = (

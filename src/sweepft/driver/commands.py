@@ -6,13 +6,14 @@ counts.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
 
 from sweepft.driver.command_handler import command_problem
 from sweepft.errors import CommandError, Problem
-from sweepft.ledger import Command, LedgerTail, SweepState, ledger_path, named_writer, send_command
+from sweepft.ledger import Command, LedgerTail, SweepState, current_writer, ledger_path, send_command
 from sweepft.spec import SweepSpec, from_dict
 from sweepft.spec.yaml_source import read_value
 
@@ -47,7 +48,7 @@ def give_command(
     while rows := tail.read():
         for row in rows:
             view.apply(row)
-    view.writer = named_writer(ledger_path(run_dir).parent)
+    view.writer = current_writer(ledger_path(run_dir).parent, quiet_seconds=math.inf)
     if view.writer is None:
         remedy = f"go on with: sweepft resume {run_dir}"
         raise CommandError([Problem(str(run_dir), name, f"nobody runs this sweep ({view.status})", remedy)])

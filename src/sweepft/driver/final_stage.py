@@ -22,7 +22,7 @@ from sweepft.errors import EvaluateError, Problem, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores
+from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
 from sweepft.slot.eval_job import EvalItem, Judging
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import Evaluate, SweepSpec
@@ -135,7 +135,7 @@ class FinalStage:
         """Choose the finalists, open the sealed sets, and say so in the ledger where it is not said yet."""
         self._begun = True
         view = self._event_log.view
-        objectives = {r.trial.trial_id: r.trial.objective for r in view.ranking() if r.rank is not None}
+        objectives = {r.trial.trial_id: r.trial.objective for r in ranking(view) if r.rank is not None}
         keep = KeepPolicy(
             folder="", tokenizer="", top=evaluate.finalists.top, random=evaluate.finalists.random,
             seed=self._spec.search.seed,
@@ -157,7 +157,7 @@ class FinalStage:
                 {"trial_id": name, "why": "top" if name in top else "random"}
                 for name in sorted(chosen, key=places.index)
             ],
-            "parts": parts,
+            "items": parts,
             "rank_by": evaluate.weights,
         }
         if view.finalists is None or any(view.finalists[key] != value for key, value in row.items()):
@@ -197,7 +197,7 @@ class FinalStage:
                     "replicate_of": name,
                     "config": trial.params,
                     "settings": settings,
-                    "keep": bool(row["parts"]),
+                    "keep": bool(row["items"]),
                     "reported_samples": self._reported.get(seed, 0),
                 }
 

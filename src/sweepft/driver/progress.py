@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.ledger import Row, SweepState, TrialState
+from sweepft.ledger import Row, SweepState, TrialState, winner
 from sweepft.spec import format_value
 
 
@@ -59,13 +59,13 @@ def describe(row: Row, view: SweepState) -> str | None:
         return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
     if kind == "end":
         value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
-        leader = view.best
+        leader = winner(view)
         ahead = f" leader={leader.trial_id} ({leader.objective:.4f})" if leader is not None else ""
         return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{ahead}"
     return None
 
 
-_FINALISTS = (("chosen", "trial_id"), ("parts", "name"))
+_FINALISTS = (("chosen", "trial_id"), ("items", "name"))
 
 
 class Progress:
@@ -130,7 +130,7 @@ class Progress:
         return text
 
     def _leader(self) -> Text:
-        best = self._view.best
+        best = winner(self._view)
         if best is None:
             return Text("no trial has reached the full budget yet", style="dim")
         return Text.assemble(
@@ -154,7 +154,7 @@ class Progress:
             value = trial.evals[-1]["objective"] if trial.evals else None
             table.add_row(
                 trial.trial_id,
-                ProgressBar(total=1.0, completed=trial.reach, width=20),
+                ProgressBar(total=1.0, completed=trial.progress, width=20),
                 loss,
                 "" if value is None else f"{value:.4f}",
                 "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
@@ -173,7 +173,7 @@ class Progress:
             )
             text.append(f"{trial.trial_id} ")
             text.append(trial.status, style=_STYLES.get(trial.status, ""))
-            text.append(f" at {trial.reach:.0%}: {value}\n")
+            text.append(f" at {trial.progress:.0%}: {value}\n")
         return text
 
     def _eta(self, done: int, planned: int | None) -> float | None:
@@ -200,8 +200,8 @@ def _saved_share(trials: list[TrialState]) -> float:
     for trial in trials:
         cost = sum(trial.costs.values())
         spent += cost
-        if trial.status in ("stopped", "diverged") and trial.reach > 0:
-            saved += cost * (1 - trial.reach) / trial.reach
+        if trial.status in ("stopped", "diverged") and trial.progress > 0:
+            saved += cost * (1 - trial.progress) / trial.progress
     return saved / (spent + saved) if spent + saved > 0 else 0.0
 
 

@@ -52,6 +52,7 @@ def resume_sweep(
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
         view = SweepState.from_rows(rows)
+        del rows  # half a million of them are a gibibyte
         if not view.header:
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
@@ -69,8 +70,7 @@ def resume_sweep(
         _same_data(view.header["data"], prepared)
         event_log = EventLog(ledger, view)
         write_resume_row(spec, prepared, event_log)
-        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log, rows)
-        del rows  # half a million of them are a gibibyte
+        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log)
         again, paused = searcher.proposer.waiting, len(searcher.proposer.paused)
         done = sum(t.replicate_of is None for t in view.trials.values()) - again - paused
         words = f"{done} trials are done, {again} go on" + (f", {paused} are parked" if paused else "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from sweepft.driver.progress import Progress, short_config
-from sweepft.ledger import LedgerTail, SweepState, ledger_path, named_writer
+from sweepft.ledger import LedgerTail, SweepState, current_writer, ledger_path, winner
 from sweepft.mirror.status import read_status
 
 
@@ -22,7 +23,7 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         LedgerError: If there is no readable ledger.
     """
     view = SweepState.load(run_dir)
-    best, note = view.best, read_status(run_dir)
+    best, note = winner(view), read_status(run_dir)
     return {
         "run": str(run_dir),
         "name": view.name,
@@ -30,7 +31,7 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "trials": dict(Counter(t.status for t in view.trials.values())),
         "planned_trials": view.planned_trials,
         "running": [
-            {"trial_id": t.trial_id, "reach": round(t.reach, 4), "step": t.step, "config": t.params}
+            {"trial_id": t.trial_id, "reach": round(t.progress, 4), "step": t.step, "config": t.params}
             for t in view.with_status("running")
         ],
         "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.params},
@@ -97,7 +98,7 @@ def watch_run(run_dir: Path, console: Console | None = None) -> None:
     slots = int((view.spec.get("resources") or {}).get("concurrent_trials") or 1)
     progress = Progress(view, slots, console)
     with progress:
-        while named_writer(ledger_path(run_dir).parent) is not None:
+        while current_writer(ledger_path(run_dir).parent, quiet_seconds=math.inf) is not None:
             time.sleep(_PAUSE)
             for row in tail.read():
                 view.apply(row)

@@ -35,7 +35,7 @@ from sweepft.driver.run_folder import storage_problem
 from sweepft.driver.sidecars import Tracking
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export import write_best
-from sweepft.ledger import EventLog, SweepState
+from sweepft.ledger import EventLog, SweepState, winner
 from sweepft.report import write_report
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec
@@ -64,7 +64,7 @@ class SweepResult:
     @property
     def weights(self) -> Path | None:
         """Folder of the best trial's weights, if they were kept."""
-        best = self.view.best
+        best = winner(self.view)
         folder = None if best is None else self.run_dir / "weights" / best.trial_id
         return folder if folder is not None and folder.is_dir() else None
 
@@ -73,7 +73,7 @@ class SweepResult:
         """130 when interrupted, 0 when some trial has completed, else 1."""
         if self.status == "interrupted":
             return 130
-        return 0 if self.view.best is not None and self.status != "failed" else 1
+        return 0 if winner(self.view) is not None and self.status != "failed" else 1
 
 
 def run_sweep(
@@ -227,7 +227,7 @@ def _status(control: SweepControl, limit: _Limit, view: SweepState) -> tuple[str
         return ("failed" if control.gave_up else "interrupted"), control.reason
     if limit.reached() is not None:
         return "limit", limit.reached()
-    if view.best is None:
+    if winner(view) is None:
         return "failed", "no trial has reached its full budget"
     return "finished", None
 

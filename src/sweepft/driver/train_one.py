@@ -18,6 +18,7 @@ from sweepft.driver.start import start_sweep
 from sweepft.driver.sweep import SweepResult
 from sweepft.errors import SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
+from sweepft.ledger import winner
 from sweepft.spec import SweepSpec, load, plan
 
 _RATE = "train.learning_rate="
@@ -61,7 +62,7 @@ def train_alone(
     for note in horizon_notes(spec, before) if before else ():
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     finished = start_sweep(spec, out, address=address, console=console)
-    best = finished.view.best
+    best = winner(finished.view)
     if before and best is not None:
         was = before["objective"]  # none of a trial that was stopped
         had = "did not reach its end" if was is None else f"had {was:.4f}"

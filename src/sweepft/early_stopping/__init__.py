@@ -12,7 +12,7 @@ from sweepft.early_stopping.cohort import Cohort, TrialRecord
 from sweepft.early_stopping.curve import Observation, Report, Snapshot, make_report
 from sweepft.early_stopping.decisions import BY_USER, RuleDecision, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
-from sweepft.early_stopping.from_ledger import adopt_rows, replay_rows
+from sweepft.early_stopping.from_ledger import replay_state, restore_stopper
 from sweepft.early_stopping.pausing import PausedTrial
 from sweepft.early_stopping.prior_sweeps import PastAudits, PriorSweeps, PriorSweepsLike, read_prior_sweeps
 from sweepft.early_stopping.rules import RULES, AshaRule, MedianRule, NoRule, RecipeRule, Rule, make_rule
@@ -42,13 +42,13 @@ __all__ = [
     "Snapshot",
     "StopDecision",
     "TrialRecord",
-    "adopt_rows",
     "clopper_pearson",
     "eligible",
     "make_report",
     "make_rule",
     "parse_rungs",
     "read_prior_sweeps",
-    "replay_rows",
+    "replay_state",
+    "restore_stopper",
     "rung_steps",
 ]

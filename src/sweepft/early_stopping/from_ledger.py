@@ -1,145 +1,138 @@
-"""A ledger's rows fed to a referee, so that a resumed sweep goes on with what the scheduler knew.
+"""Brings an early stopper to where it was when a ledger was written.
 
-The rows of one result stand together (``steps``, then ``eval`` where held-out loss was computed), and are
-taken as one report, as they were when the sweep ran. Rows are plain mappings; the recorder is not imported.
+A resumed sweep continues with what the scheduler knew, and a replay decides again what the live sweep decided.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sweepft.early_stopping.curve import Report, make_report
 from sweepft.early_stopping.decisions import BY_USER, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
-from sweepft.early_stopping.prior_sweeps import search_trials
+from sweepft.ledger import Row, StepsReport, SweepState, TrialState
 
-_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-
-
-REJUDGED: Final = 2000
+MAX_DECIDED_AGAIN: Final = 2000
+"""Decisions that `restore_stopper` makes again, at most: about ten seconds."""
 
 
-"""Verdicts: some ten seconds."""
+def replay_state(early_stopper: EarlyStopper, state: SweepState) -> list[StopDecision]:
+    """Feed a sweep's reports to a new early stopper, in the order of the ledger; returns the decisions it makes.
 
-
-def replay_rows(early_stopper: EarlyStopper, rows: Iterable[Mapping[str, Any]]) -> list[StopDecision]:
-    """Feed rows to a referee in order; returns the verdicts it gives.
-
-    Reads the kinds ``trial``, ``steps``, ``eval``, ``end`` and ``command`` (pins); others are skipped. A trial without
-    an ``end`` row is still running afterwards; its next attempt goes on where its curve ends.
+    A trial that has not ended is still running afterwards: its next report continues its curve.
     """
-    given = len(early_stopper.decisions)
-    _walk(early_stopper, rows, early_stopper.report)
-    return early_stopper.decisions[given:]
+    before = len(early_stopper.decisions)
+    _feed(early_stopper, state, early_stopper.report)
+    return early_stopper.decisions[before:]
 
 
-def adopt_rows(early_stopper: EarlyStopper, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Bring a referee to where it was when the last row was written.
+def restore_stopper(early_stopper: EarlyStopper, state: SweepState) -> None:
+    """Bring a new early stopper to where it was at the end of the ledger.
 
-    Up to `REJUDGED` verdicts are given again, as by `replay_rows`, and so are those of ledgers without ``score``.
-    In longer sweeps that would take as long as all verdicts took: those that were given then are taken over. Only
-    scores of judgements between windows that led to nothing are then not known; they may have been a trial's lowest.
+    Up to `MAX_DECIDED_AGAIN` decisions are made again, as by `replay_state`, and so are those without a ``score``. In
+    a longer sweep that would take as long as all decisions took, so the recorded ones are adopted. Then only the scores
+    of judgements between rungs that led to no decision are unknown, one of which may have been a trial's lowest.
     """
-    judged = [row for row in rows if row.get("kind") == "decision" and _of_the_rule(row)]
-    if len(judged) <= REJUDGED or any("score" not in row for row in judged):
-        replay_rows(early_stopper, rows)
+    decided = [d for trial in state.search_trials for d in trial.decisions if _by_the_rule(d)]
+    if len(decided) <= MAX_DECIDED_AGAIN or any("score" not in d for d in decided):
+        replay_state(early_stopper, state)
         return
-    _walk(early_stopper, rows, early_stopper.note, decisions=True)
-
-
-def _walk(
-    early_stopper: EarlyStopper,
-    rows: Iterable[Mapping[str, Any]],
-    report: Callable[[str, Report], Any],
-    decisions: bool = False,
-) -> None:
-    """Feed rows, each result as one report; verdicts are taken over where they are wanted."""
-    steps: Mapping[str, Any] | None = None
-    warmup: dict[str, int] = {}
-    for row in search_trials(rows):
-        kind = row.get("kind")
-        if kind == "eval" and steps is not None and row["trial_id"] == steps["trial_id"]:
-            _feed(early_stopper, steps, row, warmup, report)
-            steps = None
-            continue
-        if steps is not None:
-            _feed(early_stopper, steps, None, warmup, report)
-            steps = None
-        if kind == "trial":
-            config = {**dict(row.get("train_config") or {}), **dict(row.get("params") or {})}
-            early_stopper.add(row["trial_id"], config)
-            warmup[row["trial_id"]] = int(row.get("warmup_steps") or 0)
-        elif kind == "steps":
-            steps = row
-        elif kind == "eval":
-            _feed(early_stopper, None, row, warmup, report)
-        elif kind == "decision" and decisions and _of_the_rule(row):
-            early_stopper.adopt(StopDecision.from_row(dict(row)))
-        elif kind == "end":
-            _end(early_stopper, row)
-        elif kind == "command" and row["command"] == "pin" and row["accepted"]:
-            early_stopper.pin(row["trial_id"], row["who"])
-    if steps is not None:
-        _feed(early_stopper, steps, None, warmup, report)
-
-
-def _of_the_rule(decision: Mapping[str, Any]) -> bool:
-    """Whether the rule gave it: guards are given again, they cost nothing; what a person asked for shows in the end."""
-    return bool(decision["action"] != "divergence_check" and decision["rule"] != BY_USER)
+    _feed(early_stopper, state, early_stopper.note, adopt=True)
 
 
 def _feed(
     early_stopper: EarlyStopper,
-    steps: Mapping[str, Any] | None,
-    evaluation: Mapping[str, Any] | None,
-    warmup: Mapping[str, int],
-    take: Callable[[str, Report], Any],
+    state: SweepState,
+    report: Callable[[str, Report], Any],
+    *,
+    adopt: bool = False,
 ) -> None:
-    row = steps or evaluation or {}
-    trial_id = row["trial_id"]
-    if steps is not None:
-        history = steps["history"]
-        blocks = steps.get("blocks") or {}
-        report = make_report(
-            step=history["step"],
-            progress=history["samples_seen"],
-            loss=[_number(v) for v in history["loss"]],
-            grad_norm=[_number(v) for v in history.get("grad_norm") or [None] * len(history["step"])],
-            metric=_number(evaluation["objective"]) if evaluation else None,
-            blocks={
-                int(i): (_number(x), float(t))
-                for i, x, t in zip(*(blocks.get(k) or [] for k in ("index", "loss", "tokens")), strict=True)
-            },
-            data_order=steps.get("data_order"),
-            warmup_steps=warmup.get(trial_id, 0),
+    """Give an early stopper what happened in the sweep, and the recorded decisions where they are to be adopted."""
+    events = [
+        event for trial in state.search_trials for event in _events(trial, early_stopper, report, adopt)
+    ]
+    events += [(p["seq"], partial(early_stopper.pin, p["trial_id"], p["who"])) for p in state.accepted("pin")]
+    for _, happen in sorted(events, key=lambda event: event[0]):
+        happen()
+
+
+def _events(
+    trial: TrialState, early_stopper: EarlyStopper, report: Callable[[str, Report], Any], adopt: bool
+) -> Iterator[tuple[int, Callable[[], Any]]]:
+    """What happened to a trial: the ``seq`` of the ledger's row, and the call that gives it to the early stopper."""
+    name, history = trial.trial_id, trial.history
+    yield trial.seq, lambda: early_stopper.add(name, {**trial.train_config, **trial.params})
+
+    def give(first: int, reported: StepsReport | None, evaluated: Row | None) -> None:
+        final = evaluated is not None and evaluated.get("final")
+        (early_stopper.complete if final else report)(
+            name, _report(trial, history, first, reported, evaluated)
         )
-    else:
-        assert evaluation is not None
-        report = make_report(
-            step=[evaluation["step"]],
-            progress=[evaluation["samples_seen"]],
-            metric=_number(evaluation["objective"]),
-        )
-    if evaluation is not None and evaluation.get("final"):
-        early_stopper.complete(trial_id, report)
-    else:
-        take(trial_id, report)
+
+    # The rows of one result stand together in the ledger: its steps, then the evaluation at the last of them.
+    evals = {row["seq"]: row for row in trial.evals}
+    first = 0
+    for reported in trial.reports:
+        yield reported.seq, partial(give, first, reported, evals.pop(reported.seq + 1, None))
+        first = reported.step
+    for seq, row in evals.items():
+        yield seq, partial(give, first, None, row)
+    for decision in filter(_by_the_rule, trial.decisions if adopt else ()):
+        yield decision["seq"], partial(_adopt, early_stopper, decision)
+    if trial.end is not None:
+        yield trial.end["seq"], lambda: _end(early_stopper, trial)
 
 
-def _end(early_stopper: EarlyStopper, row: Mapping[str, Any]) -> None:
-    trial_id, status = row["trial_id"], row["status"]
-    if status == "completed":
-        early_stopper.complete(trial_id, final=_number(row.get("objective")))
-    elif status == "diverged":
-        early_stopper.complete(trial_id, Report((), bad=str(row.get("reason") or "diverged")))
-    elif status == "failed":
-        early_stopper.fail(trial_id)
-    elif status == "stopped":
-        early_stopper.remove(trial_id)
-        early_stopper.give_up(trial_id)
+def _report(
+    trial: TrialState,
+    history: Mapping[str, NDArray[np.float64]],
+    after: int,
+    reported: StepsReport | None,
+    evaluated: Row | None,
+) -> Report:
+    """The report of the steps after step ``after``, as the live sweep made it; or of an evaluation alone."""
+    metric = None if evaluated is None else evaluated["objective"]
+    if reported is None:
+        assert evaluated is not None
+        return make_report(step=[evaluated["step"]], progress=[evaluated["samples_seen"]], metric=metric)
+    first, last = np.searchsorted(history["step"], [after, reported.step], side="right")
+    step, progress, loss, grad_norm = (
+        history[key][first:last].tolist() for key in ("step", "samples_seen", "loss", "grad_norm")
+    )
+    return make_report(
+        step=step,
+        progress=progress,
+        loss=loss,
+        grad_norm=grad_norm,
+        metric=metric,
+        blocks={index: (loss, float(tokens)) for index, (loss, tokens) in reported.blocks.items()},
+        data_order=trial.data_order,
+        warmup_steps=trial.warmup_steps,
+    )
 
 
-def _number(value: Any) -> Any:
-    return _WORDS.get(value, value) if isinstance(value, str) else value
+def _adopt(early_stopper: EarlyStopper, decision: Row) -> None:
+    early_stopper.adopt(StopDecision.from_row(dict(decision)))
+
+
+def _end(early_stopper: EarlyStopper, trial: TrialState) -> None:
+    name = trial.trial_id
+    if trial.status == "completed":
+        early_stopper.complete(name, final=trial.objective)
+    elif trial.status == "diverged":
+        early_stopper.complete(name, Report((), bad=str(trial.reason or "diverged")))
+    elif trial.status == "failed":
+        early_stopper.fail(name)
+    elif trial.status == "stopped":
+        early_stopper.remove(name)
+        early_stopper.give_up(name)
+
+
+def _by_the_rule(decision: Row) -> bool:
+    """Whether the rule made it. Divergence checks are made again at no cost; a user's stop shows in the trial's end."""
+    return bool(decision["action"] != "divergence_check" and decision["rule"] != BY_USER)

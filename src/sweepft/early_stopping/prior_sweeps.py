@@ -1,35 +1,22 @@
-"""What earlier sweeps taught: how far the rule may be trusted, and what became of their condemned trials.
+"""What earlier sweeps taught: how far the calibrated rule may be trusted, and how their audits ended.
 
 A calibration (made by ``sweepft replay --calibrate``) sets the level of the calibrated rule. Audits of earlier sweeps
-are read from their ledgers and pool with those of the new sweep: mistakes are too rare to be counted in one sweep.
-Both are plain data, so that a sweep can record what it was given and never needs those files again.
+are read from their ledgers and pooled with those of the new sweep: false stops are too rare to count in one sweep.
+Both are plain data: a sweep records them in its own ledger and never reads the files again.
 """
-# MERGED Which rows of a ledger are the search's own: a trial that confirms another one is no candidate.
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from sweepft.early_stopping.audit import audit_rate, audit_weight, good_edge
 from sweepft.early_stopping.calibrated import Calibration
-from sweepft.errors import PriorSweepsError
-
-_RowT = TypeVar("_RowT", bound=Mapping[str, Any])
-
-
-def search_trials(rows: Iterable[_RowT]) -> Iterator[_RowT]:
-    """Rows in order, without those of trials that were trained with fresh seeds to confirm another."""
-    aside = set()
-    for row in rows:
-        if row.get("replicate_of"):
-            aside.add(row["trial_id"])
-        if row.get("trial_id") not in aside:
-            yield row
+from sweepft.errors import LedgerError, PriorSweepsError
+from sweepft.ledger import SweepState, TrialState, iter_ledger, ledger_path
 
 
 @dataclass(frozen=True)
@@ -38,9 +25,9 @@ class PastAudits:
 
     Attributes:
         source: The run folder.
-        began: When it began, in unix seconds: the same in every copy of it.
-        outcomes: Per audited trial that reached its full budget, whether it was good after all, in the order in
-            which they ended.
+        began: Unix seconds of its start, which are the same in every copy of its ledger.
+        outcomes: For each audited trial that reached its full budget, in the order of their ends, whether it is in the
+            top fraction after all.
     """
 
     source: str
@@ -50,11 +37,11 @@ class PastAudits:
 
 @dataclass(frozen=True)
 class PriorSweeps:
-    """What a new sweep is told of earlier ones.
+    """What a new sweep knows of earlier ones.
 
     Attributes:
-        calibration: For the calibrated rule; None without.
-        audits: One entry an earlier sweep, the earliest first.
+        calibration: For the calibrated rule, or None.
+        audits: One entry for each earlier sweep, the earliest first.
     """
 
     calibration: Calibration | None = None
@@ -62,8 +49,8 @@ class PriorSweeps:
 
     @property
     def outcomes(self) -> list[bool]:
-        """All audits of all earlier sweeps, in order of time."""
-        return [top_fraction for sweep in self.audits for top_fraction in sweep.outcomes]
+        """The outcomes of all earlier sweeps, in order of time."""
+        return [outcome for sweep in self.audits for outcome in sweep.outcomes]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -83,11 +70,7 @@ class PriorSweeps:
 
 
 PriorSweepsItem: TypeAlias = Calibration | Mapping[str, Any] | str | Path
-
-
 PriorSweepsLike: TypeAlias = PriorSweeps | PriorSweepsItem | Sequence[PriorSweepsItem] | None
-
-
 """A `Calibration`, its dict or its JSON file; the run folder (or ledger) of an earlier sweep; or a list of these."""
 
 
@@ -101,10 +84,10 @@ def read_prior_sweeps(
     """Read what ``prior_sweeps`` names.
 
     Args:
-        given: See `PriorSweepsLike`; a `PriorSweeps` (or its dict) is taken as it is.
-        rule: The new sweep's rule: only audits of the same rule say something about it.
-        good: The new sweep's share of good trials: earlier audits are judged by it.
-        false_stop: The new sweep's bound (``calibrated``).
+        given: See `PriorSweepsLike`; a `PriorSweeps` (or its dict) is returned as it is.
+        rule: The new sweep's rule: only audits of the same rule count.
+        top_fraction: The new sweep's top fraction, by which the outcomes of earlier audits are decided.
+        max_false_stop_rate: The new sweep's bound (rule ``calibrated``).
     Raises:
         PriorSweepsError: Names the entry, what is wrong with it and what to do.
     """
@@ -112,29 +95,23 @@ def read_prior_sweeps(
         return given
     if isinstance(given, Mapping) and "audits" in given:
         return PriorSweeps.from_dict(given)
-    items: Sequence[PriorSweepsItem]
-    items = (
-        []
-        if given is None
-        else [given]
-        if not isinstance(given, Sequence) or isinstance(given, str)
-        else given
-    )
+    single = isinstance(given, str) or not isinstance(given, Sequence)
+    items: Sequence[Any] = [] if given is None else [given] if single else given
     calibration: Calibration | None = None
     sweeps: dict[float, PastAudits] = {}
     for item in items:
         ledger = _ledger_of(item)
         if ledger is not None:
-            found = _audits(ledger, str(item), rule, top_fraction, max_false_stop_rate)
+            found = _audits(_read(ledger, item), str(item), rule, top_fraction, max_false_stop_rate)
             if found.began in sweeps:
-                raise _wrong(item, f"is the same sweep as {sweeps[found.began].source}", "name it once")
+                raise _wrong(item, f"is the same sweep as {sweeps[found.began].source}", "list it once")
             sweeps[found.began] = found
             continue
         read = _calibration(item, max_false_stop_rate)
         if calibration is not None:
-            raise _wrong(item, "is a second calibration", "calibrate once, over all earlier sweeps together")
+            raise _wrong(item, "is a second calibration", "make one calibration over all earlier sweeps")
         if rule != "calibrated":
-            raise _wrong(item, f"is a calibration, and rule {rule} has no use for one", "leave it out")
+            raise _wrong(item, f"is a calibration, which rule {rule} does not use", "remove it")
         calibration = read
     return PriorSweeps(calibration, tuple(sweeps[began] for began in sorted(sweeps)))
 
@@ -152,21 +129,15 @@ def _calibration(item: PriorSweepsItem, max_false_stop_rate: float) -> Calibrati
                 item if isinstance(item, Mapping) else json.loads(Path(item).read_text(encoding="utf-8"))
             )
         except FileNotFoundError:
-            raise _wrong(
-                item, "is not there", "name a calibration file or the folder of an earlier run"
-            ) from None
+            remedy = "give a calibration file or the folder of an earlier run"
+            raise _wrong(item, "does not exist", remedy) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = "make one with: sweepft replay SOURCE --calibrate FILE"
             raise _wrong(item, f"is not a calibration ({type(error).__name__}: {error})", remedy) from error
     if found.max_false_stop_rate > max_false_stop_rate + 1e-9:
-        rule = (
-            f"was calibrated for false_stop {found.max_false_stop_rate:g}, here it is {max_false_stop_rate:g}"
-        )
-        raise _wrong(item, rule, "calibrate again, or ask for the same bound")
+        theirs = f"was calibrated for max_false_stop_rate {found.max_false_stop_rate:g}"
+        raise _wrong(item, f"{theirs}, not {max_false_stop_rate:g}", "calibrate again, or use the same bound")
     return found
-
-
-# ----- audits of an earlier run ------------------------------------------------------------------------------
 
 
 def _ledger_of(item: PriorSweepsItem) -> Path | None:
@@ -175,68 +146,47 @@ def _ledger_of(item: PriorSweepsItem) -> Path | None:
         return None
     path = Path(item)
     if path.is_dir():
-        inner = path / "ledger" / "ledger.jsonl"
-        ledger = inner if inner.is_file() else path / "ledger.jsonl"
+        ledger = ledger_path(path) if ledger_path(path).is_file() else path / "ledger.jsonl"
         if not ledger.is_file():
-            raise _wrong(item, "holds no ledger", "name the folder of an earlier run, or a calibration file")
+            raise _wrong(item, "holds no ledger", "give the folder of an earlier run, or a calibration file")
         return ledger
     return path if path.suffix == ".jsonl" else None
 
 
+def _read(ledger: Path, item: Any) -> SweepState:
+    """The state of an earlier sweep, without its steps."""
+    try:
+        state = SweepState.from_rows(iter_ledger(ledger, steps=False))
+    except LedgerError as error:
+        rule, _, remedy = str(error).removeprefix(f"{ledger}:").partition("\n")
+        raise _wrong(item, f"has no readable ledger: {rule.strip()}", remedy.strip()) from error
+    if not state.header:
+        raise _wrong(item, "has an empty ledger", "give the folder of a run that has started")
+    return state
+
+
 def _audits(
-    ledger: Path, source: str, rule: str, top_fraction: float, max_false_stop_rate: float
+    state: SweepState, source: str, rule: str, top_fraction: float, max_false_stop_rate: float
 ) -> PastAudits:
-    header: Mapping[str, Any] | None = None
-    flagged: dict[str, bool] = {}  # by trial, whether it is audited (else it was parked)
-    finals: dict[str, float] = {}
-    for row in search_trials(_rows(ledger, source)):
-        kind, trial = row["kind"], str(row.get("trial_id") or "")
-        if kind == "sweep":
-            header = header or row
-        elif kind == "decision" and row["action"] in ("audit", "pause"):
-            flagged[trial] = row["action"] == "audit"
-        elif kind == "end" and row["status"] == "completed" and isinstance(row["objective"], int | float):
-            if math.isfinite(row["objective"]):
-                finals.setdefault(trial, -float(row["objective"]))
-        elif kind == "start":
-            finals.pop(trial, None)
-    if header is None:
-        raise _wrong(source, "has an empty ledger", "name the folder of a run that has begun")
-    stop = header["spec"].get("early_stop") or {}
+    stop = state.header["spec"].get("early_stop") or {}
     theirs = stop.get("rule", "calibrated")
     if theirs != rule:
-        raise _wrong(
-            source, f"was stopped by rule {theirs}, not {rule}: its audits say nothing here", "leave it out"
-        )
+        raise _wrong(source, f"used rule {theirs}, not {rule}: its audits do not apply here", "remove it")
     bound = float(stop.get("max_false_stop_rate", 0.10))
     if rule == "calibrated" and abs(bound - max_false_stop_rate) > 1e-9:
-        text = f"was run with false_stop {bound:g}, here it is {max_false_stop_rate:g}: its audits say nothing here"
-        raise _wrong(source, text, "leave it out, or ask for the same bound")
+        used = f"used max_false_stop_rate {bound:g}, not {max_false_stop_rate:g}"
+        raise _wrong(source, f"{used}: its audits do not apply here", "remove it, or use the same bound")
+    completed = [t for t in state.search_trials if t.ranked]
+    completed.sort(key=lambda t: t.end["seq"] if t.end is not None else 0)
+    flagged = [_flagged(t) for t in completed]
+    finals = [-float(t.objective) for t in completed if t.objective is not None]
     audit = audit_rate(rule, stop.get("audit"))
-    weights = [audit_weight(flagged.get(t), audit) for t in finals]
-    edge = good_edge(list(finals.values()), weights, top_fraction)
-    outcomes = tuple(value >= edge for t, value in finals.items() if flagged.get(t))
-    return PastAudits(source, float(header["time"]), outcomes)
+    edge = good_edge(finals, [audit_weight(audited, audit) for audited in flagged], top_fraction)
+    outcomes = tuple(final >= edge for final, audited in zip(finals, flagged, strict=True) if audited)
+    return PastAudits(source, float(state.header["time"]), outcomes)
 
 
-def _rows(ledger: Path, source: str) -> Iterator[dict[str, Any]]:
-    """Rows of a ledger but for its bulk (``steps``), each as JSON has it; a torn last line is passed over."""
-    try:
-        with ledger.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if b'"kind":"steps"' in line[:120]:
-                    continue
-                try:
-                    row = json.loads(line)
-                    row["kind"]
-                except (ValueError, KeyError, TypeError):
-                    if not line.endswith(b"\n"):
-                        return
-                    raise _wrong(
-                        source, f"has a damaged ledger (line {number})", "restore it from a copy"
-                    ) from None
-                yield row
-    except OSError as error:
-        raise _wrong(
-            source, f"cannot be read: {error.strerror}", "see that its ledger is readable"
-        ) from error
+def _flagged(trial: TrialState) -> bool | None:
+    """Whether a trial was flagged and audited (True), flagged and paused (False), or not flagged (None)."""
+    actions = [d["action"] for d in trial.decisions if d["action"] in ("audit", "pause")]
+    return actions[-1] == "audit" if actions else None

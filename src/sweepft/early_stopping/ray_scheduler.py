@@ -7,7 +7,7 @@ are read, and verdicts are handed to Ray (as decisions) and to the caller (by `d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,8 +26,9 @@ from sweepft.early_stopping import (
     read_prior_sweeps,
 )
 from sweepft.early_stopping.audit import audit_rate
-from sweepft.early_stopping.from_ledger import adopt_rows, replay_rows
+from sweepft.early_stopping.from_ledger import replay_state, restore_stopper
 from sweepft.early_stopping.rungs import RungSpec, parse_rungs
+from sweepft.ledger import SweepState
 
 if TYPE_CHECKING:
     from ray.tune.execution.tune_controller import TuneController
@@ -125,7 +126,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
     Raises:
         ValueError: A setting is wrong; the message names it.
 
-    Ray keeps no scheduler's state: who resumes a sweep calls `load_state_dict`, or `load_rows` with a ledger.
+    Ray keeps no scheduler's state: who resumes a sweep calls `load_state_dict`, or `load_ledger` with the state of its ledger.
     """
 
     brings_back = False
@@ -333,18 +334,18 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         self.early_stopper.load_state_dict(state)
         self._drained = int(state.get("drained", 0))
 
-    def load_rows(self, rows: Iterable[Mapping[str, Any]]) -> list[StopDecision]:
-        """Rebuild from the rows of a ledger, in order; returns the verdicts this rule gives on them.
+    def load_ledger(self, state: SweepState) -> list[StopDecision]:
+        """Rebuild from a sweep's ledger; returns the decisions this rule makes on its reports.
 
-        They count as drained, for the ledger has its own record of them.
+        They count as drained: the ledger has its own record of them.
         """
-        decisions = replay_rows(self.early_stopper, rows)
+        decisions = replay_state(self.early_stopper, state)
         self._drained = len(self.early_stopper.decisions)
         return decisions
 
-    def adopt_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rebuild from the rows of a ledger; of a long sweep with the verdicts that stand there, which is sooner."""
-        adopt_rows(self.early_stopper, rows)
+    def restore_ledger(self, state: SweepState) -> None:
+        """Rebuild from a sweep's ledger. For a long sweep the recorded decisions are adopted, which is faster."""
+        restore_stopper(self.early_stopper, state)
         self._drained = len(self.early_stopper.decisions)
 
     def _name(self, trial: Trial) -> str:

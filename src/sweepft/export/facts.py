@@ -10,7 +10,7 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.data.order import Shares, phase_shares
-from sweepft.ledger import SweepState, TrialState, without_residuals
+from sweepft.ledger import SweepState, TrialState, winner, without_residuals
 from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict, plan
 
 
@@ -57,7 +57,8 @@ class BestFacts:
 
 def best_facts(view: SweepState) -> BestFacts | None:
     """The best trial's facts, or None while no trial has completed."""
-    return None if view.best is None else facts_of(view, view.best)
+    best = winner(view)
+    return None if best is None else facts_of(view, best)
 
 
 def facts_of(view: SweepState, trial: TrialState) -> BestFacts:

@@ -1,27 +1,33 @@
-"""The append-only ledger: the one truth about a sweep, and the fold that turns its rows into a state.
+"""The append-only ledger of a sweep, the state folded from its rows, and the ranking of its trials.
 
-Everything else in a run folder can be made again from it. Needs the standard library and numpy only.
+Everything else in a run folder can be rebuilt from the ledger. Needs the standard library and numpy only::
+
+    state = SweepState.load("runs/gsm8k")
+    print(state.status, winner(state))
 """
 
 from __future__ import annotations
 
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.ledger.event_log import EventLog
-from sweepft.ledger.ledger import Ledger, iter_ledger, ledger_path, read_ledger
-from sweepft.ledger.lock import Owner, current_writer, named_writer
+from sweepft.ledger.lock import Owner, current_writer
 from sweepft.ledger.ranking import (
     Finalist,
+    Ranked,
     Standing,
     all_scored,
     finalists,
     metric_of,
     missing_scores,
+    ranking,
     scores_of,
+    winner,
 )
+from sweepft.ledger.reader import LedgerTail, iter_ledger, ledger_path, read_ledger
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
-from sweepft.ledger.state import Ranked, SweepState
-from sweepft.ledger.tail import LedgerTail, complete_results
-from sweepft.ledger.trial_state import HISTORY_KEYS, Attempt, TrialState
+from sweepft.ledger.state import SweepState
+from sweepft.ledger.trial_state import HISTORY_KEYS, Attempt, StepsReport, TrialState
+from sweepft.ledger.writer import Ledger
 
 __all__ = [
     "HISTORY_KEYS",
@@ -38,20 +44,21 @@ __all__ = [
     "Ranked",
     "Row",
     "Standing",
+    "StepsReport",
     "SweepState",
     "TrialState",
     "all_scored",
     "commands_path",
-    "complete_results",
     "current_writer",
     "finalists",
     "iter_ledger",
     "ledger_path",
     "metric_of",
     "missing_scores",
-    "named_writer",
+    "ranking",
     "read_ledger",
     "scores_of",
     "send_command",
+    "winner",
     "without_residuals",
 ]

@@ -1,9 +1,8 @@
 """One ledger row as one line of bytes, and back.
 
-The line is pure ASCII JSON that ends in ``,"crc":N}``; N is the CRC-32 of the bytes of the same row without
-that part. The check covers the bytes as they lie on disk and does not depend on how a reader formats JSON.
+The line is ASCII JSON that ends in ``,"crc":N}``, where N is the CRC-32 of the bytes of the same row without that
+part: the check covers the bytes on disk and does not depend on how a reader formats JSON.
 """
-# MERGED Python's search for cyclic garbage, put off while the rows of a long ledger are read.
 
 from __future__ import annotations
 
@@ -18,22 +17,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from sweepft.ledger.rows import TEXT_FIELDS, Row
+from sweepft.ledger.rows import NUMBER_FIELDS, Row
 from sweepft.redact import redact
 
 _CRC: Final = b',"crc":'
-
-
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
-
-
 _NON_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
 def plain(value: Any, where: str = "value") -> Any:
-    """The value in JSON's own types: numpy scalars and arrays unpacked, tuples as lists, NaN and inf as text.
+    """The value in JSON's own types: numpy scalars and arrays unpacked, tuples as lists, NaN and infinity as text.
 
-    Texts lose what is secret in them: what is not written needs no guarding.
+    Secrets in texts are redacted.
 
     Raises:
         TypeError: For anything JSON cannot hold; the message names the field.
@@ -46,7 +41,7 @@ def plain(value: Any, where: str = "value") -> Any:
     if kind is float:
         return value if math.isfinite(value) else _spell(value)
     if isinstance(value, (list, tuple)):
-        # Columns of numbers are most of a ledger: no call for each of them.
+        # Columns of numbers are most of a ledger: avoid a call for each number.
         return [v if type(v) is float and v - v == 0.0 else plain(v, where) for v in value]
     if isinstance(value, Mapping):
         return {k if type(k) is str else _key(k): plain(v, f"{where}.{k}") for k, v in value.items()}
@@ -80,11 +75,10 @@ def decode_row(line: bytes) -> Row:
 
 def as_read(row: Row, line: bytes) -> Row:
     """A `plain` row as its reader gets it from this line: numbers that are not finite restored."""
-    if (
-        b'nan"' not in line and b'inf"' not in line
-    ):  # few rows hold such a word; to go through a row takes long
+    if b'nan"' not in line and b'inf"' not in line:  # most rows: walking through a row is slow
         return row
-    return {k: v if k in TEXT_FIELDS else _numbers(v) for k, v in row.items()}
+    numbers = NUMBER_FIELDS.get(row.get("kind", ""), frozenset())
+    return {k: _numbers(v) if k in numbers else v for k, v in row.items()}
 
 
 def _numbers(value: Any) -> Any:

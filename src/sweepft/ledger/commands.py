@@ -1,8 +1,7 @@
-"""What people ask of a running sweep: an append-only file in the run folder, which the driver reads and answers.
+"""Commands to a running sweep: an append-only file in the run folder, which the driver reads and answers.
 
-One idea: nothing listens. Whoever may write the run folder appends one line; the driver, which looks at the file a few
-times a second, writes its answer into the ledger as a ``command`` row. A line without an answer has not been seen: the
-next driver takes it up.
+Whoever may write the run folder appends one line. The driver looks at the file a few times a second and writes its
+answer into the ledger as a `command` row. A command without an answer is taken up by the next driver.
 """
 
 from __future__ import annotations
@@ -23,14 +22,12 @@ from sweepft.errors import StorageError
 from sweepft.ledger.codec import decode_row, encode_row, plain
 
 COMMANDS: Final = ("stop", "pin", "clone", "extend", "pause", "continue")
-
-
-_LONGEST: Final = 64 * 1024
+_MAX_LINE: Final = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True)
 class Command:
-    """One thing asked for.
+    """One command.
 
     Attributes:
         command: One of `COMMANDS`.
@@ -52,7 +49,7 @@ class Command:
     def new(
         cls, command: str, trial_id: str | None = None, arguments: Mapping[str, Any] | None = None
     ) -> Command:
-        """A command of whoever runs this process, now."""
+        """A command of the user of this process, sent now."""
         return cls(command, trial_id, dict(arguments or {}), who_am_i(), time.time(), uuid.uuid4().hex[:12])
 
 
@@ -66,12 +63,12 @@ def who_am_i() -> str:
 
 
 def commands_path(run_dir: str | os.PathLike[str]) -> Path:
-    """Where the commands of a run lie."""
+    """The file of commands in a run folder."""
     return Path(run_dir) / "ledger" / "commands.jsonl"
 
 
 def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
-    """Append a command, on disk when this returns.
+    """Append a command; it is on disk when this returns.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -81,10 +78,10 @@ def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: appends are whole all the same
+            with contextlib.suppress(OSError):  # without locks, appends are still whole
                 fcntl.flock(fd, fcntl.LOCK_EX)
             size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":  # what a crash left half-written stays by itself
+            if size and os.pread(fd, 1, size - 1) != b"\n":  # a crash left half a line
                 line = b"\n" + line
             os.write(fd, line)
             os.fsync(fd)
@@ -92,23 +89,19 @@ def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
             os.close(fd)
     except OSError as error:
         why = error.strerror or str(error)
-        remedy = "  commands are given by who may write the run folder, on a machine that sees it"
+        remedy = "  run the command as a user, and on a machine, that can write the run folder"
         raise StorageError(f"{path}: the command cannot be written: {why}\n{remedy}") from error
 
 
 class CommandInbox:
-    """The driver's end: reads each line once. Lines that are not whole and sound commands are passed over.
-
-    Args:
-        run_dir: The run folder.
-    """
+    """The driver's end of the file: reads each line once and ignores lines that are no valid command."""
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
         self._path = commands_path(run_dir)
         self._offset = 0
 
     def new(self) -> list[Command]:
-        """Commands that have come since the last call, in order; nobody has looked at whether they make sense."""
+        """Commands that arrived since the last call, in order. Whether they can be carried out is not checked."""
         try:
             if self._path.stat().st_size <= self._offset:
                 return []
@@ -125,7 +118,7 @@ class CommandInbox:
 
 
 def _command(line: bytes) -> Command | None:
-    if not line or len(line) > _LONGEST:
+    if not line or len(line) > _MAX_LINE:
         return None
     try:
         row = decode_row(line)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from sweepft.errors import StorageError
-from sweepft.ledger.ledger import Ledger
 from sweepft.ledger.lock import current_writer
 from sweepft.ledger.rows import Row
 from sweepft.ledger.state import SweepState
+from sweepft.ledger.writer import Ledger
 
 
 class EventLog:

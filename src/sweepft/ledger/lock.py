@@ -1,8 +1,8 @@
 """One writer a run: a lock file that names its owner and that the kernel releases when the owner dies.
 
-`flock` decides; the text in the file (host, pid, start time of the process) tells people who it is, and
-decides where the file system has no `flock`. A lock that names another host is never taken over, for from
-here nobody can see whether that process lives.
+`flock` decides. The text in the file (host, pid, start time of the process) tells people who the owner is, and decides
+where the file system has no `flock`. A lock that names another host is never taken over, because this host cannot see
+whether that process is alive.
 """
 
 from __future__ import annotations
@@ -23,12 +23,9 @@ from sweepft.errors import LedgerLocked
 _UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
-_FOREIGN_ALIVE_SECONDS: Final = 600.0  # a foreign host's ledger that grew this recently has a writer
-
-
 @dataclass(frozen=True)
 class Owner:
-    """Who writes a run.
+    """The process that writes a run.
 
     Attributes:
         host: Host name.
@@ -47,10 +44,16 @@ class Owner:
         """This process."""
         return cls(socket.gethostname(), os.getpid(), _start_ticks(os.getpid()) or 0, time.time())
 
-    def seen_alive(self) -> bool:
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this host."""
+        return self.host == socket.gethostname()
+
+    @property
+    def alive(self) -> bool:
         """Whether a process of this pid and start time runs on this host."""
         ticks = _start_ticks(self.pid)
-        return self.host == socket.gethostname() and ticks is not None and self.started in (0, ticks)
+        return self.is_here and ticks is not None and self.started in (0, ticks)
 
     def __str__(self) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
@@ -74,10 +77,10 @@ class WriterLock:
             owner = _read_owner(self._fd)
             if kernel is False:
                 raise LedgerLocked(_message(path, owner, "Wait for it to end, or stop it first."))
-            if owner is not None and owner.host != socket.gethostname():
+            if owner is not None and not owner.is_here:
                 remedy = f"If that process is gone, delete {path} and try again."
                 raise LedgerLocked(_message(path, owner, remedy))
-            if kernel is None and owner is not None and owner.seen_alive():
+            if kernel is None and owner is not None and owner.alive:
                 raise LedgerLocked(_message(path, owner, "Wait for it to end, or stop it first."))
             text = json.dumps(asdict(Owner.me())).encode() + b"\n"
             os.ftruncate(self._fd, 0)
@@ -87,10 +90,10 @@ class WriterLock:
             raise
 
     def release(self, clear: bool = True) -> None:
-        """Give the lock back; the file stays, empty, so that nobody can lock a deleted one.
+        """Release the lock. The file stays, empty: a deleted file could be locked twice.
 
         Args:
-            clear: False in a forked child, which must not wipe out its parent's name.
+            clear: False in a forked child, which must not erase its parent's name.
         """
         if self._fd >= 0:
             if clear:
@@ -100,28 +103,14 @@ class WriterLock:
             self._fd = -1
 
 
-def current_writer(ledger_dir: Path) -> Owner | None:
-    """Who writes the ledger in this folder now, or None. Takes no lock that could disturb a writer."""
-    try:
-        fd = os.open(ledger_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        owner = _read_owner(fd)
-        if owner is None:
-            return None
-        if owner.host != socket.gethostname():
-            with contextlib.suppress(OSError):
-                age = time.time() - (ledger_dir / "ledger.jsonl").stat().st_mtime
-                return owner if age < _FOREIGN_ALIVE_SECONDS else None
-            return None
-        return owner if owner.seen_alive() else None
-    finally:
-        os.close(fd)
+def current_writer(ledger_dir: Path, *, quiet_seconds: float = 600.0) -> Owner | None:
+    """The process that writes the ledger in this folder, or None. Takes no lock, so it never disturbs a writer.
 
-
-def named_writer(ledger_dir: Path) -> Owner | None:
-    """Whom the lock names: a living process of this host, or one of another host, whose life cannot be seen here."""
+    Args:
+        ledger_dir: Folder of the ledger and its lock.
+        quiet_seconds: This host cannot see whether a process of another host is alive. Such a writer counts as long as
+            the ledger has grown within this time; infinity believes the lock.
+    """
     try:
         fd = os.open(ledger_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -130,12 +119,17 @@ def named_writer(ledger_dir: Path) -> Owner | None:
         owner = _read_owner(fd)
     finally:
         os.close(fd)
-    here = owner is not None and owner.host == socket.gethostname()
-    return None if owner is None or (here and not owner.seen_alive()) else owner
+    if owner is None or owner.is_here:
+        return owner if owner is not None and owner.alive else None
+    try:
+        age = time.time() - (ledger_dir / "ledger.jsonl").stat().st_mtime
+    except OSError:
+        return None
+    return owner if age < quiet_seconds else None
 
 
 def _try_flock(fd: int) -> bool | None:
-    """True: taken; False: another holds it; None: this file system cannot say."""
+    """True: taken; False: another process holds it; None: the file system has no `flock`."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -148,7 +142,7 @@ def _try_flock(fd: int) -> bool | None:
 
 
 def _read_owner(fd: int) -> Owner | None:
-    """The owner named in the file; None when it is empty or was never finished."""
+    """The owner named in the file; None when it is empty or half-written."""
     try:
         found = json.loads(os.pread(fd, 4096, 0))
         return Owner(str(found["host"]), int(found["pid"]), int(found["started"]), float(found["since"]))
@@ -157,7 +151,7 @@ def _read_owner(fd: int) -> Owner | None:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """When a process of this host started, in ticks since boot; 0 where unknown; None if it is gone."""
+    """When a process of this host started, in ticks since boot; 0 where unknown; None if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         state, *rest = stat.rpartition(")")[2].split()

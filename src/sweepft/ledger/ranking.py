@@ -1,130 +1,155 @@
-"""Finalists as the ledger has them: their scores, their fresh seeds, and their order by ``rank_by``.
+"""The ranking of a sweep's trials and finalists, and its winner.
 
-One idea: everything that orders them is turned so that more is better (a loss counts negative); a configuration that
-was trained again with fresh seeds counts by those seeds alone, for it was chosen for its first one.
+All numbers that order finalists are turned so that higher is better (a loss counts negative). A configuration that was
+trained again with other seeds counts by these replicates alone, because it was selected for its first run.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sweepft.ledger.rows import Row
+from sweepft.ledger.state import SweepState
 from sweepft.ledger.trial_state import TrialState
-
-if TYPE_CHECKING:
-    from sweepft.ledger.state import SweepState
 
 OBJECTIVE = "objective"
 
 
 @dataclass(frozen=True)
+class Ranked:
+    """A place in the ranking; ``rank`` is None for a trial that did not reach the full budget."""
+
+    rank: int | None
+    trial: TrialState
+
+
+@dataclass(frozen=True)
 class Standing:
-    """What a finalist counts by.
+    """What a finalist is ranked by.
 
     Attributes:
-        value: More is better.
-        stderr: Its standard error: over fresh seeds where there are two or more, else over items; None if not known.
-        seeds: Fresh seeds it is the mean of; 0 for the first run alone.
-        values: Of each seed.
+        value: Higher is better.
+        stderr: Its standard error: over replicates where there are two or more, else over items; None if not known.
+        replicates: Number of replicates it is the mean of; 0 for the first run alone.
+        values: Of each replicate.
     """
 
     value: float
     stderr: float | None
-    seeds: int = 0
+    replicates: int = 0
     values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial that was chosen to be scored.
+    """A trial that was chosen to be evaluated.
 
     Attributes:
         trial: The trial.
         why: ``top`` or ``random``.
-        scores: `score` rows in force by name of test set or task.
-        seeds: Completed trials of its configuration with fresh seeds; ``seed_scores`` are theirs.
-        seeds_lost: How many more have diverged or failed: their mean would have been no number.
-        standing: What it counts by; None while something is missing.
+        scores: Its `score` rows by name of the item.
+        replicates: Completed replicates of the trial; ``replicate_scores`` are theirs.
+        replicates_lost: How many more diverged or failed.
+        standing: What it is ranked by; None while a score is missing.
     """
 
     trial: TrialState
     why: str
     scores: Mapping[str, Row] = field(default_factory=dict)
-    seeds: tuple[TrialState, ...] = ()
-    seed_scores: tuple[Mapping[str, Row], ...] = ()
-    seeds_lost: int = 0
+    replicates: tuple[TrialState, ...] = ()
+    replicate_scores: tuple[Mapping[str, Row], ...] = ()
+    replicates_lost: int = 0
     standing: Standing | None = None
 
 
-def finalists(view: SweepState) -> list[Finalist]:
-    """The finalists, best first by ``rank_by``; those that lack a score stand last, by the objective.
+def ranking(state: SweepState) -> list[Ranked]:
+    """Completed trials by objective, best first, ranked 1..n; then all others, unranked, by their progress.
 
-    Where some were confirmed, they stand before the others: a mean over fresh seeds does not compare with the one run
-    that a trial was chosen for.
+    Trials without a finite objective and replicates are not ranked. Ties keep the order of proposal.
     """
-    if view.finalists is None:
-        return []
-    found = [_finalist(view, entry) for entry in view.finalists["chosen"] if entry["trial_id"] in view.trials]
+    ranked = sorted((t for t in state.trials.values() if t.ranked), key=lambda t: t.rank_key)
+    others = sorted((t for t in state.trials.values() if not t.ranked), key=lambda t: (-t.progress, t.number))
+    return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
 
-    replicated = any(f.standing is not None and f.standing.seeds for f in found)
+
+def winner(state: SweepState) -> TrialState | None:
+    """The best of the finalists by ``rank_by`` once all are scored, else the first of the ranking; None without any."""
+    chosen = finalists(state)
+    if chosen and any(f.standing is not None for f in chosen) and all_scored(state):
+        return chosen[0].trial
+    return state.leader
+
+
+def finalists(state: SweepState) -> list[Finalist]:
+    """The finalists, best first by ``rank_by``; those that lack a score come last, by the objective.
+
+    Finalists with replicates come before those without: a mean over replicates is not comparable with the single run
+    that a trial was selected for.
+    """
+    if state.finalists is None:
+        return []
+    rank_by = state.finalists["rank_by"]
+    chosen = (entry for entry in state.finalists["chosen"] if entry["trial_id"] in state.trials)
+    found = [_finalist(state, entry["trial_id"], entry["why"], rank_by) for entry in chosen]
+    replicated = any(f.standing is not None and f.standing.replicates for f in found)
 
     def place(f: Finalist) -> tuple[bool, bool, float, float]:
-        value, seeds = (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.seeds)
+        value, replicates = (
+            (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.replicates)
+        )
         objective = math.inf if f.trial.objective is None else f.trial.objective
-        return f.standing is None, replicated and not seeds, -value, objective
+        return f.standing is None, replicated and not replicates, -value, objective
 
     return sorted(found, key=place)
 
 
-def scores_of(view: SweepState, trial_id: str | None) -> dict[str, Row]:
-    """Scores in force of a trial, or of the base model, by name of what it was scored on."""
+def scores_of(state: SweepState, trial_id: str | None) -> dict[str, Row]:
+    """The scores of a trial, or of the base model (None), by name of the item.
+
+    A score with another digest than the item's was made in another way and does not count.
+    """
     found = {}
-    for part in _parts(view, trial_id):
-        row = view.scores.get((trial_id, part["name"]))
-        if row is not None and row["digest"] == part["digest"]:
-            found[part["name"]] = row
+    for item in _items(state, trial_id):
+        row = state.scores.get((trial_id, item["name"]))
+        if row is not None and row["digest"] == item["digest"]:
+            found[item["name"]] = row
     return found
 
 
-def missing_scores(view: SweepState, trial_id: str | None, since: float = 0.0) -> list[dict[str, Any]]:
-    """Parts that a trial, or the base model, has neither a score on nor a reason why not.
+def missing_scores(state: SweepState, trial_id: str | None, since: float = 0.0) -> list[dict[str, Any]]:
+    """Items for which a trial, or the base model, has neither a score nor a reason why there is none.
 
     Args:
-        view: The sweep.
+        state: The sweep.
         trial_id: None for the base model.
-        since: Unix seconds; a reason told before is none any more: whoever resumes may have mended what was broken.
+        since: Unix seconds. Earlier reasons do not count: a resume tries again, since the cause may be fixed.
     """
-    have = scores_of(view, trial_id)
-    told = {name for name, row in have.items() if not row.get("reason") or row["time"] >= since}
-    return [part for part in _parts(view, trial_id) if part["name"] not in told]
+    have = scores_of(state, trial_id)
+    settled = {name for name, row in have.items() if not row.get("reason") or row["time"] >= since}
+    return [item for item in _items(state, trial_id) if item["name"] not in settled]
 
 
-def _parts(view: SweepState, trial_id: str | None) -> list[dict[str, Any]]:
-    """What a trial, or the base model, is scored on. A trial has its held-out losses from its own end."""
-    parts = [] if view.finalists is None else view.finalists["parts"]
-    return [part for part in parts if trial_id is None or part["what"] != "validation"]
-
-
-def all_scored(view: SweepState) -> bool:
-    """Whether the finalists and their fresh seeds have ended and have every score, or a reason why not."""
-    chosen = {entry["trial_id"] for entry in (view.finalists or {"chosen": ()})["chosen"]}
-    seeds = [t for t in view.trials.values() if t.replicate_of in chosen]
-    asked = [*(view.trials[name] for name in chosen), *(t for t in seeds if t.objective is not None)]
-    return all(t.end is not None for t in seeds) and not any(missing_scores(view, t.trial_id) for t in asked)
+def all_scored(state: SweepState) -> bool:
+    """Whether the replicates have ended, and all finalists and replicates have every score or a reason for none."""
+    chosen = {entry["trial_id"] for entry in (state.finalists or {"chosen": ()})["chosen"]}
+    replicates = [t for t in state.trials.values() if t.replicate_of in chosen]
+    scored = [*(state.trials[name] for name in chosen), *(t for t in replicates if t.objective is not None)]
+    ended = all(t.end is not None for t in replicates)
+    return ended and not any(missing_scores(state, t.trial_id) for t in scored)
 
 
 def metric_of(key: str, names: Iterable[str], metrics: Mapping[str, Iterable[str]]) -> tuple[str, str]:
-    """Which part and metric a key of ``rank_by`` means.
+    """The item and the metric that a key of ``rank_by`` means.
 
     Args:
         key: ``gsm8k``, ``gsm8k.exact_match``, ``NAME.loss``.
-        names: Parts there are.
-        metrics: Metrics of each, the first one standing for the part.
+        names: Names of the items.
+        metrics: Metrics of each item; the first one is its default.
     Raises:
-        ValueError: If there is none, or several; says which there are.
+        ValueError: If there is none, or several; the message lists those that exist.
     """
     name = max((n for n in names if key == n or key.startswith(f"{n}.")), key=len, default=None)
     if name is None:
@@ -139,27 +164,31 @@ def metric_of(key: str, names: Iterable[str], metrics: Mapping[str, Iterable[str
     return name, found[0]
 
 
-def _finalist(view: SweepState, entry: Mapping[str, Any]) -> Finalist:
-    trial = view.trials[entry["trial_id"]]
-    tried = [t for t in view.trials.values() if t.replicate_of == trial.trial_id]
-    seeds = [t for t in tried if t.objective is not None]
-    bare = Finalist(
-        trial=trial,
-        why=entry["why"],
-        scores=scores_of(view, trial.trial_id),
-        seeds=tuple(seeds),
-        seed_scores=tuple(scores_of(view, t.trial_id) for t in seeds),
-        seeds_lost=sum(t.status in ("diverged", "failed") for t in tried),
+def _items(state: SweepState, trial_id: str | None) -> list[dict[str, Any]]:
+    """What a trial, or the base model, is scored on. A trial's validation losses are those of its last step."""
+    items = [] if state.finalists is None else state.finalists["items"]
+    return [item for item in items if trial_id is None or item["what"] != "validation"]
+
+
+def _finalist(state: SweepState, trial_id: str, why: str, rank_by: Mapping[str, float]) -> Finalist:
+    started = [t for t in state.trials.values() if t.replicate_of == trial_id]
+    completed = [t for t in started if t.objective is not None]
+    finalist = Finalist(
+        trial=state.trials[trial_id],
+        why=why,
+        scores=scores_of(state, trial_id),
+        replicates=tuple(completed),
+        replicate_scores=tuple(scores_of(state, t.trial_id) for t in completed),
+        replicates_lost=sum(t.status in ("diverged", "failed") for t in started),
     )
-    assert view.finalists is not None
-    return Finalist(**{**vars(bare), "standing": _standing(bare, view.finalists["rank_by"])})
+    return replace(finalist, standing=_standing(finalist, rank_by))
 
 
 def _standing(finalist: Finalist, rank_by: Mapping[str, float]) -> Standing | None:
-    """Mean over fresh seeds where all of them have what is asked for, else the first run's."""
+    """The mean over two or more replicates if all of them have every score, else the value of the first run."""
     runs = [
         _weighted(trial, scores, rank_by)
-        for trial, scores in zip(finalist.seeds, finalist.seed_scores, strict=True)
+        for trial, scores in zip(finalist.replicates, finalist.replicate_scores, strict=True)
     ]
     values = [run[0] for run in runs if run is not None]
     if len(values) >= 2 and len(values) == len(runs):
@@ -173,7 +202,7 @@ def _standing(finalist: Finalist, rank_by: Mapping[str, float]) -> Standing | No
 def _weighted(
     trial: TrialState, scores: Mapping[str, Row], rank_by: Mapping[str, float]
 ) -> tuple[float, float | None] | None:
-    """Weighted mean of what orders them, more is better, with its standard error; None if anything is missing."""
+    """Weighted mean of the metrics of ``rank_by`` with its standard error; None if one is missing."""
     total, value, square = sum(rank_by.values()), 0.0, 0.0
     for key, weight in rank_by.items():
         if key == OBJECTIVE:

@@ -1,8 +1,7 @@
 """The kinds of row a ledger holds, each with its fields, units and meaning.
 
-A kind is a frozen dataclass: a field without a default must be given, one with a default may be left out, and
-nothing else is written. Adding a kind or a field with a default keeps `SCHEMA_VERSION`, for readers ignore
-what they do not know; changing the meaning of a field raises it.
+A kind is a frozen dataclass: a field without a default is required, and no other field is written. Readers ignore
+kinds and fields that they do not know, so a new one keeps `SCHEMA_VERSION`; a new meaning or name raises it.
 """
 
 from __future__ import annotations
@@ -12,37 +11,31 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, TypeAlias
 
 Row: TypeAlias = dict[str, Any]
-
-
 """One row as read: ``seq``, ``time``, ``kind`` and the fields of that kind."""
 
+Numbers: TypeAlias = dict[str, Any]
+"""A field that holds numbers by name, nested or in lists. JSON has no NaN and no infinity: a row spells them as text,
+and a reader turns the text back into a number in fields declared as `Numbers` or ``float``, and nowhere else."""
 
-SCHEMA_VERSION: Final = 1
-
+SCHEMA_VERSION: Final = 2
 
 STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
-
-
 """How a trial can end."""
 
-
 OPEN_STATUSES: Final = ("running", "interrupted", "paused")
-
-
-"""What a trial without an `end` row is: `paused` from a verdict that says so until it starts again; else `interrupted`
-once nobody works on the sweep any more."""
-
+"""The status of a trial without an ``end`` row. It is ``paused`` from a decision to pause it until its next start, and
+``interrupted`` when no driver works on the sweep."""
 
 DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_check")
 
 
 @dataclass(frozen=True)
 class SweepRow:
-    """What was asked and where it runs. The first row; again with ``resumed=True`` at each resume.
+    """The sweep's spec and environment. The first row, and one with ``resumed=True`` at each resume.
 
     ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets;
-    ``prior_sweeps`` what the scheduler knows of earlier sweeps (`sweepft.early_stopping.PriorSweeps`), None without;
-    ``simulated`` what stood in for training where none took place, None in a real sweep.
+    ``prior_sweeps`` is a `sweepft.early_stopping.PriorSweeps` as a dict; ``simulated`` describes the simulation of a
+    sweep that trained nothing, and is None in a real one.
     """
 
     name: str
@@ -58,15 +51,16 @@ class SweepRow:
     git_commit: str | None = None
     command: Any = None
     resumed: bool = False
-    prior_sweeps: dict[str, Any] | None = None
+    prior_sweeps: Numbers | None = None
     simulated: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class TrialRow:
-    """A proposed configuration: ``params`` has the swept keys, ``train_config`` the whole train section.
+    """A proposed trial: ``params`` has the swept values, ``train_config`` the whole train section.
 
-    ``replicate_of`` names the trial whose configuration it trains again with a fresh seed (origin ``replicates``), else None.
+    ``origin`` is ``start_with | sampler | clone | replicate``; a replicate trains the params of trial ``replicate_of``
+    with another seed. ``study_number`` is the trial's number in the Optuna study.
     """
 
     trial_id: str
@@ -82,7 +76,10 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StartRow:
-    """A try of a trial begins; ``from_step`` is the last step kept from earlier tries (0: none)."""
+    """An attempt at a trial begins; ``from_step`` is the last step kept from earlier attempts (0: none).
+
+    ``warm`` says that living ranks took the trial over, in ``switch_seconds``; ``nodes`` are the hosts of the ranks.
+    """
 
     trial_id: str
     attempt: int
@@ -95,27 +92,29 @@ class StartRow:
 
 @dataclass(frozen=True)
 class StepsRow:
-    """Every optimizer step since the last such row: parallel lists, one entry a step.
+    """Every optimizer step since the last such row, as parallel lists with one entry a step.
 
     ``history`` has ``step, samples_seen, tokens_seen, loss, grad_norm, lr, seconds``; ``blocks`` has
-    ``index, loss, tokens``, one entry a block of the sample order; ``phase_seconds`` wall seconds by phase.
+    ``index, loss, tokens`` with one entry a block of the sample order, whose digest is ``data_order``;
+    ``phase_seconds`` has wall seconds by phase.
     """
 
     trial_id: str
     attempt: int
-    history: dict[str, Any]
-    blocks: dict[str, Any] | None = None
+    history: Numbers
+    blocks: Numbers | None = None
     data_order: str | None = None
-    phase_seconds: dict[str, float] | None = None
+    phase_seconds: Numbers | None = None
 
 
 @dataclass(frozen=True)
 class EvalRow:
-    """Held-out losses at a window, or at the end (``final``).
+    """Validation losses at a rung, or at the end (``final``).
 
     ``objective`` is the weighted mean in nats per target token; ``sets`` holds
-    ``{name: {loss, stderr, tokens, samples}}``, and ``residuals`` in the final one: of up to 64 groups of samples, the
-    sum of their losses less what the mean loss would make it (nats), from which two trials' difference gets its error.
+    ``{name: {loss, stderr, tokens, samples}}``. The final row also has ``residuals``: for up to 64 groups of samples,
+    the sum of their losses minus what the mean loss predicts (nats), which gives the error of a difference between
+    two trials.
     """
 
     trial_id: str
@@ -125,16 +124,16 @@ class EvalRow:
     rung: float | None
     final: bool
     objective: float | None
-    sets: dict[str, Any]
+    sets: Numbers
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """What the scheduler decided on a trial at a window, by which rule, and why.
+    """What the early-stopping rule decided on a trial, at a rung or between two, and why.
 
-    ``action`` is one of `DECISION_ACTIONS`; ``p_top`` the estimated probability that the trial is a good one;
-    ``score`` what the rule compared with its threshold.
+    ``action`` is one of `DECISION_ACTIONS`; ``p_top`` the estimated probability that the trial is among the top
+    fraction; ``score`` the number that the rule compared with its threshold.
     """
 
     trial_id: str
@@ -145,7 +144,7 @@ class DecisionRow:
     rule: str
     reason: str
     p_top: float | None = None
-    evidence: dict[str, Any] = field(default_factory=dict)
+    evidence: Numbers = field(default_factory=dict)
     score: float | None = None
 
 
@@ -165,7 +164,10 @@ class EndRow:
 
 @dataclass(frozen=True)
 class CostRow:
-    """Wall ``seconds`` a slot spent in a ``phase``, holding ``gpus`` (0 on a CPU)."""
+    """Wall ``seconds`` that a slot spent in a ``phase`` with ``gpus`` GPUs (0 on a CPU).
+
+    The cost rows of a result follow its other rows: a result without any was cut off by a crash and does not count.
+    """
 
     trial_id: str | None
     slot: int | str | None
@@ -176,7 +178,7 @@ class CostRow:
 
 @dataclass(frozen=True)
 class FaultRow:
-    """Something broke: what was done (``action``), and the slot's seconds that must be spent again."""
+    """A failure, the ``action`` taken, and the seconds of slot time that were lost."""
 
     trial_id: str | None
     slot: int | str | None
@@ -189,9 +191,9 @@ class FaultRow:
 
 @dataclass(frozen=True)
 class CommandRow:
-    """What a person has asked of the running sweep, and the driver's answer (see `sweepft.ledger.commands`).
+    """A user's command to the running sweep, and the driver's answer (see `sweepft.ledger.commands`).
 
-    ``asked`` is when it was asked, in Unix seconds; ``answer`` what comes of it, or why it was not ``accepted``.
+    ``asked`` is when it was sent, in Unix seconds; ``answer`` what it does, or why it was not ``accepted``.
     """
 
     command_id: str
@@ -206,32 +208,33 @@ class CommandRow:
 
 @dataclass(frozen=True)
 class FinalistsRow:
-    """Whom the search leaves to be scored, and on what. A later one replaces it.
+    """The trials to evaluate after the search, and on what. A later row replaces an earlier one.
 
-    ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``), ``parts`` has ``{what, name, digest}``, where ``what``
-    is ``test`` (a sealed set), ``task``, ``judge``, or ``validation``, on which the base model alone is scored;
-    ``rank_by`` is the weight of each thing that orders them.
+    ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``); ``items`` has ``{what, name, digest}``, where ``what``
+    is ``test`` (a test set), ``task`` (a benchmark), ``mt_bench``, or ``validation`` (evaluated for the base model
+    only); ``rank_by`` is the weight of each metric in the ranking.
     """
 
     chosen: list[dict[str, Any]]
-    parts: list[dict[str, Any]]
-    rank_by: dict[str, float]
+    items: list[dict[str, Any]]
+    rank_by: Numbers
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A trial's kept weights, or the base model (``trial_id`` None), scored on one test set or task.
+    """Scores of a trial's kept weights, or of the base model (``trial_id`` None), on one item of the finalists row.
 
-    ``metrics`` holds ``{metric: {value, stderr, higher_is_better}}``, ``parts`` the same by task of a group; ``file``
-    in the run folder has the results item by item, ``file_digest`` its SHA-256. ``reason`` says why there is no score.
+    ``metrics`` holds ``{metric: {value, stderr, higher_is_better}}``, ``parts`` the same for each task of a group;
+    ``items`` counts the samples or questions; ``file`` in the run folder has the result of each, ``file_digest`` its
+    SHA-256. ``reason`` says why there is no score.
     """
 
     trial_id: str | None
     what: str
     name: str
     digest: str
-    metrics: dict[str, Any]
-    parts: dict[str, Any] = field(default_factory=dict)
+    metrics: Numbers
+    parts: Numbers = field(default_factory=dict)
     items: int = 0
     version: str | None = None
     num_fewshot: int | None = None
@@ -244,7 +247,7 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class FinishRow:
-    """The driver is done with the sweep: ``finished | interrupted | limit | failed``, or waits: ``paused``."""
+    """The driver ends (``finished | interrupted | limit | failed``) or waits (``paused``)."""
 
     status: str
     reason: str | None = None
@@ -268,54 +271,21 @@ KINDS: Final[dict[str, type]] = {
 
 
 DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
-
-
-"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Verdicts are not: on a
-slow file system all slots would wait, and one that is lost is lost with its steps and given again."""
-
-
-TEXT_FIELDS: Final = frozenset(
-    {
-        *(
-            "kind",
-            "name",
-            "spec",
-            "spec_digest",
-            "sweepft_version",
-            "data",
-            "versions",
-            "hardware",
-            "git_commit",
-        ),
-        *(
-            "command",
-            "trial_id",
-            "params",
-            "train_config",
-            "origin",
-            "slot",
-            "nodes",
-            "data_order",
-            "action",
-            "rule",
-        ),
-        *("reason", "status", "phase", "error", "message", "simulated"),
-        *("command_id", "arguments", "who", "answer"),
-        *("replicate_of", "chosen", "what", "digest", "file", "file_digest", "version"),
-    }
-)
-
-
-"""Fields a reader leaves as written: there the text ``"nan"`` is a text, elsewhere it is the number."""
-
+"""Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Decisions are not: on a
+slow file system all slots would wait, and a lost decision is lost with its steps, which are then trained again."""
 
 _DECLARED: Final = {kind: {f.name: f for f in fields(row)} for kind, row in KINDS.items()}
-
 
 _REQUIRED: Final = {
     kind: [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
     for kind, declared in _DECLARED.items()
 }
+
+NUMBER_FIELDS: Final = {
+    kind: frozenset(n for n, f in declared.items() if "float" in str(f.type) or "Numbers" in str(f.type))
+    for kind, declared in _DECLARED.items()
+}
+"""Fields of each kind in which the texts ``nan``, ``inf`` and ``-inf`` stand for numbers."""
 
 
 def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -346,5 +316,5 @@ def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """``sets`` of an `EvalRow` as people and windows need them; residuals are for comparing ends."""
+    """``sets`` of an `EvalRow` without the residuals, which only the final row has."""
     return {name: {k: v for k, v in found.items() if k != "residuals"} for name, found in sets.items()}

@@ -1,53 +1,43 @@
 """The state of a sweep, folded from its ledger one row at a time.
 
-There is one fold: the live progress view, resume, the report and replay all call `SweepState.apply`, so they
-cannot disagree about what happened.
+This is the only place that interprets rows. The live view, resume, early stopping, search, the report and the replay
+all read this state, so they agree about what happened.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sweepft.ledger.codec import gc_paused
-from sweepft.ledger.ledger import iter_ledger, ledger_path
 from sweepft.ledger.lock import Owner, current_writer
-from sweepft.ledger.ranking import all_scored, finalists
+from sweepft.ledger.reader import iter_ledger, ledger_path
 from sweepft.ledger.rows import Row
 from sweepft.ledger.trial_state import TrialState
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """A place in the ranking; ``rank`` is None for a trial that did not reach the full budget."""
-
-    rank: int | None
-    trial: TrialState
-
-
 @dataclass
 class SweepState:
-    """A sweep as it stands.
+    """The state of a sweep.
 
     Attributes:
-        header: The first `sweep` row, or an empty dict before it.
+        header: The first `sweep` row; an empty dict before it.
         resumes: Later `sweep` rows.
-        trials: By trial_id, in the order they were proposed.
-        finish: The `finish` row in force, or None while the sweep runs or after a crash.
-        faults: All `fault` rows, those of no trial too.
-        costs: `cost` rows of no trial: what slots waited.
-        phases: Wall seconds by phase, of all `cost` rows; ``gpu_phases`` the same times the GPUs held.
-        slots: Names of the slots that `cost` rows tell of, for each of ``sessions``.
-        commands: All `command` rows.
-        finalists: The `finalists` row in force, or None before the search is over.
-        scores: The last `score` row by trial_id (None: the base model) and name of test set or task.
-        writer: Who was writing when the ledger was loaded, or None.
-        rows: Rows folded.
+        trials: By trial_id, in the order of proposal.
+        leader: The first trial of the ranking by objective, or None. See `sweepft.ledger.ranking`.
+        finish: The `finish` row, or None while a driver runs and after a crash.
+        faults, commands: All rows of these kinds.
+        costs: `cost` rows that belong to no trial: idle slots.
+        phases, gpu_phases: Wall seconds and GPU-seconds by phase, of all `cost` rows.
+        slots: Names of the slots in `cost` rows, for each of ``sessions``.
+        finalists: The last `finalists` row, or None during the search.
+        scores: The last `score` row by trial_id (None: the base model) and name of the item.
+        writer: The process that wrote the ledger when it was loaded, or None.
+        rows: Number of rows folded.
         first_time, last_time: Unix seconds of the first and last row.
-        sessions: First and last time of each run of the driver; a resume begins a new one.
+        sessions: First and last time of each run of the driver; each resume begins a new one.
     """
 
     header: Row = field(default_factory=dict)
@@ -67,34 +57,34 @@ class SweepState:
     first_time: float = 0.0
     last_time: float = 0.0
     sessions: list[tuple[float, float]] = field(default_factory=list)
-    _best: TrialState | None = field(default=None, repr=False)
+    leader: TrialState | None = field(default=None, repr=False)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Self:
-        """Fold rows; trials without an `end` are ``running`` unless a `finish` row follows."""
-        view = cls()
+        """Fold rows. Trials without an `end` row are ``running`` unless a `finish` row follows."""
+        state = cls()
         with gc_paused():
             for row in rows:
-                view.apply(row)
-        return view
+                state.apply(row)
+        return state
 
     @classmethod
     def load(cls, run_dir: str | os.PathLike[str]) -> Self:
-        """Fold the ledger of a run; with no living writer, trials without an `end` are ``interrupted``.
+        """Fold the ledger of a run. Without a living writer, trials without an `end` row are ``interrupted``.
 
         Raises:
             LedgerError, LedgerCorrupt, LedgerVersion: See `iter_ledger`.
         """
         writer = current_writer(ledger_path(run_dir).parent)
-        view = cls.from_rows(iter_ledger(run_dir))
-        view.writer = writer
+        state = cls.from_rows(iter_ledger(run_dir))
+        state.writer = writer
         if writer is None:
-            view.settle("interrupted")
-        return view
+            state.set_unfinished("interrupted")
+        return state
 
     @property
     def spec(self) -> dict[str, Any]:
-        """The resolved spec now in force: that of the last resume, else the first."""
+        """The resolved spec: that of the last resume, else of the first row."""
         latest = self.resumes[-1] if self.resumes else self.header
         return latest.get("spec") or {}
 
@@ -105,17 +95,17 @@ class SweepState:
 
     @property
     def simulated(self) -> dict[str, Any] | None:
-        """What stood in for training, where none took place; None in a real sweep."""
+        """The simulation of a sweep that trained nothing; None in a real sweep."""
         return self.header.get("simulated")
 
     @property
     def budget_samples(self) -> int:
-        """Training samples every trial may consume."""
+        """Training samples of a trial at full budget."""
         return int(self.header.get("budget_samples") or 0)
 
     @property
     def planned_trials(self) -> int | None:
-        """Trials the sweep will run: those of its spec or of an extension, and clones; None without such a number."""
+        """Trials the sweep will run, with extensions and clones; None where the spec sets no number."""
         asked = (self.spec.get("search") or {}).get("trials")
         if asked is None:
             return None
@@ -124,18 +114,28 @@ class SweepState:
 
     @property
     def clones(self) -> int:
-        """Clones that were asked for."""
+        """Number of clones requested."""
         return len(self.accepted("clone"))
 
     @property
     def paused(self) -> bool:
-        """Whether the sweep is paused, or about to be: told so, and neither continued nor resumed since."""
+        """Whether the last accepted `pause` or `continue` command of this session is a pause."""
         begun = self.sessions[-1][0] if self.sessions else 0.0
-        told = [c for c in self.accepted("pause", "continue") if c["time"] >= begun]
-        return bool(told) and told[-1]["command"] == "pause"
+        given = [c for c in self.accepted("pause", "continue") if c["time"] >= begun]
+        return bool(given) and given[-1]["command"] == "pause"
+
+    @property
+    def search_trials(self) -> list[TrialState]:
+        """Trials of the search, in the order of proposal: all but replicates."""
+        return [t for t in self.trials.values() if t.replicate_of is None]
+
+    @property
+    def decisions(self) -> list[Row]:
+        """The decisions on all trials, in the order of the ledger."""
+        return sorted((d for t in self.trials.values() for d in t.decisions), key=lambda d: int(d["seq"]))
 
     def accepted(self, *commands: str) -> list[Row]:
-        """The `command` rows of these commands that were accepted, in order."""
+        """The accepted `command` rows of these commands, in order."""
         return [c for c in self.commands if c["command"] in commands and c["accepted"]]
 
     @property
@@ -143,14 +143,13 @@ class SweepState:
         """``running``, ``crashed`` (no writer, no finish row), or the finish row's status."""
         if self.finish is not None:
             return str(self.finish["status"])
-        return (
-            "running"
-            if self.writer is not None or any(t.status == "running" for t in self.trials.values())
-            else "crashed"
-        )
+        running = self.writer is not None or any(t.status == "running" for t in self.trials.values())
+        return "running" if running else "crashed"
 
     def apply(self, row: Row) -> None:
-        """Fold one row; kinds this version does not know are passed over."""
+        """Fold one row; unknown kinds are ignored. A row made by hand may lack ``seq``."""
+        if "seq" not in row:
+            row = {"seq": self.rows, **row}
         self.rows += 1
         self.last_time = row.get("time", self.last_time)
         self.first_time = self.first_time or self.last_time
@@ -165,7 +164,7 @@ class SweepState:
             self._trial(row)
         elif kind == "finish":
             self.finish = row
-            self.settle("interrupted")
+            self.set_unfinished("interrupted")
         elif kind == "cost":
             self._cost(row)
         elif kind == "fault":
@@ -180,46 +179,29 @@ class SweepState:
         if trial is not None and kind != "trial":
             trial.apply(row)
             if kind in ("end", "start"):
-                self._note_best(trial)
+                self._update_leader(trial)
 
-    def settle(self, status: str) -> None:
-        """Set the status of every trial that has no `end` row."""
+    def set_unfinished(self, status: str) -> None:
+        """Set the status of all trials that have neither ended nor been paused."""
         for trial in self.trials.values():
-            trial.settle(status)
+            trial.set_unfinished(status)
+
+    def drop_partial_results(self) -> None:
+        """Drop results that a crash cut off; see `TrialState.drop_partial_result`."""
+        for trial in self.trials.values():
+            trial.drop_partial_result()
 
     def with_status(self, *statuses: str) -> list[TrialState]:
-        """Trials of these statuses, in the order they were proposed."""
+        """Trials of these statuses, in the order of proposal."""
         return [t for t in self.trials.values() if t.status in statuses]
 
-    def ranking(self) -> list[Ranked]:
-        """Completed trials by objective, best first, ranked 1..n; then all others, unranked, farthest first.
-
-        A completed trial whose objective is not finite is not ranked, nor is one that confirms another. Ties stand in
-        order of proposal.
-        """
-        ranked: list[TrialState] = []
-        others: list[TrialState] = []
-        for trial in self.trials.values():
-            (ranked if _rankable(trial) else others).append(trial)
-        ranked.sort(key=_place)
-        others.sort(key=lambda t: (-t.reach, t.number))
-        return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
-
-    @property
-    def best(self) -> TrialState | None:
-        """The winner: of scored finalists the first by ``rank_by``, else the first of the ranking; None without any."""
-        chosen = finalists(self)
-        if chosen and any(f.standing is not None for f in chosen) and all_scored(self):
-            return chosen[0].trial
-        return self._best
-
-    def _note_best(self, trial: TrialState) -> None:
-        """Keep the first of the ranking: asked for at every end, in sweeps of any length."""
-        if trial is self._best:  # it starts again, or ends another way
-            first = next(iter(self.ranking()), None)
-            self._best = first.trial if first is not None and first.rank == 1 else None
-        elif _rankable(trial) and (self._best is None or _place(trial) < _place(self._best)):
-            self._best = trial
+    def _update_leader(self, trial: TrialState) -> None:
+        """Keep the first of the ranking at hand: sorting all trials at each end would be slow in long sweeps."""
+        if trial is self.leader:  # it has restarted, or ended with another objective
+            ranked = [t for t in self.trials.values() if t.ranked]
+            self.leader = min(ranked, key=lambda t: t.rank_key, default=None)
+        elif trial.ranked and (self.leader is None or trial.rank_key < self.leader.rank_key):
+            self.leader = trial
 
     def _cost(self, row: Row) -> None:
         phase, seconds = row["phase"], row["seconds"]
@@ -234,10 +216,10 @@ class SweepState:
         if self.header:
             self.resumes.append(row)
             self.finish = None
-            self.settle("interrupted")
+            self.set_unfinished("interrupted")
+            self.drop_partial_results()
             for trial in self.trials.values():
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
-                trial.forget_torn()
         else:
             self.header = row
 
@@ -253,16 +235,6 @@ class SweepState:
             study_number=row.get("study_number"),
             replicate_of=row.get("replicate_of"),
             budget_samples=self.budget_samples,
+            seq=row["seq"],
             proposed=row.get("time", 0.0),
         )
-
-
-def _rankable(trial: TrialState) -> bool:
-    known = trial.objective is not None and math.isfinite(trial.objective)
-    return trial.status == "completed" and trial.replicate_of is None and known
-
-
-def _place(trial: TrialState) -> tuple[float, int]:
-    """What the ranking goes by; of a completed trial."""
-    assert trial.objective is not None
-    return trial.objective, trial.number

@@ -1,7 +1,7 @@
-"""One trial's state, folded from its rows.
+"""The state of one trial, folded from its rows.
 
-One idea: a trial that is restarted keeps its steps up to the step it goes on from; what was measured after that
-is being measured again.
+A trial that is restarted keeps its steps up to the step it restarts from; what was measured after that step is
+dropped, because it is measured again.
 """
 
 from __future__ import annotations
@@ -20,20 +20,37 @@ from sweepft.ledger.rows import Row
 HISTORY_KEYS: Final = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
 
 
-@dataclass
-class Attempt:
-    """One try of a trial: its `start` row, in short.
+@dataclass(frozen=True, slots=True)
+class StepsReport:
+    """A `steps` row in short; the steps themselves are in `TrialState.history`.
 
     Attributes:
-        attempt: Which try, as numbered by the driver.
+        seq: The row's ``seq``.
+        time: Unix seconds.
+        step: The last step of the row.
+        blocks: ``{index: (loss, tokens)}`` of the blocks of the sample order that it completed.
+    """
+
+    seq: int
+    time: float
+    step: int
+    blocks: dict[int, tuple[float, float]]
+
+
+@dataclass
+class Attempt:
+    """One attempt at a trial: its `start` row in short.
+
+    Attributes:
+        attempt: Number of the attempt, as given by the driver.
         slot: The slot it ran on.
-        from_step: Steps kept from earlier tries.
+        from_step: Steps kept from earlier attempts.
         warm: Whether living ranks took it over.
-        switch_seconds: From the end of the slot's last trial to this one being ready.
+        switch_seconds: From the end of the slot's last trial until this one was ready.
         nodes: Hosts of the ranks, where known.
-        started: Unix seconds at which it began: of its `start` row, or earlier if its first steps say so.
-        last: Unix seconds of its latest row.
-        parked: Whether it ended by being parked.
+        started: Unix seconds of its `start` row, or of its first step if that was earlier.
+        last: Unix seconds of its last row.
+        paused: Whether it ended in a pause.
     """
 
     attempt: int
@@ -49,24 +66,23 @@ class Attempt:
 
 @dataclass
 class TrialState:
-    """One trial as it stands.
+    """The state of one trial.
 
     Attributes:
-        trial_id, number, config, effective, origin, planned_steps, warmup_steps, study_number, confirms: From `trial`.
-        budget_samples: Budget of the sweep, which `reach` divides by.
-        status: ``completed | stopped | diverged | failed | interrupted``, or ``running``, or ``paused``.
-        reason: Why it ended or was parked, or None.
+        trial_id, number, params, train_config, origin, planned_steps, warmup_steps, study_number, replicate_of: Of its
+            `trial` row; ``seq`` is the row's.
+        budget_samples: Training samples at full budget.
+        status: One of `STATUSES` after an `end` row, else of `OPEN_STATUSES`.
+        reason: Why it ended or was paused, or None.
         objective: Value at full budget (nats per target token, lower is better); None unless ``completed``.
-        attempts: Its tries in order.
-        evals: `eval` rows in force: those of steps that were trained again are left out.
-        verdicts: `decision` rows in force, likewise.
-        end: The `end` row in force, or None.
+        attempts: In order.
+        reports: One entry a `steps` row, except rows whose steps were trained again.
+        evals, decisions: `eval` and `decision` rows, with the same exception.
+        end: The `end` row, or None while the trial is open.
         faults: Its `fault` rows.
-        costs: Wall seconds by phase, from `cost` rows; ``gpu_costs`` the same times the GPUs held.
+        costs, gpu_costs: Wall seconds and GPU-seconds by phase, from `cost` rows.
         phase_seconds: Wall seconds by phase, from `steps` rows.
-        blocks: Training loss per completed block of the sample order: ``{index: (loss, tokens)}``.
         data_order: Digest of its sample order.
-        told: When its steps were told: Unix seconds and last step of each `steps` row in force.
         proposed, ended: Unix seconds.
     """
 
@@ -91,24 +107,24 @@ class TrialState:
     costs: dict[str, float] = field(default_factory=dict)
     gpu_costs: dict[str, float] = field(default_factory=dict)
     phase_seconds: dict[str, float] = field(default_factory=dict)
-    blocks: dict[int, tuple[float, float]] = field(default_factory=dict)
+    reports: list[StepsReport] = field(default_factory=list)
     data_order: str | None = None
-    told: list[tuple[float, int]] = field(default_factory=list)
+    seq: int = 0
     proposed: float = 0.0
     ended: float | None = None
     _columns: dict[str, array[float]] = field(
         default_factory=lambda: {k: array("d") for k in HISTORY_KEYS}, repr=False
     )
-    _whole: int = field(default=0, repr=False)  # step of the last result that is whole
+    _complete_step: int = field(default=0, repr=False)  # last step of the last complete result
 
     @property
     def open(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it has no `end` row."""
         return self.end is None
 
     @property
     def history(self) -> dict[str, NDArray[np.float64]]:
-        """Every step kept, as arrays of equal length by `HISTORY_KEYS`; what was not reported is NaN. A copy."""
+        """All steps as arrays of equal length by `HISTORY_KEYS`, NaN where a value was not reported. A copy."""
         return {k: np.array(v, dtype=np.float64) for k, v in self._columns.items()}
 
     @property
@@ -127,29 +143,48 @@ class TrialState:
         return self._last("tokens_seen")
 
     @property
-    def reach(self) -> float:
-        """Share of the budget it trained, 0 to 1."""
+    def blocks(self) -> dict[int, tuple[float, float]]:
+        """Training loss and target tokens of each completed block of the sample order."""
+        return {index: block for report in self.reports for index, block in report.blocks.items()}
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget it has trained, 0 to 1."""
         return min(1.0, self.samples_seen / self.budget_samples) if self.budget_samples > 0 else 0.0
 
     @property
     def stopped_by(self) -> Row | None:
-        """The verdict that stopped or parked it, where one did."""
+        """The decision that stopped or paused it, or None."""
         if self.status not in ("stopped", "paused"):
             return None
-        return next(
-            (v for v in reversed(self.decisions) if v.get("action") in ("stop", "pause", "divergence_check")),
-            None,
-        )
+        ending = ("stop", "pause", "divergence_check")
+        return next((d for d in reversed(self.decisions) if d["action"] in ending), None)
 
     @property
     def pauses(self) -> int:
-        """How often it was parked."""
-        return sum(v.get("action") == "pause" for v in self.decisions)
+        """How often it was paused."""
+        return sum(d["action"] == "pause" for d in self.decisions)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its last attempt ended in a pause. It stays paused when the driver ends."""
+        return bool(self.attempts) and self.attempts[-1].paused
 
     @property
     def audited(self) -> bool:
-        """Whether it was condemned and ran on all the same."""
-        return any(v.get("action") == "audit" for v in self.decisions)
+        """Whether the rule flagged it, and it runs on as an audit."""
+        return any(d["action"] == "audit" for d in self.decisions)
+
+    @property
+    def ranked(self) -> bool:
+        """Whether it has a place in the ranking: completed with a finite objective, and not a replicate."""
+        known = self.objective is not None and math.isfinite(self.objective)
+        return known and self.status == "completed" and self.replicate_of is None
+
+    @property
+    def rank_key(self) -> tuple[float, int]:
+        """What the ranking sorts by: the objective, then the order of proposal."""
+        return math.inf if self.objective is None else self.objective, self.number
 
     def apply(self, row: Row) -> None:
         """Fold one row of this trial."""
@@ -159,17 +194,20 @@ class TrialState:
             if self.attempts and self.end is None:
                 self.attempts[-1].last = row.get("time", 0.0)
 
-    def settle(self, status: str) -> None:
-        """Set the status of a trial that has no `end` row and is not parked."""
+    def set_unfinished(self, status: str) -> None:
+        """Set the status of a trial that has neither ended nor been paused."""
         if self.end is None and self.status != "paused":
             self.status = status
 
-    def forget_torn(self) -> None:
-        """Forget a result that a crash cut in two: who resumes takes it as not written (`complete_results`)."""
-        if self.end is not None:
+    def drop_partial_result(self) -> None:
+        """Drop a result that a crash cut off: its rows lack the `cost` row that closes it.
+
+        A driver that resumes the sweep trains its steps again.
+        """
+        if self.end is not None or not self.step:
             return
         paused = self.status == "paused"
-        self._keep_steps(self._whole)
+        self._keep_steps(self._complete_step)
         if paused and not (self.decisions and self.decisions[-1]["action"] == "pause"):
             self.status, self.reason = "interrupted", None
             if self.attempts:
@@ -199,21 +237,19 @@ class TrialState:
             self._keep_steps(steps[0] - 1)
             for key, column in self._columns.items():
                 values = history.get(key)
-                whole = values is not None and len(values) == len(steps)
-                column.extend(
-                    [math.nan if v is None else v for v in values or ()] if whole else [math.nan] * len(steps)
-                )
-            self.told.append((row.get("time", 0.0), int(steps[-1])))
-        blocks = row.get("blocks") or {}
-        for index, loss, tokens in zip(
-            blocks.get("index", ()), blocks.get("loss", ()), blocks.get("tokens", ()), strict=False
-        ):
-            self.blocks[int(index)] = (loss, tokens)
+                if values is None or len(values) != len(steps):
+                    values = [None] * len(steps)
+                column.extend(math.nan if v is None else v for v in values)
+            blocks = row.get("blocks") or {}
+            columns = (blocks.get(key, ()) for key in ("index", "loss", "tokens"))
+            completed = {int(index): (loss, tokens) for index, loss, tokens in zip(*columns, strict=False)}
+            self.reports.append(StepsReport(row["seq"], row.get("time", 0.0), int(steps[-1]), completed))
         self.data_order = row.get("data_order") or self.data_order
-        for phase, seconds in (row.get("phase_seconds") or {}).items():
+        phases = row.get("phase_seconds") or {}
+        for phase, seconds in phases.items():
             self.phase_seconds[phase] = self.phase_seconds.get(phase, 0.0) + seconds
         if self.attempts and self.attempts[-1].last == self.attempts[-1].started:  # its first steps
-            began = row.get("time", 0.0) - sum((row.get("phase_seconds") or {}).values())
+            began = row.get("time", 0.0) - sum(phases.values())
             self.attempts[-1].started = min(self.attempts[-1].started, began)
 
     def _eval(self, row: Row) -> None:
@@ -229,7 +265,7 @@ class TrialState:
 
     def _end(self, row: Row) -> None:
         self.end = row
-        if self.attempts and self.status != "paused":  # a parked one has held no slot since
+        if self.attempts and self.status != "paused":  # a paused trial holds no slot
             self.attempts[-1].last = row.get("time", 0.0)
         self.status = row["status"]
         self.reason = row.get("reason")
@@ -238,7 +274,7 @@ class TrialState:
 
     def _cost(self, row: Row) -> None:
         phase, seconds = row["phase"], row["seconds"]
-        self._whole = self.step
+        self._complete_step = self.step
         self.costs[phase] = self.costs.get(phase, 0.0) + seconds
         self.gpu_costs[phase] = self.gpu_costs.get(phase, 0.0) + seconds * row.get("gpus", 0.0)
 
@@ -246,20 +282,17 @@ class TrialState:
         self.faults.append(row)
 
     def _keep_steps(self, last: float) -> None:
-        """Forget what was measured after step ``last``: it is being trained again."""
+        """Drop what was measured after step ``last``, which is trained again."""
         column = self._columns["step"]
-        if column and column[-1] <= last:  # as nearly always: nothing was measured after it
+        if column and column[-1] <= last:  # the usual case: nothing to drop
             return
         if column:
             keep = int(np.searchsorted(np.asarray(column), last, side="right"))
             for values in self._columns.values():
                 del values[keep:]
-        if self.told:
-            self.told = [(time, step) for time, step in self.told if step <= last]
-        if self.evals:
-            self.evals = [e for e in self.evals if e["step"] <= last]
-        if self.decisions:
-            self.decisions = [v for v in self.decisions if v["step"] <= last]
+        self.reports = [r for r in self.reports if r.step <= last]
+        self.evals = [e for e in self.evals if e["step"] <= last]
+        self.decisions = [d for d in self.decisions if d["step"] <= last]
 
     def _last(self, key: str) -> int:
         column = self._columns[key]

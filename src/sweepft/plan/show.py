@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.padding import Padding
@@ -58,28 +59,15 @@ def _show(plan: SweepPlan, console: Console) -> None:
 
 def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     spec, cluster, placement = plan.spec, plan.cluster, plan.placement
-    if plan.model is not None:
-        yield (
-            "model",
-            f"{spec.model.path}, {_count(plan.model.parameters)} parameters (from {plan.model.source})",
-        )
-    else:
-        yield "model", spec.model.path
+    model = plan.model
+    size = "" if model is None else f", {_count(model.parameters)} parameters (from {model.source})"
+    yield "model", f"{spec.model.path}{size}"
     rows = "" if plan.rows.train is None else f" of {plan.rows.train:,} rows"
-    yield (
-        "trial",
-        (
-            f"{plan.budget:,} samples{rows}, {plan.rows.tokens:.0f} tokens each: "
-            f"{_count(plan.budget * plan.rows.tokens)} tokens"
-        ),
-    )
+    tokens = f"{plan.rows.tokens:.0f} tokens each: {_count(plan.budget * plan.rows.tokens)} tokens"
+    yield "trial", f"{plan.budget:,} samples{rows}, {tokens}"
     trials = "as many trials as the limit allows" if plan.trials is None else f"{plan.trials} trials"
-    yield (
-        "sweep",
-        (
-            f"{trials}, {placement.slots} at a time; sampler {spec.search.sampler}, early stopping {spec.early_stop.rule}"
-        ),
-    )
+    how = f"sampler {spec.search.sampler}, early stopping {spec.early_stop.rule}"
+    yield "sweep", f"{trials}, {placement.slots} at a time; {how}"
     kind = "GPU" if cluster.gpu else "CPU"
     where = "across nodes" if placement.across_nodes else "on one node"
     nodes = f"{count(cluster.nodes, 'node')} with {count(cluster.units_per_node, kind)}"
@@ -150,19 +138,12 @@ def _room(plan: SweepPlan) -> int:
 def _breakdown(plan: SweepPlan) -> str:
     memory = plan.memory
     assert memory is not None
-    parts = {
-        "states": memory.states,
-        "buckets": memory.buckets,
-        "activations": memory.activations,
-        "logits": memory.logits,
-        "process": memory.process,
-    }
-    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
-    if memory.host:
-        text += f"; offloaded to main memory {memory.host / GIB:.1f}"
-    measured = ""
-    if plan.measured is not None:
-        measured = f"; measured {plan.measured.peak_bytes / GIB:.1f}"
+    sizes = asdict(memory)
+    host = sizes.pop("host")
+    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items())
+    if host:
+        text += f"; offloaded to main memory {host / GIB:.1f}"
+    measured = "" if plan.measured is None else f"; measured {plan.measured.peak_bytes / GIB:.1f}"
     unfit = any(size > _room(plan) for row in plan.grid.values() for size in row.values())
     return f"* this spec: {text}{measured}." + (" (n): does not fit." if unfit else "")
 

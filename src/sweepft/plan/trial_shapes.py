@@ -52,15 +52,13 @@ def trial_shapes(spec: SweepSpec, budget: int) -> tuple[TrialShape, ...]:
 
 def trial_count(spec: SweepSpec) -> int | None:
     """Maximum number of trials: ``search.trials`` or the size of the space; None if only ``search.limit`` bounds it."""
-    wanted, there = spec.search.trials, configurations(spec)
-    if spec.search.sampler == "grid" and wanted is None:
-        return there
+    wanted, size = spec.search.trials, space_size(spec)
     if wanted is None:
-        return None
-    return wanted if there is None else min(wanted, there)
+        return size if spec.search.sampler == "grid" else None
+    return wanted if size is None else min(wanted, size)
 
 
-def configurations(spec: SweepSpec) -> int | None:
+def space_size(spec: SweepSpec) -> int | None:
     """Number of different params in the search space; None if it has a continuous dimension."""
     sizes = []
     for dimension in spec.search.space.values():

@@ -1,15 +1,14 @@
-"""Anything people keep learning curves in, as studies: run folders, tables, Trainer states, TensorBoard events.
+"""Learning curves from anywhere, as studies: run folders, tables, Trainer states, TensorBoard event files.
 
-What a source is, is told by what lies there; nothing needs to be converted first.
+The kind of a source is found by looking at its files; no conversion is needed.
 """
-# MERGED TensorBoard event files without TensorBoard: scalar summaries only.
 
 from __future__ import annotations
 
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +16,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sweepft.early_stopping import EarlyStopper, PriorSweeps, StopDecision, make_rule, replay_rows
+from sweepft.early_stopping import EarlyStopper, PriorSweeps, StopDecision, make_rule, replay_state
 from sweepft.early_stopping.audit import audit_rate
-from sweepft.early_stopping.prior_sweeps import search_trials
 from sweepft.errors import ReplayError
-from sweepft.ledger import complete_results, ledger_path, read_ledger
+from sweepft.ledger import SweepState, TrialState, ledger_path
 from sweepft.replay.curves import Run, Study, frame_to_studies, read_table
 
 
@@ -132,7 +130,7 @@ def read_source(
     if path.is_file() and path.suffix in (".csv", ".parquet"):
         return read_table(path, columns=columns, mode=mode, budget=budget)
     if ledger_path(path).is_file():
-        return [rows_to_study(read_ledger(path), name=path.name or str(path), source=str(path))]
+        return [state_to_study(SweepState.load(path), name=path.name or str(path), source=str(path))]
     if path.is_dir():
         for frame in (_trainer_frame(path, columns or {}), _events_frame(path, columns or {})):
             if frame is not None:
@@ -148,101 +146,67 @@ def read_source(
 # ----- run folders ---------------------------------------------------------------------------------------
 
 
-def rows_to_study(rows: Sequence[Mapping[str, Any]], *, name: str, source: str) -> Study:
-    """The completed and diverged trials of a ledger; stopped ones have no end that could be compared.
+def state_to_study(state: SweepState, *, name: str, source: str) -> Study:
+    """The completed and diverged trials of a sweep; stopped trials have no final value to compare.
 
     Raises:
-        ReplayError: Fewer than two trials ran to their end.
+        ReplayError: If fewer than two trials ran to their end.
     """
-    budget, trials, ends = 0.0, {}, {}
-    points: dict[str, dict[int, dict[str, float]]] = {}
-    for row in search_trials(rows):
-        kind = row["kind"]
-        if kind == "sweep":
-            budget = float(row["budget_samples"])
-        elif kind == "trial":
-            trials[row["trial_id"]] = row
-        elif kind == "steps":
-            history = row["history"]
-            keys = [k for k in ("step", "samples_seen", "loss", "grad_norm", "seconds") if history.get(k)]
-            for values in zip(*(history[k] for k in keys), strict=True):
-                point = dict(zip(keys, values, strict=True))
-                points.setdefault(row["trial_id"], {})[int(point["step"])] = point
-        elif kind == "eval":
-            steps = points.setdefault(row["trial_id"], {})
-            point = steps.setdefault(
-                int(row["step"]), {"step": row["step"], "samples_seen": row["samples_seen"]}
-            )
-            point["metric"] = _number(row["objective"])
-        elif kind == "end":
-            ends[row["trial_id"]] = row
-    runs = [
-        _ledger_run(trials[t], ends[t], points[t])
-        for t in trials
-        if t in points and ends.get(t, {}).get("status") in ("completed", "diverged")
-    ]
-    if len(runs) < 2:
+    trials = state.search_trials
+    ended = [t for t in trials if t.status in ("completed", "diverged") and t.reports]
+    if len(ended) < 2:
         raise ReplayError(f"{source}: fewer than two trials ran to their end\n  a replay needs whole curves")
-    return Study(name, source, "min", budget, runs, left_out=len(trials) - len(runs))
+    runs = [_ledger_run(trial) for trial in ended]
+    return Study(name, source, "min", float(state.budget_samples), runs, left_out=len(trials) - len(runs))
 
 
-def _ledger_run(
-    trial: Mapping[str, Any], end: Mapping[str, Any], points: Mapping[int, Mapping[str, float]]
-) -> Run:
-    ordered = [points[s] for s in sorted(points)]
-
-    def column(key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        return np.array([_number(p.get(key)) for p in ordered], dtype=float)
-
-    seconds = np.cumsum(np.nan_to_num(column("seconds")))
-    if not seconds.any():
-        seconds = column("samples_seen")
-    loss = column("loss")
-    bad = np.nonzero(~np.isfinite(loss))[0].tolist() if end["status"] == "diverged" else []
-    final = _number(end.get("objective")) if end["status"] == "completed" else math.nan
+def _ledger_run(trial: TrialState) -> Run:
+    history = trial.history
+    metric = {int(row["step"]): _number(row["objective"]) for row in trial.evals}
+    metrics = np.array([metric.get(int(step), math.nan) for step in history["step"]], dtype=float)
+    seconds = np.cumsum(np.nan_to_num(history["seconds"]))
+    bad = np.nonzero(~np.isfinite(history["loss"]))[0].tolist() if trial.status == "diverged" else []
     return Run(
-        trial["trial_id"],
-        {**(trial.get("train_config") or {}), **(trial.get("params") or {})},
-        column("step"),
-        column("samples_seen"),
-        seconds,
-        loss,
-        column("grad_norm"),
-        column("metric"),
-        final,
+        trial.trial_id,
+        {**trial.train_config, **trial.params},
+        history["step"],
+        history["samples_seen"],
+        seconds if seconds.any() else history["samples_seen"],
+        history["loss"],
+        history["grad_norm"],
+        metrics,
+        _number(trial.objective),
         bad[0] if bad else None,
-        warmup_steps=int(trial.get("warmup_steps") or 0),
+        warmup_steps=trial.warmup_steps,
     )
 
 
-def live_decisions(rows: Sequence[dict[str, Any]]) -> list[StopDecision]:
-    """What the rule in a ledger's own spec says on its rows, in their order: the verdicts the live sweep gave.
-
-    Results that a crash cut in two are left out, as they were when the sweep went on.
+def live_decisions(state: SweepState) -> list[StopDecision]:
+    """What the rule of a sweep's own spec decides on its reports: the decisions of the live sweep.
 
     Raises:
-        ReplayError: The ledger does not begin with a ``sweep`` row.
+        ReplayError: If the ledger is empty.
     """
-    if not rows or rows[0].get("kind") != "sweep":
-        raise ReplayError("ledger: the first row must be a sweep row\n  is this a run folder of sweepft?")
-    header = rows[0]
-    stop = dict(header["spec"].get("early_stop") or {})
+    if not state.header:
+        raise ReplayError("ledger: it has no sweep row\n  give the run folder of a sweep that has started")
+    state.drop_partial_results()
+    stop = dict(state.header["spec"].get("early_stop") or {})
     name = stop.get("rule", "median")
     stop["audit"] = audit_rate(name, stop.get("audit"))
-    history = PriorSweeps.from_dict(header.get("prior_sweeps") or {})
+    prior_sweeps = PriorSweeps.from_dict(state.header.get("prior_sweeps") or {})
     keys = ("min_peers", "eta", "top_fraction", "max_false_stop_rate", "covariates", "audit")
-    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, prior_sweeps=history)
+    rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, prior_sweeps=prior_sweeps)
     keys = ("min_steps", "top_fraction", "audit", "max_false_discovery_rate", "keep_last", "pause")
     early_stopper = EarlyStopper(
         rule=rule,
         rungs=stop["rungs"],
-        budget=float(header["budget_samples"]),
+        budget=float(state.budget_samples),
         mode="min",
-        seed=int(header.get("seed") or 0),
-        prior_sweeps=history,
+        seed=int(state.header.get("seed") or 0),
+        prior_sweeps=prior_sweeps,
         **{k: stop[k] for k in keys if k in stop},
     )
-    return replay_rows(early_stopper, complete_results(rows)[0])
+    return replay_state(early_stopper, state)
 
 
 def _number(value: Any) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import sweepft
-from sweepft.ledger import SweepState
+from sweepft.ledger import SweepState, ranking
 from sweepft.report.summary import finite, summarise
 from sweepft.report.winner import difference_of
 
@@ -81,7 +81,7 @@ def _course(view: SweepState, cost: dict[str, Any]) -> list[list[Any]]:
     """Rows ``[hours held, best objective, trial_id]``: hours of all slots (times their GPUs) up to each new best."""
     wall = cost["wall_seconds"]
     held = cost["capacity"] / wall / 3600 if wall > 0 else 0.0
-    ended = [r.trial for r in view.ranking() if r.rank is not None and r.trial.ended is not None]
+    ended = [r.trial for r in ranking(view) if r.rank is not None and r.trial.ended is not None]
     best, rows = math.inf, []
     for trial in sorted(ended, key=lambda t: t.ended or 0.0):
         if trial.objective is not None and trial.objective < best:

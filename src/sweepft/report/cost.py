@@ -81,12 +81,12 @@ def _text(found: dict[str, Any]) -> str:
 def _stretches(trial: TrialState) -> list[_Stretch]:
     history, evaluated = trial.history, {e["step"]: float(e.get("seconds") or 0) for e in trial.evals}
     found, first = [], 0
-    for time, step in trial.told:
-        last = int(np.searchsorted(history["step"], step, side="right"))
+    for report in trial.reports:
+        last = int(np.searchsorted(history["step"], report.step, side="right"))
         seconds = float(np.nansum(history["seconds"][first:last]))
         if last > first and seconds > 0:
             before = history["tokens_seen"][first - 1] if first else 0.0
-            end = time - evaluated.get(step, 0.0)
+            end = report.time - evaluated.get(report.step, 0.0)
             tokens = float(history["tokens_seen"][last - 1] - before)
             found.append(_Stretch(end - seconds, end, last - first, tokens))
         first = last

@@ -50,10 +50,10 @@ def finalist_difference(first: Finalist, second: Finalist) -> dict[str, Any] | N
     if a.stderr is None or b.stderr is None:
         return {"value": value, "stderr": None, "clear": None, "text": "no standard error is known"}
     stderr = math.hypot(a.stderr, b.stderr)
-    if a.seeds and b.seeds:
+    if a.replicates and b.replicates:
         clear = bool(value > stats.t.ppf(0.975, _welch(a, b)) * stderr)
-        noise = f"the noise of fresh seeds ({a.seeds} and {b.seeds}), by Welch's t"
-    elif a.seeds or b.seeds:
+        noise = f"the noise of fresh seeds ({a.replicates} and {b.replicates}), by Welch's t"
+    elif a.replicates or b.replicates:
         clear = bool(value > 1.96 * stderr)
         noise = "the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
     else:
@@ -72,7 +72,7 @@ def _welch(a: Standing, b: Standing) -> float:
     assert a.stderr is not None
     assert b.stderr is not None
     parts = [(s.stderr or 0.0) ** 2 for s in (a, b)]
-    below = sum(part**2 / (s.seeds - 1) for part, s in zip(parts, (a, b), strict=True))
+    below = sum(part**2 / (s.replicates - 1) for part, s in zip(parts, (a, b), strict=True))
     return sum(parts) ** 2 / below if below > 0 else 1.0
 
 
@@ -93,16 +93,16 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
         "stderr": None if standing is None else standing.stderr,
         "objective": trial.objective,
         "replicated": _replicated(
-            [t.objective for t in finalist.seeds if t.objective is not None], _range_of("validation", "loss")
+            [t.objective for t in finalist.replicates if t.objective is not None], _range_of("validation", "loss")
         ),
-        "seeds_lost": finalist.seeds_lost,
+        "seeds_lost": finalist.replicates_lost,
         "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},
         "seeds": {
             name: {
                 metric: _replicated(
                     [
                         s[name]["metrics"][metric]["value"]
-                        for s in finalist.seed_scores
+                        for s in finalist.replicate_scores
                         if _has(s, name, metric)
                     ],
                     _range_of(row["what"], metric),
@@ -111,7 +111,7 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
             }
             for name, row in finalist.scores.items()
         }
-        if finalist.seeds
+        if finalist.replicates
         else {},
         "validation_change": forgotten,
         "reasons": {name: row["reason"] for name, row in finalist.scores.items() if row.get("reason")},
@@ -182,7 +182,7 @@ def _columns(view: SweepState, chosen: list[Finalist], base: dict[str, Row]) -> 
     """What the table shows: one metric of each test set and task, the first it has, or the one that ranks."""
     columns = []
     rank_by = (view.finalists or {})["rank_by"]
-    for part in (view.finalists or {})["parts"]:
+    for part in (view.finalists or {})["items"]:
         if part["what"] == "validation":
             continue
         name = part["name"]

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.ledger import SweepState
+from sweepft.ledger import SweepState, ranking
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import recipe_findings
@@ -41,7 +41,7 @@ def summarise(view: SweepState, price: float | None = None) -> dict[str, Any]:
     Numbers that are not finite are None, so that the result is strict JSON.
     """
     rungs = rungs_of(view)
-    trials = [trial_record(view, r.trial, r.rank, rungs) for r in view.ranking()]
+    trials = [trial_record(view, r.trial, r.rank, rungs) for r in ranking(view)]
     signals = early_signals(view, trials, rungs)
     space = (view.spec.get("search") or {}).get("space") or {}
     ranked = [t for t in trials if t["rank"] is not None]

@@ -126,7 +126,7 @@ def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: l
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("rung", "step", "samples_seen", "objective")},
-        "reach": trial.reach,
+        "reach": trial.progress,
         "step": trial.step,
         "planned_steps": trial.planned_steps,
         "warmup_steps": trial.warmup_steps,

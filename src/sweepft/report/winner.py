@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sweepft.ledger import SweepState
+from sweepft.ledger import SweepState, winner
 from sweepft.report.trials import paired_stderr
 
 EDGE_SHARE = 0.05
@@ -72,9 +72,9 @@ def answer(
 
 def _decided(view: SweepState, finals: dict[str, Any] | None) -> dict[str, Any] | None:
     """The finalists, once they decide: the view's winner is the first of them."""
-    if not finals or not finals["rows"] or finals["rows"][0]["place"] is None or view.best is None:
+    if not finals or not finals["rows"] or finals["rows"][0]["place"] is None or winner(view) is None:
         return None
-    over = finals["rows"][0]["trial_id"] == view.best.trial_id and not finals["open"]
+    over = finals["rows"][0]["trial_id"] == winner(view).trial_id and not finals["open"]
     return finals if over else None
 
 

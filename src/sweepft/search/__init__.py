@@ -1,6 +1,6 @@
-"""Who proposes the next trial: Optuna by ask-and-tell, and its bridge into Ray Tune.
+"""Proposes trials: Optuna by ask and tell, and its adapter to Ray Tune.
 
-``Proposer`` needs no Ray; :class:`sweepft.search.ray_searcher.OptunaSearcher` wraps it for a Tuner.
+`Proposer` needs no Ray; `sweepft.search.ray_searcher.OptunaSearcher` adapts it to a Tuner.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Asking for trials and telling how they went, on an Optuna study.
+"""Proposes trials by ask and tell on an Optuna study.
 
-One idea: everything the proposer knows is in the study, and every trial ends in it: completed is COMPLETE, stopped
-is PRUNED with all its held-out losses, diverged is PRUNED or (without any) FAIL, failed is FAIL. A parked trial stays
-open (RUNNING) until it comes back or is told as stopped. A configuration
-that was proposed before is told FAIL on the spot and asked again, so that nothing is trained twice.
+Everything the proposer knows is in the study, and every trial ends in it: a completed trial is COMPLETE; a stopped one
+is PRUNED with all its validation losses; a diverged one is PRUNED, or FAIL without any validation loss; a failed one is
+FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are told FAIL
+at once and asked again, so that nothing is trained twice.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,10 +19,11 @@ from typing import Any, Final, Literal
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.search.records import TrialRecord, read_records
+from sweepft.ledger import SweepState
+from sweepft.ledger import TrialState as SweepTrial
 from sweepft.search.samplers import LATEST, SamplerHistory, derived_seed, random_sampler, sampler_for
 from sweepft.search.space import Param, Space, config_key
-from sweepft.search.study import StudyState, StudyStorage, open_study, rewrite_study
+from sweepft.search.study import StudyState, StudyStorage, nominal_step, open_study, rewrite_study
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
@@ -30,24 +31,15 @@ Origin = Literal["start_with", "sampler", "clone"]
 
 
 _SAMPLER_TRIES: Final = 8
-
-
-"""How often a sampler may propose what was tried before chance decides in its place."""
-
+"""How often a sampler may propose what was tried before random search takes its place."""
 
 _ORIGINS: Final[dict[str, Origin]] = {"start_with": "start_with", "clone": "clone"}
 
-
 _LEARN_FROM_FEW: Final = ("tpe", "gp", "qmc", "random")
-
-
-"""Samplers that do well, or as well, with a part of a long history; CMA-ES counts its generations in all of it."""
-
+"""Samplers that work as well with a part of a long history. CMA-ES is not one: it counts its generations in all of it."""
 
 _ENUMERABLE: Final = 100_000
-
-
-"""Configurations that can be gone through one by one."""
+"""The largest space whose params are enumerated one by one."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +49,10 @@ class Proposal:
     Attributes:
         trial_id: ``t000``, ``t001``, ... in the order of proposal.
         number: The same as a number.
-        config: Swept field to value, a value for every key of ``search.space``.
-        origin: Who proposed it; a clone was asked for by a person while the sweep ran.
-        study_number: Number of the trial in the Optuna study (repeats count there).
-        resumed: Whether the trial had begun before: it was interrupted, or parked.
+        params: Swept field to value, for every key of ``search.space``.
+        origin: Where it comes from; a clone was requested by a user while the sweep ran.
+        study_number: Number of the trial in the Optuna study, which also counts repeated params.
+        resumed: Whether the trial had started before, and was interrupted or paused.
     """
 
     trial_id: str
@@ -74,16 +66,16 @@ class Proposal:
 class Proposer:
     """Proposes the trials of a sweep, one at a time.
 
-    Pickles without its study and opens it again when needed (a study in memory is not carried along).
+    It pickles without its study, which is opened again when needed; a study in memory is lost.
 
     Args:
         spec: The sweep.
         storage: The study's journal file, or None for a study in memory.
-        learn_from: Finished trials that the sampler looks at, at most; None for all. See `sweepft.search.samplers`.
+        learn_from: Most finished trials that the sampler looks at; None for all. See `sweepft.search.samplers`.
 
     Attributes:
-        parked: Parked trials by trial id.
-        trials: Trials to propose, clones not counted: ``search.trials``, or more.
+        paused: Paused trials by trial id.
+        trials: Number of trials to propose without clones: ``search.trials``, or more after an extension.
     """
 
     def __init__(self, spec: SweepSpec, storage: Path | None, learn_from: int | None = LATEST) -> None:
@@ -96,7 +88,7 @@ class Proposer:
         self._clones: list[dict[str, Param]] = []
         self.trials = spec.search.trials
         self.paused: dict[str, Proposal] = {}
-        self._order: list[int] = []  # of a finite space, seeded; up to `_tried` all are proposed
+        self._order: list[int] = []  # of a finite space, seeded; all before `_tried` are proposed
         self._tried = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -114,13 +106,13 @@ class Proposer:
 
     @property
     def waiting(self) -> int:
-        """Trials that had begun and go on next."""
+        """Number of interrupted trials that are proposed next."""
         return len(self._waiting)
 
     def ask(self) -> Proposal | None:
-        """The next trial, or None when all ``trials`` are proposed or the space is used up.
+        """The next trial, or None when all ``trials`` are proposed or the space is exhausted.
 
-        After :meth:`rebuild`, trials that were interrupted come first, as they were; then clones.
+        After `rebuild`, interrupted trials come first, then clones.
         """
         if self._waiting:
             return self._waiting.pop(0)
@@ -128,7 +120,9 @@ class Proposer:
         number = len(state.numbers)
         while self._clones:
             optuna_params = self._clones.pop(0)
-            state.study.sampler = random_sampler(search, number, 0)  # has nothing left to draw
+            state.study.sampler = random_sampler(
+                search, number, 0
+            )  # all params are fixed, so nothing is drawn
             proposal = self._ask_once(state, number, optuna_params, optuna_params, "clone")
             if proposal is not None:
                 return proposal
@@ -157,51 +151,51 @@ class Proposer:
         raise AssertionError("the loop above does not end")
 
     def clone(self, params: Mapping[str, Any]) -> None:
-        """Propose this configuration next.
+        """Propose these params next.
 
         Raises:
-            ValueError: If it does not lie in the space, is not complete, or was proposed before.
+            ValueError: If they are not in the space, are incomplete, or were proposed before.
         """
         optuna_params = self.space.encode(params)
-        missing = sorted(self.space.axes.keys() - params.keys())
+        missing = sorted(self.space.mappings.keys() - params.keys())
         if missing:
             raise ValueError(f"not complete: {', '.join(missing)}")
         name = self._state.seen.get(config_key(optuna_params))
         if name is not None or optuna_params in self._clones:
-            raise ValueError(f"tried already: {name or 'a clone that waits for a slot'}")
+            raise ValueError(f"tried already: {name or 'a clone that is waiting for a slot'}")
         self._clones.append(optuna_params)
 
     def pause(self, proposal: Proposal) -> None:
-        """Keep a trial that was parked, open as it is."""
+        """Keep a paused trial open."""
         self.paused[proposal.trial_id] = replace(proposal, resumed=True)
 
     def bring_back(self, trial_id: str) -> Proposal:
-        """A parked trial, to be proposed again."""
+        """Resume a paused trial."""
         return self.paused.pop(trial_id)
 
     def recall(self, trial_id: str) -> None:
-        """Propose a parked trial next."""
+        """Propose a paused trial next."""
         self._waiting.append(self.paused.pop(trial_id))
 
     def report(self, trial_id: str, step: int, value: float) -> None:
-        """Note a held-out loss of a running trial.
+        """Record a validation loss of a running trial.
 
         Args:
             trial_id: Of the proposal.
-            step: Nominal samples of the window, the same for every trial of the sweep.
-            value: The objective there. Not finite: ignored. A second one for a step: ignored.
+            step: `nominal_step` of the rung, which is the same for every trial of the sweep.
+            value: The objective there. Ignored if it is not finite, or a second one for the step.
         """
         state = self._state
         if trial_id in state.open and math.isfinite(value):
             state.report(trial_id, step, value)
 
     def tell(self, trial_id: str, status: str, value: float | None = None, reason: str | None = None) -> None:
-        """Say how a trial ended. A second word on the same trial is ignored.
+        """Record how a trial ended; ignored for a trial that has ended.
 
         Args:
             trial_id: Of the proposal.
             status: ``completed | stopped | diverged | failed | interrupted``.
-            value: The objective at full budget, of completed trials. One that is not finite makes it diverged.
+            value: The objective at full budget, of a completed trial. If it is not finite, the trial diverged.
             reason: Why it ended.
 
         Raises:
@@ -219,21 +213,18 @@ class Proposer:
         state.close(trial_id, ending, value, attrs)
 
     def close(self, reason: str = "the sweep ended") -> None:
-        """Tell every trial that is still open as interrupted, so that none stays RUNNING."""
+        """End every open trial as interrupted, so that none stays RUNNING."""
         for trial_id in list(self._state.open):
             self.tell(trial_id, "interrupted", reason=reason)
 
-    def rebuild(self, rows: Iterable[Mapping[str, Any]]) -> list[Proposal]:
-        """Make the study anew from a ledger's rows, in place of whatever the study was.
-
-        Args:
-            rows: All rows of the ledger, in order.
+    def rebuild(self, state: SweepState) -> list[Proposal]:
+        """Rebuild the study from the sweep's ledger; the study's old content does not matter.
 
         Returns:
-            Trials that had not ended; :meth:`ask` proposes them first, with their held-out losses in place. Parked
-            ones are not among them: they are in ``paused`` again.
+            Trials that had not ended, which `ask` proposes first, with their validation losses in place. Paused ones
+            are in ``paused`` instead.
         """
-        records = read_records(rows)
+        records = sorted(state.search_trials, key=lambda trial: trial.number)
         trials: list[FrozenTrial] = []
         for record in records:
             while record.study_number is not None and len(trials) < record.study_number:
@@ -242,19 +233,17 @@ class Proposer:
         self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials))
         self._waiting, self.paused, self._tried = [], {}, 0
         for record in records:
-            if record.trial_id in self._opened.open:
-                proposal = Proposal(
-                    record.trial_id,
-                    record.number,
-                    record.params,
-                    _ORIGINS.get(record.origin, "sampler"),
-                    self._opened.open[record.trial_id],
-                    resumed=True,
-                )
-                if record.paused:
-                    self.pause(proposal)
-                else:
-                    self._waiting.append(proposal)
+            number = self._opened.open.get(record.trial_id)
+            if number is None:
+                continue
+            origin = _ORIGINS.get(record.origin, "sampler")
+            proposal = Proposal(
+                record.trial_id, record.number, dict(record.params), origin, number, resumed=True
+            )
+            if record.is_paused:
+                self.pause(proposal)
+            else:
+                self._waiting.append(proposal)
         return list(self._waiting)
 
     @property
@@ -273,7 +262,7 @@ class Proposer:
                 entries.append(entry)
         for entry in entries[state.started :]:
             optuna_params = self.space.encode(entry)
-            if len(optuna_params) < len(self.space.axes) or config_key(optuna_params) not in state.seen:
+            if len(optuna_params) < len(self.space.mappings) or config_key(optuna_params) not in state.seen:
                 return entry
         return None
 
@@ -285,7 +274,7 @@ class Proposer:
         wanted: Mapping[str, Param],
         origin: Origin = "start_with",
     ) -> Proposal | None:
-        """Ask with some parameters fixed; None (and a trial told FAIL) if the result was proposed before."""
+        """Ask with some params fixed; None if the proposal was tried before, which ends as FAIL in the study."""
         if fixed or self.spec.search.sampler not in _LEARN_FROM_FEW:
             if fixed:
                 state.study.enqueue_trial(dict(fixed))
@@ -312,14 +301,14 @@ class Proposer:
         return proposal
 
     def _untried(self, state: StudyState, wanted: Mapping[str, Param]) -> dict[str, Param]:
-        """A configuration of a finite space that was not proposed, in a seeded order; as wanted if one is left."""
+        """Params of a finite space that were not proposed, in a seeded order; with the wanted values if any are left."""
         assert self.space.size is not None
         if not self._order:
             self._order = list(range(self.space.size))
             random.Random(derived_seed(self.spec.search.seed, "grid")).shuffle(self._order)
         order = self._order
         while self._tried < len(order) and config_key(self.space.nth(order[self._tried])) in state.seen:
-            self._tried += 1  # what was proposed stays so: not looked at again
+            self._tried += 1  # proposed params stay proposed: skip them from now on
         ahead = (self.space.nth(place) for place in itertools.islice(order, self._tried, None))
         left = (optuna_params for optuna_params in ahead if config_key(optuna_params) not in state.seen)
         first: dict[str, Param] = {}
@@ -329,36 +318,51 @@ class Proposer:
             first = first or optuna_params
         return first
 
-    def _frozen(self, record: TrialRecord) -> FrozenTrial:
-        """A finished (or, without a status, running) trial of the study, as it was or would have become."""
+    def _frozen(self, record: SweepTrial) -> FrozenTrial:
+        """The trial as the study holds it: ended, or RUNNING while it is open."""
+        ended = record.end is not None and record.status != "interrupted"
         try:
             optuna_params = self.space.encode(record.params)
-        except ValueError as error:  # proposed under a wider space: counted, not learnt from
-            attrs = {**_attrs(record), "status": record.status, "reason": str(error)}
+        except ValueError as error:  # proposed under a wider space: counted, but not learned from
+            attrs = {**_attrs(record), "status": record.status if ended else None, "reason": str(error)}
             return create_trial(state=TrialState.FAIL, user_attrs=attrs)
+        values = _values(record)
         state, value, attrs = TrialState.RUNNING, None, {}
-        if record.status is not None:
-            state, value, attrs = _ending(record.status, record.objective, record.reason, bool(record.values))
-        if state == TrialState.PRUNED and record.values:
-            value = record.values[max(record.values)]  # as Optuna's tell does
+        if ended:
+            objective = (
+                record.objective if record.objective is None or math.isfinite(record.objective) else None
+            )
+            state, value, attrs = _ending(record.status, objective, record.reason, bool(values))
+        if state == TrialState.PRUNED and values:
+            value = values[max(values)]  # as Optuna's tell does
         return create_trial(
             state=state,
             value=value,
             params=optuna_params,
             distributions=self.space.distributions,
-            intermediate_values=dict(record.values),
+            intermediate_values=values,
             user_attrs={**_attrs(record), **attrs},
         )
 
 
-def _attrs(trial: Proposal | TrialRecord) -> dict[str, Any]:
+def _values(record: SweepTrial) -> dict[int, float]:
+    """Validation losses by `nominal_step`."""
+    values: dict[int, float] = {}
+    for row in record.evals:
+        rung, value = 1.0 if row["final"] else row["rung"], row["objective"]
+        if rung is not None and value is not None and math.isfinite(value):
+            values.setdefault(nominal_step(rung, record.budget_samples), float(value))
+    return values
+
+
+def _attrs(trial: Proposal | SweepTrial) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, "params": trial.params, "origin": trial.origin}
 
 
 def _ending(
     status: str, value: float | None, reason: str | None, has_values: bool
 ) -> tuple[TrialState, float | None, dict[str, Any]]:
-    """State and value of an ended trial in the study, and what is noted beside."""
+    """State, value and user attributes of an ended trial in the study."""
     attrs = {"status": status} if reason is None else {"status": status, "reason": reason}
     if status == "completed":
         if value is not None and math.isfinite(value):

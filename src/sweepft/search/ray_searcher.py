@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ray.tune.search import Searcher
 
 from sweepft.search.proposer import Proposal, Proposer
-from sweepft.search.records import nominal_step
+from sweepft.search.study import nominal_step
 
 
 class OptunaSearcher(Searcher):

@@ -1,9 +1,9 @@
-"""The Optuna sampler for one proposal.
+"""The Optuna sampler for each proposal, and the part of a long history that it learns from.
 
-One idea: a sampler is made anew for every proposal, seeded by (sweep's seed, number of the trial). What it knows is
-in the study alone, so a resumed sweep proposes what the unbroken one would have.
+A sampler is created for every proposal and seeded by the sweep's seed and the trial's number. All it knows is in the
+study, so a resumed sweep proposes the same trials as an uninterrupted one. In a long sweep a sampler is shown the latest
+finished trials, the best earlier ones and the latest running ones, which keeps a proposal's cost constant.
 """
-# MERGED What a sampler learns from in a long sweep: the best trials, the latest ones, and those under way.
 
 from __future__ import annotations
 
@@ -24,20 +24,17 @@ from optuna.trial import FrozenTrial, TrialState
 from sweepft.spec import Search
 
 LATEST: Final = 250
-
-
 BEST: Final = 50
-
-
-UNDER_WAY: Final = 100
+MAX_RUNNING: Final = 100
+"""Finished trials, earlier completed trials and running trials that a sampler is shown, at most."""
 
 
 class SamplerHistory:
-    """Finished trials worth learning from.
+    """Finished trials that a sampler learns from.
 
     Args:
-        latest: How many of the latest, by number; None for all.
-        best: How many of the best completed ones.
+        latest: Number of the latest trials, by trial number; None for all.
+        best: Number of the best completed trials before these.
     """
 
     def __init__(self, latest: int | None = LATEST, best: int = BEST) -> None:
@@ -46,7 +43,7 @@ class SamplerHistory:
         self._best: list[tuple[float, int, FrozenTrial]] = []
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take a trial that has ended; failed ones teach nothing."""
+        """Add a finished trial; failed ones are ignored."""
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return
         insort(self._finished, (trial.number, trial))
@@ -55,7 +52,7 @@ class SamplerHistory:
             del self._best[self._best_count :]
 
     def trials(self) -> list[FrozenTrial]:
-        """These trials, by number."""
+        """The trials, by number."""
         if self._latest is None or len(self._finished) <= self._latest:
             return [trial for _, trial in self._finished]
         latest = self._finished[-self._latest :]
@@ -70,20 +67,20 @@ def derived_seed(seed: int, *parts: int | str) -> int:
 
 
 class _Tpe(TPESampler):
-    """TPE that knows the space; by default it compares the spaces of all trials, a third of its time."""
+    """TPE for a fixed space. Optuna's compares the spaces of all trials, which takes a third of its time."""
 
     def __init__(self, space: Mapping[str, BaseDistribution], **settings: Any) -> None:
         super().__init__(**settings)
         self._known = {name: space[name] for name in sorted(space) if not space[name].single()}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All of it: every trial of a sweep has every parameter."""
+        """The whole space: every trial of a sweep has every parameter."""
         return self._known
 
     def _get_internal_repr(
         self, trials: list[FrozenTrial], search_space: dict[str, BaseDistribution], study: Study
     ) -> dict[str, NDArray[Any]]:
-        """As Optuna's own, which asks each trial whether it has every parameter: a fifth of a proposal."""
+        """As Optuna's, without its check that each trial has every parameter, a fifth of a proposal's time."""
         params = [trial.params for trial in trials]
         return {
             name: np.asarray([distribution.to_internal_repr(given[name]) for given in params])
@@ -99,9 +96,9 @@ def sampler_for(
     Args:
         search: The spec's section.
         number: Of the trial in the sweep.
-        attempt: 0, or how often this trial's proposal was one that had been tried already.
-        parallel: Whether trials run at the same time: running ones then count as bad for TPE, lest the same
-            place be proposed again (constant liar).
+        attempt: How often this trial's proposal was one that had been tried before.
+        parallel: Whether trials run concurrently: TPE then counts running trials as bad, so that it does not propose the
+            same region again (constant liar).
         space: Distribution by parameter.
     """
     seed = derived_seed(search.seed, number, attempt)
@@ -120,24 +117,24 @@ def sampler_for(
             )
         case "qmc":
             return _qmc(search.seed, RandomSampler(seed))
-        case "random" | "grid":  # a grid is enumerated, see the proposer
+        case "random" | "grid":  # the proposer enumerates a grid
             return RandomSampler(seed)
 
 
 def random_sampler(search: Search, number: int, attempt: int) -> BaseSampler:
-    """Uniform proposals, for when a sampler keeps proposing what was tried."""
+    """Random search, for when a sampler keeps proposing what was tried."""
     return RandomSampler(derived_seed(search.seed, number, attempt, "random"))
 
 
 def _qmc(seed: int, independent: BaseSampler) -> BaseSampler:
-    """One sequence for the whole sweep, hence one seed; Optuna counts the place in it in the study."""
+    """One sequence for the whole sweep, so one seed; Optuna keeps the position in the study."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # its interface has stood since 3.0
+        warnings.simplefilter("ignore", ExperimentalWarning)  # its interface is unchanged since 3.0
         return QMCSampler(
             seed=seed, scramble=True, warn_independent_sampling=False, independent_sampler=independent
         )
 
 
 def startup_trials(trials: int | None) -> int:
-    """Random trials before a model is believed: Optuna's 10, less in short sweeps, never below 4."""
+    """Random trials before a model is used: Optuna's 10, fewer in short sweeps, at least 4."""
     return 10 if trials is None else max(4, min(10, trials // 3))

@@ -1,8 +1,7 @@
-"""Between the values of a search space and the parameters of an Optuna study.
+"""Maps between the values of a search space and the parameters of an Optuna study.
 
-One idea: numbers to choose from are an ordered scale. A batch size out of 8, 16, 32 is the whole number 0, 1 or 2
-to the sampler (parameter ``batch_size.index``), so that it knows 16 to lie between 8 and 32, whatever the
-spacing. Only what has no order is a category.
+Numbers to choose from are an ordered scale: a batch size out of 8, 16, 32 is the integer 0, 1 or 2 to the sampler
+(parameter ``batch_size.index``), which then knows that 16 lies between 8 and 32. Other choices are categorical.
 """
 
 from __future__ import annotations
@@ -24,14 +23,12 @@ from sweepft.spec import Dimension, SweepSpec
 from sweepft.spec.space import same
 
 Param = bool | int | float | str | None
-
-
 """What Optuna stores for a value."""
 
 
 @dataclass(frozen=True)
 class ParamMapping:
-    """One dimension of the space, both ways.
+    """The mapping of one dimension of the space.
 
     Attributes:
         key: Dotted field of ``train``.
@@ -55,11 +52,7 @@ class ParamMapping:
         return None
 
     def encode(self, value: Any) -> Param:
-        """Parameter of a value.
-
-        Raises:
-            ValueError: If the value does not lie in the dimension.
-        """
+        """Parameter of a value; `ValueError` if the value is not in the dimension."""
         param: Param
         if self.values is not None:
             position = next((i for i, option in enumerate(self.values) if same(option, value)), None)
@@ -97,7 +90,7 @@ class ParamMapping:
 
 
 def param_mapping(key: str, dimension: Dimension) -> ParamMapping:
-    """The axis of a dimension."""
+    """The mapping of a dimension of ``search.space``."""
     match dimension.kind:
         case "choice" if dimension.is_numeric:
             values = tuple(sorted(dimension.choices))
@@ -116,52 +109,45 @@ def param_mapping(key: str, dimension: Dimension) -> ParamMapping:
 
 
 class Space:
-    """All axes of a spec, in the order of its keys."""
+    """The search space of a spec: a `ParamMapping` for each key, in order."""
 
     def __init__(self, spec: SweepSpec) -> None:
-        self.axes = {key: param_mapping(key, dimension) for key, dimension in spec.search.space.items()}
+        self.mappings = {key: param_mapping(key, dimension) for key, dimension in spec.search.space.items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Distribution by parameter."""
-        return {param_mapping.param: param_mapping.distribution for param_mapping in self.axes.values()}
+        return {mapping.param: mapping.distribution for mapping in self.mappings.values()}
 
     @property
     def size(self) -> int | None:
-        """Number of configurations, or None where there is no end of them."""
-        sizes = [param_mapping.size for param_mapping in self.axes.values()]
+        """Number of distinct params, or None for an infinite space."""
+        sizes = [mapping.size for mapping in self.mappings.values()]
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def encode(self, params: Mapping[str, Any]) -> dict[str, Param]:
-        """Parameters of a configuration, which may be a partial one.
-
-        Raises:
-            ValueError: If a key or value does not lie in the space.
-        """
-        unknown = sorted(set(params) - set(self.axes))
+        """Optuna's parameters of params, which may be partial; `ValueError` if a key or value is not in the space."""
+        unknown = sorted(set(params) - set(self.mappings))
         if unknown:
             raise ValueError(f"not in the space: {', '.join(unknown)}")
-        return {self.axes[key].param: self.axes[key].encode(value) for key, value in params.items()}
+        return {self.mappings[key].param: self.mappings[key].encode(value) for key, value in params.items()}
 
     def decode(self, optuna_params: Mapping[str, Param]) -> dict[str, Any]:
-        """Configuration of a full set of parameters."""
-        return {
-            key: param_mapping.decode(optuna_params[param_mapping.param])
-            for key, param_mapping in self.axes.items()
-        }
+        """Params of a full set of Optuna's parameters."""
+        return {key: mapping.decode(optuna_params[mapping.param]) for key, mapping in self.mappings.items()}
 
     def nth(self, position: int) -> dict[str, Param]:
-        """Parameters of the configuration at a position of a finite space, 0 <= position < size."""
+        """Optuna's parameters at a position of a finite space, 0 <= position < size."""
         optuna_params = {}
-        for param_mapping in self.axes.values():
-            assert param_mapping.size is not None
-            position, here = divmod(position, param_mapping.size)
-            optuna_params[param_mapping.param] = param_mapping.nth(here)
+        for mapping in self.mappings.values():
+            assert mapping.size is not None
+            position, here = divmod(position, mapping.size)
+            optuna_params[mapping.param] = mapping.nth(here)
         return optuna_params
 
 
 def config_key(optuna_params: Mapping[str, Param]) -> str:
-    """A text that is the same for equal configurations only."""
+    """A text that is equal for equal params only."""
     return json.dumps(optuna_params, sort_keys=True)
 
 

@@ -1,11 +1,8 @@
 """The Optuna study of a sweep, in a journal file that ``optuna-dashboard RUN/study.journal`` opens.
 
-One idea: the study is derived. The ledger is the truth, and :func:`rewrite_study` makes the study from it again after
-a crash, under another name and then renamed, so that a torn journal never stands in the way.
+The study is derived from the ledger: after a crash, `rewrite_study` builds it again under another name and renames it,
+so that a damaged journal does no harm.
 """
-# MERGED Optuna's journal file, written by one driver.
-# MERGED A study as the proposer sees it: which trial is which, what was proposed, who is still open.
-# MERGED optuna-dashboard on a run's study: a second look at the search, in the browser, on this machine only.
 
 from __future__ import annotations
 
@@ -25,34 +22,41 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.errors import SweepftError
-from sweepft.search.samplers import UNDER_WAY, SamplerHistory
+from sweepft.search.samplers import MAX_RUNNING, SamplerHistory
 from sweepft.search.space import Param, config_key
 
+STUDY_FILE: Final = "study.journal"
 
-class OneWriterJournal(BaseJournalBackend):
-    """The journal as its only writer sees it; whoever else reads the file finds Optuna's format.
+
+def nominal_step(rung: float, budget_samples: int) -> int:
+    """The step of a rung's validation loss in the study: its share of the budget in samples, equal for every trial."""
+    return round(rung * budget_samples)
+
+
+class SingleWriterJournal(BaseJournalBackend):
+    """Optuna's journal file for a single writer, which need not read back its own lines.
 
     Args:
-        path: The file, made where it is missing; None keeps the journal in memory alone.
+        path: The file, created if missing; None keeps the journal in memory.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._told: int | None = None  # lines handed out so far; None before the file has been read
+        self._read: int | None = None  # lines returned so far; None before the file has been read
         self._fresh: list[dict[str, Any]] = []  # appended since
-        self._stored: list[dict[str, Any]] = []  # all lines, of a journal in memory
+        self._stored: list[dict[str, Any]] = []  # all lines of a journal in memory
         if path is not None:
             path.touch()
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Lines from this number on."""
-        if log_number_from == self._told:
+        if log_number_from == self._read:
             found = self._fresh
         elif self._path is None:
             found = self._stored[log_number_from:]
         else:
             found = list(JournalFileBackend(str(self._path)).read_logs(log_number_from))
-        self._told, self._fresh = log_number_from + len(found), []
+        self._read, self._fresh = log_number_from + len(found), []
         return found
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -70,9 +74,6 @@ class OneWriterJournal(BaseJournalBackend):
         self._fresh += fresh
 
 
-STUDY_FILE: Final = "study.journal"
-
-
 class StudyStorage(JournalStorage):
     """The storage of a study, which can show a sampler a part of a long history.
 
@@ -81,12 +82,12 @@ class StudyStorage(JournalStorage):
     """
 
     def __init__(self, path: Path | None) -> None:
-        super().__init__(OneWriterJournal(path))
+        super().__init__(SingleWriterJournal(path))
         self._shown: Sequence[FrozenTrial] | None = None
 
     @contextlib.contextmanager
     def showing(self, trials: Sequence[FrozenTrial]) -> Iterator[None]:
-        """While this holds, whoever asks for the trials of a study gets these."""
+        """Within this context, `get_all_trials` returns these trials."""
         self._shown = trials
         try:
             yield
@@ -96,7 +97,7 @@ class StudyStorage(JournalStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """All trials of a study, or those shown now."""
+        """All trials of a study, or those of `showing`."""
         if self._shown is None:
             return super().get_all_trials(study_id, deepcopy, states)
         found = [trial for trial in self._shown if states is None or trial.state in states]
@@ -104,13 +105,13 @@ class StudyStorage(JournalStorage):
 
 
 def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
-    """Open a sweep's study, or begin it. The direction is to minimise.
+    """Open or create the study of the sweep ``name``, which minimises.
 
     Args:
         path: The journal file; None for a study in memory.
         name: Of the sweep.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its greetings do not belong on a sweep's terminal
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # no info lines on the sweep's terminal
     storage = StudyStorage(path)
     study = optuna.create_study(
         study_name=name,
@@ -126,8 +127,8 @@ def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
 def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, StudyStorage]:
     """Replace a study by one that holds these trials, in this order, numbered from 0.
 
-    What samplers noted in the old study (CMA-ES's state, the place in a QMC sequence) is kept for trials of the
-    same number with the same parameters.
+    The samplers' state in the old study (CMA-ES, the position in a QMC sequence) is kept for trials with the same number
+    and the same params.
     """
     notes, by_number = _sampler_state(path, name)
     fresh = None if path is None else path.with_name(path.name + ".new")
@@ -145,7 +146,7 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
     if path is None or fresh is None:
         return study, storage
     os.replace(fresh, path)
-    # A killed driver leaves its lock, which would hold us for 30 s. The ledger's lock says that we are alone.
+    # A killed driver leaves its lock, which would block for 30 s. The ledger's lock already excludes other writers.
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
     return open_study(path, name)
 
@@ -159,7 +160,7 @@ def _sampler_state(path: Path | None, name: str) -> tuple[dict[str, Any], dict[i
         notes = storage.get_study_system_attrs(storage.get_study_id_from_name(name))
         return dict(notes), {trial.number: trial for trial in study.get_trials(deepcopy=False)}
     except (ValueError, KeyError, TypeError, AssertionError, OSError):
-        # Damaged, in one of the ways Optuna's reader notices: the ledger holds all that cannot be done without.
+        # Damaged, as Optuna's reader reports in several ways. The ledger has everything that is needed.
         return {}, {}
 
 
@@ -168,15 +169,15 @@ class StudyState:
 
     Attributes:
         study: The study.
-        numbers: Number in the study by trial id, of every trial proposed.
+        storage: Its storage.
+        numbers: Number in the study by trial id, of all proposed trials.
         open: The same, of those that have not ended.
-        seen: Trial id by identity of the parameters.
-        started: Trials that came from ``start_with``.
-        cloned: Trials that a person asked for.
-        storage: Where it is kept.
+        seen: Trial id by `config_key` of the params.
+        started: Number of trials from ``start_with``.
+        cloned: Number of clones.
     """
 
-    def __init__(self, study: Study, storage: StudyStorage, learned: SamplerHistory) -> None:
+    def __init__(self, study: Study, storage: StudyStorage, sampler_history: SamplerHistory) -> None:
         self.study = study
         self.numbers: dict[str, int] = {}
         self.open: dict[str, int] = {}
@@ -184,8 +185,8 @@ class StudyState:
         self.started = 0
         self.cloned = 0
         self.storage = storage
-        self._learned = learned
-        self._under_way: dict[str, FrozenTrial] = {}
+        self._sampler_history = sampler_history
+        self._running: dict[str, FrozenTrial] = {}
         self._study_id = storage.get_study_id_from_name(study.study_name)
         for trial in study.get_trials(deepcopy=False):
             trial_id = trial.user_attrs.get("trial_id")
@@ -193,29 +194,29 @@ class StudyState:
                 self.add(trial_id, trial.number, trial.params, trial.user_attrs["origin"])
                 if trial.state.is_finished():
                     self._over(trial_id, trial)
-            elif not trial.state.is_finished():  # the driver died between asking and naming
+            elif not trial.state.is_finished():  # the driver died before it named the trial
                 storage.set_trial_state_values(self._row(trial.number), TrialState.FAIL)
 
     def add(self, trial_id: str, number: int, optuna_params: Mapping[str, Param], origin: str) -> None:
-        """Enter a proposed trial as open."""
+        """Add a proposed trial as open."""
         self.numbers[trial_id] = self.open[trial_id] = number
-        if optuna_params:  # none: it no longer fits the space
+        if optuna_params:  # empty if it no longer fits the space
             self.seen[config_key(optuna_params)] = trial_id
         self.started += origin == "start_with"
         self.cloned += origin == "clone"
-        self._under_way[trial_id] = self.storage.get_trial(self._row(number))
+        self._running[trial_id] = self.storage.get_trial(self._row(number))
 
     def history(self) -> list[FrozenTrial]:
-        """What a sampler shall learn from, by number; see `sweepft.search.samplers`."""
-        under_way = sorted(self._under_way.values(), key=lambda trial: trial.number)[-UNDER_WAY:]
-        return sorted([*self._learned.trials(), *under_way], key=lambda trial: trial.number)
+        """Trials that a sampler learns from, by number; see `sweepft.search.samplers`."""
+        running = sorted(self._running.values(), key=lambda trial: trial.number)[-MAX_RUNNING:]
+        return sorted([*self._sampler_history.trials(), *running], key=lambda trial: trial.number)
 
     def values(self, trial_id: str) -> dict[int, float]:
-        """Held-out losses of a trial by nominal samples."""
+        """Validation losses of a trial by `nominal_step`."""
         return self.storage.get_trial(self._row(self.numbers[trial_id])).intermediate_values
 
     def report(self, trial_id: str, step: int, value: float) -> None:
-        """Note a held-out loss of an open trial; the first one at a step counts."""
+        """Record a validation loss of an open trial; the first one at a step counts."""
         if step not in self.values(trial_id):
             self.storage.set_trial_intermediate_value(self._row(self.open[trial_id]), step, float(value))
 
@@ -227,35 +228,33 @@ class StudyState:
         self._over(trial_id, self.study.tell(number, value, state))
 
     def _over(self, trial_id: str, trial: FrozenTrial) -> None:
-        del self.open[trial_id], self._under_way[trial_id]
-        self._learned.add(trial)
+        del self.open[trial_id], self._running[trial_id]
+        self._sampler_history.add(trial)
 
     def _row(self, number: int) -> int:
         return self.storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
 
-_LOOPBACK: Final = "127.0.0.1"
-
-
 def serve_dashboard(run_dir: Path, port: int) -> None:
-    """Serve the dashboard on loopback until it is interrupted. A running sweep shows as it goes on.
+    """Serve optuna-dashboard for a run's study on loopback until it is interrupted; a running sweep updates live.
 
-    Args:
-        run_dir: The run folder.
-        port: To listen on.
     Raises:
         SweepftError: If the run has no study, optuna-dashboard is not installed, or the port is taken.
     """
     study = run_dir / STUDY_FILE
     if not study.is_file():
         raise SweepftError(
-            f"{study}: is not there\n  name a run folder; the study is not part of a report's files"
+            f"{study}: does not exist\n  give a run folder; a report's files do not include the study",
+            key="dashboard.study",
         )
     if find_spec("optuna_dashboard") is None:
-        raise SweepftError("optuna-dashboard is not installed\n  pip install 'sweepft[dashboard]'")
+        raise SweepftError(
+            "optuna-dashboard is not installed\n  pip install 'sweepft[dashboard]'", key="dashboard.missing"
+        )
     from optuna_dashboard import run_server
 
     try:
-        run_server(JournalStorage(JournalFileBackend(str(study))), host=_LOOPBACK, port=port)
+        run_server(JournalStorage(JournalFileBackend(str(study))), host="127.0.0.1", port=port)
     except OSError as error:
-        raise SweepftError(f"--port {port}: {error.strerror or error}\n  name another port") from error
+        message = f"--port {port}: {error.strerror or error}\n  give another port"
+        raise SweepftError(message, key="dashboard.port") from error

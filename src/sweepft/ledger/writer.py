@@ -1,37 +1,30 @@
-"""The append-only record of a sweep: one writer, checksummed rows, nothing ever changed.
+"""The append-only record of a sweep: one writer, checksummed rows that never change.
 
-A row goes to the file in one write, and is cut off again if that write fails half-way; rows that decide
-something (see `rows.DURABLE`) are synced before `append` returns. A crash can therefore only leave a
-half-written last line, which readers ignore and the next writer cuts off. Anything else that is wrong is
-refused by name.
+A row goes to the file in one write, and is cut off again if that write fails half-way. Rows that decide something
+(see `rows.DURABLE`) are synced before `append` returns. So a crash can only leave a half-written last line, which
+readers ignore and the next writer cuts off.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, NoReturn, Self
 
-from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
-from sweepft.ledger.codec import as_read, decode_row, encode_row, gc_paused, plain
+from sweepft.errors import LedgerError, LedgerLocked, StorageError
+from sweepft.ledger.codec import as_read, decode_row, encode_row, plain
 from sweepft.ledger.lock import WriterLock
-from sweepft.ledger.rows import DURABLE, SCHEMA_VERSION, Row, complete_fields
-
-_RESTORE: Final = "  Restore the file from a copy."
-
-
-def ledger_path(run_dir: str | os.PathLike[str]) -> Path:
-    """Where the ledger of a run lies."""
-    return Path(run_dir) / "ledger" / "ledger.jsonl"
+from sweepft.ledger.reader import ledger_path, read_ledger
+from sweepft.ledger.rows import DURABLE, Row, complete_fields
 
 
 class Ledger:
-    """The writer of a run's ledger. Make one with `create` or `open`; close it, or use ``with``.
+    """The writer of a run's ledger, from `create` or `open`. Close it, or use ``with``.
 
-    Not for other processes: a forked child is refused, and it cannot be pickled.
+    It belongs to one process: a forked child is refused, and it cannot be pickled.
     """
 
     def __init__(
@@ -54,14 +47,14 @@ class Ledger:
 
     @classmethod
     def create(cls, run_dir: str | os.PathLike[str], clock: Callable[[], float] = time.time) -> Self:
-        """Begin the ledger of a new run; folders made here are private to the user (0700).
+        """Begin the ledger of a new run. The folders are made private to the user (0700).
 
         Args:
             run_dir: The run folder.
-            clock: Unix seconds for the rows; another one than the machine's in simulated sweeps.
+            clock: Unix seconds for the rows; a simulated sweep gives its own.
         Raises:
             LedgerError: If the folder already holds a ledger.
-            LedgerLocked: If another driver is about to write there.
+            LedgerLocked: If another driver holds the lock.
             StorageError: If the folder cannot be written.
         """
         path = ledger_path(run_dir)
@@ -73,7 +66,7 @@ class Ledger:
             lock = WriterLock(path.parent / "lock")
             if path.exists() and path.stat().st_size > 0:
                 raise LedgerError(
-                    f"{path}: this folder already holds a run\n  Resume it, or give a new run another folder."
+                    f"{path}: this folder already holds a run\n  Resume it, or give the new run another folder."
                 )
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _sync_folders(path)
@@ -87,25 +80,23 @@ class Ledger:
 
     @classmethod
     def open(cls, run_dir: str | os.PathLike[str]) -> Self:
-        """As `reopen`, for who does not need the rows."""
+        """As `reopen`, without the rows."""
         return cls.reopen(run_dir)[0]
 
     @classmethod
     def reopen(cls, run_dir: str | os.PathLike[str]) -> tuple[Self, list[Row]]:
-        """Go on writing a run's ledger after its last whole row; a half-written last line is cut off.
+        """Continue a run's ledger after its last whole row; a half-written last line is cut off.
 
         Returns:
             The writer, and all rows so far.
         Raises:
-            LedgerError, LedgerCorrupt, LedgerVersion: If there is none, or it cannot be trusted.
+            LedgerError, LedgerCorrupt, LedgerVersion: See `sweepft.ledger.reader.iter_ledger`.
             LedgerLocked: If another driver writes it.
             StorageError: If it cannot be written.
         """
         path = ledger_path(run_dir)
         if not path.is_file():
-            raise LedgerError(
-                f"{path}: there is no ledger\n  Give the folder of a run that sweepft has begun."
-            )
+            raise LedgerError(f"{path}: there is no ledger\n  Give the folder of a run that has started.")
         try:
             lock = WriterLock(path.parent / "lock")
         except OSError as e:
@@ -151,10 +142,10 @@ class Ledger:
         return as_read(row, line)
 
     def sync(self) -> None:
-        """Have everything written so far on disk.
+        """Flush everything written so far to disk.
 
         Raises:
-            StorageError: If the disk refuses. What was written is then unknown: no row is taken after that.
+            StorageError: If the disk refuses. It is then unknown what is on disk, and no further row is accepted.
         """
         self._check_usable()
         try:
@@ -196,7 +187,7 @@ class Ledger:
         if os.getpid() != self._pid:
             raise LedgerLocked(
                 f"{self.path}: process {os.getpid()} is a child of its writer {self._pid}\n"
-                "  Hand rows to the driver process; only it writes."
+                "  Send rows to the driver process, the only writer."
             )
 
     def _write(self, line: bytes) -> None:
@@ -219,85 +210,10 @@ class Ledger:
         raise error from cause
 
 
-def iter_ledger(run_dir: str | os.PathLike[str]) -> Iterator[Row]:
-    """The rows of a run's ledger in order, each checked; also while a driver writes it.
-
-    Raises:
-        LedgerError: If there is no ledger.
-        LedgerCorrupt: At the first damaged, missing or doubled row; the message names it.
-        LedgerVersion: If it was written by an unknown schema version.
-    """
-    path = ledger_path(run_dir)
-    try:
-        source = path.open("rb")
-    except OSError as e:
-        why = e.strerror or str(e)
-        raise LedgerError(
-            f"{path}: cannot read the ledger: {why}\n  Give the folder of a run that sweepft has begun."
-        ) from e
-    with source:
-        for seq, line in enumerate(source):
-            if not line.endswith(b"\n"):
-                row = _last_row(line, path, seq)
-                if row is None:
-                    return
-            else:
-                row = checked_row(line[:-1], path, seq)
-            check_place(row, path, seq)
-            yield row
-
-
-def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
-    """All rows of a run's ledger; see `iter_ledger`."""
-    with gc_paused():
-        return list(iter_ledger(run_dir))
-
-
-def checked_row(line: bytes, path: Path, seq: int) -> Row:
-    """The row of a line without its newline; refused by name where it is damaged."""
-    try:
-        return decode_row(line)
-    except ValueError as e:
-        raise LedgerCorrupt(
-            f"{path}:{seq + 1}: row {seq} is damaged: {e}\n"
-            "  Restore the file from a copy, or cut it before this row: the rows before it are sound."
-        ) from e
-
-
-def _last_row(line: bytes, path: Path, seq: int) -> Row | None:
-    """The row of a last line without newline: whole but for it, or None when it is half-written."""
-    try:
-        return decode_row(line)
-    except ValueError:
-        pass
-    try:
-        decode_row(line[:-1])
-    except ValueError:
-        return None
-    raise LedgerCorrupt(f"{path}:{seq + 1}: row {seq} is damaged: its newline has changed\n{_RESTORE}")
-
-
-def check_place(row: Row, path: Path, seq: int) -> None:
-    """Refuse a row that is not the one that belongs here."""
-    where = f"{path}:{seq + 1}"
-    found = row.get("schema_version")
-    if row.get("kind") == "sweep" and found != SCHEMA_VERSION:
-        raise LedgerVersion(
-            f"{where}: row {seq}: ledger schema {found!r}, only {SCHEMA_VERSION} is known\n"
-            f"  Read it with the sweepft that wrote it ({row.get('sweepft_version', 'version unknown')})."
-        )
-    if row.get("seq") != seq:
-        raise LedgerCorrupt(
-            f"{where}: row {seq} is missing or doubled: found seq {row.get('seq')!r}\n{_RESTORE}"
-        )
-    if seq == 0 and row.get("kind") != "sweep":
-        raise LedgerCorrupt(f"{where}: row 0 is {row.get('kind')!r}, not the sweep's header\n{_RESTORE}")
-
-
 def _mend_tail(fd: int) -> int:
-    """Cut off a half-written last line, or add a newline that alone is missing. Returns the file's size.
+    """Cut off a half-written last line, or add a missing newline. Returns the file's size.
 
-    The rows have been checked before: what follows the last newline is whole (but for it) or half-written.
+    The rows were checked before: what follows the last newline is a whole row, or half of one.
     """
     size = os.fstat(fd).st_size
     tail, start = b"", size
@@ -322,7 +238,7 @@ def _make_private(folder: Path) -> None:
 
 
 def _sync_folders(path: Path) -> None:
-    """A new file is there after a power cut only when its folders are synced too."""
+    """A new file survives a power cut only if its folders are synced too."""
     for folder in (path.parent, path.parent.parent):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

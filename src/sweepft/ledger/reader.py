@@ -1,0 +1,137 @@
+"""Reads the ledger of a run: whole, or the rows that are new since the last look.
+
+A crash can only leave a half-written last line, which readers ignore. Anything else that is wrong is an error that
+names the row.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion
+from sweepft.ledger.codec import decode_row, gc_paused
+from sweepft.ledger.rows import SCHEMA_VERSION, Row
+
+_RESTORE: Final = "  Restore the file from a copy."
+
+
+def ledger_path(run_dir: str | os.PathLike[str]) -> Path:
+    """The ledger's file in a run folder."""
+    return Path(run_dir) / "ledger" / "ledger.jsonl"
+
+
+def iter_ledger(run_dir: str | os.PathLike[str], *, steps: bool = True) -> Iterator[Row]:
+    """The rows of a run's ledger in order, each checked; also while a driver writes it.
+
+    Args:
+        run_dir: The run folder, or the ledger's file.
+        steps: False leaves out the `steps` rows, which are most of a ledger's bytes.
+    Raises:
+        LedgerError: If there is no ledger.
+        LedgerCorrupt: At the first damaged, missing or doubled row; the message names it.
+        LedgerVersion: If it was written with another schema version.
+    """
+    path = Path(run_dir) if Path(run_dir).suffix == ".jsonl" else ledger_path(run_dir)
+    try:
+        source = path.open("rb")
+    except OSError as e:
+        raise LedgerError(
+            f"{path}: cannot read the ledger: {e.strerror or e}\n  Give the folder of a run that has started."
+        ) from e
+    with source:
+        for seq, line in enumerate(source):
+            if not steps and b'"kind":"steps"' in line[:120]:
+                continue
+            row = _decoded(line[:-1], path, seq) if line.endswith(b"\n") else _last_row(line, path, seq)
+            if row is None:
+                return
+            _check_place(row, path, seq)
+            yield row
+
+
+def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
+    """All rows of a run's ledger; see `iter_ledger`."""
+    with gc_paused():
+        return list(iter_ledger(run_dir))
+
+
+class LedgerTail:
+    """Follows the ledger of a run from another process, beginning with its first row.
+
+    Each call continues after the last whole line. A half-written line is left until it is whole, or until a resume
+    has cut it off.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str]) -> None:
+        self._path = ledger_path(run_dir)
+        self._offset = 0
+        self._seq = 0
+
+    def read(self, most: int = 1000) -> list[Row]:
+        """Up to ``most`` rows since the last call; empty when there are none yet.
+
+        Raises:
+            LedgerError, LedgerCorrupt, LedgerVersion: See `iter_ledger`.
+        """
+        return list(itertools.islice(self._rows(), most))
+
+    def _rows(self) -> Iterator[Row]:
+        try:
+            source = self._path.open("rb")
+        except OSError as error:
+            raise LedgerError(
+                f"{self._path}: cannot read the ledger: {error.strerror}\n  Give the folder of a run."
+            ) from error
+        with source:
+            source.seek(self._offset)
+            for line in source:
+                if not line.endswith(b"\n"):
+                    return
+                row = _decoded(line[:-1], self._path, self._seq)
+                _check_place(row, self._path, self._seq)
+                self._offset += len(line)
+                self._seq += 1
+                yield row
+
+
+def _decoded(line: bytes, path: Path, seq: int) -> Row:
+    try:
+        return decode_row(line)
+    except ValueError as e:
+        raise LedgerCorrupt(
+            f"{path}:{seq + 1}: row {seq} is damaged: {e}\n"
+            "  Restore the file from a copy, or cut it before this row: the rows before it are sound."
+        ) from e
+
+
+def _last_row(line: bytes, path: Path, seq: int) -> Row | None:
+    """The row of a last line that lacks its newline, or None when the row itself is half-written."""
+    try:
+        return decode_row(line)
+    except ValueError:
+        pass
+    try:
+        decode_row(line[:-1])
+    except ValueError:
+        return None
+    raise LedgerCorrupt(f"{path}:{seq + 1}: row {seq} is damaged: its newline has changed\n{_RESTORE}")
+
+
+def _check_place(row: Row, path: Path, seq: int) -> None:
+    where = f"{path}:{seq + 1}"
+    found = row.get("schema_version")
+    if row.get("kind") == "sweep" and found != SCHEMA_VERSION:
+        raise LedgerVersion(
+            f"{where}: row {seq}: ledger schema {found!r}, this sweepft reads {SCHEMA_VERSION}\n"
+            f"  Read it with the sweepft that wrote it ({row.get('sweepft_version', 'version unknown')})."
+        )
+    if row.get("seq") != seq:
+        raise LedgerCorrupt(
+            f"{where}: row {seq} is missing or doubled: found seq {row.get('seq')!r}\n{_RESTORE}"
+        )
+    if seq == 0 and row.get("kind") != "sweep":
+        raise LedgerCorrupt(f"{where}: row 0 is {row.get('kind')!r}, not a sweep row\n{_RESTORE}")
