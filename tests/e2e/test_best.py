@@ -17,6 +17,7 @@ from support.sweeps import run_spec, write_spec
 from sweepft.cli.main import cli
 from sweepft.driver.train_one import spec_of, train_alone
 from sweepft.errors import SweepftError
+from sweepft.ledger import winner
 
 pytestmark = pytest.mark.ray
 
@@ -60,8 +61,8 @@ def assert_same_weights(one, other):
 def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
     losses, validation = run_script(done.best, tmp_path / "out", ranks)
-    assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
-    assert validation["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert losses == pytest.approx(winner(done.view).history["loss"].tolist(), abs=1e-4)
+    assert validation["own"] == pytest.approx(winner(done.view).objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
 
 
@@ -78,8 +79,8 @@ def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
     )  # fmt: skip
     done = run_spec(spec, tmp_path / "run")
     losses, validation = run_script(done.best, tmp_path / "out")
-    assert losses == pytest.approx(done.view.best.history["loss"].tolist(), abs=1e-4)
-    assert validation["own"] == pytest.approx(done.view.best.objective, abs=1e-4)
+    assert losses == pytest.approx(winner(done.view).history["loss"].tolist(), abs=1e-4)
+    assert validation["own"] == pytest.approx(winner(done.view).objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
     assert (tmp_path / "out/adapter/adapter_config.json").is_file()
 
@@ -95,11 +96,12 @@ def test_two_exported_scripts_run_at_once(finished, tmp_path):
 @pytest.mark.full
 def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
     _, done = finished
-    best = done.view.best
+    best = winner(done.view)
     with (tmp_path / "said.txt").open("w") as said:
         alone = train_alone(
             done.best / "spec.yaml", (), tmp_path / "run", console=Console(file=said)
-        ).view.best
+        ).view
+    alone = winner(alone)
     assert alone.history["loss"].tolist() == best.history["loss"].tolist()
     assert alone.history["lr"].tolist() == best.history["lr"].tolist()
     assert alone.objective == best.objective
@@ -109,9 +111,9 @@ def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
 @pytest.mark.full
 def test_any_trial_of_a_run_is_trained_again_by_its_name(finished, tmp_path):
     run, done = finished
-    other = next(t for t in done.view.trials.values() if t.trial_id != done.view.best.trial_id)
+    other = next(t for t in done.view.trials.values() if t.trial_id != winner(done.view).trial_id)
     with spec_of(run, other.trial_id) as path:
-        alone = train_alone(path, (), tmp_path / "run").view.best
+        alone = winner(train_alone(path, (), tmp_path / "run").view)
     went = len(other.history["loss"])  # it may have been stopped on its way
     assert alone.history["loss"][:went].tolist() == other.history["loss"].tolist()
     assert other.objective is None or alone.objective == other.objective

@@ -14,7 +14,7 @@ from support.sweeps import run_spec, write_spec
 from support.tasks import task_folder
 from support.tiny import tiny_data
 from sweepft.errors import EvaluateError
-from sweepft.ledger import SweepState, finalists, read_ledger
+from sweepft.ledger import SweepState, finalists, ranking, read_ledger, winner
 
 pytest.importorskip("lm_eval")
 pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four parts each
@@ -98,7 +98,7 @@ def test_finalists_base_and_seeds_are_scored_on_every_part(done):
     rows, view = read_ledger(done.run_dir), done.view
     (chosen,) = [row for row in rows if row["kind"] == "finalists"]
     names = [entry["trial_id"] for entry in chosen["chosen"]]
-    ranked = [r.trial.trial_id for r in view.ranking() if r.rank]
+    ranked = [r.trial.trial_id for r in ranking(view) if r.rank]
     assert names[0] == ranked[0]
     assert len(names) == 2
     seeds = [f"{names[0]}-seed1", f"{names[0]}-seed2"]
@@ -140,7 +140,7 @@ def test_seeds_are_no_candidates(done):
     assert len({t.data_order for t in seeds} | {done.view.trials[seeds[0].replicate_of].data_order}) == 3
     assert {t.status for t in seeds} == {"completed"}
     assert not any(t.decisions for t in seeds)
-    assert not {t.trial_id for t in seeds} & {r.trial.trial_id for r in done.view.ranking() if r.rank}
+    assert not {t.trial_id for t in seeds} & {r.trial.trial_id for r in ranking(done.view) if r.rank}
     study = (done.run_dir / "study.journal").read_text()
     assert "seed1" not in study
     assert not any((done.run_dir / "weights" / t.trial_id).exists() for t in seeds), "scored, then removed"
@@ -148,10 +148,10 @@ def test_seeds_are_no_candidates(done):
 
 def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
     first, *rest = finalists(done.view)
-    assert [bool(f.seeds) for f in (first, *rest)] == [True, False], "the confirmed one before the other"
-    assert done.view.best is first.trial
+    assert [bool(f.replicates) for f in (first, *rest)] == [True, False], "the confirmed one before the other"
+    assert winner(done.view) is first.trial
     replicated = first
-    assert replicated.standing.seeds == 2
+    assert replicated.standing.replicates == 2
     own = [s["test_set"]["metrics"]["loss"]["value"] for s in replicated.seed_scores]
     acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in replicated.seed_scores]
     assert replicated.standing.value == pytest.approx(sum(a - o for a, o in zip(acc, own, strict=True)) / 4)

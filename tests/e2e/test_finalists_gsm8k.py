@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from support.sweeps import run_spec
+from sweepft.ledger import winner
 from sweepft.spec import load
 
 pytest.importorskip("lm_eval")
@@ -58,7 +59,7 @@ def test_scores_in_warm_ranks_equal_the_harness_on_the_saved_folder(ray_here, tm
     )  # fmt: skip
     done = run_spec(load(SWEEPS / "gsm8k-tiny.yaml", overrides), tmp_path / "run")
     assert done.status == "finished"
-    best = done.view.best
+    best = winner(done.view)
     for subject, folder in (
         (None, SHARED / "models" / "tiny-llama-t0"),
         (best.trial_id, tmp_path / "run" / "best"),

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from support.sweeps import run_spec, write_spec
+from sweepft.ledger import winner
 
 pytest.importorskip("peft")
 pytestmark = [
@@ -63,7 +64,7 @@ def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
     adapter = tmp_path / "run" / "best" / "adapter"
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     adapted = PeftModel.from_pretrained(base, adapter)
-    config, best = adapted.peft_config["default"], done.view.best.config
+    config, best = adapted.peft_config["default"], winner(done.view).config
     assert (config.r, config.lora_alpha, config.lora_dropout) == tuple(
         best[f"lora.{key}"] for key in ("rank", "alpha", "dropout")
     )

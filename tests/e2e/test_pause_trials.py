@@ -104,7 +104,7 @@ def test_its_verdicts_are_those_of_a_replay(paused):
     run, _ = paused
     rows = read_ledger(run)
     recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "decision"]
-    assert [(v.trial_id, v.step, v.action) for v in live_decisions(rows)] == recorded
+    assert [(v.trial_id, v.step, v.action) for v in live_decisions(SweepState.from_rows(rows))] == recorded
 
 
 def test_the_report_lists_what_was_parked(paused):

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from support.sweeps import run_spec, write_spec
 from sweepft.data import TokenSet
-from sweepft.ledger import read_ledger
+from sweepft.ledger import SweepState, read_ledger, winner
 from sweepft.replay.sources import live_decisions
 from sweepft.search import STUDY_FILE, open_study
 
@@ -109,7 +109,7 @@ def test_its_ledger_replayed_gives_the_live_verdicts(finished):
     rows = read_ledger(run)
     recorded = [r for r in rows if r["kind"] == "decision"]
     assert {"continue", "stop"} <= {r["action"] for r in recorded}
-    again = [json.loads(json.dumps(v.to_row())) for v in live_decisions(rows)]
+    again = [json.loads(json.dumps(v.to_row())) for v in live_decisions(SweepState.from_rows(rows))]
     assert again == [{key: r[key] for key in row} for r, row in zip(recorded, again, strict=True)]
 
 
@@ -190,7 +190,7 @@ def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
 def test_the_winners_weights_load_elsewhere_and_give_its_loss(finished):
     """Gathered at ZeRO-3, with tokenizer and chat template; nothing of the trials that were overtaken stays."""
     run, done = finished
-    best = done.view.best
+    best = winner(done.view)
     folder = run / "weights" / best.trial_id
     assert done.weights == folder
     assert [p.name for p in (run / "weights").iterdir() if p.is_dir()] == [best.trial_id]

@@ -1,19 +1,18 @@
-"""Ledgers of made-up sweeps, judged by the real referee: slots, audits, parking, comebacks, failures, crashes.
+"""Ledgers of made-up sweeps, decided by the real early stopper: slots, audits, pauses, resumes, failures, crashes.
 
-One idea: a driver without Ray. What is random comes from one seed; what is decided comes from the rules, and every row
-is one the recorder would write.
+A driver without Ray. Everything random comes from one seed, every decision from the rules, and every row is one that a
+driver writes.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweepft.early_stopping import EarlyStopper, PriorSweeps, make_report, make_rule, replay_rows
-from sweepft.ledger import complete_results
-from sweepft.ledger.rows import complete_fields
+from support.ledger_builder import LedgerBuilder
+from sweepft.early_stopping import EarlyStopper, PriorSweeps, make_report, make_rule, replay_state
+from sweepft.ledger import Row, SweepState
 
 BUDGET = 100
 RUNGS = (0.1, 0.25, 0.5)
@@ -30,7 +29,7 @@ class JudgedSweep:
         trials, slots: How many, and how many at once.
         failing: Probability that a trial fails at a report point.
         crashes: Moments (in results) at which the driver dies, half of them within a result.
-        history: What earlier sweeps taught.
+        prior_sweeps: What earlier sweeps taught.
     """
 
     seed: int
@@ -39,8 +38,7 @@ class JudgedSweep:
     slots: int = 3
     failing: float = 0.02
     crashes: tuple[int, ...] = ()
-    history: PriorSweeps = field(default_factory=PriorSweeps)
-    rows: list[dict[str, Any]] = field(default_factory=list, init=False)
+    prior_sweeps: PriorSweeps = field(default_factory=PriorSweeps)
 
     def run(self) -> JudgedSweep:
         """Run it to its end; `rows` is its ledger and `early_stopper` who judged it."""
@@ -52,13 +50,12 @@ class JudgedSweep:
         self.busy: list[int] = []
         self.paused: list[int] = []
         self.waiting = list(range(self.trials))
-        self.told: set[int] = set()
+        self.proposed: set[int] = set()
         spec = {"early_stop": {**self.early_stop, "rungs": list(RUNGS)}}
-        self.header = {
-            "name": "made-up", "spec": spec, "spec_digest": "", "seed": 7, "budget_samples": BUDGET,
-            "sweepft_version": "0", "history": self.history.to_dict(),
-        }  # fmt: skip
-        self.write("sweep", **self.header)
+        self.ledger = LedgerBuilder(
+            samples_per_step=1, tokens_per_step=1, tick=1 / 3, spec=spec, seed=7, budget_samples=BUDGET,
+            prior_sweeps=self.prior_sweeps.to_dict(),
+        )  # fmt: skip
         results = 0
         while self.fill():
             results += 1
@@ -70,8 +67,19 @@ class JudgedSweep:
         for paused_trial in self.early_stopper.paused_trials():
             self.end(int(paused_trial.trial_id[1:]), "stopped", paused_trial.reason)
             self.early_stopper.give_up(paused_trial.trial_id)
-        self.write("finish", status="finished")
+        self.ledger.finish()
         return self
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows of the ledger."""
+        return self.ledger.rows
+
+    def state(self) -> SweepState:
+        """The ledger's state, without results that a crash cut off."""
+        state = self.ledger.state()
+        state.drop_partial_results()
+        return state
 
     def fresh_early_stopper(self) -> EarlyStopper:
         """As the spec says."""
@@ -84,7 +92,7 @@ class JudgedSweep:
             else 0.0
         )
         known = {k: stop[k] for k in ("top_fraction", "max_false_stop_rate", "min_peers") if k in stop}
-        rule = make_rule(stop["rule"], audit=audit, history=self.history, **known)
+        rule = make_rule(stop["rule"], audit=audit, prior_sweeps=self.prior_sweeps, **known)
         extra = {k: stop[k] for k in ("top_fraction", "max_false_discovery_rate", "pause") if k in stop}
         return EarlyStopper(
             rule=rule,
@@ -93,18 +101,9 @@ class JudgedSweep:
             mode="min",
             audit=audit,
             seed=7,
-            history=self.history,
+            prior_sweeps=self.prior_sweeps,
             **extra,
         )
-
-    def write(self, kind: str, **fields: Any) -> None:
-        row = {
-            "seq": len(self.rows),
-            "time": 1000.0 + len(self.rows) // 3,
-            "kind": kind,
-            **complete_fields(kind, fields),
-        }
-        self.rows.append(json.loads(json.dumps(row)))
 
     def fill(self) -> bool:
         """Give free slots to new trials, then to parked ones that are worth it; whether any slot is at work."""
@@ -124,12 +123,16 @@ class JudgedSweep:
             self.busy.append(trial)
             self.attempts[trial] += 1
             self.early_stopper.add(self.name(trial), {})
-            if trial not in self.told:
-                self.told.add(trial)
-                self.write(
-                    "trial", trial_id=self.name(trial), number=trial, params={}, train_config={}, origin="sampler",
-                    planned_steps=BUDGET, warmup_steps=0, study_number=trial,
-                )  # fmt: skip
+            if trial not in self.proposed:
+                self.proposed.add(trial)
+                self.ledger.trial(
+                    self.name(trial),
+                    start=False,
+                    number=trial,
+                    params={},
+                    train_config={},
+                    study_number=trial,
+                )
         return bool(self.busy)
 
     def name(self, trial: int) -> str:
@@ -146,21 +149,16 @@ class JudgedSweep:
         if not any(
             r["kind"] == "start" and r["trial_id"] == name and r["attempt"] == attempt for r in self.rows
         ):
-            self.write("start", trial_id=name, attempt=attempt, slot=0, from_step=first)
+            self.ledger.start(name, attempt=attempt, from_step=first)
         steps = list(range(first + 1, last + 1))
         noise = random.Random(f"{self.seed}:{trial}:{last}")
         value = 3.0 + self.quality[trial] + noise.gauss(0, 60.0 / last) * 0.2
-        history = {"step": steps, "samples_seen": steps, "tokens_seen": steps, "loss": [value] * len(steps)}
-        history |= {"grad_norm": [1.0] * len(steps), "lr": [0.1] * len(steps), "seconds": [1.0] * len(steps)}
-        self.write("steps", trial_id=name, attempt=attempt, history=history, data_order="d")
+        self.ledger.steps(name, last, first=first + 1, loss=value, lr=0.1, seconds=1.0, data_order="d")
         evaluated = last / BUDGET in (*RUNGS, 1.0)
         if evaluated:
-            self.write(
-                "eval", trial_id=name, attempt=attempt, step=last, samples_seen=last, rung=last / BUDGET,
-                final=last == BUDGET, objective=value, sets={},
-            )  # fmt: skip
+            self.ledger.eval(name, value, sets={})
         report = make_report(
-            step=steps, progress=steps, loss=history["loss"], grad_norm=history["grad_norm"],
+            step=steps, progress=steps, loss=[value] * len(steps), grad_norm=[1.0] * len(steps),
             metric=value if evaluated else None, data_order="d",
         )  # fmt: skip
         over = last == BUDGET
@@ -168,10 +166,10 @@ class JudgedSweep:
             self.early_stopper.complete(name, report) if over else self.early_stopper.report(name, report)
         )
         for decision in decisions:
-            self.write("decision", **decision.to_row())
+            self.ledger.write("decision", **decision.to_row())
         if torn:
             return None
-        self.write("cost", trial_id=name, slot=0, phase="train", seconds=1.0)
+        self.ledger.cost(name)
         self.at[trial] += 1
         if not over and not (decisions and decisions[-1].ends_trial):
             return None
@@ -186,18 +184,22 @@ class JudgedSweep:
 
     def end(self, trial: int, status: str, reason: str | None, objective: float | None = None) -> None:
         seen = (0, *POINTS)[self.at[trial]]
-        self.write(
-            "end", trial_id=self.name(trial), attempt=max(1, self.attempts[trial]), status=status, reason=reason,
-            objective=objective, step=seen, samples_seen=seen, tokens_seen=seen,
-        )  # fmt: skip
+        self.ledger.end(
+            self.name(trial),
+            status,
+            objective,
+            reason=reason,
+            step=seen,
+            attempt=max(1, self.attempts[trial]),
+        )
 
     def crash(self, *, torn: bool) -> None:
-        """The driver dies; whoever resumes knows the whole results only, and goes on with those under way."""
+        """The driver dies. The next one knows the complete results, and continues the running trials."""
         if torn:
             self.advance(self.random.choice(self.busy), torn=True)
-        self.write("sweep", **self.header, resumed=True)
+        self.ledger.sweep()
         self.early_stopper = self.fresh_early_stopper()
-        replay_rows(self.early_stopper, complete_results(self.rows)[0])
+        replay_state(self.early_stopper, self.state())
         again = sorted(self.busy)
         self.busy = []
         self.waiting = again + self.waiting

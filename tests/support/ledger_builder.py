@@ -232,7 +232,7 @@ class LedgerBuilder:
         """The search is over; these trials are to be scored, by default on the task ``maths``."""
         defaults = {
             "chosen": [{"trial_id": trial_id, "why": "top"} for trial_id in trial_ids],
-            "parts": [{"what": "task", "name": "maths", "digest": "d-maths"}],
+            "items": [{"what": "task", "name": "maths", "digest": "d-maths"}],
             "rank_by": {"maths": 1.0},
         }
         return self.write("finalists", **{**defaults, **fields})

@@ -1,14 +1,12 @@
-"""A search space, an objective made for it, and the ledger rows a driver would write."""
+"""A search space, an objective for it, and the ledger rows that a driver writes."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 from support import specs
-from sweepft.ledger.rows import EndRow, EvalRow, StartRow, SweepRow, TrialRow
+from support.ledger_builder import LedgerBuilder
 from sweepft.search import Proposal
 from sweepft.spec import SweepSpec
 
@@ -44,24 +42,25 @@ def loss(params: dict[str, Any], rung: float = 1.0) -> float:
     return value + 1.0 / rung
 
 
-class Ledger:
-    """The rows a driver would write, in the recorder's own kinds, through JSON as on disk."""
+def new_ledger() -> LedgerBuilder:
+    """The ledger of a sweep of `BUDGET` samples, to which `propose` and `evaluate` add rows as a driver does."""
+    return LedgerBuilder(name="proposing", budget_samples=BUDGET)
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.write("sweep", SweepRow("proposing", {}, "digest", 0, BUDGET, "0"))
 
-    def write(self, kind: str, row: Any) -> None:
-        self.rows.append(json.loads(json.dumps({"kind": kind, **asdict(row)})))
+def propose(ledger: LedgerBuilder, p: Proposal) -> None:
+    """The rows of a proposal that starts."""
+    if not p.resumed:
+        ledger.trial(
+            p.trial_id,
+            start=False,
+            number=p.number,
+            params=p.params,
+            origin=p.origin,
+            study_number=p.study_number,
+        )
+    ledger.start(p.trial_id)
 
-    def propose(self, p: Proposal) -> None:
-        row = TrialRow(p.trial_id, p.number, p.params, {}, p.origin, 1, 0, p.study_number)
-        if not p.resumed:
-            self.write("trial", row)
-        self.write("start", StartRow(p.trial_id, 1 + p.resumed, 0))
 
-    def evaluate(self, trial_id: str, rung: float, objective: float | None, *, final: bool = False) -> None:
-        self.write("eval", EvalRow(trial_id, 1, 1, 1, None if final else rung, final, objective, {}))
-
-    def end(self, trial_id: str, status: str, objective: float | None, reason: str | None) -> None:
-        self.write("end", EndRow(trial_id, 1, status, reason, objective, 1, 1, 1))
+def evaluate(ledger: LedgerBuilder, trial_id: str, rung: float, objective: float | None) -> None:
+    """The rows of a result at a rung."""
+    ledger.steps(trial_id, round(rung * BUDGET / 10)).eval(trial_id, objective, rung=rung)

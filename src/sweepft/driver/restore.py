@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.driver.build import build_scheduler
@@ -79,7 +80,7 @@ def _write_missing_ends(event_log: EventLog) -> None:
         diverged = not math.isfinite(grad_norm)
         if not (flagged or diverged or trial.samples_seen >= budget):
             continue
-        result = {"samples_seen": trial.samples_seen, "budget_samples": budget}
+        result: dict[str, Any] = {"samples_seen": trial.samples_seen, "budget_samples": budget}
         if trial.evals and trial.evals[-1]["final"]:
             result["eval_loss"] = trial.evals[-1]["objective"]
         if diverged:

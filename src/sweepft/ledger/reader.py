@@ -40,7 +40,8 @@ def iter_ledger(run_dir: str | os.PathLike[str], *, steps: bool = True) -> Itera
         source = path.open("rb")
     except OSError as e:
         raise LedgerError(
-            f"{path}: cannot read the ledger: {e.strerror or e}\n  Give the folder of a run that has started."
+            f"{path}: cannot read the ledger: {e.strerror or e}\n  Give the folder of a run that has started.",
+            key="ledger.missing",
         ) from e
     with source:
         for seq, line in enumerate(source):
@@ -84,7 +85,8 @@ class LedgerTail:
             source = self._path.open("rb")
         except OSError as error:
             raise LedgerError(
-                f"{self._path}: cannot read the ledger: {error.strerror}\n  Give the folder of a run."
+                f"{self._path}: cannot read the ledger: {error.strerror}\n  Give the folder of a run.",
+                key="ledger.missing",
             ) from error
         with source:
             source.seek(self._offset)

@@ -238,7 +238,7 @@ class TrialState:
             for key, column in self._columns.items():
                 values = history.get(key)
                 if values is None or len(values) != len(steps):
-                    values = [None] * len(steps)
+                    values = [math.nan] * len(steps)
                 column.extend(math.nan if v is None else v for v in values)
             blocks = row.get("blocks") or {}
             columns = (blocks.get(key, ()) for key in ("index", "loss", "tokens"))

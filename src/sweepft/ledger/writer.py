@@ -66,7 +66,8 @@ class Ledger:
             lock = WriterLock(path.parent / "lock")
             if path.exists() and path.stat().st_size > 0:
                 raise LedgerError(
-                    f"{path}: this folder already holds a run\n  Resume it, or give the new run another folder."
+                    f"{path}: this folder already holds a run\n  Resume it, or give the new run another folder.",
+                    key="ledger.exists",
                 )
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _sync_folders(path)
@@ -96,7 +97,10 @@ class Ledger:
         """
         path = ledger_path(run_dir)
         if not path.is_file():
-            raise LedgerError(f"{path}: there is no ledger\n  Give the folder of a run that has started.")
+            raise LedgerError(
+                f"{path}: there is no ledger\n  Give the folder of a run that has started.",
+                key="ledger.missing",
+            )
         try:
             lock = WriterLock(path.parent / "lock")
         except OSError as e:

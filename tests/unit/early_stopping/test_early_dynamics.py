@@ -15,6 +15,8 @@ from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 
+from support.ledger_builder import LedgerBuilder
+from sweepft.ledger import SweepState
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
@@ -183,12 +185,11 @@ def test_errors_retries_and_removals() -> None:
 
 def start_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
     """A small sweep as the tuner would run it; returns the rows its recorder would write."""
-    rows: list[dict[str, Any]] = []
+    ledger = LedgerBuilder(samples_per_step=1)
     trials = [trial(f"ray{i}", trial_id=f"t00{i}", batch_size=8) for i in range(6)]
     for i, t in enumerate(trials):
         s.on_trial_add(None, t)
-        config = {"batch_size": 8}
-        rows.append({"kind": "trial", "trial_id": f"t00{i}", "config": config, "warmup_steps": 3})
+        ledger.trial(f"t00{i}", start=False, params={"batch_size": 8}, train_config={}, warmup_steps=3)
     alive = dict(enumerate(trials))
     for rung, start, stop in ((0.1, 1, 10), (0.5, 11, 50), (1.0, 51, 100)):
         for i, t in list(alive.items()):
@@ -199,34 +200,31 @@ def start_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
                 decision = "done"
             else:
                 decision = s.on_trial_result(None, t, flatten_dict(result))
-            rows.append(
-                {"kind": "steps", "trial_id": f"t00{i}", **{k: result[k] for k in ("history", "blocks")}}
-            )
-            objective = "nan" if math.isnan(value) else value
-            rows.append(
-                {"kind": "eval", "trial_id": f"t00{i}", "step": stop, "samples_seen": stop}
-                | {"objective": objective, "final": rung == 1.0}
-            )
-            rows += [{"kind": "decision", **v.to_row()} for v in s.drain_decisions()]
+            name = f"t00{i}"
+            ledger.write("steps", trial_id=name, attempt=1, history=result["history"], blocks=result["blocks"])
+            ledger.eval(name, value, step=stop, rung=rung)
+            for made in s.drain_decisions():
+                ledger.write("decision", **made.to_row())
             if decision != CONTINUE:
                 del alive[i]
-                status = "completed" if decision == "done" else rows[-1]["action"]
+                status = "completed" if decision == "done" else ledger.row["action"]
                 status = {"stop": "stopped", "divergence_check": "diverged"}.get(status, status)
-                rows.append({"kind": "end", "trial_id": f"t00{i}", "status": status, "objective": objective})
-    return json.loads(json.dumps(rows))  # type: ignore[no-any-return]
+                ledger.end(name, status, value)
+    return ledger.rows
 
 
 @pytest.mark.parametrize("rule", ["median", "recipe", "asha", "calibrated"])
 def test_a_scheduler_rebuilt_from_rows_gives_the_same_verdicts_and_knows_the_same(rule: str) -> None:
     live = scheduler(rule=rule)
     rows = start_sweep(live)
-    recorded = [r for r in rows if r["kind"] == "decision"]
+    recorded = [
+        {k: v for k, v in r.items() if k not in ("seq", "time", "kind")} for r in rows if r["kind"] == "decision"
+    ]
     assert {"continue", "divergence_check"} <= {r["action"] for r in recorded}
     for cut in range(len(rows) + 1):
         rebuilt = scheduler(rule=rule)
-        decisions = [
-            json.loads(json.dumps({"kind": "decision", **v.to_row()})) for v in rebuilt.load_rows(rows[:cut])
-        ]
+        state = SweepState.from_rows(rows[:cut])
+        decisions = [json.loads(json.dumps(v.to_row())) for v in rebuilt.load_ledger(state)]
         assert decisions[: len(decisions) - 1] == recorded[: max(0, len(decisions) - 1)]
     assert decisions == recorded
     assert rebuilt.drain_decisions() == []

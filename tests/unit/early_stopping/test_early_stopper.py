@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepft.early_stopping import EarlyStopper, StopDecision, make_report, make_rule, replay_rows
+from support.ledger_builder import LedgerBuilder
+from sweepft.early_stopping import EarlyStopper, StopDecision, make_report, make_rule, replay_state
 
 NAN = math.nan
 
@@ -346,11 +347,10 @@ def test_a_persons_stop_is_no_rules_doing() -> None:
 
 
 def test_pins_survive_a_saved_state_and_a_replay() -> None:
-    rows: list[dict[str, Any]] = [{"kind": "trial", "trial_id": "t0", "config": {}}]
-    rows.append({"kind": "command", "command": "pin", "trial_id": "t0", "who": "ada@host", "accepted": True})
-    rows.append({"kind": "command", "command": "pin", "trial_id": "t1", "who": "ada@host", "accepted": False})
+    ledger = LedgerBuilder().trial("t0").command("pin", "t0", who="ada@host")
+    ledger.command("pin", "t1", who="ada@host", accepted=False)
     replayed = early_stopper()
-    replay_rows(replayed, rows)
+    replay_state(replayed, ledger.state())
     loaded = early_stopper()
     loaded.load_state_dict(json.loads(json.dumps(replayed.state_dict())))
     for r in (replayed, loaded):

@@ -10,9 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.judged_sweep import JudgedSweep
-from sweepft.early_stopping import EarlyStopper, make_report, make_rule, replay_rows
+from sweepft.early_stopping import EarlyStopper, make_report, make_rule, replay_state
 from sweepft.early_stopping.pausing import PausedTrial
-from sweepft.ledger import SweepState, complete_results
 
 
 def at(step: int, metric: float) -> Any:
@@ -136,21 +135,17 @@ SWEEPS = st.builds(
 def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
     """Whatever was parked, came back, failed or was cut by a crash: the same verdicts, state and view."""
     sweep.run()
-    whole, _ = complete_results(sweep.rows)
+    view = sweep.state()
     again = sweep.fresh_early_stopper()
-    decisions = replay_rows(again, whole)
-    recorded = [r for r in whole if r["kind"] == "decision"]
+    decisions = replay_state(again, view)
+    recorded = view.decisions
     assert [(v.trial_id, v.step, v.action, v.reason) for v in decisions] == [
         (r["trial_id"], r["step"], r["action"], r["reason"]) for r in recorded
     ]
     assert json.dumps(again.state_dict()) == json.dumps(sweep.early_stopper.state_dict())
-    view = SweepState.from_rows(sweep.rows)
     assert {n: t.status for n, t in view.trials.items()} == {
         n: s for n, s in statuses(again).items() if n in view.trials
     }
-    assert [v["action"] for t in view.trials.values() for v in t.decisions] == [
-        r["action"] for t in view.trials for r in recorded if r["trial_id"] == t
-    ]
 
 
 @settings(deadline=None, max_examples=40)

@@ -38,7 +38,7 @@ def finals_sweep(
         for i, loss in enumerate((1.0, 1.05, 1.4)):
             _trial(tell, f"t{i}", i, loss)
         entries = [{"trial_id": t, "why": "top" if t == "t0" else "random"} for t in chosen]
-        tell("finalists", chosen=entries, parts=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
+        tell("finalists", chosen=entries, items=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
         if not scored:
             return run
         for i, loss in enumerate((1.02, 1.08, 1.04)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.judged_sweep import BUDGET, RUNGS, JudgedSweep
 from sweepft.driver.control import SweepScheduler
 from sweepft.early_stopping import PastAudits, PriorSweeps
-from sweepft.ledger import SweepState, complete_results
+from sweepft.ledger import SweepState, ranking
 from sweepft.report import summarise
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import trial_record
@@ -35,7 +35,7 @@ SWEEPS = st.builds(
     trials=st.integers(2, 40),
     slots=st.integers(1, 4),
     crashes=st.lists(st.integers(1, 80), max_size=2).map(tuple),
-    history=PAST,
+    prior_sweeps=PAST,
 )
 
 
@@ -44,7 +44,7 @@ def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
     stop = sweep.early_stop
     return SweepScheduler(
         metric="eval_loss", mode="min", budget=BUDGET, rungs=RUNGS, min_steps=0, seed=7, audit=stop.get("audit"),
-        history=sweep.history, **{k: stop[k] for k in ("rule", "top_fraction", "max_false_discovery_rate", "min_peers", "pause")},
+        prior_sweeps=sweep.prior_sweeps, **{k: stop[k] for k in ("rule", "top_fraction", "max_false_discovery_rate", "min_peers", "pause")},
     )  # fmt: skip
 
 
@@ -53,10 +53,10 @@ def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
 def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
     sweep.run()
     scheduler = scheduler_of(sweep)
-    scheduler.load_rows(complete_results(sweep.rows)[0])
+    scheduler.load_ledger(sweep.state())
     known = scheduler.summary()["audits"]
     view = SweepState.from_rows(sweep.rows)
-    trials = [trial_record(view, r.trial, r.rank, list(RUNGS)) for r in view.ranking()]
+    trials = [trial_record(view, r.trial, r.rank, list(RUNGS)) for r in ranking(view)]
     shown = stop_summary(view, trials)["audits"]
     assert {"audited": shown["finished"], "good": shown["good"]} == known["own"]
     assert shown["earlier"] == known["earlier"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ray.tune.search import Searcher
 
-from support.search_material import BUDGET, FINITE, Ledger, make_spec
+from support.search_material import BUDGET, FINITE, make_spec, new_ledger, propose
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 
@@ -45,7 +45,7 @@ def test_a_clone_outside_the_space_is_refused(params: dict, words: str) -> None:
 def test_a_clone_of_what_was_tried_or_waits_is_refused() -> None:
     proposer = Proposer(make_spec(), None)
     proposer.clone(CONFIG)
-    with pytest.raises(ValueError, match="a clone that waits"):
+    with pytest.raises(ValueError, match="a clone that is waiting"):
         proposer.clone(CONFIG)
     proposer.ask()
     with pytest.raises(ValueError, match="tried already: t000"):
@@ -62,17 +62,17 @@ def test_more_trials_may_be_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_rebuilt_search_counts_clones_as_such(tmp_path: Path) -> None:
-    ledger = Ledger()
+    ledger = new_ledger()
     proposer = Proposer(make_spec(trials=2), tmp_path / STUDY_FILE)
     for _ in range(2):
         proposal = proposer.ask()
         assert proposal is not None
-        ledger.propose(proposal)
-        ledger.end(proposal.trial_id, "completed", 1.0, None)
+        propose(ledger, proposal)
+        ledger.end(proposal.trial_id, "completed", 1.0, reason=None)
         if proposal.origin != "clone":
             proposer.clone(CONFIG)
     again = Proposer(make_spec(trials=2), tmp_path / "again")
-    assert again.rebuild(ledger.rows) == []
+    assert again.rebuild(ledger.state()) == []
     proposal = again.ask()
     assert proposal is not None
     assert (proposal.trial_id, proposal.origin) == ("t002", "sampler")

@@ -18,10 +18,21 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from support.search_material import BUDGET, FINITE, RUNGS, SPACE, Ledger, loss, make_spec
-from sweepft.ledger.rows import DecisionRow
+from support.ledger_builder import LedgerBuilder
+from support.search_material import (
+    BUDGET,
+    FINITE,
+    RUNGS,
+    SPACE,
+    evaluate,
+    loss,
+    make_spec,
+    new_ledger,
+    propose,
+)
+from sweepft.ledger import SweepState
 from sweepft.search import STUDY_FILE, Proposal, Proposer
-from sweepft.search.records import nominal_step
+from sweepft.search.study import nominal_step
 
 SAMPLERS = ["tpe", "gp", "random", "qmc", "grid", "cmaes"]
 START = [
@@ -30,14 +41,16 @@ START = [
 ]
 
 
-def train(proposer: Proposer, proposal: Proposal, ledger: Ledger | None = None, rungs: int = 3) -> None:
+def train(
+    proposer: Proposer, proposal: Proposal, ledger: LedgerBuilder | None = None, rungs: int = 3
+) -> None:
     """One trial as the driver sees it: every third is stopped at a window, every seventh diverges."""
     trial_id, params = proposal.trial_id, proposal.params
     for rung in RUNGS[:rungs]:
         value = loss(params, rung)
         proposer.report(trial_id, nominal_step(rung, BUDGET), value)
         if ledger is not None:
-            ledger.evaluate(trial_id, rung, value)
+            evaluate(ledger, trial_id, rung, value)
     status, value, reason = "completed", loss(params), None
     if proposal.number % 7 == 6:
         status, value, reason = "diverged", None, "the loss is nan"
@@ -46,17 +59,17 @@ def train(proposer: Proposer, proposal: Proposal, ledger: Ledger | None = None, 
     if value is not None:
         proposer.report(trial_id, BUDGET, value)
         if ledger is not None:
-            ledger.evaluate(trial_id, 1.0, value, final=True)
+            evaluate(ledger, trial_id, 1.0, value)
     proposer.tell(trial_id, status, value, reason)
     if ledger is not None:
-        ledger.end(trial_id, status, value, reason)
+        ledger.end(trial_id, status, value, reason=reason)
 
 
-def sweep(proposer: Proposer, ledger: Ledger | None = None, most: int = 10**6) -> list[Proposal]:
+def sweep(proposer: Proposer, ledger: LedgerBuilder | None = None, most: int = 10**6) -> list[Proposal]:
     proposals = []
     while len(proposals) < most and (proposal := proposer.ask()) is not None:
         if ledger is not None:
-            ledger.propose(proposal)
+            propose(ledger, proposal)
         train(proposer, proposal, ledger)
         proposals.append(proposal)
     return proposals
@@ -87,7 +100,7 @@ def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
         assert type(p.params["batch_size"]) is int
     # Whoever opens the file finds the same, with no sampler of ours
     study = optuna.load_study(
-        study_name="proposing", storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
+        study_name=make_spec().name, storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
     )
     by_id = {t.user_attrs["trial_id"]: t for t in study.trials if "trial_id" in t.user_attrs}
     for p in proposals:
@@ -127,10 +140,10 @@ def test_a_resumed_sweep_proposes_what_the_unbroken_one_would(
     spec = make_spec(sampler=sampler, start_with=START)
     unbroken = Proposer(spec, None)
     expected = sweep(unbroken)
-    ledger = Ledger()
+    ledger = new_ledger()
     sweep(Proposer(spec, tmp_path / STUDY_FILE), ledger, most=done)
     resumed = Proposer(spec, tmp_path / STUDY_FILE)
-    assert resumed.rebuild(ledger.rows) == []
+    assert resumed.rebuild(ledger.state()) == []
     assert resumed.proposed == done
     assert sweep(resumed) == expected[done:]
     assert content(resumed) == content(unbroken)
@@ -140,10 +153,10 @@ def test_a_resumed_sweep_proposes_what_the_unbroken_one_would(
 def test_the_ledger_alone_is_enough(sampler: str) -> None:
     """With the study lost a sweep goes on, and nothing is proposed twice."""
     spec = make_spec(FINITE, sampler=sampler, start_with=START)
-    ledger = Ledger()
+    ledger = new_ledger()
     before = sweep(Proposer(spec, None), ledger, most=7)
     resumed = Proposer(spec, None)
-    resumed.rebuild(ledger.rows)
+    resumed.rebuild(ledger.state())
     after = sweep(resumed)
     assert [p.number for p in after] == list(range(7, 16))
     assert len({str(p.params) for p in before + after}) == 16
@@ -165,7 +178,7 @@ def test_a_damaged_study_is_replaced(left: bytes, tmp_path: Path, monkeypatch: p
         raise AssertionError("waits for a lock that nobody holds")
 
     monkeypatch.setattr("optuna.storages.journal._file.time.sleep", no_waiting)
-    spec, path, ledger = make_spec(sampler="random"), tmp_path / STUDY_FILE, Ledger()
+    spec, path, ledger = make_spec(sampler="random"), tmp_path / STUDY_FILE, new_ledger()
     expected = sweep(Proposer(spec, None))
     sweep(Proposer(spec, None), ledger, most=7)
     path.write_bytes(left)
@@ -173,7 +186,7 @@ def test_a_damaged_study_is_replaced(left: bytes, tmp_path: Path, monkeypatch: p
         path
     )  # what a killed driver leaves; Optuna would wait 30 s
     resumed = Proposer(spec, path)
-    resumed.rebuild(ledger.rows)
+    resumed.rebuild(ledger.state())
     assert sweep(resumed) == expected[7:]
     assert sorted(file.name for file in tmp_path.iterdir()) == [STUDY_FILE]
 
@@ -182,33 +195,33 @@ def test_a_torn_journal_keeps_what_samplers_noted(tmp_path: Path) -> None:
     """A killed driver leaves half a line; the place in the QMC sequence before it is still found."""
     spec = make_spec(sampler="qmc")
     expected = sweep(Proposer(spec, None))
-    ledger, path = Ledger(), tmp_path / STUDY_FILE
+    ledger, path = new_ledger(), tmp_path / STUDY_FILE
     sweep(Proposer(spec, path), ledger, most=6)
     with path.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
     resumed = Proposer(spec, path)
-    resumed.rebuild(ledger.rows)
+    resumed.rebuild(ledger.state())
     assert sweep(resumed) == expected[6:]
 
 
 def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
     spec = make_spec(concurrent=2)
-    ledger, path = Ledger(), tmp_path / STUDY_FILE
+    ledger, path = new_ledger(), tmp_path / STUDY_FILE
     proposer = Proposer(spec, path)
     sweep(proposer, ledger, most=5)
     killed, stopped = proposer.ask(), proposer.ask()
     assert killed is not None
     assert stopped is not None
     for proposal in (killed, stopped):
-        ledger.propose(proposal)
+        propose(ledger, proposal)
         proposer.report(proposal.trial_id, 100, 7.0)
-        ledger.evaluate(proposal.trial_id, 0.1, 7.0)
+        evaluate(ledger, proposal.trial_id, 0.1, 7.0)
     proposer.close()
-    ledger.end(stopped.trial_id, "interrupted", None, "Ctrl-C")  # the other one had no time to say so
+    ledger.end(stopped.trial_id, "interrupted", None, reason="Ctrl-C")  # the other one had no time to say so
     assert not any(t.state == TrialState.RUNNING for t in proposer.study.trials)
 
     resumed = Proposer(spec, path)
-    waiting = resumed.rebuild(ledger.rows)
+    waiting = resumed.rebuild(ledger.state())
     assert [(p.trial_id, p.params, p.resumed) for p in waiting] == [
         (p.trial_id, p.params, True) for p in (killed, stopped)
     ]
@@ -221,53 +234,50 @@ def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
     trial = resumed.study.trials[killed.study_number]
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 3.0, {100: 7.0})
     # and interrupted once more: t006 was told in the ledger to have started again, and ended nowhere
-    ledger.propose(waiting[0])
-    ledger.end("t005", "completed", 3.0, None)
-    again = Proposer(spec, path).rebuild(ledger.rows)
+    propose(ledger, waiting[0])
+    ledger.end("t005", "completed", 3.0, reason=None)
+    again = Proposer(spec, path).rebuild(ledger.state())
     assert [p.trial_id for p in again] == ["t006"]
 
 
 def test_parked_trials_are_parked_again_after_a_restart() -> None:
     spec = make_spec(trials=3)
-    proposer, ledger = Proposer(spec, None), Ledger()
+    proposer, ledger = Proposer(spec, None), new_ledger()
     for number in range(3):
         proposal = proposer.ask()
         assert proposal is not None
-        ledger.propose(proposal)
-        ledger.evaluate(proposal.trial_id, 0.1, 5.0 + number)
-        ledger.write(
-            "decision",
-            DecisionRow(proposal.trial_id, 1, 1, 0.1, "pause" if number < 2 else "continue", "r", "poor"),
-        )
+        propose(ledger, proposal)
+        evaluate(ledger, proposal.trial_id, 0.1, 5.0 + number)
+        ledger.decision(proposal.trial_id, "pause" if number < 2 else "continue")
     again = Proposer(spec, None)
-    assert [p.trial_id for p in again.rebuild(ledger.rows)] == ["t002"]
+    assert [p.trial_id for p in again.rebuild(ledger.state())] == ["t002"]
     assert list(again.paused) == ["t000", "t001"]
     back = again.bring_back("t001")
     assert (back.resumed, back.params) == (True, again.study.trials[1].user_attrs["params"])
-    ledger.propose(back)  # its `start` row: it is under way
+    propose(ledger, back)  # its `start` row: it is under way
     third = Proposer(spec, None)
-    assert [p.trial_id for p in third.rebuild(ledger.rows)] == ["t001", "t002"]
+    assert [p.trial_id for p in third.rebuild(ledger.state())] == ["t001", "t002"]
     assert list(third.paused) == ["t000"]
     third.tell("t000", "stopped")
     assert third.study.trials[0].state == TrialState.PRUNED
 
 
 def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
-    ledger = Ledger()
+    ledger = new_ledger()
     proposer = Proposer(make_spec(trials=4), tmp_path / STUDY_FILE)
     sweep(proposer, ledger)
     assert proposer.ask() is None
     longer = Proposer(make_spec(trials=6), tmp_path / STUDY_FILE)
-    longer.rebuild(ledger.rows)
+    longer.rebuild(ledger.state())
     assert [p.trial_id for p in sweep(longer)] == ["t004", "t005"]
 
 
 def test_trials_of_a_wider_space_are_counted_but_not_learnt_from(tmp_path: Path) -> None:
-    ledger = Ledger()
+    ledger = new_ledger()
     before = sweep(Proposer(make_spec(trials=8), None), ledger)
     narrow = {**SPACE, "batch_size": {"choice": [8, 16]}}
     proposer = Proposer(make_spec(narrow), tmp_path / STUDY_FILE)
-    proposer.rebuild(ledger.rows)
+    proposer.rebuild(ledger.state())
     for p in before:
         trial = proposer.study.trials[p.study_number]
         assert (trial.state == TrialState.FAIL) == (p.params["batch_size"] == 32)
@@ -341,16 +351,16 @@ def test_endings(
     status: str, value: float | None, values: dict[int, float], state: TrialState, noted: str
 ) -> None:
     """The study holds what the driver said; rebuilt from the ledger, it holds the same."""
-    spec, ledger = make_spec(), Ledger()
+    spec, ledger = make_spec(), new_ledger()
     proposer = Proposer(spec, None)
     proposal = proposer.ask()
     assert proposal is not None
-    ledger.propose(proposal)
+    propose(ledger, proposal)
     for step, at in values.items():
         proposer.report("t000", step, at)
-        ledger.evaluate("t000", step / BUDGET, at)
+        evaluate(ledger, "t000", step / BUDGET, at)
     proposer.tell("t000", status, value, "because")
-    ledger.end("t000", status, value, "because")
+    ledger.end("t000", status, value, reason="because")
     (trial,) = proposer.study.trials
     finite = {step: at for step, at in values.items() if math.isfinite(at)}
     assert (trial.state, trial.intermediate_values) == (state, finite)
@@ -362,7 +372,7 @@ def test_endings(
         assert trial.values is None
     if status != "interrupted":
         rebuilt = Proposer(spec, None)
-        rebuilt.rebuild(ledger.rows)
+        rebuilt.rebuild(ledger.state())
         assert content(rebuilt) == content(proposer)
     proposer.tell("t000", "completed", 0.0)  # too late
     proposer.report("t000", 999, 0.0)
@@ -501,11 +511,11 @@ def test_proposing_loads_neither_ray_nor_torch() -> None:
 
 def test_shuffled_rows_of_other_trials_do_not_matter() -> None:
     """Rows of parallel trials interleave in a ledger; only each trial's own order counts."""
-    spec, ledger = make_spec(concurrent=4), Ledger()
+    spec, ledger = make_spec(concurrent=4), new_ledger()
     proposer = Proposer(spec, None)
     sweep(proposer, ledger, most=6)
     plain, mixed = Proposer(spec, None), Proposer(spec, None)
-    plain.rebuild(ledger.rows)
+    plain.rebuild(ledger.state())
     by_trial: dict[str, list[dict[str, Any]]] = {}
     for row in ledger.rows[1:]:
         by_trial.setdefault(row["trial_id"], []).append(row)
@@ -513,5 +523,5 @@ def test_shuffled_rows_of_other_trials_do_not_matter() -> None:
     rows = ledger.rows[:1]
     while queues := [queue for queue in queues if queue]:
         rows.append(rng.choice(queues).pop(0))
-    mixed.rebuild(rows)
+    mixed.rebuild(SweepState.from_rows(rows))
     assert content(mixed) == content(plain) == content(proposer)

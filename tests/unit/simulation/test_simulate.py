@@ -102,11 +102,10 @@ def test_the_same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: pytest
 def test_a_scheduler_that_adopts_recorded_verdicts_knows_what_one_that_judges_again_knows(
     done: Simulated, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweepft.early_stopping.from_ledger.JUDGED_AGAIN", again)
-    rows = read_ledger(done.run_dir)
+    monkeypatch.setattr("sweepft.early_stopping.from_ledger.MAX_DECIDED_AGAIN", again)
     judged, adopted = (build_scheduler(make_spec(), BUDGET, PriorSweeps()) for _ in range(2))
-    judged.load_rows(rows)
-    adopted.adopt_rows(rows)
+    judged.load_ledger(SweepState.load(done.run_dir))
+    adopted.restore_ledger(SweepState.load(done.run_dir))
     one, other = judged.state_dict(), adopted.state_dict()
     for judged_trial, adopted_trial in zip(one["cohort"]["trials"], other["cohort"]["trials"], strict=True):
         low, known = judged_trial["lowest_score"], adopted_trial["lowest_score"]
