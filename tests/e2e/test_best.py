@@ -98,9 +98,7 @@ def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
     _, done = finished
     best = winner(done.view)
     with (tmp_path / "said.txt").open("w") as said:
-        alone = train_alone(
-            done.best / "spec.yaml", (), tmp_path / "run", console=Console(file=said)
-        ).view
+        alone = train_alone(done.best / "spec.yaml", (), tmp_path / "run", console=Console(file=said)).view
     alone = winner(alone)
     assert alone.history["loss"].tolist() == best.history["loss"].tolist()
     assert alone.history["lr"].tolist() == best.history["lr"].tolist()

@@ -201,7 +201,9 @@ def start_sweep(s: EarlyDynamicsScheduler) -> list[dict[str, Any]]:
             else:
                 decision = s.on_trial_result(None, t, flatten_dict(result))
             name = f"t00{i}"
-            ledger.write("steps", trial_id=name, attempt=1, history=result["history"], blocks=result["blocks"])
+            ledger.write(
+                "steps", trial_id=name, attempt=1, history=result["history"], blocks=result["blocks"]
+            )
             ledger.eval(name, value, step=stop, rung=rung)
             for made in s.drain_decisions():
                 ledger.write("decision", **made.to_row())
@@ -218,7 +220,9 @@ def test_a_scheduler_rebuilt_from_rows_gives_the_same_verdicts_and_knows_the_sam
     live = scheduler(rule=rule)
     rows = start_sweep(live)
     recorded = [
-        {k: v for k, v in r.items() if k not in ("seq", "time", "kind")} for r in rows if r["kind"] == "decision"
+        {k: v for k, v in r.items() if k not in ("seq", "time", "kind")}
+        for r in rows
+        if r["kind"] == "decision"
     ]
     assert {"continue", "divergence_check"} <= {r["action"] for r in recorded}
     for cut in range(len(rows) + 1):
