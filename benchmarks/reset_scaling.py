@@ -94,8 +94,9 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     """Build an engine, then train a step and reset it, again and again."""
     import torch
 
+    from sweepft.spec import Budget, TrainConfig
     from sweepft.training.batching import Layout
-    from sweepft.training.config import EngineConfig, TrialConfig
+    from sweepft.training.config import EngineConfig
     from sweepft.training.deepspeed_engine import ZeroEngine
     from sweepft.training.distributed import join
     from sweepft.training.forward import token_losses
@@ -111,7 +112,9 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
         model_path=str(model), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / "base"),
         zero_stage=stage, precision=precision,
     )  # fmt: skip
-    trial = TrialConfig("bench", batch_size=1, learning_rate=1e-3, schedule="constant", planned_steps=2)
+    train_config = TrainConfig(
+        budget=Budget(samples=2), budget_samples=2, batch_size=1, learning_rate=1e-3, micro_batch=1
+    )
     ids = torch.randint(4, shape.vocab, (8,), generator=torch.Generator().manual_seed(0)).numpy()
     batch = Layout("rows", 1, 0).collate([(ids, np.ones(8, dtype=bool))])
 
@@ -121,11 +124,11 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
         return float(loss).hex(), zero.step(1e-3).hex()
 
     zero = ZeroEngine(plan, device)
-    cold = seconds(lambda: zero.start(trial))
+    cold = seconds(lambda: zero.start(train_config))
     first = step()
     resets, equal = [], True
     for _ in range(repeat):
-        resets.append(seconds(lambda: zero.start(trial)))
+        resets.append(seconds(lambda: zero.start(train_config)))
         equal &= step() == first
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in zero.module.parameters())
     zero.close()

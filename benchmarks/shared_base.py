@@ -76,13 +76,13 @@ def _make(folder: str) -> None:
 
 
 def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: int, port: int) -> None:
-    from dataclasses import replace
 
     import torch
 
+    from sweepft.spec import Budget, Lora, TrainConfig
     from sweepft.training import deepspeed_engine as engine
     from sweepft.training.batching import Layout
-    from sweepft.training.config import AdapterConfig, EngineConfig, TrialConfig
+    from sweepft.training.config import EngineConfig
     from sweepft.training.distributed import join
     from sweepft.training.forward import token_losses
 
@@ -94,13 +94,15 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
         model_path=str(folder / "model"), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / name),
         zero_stage=line["zero_stage"], precision=line["precision"],
     )  # fmt: skip
-    trial = TrialConfig("bench", 1, learning_rate=1e-3, schedule="constant", planned_steps=2)
+    train_config = TrainConfig(
+        budget=Budget(samples=2), budget_samples=2, batch_size=1, learning_rate=1e-3, micro_batch=1
+    )
     ids = torch.randint(4, SHAPE.vocab, (64,), generator=torch.Generator().manual_seed(0)).numpy()
     batch = Layout("rows", 1, 0).collate([(ids, np.ones(64, dtype=bool))])
     zero = engine.ZeroEngine(plan, device)
     found = []
     for adapter in (8, 4):
-        zero.start(replace(trial, lora=AdapterConfig(adapter, 16.0, 0.0, "all-linear")))
+        zero.start(train_config.model_copy(update={"lora": Lora(rank=adapter, alpha=16.0)}))
         zero.backward(token_losses(zero.logits(batch), batch).mean(), last=True)
         zero.step(1e-3)
         everybody.wait()

@@ -25,7 +25,6 @@ from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
 from sweepft.spec import SweepSpec, load
-from sweepft.training.config import TrialConfig
 
 SPEC = Path(__file__).parents[1] / "sweeps/one-node-8gpu.yaml"
 MARKS = (500, 1000, 2000, 5000, 10_000)
@@ -108,9 +107,8 @@ def learn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             begin, worth = time.thread_time(), []
             for _ in range(args.trials):
                 proposal = proposer.ask()
-                settings = spec.train_config(proposal.config).model_dump(mode="json")
-                plan = TrialConfig.from_settings(proposal.trial_id, settings, budget_of(spec))
-                course = courses.course(proposal.config, plan)
+                train_config = spec.train_config(proposal.params, budget_of(spec))
+                course = courses.course(proposal.params, train_config)
                 worth.append(course.ideal)
                 under_way.append((proposal.trial_id, float(course.validation[-1])))
                 if len(under_way) == 16:

@@ -286,7 +286,8 @@ def packed_trials(
     job: dict[str, Any], *, packed: bool = True, compiled: bool = False, gpus: float = 1.0
 ) -> Timed:
     """sweepft's engine: the same trial over all rows, again and again."""
-    from sweepft.training.config import EngineConfig, TrialConfig
+    from sweepft.spec import Budget, TrainConfig
+    from sweepft.training.config import EngineConfig
     from sweepft.training.distributed import join
     from sweepft.training.trainer import TrialRunner
 
@@ -301,16 +302,18 @@ def packed_trials(
         scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],
         compiled=compiled, precision="bf16" if job["gpu"] else "fp32",
     )  # fmt: skip
-    steps = job["rows"] // job["batch"]
-    trial = TrialConfig("bench", job["batch"], learning_rate=1e-3, schedule="constant", planned_steps=steps)
+    train_config = TrainConfig(
+        budget=Budget(samples=job["rows"]), budget_samples=job["rows"], batch_size=job["batch"], learning_rate=1e-3,
+        micro_batch=job["micro"],
+    )  # fmt: skip
     runner = TrialRunner(plan, device)
     tokens = int(TokenSet(job["cache"]).lengths[_order(job)].sum())
-    runner.start(trial)
+    runner.start(train_config)
     # What is compiled is compiled before the clock starts: all the shapes are seen once.
     loss = runner.run(job["rows"] if compiled else _warm_rows(job))["history"]["loss"][0]
 
     def timed() -> Result:
-        runner.start(trial)
+        runner.start(train_config)
         begin = _now(job)
         runner.run(job["rows"])
         return tokens, _now(job) - begin, loss

@@ -27,7 +27,6 @@ from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Dimension, SweepSpec, from_dict
-from sweepft.training.config import TrialConfig
 
 SHARES: Final = (0.25, 0.5, 1.0)
 
@@ -125,10 +124,10 @@ def _run(spec: SweepSpec, courses: CurveSource, name: str, seed: int, until: flo
 
     def play(trial: str, config: Mapping[str, Any], slot: str, warm: bool) -> Playback:
         begun.append(trial)
-        swept = config["config"] if "settings" in config else dict(config)
-        settings = config.get("settings") or spec.train_config(swept).model_dump(mode="json")
+        params = config.get("params", dict(config))
+        train_config = config.get("train_config") or spec.train_config(params, budget)
         return Playback(
-            courses, config.get("trial_id", trial), swept, settings, budget=budget,
+            courses, params, train_config, budget=budget,
             rungs=spec.early_stop.rungs, slot=slot, warm=warm, every_report=not system.rungs,
         )  # fmt: skip
 
@@ -219,12 +218,11 @@ def _yardstick(spec: SweepSpec, courses: CurveSource, seed: int, draws: int = 40
         proposal = proposer.ask()
         if proposal is None:
             break
-        course = _course(spec, courses, proposal.config)
+        course = _course(spec, courses, proposal.params)
         seconds.append(float(course.seconds.sum()))
         worth = min(worth, course.ideal)
     return float(np.mean(seconds)), worth
 
 
-def _course(spec: SweepSpec, courses: CurveSource, config: Mapping[str, Any]) -> SimulatedCurve:
-    settings = spec.train_config(config).model_dump(mode="json")
-    return courses.course(config, TrialConfig.from_settings("t", settings, budget_of(spec)))
+def _course(spec: SweepSpec, courses: CurveSource, params: Mapping[str, Any]) -> SimulatedCurve:
+    return courses.course(params, spec.train_config(params, budget_of(spec)))

@@ -21,8 +21,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.replay.curves import Run, Study
 from sweepft.replay.sources import read_source
 from sweepft.search.samplers import derived_seed
-from sweepft.spec import Dimension, SweepSpec
-from sweepft.training.config import TrialConfig
+from sweepft.spec import Dimension, SweepSpec, TrainConfig
 from sweepft.training.lr_schedules import lr_at
 
 Floats = NDArray[np.float64]
@@ -88,7 +87,7 @@ class CurveSource(Protocol):
         """What the ledger says on them, JSON-able."""
         ...
 
-    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
+    def course(self, config: Mapping[str, Any], train_config: TrainConfig) -> SimulatedCurve:
         """The course of a configuration: always the same for the same one."""
         ...
 
@@ -100,9 +99,9 @@ class _Clock:
     spec: SweepSpec
     budget: int
 
-    def samples(self, plan: TrialConfig) -> NDArray[np.int64]:
-        steps = np.arange(1, plan.planned_steps + 1, dtype=np.int64)
-        return np.minimum(steps * plan.batch_size, self.budget)
+    def samples(self, train_config: TrainConfig) -> NDArray[np.int64]:
+        steps = np.arange(1, train_config.planned_steps + 1, dtype=np.int64)
+        return np.minimum(steps * train_config.batch_size, self.budget)
 
     def seconds(self, samples: NDArray[np.int64]) -> Floats:
         ranks = self.spec.resources
@@ -110,22 +109,8 @@ class _Clock:
         each: Floats = SECONDS_PER_STEP + SECONDS_PER_SAMPLE / gpus * np.diff(samples, prepend=0)
         return each
 
-    def rates(self, plan: TrialConfig) -> Floats:
-        return np.array(
-            [
-                lr_at(
-                    step,
-                    schedule=plan.schedule,
-                    learning_rate=plan.learning_rate,
-                    warmup_steps=plan.warmup_steps,
-                    planned_steps=plan.planned_steps,
-                    min_lr_ratio=plan.min_lr_ratio,
-                    decay_fraction=plan.decay_fraction,
-                    power=plan.power,
-                )
-                for step in range(plan.planned_steps)
-            ]
-        )
+    def rates(self, train_config: TrainConfig) -> Floats:
+        return np.array([lr_at(step, train_config) for step in range(train_config.planned_steps)])
 
 
 @dataclass(frozen=True)
@@ -156,7 +141,7 @@ class Synthetic:
         """That it is made up, and from what."""
         return {"courses": "synthetic: a made-up response, no model was trained", "seed": self.seed}
 
-    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
+    def course(self, config: Mapping[str, Any], train_config: TrainConfig) -> SimulatedCurve:
         """See `CurveSource`."""
         rng = np.random.default_rng(derived_seed(self.seed, "course", repr(sorted(config.items(), key=str))))
         places = {key: _place(config[key], dim, self.seed) for key, dim in self.spec.search.space.items()}
@@ -167,14 +152,14 @@ class Synthetic:
             excess += 0.02 * (place - derived_seed(self.seed, "optimum", key) / 2**32) ** 2
         ideal = _FLOOR + excess
         final = ideal + _SEED_NOISE * rng.standard_normal()
-        samples = self._clock.samples(plan)
+        samples = self._clock.samples(train_config)
         done = samples / self.budget
-        lr = self._clock.rates(plan)
-        loss = final + self._above(done, lr, plan, rate)
-        noise = 0.05 * math.sqrt(32.0 / max(32.0, plan.batch_size))
+        lr = self._clock.rates(train_config)
+        loss = final + self._above(done, lr, train_config, rate)
+        noise = 0.05 * math.sqrt(32.0 / max(32.0, train_config.batch_size))
         validation = loss + _EVAL_NOISE * rng.standard_normal(len(done))
         train = loss + noise * rng.standard_normal(len(done))
-        norm = (0.6 + rate) * np.sqrt(1 + 64.0 / plan.batch_size) * (done + 0.02) ** -0.15
+        norm = (0.6 + rate) * np.sqrt(1 + 64.0 / train_config.batch_size) * (done + 0.02) ** -0.15
         norm *= np.exp(0.1 * rng.standard_normal(len(done)))
         bad = None
         if off > 0.35 and rng.random() < 3.0 * (off - 0.35):
@@ -184,11 +169,11 @@ class Synthetic:
         return SimulatedCurve(samples, train, norm, lr, self._clock.seconds(samples), validation, ideal, bad)
 
     @staticmethod
-    def _above(done: Floats, lr: Floats, plan: TrialConfig, rate: float) -> Floats:
+    def _above(done: Floats, lr: Floats, train_config: TrainConfig, rate: float) -> Floats:
         """How far the loss still is above its end: a power law, and what a decay of the rate will yet gain."""
         power = 0.25 + 0.35 * rate
         way = (done + 0.01) ** -power - 1.01**-power
-        late = 0.06 * (lr / plan.learning_rate - lr[-1] / plan.learning_rate).clip(min=0.0)
+        late = 0.06 * (lr / train_config.learning_rate - lr[-1] / train_config.learning_rate).clip(min=0.0)
         above: Floats = 0.25 * way + late * np.minimum(1.0, 5.0 * (1.0 - done))
         return above
 
@@ -215,13 +200,13 @@ class Recorded:
             "runs": len(self._study.runs),
         }
 
-    def course(self, config: Mapping[str, Any], plan: TrialConfig) -> SimulatedCurve:
+    def course(self, config: Mapping[str, Any], train_config: TrainConfig) -> SimulatedCurve:
         """See `CurveSource`."""
         here = self._where(config)
         known = np.isfinite(self._places) & np.isfinite(here)
         distance = np.where(known, (self._places - here) ** 2, 0.25).sum(axis=1)
         run = self._study.runs[int(distance.argmin())]
-        samples = self._clock.samples(plan)
+        samples = self._clock.samples(train_config)
         at = samples / self._budget * self._study.budget
         sign = -1.0 if self._study.mode == "max" else 1.0
         bad = None if run.bad_row is None else int(np.searchsorted(at, run.progress[run.bad_row]))
@@ -234,7 +219,9 @@ class Recorded:
             loss[bad:] = norm[bad:] = validation[bad:] = math.nan
         ideal = math.inf if bad is not None else float(validation[-1])
         seconds = self._clock.seconds(samples)
-        return SimulatedCurve(samples, loss, norm, self._clock.rates(plan), seconds, validation, ideal, bad)
+        return SimulatedCurve(
+            samples, loss, norm, self._clock.rates(train_config), seconds, validation, ideal, bad
+        )
 
     def _where(self, config: Mapping[str, Any]) -> Floats:
         space = self._spec.search.space

@@ -137,7 +137,7 @@ def simulate(
 
         def play(name: str, config: Any, slot: str, warm: bool) -> Playback:
             return Playback(
-                courses, config["trial_id"], config["config"], config["settings"], budget=budget,
+                courses, config["params"], config["train_config"], budget=budget,
                 rungs=spec.early_stop.rungs, validation=sets, slot=slot, warm=warm,
                 reported=config["reported_samples"],
             )  # fmt: skip

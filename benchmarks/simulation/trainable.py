@@ -13,7 +13,7 @@ from benchmarks.simulation.courses import SECONDS_PER_EVALUATION, CurveSource
 
 from sweepft.data.order import block_size
 from sweepft.slot.report_points import report_points
-from sweepft.training.config import TrialConfig
+from sweepft.spec import TrainConfig
 
 _SWITCH = 0.05  # seconds from one trial of a slot to the next
 
@@ -26,9 +26,8 @@ class Playback:
 
     Args:
         courses: Where its course comes from.
-        trial_id: Its name.
-        config: Swept values.
-        settings: Its whole train section, as plain data.
+        params: Of the trial.
+        train_config: Of the trial.
         budget: Samples of a trial.
         rungs: Where held-out loss is computed.
         validation: Names of the held-out sets.
@@ -41,9 +40,8 @@ class Playback:
     def __init__(
         self,
         courses: CurveSource,
-        trial_id: str,
-        config: Mapping[str, Any],
-        settings: Mapping[str, Any],
+        params: Mapping[str, Any],
+        train_config: TrainConfig,
         *,
         budget: int,
         rungs: tuple[float, ...],
@@ -53,9 +51,9 @@ class Playback:
         reported: int = 0,
         every_report: bool = False,
     ) -> None:
-        self.plan = TrialConfig.from_settings(trial_id, settings, budget)
-        self.course = courses.course(config, self.plan)
-        self._points = report_points(budget, rungs, self.plan.batch_size)
+        self._train_config = train_config
+        self.course = courses.course(params, train_config)
+        self._points = report_points(budget, rungs, self._train_config.batch_size)
         self._budget, self._sets, self._slot, self._every = budget, validation, slot, every_report
         self._next = sum(point.samples <= reported for point in self._points)
         self._done = self._steps(reported)
@@ -94,8 +92,8 @@ class Playback:
             "history": history,
             "blocks": self._blocks(first, last),
             "data_order": "simulated",
-            "warmup_steps": self.plan.warmup_steps,
-            "planned_steps": self.plan.planned_steps,
+            "warmup_steps": self._train_config.warmup_steps,
+            "planned_steps": self._train_config.planned_steps,
             "budget_samples": self._budget,
             "slot": self._slot,
             "started": self._started,

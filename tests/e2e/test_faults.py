@@ -9,7 +9,7 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.faults import RANK, faults, kill, leaks, once, processes, rows_of
 from support.models import FORGET_POSITIONS, OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
@@ -167,7 +167,7 @@ def group(ray_here, tiny_model_dir, tmp_path):
     placement = placement_group([{"CPU": 0.01}, {"CPU": 1}, {"CPU": 1}])
     ray.get(placement.ready())
     made = WorkerGroup(
-        engine_plan(tiny_model_dir, tmp_path), WorkerShape(2, 1, 0), placement, str(tmp_path / "log")
+        engine_config(tiny_model_dir, tmp_path), WorkerShape(2, 1, 0), placement, str(tmp_path / "log")
     )
     yield made
     made.close()
@@ -175,7 +175,7 @@ def group(ray_here, tiny_model_dir, tmp_path):
 
 
 def test_a_hanging_rank_is_seen_and_named(group):
-    group.start(trial(), timeout=120)
+    group.start(train_config(), timeout=120)
     assert group.run(8, timeout=120)["history"]["step"] == [1]
     os.kill(group.places[1]["pid"], signal.SIGSTOP)
     with pytest.raises(
@@ -186,9 +186,9 @@ def test_a_hanging_rank_is_seen_and_named(group):
 
 def test_ranks_that_disagree_are_refused(group, tmp_path, tiny_model_dir):
     ranks = group._ranks
-    other = engine_plan(tiny_model_dir, tmp_path, micro_batch=2)
+    other = engine_config(tiny_model_dir, tmp_path, micro_batch=2)
     ray.get(ranks[1].__ray_call__.remote(lambda self: setattr(self, "_plan", other)))
     with pytest.raises(RankMismatch, match=r"t000: rank 1 disagrees with rank 0 on sweep settings"):
-        group.start(trial(), timeout=120)
+        group.start(train_config(), timeout=120)
     with pytest.raises(RankFailed, match=r"run: rank . raised RuntimeError: no trial has been started"):
         group.run(8, timeout=60)

@@ -51,7 +51,7 @@ def test_each_strategy_and_weight_has_an_order_of_its_own(finished):
     for trial in done.view.trials.values():
         assert trial.status == "completed"
         assert trial.samples_seen == BUDGET
-        settings = TrainConfig.model_validate(trial.train_config)
+        settings = TrainConfig.from_dict(trial.train_config, BUDGET)
         assert trial.data_order == sample_order(tokens, settings.seed, settings.data, BUDGET).digest
         key = trial.config["data.strategy"], trial.config["data.mixture.new"]
         assert orders.setdefault(key, trial.data_order) == trial.data_order

@@ -1,4 +1,4 @@
-"""Small token sets and plans for engine tests."""
+"""Small token sets and configs for tests of the training package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sweepft.data.cache import write_token_set
-from sweepft.training.config import EngineConfig, TrialConfig, ValidationSet
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig, ValidationSet
 
 VOCAB = 384
 
@@ -28,8 +29,8 @@ def write_rows(folder: Path, rows: int, seed: int, domains: Sequence[str] = ("an
     return folder
 
 
-def engine_plan(model: Path, folder: Path, **changes: Any) -> EngineConfig:
-    """A plan over 50 training and 10 held-out rows."""
+def engine_config(model: Path, folder: Path, **changes: Any) -> EngineConfig:
+    """A config over 50 training and 10 validation rows."""
     defaults: dict[str, Any] = {
         "model_path": str(model),
         "train_cache": str(write_rows(folder / "train", 50, 1)),
@@ -44,12 +45,28 @@ def engine_plan(model: Path, folder: Path, **changes: Any) -> EngineConfig:
     return EngineConfig(**{**defaults, **changes})
 
 
-def trial(name: str = "t000", **changes: Any) -> TrialConfig:
-    defaults: dict[str, Any] = {
+def train_config(**changes: Any) -> TrainConfig:
+    """A trial's config. The optimizer may be given flat: its name, and constants such as ``weight_decay=0.1``."""
+    fields = {
         "batch_size": 8,
         "learning_rate": 3e-3,
         "schedule": "cosine",
-        "planned_steps": 8,
-        "warmup_steps": 2,
+        "warmup": {"steps": 2},
+        "optimizer": {"betas": (0.9, 0.999)},
+        "budget": {"samples": 64},
+        "micro_batch": 4,
     }
-    return TrialConfig(name, **{**defaults, **changes})
+    return _with_changes(fields, {"budget_samples": 64} | changes)
+
+
+def changed(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Another trial's config: the same but for the changes, which may be flat as above."""
+    return _with_changes(config.model_dump(), changes)
+
+
+def _with_changes(fields: dict[str, Any], changes: dict[str, Any]) -> TrainConfig:
+    constants = ("betas", "eps", "momentum", "weight_decay")
+    optimizer = fields["optimizer"] | {key: changes.pop(key) for key in constants if key in changes}
+    if "optimizer" in changes:
+        optimizer["name"] = changes.pop("optimizer")
+    return TrainConfig.model_validate({**fields, **changes, "optimizer": optimizer})

@@ -17,13 +17,14 @@ from queue import Empty
 from typing import Any
 from unittest import mock
 
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
 
 
 def run_trials(
     plan: EngineConfig,
-    trials: list[TrialConfig],
+    trials: list[TrainConfig],
     world_size: int,
     chunks: int = 1,
     reset_in_place: bool | None = None,
@@ -34,7 +35,7 @@ def run_trials(
 
 
 def _train(
-    runner: Any, trials: list[TrialConfig], chunks: int, reset_in_place: bool | None
+    runner: Any, trials: list[TrainConfig], chunks: int, reset_in_place: bool | None
 ) -> list[dict[str, Any]]:
     from sweepft.training.deepspeed_engine import ZeroEngine
 

@@ -103,7 +103,7 @@ def _clone(command: Command, trial: TrialState, view: SweepState, spec: SweepSpe
             return _problem(command, rule, remedy, value)
     config = clone_config(command, trial)
     try:
-        spec.train_config(config)
+        spec.train_config(config, view.budget_samples)
     except SpecError as error:
         first = error.problems[0]
         return _problem(command, f"{first.key}: {first.rule}", first.remedy, first.value)

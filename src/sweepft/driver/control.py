@@ -72,7 +72,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
 
     def _hyperparameters(self, trial: Any) -> dict[str, Any]:
         """As the ledger has them: see `sweepft.early_stopping.from_ledger`."""
-        return {**trial.config["settings"], **trial.config["config"]}
+        return {**trial.config["train_config"].to_dict(), **trial.config["params"]}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to be ended."""

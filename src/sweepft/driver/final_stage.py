@@ -25,7 +25,7 @@ from sweepft.evaluation.tasks import check_tasks
 from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
 from sweepft.slot.eval_job import EvalItem, Judging
 from sweepft.slot.weight_retention import KeepPolicy
-from sweepft.spec import Evaluate, SweepSpec
+from sweepft.spec import Evaluate, SweepSpec, TrainConfig
 from sweepft.training.fingerprint import weights_digest
 
 
@@ -189,14 +189,15 @@ class FinalStage:
             trial = view.trials[name]
             for i in range(1, evaluate.replicates.seeds + 1):
                 seed = f"{name}-seed{i}"
-                settings = {**trial.train_config, "seed": (trial.train_config.get("seed", 0) + i) % 2**32}
+                train_config = TrainConfig.from_dict(trial.train_config, view.budget_samples)
+                seed_value = (train_config.seed + i) % 2**32
                 yield {
                     "trial_id": seed,
                     "number": trial.number,
                     "origin": "replicate",
                     "replicate_of": name,
-                    "config": trial.params,
-                    "settings": settings,
+                    "params": trial.params,
+                    "train_config": train_config.model_copy(update={"seed": seed_value}),
                     "keep": bool(row["items"]),
                     "reported_samples": self._reported.get(seed, 0),
                 }
@@ -216,7 +217,7 @@ class FinalStage:
             yield {
                 "trial_id": f"score-{name or 'base'}",
                 "origin": "eval_job",
-                "settings": (trial or anyone).train_config,
+                "train_config": TrainConfig.from_dict((trial or anyone).train_config, view.budget_samples),
                 "eval_job": {
                     "subject": name,
                     "weights": None if name is None else f"{keep.folder}/{name}",

@@ -21,7 +21,7 @@ from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
 from sweepft.slot.trainable import WENT_ON
-from sweepft.training.config import TrialConfig
+from sweepft.spec import TrainConfig
 
 if TYPE_CHECKING:
     from sweepft.driver.command_handler import CommandHandler
@@ -145,18 +145,16 @@ class LedgerCallback(tune.Callback):
         """The row of a trial that has none."""
         if config["trial_id"] in self._event_log.view.trials:
             return
-        plan = TrialConfig.from_settings(
-            config["trial_id"], config["settings"], self._event_log.view.budget_samples
-        )
+        train_config: TrainConfig = config["train_config"]
         self._event_log.write(
             "trial",
             trial_id=config["trial_id"],
             number=config["number"],
-            params=config["config"],
-            train_config=config["settings"],
+            params=config["params"],
+            train_config=train_config.to_dict(),
             origin=config["origin"],
-            planned_steps=plan.planned_steps,
-            warmup_steps=plan.warmup_steps,
+            planned_steps=train_config.planned_steps,
+            warmup_steps=train_config.warmup_steps,
             study_number=config.get("study_number"),
             replicate_of=config.get("replicate_of"),
         )

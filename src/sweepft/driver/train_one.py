@@ -19,7 +19,7 @@ from sweepft.driver.sweep import SweepResult
 from sweepft.errors import SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
 from sweepft.ledger import winner
-from sweepft.spec import SweepSpec, load, plan
+from sweepft.spec import SweepSpec, load
 
 _RATE = "train.learning_rate="
 
@@ -101,23 +101,24 @@ def horizon_notes(spec: SweepSpec, before: Mapping[str, Any]) -> list[str]:
     samples, was = spec.train.budget.samples, int(before["budget_samples"])
     if samples is None or samples == was:
         return []
-    config = {key: dimension.choices[0] for key, dimension in spec.search.space.items()}
-    settings = spec.train_config(config)
-    steps = plan(settings, samples)
+    params = {key: dimension.choices[0] for key, dimension in spec.search.space.items()}
+    train_config = spec.train_config(params, samples)
     longer = samples > was
     notes = [
         f"{'longer' if longer else 'shorter'} than in the sweep: {was} -> {samples} samples, "
-        f"{before['planned_steps']} -> {steps.planned_steps} steps"
+        f"{before['planned_steps']} -> {train_config.planned_steps} steps"
     ]
-    if settings.schedule not in ("constant", "inverse_sqrt"):
+    if train_config.schedule not in ("constant", "inverse_sqrt"):
         notes.append(
-            f"the {settings.schedule} schedule {'stretches' if longer else 'shrinks'} to the new end"
+            f"the {train_config.schedule} schedule {'stretches' if longer else 'shrinks'} to the new end"
         )
-    if steps.warmup_steps != before["warmup_steps"]:
-        notes.append(f"warmup changes with the steps: {before['warmup_steps']} -> {steps.warmup_steps}")
+    if train_config.warmup_steps != before["warmup_steps"]:
+        notes.append(
+            f"warmup changes with the steps: {before['warmup_steps']} -> {train_config.warmup_steps}"
+        )
     notes.append(
         f"the best learning rate moves with the horizon (it tends to {'fall' if longer else 'rise'}): "
-        f"{settings.learning_rate:.3g} was best over {was} samples; for a much "
+        f"{train_config.learning_rate:.3g} was best over {was} samples; for a much "
         f"{'longer' if longer else 'shorter'} run, sweep it again around there"
     )
     return notes

@@ -11,7 +11,7 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.data.order import Shares, phase_shares
 from sweepft.ledger import SweepState, TrialState, winner, without_residuals
-from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict, plan
+from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,16 @@ class BestFacts:
 
     Attributes:
         trial: As folded from the ledger.
-        settings: What it trained with, all of it.
+        train_config: What it trained with, all of it.
         spec: The sweep's.
         prepared: Its data.
-        planned_steps, warmup_steps: Of the trial.
         stderr: Standard error of its objective over held-out samples where one set decides, else None.
     """
 
     trial: TrialState
-    settings: TrainConfig
+    train_config: TrainConfig
     spec: SweepSpec
     prepared: Prepared
-    planned_steps: int
-    warmup_steps: int
     stderr: float | None
 
     @property
@@ -43,13 +40,13 @@ class BestFacts:
     @property
     def phases(self) -> Shares | None:
         """Shares of the budget and of each domain in it; None where all rows are trained on alike."""
-        curriculum = self.settings.data
+        curriculum = self.train_config.data
         return None if curriculum is None else phase_shares(curriculum, self.prepared.train.domains)
 
     @property
     def micro_batch(self) -> int:
         """Rows a rank runs at once: of packed ones as many of the longest as fit; 1 where a probe found it."""
-        given = self.settings.micro_batch
+        given = self.train_config.micro_batch
         if isinstance(given, MicroTokens):
             return max(1, given.tokens // self.prepared.train.longest)
         return given if isinstance(given, int) else 1
@@ -64,17 +61,13 @@ def best_facts(view: SweepState) -> BestFacts | None:
 def facts_of(view: SweepState, trial: TrialState) -> BestFacts:
     """Any trial's facts, completed or not."""
     spec = from_dict(view.spec)
-    settings = TrainConfig.model_validate(trial.train_config)
-    steps = plan(settings, view.budget_samples)
     sets = trial.evals[-1]["sets"] if trial.evals else {}
     decides = [h.name for h in spec.data.validation if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
     return BestFacts(
         trial=trial,
-        settings=settings,
+        train_config=TrainConfig.from_dict(trial.train_config, view.budget_samples),
         spec=spec,
         prepared=Prepared.model_validate(view.header["data"]),
-        planned_steps=steps.planned_steps,
-        warmup_steps=steps.warmup_steps,
         stderr=stderr,
     )

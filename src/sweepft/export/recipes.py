@@ -20,14 +20,14 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
     spec = facts.spec.to_dict()
     spec.pop("evaluate", None)  # there is nothing to choose from
     spec.pop("mirror", None)  # it is the sweep's
-    settings = facts.settings.model_dump(mode="json", exclude_none=True)
-    rate = settings.pop("learning_rate")
-    data = {**spec["data"], **settings.pop("data", {})}
+    train = facts.train_config.model_dump(mode="json", exclude={"budget_samples"}, exclude_none=True)
+    rate = train.pop("learning_rate")
+    data = {**spec["data"], **train.pop("data", {})}
     return {
         **spec,
         "name": f"{facts.spec.name[:74]}-best",
         "data": data,
-        "train": settings,
+        "train": train,
         "search": {
             "trials": 1,
             "sampler": "random",
@@ -42,7 +42,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
 
 def deepspeed_config(facts: BestFacts) -> dict[str, Any]:
     """A DeepSpeed config for the ranks the trial had. Accumulation is rounded up where the batch does not divide."""
-    s = facts.settings
+    s = facts.train_config
     ranks = facts.spec.resources.workers_per_trial
     return {
         "train_micro_batch_size_per_gpu": facts.micro_batch,
@@ -58,7 +58,7 @@ def deepspeed_config(facts: BestFacts) -> dict[str, Any]:
 
 def trl_config(facts: BestFacts) -> dict[str, Any]:
     """Arguments of ``trl sft --config``: those of ``transformers.TrainingArguments`` and TRL's own for data."""
-    s, spec = facts.settings, facts.spec
+    s, spec = facts.train_config, facts.spec
     kind, arguments = _scheduler(facts)
     ranks = spec.resources.workers_per_trial
     return {
@@ -69,13 +69,13 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "packing": False,
         "assistant_only_loss": True,
         "output_dir": "trained",
-        "max_steps": facts.planned_steps,
+        "max_steps": s.planned_steps,
         "per_device_train_batch_size": facts.micro_batch,
         "gradient_accumulation_steps": -(-s.batch_size // (facts.micro_batch * ranks)),
         "learning_rate": s.learning_rate,
         "lr_scheduler_type": kind,
         **({"lr_scheduler_kwargs": arguments} if arguments else {}),
-        "warmup_steps": facts.warmup_steps,
+        "warmup_steps": s.warmup_steps,
         **_optimizer(s.optimizer),
         "adam_beta1": s.optimizer.betas[0],
         "adam_beta2": s.optimizer.betas[1],
@@ -124,15 +124,15 @@ def _scheduler(facts: BestFacts) -> tuple[str, dict[str, Any]]:
 
     One differs: there the warmup of wsd begins at ``min_lr_ratio`` of the peak and not at 0.
     """
-    s, steps, warmup = facts.settings, facts.planned_steps, facts.warmup_steps
+    s = facts.train_config
     if s.schedule == "constant":
         return "constant_with_warmup", {}
     if s.schedule == "cosine":
         return "cosine_with_min_lr", {"min_lr_rate": s.min_lr_ratio}
     if s.schedule == "wsd":
-        decay = min(-int(-s.decay_fraction * steps // 1), steps - warmup)
+        decay = min(-int(-s.decay_fraction * s.planned_steps // 1), s.planned_steps - s.warmup_steps)
         return "warmup_stable_decay", {"num_decay_steps": decay, "min_lr_ratio": s.min_lr_ratio}
     if s.schedule == "inverse_sqrt":
-        return "inverse_sqrt", {"timescale": warmup or 10_000}
+        return "inverse_sqrt", {"timescale": s.warmup_steps or 10_000}
     end = s.min_lr_ratio * s.learning_rate
     return "polynomial", {"lr_end": end, "power": s.power if s.schedule == "polynomial" else 1.0}

@@ -153,21 +153,22 @@ def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:
         "validation": facts.validation,
         "params": facts.trial.params,
         "budget_samples": view.budget_samples,
-        "planned_steps": facts.planned_steps,
-        "warmup_steps": facts.warmup_steps,
+        "planned_steps": facts.train_config.planned_steps,
+        "warmup_steps": facts.train_config.warmup_steps,
         "data_order": facts.trial.data_order,
     }
 
 
 def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
     """What the templates ask for."""
+    warmup = facts.train_config.warmup
     counts = {
         status: sum(t.replicate_of is None for t in view.with_status(status))
         for status in ("completed", "stopped", "diverged", "failed")
     }
     return {
         "f": facts,
-        "s": facts.settings,
+        "s": facts.train_config,
         "spec": facts.spec,
         "data": facts.prepared,
         "phases": facts.phases,
@@ -182,7 +183,7 @@ def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
         "counts": {k: n for k, n in counts.items() if n},
         "trials": sum(t.replicate_of is None for t in view.trials.values()),
         **_finals(view, facts.trial.trial_id),
-        "warmup_fraction": facts.settings.warmup if isinstance(facts.settings.warmup, float) else None,
+        "warmup_fraction": warmup if isinstance(warmup, float) else None,
         "trial_seconds": sum(facts.trial.costs.values()),
     }
 

@@ -23,8 +23,8 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.driver.configs import slot_config
 from sweepft.plan.trial_shapes import batch_sizes
-from sweepft.spec import SweepSpec, from_dict
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import SweepSpec, TrainConfig, from_dict
+from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
 
 _PATIENCE = 3600.0
@@ -44,7 +44,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     spec = from_dict(job["spec"])
     prepared = Prepared.model_validate(job["prepared"])
     engine = slot_config(spec, prepared, Path(job["folder"])).engine
-    trials = [_trial(spec, size, prepared.budget_samples) for size in batch_sizes(spec)]
+    trials = [_train_config(spec, size, prepared.budget_samples) for size in batch_sizes(spec)]
     slots, world = int(job["slots"]), spec.resources.workers_per_trial
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
@@ -105,13 +105,12 @@ def _load_coordinator() -> None:
     importlib.import_module("sweepft.slot.trainable")
 
 
-def _trial(spec: SweepSpec, size: int, budget: int) -> TrialConfig:
+def _train_config(spec: SweepSpec, size: int, budget_samples: int) -> TrainConfig:
     """A trial of this batch size; of every other swept field the first value will do."""
-    config = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
-    if "batch_size" in config:
-        config["batch_size"] = size
-    settings = spec.train_config(config).model_dump(mode="json")
-    return TrialConfig.from_settings(f"batch-{size}", settings, budget)
+    params = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
+    if "batch_size" in params:
+        params["batch_size"] = size
+    return spec.train_config(params, budget_samples)
 
 
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
@@ -147,7 +146,7 @@ def _rank(
     port: int,
     listener: socket.socket | None,
     engine: EngineConfig,
-    trials: list[TrialConfig],
+    trials: list[TrainConfig],
     job: Mapping[str, Any],
     begin: float,
 ) -> None:

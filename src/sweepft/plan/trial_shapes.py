@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweepft.early_stopping import eligible, parse_rungs, rung_steps
-from sweepft.spec import SweepSpec, plan
+from sweepft.spec import SweepSpec
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def heaviest_optimizer(spec: SweepSpec) -> str:
 
 
 def _trial_shape(spec: SweepSpec, size: int, budget: int) -> TrialShape:
-    warmups = [_warmup_steps(spec, size, config, budget) for config in _warmups(spec)]
+    warmups = [_warmup_steps(spec, size, params, budget) for params in _warmups(spec)]
     rungs = rung_steps(parse_rungs(spec.early_stop.rungs), batch_size=size, budget=budget)
 
     def judged(warmup: int) -> tuple[str, ...]:
@@ -119,7 +119,6 @@ def _warmups(spec: SweepSpec) -> list[dict[str, Any]]:
     return [{}]
 
 
-def _warmup_steps(spec: SweepSpec, size: int, config: Mapping[str, Any], budget: int) -> int:
+def _warmup_steps(spec: SweepSpec, size: int, params: Mapping[str, Any], budget: int) -> int:
     rate = spec.train.learning_rate or 1.0
-    settings = spec.train_config({"batch_size": size, "learning_rate": rate, **config})
-    return plan(settings, budget).warmup_steps
+    return spec.train_config({"batch_size": size, "learning_rate": rate, **params}, budget).warmup_steps

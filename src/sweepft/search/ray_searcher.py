@@ -22,8 +22,8 @@ from sweepft.search.study import nominal_step
 class OptunaSearcher(Searcher):
     """Feeds a Tuner from a :class:`Proposer`.
 
-    Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "config": swept
-    values, "settings": the trial's whole train section as plain data, "reported_samples": how far it had got when the
+    Each suggestion is a config ``{"trial_id", "number", "origin", "resumed", "study_number", "params", "train_config":
+    what it trains with, "reported_samples": how far it had got when the
     sweep was interrupted, it was parked, or its slot was lost, "faults": how often it was brought back already}``.
 
     Args:
@@ -84,7 +84,7 @@ class OptunaSearcher(Searcher):
         if proposal is None:
             return None if self.proposals else self._after_the_search()
         self.proposals[trial_id] = proposal
-        settings = self.proposer.spec.train_config(proposal.params)
+        train_config = self.proposer.spec.train_config(proposal.params, self.budget_samples)
         return {
             "trial_id": proposal.trial_id,
             "number": proposal.number,
@@ -92,7 +92,7 @@ class OptunaSearcher(Searcher):
             "resumed": proposal.resumed,
             "study_number": proposal.study_number,
             "params": dict(proposal.params),
-            "settings": settings.model_dump(mode="json"),
+            "train_config": train_config,
             "reported_samples": self.reported.get(proposal.trial_id, 0),
             "faults": 0 if self.faults is None else self.faults(proposal.trial_id),
         }

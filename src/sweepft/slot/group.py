@@ -24,7 +24,8 @@ from sweepft.errors import (
 from sweepft.evaluation import EvalTask
 from sweepft.slot.rank import Rank
 from sweepft.slot.stack_dump import dump_stacks
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
 
 _KINDS: dict[str, type[RankFailed]] = {
     "OutOfMemoryError": RankOutOfMemory,
@@ -96,14 +97,14 @@ class WorkerGroup:
             self.close()
             raise
 
-    def start(self, trial: TrialConfig, timeout: float) -> dict[str, Any]:
+    def start(self, train_config: TrainConfig, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.
 
         Raises:
             RankMismatch: If ranks differ in settings, data, weights or package versions.
         """
-        _same(self._call("fingerprint", timeout, trial), trial.trial_id)
-        return dict(self._call("start", timeout, trial)[0])
+        _same(self._call("fingerprint", timeout, train_config))
+        return dict(self._call("start", timeout, train_config)[0])
 
     def run(self, until_samples: int, timeout: float) -> dict[str, Any]:
         """Train on all ranks up to a number of samples; the result of the whole group."""
@@ -199,13 +200,13 @@ def _by_cause(failure: RankFailed) -> int:
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 
-def _same(fingerprints: list[dict[str, str]], trial_id: str) -> None:
+def _same(fingerprints: list[dict[str, str]]) -> None:
     first = fingerprints[0]
     for rank, other in enumerate(fingerprints[1:], start=1):
         for name, value in first.items():
             if other.get(name) != value:
                 raise RankMismatch(
-                    f"{trial_id}: rank {rank} disagrees with rank 0 on {name}: {other.get(name)} against {value}\n"
+                    f"rank {rank} disagrees with rank 0 on {name}: {other.get(name)} against {value}\n"
                     "  make model, data and packages the same on every node, then resume"
                 )
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from sweepft.evaluation import EvalTask
 from sweepft.slot.stack_dump import answer_with_stacks
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
 
 
@@ -61,15 +62,15 @@ class Rank:
         device = join(self._index, world_size, address, port, self._plan.threads, gpus, listener)
         self._runner = TrialRunner(self._plan, device)
 
-    def fingerprint(self, trial: TrialConfig) -> dict[str, str]:
+    def fingerprint(self, train_config: TrainConfig) -> dict[str, str]:
         """What must be equal on all ranks (see ``sweepft.training.fingerprint``)."""
         from sweepft.training.fingerprint import fingerprint
 
-        return fingerprint(self._plan, trial)
+        return fingerprint(self._plan, train_config)
 
-    def start(self, trial: TrialConfig) -> dict[str, Any]:
+    def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Begin a trial (see ``TrialRunner.start``)."""
-        return self._only_first(self._runner.start(trial))
+        return self._only_first(self._runner.start(train_config))
 
     def run(self, until_samples: int) -> dict[str, Any]:
         """Train up to a number of samples (see ``TrialRunner.run``)."""

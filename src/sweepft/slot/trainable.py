@@ -39,7 +39,8 @@ from sweepft.slot.eval_job import EvalJob
 from sweepft.slot.group import WorkerGroup, WorkerShape
 from sweepft.slot.report_points import ReportPoint, report_points
 from sweepft.slot.weight_retention import KeepPolicy
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
 
 RANKS_REBUILT = "ranks rebuilt"
 
@@ -104,7 +105,7 @@ class SlotConfig:
 class Slot(tune.Trainable):
     """One slot.
 
-    Its config holds ``trial_id``, ``settings`` (the effective train section) and, for a trial that was on a slot before
+    Its config holds ``trial_id``, ``train_config`` and, for a trial that was on a slot before
     (interrupted, parked, or its slot lost), ``reported_samples`` and ``faults``: how often it was brought back;
     ``keep`` when its weights are wanted whatever its loss. With ``eval_job`` nothing is trained: kept weights are scored
     (see ``sweepft.slot.eval_job``).
@@ -156,18 +157,19 @@ class Slot(tune.Trainable):
             try:
                 self._save()
             except TrialError as error:
-                _log.warning("state not written: trial=%s %s", self._trial.trial_id, error)
+                _log.warning("state not written: trial=%s %s", self._trial_id, error)
                 self._close_ranks()
 
     def _take(self, config: dict[str, Any]) -> None:
         engine = self._plan.engine
-        self._trial = TrialConfig.from_settings(config["trial_id"], config["settings"], engine.budget_samples)
+        self._trial_id: str = config["trial_id"]
+        self._train_config: TrainConfig = config["train_config"]
         self._eval_job = EvalJob(config["eval_job"]) if config.get("eval_job") else None
         self._keep = bool(config.get("keep"))
-        self._points = report_points(engine.budget_samples, engine.rungs, self._trial.batch_size)
+        self._points = report_points(engine.budget_samples, engine.rungs, self._train_config.batch_size)
         reported = config.get("reported_samples", 0)
         self._next = sum(point.samples <= reported for point in self._points)
-        self._checkpoints = Path(self._plan.checkpoints.folder) / self._trial.trial_id
+        self._checkpoints = Path(self._plan.checkpoints.folder) / self._trial_id
         mark_resumed(self._checkpoints)
         self._unsaved_seconds = 0.0
         self._at_rung = False
@@ -203,7 +205,7 @@ class Slot(tune.Trainable):
         self._faults.append(
             {"error": type(error).__name__, "message": str(error), "action": action, "lost_seconds": lost}
         )
-        _log.warning("fault: trial=%s action=%r %s", self._trial.trial_id, action, error)
+        _log.warning("fault: trial=%s action=%r %s", self._trial_id, action, error)
         return again
 
     def _own_fault(self, error: TrialError) -> bool:
@@ -306,11 +308,11 @@ class Slot(tune.Trainable):
                 raise SlotLost(f"no node has had room for all ranks of the slot for {_SPARE_SECONDS} s")
             prefix = str(Path(self._plan.log_dir) / f"slot-{self._name}")
             self._group = WorkerGroup(self._plan.engine, self._plan.shape, placement, prefix)
-        self._started = self._group.start(self._trial, self._plan.patience)
+        self._started = self._group.start(self._train_config, self._plan.patience)
         if self._plan.engine.micro_batch == 0:
             rows = self._group.find_max_micro_batch(self._plan.patience)
             self._plan = replace(self._plan, engine=replace(self._plan.engine, micro_batch=rows))
-            self._started = self._group.start(self._trial, self._plan.patience)
+            self._started = self._group.start(self._train_config, self._plan.patience)
         self._started["switch_seconds"] = time.monotonic() - begin
         self._started["nodes"] = sorted({p["host"] for p in self._group.places})
         self._spend("switch", self._started["switch_seconds"])
@@ -358,7 +360,7 @@ class Slot(tune.Trainable):
 
     def _note_unwritten(self, why: str) -> None:
         """A state could not be written: a fault now would cost more, no more than that. Told once a trial."""
-        _log.warning("state not written: trial=%s %s", self._trial.trial_id, why)
+        _log.warning("state not written: trial=%s %s", self._trial_id, why)
         if not any(fault["action"] == WENT_ON for fault in self._faults):
             self._faults.append(
                 {"error": "StateNotWritten", "message": why, "action": WENT_ON, "lost_seconds": 0.0}
@@ -368,7 +370,7 @@ class Slot(tune.Trainable):
         """The trial's last result: keep its weights if it is among the best; its state is of no more use."""
         assert self._group is not None
         keep, value = self._plan.keep, result.get("eval_loss")
-        name = self._trial.trial_id
+        name = self._trial_id
         if value is not None and math.isfinite(value) and (self._keep or keep.wanted(name, value)):
             try:
                 done = self._group.export(str(Path(keep.folder) / name), keep.tokenizer, self._plan.patience)
@@ -386,8 +388,8 @@ class Slot(tune.Trainable):
             "history": history,
             "blocks": chunk["blocks"],
             "data_order": self._started["data_order"],
-            "warmup_steps": self._trial.warmup_steps,
-            "planned_steps": self._trial.planned_steps,
+            "warmup_steps": self._train_config.warmup_steps,
+            "planned_steps": self._train_config.planned_steps,
             "budget_samples": self._plan.engine.budget_samples,
             "slot": self._name,
             "micro_batch": self._plan.engine.micro_batch,
@@ -403,7 +405,7 @@ class Slot(tune.Trainable):
         if self._step_seconds == 0.0:
             return self._plan.patience
         done = self._points[self._next - 1].samples if self._next else 0
-        steps = -(-(point.samples - done) // self._trial.batch_size)
+        steps = -(-(point.samples - done) // self._train_config.batch_size)
         return self._plan.hang_seconds + 10.0 * steps * self._step_seconds
 
     def _spend(self, phase: str, seconds: float) -> None:

@@ -29,12 +29,12 @@ from sweepft.spec.sections import (
     Search,
     TestSource,
     Train,
-    TrainConfig,
     TrainSource,
     Validation,
 )
 from sweepft.spec.space import Dimension
-from sweepft.spec.sweep import SWEEPABLE, Plan, SweepSpec, plan
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec
+from sweepft.spec.train_config import TrainConfig
 
 __all__ = [
     "FEWEST_STEPS",
@@ -60,7 +60,6 @@ __all__ = [
     "Model",
     "MtBench",
     "Optimizer",
-    "Plan",
     "Preset",
     "Replicates",
     "Resources",
@@ -85,6 +84,5 @@ __all__ = [
     "json_schema",
     "load",
     "packing_note",
-    "plan",
     "reference",
 ]

@@ -15,8 +15,9 @@ from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
-from sweepft.spec.sections import Data, Resources, Search, Train, TrainConfig
+from sweepft.spec.sections import Data, Resources, Search, Train
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, is_sweepable, train_dict
+from sweepft.spec.train_config import TrainConfig
 from sweepft.spec.yaml_source import Document, KeyPath
 
 _LARGEST_GRID: Final = 1_000_000
@@ -149,7 +150,7 @@ def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Probl
     base = {"batch_size": 1, "learning_rate": 1.0, **train_dict(train)} | curriculum
     data = apply(base, {key: value})
     try:
-        TrainConfig.model_validate(data)
+        TrainConfig.from_dict(data, budget_samples=1)
     except ValidationError as error:
         return problems_of(error, TrainConfig, data, partial.document.where)
     return []

@@ -233,17 +233,6 @@ class Train(Section):
     """Train low-rank adapters instead of all weights; by default all weights are trained."""
 
 
-class TrainConfig(Train):
-    """What one trial trains with: the train section with the trial's swept values in place."""
-
-    batch_size: PositiveInt
-    """Samples per optimizer step over all ranks."""
-    learning_rate: Positive
-    """Peak learning rate."""
-    data: Curriculum | None = None
-    """How its samples are put in order; None for all rows alike in one seeded order."""
-
-
 class Limit(Section):
     """Limit after which no new trials are proposed. Give at least one key."""
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from sweepft.errors import SpecError
 from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_data_key, is_mixture_key
 from sweepft.spec.evaluation import Evaluate
-from sweepft.spec.fields import Checkpoint, Section, WarmupSteps, leaf_fields
+from sweepft.spec.fields import Checkpoint, Section, leaf_fields
 from sweepft.spec.outputs import Mirror, Track
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
@@ -28,8 +27,8 @@ from sweepft.spec.sections import (
     Resources,
     Search,
     Train,
-    TrainConfig,
 )
+from sweepft.spec.train_config import TrainConfig
 
 _FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
 SWEEPABLE: tuple[str, ...] = (
@@ -47,13 +46,6 @@ nor budget, and the fields of ``data`` that order the samples."""
 def is_sweepable(key: str) -> bool:
     """Whether a dotted key is allowed in ``search.space``."""
     return key in SWEEPABLE or is_mixture_key(key)
-
-
-class Plan(NamedTuple):
-    """A trial's course in optimizer steps."""
-
-    planned_steps: int
-    warmup_steps: int
 
 
 class SweepSpec(Section):
@@ -88,21 +80,22 @@ class SweepSpec(Section):
     (`none`), or at rungs where writing takes less than a twentieth of the training time it saves (`auto`). After a fault
     a trial resumes from its checkpoint; without one it is trained from the start, with identical results."""
 
-    def train_config(self, config: Mapping[str, Any]) -> TrainConfig:
-        """What a trial with these swept values trains with.
+    def train_config(self, params: Mapping[str, Any], budget_samples: int) -> TrainConfig:
+        """What a trial with these params trains with.
 
         Args:
-            config: Dotted field of ``train``, or of ``data``, to value, for every key of ``search.space``.
+            params: Dotted field of ``train``, or of ``data``, to value, for every key of ``search.space``.
+            budget_samples: Samples every trial of the sweep trains on, at least 1.
 
         Raises:
-            SpecError: If a value is not sound, or a field is missing.
+            SpecError: If a value is not valid, or a field is missing.
         """
         data = train_dict(self.train)
         if self.data.curriculum != Curriculum() or any(map(is_data_key, self.search.space)):
             data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
-        data = apply(data, config)
+        data = apply(data, params)
         try:
-            return TrainConfig.model_validate(data)
+            return TrainConfig.from_dict(data, budget_samples)
         except ValidationError as error:
             raise SpecError(problems_of(error, TrainConfig, data, lambda _: "trial", ("train",))) from None
 
@@ -118,26 +111,6 @@ class SweepSpec(Section):
         for key in self.search.space:
             remove_dotted(data if is_data_key(key) else data["train"], key)
         return data
-
-
-def plan(settings: TrainConfig, budget_samples: int) -> Plan:
-    """Optimizer steps of a trial, and how many of them warm up.
-
-    Args:
-        settings: Of the trial.
-        budget_samples: Samples every trial of the sweep trains on, at least 1.
-
-    Returns:
-        ``ceil(budget / batch_size)`` steps; warmup is ``ceil(fraction * steps)``, exact in decimals, or the
-        given number of steps, and never more than the steps there are.
-    """
-    steps = -(-budget_samples // settings.batch_size)
-    if isinstance(settings.warmup, WarmupSteps):
-        warmup = settings.warmup.steps
-    else:  # as written: 0.1 of 30 steps is 3, where binary floats would make it 4
-        exact = Decimal(repr(settings.warmup)) * steps
-        warmup = int(exact.to_integral_value(rounding=ROUND_CEILING))
-    return Plan(steps, min(warmup, steps))
 
 
 def train_dict(train: Train) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from sweepft.spec import Lora, TrainConfig
 from sweepft.training.attention import DOCUMENTS
 from sweepft.training.base_weights import share_frozen, shared_copy
 from sweepft.training.batching import Batch, Layout, Row
-from sweepft.training.config import AdapterConfig, EngineConfig, TrialConfig, deepspeed_offload
+from sweepft.training.config import EngineConfig, deepspeed_offload
 from sweepft.training.forward import attend_by_documents, compare_with_padding, scored_logits, token_losses
 from sweepft.training.lora import attach_adapter, detach_adapter, set_in_place
 from sweepft.training.memory import release_engine_memory
@@ -39,7 +40,7 @@ RESET_IN_PLACE: frozenset[tuple[int, str]] = frozenset(
 
 
 class ZeroEngine:
-    """A DeepSpeed engine that can be given the next trial.
+    """A DeepSpeed engine that can be given the next train_config.
 
     Args:
         plan: What all trials share.
@@ -57,32 +58,32 @@ class ZeroEngine:
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
         self.padded_attention: str | None = None
-        self._lora: AdapterConfig | None = None
+        self._lora: Lora | None = None
         self._optimizer = ""
 
-    def start(self, trial: TrialConfig) -> bool:
-        """Make the engine that of a fresh trial. Returns True when it was reset warm, False when built."""
+    def start(self, train_config: TrainConfig) -> bool:
+        """Make the engine that of a fresh train_config. Returns True when it was reset warm, False when built."""
         warm = (
             self._engine is not None
             and self._in_place
-            and _shape(trial.lora) == _shape(self._lora)
-            and trial.optimizer == self._optimizer
-            and trial.optimizer in ZEROED_IS_FRESH
+            and _shape(train_config.lora) == _shape(self._lora)
+            and train_config.optimizer.name == self._optimizer
+            and train_config.optimizer.name in ZEROED_IS_FRESH
         )
         if warm:
-            self._reset(trial)
+            self._reset(train_config)
         else:
-            base = self._base_model_to_keep(trial)
+            base = self._base_model_to_keep(train_config)
             self.close()
-            self._build(trial, base)
-        self._lora, self._optimizer = trial.lora, trial.optimizer
+            self._build(train_config, base)
+        self._lora, self._optimizer = train_config.lora, train_config.optimizer.name
         checkpointing = _checkpoints_activations(self.module)
-        if trial.gradient_checkpointing and not checkpointing:
+        if train_config.gradient_checkpointing and not checkpointing:
             self.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        elif checkpointing and not trial.gradient_checkpointing:
+        elif checkpointing and not train_config.gradient_checkpointing:
             self.module.gradient_checkpointing_disable()
         self._engine.train()
-        torch.manual_seed(trial.seed * 1_000_003 + dist.get_rank())
+        torch.manual_seed(train_config.seed * 1_000_003 + dist.get_rank())
         return warm
 
     @property
@@ -91,7 +92,7 @@ class ZeroEngine:
         return self._engine.module
 
     @property
-    def lora(self) -> AdapterConfig | None:
+    def lora(self) -> Lora | None:
         """Adapters of the trial under way."""
         return self._lora
 
@@ -197,7 +198,7 @@ class ZeroEngine:
         mine: Callable[[str], torch.Tensor],
         all_ranks: Sequence[Callable[[str], torch.Tensor]],
     ) -> None:
-        """Take over a saved state; the engine must have been started for the same trial.
+        """Take over a saved state; the engine must have been started for the same train_config.
 
         Args:
             names: Of what this rank saved.
@@ -233,13 +234,16 @@ class ZeroEngine:
         inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
         return inner
 
-    def _base_model_to_keep(self, trial: TrialConfig) -> Any:
+    def _base_model_to_keep(self, train_config: TrainConfig) -> Any:
         """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
 
         At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
         """
         keep = (
-            self._in_place and self._engine is not None and trial.lora is not None and self._lora is not None
+            self._in_place
+            and self._engine is not None
+            and train_config.lora is not None
+            and self._lora is not None
         )
         return detach_adapter(self.module) if keep and self.plan.zero_stage < 3 else None
 
@@ -251,22 +255,24 @@ class ZeroEngine:
         self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
         return model
 
-    def _build(self, trial: TrialConfig, base: Any) -> None:
+    def _build(self, train_config: TrainConfig, base: Any) -> None:
         import deepspeed
 
-        config = self._config(trial)
+        config = self._config(train_config)
         model = self._load(config) if base is None else base
-        if trial.lora is not None:
-            model = attach_adapter(model, trial.lora, self.plan.model_path)
+        if train_config.lora is not None:
+            model = attach_adapter(model, train_config.lora, self.plan.model_path)
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
             config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
-        optimizer = make_optimizer(parameter_groups(model, trial.weight_decay), trial, self._fused)
+        optimizer = make_optimizer(
+            parameter_groups(model, train_config.optimizer.weight_decay), train_config.optimizer, self._fused
+        )
         if self.plan.zero_stage == 0:
             model.to(self.device)
         self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-        if trial.lora is not None and self.device.type == "cpu":
+        if train_config.lora is not None and self.device.type == "cpu":
             share_frozen(self.plan, self.module, known=base is not None)
         if self.plan.compiled:
             compile_blocks(self.module)
@@ -274,14 +280,15 @@ class ZeroEngine:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
             self._base = [
-                t.detach().clone() if trial.lora else shared_copy(self.plan, str(i), t) for i, t in live
+                t.detach().clone() if train_config.lora else shared_copy(self.plan, str(i), t)
+                for i, t in live
             ]
 
-    def _config(self, trial: TrialConfig) -> dict[str, Any]:
+    def _config(self, train_config: TrainConfig) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
-            "gradient_clipping": trial.gradient_clipping,
+            "gradient_clipping": train_config.gradient_clipping,
             "bf16": {"enabled": self.plan.precision == "bf16"},
             "zero_optimization": {"stage": self.plan.zero_stage, **deepspeed_offload(self.plan.offload)},
             "zero_allow_untested_optimizer": True,
@@ -342,7 +349,7 @@ class ZeroEngine:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     @torch.no_grad()
-    def _reset(self, trial: TrialConfig) -> None:
+    def _reset(self, train_config: TrainConfig) -> None:
         engine, optimizer = self._engine, self._engine.optimizer
         stage = self.plan.zero_stage
         if stage == 3:
@@ -355,24 +362,24 @@ class ZeroEngine:
         zero_state(self._inner.state.values())
         engine.zero_grad() if stage == 0 else optimizer.zero_grad()
         self.gather_persistent()
-        if trial.lora is not None:
-            set_in_place(self.module, trial.lora)
-        self._hyperparameters(trial)
+        if train_config.lora is not None:
+            set_in_place(self.module, train_config.lora)
+        self._hyperparameters(train_config)
         engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
         engine._global_grad_norm = None
         if stage > 0:
             optimizer._global_grad_norm = 0.0
             optimizer.micro_step_id = -1 if stage < 3 else 0
 
-    def _hyperparameters(self, trial: TrialConfig) -> None:
-        set_constants(self._inner, trial)
-        self._engine._config.gradient_clipping = trial.gradient_clipping
+    def _hyperparameters(self, train_config: TrainConfig) -> None:
+        set_constants(self._inner, train_config.optimizer)
+        self._engine._config.gradient_clipping = train_config.gradient_clipping
         if self.plan.zero_stage > 0:
-            self._engine.optimizer.clip_grad = trial.gradient_clipping
+            self._engine.optimizer.clip_grad = train_config.gradient_clipping
 
 
-def _shape(lora: AdapterConfig | None) -> object:
-    return None if lora is None else lora.shape
+def _shape(lora: Lora | None) -> object:
+    return None if lora is None else (lora.rank, lora.target_modules)
 
 
 def _checkpoints_activations(module: Any) -> bool:

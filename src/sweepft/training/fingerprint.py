@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sweepft.data.cache import TokenSet
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
 
@@ -17,7 +18,7 @@ _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
 _EDGE = 1 << 20
 
 
-def fingerprint(plan: EngineConfig, trial: TrialConfig | None) -> dict[str, str]:
+def fingerprint(plan: EngineConfig, train_config: TrainConfig | None) -> dict[str, str]:
     """Digest of each thing ranks have to agree on.
 
     Returns:
@@ -30,8 +31,8 @@ def fingerprint(plan: EngineConfig, trial: TrialConfig | None) -> dict[str, str]
         "weights": weights_digest(plan.model_path),
     }
     fields |= {f"held-out data {s.name}": TokenSet(s.cache).digest for s in plan.validation}
-    if trial is not None:
-        fields["trial settings"] = _digest(asdict(trial))
+    if train_config is not None:
+        fields["train config"] = _digest(train_config.model_dump(mode="json"))
     return fields | {f"{name} version": version(name) for name in _PACKAGES}
 
 

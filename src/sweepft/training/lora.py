@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sweepft.training.config import AdapterConfig
+from sweepft.spec import Lora
 
 _NAME = "default"
 
@@ -21,7 +21,7 @@ _NAME = "default"
 _PREFIX = "base_model.model."
 
 
-def attach_adapter(model: Any, plan: AdapterConfig, model_path: str) -> Any:
+def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
     """The model with all its weights frozen and a fresh adapter over them.
 
     Raises:
@@ -33,12 +33,12 @@ def attach_adapter(model: Any, plan: AdapterConfig, model_path: str) -> Any:
         raise ImportError("train.lora needs the package peft: pip install 'sweepft[lora]'") from error
     torch.manual_seed(0)
     config = LoraConfig(
-        r=plan.rank,
-        lora_alpha=plan.alpha,
-        lora_dropout=plan.dropout,
-        target_modules=plan.target_modules
-        if isinstance(plan.target_modules, str)
-        else list(plan.target_modules),
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules
+        if isinstance(lora.target_modules, str)
+        else list(lora.target_modules),
         task_type="CAUSAL_LM",
         base_model_name_or_path=model_path,
     )
@@ -52,19 +52,19 @@ def detach_adapter(adapted: Any) -> Any:
     return adapted.unload()
 
 
-def set_in_place(adapted: Any, plan: AdapterConfig) -> None:
+def set_in_place(adapted: Any, lora: Lora) -> None:
     """Give an adapter of the same shape another alpha and dropout."""
     config = adapted.peft_config[_NAME]
-    config.lora_alpha, config.lora_dropout = plan.alpha, plan.dropout
+    config.lora_alpha, config.lora_dropout = lora.alpha, lora.dropout
     for _, layer in _layers(adapted):
-        layer.lora_alpha[_NAME] = plan.alpha
-        layer.scaling[_NAME] = plan.alpha / plan.rank
-        layer.lora_dropout[_NAME] = torch.nn.Dropout(plan.dropout) if plan.dropout else torch.nn.Identity()
+        layer.lora_alpha[_NAME] = lora.alpha
+        layer.scaling[_NAME] = lora.alpha / lora.rank
+        layer.lora_dropout[_NAME] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
         layer.lora_dropout[_NAME].train(layer.training)
 
 
 def split(
-    adapted: Any, state: Mapping[str, torch.Tensor], plan: AdapterConfig
+    adapted: Any, state: Mapping[str, torch.Tensor], lora: Lora
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Merged weights of the base model, and the adapter's own.
 
@@ -85,7 +85,7 @@ def split(
         weight = tensor
         if rest == "weight":
             a, b = (state[f"{layer}.lora_{part}.{_NAME}.weight"].float() for part in "AB")
-            delta = (b @ a) * (plan.alpha / plan.rank)
+            delta = (b @ a) * (lora.alpha / lora.rank)
             weight = (tensor.float() + (delta.T if layer in transposed else delta)).to(tensor.dtype)
         merged[(f"{layer}.{rest}" if rest else layer).removeprefix(_PREFIX)] = weight
     return merged, adapter

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from sweepft.spec import TrainConfig
+
 
 def _warmup(step: int, warmup: int) -> float:
     return step / max(1, warmup)
@@ -61,37 +63,25 @@ SCHEDULES: Final[dict[str, Callable[[int, int, int, float, float, float], float]
 }
 
 
-def lr_at(
-    step: int,
-    *,
-    schedule: str,
-    learning_rate: float,
-    warmup_steps: int,
-    planned_steps: int,
-    min_lr_ratio: float = 0.0,
-    decay_fraction: float = 0.2,
-    power: float = 2.0,
-) -> float:
+def lr_at(step: int, train_config: TrainConfig) -> float:
     """Learning rate of one optimizer step.
 
     Args:
-        step: Optimizer step, 0-based, ``0 <= step < planned_steps``.
-        schedule: A key of SCHEDULES. ``wsd`` decays along a half cosine over the last
+        step: Optimizer step, 0-based, ``0 <= step < train_config.planned_steps``.
+        train_config: Of the trial. Warmup rises linearly from zero; ``wsd`` decays along a half cosine over the last
             ``decay_fraction`` of the planned steps.
-        learning_rate: Peak rate.
-        warmup_steps: Steps of linear warmup from zero.
-        planned_steps: Steps of the whole trial.
-        min_lr_ratio: Floor of the decaying schedules, as a share of the peak.
-        decay_fraction: Share of the planned steps over which ``wsd`` decays.
-        power: Exponent of ``polynomial``.
     Returns:
         The rate, >= 0.
-    Raises:
-        ValueError: If the schedule is unknown.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}: use one of {', '.join(SCHEDULES)}")
-    if step < warmup_steps:
-        return learning_rate * _warmup(step, warmup_steps)
-    shape = SCHEDULES[schedule]
-    return learning_rate * shape(step, warmup_steps, planned_steps, min_lr_ratio, decay_fraction, power)
+    warmup = train_config.warmup_steps
+    if step < warmup:
+        return train_config.learning_rate * _warmup(step, warmup)
+    shape = SCHEDULES[train_config.schedule]
+    return train_config.learning_rate * shape(
+        step,
+        warmup,
+        train_config.planned_steps,
+        train_config.min_lr_ratio,
+        train_config.decay_fraction,
+        train_config.power,
+    )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from sweepft.training.config import TrialConfig
+from sweepft.spec import Optimizer
 
 ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
 
@@ -19,22 +19,22 @@ ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
 """Optimizers whose zeroed state is proved equal to none; the state of others is thrown away with their engine."""
 
 
-def make_optimizer(groups: list[dict[str, Any]], trial: TrialConfig, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer, fused: bool) -> torch.optim.Optimizer:
     """The trial's optimizer over parameter groups, each with its ``weight_decay``.
 
     Args:
         groups: As ``sweepft.training.model.parameter_groups`` makes them.
-        trial: For the optimizer's name and constants.
+        optimizer: For the optimizer's name and constants.
         fused: Whether one kernel shall step all parameters, where the optimizer has one.
     Raises:
         ImportError: If the 8-bit optimizer's package is not installed; says how to install it.
     """
-    groups = [group | _constants(trial) for group in groups]
-    if trial.optimizer == "adamw":
+    groups = [group | _constants(optimizer) | {"lr": 0.0} for group in groups]  # each step sets its own rate
+    if optimizer.name == "adamw":
         return torch.optim.AdamW(groups, fused=fused)
-    if trial.optimizer == "sgd":
+    if optimizer.name == "sgd":
         return torch.optim.SGD(groups, fused=fused)
-    if trial.optimizer == "adafactor":
+    if optimizer.name == "adafactor":
         from transformers.optimization import Adafactor
 
         # The learning rate as it is given, like the others': neither scaled by a weight's size nor by the step.
@@ -50,13 +50,12 @@ def make_optimizer(groups: list[dict[str, Any]], trial: TrialConfig, fused: bool
     return eight_bit
 
 
-def set_constants(optimizer: torch.optim.Optimizer, trial: TrialConfig) -> None:
+def set_constants(living: torch.optim.Optimizer, optimizer: Optimizer) -> None:
     """Give a living optimizer of the same name the next trial's constants; vectors, if any, still do not decay."""
-    groups = optimizer.param_groups
-    decays = (trial.weight_decay, 0.0) if len(groups) == 2 else (trial.weight_decay,)
+    groups = living.param_groups
+    decays = (optimizer.weight_decay, 0.0) if len(groups) == 2 else (optimizer.weight_decay,)
     for group, decay in zip(groups, decays, strict=True):
-        group.pop("initial_lr", None)
-        group.update(_constants(trial), weight_decay=decay)
+        group.update(_constants(optimizer), weight_decay=decay)
 
 
 def zero_state(states: Iterable[dict[str, Any]]) -> None:
@@ -93,9 +92,9 @@ def _as_tensor(value: Any) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
 
 
-def _constants(trial: TrialConfig) -> dict[str, Any]:
-    if trial.optimizer == "sgd":
-        return {"lr": trial.learning_rate, "momentum": trial.momentum}
-    if trial.optimizer == "adafactor":
-        return {"lr": trial.learning_rate}
-    return {"lr": trial.learning_rate, "betas": trial.betas, "eps": trial.eps}
+def _constants(optimizer: Optimizer) -> dict[str, Any]:
+    if optimizer.name == "sgd":
+        return {"momentum": optimizer.momentum}
+    if optimizer.name == "adafactor":
+        return {}
+    return {"betas": optimizer.betas, "eps": optimizer.eps}

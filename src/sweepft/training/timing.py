@@ -9,33 +9,33 @@ import time
 import torch
 import torch.distributed as dist
 
-from sweepft.training.config import TrialConfig
+from sweepft.spec import TrainConfig
 from sweepft.training.trainer import TrialRunner
 
 
 def time_steps(
-    runner: TrialRunner, trial: TrialConfig, steps: int, most_seconds: float
+    runner: TrialRunner, train_config: TrainConfig, steps: int, most_seconds: float
 ) -> tuple[float, list[float]]:
     """Seconds of optimizer steps after a first one, which makes what stays and is not counted. Called on every rank.
 
     Args:
         runner: Of this rank.
-        trial: Whose batch size is timed; its budget bounds the steps.
+        train_config: Whose batch size is timed; its budget bounds the steps.
         steps: To time, at most.
         most_seconds: Fewer are timed where that many would take longer; never less than one.
     Returns:
         Seconds to take the trial up (a reset, where the engine is warm), and one entry a step.
     """
     begin = time.perf_counter()
-    runner.start(trial)
+    runner.start(train_config)
     switched, begin = time.perf_counter() - begin, time.perf_counter()
-    runner.run(trial.batch_size)
+    runner.run(train_config.batch_size)
     first = time.perf_counter() - begin
     wanted = torch.tensor(
         max(1, min(steps, math.floor(most_seconds / max(first, 1e-9)))), device=runner.device
     )
     dist.all_reduce(wanted, op=dist.ReduceOp.MIN)  # ranks that disagreed would wait for each other for ever
-    history = runner.run((1 + int(wanted)) * trial.batch_size)["history"]
+    history = runner.run((1 + int(wanted)) * train_config.batch_size)["history"]
     return switched, [float(seconds) for seconds in history["seconds"]]
 
 

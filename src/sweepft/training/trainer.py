@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, sample_order
-from sweepft.spec import Curriculum
+from sweepft.spec import TrainConfig
 from sweepft.training.batching import BatchPrefetcher, Row, Step, collate_step
 from sweepft.training.checkpoint import restore, save
-from sweepft.training.config import EngineConfig, TrialConfig
+from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.export import export
 from sweepft.training.forward import sample_losses
@@ -48,22 +48,22 @@ class TrialRunner:
         self.zero = ZeroEngine(plan, device)
         self.train_set = TokenSet(plan.train_cache)
         self.validation = {s.name: TokenSet(s.cache) for s in plan.validation}
-        self._trial: TrialConfig | None = None
+        self._train_config: TrainConfig | None = None
         self._checked = False
         self._feed = BatchPrefetcher()
 
-    def start(self, trial: TrialConfig) -> dict[str, Any]:
+    def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
         begin = time.perf_counter()
-        warm = self.zero.start(trial)
+        warm = self.zero.start(train_config)
         if not self._checked:
             self.zero.check_packing(self._some_rows())
             self._checked = True
-        self._trial = trial
+        self._train_config = train_config
         self._step = self._samples = self._tokens = 0
-        curriculum = None if trial.curriculum is None else Curriculum.model_validate(trial.curriculum)
         self._order, self._feed_order = (  # the feed's thread has its own
-            sample_order(self.train_set, trial.seed, curriculum, self.plan.budget_samples) for _ in range(2)
+            sample_order(self.train_set, train_config.seed, train_config.data, self.plan.budget_samples)
+            for _ in range(2)
         )
         self._blocks = BlockLosses(self.plan.budget_samples)
         self._open_block = np.zeros(0)
@@ -80,7 +80,7 @@ class TrialRunner:
             batches that were not ready.
         """
         begin, waited = time.perf_counter(), self._feed.waited
-        trial = self._running()
+        train_config = self._running()
         goal = min(until_samples, self.plan.budget_samples)
         first = self._samples
         history: dict[str, list[float]] = {name: [] for name in _COLUMNS}
@@ -88,9 +88,9 @@ class TrialRunner:
         diverged: str | None = None
         while self._samples < goal and diverged is None:
             step_begin = time.perf_counter()
-            stop = min(self._samples + trial.batch_size, self.plan.budget_samples)
+            stop = min(self._samples + train_config.batch_size, self.plan.budget_samples)
             tokens = self._accumulate(self._samples, stop, parts)
-            lr = self._lr(trial)
+            lr = lr_at(self._step, train_config)
             norm = self.zero.step(lr)
             self._step, self._samples, self._tokens = self._step + 1, stop, self._tokens + tokens
             seconds = time.perf_counter() - step_begin
@@ -190,14 +190,14 @@ class TrialRunner:
         by_length = np.argsort(self.train_set.lengths, kind="stable")
         return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
 
-    def _running(self) -> TrialConfig:
-        if self._trial is None:
+    def _running(self) -> TrainConfig:
+        if self._train_config is None:
             raise RuntimeError("no trial has been started on this rank")
-        return self._trial
+        return self._train_config
 
     def _facts(self) -> dict[str, Any]:
         """What a saved state must agree on; micro-batch and checkpointing may differ, they change no result."""
-        trial = asdict(self._running()) | {"gradient_checkpointing": None}
+        trial = self._running().model_dump(mode="json", exclude={"micro_batch", "gradient_checkpointing"})
         shared = {
             "model": self.plan.model_path,
             "precision": self.plan.precision,
@@ -261,15 +261,3 @@ class TrialRunner:
             len(self._open_block) + len(loss_sums) - open_samples :
         ]
         return self._blocks.drain()
-
-    def _lr(self, trial: TrialConfig) -> float:
-        return lr_at(
-            self._step,
-            schedule=trial.schedule,
-            learning_rate=trial.learning_rate,
-            warmup_steps=trial.warmup_steps,
-            planned_steps=trial.planned_steps,
-            min_lr_ratio=trial.min_lr_ratio,
-            decay_fraction=trial.decay_fraction,
-            power=trial.power,
-        )

@@ -12,7 +12,7 @@ from sweepft.data import check
 from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
 from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.spec import Evaluate, SweepSpec, load, plan
+from sweepft.spec import Evaluate, SweepSpec, load
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
@@ -57,7 +57,9 @@ def test_tiny_spec__every_shipped_sweep_shrinks(path: Path, shrink) -> None:
     assert len(sizes) == len(spec.search.space["batch_size"].choices)
     assert small.train.budget.samples is not None
     steps = [
-        plan(small.train_config({"batch_size": size, "learning_rate": 1e-3}), small.train.budget.samples)[0]
+        small.train_config(
+            {"batch_size": size, "learning_rate": 1e-3}, small.train.budget.samples
+        ).planned_steps
         for size in sizes
     ]
     assert min(steps) == 12

@@ -58,7 +58,11 @@ class Driver:
                 train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip
-        config = {"trial_id": proposal.trial_id, "config": proposal.config, "settings": {}}
+        config = {
+            "trial_id": proposal.trial_id,
+            "params": proposal.params,
+            "train_config": self.spec.train_config(proposal.params, 64),
+        }
         trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=config)
         self.scheduler.on_trial_add(None, trial)
         return trial

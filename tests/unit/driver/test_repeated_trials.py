@@ -18,8 +18,8 @@ def test_trials_of_one_configuration_and_several_seeds_are_repeats_live_and_from
         about = {"trial_id": f"t{i}", "number": i, "origin": "sampler", "resumed": False, "study_number": i}
         config = {
             **about,
-            "config": swept,
-            "settings": {"batch_size": 8, **swept},
+            "params": swept,
+            "train_config": SimpleNamespace(to_dict=lambda swept=swept: {"batch_size": 8, **swept}),
             "reported_samples": 0,
             "faults": 0,
         }

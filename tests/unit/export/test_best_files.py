@@ -21,7 +21,7 @@ from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts
 from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
 from sweepft.ledger import Ledger, SweepState
-from sweepft.spec import Mirror, from_dict, plan
+from sweepft.spec import Mirror, from_dict
 from sweepft.training.lr_schedules import lr_at
 
 TRAIN = {
@@ -91,24 +91,23 @@ def finished(
         for number, (rates, value) in enumerate(
             ((config, objective), (config | {"learning_rate": 1e-5}, 2.0))
         ):
-            settings = resolved.train_config(rates)
-            steps = plan(settings, 100)
+            train_config = resolved.train_config(rates, 100)
             t = f"t00{number}"
             tell(
-                "trial", trial_id=t, number=number, config=rates, train_config=settings.model_dump(mode="json"),
-                origin="sampler", planned_steps=steps.planned_steps, warmup_steps=steps.warmup_steps,
+                "trial", trial_id=t, number=number, params=rates, train_config=train_config.to_dict(),
+                origin="sampler", planned_steps=train_config.planned_steps, warmup_steps=train_config.warmup_steps,
             )  # fmt: skip
             sets = {
                 "own": {"loss": value, "stderr": 0.05, "tokens": 50, "samples": 10},
                 "general": {"loss": 3.0, "stderr": 0.1, "tokens": 50, "samples": 10},
             }
             tell(
-                "eval", trial_id=t, attempt=1, step=steps.planned_steps, samples_seen=100, rung=1.0, final=True,
+                "eval", trial_id=t, attempt=1, step=train_config.planned_steps, samples_seen=100, rung=1.0, final=True,
                 objective=value, sets=sets,
             )  # fmt: skip
             tell(
                 "end", trial_id=t, attempt=1, status="completed", reason=None, objective=value,
-                step=steps.planned_steps, samples_seen=100, tokens_seen=500,
+                step=train_config.planned_steps, samples_seen=100, tokens_seen=500,
             )  # fmt: skip
         tell("finish", status="finished")
     return view
@@ -122,13 +121,7 @@ def facts_of(folder: Path, **options: Any) -> BestFacts:
 
 def trial_rates(facts: BestFacts) -> list[float]:
     """The learning rate of each step, as the engine takes it."""
-    s = facts.settings
-    fixed = {
-        "schedule": s.schedule, "learning_rate": s.learning_rate, "warmup_steps": facts.warmup_steps,
-        "planned_steps": facts.planned_steps, "min_lr_ratio": s.min_lr_ratio, "decay_fraction": s.decay_fraction,
-        "power": s.power,
-    }  # fmt: skip
-    return [lr_at(step, **fixed) for step in range(facts.planned_steps)]
+    return [lr_at(step, facts.train_config) for step in range(facts.train_config.planned_steps)]
 
 
 def weights(run: Path, name: str = "t000") -> Path:
@@ -189,7 +182,7 @@ def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, sch
     mirrored = facts.spec.model_copy(update={"mirror": Mirror(uri="s3://bucket/a-sweep")})
     alone = from_dict(one_trial_spec(replace(facts, spec=mirrored)))
     (rate,) = alone.search.space["learning_rate"].choices
-    assert alone.train_config({"learning_rate": rate}) == facts.settings
+    assert alone.train_config({"learning_rate": rate}, 100) == facts.train_config
     assert alone.search.trials == alone.resources.concurrent_trials == 1
     assert alone.resources.workers_per_trial == 2
     assert alone.data == facts.spec.data
@@ -211,7 +204,9 @@ def test_the_scripts_learning_rates_are_the_trials(tmp_path: Path, schedule: str
     space: dict[str, Any] = {"math": math}
     exec(compile(ast.Module(wanted, []), "train.py", "exec"), space)
     for step, expected in enumerate(trial_rates(facts)):
-        assert space["learning_rate"](step, facts.planned_steps) == pytest.approx(expected, rel=1e-12)
+        assert space["learning_rate"](step, facts.train_config.planned_steps) == pytest.approx(
+            expected, rel=1e-12
+        )
 
 
 def _target(node: ast.AST) -> str:
@@ -314,7 +309,7 @@ def test_trl_gets_the_same_learning_rates(tmp_path: Path, schedule: str) -> None
         scheduler_specific_kwargs=config.get("lr_scheduler_kwargs"),
     )  # fmt: skip
     for step, expected in enumerate(trial_rates(facts)):
-        if schedule != "wsd" or step >= facts.warmup_steps:  # there, wsd warms up from its floor
+        if schedule != "wsd" or step >= facts.train_config.warmup_steps:  # there, wsd warms up from its floor
             assert scheduler.get_last_lr()[0] == pytest.approx(expected, rel=1e-9, abs=1e-15)
         optimizer.step()
         scheduler.step()
@@ -387,7 +382,7 @@ def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
         in (folder / "trl.yaml").read_text()
     )
     alone = from_dict(one_trial_spec(facts))
-    assert alone.train_config({"learning_rate": 3e-3}) == facts.settings
+    assert alone.train_config({"learning_rate": 3e-3}, 100) == facts.train_config
 
 
 def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -> None:
@@ -400,4 +395,4 @@ def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -
     assert "phase" not in script.lower()
     facts = best_facts(view)
     assert facts is not None
-    assert from_dict(one_trial_spec(facts)).train_config({"learning_rate": 3e-3}) == facts.settings
+    assert from_dict(one_trial_spec(facts)).train_config({"learning_rate": 3e-3}, 100) == facts.train_config

@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
         other = view.trials["t001"]
         train_config = {**other.train_config, "batch_size": 16, "seed": 3}
         ledger.append(
-            "trial", trial_id="t002", number=2, config={"learning_rate": 1e-5, "batch_size": 16}, train_config=train_config,
+            "trial", trial_id="t002", number=2, params={"learning_rate": 1e-5, "batch_size": 16}, train_config=train_config,
             origin="sampler", planned_steps=7, warmup_steps=0,
         )  # fmt: skip
         ledger.append(
@@ -42,7 +42,7 @@ def test_its_one_point_are_the_settings_of_the_trial(run: Path, name: str, tmp_p
     trial = SweepState.load(run).trials[name]
     config = {key: dimension.choices[0] for key, dimension in one.search.space.items()}
     assert all(len(dimension.choices) == 1 for dimension in one.search.space.values())
-    assert one.train_config(config) == TrainConfig.model_validate(trial.train_config)
+    assert one.train_config(config, 100) == TrainConfig.from_dict(trial.train_config, 100)
     assert (one.search.trials, one.early_stop.rule) == (1, "none")
     assert (known["trial_id"], known["objective"]) == (name, trial.objective)
 

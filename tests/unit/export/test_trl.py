@@ -46,7 +46,7 @@ def test_its_parser_takes_every_key(
     _, training, model, data = trl.TrlParser(parts).parse_args_and_config(
         command, fail_with_unknown_args=True
     )
-    assert (training.max_steps, training.learning_rate) == (facts.planned_steps, 3e-3)
+    assert (training.max_steps, training.learning_rate) == (facts.train_config.planned_steps, 3e-3)
     assert data.datasets[0].data_files == "/data/chats.jsonl.gz"
     adapter = trl.get_peft_config(model)
     assert (adapter is not None) == ("lora" in settings)

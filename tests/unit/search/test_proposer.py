@@ -96,7 +96,7 @@ def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
     for p in proposals:
         assert list(p.params) == list(spec.search.space)
         assert all(spec.search.space[key].contains(value) for key, value in p.params.items())
-        assert spec.train_config(p.params).batch_size == p.params["batch_size"]
+        assert spec.train_config(p.params, 64).batch_size == p.params["batch_size"]
         assert type(p.params["batch_size"]) is int
     # Whoever opens the file finds the same, with no sampler of ours
     study = optuna.load_study(

@@ -42,8 +42,8 @@ def test_a_suggestion_is_all_that_a_trial_needs() -> None:
         "sampler",
         False,
     )
-    assert params["settings"]["micro_batch"] == 8
-    assert {key: params["settings"][key] for key in params["params"]} == params["params"]
+    assert params["train_config"].micro_batch == 8
+    assert {key: getattr(params["train_config"], key) for key in params["params"]} == params["params"]
     assert params["study_number"] == 0
 
 

@@ -25,7 +25,6 @@ from sweepft.errors import LedgerError, SpecError
 from sweepft.ledger import SweepState, read_ledger
 from sweepft.replay.curves import Run, Study
 from sweepft.spec import SweepSpec, from_dict
-from sweepft.training.config import TrialConfig
 
 BUDGET = 4096
 
@@ -155,14 +154,10 @@ def test_a_budget_that_only_data_can_tell_is_refused() -> None:
         make_courses(from_dict(changed), None, 0)
 
 
-def plan(spec: SweepSpec, config: dict[str, Any]) -> TrialConfig:
-    return TrialConfig.from_settings("t", spec.train_config(config).model_dump(mode="json"), BUDGET)
-
-
 def test_a_made_up_course_is_the_same_for_the_same_configuration_and_seed() -> None:
     spec, config = make_spec(), {"batch_size": 64, "learning_rate": 1e-5, "schedule": "linear"}
     one, same, other = (
-        Synthetic(spec, BUDGET, seed).course(config, plan(spec, config)) for seed in (1, 1, 2)
+        Synthetic(spec, BUDGET, seed).course(config, spec.train_config(config, BUDGET)) for seed in (1, 1, 2)
     )
     assert np.array_equal(one.loss, same.loss)
     assert not np.array_equal(one.loss, other.loss)
@@ -179,7 +174,7 @@ def test_early_losses_foretell_the_end_but_not_all_of_it() -> None:
             "learning_rate": float(10 ** rng.uniform(-6, -4)),
             "schedule": str(rng.choice(["constant", "linear"])),
         }
-        course = Synthetic(spec, BUDGET).course(config, plan(spec, config))
+        course = Synthetic(spec, BUDGET).course(config, spec.train_config(config, BUDGET))
         if math.isfinite(course.ideal):
             early.append(course.validation[len(course.validation) // 10])
             late.append(course.validation[-1])
@@ -199,7 +194,7 @@ def test_a_recorded_run_is_played_back_for_its_nearest_configuration() -> None:
     study = Study("s", "a-table", "min", 1000.0, [run("low", 2e-6, 1.5), run("high", 8e-5, 1.2)])
     courses = Recorded(spec, BUDGET, [study])
     config = {"batch_size": 128, "learning_rate": 5e-5, "schedule": "constant"}
-    course = courses.course(config, plan(spec, config))
+    course = courses.course(config, spec.train_config(config, BUDGET))
     assert course.ideal == course.validation[-1] == 1.2
     assert course.loss[0] == pytest.approx(2.0, abs=0.1)
     assert "a-table" in courses.about["courses"]
@@ -207,8 +202,13 @@ def test_a_recorded_run_is_played_back_for_its_nearest_configuration() -> None:
 
 def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
     spec, config = make_spec(), {"batch_size": 64, "learning_rate": 1e-5, "schedule": "linear"}
-    settings = spec.train_config(config).model_dump(mode="json")
-    trial = Playback(make_courses(spec, None, 0), "t0", config, settings, budget=BUDGET, rungs=(0.1, 0.5))
+    trial = Playback(
+        make_courses(spec, None, 0),
+        config,
+        spec.train_config(config, BUDGET),
+        budget=BUDGET,
+        rungs=(0.1, 0.5),
+    )
     results = []
     while not results or not results[-1]["done"]:
         wait = trial.wait

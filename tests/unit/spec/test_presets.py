@@ -95,7 +95,8 @@ def test_presets__all_are_valid_and_listed() -> None:
     for name, preset in PRESETS.items():
         json.dumps(dict(preset.params))  # plain data for YAML and the ledger
         if "batch_size" in preset.params:
-            assert spec(name).train_config(dict(preset.params)).batch_size == preset.params["batch_size"]
+            train_config = spec(name).train_config(dict(preset.params), 10_000)
+            assert train_config.batch_size == preset.params["batch_size"]
         assert f"{name}: {preset.about}\n" in shown.output
         assert preset.source in shown.output
     assert "warmup 25 steps, schedule constant" in shown.output

@@ -97,16 +97,16 @@ def test_train_config__holds_the_curriculum_of_the_trial() -> None:
         whole({"data.strategy": BOTH, "data.mixture.skills": {"choice": [1.0, 2.0]}}, phases=TWO)
     )
     config = {"batch_size": 4, "data.strategy": "phased", "data.mixture.skills": 2.0}
-    settings = found.train_config(config)
+    settings = found.train_config(config, 64)
     assert settings.data == Curriculum.model_validate(
         {"strategy": "phased", "phases": TWO, "mixture": {"skills": 2.0}}
     )
-    assert TrainConfig.model_validate(settings.model_dump(mode="json")) == settings
+    assert TrainConfig.from_dict(settings.to_dict(), 64) == settings
     assert found.data.curriculum == Curriculum.model_validate({"phases": TWO})
 
 
 def test_train_config__has_no_curriculum_by_default() -> None:
-    assert from_dict(whole()).train_config({"batch_size": 4}).data is None
+    assert from_dict(whole()).train_config({"batch_size": 4}, 64).data is None
 
 
 def test_override__sets_mixture_weights(tmp_path) -> None:

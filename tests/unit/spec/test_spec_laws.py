@@ -25,14 +25,12 @@ from sweepft.errors import SpecError
 from sweepft.spec import (
     SWEEPABLE,
     Dimension,
-    Plan,
     SweepSpec,
     TrainConfig,
     dump,
     from_dict,
     json_schema,
     load,
-    plan,
 )
 from sweepft.spec.reference import with_reference
 from sweepft.spec.yaml_source import read, to_yaml
@@ -171,16 +169,17 @@ def test_any_bytes_are_a_mapping_or_a_problem(raw: bytes, tmp_path_factory: pyte
 CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.1, "schedule": "cosine"}
 
 
-def test_trial_settings_are_the_train_section_with_the_config_in_place(
+def test_train_config__is_the_train_section_with_the_params_in_place(
     loaded: Callable[..., SweepSpec],
 ) -> None:
     spec = loaded("search.space.optimizer.weight_decay={choice: [0.0, 0.1]}", "train.seed=5")
-    found = spec.train_config({**CONFIG, "optimizer.weight_decay": 0.1})
+    found = spec.train_config({**CONFIG, "optimizer.weight_decay": 0.1}, 64)
     assert isinstance(found, TrainConfig)
-    expected = {**spec.train.model_dump(), **CONFIG, "data": None}
+    expected = {**spec.train.model_dump(), **CONFIG, "data": None, "budget_samples": 64}
     expected["optimizer"] = {**expected["optimizer"], "weight_decay": 0.1}
     assert found.model_dump() == expected
-    assert TrainConfig.model_validate(found.model_dump(mode="json")) == found
+    assert TrainConfig.from_dict(found.to_dict(), 64) == found
+    assert "budget_samples" not in found.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -197,11 +196,11 @@ def test_trial_settings_are_the_train_section_with_the_config_in_place(
         ),
     ],
 )
-def test_trial_settings_refuse(
+def test_train_config__refuses(
     config: dict[str, Any], key: str, rule: str, loaded: Callable[..., SweepSpec]
 ) -> None:
     with pytest.raises(SpecError) as caught:
-        loaded().train_config(config)
+        loaded().train_config(config, 64)
     (problem,) = caught.value.problems
     assert problem.key == key
     assert rule in problem.rule or "is required" in problem.rule
@@ -210,27 +209,26 @@ def test_trial_settings_refuse(
 @pytest.mark.parametrize(
     ("batch_size", "warmup", "budget", "expected"),
     [
-        (8, 0.0, 64, Plan(8, 0)),
-        (8, 0.0, 65, Plan(9, 0)),
-        (1, 0.1, 30, Plan(30, 3)),  # 0.1 * 30 is 3.0000000000000004 in binary floats
-        (1, 0.07, 100, Plan(100, 7)),  # 7.000000000000001
-        (1, 0.03, 10, Plan(10, 1)),
-        (1, 1e-9, 10, Plan(10, 1)),
-        (64, 0.5, 10, Plan(1, 1)),
-        (8, {"steps": 5}, 64, Plan(8, 5)),
-        (8, {"steps": 50}, 64, Plan(8, 8)),
+        (8, 0.0, 64, (8, 0)),
+        (8, 0.0, 65, (9, 0)),
+        (1, 0.1, 30, (30, 3)),  # 0.1 * 30 is 3.0000000000000004 in binary floats
+        (1, 0.07, 100, (100, 7)),  # 7.000000000000001
+        (1, 0.03, 10, (10, 1)),
+        (1, 1e-9, 10, (10, 1)),
+        (64, 0.5, 10, (1, 1)),
+        (8, {"steps": 5}, 64, (8, 5)),
+        (8, {"steps": 50}, 64, (8, 8)),
     ],
 )
-def test_plan(
-    batch_size: int, warmup: Any, budget: int, expected: Plan, loaded: Callable[..., SweepSpec]
+def test_train_config__steps(
+    batch_size: int, warmup: Any, budget: int, expected: tuple[int, int], loaded: Callable[..., SweepSpec]
 ) -> None:
-    spec = loaded()
-    assert plan(spec.train_config({**CONFIG, "batch_size": batch_size, "warmup": warmup}), budget) == expected
+    found = loaded().train_config({**CONFIG, "batch_size": batch_size, "warmup": warmup}, budget)
+    assert (found.planned_steps, found.warmup_steps) == expected
+    assert pickle.loads(pickle.dumps(found)) == found
 
 
-BASE = TrainConfig.model_validate(
-    {"budget": {"samples": 1}, "micro_batch": 1, "batch_size": 1, "learning_rate": 1.0}
-)
+BASE = {"budget": {"samples": 1}, "micro_batch": 1, "learning_rate": 1.0}
 
 
 @settings(deadline=None, max_examples=200)
@@ -239,8 +237,9 @@ BASE = TrainConfig.model_validate(
     budget=st.integers(1, 10**7),
     warmup=st.decimals(0, "0.999", places=3).map(float),
 )
-def test_plan_is_exact(batch_size: int, budget: int, warmup: float) -> None:
-    steps, warm = plan(BASE.model_copy(update={"batch_size": batch_size, "warmup": warmup}), budget)
+def test_train_config__steps_are_exact(batch_size: int, budget: int, warmup: float) -> None:
+    found = TrainConfig.from_dict({**BASE, "batch_size": batch_size, "warmup": warmup}, budget)
+    steps, warm = found.planned_steps, found.warmup_steps
     assert (steps - 1) * batch_size < budget <= steps * batch_size
     assert warm == math.ceil(Fraction(repr(warmup)) * steps) <= steps
 
@@ -345,7 +344,7 @@ def test_the_public_surface() -> None:
     )
     sources = "Mirror TestSource Track Train TrainSource WandbTrack Replicates Evaluate Finalists HarnessTask"
     rest = (
-        "FEWEST_STEPS PRESETS PACKABLE SWEEPABLE Dimension MicroTokens Preset Plan SweepSpec "
+        "FEWEST_STEPS PRESETS PACKABLE SWEEPABLE Dimension MicroTokens Preset SweepSpec "
         "TrainConfig WarmupSteps check_budget domain_problems dump from_dict is_hub_id "
         "is_template_file json_schema load is_data_key packing_note plan reference format_value"
     )
@@ -368,7 +367,7 @@ def test_the_sweeps_shipped_are_sound(path: Path) -> None:
     """Apart from the files they name, which are not shipped."""
     spec = load(path, check_files=False)
     first = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
-    assert spec.train_config(first).batch_size > 0
+    assert spec.train_config(first, 64).batch_size > 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import changed, engine_config, train_config
 from support.ranks import on_ranks
 from sweepft.training.checkpoint import free_space_problem
 
-A = trial("A", batch_size=12, planned_steps=6, weight_decay=0.1)
-B = trial("B", learning_rate=1e-2, seed=3)
+A = train_config(batch_size=12, weight_decay=0.1)
+B = train_config(learning_rate=1e-2, seed=3)
 
 
 def interrupted(runner, folder: Path, first, second):
@@ -43,7 +42,7 @@ def interrupted(runner, folder: Path, first, second):
     ],
 )
 def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, world_size):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     saved, back, gone_on, whole = on_ranks(interrupted, world_size, plan, tmp_path / "state", A, B)
     assert back["step"] == 2
     assert back["samples"] == 24
@@ -63,8 +62,8 @@ def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, wor
 def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
-    first, second = (replace(t, optimizer=optimizer) for t in (A, B))
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
+    first, second = (changed(t, optimizer=optimizer) for t in (A, B))
     *_, gone_on, whole = on_ranks(interrupted, 2, plan, tmp_path / "state", first, second)
     assert gone_on[1]["history"]["loss"] == whole[1]["history"]["loss"]
     assert gone_on[2] == whole[2]
@@ -100,7 +99,7 @@ def damaged(runner, folder: Path, first, other):
 
 
 def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
-    plan = engine_plan(tiny_model_dir, tmp_path)
+    plan = engine_config(tiny_model_dir, tmp_path)
     foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
     assert "is the state of another trial" in foreign
     assert "25: is a link; states are read from the run folder itself" in linked
@@ -117,7 +116,7 @@ def twice(runner, folder: Path, first):
 
 
 def test_only_the_newest_state_is_kept_and_it_is_complete(tiny_model_dir, tmp_path):
-    on_ranks(twice, 2, engine_plan(tiny_model_dir, tmp_path), tmp_path / "state", A)
+    on_ranks(twice, 2, engine_config(tiny_model_dir, tmp_path), tmp_path / "state", A)
     (kept,) = (tmp_path / "state").iterdir()
     assert kept.name == "48"
     assert json.loads((kept / "complete.json").read_text())["world_size"] == 2

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.ranks import run_trials
 from sweepft.training.model import blocks, compile_blocks
 
-A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1)
-B = trial("B", learning_rate=1e-2, gradient_checkpointing=True)
+A = train_config(batch_size=16, weight_decay=0.1)
+B = train_config(learning_rate=1e-2, gradient_checkpointing=True)
 
 
 def test_what_is_compiled_is_the_repeated_block(tiny_model_dir):
@@ -39,7 +39,7 @@ def losses(result: dict[str, Any]) -> list[float]:
 @pytest.mark.full
 @pytest.mark.parametrize(("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 2, True)])
 def test_compiled_trials(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
-    plan = engine_plan(
+    plan = engine_config(
         tiny_model_dir, tmp_path, zero_stage=zero_stage, packed=packed, micro_batch=60 if packed else 4
     )
     compiled = replace(plan, compiled=True)

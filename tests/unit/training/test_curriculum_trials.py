@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from support.engine_material import engine_plan, trial, write_rows
+from support.engine_material import engine_config, train_config, write_rows
 from support.ranks import on_ranks
 from sweepft.data import TokenSet, sample_order
-from sweepft.spec import Curriculum
-from sweepft.training.config import TrialConfig
+from sweepft.spec import Curriculum, TrainConfig
 
 PHASES = [{"domains": ["a"], "share": 0.4}, {"domains": ["b", "c"]}]
 CURRICULUM = Curriculum.model_validate(
@@ -18,7 +17,7 @@ CURRICULUM = Curriculum.model_validate(
 )
 
 
-def interrupted(runner, folder: Path, first: TrialConfig, second: TrialConfig):
+def interrupted(runner, folder: Path, first: TrainConfig, second: TrainConfig):
     """A phased trial saved in its second phase, a stacked one, the first restored and ended; then without a break."""
     begun = runner.start(first)
     history = runner.run(40)["history"]
@@ -35,10 +34,10 @@ def interrupted(runner, folder: Path, first: TrialConfig, second: TrialConfig):
 
 def test_a_phased_trial_takes_its_rows_and_goes_on_from_its_state(tiny_dropout_model, tmp_path):
     rows = TokenSet(write_rows(tmp_path / "domains", 50, 1, ("a", "b", "c")))
-    plan = engine_plan(tiny_dropout_model, tmp_path, train_cache=str(rows.path))
-    phased = trial("A", curriculum=CURRICULUM.model_dump(mode="json"))
+    plan = engine_config(tiny_dropout_model, tmp_path, train_cache=str(rows.path))
+    phased = train_config(data=CURRICULUM)
     order, plain, history, rest, whole = on_ranks(
-        interrupted, 1, plan, tmp_path / "state", phased, trial("B")
+        interrupted, 1, plan, tmp_path / "state", phased, train_config()
     )
     expected = sample_order(rows, 0, CURRICULUM, 64)
     assert order == expected.digest

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import changed, engine_config, train_config
 from support.ranks import run_trials
 from sweepft.training.model import use_liger
 
-A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1)
-B = trial("B", learning_rate=1e-2)
+A = train_config(batch_size=16, weight_decay=0.1)
+B = train_config(learning_rate=1e-2)
 
 
 def losses(plan, *trials):
@@ -28,7 +28,7 @@ def test_liger_is_refused_where_torch_sees_no_gpu(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_trial_on_a_gpu_has_the_losses_of_the_cpu(tiny_model_dir, tmp_path, stage):
-    plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
+    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
     (here,) = run_trials(plan, [A], 1)
     assert losses(plan, A)[0] == pytest.approx(here["history"]["loss"], abs=1e-4)
 
@@ -37,7 +37,7 @@ def test_a_trial_on_a_gpu_has_the_losses_of_the_cpu(tiny_model_dir, tmp_path, st
 @pytest.mark.parametrize("stage", [2, 3])
 def test_packed_bf16_trials_on_a_gpu_train_as_padded_ones_do_and_come_again(tiny_model_dir, tmp_path, stage):
     """Through FlashAttention over documents, whose sums are made in an order of their own."""
-    padded = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage, precision="bf16")
+    padded = engine_config(tiny_model_dir, tmp_path, zero_stage=stage, precision="bf16")
     first, _, again = losses(replace(padded, packed=True, micro_batch=60), A, B, A)
     assert first == pytest.approx(losses(padded, A)[0], abs=2e-2)
     assert again == pytest.approx(first, abs=1e-3)
@@ -46,7 +46,7 @@ def test_packed_bf16_trials_on_a_gpu_train_as_padded_ones_do_and_come_again(tiny
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["optimizer", "optimizer_and_parameters"])
 def test_offloaded_trials_train_alike_and_again(tiny_model_dir, tmp_path, offload):
-    plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
+    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
     (here,) = losses(plan, A)
     first, _, again = losses(replace(plan, offload=offload), A, B, A)
     assert first == pytest.approx(here, abs=1e-5)
@@ -57,14 +57,14 @@ def test_offloaded_trials_train_alike_and_again(tiny_model_dir, tmp_path, offloa
 @pytest.mark.gpu
 def test_liger_trains_alike(tiny_model_dir, tmp_path):
     pytest.importorskip("liger_kernel")
-    plan = engine_plan(tiny_model_dir, tmp_path)
+    plan = engine_config(tiny_model_dir, tmp_path)
     assert losses(replace(plan, liger=True), A)[0] == pytest.approx(losses(plan, A)[0], abs=1e-3)
 
 
 @pytest.mark.gpu
 def test_eight_bit_adamw_trains_much_like_adamw_and_again(tiny_model_dir, tmp_path):
     pytest.importorskip("bitsandbytes")
-    plan = engine_plan(tiny_model_dir, tmp_path)
-    first, again = losses(plan, *[replace(A, optimizer="adamw_8bit")] * 2)
+    plan = engine_config(tiny_model_dir, tmp_path)
+    first, again = losses(plan, *[changed(A, optimizer="adamw_8bit")] * 2)
     assert first == pytest.approx(losses(plan, A)[0], abs=5e-2)
     assert again == first

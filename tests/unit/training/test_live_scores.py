@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import changed, engine_config, train_config
 from support.ranks import on_ranks
 from support.tasks import task_folder
 from support.tiny import tiny_tokenizer
 from sweepft.evaluation import EvalTask
-from sweepft.training.config import AdapterConfig
+from sweepft.spec import Lora
 
 pytest.importorskip("lm_eval")
 
-A = trial("A", batch_size=16, planned_steps=4, learning_rate=3e-2, weight_decay=0.1)
-B = trial("B", learning_rate=1e-2, seed=3)
+A = train_config(batch_size=16, learning_rate=3e-2, weight_decay=0.1)
+B = train_config(learning_rate=1e-2, seed=3)
 
 
 def scored(runner, tokenizer: Path, tasks):
@@ -87,7 +86,7 @@ def test_scores_equal_those_of_the_saved_folder(tiny_dropout_model, tmp_path, st
     tasks = task_folder(tmp_path / "tasks")
     plans = [EvalTask(n, (str(tasks),), batch_size=4) for n in ("tiny_choice", "tiny_words", "tiny_group")]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, **changes)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, **changes)
     here, base, there, validation, expected, after = on_ranks(
         scored_after, world_size, plan, tmp_path, plans, A, B
     )
@@ -135,7 +134,7 @@ def adapters(runner, folder: Path, tasks, first):
     runner.run(64)
     here = scored(runner, tokenizer, tasks), runner.evaluate()["objective"]
     runner.export(str(folder / "weights"), str(tokenizer))
-    runner.start(replace(first, lora=replace(first.lora, alpha=1.0)))
+    runner.start(changed(first, lora=first.lora.model_copy(update={"alpha": 1.0})))
     runner.start(first)
     runner.load_weights(str(folder / "weights"))
     return here, (scored(runner, tokenizer, tasks), runner.evaluate()["objective"])
@@ -147,9 +146,9 @@ def test_adapters_are_loaded_over_the_base_that_is_there(tiny_model_dir, tmp_pat
     pytest.importorskip("peft")
     tasks = [EvalTask("tiny_choice", (str(task_folder(tmp_path / "tasks")),))]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    lora = AdapterConfig(rank=4, alpha=64.0, dropout=0.1, target_modules="all-linear")
-    plan = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
-    here, there = on_ranks(adapters, world_size, plan, tmp_path, tasks, replace(A, lora=lora))
+    lora = Lora(rank=4, alpha=64.0, dropout=0.1, target_modules="all-linear")
+    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
+    here, there = on_ranks(adapters, world_size, plan, tmp_path, tasks, changed(A, lora=lora))
     assert there == here
 
 
@@ -166,5 +165,5 @@ def test_weights_of_another_model_are_refused(tiny_model_dir, tmp_path):
     from support.tiny import tiny_model
 
     other = tiny_model(tmp_path / "other", hidden_size=32)
-    said = on_ranks(damaged, 1, engine_plan(tiny_model_dir, tmp_path), other, A)
+    said = on_ranks(damaged, 1, engine_config(tiny_model_dir, tmp_path), other, A)
     assert "model.embed_tokens.weight has the shape (384, 32), and the model wants (384, 64)" in said

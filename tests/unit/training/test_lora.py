@@ -11,19 +11,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import changed, engine_config, train_config
 from support.ranks import on_ranks, run_trials
+from sweepft.spec import Lora
 from sweepft.training.base_weights import shared_copy
-from sweepft.training.config import AdapterConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
-FOUR = AdapterConfig(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
-A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, lora=FOUR, gradient_checkpointing=True)
-B = trial("B", learning_rate=3e-2, schedule="constant", seed=3, lora=replace(FOUR, alpha=64.0, dropout=0.0))
-C = trial("C", batch_size=32, planned_steps=2, lora=AdapterConfig(8, 16.0, 0.05, ("q_proj", "v_proj")))
+FOUR = Lora(rank=4, alpha=8.0, dropout=0.1, target_modules="all-linear")
+FOUR_PLAIN = FOUR.model_copy(update={"alpha": 64.0, "dropout": 0.0})
+A = train_config(batch_size=16, weight_decay=0.1, lora=FOUR, gradient_checkpointing=True)
+B = train_config(learning_rate=3e-2, schedule="constant", seed=3, lora=FOUR_PLAIN)
+C = train_config(
+    batch_size=32, lora=Lora(rank=8, alpha=16.0, dropout=0.05, target_modules=("q_proj", "v_proj"))
+)
 
 
 def numbers(result):
@@ -52,7 +55,7 @@ def numbers(result):
     ],
 )
 def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     first, other, again, ranked, last = run_trials(plan, [A, B, A, C, B], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again, ranked, last)] == [False, True, True, False, False]
     assert numbers(again) == numbers(first)
@@ -98,7 +101,7 @@ def frozen_and_file(runner):
 @pytest.mark.parametrize(("stage", "precision"), [(2, "bf16"), pytest.param(2, "fp32", marks=pytest.mark.full),
                                                   pytest.param(3, "bf16", marks=pytest.mark.full)])  # fmt: skip
 def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path, stage, precision):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     ranks, unchanged = on_ranks(frozen_and_file, 2, plan)
     for count, inside, there, own in ranks:
         assert count > 0
@@ -121,7 +124,7 @@ kept = []
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
 def test_ranks_that_share_weights_at_the_same_moment_map_one_file(tiny_model_dir, tmp_path):
-    regions = on_ranks(shared_at_once, 2, engine_plan(tiny_model_dir, tmp_path), "once")
+    regions = on_ranks(shared_at_once, 2, engine_config(tiny_model_dir, tmp_path), "once")
     assert len(regions) == 20
     assert all(there for *_, there, _ in regions)
 
@@ -129,7 +132,7 @@ def test_ranks_that_share_weights_at_the_same_moment_map_one_file(tiny_model_dir
 def packed_and_exported(runner, rows, packed, folder: Path):
     """The same trial padded and packed; the padded one's state and weights in ``folder``."""
     histories = []
-    settings = replace(C, lora=replace(C.lora, dropout=0.0))
+    settings = changed(C, lora=C.lora.model_copy(update={"dropout": 0.0}))
     for plan in (packed, rows):
         runner.plan, runner.zero = plan, ZeroEngine(plan, runner.device)
         runner.start(settings)
@@ -145,7 +148,7 @@ def packed_and_exported(runner, rows, packed, folder: Path):
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 2), pytest.param(2, 2, marks=pytest.mark.full),
                                                    pytest.param(2, 3, marks=pytest.mark.full)])  # fmt: skip
 def test_packed_equals_padded_and_the_export_loads_in_peft(tiny_model_dir, tmp_path, world_size, stage):
-    rows = engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)
+    rows = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
     packed = replace(rows, packed=True, micro_batch=60)
     (ours, theirs), size, restored = on_ranks(packed_and_exported, world_size, rows, rows, packed, tmp_path)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=2e-5)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.ranks import on_ranks
 from sweepft.training.memory import CPU_TOKENS, largest_micro_batch
 
@@ -47,8 +47,8 @@ def unprobed(runner, settings):
 
 
 def test_a_probe_leaves_no_trace(tiny_dropout_model, tmp_path):
-    settings = trial()
-    plan = engine_plan(tiny_dropout_model, tmp_path, micro_batch=0, largest_batch=8)
+    settings = train_config()
+    plan = engine_config(tiny_dropout_model, tmp_path, micro_batch=0, largest_batch=8)
     rows, history = on_ranks(probed, 2, plan, settings)
     assert rows == 4, f"a rank's share of the largest batch: {CPU_TOKENS} tokens hold it all"
     expected = on_ranks(unprobed, 2, replace(plan, micro_batch=4), settings)

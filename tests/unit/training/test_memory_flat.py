@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.ranks import on_ranks
 from sweepft.training.deepspeed_engine import ZeroEngine
 
@@ -28,8 +28,8 @@ def memory_over_trials(runner, reset_in_place):
     runner.zero = ZeroEngine(runner.plan, runner.device, reset_in_place)
     after, warm = [], []
     for i in range(TRIALS):
-        changes = {"batch_size": (8, 16, 32)[i % 3], "planned_steps": (8, 4, 2)[i % 3]}
-        warm.append(runner.start(trial(f"t{i:03d}", gradient_checkpointing=i % 2 == 1, **changes))["warm"])
+        trial = train_config(batch_size=(8, 16, 32)[i % 3], gradient_checkpointing=i % 2 == 1)
+        warm.append(runner.start(trial)["warm"])
         runner.run(runner.plan.budget_samples)
         runner.evaluate()
         after.append(resident())
@@ -39,7 +39,7 @@ def memory_over_trials(runner, reset_in_place):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 @pytest.mark.parametrize("stage", [2, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 3))])
 def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
     after, warm = on_ranks(memory_over_trials, 2, plan, None)
     assert warm == [False] + [True] * (TRIALS - 1)
     # One set of weights, gradients and optimizer states kept a trial would be 24 x 1.5 MB; pools still grow by a few.
@@ -48,7 +48,7 @@ def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
 
 def held_after_another_engine(runner):
     """Build an engine, train, build another one: how many of the first one's tensors are still in memory."""
-    runner.start(trial("A"))
+    runner.start(train_config())
     runner.run(16)
     zero = runner.zero
     tensors = [*zero._master_tensors(), *(v for s in zero._optimizer_states() for v in s.values())]
@@ -56,7 +56,7 @@ def held_after_another_engine(runner):
     held = [t.untyped_storage()._weak_ref() for t in tensors if torch.is_tensor(t)]
     del tensors, zero
     assert len(held) > 10
-    assert not runner.start(trial("B", optimizer="sgd"))["warm"]
+    assert not runner.start(train_config(optimizer="sgd"))["warm"]
     runner.run(16)
     gc.collect()
     return sum(not torch.UntypedStorage._expired(storage) for storage in held)
@@ -66,5 +66,5 @@ def held_after_another_engine(runner):
 def test_nothing_is_left_of_an_engine_when_another_one_is_built(tiny_model_dir, tmp_path, stage):
     """DeepSpeed keeps the objects of every ZeRO-3 engine that it ever made."""
     assert (
-        on_ranks(held_after_another_engine, 1, engine_plan(tiny_model_dir, tmp_path, zero_stage=stage)) == 0
+        on_ranks(held_after_another_engine, 1, engine_config(tiny_model_dir, tmp_path, zero_stage=stage)) == 0
     )

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.ranks import on_ranks, run_trials
 
-A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)
-B = trial("B", learning_rate=1e-2, gradient_clipping=0.0, optimizer="adamw")
+A = train_config(batch_size=16, weight_decay=0.1, gradient_checkpointing=True)
+B = train_config(learning_rate=1e-2, gradient_clipping=0.0, optimizer="adamw")
 FULL = pytest.mark.full
 
 
@@ -30,7 +30,7 @@ def numbers(result):
     ],
 )  # fmt: skip
 def test_offloaded_trials(tiny_dropout_model, tmp_path, offload, stage, precision, world_size):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
     offloaded = replace(plan, offload=offload)
     first, other, again = run_trials(offloaded, [A, B, A], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again)] == [False, True, True]
@@ -59,6 +59,6 @@ def saved_and_restored(runner, folder):
 @pytest.mark.full
 @pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("optimizer_and_parameters", 3)])
 def test_an_offloaded_trial_goes_on_from_its_state(tiny_dropout_model, tmp_path, offload, stage):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
     rest, resumed = on_ranks(saved_and_restored, 2, plan, tmp_path / "state")
     assert resumed == rest

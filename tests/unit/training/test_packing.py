@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from support.engine_material import VOCAB, engine_plan, trial
+from support.engine_material import VOCAB, engine_config, train_config
 from support.ranks import on_ranks
 from support.tiny import tiny_config, tiny_model
 from sweepft.spec import PACKABLE
@@ -93,7 +93,7 @@ def test_a_forward_pass_without_boundaries_is_refused():
         model(input_ids=torch.ones(1, 4, dtype=torch.long), use_cache=False)
 
 
-SETTINGS = trial(batch_size=16, planned_steps=5)
+SETTINGS = train_config(batch_size=16, budget_samples=70)
 
 
 def trained(runner, plans):
@@ -113,7 +113,7 @@ def trained(runner, plans):
     ("world_size", "stage"), [(1, 2), (2, 2), pytest.param(2, 3, marks=pytest.mark.full)]
 )
 def test_a_trial_gives_the_same_losses_packed_and_padded(tiny_model_dir, tmp_path, world_size, stage):
-    rows = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, zero_stage=stage)
+    rows = engine_config(tiny_model_dir, tmp_path, budget_samples=70, zero_stage=stage)
     budgets = [dataclasses.replace(rows, packed=True, micro_batch=n) for n in (1, 40, 4000)]
     (_, expected, objective), *others = on_ranks(trained, world_size, rows, [rows, *budgets])
     for kind, got, validation in others:
@@ -150,7 +150,7 @@ def _forgetful(module, query, key, value, attention_mask, scaling=None, **_):
 
 def test_an_unproven_family_is_padded_in_groups_and_a_wrong_attention_is_refused(tmp_path):
     folder = tiny_model(tmp_path / "model", initializer_range=0.1)
-    rows = engine_plan(folder, tmp_path, budget_samples=70)
+    rows = engine_config(folder, tmp_path, budget_samples=70)
     packed = dataclasses.replace(rows, packed=True, micro_batch=60)
     kind, expected, got, error, message = on_ranks(trained_otherwise, 1, rows, rows, packed)
     assert kind == "grouped"

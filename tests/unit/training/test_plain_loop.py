@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import engine_config, train_config
 from support.ranks import run_trials
 from sweepft.data import SampleOrder, TokenSet
 from sweepft.training.lr_schedules import lr_at
@@ -21,8 +21,13 @@ def plain_loop(plan, settings):
     model = AutoModelForCausalLM.from_pretrained(plan.model_path, dtype=torch.float32).train()
     data = TokenSet(plan.train_cache)
     order = SampleOrder(len(data), settings.seed, data.digest)
+    constants = settings.optimizer
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1.0, betas=settings.betas, eps=settings.eps, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=1.0,
+        betas=constants.betas,
+        eps=constants.eps,
+        weight_decay=constants.weight_decay,
     )
     losses, norms = [], []
     for step in range(STEPS):
@@ -41,13 +46,7 @@ def plain_loop(plan, settings):
             total += loss.item()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(
-                step,
-                schedule=settings.schedule,
-                learning_rate=settings.learning_rate,
-                warmup_steps=settings.warmup_steps,
-                planned_steps=settings.planned_steps,
-            )
+            group["lr"] = lr_at(step, settings)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total)
@@ -66,10 +65,10 @@ def plain_loop(plan, settings):
     ],
 )
 def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
-    plan = engine_plan(
+    plan = engine_config(
         tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, validation=()
     )
-    settings = trial(batch_size=batch_size, planned_steps=STEPS, warmup_steps=3)
+    settings = train_config(batch_size=batch_size, budget_samples=STEPS * batch_size, warmup={"steps": 3})
     losses, norms = plain_loop(plan, settings)
     history = run_trials(plan, [settings], world_size)[0]["history"]
     assert history["loss"] == pytest.approx(losses, abs=1e-5)
@@ -79,8 +78,8 @@ def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, wo
 @pytest.fixture(scope="module")
 def cut_in_fours(tiny_model_dir, tmp_path_factory):
     """The batch in micro-batches of four on one rank."""
-    plan = engine_plan(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
-    return run_trials(plan, [trial(batch_size=16, planned_steps=5)], 1)[0]
+    plan = engine_config(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
+    return run_trials(plan, [train_config(batch_size=16, budget_samples=70)], 1)[0]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +91,8 @@ def test_the_cut_of_the_batch_changes_nothing(
 ):
     """Micro-batch, accumulation and world size: loss and gradient norm stay within 1e-6."""
     expected = cut_in_fours
-    plan = engine_plan(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
-    got = run_trials(plan, [trial(batch_size=16, planned_steps=5)], world_size)[0]
+    plan = engine_config(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
+    got = run_trials(plan, [train_config(batch_size=16, budget_samples=70)], world_size)[0]
     assert got["history"]["samples_seen"] == [16, 32, 48, 64, 70], "the last batch holds what is left"
     for name in ("loss", "grad_norm"):
         assert got["history"][name] == pytest.approx(expected["history"][name], rel=1e-6, abs=1e-6)

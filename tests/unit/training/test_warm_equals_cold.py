@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
 
 import pytest
 
-from support.engine_material import engine_plan, trial
+from support.engine_material import changed, engine_config, train_config
 from support.ranks import run_trials
 from sweepft.training.deepspeed_engine import RESET_IN_PLACE
 
-A = trial("A", batch_size=16, planned_steps=4, weight_decay=0.1, gradient_checkpointing=True)
-B = trial(
-    "B", learning_rate=1e-2, schedule="constant", warmup_steps=0, gradient_clipping=0.0, betas=(0.9, 0.95)
+A = train_config(batch_size=16, weight_decay=0.1, gradient_checkpointing=True)
+B = train_config(
+    learning_rate=1e-2, schedule="constant", warmup={"steps": 0}, gradient_clipping=0.0, betas=(0.9, 0.95)
 )
-C = trial("C", batch_size=32, planned_steps=2, learning_rate=3e-2, schedule="linear", seed=3)
+C = train_config(batch_size=32, learning_rate=3e-2, schedule="linear", seed=3)
 
 
 def numbers(result):
@@ -33,7 +32,7 @@ def numbers(result):
     [(s, p, w) for (s, p), w in product(sorted(RESET_IN_PLACE), (1, 2))],
 )
 def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     with ThreadPoolExecutor(2 // world_size) as processes:  # two cores
         started = [
             processes.submit(run_trials, plan, trials, world_size, chunks=2) for trials in ([A, B, C, A], [C])
@@ -61,13 +60,13 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 1e-2}
 def test_warm_equals_cold_for_other_optimizers(
     tiny_dropout_model, tmp_path, optimizer, stage, precision, world_size
 ):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
-    a, c = (replace(t, **optimizer) for t in (A, C))
-    b = replace(B, **optimizer, momentum=0.0)
-    first, other, changed, again, last = run_trials(plan, [a, b, A, a, c], world_size, chunks=2)
-    assert [r["warm"] for r in (first, other, changed, again, last)] == [False, True, False, False, True]
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    a, c = (changed(t, **optimizer) for t in (A, C))
+    b = changed(B, **optimizer, momentum=0.0)
+    first, other, second, again, last = run_trials(plan, [a, b, A, a, c], world_size, chunks=2)
+    assert [r["warm"] for r in (first, other, second, again, last)] == [False, True, False, False, True]
     assert numbers(again) == numbers(first)
-    assert numbers(changed) != numbers(first)
+    assert numbers(second) != numbers(first)
     assert numbers(last) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
     assert first["history"]["loss"][-1] < first["history"]["loss"][0], "something was learned"
 
@@ -80,8 +79,8 @@ def test_warm_equals_cold_for_other_optimizers(
 def test_eight_bit_adamw_is_built_anew_to_the_same_numbers_and_trains_much_like_adamw(
     tiny_dropout_model, tmp_path, stage, precision, world_size
 ):
-    plan = engine_plan(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
-    a, c = (replace(t, optimizer="adamw_8bit") for t in (A, C))
+    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    a, c = (changed(t, optimizer="adamw_8bit") for t in (A, C))
     first, other, again = run_trials(plan, [a, c, a], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again)] == [False] * 3
     assert numbers(again) == numbers(first)
@@ -93,7 +92,7 @@ def test_eight_bit_adamw_is_built_anew_to_the_same_numbers_and_trains_much_like_
 
 @pytest.mark.full
 def test_rebuilding_in_the_living_process_gives_the_same_too(tiny_dropout_model, tmp_path):
-    plan = engine_plan(tiny_dropout_model, tmp_path)
+    plan = engine_config(tiny_dropout_model, tmp_path)
     rebuilt = run_trials(plan, [A, B, A], 2, chunks=2, reset_in_place=False)
     assert [r["warm"] for r in rebuilt] == [False, False, False]
     assert numbers(rebuilt[2]) == numbers(rebuilt[0])
