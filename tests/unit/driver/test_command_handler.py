@@ -54,7 +54,7 @@ class Driver:
         assert proposal is not None
         if proposal.trial_id not in self.event_log.view.trials:
             self.event_log.write(
-                "trial", trial_id=proposal.trial_id, number=proposal.number, config=proposal.config,
+                "trial", trial_id=proposal.trial_id, number=proposal.number, params=proposal.params,
                 train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip

@@ -264,6 +264,7 @@ def test_what_lies_in_a_dimension(dimension: dict[str, Any], inside: list[Any], 
 def test_sweepable_fields_change_neither_memory_nor_budget() -> None:
     assert {key.split(".")[0] for key in SWEEPABLE} == set(TrainConfig.model_fields) - {
         "budget",
+        "budget_samples",
         "micro_batch",
         "precision",
         "zero_stage",
@@ -346,7 +347,7 @@ def test_the_public_surface() -> None:
     rest = (
         "FEWEST_STEPS PRESETS PACKABLE SWEEPABLE Dimension MicroTokens Preset SweepSpec "
         "TrainConfig WarmupSteps check_budget domain_problems dump from_dict is_hub_id "
-        "is_template_file json_schema load is_data_key packing_note plan reference format_value"
+        "is_template_file json_schema load is_data_key packing_note reference format_value"
     )
     assert set(sweepft.spec.__all__) == {*sections.split(), *sources.split(), *rest.split()}
     assert all(hasattr(sweepft.spec, name) for name in sweepft.spec.__all__)
