@@ -20,7 +20,8 @@ import record
 from benchmarks.simulation import compare_systems, make_courses, simulate
 from benchmarks.simulation.courses import budget_of
 
-from sweepft.driver.restore import from_ledger
+from sweepft.driver.control import SweepControl
+from sweepft.driver.restore import restored_search
 from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.replay.score import bootstrap
 from sweepft.search import Proposer
@@ -85,7 +86,7 @@ def resume_seconds(run_dir: Path, spec: SweepSpec) -> dict[str, float]:
     with ledger:
         view = SweepState.from_rows(rows)
         read = time.process_time() - begin
-        from_ledger(spec, view.budget_samples, run_dir, EventLog(ledger, view))
+        restored_search(spec, run_dir, EventLog(ledger, view), SweepControl())
     total = time.process_time() - begin
     return {
         "read": read,

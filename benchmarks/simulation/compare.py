@@ -124,8 +124,9 @@ def _run(spec: SweepSpec, courses: CurveSource, name: str, seed: int, until: flo
 
     def play(trial: str, config: Mapping[str, Any], slot: str, warm: bool) -> Playback:
         begun.append(trial)
-        params = config.get("params", dict(config))
-        train_config = config.get("train_config") or spec.train_config(params, budget)
+        job = config.get("job")  # Ray's own searchers propose bare params
+        params = dict(config) if job is None else job.params
+        train_config = spec.train_config(params, budget) if job is None else job.train_config
         return Playback(
             courses, params, train_config, budget=budget,
             rungs=spec.early_stop.rungs, slot=slot, warm=warm, every_report=not system.rungs,

@@ -20,16 +20,17 @@ from benchmarks.simulation.trainable import Playback
 from benchmarks.simulation.tuner import Clock, VirtualTrial, VirtualTuner
 from rich.console import Console
 
-from sweepft.driver.build import build_callback, build_scheduler, load_prior_sweeps
+from sweepft.driver.build import build_callback, build_search, load_prior_sweeps, trains_from_scratch
+from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.control import SweepControl
 from sweepft.driver.listeners import stop_when_nothing_works
-from sweepft.driver.pausing import give_up_paused, resume_candidates
 from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
+from sweepft.driver.trial_ends import stop_paused_trials
 from sweepft.ledger import EventLog, Ledger, SweepState, ledger_path
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.slot.jobs import TrialJob, job_of
 from sweepft.spec import SweepSpec
 
 
@@ -117,7 +118,7 @@ def simulate(
     """
     budget = budget_of(spec)
     out = out.resolve()
-    history = load_prior_sweeps(spec)
+    prior_sweeps = load_prior_sweeps(spec)
     make_run_folder(out, spec)
     begin = time.time()
     clock = Clock()
@@ -126,27 +127,30 @@ def simulate(
         event_log = EventLog(ledger, view)
         about = {**courses.about, "slots": spec.resources.concurrent_trials}
         event_log.write(
-            "sweep", **asked_row(spec), budget_samples=budget, simulated=about, prior_sweeps=history.to_dict()
+            "sweep",
+            **asked_row(spec),
+            budget_samples=budget,
+            simulated=about,
+            prior_sweeps=prior_sweeps.to_dict(),
         )
-        searcher = OptunaSearcher(Proposer(spec, out / STUDY_FILE), budget)
-        scheduler = build_scheduler(spec, budget, history)
-        scheduler.control = control = SweepControl()
-        searcher.resume_candidates = resume_candidates(spec, scheduler)
-        searcher.should_stop = lambda: control.soft
+        control = SweepControl()
+        search = build_search(spec, event_log, control, Proposer(spec, out / STUDY_FILE), prior_sweeps)
         sets = tuple(h.name for h in spec.data.validation)
 
         def play(name: str, config: Any, slot: str, warm: bool) -> Playback:
+            job = job_of(config)
+            assert isinstance(job, TrialJob)
             return Playback(
-                courses, config["params"], config["train_config"], budget=budget,
+                courses, job.params, job.train_config, budget=budget,
                 rungs=spec.early_stop.rungs, validation=sets, slot=slot, warm=warm,
-                reported=config["reported_samples"],
+                reported=job.reported_samples,
             )  # fmt: skip
 
-        callback = build_callback(spec, out, event_log, scheduler, searcher, control, elapsed=clock.elapsed)
+        callback = build_callback(spec, out, event_log, search, elapsed=clock.elapsed)
         stock = _Stock(out, view, {*marks}, pages, told)
         tuner = VirtualTuner(
-            searcher,
-            scheduler,
+            search.searcher,
+            search.scheduler,
             play,
             slots=spec.resources.concurrent_trials,
             callback=callback,
@@ -158,14 +162,19 @@ def simulate(
             progress = Progress(view, spec.resources.concurrent_trials, Console(file=nowhere))
             event_log.listeners += [progress.on_row, stop_when_nothing_works(control, view)]
             tuner.fit()
-            if not control.soft:
-                proposer = searcher.proposer
-                give_up_paused(
-                    spec, out, event_log=event_log, scheduler=scheduler, proposer=proposer, limit=None
+            if not control.stopping:
+                stop_paused_trials(
+                    event_log,
+                    scheduler=search.scheduler,
+                    proposer=search.proposer,
+                    checkpoints=Path(checkpoint_policy(spec, out).folder),
+                    from_scratch=trains_from_scratch(spec),
+                    limit=None,
                 )
-            searcher.proposer.close()
+            search.proposer.close()
             callback.close()
-            event_log.write("finish", status="failed" if control.soft else "finished", reason=control.reason)
+            status = "failed" if control.stopping else "finished"
+            event_log.write("finish", status=status, reason=control.reason)
         stock.take()
         before = time.process_time()
         reports = write_report(out)

@@ -50,7 +50,7 @@ def clone(run: Path, trial: str, settings: tuple[str, ...]) -> None:
     """Run TRIAL of the running RUN again with other settings, next: --set learning_rate=2e-5."""
     from sweepft.driver.commands import clone_settings
 
-    _give(run, "clone", trial, {"config": clone_settings(settings)})
+    _give(run, "clone", trial, {"params": clone_settings(settings)})
 
 
 @click.command()

@@ -1,29 +1,57 @@
-"""Put search, scheduler, slots and recorder together into one Ray Tuner."""
+"""Puts search, scheduler, slots and ledger together into one Ray Tuner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ray import tune
 
 from sweepft.data import Prepared
-from sweepft.driver.command_handler import CommandHandler
 from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
-from sweepft.driver.control import SweepControl, SweepScheduler, SweepStopper
-from sweepft.driver.fault_policy import FaultPolicy
+from sweepft.driver.control import DriverOnly, SweepControl
+from sweepft.driver.fault_policy import FaultPolicy, restarts
+from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
-from sweepft.driver.pausing import resume_candidates
+from sweepft.driver.scheduler import SweepScheduler, SweepStopper
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
 from sweepft.ledger import EventLog
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.search import Proposer
+from sweepft.search.outcome import Outcome
+from sweepft.search.ray_searcher import OptunaSearcher, SearchControl
+from sweepft.slot.jobs import Job, job_of
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec
 
 
+@dataclass(frozen=True)
+class Search:
+    """What proposes, judges and restarts the trials of one session.
+
+    Attributes:
+        searcher: Proposes trials, then the jobs of the final evaluation.
+        scheduler: Judges them.
+        fault_policy: Decides about lost slots.
+        outcomes: How trials end; written by callback and fault policy, read by the searcher.
+        final_stage: Follows the search; None where nothing does.
+    """
+
+    searcher: OptunaSearcher
+    scheduler: SweepScheduler
+    fault_policy: FaultPolicy
+    outcomes: dict[str, Outcome]
+    final_stage: FinalStage | None
+
+    @property
+    def proposer(self) -> Proposer:
+        """Behind the searcher."""
+        return self.searcher.proposer
+
+
 def load_prior_sweeps(spec: SweepSpec) -> PriorSweeps:
-    """What ``early_stop.prior_sweeps`` names, read.
+    """Read what ``early_stop.prior_sweeps`` names.
 
     Raises:
         PriorSweepsError: If an entry cannot be used (the spec's validation says so earlier).
@@ -37,10 +65,19 @@ def load_prior_sweeps(spec: SweepSpec) -> PriorSweeps:
     )
 
 
-def build_scheduler(spec: SweepSpec, budget_samples: int, prior_sweeps: PriorSweeps) -> SweepScheduler:
-    """The scheduler a spec asks for, told of earlier sweeps."""
+def build_scheduler(
+    spec: SweepSpec,
+    budget_samples: int,
+    prior_sweeps: PriorSweeps,
+    *,
+    control: SweepControl | None = None,
+    fault_policy: FaultPolicy | None = None,
+) -> SweepScheduler:
+    """The scheduler that a spec asks for."""
     stop = spec.early_stop
     return SweepScheduler(
+        control=control,
+        fault_policy=fault_policy,
         metric="eval_loss",
         mode="min",
         budget=budget_samples,
@@ -59,35 +96,101 @@ def build_scheduler(spec: SweepSpec, budget_samples: int, prior_sweeps: PriorSwe
     )
 
 
+def build_search(
+    spec: SweepSpec,
+    event_log: EventLog,
+    control: SweepControl,
+    proposer: Proposer,
+    prior_sweeps: PriorSweeps,
+    *,
+    final_stage: FinalStage | None = None,
+    restore: bool = False,
+) -> Search:
+    """Searcher, scheduler and fault policy of one session, wired to each other.
+
+    Args:
+        spec: Resolved.
+        event_log: Of the sweep; its ``sweep`` row is written.
+        control: Of the sweep.
+        proposer: New, or rebuilt from the ledger.
+        prior_sweeps: What the scheduler knows of earlier sweeps.
+        final_stage: What follows the search.
+        restore: Whether the scheduler, too, is restored from the ledger.
+    """
+    view, outcomes = event_log.view, dict[str, Outcome]()
+    fault_policy = FaultPolicy(spec.faults, view, control, outcomes)
+    scheduler = build_scheduler(
+        spec, view.budget_samples, prior_sweeps, control=control, fault_policy=fault_policy
+    )
+    if restore:
+        scheduler.restore_ledger(view)
+    search_control = _SweepSearchControl(spec, event_log, control, scheduler, final_stage)
+    reported = {t.trial_id: t.samples_seen for t in view.trials.values()}
+    searcher = OptunaSearcher(proposer, view.budget_samples, search_control, outcomes, reported)
+    return Search(searcher, scheduler, fault_policy, outcomes, final_stage)
+
+
+class _SweepSearchControl(DriverOnly, SearchControl):
+    """The driver's answers to the searcher."""
+
+    def __init__(
+        self,
+        spec: SweepSpec,
+        event_log: EventLog,
+        control: SweepControl,
+        scheduler: SweepScheduler,
+        final_stage: FinalStage | None,
+    ) -> None:
+        self._spec = spec
+        self._event_log = event_log
+        self._control = control
+        self._scheduler = scheduler
+        self._final_stage = final_stage
+
+    def ending(self) -> bool:
+        return self._control.ending
+
+    def may_propose(self) -> bool:
+        return self._control.may_propose()
+
+    def resume_candidates(self) -> Sequence[str]:
+        if not self._spec.early_stop.pause:
+            return ()
+        paused = self._scheduler.paused_trials(from_scratch=trains_from_scratch(self._spec))
+        return [trial.trial_id for trial in paused if trial.worth]
+
+    def restarts(self, trial_id: str) -> int:
+        return restarts(self._event_log.view, trial_id)
+
+    def next_after_search(self) -> Job | Literal["wait", "finished"]:
+        return "finished" if self._final_stage is None else self._final_stage.next_job()
+
+
+def trains_from_scratch(spec: SweepSpec) -> bool:
+    """Whether no checkpoint of a paused trial is kept, so that a resumed one trains again from its start."""
+    return spec.checkpoint == "none"
+
+
 def build_callback(
     spec: SweepSpec,
     run_dir: Path,
     event_log: EventLog,
-    scheduler: SweepScheduler,
-    searcher: OptunaSearcher,
-    control: SweepControl,
-    command_handler: CommandHandler | None = None,
+    search: Search,
     elapsed: Callable[[], float] | None = None,
 ) -> LedgerCallback:
-    """What turns Tune's events into ledger rows, and brings lost trials back; `close` it when the sweep is over."""
-
-    def ending() -> bool:
-        return control.soft or (command_handler is not None and command_handler.pausing)
-
-    fault_policy = FaultPolicy(spec.faults, event_log.view, searcher, control, ending)
-    scheduler.lost, searcher.faults, searcher.ending = fault_policy.lost, fault_policy.faults, ending
+    """What writes the ledger rows of one session; `close` it when the slots are gone."""
     ranks = shape(spec)
     begin, _ = event_log.view.sessions[-1]
     return LedgerCallback(
         event_log,
-        scheduler,
-        searcher,
-        fault_policy.losses,
+        scheduler=search.scheduler,
+        fault_policy=search.fault_policy,
+        outcomes=search.outcomes,
+        on_left=(lambda name: None) if search.final_stage is None else search.final_stage.on_left,
         gpus_per_slot=ranks.gpus * ranks.workers,
         begin=begin,
         slots=spec.resources.concurrent_trials,
         checkpoints=Path(checkpoint_policy(spec, run_dir).folder),
-        command_handler=command_handler,
         elapsed=elapsed,
     )
 
@@ -97,35 +200,35 @@ def build_tuner(
     prepared: Prepared,
     run_dir: Path,
     *,
-    searcher: OptunaSearcher,
-    scheduler: SweepScheduler,
-    callback: LedgerCallback,
+    search: Search,
     control: SweepControl,
-    command_handler: CommandHandler | None = None,
+    callbacks: Iterable[tune.Callback],
 ) -> tune.Tuner:
-    """A Tuner ready to ``fit``. Tune's own state is not relied upon: the ledger is the truth."""
-    trainable: Any = tune.with_parameters(Slot, plan=slot_config(spec, prepared, run_dir))
+    """A Tuner ready to ``fit``. Tune's own checkpoints are not used: the ledger holds everything."""
+    trainable: Any = tune.with_parameters(Slot, slot_config=slot_config(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
-    scheduler.control, scheduler.command_handler = control, command_handler
-    searcher.resume_candidates = resume_candidates(spec, scheduler)
+
+    def job_name(trial: Any) -> str:
+        return job_of(trial.config).name
+
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             metric="eval_loss",
             mode="min",
-            search_alg=searcher,
-            scheduler=scheduler,
-            num_samples=-1,  # the searcher says when it has finished
+            search_alg=search.searcher,
+            scheduler=search.scheduler,
+            num_samples=-1,  # until the searcher says FINISHED
             max_concurrent_trials=spec.resources.concurrent_trials,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trial.config.get("trial_id", trial.trial_id),
-            trial_dirname_creator=lambda trial: trial.config.get("trial_id", trial.trial_id),
+            trial_name_creator=job_name,
+            trial_dirname_creator=job_name,
         ),
         run_config=tune.RunConfig(
             name="ray",
             storage_path=str(run_dir),
             verbose=0,
-            callbacks=[callback],
+            callbacks=list(callbacks),
             stop=SweepStopper(control),
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

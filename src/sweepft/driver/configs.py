@@ -16,7 +16,7 @@ from sweepft.errors import ResourceError
 from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
-from sweepft.slot.trainable import SlotConfig
+from sweepft.slot.state import SlotConfig
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.training.config import EngineConfig, ValidationSet

@@ -1,130 +1,163 @@
-"""Winding a sweep down: by its user (Ctrl-C), or because the run folder can no longer be written."""
+"""The state of a running sweep: whether it searches, pauses, evaluates its finalists, or stops.
+
+``SweepControl`` is the one state machine. Signals, commands, limits and the fault policy write it; the searcher, the
+scheduler and Tune's stopper read it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
-from ray import tune
-from ray.tune.schedulers import TrialScheduler
+from sweepft.ledger import SweepState
+from sweepft.spec import SweepSpec
 
-from sweepft.schedulers import EarlyDynamicsScheduler
-
-if TYPE_CHECKING:
-    from sweepft.driver.command_handler import CommandHandler
+Phase: TypeAlias = Literal["searching", "pausing", "final_evaluation", "stopping", "done"]
 
 
-def is_aside(trial: Any) -> bool:
-    """Whether a Tune trial is no candidate of the search: a finalist's fresh seed, or an exam."""
-    return trial.config.get("origin") in ("replicate", "eval_job")
+class DriverOnly:
+    """An object of the driver process; its pickle is empty.
+
+    Tune pickles searcher, scheduler and callbacks for a restore of its own. sweepft restores from the ledger instead, and
+    what these objects refer to (files, sockets, the state of a long sweep) must not be pickled.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
-class SweepControl:
-    """How far a sweep is being wound down.
+class Limit:
+    """``search.limit``: when to propose no more trials.
+
+    Args:
+        spec: Of the sweep.
+        view: Its state, which holds the slot time used.
+    """
+
+    def __init__(self, spec: SweepSpec, view: SweepState) -> None:
+        self._limit = spec.search.limit
+        self._gpus = spec.resources.gpus_per_worker > 0
+        self._view = view
+        self._started = time.time()
+
+    def reached(self) -> str | None:
+        """The limit that is reached, as a sentence, or None. Hours count from the start of this driver."""
+        if self._limit is None:
+            return None
+        hours = (time.time() - self._started) / 3600
+        if self._limit.hours is not None and hours >= self._limit.hours:
+            return f"search.limit.hours: {self._limit.hours:g} hours are over"
+        phases = self._view.gpu_phases if self._gpus else self._view.phases
+        spent = sum(phases.values()) / 3600
+        if self._limit.gpu_hours is not None and spent >= self._limit.gpu_hours:
+            return f"search.limit.gpu_hours: {self._limit.gpu_hours:g} GPU-hours are used"
+        return None
+
+
+class SweepControl(DriverOnly):
+    """The state machine of one sweep.
+
+    Args:
+        limit: Why no more trials are proposed, or None; asked whenever it matters.
 
     Attributes:
-        soft: No new trials; running ones end at their next window.
-        hard: Everything ends now.
-        gave_up: Whether it is ended because nothing works.
-        reason: Why, as a sentence.
+        phase: ``searching``; ``pausing`` (trials leave their slots, none starts); ``final_evaluation`` (the finalists are
+            chosen); ``stopping``; ``done``.
+        reason: Why the sweep stops, as a sentence.
+        immediate: Whether running trials are ended at once, not at their next rung.
+        gave_up: Whether it stops because continuing is useless.
+        paused_in_session: Whether a pause has ended trials of this session: what follows needs a new session.
     """
 
-    def __init__(self) -> None:
-        self.soft = False
-        self.hard = False
-        self.gave_up = False
+    def __init__(self, limit: Callable[[], str | None] = lambda: None) -> None:
+        self.phase: Phase = "searching"
         self.reason: str | None = None
+        self.immediate = False
+        self.gave_up = False
+        self.paused_in_session = False
+        self.limit_reached = limit
+        self._trial_stops: dict[str, str] = {}
 
-    def ask(self, reason: str) -> None:
-        """First call: soft. Second call: hard."""
-        self.hard = self.soft
-        self.soft = True
-        self.reason = reason
+    # ----- transitions -----------------------------------------------------------------------------------
+
+    def begin_session(self) -> None:
+        """A Tuner starts."""
+        self.paused_in_session = False
+        if not self.stopping:
+            self.phase = "searching"
+
+    def request_stop(self, reason: str) -> None:
+        """Stop gracefully: trials end at their next rung. A second request stops at once."""
+        self.immediate = self.stopping
+        self.phase, self.reason = "stopping", reason
 
     def give_up(self, reason: str) -> None:
-        """End everything now, since going on is of no use."""
-        self.soft = self.hard = self.gave_up = True
-        self.reason = reason
+        """Stop at once, since continuing is useless."""
+        self.phase, self.reason = "stopping", reason
+        self.immediate = self.gave_up = True
 
+    def request_pause(self) -> None:
+        """Have running trials leave their slots, and start none."""
+        if not self.stopping:
+            self.phase, self.paused_in_session = "pausing", True
 
-class SweepScheduler(EarlyDynamicsScheduler):
-    """The scheduler, which also ends trials that a person wants to end, and all of them when the sweep is wound down
-    (at their next window) or paused (as soon as they are ready).
+    def end_pause(self) -> None:
+        """Search again."""
+        if self.phase == "pausing":
+            self.phase = "searching"
 
-    The window is judged all the same, so that a resumed sweep has the verdicts of an undisturbed one. What runs aside
-    is not judged.
-    """
+    def begin_final_evaluation(self) -> None:
+        """The search is over and its finalists are chosen."""
+        if self.phase == "searching":
+            self.phase = "final_evaluation"
 
-    control: SweepControl | None = None
-    lost: Callable[[Any], bool] | None = None
-    """Told of a trial whose slot is gone; False when the trial has failed with it, else it runs on elsewhere."""
-    command_handler: CommandHandler | None = None
-    brings_back = True
+    def finish(self) -> None:
+        """The sweep is over; how it ended stays known."""
+        if not self.stopping:
+            self.phase = "done"
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._cut: set[str] = set()
+    # ----- questions -------------------------------------------------------------------------------------
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A candidate joins."""
-        if not is_aside(trial):
-            super().on_trial_add(tune_controller, trial)
+    @property
+    def stopping(self) -> bool:
+        """Whether the sweep stops, gracefully or at once."""
+        return self.phase == "stopping"
 
-    def _hyperparameters(self, trial: Any) -> dict[str, Any]:
-        """As the ledger has them: see `sweepft.early_stopping.from_ledger`."""
-        return {**trial.config["train_config"].to_dict(), **trial.config["params"]}
+    @property
+    def ending(self) -> bool:
+        """Whether running trials leave their slots: nothing is started, and no lost trial is restarted."""
+        return self.phase in ("stopping", "pausing")
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge, then end what is to be ended."""
-        aside = is_aside(trial)
-        if not aside and super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
-            return str(TrialScheduler.STOP)
-        command_handler, name = self.command_handler, self._name(trial)
-        if not aside and command_handler is not None and name in command_handler.stops:
-            self.early_stopper.stop(name, command_handler.stops.pop(name))
-            return str(TrialScheduler.STOP)
-        control = self.control is not None and self.control.soft and ("rung" in result or "scored" in result)
-        pausing = (
-            command_handler is not None
-            and command_handler.pausing
-            and ("paused" in result or "scored" in result)
-        )
-        if control or pausing:
-            self._cut.add(trial.trial_id)
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.CONTINUE)
+    def may_propose(self) -> bool:
+        """Whether the search may start trials."""
+        return self.phase == "searching" and self.limit_reached() is None
 
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A candidate was withdrawn."""
-        if not is_aside(trial):
-            super().on_trial_remove(tune_controller, trial)
+    def closed(self) -> str | None:
+        """Why no trials are added to the search any more, or None."""
+        match self.phase:
+            case "stopping":
+                return self.reason
+            case "final_evaluation":
+                return "the finalists are chosen"
+            case "done":
+                return "the sweep is over"
+        return self.limit_reached()
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """A trial's slot is gone, which need not be its end."""
-        runs_on = self.lost is not None and self.lost(trial)
-        if not (runs_on or is_aside(trial)):
-            super().on_trial_error(tune_controller, trial)
+    def ends_at(self, result: Mapping[str, Any]) -> bool:
+        """Whether a trial that reports this result is to leave its slot now.
 
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial that failed says so in its last result; one that was cut short has not ended."""
-        if is_aside(trial) or trial.trial_id in self._cut:
-            return
-        if result and result.get("failed"):
-            super().on_trial_error(tune_controller, trial)
-        else:
-            super().on_trial_complete(tune_controller, trial, result)
+        Stopping waits for the next rung or the next scored item; pausing for a result whose checkpoint is written.
+        """
+        ready = "scored" in result or "paused" in result
+        return (self.phase == "pausing" and ready) or (self.stopping and (ready or "rung" in result))
 
+    # ----- single trials ---------------------------------------------------------------------------------
 
-class SweepStopper(tune.Stopper):
-    """Ray's view of a hard end: asked at each turn of Tune's loop."""
+    def request_trial_stop(self, trial_id: str, reason: str) -> None:
+        """End a running trial at its next report point."""
+        self._trial_stops[trial_id] = reason
 
-    def __init__(self, control: SweepControl) -> None:
-        self._control = control
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Single trials are ended by the scheduler."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether to end all trials now."""
-        return self._control.hard
+    def take_trial_stop(self, trial_id: str) -> str | None:
+        """The reason to end this trial now, once; None without a request."""
+        return self._trial_stops.pop(trial_id, None)

@@ -1,47 +1,58 @@
-"""Trials that lost their slot: brought back to where they had reported, within limits, as if nothing had happened.
+"""What happens to a trial whose slot is lost: it runs again elsewhere, within limits.
 
-One idea: the death of a coordinator, or of the node under it, says nothing about its trial. For scheduler and study the
-trial runs on; it comes back as a proposal, before anything new, and trains silently to where it had reported.
+The death of a coordinator, or of its node, says nothing about the trial. For scheduler and study the trial is still
+running; it is proposed again before anything new, and trains without reporting up to its last reported result.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
-import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
-from sweepft.driver.control import SweepControl, is_aside
+from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.errors import SlotLost
 from sweepft.ledger import SweepState
-from sweepft.search.ray_searcher import OptunaSearcher
-from sweepft.slot.trainable import RANKS_REBUILT
+from sweepft.search.outcome import Outcome
+from sweepft.slot.state import RANKS_REBUILT
 from sweepft.spec import Faults
 
-RETRIED = "tried again"
+RETRIED: Final = "tried again"
+
+# Seconds before a trial that has lost two slots is proposed again, doubled for each further one, and at most.
+_FIRST_DELAY, _LONGEST_DELAY = 5.0, 60.0
+
+_GIVEN_UP: Final = "given up"
 
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
+@dataclass(frozen=True)
+class SlotFailure:
+    """What ended a slot's coordinator.
 
+    Attributes:
+        error: A short name: ``CoordinatorDied``, ``CoordinatorRaised``, ``SlotLost``.
+        message: One line.
+        raised: Whether its own code raised, in which case the same trial may raise again.
+    """
 
-"""Seconds before a trial that has lost its slot twice comes back (doubled each time), and at most."""
+    error: str
+    message: str
+    raised: bool
 
 
 @dataclass(frozen=True)
 class LostSlot:
-    """How a slot was lost, and what becomes of its trial.
+    """What becomes of a trial whose slot is lost.
 
     Attributes:
-        error, message: As the ledger's ``fault`` row has them.
-        action: What is done about it, in the same row.
-        status: ``lost`` (it comes back), ``failed``, or ``interrupted`` (it goes on when the sweep is resumed).
+        error, message, action: Of the ledger's ``fault`` row.
+        status: ``lost`` (it runs again), ``failed``, or ``interrupted`` (a resumed sweep continues it).
     """
 
     error: str
@@ -50,103 +61,89 @@ class LostSlot:
     status: Literal["lost", "failed", "interrupted"]
 
 
-class FaultPolicy:
+class FaultPolicy(DriverOnly):
     """Decides about trials that lost their slot.
 
     Args:
         limits: The spec's ``faults``.
-        view: Of the sweep; the faults in it count, those of earlier runs of the driver too.
-        searcher: Holds the trials that come back.
-        winding: Of the sweep; ended there when too many slots are lost.
-        ending: Whether the sweep is being wound down or paused: then no trial comes back.
+        view: The sweep's state; its faults count, those of earlier drivers included.
+        control: Of the sweep; told to give up when too many slots are lost.
+        outcomes: Where the outcome is noted for the searcher.
 
     Attributes:
-        losses: Undrained decisions by trial id; who writes them to the ledger takes them out.
+        lost_slots: Decisions by job name; the ledger's callback takes them out.
     """
 
     def __init__(
-        self,
-        limits: Faults,
-        view: SweepState,
-        searcher: OptunaSearcher,
-        control: SweepControl,
-        ending: Callable[[], bool],
+        self, limits: Faults, view: SweepState, control: SweepControl, outcomes: dict[str, Outcome]
     ) -> None:
         self._limits = limits
         self._view = view
-        self._searcher = searcher
         self._control = control
-        self._ending = ending
-        self._slots = 0
-        self._of_trial: Counter[str] = Counter()
+        self._outcomes = outcomes
+        self._lost_in_session = 0
+        self._losses: Counter[str] = Counter()
         self._raised: set[tuple[str, str, int]] = set()
-        self.losses: dict[str, LostSlot] = {}
+        self.lost_slots: dict[str, LostSlot] = {}
 
-    def __getstate__(self) -> dict[str, object]:
-        # Tune pickles the scheduler, which knows us, for its own restore, which we do not use.
-        return {}
+    def slot_lost(self, name: str, failure: SlotFailure) -> LostSlot:
+        """Decide about the job that ran on a lost slot, and note its outcome."""
+        self._lost_in_session += 1
+        self._losses[name] += 1
+        lost = self.lost_slots[name] = self._decide(name, failure)
+        delay = 0.0
+        if lost.status == "lost" and self._losses[name] > 1:
+            delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._losses[name] - 2))
+        self._outcomes[name] = Outcome(lost.status, reason=lost.message, delay=delay)
+        return lost
 
-    def lost(self, trial: Trial) -> bool:
-        """Decide about a trial whose coordinator died or raised; the searcher is told. True unless it has failed."""
-        name = str(trial.config["trial_id"])
-        error, message, raised = _cause(trial)
-        self._slots += 1
-        self._of_trial[name] += 1
-        if is_aside(trial) and name in self._view.trials:  # the searcher is told nothing of it
-            self._searcher.reported[name] = self._view.trials[name].samples_seen
-        loss = self._decide(name, error, message, raised)
-        self.losses[name] = loss
-        self._searcher.set_outcome(name, loss.status, None, loss.message)
-        if loss.status == "lost" and self._of_trial[name] > 1:
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** (self._of_trial[name] - 2))
-            self._searcher.hold_until = time.monotonic() + pause
-        return loss.status != "failed"
-
-    def faults(self, name: str) -> int:
-        """How often a trial was brought back so far, on its slot or another."""
-        trial = self._view.trials.get(name)
-        return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, RETRIED) for f in trial.faults)
-
-    def _decide(self, name: str, error: str, message: str, raised: bool) -> LostSlot:
-        if self._ending():
+    def _decide(self, name: str, failure: SlotFailure) -> LostSlot:
+        error, message = failure.error, failure.message
+        if self._control.ending:
             return LostSlot(error, message, "left for a resume", "interrupted")
-        at = (name, message, self._searcher.reported.get(name, 0))
-        if raised and at in self._raised:
-            return LostSlot(error, f"{message}\n  twice at the same place", "given up", "failed")
+        trial = self._view.trials.get(name)
+        at = (name, message, 0 if trial is None else trial.samples_seen)
+        if failure.raised and at in self._raised:
+            return LostSlot(error, f"{message}\n  twice at the same place", _GIVEN_UP, "failed")
         self._raised.add(at)
-        if self.faults(name) >= self._limits.per_trial:
-            words = f"{message}\n  its {self._limits.per_trial} retries (faults.per_trial) are used up"
-            return LostSlot(error, words, "given up", "failed")
+        if restarts(self._view, name) >= self._limits.per_trial:
+            used_up = f"{message}\n  its {self._limits.per_trial} retries (faults.per_trial) are used up"
+            return LostSlot(error, used_up, _GIVEN_UP, "failed")
         most = self._limits.per_sweep
-        if self._slots > (10 + len(self._view.trials) if most is None else most):
+        if self._lost_in_session > (10 + len(self._view.trials) if most is None else most):
             self._control.give_up(
-                f"faults.per_sweep: {self._slots} slots were lost, the last one: {message.splitlines()[0]}; "
-                "see to the machines, then resume"
+                f"faults.per_sweep: {self._lost_in_session} slots were lost, the last one: "
+                f"{message.splitlines()[0]}; check the machines, then resume"
             )
             return LostSlot(error, message, "sweep ended", "interrupted")
         return LostSlot(error, message, RETRIED, "lost")
 
 
-def _cause(trial: Trial) -> tuple[str, str, bool]:
-    """Name and words of what ended a coordinator, and whether it was raised by its own code."""
+def restarts(view: SweepState, trial_id: str) -> int:
+    """How often a trial was restarted after a fault, by new ranks or on another slot."""
+    trial = view.trials.get(trial_id)
+    return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, RETRIED) for f in trial.faults)
+
+
+def read_slot_failure(trial: Trial) -> SlotFailure:
+    """What ended the coordinator of a trial that Tune reports as failed."""
     error = None
-    with contextlib.suppress(Exception):  # Tune hands it on in a file of its own only
+    with contextlib.suppress(Exception):  # Tune hands the exception on in a file only
         error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
         cause = error.cause or error
         if type(cause).__name__ == SlotLost.__name__:
-            return SlotLost.__name__, _line(cause), False
-        return "CoordinatorRaised", f"the coordinator raised {type(cause).__name__}: {_line(cause)}", True
-    words = "the coordinator of the slot died"
-    return "CoordinatorDied", words if error is None else f"{words}: {_line(error)}", False
+            return SlotFailure(SlotLost.__name__, _one_line(cause), raised=False)
+        message = f"the coordinator raised {type(cause).__name__}: {_one_line(cause)}"
+        return SlotFailure("CoordinatorRaised", message, raised=True)
+    message = "the coordinator of the slot died"
+    if error is not None:
+        message += f": {_one_line(error)}"
+    return SlotFailure("CoordinatorDied", message, raised=False)
 
 
-def _line(error: BaseException) -> str:
-    """What an error says, in one line of bounded length; Ray's ids of this one death are left out."""
+def _one_line(error: BaseException) -> str:
+    """The error's text in one line of bounded length, without Ray's ids of this one process."""
+    ids = ("class_name:", "actor_id:", "pid:", "namespace:", "ip:")
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    kept = [
-        line
-        for line in lines
-        if not line.startswith(("class_name:", "actor_id:", "pid:", "namespace:", "ip:"))
-    ]
-    return " ".join(kept)[:400]
+    return " ".join(line for line in lines if not line.startswith(ids))[:400]

@@ -1,9 +1,9 @@
-"""What follows the search: fresh seeds of the best configurations, then finalists and base model are scored.
+"""The final evaluation: replicates of the best trials, then scores of the finalists and the base model.
 
-One idea: all of it runs on the sweep's own slots as trials beside the search, which neither the study nor the
-scheduler is told of. What is done stands in the ledger; this only asks what is missing.
+All of it runs on the sweep's own slots once the search is over; study and scheduler know nothing of it. The ledger holds
+what is done, so a resumed sweep runs only what is missing. ``check_final_evaluation`` finds out before the first trial
+whether the tasks can be run.
 """
-# MERGED Whether a sweep will be able to score its finalists, found out before its first trial.
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import importlib.util
 import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sweepft.data import Prepared, load_test_sets
 from sweepft.driver.configs import eval_tasks, keep_policy
-from sweepft.driver.control import SweepControl
+from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.errors import EvaluateError, Problem, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
-from sweepft.slot.eval_job import EvalItem, Judging
-from sweepft.slot.weight_retention import KeepPolicy
+from sweepft.slot.jobs import EvalItem, EvalJob, Job, Judging, TrialJob
+from sweepft.slot.weight_retention import choose_trials
 from sweepft.spec import Evaluate, SweepSpec, TrainConfig
 from sweepft.training.fingerprint import weights_digest
 
+_TRIES: Final = 2
+"""How often a job whose slot is lost is started."""
 
-def check_finals(spec: SweepSpec) -> dict[str, int]:
+
+def check_final_evaluation(spec: SweepSpec) -> dict[str, int]:
     """Load every task of ``evaluate`` in a child process, and see that ``rank_by`` is measured.
 
     Returns:
@@ -61,22 +64,15 @@ def check_finals(spec: SweepSpec) -> dict[str, int]:
     return {name: int(facts["items"]) for name, facts in found.items()}
 
 
-_TRIES = 2
-
-
-"""How often an exam whose slot dies is begun."""
-
-
-class FinalStage:
-    """Proposes seeds and exams once the search is over.
+class FinalStage(DriverOnly):
+    """Proposes replicates and evaluation jobs once the search is over.
 
     Args:
-        spec: Of the sweep; its ``evaluate`` section says what.
+        spec: Of the sweep; its ``evaluate`` section says what to run.
         prepared: Its data.
         run_dir: Its folder.
-        recorder: Whose view says what is done; the `finalists` row is written there.
-        winding: Nothing is proposed once somebody has asked to stop.
-        reported: Samples up to which the ledger holds each interrupted trial.
+        event_log: Its state says what is done; takes the ``finalists`` row.
+        control: Of the sweep.
     """
 
     def __init__(
@@ -87,152 +83,152 @@ class FinalStage:
         *,
         event_log: EventLog,
         control: SweepControl,
-        reported: Mapping[str, int],
     ) -> None:
         self._spec = spec
         self._prepared = prepared
         self._run_dir = run_dir
         self._event_log = event_log
         self._control = control
-        self._reported = reported
-        self._begun = False
         self._caches: dict[str, str] = {}
-        self._under_way: set[str] = set()
+        self._running: set[str] = set()
         self._tries: dict[str, int] = {}
-        event_log.listeners.append(self._on_row)
 
-    @property
-    def begun(self) -> bool:
-        """Whether the search is over and the finalists are chosen."""
-        return self._begun
-
-    def ask(self, busy: bool) -> dict[str, Any] | Literal["wait", "finished"]:
-        """The config of what is to run next.
-
-        Args:
-            busy: Whether trials of the search are still under way.
-        """
+    def next_job(self) -> Job | Literal["wait", "finished"]:
+        """What runs next, now that no trial of the search is left."""
         evaluate = self._spec.evaluate
-        if evaluate is None or self._control.soft:
+        if evaluate is None or self._control.ending:
             return "finished"
-        if busy:
-            return "wait"
-        if not self._begun:
-            self._begin(evaluate)
-        for config in self._waiting(evaluate):
-            name = config["trial_id"]
-            if name not in self._under_way and self._tries.get(name, 0) < _TRIES:
-                self._under_way.add(name)
-                self._tries[name] = self._tries.get(name, 0) + 1
-                return config
-        return "wait" if self._under_way else "finished"
+        if self._control.phase != "final_evaluation":
+            self._control.begin_final_evaluation()
+            self._choose_finalists(evaluate)
+        for job in self._missing(evaluate):
+            if job.name not in self._running and self._tries.get(job.name, 0) < _TRIES:
+                self._running.add(job.name)
+                self._tries[job.name] = self._tries.get(job.name, 0) + 1
+                return job
+        return "wait" if self._running else "finished"
 
-    def left(self, trial_id: str) -> None:
-        """A seed or an exam is no longer on its slot, whether it is done or not."""
-        self._under_way.discard(trial_id)
+    def on_left(self, name: str) -> None:
+        """A job has left its slot, done or not."""
+        self._running.discard(name)
 
-    def _begin(self, evaluate: Evaluate) -> None:
-        """Choose the finalists, open the sealed sets, and say so in the ledger where it is not said yet."""
-        self._begun = True
+    def on_row(self, row: Row) -> None:
+        """Remove the weights of a replicate that has every score: they were kept for scoring only."""
+        if row["kind"] != "score" or row["trial_id"] is None:
+            return
+        trial = self._event_log.view.trials.get(row["trial_id"])
+        if trial is None or not trial.replicate_of:
+            return
+        if not missing_scores(self._event_log.view, trial.trial_id, since=math.inf):
+            shutil.rmtree(self._run_dir / "weights" / trial.trial_id, ignore_errors=True)
+
+    def _choose_finalists(self, evaluate: Evaluate) -> None:
+        """Choose the finalists, open the test sets, and write both to the ledger where they are not there yet."""
         view = self._event_log.view
-        objectives = {r.trial.trial_id: r.trial.objective for r in ranking(view) if r.rank is not None}
-        keep = KeepPolicy(
-            folder="", tokenizer="", top=evaluate.finalists.top, random=evaluate.finalists.random,
+        objectives = {
+            r.trial.trial_id: r.trial.objective
+            for r in ranking(view)
+            if r.rank is not None and r.trial.objective is not None
+        }
+        chosen = choose_trials(
+            objectives,
+            top=evaluate.finalists.top,
+            random=evaluate.finalists.random,
             seed=self._spec.search.seed,
-        )  # fmt: skip
-        chosen = keep.chosen({name: value for name, value in objectives.items() if value is not None})
+        )
         if not chosen:
             return
         sets = {name: ("test", t) for name, t in load_test_sets(self._spec, self._run_dir / "cache").items()}
         sets |= {h.name: ("validation", h.data) for h in self._prepared.validation}
         self._caches = {name: data.path for name, (_, data) in sets.items()}
-        parts = [{"what": what, "name": name, "digest": data.digest} for name, (what, data) in sets.items()]
-        parts += [{"what": "task", "name": t.name, "digest": t.digest} for t in eval_tasks(self._spec)]
+        items = [{"what": what, "name": name, "digest": data.digest} for name, (what, data) in sets.items()]
+        items += [{"what": "task", "name": t.name, "digest": t.digest} for t in eval_tasks(self._spec)]
         if evaluate.mt_bench is not None:
-            parts.append({"what": "mt_bench", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
-        places = list(objectives)
-        top = places[: evaluate.finalists.top]
+            items.append({"what": "mt_bench", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
+        in_order = list(objectives)
+        top = in_order[: evaluate.finalists.top]
         row = {
             "chosen": [
                 {"trial_id": name, "why": "top" if name in top else "random"}
-                for name in sorted(chosen, key=places.index)
+                for name in sorted(chosen, key=in_order.index)
             ],
-            "items": parts,
+            "items": items,
             "rank_by": evaluate.weights,
         }
         if view.finalists is None or any(view.finalists[key] != value for key, value in row.items()):
             self._event_log.write("finalists", **row)
 
-    def _waiting(self, evaluate: Evaluate) -> Iterator[dict[str, Any]]:
-        """What is not done, in the order it shall be: seeds, each scored before more weights pile up; the rest."""
+    def _missing(self, evaluate: Evaluate) -> Iterator[Job]:
+        """What is not done, in the order in which to do it.
+
+        Each replicate is scored before the next one is trained, so that their weights do not pile up.
+        """
         row = self._event_log.view.finalists
         if row is None:
             return
         trials = self._event_log.view.trials
-        seeds = list(self._seeds(evaluate, row))
-        ended = [trials[s["trial_id"]] for s in seeds if s["trial_id"] in trials]
-        yield from self._eval_jobs(t for t in ended if t.status == "completed")
-        open_ends = ("running", "interrupted")
-        yield from (
-            s for s in seeds if s["trial_id"] not in trials or trials[s["trial_id"]].status in open_ends
-        )
-        yield from self._eval_jobs((None,))
+        replicates = list(self._replicates(evaluate, row))
+        started = [trials[job.trial_id] for job in replicates if job.trial_id in trials]
+        yield from self._eval_jobs(t for t in started if t.status == "completed")
+        for job in replicates:
+            if job.trial_id not in trials or trials[job.trial_id].status in ("running", "interrupted"):
+                yield job
+        yield from self._eval_jobs([None])
         yield from self._eval_jobs(trials[entry["trial_id"]] for entry in row["chosen"])
 
-    def _seeds(self, evaluate: Evaluate, row: Row) -> Iterator[dict[str, Any]]:
-        """The best finalists with fresh seeds."""
+    def _replicates(self, evaluate: Evaluate, row: Row) -> Iterator[TrialJob]:
+        """The best finalists with other seeds."""
         if evaluate.replicates is None:
             return
-        view = self._event_log.view
+        trials = self._event_log.view.trials
         best = [entry["trial_id"] for entry in row["chosen"] if entry["why"] == "top"]
         for name in best[: evaluate.replicates.top]:
-            trial = view.trials[name]
+            trial = trials[name]
+            train_config = self._train_config(trial)
             for i in range(1, evaluate.replicates.seeds + 1):
-                seed = f"{name}-seed{i}"
-                train_config = TrainConfig.from_dict(trial.train_config, view.budget_samples)
-                seed_value = (train_config.seed + i) % 2**32
-                yield {
-                    "trial_id": seed,
-                    "number": trial.number,
-                    "origin": "replicate",
-                    "replicate_of": name,
-                    "params": trial.params,
-                    "train_config": train_config.model_copy(update={"seed": seed_value}),
-                    "keep": bool(row["items"]),
-                    "reported_samples": self._reported.get(seed, 0),
-                }
+                replicate = f"{name}-seed{i}"
+                seed = (train_config.seed + i) % 2**32
+                yield TrialJob(
+                    trial_id=replicate,
+                    number=trial.number,
+                    params=trial.params,
+                    train_config=train_config.model_copy(update={"seed": seed}),
+                    origin="replicate",
+                    replicate_of=name,
+                    reported_samples=trials[replicate].samples_seen if replicate in trials else 0,
+                    keep_weights=bool(row["items"]),
+                )
 
-    def _eval_jobs(self, subjects: Iterator[TrialState] | tuple[None]) -> Iterator[dict[str, Any]]:
-        """An exam for each subject that lacks scores."""
+    def _eval_jobs(self, subjects: Iterable[TrialState | None]) -> Iterator[EvalJob]:
+        """An evaluation job for each trial, or for the base model (None), that lacks scores."""
         view, keep = self._event_log.view, keep_policy(self._spec, self._prepared, self._run_dir)
-        anyone = next(iter(view.trials.values()))
+        any_trial = next(iter(view.trials.values()))
         for trial in subjects:
             name = None if trial is None else trial.trial_id
             missing = missing_scores(view, name, since=view.sessions[-1][0])
             if missing and name is not None and not Path(keep.folder, name).is_dir():
-                self._cannot_be_scored(name, missing)
+                self._write_unscored(name, missing)
                 missing = []
-            if not missing:
-                continue
-            yield {
-                "trial_id": f"score-{name or 'base'}",
-                "origin": "eval_job",
-                "train_config": TrainConfig.from_dict((trial or anyone).train_config, view.budget_samples),
-                "eval_job": {
-                    "subject": name,
-                    "weights": None if name is None else f"{keep.folder}/{name}",
-                    "run_dir": str(self._run_dir),
-                    "tokenizer": keep.tokenizer,
-                    "parts": [self._part(part, name or "base") for part in missing],
-                },
-            }
+            if missing:
+                yield EvalJob(
+                    name=f"score-{name or 'base'}",
+                    subject=name,
+                    weights=None if name is None else f"{keep.folder}/{name}",
+                    run_dir=str(self._run_dir),
+                    tokenizer=keep.tokenizer,
+                    items=tuple(self._item(part, name or "base") for part in missing),
+                    train_config=self._train_config(trial or any_trial),
+                )
 
-    def _cannot_be_scored(self, name: str, missing: list[dict[str, Any]]) -> None:
+    def _train_config(self, trial: TrialState) -> TrainConfig:
+        return TrainConfig.from_dict(trial.train_config, self._event_log.view.budget_samples)
+
+    def _write_unscored(self, name: str, missing: list[dict[str, Any]]) -> None:
         why = f"its weights were not kept: there is no weights/{name}; keep.top was smaller when it ended"
         for part in missing:
             self._event_log.write("score", trial_id=name, **part, metrics={}, reason=why)
 
-    def _part(self, part: Mapping[str, Any], subject: str) -> EvalItem:
+    def _item(self, part: Mapping[str, Any], subject: str) -> EvalItem:
         name, digest = part["name"], part["digest"]
         file = f"items/{subject}/{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.jsonl.gz"
         if part["what"] == "mt_bench":
@@ -254,13 +250,3 @@ class FinalStage:
             end_ids=self._prepared.end_ids,
             batch_size=evaluate.batch_size,
         )
-
-    def _on_row(self, row: Row) -> None:
-        """Remove the weights of a seed that has every score: they were kept for these alone."""
-        if row["kind"] != "score" or row["trial_id"] is None:
-            return
-        trial = self._event_log.view.trials.get(row["trial_id"])
-        if trial is None or not trial.replicate_of:
-            return
-        if not missing_scores(self._event_log.view, trial.trial_id, since=math.inf):
-            shutil.rmtree(self._run_dir / "weights" / trial.trial_id, ignore_errors=True)

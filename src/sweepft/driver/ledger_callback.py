@@ -1,268 +1,183 @@
-"""Writes what happens to the ledger, in the order it happens, and keeps the folded view up to date."""
-# MERGED How a trial ended, decided in one place from its last result and its last verdict.
+"""Turns Tune's events into ledger rows.
+
+Tune calls the scheduler before its callbacks, so the rows of a result are written here before those of the decisions it
+led to.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
-from sweepft.driver.fault_policy import LostSlot
+from sweepft.driver.control import DriverOnly
+from sweepft.driver.fault_policy import FaultPolicy
+from sweepft.driver.scheduler import SweepScheduler
 from sweepft.driver.time_accounting import TimeAccounting
+from sweepft.driver.trial_ends import write_end
 from sweepft.errors import StorageError
 from sweepft.ledger import EventLog, Row, without_residuals
-from sweepft.schedulers import EarlyDynamicsScheduler
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.search.outcome import INTERRUPTED, Outcome, outcome_of
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
-from sweepft.slot.trainable import WENT_ON
-from sweepft.spec import TrainConfig
-
-if TYPE_CHECKING:
-    from sweepft.driver.command_handler import CommandHandler
+from sweepft.slot.jobs import EvalJob, TrialJob, job_of
+from sweepft.slot.state import WENT_ON
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended.
-
-    Attributes:
-        status: ``completed | stopped | parked | diverged | failed | interrupted``.
-        objective: Value at full budget, None unless completed.
-        reason: A sentence, None for a completed trial.
-    """
-
-    status: str
-    objective: float | None
-    reason: str | None
-
-
-INTERRUPTED = Outcome("interrupted", None, "the sweep was interrupted")
-
-
-"""The trial did not end by itself, and nobody condemned it: it goes on when the sweep is resumed."""
-
-
-def outcome(result: Mapping[str, Any], decision: Mapping[str, Any] | None) -> Outcome:
-    """Decide how a trial ended.
+class LedgerCallback(DriverOnly, tune.Callback):
+    """Writes the rows of trials and evaluation jobs.
 
     Args:
-        result: Its last result, as reported to Tune.
-        verdict: The row of its last verdict, None when it was never judged.
-    """
-    if result.get("failed") and "storage" in result:  # it failed with the sweep, not by itself
-        return INTERRUPTED
-    if result.get("failed"):
-        return Outcome("failed", None, str(result["failed"]))
-    if result.get("diverged"):
-        return Outcome("diverged", None, str(result["diverged"]))
-    if result.get("samples_seen", 0) >= result.get("budget_samples", math.inf):
-        value = result.get("eval_loss")
-        if value is None or not math.isfinite(value):
-            return Outcome("diverged", None, f"the held-out loss at the end is {value}")
-        return Outcome("completed", float(value), None)
-    if decision is not None and decision["action"] == "divergence_check":
-        return Outcome("diverged", None, decision["reason"])
-    if decision is not None and decision["action"] == "stop":
-        return Outcome("stopped", None, decision["reason"])
-    if decision is not None and decision["action"] == "pause":
-        return Outcome("paused", None, decision["reason"])
-    return INTERRUPTED
-
-
-class LedgerCallback(tune.Callback):
-    """Turns Tune's events into ledger rows.
-
-    Tune calls the scheduler before its callbacks, so a result's steps are written here before the verdicts it led to.
-
-    Args:
-        recorder: Where rows go.
-        scheduler: Whose verdicts are recorded.
-        searcher: Told how a trial ends before Tune tells it that it ended.
-        losses: What is done about trials whose slot is gone, decided before Tune tells us; taken out here.
+        event_log: Takes the rows.
+        scheduler: Its decisions are recorded.
+        fault_policy: Has decided about lost slots before Tune calls ``on_trial_error``.
+        outcomes: How trials end, noted here before Tune tells the searcher that they ended.
+        on_left: Called with the name of each job that leaves its slot.
         gpus_per_slot: GPUs a slot holds, for the cost rows.
-        begin: Unix seconds from which on the slots' time is accounted for: the driver's first row.
-        slots: Slots at once, at most.
-        states: Folder of the trials' states, where parked ones are noted.
-        steering: Asked for commands at each turn of Tune's loop.
+        begin: Unix seconds from which the slots' time is accounted for: the driver's first row.
+        slots: Concurrent slots.
+        checkpoints: The run's ``checkpoints/``, where paused trials are marked.
         elapsed: Seconds since ``begin``; None for this machine's clock.
-
-    Attributes:
-        on_left: Told the name of each trial, seed or exam that leaves its slot.
     """
 
     def __init__(
         self,
         event_log: EventLog,
-        scheduler: EarlyDynamicsScheduler,
-        searcher: OptunaSearcher,
-        losses: MutableMapping[str, LostSlot],
+        *,
+        scheduler: SweepScheduler,
+        fault_policy: FaultPolicy,
+        outcomes: dict[str, Outcome],
+        on_left: Callable[[str], None],
         gpus_per_slot: float,
         begin: float,
         slots: int,
         checkpoints: Path,
-        command_handler: CommandHandler | None = None,
         elapsed: Callable[[], float] | None = None,
     ) -> None:
         self._event_log = event_log
         self._scheduler = scheduler
-        self._searcher = searcher
-        self._losses = losses
+        self._fault_policy = fault_policy
+        self._outcomes = outcomes
+        self._on_left = on_left
         self._gpus = gpus_per_slot
-        self._clock = TimeAccounting(0.0, slots)
+        self._time = TimeAccounting(0.0, slots)
         self._elapsed = elapsed or _elapsed_since(begin)
         self._checkpoints = checkpoints
-        self._command_handler = command_handler
-        self.on_left: Callable[[str], None] = lambda name: None
         self._attempts: dict[str, int] = {}
-        self._faults: dict[str, int] = {}
+        self._faults_written: dict[str, int] = {}
         self._decisions: dict[str, Row] = {}
-        self._outcomes: dict[str, Outcome] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles callbacks for its own restore, which we do not use: the ledger is the truth.
-        return {}
-
-    def on_step_begin(self, iteration: int, trials: Sequence[Trial], **info: Any) -> None:
-        """Tune's loop turns, at least ten times a second or so."""
-        if self._command_handler is not None:
-            self._command_handler.poll()
+    # ----- Tune's events ---------------------------------------------------------------------------------
 
     def on_trial_start(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A proposal gets its slot: a new trial, or one that was interrupted, parked or lost; or an exam."""
-        if "eval_job" in trial.config:
-            return
-        for memory in (self._attempts, self._faults, self._decisions):
-            memory.pop(trial.config["trial_id"], None)
-        self._write_trial(trial.config)
-
-    def _write_trial(self, config: dict[str, Any]) -> None:
-        """The row of a trial that has none."""
-        if config["trial_id"] in self._event_log.view.trials:
-            return
-        train_config: TrainConfig = config["train_config"]
-        self._event_log.write(
-            "trial",
-            trial_id=config["trial_id"],
-            number=config["number"],
-            params=config["params"],
-            train_config=train_config.to_dict(),
-            origin=config["origin"],
-            planned_steps=train_config.planned_steps,
-            warmup_steps=train_config.warmup_steps,
-            study_number=config.get("study_number"),
-            replicate_of=config.get("replicate_of"),
-        )
+        """A job gets its slot."""
+        job = job_of(trial.config)
+        if isinstance(job, TrialJob):
+            for memory in (self._attempts, self._faults_written, self._decisions):
+                memory.pop(job.trial_id, None)
+            self._write_trial(job)
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report point: faults and attempt (if new), steps, held-out losses, verdicts, costs."""
-        name = trial.config["trial_id"]
-        if "eval_job" in trial.config:
-            self._write_eval_job(name, result)
-            return
-        new_fault = self._write_faults(name, result, told_as=name)
-        if "history" in result:
-            self._write_steps(name, result, self._attempt(name, result, new_fault))
-        self._write_decisions()
-        # The cost rows close a result: who resumes takes a result without them as not written.
-        for phase, seconds in result["phase_seconds"].items():
-            self._write_cost(name, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
-        if between is not None:
-            self._write_cost(None, result["slot"], *between)
-        if result.get("done"):
-            how = outcome(result, self._decisions.get(name))
-            if how is INTERRUPTED and result.get("paused"):
-                how = Outcome("interrupted", None, "the sweep was paused")
-            self._outcomes[name] = how
-            self._searcher.set_outcome(name, how.status, how.objective, how.reason)
-            if how.status in ("paused", "interrupted"):  # its state is needed again
-                mark_paused(self._checkpoints / name)
+        """A trial reports, or an item of an evaluation job is scored."""
+        job = job_of(trial.config)
+        if isinstance(job, EvalJob):
+            self._write_score(job, result)
+        else:
+            self._write_report(job, result)
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A trial is over, whoever ended it; a parked one has not ended, also if it was about to come back."""
-        name = trial.config["trial_id"]
-        how = self._outcomes.pop(name, INTERRUPTED)
-        self._clock.leave(name)
-        self.on_left(name)
-        if "eval_job" in trial.config:
+        """A job has left its slot."""
+        job, result = job_of(trial.config), trial.last_result or {}
+        self._time.leave(job.name)
+        self._on_left(job.name)
+        if isinstance(job, EvalJob):
             return
-        if how.status in ("paused", "interrupted") and self._event_log.view.trials[name].status == "paused":
-            return
-        self._end(name, how, trial.last_result or {})
-        self._end_on_full_storage(trial.last_result or {})
+        outcome = self._outcomes.pop(job.trial_id, INTERRUPTED)
+        if outcome.status in ("paused", "interrupted") and self._is_paused(job):
+            return  # a paused trial has not ended, also if it was about to resume
+        self._write_end(job, outcome, result)
+        self._end_on_full_storage(result)
 
     def on_trial_error(self, iteration: int, trials: Sequence[Trial], trial: Trial, **info: Any) -> None:
-        """A trial's coordinator is gone: faults of ranks do not come this way, they are reported as results."""
-        name, result = trial.config["trial_id"], trial.last_result or {}
-        loss, slot = self._losses.pop(name), result.get("slot")
-        eval_job = "eval_job" in trial.config
-        told_as = None if eval_job else name
-        self.on_left(name)
-        if not eval_job:
-            self._write_trial(trial.config)  # it may have been lost before it began
-        lost = self._clock.lose(slot, self._elapsed()) if slot else 0.0
+        """A job's coordinator is gone. Faults of ranks come as results instead."""
+        job, result = job_of(trial.config), trial.last_result or {}
+        lost, slot = self._fault_policy.lost_slots.pop(job.name), result.get("slot")
+        self._outcomes.pop(job.name, None)
+        self._on_left(job.name)
+        trial_id = None
+        if isinstance(job, TrialJob):
+            trial_id = job.trial_id
+            self._write_trial(job)  # it may have lost its slot before it started
+        seconds = self._time.lose(slot, self._elapsed()) if slot else 0.0
         self._event_log.write(
-            "fault", trial_id=told_as, slot=slot, rank=None, error=loss.error, message=loss.message,
-            action=loss.action, lost_seconds=lost,
-        )  # fmt: skip
+            "fault",
+            trial_id=trial_id,
+            slot=slot,
+            rank=None,
+            error=lost.error,
+            message=lost.message,
+            action=lost.action,
+            lost_seconds=seconds,
+        )
         if slot:
-            self._write_cost(told_as, slot, "lost", lost)
-        if eval_job:
-            self._faults.pop(name, None)
+            self._write_cost(trial_id, slot, "lost", seconds)
+        if isinstance(job, EvalJob):
+            self._faults_written.pop(job.name, None)
             return
-        paused = self._event_log.view.trials[name].status == "paused"  # about to come back, and stays so
-        if loss.status == "failed" or (loss.status == "interrupted" and not paused):
-            self._end(name, Outcome(loss.status, None, loss.message), result)
-        if loss.status == "failed":
-            remove_checkpoints(self._checkpoints / name)
-
-    def _end_on_full_storage(self, result: dict[str, Any]) -> None:
-        """A slot cannot write: neither could the next trial. The trial's own rows are written; nothing else follows."""
-        if "storage" in result:
-            self._event_log.failure = StorageError(
-                f"{self._checkpoints.parent}: {result['storage']}\n"
-                "  Free space or make the folder writable, then resume the run."
-            )
-            raise self._event_log.failure
+        if lost.status == "failed" or (lost.status == "interrupted" and not self._is_paused(job)):
+            self._write_end(job, Outcome(lost.status, reason=lost.message), result)
+        if lost.status == "failed":
+            remove_checkpoints(self._checkpoints / job.trial_id)
 
     def close(self) -> None:
-        """Write what each slot has waited since its last trial: the sweep is over."""
-        for slot, seconds in self._clock.close(self._elapsed()).items():
+        """Write how long each slot has been idle since its last job: the session is over."""
+        for slot, seconds in self._time.close(self._elapsed()).items():
             self._write_cost(None, slot, "idle", seconds)
 
-    def _write_eval_job(self, name: str, result: dict[str, Any]) -> None:
-        """One part of an exam: it is the slot's time, no trial's."""
-        self._write_faults(name, result, told_as=None)
-        self._event_log.write("score", **result["scored"], slot=result["slot"])
-        for phase, seconds in result["phase_seconds"].items():
-            self._write_cost(None, result["slot"], phase, seconds)
-        between = self._clock.result(result["slot"], name, self._elapsed(), result["phase_seconds"])
-        if between is not None:
-            self._write_cost(None, result["slot"], *between)
+    # ----- rows of a trial -------------------------------------------------------------------------------
 
-    def _write_cost(self, name: str | None, slot: str, phase: str, seconds: float) -> None:
-        self._event_log.write("cost", trial_id=name, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus)
+    def _write_trial(self, job: TrialJob) -> None:
+        """The ``trial`` row, where there is none yet."""
+        if job.trial_id in self._event_log.view.trials:
+            return
+        self._event_log.write(
+            "trial",
+            trial_id=job.trial_id,
+            number=job.number,
+            params=job.params,
+            train_config=job.train_config.to_dict(),
+            origin=job.origin,
+            planned_steps=job.train_config.planned_steps,
+            warmup_steps=job.train_config.warmup_steps,
+            study_number=job.study_number,
+            replicate_of=job.replicate_of,
+        )
 
-    def _write_faults(self, name: str, result: dict[str, Any], told_as: str | None) -> bool:
-        """Faults since the last result, as those of trial ``told_as``; whether the trial was begun anew after any."""
-        faults = result["faults"][self._faults.get(name, 0) :]
-        for fault in faults:
-            self._event_log.write("fault", trial_id=told_as, slot=result["slot"], rank=None, **fault)
-        self._faults[name] = len(result["faults"])
-        return any(fault["action"] != WENT_ON for fault in faults)
+    def _write_report(self, job: TrialJob, result: dict[str, Any]) -> None:
+        """Faults, a new attempt, steps, validation losses, decisions, costs: one result."""
+        name = job.trial_id
+        restarted = self._write_faults(name, result, trial_id=name)
+        if "history" in result:
+            self._write_steps(name, result, self._attempt(name, result, restarted))
+        for decision in self._scheduler.drain_decisions():
+            row = self._event_log.write("decision", **decision.to_row())
+            self._decisions[row["trial_id"]] = row
+        # The cost rows come last: a result without them counts as not written when the sweep is resumed.
+        self._write_costs(name, name, result)
+        if result.get("done"):
+            outcome = self._outcomes[name] = outcome_of(result, self._decisions.get(name))
+            if outcome.status in ("paused", "interrupted"):  # its checkpoints are needed again
+                mark_paused(self._checkpoints / name)
 
-    def _attempt(self, name: str, result: dict[str, Any], new_fault: bool) -> int:
-        """Number of the attempt this result is of; a new one begins with the trial and after each fault."""
+    def _attempt(self, name: str, result: dict[str, Any], restarted: bool) -> int:
+        """The number of the result's attempt; a new one starts with the trial and after each restart."""
         attempt = self._attempts.get(name)
-        if attempt is None or new_fault:
+        if attempt is None or restarted:
             attempt = self._attempts[name] = len(self._event_log.view.trials[name].attempts) + 1
             self._event_log.write(
                 "start", trial_id=name, attempt=attempt, slot=result["slot"], **result["started"]
@@ -294,22 +209,57 @@ class LedgerCallback(tune.Callback):
                 seconds=result["eval_seconds"],
             )
 
-    def _write_decisions(self) -> None:
-        for decision in self._scheduler.drain_decisions():
-            row = self._event_log.write("decision", **decision.to_row())
-            self._decisions[row["trial_id"]] = row
-
-    def _end(self, name: str, how: Outcome, result: dict[str, Any]) -> None:
-        self._event_log.write(
-            "end",
-            trial_id=name,
-            attempt=self._attempts.get(name, 1),
-            status=how.status,
-            reason=how.reason,
-            objective=how.objective,
+    def _write_end(self, job: TrialJob, outcome: Outcome, result: dict[str, Any]) -> None:
+        write_end(
+            self._event_log,
+            job.trial_id,
+            outcome,
+            attempt=self._attempts.get(job.trial_id, 1),
             step=result.get("step", 0),
             samples_seen=result.get("samples_seen", 0),
             tokens_seen=result.get("tokens_seen", 0),
+        )
+
+    def _is_paused(self, job: TrialJob) -> bool:
+        return self._event_log.view.trials[job.trial_id].status == "paused"
+
+    def _end_on_full_storage(self, result: dict[str, Any]) -> None:
+        """End the sweep where a slot cannot write: the next trial could not either."""
+        if "storage" in result:
+            self._event_log.failure = StorageError(
+                f"{self._checkpoints.parent}: {result['storage']}\n"
+                "  Free space or make the folder writable, then resume the run."
+            )
+            raise self._event_log.failure
+
+    # ----- rows of an evaluation job, and of both --------------------------------------------------------
+
+    def _write_score(self, job: EvalJob, result: dict[str, Any]) -> None:
+        """One scored item. Its time is charged to the slot, not to a trial."""
+        self._write_faults(job.name, result, trial_id=None)
+        self._event_log.write("score", **result["scored"], slot=result["slot"])
+        self._write_costs(job.name, None, result)
+
+    def _write_faults(self, name: str, result: dict[str, Any], trial_id: str | None) -> bool:
+        """The faults since the last result; whether any of them has restarted the trial."""
+        faults = result["faults"][self._faults_written.get(name, 0) :]
+        for fault in faults:
+            self._event_log.write("fault", trial_id=trial_id, slot=result["slot"], rank=None, **fault)
+        self._faults_written[name] = len(result["faults"])
+        return any(fault["action"] != WENT_ON for fault in faults)
+
+    def _write_costs(self, name: str, trial_id: str | None, result: dict[str, Any]) -> None:
+        """The result's own time by phase, and the time that the slot was idle before it."""
+        slot, phases = result["slot"], result["phase_seconds"]
+        for phase, seconds in phases.items():
+            self._write_cost(trial_id, slot, phase, seconds)
+        between = self._time.result(slot, name, self._elapsed(), phases)
+        if between is not None:
+            self._write_cost(None, slot, *between)
+
+    def _write_cost(self, trial_id: str | None, slot: str, phase: str, seconds: float) -> None:
+        self._event_log.write(
+            "cost", trial_id=trial_id, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus
         )
 
 

@@ -29,7 +29,7 @@ def describe(row: Row, view: SweepState) -> str | None:
     """One plain line for a ledger row, or None for a row that is not news."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
     if kind == "command":
-        settings = row["arguments"].get("config") or row["arguments"]
+        settings = row["arguments"].get("params") or row["arguments"]
         what = " ".join(p for p in (row["command"], row["trial_id"], short_config(settings)) if p)
         word = "accepted" if row["accepted"] else "refused"
         return f"command {word}: {what} who={row['who']}: {row['answer']}"

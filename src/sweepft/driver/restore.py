@@ -10,38 +10,36 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sweepft.data import Prepared
-from sweepft.driver.build import build_scheduler
-from sweepft.driver.control import SweepScheduler
-from sweepft.driver.ledger_callback import outcome
-from sweepft.driver.run_folder import sweep_row
+from sweepft.driver.build import Search, build_search
+from sweepft.driver.control import SweepControl
+from sweepft.driver.final_stage import FinalStage
+from sweepft.driver.trial_ends import write_end
 from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import LedgerCorrupt
 from sweepft.ledger import EventLog, SweepState
 from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.search.outcome import outcome_of
 from sweepft.spec import SweepSpec
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
-def write_resume_row(spec: SweepSpec, prepared: Prepared, event_log: EventLog) -> None:
-    """Write the ``sweep`` row with which a session of the driver begins."""
-    prior_sweeps = event_log.view.header.get("prior_sweeps")
-    event_log.write("sweep", resumed=True, **sweep_row(spec, prepared), prior_sweeps=prior_sweeps)
-
-
-def from_ledger(
-    spec: SweepSpec, budget_samples: int, run_dir: Path, event_log: EventLog
-) -> tuple[OptunaSearcher, SweepScheduler]:
+def restored_search(
+    spec: SweepSpec,
+    run_dir: Path,
+    event_log: EventLog,
+    control: SweepControl,
+    final_stage: FinalStage | None = None,
+) -> Search:
     """The search and the scheduler as of the last complete result; trials that had not ended are proposed first.
 
     Args:
         spec: Resolved.
-        budget_samples: Samples of a trial at full budget.
         run_dir: The run folder.
-        event_log: Open for writing: `end` rows that a crash prevented are written.
+        event_log: Open for writing: ``end`` rows that a crash prevented are written.
+        control: Of the sweep.
+        final_stage: What follows the search.
     Raises:
         LedgerCorrupt: If the name of a trial would lead out of the run folder.
     """
@@ -53,10 +51,9 @@ def from_ledger(
         proposer = Proposer(spec, run_dir / STUDY_FILE)
         proposer.rebuild(state)
         prior_sweeps = PriorSweeps.from_dict(state.header.get("prior_sweeps") or {})
-        scheduler = build_scheduler(spec, budget_samples, prior_sweeps)
-        scheduler.restore_ledger(state)
-    reported = {t.trial_id: t.samples_seen for t in state.trials.values()}
-    return OptunaSearcher(proposer, budget_samples, reported=reported), scheduler
+        return build_search(
+            spec, event_log, control, proposer, prior_sweeps, final_stage=final_stage, restore=True
+        )
 
 
 def _check_names(run_dir: Path, state: SweepState) -> None:
@@ -85,14 +82,11 @@ def _write_missing_ends(event_log: EventLog) -> None:
             result["eval_loss"] = trial.evals[-1]["objective"]
         if diverged:
             result["diverged"] = f"the gradient norm is {float(grad_norm)} at step {trial.step}"
-        how = outcome(result, decision)
-        event_log.write(
-            "end",
-            trial_id=trial.trial_id,
+        write_end(
+            event_log,
+            trial.trial_id,
+            outcome_of(result, decision),
             attempt=trial.attempts[-1].attempt if trial.attempts else 1,
-            status=how.status,
-            reason=how.reason,
-            objective=how.objective,
             step=trial.step,
             samples_seen=trial.samples_seen,
             tokens_seen=trial.tokens_seen,

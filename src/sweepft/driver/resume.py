@@ -13,10 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
-from sweepft.driver.final_stage import check_finals
-from sweepft.driver.restore import from_ledger, write_resume_row
+from sweepft.driver.final_stage import check_final_evaluation
 from sweepft.driver.sidecars import check_mirror, mirrored
-from sweepft.driver.sweep import SweepResult, run_sweep
+from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import DataError, LedgerError, Problem, SpecError
 from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.spec import SweepSpec, from_dict, load
@@ -52,7 +51,7 @@ def resume_sweep(
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
         view = SweepState.from_rows(rows)
-        del rows  # half a million of them are a gibibyte
+        del rows  # half a million of them take a GiB
         if not view.header:
             raise LedgerError(
                 f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
@@ -64,28 +63,20 @@ def resume_sweep(
             )
         spec = load(run_dir / "spec.yaml", overrides, check_prior_sweeps=False)  # the ledger has what it said
         _comparable(view.spec, spec)
-        check_finals(spec)
+        check_final_evaluation(spec)
         check_mirror(spec.mirror, run_dir)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _same_data(view.header["data"], prepared)
         event_log = EventLog(ledger, view)
-        write_resume_row(spec, prepared, event_log)
-        searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log)
-        again, paused = searcher.proposer.waiting, len(searcher.proposer.paused)
-        done = sum(t.replicate_of is None for t in view.trials.values()) - again - paused
-        words = f"{done} trials are done, {again} go on" + (f", {paused} are parked" if paused else "")
-        console.print(f"resuming {spec.name}: {words}", highlight=False)
+        sweep = Sweep.begin(spec, prepared, run_dir, event_log, console)
+        sweep.write_resume_row()
+        search = sweep.restored_search()
+        waiting, paused = search.proposer.waiting, len(search.proposer.paused)
+        done = sum(t.replicate_of is None for t in view.trials.values()) - waiting - paused
+        text = f"{done} trials done, {waiting} to continue" + (f", {paused} paused" if paused else "")
+        console.print(f"resuming {spec.name}: {text}", highlight=False)
         with mirrored(spec.mirror, run_dir, event_log, console):
-            return run_sweep(
-                spec,
-                prepared,
-                run_dir,
-                event_log=event_log,
-                searcher=searcher,
-                scheduler=scheduler,
-                address=address,
-                console=console,
-            )
+            return run_sweep(sweep, search, address)
 
 
 def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:

@@ -9,15 +9,13 @@ from pathlib import Path
 from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
-from sweepft.driver.build import build_scheduler, load_prior_sweeps
-from sweepft.driver.final_stage import check_finals
+from sweepft.driver.build import load_prior_sweeps
+from sweepft.driver.final_stage import check_final_evaluation
 from sweepft.driver.run_folder import make_run_folder, sweep_row
 from sweepft.driver.sidecars import check_mirror, mirrored
-from sweepft.driver.sweep import SweepResult, run_sweep
+from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import Problem, SpecError
 from sweepft.ledger import EventLog, Ledger, SweepState
-from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import SweepSpec, check_budget, packing_note
 
 
@@ -43,7 +41,7 @@ def start_sweep(
     """
     console = console or Console()
     check_packages(spec)
-    check_finals(spec)
+    check_final_evaluation(spec)
     out = out.resolve()
     check_mirror(spec.mirror, out)
     prior_sweeps = load_prior_sweeps(spec)
@@ -53,16 +51,8 @@ def start_sweep(
         event_log = EventLog(ledger, SweepState())
         event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
         with mirrored(spec.mirror, out, event_log, console):
-            return run_sweep(
-                spec,
-                prepared,
-                out,
-                event_log=event_log,
-                searcher=OptunaSearcher(Proposer(spec, out / STUDY_FILE), prepared.budget_samples),
-                scheduler=build_scheduler(spec, prepared.budget_samples, prior_sweeps),
-                address=address,
-                console=console,
-            )
+            sweep = Sweep.begin(spec, prepared, out, event_log, console)
+            return run_sweep(sweep, sweep.new_search(prior_sweeps), address)
 
 
 def check_packages(spec: SweepSpec) -> None:

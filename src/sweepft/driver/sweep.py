@@ -1,7 +1,7 @@
-"""The middle of every sweep, new or resumed: Ray, the Tuner, progress, Ctrl-C, limits, and the report at the end.
+"""One sweep from its first trial to its report.
 
-One idea: a stretch is one Tuner's life. A pause ends it and frees what it held; the driver waits, and then goes on as a
-resumed sweep does, from the ledger.
+``run_sweep`` runs sessions. A session is the life of one Tuner; a pause ends it and frees its slots. When the sweep is
+continued, the next session is restored from the ledger, in the same way as a resumed sweep.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import logging
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,25 @@ from typing import Any
 from rich.console import Console
 
 from sweepft.data import Prepared
-from sweepft.driver.build import build_callback, build_tuner
-from sweepft.driver.command_handler import CommandHandler
-from sweepft.driver.configs import keep_policy
-from sweepft.driver.control import SweepControl, SweepScheduler
+from sweepft.driver.build import Search, build_callback, build_search, build_tuner, trains_from_scratch
+from sweepft.driver.command_handler import CommandHandler, CommandPoller
+from sweepft.driver.configs import checkpoint_policy, keep_policy
+from sweepft.driver.control import Limit, SweepControl
 from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.listeners import LiveReport, keep_weights, stop_when_nothing_works
-from sweepft.driver.pausing import give_up_paused
 from sweepft.driver.progress import Progress
 from sweepft.driver.ray_session import ray_session
-from sweepft.driver.restore import from_ledger, write_resume_row
-from sweepft.driver.run_folder import storage_problem
+from sweepft.driver.restore import restored_search
+from sweepft.driver.run_folder import storage_problem, sweep_row
 from sweepft.driver.sidecars import Tracking
+from sweepft.driver.trial_ends import stop_paused_trials
+from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export import write_best
-from sweepft.ledger import EventLog, SweepState, winner
+from sweepft.ledger import EventLog, Row, SweepState, winner
 from sweepft.report import write_report
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.search import STUDY_FILE, Proposer
 from sweepft.spec import SweepSpec
 
 _log = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What is left when a sweep is over.
+    """What a sweep leaves behind.
 
     Attributes:
         run_dir: The run folder.
-        view: The folded ledger.
+        view: The state folded from the ledger.
         status: ``finished | limit | interrupted | failed``.
         reports: Report files by kind.
-        best: Folder of the winner, ready to use, or None where no trial has completed.
+        best: Folder of the winner, ready to use; None where no trial has completed.
     """
 
     run_dir: Path
@@ -70,151 +70,198 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """130 when interrupted, 0 when some trial has completed, else 1."""
+        """130 when interrupted, 0 when a trial has completed, else 1."""
         if self.status == "interrupted":
             return 130
         return 0 if winner(self.view) is not None and self.status != "failed" else 1
 
 
-def run_sweep(
-    spec: SweepSpec,
-    prepared: Prepared,
-    run_dir: Path,
-    *,
-    event_log: EventLog,
-    searcher: OptunaSearcher,
-    scheduler: SweepScheduler,
-    address: str | None,
-    console: Console,
-) -> SweepResult:
-    """Run trials until the search is done, a limit is reached or somebody stops it; then write the report.
+@dataclass(frozen=True)
+class Sweep:
+    """The parts of a sweep that outlive its sessions.
 
-    Args:
+    Attributes:
         spec: Resolved.
         prepared: Its data.
         run_dir: Its folder.
-        recorder: Open for writing; the ``sweep`` row is written.
-        searcher: Fresh, or rebuilt from the ledger, as is the scheduler.
-        scheduler: Judges trials.
-        address: Ray cluster, None for a local one.
+        event_log: Open for writing; the ``sweep`` row is written.
+        control: Its state machine.
         console: Where progress is shown.
+    """
+
+    spec: SweepSpec
+    prepared: Prepared
+    run_dir: Path
+    event_log: EventLog
+    control: SweepControl
+    console: Console
+
+    @classmethod
+    def begin(
+        cls, spec: SweepSpec, prepared: Prepared, run_dir: Path, event_log: EventLog, console: Console
+    ) -> Sweep:
+        """A sweep whose limits count from now."""
+        control = SweepControl(Limit(spec, event_log.view).reached)
+        return cls(spec, prepared, run_dir, event_log, control, console)
+
+    def new_search(self, prior_sweeps: PriorSweeps) -> Search:
+        """A search that has proposed nothing yet."""
+        proposer = Proposer(self.spec, self.run_dir / STUDY_FILE)
+        return build_search(
+            self.spec,
+            self.event_log,
+            self.control,
+            proposer,
+            prior_sweeps,
+            final_stage=self._final_stage(),
+        )
+
+    def restored_search(self) -> Search:
+        """The search as the ledger has it; see `sweepft.driver.restore`."""
+        return restored_search(self.spec, self.run_dir, self.event_log, self.control, self._final_stage())
+
+    def write_resume_row(self) -> None:
+        """Write the ``sweep`` row with which a later session begins."""
+        prior_sweeps = self.event_log.view.header.get("prior_sweeps")
+        self.event_log.write(
+            "sweep", resumed=True, **sweep_row(self.spec, self.prepared), prior_sweeps=prior_sweeps
+        )
+
+    def _final_stage(self) -> FinalStage:
+        return FinalStage(
+            self.spec, self.prepared, self.run_dir, event_log=self.event_log, control=self.control
+        )
+
+
+def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
+    """Run trials until the search is done, a limit is reached or the sweep is stopped; then write the report.
+
+    Args:
+        sweep: As begun.
+        search: New, or restored from the ledger.
+        address: Ray cluster to join, None for a local one.
     Raises:
         ResourceError: If not even one trial fits.
-        StorageError: If the ledger can no longer be written; what it holds is whole.
+        StorageError: If the ledger can no longer be written; what it holds is complete.
     """
-    control = SweepControl()
-    limit = _Limit(spec, event_log.view)
-    command_handler = CommandHandler(spec, run_dir, event_log, control, limit.reached)
-    progress = Progress(event_log.view, spec.resources.concurrent_trials, console)
+    spec, run_dir, event_log, control = sweep.spec, sweep.run_dir, sweep.event_log, sweep.control
+    commands = CommandHandler(spec, run_dir, event_log, control)
+    progress = Progress(event_log.view, spec.resources.concurrent_trials, sweep.console)
     event_log.listeners += [
         progress.on_row,
         LiveReport(run_dir, event_log.view).on_row,
         stop_when_nothing_works(control, event_log.view),
-        keep_weights(keep_policy(spec, prepared, run_dir), event_log.view),
+        keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.view),
     ]
-    always = tuple(event_log.listeners)
-
-    def session() -> None:
-        # Trackers end with every ``finish`` row, that of a pause too.
-        trackers = [Tracking(run_dir, console).on_row] if spec.track.names else []
-        event_log.listeners[:] = [*always, *trackers]
-        with ray_session(spec, run_dir, address) as warning:
-            if warning:
-                console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
-            callback = _session(
-                spec, prepared, run_dir, event_log, searcher, scheduler, command_handler, control
-            )
-        callback.close()  # not before the slots are gone: until then their time is the sweep's
-
-    with _interrupts(control, console), progress:
-        session()
+    lasting = tuple(event_log.listeners)  # a session adds its own
+    with _interrupts(control, sweep.console), progress:
+        _run_session(sweep, search, commands, lasting, address)
         while (
-            command_handler.cut
-            and not control.soft
-            and _wait_while_paused(event_log, command_handler, searcher)
+            control.paused_in_session
+            and not control.stopping
+            and _wait_while_paused(event_log, commands, search)
         ):
-            write_resume_row(spec, prepared, event_log)
-            searcher, scheduler = from_ledger(spec, prepared.budget_samples, run_dir, event_log)
-            session()
-    if not control.soft:
-        give_up_paused(
-            spec,
-            run_dir,
-            event_log=event_log,
-            scheduler=scheduler,
-            proposer=searcher.proposer,
-            limit=limit.reached(),
+            sweep.write_resume_row()
+            search = sweep.restored_search()
+            _run_session(sweep, search, commands, lasting, address)
+    if not control.stopping:
+        stop_paused_trials(
+            event_log,
+            scheduler=search.scheduler,
+            proposer=search.proposer,
+            checkpoints=Path(checkpoint_policy(spec, run_dir).folder),
+            from_scratch=trains_from_scratch(spec),
+            limit=control.limit_reached(),
         )
-    command_handler.close()
-    searcher.proposer.close()
-    status, reason = _status(control, limit, event_log.view)
-    event_log.write("finish", status=status, reason=reason)
-    # As large as the model, and made again in seconds.
-    shutil.rmtree(run_dir / "base", ignore_errors=True)
-    return SweepResult(run_dir, event_log.view, status, write_report(run_dir), _best(run_dir, event_log.view))
+    return _finish(sweep, search, commands)
 
 
-def _ended_by_storage(event_log: EventLog, failure: StorageError) -> StorageError:
-    """Say in the ledger why the sweep ended, if it can still be written; a resume needs no such row."""
+def _run_session(
+    sweep: Sweep,
+    search: Search,
+    commands: CommandHandler,
+    lasting: Sequence[Callable[[Row], None]],
+    address: str | None,
+) -> None:
+    """Run one Tuner until there are no more jobs, or the sweep is paused or stopped."""
+    event_log = sweep.event_log
+    event_log.listeners[:] = lasting
+    if sweep.spec.track.names:  # a tracker ends with each ``finish`` row, also that of a pause
+        event_log.listeners.append(Tracking(sweep.run_dir, sweep.console).on_row)
+    if search.final_stage is not None:
+        event_log.listeners.append(search.final_stage.on_row)
+    with ray_session(sweep.spec, sweep.run_dir, address) as warning:
+        if warning:
+            sweep.console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+        sweep.control.begin_session()
+        commands.begin_session(search.scheduler, search.proposer)
+        callback = build_callback(sweep.spec, sweep.run_dir, event_log, search)
+        _fit(sweep, search, callback, commands)
+    callback.close()  # after the slots are gone: until then their time is the sweep's
+
+
+def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: CommandHandler) -> None:
+    event_log = sweep.event_log
+    tuner = build_tuner(
+        sweep.spec,
+        sweep.prepared,
+        sweep.run_dir,
+        search=search,
+        control=sweep.control,
+        callbacks=[CommandPoller(commands), callback],
+    )
+    try:
+        tuner.fit()
+    except Exception:
+        failure = event_log.failure or storage_problem(sweep.run_dir)
+        if failure is None:
+            raise
+        raise _note_failure(event_log, failure) from None
+    if event_log.failure is not None:  # in Tune's last moments, where Tune swallows exceptions
+        raise _note_failure(event_log, event_log.failure)
+
+
+def _note_failure(event_log: EventLog, failure: StorageError) -> StorageError:
+    """Write why the sweep ended, if the ledger can still be written; a resume does not need the row."""
     with contextlib.suppress(SweepftError):
         event_log.ledger.append("finish", status="interrupted", reason=str(failure))
     return failure
 
 
-def _wait_while_paused(
-    event_log: EventLog, command_handler: CommandHandler, searcher: OptunaSearcher
-) -> bool:
-    """Wait while the sweep is paused; whether it goes on then."""
+def _wait_while_paused(event_log: EventLog, commands: CommandHandler, search: Search) -> bool:
+    """Wait while the sweep is paused; whether it continues then (else it is to stop)."""
     who = event_log.view.accepted("pause")[-1]["who"]
     event_log.write("finish", status="paused", reason=f"paused by {who}")
-    searcher.proposer.close()
-    command_handler.leave()
-    return command_handler.wait()
+    search.proposer.close()
+    commands.end_session()
+    return commands.wait_while_paused()
 
 
-def _session(
-    spec: SweepSpec,
-    prepared: Prepared,
-    run_dir: Path,
-    event_log: EventLog,
-    searcher: OptunaSearcher,
-    scheduler: SweepScheduler,
-    command_handler: CommandHandler,
-    control: SweepControl,
-) -> LedgerCallback:
-    """Run trials in one Tuner until there are no more, or somebody wants an end. Returns who wrote their rows."""
-    command_handler.begin(scheduler, searcher.proposer)
-    searcher.should_stop = lambda: command_handler.pausing or command_handler.closing() is not None
-    callback = build_callback(spec, run_dir, event_log, scheduler, searcher, control, command_handler)
-    final_stage = FinalStage(
-        spec, prepared, run_dir, event_log=event_log, control=control, reported=searcher.reported
-    )
-    searcher.afterwards = lambda busy: "finished" if command_handler.pausing else final_stage.ask(busy)
-    callback.on_left, command_handler.final_stage = final_stage.left, final_stage
-    tuner = build_tuner(
-        spec,
-        prepared,
-        run_dir,
-        searcher=searcher,
-        scheduler=scheduler,
-        callback=callback,
-        control=control,
-        command_handler=command_handler,
-    )
-    try:
-        tuner.fit()
-    except Exception:
-        failure = event_log.failure or storage_problem(run_dir)
-        if failure is None:
-            raise
-        raise _ended_by_storage(event_log, failure) from None
-    if event_log.failure is not None:  # in Tune's last moments, where it keeps errors to itself
-        raise _ended_by_storage(event_log, event_log.failure)
-    return callback
+def _finish(sweep: Sweep, search: Search, commands: CommandHandler) -> SweepResult:
+    """Close everything, write the last row and the report."""
+    run_dir, view = sweep.run_dir, sweep.event_log.view
+    commands.close()
+    search.proposer.close()
+    status, reason = _status(sweep.control, view)
+    sweep.control.finish()
+    sweep.event_log.write("finish", status=status, reason=reason)
+    shutil.rmtree(run_dir / "base", ignore_errors=True)  # as large as the model, and rebuilt in seconds
+    return SweepResult(run_dir, view, status, write_report(run_dir), _write_best(run_dir, view))
 
 
-def _best(run_dir: Path, view: SweepState) -> Path | None:
-    """Make ``best/``. The sweep is over and its ledger whole: what goes wrong here must not fail it."""
+def _status(control: SweepControl, view: SweepState) -> tuple[str, str | None]:
+    if control.stopping:
+        return ("failed" if control.gave_up else "interrupted"), control.reason
+    limit = control.limit_reached()
+    if limit is not None:
+        return "limit", limit
+    if winner(view) is None:
+        return "failed", "no trial has reached its full budget"
+    return "finished", None
+
+
+def _write_best(run_dir: Path, view: SweepState) -> Path | None:
+    """Write ``best/``. The sweep is over and its ledger complete, so an error here is logged only."""
     try:
         return write_best(run_dir, view)
     except Exception as error:
@@ -222,50 +269,19 @@ def _best(run_dir: Path, view: SweepState) -> Path | None:
         return None
 
 
-def _status(control: SweepControl, limit: _Limit, view: SweepState) -> tuple[str, str | None]:
-    if control.soft:
-        return ("failed" if control.gave_up else "interrupted"), control.reason
-    if limit.reached() is not None:
-        return "limit", limit.reached()
-    if winner(view) is None:
-        return "failed", "no trial has reached its full budget"
-    return "finished", None
-
-
-class _Limit:
-    """``search.limit``: when to propose no more."""
-
-    def __init__(self, spec: SweepSpec, view: SweepState) -> None:
-        self._limit = spec.search.limit
-        self._gpus = spec.resources.gpus_per_worker > 0
-        self._view = view
-        self._began = time.time()
-
-    def reached(self) -> str | None:
-        if self._limit is None:
-            return None
-        hours = (time.time() - self._began) / 3600
-        if self._limit.hours is not None and hours >= self._limit.hours:
-            return f"search.limit.hours: {self._limit.hours:g} are over"
-        spent = sum((self._view.gpu_phases if self._gpus else self._view.phases).values()) / 3600
-        if self._limit.gpu_hours is not None and spent >= self._limit.gpu_hours:
-            return f"search.limit.gpu_hours: {self._limit.gpu_hours:g} are spent"
-        return None
-
-
 @contextlib.contextmanager
 def _interrupts(control: SweepControl, console: Console) -> Iterator[None]:
-    """Ctrl-C once ends trials at their next window, twice ends them now. Both leave a run that can be resumed."""
+    """The first Ctrl-C ends trials at their next rung, the second at once. Both leave a run that can be resumed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def on_signal(number: int, frame: Any) -> None:
-        control.ask("stopped by its user" if number == signal.SIGINT else "asked to terminate")
-        words = (
-            "stopping now" if control.hard else "stopping at the next windows; press Ctrl-C again to stop now"
+        control.request_stop("interrupted by user" if number == signal.SIGINT else "terminated by a signal")
+        message = (
+            "stopping now" if control.immediate else "stopping at the next rungs; Ctrl-C again stops now"
         )
-        console.print(words, style="yellow", highlight=False)
+        console.print(message, style="yellow", highlight=False)
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -32,7 +32,7 @@ class Command:
     Attributes:
         command: One of `COMMANDS`.
         trial_id: The trial it is about; None for the whole sweep.
-        arguments: ``{"config": {...}}`` of a clone, ``{"trials": N}`` of an extension.
+        arguments: ``{"params": {...}}`` of a clone, ``{"trials": N}`` of an extension.
         who: ``user@host``.
         asked: Unix seconds.
         command_id: Names it in the answer.

@@ -41,12 +41,8 @@ class KeepPolicy:
         return trial_id in self.chosen({**known, trial_id: objective})
 
     def chosen(self, objectives: Mapping[str, float]) -> set[str]:
-        """The trials to keep among completed ones, given their objectives (lower is better).
-
-        Lots are drawn among those that are not the best. A trial that is not chosen never will be, whoever ends later.
-        """
-        best = set(sorted(objectives, key=lambda t: (objectives[t], t))[: self.top])
-        return best | set(sorted(objectives.keys() - best, key=self._lot)[: self.random])
+        """The trials to keep among completed ones; see `choose_trials`."""
+        return choose_trials(objectives, top=self.top, random=self.random, seed=self.seed)
 
     def settle(self, objectives: Mapping[str, float]) -> dict[str, float]:
         """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part).
@@ -68,5 +64,22 @@ class KeepPolicy:
                 shutil.rmtree(weights, ignore_errors=True)
         return kept
 
-    def _lot(self, trial_id: str) -> str:
-        return hashlib.sha256(f"{self.seed}:{trial_id}".encode()).hexdigest()
+
+def choose_trials(objectives: Mapping[str, float], *, top: int, random: int, seed: int) -> set[str]:
+    """The best trials, and some others drawn at random.
+
+    The draw does not depend on the order in which trials end. A trial that is not chosen now is never chosen later, whatever
+    trials end after it.
+
+    Args:
+        objectives: Of completed trials, lower is better.
+        top: How many of the best.
+        random: How many of the others.
+        seed: Of the draw.
+    """
+
+    def draw(trial_id: str) -> str:
+        return hashlib.sha256(f"{seed}:{trial_id}".encode()).hexdigest()
+
+    best = set(sorted(objectives, key=lambda t: (objectives[t], t))[:top])
+    return best | set(sorted(objectives.keys() - best, key=draw)[:random])

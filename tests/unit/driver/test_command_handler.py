@@ -1,4 +1,4 @@
-"""The driver's ear: each command is answered once, acted on, and still stands after a crash. No trial is run here."""
+"""Commands as the driver handles them: answered once, carried out, and still in force after a crash. No trial runs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from sweepft.early_stopping import PriorSweeps
 from sweepft.ledger import Command, EventLog, Ledger, SweepState, read_ledger, send_command
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.slot.checkpoints import pause_requested
+from sweepft.slot.jobs import TrialJob, job_of, to_tune_config
 
 CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.0, "schedule": "cosine"}
 
 
 class Driver:
-    """A driver without Tune: ledger, search, scheduler and steering, as `run_sweep` puts them together."""
+    """A driver without Tune: ledger, search, scheduler and command handler, as `run_sweep` wires them."""
 
     def __init__(self, run: Path, *, resumed: bool = False) -> None:
         self.run, self.spec = run, make_spec(trials=2)
@@ -36,17 +37,16 @@ class Driver:
         self.event_log = EventLog(self.ledger, view)
         self.event_log.write("sweep", **header, resumed=resumed)
         self.proposer = Proposer(self.spec, run / STUDY_FILE)
-        self.scheduler = build_scheduler(self.spec, BUDGET, PriorSweeps())
+        self.limit: str | None = None
+        self.control = SweepControl(lambda: self.limit)
+        self.scheduler = build_scheduler(self.spec, BUDGET, PriorSweeps(), control=self.control)
         if resumed:
             rows = read_ledger(run)
             self.proposer.rebuild(rows)
             self.scheduler.load_rows(rows)
-        self.control, self.limit = SweepControl(), None
-        self.command_handler = CommandHandler(
-            self.spec, run, self.event_log, self.control, lambda: self.limit
-        )
-        self.scheduler.control, self.scheduler.command_handler = self.control, self.command_handler
-        self.command_handler.begin(self.scheduler, self.proposer)
+        self.commands = CommandHandler(self.spec, run, self.event_log, self.control)
+        self.control.begin_session()
+        self.commands.begin_session(self.scheduler, self.proposer)
 
     def start(self) -> SimpleNamespace:
         """The next trial begins; Tune's trial, as far as a scheduler looks at it."""
@@ -58,19 +58,15 @@ class Driver:
                 train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip
-        config = {
-            "trial_id": proposal.trial_id,
-            "params": proposal.params,
-            "train_config": self.spec.train_config(proposal.params, 64),
-        }
-        trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=config)
+        job = TrialJob(proposal.trial_id, proposal.number, proposal.params, self.spec.train_config(proposal.params, 64))
+        trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=to_tune_config(job))
         self.scheduler.on_trial_add(None, trial)
         return trial
 
     def give(self, command: str, trial_id: str | None = None, **arguments: Any) -> dict[str, Any]:
         """Someone gives a command, the driver looks, and this is its answer."""
         send_command(self.run, Command.new(command, trial_id, arguments))
-        self.command_handler.poll()
+        self.commands.poll()
         return self.event_log.view.commands[-1]
 
     def report(self, trial: SimpleNamespace, samples: int, **more: Any) -> str:
@@ -88,21 +84,21 @@ def driver(tmp_path: Path) -> Driver:
     return Driver(tmp_path / "run")
 
 
-def test_a_command_is_answered_once(driver: Driver) -> None:
+def test_command_handler__answers_each_command_once(driver: Driver) -> None:
     driver.start()
     assert driver.give("pin", "t000")["accepted"]
-    driver.command_handler.poll()
+    driver.commands.poll()
     assert len(driver.event_log.view.commands) == 1
     again = driver.crash()
-    again.command_handler.poll()
+    again.commands.poll()
     assert len(again.event_log.view.commands) == 1
 
 
-def test_a_stopped_trial_ends_at_its_next_report_by_the_word_of_who_stopped_it(driver: Driver) -> None:
+def test_command_handler__stop_trial_at_next_report(driver: Driver) -> None:
     trial, other = driver.start(), driver.start()
     assert driver.report(trial, 50) == TrialScheduler.CONTINUE
     row = driver.give("stop", "t000")
-    assert row["answer"] == "it ends at its next report point"
+    assert row["answer"] == "stops at its next report point"
     assert driver.report(other, 50) == TrialScheduler.CONTINUE
     assert driver.report(trial, 100) == TrialScheduler.STOP
     (decision,) = [v for v in driver.scheduler.drain_decisions() if v.rule == "user"]
@@ -113,47 +109,47 @@ def test_a_stopped_trial_ends_at_its_next_report_by_the_word_of_who_stopped_it(d
     )
 
 
-def test_a_stop_that_was_not_carried_out_stands_after_a_crash(driver: Driver) -> None:
+def test_command_handler__open_stop_survives_crash(driver: Driver) -> None:
     driver.start()
     driver.give("stop", "t000")
     again = driver.crash()
     trial = again.start()
-    assert trial.config["trial_id"] == "t000"
+    assert job_of(trial.config).name == "t000"
     assert again.report(trial, 50) == TrialScheduler.STOP
 
 
-def test_a_clone_and_an_extension_stand_after_a_crash(driver: Driver) -> None:
+def test_command_handler__clone_and_extension_survive_crash(driver: Driver) -> None:
     driver.start()
-    config = {key: CONFIG[key] for key in ("learning_rate", "batch_size")}
-    assert driver.give("clone", "t000", config=config)["accepted"]
+    params = {key: CONFIG[key] for key in ("learning_rate", "batch_size")}
+    assert driver.give("clone", "t000", params=params)["accepted"]
     assert driver.give("extend", trials=3)["accepted"]
     again = driver.crash()
-    names = [again.start().config["trial_id"] for _ in range(4)]
+    names = [job_of(again.start().config).name for _ in range(4)]
     assert names == ["t000", "t001", "t002", "t003"]
     clone = again.event_log.view.trials["t001"]
     assert clone.origin == "clone"
-    assert clone.config.items() >= config.items()
+    assert clone.params.items() >= params.items()
     assert again.proposer.ask() is None
     assert again.event_log.view.planned_trials == 4
 
 
-def test_a_clone_of_what_the_search_has_just_proposed_is_refused(driver: Driver) -> None:
+def test_command_handler__refuses_clone_of_waiting_proposal(driver: Driver) -> None:
     driver.start()
     waiting = driver.proposer.ask()  # proposed, but its trial has not started: the ledger does not know it
     assert waiting is not None
-    row = driver.give("clone", "t000", config=waiting.config)
+    row = driver.give("clone", "t000", params=waiting.params)
     assert not row["accepted"]
     assert row["answer"].startswith("tried already: t001")
 
 
-def test_a_pin_reaches_the_rule_and_survives_a_crash(driver: Driver) -> None:
+def test_command_handler__pin_survives_crash(driver: Driver) -> None:
     driver.start()
     row = driver.give("pin", "t000")
     assert driver.scheduler.state_dict()["pinned"] == {"t000": row["who"]}
     assert driver.crash().scheduler.state_dict()["pinned"] == {"t000": row["who"]}
 
 
-def test_a_parked_trial_comes_back_when_pinned_and_ends_at_once_when_stopped(driver: Driver) -> None:
+def test_command_handler__pin_and_stop_of_paused_trials(driver: Driver) -> None:
     for trial_id in ("t000", "t001"):
         driver.start()
         proposal = SimpleNamespace(trial_id=trial_id)
@@ -168,15 +164,15 @@ def test_a_parked_trial_comes_back_when_pinned_and_ends_at_once_when_stopped(dri
             reason="x",
         )
         driver.proposer.paused[proposal.trial_id] = proposal  # type: ignore[assignment]
-    assert driver.give("pin", "t000")["answer"] == "it comes back next, and no rule stops it"
+    assert driver.give("pin", "t000")["answer"] == "queued next; exempt from early stopping"
     assert driver.proposer.waiting == 1
-    assert driver.give("stop", "t001")["answer"] == "it has ended"
+    assert driver.give("stop", "t001")["answer"] == "stopped"
     ended = driver.event_log.view.trials["t001"]
     assert (ended.status, ended.pauses) == ("stopped", 1)
     assert not driver.proposer.paused
 
 
-def test_a_pause_lets_trials_go_that_are_ready_and_ends_with_continue(driver: Driver) -> None:
+def test_command_handler__pause_ends_ready_trials_until_continue(driver: Driver) -> None:
     ready, late = driver.start(), driver.start()
     checkpoints = driver.run / "checkpoints"
     assert driver.give("pause")["accepted"]
@@ -186,46 +182,46 @@ def test_a_pause_lets_trials_go_that_are_ready_and_ends_with_continue(driver: Dr
     before = driver.scheduler.state_dict()
     driver.scheduler.on_trial_complete(None, ready, {"samples_seen": 50, "done": True})
     assert driver.scheduler.state_dict() == before, "it has not ended"
-    assert driver.command_handler.cut
-    driver.command_handler.leave()
+    assert driver.control.paused_in_session
+    driver.commands.end_session()
     send_command(driver.run, Command.new("continue"))
-    assert driver.command_handler.wait()
+    assert driver.commands.wait_while_paused()
     assert not pause_requested(checkpoints)
 
 
-def test_a_paused_sweep_can_be_stopped_and_its_trials_ended(driver: Driver) -> None:
+def test_command_handler__stop_while_paused(driver: Driver) -> None:
     driver.start()
     driver.give("pause")
-    driver.command_handler.leave()
-    assert driver.give("stop", "t000")["answer"] == "it has ended"
+    driver.commands.end_session()
+    assert driver.give("stop", "t000")["answer"] == "stopped"
     assert driver.event_log.view.trials["t000"].status == "stopped"
     send_command(driver.run, Command.new("stop"))
-    assert not driver.command_handler.wait()
-    assert driver.control.soft
+    assert not driver.commands.wait_while_paused()
+    assert driver.control.stopping
     assert driver.control.reason.startswith("stopped by ")
 
 
-def test_a_pause_of_a_driver_that_died_is_forgotten(driver: Driver) -> None:
+def test_command_handler__pause_does_not_survive_crash(driver: Driver) -> None:
     driver.start()
     driver.give("pause")
     again = driver.crash()
-    assert not again.command_handler.pausing
+    assert not again.control.ending
     assert not pause_requested(again.run / "checkpoints")
 
 
-def test_once_the_search_is_over_nothing_new_is_taken(driver: Driver) -> None:
+def test_command_handler__refuses_when_search_is_over(driver: Driver) -> None:
     driver.start()
-    driver.limit = "search.limit.hours: 2 are over"
+    driver.limit = "search.limit.hours: 2 hours are over"
     assert driver.give("extend", trials=9)["answer"].startswith(
         "no more trials are started: search.limit.hours"
     )
     send_command(driver.run, Command.new("extend", None, {"trials": 9}))
     driver.limit = None
-    driver.command_handler.close()
+    driver.commands.close()
     assert driver.event_log.view.commands[-1]["answer"].startswith(
         "no more trials are started: the sweep is over"
     )
 
 
-def test_it_does_not_travel_with_what_tune_pickles(driver: Driver) -> None:
-    assert cloudpickle.loads(cloudpickle.dumps(driver.command_handler)).__dict__ == {}
+def test_command_handler__pickles_empty(driver: Driver) -> None:
+    assert cloudpickle.loads(cloudpickle.dumps(driver.commands)).__dict__ == {}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sweepft.driver.ledger_callback import INTERRUPTED, outcome
 from sweepft.driver.run_folder import storage_problem
 from sweepft.errors import is_storage_error
+from sweepft.search.outcome import INTERRUPTED, outcome_of
 
 
 @pytest.mark.parametrize(
@@ -24,9 +24,7 @@ from sweepft.errors import is_storage_error
         (RuntimeError("out of memory"), False),
     ],
 )
-def test_full_over_quota_and_read_only_disks_are_told_from_other_errors(
-    error: BaseException, is_one: bool
-) -> None:
+def test_is_storage_error__by_errno_or_text(error: BaseException, is_one: bool) -> None:
     assert is_storage_error(error) == is_one
 
 
@@ -38,12 +36,12 @@ def test_full_over_quota_and_read_only_disks_are_told_from_other_errors(
         ({"samples_seen": 9, "budget_samples": 9, "eval_loss": 2.0, "storage": "No space left"}, "completed"),
     ],
 )
-def test_a_trial_does_not_fail_by_a_full_disk_and_what_it_finished_counts(result: dict, status: str) -> None:
-    assert outcome(result, None).status == status
-    assert (outcome(result, None) is INTERRUPTED) == (status == "interrupted")
+def test_outcome_of__full_disk_does_not_fail_the_trial(result: dict, status: str) -> None:
+    assert outcome_of(result, None).status == status
+    assert (outcome_of(result, None) is INTERRUPTED) == (status == "interrupted")
 
 
-def test_whether_a_run_folder_can_be_written_is_found_by_writing(tmp_path: Path) -> None:
+def test_storage_problem__probes_by_writing(tmp_path: Path) -> None:
     assert storage_problem(tmp_path) is None
     assert list(tmp_path.iterdir()) == [], "the probe is gone"
     problem = storage_problem(tmp_path / "gone")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.judged_sweep import BUDGET, RUNGS, JudgedSweep
-from sweepft.driver.control import SweepScheduler
+from sweepft.driver.scheduler import SweepScheduler
 from sweepft.early_stopping import PastAudits, PriorSweeps
 from sweepft.ledger import SweepState, ranking
 from sweepft.report import summarise

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import pickle
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ from ray.tune.search import Searcher
 
 from support.search_material import BUDGET, FINITE, RUNGS, loss, make_spec
 from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.ray_searcher import OptunaSearcher
+from sweepft.search.outcome import Outcome
+from sweepft.search.ray_searcher import OptunaSearcher, SearchControl
+from sweepft.slot.jobs import TrialJob, job_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -28,63 +32,80 @@ pytestmark = pytest.mark.filterwarnings(
 LAST = {"samples_seen": BUDGET, "rung": 1.0, "eval_loss": 2.5, "done": True}
 
 
-def searcher(**search: Any) -> OptunaSearcher:
-    return OptunaSearcher(Proposer(make_spec(**search), None), BUDGET)
+class Control(SearchControl):
+    """What a driver would answer, as the test sets it."""
+
+    def __init__(self) -> None:
+        self.is_ending, self.limit, self.worth, self.restarted = False, False, [], dict[str, int]()
+
+    def ending(self) -> bool:
+        return self.is_ending
+
+    def may_propose(self) -> bool:
+        return not self.limit
+
+    def resume_candidates(self) -> list[str]:
+        return self.worth
+
+    def restarts(self, trial_id: str) -> int:
+        return self.restarted.get(trial_id, 0)
 
 
-def test_a_suggestion_is_all_that_a_trial_needs() -> None:
-    found = searcher()
-    params = found.suggest("ray_1")
-    assert isinstance(params, dict)
-    assert (params["trial_id"], params["number"], params["origin"], params["resumed"]) == (
-        "t000",
-        0,
-        "sampler",
-        False,
-    )
-    assert params["train_config"].micro_batch == 8
-    assert {key: getattr(params["train_config"], key) for key in params["params"]} == params["params"]
-    assert params["study_number"] == 0
+def searcher(control: SearchControl | None = None, **search: Any) -> OptunaSearcher:
+    return OptunaSearcher(Proposer(make_spec(**search), None), BUDGET, control)
 
 
-def test_tune_hears_that_there_is_no_more() -> None:
+def job(suggestion: Any) -> TrialJob:
+    assert isinstance(suggestion, dict)
+    (found,) = suggestion.values()
+    assert isinstance(found, TrialJob)
+    return found
+
+
+def test_optuna_searcher__suggests_a_complete_job() -> None:
+    found = job(searcher().suggest("ray_1"))
+    assert (found.trial_id, found.number, found.origin, found.resumed) == ("t000", 0, "sampler", False)
+    assert found.train_config.micro_batch == 8
+    assert {key: getattr(found.train_config, key) for key in found.params} == found.params
+    assert found.study_number == 0
+
+
+def test_optuna_searcher__says_finished_when_nothing_is_left() -> None:
     found = searcher(trials=1)
-    assert isinstance(found.suggest("a"), dict)
-    assert found.suggest("b") is None, "a trial under way may lose its slot, and come back"
+    assert job(found.suggest("a"))
+    assert found.suggest("b") is None, "a running trial may lose its slot and be proposed again"
     found.on_trial_complete("a", LAST)
     assert found.suggest("b") == Searcher.FINISHED
-    stop = False
-    limited = OptunaSearcher(Proposer(make_spec(), None), BUDGET, should_stop=lambda: stop)
-    assert isinstance(limited.suggest("a"), dict)
-    stop = True
+    control = Control()
+    limited = searcher(control)
+    assert job(limited.suggest("a"))
+    control.limit = True
     limited.on_trial_complete("a", LAST)
     assert limited.suggest("b") == Searcher.FINISHED
-    ending = searcher()
-    assert isinstance(ending.suggest("a"), dict)
-    ending.ending = lambda: True
+    control = Control()
+    ending = searcher(control)
+    assert job(ending.suggest("a"))
+    control.is_ending = True
     assert ending.suggest("b") == Searcher.FINISHED
 
 
-def test_a_lost_trial_comes_back_before_anything_new_whatever_limit_is_reached() -> None:
-    found = searcher()
-    found.faults = {"t000": 1}.get
-    first = found.suggest("a")
+def test_optuna_searcher__lost_trial_comes_first_despite_limit() -> None:
+    control = Control()
+    control.restarted = {"t000": 1}
+    found = searcher(control)
+    first = job(found.suggest("a"))
     found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
-    found.set_outcome("t000", "lost", None, "its coordinator died")
+    found.outcomes["t000"] = Outcome("lost", reason="its coordinator died", delay=0.05)
     found.on_trial_complete("a", error=True)
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
-    found.should_stop = lambda: True
-    found.hold_until = math.inf
-    assert found.suggest("b") is None, "it waits before it comes back, and nothing overtakes it"
-    found.hold_until = 0.0
-    back = found.suggest("b")
-    assert isinstance(first, dict)
-    assert back == {**first, "resumed": True, "reported_samples": 104, "faults": 1}
-    found.set_outcome("t000", "lost", None, "again, before it had reported anything")
+    control.limit = True
+    assert found.suggest("b") is None, "it waits, and nothing is proposed before it"
+    time.sleep(0.1)
+    assert job(found.suggest("b")) == replace(first, resumed=True, reported_samples=104, restarts=1)
+    found.outcomes["t000"] = Outcome("lost", reason="again, before it had reported anything")
     found.on_trial_complete("b", error=True)
-    again = found.suggest("c")
-    assert isinstance(again, dict)
-    assert again["reported_samples"] == 104
+    assert job(found.suggest("c")).reported_samples == 104
+    del found.outcomes["t000"]
     found.on_trial_complete("c", LAST)
     assert found.proposer.study.trials[0].value == 2.5
     assert found.suggest("d") == Searcher.FINISHED
@@ -116,7 +137,7 @@ def test_a_lost_trial_comes_back_before_anything_new_whatever_limit_is_reached()
         (("failed", None, "out of memory"), LAST, False, TrialState.FAIL, None, "failed"),
     ],
 )
-def test_how_a_trial_ends(
+def test_optuna_searcher__tells_study_how_a_trial_ended(
     outcome: tuple[str, float | None, str | None] | None,
     result: dict[str, Any] | None,
     error: bool,
@@ -130,7 +151,7 @@ def test_how_a_trial_ends(
     found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no window
     found.on_trial_result("ray_1", {"samples_seen": 256, "rung": 0.25, "eval_loss": math.nan})
     if outcome is not None:
-        found.set_outcome("t000", *outcome)
+        found.outcomes["t000"] = Outcome(*outcome)
     found.on_trial_complete("ray_1", result, error)
     (trial,) = found.proposer.study.trials
     assert (trial.state, trial.user_attrs["status"]) == (state, status)
@@ -145,83 +166,78 @@ def test_how_a_trial_ends(
     assert found.proposer.study.trials[0].state == state
 
 
-def test_a_parked_trial_stays_open_and_comes_back_when_nothing_new_is_left() -> None:
-    found = searcher(trials=2)
-    worth: list[str] = []
-    found.resume_candidates = lambda: worth
-    first = found.suggest("a")
+def test_optuna_searcher__resumes_paused_trial_when_nothing_new_is_left() -> None:
+    control = Control()
+    found = searcher(control, trials=2)
+    first = job(found.suggest("a"))
     found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
-    found.set_outcome("t000", "paused", None, "poor")
+    found.outcomes["t000"] = Outcome("paused", reason="poor")
     found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
-    worth = ["t000"]
-    second = found.suggest("b")
-    assert isinstance(first, dict)
-    assert isinstance(second, dict)
-    assert second["trial_id"] == "t001", "what is new comes before what was parked"
-    worth = ["t009"]  # nothing that is parked here
-    assert found.suggest("c") is None, "t001 is under way: its end may make t000 worth coming back"
-    worth = ["t009", "t000"]
-    back = found.suggest("c")
-    assert isinstance(back, dict)
-    assert back == {**first, "resumed": True, "reported_samples": 256}
-    worth = []
+    control.worth = ["t000"]
+    assert job(found.suggest("b")).trial_id == "t001", "new trials come before paused ones"
+    control.worth = ["t009"]  # not paused here
+    assert found.suggest("c") is None, "t001 is running: its end may make t000 worth resuming"
+    control.worth = ["t009", "t000"]
+    assert job(found.suggest("c")) == replace(first, resumed=True, reported_samples=256)
+    control.worth = []
     found.on_trial_complete("b", LAST)
-    found.set_outcome("t000", "paused", None, "poor again")
+    found.outcomes["t000"] = Outcome("paused", reason="poor again")
     found.on_trial_complete("c", {"samples_seen": 512, "rung": 0.5, "eval_loss": 7.0, "done": True})
     assert found.suggest("d") == Searcher.FINISHED
     found.proposer.tell("t000", "stopped", reason="not worth it")
-    (told, _) = found.proposer.study.trials
-    assert (told.state, told.intermediate_values) == (TrialState.PRUNED, {100: 9.0, 250: 8.0, 500: 7.0})
+    (stopped, _) = found.proposer.study.trials
+    assert (stopped.state, stopped.intermediate_values) == (TrialState.PRUNED, {100: 9.0, 250: 8.0, 500: 7.0})
     assert found.proposer.paused == {}
 
 
-def test_no_parked_trial_comes_back_once_a_limit_is_reached() -> None:
-    found = searcher(trials=1)
-    found.resume_candidates = lambda: ["t000"]
+def test_optuna_searcher__resumes_no_paused_trial_after_limit() -> None:
+    control = Control()
+    control.worth = ["t000"]
+    found = searcher(control, trials=1)
     found.suggest("a")
-    found.set_outcome("t000", "paused", None, "poor")
+    found.outcomes["t000"] = Outcome("paused", reason="poor")
     found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
-    found.should_stop = lambda: True
+    control.limit = True
     assert found.suggest("b") == Searcher.FINISHED
 
 
-def test_trials_of_others_are_passed_over() -> None:
+def test_optuna_searcher__ignores_unknown_trials() -> None:
     found = searcher()
     found.on_trial_result("unknown", LAST)
     found.on_trial_complete("unknown", LAST)
     assert found.proposer.proposed == 0
 
 
-def test_it_pickles_as_a_tuner_does(tmp_path: Path) -> None:
+def test_optuna_searcher__pickles(tmp_path: Path) -> None:
     proposer = Proposer(make_spec(), tmp_path / STUDY_FILE)
-    found = OptunaSearcher(proposer, BUDGET, should_stop=lambda: False)
+    found = OptunaSearcher(proposer, BUDGET)
     found.suggest("ray_1")
     copy = pickle.loads(cloudpickle.dumps(found))
     copy.on_trial_complete("ray_1", LAST)
     assert copy.proposer.study.trials[0].value == 2.5
-    assert copy.should_stop is None
 
 
 class StopsEverySecond(FIFOScheduler):  # type: ignore[misc]
-    """Stops trials with an odd number at half of the budget, and says so to the searcher, as the driver does."""
+    """Stops trials with an odd number at half of the budget, and notes so for the searcher, as the driver does."""
 
     def __init__(self, found: OptunaSearcher) -> None:
         super().__init__()
         self.found = found
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.params["number"] % 2 == 0 or result.get("rung") != 0.5:
+        trial_job = job_of(trial.config)
+        if trial_job.number % 2 == 0 or result.get("rung") != 0.5:
             return str(TrialScheduler.CONTINUE)
-        self.found.set_outcome(trial.params["trial_id"], "stopped", None, "odd")
+        self.found.outcomes[trial_job.trial_id] = Outcome("stopped", reason="odd")
         return str(TrialScheduler.STOP)
 
 
 class Trainable(tune.Trainable):  # type: ignore[misc]
-    """Reports the made objective at the windows; trial 3 raises, trial 4 ends in nan."""
+    """Reports the made objective at the rungs; trial 3 raises, trial 4 ends in nan."""
 
-    def setup(self, params: dict[str, Any]) -> None:
-        self.params, self.at = params, 0
+    def setup(self, config: dict[str, Any]) -> None:
+        self.job, self.at = job_of(config), 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -230,11 +246,11 @@ class Trainable(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         rung = (*RUNGS, 1.0)[self.at]
         self.at += 1
-        number = self.params["number"]
+        number = self.job.number
         if number == 3 and rung == 0.25:
             raise RuntimeError("a rank died")
         diverged = number == 4 and rung == 0.5
-        value = math.nan if diverged else loss(self.params["params"], rung)
+        value = math.nan if diverged else loss(self.job.params, rung)
         result = {"rung": rung, "samples_seen": rung * BUDGET, "eval_loss": value}
         if diverged:
             result |= {"diverged": "the loss is nan", "done": True}
@@ -242,21 +258,24 @@ class Trainable(tune.Trainable):  # type: ignore[misc]
 
 
 class PausesEverySecond(StopsEverySecond):
-    """Parks them instead; the even numbered trials hold the search open until the last of them has ended."""
+    """Pauses them instead; the even numbered trials hold the search open until the last of them has ended."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if trial.params["resumed"] or trial.params["number"] % 2 == 0 or result.get("rung") != 0.5:
+        trial_job = job_of(trial.config)
+        if trial_job.resumed:
+            self.found.outcomes.pop(trial_job.trial_id, None)
+        if trial_job.resumed or trial_job.number % 2 == 0 or result.get("rung") != 0.5:
             return str(TrialScheduler.CONTINUE)
-        self.found.set_outcome(trial.params["trial_id"], "paused", None, "odd")
+        self.found.outcomes[trial_job.trial_id] = Outcome("paused", reason="odd")
         return str(TrialScheduler.STOP)
 
 
 class GoesOn(tune.Trainable):  # type: ignore[misc]
     """As `Slot` does it: from where the trial had reported."""
 
-    def setup(self, params: dict[str, Any]) -> None:
-        self.params = params
-        self.left = [w for w in (*RUNGS, 1.0) if w * BUDGET > params["reported_samples"]]
+    def setup(self, config: dict[str, Any]) -> None:
+        self.job = job_of(config)
+        self.left = [w for w in (*RUNGS, 1.0) if w * BUDGET > self.job.reported_samples]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -265,7 +284,7 @@ class GoesOn(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         rung = self.left.pop(0)
         result = {"rung": rung, "samples_seen": rung * BUDGET, "done": rung == 1.0}
-        return {**result, "eval_loss": loss(self.params["params"], rung)}
+        return {**result, "eval_loss": loss(self.job.params, rung)}
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +303,7 @@ def session() -> Iterator[None]:
 
 @pytest.mark.full  # every end-to-end sweep is one
 @pytest.mark.ray
-def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
+def test_optuna_searcher__in_a_real_tuner(session: None, tmp_path: Path) -> None:
     """Completed, stopped, failed and diverged trials end in the study as what they are; none stays RUNNING."""
     proposer = Proposer(make_spec(FINITE, trials=10, concurrent=2), tmp_path / STUDY_FILE)
     found = OptunaSearcher(proposer, BUDGET)
@@ -327,17 +346,20 @@ def test_in_a_real_tuner(session: None, tmp_path: Path) -> None:
 
 @pytest.mark.full  # as test_park is one
 @pytest.mark.ray
-def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) -> None:
+def test_optuna_searcher__resumes_paused_trials_in_a_real_tuner(session: None, tmp_path: Path) -> None:
     """Two slots: Tune waits while a trial may yet be parked, and takes a trial again under another id of its own."""
     proposer = Proposer(make_spec(FINITE, trials=6, concurrent=2), tmp_path / STUDY_FILE)
-    found = OptunaSearcher(proposer, BUDGET)
     asked = []
 
-    def resume_candidates() -> list[str]:
-        asked.append(sorted(proposer.paused))
-        return [name for name in ("t005", "t001") if name in proposer.paused]
+    class Resumes(SearchControl):
+        def resume_candidates(self) -> list[str]:
+            asked.append(sorted(proposer.paused))
+            return [name for name in ("t005", "t001") if name in proposer.paused]
 
-    found.resume_candidates = resume_candidates
+        def __getstate__(self) -> dict[str, Any]:
+            return {}
+
+    found = OptunaSearcher(proposer, BUDGET, Resumes())
     tune.Tuner(
         tune.with_resources(GoesOn, {"cpu": 1}),
         tune_config=tune.TuneConfig(
@@ -346,8 +368,8 @@ def test_parked_trials_come_back_in_a_real_tuner(session: None, tmp_path: Path) 
             num_samples=-1,
             max_concurrent_trials=2,
             reuse_actors=True,
-            trial_name_creator=lambda trial: trial.params["trial_id"],
-            trial_dirname_creator=lambda trial: trial.params["trial_id"],
+            trial_name_creator=lambda trial: job_of(trial.config).name,
+            trial_dirname_creator=lambda trial: job_of(trial.config).name,
         ),
         run_config=tune.RunConfig(
             storage_path=str(tmp_path / "ray"),

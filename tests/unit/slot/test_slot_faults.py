@@ -1,11 +1,11 @@
-"""When a slot takes an error for the trial's own: new ranks would raise it too."""
+"""When a slot takes an error for the trial's own, which new ranks would raise too."""
 
 from __future__ import annotations
 
 import pytest
 
 from sweepft.errors import RankDied, RankFailed
-from sweepft.slot.trainable import Slot
+from sweepft.slot.trainable import ErrorMemory
 
 RAISED = RankFailed("run: rank 0 raised ValueError: no")
 
@@ -21,10 +21,8 @@ RAISED = RankFailed("run: rank 0 raised ValueError: no")
         (RankDied("run: rank 0 died"), RankDied("run: rank 0 died"), 3, False),
     ],
 )
-def test_an_error_is_the_trials_own_when_it_comes_again_on_the_way_to_the_same_point(before, now, at, own):
-    slot = object.__new__(Slot)
-    slot._raised, slot._next = None, 3
+def test_error_memory__same_error_at_same_point_repeats(before, now, at, own):
+    errors = ErrorMemory()
     if before is not None:
-        assert not slot._own_fault(before)
-    slot._next = at
-    assert slot._own_fault(now) == own
+        assert not errors.repeats(before, 3)
+    assert errors.repeats(now, at) == own

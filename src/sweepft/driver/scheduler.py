@@ -1,0 +1,111 @@
+"""The early-stopping scheduler inside a sweep: it also ends trials on request, on a pause and on a stop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+
+from sweepft.driver.control import SweepControl
+from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
+from sweepft.schedulers import EarlyDynamicsScheduler
+from sweepft.slot.jobs import TrialJob, job_of
+
+
+class SweepScheduler(EarlyDynamicsScheduler):
+    """Judges the trials of the search, and ends trials as the sweep's control asks.
+
+    A rung is judged even where the trial ends there for another reason, so that a resumed sweep has the decisions of an
+    undisturbed one. Replicates and evaluation jobs are not judged.
+
+    Args:
+        control: Of the sweep.
+        fault_policy: Decides about trials that lost their slot; without one they have failed.
+        settings: See `EarlyDynamicsScheduler`.
+    """
+
+    brings_back = True
+
+    def __init__(
+        self,
+        *,
+        control: SweepControl | None = None,
+        fault_policy: FaultPolicy | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        self._control = control or SweepControl()
+        self._fault_policy = fault_policy
+        self._left: set[str] = set()  # Tune ids of trials that left their slot without having ended
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial joins."""
+        if job_of(trial.config).is_search_trial:
+            super().on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Judge, then end what is to end."""
+        job = job_of(trial.config)
+        if job.is_search_trial:
+            if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+                return str(TrialScheduler.STOP)
+            reason = self._control.take_trial_stop(job.name)
+            if reason is not None:
+                self.early_stopper.stop(job.name, reason)
+                return str(TrialScheduler.STOP)
+        if self._control.ends_at(result):
+            self._left.add(trial.trial_id)
+            return str(TrialScheduler.STOP)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """A trial was withdrawn."""
+        if job_of(trial.config).is_search_trial:
+            super().on_trial_remove(tune_controller, trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """A trial's slot is lost; the trial itself runs again elsewhere unless the fault policy fails it."""
+        job, failed = job_of(trial.config), True
+        if self._fault_policy is not None:
+            lost = self._fault_policy.slot_lost(job.name, read_slot_failure(trial))
+            failed = lost.status == "failed"
+        if failed and job.is_search_trial:
+            super().on_trial_error(tune_controller, trial)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """A trial ended, or left its slot. One that failed says so in its last result."""
+        if not job_of(trial.config).is_search_trial or trial.trial_id in self._left:
+            return
+        if result and result.get("failed"):
+            super().on_trial_error(tune_controller, trial)
+        else:
+            super().on_trial_complete(tune_controller, trial, result)
+
+    def _name(self, trial: Any) -> str:
+        return job_of(trial.config).name
+
+    def _hyperparameters(self, trial: Any) -> dict[str, Any]:
+        """The same as `sweepft.early_stopping.from_ledger` reads from the ledger."""
+        job = job_of(trial.config)
+        assert isinstance(job, TrialJob)
+        return {**job.train_config.to_dict(), **job.params}
+
+
+class SweepStopper(tune.Stopper):
+    """Has Tune end all trials when the sweep stops at once.
+
+    Args:
+        control: Of the sweep.
+    """
+
+    def __init__(self, control: SweepControl) -> None:
+        self._control = control
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Never: single trials are ended by the scheduler."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether to end all trials now."""
+        return self._control.immediate

@@ -1,0 +1,146 @@
+"""What a slot is given to do: train one trial, or score one set of weights.
+
+Tune carries a job to the slot as the only value of a trial's Tune config. ``to_tune_config`` and ``job_of`` are the
+two places that know this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from sweepft.evaluation import EvalTask
+    from sweepft.spec import MtBench, TrainConfig
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """Train one trial.
+
+    Attributes:
+        trial_id: ``t007``, or ``t007-seed1`` for a replicate.
+        number: Its place in the order of proposals; that of the replicated trial for a replicate.
+        params: Values of the swept keys.
+        train_config: What it trains with, resolved.
+        origin: ``start_with``, ``sampler``, ``clone`` or ``replicate``.
+        study_number: Number of the trial in the Optuna study, None for a replicate.
+        replicate_of: The trial whose params are trained again with another seed, None for a trial of the search.
+        resumed: Whether the trial had started before: it was interrupted, paused, or lost its slot.
+        reported_samples: Samples up to which the ledger holds its results; it trains up to there without reporting.
+        restarts: How often new ranks or a new slot have taken it over after a fault.
+        keep_weights: Whether to keep its weights whatever its objective.
+    """
+
+    trial_id: str
+    number: int
+    params: Mapping[str, Any]
+    train_config: TrainConfig
+    origin: str = "sampler"
+    study_number: int | None = None
+    replicate_of: str | None = None
+    resumed: bool = False
+    reported_samples: int = 0
+    restarts: int = 0
+    keep_weights: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the job's Tune trial and folder."""
+        return self.trial_id
+
+    @property
+    def is_search_trial(self) -> bool:
+        """Whether study and scheduler know the trial."""
+        return self.replicate_of is None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How the answers to MT-Bench are judged.
+
+    Attributes:
+        settings: The spec's section.
+        weights: Digest of the weights; answers of the same weights are cached.
+        cache: Folder of cached answers and verdicts.
+        end_ids: Tokens that end an answer.
+        batch_size: Chats a rank runs at once.
+    """
+
+    settings: MtBench
+    weights: str
+    cache: str
+    end_ids: tuple[int, ...]
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class EvalItem:
+    """One thing to score weights on: a token set, a task of lm-eval, or MT-Bench.
+
+    Attributes:
+        what: ``test``, ``validation``, ``task`` or ``mt_bench``.
+        name: Of the set or task.
+        digest: Of what it is scored on.
+        cache: Folder of the token set, for ``test`` and ``validation``.
+        task: For ``task``.
+        judging: For ``mt_bench``.
+        items: File for the results item by item, relative to the run folder.
+    """
+
+    what: str
+    name: str
+    digest: str
+    cache: str | None = None
+    task: EvalTask | None = None
+    judging: Judging | None = None
+    items: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalJob:
+    """Score the kept weights of one trial, or the base model, on some items.
+
+    Attributes:
+        name: ``score-t007`` or ``score-base``.
+        subject: The trial, None for the base model.
+        weights: Folder of its weights, None for the base model.
+        run_dir: The run folder.
+        tokenizer: Folder of the tokenizer.
+        items: What to score on, in this order.
+        train_config: What the engine builds a model with.
+    """
+
+    name: str
+    subject: str | None
+    weights: str | None
+    run_dir: str
+    tokenizer: str
+    items: tuple[EvalItem, ...]
+    train_config: TrainConfig
+
+    @property
+    def is_search_trial(self) -> bool:
+        """Never: study and scheduler know nothing of it."""
+        return False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Job: TypeAlias = TrialJob | EvalJob
+
+
+def to_tune_config(job: Job) -> dict[str, Any]:
+    """The Tune config that carries a job."""
+    return {"job": job}
+
+
+def job_of(config: Mapping[str, Any]) -> Job:
+    """The job in a Tune config."""
+    job: Job = config["job"]
+    return job

@@ -1,0 +1,154 @@
+"""What a slot keeps from job to job: its ranks, its configuration, and the account of its time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import ray
+
+from sweepft.errors import SlotLost
+from sweepft.slot.checkpoints import CheckpointPolicy
+from sweepft.slot.group import WorkerGroup, WorkerShape
+from sweepft.slot.weight_retention import KeepPolicy
+from sweepft.spec import TrainConfig
+from sweepft.training.config import EngineConfig
+
+RANKS_REBUILT: Final = "ranks rebuilt"
+"""Action of a fault after which new ranks continued the trial."""
+
+WENT_ON: Final = "went on without"
+"""Action of a checkpoint that could not be written; the ranks were not affected."""
+
+_FIRST_WRITE_SECONDS: Final = 3.0
+"""Assumed for writing a checkpoint until one has been written."""
+
+_SPARE_SECONDS: Final = 120
+"""How long a slot that lost a node waits for another one. A slot that never started waits without limit."""
+
+
+@dataclass(frozen=True)
+class SlotConfig:
+    """What a slot needs beside its jobs.
+
+    Attributes:
+        engine: What all trials share.
+        shape: The slot's ranks.
+        log_dir: Folder for the ranks' log files.
+        keep: Which trials' weights to keep.
+        checkpoints: When trials are checkpointed, and where.
+        max_faults: How often a trial is restarted, by new ranks or on another slot, before it has failed.
+        hang_seconds: How long a rank may be silent beyond ten times the usual pace.
+        patience: Longest wait in seconds for anything not measured yet (model load, a trial's first steps).
+        judge_key: The driver's key for the judge of MT-Bench; it never goes to disk.
+    """
+
+    engine: EngineConfig
+    shape: WorkerShape
+    log_dir: str
+    keep: KeepPolicy
+    checkpoints: CheckpointPolicy
+    max_faults: int = 2
+    hang_seconds: float = 60.0
+    patience: float = 3600.0
+    judge_key: str | None = field(default=None, repr=False)
+
+
+class PhaseClock:
+    """Wall seconds by phase since the last result."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def restart(self) -> None:
+        """Start anew: a job is taken."""
+        self._seconds, self._since = {}, time.monotonic()
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add seconds to a phase."""
+        self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
+
+    def close(self) -> dict[str, float]:
+        """The phases since the last result, with the rest as ``other``; a result is made now."""
+        now = time.monotonic()
+        self.spend("other", max(0.0, now - self._since - sum(self._seconds.values())))
+        seconds, self._seconds, self._since = self._seconds, {}, now
+        return seconds
+
+    def lose(self) -> float:
+        """Count all time since the last result as lost. Returns the seconds that were not counted so before."""
+        spent = time.monotonic() - self._since
+        new = spent - self._seconds.get("lost", 0.0)
+        self._seconds = {"lost": spent}
+        return new
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The phases so far, without the rest."""
+        return dict(self._seconds)
+
+
+class SlotState:
+    """A slot's ranks, configuration and clock.
+
+    Args:
+        config: As given to the slot; its micro-batch changes when memory runs out, for all later jobs.
+
+    Attributes:
+        name: Of the slot.
+        clock: Since the last result.
+        write_seconds: What writing a checkpoint took last time.
+    """
+
+    def __init__(self, config: SlotConfig) -> None:
+        self.config = config
+        self.name = f"{ray.util.get_node_ip_address().replace('.', '-')}-{os.getpid()}"
+        self.clock = PhaseClock()
+        self.write_seconds = _FIRST_WRITE_SECONDS
+        self._group: WorkerGroup | None = None
+
+    @property
+    def group(self) -> WorkerGroup:
+        """The living ranks."""
+        assert self._group is not None
+        return self._group
+
+    def start(self, train_config: TrainConfig) -> dict[str, Any]:
+        """Start a trial from the base weights, on new ranks where none live.
+
+        Returns:
+            ``warm``, ``data_order``, ``switch_seconds``, ``nodes`` and ``from_step``.
+        """
+        begin, patience = time.monotonic(), self.config.patience
+        if self._group is None:
+            self._group = self._new_group()
+        started = self._group.start(train_config, patience)
+        if self.config.engine.micro_batch == 0:
+            self.set_micro_batch(self._group.find_max_micro_batch(patience))
+            started = self._group.start(train_config, patience)
+        started["switch_seconds"] = time.monotonic() - begin
+        started["nodes"] = sorted({p["host"] for p in self._group.places})
+        started["from_step"] = 0
+        self.clock.spend("switch", started["switch_seconds"])
+        return started
+
+    def set_micro_batch(self, rows: int) -> None:
+        """Use another micro-batch for this and all later jobs; new ranks start with it."""
+        self.config = replace(self.config, engine=replace(self.config.engine, micro_batch=rows))
+
+    def close_ranks(self) -> None:
+        """End the ranks, if there are any."""
+        if self._group is not None:
+            self._group.close()
+            self._group = None
+
+    def _new_group(self) -> WorkerGroup:
+        placement = ray.util.get_current_placement_group()
+        if not placement.wait(_SPARE_SECONDS):  # one of its nodes is gone, and no other one has room
+            raise SlotLost(f"no node has had room for all ranks of the slot for {_SPARE_SECONDS} s")
+        prefix = str(Path(self.config.log_dir) / f"slot-{self.name}")
+        return WorkerGroup(self.config.engine, self.config.shape, placement, prefix)

@@ -1,0 +1,227 @@
+"""One trial on a slot: training from report point to report point, checkpoints, and a restart after a fault."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+from sweepft.errors import RankCannotWrite, RankFailed, RankOutOfMemory, TrialError
+from sweepft.slot.checkpoints import (
+    is_paused,
+    mark_resumed,
+    newest_checkpoint,
+    pause_requested,
+    remove_checkpoints,
+)
+from sweepft.slot.jobs import TrialJob
+from sweepft.slot.report_points import ReportPoint, report_points
+from sweepft.slot.state import WENT_ON, SlotState
+
+_log = logging.getLogger(__name__)
+
+
+class TrialRun:
+    """Trains one trial.
+
+    Args:
+        slot: Its slot.
+        job: The trial.
+
+    Attributes:
+        name: Of the trial.
+        faults: What went wrong so far, as ``fault`` rows have it.
+        restarts: How often it was restarted after a fault, on this slot or another.
+        position: The index of the next report point.
+    """
+
+    def __init__(self, slot: SlotState, job: TrialJob) -> None:
+        engine = slot.config.engine
+        self._slot = slot
+        self._job = job
+        self.name = job.trial_id
+        self.faults: list[dict[str, Any]] = []
+        self.restarts = job.restarts
+        self._points = report_points(engine.budget_samples, engine.rungs, job.train_config.batch_size)
+        self.position = sum(point.samples <= job.reported_samples for point in self._points)
+        self._checkpoints = Path(slot.config.checkpoints.folder) / job.trial_id
+        self._started: dict[str, Any] | None = None
+        self._unsaved_seconds = 0.0
+        self._at_rung = False
+        self._step_seconds = 0.0
+        mark_resumed(self._checkpoints)
+
+    def advance(self) -> dict[str, Any]:
+        """Train to the next report point; the result holds every step on the way there."""
+        if self._started is None:
+            self._start()
+        elif self._at_rung:
+            self._checkpoint_if_due()
+        group, clock = self._slot.group, self._slot.clock
+        point = self._points[self.position]
+        chunk = group.run(point.samples, self._timeout(point))
+        clock.spend("train", chunk["seconds"] - chunk["waited"])
+        clock.spend("data", chunk["waited"])
+        self._unsaved_seconds += chunk["seconds"]
+        self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
+        result = self._result(chunk)
+        if chunk["diverged"] is None and point.rung is not None:
+            validation = group.evaluate(self._slot.config.patience)
+            clock.spend("evaluate", validation["seconds"])
+            result |= {
+                "eval_loss": validation["objective"],
+                "eval_sets": validation["sets"],
+                "eval_seconds": validation["seconds"],
+                "rung": point.rung,
+            }
+        self.position += 1
+        self._at_rung = point.rung is not None
+        result["done"] = chunk["diverged"] is not None or self.position == len(self._points)
+        if result["done"]:
+            self._end(result)
+        elif pause_requested(Path(self._slot.config.checkpoints.folder)):
+            if self._slot.config.checkpoints.policy != "none":
+                self._write_checkpoint()
+            result["paused"] = True
+        return result | {"phase_seconds": clock.close()}
+
+    def reset(self) -> None:
+        """The ranks are gone: the next `advance` starts the trial again."""
+        self._started = None
+
+    def save_memory(self) -> str | None:
+        """Halve the micro-batch after the ranks ran out of memory; what was done, None where nothing can be.
+
+        The global batch stays the same.
+        """
+        engine = self._slot.config.engine
+        if engine.micro_batch <= engine.least_micro_batch:
+            return None
+        halved = engine.micro_batch // 2
+        self._slot.set_micro_batch(halved)
+        return f"micro_batch {engine.micro_batch} -> {halved}"
+
+    def failure(self, error: TrialError) -> dict[str, Any]:
+        """The last result of a trial that cannot continue. A result, unlike an exception, keeps the whole cause."""
+        reason = str(error)
+        if isinstance(error, RankOutOfMemory):
+            engine, shape = self._slot.config.engine, self._slot.config.shape
+            more = "gpus_per_worker" if 0 < shape.gpus < 1 else "workers_per_trial"
+            reason += (
+                f"\n  one sample of up to {engine.longest} tokens does not fit beside the model at ZeRO-"
+                f"{engine.zero_stage} on {shape.workers} rank(s): raise resources.{more} or "
+                "train.zero_stage, set train.gradient_checkpointing: true, or lower data.max_length"
+            )
+        result = {
+            "failed": reason,
+            "faults": list(self.faults),
+            "slot": self._slot.name,
+            "phase_seconds": self._slot.clock.seconds,
+            "done": True,
+        }
+        return result | ({"storage": reason} if isinstance(error, RankCannotWrite) else {})
+
+    def leave(self) -> None:
+        """The slot takes another job. A paused trial leaves a checkpoint; those of an ended one go."""
+        if not is_paused(self._checkpoints):
+            remove_checkpoints(self._checkpoints)
+        elif self._started is not None and self._at_rung:
+            try:
+                self._checkpoint_if_due()
+            except TrialError as error:
+                _log.warning("checkpoint not written: trial=%s %s", self.name, error)
+                self._slot.close_ranks()
+
+    def _start(self) -> None:
+        """Start from the base weights; after a fault or a resume, train up to the last reported result."""
+        started = self._slot.start(self._job.train_config)
+        self._started = started
+        if self.position > 0:
+            started["from_step"] = self._catch_up(self._points[self.position - 1].samples)
+
+    def _catch_up(self, samples: int) -> int:
+        """Restore the newest checkpoint and train what is missing, without reporting. Returns the step reached."""
+        group, clock, patience = self._slot.group, self._slot.clock, self._slot.config.patience
+        step = reached = 0
+        checkpoint = newest_checkpoint(self._checkpoints, at_most=samples)
+        if checkpoint is not None:
+            try:
+                restored = group.restore(str(checkpoint), patience)
+            except RankFailed:
+                remove_checkpoints(self._checkpoints)  # the next try trains from the start
+                raise
+            step, reached = restored["step"], restored["samples"]
+            clock.spend("lost", restored["seconds"])
+        if reached < samples:
+            chunk = group.run(samples, patience)
+            step = chunk["history"]["step"][-1]
+            clock.spend("lost", chunk["seconds"])
+        return int(step)
+
+    def _checkpoint_if_due(self) -> None:
+        if self._slot.config.checkpoints.due(self._unsaved_seconds, self._slot.write_seconds):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        samples = self._points[self.position - 1].samples
+        done = self._slot.group.save(str(self._checkpoints / str(samples)), self._slot.config.patience)
+        self._slot.clock.spend("checkpoint", done["seconds"])
+        if "skipped" in done:
+            self._note_unwritten(done["skipped"])
+        else:
+            self._slot.write_seconds, self._unsaved_seconds = done["seconds"], 0.0
+
+    def _note_unwritten(self, why: str) -> None:
+        """Note once a trial that its checkpoint could not be written. A fault would now cost more; nothing else changes."""
+        _log.warning("checkpoint not written: trial=%s %s", self.name, why)
+        if not any(fault["action"] == WENT_ON for fault in self.faults):
+            self.faults.append(
+                {"error": "StateNotWritten", "message": why, "action": WENT_ON, "lost_seconds": 0.0}
+            )
+
+    def _end(self, result: dict[str, Any]) -> None:
+        """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
+        keep, value, name = self._slot.config.keep, result.get("eval_loss"), self.name
+        if (
+            value is not None
+            and math.isfinite(value)
+            and (self._job.keep_weights or keep.wanted(name, value))
+        ):
+            folder = str(Path(keep.folder) / name)
+            try:
+                done = self._slot.group.export(folder, keep.tokenizer, self._slot.config.patience)
+                self._slot.clock.spend("export", done["seconds"])
+            except RankCannotWrite as error:  # the losses are valid; the sweep ends with this result
+                result["storage"] = str(error)
+                self._slot.close_ranks()
+                self.reset()
+        remove_checkpoints(self._checkpoints)
+
+    def _result(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        assert self._started is not None
+        history, engine = chunk["history"], self._slot.config.engine
+        result: dict[str, Any] = {name: values[-1] for name, values in history.items() if name != "seconds"}
+        result |= {
+            "history": history,
+            "blocks": chunk["blocks"],
+            "data_order": self._started["data_order"],
+            "warmup_steps": self._job.train_config.warmup_steps,
+            "planned_steps": self._job.train_config.planned_steps,
+            "budget_samples": engine.budget_samples,
+            "slot": self._slot.name,
+            "micro_batch": engine.micro_batch,
+            "started": {k: self._started[k] for k in ("warm", "switch_seconds", "nodes", "from_step")},
+            "faults": list(self.faults),
+        }
+        if chunk["diverged"] is not None:
+            result["diverged"] = chunk["diverged"]
+        return result
+
+    def _timeout(self, point: ReportPoint) -> float:
+        """Seconds to wait for a chunk: ten times what it would take at the slowest step's pace so far."""
+        if self._step_seconds == 0.0:
+            return self._slot.config.patience
+        done = self._points[self.position - 1].samples if self.position else 0
+        steps = -(-(point.samples - done) // self._job.train_config.batch_size)
+        return self._slot.config.hang_seconds + 10.0 * steps * self._step_seconds
