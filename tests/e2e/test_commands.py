@@ -48,7 +48,7 @@ def steer(run, told: dict) -> None:
     told["pin"] = give_command(run, "pin", "t000")
     told["continue"] = give_command(run, "continue")
     wait_for(run, trains("t001"), "t001 training")
-    told["clone"] = give_command(run, "clone", "t000", {"config": {"learning_rate": 2.0e-4}})
+    told["clone"] = give_command(run, "clone", "t000", {"params": {"learning_rate": 2.0e-4}})
     told["stop"] = give_command(run, "stop", "t001")
     wait_for(run, lambda v: v.trials["t001"].end is not None, "t001 ended")
     with pytest.raises(CommandError, match=r"stop t001: the trial has already ended \(stopped\)"):
@@ -100,14 +100,14 @@ def test_every_command_is_answered_and_does_what_it_says(steered):
         "t000": "completed", "t001": "stopped", "t002": "completed",
     }  # fmt: skip
     assert done.status == "finished"
-    assert told["stop"] == "it ends at its next report point"
+    assert told["stop"] == "stops at its next report point"
     stopped = view.trials["t001"]
     assert stopped.stopped_by["rule"] == "user"
     assert stopped.reason.startswith("stopped by ")
     assert 0 < stopped.samples_seen < BUDGET
     clone = view.trials["t002"]
     assert clone.origin == "clone"
-    assert clone.config == {**view.trials["t000"].config, "learning_rate": 2.0e-4}
+    assert clone.params == {**view.trials["t000"].params, "learning_rate": 2.0e-4}
 
 
 def test_a_paused_sweep_holds_nothing_and_goes_on_from_its_states(steered):
@@ -164,11 +164,11 @@ def test_nobody_takes_a_command_of_a_sweep_that_has_ended(steered):
 
 def test_what_nobody_has_answered_is_taken_up_on_resume(steered):
     run, *_ = steered
-    send_command(run, Command.new("clone", "t000", {"config": {"learning_rate": 4.0e-4}}))
-    send_command(run, Command.new("clone", "t000", {"config": {"learning_rate": 77.0}}))
+    send_command(run, Command.new("clone", "t000", {"params": {"learning_rate": 4.0e-4}}))
+    send_command(run, Command.new("clone", "t000", {"params": {"learning_rate": 77.0}}))
     with (run.parent / "resume.txt").open("w") as console:
         again = resume_sweep(run, console=Console(file=console))
     answers = [r["accepted"] for r in again.view.commands[-2:]]
     assert answers == [True, False]
-    assert again.view.trials["t003"].config["learning_rate"] == 4.0e-4
+    assert again.view.trials["t003"].params["learning_rate"] == 4.0e-4
     assert again.view.trials["t003"].status == "completed"

@@ -23,7 +23,7 @@ def story(view):
     """What must not depend on interruptions."""
     return {
         name: (
-            t.config, t.status, t.objective, t.reason, t.history["loss"].tolist(),
+            t.params, t.status, t.objective, t.reason, t.history["loss"].tolist(),
             [(v["rung"], v["action"], v["reason"]) for v in t.decisions],
         )
         for name, t in view.trials.items()
@@ -73,11 +73,11 @@ def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(paused)
         assert trial.history["step"].tolist() == list(range(1, trial.planned_steps + 1))
         assert trial.attempts[1].from_step > 0
     for trial in view.with_status("stopped"):
-        assert "it was parked and did not come back" in trial.reason
+        assert "it was paused and not resumed" in trial.reason
     assert not list((run / "checkpoints").glob("*")), "no state is left of trials that have ended"
     told = (run.parent / "run.txt").read_text()
-    assert "trial park: trial=" in told
-    assert "trial comes back: trial=" in told
+    assert "trial pause: trial=" in told
+    assert "trial resumed: trial=" in told
 
 
 def test_coming_back_costs_no_training_that_was_done_before(paused):
@@ -129,5 +129,5 @@ def test_a_crash_while_trials_are_parked_changes_nothing(paused, tmp_path):
     assert {t.status for t in before.trials.values()} == {"completed", "paused"}
     with (tmp_path / "resume.txt").open("w") as console:
         again = resume_sweep(crashed, console=Console(file=console))
-    assert "are parked" in (tmp_path / "resume.txt").read_text()
+    assert " paused" in (tmp_path / "resume.txt").read_text()
     assert story(again.view) == story(done.view)

@@ -119,12 +119,12 @@ def test_ctrl_c_and_sigterm_end_at_windows_and_the_run_can_go_on(spec, undisturb
             time.sleep(0.01)
         process.send_signal(number)
         output = finish(process, code=130)
-        assert "stopping at the next windows" in output
+        assert "stopping at the next rungs" in output
         view = SweepState.load(run)
         assert view.status == "interrupted"
         assert (run / "report.html").exists()
         assert not {"running", "failed"} & {t.status for t in view.trials.values()}
-        assert "go on with: sweepft resume" in finish(sweepft("status", run))
+        assert "to resume: sweepft resume" in finish(sweepft("status", run))
     finish(sweepft("resume", run))
     check_resumed(run, undisturbed)
 

@@ -61,8 +61,8 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
         told, row = by_name[name], table[name]
         assert told.state == states[trial.status]
         assert row["status"] == trial.status
-        assert told.user_attrs["config"] == trial.config
-        assert float(row["learning_rate"]) == trial.config["learning_rate"]
+        assert told.user_attrs["params"] == trial.params
+        assert float(row["learning_rate"]) == trial.params["learning_rate"]
         rungs = {round(e["rung"] * 96): e["objective"] for e in trial.evals}
         assert told.intermediate_values == rungs
         kept = [["residuals" in found for found in e["sets"].values()] for e in trial.evals]
@@ -81,7 +81,7 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
 def test_every_step_is_recorded_once_with_its_samples(finished):
     _, done = finished
     for trial in done.view.trials.values():
-        history, batch = trial.history, trial.config["batch_size"]
+        history, batch = trial.history, trial.params["batch_size"]
         steps = len(history["step"])
         assert history["step"].tolist() == list(range(1, steps + 1))
         assert history["samples_seen"].tolist() == [min(96, batch * (i + 1)) for i in range(steps)]
@@ -152,7 +152,7 @@ def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path
     assert first.trials.keys() == second.trials.keys()
     for name, trial in first.trials.items():
         other = second.trials[name]
-        assert (trial.config, trial.status, trial.objective) == (other.config, other.status, other.objective)
+        assert (trial.params, trial.status, trial.objective) == (other.params, other.status, other.objective)
         for column in ("loss", "grad_norm", "lr"):
             assert trial.history[column].tolist() == other.history[column].tolist()
         assert [v["reason"] for v in trial.decisions] == [v["reason"] for v in other.decisions]

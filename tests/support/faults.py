@@ -77,7 +77,7 @@ def story(run: Path | SweepState) -> dict[str, Any]:
     view = run if isinstance(run, SweepState) else SweepState.load(run)
     return {
         name: (
-            trial.config,
+            trial.params,
             trial.status,
             trial.objective,
             trial.history["loss"].tolist(),

@@ -48,9 +48,9 @@ def pin(run: Path, trial: str) -> None:
 )
 def clone(run: Path, trial: str, settings: tuple[str, ...]) -> None:
     """Run TRIAL of the running RUN again with other settings, next: --set learning_rate=2e-5."""
-    from sweepft.driver.commands import clone_settings
+    from sweepft.driver.commands import parse_params
 
-    _give(run, "clone", trial, {"params": clone_settings(settings)})
+    _give(run, "clone", trial, {"params": parse_params(settings)})
 
 
 @click.command()

@@ -1,6 +1,6 @@
-"""Giving a command to a sweep that runs elsewhere, and waiting for its driver's answer.
+"""Gives a command to a sweep that another process runs, and waits for the driver's answer.
 
-One idea: a command that makes no sense is refused here, before it is written; the driver looks again, and its answer
+A command that cannot be carried out is refused here, before it is written; the driver checks again, and its answer
 counts.
 """
 
@@ -18,9 +18,7 @@ from sweepft.spec import SweepSpec, from_dict
 from sweepft.spec.yaml_source import read_value
 
 PATIENCE = 30.0
-
-
-"""Seconds to wait for the answer: a driver looks several times a second, unless it is starting or ending."""
+"""Seconds to wait for the answer. A driver looks several times a second, unless it is starting or ending."""
 
 
 def give_command(
@@ -40,7 +38,7 @@ def give_command(
         arguments: See `Command`.
         patience: Seconds to wait for the answer.
     Raises:
-        CommandError: If nobody runs the sweep, or the command makes no sense; or if no answer comes in time.
+        CommandError: If no driver runs the sweep, the command cannot be carried out, or no answer comes in time.
         LedgerError: If there is no readable ledger.
         StorageError: If the command cannot be written.
     """
@@ -50,8 +48,10 @@ def give_command(
             view.apply(row)
     view.writer = current_writer(ledger_path(run_dir).parent, quiet_seconds=math.inf)
     if view.writer is None:
-        remedy = f"go on with: sweepft resume {run_dir}"
-        raise CommandError([Problem(str(run_dir), name, f"nobody runs this sweep ({view.status})", remedy)])
+        remedy = f"to resume: sweepft resume {run_dir}"
+        raise CommandError(
+            [Problem(str(run_dir), name, f"no driver runs this sweep ({view.status})", remedy)]
+        )
     command = Command.new(name, trial_id, arguments)
     spec: SweepSpec = from_dict(view.spec)
     problem = command_problem(command, view, spec)
@@ -61,7 +61,7 @@ def give_command(
     answer = _answer(tail, command, patience)
     if answer is None:
         rule = f"the driver has not answered in {patience:g} s"
-        remedy = "the command stands, and is taken up when the driver is ready; see sweepft status"
+        remedy = "the command is kept, and handled when the driver is ready; see sweepft status"
         raise CommandError([Problem(str(run_dir), name, rule, remedy)])
     if not answer["accepted"]:
         rule, _, remedy = str(answer["answer"]).partition("; ")
@@ -69,13 +69,13 @@ def give_command(
     return str(answer["answer"])
 
 
-def clone_settings(texts: tuple[str, ...]) -> dict[str, Any]:
-    """``learning_rate=2e-5`` texts as settings.
+def parse_params(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``learning_rate=2e-5`` texts as params.
 
     Raises:
         CommandError: If one cannot be read.
     """
-    settings: dict[str, Any] = {}
+    params: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         where = f"--set {text}"
@@ -83,10 +83,10 @@ def clone_settings(texts: tuple[str, ...]) -> dict[str, Any]:
             rule, remedy = "must have the form key=value", "for example --set learning_rate=2e-5"
             raise CommandError([Problem(where, key or "--set", rule, remedy)])
         try:
-            settings[key.strip()] = read_value(value)
+            params[key.strip()] = read_value(value)
         except ValueError as error:
             raise CommandError([Problem(where, key, str(error), "quote the value", value)]) from None
-    return settings
+    return params
 
 
 def _answer(tail: LedgerTail, command: Command, patience: float) -> dict[str, Any] | None:

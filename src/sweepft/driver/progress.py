@@ -1,6 +1,6 @@
-"""What a person sees while a sweep runs: a live table on a terminal, plain lines in a pipe.
+"""The progress of a sweep: a live table on a terminal, plain lines in a pipe.
 
-Both are drawn from the folded ledger alone, so a sweep started elsewhere can be watched the same way.
+Both are drawn from the sweep's state alone, so `sweepft watch` shows a sweep that runs elsewhere in the same way.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from sweepft.ledger import Row, SweepState, TrialState, winner
 from sweepft.spec import format_value
 
 
-def short_config(config: dict[str, Any]) -> str:
-    """A config on one line: ``batch_size=32 learning_rate=0.001``."""
-    return " ".join(f"{key.rsplit('.', 1)[-1]}={format_value(value)}" for key, value in config.items())
+def short_params(params: dict[str, Any]) -> str:
+    """Params on one line: ``batch_size=32 learning_rate=0.001``."""
+    return " ".join(f"{key.rsplit('.', 1)[-1]}={format_value(value)}" for key, value in params.items())
 
 
 def describe(row: Row, view: SweepState) -> str | None:
-    """One plain line for a ledger row, or None for a row that is not news."""
+    """One plain line for a ledger row, or None for a row that is not shown."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
     if kind == "command":
-        settings = row["arguments"].get("params") or row["arguments"]
-        what = " ".join(p for p in (row["command"], row["trial_id"], short_config(settings)) if p)
+        arguments = row["arguments"].get("params") or row["arguments"]
+        what = " ".join(p for p in (row["command"], row["trial_id"], short_params(arguments)) if p)
         word = "accepted" if row["accepted"] else "refused"
         return f"command {word}: {what} who={row['who']}: {row['answer']}"
     if kind == "finalists":
@@ -42,7 +42,7 @@ def describe(row: Row, view: SweepState) -> str | None:
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
-        return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_config(trial.params)}"
+        return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_params(trial.params)}"
     if kind == "eval":
         return (
             f"trial at {row['rung']:.0%}: trial={trial.trial_id} step={row['step']} "
@@ -54,14 +54,14 @@ def describe(row: Row, view: SweepState) -> str | None:
             f" reason={row['reason']!r}"
         )
     if kind == "start" and trial.decisions and trial.decisions[-1]["action"] == "pause":
-        return f"trial comes back: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
+        return f"trial resumed: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
         return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
     if kind == "end":
         value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
-        leader = winner(view)
-        ahead = f" leader={leader.trial_id} ({leader.objective:.4f})" if leader is not None else ""
-        return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{ahead}"
+        best = winner(view)
+        so_far = f" best={best.trial_id} ({best.objective:.4f})" if best is not None else ""
+        return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{so_far}"
     return None
 
 
@@ -72,8 +72,8 @@ class Progress:
     """Shows a sweep while it runs.
 
     Args:
-        view: The fold, kept up to date by the recorder, or by who follows the ledger.
-        slots: Trials at once.
+        view: Kept up to date by the event log, or by the reader of the ledger.
+        slots: Concurrent trials.
         console: Where to draw.
     """
 
@@ -95,15 +95,15 @@ class Progress:
             self._live = None
 
     def on_row(self, row: Row) -> None:
-        """Take one ledger row (the recorder's listener)."""
+        """Take one ledger row, as a listener of the event log."""
         if self._live is None:
             line = describe(row, self._view)
             if line is not None:
-                self._console.file.write(f"{line}\n")  # as it is: rich would take longer than the row
+                self._console.file.write(f"{line}\n")  # rich would take longer than the row
                 self._console.file.flush()
 
     def __rich__(self) -> RenderableType:
-        return Group(self._headline(), self._leader(), self._running(), self._recent())
+        return Group(self._headline(), self._best(), self._running(), self._recent())
 
     def _headline(self) -> Text:
         counts = Counter(t.status for t in self._view.trials.values() if t.replicate_of is None)
@@ -118,8 +118,10 @@ class Progress:
         if saved > 0:
             text.append(f"  {saved:.0%} of the compute saved so far", style="green")
         if self._view.finalists is not None:
-            seeds = sum(t.replicate_of is not None for t in self._view.trials.values())
-            text.append(f"  finals: {len(self._view.scores)} scores, {seeds} fresh seeds", style="cyan")
+            replicates = sum(t.replicate_of is not None for t in self._view.trials.values())
+            text.append(
+                f"  final evaluation: {len(self._view.scores)} scores, {replicates} replicates", style="cyan"
+            )
         if self._view.paused:
             text.append("  paused", style="cyan")
         began = self._view.sessions[-1][0] if self._view.sessions else time.time()
@@ -129,14 +131,14 @@ class Progress:
             text.append(f"  about {_duration(eta)} to go")
         return text
 
-    def _leader(self) -> Text:
+    def _best(self) -> Text:
         best = winner(self._view)
         if best is None:
             return Text("no trial has reached the full budget yet", style="dim")
         return Text.assemble(
-            "ahead: ",
+            "best so far: ",
             (best.trial_id, "bold"),
-            f"  eval_loss {best.objective:.4f}  {short_config(best.params)}",
+            f"  eval_loss {best.objective:.4f}  {short_params(best.params)}",
         )
 
     def _running(self) -> Table:
@@ -146,7 +148,7 @@ class Progress:
         table.add_column("loss", justify="right")
         table.add_column("eval_loss", justify="right")
         table.add_column("steps/s", justify="right")
-        table.add_column("config", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.add_column("params", overflow="ellipsis", no_wrap=True, ratio=1)
         for trial in self._view.with_status("running"):
             history = trial.history
             loss = f"{history['loss'][-1]:.4f}" if len(history["loss"]) else "starting"
@@ -158,7 +160,7 @@ class Progress:
                 loss,
                 "" if value is None else f"{value:.4f}",
                 "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
-                Text(short_config(trial.params)),
+                Text(short_params(trial.params)),
             )
         return table
 
@@ -195,7 +197,7 @@ _STYLES = {
 
 
 def _saved_share(trials: list[TrialState]) -> float:
-    """Share of the compute that trials which ended early would still have cost, at their own measured speed."""
+    """Share of the compute that stopped trials would still have used, at their own measured speed."""
     spent = saved = 0.0
     for trial in trials:
         cost = sum(trial.costs.values())

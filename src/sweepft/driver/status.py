@@ -1,5 +1,4 @@
-"""How a run stands, read from its ledger: live, finished or crashed."""
-# MERGED The live view of a sweep that runs elsewhere: the same renderer as of `sweepft run`, fed from the ledger.
+"""The status of a run, and its live view from another process, both read from the ledger."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweepft.driver.progress import Progress, short_config
+from sweepft.driver.progress import Progress, short_params
 from sweepft.ledger import LedgerTail, SweepState, current_writer, ledger_path, winner
 from sweepft.mirror.status import read_status
 
@@ -31,10 +30,10 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "trials": dict(Counter(t.status for t in view.trials.values())),
         "planned_trials": view.planned_trials,
         "running": [
-            {"trial_id": t.trial_id, "reach": round(t.progress, 4), "step": t.step, "config": t.params}
+            {"trial_id": t.trial_id, "reach": round(t.progress, 4), "step": t.step, "params": t.params}
             for t in view.with_status("running")
         ],
-        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "config": best.params},
+        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "params": best.params},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
         "mirror": note and {"uri": note.uri, "time": note.time, "failure": note.failure},
         "resume": view.status in ("crashed", "interrupted", "limit")
@@ -44,7 +43,7 @@ def status_of(run_dir: Path) -> dict[str, Any]:
 
 
 def describe_run(found: dict[str, Any]) -> str:
-    """The same for a person."""
+    """The same as text."""
     counts = ", ".join(f"{n} {status}" for status, n in sorted(found["trials"].items())) or "none yet"
     planned = f" of {found['planned_trials']}" if found["planned_trials"] else ""
     lines = [
@@ -54,35 +53,35 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["writer"]:
         lines.append(f"driver: pid {found['writer']['pid']} on {found['writer']['host']}")
     lines += [
-        f"running: {t['trial_id']} at {t['reach']:.0%}  {short_config(t['config'])}" for t in found["running"]
+        f"running: {t['trial_id']} at {t['reach']:.0%}  {short_params(t['params'])}" for t in found["running"]
     ]
     if found["best"]:
         best = found["best"]
-        lines.append(f"ahead: {best['trial_id']}  {best['objective']:.4f}  {short_config(best['config'])}")
+        lines.append(
+            f"best so far: {best['trial_id']}  {best['objective']:.4f}  {short_params(best['params'])}"
+        )
     if found["mirror"]:
         lines.append(_mirror(found["mirror"]))
     if found["status"] == "paused" and not found["resume"]:
-        lines.append(f"go on with: sweepft continue {found['run']}")
+        lines.append(f"to continue: sweepft continue {found['run']}")
     if found["resume"]:
-        lines.append(f"go on with: sweepft resume {found['run']}")
+        lines.append(f"to resume: sweepft resume {found['run']}")
     return "\n".join(lines)
 
 
 def _mirror(found: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["time"]))
-    state = f"up to date at {when}" if found["time"] else "nothing sent yet"
+    state = f"up to date at {when}" if found["time"] else "nothing copied yet"
     behind = f", behind since: {found['failure'].splitlines()[0]}" if found["failure"] else ""
     return f"mirror: {found['uri']}, {state}{behind}"
 
 
 _PAUSE = 0.5
-
-
-"""Seconds between looks."""
+"""Seconds between two reads of the ledger."""
 
 
 def watch_run(run_dir: Path, console: Console | None = None) -> None:
-    """Show a sweep until its driver is done or gone, then how it stands.
+    """Show a sweep until its driver is done or gone, then its status.
 
     Args:
         run_dir: The run folder.

@@ -1,4 +1,4 @@
-"""Commands that make no sense are refused with rule, value and remedy, by the sender and by the driver alike."""
+"""Commands that cannot be carried out are refused with rule, value and remedy."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def view() -> SweepState:
     rows: list[dict] = [{"kind": "sweep", "time": 1.0, "spec": SPEC, "budget_samples": 96, "name": "s"}]
     for n, status in enumerate(["completed", None, "stopped"]):
         name = f"t{n:03d}"
-        config = {"batch_size": 8, "learning_rate": 1e-3 * (n + 1)}
-        rows.append({"kind": "trial", "time": 2.0, "trial_id": name, "number": n, "params": config})
+        params = {"batch_size": 8, "learning_rate": 1e-3 * (n + 1)}
+        rows.append({"kind": "trial", "time": 2.0, "trial_id": name, "number": n, "params": params})
         if status:
             rows.append(
                 {
@@ -52,23 +52,23 @@ def command(text: str, **arguments) -> Command:
         (command("pin"), "must name a trial"),
         (command("clone t001"), "must change something"),
         (
-            command("clone t001", config={"schedule": "cosine"}),
+            command("clone t001", params={"schedule": "cosine"}),
             "schedule is not swept .*\n.*batch_size, learning",
         ),
         (
-            command("clone t001", config={"learning_rate": 1.0}),
+            command("clone t001", params={"learning_rate": 1.0}),
             r"must lie in search.space.learning_rate: log_uniform \[1e-05, 0.03\] \(got 1.0\)",
         ),
-        (command("clone t001", config={"learning_rate": "nan"}), r"must lie in .*\(got 'nan'\)"),
-        (command("clone t001", config={"batch_size": 12}), r"choice \[8, 16\] \(got 12\)"),
-        (command("clone t001", config={"learning_rate": 1e-3}), r"tried already: t000 \(completed\)"),
+        (command("clone t001", params={"learning_rate": "nan"}), r"must lie in .*\(got 'nan'\)"),
+        (command("clone t001", params={"batch_size": 12}), r"choice \[8, 16\] \(got 12\)"),
+        (command("clone t001", params={"learning_rate": 1e-3}), r"tried already: t000 \(completed\)"),
         (command("extend", trials=6), r"more than the 6 that are planned \(got 6\)"),
         (command("extend", trials="7"), "more than the 6"),
         (command("extend"), "more than the 6"),
         (command("continue"), "the sweep is not paused"),
     ],
 )
-def test_refused(view: SweepState, given: Command, words: str) -> None:
+def test_command_problem__refuses_with_remedy(view: SweepState, given: Command, words: str) -> None:
     problem = command_problem(given, view, from_dict(SPEC))
     assert problem is not None
     assert problem.remedy
@@ -81,59 +81,59 @@ def test_refused(view: SweepState, given: Command, words: str) -> None:
         command("stop t001"),
         command("stop"),
         command("pin t001"),
-        command("clone t000", config={"learning_rate": 2e-5}),
-        command("clone t002", config={"batch_size": 16}),
+        command("clone t000", params={"learning_rate": 2e-5}),
+        command("clone t002", params={"batch_size": 16}),
         command("extend", trials=7),
         command("pause"),
     ],
 )
-def test_accepted(view: SweepState, given: Command) -> None:
+def test_command_problem__accepts(view: SweepState, given: Command) -> None:
     assert command_problem(given, view, from_dict(SPEC)) is None
 
 
-def test_nothing_new_is_started_once_the_sweep_is_closing(view: SweepState) -> None:
+def test_command_problem__refuses_new_trials_when_closed(view: SweepState) -> None:
     for given in (
-        command("clone t001", config={"batch_size": 16}),
+        command("clone t001", params={"batch_size": 16}),
         command("extend", trials=9),
         command("pause"),
     ):
-        problem = command_problem(given, view, from_dict(SPEC), closing="stopped by its user")
-        assert "no more trials are started: stopped by its user" in str(problem)
-    assert command_problem(command("stop t001"), view, from_dict(SPEC), closing="stopped by its user") is None
+        problem = command_problem(given, view, from_dict(SPEC), closed="interrupted by user")
+        assert "no more trials are started: interrupted by user" in str(problem)
+    assert command_problem(command("stop t001"), view, from_dict(SPEC), closed="interrupted by user") is None
 
 
-def test_paused_is_what_the_last_command_of_this_session_says(view: SweepState) -> None:
-    def told(name: str, time: float, accepted: bool = True) -> None:
+def test_sweep_state__paused_by_last_command_of_the_session(view: SweepState) -> None:
+    def write(name: str, time: float, accepted: bool = True) -> None:
         view.apply({"kind": "command", "command": name, "time": time, "accepted": accepted, "arguments": {}})
 
     assert not view.paused
-    told("pause", 4.0, accepted=False)
+    write("pause", 4.0, accepted=False)
     assert not view.paused
-    told("pause", 5.0)
+    write("pause", 5.0)
     assert view.paused
     assert command_problem(command("continue"), view, from_dict(SPEC)) is None
-    assert "paused already" in str(command_problem(command("pause"), view, from_dict(SPEC)))
+    assert "already paused" in str(command_problem(command("pause"), view, from_dict(SPEC)))
     view.apply({"kind": "sweep", "time": 6.0, "spec": SPEC, "budget_samples": 96, "resumed": True})
-    assert not view.paused, "who resumes a sweep wants it to run"
+    assert not view.paused, "a resumed sweep runs"
 
 
-def test_extensions_and_clones_count_as_planned(view: SweepState) -> None:
-    for name, arguments in (("extend", {"trials": 9}), ("clone", {"config": {}}), ("extend", {"trials": 8})):
+def test_sweep_state__plans_extensions_and_clones(view: SweepState) -> None:
+    for name, arguments in (("extend", {"trials": 9}), ("clone", {"params": {}}), ("extend", {"trials": 8})):
         row = {"kind": "command", "command": name, "time": 5.0, "accepted": True, "arguments": arguments}
         view.apply(row)
     assert view.planned_trials == 10
     assert "more than the 9" in str(command_problem(command("extend", trials=9), view, from_dict(SPEC)))
 
 
-def test_a_clone_is_not_asked_for_twice(view: SweepState) -> None:
-    config = {"batch_size": 16, "learning_rate": 1e-3}
+def test_command_problem__refuses_queued_clone(view: SweepState) -> None:
+    params = {"batch_size": 16, "learning_rate": 1e-3}
     row = {
         "kind": "command",
         "command": "clone",
         "time": 5.0,
         "accepted": True,
-        "arguments": {"config": config},
+        "arguments": {"params": params},
     }
     view.apply(row)
-    problem = command_problem(command("clone t000", config={"batch_size": 16}), view, from_dict(SPEC))
-    assert "asked for already" in str(problem)
+    problem = command_problem(command("clone t000", params={"batch_size": 16}), view, from_dict(SPEC))
+    assert "already queued" in str(problem)

@@ -102,7 +102,7 @@ def test_a_searcher_waits_for_the_last_trial_to_end_since_a_clone_may_follow() -
     searcher.proposer.clone(CONFIG)
     clone = searcher.suggest("b")
     assert isinstance(clone, dict)
-    assert clone["origin"] == "clone"
+    assert clone["job"].origin == "clone"
     for name in ("a", "b"):
         searcher.on_trial_complete(name, {"samples_seen": BUDGET, "eval_loss": 2.5, "done": True})
     assert searcher.suggest("c") == Searcher.FINISHED
