@@ -103,12 +103,12 @@ def test_presets__all_are_valid_and_listed() -> None:
 
 
 def test_format_value__warmup_in_steps() -> None:
-    from sweepft.driver.progress import short_config
+    from sweepft.driver.progress import short_params
     from sweepft.report.format import number
 
     assert format_value({"steps": 25}) == number({"steps": 25}) == "25 steps"
     assert (
-        short_config({"warmup": {"steps": 25}, "learning_rate": 2e-5})
+        short_params({"warmup": {"steps": 25}, "learning_rate": 2e-5})
         == "warmup=25 steps learning_rate=2e-05"
     )
     assert [format_value(value) for value in (2e-5, 128, "cosine", True)] == [
