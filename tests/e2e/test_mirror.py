@@ -116,7 +116,7 @@ def test_a_lost_machine_loses_nothing_that_was_mirrored(
 
     back = tmp_path / "elsewhere" / "back"
     said = sweepft(s3, "fetch", uri, back)
-    assert f"go on with: sweepft resume {back}" in said
+    assert f"to resume: sweepft resume {back}" in said
     assert ledger_path(back).read_bytes().startswith(rows), "nothing that was mirrored is lost"
     for name in wanted:
         weights = f"weights/{name}/model.safetensors"

@@ -38,7 +38,7 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
     """
     if (out / "ledger").exists():
         raise SweepftError(
-            f"{out}: already holds a run\n  name another folder with --out, or go on with: sweepft resume {out}"
+            f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}"
         )
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)

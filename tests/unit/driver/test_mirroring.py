@@ -229,4 +229,4 @@ def test_by_hand_there_and_back(run: MirroredRun, tmp_path: Path) -> None:
     assert brought.exit_code == 0, brought.output
     assert truth(tmp_path / "back") == truth(run.run_dir)
     assert (tmp_path / "back" / "report.html").is_file()
-    assert f"go on with: sweepft resume {tmp_path / 'back'}" in brought.output
+    assert f"to resume: sweepft resume {tmp_path / 'back'}" in brought.output
