@@ -58,7 +58,9 @@ class Driver:
                 train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
                 study_number=proposal.study_number,
             )  # fmt: skip
-        job = TrialJob(proposal.trial_id, proposal.number, proposal.params, self.spec.train_config(proposal.params, 64))
+        job = TrialJob(
+            proposal.trial_id, proposal.number, proposal.params, self.spec.train_config(proposal.params, 64)
+        )
         trial = SimpleNamespace(trial_id=f"ray{proposal.number}", config=to_tune_config(job))
         self.scheduler.on_trial_add(None, trial)
         return trial

@@ -137,9 +137,9 @@ def test_the_process_ends_when_its_driver_is_gone_and_the_last_rows_are_there(
     sweep: Sweep, tmp_path: Path
 ) -> None:
     code = (
-        "import os, pathlib, sys, time; from sweepft.driver.sidecars import Follower;"
+        "import os, pathlib, sys, time; from sweepft.driver.sidecars import SidecarProcess;"
         "run, uri = sys.argv[1:];"
-        "f = Follower(['-m', 'sweepft.mirror', 'follow', run, uri, '1'], pathlib.Path(run) / 'logs/mirror.log');"
+        "f = SidecarProcess(['-m', 'sweepft.mirror', 'follow', run, uri, '1'], pathlib.Path(run) / 'logs/mirror.log');"
         "time.sleep(600)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code, str(sweep.run.run_dir), sweep.mirror.uri])

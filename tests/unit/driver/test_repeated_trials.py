@@ -17,7 +17,9 @@ def test_sweep_scheduler__knows_repeats_live_and_from_ledger() -> None:
     ledger = LedgerBuilder()
     for i, (rate, seed) in enumerate([(1e-4, 0), (1e-4, 1), (2e-4, 0)]):
         swept = {"learning_rate": rate, "seed": seed}
-        train = TrainConfig.from_dict({"batch_size": 8, "micro_batch": 4, "budget": {"samples": 100}, **swept}, 100)
+        train = TrainConfig.from_dict(
+            {"batch_size": 8, "micro_batch": 4, "budget": {"samples": 100}, **swept}, 100
+        )
         job = TrialJob(f"t{i}", i, swept, train)
         live.on_trial_add(None, SimpleNamespace(trial_id=f"ray{i}", config=to_tune_config(job)))
         ledger.trial(f"t{i}", params=swept, train_config=train.to_dict())
