@@ -1,7 +1,7 @@
 """The sweep's YAML file as a frozen, validated :class:`SweepSpec`.
 
-``load`` reads a file and either gives a spec in which everything holds, or raises one error with every
-problem: file and line, key, rule, value and remedy. Needs no torch, no Ray and no network.
+:func:`load` returns a valid spec or raises a single :class:`~sweepft.errors.SpecError` with all problems, each with
+place, key, rule, value and remedy. It needs neither torch nor Ray nor the network.
 """
 
 from __future__ import annotations

@@ -118,10 +118,10 @@ def train_dict(train: Train) -> dict[str, Any]:
     return train.model_dump(mode="json", exclude_none=True)
 
 
-def apply(train: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def apply(train: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a train section with dotted fields set."""
     result = copy.deepcopy(dict(train))
-    for key, value in config.items():
+    for key, value in params.items():
         set_dotted(result, key, copy.deepcopy(value))
     return result
 
