@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 import numpy as np
 
-from sweepft.replay.calibrate import sample
-from sweepft.replay.clock import Decision, Outcome, replay_study
+from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Floats, Run, Study
+from sweepft.replay.policies import Decision, Policy
 from sweepft.replay.runner import Replay, ReplayRow
 from sweepft.replay.score import Score, bootstrap, mean_scores, score_outcome
 
@@ -25,7 +25,7 @@ _ENOUGH: Final = 5  # studies, for a bootstrap to say anything
 _TAIL: Final = 0.2  # of the progress so far: what the training loss is averaged over
 
 
-class TopSharePolicy:
+class TopSharePolicy(Policy):
     """From 5% on, at each report: only the best share of those seen there go on; a stopped run counts as worse.
 
     Args:
@@ -35,17 +35,12 @@ class TopSharePolicy:
         peers: Others needed to judge.
     """
 
-    rungs = ()
-
     def __init__(
         self, study: Study, signal: Literal["loss", "objective"], share: float, peers: int = 3
     ) -> None:
         self._study, self._signal, self._share, self._peers = study, signal, share, peers
         self._seen: dict[int, dict[str, float]] = {}
         self._stopped: dict[str, int] = {}
-
-    def start(self, run: Run) -> None:
-        """Nothing to note."""
 
     def _value(self, run: Run, stop: int) -> float:
         sign = 1.0 if self._study.mode == "max" else -1.0
@@ -72,13 +67,6 @@ class TopSharePolicy:
             return "stop"
         return "continue"
 
-    def finish(self, run: Run, start: int) -> None:
-        """Nothing to note."""
-
-    def resume(self, free: int) -> Sequence[str]:
-        """Nothing is ever paused."""
-        return ()
-
     def reason(self, run_id: str) -> str:
         """Its one sentence."""
         return f"not among the best {100 * self._share:g}% by {self._signal}"
@@ -95,7 +83,7 @@ def replay_simple(study: Study, settings: Replay, full: Callable[[Study], float]
     found: dict[str, list[Score]] = {}
     runs = min(settings.group or len(study.runs), len(study.runs))
     for order in range(settings.orders):
-        picked = sample(study, runs, settings.seed + order)
+        picked = study.sample(runs, settings.seed + order)
         for signal, share in SIMPLE:
             decide = TopSharePolicy(picked, signal, share)  # type: ignore[arg-type]  # one of the two
             outcome: Outcome = replay_study(picked, decide, slots=settings.slots, order=range(runs))

@@ -21,7 +21,6 @@ from stopping import CURVES, load
 
 from sweepft.early_stopping.signals import relative_norms
 from sweepft.early_stopping.statistics import normal_scores
-from sweepft.replay.calibrate import sample
 from sweepft.replay.curves import Floats, Run, Study
 
 RUNGS = (0.05, 0.10, 0.25, 0.50)
@@ -112,7 +111,7 @@ def measure(studies: list[Study]) -> dict[str, dict[str, float | None]]:
     taus: dict[tuple[str, float], list[float]] = {}
     more: dict[str, list[float]] = {}
     for study in studies:
-        picked = sample(study, min(MOST, len(study.runs)), 0)
+        picked = study.sample(min(MOST, len(study.runs)), 0)
         for rung in RUNGS:
             found = columns(picked, rung)
             for name, signal in found[0].items() if found else ():

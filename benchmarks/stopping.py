@@ -171,7 +171,6 @@ def table(rows: list[ReplayRow]) -> str:
 
 def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float]]:
     """Does the audits' 95% interval hold the true share of good ones among the condemned?"""
-    from sweepft.replay.calibrate import sample
     from sweepft.replay.clock import replay_study
     from sweepft.replay.policies import EarlyStopperPolicy
     from sweepft.replay.runner import make_policy
@@ -181,7 +180,7 @@ def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float
     settings = Replay(audit=0.3)
     for study in parts["held"]:
         for order in range(orders):
-            picked = sample(study, 200, order)
+            picked = study.sample(200, order)
             truly = top_runs(picked, 0.2)
             policy = make_policy("calibrated", picked, settings, order)
             assert isinstance(policy, EarlyStopperPolicy)

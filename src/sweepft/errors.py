@@ -224,12 +224,12 @@ class PriorSweepsError(SweepftError, ValueError):
     exit_code = 2
     key = "early_stop.prior_sweeps"
 
-    def __init__(self, entry: str, rule: str, remedy: str) -> None:
+    def __init__(self, entry: str, rule: str, remedy: str, key: str | None = None) -> None:
         self.entry, self.rule, self.remedy = entry, rule, remedy
-        super().__init__(f"prior_sweeps: {entry[:200]} {rule}\n  {remedy}")
+        super().__init__(f"prior_sweeps: {entry[:200]} {rule}\n  {remedy}", key=key)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.entry, self.rule, self.remedy))
+        return (type(self), (self.entry, self.rule, self.remedy, self.key))
 
 
 def is_storage_error(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""sweepft's early-stop rules as an Optuna pruner. Needs optuna, and no other part of sweepft but the rules."""
+"""Pruners for Optuna. Needs ``optuna``; of sweepft it loads the early-stopping rules alone."""
 
 from __future__ import annotations
 

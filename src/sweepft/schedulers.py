@@ -1,4 +1,4 @@
-"""Schedulers for Ray Tune. Needs ``ray[tune]`` only; no other part of sweepft is loaded but the rules."""
+"""Schedulers for Ray Tune. Needs ``ray[tune]``; of sweepft it loads the early-stopping rules alone."""
 
 from __future__ import annotations
 

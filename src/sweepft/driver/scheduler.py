@@ -25,7 +25,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
         settings: See `EarlyDynamicsScheduler`.
     """
 
-    brings_back = True
+    resumes_paused = True
 
     def __init__(
         self,

@@ -1,14 +1,14 @@
-"""Early-termination rules, pure: what trials reported in, continue or condemn out.
+"""Early stopping: rules that judge trials at rungs of their budget, and adapters for Ray Tune and Optuna.
 
-Standard library and numpy only. `EarlyStopper` is the one object that the Ray scheduler, the Optuna pruner and the
-replay all drive; `rungs` is shared with the trainable, which computes held-out loss at the same points.
+The rules and the `EarlyStopper`, which the Ray scheduler, the Optuna pruner and the replay all drive, need the standard
+library and numpy only. Start with `rules` for a simple rule, with `early_stopper` for what follows from its decision.
 """
 
 from __future__ import annotations
 
 from sweepft.early_stopping.audit import AuditResult, clopper_pearson
 from sweepft.early_stopping.calibrated import CalibratedRule, Calibration
-from sweepft.early_stopping.cohort import Cohort, TrialRecord
+from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.curve import Observation, Report, Snapshot, make_report
 from sweepft.early_stopping.decisions import BY_USER, RuleDecision, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
@@ -17,6 +17,7 @@ from sweepft.early_stopping.pausing import PausedTrial
 from sweepft.early_stopping.prior_sweeps import PastAudits, PriorSweeps, PriorSweepsLike, read_prior_sweeps
 from sweepft.early_stopping.rules import RULES, AshaRule, MedianRule, NoRule, RecipeRule, Rule, make_rule
 from sweepft.early_stopping.rungs import Rung, eligible, parse_rungs, rung_steps
+from sweepft.early_stopping.trial import TrialRecord
 
 __all__ = [
     "BY_USER",

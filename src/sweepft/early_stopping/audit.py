@@ -1,9 +1,9 @@
-"""Counting the rule's mistakes: which condemned trials run on, and what their ends say.
+"""Audits: flagged trials that are trained to completion, to measure how often the rule is wrong.
 
-Two rates are kept apart. P(condemned | good): of the good trials, how many were lost; the rule bounds it. P(good |
-condemned): of the condemned ones, how many were good; audits measure it. The set of audited trials is fixed by a
-hash before anything is known of them, and the interval is read at a few fixed counts only, with the error spent
-evenly over them, so that looking often does not break it.
+Two rates are kept apart. P(flagged | top): the share of the top trials that the rule stops; the calibrated rule bounds it.
+P(top | flagged): the share of flagged trials that end in the top fraction; audits measure it. Which trials are audited is
+fixed by a hash before anything is known of them. The interval is read at a few fixed counts only, with the error spread
+evenly over them, so that looking often does not invalidate it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import numpy as np
 
-LOOKS: Final = (14, 29, 59, 119, 239)  # audits at which the certificate may change
+LOOKS: Final = (14, 29, 59, 119, 239)  # numbers of audits at which the status may change
 
 
 def audit_rate(rule: str, audit: float | None) -> float:
-    """The share of condemned trials that run on: as asked, else 0.05 for ``calibrated`` and none for the others."""
+    """The share of flagged trials to audit: as given, else 0.05 for ``calibrated`` and 0 for other rules."""
     return float(audit) if audit is not None else 0.05 if rule == "calibrated" else 0.0
 
 
@@ -28,24 +28,26 @@ def audit_weight(audited: bool | None, audit: float) -> float:
     """How many trials a completed one stands for in a fair sample of all.
 
     Args:
-        audited: None for a trial that was never condemned; else whether it was audited (or parked and came back).
+        audited: None for a trial that was never flagged; else whether it was audited (or paused and resumed).
         audit: The rate of audits.
+
     Returns:
-        1 / audit for an audited trial: it stands for all that were condemned, those that came back from parking among
-        them, which therefore count nothing themselves. 1 for every other trial, and where nothing is audited.
+        1 / audit for an audited trial: it stands for all flagged ones, those that resumed after a pause among them,
+        which therefore count 0. 1 for every other trial, and where nothing is audited.
     """
     if audited is None or audit <= 0:
         return 1.0
     return 1.0 / audit if audited else 0.0
 
 
-def good_edge(values: Sequence[float], weights: Sequence[float], share: float) -> float:
-    """The value from which on a trial is good: the best ``share`` of the weight lies at or above it.
+def top_edge(values: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """The value from which on a trial is in the top fraction: the best ``share`` of the weight lies at or above it.
 
     Args:
         values: Final objectives, larger is better.
         weights: How many trials each stands for.
-        share: In (0, 1).
+        share: The top fraction, in (0, 1).
+
     Returns:
         One of the values; infinity without any.
     """
@@ -56,7 +58,7 @@ def good_edge(values: Sequence[float], weights: Sequence[float], share: float) -
 
 
 def is_audited(seed: int, trial_id: str, rate: float) -> bool:
-    """Whether a trial is audited if condemned: a coin fixed by seed and name, before its first step."""
+    """Whether a trial is audited if flagged: drawn from seed and name, before its first step."""
     digest = hashlib.sha256(f"{seed}:{trial_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < rate
 
@@ -78,11 +80,13 @@ def clopper_pearson(bad: int, n: int, confidence: float = 0.95) -> tuple[float, 
     """Exact two-sided interval of a binomial rate (Clopper and Pearson, 1934).
 
     Args:
-        bad: Audited trials that turned out good, 0 <= bad <= n.
-        n: Audited trials.
+        bad: Successes (audited trials that ended in the top fraction), 0 <= bad <= n.
+        n: Trials.
         confidence: Coverage of the interval, in (0, 1).
+
     Returns:
         Lower and upper bound in [0, 1]; (0, 1) when n is 0.
+
     Raises:
         ValueError: If bad is negative or larger than n, or confidence is not in (0, 1).
     """
@@ -107,15 +111,15 @@ def clopper_pearson(bad: int, n: int, confidence: float = 0.95) -> tuple[float, 
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What the audits say about P(good | condemned), those of earlier sweeps included where they are pooled.
+    """What audits say about P(top | flagged), those of prior sweeps included.
 
     Attributes:
-        audited: Condemned trials that were let run and have ended.
-        good: Those of them that turned out good.
+        audited: Audited trials that have ended.
+        good: Those of them that ended in the top fraction.
         rate: good / audited; None before the first.
         interval: 95% Clopper-Pearson interval of the rate as of now; right for one look.
-        looked_at: How many audits the certificate rests on: the last count in `LOOKS` reached, else 0.
-        status: ``certified``, ``refuted`` (from then on guards only) or ``uncertified``.
+        looked_at: Number of audits that the status rests on: the last count in `LOOKS` reached, else 0.
+        status: ``certified``, ``refuted`` (from then on the rule stops no trial) or ``uncertified``.
     """
 
     audited: int
@@ -134,8 +138,8 @@ def audit_result(outcomes: list[bool], max_false_discovery_rate: float) -> Audit
     """Judge the rule by its completed audits, in order of completion.
 
     Args:
-        outcomes: Per completed audit, whether the trial was good after all.
-        max_false_discovery_rate: The rate of bad stops that the caller can live with.
+        outcomes: Whether each audited trial ended in the top fraction.
+        max_false_discovery_rate: The largest acceptable rate of wrong stops.
     """
     n, good = len(outcomes), sum(outcomes)
     looked, status = 0, "uncertified"

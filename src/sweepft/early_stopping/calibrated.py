@@ -1,21 +1,20 @@
-"""The calibrated rule: condemn the trials that together hold only a small share of the chances of being good.
+"""The calibrated rule: flags the trials that together hold only a small share of the chances of the top fraction.
 
-A trial's early signals are blended to a score; score and final result are taken as a normal pair with a
-correlation that starts from a prior, is the smaller the less objective and loss agree, and is learned from finished
-trials. Where repeats of its configuration have finished, what the signals missed of theirs is expected of it, too.
-That gives each trial its probability of ending in the top ``top_fraction`` share. Trials are condemned from the least likely
-upwards as long as all the condemned together, now and earlier, hold no more than a *level* of the good ones' total
-probability.
+A trial's early signals are blended into a score. Score and final result are modelled as a normal pair; their correlation
+starts from a prior, is smaller the less objective and loss agree, and is learned from finished trials. Where repeats of a
+trial's configuration have finished, the part that the signals missed of their results is expected of it, too. That gives
+each trial its probability of ending in the top fraction. Trials are flagged from the least likely upwards as long as all
+flagged ones together, now and earlier, hold no more than a *level* of the sum of these probabilities: the cumulative risk.
 
-Where the level comes from decides what may be claimed:
+The basis of the level decides what may be claimed:
 
-- ``heuristic``: three to four times the ``max_false_stop_rate`` asked for (0.33 for 0.10) where as much is known of the trials'
-  ends as is assumed of fine-tunes (on those it was chosen on 0.13 of the good were lost), less where less is known,
-  down to what was asked for; nothing is certified;
-- ``prior_sweeps``: fixed by conformal risk control on replays of earlier sweeps: a new sweep like those loses no more
-  than ``max_false_stop_rate`` of its good trials on average;
-- ``conformal``: in a sweep with enough good trials of its own, run in full or audited: a good trial is condemned
-  with probability ``max_false_stop_rate`` at most, by its rank among them (p-values, weighted by inverse propensity).
+- ``heuristic``: three to four times the ``max_false_stop_rate`` asked for (0.33 for 0.10) where as much is known of the
+  trials' results as is assumed of fine-tunes (on those it was chosen on, 0.13 of the top trials were stopped), less where
+  less is known, down to the rate itself. Nothing is guaranteed.
+- ``prior_sweeps``: set by conformal risk control on replays of prior sweeps: a new sweep like those loses no more than
+  ``max_false_stop_rate`` of its top trials on average.
+- ``conformal``: in a sweep with enough top trials of its own, run in full or audited: a top trial is flagged with
+  probability ``max_false_stop_rate`` at most, by its rank among them (p-values, weighted by inverse propensity).
 """
 
 from __future__ import annotations
@@ -29,9 +28,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.early_stopping.cohort import Cohort, TrialRecord
-from sweepft.early_stopping.decisions import RuleDecision
-from sweepft.early_stopping.finished_trials import FinishedTrials
+from sweepft.early_stopping.cohort import Cohort, FinishedTrials
+from sweepft.early_stopping.decisions import RuleDecision, too_few
 from sweepft.early_stopping.rungs import Rung
 from sweepft.early_stopping.signal_model import (
     DEFAULT_WEIGHTS,
@@ -42,30 +40,25 @@ from sweepft.early_stopping.signal_model import (
 )
 from sweepft.early_stopping.signals import signal_table
 from sweepft.early_stopping.statistics import cdf, normal_scores, quantile
+from sweepft.early_stopping.trial import TrialRecord
 
 Floats = NDArray[np.float64]
 
-
-_RANK_NOISE: Final = (
-    3.0  # n * variance: of a normal score known by its rank among n, and of the good ones' edge
-)
-
-
-_END_NOISE: Final = 1.0  # the same, of a final result
-
-
-_SLACK: Final = 2.8  # level 0.33 for a false stop of 0.10 where as much is known as on fine-tunes
+# n * variance of a normal score known by its rank among n trials, with the edge of the top fraction; of a final result.
+_RANK_NOISE: Final = 3.0
+_RESULT_NOISE: Final = 1.0
+_SLACK: Final = 2.8  # gives level 0.33 for a rate of 0.10 where as much is known as on fine-tunes
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What earlier sweeps taught; made by `sweepft.replay.calibrate`, JSON-able.
+    """A level learned from prior sweeps; made by `sweepft.replay.calibrate`, JSON-able.
 
     Attributes:
         level: The level that conformal risk control allows.
-        false_stop: The bound it was made for.
-        sweeps: Earlier sweeps it rests on.
-        rho: Learned (window fraction, correlation) pairs; the prior where empty.
+        max_false_stop_rate: The bound it was made for.
+        sweeps: Number of prior sweeps.
+        rho: Learned (rung fraction, correlation) pairs; the prior where empty.
         weights: Learned weights of `SIGNALS`; the prior where empty.
     """
 
@@ -90,17 +83,17 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class _Odds:
-    """Trials at one window.
+class _Estimate:
+    """What is estimated of n trials at one rung.
 
     Attributes:
-        names: The n of them.
-        chances: (n,) of each to be good.
-        signals: (n, k) where they stand in each signal.
-        repeats: (n,) finished trials of each one's configuration.
-        lost: The chances that left with trials that never came there.
-        ranked: How many are compared, those among them.
-        known: Share of the variance of ends that is known of the running ones, relative to what is assumed at first.
+        names: The trials.
+        chances: (n,) probability of each to end in the top fraction.
+        signals: (n, k) their scores in each signal.
+        repeats: Number of finished trials of each one's configuration.
+        lost: Sum of the chances of trials that ended early without reaching the rung.
+        ranked: Number of trials compared, those among them.
+        known: Share of the variance of results that is known of running trials, relative to what is assumed a priori.
         learned: What the signals are worth.
     """
 
@@ -113,25 +106,28 @@ class _Odds:
     known: float
     learned: SignalWeights
 
-    def mass(self, own: int) -> float:
-        """Share of all chances that a trial and all less likely ones hold, those that left among them."""
+    def cumulative_risk(self, own: int) -> float:
+        """Share of all chances that a trial and all less likely ones hold, those that ended early among them."""
         behind = self.chances[self.chances <= self.chances[own] + 1e-12].sum()
         return float((behind + self.lost) / (self.chances.sum() + self.lost))
 
 
 class CalibratedRule:
-    """See the module.
+    """Flags the least likely trials up to a cumulative risk; see the module.
 
     Args:
-        good: Share of trials that count as good.
-        false_stop: Share of the good trials that may be condemned.
-        min_peers: Other trials needed at a window before anything is condemned.
-        covariates: Config keys that may explain final results; their weights start at zero.
-        audit: The rate of audits: an audited trial stands for 1 / audit condemned ones.
-        calibration: From earlier sweeps; None without.
+        top_fraction: The best share of the trials, which the rule must keep.
+        max_false_stop_rate: Share of the top trials that may be flagged.
+        min_peers: Other trials needed at a rung before any trial is flagged there.
+        covariates: Hyperparameters that may explain final results; their weights start at zero.
+        audit: The rate of audits: an audited trial stands for 1 / audit flagged ones.
+        calibration: From prior sweeps.
         level: Overrides the heuristic level (used to calibrate).
-        batch_key: Config key of the batch size.
+        batch_key: Parameter that holds the batch size.
         weights: Overrides the prior weights of `SIGNALS` (used by ablations).
+
+    Raises:
+        ValueError: A share is not in (0, 1), or the calibration was made for a larger bound.
     """
 
     name = "calibrated"
@@ -152,115 +148,112 @@ class CalibratedRule:
     ) -> None:
         for name, value in (("top_fraction", top_fraction), ("max_false_stop_rate", max_false_stop_rate)):
             if not 0 < value < 1:
-                raise ValueError(f"{name}: a share between 0 and 1 is needed (got {value!r})")
+                raise ValueError(f"{name}: must lie between 0 and 1 (got {value!r})")
         if calibration is not None and calibration.max_false_stop_rate > max_false_stop_rate + 1e-9:
             raise ValueError(
-                f"history: was calibrated for false_stop {calibration.max_false_stop_rate}, here it is {max_false_stop_rate}\n"
-                "  calibrate again, or ask for the same bound"
+                f"prior_sweeps: the calibration is for max_false_stop_rate {calibration.max_false_stop_rate}, not"
+                f" {max_false_stop_rate}\n  calibrate again, or set the same bound"
             )
-        self.top_fraction, self.max_false_stop_rate, self.min_peers = (
-            top_fraction,
-            max_false_stop_rate,
-            max(1, min_peers),
-        )
+        self.top_fraction, self.max_false_stop_rate = top_fraction, max_false_stop_rate
+        self.min_peers = max(1, min_peers)
         self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
         self.calibration, self._level = calibration, level
-        self._ends = FinishedTrials(None)
+        self._finished = FinishedTrials(None)
         self._own_level: float | None = None
-        taught = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
+        prior = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
         rho = calibration.rho if calibration is not None else ()
-        self._learner = Learner(weights if weights is not None else taught, rho, batch_key)
-
-    # ----- the judgement ---------------------------------------------------------------------------------
+        self._learner = Learner(weights if weights is not None else prior, rho, batch_key)
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Condemned when its mass lies at or below the level in force."""
-        chosen = self._most_telling(cohort, trial)
-        peers = len(cohort.at(chosen)) + cohort.out_before(chosen)[0] - 1
+        """Flags a trial with a cumulative risk at or below the level in force."""
+        chosen = self._most_informative(cohort, trial)
+        peers = len(cohort.at(chosen)) + cohort.ended_before(chosen)[0] - 1
         if peers < self.min_peers:
-            reason = f"{peers} other trials at {rung.name}, {self.min_peers} needed to judge"
-            return RuleDecision(False, reason, evidence={"peers": peers})
-        odds = self._odds(cohort, chosen, self._sample(cohort, chosen, trial.trial_id))
-        own = odds.names.index(trial.trial_id)
-        basis, level = self._level_in_force(cohort, odds.known)
-        mass, p_top, repeats = odds.mass(own), float(odds.chances[own]), odds.repeats[own]
-        evidence = {
+            return RuleDecision(False, too_few(peers, self.min_peers, rung), evidence={"peers": peers})
+        estimate = self._estimate(cohort, chosen, self._sample(cohort, chosen, trial.trial_id))
+        own = estimate.names.index(trial.trial_id)
+        basis, level = self._level_in_force(cohort, estimate.known)
+        risk, p_top, repeats = (
+            estimate.cumulative_risk(own),
+            float(estimate.chances[own]),
+            estimate.repeats[own],
+        )
+        evidence: dict[str, Any] = {
             "compared_at": chosen.name,
-            "peers": odds.ranked - 1,
+            "peers": estimate.ranked - 1,
             "signals": dict(
-                zip(odds.learned.columns, (round(x, 4) for x in odds.signals[own].tolist()), strict=True)
+                zip(
+                    estimate.learned.columns,
+                    (round(x, 4) for x in estimate.signals[own].tolist()),
+                    strict=True,
+                )
             ),
             "repeats": repeats,
-            "mass": round(mass, 6),
+            "mass": round(risk, 6),
             "level": round(level, 6),
             "basis": basis,
-            **odds.learned.to_dict(),
+            **estimate.learned.to_dict(),
         }
-        seen = f", {repeats} of its own configuration," if repeats else ""
-        word = "at most" if mass <= level else "more than"
+        if trial.snapshots[chosen].metric_step:
+            evidence["objective_step"] = trial.snapshots[chosen].metric_step
+        finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
-            f"probability {p_top:.3f} of ending in the best {100 * self.top_fraction:g}%, from {odds.ranked - 1} others{seen}"
-            f" at {chosen.name}; it and all less likely ones hold {100 * mass:.1f}% of the chances, {word} the"
-            f" {100 * level:.1f}% allowed ({basis})"
+            f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}{finished};"
+            f" cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis})"
         )
-        return RuleDecision(mass <= level, reason, p_top, evidence, basis != "heuristic", score=mass)
+        return RuleDecision(risk <= level, reason, p_top, evidence, score=risk)
 
     def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
-        """Probability of each of these trials to end in the best ``top_fraction`` share, as known now.
-
-        Args:
-            cohort: The sweep.
-            trials: All of them have been at a window.
-        """
-        at = {t.trial_id: self._most_telling(cohort, t) for t in trials}
+        """Probability of each of these trials, all of which have been at a rung, to end in the top fraction."""
+        at = {t.trial_id: self._most_informative(cohort, t) for t in trials}
         by_rung = {}
         for rung in set(at.values()):
             names = cohort.names_at(rung)
-            by_rung[rung] = dict(zip(names, self._odds(cohort, rung, names).chances.tolist(), strict=True))
+            by_rung[rung] = dict(
+                zip(names, self._estimate(cohort, rung, names).chances.tolist(), strict=True)
+            )
         return {name: by_rung[rung][name] for name, rung in at.items()}
 
-    def _most_telling(self, cohort: Cohort, trial: TrialRecord) -> Rung:
+    def _most_informative(self, cohort: Cohort, trial: TrialRecord) -> Rung:
         return min(trial.snapshots, key=lambda w: self._uncertainty(cohort, w))
 
     def _uncertainty(self, cohort: Cohort, rung: Rung) -> float:
-        """Prior variance of the final result given the rank at this window: late windows and many peers win."""
+        """Prior variance of the final result given the rank at this rung: late rungs and many peers win."""
         rho = self._learner.prior_rho(rung)
-        n = len(cohort.at(rung)) + cohort.out_before(rung)[0]
+        n = len(cohort.at(rung)) + cohort.ended_before(rung)[0]
         return 1.0 - rho * rho + rho * rho * _RANK_NOISE / n
 
-    def _odds(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> _Odds:
-        """The chances of these trials, all of which have been at the window."""
+    def _estimate(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> _Estimate:
+        """The estimate for these trials, all of which have been at the rung."""
         table = signal_table(cohort, rung, names, self.covariates, self.batch_key)
         learned = self._learner.learn(cohort, rung, table)
-        count, spent = cohort.out_before(rung)
+        count, spent = cohort.ended_before(rung)
         scale = len(names) / len(cohort.at(rung))
         blended = np.concatenate([table.scores @ learned.weights, np.full(round(count * scale), -1e6)])
         scores = normal_scores(blended)
         rho, ranked = learned.rho, len(scores)
-        mean, variance, repeats = _ends(cohort, names, scores[: len(names)], rho)
+        mean, variance, repeats = _results(cohort, names, scores[: len(names)], rho)
         spread = np.sqrt(variance + rho * rho * _RANK_NOISE / ranked)
         chances = 1.0 - cdf((quantile(1.0 - self.top_fraction) - mean) / spread)
         running = [i for i, n in enumerate(names) if n not in cohort.finals]
         known = 1.0
         if running:
             known = float(1.0 - variance[running].mean()) / self._learner.prior_rho(rung) ** 2
-        return _Odds(
+        return _Estimate(
             names, chances, table.scores, repeats, spent * scale, ranked, min(1.0, max(0.0, known)), learned
         )
 
     def _sample(self, cohort: Cohort, rung: Rung, own: str) -> list[str]:
-        picked = cohort.some_at(rung)
+        picked = cohort.sample_at(rung)
         return picked if own in picked else [*picked, own]
-
-    # ----- the level ---------------------------------------------------------------------------------------
 
     def _level_in_force(self, cohort: Cohort, known: float = 1.0) -> tuple[str, float]:
         if self._level is not None:
             return "given", self._level
-        if self._ends.of is not cohort or self._ends.seen > len(cohort.finals):
-            self._ends = FinishedTrials(cohort)
-        if self._ends.take(self.audit):
-            self._own_level = self._conformal_level(self._ends)
+        if self._finished.of is not cohort or self._finished.seen > len(cohort.finals):
+            self._finished = FinishedTrials(cohort)
+        if self._finished.update(self.audit):
+            self._own_level = self._conformal_level(self._finished)
         own = self._own_level
         if own is not None:
             return "conformal", own
@@ -268,42 +261,40 @@ class CalibratedRule:
             return "prior_sweeps", self.calibration.level
         return "heuristic", 1.0 - (1.0 - self.max_false_stop_rate) ** (1.0 + _SLACK * known)
 
-    def _conformal_level(self, ends: FinishedTrials) -> float | None:
-        """The largest level at which a good trial is condemned with probability ``max_false_stop_rate`` at most.
+    def _conformal_level(self, finished: FinishedTrials) -> float | None:
+        """The largest level at which a top trial is flagged with probability ``max_false_stop_rate`` at most.
 
-        Needs audits: without them condemned good trials are never seen, and survivors are no fair sample. None
-        while there are too few good trials to say anything at this level.
+        Needs audits: without them flagged top trials are never seen, and the others are a biased sample. None while there
+        are too few top trials for a bound at this rate.
         """
         if self.audit <= 0:
             return None
-        finals, scores, weights = np.array(ends.finals), np.array(ends.scores), np.array(ends.weights)
+        finals, scores, weights = map(np.array, (finished.finals, finished.scores, finished.weights))
         counts = np.isfinite(scores) & (weights > 0)
         finals, scores, weights = finals[counts], scores[counts], weights[counts]
         if len(finals) * self.top_fraction < 1.0 / self.max_false_stop_rate - 1.0:
             return None
         order = np.argsort(-finals)
-        top = np.cumsum(weights[order]) <= self.top_fraction * weights.sum() + 1e-9
-        top_fraction = order[top]
-        if weights[top_fraction].sum() + 1.0 < 1.0 / self.max_false_stop_rate:
+        top = order[np.cumsum(weights[order]) <= self.top_fraction * weights.sum() + 1e-9]
+        if weights[top].sum() + 1.0 < 1.0 / self.max_false_stop_rate:
             return None
-        ranked = top_fraction[np.argsort(scores[top_fraction])]
-        p_values = (np.cumsum(weights[ranked]) + weights[ranked].max()) / (
-            weights[top_fraction].sum() + weights[ranked].max()
-        )
+        ranked = top[np.argsort(scores[top])]
+        heaviest = weights[ranked].max()
+        p_values = (np.cumsum(weights[ranked]) + heaviest) / (weights[top].sum() + heaviest)
         allowed = np.nonzero(p_values <= self.max_false_stop_rate)[0]
         if len(allowed):
             return float(scores[ranked[allowed[-1]]])
-        return float(np.nextafter(scores[ranked[0]], -math.inf))  # below every good trial seen
+        return float(np.nextafter(scores[ranked[0]], -math.inf))  # below every top trial seen
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """The level (a heuristic one: at most), its basis, and what was learned and is in force at each window."""
+        """The level (a heuristic one: the largest), its basis, and what was learned and is in force at each rung."""
         basis, level = self._level_in_force(cohort)
         learned = {}
         for rung in cohort.rungs():
             names = self._sample(cohort, rung, cohort.names_at(rung)[0])
-            odds = self._odds(cohort, rung, names)
-            level_there = self._level_in_force(cohort, odds.known)[1]
-            learned[rung.name] = odds.learned.to_dict() | {"level": level_there}
+            estimate = self._estimate(cohort, rung, names)
+            level_there = self._level_in_force(cohort, estimate.known)[1]
+            learned[rung.name] = estimate.learned.to_dict() | {"level": level_there}
         return {
             "top_fraction": self.top_fraction,
             "max_false_stop_rate": self.max_false_stop_rate,
@@ -315,12 +306,12 @@ class CalibratedRule:
         }
 
 
-def _ends(
+def _results(
     cohort: Cohort, names: Sequence[str], scores: Floats, rho: float
 ) -> tuple[Floats, Floats, Sequence[int]]:
-    """Mean and variance of each trial's end, as a normal score, and how many of its configuration have finished.
+    """Mean and variance of each trial's result, as a normal score, and how many of its configuration have finished.
 
-    What has been stopped counts as worse than what has finished.
+    Trials that ended early count as worse than finished ones.
     """
     rest = 1.0 - rho * rho
     finals = cohort.finals
@@ -329,13 +320,13 @@ def _ends(
     counts = Counter(kinds[i] for i in done)
     counts.pop(None, None)
     repeats = [counts[k] for k in kinds]
-    ended = set(done)
-    if len(set(kinds)) < 2 or not any(count > (i in ended) for i, count in enumerate(repeats)):
+    finished = set(done)
+    if len(set(kinds)) < 2 or not any(count > (i in finished) for i, count in enumerate(repeats)):
         return rho * scores, np.full(len(names), rest), repeats
     values = [cohort.sign * finals[names[i]] for i in done]
-    stopped = round(cohort.out * len(done) / len(finals))
+    stopped = round(cohort.ended_early * len(done) / len(finals))
     ranks = normal_scores(values + [min(values) - 1.0] * stopped)
     missed = (ranks[: len(done)] - rho * scores[done]) / math.sqrt(rest)
-    noise = np.full(len(done), _END_NOISE / len(ranks) / rest)
+    noise = np.full(len(done), _RESULT_NOISE / len(ranks) / rest)
     mean, variance = predict_residual(kinds, done, missed, noise)
     return rho * scores + math.sqrt(rest) * mean, rest * variance, repeats

@@ -1,116 +1,30 @@
-"""All trials of a sweep as rules see them: curves, snapshots by window, final results.
+"""All trials of a sweep as rules see them: snapshots by rung, final results, trials that ended early.
 
-Sorted values by window are kept as trials arrive, so that a rank costs a binary search, whatever the
-number of trials.
+Values at each rung are kept sorted as trials arrive, so that a rank costs a binary search, whatever the number of trials.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepft.early_stopping.audit import audit_weight
 from sweepft.early_stopping.curve import Curve, Snapshot
-from sweepft.early_stopping.rung_table import RungTable, configuration, loss_shifts
 from sweepft.early_stopping.rungs import Rung
+from sweepft.early_stopping.trial import Status, TrialRecord
 
-Status = Literal["running", "completed", "paused", "stopped", "diverged", "failed", "removed"]
-
-
-_STANDING = ("running", "completed")
-
-
-_OUT = ("paused", "stopped", "diverged")
-
-
-_SORTED_FIELDS = ("metric", "loss", "log_grad_norm", "block_loss")
-
-
-_SAMPLE = 200
-
-
-@dataclass
-class TrialRecord:
-    """What is known of one trial.
-
-    Attributes:
-        trial_id: Its name.
-        config: Its hyperparameters, flat.
-        number: 0, 1, 2, ... in order of arrival.
-        status: Only ``completed`` trials have a ``final``.
-        final: Objective at the full budget, in its own direction.
-        flagged_at: Name of the window at which the rule condemned it, if it did.
-        audited: Condemned, but let run so that the rule's mistakes can be counted.
-        p_flagged: The probability of being good that it had when it was condemned.
-        lowest_score: The lowest score a rule has given it so far.
-        warmup_steps: As reported.
-        judged_on: How many snapshots its windows held when it was last judged; see `Cohort.news`.
-        snapshots: By window; a window at which the trial was not eligible has none.
-        reached: All windows it has reached, judged there or not.
-    """
-
-    trial_id: str
-    params: dict[str, Any]
-    number: int
-    status: Status = "running"
-    final: float | None = None
-    flagged_at: str | None = None
-    audited: bool = False
-    p_flagged: float | None = None
-    lowest_score: float | None = None
-    warmup_steps: int = 0
-    judged_on: int = 0
-    curve: Curve = field(default_factory=Curve)
-    snapshots: dict[Rung, Snapshot] = field(default_factory=dict)
-    reached: set[Rung] = field(default_factory=set)
-    _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    _numbers: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
-
-    @property
-    def fate(self) -> bool | None:
-        """None when it was never condemned, True when it is audited, False when it was stopped or parked."""
-        return None if self.flagged_at is None else self.audited
-
-    @cached_property
-    def configuration(self) -> str | None:
-        """What its repeats with other seeds share; see `sweepft.early_stopping.rung_table`."""
-        return configuration(self.params)
-
-    @cached_property
-    def loss_shifts(self) -> tuple[tuple[str, str], ...]:
-        """Its hyperparameters that shift the training loss itself; see there."""
-        return loss_shifts(self.params)
-
-    def covariate(self, name: str) -> Any:
-        """A config value by key, wherever it is nested; dotted keys name a path; None when absent."""
-        if name not in self._covariates:
-            self._covariates[name] = self._find(name)
-        return self._covariates[name]
-
-    def numeric(self, name: str) -> float:
-        """A covariate that is a number; NaN for any other."""
-        if name not in self._numbers:
-            value = self.covariate(name)
-            ok = isinstance(value, (int, float)) and not isinstance(value, bool)
-            self._numbers[name] = float(value) if ok else math.nan
-        return self._numbers[name]
-
-    def _find(self, name: str) -> Any:
-        if "." in name and name not in self.params:
-            value: Any = self.params
-            for part in name.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
-            return value
-        level: list[Mapping[str, Any]] = [self.params]
-        while level:
-            for mapping in level:
-                if name in mapping:
-                    return mapping[name]
-            level = [v for mapping in level for v in mapping.values() if isinstance(v, Mapping)]
-        return None
+_REMAINING: Final = ("running", "completed")
+_OUT: Final = ("paused", "stopped", "diverged")
+_SORTED_FIELDS: Final = ("metric", "loss", "log_grad_norm", "block_loss")
+_COLUMNS: Final = ("mean_metric", "loss", "block_loss", "log_grad_norm")
+_SAMPLE: Final = 200
 
 
 class Cohort:
@@ -126,16 +40,16 @@ class Cohort:
         self._at: dict[Rung, dict[str, Snapshot]] = {}
         self._sorted: dict[tuple[Rung, str], list[float]] = {}
         self._finals: dict[str, float] = {}
-        self._standing = 0
-        self._columns: dict[Rung, RungTable] = {}
+        self._remaining = 0
+        self._tables: dict[Rung, RungTable] = {}
         self._out: dict[Rung, tuple[int, float]] = {}
         self._out_anywhere = (0, 0.0)
         self.changes = 0
-        """Grows whenever a trial comes to a window or changes its status: as long as it stands, so do all estimates."""
+        """Grows with every snapshot and change of status: estimates made at an equal count are still right."""
 
     @property
     def sign(self) -> float:
-        """Multiplied with an objective, larger is better."""
+        """1 or -1: times the objective, larger is better."""
         return 1.0 if self.mode == "max" else -1.0
 
     def add(self, trial_id: str, params: Mapping[str, Any]) -> TrialRecord:
@@ -143,7 +57,7 @@ class Cohort:
         record = self.trials.get(trial_id)
         if record is None:
             record = self.trials[trial_id] = TrialRecord(trial_id, dict(params), len(self.trials))
-            self._standing += 1
+            self._remaining += 1
         elif record.status in ("failed", "removed"):
             self.set_status(record, "running")
         return record
@@ -151,15 +65,15 @@ class Cohort:
     def set_status(self, record: TrialRecord, status: Status) -> None:
         """Change a trial's status."""
         self.changes += 1
-        self._standing += (status in _STANDING) - (record.status in _STANDING)
-        if record.status in _OUT:  # a parked trial: back, or given up for good
+        self._remaining += (status in _REMAINING) - (record.status in _REMAINING)
+        if record.status in _OUT:  # a paused trial resumes, or never will
             self._count_out(record, -1)
         record.status = status
         if status in _OUT:
             self._count_out(record, 1)
 
     def _count_out(self, record: TrialRecord, by: int) -> None:
-        """Note that a trial, and the chances of being good that it had, have left (1) or come back (-1)."""
+        """A trial, and its chance of the top fraction, left the sweep (1) or came back (-1)."""
         chance = by * (record.p_flagged or 0.0)
         self._out_anywhere = (self._out_anywhere[0] + by, self._out_anywhere[1] + chance)
         for rung in record.snapshots:
@@ -167,14 +81,14 @@ class Cohort:
             self._out[rung] = (count + by, total + chance)
 
     def complete(self, record: TrialRecord, final: float | None) -> None:
-        """A trial ended by itself; ``final`` is its objective there, None when it never reported one."""
+        """A trial reached its end; ``final`` is its objective, None if it never reported one."""
         self.set_status(record, "completed")
         record.final = final
         if final is not None:
             self._finals[record.trial_id] = final
 
     def put(self, trial_id: str, rung: Rung, snapshot: Snapshot) -> None:
-        """Note a trial's snapshot at a window; the first one counts."""
+        """Add a trial's snapshot at a rung, if it has none there."""
         record = self.trials[trial_id]
         if rung in record.snapshots:
             return
@@ -184,60 +98,58 @@ class Cohort:
     def _index(self, trial_id: str, rung: Rung, snapshot: Snapshot) -> None:
         self.changes += 1
         self._at.setdefault(rung, {})[trial_id] = snapshot
-        self._columns.setdefault(rung, RungTable()).add(trial_id, snapshot)
+        self._tables.setdefault(rung, RungTable()).add(trial_id, snapshot)
         for name in _SORTED_FIELDS:
             value = getattr(snapshot, name)
             if math.isfinite(value):
                 insort(self._sorted.setdefault((rung, name), []), value)
 
     def at(self, rung: Rung) -> Mapping[str, Snapshot]:
-        """Snapshots at a window, in order of arrival."""
+        """Snapshots at a rung, in order of arrival."""
         return self._at.get(rung, {})
 
     def names_at(self, rung: Rung) -> Sequence[str]:
-        """Trials with a snapshot at the window, in order of arrival."""
-        return self._columns[rung].names if rung in self._columns else ()
+        """Trials with a snapshot at the rung, in order of arrival."""
+        return self._tables[rung].names if rung in self._tables else ()
 
-    def some_at(self, rung: Rung) -> list[str]:
-        """At most 200 of them, evenly by arrival: a verdict's cost must not grow with the sweep."""
+    def sample_at(self, rung: Rung) -> list[str]:
+        """At most 200 of them, evenly by arrival: the cost of a decision must not grow with the sweep."""
         names = self.names_at(rung)
         return list(names[:: len(names) // _SAMPLE + 1]) if len(names) > _SAMPLE else list(names)
 
-    def columns(self, rung: Rung) -> RungTable:
-        """What was seen at the window, as columns."""
-        return self._columns.get(rung) or RungTable()
+    def table_at(self, rung: Rung) -> RungTable:
+        """The snapshots at a rung as columns."""
+        return self._tables.get(rung) or RungTable()
 
-    def news(self, record: TrialRecord) -> bool:
-        """Whether its windows hold noticeably more snapshots than when it was last judged.
-
-        A twentieth more at least: in a large sweep a trial is judged again after each such growth only.
-        """
+    def has_news(self, record: TrialRecord) -> bool:
+        """Whether the rungs of a trial hold more than 5% more snapshots than when it was last judged."""
         return self.seen(record) > 1.05 * record.judged_on
 
     def seen(self, record: TrialRecord) -> int:
-        """How many snapshots the windows hold at which this trial has been."""
+        """Number of snapshots at the rungs where this trial has been."""
         return sum(len(self.at(w)) for w in record.snapshots)
 
     def rungs(self) -> Sequence[Rung]:
-        """Windows at which at least one trial has been."""
+        """Rungs at which at least one trial has been."""
         return list(self._at)
 
-    def out_before(self, rung: Rung) -> tuple[int, float]:
-        """Trials stopped without having been at this window, and the chances of being good they had together."""
+    def ended_before(self, rung: Rung) -> tuple[int, float]:
+        """Number of trials that ended early without a snapshot at this rung, and the sum of their chances of the top
+        fraction."""
         (count, chance), (here, at) = self._out_anywhere, self._out.get(rung, (0, 0.0))
         return count - here, max(0.0, chance - at)
 
     @property
-    def out(self) -> int:
-        """Trials stopped, parked or diverged."""
+    def ended_early(self) -> int:
+        """Number of trials stopped, paused or diverged."""
         return self._out_anywhere[0]
 
     def completed(self) -> list[TrialRecord]:
-        """Trials that ended by themselves with an objective, in order of completion."""
+        """Completed trials with an objective, in order of completion."""
         return [self.trials[t] for t in self._finals]
 
     def peers(self, rung: Rung, name: str, own: float) -> int:
-        """How many *other* trials reported ``name`` at the window; ``own`` is this trial's value there."""
+        """Number of *other* trials that reported ``name`` at the rung; ``own`` is this trial's value there."""
         return len(self._sorted.get((rung, name), ())) - int(math.isfinite(own))
 
     def share_below(self, rung: Rung, name: str, own: float) -> float:
@@ -250,7 +162,7 @@ class Cohort:
         return (left + 0.5 * (right - left - 1)) / others
 
     def median_of_others(self, rung: Rung, name: str, own: float) -> float:
-        """Median of the other trials' values at the window; NaN without any."""
+        """Median of the other trials' values at the rung; NaN without any."""
         values = self._sorted.get((rung, name), [])
         hole = bisect_left(values, own) if math.isfinite(own) else len(values)
         n = self.peers(rung, name, own)
@@ -263,7 +175,7 @@ class Cohort:
         return pick(n // 2) if n % 2 else 0.5 * (pick(n // 2 - 1) + pick(n // 2))
 
     def leads(self, rung: Rung, own: float) -> bool:
-        """Whether no other trial had a better objective at the window."""
+        """Whether no other trial had a better objective at the rung."""
         values = self._sorted.get((rung, "metric"), [])
         if not values or not math.isfinite(own):
             return False
@@ -275,12 +187,12 @@ class Cohort:
         return self._finals
 
     @property
-    def standing(self) -> int:
-        """Trials running or completed, that is, not out."""
-        return self._standing
+    def remaining(self) -> int:
+        """Number of trials running or completed."""
+        return self._remaining
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able state, with the order in which trials arrived at windows and completed."""
+        """JSON-able state, with the order in which trials arrived at rungs and completed."""
         order = {w: {t: i for i, t in enumerate(at)} for w, at in self._at.items()}
         trials = [
             {
@@ -337,3 +249,77 @@ class Cohort:
         finals = {t: cohort.trials[t].final for t in state["completed"]}
         cohort._finals = {t: final for t, final in finals.items() if final is not None}
         return cohort
+
+
+class RungTable:
+    """The snapshots at one rung as columns, in order of arrival: a decision reads a few hundred of them at once.
+
+    Attributes:
+        names: Trials that have arrived.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._places: dict[str, int] = {}
+        self._orders: dict[str | None, int] = {None: -1}
+        self._columns = {field: array("d") for field in _COLUMNS}
+        self._order = array("q")  # number of the data order, -1 for none
+
+    def add(self, name: str, snapshot: Snapshot) -> None:
+        """Append a trial."""
+        self._places[name] = len(self.names)
+        self.names.append(name)
+        for field, column in self._columns.items():
+            column.append(getattr(snapshot, field))
+        self._order.append(self._orders.setdefault(snapshot.data_order, len(self._orders)))
+
+    def places(self, names: Sequence[str]) -> NDArray[Any]:
+        """Positions of these trials in the columns."""
+        return np.array([self._places[name] for name in names], dtype=np.intp)
+
+    def values(self, field: str, places: NDArray[Any]) -> NDArray[np.float64]:
+        """A field of the snapshots at these positions."""
+        return np.frombuffer(self._columns[field])[places] if len(places) else np.empty(0)
+
+    def same_order(self, places: NDArray[Any]) -> bool:
+        """Whether all of these trials, at least one, reported the same data order."""
+        orders = np.frombuffer(self._order, dtype=np.int64)[places] if len(places) else np.array([-1])
+        return bool(orders[0] >= 0 and (orders == orders[0]).all())
+
+
+class FinishedTrials:
+    """The completed trials of a sweep with an objective, in order of completion.
+
+    A final result does not change, so that decisions which rest on all of them need not visit all trials each time.
+
+    Args:
+        of: The sweep; None for one that is not known yet.
+
+    Attributes:
+        of: The sweep.
+        seen: Completed trials taken in.
+        finals: Their objectives, larger is better.
+        scores: The lowest score each was given; NaN for a trial that was never judged.
+        weights: How many trials each stands for.
+        audited: Positions of the audited ones.
+    """
+
+    def __init__(self, of: Cohort | None) -> None:
+        self.of, self.seen = of, -1
+        self.finals, self.scores, self.weights = array("d"), array("d"), array("d")
+        self.audited: list[int] = []
+
+    def update(self, audit: float) -> bool:
+        """Add trials completed since; True if there were any, and the first time. ``audit`` is the rate of audits."""
+        assert self.of is not None
+        if self.seen == len(self.of.finals):
+            return False
+        for name in itertools.islice(self.of.finals, max(0, self.seen), None):
+            trial = self.of.trials[name]
+            if trial.audited:
+                self.audited.append(len(self.finals))
+            self.finals.append(self.of.sign * self.of.finals[name])
+            self.scores.append(math.nan if trial.lowest_score is None else trial.lowest_score)
+            self.weights.append(audit_weight(trial.audit_status, audit))
+        self.seen = len(self.of.finals)
+        return True

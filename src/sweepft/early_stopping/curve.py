@@ -1,7 +1,7 @@
-"""One trial's learning curve, append-only, and what is read off it at a window.
+"""One trial's learning curve, append-only, and the `Snapshot` of it that is taken at a rung.
 
-A `Snapshot` is taken once, when the trial is first at a window, from what had been reported by then: nothing
-later changes it, so a rule sees the same numbers live, after a restart and in a replay.
+A snapshot is taken once, when the trial is first at a rung, from what had been reported by then. Nothing changes it later,
+so that a rule sees the same numbers live, after a restart and in a replay.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-_NAN = math.nan
+Floats = NDArray[np.float64]
+
+_NAN: Final = math.nan
+_START: Final = 3  # losses: their median is where the curve began
+TAIL: Final = 0.2
+"""Share of the progress so far over which training signals are averaged: equal samples, whatever the batch size."""
 
 
-_START = 3  # losses that say where the curve began
-
-
-_TAIL = 0.2  # share of the progress so far that "now" averages over: equal samples, whatever the batch
+def in_tail(progress: Floats, end: float) -> NDArray[np.bool_]:
+    """Which points lie in the last fifth of the progress up to ``end``."""
+    inside: NDArray[np.bool_] = (progress > end * (1 - TAIL)) & (progress <= end)
+    return inside
 
 
 class Observation(NamedTuple):
@@ -31,7 +37,7 @@ class Observation(NamedTuple):
         progress: The time attribute, e.g. samples seen.
         loss: Training loss of this step.
         grad_norm: Gradient norm of this step.
-        metric: The objective on held-out data, in its own direction.
+        metric: The objective on validation data, in its own direction.
     """
 
     step: int
@@ -43,7 +49,7 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a trial handed over in one result.
+    """What a trial reported in one result.
 
     Attributes:
         observations: In order of progress; those not beyond the curve's end are ignored.
@@ -72,10 +78,10 @@ def make_report(
     warmup_steps: int = 0,
     diverged: str | None = None,
 ) -> Report:
-    """A report from what a trial said, raw: equal-length columns, and the objective as of the last row.
+    """A report from raw values: columns of equal length, and the objective as of the last row.
 
-    None stands for a value that was not reported; NaN or infinity is a fact about the trial and ends it. (A
-    single non-finite gradient norm is not: loss scaling in fp16 makes one now and then.)
+    None stands for a value that was not reported. A loss or objective that is NaN or infinite ends the trial (a gradient
+    norm does not: loss scaling in fp16 makes non-finite ones now and then).
     """
     losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
     bad: str | None = None
@@ -88,7 +94,7 @@ def make_report(
     if metric is not None and points:
         value, last = _float(metric), points[-1]
         if bad is None and not math.isfinite(value):
-            bad = f"held-out objective is {value} at step {last.step}"
+            bad = f"validation objective is {value} at step {last.step}"
         points[-1] = Observation(last.step, last.progress, last.loss, last.grad_norm, value)
     return Report(points, blocks or {}, data_order, warmup_steps, bad or diverged or None)
 
@@ -99,7 +105,7 @@ def _float(value: Any) -> float:
 
 @dataclass(slots=True)
 class Snapshot:
-    """A trial at a window: everything rules look at. NaN where it was not reported.
+    """A trial at a rung: everything that rules look at. NaN where it was not reported.
 
     Attributes:
         step: Optimizer steps done.
@@ -107,7 +113,7 @@ class Snapshot:
         metric: Last objective on validation data so far, in its own direction.
         metric_step: The step at which it was computed; 0 without any.
         mean_metric: Mean of all objectives so far, each weighted by its progress: late ones count most, and the
-            noise of one evaluation little.
+            noise of one evaluation counts little.
         metric_weight: The sum of those weights; 0 without any objective.
         loss: Mean training loss over the last fifth of the progress so far.
         log_grad_norm: Mean log gradient norm over the last fifth of the progress so far.
@@ -153,15 +159,15 @@ class Curve:
         self.last_progress = -math.inf
         self.last_metric = _NAN
         self.last_metric_step = 0
-        self.start = array("d")  # the first few losses: what divergence is measured against
-        self._level: float | None = None  # the median of these
+        self.first_losses = array("d")
+        self._start: float | None = None  # their median: what divergence is measured against
         self.high_count = 0  # losses in a row that lay well above the start
         self.high_since = _NAN
 
     def append(self, observation: Observation) -> bool:
         """Add a point. Returns False, and changes nothing, for one not beyond the end (after a restart).
 
-        A metric that arrives alone for the last point (evaluated after it was logged) is taken into it.
+        A metric that arrives alone for the last point (evaluated after it was logged) is added to that point.
         """
         if observation.progress <= self.last_progress:
             if observation.progress == self.last_progress and math.isfinite(observation.metric):
@@ -182,51 +188,56 @@ class Curve:
         return True
 
     def _watch_divergence(self, loss: float) -> None:
-        if len(self.start) < _START:
-            self.start.append(loss)
-            self._level = None
-        if self._level is None:
-            self._level = sorted(self.start)[len(self.start) // 2]
-        start = self._level
+        if len(self.first_losses) < _START:
+            self.first_losses.append(loss)
+            self._start = None
+        start = self.start
         if loss > start + abs(start):
             self.high_since = self.high_since if self.high_count else self.last_progress
             self.high_count += 1
         else:
             self.high_count = 0
 
+    @property
+    def start(self) -> float:
+        """Median of the first losses, of which there must be one."""
+        if self._start is None:
+            self._start = sorted(self.first_losses)[len(self.first_losses) // 2]
+        return self._start
+
     def diverging(self, budget: float) -> bool:
         """Whether the loss has stayed above twice its start, over 3 points or more and 2% of the budget."""
         return self.high_count >= 3 and self.last_progress - self.high_since >= 0.02 * budget
 
-    def forget(self) -> None:
-        """Drop the points, keep where the curve stands: for trials that will not be judged again."""
+    def drop_points(self) -> None:
+        """Drop the points but keep the curve's end: for trials that will not be judged again."""
         for points in (self.step, self.progress, self.loss, self.grad_norm, self.metric):
             del points[:]
         self.blocks = {}
 
     def snapshot(self) -> Snapshot:
-        """What rules may know of the trial now."""
+        """The trial as of its last point."""
         snap = Snapshot(step=self.last_step, progress=self.last_progress, metric=self.last_metric)
         snap.metric_step, snap.data_order = self.last_metric_step, self.data_order
         progress = np.frombuffer(self.progress) if self.progress else np.empty(0)
-        start = self.last_progress * (1 - _TAIL)
+        tail = in_tail(progress, self.last_progress)
         loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
         seen = np.isfinite(loss)
         if seen.any():
-            late = loss[seen & (progress > start)]
+            late = loss[seen & tail]
             snap.loss = float(late.mean()) if late.size else float(loss[seen][-1])
         metrics = np.frombuffer(self.metric) if self.metric else np.empty(0)
-        told = np.isfinite(metrics)
-        snap.metric_weight = float(progress[told].sum())
+        evaluated = np.isfinite(metrics)
+        snap.metric_weight = float(progress[evaluated].sum())
         if snap.metric_weight > 0:
-            snap.mean_metric = float(progress[told] @ metrics[told] / snap.metric_weight)
+            snap.mean_metric = float(progress[evaluated] @ metrics[evaluated] / snap.metric_weight)
         norms = np.frombuffer(self.grad_norm) if self.grad_norm else np.empty(0)
         usable = np.isfinite(norms) & (norms > 0)
         if usable.any():
-            tail = usable & (progress > start)
-            snap.log_grad_norm = float(np.log(norms[tail] if tail.any() else norms[usable][-1:]).mean())
+            late = norms[usable & tail]
+            snap.log_grad_norm = float(np.log(late if late.size else norms[usable][-1:]).mean())
         if self.blocks:
-            last = sorted(self.blocks)[-max(1, round(len(self.blocks) * _TAIL)) :]
+            last = sorted(self.blocks)[-max(1, round(len(self.blocks) * TAIL)) :]
             tokens = sum(self.blocks[i][1] for i in last)
             if tokens > 0:
                 snap.block_loss = sum(self.blocks[i][0] * self.blocks[i][1] for i in last) / tokens
@@ -246,7 +257,7 @@ class Curve:
             "last_progress": self.last_progress if math.isfinite(self.last_progress) else None,
             "last_metric": self.last_metric if math.isfinite(self.last_metric) else None,
             "last_metric_step": self.last_metric_step,
-            "start": list(self.start),
+            "start": list(self.first_losses),
             "high": [self.high_count, self.high_since if self.high_count else None],
         }
 
@@ -262,7 +273,7 @@ class Curve:
         curve.last_progress = -math.inf if state["last_progress"] is None else state["last_progress"]
         curve.last_metric = _NAN if state["last_metric"] is None else state["last_metric"]
         curve.last_metric_step = state.get("last_metric_step", 0)
-        curve.start.extend(state["start"])
+        curve.first_losses.extend(state["start"])
         curve.high_count, since = state["high"]
         curve.high_since = _NAN if since is None else since
         return curve

@@ -1,33 +1,31 @@
-"""What a rule says (`RuleDecision`) and what became of it (`StopDecision`).
+"""What a rule answers (`RuleDecision`) and what the early stopper makes of it (`StopDecision`).
 
-A rule only ever says *condemned* or not; the referee turns that into continue, stop, park, audit or guard. Both
-carry the evidence and a sentence, so that a report can say why each trial ended.
+A rule flags a trial or not; the early stopper turns that into continue, stop, pause or audit. Both carry the evidence and
+a sentence, so that a report can say why each trial ended.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
+
+from sweepft.early_stopping.rungs import Rung
 
 Action = Literal["continue", "stop", "pause", "audit", "divergence_check"]
 
-
-BY_USER = "user"
-
-
-"""The rule of a verdict that no rule gave: somebody asked for it while the sweep ran."""
+BY_USER: Final = "user"
+"""The ``rule`` of a decision that a user asked for while the sweep ran."""
 
 
 @dataclass(frozen=True)
 class RuleDecision:
-    """A rule's opinion of one trial at one window.
+    """A rule's answer for one trial at one rung.
 
     Attributes:
-        condemned: The rule holds that this trial will not be among the good ones.
-        reason: A sentence a person can read.
-        p_top: Estimated probability that the trial is among the good ones, where the rule has one.
+        flagged: The rule expects that this trial will not end in the top fraction.
+        reason: One sentence.
+        p_top: Estimated probability that the trial ends in the top fraction, where the rule has one.
         evidence: Numbers behind it, JSON-able.
-        certified: The rule bounds its false stops for this judgement (else it is a heuristic).
         score: What the rule compares with its threshold; lower is worse. The lowest one is kept with the trial.
     """
 
@@ -35,26 +33,30 @@ class RuleDecision:
     reason: str
     p_top: float | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
-    certified: bool = False
     score: float | None = None
+
+
+def too_few(peers: int, needed: int, rung: Rung) -> str:
+    """The reason of a rule that has too few trials to compare with."""
+    return f"{peers} other trials at {rung.name} ({needed} needed)"
 
 
 @dataclass(frozen=True)
 class StopDecision:
-    """What was decided about a trial at a window; the ledger's ``decision`` row.
+    """What was decided about a trial at a rung; the ledger's ``decision`` row.
 
     Attributes:
         trial_id: The trial's name.
         step: Optimizer steps it had done.
         samples_seen: Its value of the scheduler's time attribute.
-        window: Nominal fraction of the budget; None for count windows, guards and what a person asked for.
-        action: ``continue``; ``stop`` (the rule's); ``guard`` (stopped because it diverged); ``audit``
-            (condemned, but runs on so that the rule's mistakes can be counted); ``pause`` (condemned, but may come
-            back once the search has nothing more to propose).
-        rule: The rule that spoke.
-        reason: A sentence a person can read.
+        rung: Nominal fraction of the budget; None for count rungs, the divergence check and a user's stop.
+        action: ``continue``; ``stop`` (by the rule or a user); ``divergence_check`` (stopped because it diverged);
+            ``audit`` (flagged, but trained to completion so that the rule's errors can be counted); ``pause`` (flagged;
+            it may resume once the search has nothing more to propose).
+        rule: The rule that decided.
+        reason: One sentence.
         p_top: See `RuleDecision`.
-        evidence: JSON-able numbers behind it.
+        evidence: Numbers behind it, JSON-able; ``objective_step`` is the step at which the objective was computed.
         score: See `RuleDecision`.
     """
 
@@ -80,5 +82,5 @@ class StopDecision:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> StopDecision:
-        """The verdict a ledger row holds; other keys of the row are ignored."""
+        """The decision a ledger row holds; other keys of the row are ignored."""
         return cls(**{k: row[k] for k in cls.__dataclass_fields__ if k in row})

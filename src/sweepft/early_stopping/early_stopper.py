@@ -1,8 +1,7 @@
-"""The referee: takes what trials report, asks a rule at each window, and decides.
+"""The early stopper: takes what trials report, asks a rule at each rung, and decides.
 
-It knows no Ray, no Optuna and no files: the scheduler, the pruner and the replay all drive this one object,
-so what a replay says is what a live sweep would have done. Its answers depend only on the order of inputs.
-(A little over 400 lines: one object, whose parts share all of its fields.)
+It knows no Ray, no Optuna and no files: the scheduler, the pruner and the replay all drive this one object, so that a replay
+decides as a live sweep did. Its answers depend only on the order of its inputs.
 """
 
 from __future__ import annotations
@@ -12,37 +11,40 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from sweepft.early_stopping.audit import AuditResult, audit_result, good_edge, is_audited
+from sweepft.early_stopping.audit import AuditResult, audit_result, is_audited, top_edge
 from sweepft.early_stopping.calibrated import CalibratedRule
-from sweepft.early_stopping.cohort import Cohort, TrialRecord
+from sweepft.early_stopping.cohort import Cohort, FinishedTrials
 from sweepft.early_stopping.curve import Report
 from sweepft.early_stopping.decisions import BY_USER, Action, RuleDecision, StopDecision
-from sweepft.early_stopping.finished_trials import FinishedTrials
 from sweepft.early_stopping.pausing import PausedTrial, paused_trials
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.early_stopping.rules import NoRule, Rule
 from sweepft.early_stopping.rungs import Rung, RungSpec, eligible, parse_rungs
+from sweepft.early_stopping.trial import TrialRecord
 
 _STATE_VERSION = 2
 
 
 class EarlyStopper:
-    """Judges the trials of one sweep.
+    """Decides which trials of one sweep are stopped.
 
     Args:
-        rule: The early-termination rule; None for guards only.
+        rule: The early-stopping rule; None for the divergence check alone.
         rungs: Where trials are judged, see `sweepft.early_stopping.rungs`.
         budget: A full trial, in units of the time attribute (samples, usually).
         mode: ``min`` or ``max``: which way the objective is good.
         min_steps: Optimizer steps a trial must have done to be judged.
-        keep_last: That many trials are left standing, whatever a rule says; so is the leader at a window.
-        guards: Stop trials with a non-finite loss or objective, and those that diverge.
-        good: Share of trials that count as good, for the audits.
-        audit: Share of the condemned trials that run on, so that the rule's mistakes can be counted.
-        max_false_discovery_rate: The rate P(good | condemned) above which the rule is switched off.
+        keep_last: Number of trials that no rule may stop; nor is the best trial at a rung stopped.
+        divergence_check: Stop trials with a non-finite loss or objective, and those that diverge.
+        top_fraction: The best share of the trials: a flagged trial that ends in it was a wrong stop.
+        audit: Share of the flagged trials that are trained to completion, to count wrong stops.
+        max_false_discovery_rate: The rate P(top | flagged) above which the rule is switched off.
         seed: Of the audits.
-        park: Condemned trials are parked, not stopped: a later report of theirs says that they have come back.
-        history: Audits of earlier sweeps; they count before those of this one.
+        pause: Flagged trials are paused instead of stopped; a later report of such a trial means that it has resumed.
+        prior_sweeps: Their audits count before those of this sweep.
+
+    Raises:
+        ValueError: An argument is wrong; the message begins with its name.
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class EarlyStopper:
         mode: Literal["min", "max"],
         min_steps: int = 0,
         keep_last: int = 1,
-        guards: bool = True,
+        divergence_check: bool = True,
         top_fraction: float = 0.2,
         audit: float = 0.0,
         max_false_discovery_rate: float = 0.10,
@@ -63,47 +65,40 @@ class EarlyStopper:
         prior_sweeps: PriorSweeps | None = None,
     ) -> None:
         if mode not in ("min", "max"):
-            raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
+            raise ValueError(f"mode: must be 'min' or 'max' (got {mode!r})")
         if not (math.isfinite(budget) and budget > 0):
             raise ValueError(
-                f"budget: a positive number of the time attribute's units is needed (got {budget!r})"
+                f"budget: must be a positive number, in units of the time attribute (got {budget!r})"
             )
         if not 0 <= audit <= 1:
-            raise ValueError(f"audit: a share between 0 and 1 is needed (got {audit!r})")
-        self.top_fraction, self.audit, self.max_false_discovery_rate, self.seed = (
-            top_fraction,
-            audit,
-            max_false_discovery_rate,
-            seed,
-        )
+            raise ValueError(f"audit: must lie between 0 and 1 (got {audit!r})")
+        self.rule: Rule = rule or NoRule()
+        self.rungs, self.budget = parse_rungs(rungs), float(budget)
+        self.min_steps, self.keep_last, self.divergence_check = min_steps, keep_last, divergence_check
+        self.top_fraction, self.audit, self.seed = top_fraction, audit, seed
+        self.max_false_discovery_rate = max_false_discovery_rate
         self.pause, self.prior_sweeps = pause, prior_sweeps or PriorSweeps()
+        self.cohort = Cohort(mode)
+        self._finished = FinishedTrials(self.cohort)
         self._audits: tuple[int, AuditResult] | None = None
         self._paused_trials: tuple[tuple[int, bool], list[PausedTrial]] | None = None
-        self.rule: Rule = rule or NoRule()
-        self.rungs = parse_rungs(rungs)
-        self.budget = float(budget)
-        self.min_steps = min_steps
-        self.keep_last = keep_last
-        self.guards = guards
-        self.cohort = Cohort(mode)
-        self._ends = FinishedTrials(self.cohort)
         self.decisions: list[StopDecision] = []
         self._pinned: dict[str, str] = {}
 
-    # ----- what happens to trials ------------------------------------------------------------------------
+    # ----- events: what happens to trials ----------------------------------------------------------------
 
     def add(self, trial_id: str, params: Mapping[str, Any] | None = None) -> None:
-        """A trial joins, at any time, or is tried again after a failure."""
+        """A trial starts, or is tried again after a failure."""
         self.cohort.add(trial_id, params or {})
 
     def report(self, trial_id: str, report: Report) -> list[StopDecision]:
         """A running trial reported; returns what was decided, in order. The last one may end the trial."""
         record = self.cohort.add(trial_id, {})
-        self._back(record, report)
+        self._resume(record, report)
         if record.status != "running":
             return []
         reached = self._take(record, report)
-        decisions = self._guard(record, report)
+        decisions = self._check_divergence(record, report)
         over = record.curve.last_progress >= self.budget  # nothing is left to save
         for rung in reached if not over else ():
             if not decisions or not decisions[-1].ends_trial:
@@ -118,70 +113,62 @@ class EarlyStopper:
     def complete(
         self, trial_id: str, report: Report | None = None, *, final: float | None = None
     ) -> list[StopDecision]:
-        """A trial ended by itself. Its final objective is ``final``, or else the last one it reported.
+        """A trial reached its end. Its final objective is ``final``, or else the last one it reported.
 
-        Nothing is judged any more, but a trial that ended because it diverged gets its ``guard`` verdict.
+        It is not judged any more, but a trial that ended because it diverged gets its ``divergence_check`` decision.
         """
         record = self.cohort.add(trial_id, {})
-        self._back(record, report)
+        self._resume(record, report)
         if record.status != "running":
             return []
-        decisions = []
         if report is not None:
             self._take(record, report)
             if report.bad is not None:
-                decisions = [
-                    self._decision(
-                        record, None, "divergence_check", "divergence_check", RuleDecision(True, report.bad)
-                    )
-                ]
-                self.cohort.set_status(record, "diverged")
-                record.curve.forget()
-                self.decisions += decisions
-                return decisions
+                decision = self._diverged(record, report.bad)
+                self._end(record, decision.action)
+                self.decisions.append(decision)
+                return [decision]
         last = record.curve.last_metric
         self.cohort.complete(record, final if final is not None else last if math.isfinite(last) else None)
-        record.curve.forget()
-        return decisions
+        record.curve.drop_points()
+        return []
 
     def take(self, trial_id: str, report: Report) -> list[Rung]:
-        """Note a report without judging it; returns the windows newly reached at which it may be judged."""
+        """Take a report without judging it; returns the rungs newly reached at which the trial may be judged."""
         return self._take(self.cohort.add(trial_id, {}), report)
 
     def decide(self, trial_id: str, rung: Rung) -> StopDecision:
-        """Judge a running trial at a window that `take` returned, without acting on the verdict.
+        """Judge a running trial at a rung that `take` returned, without acting on the decision.
 
         For callers that keep trials elsewhere (Optuna's storage); live sweeps use `report`.
         """
         return self._decide(self.cohort.trials[trial_id], rung)
 
-    def out(self, trial_id: str, p_top: float | None) -> None:
-        """A trial was stopped elsewhere, with this probability of being good."""
+    def mark_stopped(self, trial_id: str, p_top: float | None) -> None:
+        """A trial was stopped elsewhere, with this probability of ending in the top fraction."""
         record = self.cohort.trials[trial_id]
         record.p_flagged = p_top
         self.cohort.set_status(record, "stopped")
 
     def note(self, trial_id: str, report: Report) -> None:
-        """Take a report that was judged already: the guards speak again, the rule's word follows by `adopt`."""
+        """Take a report that was judged already: divergence is checked again, the rule's decision follows by `adopt`."""
         record = self.cohort.add(trial_id, {})
-        self._back(record, report)
+        self._resume(record, report)
         if record.status != "running":
             return
         reached = self._take(record, report)
-        guards = self._guard(record, report)
-        self.decisions += guards
-        if guards:
+        diverged = self._check_divergence(record, report)
+        self.decisions += diverged
+        if diverged:
             self._end(record, "divergence_check")
         elif record.curve.last_progress < self.budget and (reached or self._due_again(record)):
             record.judged_on = self.cohort.seen(record)
 
     def adopt(self, decision: StopDecision) -> None:
-        """Take over what was decided when the sweep ran, without asking the rule again."""
+        """Take over a recorded decision without asking the rule again."""
         record = self.cohort.trials[decision.trial_id]
         self.decisions.append(decision)
-        if decision.score is not None:
-            lowest = record.lowest_score
-            record.lowest_score = decision.score if lowest is None else min(lowest, decision.score)
+        self._keep_score(record, decision.score)
         if decision.action in ("stop", "pause", "audit"):
             record.flagged_at = next(w.name for w in self.rungs if w.fraction == decision.rung)
             record.p_flagged, record.audited = decision.p_top, decision.action == "audit"
@@ -197,15 +184,15 @@ class EarlyStopper:
         self._leave(trial_id, "removed", "running")
 
     def give_up(self, trial_id: str) -> None:
-        """A parked trial will not come back."""
+        """A paused trial will not resume."""
         self._leave(trial_id, "stopped", "paused")
 
     def pin(self, trial_id: str, who: str) -> None:
-        """A person wants this trial to run to its end: no rule ends it any more; the guards still do."""
+        """A user exempts this trial from early stopping; the divergence check still applies."""
         self._pinned[trial_id] = who
 
     def stop(self, trial_id: str, reason: str) -> StopDecision:
-        """A person ends a running trial: it is withdrawn, for nobody has judged that it would end badly."""
+        """A user stops a running trial: it is withdrawn, without a statement on how it would have ended."""
         record = self.cohort.trials[trial_id]
         decision = self._decision(record, None, "stop", BY_USER, RuleDecision(True, reason))
         self.cohort.set_status(record, "removed")
@@ -218,34 +205,31 @@ class EarlyStopper:
             self.cohort.set_status(record, status)
 
     def _end(self, record: TrialRecord, action: Action) -> None:
-        """Take a trial out as its last verdict says; only a parked one may need its curve again."""
+        """Set the status that a decision leads to."""
         if action == "pause":
             self.cohort.set_status(record, "paused")
-            return
+            return  # a paused trial may need its curve again
         self.cohort.set_status(record, "diverged" if action == "divergence_check" else "stopped")
-        record.curve.forget()
+        record.curve.drop_points()
 
-    def _back(self, record: TrialRecord, report: Report | None) -> None:
-        """A parked trial that reports something new is training again."""
-        told = report.observations if report is not None and record.status == "paused" else ()
-        if any(o.progress > record.curve.last_progress for o in told):
+    def _resume(self, record: TrialRecord, report: Report | None) -> None:
+        """A paused trial that reports something new has resumed."""
+        reported = report.observations if report is not None and record.status == "paused" else ()
+        if any(o.progress > record.curve.last_progress for o in reported):
             self.cohort.set_status(record, "running")
 
     def paused_trials(self, *, from_scratch: bool = False) -> list[PausedTrial]:
-        """The parked trials, the likeliest to be good first, each with what it must promise to come back.
+        """The paused trials, the likeliest first, each with the chance that it needs to resume.
 
         Args:
-            from_scratch: Whether a trial that comes back must be trained again from its start.
+            from_scratch: Whether a trial that resumes must be trained again from its start.
         """
         asked = (self.cohort.changes, from_scratch)
-        if (
-            self._paused_trials is None or self._paused_trials[0] != asked
-        ):  # a waiting search asks many times a second
-            model = (
-                self.rule
-                if isinstance(self.rule, CalibratedRule)
-                else CalibratedRule(top_fraction=self.top_fraction)
-            )
+        # Kept, for a search that waits asks many times a second.
+        if self._paused_trials is None or self._paused_trials[0] != asked:
+            model = CalibratedRule(top_fraction=self.top_fraction)
+            if isinstance(self.rule, CalibratedRule):
+                model = self.rule
             found = paused_trials(self.cohort, model, self.budget, from_scratch=from_scratch)
             self._paused_trials = (asked, found)
         return list(self._paused_trials[1])
@@ -253,7 +237,7 @@ class EarlyStopper:
     # ----- how it decides --------------------------------------------------------------------------------
 
     def _take(self, record: TrialRecord, report: Report) -> list[Rung]:
-        """Append the report to the curve; returns the windows newly reached at which it may be judged."""
+        """Append the report to the curve; returns the rungs newly reached at which the trial may be judged."""
         record.warmup_steps = report.warmup_steps or record.warmup_steps
         curve = record.curve
         curve.data_order = report.data_order or curve.data_order
@@ -274,32 +258,31 @@ class EarlyStopper:
                     judged.append(rung)
         return judged
 
-    def _guard(self, record: TrialRecord, report: Report) -> list[StopDecision]:
-        if not self.guards:
+    def _check_divergence(self, record: TrialRecord, report: Report) -> list[StopDecision]:
+        if not self.divergence_check:
             return []
-        reason = report.bad
-        if reason is None and record.curve.diverging(self.budget):
-            start = sorted(record.curve.start)[len(record.curve.start) // 2]
-            reason = (
-                f"training loss has been above twice its start ({start:.4g}) for the last"
-                f" {record.curve.high_count} points"
-            )
-        if reason is None:
-            return []
-        return [
-            self._decision(record, None, "divergence_check", "divergence_check", RuleDecision(True, reason))
-        ]
+        reason, curve = report.bad, record.curve
+        if reason is None and curve.diverging(self.budget):
+            reason = f"training loss above twice its start ({curve.start:.4g}) for the last {curve.high_count} points"
+        return [] if reason is None else [self._diverged(record, reason)]
+
+    def _diverged(self, record: TrialRecord, reason: str) -> StopDecision:
+        return self._decision(
+            record, None, "divergence_check", "divergence_check", RuleDecision(True, reason)
+        )
+
+    def _keep_score(self, record: TrialRecord, score: float | None) -> None:
+        if score is not None:
+            record.lowest_score = score if record.lowest_score is None else min(record.lowest_score, score)
 
     def _decide(self, record: TrialRecord, rung: Rung) -> StopDecision:
         record.judged_on = self.cohort.seen(record)
         rule_decision = self.rule.decide(self.cohort, record, rung)
         if record.snapshots[rung].metric_step:
-            rule_decision.evidence["objective_step"] = record.snapshots[rung].metric_step
-        if rule_decision.score is not None:
-            lowest = record.lowest_score
-            record.lowest_score = rule_decision.score if lowest is None else min(lowest, rule_decision.score)
+            rule_decision.evidence.setdefault("objective_step", record.snapshots[rung].metric_step)
+        self._keep_score(record, rule_decision.score)
         if record.audited:
-            rule_decision = _spared(rule_decision, f"it is audited since {record.flagged_at}")
+            rule_decision = _spared(rule_decision, f"audited since {record.flagged_at}")
         if not rule_decision.flagged:
             return self._decision(record, rung, "continue", self.rule.name, rule_decision)
         veto = self._veto(record, rung)
@@ -311,9 +294,9 @@ class EarlyStopper:
         return self._decision(record, rung, action, self.rule.name, rule_decision)
 
     def _redecide(self, record: TrialRecord) -> list[StopDecision]:
-        """Between rungs: what peers have shown since may condemn a trial; else there is nothing to say.
+        """Between rungs, what peers have reported since may flag a trial; a trial that continues gets no decision.
 
-        One that was condemned before (audited, or parked and brought back) waits for its next window.
+        A trial that was flagged before (audited, or paused and resumed) waits for its next rung.
         """
         if not self._due_again(record):
             return []
@@ -321,24 +304,25 @@ class EarlyStopper:
         return [decision] if decision.action != "continue" else []
 
     def _due_again(self, record: TrialRecord) -> bool:
-        open_to_it = self.rule.rejudges and bool(record.snapshots) and record.flagged_at is None
-        return open_to_it and self.cohort.news(record)
+        may_be = self.rule.rejudges and bool(record.snapshots) and record.flagged_at is None
+        return may_be and self.cohort.has_news(record)
 
     def _veto(self, record: TrialRecord, rung: Rung) -> str | None:
+        """Why a flagged trial continues all the same, if it does."""
         if record.trial_id in self._pinned:
-            return f"it is pinned by {self._pinned[record.trial_id]}"
+            return f"pinned by {self._pinned[record.trial_id]}"
         if self.cohort.leads(rung, record.snapshots[rung].metric):
-            return f"it has the best objective of all at {rung.name}"
-        if self.cohort.standing <= self.keep_last:
-            return f"only {self.cohort.standing} trials are left standing"
+            return f"best objective at {rung.name}"
+        if self.cohort.remaining <= self.keep_last:
+            return f"only {self.cohort.remaining} trials remain"
         if self.audits().status == "refuted":
-            return "audits showed that this rule stops too many good trials here: only the guards act"
+            return "rule switched off: audits found too many wrong stops"
         return None
 
     def audits(self) -> AuditResult:
-        """What the completed audits say, those of earlier sweeps first.
+        """What the completed audits say, those of prior sweeps first.
 
-        Good is judged by the finals of completed trials, where an audited one stands for those stopped like it.
+        The top fraction is that of the completed trials, where an audited one stands for those stopped like it.
         """
         done = len(self.cohort.finals)
         if self._audits is None or self._audits[0] != done:
@@ -347,11 +331,11 @@ class EarlyStopper:
         return self._audits[1]
 
     def _own_audits(self) -> list[bool]:
-        """Whether each audited trial of this sweep that has ended was good after all, in order of their ends."""
-        self._ends.take(self.audit)
-        finals = self._ends.finals
-        edge = good_edge(finals, self._ends.weights, self.top_fraction)
-        return [finals[i] >= edge for i in self._ends.audited]
+        """Whether each completed audited trial of this sweep ended in the top fraction, in order of completion."""
+        self._finished.update(self.audit)
+        finals = self._finished.finals
+        edge = top_edge(finals, self._finished.weights, self.top_fraction)
+        return [finals[i] >= edge for i in self._finished.audited]
 
     def _decision(
         self, record: TrialRecord, rung: Rung | None, action: Action, rule: str, rule_decision: RuleDecision
@@ -369,10 +353,10 @@ class EarlyStopper:
             score=rule_decision.score,
         )
 
-    # ----- what it can say and keep ----------------------------------------------------------------------
+    # ----- summary and state -----------------------------------------------------------------------------
 
     def summary(self) -> dict[str, Any]:
-        """Counts, and the share of the budget that was not spent, JSON-able."""
+        """Counts, and the budget that was not spent in full trials, JSON-able."""
         trials = list(self.cohort.trials.values())
         actions: dict[str, int] = {}
         for decision in self.decisions:
@@ -388,7 +372,7 @@ class EarlyStopper:
             "trials_saved": unspent,
             "rule_summary": self.rule.summary(self.cohort),
             "audits": {
-                "rate_of": "good among condemned",
+                "rate_of": "top among flagged",
                 "limit": self.max_false_discovery_rate,
                 **self.audits().to_dict(),
                 "own": _counts(self._own_audits()),
@@ -415,17 +399,15 @@ class EarlyStopper:
         """
         if state.get("version") != _STATE_VERSION:
             raise ValueError(
-                f"state_dict: version {_STATE_VERSION} is needed (got {state.get('version')!r})\n"
-                "  rebuild from the ledger instead"
+                f"state_dict: version must be {_STATE_VERSION} (got {state.get('version')!r})\n  rebuild from the ledger instead"
             )
         if state["mode"] != self.cohort.mode:
             raise ValueError(
-                f"state_dict: saved for mode {state['mode']!r}, this one has {self.cohort.mode!r}\n"
-                "  use the same mode"
+                f"state_dict: saved for mode {state['mode']!r}, not {self.cohort.mode!r}\n  use the same mode"
             )
         self._audits = self._paused_trials = None
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
-        self._ends = FinishedTrials(self.cohort)
+        self._finished = FinishedTrials(self.cohort)
         self.decisions = [StopDecision.from_row(row) for row in state["decisions"]]
         self._pinned = dict(state.get("pinned", {}))
 
@@ -435,4 +417,4 @@ def _counts(outcomes: Sequence[bool]) -> dict[str, int]:
 
 
 def _spared(rule_decision: RuleDecision, why: str) -> RuleDecision:
-    return replace(rule_decision, flagged=False, reason=f"{rule_decision.reason}; but {why}")
+    return replace(rule_decision, flagged=False, reason=f"{rule_decision.reason}; not stopped: {why}")

@@ -1,7 +1,7 @@
-"""Optuna's door to the rules: `EarlyDynamicsPruner`, and `observe` to tell it what training shows.
+"""`EarlyDynamicsPruner`: the early-stopping rules as an Optuna pruner, and `observe`, which hands it what training shows.
 
-The study's storage is all it reads, so it works with several processes on one study. Objectives come from
-``trial.report``; losses and gradient norms, which Optuna has no place for, lie in the trials' user attributes.
+It reads the study's storage alone, so that several processes can work on one study. Objectives come from ``trial.report``;
+losses and gradient norms, which Optuna has no place for, are kept in the trials' user attributes.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def observe(
     loss: float | None = None,
     grad_norm: float | None = None,
 ) -> None:
-    """Tell what training shows at this point; then ask ``trial.should_prune()``.
+    """Record what training shows at this point; call it before ``trial.should_prune()``.
 
     Args:
         trial: The running trial.
         progress: Samples seen or steps done, in the units of the pruner's budget; growing.
-        metric: The objective on held-out data; also reported to Optuna.
+        metric: The objective on validation data; also reported to Optuna.
         loss: Training loss, averaged since the last call.
         grad_norm: Gradient norm, averaged since the last call.
     """
@@ -53,23 +53,41 @@ def observe(
 
 
 class EarlyDynamicsPruner(optuna.pruners.BasePruner):
-    """Prunes trials that will not be among the good ones.
+    """Prunes trials that are unlikely to end among the best.
 
     Args:
         budget: A full trial, in the units of ``observe``'s progress.
         rungs: Fractions of the budget at which trials are judged.
         rule: As for `sweepft.schedulers.EarlyDynamicsScheduler`, like all that follows.
         min_progress: Trials are not judged before.
-        covariates: Parameter names that may explain final results.
-        good: Share of trials that count as good.
-        false_stop: Share of the good trials that may be pruned.
-        audit: Share of condemned trials that run on.
-        max_false_discovery_rate: Share of good ones among the condemned above which the rule is switched off.
-        min_peers: Other trials needed at a window.
+        covariates: Parameters that may explain final results (``calibrated``).
+        top_fraction: The best share of the trials, which should be kept.
+        max_false_stop_rate: Share of the top trials that may be pruned (``calibrated``).
+        audit: Share of flagged trials trained to completion to measure the error rate.
+        max_false_discovery_rate: Share of top trials among the flagged ones above which the rule is switched off.
+        min_peers: Other trials needed at a rung.
         seed: Of the audits.
-        prior_sweeps: What earlier sweeps taught.
+        prior_sweeps: As for the scheduler.
 
-    What a pruned trial's chances were is known to the process that pruned it only; others count them as zero.
+    Only the process that pruned a trial knows its chance of the top fraction; others count it as zero.
+
+    Example:
+        >>> import optuna
+        >>> from sweepft.pruners import EarlyDynamicsPruner, observe
+        >>> def objective(trial):
+        ...     rate = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        ...     for step in range(1, 11):
+        ...         loss = abs(rate - 1e-3) + 1 / step
+        ...         observe(trial, step, metric=loss, loss=loss)
+        ...         if trial.should_prune():
+        ...             raise optuna.TrialPruned
+        ...     return loss
+        >>> optuna.logging.set_verbosity(optuna.logging.WARNING)
+        >>> pruner = EarlyDynamicsPruner(budget=10, rule="median")
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), pruner=pruner)
+        >>> study.optimize(objective, n_trials=10)
+        >>> len(study.get_trials(states=[optuna.trial.TrialState.PRUNED])) > 0
+        True
     """
 
     def __init__(
@@ -115,7 +133,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         self.decisions: list[StopDecision] = []
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether to end this trial; judged when its last report reaches a window, and by some rules after it."""
+        """Whether to end this trial; judged when its last report reaches a rung, and by some rules after it."""
         points = _points(trial)
         if not points or points[-1].progress < self._min_progress:
             return False
@@ -123,8 +141,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         probe = EarlyStopper(rule=None, mode="max" if maximize else "min", **self._settings)
         name = str(trial.number)
         probe.take(name, _report(points[:-1]))
-        bad = _bad(points[-1], trial)
-        if bad is not None:
+        if _is_bad(points[-1], trial):
             return True
         reached = probe.take(name, _report(points[-1:]))
         seen = list(probe.cohort.trials[name].snapshots)
@@ -142,7 +159,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         return decision.ends_trial
 
     def _rebuild(self, study: optuna.Study, own: FrozenTrial, mode: Any) -> EarlyStopper:
-        """A referee that knows what the storage knows, trials in order of number."""
+        """An early stopper with everything in the storage, trials in order of number."""
         early_stopper = EarlyStopper(rule=self._rule, mode=mode, **self._settings)
         for trial in study.get_trials(deepcopy=False):
             name = str(trial.number)
@@ -157,7 +174,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
             if trial.state is TrialState.COMPLETE and trial.value is not None:
                 early_stopper.complete(name, final=trial.value)
             elif trial.state is TrialState.PRUNED:
-                early_stopper.out(name, self._chances.get(trial.number))
+                early_stopper.mark_stopped(name, self._chances.get(trial.number))
             elif trial.state is TrialState.FAIL:
                 early_stopper.fail(name)
         return early_stopper
@@ -178,17 +195,15 @@ def _report(points: Sequence[Observation]) -> Report:
     return Report(list(points))
 
 
-def _bad(point: Observation, trial: FrozenTrial) -> str | None:
-    """Why the last point ends the trial: a loss or objective that was reported and is not finite."""
+def _is_bad(point: Observation, trial: FrozenTrial) -> bool:
+    """Whether a loss or objective was reported at this point that is not finite."""
     raw = {p: loss for p, loss, _ in trial.user_attrs.get(_CURVE, ())}.get(int(point.progress))
     reported = trial.intermediate_values.get(int(point.progress))
-    if isinstance(raw, str) or (reported is not None and not math.isfinite(reported)):
-        return "not finite"
-    return None
+    return isinstance(raw, str) or (reported is not None and not math.isfinite(reported))
 
 
 def _json(value: float | None) -> float | str | None:
-    """Storages keep JSON: a non-finite number goes in as text."""
+    """Storages keep JSON: a non-finite number is kept as text."""
     return value if value is None or math.isfinite(value) else str(float(value))
 
 

@@ -1,8 +1,8 @@
-"""Which parked trials come back: those that are worth their price.
+"""Which paused trials resume: those that are worth their price.
 
-A parked trial was condemned, and holds no slot. When the search has nothing more to propose it may train on, if it is
-at least as likely, for each unit of compute that it takes, to end among the good ones as a new trial would be: a new
-one costs a whole budget and is good with probability ``top_fraction``, so a trial that costs a share c must have ``c * good``.
+A paused trial was flagged, and holds no slot. When the search has nothing more to propose it may resume, if its chance of
+the top fraction is, per unit of compute, at least that of a new trial. A new trial costs a whole budget and ends in the top
+fraction with probability ``top_fraction``; so a trial that costs a share c of a budget needs ``c * top_fraction``.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from sweepft.early_stopping.cohort import Cohort
 
 @dataclass(frozen=True)
 class PausedTrial:
-    """What a parked trial promises, and what it costs.
+    """A paused trial's chance, and its price.
 
     Attributes:
         trial_id: Its name.
-        p_top: Probability of ending in the best ``top_fraction`` share, as estimated now.
-        price: Share of a budget that it costs to bring it to its end.
-        needed: The probability that its price asks for.
+        p_top: Probability of ending in the top fraction, as estimated now.
+        price: Share of a budget that it takes to complete it.
+        needed: The probability that this price asks for.
     """
 
     trial_id: str
@@ -31,29 +31,26 @@ class PausedTrial:
 
     @property
     def worth(self) -> bool:
-        """Whether it may come back."""
+        """Whether it may resume."""
         return self.p_top >= self.needed
 
     @property
     def reason(self) -> str:
-        """Why it may come back, or may not, as a sentence."""
-        word = "is enough for" if self.worth else "is below"
-        return (
-            f"its probability {self.p_top:.3f} of being good {word} the {self.needed:.3f} that"
-            f" {100 * self.price:.0f}% of a budget must promise"
-        )
+        """Why it may resume, or may not."""
+        word = ">=" if self.worth else "<"
+        return f"P(top) = {self.p_top:.3f} {word} {self.needed:.3f} needed for {100 * self.price:.0f}% of a budget"
 
 
 def paused_trials(
     cohort: Cohort, model: CalibratedRule, budget: float, *, from_scratch: bool = False
 ) -> list[PausedTrial]:
-    """All parked trials, the likeliest first; ties in order of arrival.
+    """All paused trials, the likeliest first; ties in order of arrival.
 
     Args:
         cohort: The sweep.
-        model: Estimates probabilities, whichever rule parked the trials.
+        model: Estimates probabilities, whichever rule paused the trials.
         budget: A full trial, in units of the time attribute.
-        from_scratch: Whether no state is kept, so that a trial must be trained again up to where it was.
+        from_scratch: Whether no checkpoint is kept, so that a trial must be trained again from its start.
     """
     paused = [t for t in cohort.trials.values() if t.status == "paused"]
     chances = model.chances(cohort, paused)

@@ -1,15 +1,15 @@
-"""Ray Tune's door to the rules: a `TrialScheduler` that stops trials on their early training dynamics.
+"""`EarlyDynamicsScheduler`: a Ray Tune scheduler that stops trials on their early training dynamics.
 
-It stands alone: put it into any `tune.Tuner`. All thinking is done by `sweepft.early_stopping.Referee`; here results
-are read, and verdicts are handed to Ray (as decisions) and to the caller (by `drain_decisions`).
+It works in any `tune.Tuner`. It reads results into reports, leaves all decisions to `EarlyStopper`, and hands them to Ray.
 """
-# MERGED From a Tune result to a report for the referee.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray.tune.result import DEFAULT_METRIC
@@ -54,7 +54,7 @@ class ResultReader:
     step_attr: str
 
     def read(self, result: Mapping[str, Any]) -> Report | None:
-        """The report a result holds; None when it tells no progress at all."""
+        """The report in a result; None for a result without progress."""
         history = {k: _nested(result, "history", k) for k in ("step", "samples_seen", "loss", "grad_norm")}
         last = result.get(self.time_attr)
         progress = _nested(result, "history", self.time_attr)
@@ -93,44 +93,54 @@ def _blocks(result: Mapping[str, Any]) -> dict[int, tuple[float, float]]:
 
 
 class EarlyDynamicsScheduler(FIFOScheduler):
-    """Judges trials at windows of their budget and stops those that will not win.
+    """Judges trials at rungs of their budget and stops those that are unlikely to end among the best.
 
     Args:
         metric: Result key of the objective; may come from `TuneConfig` instead. Results may lack it.
         mode: ``min`` or ``max``; may come from `TuneConfig` instead.
         loss: Result key of the training loss; may be absent from results.
         grad_norm: Result key of the gradient norm; may be absent from results.
-        time_attr: Result key of a counter that only grows; ``budget`` and windows are in its units.
-        step_attr: Result key of the optimizer steps; ``training_iteration`` stands in where it is absent.
+        time_attr: Result key of a counter that only grows; ``budget`` and rungs are in its units.
+        step_attr: Result key of the optimizer steps; ``training_iteration`` is used where it is absent.
         budget: What a full trial reaches in ``time_attr``.
         rungs: Fractions of the budget, or counts ``{"steps": n}``, ``{"samples": n}``.
-        min_steps: A trial is judged at a window only after that many steps and past its warmup (result key
-            ``warmup_steps``), else at the next one.
+        min_steps: A trial is judged at a rung only after this many steps and past its warmup (result key
+            ``warmup_steps``), else at the next rung.
         rule: ``none``, ``median``, ``recipe``, ``asha`` or ``calibrated``; see ``docs/how-to/scheduler.md``.
-        covariates: Config keys that may explain final results (``calibrated``).
-        good: Share of trials that count as good (``calibrated``, audits).
-        false_stop: Share of the good trials that may be condemned (``calibrated``).
-        audit: Share of the condemned trials that run on, so that mistakes can be counted; by default 0.05 for
-            ``calibrated`` and none for the others.
-        max_false_discovery_rate: Share of good ones among the condemned above which the rule is switched off.
+        covariates: Hyperparameters that may explain final results (``calibrated``).
+        top_fraction: The best share of the trials, which should be kept (``calibrated``, audits).
+        max_false_stop_rate: Share of the top trials that may be flagged (``calibrated``).
+        audit: Share of flagged trials trained to completion to measure the error rate; by default 0.05 for ``calibrated``
+            and 0 for other rules.
+        max_false_discovery_rate: Share of top trials among the flagged ones above which the rule is switched off.
         eta: Reduction factor of ``asha``.
         seed: Of the audits.
-        prior_sweeps: What earlier sweeps taught: a calibration (a `sweepft.early_stopping.Calibration`, its dict or its JSON
-            file), run folders of earlier sweeps whose audits are pooled with this one's, or a list of these.
-        park: Condemned trials may come back. Needs a tuner that brings them back, as sweepft's own does.
-        min_peers: Other trials needed at a window to judge one.
-        keep_last: That many trials are left standing, whatever the rule says; so is the leader at a window.
-        guards: Stop trials with non-finite loss or objective, and those that diverge.
-        trial_name_key: Config key that holds the trial's name in verdicts; Ray's own id where it is absent.
+        prior_sweeps: A calibration (a `sweepft.early_stopping.Calibration`, its dict or its JSON file), run folders of
+            prior sweeps, whose audits count with those of this sweep, or a list of these.
+        pause: Flagged trials may resume. Needs a tuner that resumes them, as `sweepft run` does.
+        min_peers: Other trials needed at a rung to judge one.
+        keep_last: Number of trials that the rule may not stop; nor is the best trial at a rung stopped.
+        divergence_check: Stop trials with a non-finite loss or objective, and those that diverge.
+        trial_name_key: Config key that holds the trial's name in decisions; Ray's own id where it is absent.
 
     Raises:
-        ValueError: A setting is wrong; the message names it.
+        ValueError: An argument is wrong; the message begins with its name.
 
-    Ray keeps no scheduler's state: who resumes a sweep calls `load_state_dict`, or `load_ledger` with the state of its ledger.
+    Ray does not save a scheduler's state. To resume a sweep call `load_state_dict`, or `load_ledger` with the state of its ledger.
+
+    Example:
+        >>> from ray import tune
+        >>> from sweepft.schedulers import EarlyDynamicsScheduler
+        >>> scheduler = EarlyDynamicsScheduler(
+        ...     metric="eval_loss", mode="min", time_attr="training_iteration", budget=100, rule="median"
+        ... )
+        >>> config = tune.TuneConfig(scheduler=scheduler, num_samples=20)
+        >>> scheduler.summary()["rule"]
+        'median'
     """
 
-    brings_back = False
-    """Whether who runs this scheduler proposes parked trials again; a subclass that does says so."""
+    resumes_paused = False
+    """Whether the driver of this scheduler resumes paused trials; a subclass may set it."""
 
     def __init__(
         self,
@@ -156,21 +166,21 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         prior_sweeps: PriorSweepsLike = None,
         pause: bool = False,
         keep_last: int = 1,
-        guards: bool = True,
+        divergence_check: bool = True,
         trial_name_key: str = "trial_id",
     ) -> None:
         super().__init__()
         audit = audit_rate(rule, audit)
-        if pause and not self.brings_back:
+        if pause and not self.resumes_paused:
             raise ValueError(
-                "park: a plain Tuner brings no parked trial back\n"
-                "  leave it out (condemned trials are then stopped), or run the sweep with `sweepft run`"
+                "pause: a plain Tuner does not resume paused trials\n"
+                "  leave it out (flagged trials are then stopped), or run the sweep with `sweepft run`"
             )
         known = read_prior_sweeps(
             prior_sweeps, rule=rule, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
         )
         if mode not in (None, "min", "max"):
-            raise ValueError(f"mode: 'min' or 'max' is needed (got {mode!r})")
+            raise ValueError(f"mode: must be 'min' or 'max' (got {mode!r})")
         self._wanted_metric = metric
         self._mode = mode
         self._keys = {"loss": loss, "grad_norm": grad_norm, "time_attr": time_attr, "step_attr": step_attr}
@@ -180,7 +190,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
             "budget": budget,
             "min_steps": min_steps,
             "keep_last": keep_last,
-            "guards": guards,
+            "divergence_check": divergence_check,
             "top_fraction": top_fraction,
             "audit": audit,
             "max_false_discovery_rate": max_false_discovery_rate,
@@ -211,19 +221,19 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     @property
     def early_stopper(self) -> EarlyStopper:
-        """Who judges. Raises `ValueError` while metric and mode are not known."""
+        """What decides. Raises `ValueError` while metric and mode are unknown."""
         if self._early_stopper is None:
             raise ValueError(
-                "mode: the scheduler has neither metric nor mode yet\n"
+                "mode: the scheduler has no metric and mode yet\n"
                 "  pass them here or to tune.TuneConfig(metric=..., mode=...)"
             )
         return self._early_stopper
 
-    # ----- Ray's interface -------------------------------------------------------------------------------
+    # ----- the interface of Ray's schedulers -------------------------------------------------------------
 
     @property
     def metric(self) -> str:
-        """Ray's anonymous metric: Tune would otherwise refuse results without the objective."""
+        """Ray's anonymous metric: with the objective's name Tune would refuse results that lack it."""
         return str(DEFAULT_METRIC)
 
     def set_search_properties(
@@ -243,15 +253,15 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         return True
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """A trial joins, or is tried again."""
+        """A trial starts, or is tried again."""
         self.early_stopper.add(self._name(trial), _plain(self._hyperparameters(trial)))
 
     def _hyperparameters(self, trial: Trial) -> Mapping[str, Any]:
-        """What a trial trains with: covariates are looked up there, and trials that have it alike are repeats."""
+        """Covariates are looked up there, and trials with equal ones are repeats."""
         return trial.config or {}
 
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
-        """Judge, if the result reaches a window."""
+        """Judge the trial if the result reaches a rung."""
         report = self._read(result)
         if report is None:
             return str(TrialScheduler.CONTINUE)
@@ -262,7 +272,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> None:
-        """A trial ended; a last result with ``done`` comes only here. One that we stopped is known already.
+        """A trial ended; a last result with ``done`` comes only here. Trials stopped by the scheduler are known already.
 
         Without ``done`` Tune itself is stopping (time budget, Ctrl-C): such a trial has no final result.
         """
@@ -286,27 +296,21 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         summary = self._early_stopper.summary()
         return (
             f"EarlyDynamicsScheduler: rule={summary['rule']} trials={summary['trials']}"
-            f" verdicts={summary['decisions']} trials_saved={summary['trials_saved']:.2f}"
+            f" decisions={summary['decisions']} trials_saved={summary['trials_saved']:.2f}"
         )
 
     def save(self, checkpoint_path: str) -> None:
         """Write the state as JSON."""
-        import json
-        from pathlib import Path
-
         Path(checkpoint_path).write_text(json.dumps(self.state_dict()))
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""
-        import json
-        from pathlib import Path
-
         self.load_state_dict(json.loads(Path(checkpoint_path).read_text()))
 
-    # ----- ours ------------------------------------------------------------------------------------------
+    # ----- beyond Ray's interface ------------------------------------------------------------------------
 
     def drain_decisions(self) -> list[StopDecision]:
-        """Everything judged since the last call, in order, ``continue`` verdicts included."""
+        """All decisions since the last call, in order, those to continue included."""
         if self._early_stopper is None:
             return []
         fresh = self._early_stopper.decisions[self._drained :]
@@ -314,19 +318,19 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         return fresh
 
     def paused_trials(self, *, from_scratch: bool = False) -> list[PausedTrial]:
-        """The parked trials, the likeliest to be good first; see `sweepft.early_stopping.pausing`."""
+        """The paused trials, the likeliest first; see `sweepft.early_stopping.pausing`."""
         return self.early_stopper.paused_trials(from_scratch=from_scratch)
 
     def give_up(self, trial_id: str) -> None:
-        """Say that a parked trial will not come back."""
+        """A paused trial will not resume."""
         self.early_stopper.give_up(trial_id)
 
     def summary(self) -> dict[str, Any]:
-        """Counts and what the rule has learned, JSON-able."""
+        """Counts, audits and what the rule has learned, JSON-able."""
         return self.early_stopper.summary()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the scheduler knows, JSON-able and versioned; settings are not in it."""
+        """Everything the scheduler knows, JSON-able and versioned; its arguments are not in it."""
         return {**self.early_stopper.state_dict(), "drained": self._drained}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -337,7 +341,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
     def load_ledger(self, state: SweepState) -> list[StopDecision]:
         """Rebuild from a sweep's ledger; returns the decisions this rule makes on its reports.
 
-        They count as drained: the ledger has its own record of them.
+        They count as drained: the ledger has them already.
         """
         decisions = replay_state(self.early_stopper, state)
         self._drained = len(self.early_stopper.decisions)
@@ -360,14 +364,14 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A config as JSON-able data, nested mappings included: what covariates are read from, and repeats are told by."""
+    """A config as JSON-able data, nested mappings included, for covariates and to recognise repeats."""
     if not isinstance(config, Mapping):
         return {}
     return {str(key): _plain_value(value) for key, value in config.items()}
 
 
 def _plain_value(value: Any) -> Any:
-    """Anything else than plain data is kept by what it shows: trials that differ there must differ."""
+    """Values that are not plain data are kept as a digest of their repr, so that trials which differ there differ."""
     if isinstance(value, Mapping):
         return _plain(value)
     if isinstance(value, list | tuple):

@@ -1,13 +1,9 @@
-"""The paper's direction: high gradient norm and low training loss early in training rank low.
+"""Early-stopping rules: what a rule is, the simple ones, and `make_rule`, which makes any of them by name.
 
-From "Unveiling the Secret Recipe" (arXiv 2412.13337), kept by name to be compared and to be doubted: on most
-public curves its direction for the loss is wrong. Gradient norms shrink with the batch, E|g_B|^2 = |G|^2 +
-tr(Sigma)/B, so only trials of the same batch size are compared.
+A rule is asked once for each trial at each rung. It sees the trial's snapshot there and the cohort of all trials, and
+answers with a `RuleDecision`: flag the trial, or let it continue. What follows from a flag is up to the early stopper.
+The `calibrated` rule has a module of its own.
 """
-# MERGED What a rule is, and the rules by name.
-# MERGED Asynchronous successive halving: at each window only the best 1/eta of those seen there go on.
-# MERGED The median rule: stop a trial whose held-out objective at a window is worse than the median there.
-# MERGED Rules by name: the one list that the scheduler, the pruner, the replay and the spec read.
 
 from __future__ import annotations
 
@@ -16,52 +12,55 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from sweepft.early_stopping.calibrated import CalibratedRule
-from sweepft.early_stopping.cohort import Cohort, TrialRecord
+from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.curve import Snapshot
-from sweepft.early_stopping.decisions import RuleDecision
+from sweepft.early_stopping.decisions import RuleDecision, too_few
 from sweepft.early_stopping.prior_sweeps import PriorSweepsLike, read_prior_sweeps
 from sweepft.early_stopping.rungs import Rung
+from sweepft.early_stopping.trial import TrialRecord
+
+RULES: Final = ("none", "median", "recipe", "asha", "calibrated")
 
 
 class Rule(Protocol):
-    """An early-termination rule."""
+    """An early-stopping rule."""
 
     @property
     def name(self) -> str:
-        """The rule's name in verdicts and reports."""
+        """The rule's name in decisions and reports."""
         ...
 
     @property
     def rejudges(self) -> bool:
-        """Whether a trial is judged again at every report after a window, as its peers become known."""
+        """Whether a trial is judged again between rungs, as more becomes known of its peers."""
         ...
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Judge a trial at a window; its snapshot there is in ``trial.snapshots[window]``."""
+        """Judge a trial at a rung; its snapshot is ``trial.snapshots[rung]``."""
         ...
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """What the rule has learned, JSON-able."""
+        """The rule's settings and what it has learned, JSON-able."""
         ...
 
 
 class NoRule:
-    """Condemns nobody: only the guards act."""
+    """Flags no trial: only the divergence check stops trials."""
 
     name = "none"
     rejudges = False
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Never condemned."""
-        return RuleDecision(False, "no early-stop rule is set")
+        """Never flags."""
+        return RuleDecision(False, "no early-stopping rule is set")
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """Nothing is learned."""
+        """Empty."""
         return {}
 
 
 class AshaRule:
-    """Condemn what is not among the best 1/eta objectives at the window so far.
+    """Asynchronous successive halving (Li et al., 2020): flags a trial that is not among the best 1/eta at the rung so far.
 
     Args:
         eta: Reduction factor.
@@ -74,7 +73,7 @@ class AshaRule:
         self.eta = eta
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """The first trial at a rung always goes on."""
+        """The first trial at a rung always continues."""
         own = trial.snapshots[rung].metric
         others = cohort.peers(rung, "metric", own)
         if not math.isfinite(own) or others < 1:
@@ -82,24 +81,35 @@ class AshaRule:
                 False, f"no objective or no other trial at {rung.name}", evidence={"peers": others}
             )
         below = cohort.share_below(rung, "metric", own)
-        beaten = 1.0 - below if cohort.mode == "min" else below
+        beats = 1.0 - below if cohort.mode == "min" else below
+        needed = 1.0 - 1.0 / self.eta
         return RuleDecision(
-            beaten < 1.0 - 1.0 / self.eta,
-            f"objective {own:.4g} beats {100 * beaten:.0f}% of {others} others at {rung.name},"
-            f" {100 * (1 - 1 / self.eta):.0f}% are needed",
-            evidence={"objective": own, "peers": others, "beats": beaten, "eta": self.eta},
+            beats < needed,
+            f"objective {own:.4g} beats {100 * beats:.0f}% of {others} other trials at {rung.name}"
+            f" ({100 * needed:.0f}% needed)",
+            evidence={"objective": own, "peers": others, "beats": beats, "eta": self.eta},
         )
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """Its one setting."""
+        """Its setting."""
         return {"eta": self.eta}
 
 
 class MedianRule:
-    """Condemn below the median of the other trials at the same window.
+    """Flags a trial with an objective strictly worse than the median of the other trials at the rung (Golovin et al., 2017).
 
     Args:
-        min_peers: Other trials needed at the window before anything is condemned.
+        min_peers: Other trials needed at the rung before any trial is flagged there.
+
+    Example:
+        >>> from sweepft.early_stopping import EarlyStopper, MedianRule, make_report
+        >>> stopper = EarlyStopper(rule=MedianRule(min_peers=2), rungs=[0.5], budget=100, mode="min")
+        >>> for name, loss in {"a": 1.0, "b": 2.0, "c": 3.0}.items():
+        ...     for decision in stopper.report(name, make_report(step=[5], progress=[50], metric=loss)):
+        ...         print(decision.trial_id, decision.action, "-", decision.reason)
+        a continue - 0 other trials at 50% (2 needed)
+        b continue - 1 other trials at 50% (2 needed)
+        c stop - objective 3 is worse than the median 1.5 of 2 other trials at 50%
     """
 
     name = "median"
@@ -109,39 +119,39 @@ class MedianRule:
         self.min_peers = min_peers
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Condemned when strictly worse than the median of the others; ties continue."""
+        """Ties continue, and so do trials without an objective."""
         own = trial.snapshots[rung].metric
         if not math.isfinite(own):
-            return RuleDecision(False, f"no held-out objective at {rung.name}: the median rule cannot judge")
+            return RuleDecision(False, f"no validation objective at {rung.name}")
         peers = cohort.peers(rung, "metric", own)
         evidence: dict[str, Any] = {"objective": own, "peers": peers}
         if peers < self.min_peers:
-            return RuleDecision(
-                False,
-                f"{peers} other trials at {rung.name}, {self.min_peers} needed to judge",
-                evidence=evidence,
-            )
+            return RuleDecision(False, too_few(peers, self.min_peers, rung), evidence=evidence)
         median = cohort.median_of_others(rung, "metric", own)
         evidence["median"] = median
         worse = own > median if cohort.mode == "min" else own < median
-        word = "worse than" if worse else "no worse than"
         return RuleDecision(
             worse,
-            f"objective {own:.4g} is {word} the median {median:.4g} of {peers} others at {rung.name}",
+            f"objective {own:.4g} is {'worse' if worse else 'no worse'} than the median {median:.4g} of {peers} other"
+            f" trials at {rung.name}",
             evidence=evidence,
         )
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """Its one setting."""
+        """Its setting."""
         return {"min_peers": self.min_peers}
 
 
 class RecipeRule:
-    """Condemn trials in the lower half of (low gradient norm + high loss), among equal batch sizes.
+    """Flags trials in the lower half of low gradient norm plus high training loss, among equal batch sizes.
+
+    This is the direction that "Unveiling the Secret Recipe" (arXiv 2412.13337) reports. It is here to be compared with: on
+    most public curves its direction for the loss is wrong. Gradient norms shrink with the batch,
+    E|g_B|^2 = |G|^2 + tr(Sigma)/B, so only trials of the same batch size are compared.
 
     Args:
-        min_peers: Comparable trials needed at the window before anything is condemned.
-        batch_key: Config key of the batch size; without it all trials are taken as comparable.
+        min_peers: Comparable trials needed at the rung before any trial is flagged there.
+        batch_key: Parameter that holds the batch size; without it all trials are comparable.
     """
 
     name = "recipe"
@@ -152,7 +162,7 @@ class RecipeRule:
         self.batch_key = batch_key
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Condemned when the mean of its two ranks lies below the middle."""
+        """The score is the mean of the trial's two ranks in [0, 1]; below 0.5 it is flagged."""
         own = trial.snapshots[rung]
         batch = trial.covariate(self.batch_key)
         peers = [
@@ -160,26 +170,22 @@ class RecipeRule:
             for name, snap in cohort.at(rung).items()
             if name != trial.trial_id and cohort.trials[name].covariate(self.batch_key) == batch
         ]
-        scores = {}
+        ranks = {}
         for signal, direction in (("log_grad_norm", -1.0), ("loss", 1.0)):
             rank = _rank(getattr(own, signal), peers, signal, self.min_peers)
             if rank is not None:
-                scores[signal] = rank if direction > 0 else 1.0 - rank
-        evidence: dict[str, Any] = {"peers": len(peers), "batch_size": batch, "ranks": scores}
-        if not scores:
-            return RuleDecision(
-                False,
-                f"{len(peers)} comparable trials at {rung.name} with loss or gradient norm,"
-                f" {self.min_peers} needed to judge",
-                evidence=evidence,
-            )
-        score = sum(scores.values()) / len(scores)
+                ranks[signal] = rank if direction > 0 else 1.0 - rank
+        evidence: dict[str, Any] = {"peers": len(peers), "batch_size": batch, "ranks": ranks}
+        if not ranks:
+            reason = f"{len(peers)} comparable trials at {rung.name} with a loss or gradient norm ({self.min_peers} needed)"
+            return RuleDecision(False, reason, evidence=evidence)
+        score = sum(ranks.values()) / len(ranks)
         evidence["score"] = score
         words = {"log_grad_norm": "low gradient norm", "loss": "high training loss"}
         return RuleDecision(
             score < 0.5,
-            f"ranks {score:.2f} of 1 on {' and '.join(words[s] for s in scores)} among {len(peers)}"
-            f" comparable trials at {rung.name} (the paper's direction; half is needed)",
+            f"mean rank {score:.2f} {'<' if score < 0.5 else '>='} 0.50 on {' and '.join(words[s] for s in ranks)} among"
+            f" {len(peers)} comparable trials at {rung.name}",
             evidence=evidence,
         )
 
@@ -196,9 +202,6 @@ def _rank(own: float, peers: Iterable[Snapshot], signal: str, min_peers: int) ->
     return sum((v < own) + 0.5 * (v == own) for v in values) / len(values)
 
 
-RULES: Final = ("none", "median", "recipe", "asha", "calibrated")
-
-
 def make_rule(
     name: str,
     *,
@@ -211,21 +214,21 @@ def make_rule(
     audit: float = 0.0,
     prior_sweeps: PriorSweepsLike = None,
 ) -> Rule:
-    """The rule of this name; settings that it does not have are ignored.
+    """The rule of this name, one of `RULES`; settings that it does not have are ignored.
 
     Args:
-        name: One of `RULES`.
-        min_peers: Other trials needed at a window to judge one (asha: always one).
-        batch_key: Config key of the batch size.
+        name: The rule.
+        min_peers: Other trials needed at a rung (``asha``: always one).
+        batch_key: Parameter that holds the batch size.
         eta: Reduction factor of ``asha``.
-        good: See `CalibratedRule`, as all that follows.
-        false_stop: See there.
+        top_fraction: See `CalibratedRule`, as for all that follows.
+        max_false_stop_rate: See there.
         covariates: See there.
         audit: See there.
-        history: What earlier sweeps taught; the rule takes its calibration, the referee its audits.
+        prior_sweeps: The rule takes its calibration from there.
 
     Raises:
-        ValueError: Unknown name, or a setting or history that does not fit.
+        ValueError: Unknown name, or settings that do not fit together.
     """
     if name == "none":
         return NoRule()
@@ -236,15 +239,16 @@ def make_rule(
     if name == "asha":
         return AshaRule(eta)
     if name == "calibrated":
+        known = read_prior_sweeps(
+            prior_sweeps, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
+        )
         return CalibratedRule(
             top_fraction=top_fraction,
             max_false_stop_rate=max_false_stop_rate,
             min_peers=min_peers,
             covariates=covariates,
             audit=audit,
-            calibration=read_prior_sweeps(
-                prior_sweeps, top_fraction=top_fraction, max_false_stop_rate=max_false_stop_rate
-            ).calibration,
+            calibration=known.calibration,
             batch_key=batch_key,
         )
-    raise ValueError(f"rule: one of {', '.join(RULES)} is needed (got {name!r})")
+    raise ValueError(f"rule: must be one of {', '.join(RULES)} (got {name!r})")

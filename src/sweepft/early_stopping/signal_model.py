@@ -1,10 +1,9 @@
-"""What the early signals of a sweep are worth: from a prior, from the signals themselves, and from trials that ended.
+"""What the early signals of a sweep are worth: weights and a correlation with the final result.
 
-The prior is that of fine-tunes (or of earlier sweeps); see `sweepft.early_stopping.signals` for what corrects it before any trial
-has ended. Trials further on than others teach a little; finished ones move weights and correlation, whatever their
-sign.
+They start from a prior (of fine-tunes, or learned from prior sweeps), corrected by the signals' reliability. Trials at later
+rungs teach a little; finished trials move weights and correlation, whatever their sign. Where trials repeat a configuration
+with another seed, finished ones also tell how far its signals are off.
 """
-# MERGED Trials that repeat a configuration with another seed: how the first ended tells more of the next than its curve does.
 
 from __future__ import annotations
 
@@ -31,31 +30,24 @@ Floats = NDArray[np.float64]
 
 
 DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
-
-
 FINISHED: Final = 48  # finished trials learned from: the latest
-
-
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))
-
-
-_TRUST: Final = (
-    4.0  # finished trials that the prior correlation is worth; four times as many when it was learned
+_PRIOR_WORTH: Final = (
+    4.0  # of the prior correlation, in finished trials; four times as much when it was learned
 )
-
-
-_PROXY: Final = 0.5  # what a trial at a later window is worth of one that has finished
+_PROXY: Final = 0.5  # of a trial at a later rung, in finished trials
+_SHARED: Final = np.array([[0.3], [0.6], [0.9]])  # of the variance, by configuration; equally likely a priori
 
 
 @dataclass(frozen=True)
 class SignalWeights:
-    """What signals are worth at a window.
+    """What signals are worth at a rung.
 
     Attributes:
         columns: Signals, then covariates.
         weights: (k,) of the columns' normal scores.
         rho: Correlation of the blended score with the final result.
-        agreement: Of objective and loss, see `Agreement`; 1 where it was not asked for.
+        agreement: Of objective and loss, see `Agreement`; 1 where it is not used.
         finished: Trials learned from.
     """
 
@@ -76,20 +68,20 @@ class SignalWeights:
 
 
 class Learner:
-    """See the module.
+    """Learns weights and correlation in a sweep.
 
     Args:
         weights: Prior weights of `SIGNALS`.
-        rho: What earlier sweeps taught: (window fraction, correlation) pairs. Empty for the prior of fine-tunes; only
-            that is corrected by the agreement of objective and loss.
-        batch_key: Config key of the batch size.
+        rho: (rung fraction, correlation) pairs learned from prior sweeps. Empty for the prior of fine-tunes; only that is
+            corrected by the agreement of objective and loss.
+        batch_key: Parameter that holds the batch size.
     """
 
     def __init__(
         self, weights: Sequence[float], rho: Sequence[tuple[float, float]] = (), batch_key: str = "batch_size"
     ) -> None:
         self._prior = np.array(weights, dtype=float)
-        self._taught, self._rho = bool(rho), tuple(rho) or _RHO
+        self._learned_before, self._rho = bool(rho), tuple(rho) or _RHO
         self._batch_key = batch_key
         self._agreement: Agreement | None = None
 
@@ -99,23 +91,17 @@ class Learner:
         return float(np.interp(rung.fraction if rung.fraction is not None else 0.1, xs, ys))
 
     def learn(self, cohort: Cohort, rung: Rung, table: SignalTable) -> SignalWeights:
-        """What is known by now.
-
-        Args:
-            cohort: The sweep.
-            window: Where the trials of the table are.
-            table: Their signals.
-        """
+        """What is known by now at a rung; ``table`` holds the signals of trials there."""
         names, scores = table.names, table.scores
         prior = np.zeros(len(table.columns))
-        steady = rank_stability(cohort, rung, names, scores, self._batch_key)
-        prior[: len(SIGNALS)] = 2.0 * self._prior * relative_reliability(steady)
-        agreement = 1.0 if self._taught else self._agreed(cohort, rung, steady)
+        stability = rank_stability(cohort, rung, names, scores, self._batch_key)
+        prior[: len(SIGNALS)] = 2.0 * self._prior * relative_reliability(stability)
+        agreement = 1.0 if self._learned_before else self._agreed(cohort, rung, stability)
         prior[SIGNALS.index("loss")] *= agreement * abs(agreement)
         rho = abs(agreement) * self.prior_rho(rung)
         finals = cohort.finals
         done = [i for i, n in enumerate(names) if n in finals][-FINISHED:]
-        evidence = [(4 * _TRUST if self._taught else _TRUST, rho)]
+        evidence = [(4 * _PRIOR_WORTH if self._learned_before else _PRIOR_WORTH, rho)]
         weights = prior
         both, later = _later_objectives(cohort, rung, names)
         if both:
@@ -128,17 +114,17 @@ class Learner:
         rho = sum(n * r for n, r in evidence) / sum(n for n, _ in evidence)
         return SignalWeights(table.columns, weights, min(0.98, max(0.02, rho)), agreement, len(done))
 
-    def _agreed(self, cohort: Cohort, rung: Rung, steady: Floats) -> float:
+    def _agreed(self, cohort: Cohort, rung: Rung, stability: Floats) -> float:
         if self._agreement is None or self._agreement.of is not cohort:
             self._agreement = Agreement(cohort, self._batch_key)
-        return self._agreement.up_to(rung, steady)
+        return self._agreement.up_to(rung, stability)
 
 
 def _later_objectives(cohort: Cohort, rung: Rung, names: Sequence[str]) -> tuple[list[int], Floats]:
-    """Positions of trials at the latest window that 4 or more have reached, and their mean objectives (larger is
-    better) since this one.
+    """Positions of trials at the latest rung that 4 or more have reached, and their mean objectives (larger is better)
+    since this rung.
 
-    They come before any trial ends, and show already whether an order holds and which signals foretell it.
+    They are known before any trial ends, and already show whether an order holds and which signals predict it.
     """
     ahead = [w for w in cohort.rungs() if w.kind == rung.kind and w.value > rung.value]
     for after in sorted(ahead, key=lambda w: -w.value):
@@ -161,19 +147,19 @@ def _since(before: Snapshot, after: Snapshot) -> float:
     return (after.mean_metric * after.metric_weight - earlier) / _gained(before, after)
 
 
-_SHARED: Final = np.array([[0.3], [0.6], [0.9]])  # of the variance: equally likely before anything is known
-
-
 def predict_residual(
     configurations: Sequence[str | None], done: Sequence[int], missed: Floats, noise: Floats
 ) -> tuple[Floats, Floats]:
-    """What of each trial's result its early signals are expected to miss, as far as finished trials tell.
+    """The part of each trial's result that its signals are expected to miss, from finished trials of its configuration.
+
+    A random-effects model: a configuration shares a part of the residual variance, averaged over three such shares.
 
     Args:
-        configurations: (n,) of all trials; see `sweepft.early_stopping.rung_table`.
-        done: Positions of the m finished ones.
-        missed: (m,) what the signals missed of theirs, in standard deviations.
-        noise: (m,) variance with which that is known.
+        configurations: n digests, see `sweepft.early_stopping.trial.configuration`.
+        done: Positions of the m finished trials.
+        missed: (m,) their residuals, in standard deviations.
+        noise: (m,) variances of these.
+
     Returns:
         (n,) means and (n,) variances: 0 and 1 where nothing is known.
     """

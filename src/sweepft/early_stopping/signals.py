@@ -1,10 +1,9 @@
-"""How far signals may be trusted before any trial has ended: from the signals alone.
+"""The early signals of trials at a rung on one scale, and how reliable they are before any trial has ended.
 
-Two things show it. A signal whose ranks jump from window to window is mostly noise. And where training loss and
-held-out objective order the trials differently, at most one of them can be right: the loss counts as far as, and in
-the direction in which, it goes with the objective, and less is known of how trials will end.
+Two things show that. A signal with ranks that change from rung to rung is mostly noise. And where training loss and
+validation objective order the trials differently, at most one of them can be right: the loss counts as far as, and in the
+direction in which, it agrees with the objective, and less is known of how trials will end.
 """
-# MERGED The signals of all trials at a window, side by side, on one scale.
 
 from __future__ import annotations
 
@@ -16,24 +15,21 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.early_stopping.cohort import Cohort, TrialRecord
-from sweepft.early_stopping.rung_table import varies
+from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.rungs import Rung
 from sweepft.early_stopping.statistics import normal_scores
+from sweepft.early_stopping.trial import TrialRecord, varies
 
 Floats = NDArray[np.float64]
 
 
-SIGNALS = (
-    "objective",
-    "loss",
-    "grad_norm",
-)  # larger score = better objective, lower loss, lower gradient norm
+SIGNALS: Final = ("objective", "loss", "grad_norm")
+"""A larger score is a better objective, a lower loss, a lower gradient norm."""
 
 
 @dataclass(frozen=True)
 class SignalTable:
-    """Signals of trials at a window.
+    """Signals of trials at a rung.
 
     Attributes:
         names: (n,) trial ids.
@@ -53,12 +49,12 @@ def signal_table(
     covariates: Sequence[str] = (),
     batch_key: str = "batch_size",
 ) -> SignalTable:
-    """The signals of these trials, which all have a snapshot at the window.
+    """The signals of these trials, which all have a snapshot at the rung.
 
     The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
-    all trials share one data order (far less noise), else as the mean over the last fifth of the way so far.
+    all trials share one data order (far less noise), else as the mean over the last fifth of the progress so far.
     """
-    seen = cohort.columns(rung)
+    seen = cohort.table_at(rung)
     places = seen.places(names)
     losses, norms = seen.values("block_loss", places), seen.values("log_grad_norm", places)
     if not (seen.same_order(places) and np.isfinite(losses).all()):
@@ -79,11 +75,11 @@ def signal_table(
 
 
 def relative_norms(logs: Floats, batches: Floats) -> Floats:
-    """Log gradient norms minus what the batch size explains; NaN where that cannot be told.
+    """Log gradient norms minus what the batch size explains; NaN where that is unknown.
 
     Args:
         logs: (n,) log gradient norms.
-        batches: (n,) batch sizes; NaN, or no positive number, where not known.
+        batches: (n,) batch sizes; NaN, or not positive, where unknown.
     """
     known = np.isfinite(batches) & (batches > 0)
     usable = known & np.isfinite(logs)
@@ -111,7 +107,7 @@ def _expected_square(inverse: Floats, squared: Floats) -> Floats:
     expected = np.full(len(squared), level)
     for _ in range(12):
         off = np.abs(squared - expected) / expected
-        # Weighted least squares in two unknowns, solved by hand: it runs at every verdict.
+        # Weighted least squares in two unknowns, in closed form: it runs at every decision.
         one, first, second, y, xy = powers @ (1.0 / (np.maximum(off, 0.02) * expected**2))
         determinant = one * second - first * first
         a, b = (second * y - first * xy) / determinant, (one * xy - first * y) / determinant
@@ -136,37 +132,27 @@ def _covariate(key: str, trials: Sequence[TrialRecord]) -> list[tuple[str, Float
     ]
 
 
-_STEADY: Final = np.array([0.85, 0.93, 0.90])  # prior rank persistence of the signals from window to window
-
-
-_STEADY_WORTH: Final = 5.0  # trials that it is worth
-
-
-_LEAST_STEADY: Final = 0.2  # no more than a fivefold correction for noise
-
-
-_AGREED: Final = 0.85  # from this correlation of the two rankings on they agree in full
-
-
-_AGREED_WORTH: Final = 12.0  # trials that the prior, that they do, is worth
-
-
-_SHIFTED: Final = 0.4  # prior where hyperparameters vary that shift the training loss itself
+_STABILITY: Final = np.array([0.85, 0.93, 0.90])  # prior rank correlation of each signal from rung to rung
+_STABILITY_WORTH: Final = 5.0  # in trials
+_LEAST_STABILITY: Final = 0.2  # no more than a fivefold correction for noise
+_AGREED: Final = 0.85  # from this correlation on, the two rankings agree fully
+_AGREED_WORTH: Final = 12.0  # of the prior (full agreement), in trials
+_SHIFTED: Final = 0.4  # the prior where hyperparameters vary that shift the training loss itself
 
 
 def rank_stability(
     cohort: Cohort, rung: Rung, names: Sequence[str], scores: Floats, batch_key: str
 ) -> Floats:
-    """Rank correlation of each of `SIGNALS` with itself at the window before.
+    """Rank correlation of each of `SIGNALS` with itself at the previous rung, shrunk to a prior.
 
     Args:
         cohort: The sweep.
-        window: Where the trials are.
-        names: Trials at the window.
+        rung: Where the trials are.
+        names: n trials at the rung.
         scores: (n, k) their signals there.
-        batch_key: Config key of the batch size.
+        batch_key: Parameter that holds the batch size.
     """
-    steady = _STEADY.copy()
+    stability = _STABILITY.copy()
     earlier = [w for w in cohort.rungs() if w.kind == rung.kind and w.value < rung.value]
     if earlier:
         before = max(earlier, key=lambda w: w.value)
@@ -176,21 +162,28 @@ def rank_stability(
             old = signal_table(cohort, before, [names[i] for i in both], batch_key=batch_key).scores
             for k in range(len(SIGNALS)):
                 seen = max(0.0, _correlation(scores[both, k], old[:, k]))
-                steady[k] = (_STEADY_WORTH * steady[k] + len(both) * seen) / (_STEADY_WORTH + len(both))
-    return steady
+                stability[k] = (_STABILITY_WORTH * stability[k] + len(both) * seen) / (
+                    _STABILITY_WORTH + len(both)
+                )
+    return stability
 
 
-def relative_reliability(steady: Floats) -> Floats:
-    """Of each signal, 1 for the most trusted."""
-    trust: Floats = (1.0 / (1.02 - steady**2)) ** 2
-    relative: Floats = trust / trust.max()
+def relative_reliability(stability: Floats) -> Floats:
+    """Reliability of each signal, relative to the most reliable one."""
+    reliability: Floats = (1.0 / (1.02 - stability**2)) ** 2
+    relative: Floats = reliability / reliability.max()
     return relative
 
 
 @dataclass(frozen=True)
 class _Found:
-    """At one window, with so many trials there: the correlation (None without both rankings), and whether
-    hyperparameters vary that shift the training loss itself."""
+    """What was found at one rung.
+
+    Attributes:
+        trials: Trials there.
+        correlation: Of the two rankings; None without both.
+        shifted: Hyperparameters vary that shift the training loss itself.
+    """
 
     trials: int
     correlation: float | None
@@ -198,11 +191,11 @@ class _Found:
 
 
 class Agreement:
-    """Do objective and loss order the trials alike? What was found at a window is kept until more trials come there.
+    """How far objective and loss order the trials alike. What was found at a rung is kept until more trials arrive there.
 
     Args:
         cohort: The sweep.
-        batch_key: Config key of the batch size.
+        batch_key: Parameter that holds the batch size.
     """
 
     def __init__(self, cohort: Cohort, batch_key: str) -> None:
@@ -210,24 +203,23 @@ class Agreement:
         self._batch_key = batch_key
         self._found: dict[Rung, _Found] = {}
 
-    def up_to(self, rung: Rung, steady: Floats) -> float:
-        """From -1 to 1; 1 also where either is missing.
+    def up_to(self, rung: Rung, stability: Floats) -> float:
+        """Agreement at the rungs up to this one, from -1 to 1; 1 where either ranking is missing.
 
-        It is the mean correlation of the two rankings at the windows up to this one, each for as many trials as are
-        there, corrected for the noise in both (attenuation; Spearman, 1904) and drawn to the prior: that they agree, or
-        mostly not where dropout, label smoothing or the like vary.
+        The mean correlation of the two rankings, weighted by trials, is corrected for the noise in both (attenuation;
+        Spearman, 1904) and shrunk to a prior: full agreement, or much less where dropout, label smoothing or the like vary.
 
         Args:
-            window: The last window that counts.
-            steady: See `rank_stability`.
+            rung: The last rung that counts.
+            stability: See `rank_stability`.
         """
         all_found = [self._at(w) for w in self.of.rungs() if w.kind == rung.kind and w.value <= rung.value]
-        told = [(f.trials, f.correlation) for f in all_found if f.correlation is not None]
-        if not told:
+        known = [(f.trials, f.correlation) for f in all_found if f.correlation is not None]
+        if not known:
             return 1.0
-        trials = max(n for n, _ in told)
-        mean = sum(n * c for n, c in told) / sum(n for n, _ in told)
-        own = max(-1.0, min(1.0, mean / max(_LEAST_STEADY, math.sqrt(steady[0] * steady[1]))))
+        trials = max(n for n, _ in known)
+        mean = sum(n * c for n, c in known) / sum(n for n, _ in known)
+        own = max(-1.0, min(1.0, mean / max(_LEAST_STABILITY, math.sqrt(stability[0] * stability[1]))))
         prior = _SHIFTED if any(f.shifted for f in all_found) else 1.0
         agreed = (_AGREED_WORTH * prior + trials * own) / (_AGREED_WORTH + trials)
         return max(-1.0, min(1.0, agreed / _AGREED))
@@ -237,7 +229,7 @@ class Agreement:
         known = self._found.get(rung)
         if known is not None and known.trials == trials:
             return known
-        names = self.of.some_at(rung)
+        names = self.of.sample_at(rung)
         correlation = None
         if len(names) >= 3:
             scores = signal_table(self.of, rung, names, batch_key=self._batch_key).scores

@@ -1,9 +1,9 @@
-"""Which signals tell the order of final results: a pairwise logistic model with a prior, and rank agreement.
+"""Normal scores, and which signals order final results: a pairwise logistic model with a prior, and rank correlation.
 
-Pairs of finished trials are compared, not their values: trials finish because their early signals were good, and
-selection on the signals leaves comparisons between them fair, while it would bend a regression on the values.
+Pairs of finished trials are compared, not their values. Trials finish because their early signals were good; that selection
+leaves comparisons between them fair, but would bias a regression on the values. With numpy alone: importing scipy.special
+takes a second, and its last digits differ from those that recorded decisions rest on.
 """
-# MERGED The normal distribution and ranks on its scale, with numpy alone.
 
 from __future__ import annotations
 
@@ -19,39 +19,31 @@ Floats = NDArray[np.float64]
 
 
 _GRID = np.linspace(-8.0, 8.0, 3201)
-
-
 _CDF = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _GRID])
 
 
-_SCORES: dict[int, Floats] = {}
-
-
 def cdf(x: Any) -> Floats:
-    """P(Z <= x), elementwise, to 1e-5."""
+    """P(Z <= x) of the standard normal distribution, elementwise, to 1e-5."""
     out: Floats = np.interp(x, _GRID, _CDF)
     return out
 
 
 def quantile(p: float) -> float:
-    """The inverse of the distribution function."""
+    """The inverse of `cdf`."""
     return NormalDist().inv_cdf(p)
 
 
-def _table(n: int) -> Floats:
-    """Normal quantile of (k / 2n) for k = 1 .. 2n - 1: every mid-rank among n values."""
-    if n not in _SCORES:
-        if len(_SCORES) > 4096:
-            _SCORES.clear()
-        dist = NormalDist()
-        _SCORES[n] = np.array([dist.inv_cdf(k / (2 * n)) for k in range(1, 2 * n)])
-    return _SCORES[n]
+@lru_cache(maxsize=4096)
+def _mid_ranks(n: int) -> Floats:
+    """Normal quantiles of k / 2n for k = 1 .. 2n - 1: every mid-rank among n values."""
+    dist = NormalDist()
+    return np.array([dist.inv_cdf(k / (2 * n)) for k in range(1, 2 * n)])
 
 
 def normal_scores(values: Any) -> Floats:
     """Ranks of the finite values as normal quantiles of (rank - 1/2) / n, ties at their middle; NaN gets 0.
 
-    A single value, or all equal ones, get 0: they say nothing.
+    A single value, or all equal ones, get 0.
     """
     data = np.asarray(values, dtype=float)
     out = np.zeros(len(data))
@@ -62,7 +54,7 @@ def normal_scores(values: Any) -> Floats:
     own = data[seen]
     ordered = np.sort(own)
     twice_rank = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-    out[seen] = _table(n)[twice_rank - 1]
+    out[seen] = _mid_ranks(n)[twice_rank - 1]
     return out
 
 
@@ -73,7 +65,8 @@ def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float
         features: (n, k), on the scale of normal scores.
         values: (n,) final objectives, larger is better.
         prior: (k,) weights to start from.
-        strength: Inverse variance of the prior: about as many trials as it outweighs.
+        strength: Inverse variance of the prior, about the number of trials that it is worth.
+
     Returns:
         (k,) weights; the prior when there are no unequal pairs.
     """
@@ -84,7 +77,7 @@ def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float
     weights = prior.copy()
     if not len(delta):
         return weights
-    share = len(values) / len(delta)  # the pairs of n trials tell no more than n trials
+    share = len(values) / len(delta)  # the pairs of n trials hold no more information than n trials
     ridge = strength * np.eye(len(prior))
     for _ in range(8):
         miss = 1.0 / (1.0 + np.exp(np.clip(delta @ weights, -30.0, 30.0)))

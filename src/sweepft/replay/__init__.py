@@ -1,1 +1,1 @@
-"""Rules tried on recorded runs, by the very objects that stop live trials."""
+"""Replay: early-stopping rules on recorded runs, with the objects that stop live trials."""

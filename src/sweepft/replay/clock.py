@@ -1,9 +1,8 @@
-"""A sweep's clock without a sweep: recorded runs on so many slots, stopped by whoever judges.
+"""A sweep's clock over recorded runs: so many slots, and a policy that stops runs.
 
-Runs start in the given order as slots come free, and report at their recorded times; what a judge stops costs
-no more. Judges see only what has been reported by then, in the order in which it would have been.
+Runs start in the given order as slots come free, and report at their recorded times; what a policy stops costs no more. A
+policy sees only what has been reported by then, in the order in which a live sweep would have reported it.
 """
-# MERGED A virtual clock over so many slots: what a sweep's driver would see, without anything running.
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
-from sweepft.early_stopping import Rung
 from sweepft.replay.curves import Run, Study
+from sweepft.replay.policies import Decision, Policy
 
 Work = TypeVar("Work")
 
@@ -24,16 +23,15 @@ def run_on_slots(
     begin: Callable[[float, int], tuple[Work, float] | None],
     report: Callable[[Work, float], float | None],
 ) -> float:
-    """Keep the slots at work until nothing is left to do.
+    """Run work on slots until nothing is left to do; returns the time at which the last slot fell idle.
+
+    Reports due at the same time come in the order in which they were announced.
 
     Args:
         slots: Pieces of work at the same time.
         begin: Given the time and a free slot: work to do there and the seconds until its first report, or None when
             there is nothing to do now (asked again after the next report, for each free slot).
         report: Given work and the time, a report is due: the seconds until the next one, or None when the work is over.
-    Returns:
-        The time at which the last slot fell idle. Reports due at the same time come in the order in which they were
-        announced.
     """
     clock, serial = 0.0, 0
     free = list(range(slots))
@@ -56,41 +54,9 @@ def run_on_slots(
             heapq.heappush(events, (clock + wait, serial, slot, work))
 
 
-Decision = Literal["continue", "stop", "pause"]
-
-
-class Policy(Protocol):
-    """Who decides; a fresh one for each replay."""
-
-    @property
-    def rungs(self) -> Sequence[Rung]:
-        """Where runs must report, besides every 5% of the budget."""
-        ...
-
-    def start(self, run: Run) -> None:
-        """A run starts."""
-        ...
-
-    def report(self, run: Run, start: int, stop: int) -> Decision:
-        """Rows ``start`` to ``stop`` (not included) have been reported; the run is not over."""
-        ...
-
-    def finish(self, run: Run, start: int) -> None:
-        """The run ended by itself, with its rows from ``start`` on."""
-        ...
-
-    def resume(self, free: int) -> Sequence[str]:
-        """Paused runs that may go on now, in order; so many slots are free."""
-        ...
-
-    def reason(self, run_id: str) -> str:
-        """Why a run was stopped."""
-        ...
-
-
 @dataclass
 class RunOutcome:
-    """What became of one run: seconds spent on it, and whether it reached its end, at what time.
+    """What happened to one run.
 
     Attributes:
         spent: Seconds of its recorded time that were used.
@@ -118,7 +84,7 @@ def replay_study(study: Study, policy: Policy, *, slots: int, order: Sequence[in
 
     Args:
         study: The runs.
-        judge: A fresh judge.
+        policy: A fresh one.
         slots: Runs at the same time.
         order: Indices into ``study.runs``: which starts first.
     """
@@ -162,7 +128,7 @@ def replay_study(study: Study, policy: Policy, *, slots: int, order: Sequence[in
     makespan = run_on_slots(slots, begin, report)
     for name, outcome in outcomes.items():
         if outcome.status == "left":
-            outcome.reason = f"paused, and never resumed: {policy.reason(name)}"
+            outcome.reason = f"paused, not resumed: {policy.reason(name)}"
     return Outcome(outcomes, makespan)
 
 

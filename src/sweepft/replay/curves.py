@@ -1,9 +1,8 @@
-"""Tables of learning curves (CSV or parquet), one row a logged step, into studies.
+"""Recorded runs as a replay needs them, and how they are read from tables of learning curves.
 
-The columns of the public curve collections are read as they are; others are mapped by name. A run that logs
-nothing finite in a row any more has diverged.
+A table (CSV or parquet) has one row per logged step. The columns of public curve collections are known; others are mapped by
+name. A run whose last rows hold no finite value has diverged.
 """
-# MERGED Recorded runs, as a replay needs them: whole learning curves, their cost and how they ended.
 
 from __future__ import annotations
 
@@ -31,15 +30,18 @@ class Run:
 
     Attributes:
         run_id: Its name.
-        config: Its hyperparameters.
+        params: Its hyperparameters.
         step: Optimizer steps.
         progress: In the study's unit (samples where known, else steps).
         seconds: Time since the run's start, at each row; only ratios matter.
         loss: Training loss.
         grad_norm: Gradient norm.
-        metric: The objective on held-out data.
+        metric: The objective on validation data.
         final: The objective the run ended with; NaN when it diverged.
         bad_row: First row at which the run was no longer finite, or None.
+        blocks: By row, training loss and target tokens of the blocks of the sample order completed there.
+        data_order: Digest of the sample order.
+        warmup_steps: Its warmup.
     """
 
     run_id: str
@@ -95,7 +97,7 @@ class Study:
         mode: ``min`` or ``max``: which way the objective is good.
         budget: A full run, in units of ``progress``.
         runs: Two or more.
-        left_out: Runs of the source whose end is not known: they cannot be replayed.
+        left_out: Runs of the source without a known result, which cannot be replayed.
     """
 
     name: str
@@ -125,8 +127,9 @@ class Study:
         ends = np.searchsorted(run.progress, np.unique(at), side="left") + 1
         return sorted({int(e) for e in ends if e < len(run.progress)} | {len(run.progress)})
 
-    def subset(self, picked: Sequence[int]) -> Study:
-        """The study of these runs only; the budget stays."""
+    def sample(self, runs: int, seed: int) -> Study:
+        """The study of so many of its runs, in a random order; the budget stays."""
+        picked = np.random.default_rng(seed).permutation(len(self.runs))[:runs].tolist()
         return Study(self.name, self.source, self.mode, self.budget, [self.runs[i] for i in picked])
 
 
@@ -145,10 +148,10 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-_CONFIG: Final = ("lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps")
+_PARAMS: Final = ("lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps")
 
 
-_CONFIG_NAMES: Final = {"lr": "learning_rate"}
+_PARAM_NAMES: Final = {"lr": "learning_rate"}
 
 
 def read_table(
@@ -167,7 +170,8 @@ def read_table(
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise ReplayError(
-            f"{path}: cannot be read as a table: {error}\n  give a .csv or .parquet file"
+            f"{path}: cannot be read as a table: {error}\n  give a .csv or .parquet file",
+            key="replay.unreadable",
         ) from error
     return frame_to_studies(frame, where=str(path), columns=columns, mode=mode, budget=budget)
 
@@ -183,9 +187,9 @@ def frame_to_studies(
     """Split a frame into studies of runs.
 
     Args:
-        frame: One row a logged step.
-        where: What to call it in errors.
-        columns: Our name -> the table's column, for those of `COLUMNS` that are called otherwise there.
+        frame: One row per logged step.
+        where: Its name in errors.
+        columns: Key of `COLUMNS` -> the table's column, for those with another name there.
         mode: Which way the objective is good; else the table's ``metric_mode``, else ``min``.
         budget: A full run in samples (or steps); else the longest run of each study.
 
@@ -193,7 +197,7 @@ def frame_to_studies(
         ReplayError: A needed column is missing, or a study has fewer than two runs with an objective.
     """
     names = _resolve(frame, where, columns or {})
-    params = [c for c in _CONFIG if c in frame.columns and c not in names.values()]
+    params = [c for c in _PARAMS if c in frame.columns and c not in names.values()]
     params += [c for c in frame.columns if str(c).startswith("config/")]
     groups = (
         frame.groupby(names["study"], observed=True, sort=False) if "study" in names else [("all", frame)]
@@ -215,47 +219,36 @@ def frame_to_studies(
         studies.append(Study(str(name), source, mode_, top, runs))  # type: ignore[arg-type]
     if not studies:
         raise ReplayError(
-            f"{where}: no study with two or more runs that logged an objective\n  check the columns"
+            f"{where}: no study has two or more runs with an objective\n  check the columns",
+            key="replay.no_runs",
         )
     return studies
 
 
 def _resolve(frame: pd.DataFrame, where: str, given: Mapping[str, str]) -> dict[str, str]:
     names = {}
-    for ours, search_trials in COLUMNS.items():
-        wanted = (given[ours],) if ours in given else search_trials
+    has = f"it has: {', '.join(map(str, frame.columns))}"
+    for ours, usual in COLUMNS.items():
+        wanted = (given[ours],) if ours in given else usual
         found = next((c for c in wanted if c in frame.columns), None)
         if found is not None:
             names[ours] = found
         elif ours in given:
-            raise ReplayError(
-                str(
-                    Problem(
-                        where,
-                        f"--column {ours}",
-                        "must name a column of the table",
-                        f"it has: {', '.join(map(str, frame.columns))}",
-                        given[ours],
-                    )
-                )
-            )
+            rule = "must name a column of the table"
+            raise _column_error(Problem(where, f"--column {ours}", rule, has, given[ours]))
     for needed in ("run", "step", "metric"):
         if needed not in names:
-            raise ReplayError(
-                str(
-                    Problem(
-                        where,
-                        needed,
-                        f"one of the columns {', '.join(COLUMNS[needed])} is needed",
-                        f"map it with --column {needed}=NAME; it has: {', '.join(map(str, frame.columns))}",
-                    )
-                )
-            )
+            rule = f"one of the columns {', '.join(COLUMNS[needed])} is needed"
+            raise _column_error(Problem(where, needed, rule, f"map it with --column {needed}=NAME; {has}"))
     return names
 
 
+def _column_error(problem: Problem) -> ReplayError:
+    return ReplayError(str(problem), key="replay.column")
+
+
 def _counter(part: pd.DataFrame, names: Mapping[str, str]) -> str:
-    """Progress is told in samples when every row has them, else in steps."""
+    """Progress is in samples when every row has them, else in steps."""
     if "samples" in names and part[names["samples"]].notna().all():
         return names["samples"]
     return names["step"]
@@ -290,7 +283,7 @@ def _run(
         seen = metric[np.isfinite(metric)]
         final = float(seen[-1]) if len(seen) else math.nan
     settings = {
-        _CONFIG_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
+        _PARAM_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
         for c in params
         if pd.notna(rows[c].iloc[0])
     }
@@ -298,7 +291,7 @@ def _run(
 
 
 def _setting(value: Any) -> Any:
-    """A hyperparameter as plain data; many of them in one column are often kept as JSON."""
+    """A hyperparameter as plain data; several in one column are often kept as JSON."""
     if hasattr(value, "item"):
         return value.item()
     if isinstance(value, str) and value.startswith("{"):
@@ -310,7 +303,7 @@ def _setting(value: Any) -> Any:
 
 
 def _bad_row(*columns: np.ndarray[Any, Any]) -> int | None:
-    """First row with an infinite loss or objective, or from which on neither was finite again."""
+    """First row with an infinite loss or objective, or after which neither is finite again."""
     infinite = np.logical_or.reduce([np.isinf(c) for c in columns])
     alive = np.logical_or.reduce([np.isfinite(c) for c in columns])
     last = int(np.nonzero(alive)[0][-1]) if alive.any() else -1

@@ -1,4 +1,4 @@
-"""Optuna's pruners, driven over recorded runs through a study in memory; optuna is imported here only.
+"""Optuna's pruners on recorded runs, through a study in memory.
 
 The Wilcoxon pruner is not among them: it compares paired evaluations of one configuration on many problem
 instances, which learning curves are not.
@@ -7,19 +7,16 @@ instances, which learning curves are not.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import optuna
 
-from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
+from sweepft.replay.policies import Decision, Policy
 
 
-class OptunaPolicy:
+class OptunaPolicy(Policy):
     """Any pruner of Optuna as a policy; objectives are reported at each twentieth of the budget."""
-
-    rungs = ()
 
     def __init__(self, pruner: optuna.pruners.BasePruner, study: Study, seed: int = 0) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -34,14 +31,13 @@ class OptunaPolicy:
                 study_name=f"replay-{seed}", direction=direction, pruner=pruner, sampler=sampler
             )
         self._trials: dict[str, optuna.Trial] = {}
-        self._metric: dict[str, float] = {}
 
     def start(self, run: Run) -> None:
-        """Ask for a trial."""
+        """Asks for a trial."""
         self._trials[run.run_id] = self._study.ask()
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
-        """Report the last objective, ask the pruner."""
+        """Reports the last objective and asks the pruner."""
         seen = run.metric[start:stop]
         seen = seen[np.isfinite(seen)]
         if not len(seen):
@@ -58,19 +54,15 @@ class OptunaPolicy:
         return "continue"
 
     def finish(self, run: Run, start: int) -> None:
-        """Tell the final objective; a diverged run failed."""
+        """Reports the final objective; a diverged run failed."""
         trial = self._trials[run.run_id]
         if np.isfinite(run.final):
             self._study.tell(trial, run.final)
         else:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
-    def resume(self, free: int) -> Sequence[str]:
-        """Nothing is ever paused."""
-        return ()
-
     def reason(self, run_id: str) -> str:
-        """Pruners give none."""
+        """Pruners give no reason."""
         return f"pruned by {type(self._pruner).__name__}"
 
 
@@ -91,4 +83,4 @@ def make_optuna_policy(name: str, study: Study, seed: int) -> OptunaPolicy:
             )
         if name == "optuna-hyperband":
             return OptunaPolicy(pruners.HyperbandPruner(min_resource=1, max_resource=20), study, seed)
-    raise ValueError(f"rule: no pruner of Optuna is called {name!r}")
+    raise ValueError(f"rule: Optuna has no such pruner (got {name!r})")

@@ -1,7 +1,6 @@
-"""Ray Tune's own schedulers, driven over recorded runs without a session.
+"""Ray Tune's own schedulers on recorded runs, without a Ray session.
 
-Ray is imported here only. The scheduler object is Ray's, untouched; what it is given are stand-ins for a trial and
-for the controller, with just what the schedulers use of them.
+The scheduler object is Ray's own; it gets stand-ins for trials and the controller with just what schedulers use of them.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler, MedianStoppingRule, TrialScheduler
 
 from sweepft.early_stopping import Rung
-from sweepft.replay.clock import Decision
 from sweepft.replay.curves import Run, Study
+from sweepft.replay.policies import Decision, Policy
 
-_UNITS = 100  # HyperBand reckons in whole units: a full run is so many
+_UNITS = 100  # of a full run: HyperBand counts in whole units
 
 
 class _StandIn:
@@ -40,27 +39,27 @@ class _Controller:
     """A controller, as far as a scheduler calls it."""
 
     def __init__(self, policy: RayPolicy) -> None:
-        self._judge = policy
+        self._policy = policy
 
     def get_trials(self) -> list[_StandIn]:
-        return list(self._judge.trials.values())
+        return list(self._policy.trials.values())
 
     def get_live_trials(self) -> list[_StandIn]:
-        return [t for t in self._judge.trials.values() if t.status not in (Trial.TERMINATED, Trial.ERROR)]
+        return [t for t in self._policy.trials.values() if t.status not in (Trial.TERMINATED, Trial.ERROR)]
 
     def stop_trial(self, trial: _StandIn) -> None:
         """As Ray's controller: a paused or pending trial is removed from its scheduler."""
         if trial.status in (Trial.PAUSED, Trial.PENDING):
-            self._judge.scheduler.on_trial_remove(self, trial)
+            self._policy.scheduler.on_trial_remove(self, trial)
         trial.status = Trial.TERMINATED
 
 
-class RayPolicy:
-    """Any of Ray's schedulers as a judge.
+class RayPolicy(Policy):
+    """Any of Ray's schedulers as a policy.
 
     Args:
         scheduler: The scheduler; its ``time_attr`` must be ``t``, which runs to 100 at the study's budget.
-        study: What it judges.
+        study: The runs.
         joined: All trials join at the start, as bracket schedulers expect.
     """
 
@@ -82,7 +81,7 @@ class RayPolicy:
         return trial
 
     def start(self, run: Run) -> None:
-        """Add it, if it has not joined."""
+        """Adds it, if it has not joined."""
         if run.run_id not in self.trials:
             self._join(run)
         self.trials[run.run_id].status = Trial.RUNNING
@@ -100,7 +99,7 @@ class RayPolicy:
         return {"t": float(t + 1e-9), "m": self._metric[run.run_id], "training_iteration": stop}
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
-        """Ask the scheduler; results before the first objective are not shown to it."""
+        """Asks the scheduler; results before the first objective are not shown to it."""
         trial = self.trials[run.run_id]
         trial.status = Trial.RUNNING
         result = self._result(run, start, stop, final=False)
@@ -118,14 +117,14 @@ class RayPolicy:
         return "continue"
 
     def finish(self, run: Run, start: int) -> None:
-        """Tell the end."""
+        """Reports the end."""
         trial = self.trials[run.run_id]
         trial.last_result = self._result(run, start, len(run.progress), final=True) or trial.last_result
         self.scheduler.on_trial_complete(self._controller, trial, trial.last_result)
         trial.status = Trial.TERMINATED
 
     def resume(self, free: int) -> Sequence[str]:
-        """Paused trials that a bracket wants to go on."""
+        """Paused trials that a bracket resumes."""
         names = []
         while any(t.status == Trial.PAUSED for t in self.trials.values()):
             trial = self.scheduler.choose_trial_to_run(self._controller)
@@ -136,7 +135,7 @@ class RayPolicy:
         return names
 
     def reason(self, run_id: str) -> str:
-        """Ray's schedulers give none."""
+        """Ray's schedulers give no reason."""
         return f"stopped by {type(self.scheduler).__name__}"
 
 
@@ -155,4 +154,4 @@ def make_ray_policy(name: str, study: Study, seed: int) -> RayPolicy:
         return RayPolicy(HyperBandScheduler("t", max_t=_UNITS, reduction_factor=3), study, joined=True)
     if name == "ray-median":
         return RayPolicy(MedianStoppingRule("t", grace_period=5, min_samples_required=3), study)
-    raise ValueError(f"rule: no scheduler of Ray is called {name!r}")
+    raise ValueError(f"rule: Ray has no such scheduler (got {name!r})")

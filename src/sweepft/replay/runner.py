@@ -1,5 +1,4 @@
-"""Replays by name, over studies and random orders: what the command and the benchmark both call."""
-# MERGED The trade-off of a replay as one self-contained page: compute saved against the best run kept.
+"""Replays of rules by name, over studies and random orders; what the command and the benchmarks call."""
 
 from __future__ import annotations
 
@@ -20,11 +19,10 @@ from sweepft.early_stopping import (
     read_prior_sweeps,
 )
 from sweepft.early_stopping.rungs import RungSpec
-from sweepft.replay.calibrate import sample
-from sweepft.replay.clock import Outcome, Policy, replay_study
+from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Study
-from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy, RandomPolicy
-from sweepft.replay.score import Score, mean_scores, score_outcome
+from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy, Policy, RandomPolicy
+from sweepft.replay.score import Score, mean_scores, score_outcome, top_runs
 
 OTHERS: Final = (
     "random",
@@ -47,19 +45,19 @@ class Replay:
     """The settings of a replay.
 
     Attributes:
-        rungs: Where our own rules judge.
+        rungs: Where sweepft's rules judge.
         slots: Runs at the same time.
-        orders: Random orders a study.
-        group: Runs a sweep; larger studies are sampled anew for each order. None for all.
+        orders: Random orders per study.
+        group: Runs per sweep; larger studies are sampled for each order. None for all.
         min_steps: As in a live sweep.
         min_peers: As in a live sweep.
-        good: Share of trials that count as good.
-        false_stop: Bound of the calibrated rule.
-        audit: Share of condemned trials that run on; they count as spent.
-        covariates: Config keys for the calibrated rule.
+        top_fraction: The best share of the runs.
+        max_false_stop_rate: Bound of the calibrated rule.
+        audit: Share of flagged trials trained to completion; they count as spent.
+        covariates: Hyperparameters for the calibrated rule.
         noise: Objectives closer than this are equal.
-        history: From earlier sweeps, for the calibrated rule.
-        park: Our rules park what they condemn; it may come back once all runs of a sweep have begun.
+        prior_sweeps: For the calibrated rule.
+        pause: sweepft's rules pause what they flag; it may resume once all runs of a sweep have started.
         seed: Of orders, samples and audits.
         shuffle: False replays the recorded order, once.
     """
@@ -83,7 +81,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of the first order: which run, how far it was, why, and what it would have reached."""
+    """One stop in the first order: which run, how far it was, why, and the result it would have had."""
 
     study: str
     rule: str
@@ -96,7 +94,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class ReplayRow:
-    """One study under one rule: the mean over its orders."""
+    """One rule on one study: the mean over its orders."""
 
     source: str
     study: str
@@ -113,10 +111,10 @@ class ReplayRow:
 
 
 def make_policy(name: str, study: Study, settings: Replay, order: int) -> Policy:
-    """A fresh judge.
+    """A fresh policy of this name, one of `RULES` or `OTHERS`.
 
     Raises:
-        ValueError: No rule of that name.
+        ValueError: Another name.
     """
     if name in RULES or name == "asha4":
         known = PriorSweeps()
@@ -155,8 +153,8 @@ def make_policy(name: str, study: Study, settings: Replay, order: int) -> Policy
     if name == "oracle":
         return OraclePolicy(study, rung=0.1)
     if name in ("foresight", "foresight-good"):
-        top_fraction = max(1, math.ceil(settings.top_fraction * len(study.runs) - 1e-9))
-        return ForesightPolicy(study, rung=0.05, keep=top_fraction if name == "foresight-good" else 1)
+        top = max(1, math.ceil(settings.top_fraction * len(study.runs) - 1e-9))
+        return ForesightPolicy(study, rung=0.05, keep=top if name == "foresight-good" else 1)
     if name.startswith("ray-"):
         from sweepft.replay.ray_policies import make_ray_policy
 
@@ -165,7 +163,7 @@ def make_policy(name: str, study: Study, settings: Replay, order: int) -> Policy
         from sweepft.replay.optuna_policies import make_optuna_policy
 
         return make_optuna_policy(name, study, settings.seed + order)
-    raise ValueError(f"rule: one of {', '.join((*RULES, *OTHERS))} is needed (got {name!r})")
+    raise ValueError(f"rule: must be one of {', '.join((*RULES, *OTHERS))} (got {name!r})")
 
 
 def _rungs(eta: float) -> tuple[float, ...]:
@@ -184,7 +182,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
     runs = min(settings.group or len(study.runs), len(study.runs))
     orders = settings.orders if settings.shuffle else 1
     for order in range(orders):
-        picked = sample(study, runs, settings.seed + order) if settings.shuffle else study
+        picked = study.sample(runs, settings.seed + order) if settings.shuffle else study
         indices = range(len(picked.runs))
         full = makespan(picked, settings.slots)
         for rule in rules:
@@ -208,7 +206,7 @@ def _replay_study(study: Study, rules: Sequence[str], settings: Replay) -> list[
 
 
 def makespan(study: Study, slots: int) -> float:
-    """The sweep's time when nothing is stopped."""
+    """The sweep's time without any stop."""
     free = [0.0] * slots
     for run in study.runs:
         free.sort()
@@ -217,11 +215,9 @@ def makespan(study: Study, slots: int) -> float:
 
 
 def _stops(study: Study, outcome: Outcome, rule: str, top_fraction: float) -> tuple[Stop, ...]:
-    from sweepft.replay.score import top_runs
-
-    truly = top_runs(study, top_fraction)
+    top = top_runs(study, top_fraction)
     return tuple(
-        Stop(study.name, rule, r.run_id, o.spent / r.cost, o.reason, r.final, r.run_id in truly)
+        Stop(study.name, rule, r.run_id, o.spent / r.cost, o.reason, r.final, r.run_id in top)
         for r in study.runs
         for o in (outcome.runs[r.run_id],)
         if o.status != "completed"
@@ -229,7 +225,7 @@ def _stops(study: Study, outcome: Outcome, rule: str, top_fraction: float) -> tu
 
 
 def write_plot(rows: Sequence[ReplayRow], path: Path) -> None:
-    """Write the page; up and to the right is better."""
+    """Write the trade-off as a self-contained page: compute saved against the best run kept."""
     figure = go.Figure()
     for rule in dict.fromkeys(r.rule for r in rows):
         part = [r for r in rows if r.rule == rule]
@@ -239,11 +235,11 @@ def write_plot(rows: Sequence[ReplayRow], path: Path) -> None:
                 y=[r.score.best_kept_within_noise for r in part],
                 mode="markers",
                 name=rule,
-                text=[f"{r.study}: {100 * r.score.false_stop:.0f}% of the good runs lost" for r in part],
+                text=[f"{r.study}: {100 * r.score.false_stop:.0f}% of the top runs lost" for r in part],
             )
         )
     figure.update_layout(
-        title="Early-stop rules on recorded runs: one dot a study",
+        title="Early-stopping rules on recorded runs: one dot per study",
         xaxis={"title": "share of compute saved", "range": [-0.02, 1]},
         yaxis={"title": "sweeps in which the best run was kept", "range": [-0.02, 1.05]},
     )

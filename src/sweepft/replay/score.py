@@ -1,6 +1,6 @@
-"""What a replay was worth: compute saved, best run kept, regret, false stops; intervals over studies.
+"""What a replay was worth: compute saved, best run kept, regret, top runs lost; intervals over studies.
 
-Everything is measured against the recorded truth of all runs of the group, stopped or not.
+All scores compare with the recorded results of all runs, stopped or not.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Score:
     """One replay, or the mean of several.
 
     Attributes:
-        saved: Share of the recorded seconds of all runs that was not spent (start-up and audits were).
+        saved: Share of the recorded seconds of all runs that was not spent.
         best_kept: 1 when the best run reached its end.
         best_kept_within_noise: 1 when a run within the noise of the best did.
-        false_stop: Share of the good runs that did not reach their end.
+        false_stop: Share of the top runs that did not reach their end.
         regret: Best objective minus that of the best run kept, in the objective's unit, >= 0.
         regret_scaled: The same, divided by the distance between the best and the median run.
         time_to_best: Clock time at which the chosen run ended, as a share of the same sweep without stops.
@@ -55,7 +55,7 @@ def repeat_noise(study: Study) -> float:
     repeats = [g for g in groups.values() if len(g) >= 3]
     if not repeats:
         return 0.0
-    # The median over configurations: one unstable configuration must not set the noise of the good ones.
+    # The median over configurations: one unstable configuration must not set the noise of the others.
     return float(np.median([np.std(g, ddof=1) for g in repeats]))
 
 
@@ -68,7 +68,7 @@ def score_outcome(
         study: The group that was replayed.
         outcome: What became of its runs.
         full_makespan: The same sweep's time without any stop.
-        top_fraction: Share of runs that count as good.
+        top_fraction: The best share of the runs.
         noise: Objectives closer than this are equal.
     """
     values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
@@ -78,7 +78,7 @@ def score_outcome(
     best = max(values.values())
     kept = max((values[n] for n in done), default=-math.inf)
     chosen = max(done, key=lambda n: values[n], default=None)
-    truly_good = top_runs(study, top_fraction, 0.0)
+    top = top_runs(study, top_fraction)
     finite = [v for v in values.values() if v > -math.inf]
     spread = best - float(np.median(finite)) if finite else 0.0
     regret = best - kept if kept > -math.inf else best - min(finite, default=best)
@@ -87,7 +87,7 @@ def score_outcome(
         saved=1.0 - spent / total,
         best_kept=float(kept >= best),
         best_kept_within_noise=float(kept >= best - noise),
-        false_stop=sum(n not in done for n in truly_good) / len(truly_good) if truly_good else 0.0,
+        false_stop=sum(n not in done for n in top) / len(top) if top else 0.0,
         regret=regret,
         regret_scaled=min(1.0, regret / spread) if spread > 0 else 0.0,
         time_to_best=(ended if ended is not None else outcome.makespan) / full_makespan,
@@ -95,7 +95,7 @@ def score_outcome(
 
 
 def mean_scores(scores: Sequence[Score]) -> Score:
-    """Field by field."""
+    """The mean of each field."""
     rows = [asdict(s) for s in scores]
     return Score(**{k: float(np.mean([r[k] for r in rows])) for k in rows[0]})
 
@@ -103,7 +103,7 @@ def mean_scores(scores: Sequence[Score]) -> Score:
 def bootstrap(
     values: Sequence[float], *, confidence: float = 0.95, draws: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean; ``values`` are one a study, for studies are what is sampled."""
+    """Percentile interval of the mean of ``values``, one per study: studies are what is sampled."""
     data = np.asarray(values, dtype=float)
     rng = np.random.default_rng(seed)
     means = data[rng.integers(0, len(data), (draws, len(data)))].mean(axis=1)

@@ -1,6 +1,6 @@
-"""Learning curves from anywhere, as studies: run folders, tables, Trainer states, TensorBoard event files.
+"""Reads recorded runs from wherever people keep them: run folders, tables, Trainer states, TensorBoard event files.
 
-The kind of a source is found by looking at its files; no conversion is needed.
+The kind of a source is recognised by its files; nothing needs to be converted first.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def read_scalars(path: Path) -> Iterator[Scalar]:
         try:
             yield from _event(body)
         except (ValueError, struct.error, IndexError, UnicodeDecodeError) as error:
-            raise ReplayError(f"{path}: not a TensorBoard event file at byte {at}\n  remove it") from error
+            raise ReplayError(
+                f"{path}: not a TensorBoard event file at byte {at}\n  remove it", key="replay.unreadable"
+            ) from error
         at += 16 + length
 
 
@@ -118,14 +120,14 @@ def read_source(
     """The studies at a path.
 
     Args:
-        path: A run folder, a ``.csv`` or ``.parquet`` table, or a folder under which runs lie, each with a
-            ``trainer_state.json`` or TensorBoard event files.
-        columns: For tables: our name -> the table's column.
-        mode: Which way the objective is good, where the source does not say.
-        budget: A full run, where the source does not say.
+        path: A run folder, a ``.csv`` or ``.parquet`` table, or a folder of runs, each with a ``trainer_state.json`` or
+            TensorBoard event files.
+        columns: For tables: key of `COLUMNS` -> the table's column.
+        mode: Which way the objective is good, where the source does not contain it.
+        budget: A full run, where the source does not contain it.
 
     Raises:
-        ReplayError: Nothing that can be read lies there.
+        ReplayError: There is nothing that can be read.
     """
     if path.is_file() and path.suffix in (".csv", ".parquet"):
         return read_table(path, columns=columns, mode=mode, budget=budget)
@@ -139,7 +141,8 @@ def read_source(
     raise ReplayError(
         f"{path}: no learning curves found\n"
         "  give a run folder, a .csv or .parquet table, or a folder of runs with trainer_state.json or"
-        " TensorBoard event files"
+        " TensorBoard event files",
+        key="replay.no_curves",
     )
 
 
@@ -155,7 +158,10 @@ def state_to_study(state: SweepState, *, name: str, source: str) -> Study:
     trials = state.search_trials
     ended = [t for t in trials if t.status in ("completed", "diverged") and t.reports]
     if len(ended) < 2:
-        raise ReplayError(f"{source}: fewer than two trials ran to their end\n  a replay needs whole curves")
+        raise ReplayError(
+            f"{source}: fewer than two trials ran to their end\n  a replay needs whole curves",
+            key="replay.no_runs",
+        )
     runs = [_ledger_run(trial) for trial in ended]
     return Study(name, source, "min", float(state.budget_samples), runs, left_out=len(trials) - len(runs))
 
@@ -188,7 +194,10 @@ def live_decisions(state: SweepState) -> list[StopDecision]:
         ReplayError: If the ledger is empty.
     """
     if not state.header:
-        raise ReplayError("ledger: it has no sweep row\n  give the run folder of a sweep that has started")
+        raise ReplayError(
+            "ledger: it has no sweep row\n  give the run folder of a sweep that has started",
+            key="replay.no_curves",
+        )
     state.drop_partial_results()
     stop = dict(state.header["spec"].get("early_stop") or {})
     name = stop.get("rule", "median")
@@ -225,7 +234,8 @@ def _trainer_frame(folder: Path, columns: Mapping[str, str]) -> pd.DataFrame | N
             step = int(state["global_step"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ReplayError(
-                f"{path}: not a Trainer state: {error}\n  remove it or give another folder"
+                f"{path}: not a Trainer state: {error}\n  remove it or give another folder",
+                key="replay.unreadable",
             ) from error
         run = path.parent.parent if path.parent.name.startswith("checkpoint-") else path.parent
         if run not in newest or step > newest[run][0]:
@@ -280,7 +290,8 @@ def _events_frame(folder: Path, columns: Mapping[str, str]) -> pd.DataFrame | No
     frame = pd.DataFrame(rows)
     if "eval_metric" not in frame:
         raise ReplayError(
-            f"{folder}: no scalar is called {metric!r}\n  name the objective with --column metric=TAG"
+            f"{folder}: no scalar is called {metric!r}\n  name the objective with --column metric=TAG",
+            key="replay.column",
         )
     return frame
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from typing import Any, Final
 
-from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, audit_weight, good_edge
+from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, audit_weight, top_edge
 from sweepft.early_stopping.decisions import BY_USER
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.ledger import SweepState, TrialState
@@ -74,7 +74,7 @@ def _error_rates(
     )
     audit = _audit_rate(view, stopped, len(flagged))
     weights = [audit_weight(_fate(view, t), audit) for t in ended]
-    edge = good_edge([-t["objective"] for t in ended], weights, good_share)
+    edge = top_edge([-t["objective"] for t in ended], weights, good_share)
     own = [-t["objective"] >= edge for t in ended if t["audited"]]
     kept = sum(-t["objective"] >= edge and _fate(view, t) is None for t in ended)
     past = PriorSweeps.from_dict(view.header.get("prior_sweeps") or {})

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from support.ledger_builder import LedgerBuilder
 from sweepft.early_stopping import EarlyStopper, StopDecision, make_report, make_rule, replay_state
 
@@ -49,13 +50,13 @@ def actions(r: EarlyStopper, values: list[Any], step: float = 10) -> list[str]:
         ("min", [1.0, 2.0, 1.5], ["continue", "continue", "continue"]),  # equal to the median of two
     ],
 )
-def test_median_stops_what_is_strictly_worse_than_the_median_of_the_others(
+def test_median__stops_what_is_worse_than_the_median_of_others(
     mode: str, values: list[Any], expected: list[str]
 ) -> None:
     assert actions(early_stopper(mode=mode), values) == expected
 
 
-def test_the_leader_is_never_stopped_though_a_rule_condemns_it() -> None:
+def test_early_stopper__never_stops_the_best_trial_at_a_rung() -> None:
     r = early_stopper("recipe", rungs=(0.1,))
     for i in range(4):
         r.add(f"t{i}")
@@ -64,17 +65,17 @@ def test_the_leader_is_never_stopped_though_a_rule_condemns_it() -> None:
     assert "best objective" in decision.reason
 
 
-def test_the_last_ones_standing_are_not_stopped() -> None:
+def test_early_stopper__keeps_the_last_trials() -> None:
     r = early_stopper(keep_last=4)
     assert actions(r, [1.0, 2.0, 3.0, 4.0]) == ["continue"] * 3 + ["continue"]
-    assert "standing" in r.decisions[-1].reason
+    assert "remain" in r.decisions[-1].reason
 
 
 @pytest.mark.parametrize(
     ("loss", "norm", "expected"),
     [(1.0, 5.0, "stop"), (9.0, 0.1, "continue"), (1.0, None, "stop"), (None, 5.0, "stop")],
 )
-def test_recipe_stops_high_gradient_norm_and_low_loss(loss: Any, norm: Any, expected: str) -> None:
+def test_recipe__stops_high_gradient_norm_and_low_loss(loss: Any, norm: Any, expected: str) -> None:
     r = early_stopper("recipe")
     for i in range(3):
         r.add(f"t{i}", {"batch_size": 8})
@@ -85,7 +86,7 @@ def test_recipe_stops_high_gradient_norm_and_low_loss(loss: Any, norm: Any, expe
     assert set(decision.evidence["ranks"]) == {k for k, v in (("loss", loss), ("log_grad_norm", norm)) if v}
 
 
-def test_recipe_never_compares_across_batch_sizes() -> None:
+def test_recipe__never_compares_across_batch_sizes() -> None:
     r = early_stopper("recipe")
     for i in range(5):
         r.add(f"t{i}", {"batch_size": 8})
@@ -96,7 +97,7 @@ def test_recipe_never_compares_across_batch_sizes() -> None:
     assert decision.reason.startswith("0 comparable")
 
 
-def test_a_window_before_min_steps_or_within_warmup_is_judged_at_the_next() -> None:
+def test_early_stopper__skips_rungs_before_min_steps_or_in_warmup() -> None:
     r = early_stopper(min_steps=20)
     assert actions(r, [1.0, 2.0, 3.0, 4.0]) == []
     for i in range(4):
@@ -110,11 +111,11 @@ def test_a_window_before_min_steps_or_within_warmup_is_judged_at_the_next() -> N
     [
         ({"loss": NAN}, "training loss is nan"),
         ({"loss": math.inf}, "training loss is inf"),
-        ({"metric": NAN}, "held-out objective is nan"),
+        ({"metric": NAN}, "validation objective is nan"),
         ({"diverged": "loss scale underflow"}, "loss scale underflow"),
     ],
 )
-def test_what_is_not_finite_is_stopped_by_the_guard(kwargs: dict[str, Any], words: str) -> None:
+def test_early_stopper__stops_what_is_not_finite(kwargs: dict[str, Any], words: str) -> None:
     r = early_stopper("none")
     r.add("t0")
     (decision,) = r.report("t0", at(3, **kwargs))
@@ -123,7 +124,7 @@ def test_what_is_not_finite_is_stopped_by_the_guard(kwargs: dict[str, Any], word
     assert r.cohort.trials["t0"].status == "diverged"
 
 
-def test_an_infinite_gradient_norm_alone_is_not_a_divergence() -> None:
+def test_early_stopper__an_infinite_gradient_norm_is_no_divergence() -> None:
     r = early_stopper("none")
     r.add("t0")
     assert r.report("t0", at(3, loss=1.0, grad_norm=math.inf)) == []
@@ -140,7 +141,7 @@ def test_an_infinite_gradient_norm_alone_is_not_a_divergence() -> None:
         ([-2.0, -2.0, 0.5, 0.5, 0.5], True),
     ],
 )
-def test_sustained_divergence_is_stopped_and_a_spike_is_not(losses: list[float], stopped: bool) -> None:
+def test_early_stopper__stops_sustained_divergence_not_spikes(losses: list[float], stopped: bool) -> None:
     r = early_stopper("none")
     r.add("t0")
     for i, loss in enumerate(losses):
@@ -148,7 +149,7 @@ def test_sustained_divergence_is_stopped_and_a_spike_is_not(losses: list[float],
     assert (r.cohort.trials["t0"].status == "diverged") is stopped
 
 
-def test_a_bulk_report_is_judged_like_its_steps_one_by_one() -> None:
+def test_early_stopper__judges_a_bulk_report_like_single_steps() -> None:
     single, bulk = early_stopper("recipe", rungs=(0.1,)), early_stopper("recipe", rungs=(0.1,))
     rng = random.Random(0)
     for t in range(6):
@@ -164,7 +165,7 @@ def test_a_bulk_report_is_judged_like_its_steps_one_by_one() -> None:
     assert {v.action for v in bulk.decisions} == {"continue", "stop"}
 
 
-def test_reports_out_of_order_and_repeats_change_nothing() -> None:
+def test_early_stopper__ignores_repeated_and_unordered_reports() -> None:
     r = early_stopper("none")
     r.add("t0")
     r.report("t0", at(10, loss=1.0))
@@ -174,7 +175,7 @@ def test_reports_out_of_order_and_repeats_change_nothing() -> None:
     assert r.state_dict() == before
 
 
-def test_a_late_joiner_is_judged_against_those_before_it() -> None:
+def test_early_stopper__judges_a_late_trial_against_earlier_ones() -> None:
     r = early_stopper()
     actions(r, [1.0, 2.0, 3.0])
     r.add("late")
@@ -183,7 +184,7 @@ def test_a_late_joiner_is_judged_against_those_before_it() -> None:
 
 @pytest.mark.parametrize("rule", ["median", "calibrated"])
 @pytest.mark.parametrize("end", [5, 30])
-def test_a_trial_that_ends_early_is_completed_and_its_length_tells_nothing(rule: str, end: int) -> None:
+def test_early_stopper__completes_a_trial_shorter_than_the_budget(rule: str, end: int) -> None:
     """Before the first window or between two: its final result counts, and no one is judged against it where it
     never was.
     """
@@ -203,13 +204,13 @@ def test_a_trial_that_ends_early_is_completed_and_its_length_tells_nothing(rule:
     assert r.report("short", at(60, metric=9.0)) == []
 
 
-def test_a_report_beyond_several_windows_is_judged_at_each_until_stopped() -> None:
+def test_early_stopper__judges_one_report_at_several_rungs() -> None:
     r = early_stopper(rungs=(0.1, 0.2))
     r.add("t0")
     assert [v.rung for v in r.report("t0", at(30, metric=1.0))] == [0.1, 0.2]
 
 
-def test_nothing_is_judged_at_the_full_budget_and_the_last_objective_is_the_final_one() -> None:
+def test_early_stopper__does_not_judge_at_the_full_budget() -> None:
     r = early_stopper(rungs=(0.5, 1.0))
     r.add("t0")
     r.report("t0", at(50, metric=3.0))
@@ -218,7 +219,7 @@ def test_nothing_is_judged_at_the_full_budget_and_the_last_objective_is_the_fina
     assert dict(r.cohort.finals) == {"t0": 2.0}
 
 
-def test_a_failed_trial_goes_on_where_its_curve_ends() -> None:
+def test_early_stopper__a_failed_trial_continues_its_curve() -> None:
     r = early_stopper()
     r.add("t0")
     r.report("t0", at(10, metric=1.0))
@@ -229,7 +230,7 @@ def test_a_failed_trial_goes_on_where_its_curve_ends() -> None:
     assert [v.rung for v in r.report("t0", at(50, metric=1.0))] == [0.5]
 
 
-def test_stopped_trials_are_out_and_savings_are_counted() -> None:
+def test_early_stopper__counts_savings_of_stopped_trials() -> None:
     r = early_stopper()
     actions(r, [1.0, 2.0, 3.0])
     assert r.report("t2", at(20, metric=0.0)) == []
@@ -242,9 +243,7 @@ def test_stopped_trials_are_out_and_savings_are_counted() -> None:
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("calibrated", ["stop"]), ("median", [])])
-def test_between_windows_a_trial_is_judged_again_once_its_peers_are_known(
-    rule: str, expected: list[str]
-) -> None:
+def test_early_stopper__judges_again_between_rungs_with_new_peers(rule: str, expected: list[str]) -> None:
     """The first at a window has nobody to be compared with; better ones that come there condemn it later."""
     r = early_stopper(rule)
     assert actions(r, [9.0]) == ["continue"]
@@ -259,7 +258,7 @@ def test_between_windows_a_trial_is_judged_again_once_its_peers_are_known(
 
 
 @pytest.mark.parametrize("kw", [{"audit": 1.0}, {"pause": True}])
-def test_an_audited_trial_and_one_that_came_back_are_not_judged_between_windows(kw: dict[str, Any]) -> None:
+def test_early_stopper__flagged_trials_wait_for_the_next_rung(kw: dict[str, Any]) -> None:
     r = early_stopper("calibrated", **kw)
     for i in range(9):
         r.add(f"t{i}")
@@ -271,17 +270,17 @@ def test_an_audited_trial_and_one_that_came_back_are_not_judged_between_windows(
     assert r.cohort.trials["t8"].status == "running"
 
 
-def test_a_verdict_survives_its_row() -> None:
+def test_stop_decision__survives_its_row() -> None:
     v = StopDecision("t0", 3, 24.0, 0.1, "stop", "median", "because", None, {"peers": 3})
     row = {"kind": "decision", "seq": 4, **json.loads(json.dumps(v.to_row()))}
     assert StopDecision.from_row(row) == v
 
 
-def test_a_state_of_another_version_or_mode_is_refused() -> None:
+def test_early_stopper__refuses_a_state_of_another_version_or_mode() -> None:
     state = early_stopper().state_dict()
-    with pytest.raises(ValueError, match="version 2"):
+    with raises(ValueError, "state_dict"):
         early_stopper().load_state_dict({**state, "version": 0})
-    with pytest.raises(ValueError, match="mode"):
+    with raises(ValueError, "state_dict"):
         early_stopper(mode="max").load_state_dict(state)
 
 
@@ -302,7 +301,7 @@ EVENTS = st.lists(
 @given(
     events=EVENTS, cut=st.integers(0, 60), rule=st.sampled_from(["median", "recipe", "asha", "calibrated"])
 )
-def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut: int, rule: str) -> None:
+def test_early_stopper__decides_the_same_after_a_restart(events: list[Any], cut: int, rule: str) -> None:
     def feed(r: EarlyStopper, part: list[Any]) -> None:
         for trial, step, metric, loss, done in part:
             name = f"t{trial}"
@@ -324,17 +323,17 @@ def test_a_restart_in_the_middle_gives_the_same_verdicts(events: list[Any], cut:
     assert second.summary() == whole.summary()
 
 
-def test_no_rule_stops_a_pinned_trial_but_a_guard_does() -> None:
+def test_early_stopper__stops_a_pinned_trial_only_if_it_diverges() -> None:
     r = early_stopper()
     r.pin("t4", "ada@host")
     assert actions(r, [1.0, 2.0, 3.0, 1.4, 9.0])[-1] == "continue"
-    assert r.decisions[-1].reason.endswith("but it is pinned by ada@host")
+    assert r.decisions[-1].reason.endswith("not stopped: pinned by ada@host")
     assert r.cohort.trials["t4"].flagged_at is None, "it counts in no error rate"
     (decision,) = r.report("t4", at(20, loss=NAN))
     assert decision.action == "divergence_check"
 
 
-def test_a_persons_stop_is_no_rules_doing() -> None:
+def test_early_stopper__a_user_stop_withdraws_the_trial() -> None:
     r = early_stopper()
     actions(r, [1.0, 2.0])
     decision = r.stop("t1", "stopped by ada@host")
@@ -343,10 +342,10 @@ def test_a_persons_stop_is_no_rules_doing() -> None:
     )  # fmt: skip
     assert decision.ends_trial
     assert r.cohort.trials["t1"].status == "removed"
-    assert r.cohort.out_before(r.rungs[-1]) == (0, 0.0), "nor does it count among those that were condemned"
+    assert r.cohort.ended_before(r.rungs[-1]) == (0, 0.0), "nor does it count among those that were condemned"
 
 
-def test_pins_survive_a_saved_state_and_a_replay() -> None:
+def test_early_stopper__pins_survive_state_and_replay() -> None:
     ledger = LedgerBuilder().trial("t0").command("pin", "t0", who="ada@host")
     ledger.command("pin", "t1", who="ada@host", accepted=False)
     replayed = early_stopper()

@@ -48,26 +48,26 @@ def saved(output: str) -> float:
 
 
 @pytest.mark.ray
-def test_a_plain_loop_in_ray(outputs: dict[str, str]) -> None:
+def test_examples__a_plain_loop_in_ray(outputs: dict[str, str]) -> None:
     output = outputs["plain_loop.py"]
     assert saved(output) > 1.5
     assert " stop at step " in output
 
 
 @pytest.mark.ray
-def test_a_transformers_trainer_in_ray(outputs: dict[str, str]) -> None:
+def test_examples__a_transformers_trainer_in_ray(outputs: dict[str, str]) -> None:
     output = outputs["trainer_callback.py"]
     assert saved(output) > 0.7
     assert " stop at step " in output
     assert "'failed'" not in output
 
 
-def test_an_optuna_study(outputs: dict[str, str]) -> None:
+def test_examples__an_optuna_study(outputs: dict[str, str]) -> None:
     found = re.search(r"completed=(\d+) pruned=(\d+) best=([\d.]+)", outputs["optuna_pruner.py"])
     assert found
     assert int(found[2]) > int(found[1])
     assert float(found[3]) < 1.1
 
 
-def test_every_example_is_run_here() -> None:
+def test_examples__every_file_is_run_here() -> None:
     assert set(NAMES) == {p.name for p in EXAMPLES.glob("*.py")}

@@ -67,9 +67,7 @@ class ClassTrainable(tune.Trainable):
 
 
 @pytest.mark.parametrize("trainable", [function_trainable, ClassTrainable])
-def test_a_real_sweep_stops_the_poor_and_finishes_the_good(
-    session: None, tmp_path: Path, trainable: Any
-) -> None:
+def test_scheduler__stops_poor_trials_of_a_real_sweep(session: None, tmp_path: Path, trainable: Any) -> None:
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss",
         mode="min",
@@ -108,7 +106,7 @@ def _named(spec: Any) -> str:
     return f"t{spec.config.x}"
 
 
-def test_a_failing_trial_is_known_as_failed_and_harms_no_other(session: None, tmp_path: Path) -> None:
+def test_scheduler__a_failing_trial_harms_no_other(session: None, tmp_path: Path) -> None:
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss", mode="min", budget=100, rungs=(0.2,), min_steps=2, min_peers=20
     )
@@ -123,7 +121,7 @@ def test_a_failing_trial_is_known_as_failed_and_harms_no_other(session: None, tm
 
 @pytest.mark.full  # each trial starts a training group of its own: a minute in all
 @pytest.mark.timeout(900)
-def test_trials_that_train_with_ray_train_are_judged_and_stopped(session: None, tmp_path: Path) -> None:
+def test_scheduler__judges_trials_that_use_ray_train(session: None, tmp_path: Path) -> None:
     """Ray's own recipe: a function trainable drives a trainer, whose callback hands the workers' reports to Tune."""
     scheduler = EarlyDynamicsScheduler(
         metric="eval_loss",

@@ -14,7 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Run, Study, frame_to_studies
-from sweepft.replay.runner import Replay, make_policy, replay_all, sample
+from sweepft.replay.runner import Replay, make_policy, replay_all
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 TABLE = Path(__file__).parents[3] / "benchmarks" / "data" / "study.parquet"
@@ -87,17 +87,17 @@ def through_ray(picked: Study, rule: str) -> Outcome:
 
 
 @pytest.mark.parametrize("rule", ["median", "recipe", "calibrated"])
-def test_it_stops_what_the_replay_says_it_stops(study: Study, rule: str) -> None:
+def test_study__live_stops_are_those_of_the_replay(study: Study, rule: str) -> None:
     """Result by result through Ray's interface, or report by report in a replay: the same runs end."""
     for order in range(3):
-        picked = sample(study, GROUP, order)
+        picked = study.sample(GROUP, order)
         decide = make_policy(rule, picked, Replay(rungs=RUNGS), order)
         said = replay_study(picked, decide, slots=4, order=range(GROUP))
         done = through_ray(picked, rule)
         assert [o.status for o in done.runs.values()] == [o.status for o in said.runs.values()]
 
 
-def test_the_default_rule_saves_and_keeps_the_best_and_the_papers_does_not(study: Study) -> None:
+def test_study__calibrated_keeps_the_best_and_recipe_does_not(study: Study) -> None:
     calibrated, recipe, random = (
         row.score
         for row in replay_all(

@@ -33,24 +33,24 @@ def statuses(r: EarlyStopper) -> dict[str, str]:
     return {name: t.status for name, t in r.cohort.trials.items()}
 
 
-def test_what_is_condemned_is_parked_and_counts_as_out() -> None:
+def test_pause__flagged_trials_are_paused_and_count_as_ended() -> None:
     r, stopped = paused(), paused(0)
     assert [v.action for v in r.decisions] == ["continue"] * 3 + ["pause"] * 3
     assert r.decisions[-1].ends_trial
     assert statuses(r) == dict.fromkeys(("t0", "t1", "t2"), "running") | dict.fromkeys(
         ("t3", "t4", "t5"), "paused"
     )
-    assert r.cohort.standing == 3
+    assert r.cohort.remaining == 3
     assert r.summary()["trials_saved"] == pytest.approx(2.7)
     assert stopped.paused_trials() == []
 
 
-def test_audits_come_before_parking() -> None:
+def test_pause__audits_come_first() -> None:
     r = paused(audit=1.0)
     assert [v.action for v in r.decisions[3:]] == ["audit"] * 3
 
 
-def test_a_parked_trial_is_running_again_with_its_first_new_report_and_not_before() -> None:
+def test_pause__a_new_report_resumes_a_trial() -> None:
     r = paused()
     r.add("t4")  # proposed again
     assert r.report("t4", at(10, 9.9)) == []  # and nothing new yet
@@ -58,12 +58,12 @@ def test_a_parked_trial_is_running_again_with_its_first_new_report_and_not_befor
     r.remove("t4")
     assert statuses(r)["t4"] == "paused"
     assert r.report("t4", at(30, 0.1)) == []
-    assert (statuses(r)["t4"], r.cohort.standing) == ("running", 4)
+    assert (statuses(r)["t4"], r.cohort.remaining) == ("running", 4)
     r.complete("t4", at(100, 0.1))
     assert r.cohort.finals == {"t4": 0.1}
 
 
-def test_a_trial_that_came_back_may_be_parked_again_and_one_may_end_with_its_first_report() -> None:
+def test_pause__a_resumed_trial_may_be_paused_again_or_end() -> None:
     r = paused()
     for i in range(3):
         r.report(f"t{i}", at(50, 1.0))
@@ -76,7 +76,7 @@ def test_a_trial_that_came_back_may_be_parked_again_and_one_may_end_with_its_fir
     assert statuses(r)["t3"] == "failed"
 
 
-def test_the_likeliest_comes_first_and_its_price_is_what_is_left_of_its_budget() -> None:
+def test_paused_trials__the_likeliest_is_first_at_its_price() -> None:
     r = paused(8)
     r.report("t5", at(40, 0.5))
     assert [p.trial_id for p in r.paused_trials()] == ["t3", "t4", "t6", "t7"]
@@ -93,12 +93,10 @@ def test_the_likeliest_comes_first_and_its_price_is_what_is_left_of_its_budget()
 @pytest.mark.parametrize(
     ("p_top", "price", "worth"), [(0.1, 0.5, True), (0.1, 0.51, False), (0.0, 0.0, True), (0.19, 1.0, False)]
 )
-def test_worth_it_is_what_promises_as_much_for_its_price_as_a_new_trial(
-    p_top: float, price: float, worth: bool
-) -> None:
+def test_paused_trial__is_worth_its_price_or_not(p_top: float, price: float, worth: bool) -> None:
     paused_trial = PausedTrial("t0", p_top, price, price * 0.2)
     assert paused_trial.worth is worth
-    assert ("is enough for" if worth else "is below") in paused_trial.reason
+    assert (">=" if worth else "<") in paused_trial.reason
 
 
 EARLY_STOP = st.fixed_dictionaries(
@@ -132,7 +130,7 @@ SWEEPS = st.builds(
         (30,),
     )
 )
-def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
+def test_pause__a_sweep_rebuilt_from_its_ledger_is_equal(sweep: JudgedSweep) -> None:
     """Whatever was parked, came back, failed or was cut by a crash: the same verdicts, state and view."""
     sweep.run()
     view = sweep.state()
@@ -150,11 +148,11 @@ def test_a_sweep_rebuilt_from_its_rows_is_the_sweep(sweep: JudgedSweep) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(sweep=SWEEPS)
-def test_no_parked_trial_that_was_worth_it_is_left_when_nothing_else_is_to_be_done(
+def test_pause__no_trial_worth_resuming_is_left_at_the_end(
     sweep: JudgedSweep,
 ) -> None:
     sweep.early_stop["pause"] = True
     sweep.run()
     ends = [r for r in sweep.rows if r["kind"] == "end" and r["status"] == "stopped"]
-    assert all("is below" in r["reason"] for r in ends)
+    assert all(" < " in r["reason"] for r in ends)
     assert not [t for t in statuses(sweep.early_stopper).values() if t in ("paused", "running")]

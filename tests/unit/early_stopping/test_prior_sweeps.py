@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.errors import raises
 from sweepft.early_stopping import (
     Calibration,
     EarlyStopper,
@@ -39,12 +40,15 @@ def write_run(
     rows: list[tuple[str, dict[str, Any]]] = [("sweep", {**header, "sweepft_version": "0"})]
     for i, final in enumerate(finals):
         trial = {"trial_id": f"t{i}", "step": 10, "samples_seen": 10}
+        proposed = {"number": i, "params": {}, "train_config": {}, "origin": "sampler"}
+        proposed |= {"planned_steps": 10, "warmup_steps": 0}
+        rows.append(("trial", {"trial_id": f"t{i}", **proposed}))
         if i in audited:
             rows.append(
                 ("decision", {**trial, "rung": 0.1, "action": "audit", "rule": "median", "reason": "r"})
             )
-        prior_sweeps = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
-        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "prior_sweeps": prior_sweeps}))
+        history = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
+        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "history": history}))
         end = {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final}
         rows.append(("end", {**end, "tokens_seen": 0}))
     ledger = folder / "ledger" / "ledger.jsonl"
@@ -58,7 +62,7 @@ def write_run(
     return folder
 
 
-def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_sweeps_share(
+def test_prior_sweeps__read_audits_by_time_and_by_the_new_top_fraction(
     tmp_path: Path,
 ) -> None:
     late = write_run(tmp_path / "late", [1.0, 2.0, 3.0, 4.0], {0, 3}, began=500.0, torn=True)
@@ -75,43 +79,44 @@ def test_audits_of_earlier_runs_are_read_in_order_of_time_and_judged_by_the_new_
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("given", "key"),
     [
-        (["absent.json"], "absent.json is not there"),
-        (["bad.json"], "bad.json is not a calibration"),
-        (["empty"], "empty holds no ledger"),
-        (["run", "run"], "run is the same sweep as"),
-        (["run", "copy"], "copy is the same sweep as"),
-        (["good.json"], "good.json is a calibration, and rule median has no use for one"),
-        (["other"], "other was stopped by rule asha, not median"),
-        (["damaged"], r"damaged has a damaged ledger \(line 2\)"),
+        (["absent.json"], "prior_sweeps.absent"),
+        (["bad.json"], "prior_sweeps.no_calibration"),
+        (["empty"], "prior_sweeps.no_ledger"),
+        (["run", "run"], "prior_sweeps.repeated"),
+        (["run", "copy"], "prior_sweeps.repeated"),
+        (["good.json"], "prior_sweeps.unused"),
+        (["other"], "prior_sweeps.other_rule"),
+        (["damaged"], "prior_sweeps.no_ledger"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], words: str
+def test_prior_sweeps__refuse_what_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], key: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path / "run", [1.0], {0})
     write_run(tmp_path / "copy", [1.0], {0})
     write_run(tmp_path / "other", [1.0], {0}, rule="asha")
     damaged = write_run(tmp_path / "damaged", [1.0], {0}, began=7.0) / "ledger" / "ledger.jsonl"
-    damaged.write_bytes(damaged.read_bytes().replace(b'"kind":"verdict"', b'"kind" "verdict"', 1))
+    damaged.write_bytes(damaged.read_bytes().replace(b'"kind":"decision"', b'"kind" "decision"', 1))
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.json").write_text("[]")
     (tmp_path / "good.json").write_text(json.dumps(CALIBRATION.to_dict()))
-    with pytest.raises(PriorSweepsError, match=words) as caught:
+    with raises(PriorSweepsError, key) as caught:
         read_prior_sweeps(given, rule="median")
+    assert f"prior_sweeps: {given[-1]} " in str(caught.value)
     assert len(str(caught.value).splitlines()) == 2
     assert isinstance(caught.value, ValueError)
 
 
-def test_a_calibration_and_runs_may_stand_together_but_only_one_calibration(tmp_path: Path) -> None:
+def test_prior_sweeps__take_one_calibration_beside_runs(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [1.0, 2.0], {1}, rule="calibrated", max_false_stop_rate=0.1)
     found = read_prior_sweeps([CALIBRATION, str(run)])
     assert (found.calibration, found.outcomes) == (CALIBRATION, [False])
-    with pytest.raises(PriorSweepsError, match="second calibration"):
+    with raises(PriorSweepsError, "prior_sweeps.second_calibration"):
         read_prior_sweeps([CALIBRATION, CALIBRATION.to_dict()])
-    with pytest.raises(PriorSweepsError, match=r"was run with false_stop 0\.1, here it is 0\.2"):
+    with raises(PriorSweepsError, "prior_sweeps.other_bound"):
         read_prior_sweeps(str(run), max_false_stop_rate=0.2)
 
 
@@ -142,7 +147,7 @@ def judged(prior_sweeps: PriorSweeps | None) -> EarlyStopper:
         ([False] * 24 + [True] * 5, "uncertified", 59),
     ],
 )
-def test_audits_pool_and_the_certificate_is_read_at_fixed_counts_of_the_pool(
+def test_prior_sweeps__audits_pool_and_are_read_at_fixed_counts(
     earlier: list[bool], status: str, looked: int
 ) -> None:
     past = PriorSweeps(audits=(PastAudits("old", 1.0, tuple(earlier)),)) if earlier else None
@@ -153,7 +158,7 @@ def test_audits_pool_and_the_certificate_is_read_at_fixed_counts_of_the_pool(
     assert (audits["audited"], audits["good"]) == (30 + len(earlier), sum(earlier))
 
 
-def test_a_rule_that_earlier_audits_refute_stops_nobody_from_the_start() -> None:
+def test_prior_sweeps__refuting_audits_switch_the_rule_off_at_once() -> None:
     past = PriorSweeps(audits=(PastAudits("old", 1.0, (True,) * 14),))
     r = EarlyStopper(
         rule=make_rule("median", min_peers=1), rungs=(0.1,), budget=100, mode="min", prior_sweeps=past
@@ -162,4 +167,4 @@ def test_a_rule_that_earlier_audits_refute_stops_nobody_from_the_start() -> None
         r.add(f"t{i}")
         r.report(f"t{i}", make_report(step=[10], progress=[10], metric=float(i)))
     assert {v.action for v in r.decisions} == {"continue"}
-    assert "only the guards act" in r.decisions[-1].reason
+    assert "switched off" in r.decisions[-1].reason

@@ -35,7 +35,7 @@ def run(
 
 @pytest.mark.parametrize("rule", ["calibrated", "median", "asha"])
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
-def test_it_prunes_the_poor_and_keeps_the_best(rule: str, direction: str) -> None:
+def test_pruner__prunes_poor_trials_and_keeps_the_best(rule: str, direction: str) -> None:
     study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1, 0.5), rule=rule), direction)
     states = [t.state for t in study.trials]
     assert states.count(STATES.PRUNED) > 8
@@ -46,7 +46,7 @@ def test_it_prunes_the_poor_and_keeps_the_best(rule: str, direction: str) -> Non
     assert min(pruned) > sorted(t.params["x"] for t in study.trials)[2]
 
 
-def test_it_reads_the_storage_so_that_a_new_process_goes_on(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_pruner__a_new_process_continues_from_the_storage(tmp_path) -> None:  # type: ignore[no-untyped-def]
     storage = f"sqlite:///{tmp_path / 'study.db'}"
     study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1,), rule="median"), trials=10, storage=storage)
     fresh = EarlyDynamicsPruner(budget=20, rungs=(0.1,), rule="median")
@@ -58,7 +58,7 @@ def test_it_reads_the_storage_so_that_a_new_process_goes_on(tmp_path) -> None:  
     assert fresh.decisions[-1].evidence["peers"] == 10
 
 
-def test_between_windows_a_trial_is_judged_again_by_what_others_have_shown_since() -> None:
+def test_pruner__judges_again_between_rungs() -> None:
     study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, rungs=(0.1,)))
     first = study.ask()
     observe(first, 2, metric=9.0, loss=9.0)
@@ -70,13 +70,13 @@ def test_between_windows_a_trial_is_judged_again_by_what_others_have_shown_since
     assert first.should_prune()
 
 
-def test_an_audited_trial_is_not_pruned() -> None:
+def test_pruner__does_not_prune_an_audited_trial() -> None:
     study = run(EarlyDynamicsPruner(budget=20, rungs=(0.1, 0.5), rule="median", audit=1.0))
     assert all(t.state is STATES.COMPLETE for t in study.trials)
 
 
 @pytest.mark.parametrize("kw", [{"loss": math.nan}, {"loss": math.inf}, {"metric": math.nan}])
-def test_what_is_not_finite_is_pruned_at_once(kw: dict[str, float]) -> None:
+def test_pruner__prunes_what_is_not_finite_at_once(kw: dict[str, float]) -> None:
     study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, rungs=(0.5,), rule="none"))
     trial = study.ask()
     observe(trial, 1, loss=1.0)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepft.early_stopping import CalibratedRule, EarlyStopper, make_report
-from sweepft.early_stopping.rung_table import configuration, loss_shifts, varies
 from sweepft.early_stopping.signal_model import predict_residual
+from sweepft.early_stopping.trial import configuration, loss_shifts, varies
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from sweepft.early_stopping.signal_model import predict_residual
         ({"data": object()}, {"data": object()}, False),  # cannot be compared
     ],
 )
-def test_what_counts_as_a_repeat(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+def test_configuration__is_equal_for_repeats(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
     a, b = configuration(one), configuration(other)
     assert (a is not None and a == b) is same
 
@@ -51,7 +51,7 @@ def test_what_counts_as_a_repeat(one: dict[str, Any], other: dict[str, Any], sam
         ([{"mix": [["dropout", 1]]}, {"mix": "x"}], False),
     ],
 )
-def test_which_hyperparameters_vary(configs: list[dict[str, Any]], expected: bool) -> None:
+def test_varies__finds_hyperparameters_with_two_values(configs: list[dict[str, Any]], expected: bool) -> None:
     assert varies(loss_shifts(c) for c in configs) is expected
 
 
@@ -60,7 +60,7 @@ def test_which_hyperparameters_vary(configs: list[dict[str, Any]], expected: boo
     found=st.lists(st.tuples(st.integers(0, 3), st.floats(-3, 3)), min_size=1, max_size=20),
     noise=st.floats(0.01, 5.0),
 )
-def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
+def test_predict_residual__shrinks_repeats_towards_what_was_found(
     found: list[tuple[int, float]], noise: float
 ) -> None:
     kinds = [str(k) for k, _ in found] + ["0", "1", "2", "3", None]
@@ -77,7 +77,7 @@ def test_only_repeats_are_foretold_towards_what_was_found_and_never_beyond(
             assert min(0.0, own.mean()) - 1e-9 <= expected <= max(0.0, own.mean()) + 1e-9
 
 
-def test_how_much_repeats_share_is_learned() -> None:
+def test_predict_residual__learns_how_much_repeats_share() -> None:
     kinds = list("0001112220")
     noise = np.full(9, 0.01)
     alike = predict_residual(kinds, range(9), np.array([2, 2.1, 1.9, -2, -2.1, -1.9, 0, 0.1, -0.1]), noise)
@@ -104,15 +104,15 @@ def sweep(repeat: dict[str, Any] | None) -> Any:
     return decision
 
 
-def test_a_repeat_of_a_trial_that_ended_well_is_likelier_to_be_good_and_of_a_poor_one_less() -> None:
+def test_calibrated__expects_of_a_repeat_what_its_configuration_reached() -> None:
     none, best, worst = sweep(None), sweep({"batch_size": 8, "seed": 7}), sweep({"batch_size": 32, "seed": 7})
     assert worst.p_top < none.p_top < best.p_top
     assert [v.evidence["repeats"] for v in (none, best, worst)] == [0, 1, 1]
-    assert "1 of its own configuration" in best.reason
+    assert "1 finished of its configuration" in best.reason
     assert "configuration" not in none.reason
 
 
-def test_where_all_trials_are_one_configuration_nothing_is_told_by_it() -> None:
+def test_calibrated__repeats_mean_nothing_with_one_configuration() -> None:
     """A table often lacks the columns that were varied."""
 
     def probability(config: dict[str, Any]) -> float | None:

@@ -18,7 +18,7 @@ def judged(losses: Any, *, config: Any = None, calibration: Calibration | None =
         rungs=(0.1, 0.25),
         budget=100,
         mode="min",
-        guards=False,
+        divergence_check=False,
     )
     for step in (10, 25):
         for i in range(TRIALS):
@@ -41,7 +41,7 @@ def opposite(i: int) -> float:
     return 30.0 - i
 
 
-def test_the_less_objective_and_loss_agree_the_less_is_assumed_and_the_less_may_be_given_up() -> None:
+def test_agreement__lowers_correlation_and_level() -> None:
     """The loss counts as far as, and in the direction in which, it goes with the objective."""
     full, some, against = judged(alike), judged(mixed), judged(opposite)
     assert full["agreement"] == 1.0
@@ -52,18 +52,18 @@ def test_the_less_objective_and_loss_agree_the_less_is_assumed_and_the_less_may_
     assert full["weights"]["loss"] > some["weights"]["loss"]
 
 
-def test_a_missing_signal_is_no_disagreement() -> None:
+def test_agreement__is_full_where_a_signal_is_missing() -> None:
     assert judged(lambda i: None)["agreement"] == 1.0
 
 
 @pytest.mark.parametrize("key", ["dropout", "lora_dropout", "label_smoothing", "neftune_noise_alpha"])
-def test_hyperparameters_that_shift_the_loss_itself_lower_what_is_assumed(key: str) -> None:
+def test_agreement__prior_is_lower_with_shifted_losses(key: str) -> None:
     same = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1})
     shifted = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1 * (i % 2)})
     assert same["agreement"] == 1.0
     assert 0.4 < shifted["agreement"] < 1.0
 
 
-def test_what_earlier_sweeps_taught_is_not_corrected() -> None:
+def test_agreement__does_not_correct_learned_correlations() -> None:
     taught = Calibration(0.2, 0.1, 20, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.3, 0.0))
     assert judged(mixed, calibration=taught)["agreement"] == 1.0

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.mark.parametrize(("slots", "makespan"), [(1, 600.0), (2, 300.0), (4, 200.0), (9, 100.0)])
-def test_without_stops_the_clock_is_that_of_the_slots(slots: int, makespan: float) -> None:
+def test_replay_study__without_stops_takes_the_time_of_the_slots(slots: int, makespan: float) -> None:
     study = make_study(runs=6)
     policy = make_policy("none", study, Replay(), 0)
     outcome = replay_study(study, policy, slots=slots, order=range(6))
@@ -30,7 +30,7 @@ def test_without_stops_the_clock_is_that_of_the_slots(slots: int, makespan: floa
     assert (score.saved, score.best_kept, score.false_stop, score.regret) == (0.0, 1.0, 0.0, 0.0)
 
 
-def test_the_oracle_keeps_the_best_run_and_pays_the_others_up_to_its_window() -> None:
+def test_oracle__keeps_the_best_run_and_pays_the_others_up_to_its_rung() -> None:
     study = make_study(runs=10)
     outcome = replay_study(study, OraclePolicy(study, rung=0.1), slots=3, order=range(10))
     score = score_outcome(study, outcome, full_makespan=400.0)
@@ -40,7 +40,7 @@ def test_the_oracle_keeps_the_best_run_and_pays_the_others_up_to_its_window() ->
 
 
 @pytest.mark.parametrize(("keep", "spent"), [(1, 100 + 5 * 5), (2, 200 + 4 * 5)])
-def test_foresight_stops_what_is_beaten_by_enough_of_those_seen_so_far(keep: int, spent: float) -> None:
+def test_foresight__stops_runs_worse_than_enough_seen_so_far(keep: int, spent: float) -> None:
     """From the best to the worst, one after another; to keep two costs the second one too."""
     study = make_study(runs=6)
     best_first = np.argsort(-study.values).tolist()
@@ -54,7 +54,7 @@ def test_foresight_stops_what_is_beaten_by_enough_of_those_seen_so_far(keep: int
 
 
 @pytest.mark.parametrize("rule", [*RULES, *OTHERS])
-def test_every_judge_runs_and_is_repeatable(rule: str) -> None:
+def test_policies__all_run_and_are_repeatable(rule: str) -> None:
     study = make_study(seed=1, runs=16, bad=True)
     settings = Replay(orders=2, slots=3)
     first = replay_all([study], [rule], settings)
@@ -78,7 +78,7 @@ def test_every_judge_runs_and_is_repeatable(rule: str) -> None:
         assert all(s.reason for s in first[0].stops)
 
 
-def test_the_replay_and_the_live_referee_give_the_same_verdicts() -> None:
+def test_replay_study__decides_as_a_live_early_stopper() -> None:
     """Slot by slot the same object is driven: a replay of one slot is the live sweep run one by one."""
     study = make_study(seed=3, runs=12)
     rule = make_rule("median")
@@ -100,7 +100,7 @@ def test_the_replay_and_the_live_referee_give_the_same_verdicts() -> None:
     assert "stop" in {v.action for v in live.decisions}
 
 
-def test_a_run_that_ended_early_is_judged_by_the_studys_budget_not_its_own_length() -> None:
+def test_study__budget_counts_for_runs_that_ended_early() -> None:
     study = make_study(runs=4)
     short = study.runs[0]
     cut = type(short)(
@@ -124,7 +124,7 @@ def test_a_run_that_ended_early_is_judged_by_the_studys_budget_not_its_own_lengt
     )  # 7.5% of the budget: before its window
 
 
-def test_audits_cost_what_they_save() -> None:
+def test_replay_all__audits_cost_compute() -> None:
     study = make_study(seed=2, runs=24)
     plain = replay_all([study], ["median"], Replay(orders=4))[0].score.saved
     audited = replay_all([study], ["median"], Replay(orders=4, audit=0.5))[0].score.saved
@@ -133,17 +133,17 @@ def test_audits_cost_what_they_save() -> None:
 
 
 @pytest.mark.parametrize("rule", ["median", "asha", "calibrated"])
-def test_parked_runs_that_come_back_cost_and_are_kept(rule: str) -> None:
+def test_replay_all__resumed_runs_cost_compute_and_are_kept(rule: str) -> None:
     study = make_study(seed=5, runs=24, noise=2.0)
     plain = replay_all([study], [rule], Replay(orders=4))[0]
     paused = replay_all([study], [rule], Replay(orders=4, pause=True))[0]
     assert paused.score.saved < plain.score.saved
     assert paused.score.false_stop <= plain.score.false_stop
     assert paused.score.best_kept >= plain.score.best_kept
-    assert all(s.reason.startswith("paused, and never resumed: ") for s in paused.stops)
+    assert all(s.reason.startswith("paused, not resumed: ") for s in paused.stops)
 
 
-def test_parked_runs_come_back_only_when_all_have_begun_and_to_free_slots() -> None:
+def test_policy__resumes_when_all_have_started_and_slots_are_free() -> None:
     study = make_study(seed=5, runs=12, noise=2.0)
     policy = make_policy("median", study, Replay(pause=True, top_fraction=0.6), 0)
     assert isinstance(policy, EarlyStopperPolicy)
@@ -158,20 +158,20 @@ def test_parked_runs_come_back_only_when_all_have_begun_and_to_free_slots() -> N
     assert all(r.spent == study.runs[int(n[1:])].cost for n, r in full.items())
 
 
-def test_calibration_needs_enough_sweeps_and_then_bounds_the_false_stops_of_new_ones() -> None:
+def test_calibrate__bounds_the_false_stops_of_new_sweeps() -> None:
     earlier = [make_study(seed=s, name=f"s{s:02d}", points=20, noise=1.5) for s in range(30)]
     assert calibrate(earlier[:8], max_false_stop_rate=0.10, orders=1) is None
     found = calibrate(earlier, max_false_stop_rate=0.10, orders=1)
     assert found is not None
     assert found.sweeps == 30
     fresh = [make_study(seed=1000 + s, name=f"n{s:02d}", points=20, noise=1.5) for s in range(30)]
-    rows = replay_all(fresh, ["calibrated"], Replay(orders=1, history=found))
+    rows = replay_all(fresh, ["calibrated"], Replay(orders=1, prior_sweeps=found))
     lost = float(np.mean([r.score.false_stop for r in rows]))
     assert lost <= 0.10 + 0.03  # 150 good runs: two standard errors of the mean over sweeps
     assert float(np.mean([r.score.saved for r in rows])) > 0.1
 
 
-def test_scores_on_a_table() -> None:
+def test_score_outcome__of_a_small_table() -> None:
     study = make_study(runs=10)
     assert len(top_runs(study, 0.2)) == 2
     assert top_runs(study, 0.2) < top_runs(study, 0.2, noise=10.0)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from synthetic_studies import make_study
 
+from support.errors import raises
 from sweepft.cli.replay import replay_command
 from sweepft.early_stopping import EarlyStopper, make_report, make_rule
 from sweepft.early_stopping.audit import audit_rate
@@ -38,7 +39,7 @@ def invoke(*args: Any) -> Result:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
+def test_read_source__table(tmp_path: Path, suffix: str) -> None:
     study = make_study(runs=5, bad=True)
     path = tmp_path / f"runs{suffix}"
     frame = table(study)
@@ -53,7 +54,7 @@ def test_a_table_is_read_as_it_is(tmp_path: Path, suffix: str) -> None:
         assert theirs.bad_row == ours.bad_row
 
 
-def test_hyperparameters_in_one_column_of_json_are_read_apart(tmp_path: Path) -> None:
+def test_read_source__hyperparameters_in_a_column_of_json(tmp_path: Path) -> None:
     frame = table(make_study(runs=3))
     frame["other_hps"] = ['{"dropout": 0.1, "beta": [0.9, 0.95]}'] * (len(frame) - 1) + ["{no json"]
     frame.to_parquet(tmp_path / "runs.parquet")
@@ -65,20 +66,20 @@ def test_hyperparameters_in_one_column_of_json_are_read_apart(tmp_path: Path) ->
     assert read.runs[0].params["other_hps"] == "{no json"
 
 
-def test_columns_are_mapped_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+def test_read_source__maps_columns_and_refuses_unknown_ones(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     table(make_study(runs=3)).rename(columns={"eval_metric": "acc", "run_id": "who"}).to_csv(
         path, index=False
     )
-    with pytest.raises(ReplayError, match=r"run: one of the columns[\s\S]*--column run=NAME"):
+    with raises(ReplayError, "replay.column"):
         read_source(path)
     (study,) = read_source(path, columns={"metric": "acc", "run": "who"}, mode="max", budget=200)
     assert (study.mode, study.budget) == ("max", 200)
-    with pytest.raises(ReplayError, match="must name a column"):
+    with raises(ReplayError, "replay.column"):
         read_source(path, columns={"metric": "nope", "run": "who"})
 
 
-def test_a_budget_belongs_to_the_study_not_to_a_run(tmp_path: Path) -> None:
+def test_read_source__budget_is_the_longest_run_of_the_study(tmp_path: Path) -> None:
     frame = table(make_study(runs=3))
     frame = frame[(frame.run_id != "r0") | (frame.step <= 30)]
     path = tmp_path / "runs.csv"
@@ -88,7 +89,7 @@ def test_a_budget_belongs_to_the_study_not_to_a_run(tmp_path: Path) -> None:
     assert study.runs[0].progress[-1] == 30.0
 
 
-def test_trainer_states_are_read_newest_checkpoint_first(tmp_path: Path) -> None:
+def test_read_source__newest_trainer_state(tmp_path: Path) -> None:
     for i, run in enumerate(make_study(runs=4).runs):
         history: list[dict[str, float]] = []
         for step, loss, metric in zip(run.step, run.loss, run.metric, strict=True):
@@ -108,7 +109,7 @@ def test_trainer_states_are_read_newest_checkpoint_first(tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_tensorboard_events_are_read_without_tensorboard(tmp_path: Path) -> None:
+def test_read_source__tensorboard_events(tmp_path: Path) -> None:
     writer_of = pytest.importorskip("tensorboardX", reason="tensorboardX writes the files this test reads")
     study = make_study(runs=3)
     for run in study.runs:
@@ -127,14 +128,14 @@ def test_tensorboard_events_are_read_without_tensorboard(tmp_path: Path) -> None
     assert len(read_source(tmp_path)[0].runs) == 3
 
 
-def test_nothing_that_can_be_read_is_an_error_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ReplayError, match=r"no learning curves found\n  give a run folder"):
+def test_read_source__refuses_what_cannot_be_read(tmp_path: Path) -> None:
+    with raises(ReplayError, "replay.no_curves"):
         read_source(tmp_path)
     (tmp_path / "trainer_state.json").write_text("{")
-    with pytest.raises(ReplayError, match="not a Trainer state"):
+    with raises(ReplayError, "replay.unreadable"):
         read_source(tmp_path)
     (tmp_path / "bad.parquet").write_bytes(b"nope")
-    with pytest.raises(ReplayError, match="cannot be read as a table"):
+    with raises(ReplayError, "replay.unreadable"):
         read_source(tmp_path / "bad.parquet")
 
 
@@ -203,7 +204,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
 
 
 @pytest.mark.parametrize("rule", ["median", "recipe", "asha", "calibrated"])
-def test_a_live_sweeps_ledger_replayed_gives_the_live_verdicts(tmp_path: Path, rule: str) -> None:
+def test_live_decisions__are_those_of_the_live_sweep(tmp_path: Path, rule: str) -> None:
     told = write_run(tmp_path / "run", make_study(runs=12, seed=3), rule)
     assert {"stop", "continue"} <= {action for _, _, action in told}
     result = invoke(tmp_path / "run", "--live")
@@ -217,7 +218,7 @@ def test_a_live_sweeps_ledger_replayed_gives_the_live_verdicts(tmp_path: Path, r
     assert f"{len(stopped)} trials did not run to their end" in invoke(tmp_path / "run", "--orders", 1).output
 
 
-def test_the_command_replays_prints_and_writes(tmp_path: Path) -> None:
+def test_replay_command__prints_and_writes(tmp_path: Path) -> None:
     source, rows, page = tmp_path / "runs.csv", tmp_path / "rows.json", tmp_path / "plot.html"
     table(make_study(runs=14, seed=1)).to_csv(source, index=False)
     options = (
@@ -245,7 +246,7 @@ def test_the_command_replays_prints_and_writes(tmp_path: Path) -> None:
     assert "<html>" in page.read_text()[:200]
 
 
-def test_the_command_calibrates_and_uses_what_it_wrote(tmp_path: Path) -> None:
+def test_replay_command__calibrates_and_uses_the_calibration(tmp_path: Path) -> None:
     frames = [table(make_study(runs=10, seed=s, points=20, name=f"s{s}")) for s in range(10)]
     source, history = tmp_path / "runs.parquet", tmp_path / "history.json"
     pd.concat(frames).to_parquet(source)
@@ -268,9 +269,7 @@ def test_the_command_calibrates_and_uses_what_it_wrote(tmp_path: Path) -> None:
         (("--column", "a"), "OURS="),
     ],
 )
-def test_wrong_options_are_refused_with_exit_code_2(
-    tmp_path: Path, args: tuple[str, ...], words: str
-) -> None:
+def test_replay_command__refuses_wrong_options(tmp_path: Path, args: tuple[str, ...], words: str) -> None:
     source = tmp_path / "runs.csv"
     source.write_text("run_id,step,eval_metric\n")
     result = invoke(source, *args)
@@ -280,7 +279,7 @@ def test_wrong_options_are_refused_with_exit_code_2(
 
 @pytest.mark.skipif(not CURVES.is_dir(), reason="the public curves are not at ../shared/curves")
 @pytest.mark.parametrize(("name", "studies", "runs"), [("peft_sft", 4, 130), ("algoperf", 52, 1132)])
-def test_the_public_curves_are_read_as_they_are(name: str, studies: int, runs: int) -> None:
+def test_read_source__public_curves(name: str, studies: int, runs: int) -> None:
     read = read_source(CURVES / f"{name}.parquet")
     assert (len(read), sum(len(s.runs) for s in read)) == (studies, runs)
     for study in read:
