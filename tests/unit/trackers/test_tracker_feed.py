@@ -123,8 +123,8 @@ def test_a_result_that_a_crash_cut_in_two_is_sent_once(tmp_path: Path) -> None:
     run.trial()
     run.result()
     run.result()  # without its evaluation: the driver was killed
-    run.sweep({}, resumed=True)
-    run.steps["t000"] = 2
+    run.sweep()
+    run.last_step["t000"] = 2
     run.start(attempt=2)
     run.result(objective=2.0)
     run.end(objective=2.0)
