@@ -45,12 +45,12 @@ class TopSharePolicy(Policy):
     def _value(self, run: Run, stop: int) -> float:
         sign = 1.0 if self._study.mode == "max" else -1.0
         values = run.metric[:stop] * sign if self._signal == "objective" else -run.loss[:stop]
-        told = np.isfinite(values)
-        if not told.any():
+        known = np.isfinite(values)
+        if not known.any():
             return math.nan
-        tail: Floats = values[told & (run.progress[:stop] > run.progress[stop - 1] * (1 - _TAIL))]
+        tail: Floats = values[known & (run.progress[:stop] > run.progress[stop - 1] * (1 - _TAIL))]
         last = self._signal == "objective" or not len(tail)
-        return float(values[told][-1] if last else tail.mean())
+        return float(values[known][-1] if last else tail.mean())
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
         """Stop what is not among the best share."""

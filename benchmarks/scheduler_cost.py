@@ -1,4 +1,4 @@
-"""What a verdict costs as the sweep grows, against Ray's ASHA in the same run.
+"""What a decision costs as the sweep grows, against Ray's ASHA in the same run.
 
     python benchmarks/scheduler_cost.py [--sizes 10 100 1000 10000]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/signals.py [--part held] [--md benchmarks/results/signals.md]
 
-Candidates that the rules do not use stand beside those they do, so that nobody has to try them again. "Beyond" is the
+Signals that the rules do not use are listed beside those they use. "Beyond" is the
 partial correlation with the final result (on the scale of normal scores) once the mean objective and the training loss
 are known: what a signal would add. Studies, and what counts as held, are those of `stopping.py`.
 """
@@ -27,14 +27,14 @@ RUNGS = (0.05, 0.10, 0.25, 0.50)
 TAIL = 0.2  # of the progress so far, as in the rules
 MOST = 200  # runs of a study
 KNOWN = ("mean objective", "loss")
-ENOUGH = 6  # runs at a window
+ENOUGH = 6  # runs at a rung
 
 
 def early(run: Run, at: float) -> dict[str, float]:
     """A run's signals at its first row with this progress; NaN what it does not tell."""
     stop = int(np.searchsorted(run.progress, at * (1 - 1e-9))) + 1
     progress, metric, loss = run.progress[:stop], run.metric[:stop], run.loss[:stop]
-    told, seen = np.isfinite(metric), np.isfinite(loss)
+    known, seen = np.isfinite(metric), np.isfinite(loss)
     x, y = progress[seen], loss[seen]
     late = y[x > progress[-1] * (1 - TAIL)]
     now = float(late.mean()) if late.size else float(y[-1]) if y.size else math.nan
@@ -43,8 +43,10 @@ def early(run: Run, at: float) -> dict[str, float]:
     usable = np.isfinite(norms) & (norms > 0)
     recent = usable & (progress > progress[-1] * (1 - TAIL))
     return {
-        "last objective": float(metric[told][-1]) if told.any() else math.nan,
-        "mean objective": float(np.average(metric[told], weights=progress[told])) if told.any() else math.nan,
+        "last objective": float(metric[known][-1]) if known.any() else math.nan,
+        "mean objective": float(np.average(metric[known], weights=progress[known]))
+        if known.any()
+        else math.nan,
         "loss": now,
         "relative drop of the loss": (first - now) / abs(first) if first else math.nan,
         "slope of the loss": _slope(x, y),
@@ -63,7 +65,7 @@ def _slope(progress: Floats, loss: Floats) -> float:
 
 
 def columns(study: Study, rung: float) -> tuple[dict[str, Floats], Floats] | None:
-    """Signals of the runs at this window, each turned so that its usual sense is larger = better, and the finals."""
+    """Signals of the runs at this rung, each turned so that its usual sense is larger = better, and the finals."""
     there = [
         (run, value)
         for run, value in zip(study.runs, study.values.tolist(), strict=True)
@@ -92,7 +94,7 @@ def tau(signal: Floats, finals: Floats) -> float:
 
 
 def beyond(signals: Mapping[str, Floats], name: str, finals: Floats) -> float:
-    """Partial correlation of the signal with the finals, given `KNOWN`; NaN where it is one of these, or untold."""
+    """Partial correlation of the signal with the finals, given `KNOWN`; NaN where it is one of these, or unknown."""
     seen = np.isfinite(signals[name])
     known = [k for k in KNOWN if np.isfinite(signals[k][seen]).all()]
     if name in KNOWN or seen.sum() < ENOUGH or np.ptp(signals[name][seen]) == 0:
@@ -107,7 +109,7 @@ def beyond(signals: Mapping[str, Floats], name: str, finals: Floats) -> float:
 
 
 def measure(studies: list[Study]) -> dict[str, dict[str, float | None]]:
-    """Signal -> ``tau 5%`` ... and ``beyond``, means over studies (and, beyond, windows); None where untold."""
+    """Signal -> ``tau 5%`` ... and ``beyond``, means over studies (and, beyond, rungs); None where unknown."""
     taus: dict[tuple[str, float], list[float]] = {}
     more: dict[str, list[float]] = {}
     for study in studies:
@@ -125,8 +127,8 @@ def measure(studies: list[Study]) -> dict[str, dict[str, float | None]]:
 
 
 def _mean(values: list[float]) -> float | None:
-    told = [v for v in values if math.isfinite(v)]
-    return float(np.mean(told)) if told else None
+    known = [v for v in values if math.isfinite(v)]
+    return float(np.mean(known)) if known else None
 
 
 def main() -> None:

@@ -170,7 +170,7 @@ def table(rows: list[ReplayRow]) -> str:
 
 
 def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float]]:
-    """Does the audits' 95% interval hold the true share of good ones among the condemned?"""
+    """Whether the audits' 95% interval contains the true share of top trials among the flagged ones."""
     from sweepft.replay.clock import replay_study
     from sweepft.replay.policies import EarlyStopperPolicy
     from sweepft.replay.runner import make_policy
@@ -241,7 +241,7 @@ class Found:
 
 
 def read_rows(path: Path) -> list[ReplayRow]:
-    """The peers' rows of an earlier run: a replay of the same rule in the same orders gives the same numbers."""
+    """The peers' rows of a previous run: a replay of the same rule in the same orders gives the same numbers."""
     rows = json.loads(path.read_text())["rows"]
     head = ("source", "study", "rule", "orders", "runs")
     return [
@@ -260,7 +260,7 @@ def measure(
     orders: int,
     earlier: Sequence[ReplayRow] = (),
 ) -> None:
-    """One source: all rules and settings; half of the orders for audits and history, a quarter for ablations."""
+    """One source: all rules and settings; half of the orders for audits and prior sweeps, a quarter for ablations."""
     base, studies = Replay(orders=orders), parts[part]
     half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
 
@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--part", choices=("dev", "held"), default="held")
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
-    parser.add_argument("--reuse", type=Path, help="JSON of an earlier run on the same part: its peers' rows")
+    parser.add_argument("--reuse", type=Path, help="JSON of a previous run on the same part: its peers' rows")
     parser.add_argument("--only", nargs="*", help="sources, else all")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()

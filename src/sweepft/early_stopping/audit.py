@@ -28,7 +28,7 @@ def audit_weight(audited: bool | None, audit: float) -> float:
     """How many trials a completed one stands for in a fair sample of all.
 
     Args:
-        audited: None for a trial that was never flagged; else whether it was audited (or paused and resumed).
+        audited: None for a trial that was never flagged, else whether it was audited (or paused and resumed).
         audit: The rate of audits.
 
     Returns:

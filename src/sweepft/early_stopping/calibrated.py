@@ -301,7 +301,7 @@ class CalibratedRule:
             "basis": basis,
             "level": level,
             "certified": basis in ("conformal", "prior_sweeps"),
-            "history_sweeps": self.calibration.sweeps if self.calibration else 0,
+            "prior_sweeps": self.calibration.sweeps if self.calibration else 0,
             "learned": learned,
         }
 

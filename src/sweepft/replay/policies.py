@@ -1,4 +1,4 @@
-"""Who stops runs in a replay: the early stopper itself, and baselines that need nothing but the recorded runs.
+"""What stops runs in a replay: the early stopper itself, and baselines that need nothing but the recorded runs.
 
 `Policy` is the interface. Adapters of Ray's schedulers and Optuna's pruners have modules of their own.
 """

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sweepft.early_stopping.curve import in_tail
 from sweepft.ledger import SweepState, TrialState
 
 MIN_PAIRS = 5
@@ -146,7 +147,7 @@ def signal_at(trial: TrialState, rung: float) -> dict[str, float]:
     if done[-1] < rung:
         return {}
     at = int(np.argmax(done >= rung))
-    late = (done > 0.8 * rung) & (done <= rung)
+    late = in_tail(done, rung)
     late[at] = late[at] or not late.any()
     early = done <= 0.2 * rung
     early[0] = True

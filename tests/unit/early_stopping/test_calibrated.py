@@ -63,7 +63,7 @@ def test_calibrated__flags_the_least_likely_at_one_rung(rows: list[tuple[Any, An
 
 
 def test_calibrated__evidence_holds_each_signal() -> None:
-    """Normal scores among those at the window: larger is better, 0 is the middle or a signal that it did not report."""
+    """Normal scores among the trials at the rung: larger is better, 0 is the middle or a signal that was not reported."""
     r = early_stopper(rungs=(0.1,))
     for i in range(8):
         r.add(f"t{i}", {"learning_rate": 0.1 * (i + 1)})
@@ -119,12 +119,12 @@ def test_calibrated__saves_much_where_signals_predict() -> None:
 
 
 def test_calibrated__stops_less_where_signals_predict_nothing() -> None:
-    told = start_sweep(0, 60).cohort
-    untold = start_sweep(0, 60, useful=False, norms=False).cohort
-    first = sum(t.status == "stopped" for t in list(untold.trials.values())[:20])
-    last = sum(t.status == "stopped" for t in list(untold.trials.values())[40:])
+    informative = start_sweep(0, 60).cohort
+    uninformative = start_sweep(0, 60, useful=False, norms=False).cohort
+    first = sum(t.status == "stopped" for t in list(uninformative.trials.values())[:20])
+    last = sum(t.status == "stopped" for t in list(uninformative.trials.values())[40:])
     assert last <= first
-    assert len(untold.finals) > len(told.finals)
+    assert len(uninformative.finals) > len(informative.finals)
 
 
 def test_calibrated__learns_weight_and_sign_of_the_gradient_norm() -> None:
@@ -182,7 +182,7 @@ def test_calibrated__refuses_shares_outside_0_to_1(kw: dict[str, float]) -> None
 
 
 def test_calibrated__compares_with_a_bounded_number_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a verdict costs must not grow with the sweep."""
+    """The cost of a decision must not grow with the sweep."""
     from sweepft.early_stopping import calibrated
     from sweepft.early_stopping import signals as trust
 
@@ -282,7 +282,7 @@ def test_signal_table__gradient_norms_are_relative_to_batch_size() -> None:
     scores = signal_table(r.cohort, rung, r.cohort.names_at(rung)).scores[:, 2]
     assert int(np.argmin(scores)) == 6
     norms = [r.cohort.trials[f"t{i}"].snapshots[rung].log_grad_norm for i in range(8)]
-    assert int(np.argmax(norms)) != 6  # raw, the small batches would have been condemned
+    assert int(np.argmax(norms)) != 6  # raw, the small batches would have been flagged
 
 
 def test_relative_norms__take_a_batch_size_of_zero_as_unknown() -> None:

@@ -69,7 +69,7 @@ def test_scheduler__judges_results_with_missing_keys() -> None:
     for i, value in enumerate([1.0, 2.0, 3.0]):
         t = trial(f"r{i}")
         s.on_trial_add(None, t)
-        assert s.on_trial_result(None, t, {"loss": 2.0}) == CONTINUE  # no progress told: nothing to do
+        assert s.on_trial_result(None, t, {"loss": 2.0}) == CONTINUE  # no progress reported: nothing to do
         decisions.append(s.on_trial_result(None, t, {"samples_seen": 10, "eval_loss": value}))
     assert decisions == [CONTINUE, CONTINUE, STOP]
     decisions = s.drain_decisions()

@@ -1,4 +1,4 @@
-"""The referee with the simple rules: behaviour tables, guards, restarts."""
+"""The early stopper with the simple rules: decisions, divergence checks, restarts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def at(step: float, *, loss: Any = None, grad_norm: Any = None, metric: Any = No
 
 
 def actions(r: EarlyStopper, values: list[Any], step: float = 10) -> list[str]:
-    """Each trial reports its objective at the first window, in order."""
+    """Each trial reports its objective at the first rung, in order."""
     out = []
     for i, value in enumerate(values):
         r.add(f"t{i}", {})
@@ -185,7 +185,7 @@ def test_early_stopper__judges_a_late_trial_against_earlier_ones() -> None:
 @pytest.mark.parametrize("rule", ["median", "calibrated"])
 @pytest.mark.parametrize("end", [5, 30])
 def test_early_stopper__completes_a_trial_shorter_than_the_budget(rule: str, end: int) -> None:
-    """Before the first window or between two: its final result counts, and no one is judged against it where it
+    """Before the first rung or between two: its final result counts, and no one is judged against it where it
     never was.
     """
     r = early_stopper(rule)
@@ -226,7 +226,7 @@ def test_early_stopper__a_failed_trial_continues_its_curve() -> None:
     r.fail("t0")
     assert r.report("t0", at(20, metric=1.0)) == [] if r.cohort.trials["t0"].status != "running" else True
     r.add("t0")
-    assert r.report("t0", at(10, metric=9.0)) == []  # that window has been judged
+    assert r.report("t0", at(10, metric=9.0)) == []  # that rung has been judged
     assert [v.rung for v in r.report("t0", at(50, metric=1.0))] == [0.5]
 
 
@@ -244,7 +244,7 @@ def test_early_stopper__counts_savings_of_stopped_trials() -> None:
 
 @pytest.mark.parametrize(("rule", "expected"), [("calibrated", ["stop"]), ("median", [])])
 def test_early_stopper__judges_again_between_rungs_with_new_peers(rule: str, expected: list[str]) -> None:
-    """The first at a window has nobody to be compared with; better ones that come there condemn it later."""
+    """The first trial at a rung has no peers; better ones that arrive there later flag it."""
     r = early_stopper(rule)
     assert actions(r, [9.0]) == ["continue"]
     assert r.report("t0", at(15, metric=9.0, loss=9.0)) == []  # nothing new is known: nothing to say
@@ -342,7 +342,7 @@ def test_early_stopper__a_user_stop_withdraws_the_trial() -> None:
     )  # fmt: skip
     assert decision.ends_trial
     assert r.cohort.trials["t1"].status == "removed"
-    assert r.cohort.ended_before(r.rungs[-1]) == (0, 0.0), "nor does it count among those that were condemned"
+    assert r.cohort.ended_before(r.rungs[-1]) == (0, 0.0), "nor does it count among the flagged ones"
 
 
 def test_early_stopper__pins_survive_state_and_replay() -> None:

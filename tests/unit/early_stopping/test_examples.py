@@ -1,7 +1,9 @@
-"""The examples of the documentation run, each in a process of its own, and stop what should be stopped."""
+"""The examples of the documentation, each run in a process of its own, and those in docstrings."""
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -67,6 +69,13 @@ def test_examples__an_optuna_study(outputs: dict[str, str]) -> None:
     assert found
     assert int(found[2]) > int(found[1])
     assert float(found[3]) < 1.1
+
+
+@pytest.mark.parametrize("module", ["rules", "ray_scheduler", "optuna_pruner"])
+def test_examples__docstrings(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"sweepft.early_stopping.{module}"))
+    assert found.attempted > 0
+    assert found.failed == 0
 
 
 def test_examples__every_file_is_run_here() -> None:

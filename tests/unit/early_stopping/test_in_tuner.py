@@ -1,7 +1,4 @@
-"""The scheduler in a real Tuner: function and class trainables, Ray Train inside a trial, and failures.
-
-The idea to keep in mind: these run Ray itself, on one CPU, for what fakes cannot prove.
-"""
+"""The scheduler in a real Tuner: function and class trainables, Ray Train inside a trial, and failures."""
 
 from __future__ import annotations
 

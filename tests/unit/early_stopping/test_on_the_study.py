@@ -64,13 +64,13 @@ class ThroughRay:
 
     @staticmethod
     def _result(run: Run, row: int) -> dict[str, Any]:
-        told = {
+        result = {
             "step": int(run.step[row]),
             "samples_seen": float(run.progress[row]),
             "loss": float(run.loss[row]),
             "grad_norm": float(run.grad_norm[row]),
         }
-        return told if math.isnan(run.metric[row]) else told | {"eval_loss": float(run.metric[row])}
+        return result if math.isnan(run.metric[row]) else result | {"eval_loss": float(run.metric[row])}
 
 
 def through_ray(picked: Study, rule: str) -> Outcome:

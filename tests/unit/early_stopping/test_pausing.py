@@ -1,4 +1,4 @@
-"""Parked trials: out like stopped ones, but open; they come back when they are worth their price."""
+"""Paused trials: ended like stopped ones until they resume, when they are worth their price."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_paused_trials__the_likeliest_is_first_at_its_price() -> None:
     assert (first.price, first.needed) == (0.9, pytest.approx(0.18))
     assert {p.price for p in r.paused_trials(from_scratch=True)} == {1.0}
     r.give_up("t3")
-    r.give_up("t5")  # not parked: nothing to give up
+    r.give_up("t5")  # not paused: nothing to give up
     assert (statuses(r)["t3"], statuses(r)["t5"]) == ("stopped", "running")
     assert r.paused_trials()[0].trial_id == "t4"
 
@@ -131,7 +131,7 @@ SWEEPS = st.builds(
     )
 )
 def test_pause__a_sweep_rebuilt_from_its_ledger_is_equal(sweep: JudgedSweep) -> None:
-    """Whatever was parked, came back, failed or was cut by a crash: the same verdicts, state and view."""
+    """Equal decisions and state, whatever was paused, resumed, failed or cut by a crash."""
     sweep.run()
     view = sweep.state()
     again = sweep.fresh_early_stopper()

@@ -1,4 +1,4 @@
-"""What earlier sweeps teach a new one: calibrations, and audits that pool."""
+"""What a new sweep takes from prior ones: calibrations, and audits that pool."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_prior_sweeps__take_one_calibration_beside_runs(tmp_path: Path) -> None:
 
 
 def judged(prior_sweeps: PriorSweeps | None) -> EarlyStopper:
-    """A sweep of 10 good trials that nobody condemns, then 30 poor ones that are all condemned and audited."""
+    """A sweep of 10 good trials that are not flagged, then 30 poor ones that are all flagged and audited."""
     r = EarlyStopper(
         rule=make_rule("median", min_peers=1),
         rungs=(0.1,),

@@ -89,7 +89,7 @@ def test_predict_residual__learns_how_much_repeats_share() -> None:
 
 def sweep(repeat: dict[str, Any] | None) -> Any:
     """Six finished trials, each ahead of those before; the fourth, of batch 8, ended best and the last, of batch 32,
-    worst. Then another one at its first window, with a middling curve."""
+    worst. Then another one at its first rung, with a middling curve."""
     r = EarlyStopper(rule=CalibratedRule(), rungs=(0.1, 0.5), budget=100, mode="min")
     for i in range(6):
         r.add(f"t{i}", {"batch_size": 2**i, "seed": i})

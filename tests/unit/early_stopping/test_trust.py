@@ -12,7 +12,7 @@ TRIALS = 16
 
 
 def judged(losses: Any, *, config: Any = None, calibration: Calibration | None = None) -> dict[str, Any]:
-    """What was known when the last of 16 trials came to its windows; its objective is the worst."""
+    """What was known when the last of 16 trials reached its rungs; its objective is the worst."""
     r = EarlyStopper(
         rule=CalibratedRule(calibration=calibration),
         rungs=(0.1, 0.25),

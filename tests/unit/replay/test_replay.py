@@ -95,8 +95,8 @@ def test_replay_study__decides_as_a_live_early_stopper() -> None:
         EarlyStopper(rule=make_rule("median"), rungs=(0.1, 0.5), budget=100, mode="min")
     )
     replay_study(study, policy, slots=1, order=range(12))
-    told = [(v.trial_id, v.rung, v.action, v.reason) for v in policy.early_stopper.decisions]
-    assert told == [(v.trial_id, v.rung, v.action, v.reason) for v in live.decisions]
+    replayed = [(v.trial_id, v.rung, v.action, v.reason) for v in policy.early_stopper.decisions]
+    assert replayed == [(v.trial_id, v.rung, v.action, v.reason) for v in live.decisions]
     assert "stop" in {v.action for v in live.decisions}
 
 
@@ -119,9 +119,7 @@ def test_study__budget_counts_for_runs_that_ended_early() -> None:
     outcome = replay_study(shorter, policy, slots=4, order=range(4))
     assert outcome.runs["r0"].status == "completed"
     assert policy.early_stopper.cohort.finals["r0"] == 0.0
-    assert (
-        len(policy.early_stopper.cohort.trials["r0"].snapshots) == 0
-    )  # 7.5% of the budget: before its window
+    assert len(policy.early_stopper.cohort.trials["r0"].snapshots) == 0  # 7.5% of the budget: before its rung
 
 
 def test_replay_all__audits_cost_compute() -> None:
