@@ -36,8 +36,9 @@ class LedgerBuilder:
     Args:
         run_dir: The run folder to write into, by `sweepft.ledger.Ledger`; None keeps the rows in memory only.
         samples_per_step, tokens_per_step: Of every trial.
-        clock: Unix seconds of each row; by default 1000.0 and ``tick`` more a row.
+        time: Unix seconds of the first row.
         tick: Seconds between two rows; 0 where a test moves the time itself with `at` and `wait`.
+        clock: Gives the time of each row instead.
         header: Fields of the ``sweep`` row that differ from `HEADER`.
 
     Attributes:
@@ -52,12 +53,13 @@ class LedgerBuilder:
         *,
         samples_per_step: int = 10,
         tokens_per_step: int = 100,
-        clock: Callable[[], float] | None = None,
+        time: float = 1000.0,
         tick: float = 1.0,
+        clock: Callable[[], float] | None = None,
         **header: Any,
     ) -> None:
         self.rows: list[Row] = []
-        self.now = 1000.0
+        self.now = time
         self.last_step: dict[str, int] = {}
         self._tick = tick
         self._clock = clock or (lambda: self.now)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.errors import raises
+from support.ledger_builder import LedgerBuilder
 from sweepft.early_stopping import (
     Calibration,
     EarlyStopper,
@@ -19,8 +21,7 @@ from sweepft.early_stopping import (
     read_prior_sweeps,
 )
 from sweepft.errors import PriorSweepsError
-from sweepft.ledger.codec import encode_row, plain
-from sweepft.ledger.rows import complete_fields
+from sweepft.ledger import ledger_path
 
 CALIBRATION = Calibration(0.05, 0.10, 12)
 
@@ -35,29 +36,15 @@ def write_run(
     **stop: Any,
 ) -> Path:
     """A run whose trials ended at these objectives; some of them were audited."""
-    spec = {"early_stop": {"rule": "median", "audit": 0.5, **stop}}
-    header = {"name": "old", "spec": spec, "spec_digest": "", "seed": 0, "budget_samples": 100}
-    rows: list[tuple[str, dict[str, Any]]] = [("sweep", {**header, "sweepft_version": "0"})]
+    sweep = LedgerBuilder(folder, spec={"early_stop": {"rule": "median", "audit": 0.5, **stop}}, time=began)
     for i, final in enumerate(finals):
-        trial = {"trial_id": f"t{i}", "step": 10, "samples_seen": 10}
-        proposed = {"number": i, "params": {}, "train_config": {}, "origin": "sampler"}
-        proposed |= {"planned_steps": 10, "warmup_steps": 0}
-        rows.append(("trial", {"trial_id": f"t{i}", **proposed}))
+        sweep.trial(f"t{i}").steps(f"t{i}", 1, loss=math.nan)
         if i in audited:
-            rows.append(
-                ("decision", {**trial, "rung": 0.1, "action": "audit", "rule": "median", "reason": "r"})
-            )
-        history = {"step": [10], "samples_seen": [10], "loss": ["nan"]}
-        rows.append(("steps", {"trial_id": f"t{i}", "attempt": 1, "history": history}))
-        end = {**trial, "attempt": 1, "status": "completed", "reason": None, "objective": final}
-        rows.append(("end", {**end, "tokens_seen": 0}))
-    ledger = folder / "ledger" / "ledger.jsonl"
-    ledger.parent.mkdir(parents=True)
-    with ledger.open("wb") as f:
-        for seq, (kind, fields) in enumerate(rows):
-            body = plain(complete_fields(kind, fields))
-            f.write(encode_row({"seq": seq, "time": began + seq, "kind": kind, **body}))
-        if torn:
+            sweep.decision(f"t{i}", "audit")
+        sweep.cost(f"t{i}").end(f"t{i}", "completed", final)
+    sweep.close()
+    if torn:
+        with ledger_path(folder).open("ab") as f:
             f.write(b'{"seq":99,"time":1.0,"ki')
     return folder
 

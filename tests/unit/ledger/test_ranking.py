@@ -18,7 +18,7 @@ ITEMS = [
 
 def completed(**objectives: float) -> LedgerBuilder:
     """A sweep of completed trials, all of which are finalists."""
-    sweep = LedgerBuilder(tick=0.0).at(1.0)
+    sweep = LedgerBuilder(time=1.0, tick=0.0)
     for name, objective in objectives.items():
         sweep.completed(name, objective)
     return choose(sweep, *objectives)

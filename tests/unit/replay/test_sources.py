@@ -153,7 +153,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
     told = []
     with Ledger.create(folder) as ledger:
         spec = {"early_stop": {"rule": rule, "rungs": [0.1, 0.5], "min_steps": 2, "min_peers": 3}}
-        sweep = {"schema_version": 1, "sweepft_version": "0", "name": "x", "spec": spec, "spec_digest": ""}
+        sweep = {"sweepft_version": "0", "name": "x", "spec": spec, "spec_digest": ""}
         sweep |= {"seed": 0, "budget_samples": 100, "data": {}, "versions": {}, "hardware": {}}
         ledger.append("sweep", **sweep, git_commit=None, command=[])
         for number, run in enumerate(study.runs):

@@ -81,7 +81,9 @@ def test_the_made_up_sweeps_have_what_the_law_is_about() -> None:
     past = PriorSweeps(audits=(PastAudits("old", 1.0, (False,) * 29),))
     reports = [
         summarise(
-            SweepState.from_rows(JudgedSweep(seed, stop, trials=40, crashes=(20,), history=past).run().rows)
+            SweepState.from_rows(
+                JudgedSweep(seed, stop, trials=40, crashes=(20,), prior_sweeps=past).run().rows
+            )
         )["stops"]
         for seed in range(6)
     ]
