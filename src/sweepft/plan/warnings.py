@@ -34,13 +34,12 @@ def plan_warnings(
         *_steps(spec, trial_shapes),
         *_cluster(spec, cluster, placement),
         *_memory(spec, memory, cluster),
+        *_strategy(spec),
     ]
-    found += _strategy(spec)
     if trials is not None:
         found += [*_learning(spec, trials, placement), *_space(spec, trials)]
-    if trials is not None and cost is not None and cost.trials_in_limit is not None:
-        room = cost.trials_in_limit
-        if room < trials:
+        room = None if cost is None else cost.trials_in_limit
+        if room is not None and room < trials:
             found.append(
                 f"search.limit ends the sweep after about {room} of {trials} trials if none is stopped early"
             )
@@ -53,8 +52,9 @@ def plan_warnings(
 
 
 def _steps(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]:
-    short = [trial for trial in trial_shapes if trial.steps < FEWEST_STEPS]
-    for trial in short:
+    for trial in trial_shapes:
+        if trial.steps >= FEWEST_STEPS:
+            continue
         yield (
             f"batch size {trial.batch_size:,} takes {trial.steps} optimizer steps, fewer than {FEWEST_STEPS}: "
             f"too few for a meaningful result; raise train.budget to {FEWEST_STEPS * trial.batch_size:,} samples, "
@@ -83,7 +83,7 @@ def _rungs(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> Iterator[str]
                 f"{spec.early_stop.min_steps}, so these trials are never stopped early; "
                 "add a later rung, shorten the warmup, or lower min_steps"
             )
-    late = [c for c in trial_shapes if c.judged and len(c.judged) < len(c.rung_steps)]
+    late = [trial for trial in trial_shapes if trial.judged and len(trial.judged) < len(trial.rung_steps)]
     if late:
         first = ", ".join(f"{trial.batch_size:,} from {trial.judged[0]} on" for trial in late)
         yield f"some batch sizes have too few steps for the early rungs: {first}"

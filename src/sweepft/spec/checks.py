@@ -129,9 +129,7 @@ def _check_values(partial: PartialSpec) -> None:
             rules: set[str] = set()
             for below, value in dimension.examples():
                 for problem in _try(partial, train, key, value):
-                    if (
-                        dimension.kind == "choice" or problem.rule not in rules
-                    ):  # once for both ends of a range
+                    if dimension.kind == "choice" or problem.rule not in rules:  # once for both range ends
                         partial.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
                     rules.add(problem.rule)
     for i, start in enumerate(search.start_with):
