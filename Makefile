@@ -44,7 +44,8 @@ check: $(STAMP) ## format, lint, types, import contracts
 docs: $(STAMP) ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-reference: $(STAMP) ## write the generated pages: the YAML file, the command line
+reference: $(STAMP) ## write the generated pages and pictures: the YAML file, the command line, the layers
+	$(BIN)/python docs/images/draw.py
 	$(BIN)/python -m sweepft.spec docs/reference
 	$(BIN)/python -m sweepft.cli.reference docs/reference/cli.md
 

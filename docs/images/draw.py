@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import tomllib
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).parent
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
-LAYERS = [
-    (["cli"], "parse, call one function, print"),
-    (["plan", "replay", "demo"], "estimate, apply rules to recorded runs, example"),
-    (["driver"], "one sweep from start to end (Ray Tune)"),
-    (["report", "export", "trackers", "mirror"], "read the ledger; no Ray session"),
-    (["slot"], "one Ray trainable and its ranks"),
-    (["training", "evaluation"], "torch, DeepSpeed, lm-eval: rank processes only"),
-    (["data", "search", "ledger"], "tokenised rows, Optuna, the record"),
-    (["spec", "schedulers", "pruners"], "the YAML file; public doors"),
-    (["early_stopping"], "rules, pure; Ray and Optuna adapters"),
-    (["errors", "redact"], "used everywhere"),
-]
+NOTES = {
+    "cli": "parse, call one function, print",
+    "plan": "estimate, apply rules to recorded runs, example",
+    "driver": "one sweep from start to end (Ray Tune)",
+    "report": "read the ledger; no Ray session",
+    "search": "Optuna by ask and tell, bridge to Ray",
+    "slot": "one Ray trainable and its ranks",
+    "training": "torch, DeepSpeed, lm-eval: rank processes only",
+    "data": "read, tokenise, order",
+    "spec": "the YAML file; public entry points",
+    "early_stopping": "rules; Ray and Optuna adapters",
+    "ledger": "rows, state, ranking",
+    "errors": "used everywhere",
+}
+"""What a layer does, by its first package."""
 WAY = [
     ("sweep.yaml", "spec: load, validate, freeze"),
     ("driver: run_sweep", "run folder, Ray, control, faults"),
@@ -58,20 +62,29 @@ def _svg(width: int, height: int, label: str, body: list[str]) -> str:
     )
 
 
+def layers() -> list[list[str]]:
+    """The layers of the import contract, top to bottom."""
+    contract = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    rows = contract["tool"]["importlinter"]["contracts"][0]["layers"]
+    return [[name.strip().removeprefix("sweepft.") for name in row.split("|")] for row in rows]
+
+
 def packages() -> str:
     """The layers, top to bottom; boxes of a row do not import each other."""
     width, row, body = 860, 56, []
-    for i, (names, note) in enumerate(LAYERS):
+    for i, names in enumerate(layers()):
         y = 16 + i * row
         w = (480 - 8 * (len(names) - 1)) / len(names)
         body += [_box(16 + j * (w + 8), y, w, 42, name) for j, name in enumerate(names)]
-        body.append(f"<text x='512' y='{y + 26}' font-size='13' fill='#424242'>{escape(note)}</text>")
-    height = 16 + len(LAYERS) * row + 24
+        body.append(
+            f"<text x='512' y='{y + 26}' font-size='13' fill='#424242'>{escape(NOTES.get(names[0], ''))}</text>"
+        )
+    height = 16 + len(layers()) * row + 24
     body.append(
         f"<text x='16' y='{height - 12}' font-size='13' fill='#424242'>"
         "An upper layer imports lower ones, never the other way.</text>"
     )
-    return _svg(width, height, "Packages of sweepft in ten layers", body)
+    return _svg(width, height, "Packages of sweepft in layers", body)
 
 
 def way() -> str:

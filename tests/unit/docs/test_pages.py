@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,14 @@ def test_architecture__every_path_exists() -> None:
     named |= {f"src/sweepft/{path}" for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)}
     assert len(named) >= 15
     assert not [path for path in sorted(named) if not (ROOT / path).exists()]
+
+
+def test_pictures__show_the_layers_of_the_import_contract() -> None:
+    """`make reference` draws them."""
+    draw = runpy.run_path(str(DOCS / "images/draw.py"))
+    assert (DOCS / "images/packages.svg").read_text(encoding="utf-8") == draw["packages"]()
+    assert (DOCS / "images/trial.svg").read_text(encoding="utf-8") == draw["way"]()
+    assert all(names[0] in draw["NOTES"] for names in draw["layers"]())
 
 
 def test_glossary__has_one_line_a_term_in_order() -> None:
