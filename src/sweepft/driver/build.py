@@ -117,7 +117,7 @@ def build_search(
         final_stage: What follows the search.
         restore: Whether the scheduler, too, is restored from the ledger.
     """
-    view, outcomes = event_log.view, dict[str, Outcome]()
+    view, outcomes = event_log.state, dict[str, Outcome]()
     fault_policy = FaultPolicy(spec.faults, view, control, outcomes)
     scheduler = build_scheduler(
         spec, view.budget_samples, prior_sweeps, control=control, fault_policy=fault_policy
@@ -160,7 +160,7 @@ class _SweepSearchControl(DriverOnly, SearchControl):
         return [trial.trial_id for trial in paused if trial.worth]
 
     def restarts(self, trial_id: str) -> int:
-        return restarts(self._event_log.view, trial_id)
+        return restarts(self._event_log.state, trial_id)
 
     def next_after_search(self) -> Job | Literal["wait", "finished"]:
         return "finished" if self._final_stage is None else self._final_stage.next_job()
@@ -180,7 +180,7 @@ def build_callback(
 ) -> LedgerCallback:
     """What writes the ledger rows of one session; `close` it when the slots are gone."""
     ranks = shape(spec)
-    begin, _ = event_log.view.sessions[-1]
+    begin, _ = event_log.state.sessions[-1]
     return LedgerCallback(
         event_log,
         scheduler=search.scheduler,

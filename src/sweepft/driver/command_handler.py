@@ -145,7 +145,7 @@ class CommandHandler(DriverOnly):
         self._event_log = event_log
         self._control = control
         self._inbox = CommandInbox(run_dir)
-        self._answered = {row["command_id"] for row in event_log.view.commands}
+        self._answered = {row["command_id"] for row in event_log.state.commands}
         self._checkpoints = Path(checkpoint_policy(spec, run_dir).folder)
         self._scheduler: SweepScheduler | None = None
         self._proposer: Proposer | None = None
@@ -154,7 +154,7 @@ class CommandHandler(DriverOnly):
     def begin_session(self, scheduler: SweepScheduler, proposer: Proposer) -> None:
         """Trials start, or start again. Carry out what was accepted earlier and is not done yet."""
         self._scheduler, self._proposer = scheduler, proposer
-        view = self._event_log.view
+        view = self._event_log.state
         for row in view.accepted("extend"):
             self._extend(row["arguments"]["trials"])
         done = [trial.params for trial in view.trials.values() if trial.origin == "clone"]
@@ -195,11 +195,11 @@ class CommandHandler(DriverOnly):
                 self._take(command, "the sweep is over")
 
     def _take(self, command: Command, closed: str | None) -> None:
-        problem = command_problem(command, self._event_log.view, self._spec, closed)
+        problem = command_problem(command, self._event_log.state, self._spec, closed)
         arguments = dict(command.arguments)
         if command.command == "clone" and problem is None:
             assert command.trial_id is not None
-            arguments["params"] = clone_params(command, self._event_log.view.trials[command.trial_id])
+            arguments["params"] = clone_params(command, self._event_log.state.trials[command.trial_id])
             problem = self._clone(command, arguments["params"])
         answer = f"{problem.rule}; {problem.remedy}" if problem else self._answer(command)
         row = self._event_log.write(
@@ -218,7 +218,7 @@ class CommandHandler(DriverOnly):
 
     def _answer(self, command: Command) -> str:
         """What an accepted command leads to."""
-        trial = self._event_log.view.trials.get(command.trial_id or "")
+        trial = self._event_log.state.trials.get(command.trial_id or "")
         match command.command:
             case "stop" if trial is None:
                 return "stopping now" if self._control.stopping else "stopping at the next rungs"
@@ -273,7 +273,7 @@ class CommandHandler(DriverOnly):
 
     def _stop(self, trial_id: str, reason: str) -> None:
         """End a trial: at once if no slot trains it, else at its next report point."""
-        trial = self._event_log.view.trials[trial_id]
+        trial = self._event_log.state.trials[trial_id]
         if trial.status != "paused" and self._scheduler is not None:
             self._control.request_trial_stop(trial_id, reason)
             return

@@ -116,15 +116,15 @@ class FinalStage(DriverOnly):
         """Remove the weights of a replicate that has every score: they were kept for scoring only."""
         if row["kind"] != "score" or row["trial_id"] is None:
             return
-        trial = self._event_log.view.trials.get(row["trial_id"])
+        trial = self._event_log.state.trials.get(row["trial_id"])
         if trial is None or not trial.replicate_of:
             return
-        if not missing_scores(self._event_log.view, trial.trial_id, since=math.inf):
+        if not missing_scores(self._event_log.state, trial.trial_id, since=math.inf):
             shutil.rmtree(self._run_dir / "weights" / trial.trial_id, ignore_errors=True)
 
     def _choose_finalists(self, evaluate: Evaluate) -> None:
         """Choose the finalists, open the test sets, and write both to the ledger where they are not there yet."""
-        view = self._event_log.view
+        view = self._event_log.state
         objectives = {
             r.trial.trial_id: r.trial.objective
             for r in ranking(view)
@@ -163,10 +163,10 @@ class FinalStage(DriverOnly):
 
         Each replicate is scored before the next one is trained, so that their weights do not pile up.
         """
-        row = self._event_log.view.finalists
+        row = self._event_log.state.finalists
         if row is None:
             return
-        trials = self._event_log.view.trials
+        trials = self._event_log.state.trials
         replicates = list(self._replicates(evaluate, row))
         started = [trials[job.trial_id] for job in replicates if job.trial_id in trials]
         yield from self._eval_jobs(t for t in started if t.status == "completed")
@@ -180,7 +180,7 @@ class FinalStage(DriverOnly):
         """The best finalists with other seeds."""
         if evaluate.replicates is None:
             return
-        trials = self._event_log.view.trials
+        trials = self._event_log.state.trials
         best = [entry["trial_id"] for entry in row["chosen"] if entry["why"] == "top"]
         for name in best[: evaluate.replicates.top]:
             trial = trials[name]
@@ -201,7 +201,7 @@ class FinalStage(DriverOnly):
 
     def _eval_jobs(self, subjects: Iterable[TrialState | None]) -> Iterator[EvalJob]:
         """An evaluation job for each trial, or for the base model (None), that lacks scores."""
-        view, keep = self._event_log.view, keep_policy(self._spec, self._prepared, self._run_dir)
+        view, keep = self._event_log.state, keep_policy(self._spec, self._prepared, self._run_dir)
         any_trial = next(iter(view.trials.values()))
         for trial in subjects:
             name = None if trial is None else trial.trial_id
@@ -221,7 +221,7 @@ class FinalStage(DriverOnly):
                 )
 
     def _train_config(self, trial: TrialState) -> TrainConfig:
-        return TrainConfig.from_dict(trial.train_config, self._event_log.view.budget_samples)
+        return TrainConfig.from_dict(trial.train_config, self._event_log.state.budget_samples)
 
     def _write_unscored(self, name: str, missing: list[dict[str, Any]]) -> None:
         why = f"its weights were not kept: there is no weights/{name}; keep.top was smaller when it ended"

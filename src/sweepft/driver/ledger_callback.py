@@ -143,7 +143,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
 
     def _write_trial(self, job: TrialJob) -> None:
         """The ``trial`` row, where there is none yet."""
-        if job.trial_id in self._event_log.view.trials:
+        if job.trial_id in self._event_log.state.trials:
             return
         self._event_log.write(
             "trial",
@@ -178,7 +178,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         """The number of the result's attempt; a new one starts with the trial and after each restart."""
         attempt = self._attempts.get(name)
         if attempt is None or restarted:
-            attempt = self._attempts[name] = len(self._event_log.view.trials[name].attempts) + 1
+            attempt = self._attempts[name] = len(self._event_log.state.trials[name].attempts) + 1
             self._event_log.write(
                 "start", trial_id=name, attempt=attempt, slot=result["slot"], **result["started"]
             )
@@ -221,7 +221,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         )
 
     def _is_paused(self, job: TrialJob) -> bool:
-        return self._event_log.view.trials[job.trial_id].status == "paused"
+        return self._event_log.state.trials[job.trial_id].status == "paused"
 
     def _end_on_full_storage(self, result: dict[str, Any]) -> None:
         """End the sweep where a slot cannot write: the next trial could not either."""

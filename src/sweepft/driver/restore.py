@@ -43,7 +43,7 @@ def restored_search(
     Raises:
         LedgerCorrupt: If the name of a trial would lead out of the run folder.
     """
-    state = event_log.view
+    state = event_log.state
     _check_names(run_dir, state)
     with gc_paused():
         state.drop_partial_results()
@@ -68,11 +68,11 @@ def _check_names(run_dir: Path, state: SweepState) -> None:
 
 def _write_missing_ends(event_log: EventLog) -> None:
     """Write the ``end`` of trials that a crash prevented after their last result."""
-    for trial in list(event_log.view.trials.values()):
+    for trial in list(event_log.state.trials.values()):
         if not trial.reports or (trial.end is not None and trial.status != "interrupted"):
             continue
         decision = trial.decisions[-1] if trial.decisions else None
-        grad_norm, budget = trial.history["grad_norm"][-1], event_log.view.budget_samples
+        grad_norm, budget = trial.history["grad_norm"][-1], event_log.state.budget_samples
         flagged = decision is not None and decision["action"] in ("stop", "divergence_check")
         diverged = not math.isfinite(grad_norm)
         if not (flagged or diverged or trial.samples_seen >= budget):

@@ -101,7 +101,7 @@ class Sweep:
         cls, spec: SweepSpec, prepared: Prepared, run_dir: Path, event_log: EventLog, console: Console
     ) -> Sweep:
         """A sweep whose limits count from now."""
-        control = SweepControl(Limit(spec, event_log.view).reached)
+        control = SweepControl(Limit(spec, event_log.state).reached)
         return cls(spec, prepared, run_dir, event_log, control, console)
 
     def new_search(self, prior_sweeps: PriorSweeps) -> Search:
@@ -122,7 +122,7 @@ class Sweep:
 
     def write_resume_row(self) -> None:
         """Write the ``sweep`` row with which a later session begins."""
-        prior_sweeps = self.event_log.view.header.get("prior_sweeps")
+        prior_sweeps = self.event_log.state.header.get("prior_sweeps")
         self.event_log.write(
             "sweep", resumed=True, **sweep_row(self.spec, self.prepared), prior_sweeps=prior_sweeps
         )
@@ -146,12 +146,12 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
     """
     spec, run_dir, event_log, control = sweep.spec, sweep.run_dir, sweep.event_log, sweep.control
     commands = CommandHandler(spec, run_dir, event_log, control)
-    progress = Progress(event_log.view, spec.resources.concurrent_trials, sweep.console)
+    progress = Progress(event_log.state, spec.resources.concurrent_trials, sweep.console)
     event_log.listeners += [
         progress.on_row,
-        LiveReport(run_dir, event_log.view).on_row,
-        stop_when_nothing_works(control, event_log.view),
-        keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.view),
+        LiveReport(run_dir, event_log.state).on_row,
+        stop_when_nothing_works(control, event_log.state),
+        keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.state),
     ]
     lasting = tuple(event_log.listeners)  # a session adds its own
     with _interrupts(control, sweep.console), progress:
@@ -230,7 +230,7 @@ def _note_failure(event_log: EventLog, failure: StorageError) -> StorageError:
 
 def _wait_while_paused(event_log: EventLog, commands: CommandHandler, search: Search) -> bool:
     """Wait while the sweep is paused; whether it continues then (else it is to stop)."""
-    who = event_log.view.accepted("pause")[-1]["who"]
+    who = event_log.state.accepted("pause")[-1]["who"]
     event_log.write("finish", status="paused", reason=f"paused by {who}")
     search.proposer.close()
     commands.end_session()
@@ -239,7 +239,7 @@ def _wait_while_paused(event_log: EventLog, commands: CommandHandler, search: Se
 
 def _finish(sweep: Sweep, search: Search, commands: CommandHandler) -> SweepResult:
     """Close everything, write the last row and the report."""
-    run_dir, view = sweep.run_dir, sweep.event_log.view
+    run_dir, view = sweep.run_dir, sweep.event_log.state
     commands.close()
     search.proposer.close()
     status, reason = _status(sweep.control, view)

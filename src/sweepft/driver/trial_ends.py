@@ -88,7 +88,7 @@ def stop_paused_trials(
         limit: The limit that was reached, as a sentence; None without one.
     """
     for paused in scheduler.paused_trials(from_scratch=from_scratch):
-        trial = event_log.view.trials[paused.trial_id]
+        trial = event_log.state.trials[paused.trial_id]
         why = limit if limit is not None and paused.worth else paused.reason
         stop_idle_trial(
             event_log,

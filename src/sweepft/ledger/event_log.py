@@ -20,7 +20,7 @@ class EventLog:
 
     Args:
         ledger: Open for writing.
-        view: The state so far; empty for a new sweep.
+        state: The state so far; empty for a new sweep.
 
     Attributes:
         failure: The error after which nothing can be written any more, or None. Tune turns exceptions of its
@@ -28,10 +28,10 @@ class EventLog:
         listeners: Called with each row, after it is written and folded.
     """
 
-    def __init__(self, ledger: Ledger, view: SweepState) -> None:
+    def __init__(self, ledger: Ledger, state: SweepState) -> None:
         self.ledger = ledger
-        self.view = view
-        view.writer = current_writer(ledger.path.parent)
+        self.state = state
+        state.writer = current_writer(ledger.path.parent)
         self.failure: StorageError | None = None
         self.listeners: list[Callable[[Row], None]] = []
 
@@ -48,7 +48,7 @@ class EventLog:
         except StorageError as error:
             self.failure = error
             raise
-        self.view.apply(row)
+        self.state.apply(row)
         for listener in self.listeners:
             listener(row)
         return row

@@ -52,7 +52,7 @@ class Driver:
         """The next trial begins; Tune's trial, as far as a scheduler looks at it."""
         proposal = self.proposer.ask()
         assert proposal is not None
-        if proposal.trial_id not in self.event_log.view.trials:
+        if proposal.trial_id not in self.event_log.state.trials:
             self.event_log.write(
                 "trial", trial_id=proposal.trial_id, number=proposal.number, params=proposal.params,
                 train_config={}, origin=proposal.origin, planned_steps=10, warmup_steps=0,
@@ -69,7 +69,7 @@ class Driver:
         """Someone gives a command, the driver looks, and this is its answer."""
         send_command(self.run, Command.new(command, trial_id, arguments))
         self.commands.poll()
-        return self.event_log.view.commands[-1]
+        return self.event_log.state.commands[-1]
 
     def report(self, trial: SimpleNamespace, samples: int, **more: Any) -> str:
         result = {"samples_seen": samples, "step": samples // 10, "loss": 1.0, "grad_norm": 1.0, **more}
@@ -90,10 +90,10 @@ def test_command_handler__answers_each_command_once(driver: Driver) -> None:
     driver.start()
     assert driver.give("pin", "t000")["accepted"]
     driver.commands.poll()
-    assert len(driver.event_log.view.commands) == 1
+    assert len(driver.event_log.state.commands) == 1
     again = driver.crash()
     again.commands.poll()
-    assert len(again.event_log.view.commands) == 1
+    assert len(again.event_log.state.commands) == 1
 
 
 def test_command_handler__stop_trial_at_next_report(driver: Driver) -> None:
@@ -128,11 +128,11 @@ def test_command_handler__clone_and_extension_survive_crash(driver: Driver) -> N
     again = driver.crash()
     names = [job_of(again.start().config).name for _ in range(4)]
     assert names == ["t000", "t001", "t002", "t003"]
-    clone = again.event_log.view.trials["t001"]
+    clone = again.event_log.state.trials["t001"]
     assert clone.origin == "clone"
     assert clone.params.items() >= params.items()
     assert again.proposer.ask() is None
-    assert again.event_log.view.planned_trials == 4
+    assert again.event_log.state.planned_trials == 4
 
 
 def test_command_handler__refuses_clone_of_waiting_proposal(driver: Driver) -> None:
@@ -169,7 +169,7 @@ def test_command_handler__pin_and_stop_of_paused_trials(driver: Driver) -> None:
     assert driver.give("pin", "t000")["answer"] == "queued next; exempt from early stopping"
     assert driver.proposer.waiting == 1
     assert driver.give("stop", "t001")["answer"] == "stopped"
-    ended = driver.event_log.view.trials["t001"]
+    ended = driver.event_log.state.trials["t001"]
     assert (ended.status, ended.pauses) == ("stopped", 1)
     assert not driver.proposer.paused
 
@@ -196,7 +196,7 @@ def test_command_handler__stop_while_paused(driver: Driver) -> None:
     driver.give("pause")
     driver.commands.end_session()
     assert driver.give("stop", "t000")["answer"] == "stopped"
-    assert driver.event_log.view.trials["t000"].status == "stopped"
+    assert driver.event_log.state.trials["t000"].status == "stopped"
     send_command(driver.run, Command.new("stop"))
     assert not driver.commands.wait_while_paused()
     assert driver.control.stopping
@@ -220,7 +220,7 @@ def test_command_handler__refuses_when_search_is_over(driver: Driver) -> None:
     send_command(driver.run, Command.new("extend", None, {"trials": 9}))
     driver.limit = None
     driver.commands.close()
-    assert driver.event_log.view.commands[-1]["answer"].startswith(
+    assert driver.event_log.state.commands[-1]["answer"].startswith(
         "no more trials are started: the sweep is over"
     )
 
