@@ -1,9 +1,9 @@
 """Audits: flagged trials that are trained to completion, to measure how often the rule is wrong.
 
-Two rates are kept apart. P(flagged | top): the share of the top trials that the rule stops; the calibrated rule bounds it.
-P(top | flagged): the share of flagged trials that end in the top fraction; audits measure it. Which trials are audited is
-fixed by a hash before anything is known of them. The interval is read at a few fixed counts only, with the error spread
-evenly over them, so that looking often does not invalidate it.
+Two rates are kept apart. P(flagged | top): the share of the top trials that the rule stops; the calibrated rule bounds
+it. P(top | flagged): the share of flagged trials that end in the top fraction; audits measure it. Which trials are
+audited is fixed by a hash before anything is known of them. The interval is read at a few fixed counts only, with the
+error spread evenly over them, so that looking often does not invalidate it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """The calibrated rule: flags the trials that together hold only a small share of the chances of the top fraction.
 
-A trial's early signals are blended into a score. Score and final result are modelled as a normal pair; their correlation
-starts from a prior, is smaller the less objective and loss agree, and is learned from finished trials. Where repeats of a
-trial's configuration have finished, the part that the signals missed of their results is expected of it, too. That gives
-each trial its probability of ending in the top fraction. Trials are flagged from the least likely upwards as long as all
-flagged ones together, now and earlier, hold no more than a *level* of the sum of these probabilities: the cumulative risk.
+A trial's early signals are blended into a score. Score and final result are modelled as a normal pair; their
+correlation starts from a prior, is smaller the less objective and loss agree, and is learned from finished trials.
+Where repeats of a trial's configuration have finished, the part that the signals missed of their results is expected of
+it, too. That gives each trial its probability of ending in the top fraction. Trials are flagged from the least likely
+upwards as long as all flagged ones together, now and earlier, hold no more than a *level* of the sum of these
+probabilities: the cumulative risk.
 
 The basis of the level decides what may be claimed:
 
 - ``heuristic``: three to four times the ``max_false_stop_rate`` asked for (0.33 for 0.10) where as much is known of the
-  trials' results as is assumed of fine-tunes (on those it was chosen on, 0.13 of the top trials were stopped), less where
-  less is known, down to the rate itself. Nothing is guaranteed.
+  trials' results as is assumed of fine-tunes (on those it was chosen on, 0.13 of the top trials were stopped), less
+  where less is known, down to the rate itself. Nothing is guaranteed.
 - ``prior_sweeps``: set by conformal risk control on replays of prior sweeps: a new sweep like those loses no more than
   ``max_false_stop_rate`` of its top trials on average.
 - ``conformal``: in a sweep with enough top trials of its own, run in full or audited: a top trial is flagged with
@@ -44,7 +45,7 @@ from sweepft.early_stopping.trial import TrialRecord
 
 Floats = NDArray[np.float64]
 
-# n * variance of a normal score known by its rank among n trials, with the edge of the top fraction; of a final result.
+# n * variance: of a normal score known by its rank among n trials, with the edge of the top fraction; of a result.
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
 _SLACK: Final = 2.8  # gives level 0.33 for a rate of 0.10 where as much is known as on fine-tunes
@@ -198,8 +199,8 @@ class CalibratedRule:
             evidence["objective_step"] = trial.snapshots[chosen].metric_step
         finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
-            f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}{finished};"
-            f" cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis})"
+            f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}"
+            f"{finished}; cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis})"
         )
         return RuleDecision(risk <= level, reason, p_top, evidence, score=risk)
 
@@ -264,8 +265,8 @@ class CalibratedRule:
     def _conformal_level(self, finished: FinishedTrials) -> float | None:
         """The largest level at which a top trial is flagged with probability ``max_false_stop_rate`` at most.
 
-        Needs audits: without them flagged top trials are never seen, and the others are a biased sample. None while there
-        are too few top trials for a bound at this rate.
+        Needs audits: without them flagged top trials are never seen, and the others are a biased sample. None while
+        there are too few top trials for a bound at this rate.
         """
         if self.audit <= 0:
             return None

@@ -1,6 +1,7 @@
 """All trials of a sweep as rules see them: snapshots by rung, final results, trials that ended early.
 
-Values at each rung are kept sorted as trials arrive, so that a rank costs a binary search, whatever the number of trials.
+Values at each rung are kept sorted as trials arrive, so that a rank costs a binary search, whatever the number of
+trials.
 """
 
 from __future__ import annotations

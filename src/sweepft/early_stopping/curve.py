@@ -1,7 +1,7 @@
 """One trial's learning curve, append-only, and the `Snapshot` of it that is taken at a rung.
 
-A snapshot is taken once, when the trial is first at a rung, from what had been reported by then. Nothing changes it later,
-so that a rule sees the same numbers live, after a restart and in a replay.
+A snapshot is taken once, when the trial is first at a rung, from what had been reported by then. Nothing changes it
+later, so that a rule sees the same numbers live, after a restart and in a replay.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def make_report(
 ) -> Report:
     """A report from raw values: columns of equal length, and the objective as of the last row.
 
-    None stands for a value that was not reported. A loss or objective that is NaN or infinite ends the trial (a gradient
-    norm does not: loss scaling in fp16 makes non-finite ones now and then).
+    None stands for a value that was not reported. A loss or objective that is NaN or infinite ends the trial (a
+    gradient norm does not: loss scaling in fp16 makes non-finite ones now and then).
     """
     losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
     bad: str | None = None

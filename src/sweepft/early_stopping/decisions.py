@@ -1,7 +1,7 @@
 """What a rule answers (`RuleDecision`) and what the early stopper makes of it (`StopDecision`).
 
-A rule flags a trial or not; the early stopper turns that into continue, stop, pause or audit. Both carry the evidence and
-a sentence, so that a report can say why each trial ended.
+A rule flags a trial or not; the early stopper turns that into continue, stop, pause or audit. Both carry the evidence
+and a sentence, so that a report can say why each trial ended.
 """
 
 from __future__ import annotations

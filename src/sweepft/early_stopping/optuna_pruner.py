@@ -1,7 +1,7 @@
-"""`EarlyDynamicsPruner`: the early-stopping rules as an Optuna pruner, and `observe`, which hands it what training shows.
+"""`EarlyDynamicsPruner`, an Optuna pruner with the early-stopping rules, and `observe`, which records what it reads.
 
-It reads the study's storage alone, so that several processes can work on one study. Objectives come from ``trial.report``;
-losses and gradient norms, which Optuna has no place for, are kept in the trials' user attributes.
+It reads the study's storage alone, so that several processes can work on one study. Objectives come from
+``trial.report``; losses and gradient norms, which Optuna has no place for, are kept in the trials' user attributes.
 """
 
 from __future__ import annotations

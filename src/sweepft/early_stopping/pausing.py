@@ -1,8 +1,8 @@
 """Which paused trials resume: those that are worth their price.
 
-A paused trial was flagged, and holds no slot. When the search has nothing more to propose it may resume, if its chance of
-the top fraction is, per unit of compute, at least that of a new trial. A new trial costs a whole budget and ends in the top
-fraction with probability ``top_fraction``; so a trial that costs a share c of a budget needs ``c * top_fraction``.
+A paused trial was flagged, and holds no slot. When the search has nothing more to propose it may resume, if its chance
+of the top fraction is, per unit of compute, at least that of a new trial. A new trial costs a whole budget and ends in
+the top fraction with probability ``top_fraction``; so a trial at a share c of a budget needs ``c * top_fraction``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """`EarlyDynamicsScheduler`: a Ray Tune scheduler that stops trials on their early training dynamics.
 
-It works in any `tune.Tuner`. It reads results into reports, leaves all decisions to `EarlyStopper`, and hands them to Ray.
+It works in any `tune.Tuner`. It reads results into reports, leaves all decisions to `EarlyStopper`, and hands them to
+Ray.
 """
 
 from __future__ import annotations
@@ -110,8 +111,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         covariates: Hyperparameters that may explain final results (``calibrated``).
         top_fraction: The best share of the trials, which should be kept (``calibrated``, audits).
         max_false_stop_rate: Share of the top trials that may be flagged (``calibrated``).
-        audit: Share of flagged trials trained to completion to measure the error rate; by default 0.05 for ``calibrated``
-            and 0 for other rules.
+        audit: Share of flagged trials trained to completion to measure the error rate; by default 0.05 for
+            ``calibrated`` and 0 for other rules.
         max_false_discovery_rate: Share of top trials among the flagged ones above which the rule is switched off.
         eta: Reduction factor of ``asha``.
         seed: Of the audits.
@@ -126,7 +127,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
     Raises:
         ValueError: An argument is wrong; the message begins with its name.
 
-    Ray does not save a scheduler's state. To resume a sweep call `load_state_dict`, or `load_ledger` with the state of its ledger.
+    Ray does not save a scheduler's state. To resume a sweep call `load_state_dict`, or `load_ledger` with the state of
+    its ledger.
 
     Example:
         >>> from ray import tune
@@ -272,7 +274,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> None:
-        """A trial ended; a last result with ``done`` comes only here. Trials stopped by the scheduler are known already.
+        """A trial ended; a last result with ``done`` comes only here. Trials stopped by the scheduler are known
+        already.
 
         Without ``done`` Tune itself is stopping (time budget, Ctrl-C): such a trial has no final result.
         """

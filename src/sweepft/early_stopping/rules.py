@@ -60,7 +60,8 @@ class NoRule:
 
 
 class AshaRule:
-    """Asynchronous successive halving (Li et al., 2020): flags a trial that is not among the best 1/eta at the rung so far.
+    """Asynchronous successive halving (Li et al., 2020): flags a trial that is not among the best 1/eta at the rung so
+    far.
 
     Args:
         eta: Reduction factor.
@@ -96,7 +97,8 @@ class AshaRule:
 
 
 class MedianRule:
-    """Flags a trial with an objective strictly worse than the median of the other trials at the rung (Golovin et al., 2017).
+    """Flags a trial with an objective strictly worse than the median of the other trials at the rung (Golovin et al.,
+    2017).
 
     Args:
         min_peers: Other trials needed at the rung before any trial is flagged there.
@@ -145,9 +147,9 @@ class MedianRule:
 class RecipeRule:
     """Flags trials in the lower half of low gradient norm plus high training loss, among equal batch sizes.
 
-    This is the direction that "Unveiling the Secret Recipe" (arXiv 2412.13337) reports. It is here to be compared with: on
-    most public curves its direction for the loss is wrong. Gradient norms shrink with the batch,
-    E|g_B|^2 = |G|^2 + tr(Sigma)/B, so only trials of the same batch size are compared.
+    This is the direction that "Unveiling the Secret Recipe" (arXiv 2412.13337) reports. It is here to be compared with:
+    on most public curves its direction for the loss is wrong. Gradient norms shrink with the batch, E|g_B|^2 = |G|^2 +
+    tr(Sigma)/B, so only trials of the same batch size are compared.
 
     Args:
         min_peers: Comparable trials needed at the rung before any trial is flagged there.
@@ -177,15 +179,18 @@ class RecipeRule:
                 ranks[signal] = rank if direction > 0 else 1.0 - rank
         evidence: dict[str, Any] = {"peers": len(peers), "batch_size": batch, "ranks": ranks}
         if not ranks:
-            reason = f"{len(peers)} comparable trials at {rung.name} with a loss or gradient norm ({self.min_peers} needed)"
-            return RuleDecision(False, reason, evidence=evidence)
+            return RuleDecision(
+                False,
+                f"{len(peers)} comparable trials at {rung.name} ({self.min_peers} needed)",
+                evidence=evidence,
+            )
         score = sum(ranks.values()) / len(ranks)
         evidence["score"] = score
         words = {"log_grad_norm": "low gradient norm", "loss": "high training loss"}
         return RuleDecision(
             score < 0.5,
-            f"mean rank {score:.2f} {'<' if score < 0.5 else '>='} 0.50 on {' and '.join(words[s] for s in ranks)} among"
-            f" {len(peers)} comparable trials at {rung.name}",
+            f"mean rank {score:.2f} {'<' if score < 0.5 else '>='} 0.50 on {' and '.join(words[s] for s in ranks)}"
+            f" among {len(peers)} comparable trials at {rung.name}",
             evidence=evidence,
         )
 

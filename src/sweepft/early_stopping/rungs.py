@@ -1,8 +1,8 @@
 """Rungs: the points of a trial at which it is judged, and the step at which a trial is at one.
 
-A rung is a fraction of the budget (``0.1``) or a count (``{"steps": 200}``, ``{"samples": 50_000}``). A trial is at a rung
-at its first step that reaches it, whatever its batch size. Everything that needs that step takes it from `Rung`: the slot
-that computes validation loss there, the early stopper that judges there, the plan and the replay.
+A rung is a fraction of the budget (``0.1``) or a count (``{"steps": 200}``, ``{"samples": 50_000}``). A trial is at a
+rung at its first step that reaches it, whatever its batch size. Everything that needs that step takes it from `Rung`:
+the slot that computes validation loss there, the early stopper that judges there, the plan and the replay.
 """
 
 from __future__ import annotations

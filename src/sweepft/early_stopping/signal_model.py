@@ -1,8 +1,8 @@
 """What the early signals of a sweep are worth: weights and a correlation with the final result.
 
-They start from a prior (of fine-tunes, or learned from prior sweeps), corrected by the signals' reliability. Trials at later
-rungs teach a little; finished trials move weights and correlation, whatever their sign. Where trials repeat a configuration
-with another seed, finished ones also tell how far its signals are off.
+They start from a prior (of fine-tunes, or learned from prior sweeps), corrected by the signals' reliability. Trials at
+later rungs teach a little; finished trials move weights and correlation, whatever their sign. Where trials repeat a
+configuration with another seed, finished ones also tell how far its signals are off.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Learner:
 
     Args:
         weights: Prior weights of `SIGNALS`.
-        rho: (rung fraction, correlation) pairs learned from prior sweeps. Empty for the prior of fine-tunes; only that is
-            corrected by the agreement of objective and loss.
+        rho: (rung fraction, correlation) pairs learned from prior sweeps. Empty for the prior of fine-tunes; only that
+            is corrected by the agreement of objective and loss.
         batch_key: Parameter that holds the batch size.
     """
 

@@ -1,8 +1,8 @@
 """The early signals of trials at a rung on one scale, and how reliable they are before any trial has ended.
 
 Two things show that. A signal with ranks that change from rung to rung is mostly noise. And where training loss and
-validation objective order the trials differently, at most one of them can be right: the loss counts as far as, and in the
-direction in which, it agrees with the objective, and less is known of how trials will end.
+validation objective order the trials differently, at most one of them can be right: the loss counts as far as, and in
+the direction in which, it agrees with the objective, and less is known of how trials will end.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ class _Found:
 
 
 class Agreement:
-    """How far objective and loss order the trials alike. What was found at a rung is kept until more trials arrive there.
+    """How far objective and loss order the trials alike. What was found at a rung is kept until more trials arrive
+    there.
 
     Args:
         cohort: The sweep.
@@ -207,7 +208,8 @@ class Agreement:
         """Agreement at the rungs up to this one, from -1 to 1; 1 where either ranking is missing.
 
         The mean correlation of the two rankings, weighted by trials, is corrected for the noise in both (attenuation;
-        Spearman, 1904) and shrunk to a prior: full agreement, or much less where dropout, label smoothing or the like vary.
+        Spearman, 1904) and shrunk to a prior: full agreement, or much less where dropout, label smoothing or the like
+        vary.
 
         Args:
             rung: The last rung that counts.

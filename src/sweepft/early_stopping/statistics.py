@@ -1,8 +1,8 @@
 """Normal scores, and which signals order final results: a pairwise logistic model with a prior, and rank correlation.
 
-Pairs of finished trials are compared, not their values. Trials finish because their early signals were good; that selection
-leaves comparisons between them fair, but would bias a regression on the values. With numpy alone: importing scipy.special
-takes a second, and its last digits differ from those that recorded decisions rest on.
+Pairs of finished trials are compared, not their values. Trials finish because their early signals were good; that
+selection leaves comparisons between them fair, but would bias a regression on the values. With numpy alone: importing
+scipy.special takes a second, and its last digits differ from those that recorded decisions rest on.
 """
 
 from __future__ import annotations

@@ -128,8 +128,9 @@ def _plain(value: Any) -> Hashable:
 
 
 def loss_shifts(params: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Names and values of hyperparameters that shift the training loss itself, such as dropout, so that losses of trials
-    that differ in them cannot be compared."""
+    """Names and values of hyperparameters that shift the training loss itself, such as dropout, so that losses of
+    trials that differ in them cannot be compared.
+    """
     return tuple((k, repr(v)) for k, v in _leaves(params) if _has(k, _SHIFTS))
 
 

@@ -1,10 +1,10 @@
 """Calibrates the calibrated rule on prior sweeps: the level that bounds its false stops in a new sweep like them.
 
 Conformal risk control (Angelopoulos et al., 2022): the rule is replayed over the prior sweeps at rising levels, and the
-largest one is taken at which (n * mean false stops + 1) / (n + 1) stays within the bound. A new sweep, drawn as those were,
-then loses no more than that share of its top trials on average. With twenty sweeps or more, weights and correlations are
-learned too, and each sweep is replayed with those learned from the other half (so the bound is, as in cross-validation,
-that of a rule learned from half as much).
+largest one is taken at which (n * mean false stops + 1) / (n + 1) stays within the bound. A new sweep, drawn as those
+were, then loses no more than that share of its top trials on average. With twenty sweeps or more, weights and
+correlations are learned too, and each sweep is replayed with those learned from the other half (so the bound is, as in
+cross-validation, that of a rule learned from half as much).
 """
 
 from __future__ import annotations

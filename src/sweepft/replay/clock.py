@@ -1,7 +1,7 @@
 """A sweep's clock over recorded runs: so many slots, and a policy that stops runs.
 
-Runs start in the given order as slots come free, and report at their recorded times; what a policy stops costs no more. A
-policy sees only what has been reported by then, in the order in which a live sweep would have reported it.
+Runs start in the given order as slots come free, and report at their recorded times; what a policy stops costs no more.
+A policy sees only what has been reported by then, in the order in which a live sweep would have reported it.
 """
 
 from __future__ import annotations

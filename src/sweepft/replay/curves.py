@@ -1,7 +1,7 @@
 """Recorded runs as a replay needs them, and how they are read from tables of learning curves.
 
-A table (CSV or parquet) has one row per logged step. The columns of public curve collections are known; others are mapped by
-name. A run with no finite value in its last rows has diverged.
+A table (CSV or parquet) has one row per logged step. The columns of public curve collections are known; others are
+mapped by name. A run with no finite value in its last rows has diverged.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Ray Tune's own schedulers on recorded runs, without a Ray session.
 
-The scheduler object is Ray's own; it gets stand-ins for trials and the controller with just what schedulers use of them.
+The scheduler object is Ray's own; it gets stand-ins for trials and the controller with just what schedulers use of
+them.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def test_calibrated__flags_the_least_likely_at_one_rung(rows: list[tuple[Any, An
 
 
 def test_calibrated__evidence_holds_each_signal() -> None:
-    """Normal scores among the trials at the rung: larger is better, 0 is the middle or a signal that was not reported."""
+    """Normal scores among the trials at the rung: larger is better, 0 is the middle or a signal that was not
+    reported.
+    """
     r = early_stopper(rungs=(0.1,))
     for i in range(8):
         r.add(f"t{i}", {"learning_rate": 0.1 * (i + 1)})
