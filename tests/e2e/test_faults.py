@@ -135,7 +135,7 @@ def test_a_sweep_whose_model_packs_wrongly_ends_with_its_first_trial_and_says_th
     (one,) = (t for t in done.view.trials.values() if t.status != "interrupted")
     assert one.status == "failed"
     for words in one.reason, read_ledger(tmp_path / "run")[-1]["reason"]:
-        assert "packed samples give other losses than padded ones" in words
+        assert "packed and padded losses differ" in words
         assert "set train.micro_batch to a number of samples instead" in words
     (fault,) = faults(tmp_path / "run")
     assert (fault["error"], fault["action"]) == ("PackingMismatch", "given up")

@@ -40,12 +40,12 @@ def _train(
     from sweepft.training.deepspeed_engine import ZeroEngine
 
     results = []
-    runner.zero = ZeroEngine(runner.plan, runner.device, reset_in_place)
+    runner.zero = ZeroEngine(runner.config, runner.device, reset_in_place)
     for trial in trials:
         result = runner.start(trial)
         result["history"] = {}
         for i in range(chunks):
-            chunk = runner.run(-(-runner.plan.budget_samples * (i + 1) // chunks))
+            chunk = runner.run(-(-runner.config.budget_samples * (i + 1) // chunks))
             for name, values in chunk["history"].items():
                 result["history"].setdefault(name, []).extend(values)
             if runner.validation:

@@ -21,8 +21,6 @@ from sweepft.data.read import Row
 from sweepft.data.templates import ChatFormat, Rendered
 
 _BATCH: Final = 512
-
-
 _ENCODER_VERSION: Final = 1  # change it whenever the same row would give other tokens or another mask
 
 

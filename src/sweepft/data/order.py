@@ -22,11 +22,7 @@ from sweepft.data.cache import TokenSet
 from sweepft.spec import Curriculum
 
 BLOCKS_PER_BUDGET: Final = 64
-
-
 """Blocks of the loss grid in one budget, about."""
-
-
 _ORDER_VERSION: Final = 1  # change it whenever the same seed would give another sequence
 
 
@@ -205,11 +201,7 @@ class BlockLosses:
 
 
 _VERSION: Final = 1  # change it whenever the same curriculum would give another sequence
-
-
 Shares = list[tuple[float, dict[int, float]]]
-
-
 """A phase each: its share of the budget, and of it the share of each domain by number. Both add up to 1."""
 
 
@@ -344,6 +336,4 @@ def passes(rows: np.ndarray, start: int, count: int, seed: int, domain: int) -> 
 
 
 EXPORTED: Final = (permutation, phased_rows, interleaved, passes)
-
-
 """What `phased_rows` takes to run without sweepft."""

@@ -21,11 +21,7 @@ from typing import Any, Final, Literal
 from sweepft.errors import DataError, Problem
 
 _MAX_PROBLEMS: Final = 10  # a file in the wrong format would otherwise list every row
-
-
 _JSON_RULE: Final = "rows must be valid JSON in UTF-8"
-
-
 _FORMS: Final = "give each row `messages` ([{role, content}, ...]), `prompt` and `completion`, or `text`"
 
 

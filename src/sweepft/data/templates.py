@@ -59,11 +59,7 @@ to be learned. ``plain`` needs the tokenizer's eos token only: the safer choice 
 
 
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
-
-
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
 _PROBE: Final = (("user", "Question one"), ("assistant", "Answer one"), ("user", "Question two"))
 
 

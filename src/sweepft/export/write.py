@@ -26,8 +26,6 @@ from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
 from sweepft.ledger import SweepState, scores_of
 
 FACTS_FILE: Final = "best.json"
-
-
 """What the trial was and reached, for programs."""
 
 

@@ -178,7 +178,7 @@ def _rank(
             "switch_seconds": sum(switches) / len(switches),
             "evaluate_seconds": evaluated,
             "peak_bytes": peak_bytes(runner.device),
-            "micro_batch": runner.plan.micro_batch,
+            "micro_batch": runner.config.micro_batch,
         }
         together.wait(_PATIENCE)
         leave()

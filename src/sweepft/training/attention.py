@@ -1,7 +1,7 @@
-"""Attention over documents that lie one after another in one row: each sees itself and nothing else.
+"""Attention over packed documents: several documents lie one after another in one row, and each sees only itself.
 
-The idea to keep in mind: transformers builds no mask for an attention it has no mask function for, so with this one in
-place the boundaries handed to the forward pass are the only ones there are. A forward pass without them is refused.
+transformers builds no mask for an attention without a mask function, so the boundaries passed to the forward pass are
+the only ones that apply. A forward pass without them is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 DOCUMENTS = "sweepft_documents"
-
-
 """Name of this attention among those of transformers."""
 
 
@@ -28,7 +26,7 @@ class Documents:
 
     Attributes:
         lengths: Tokens of each document, in order.
-        bounds: 0 and where each document ends, int32, shape (documents + 1,), on the device.
+        cu_seqlens: Cumulative lengths: 0 and the end of each document, int32, shape (documents + 1,), on the device.
         position_ids: Restarting at 0 with each document, shape (1, tokens), on the device.
     """
 
@@ -52,8 +50,8 @@ def register(compiled: bool = False) -> None:
     """Make the attention known to transformers by its name.
 
     Args:
-        compiled: Whether the code around it is compiled; it stays out of that, for its pieces differ from batch to
-            batch and each division would be compiled anew.
+        compiled: Whether the code around it is compiled. The attention itself is left out: its parts differ from batch
+            to batch, and each division would be compiled again.
     """
     from transformers import AttentionInterface
 
@@ -76,7 +74,7 @@ def _attention(
     """Causal attention within each document.
 
     Args:
-        module: Of the model; its own mask is not used.
+        module: The model's attention layer; its own mask is not used.
         query: Shape (1, heads, tokens, dim).
         key: Shape (1, heads of keys and values, tokens, dim).
         value: As ``key``.
@@ -84,8 +82,8 @@ def _attention(
         dropout: Of the attention weights.
         scaling: Of the scores.
         sliding_window: Tokens a token sees, itself included; None for all before it.
-        documents: Boundaries.
-        **kwargs: Nothing that changes the result.
+        documents: Boundaries; a forward pass without them is refused.
+        **kwargs: Ignored.
     Returns:
         Shape (1, tokens, heads, dim), and no weights.
     Raises:
@@ -128,7 +126,7 @@ def _by_document(
 
 
 def _band(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """Which tokens a token sees through a sliding window; None where the window is no limit."""
+    """Mask of a sliding window, shape (length, length); None where the window is no limit."""
     if window is None or length <= window:
         return None
     at = torch.arange(length, device=device)
@@ -144,17 +142,17 @@ def _has_varlen(query: torch.Tensor) -> bool:
         or query.shape[-1] > 256
     ):
         return False
-    return _varlen_is_whole() and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return _varlen_is_complete() and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-def _varlen_is_whole() -> bool:
-    """Whether torch has the kernel, and with all that is asked of it: its first versions lack one or the other."""
-    return {"scale", "window_size"} <= _varlen_takes()
+def _varlen_is_complete() -> bool:
+    """Whether torch has the kernel with all the parameters used here: its first versions lack some."""
+    return {"scale", "window_size"} <= _varlen_parameters()
 
 
 @functools.cache
-def _varlen_takes() -> frozenset[str]:
-    """Names of what torch's kernel can be told; none where torch has no such kernel."""
+def _varlen_parameters() -> frozenset[str]:
+    """Parameters of torch's kernel; none where torch has no such kernel."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -177,7 +175,7 @@ def _varlen(
     back = -1 if sliding_window is None else sliding_window - 1
     grouped: dict[str, Any] = {}
     if (times := q.shape[1] // k.shape[1]) > 1:
-        if "enable_gqa" in _varlen_takes():
+        if "enable_gqa" in _varlen_parameters():
             grouped = {"enable_gqa": True}
         else:  # torch 2.11: one head of keys and values for each of the queries
             k, v = (t.repeat_interleave(times, dim=1) for t in (k, v))

@@ -1,10 +1,8 @@
-"""How one global batch is cut into micro-batches, and how samples are laid out for a forward pass.
+"""Split a global batch into micro-batches, collate samples for a forward pass, and prefetch the next step's batches.
 
-The cut never changes the result: loss and gradient are token means over the *global* batch, so ranks and
-micro-batches are free to hold rows of similar length, or as many tokens as fit. Every rank computes the same cut by
-itself.
+The split never changes the result: loss and gradient are token means over the *global* batch, so micro-batches may
+hold rows of similar length, or as many tokens as fit. Every rank computes the same split by itself.
 """
-# MERGED The batches of coming optimizer steps, laid out in a thread while the current one runs.
 
 from __future__ import annotations
 
@@ -22,11 +20,7 @@ from sweepft.data.cache import TokenSet
 from sweepft.data.order import Order
 
 _IGNORE = -100
-
-
 Row = tuple[NDArray[np.int64], NDArray[np.bool_]]
-
-
 """(input_ids, loss_mask) of a sample; a token whose mask is True is a target."""
 
 
@@ -53,7 +47,7 @@ class Batch:
         positions: Where a target is predicted from: row * length + column, shape (targets,).
         targets: Token ids to predict there, shape (targets,).
         samples: Index of the sample that each target belongs to, shape (targets,).
-        count: Samples.
+        count: Number of samples.
     """
 
     input_ids: NDArray[np.int64]
@@ -67,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the micro-batches of a rank are cut and laid out.
+    """How a rank splits its samples into micro-batches and collates them.
 
     Attributes:
         kind: ``rows``: at most ``size`` padded rows; ``packed``: samples one after another in one row of at most
@@ -90,18 +84,18 @@ class Layout:
         if self.kind == "rows":
             return split_micro_batches(lengths, world_size, self.size)
         if self.kind == "packed":
-            return _cut_to_pack(lengths, world_size, self.size)
-        return _cut_to_group(lengths, world_size, self.size)
+            return _split_by_packed_tokens(lengths, world_size, self.size)
+        return _split_by_padded_tokens(lengths, world_size, self.size)
 
     def collate(self, rows: list[Row]) -> Batch:
-        """Make the samples of a micro-batch one forward pass."""
+        """Collate the samples of a micro-batch for one forward pass."""
         return _packed(rows) if self.kind == "packed" else _padded(rows, self.pad_id)
 
 
 def split_micro_batches(
     lengths: NDArray[np.int64], world_size: int, micro_batch: int
 ) -> list[list[MicroBatch]]:
-    """Cut a global batch into micro-batches of so many rows.
+    """Split a global batch into micro-batches of at most ``micro_batch`` rows.
 
     Ranks get equal numbers of rows (within one) and balanced token counts: rows are dealt longest first, each to
     the rank with the fewest tokens that still has room. A rank's micro-batches hold rows of similar length.
@@ -109,7 +103,7 @@ def split_micro_batches(
     Args:
         lengths: Tokens of each row of the global batch, shape (batch,).
         world_size: Number of ranks.
-        micro_batch: Most rows a micro-batch may hold.
+        micro_batch: Maximum rows of a micro-batch.
     Returns:
         For each rank the same number of micro-batches, together holding every row exactly once.
     """
@@ -133,8 +127,10 @@ def _deal(lengths: NDArray[np.int64], world_size: int, room: int) -> list[list[i
     return dealt
 
 
-def _cut_to_group(lengths: NDArray[np.int64], world_size: int, tokens: int) -> list[list[MicroBatch]]:
-    """Rows of similar length together; the longest of them times their number is at most ``tokens``."""
+def _split_by_padded_tokens(
+    lengths: NDArray[np.int64], world_size: int, tokens: int
+) -> list[list[MicroBatch]]:
+    """Micro-batches of rows of similar length: row count times longest row is at most ``tokens``."""
     ranks: list[list[MicroBatch]] = []
     for rows in _deal(lengths, world_size, -(-len(lengths) // world_size)):
         micros, begin = [], 0
@@ -147,7 +143,9 @@ def _cut_to_group(lengths: NDArray[np.int64], world_size: int, tokens: int) -> l
     return [micros + [_micro([])] * (count - len(micros)) for micros in ranks]
 
 
-def _cut_to_pack(lengths: NDArray[np.int64], world_size: int, tokens: int) -> list[list[MicroBatch]]:
+def _split_by_packed_tokens(
+    lengths: NDArray[np.int64], world_size: int, tokens: int
+) -> list[list[MicroBatch]]:
     """Fewest micro-batches of at most ``tokens`` tokens, all of about the same size.
 
     Rows are dealt longest first, each to the micro-batch with the fewest tokens, so that ranks finish together.
@@ -170,7 +168,7 @@ def _cut_to_pack(lengths: NDArray[np.int64], world_size: int, tokens: int) -> li
 def _spread(
     sizes: NDArray[np.int64], order: NDArray[np.int64], bins: int, most: int
 ) -> list[list[int]] | None:
-    """Rows in so many bins, or None when the fullest would hold more than ``most`` tokens."""
+    """Rows in ``bins`` bins, or None when the fullest would hold more than ``most`` tokens."""
     held: list[list[int]] = [[] for _ in range(bins)]
     emptiest = [(0, i) for i in range(bins)]
     for row in order:
@@ -227,9 +225,7 @@ def _packed(rows: list[Row]) -> Batch:
     lengths = np.asarray([len(ids) for ids, _ in rows], dtype=np.int64)
     ids = np.concatenate([ids for ids, _ in rows])
     wanted = np.concatenate([mask for _, mask in rows])
-    wanted[np.cumsum(lengths) - lengths] = (
-        False  # nothing predicts a sample's first token, least of all its neighbour
-    )
+    wanted[np.cumsum(lengths) - lengths] = False  # a sample's first token has no prediction, packed or not
     targets = np.nonzero(wanted)[0]
     return Batch(
         input_ids=ids[None],
@@ -269,27 +265,27 @@ def collate_step(
 
 
 class BatchPrefetcher:
-    """Gives one step after another, and prepares the next one meanwhile.
+    """Collates optimizer steps, the next one in a background thread while the current one runs.
 
     Attributes:
-        waited: Seconds that ``take`` has waited for steps so far.
+        waited: Total seconds that ``take`` has waited for steps.
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweepft-feed")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sweepft-prefetch")
         self._coming: tuple[Any, Future[Step]] | None = None
         self.waited = 0.0
 
     def take(self, make: Callable[[int, int], Step], key: object, here: range, then: range) -> Step:
-        """The step of the positions ``here``; the one of ``then`` is begun, if there are any.
+        """The step of the positions ``here``; starts on the one of ``then``, if there are any.
 
-        ``make`` runs in this feed's thread and nowhere else.
+        ``make`` runs in the prefetcher's thread only.
 
         Args:
             make: Makes the step from its first position and the one after its last.
-            key: What a step depends on beside its positions; a prepared step of another key is thrown away.
-            here: Positions of the step wanted now.
-            then: Positions of the one that will probably be wanted next; may be empty.
+            key: What a step depends on besides its positions; a prefetched step of another key is discarded.
+            here: Positions of the step needed now.
+            then: Positions of the step probably needed next; may be empty.
         """
         begin = time.perf_counter()
         known, self._coming = self._coming, None

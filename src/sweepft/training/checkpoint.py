@@ -1,7 +1,7 @@
-"""A trial's state on disk, so that an interrupted trial goes on bit for bit.
+"""A trial's checkpoint, from which an interrupted trial continues bit for bit.
 
 Each rank writes its own shard of masters and optimizer state as safetensors (no pickle is ever loaded); weights follow
-from the masters. A folder counts only once rank 0 has written ``complete.json`` into it and given it its name.
+from the masters. A folder is valid only once rank 0 has written ``complete.json`` into it and given it its name.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from safetensors.torch import save_file
 from sweepft.training.deepspeed_engine import ZeroEngine
 
 _COMPLETE = "complete.json"
-
-
 _HEADROOM = 1.05
 
 

@@ -1,11 +1,10 @@
 """DeepSpeed's CPU communication op: compiled once on a machine, loaded by every rank.
 
-torch guards such builds by a file named ``lock``, made by whoever builds and waited for, without end, by everybody
-else: a builder that is killed leaves it behind, and no process can tell it from a living one's. The idea to keep in
-mind: our processes take a lock of the kernel's first, which goes with its process, and note under it that they are
-at it. Who holds the kernel's lock and finds such a note knows that its author is dead.
+torch protects such builds with a file named ``lock`` that other processes wait for without limit. A builder that is
+killed leaves it behind, indistinguishable from the lock of a live one. sweepft's processes therefore first take a
+kernel lock, which ends with its process, and mark the build with a note file: a process that holds the kernel lock and
+finds a note knows that the author of the note is dead.
 """
-# MERGED Build DeepSpeed's CPU communication op once, at set-up, with a message a person can act on.
 
 from __future__ import annotations
 
@@ -20,16 +19,12 @@ from pathlib import Path
 from sweepft.training.file_lock import file_lock
 
 _OP = "deepspeed_shm_comm"
-
-
-_PATIENCE = 540.0  # of a rank, before those who wait for it lose theirs
-
-
+_PATIENCE = 540.0  # shorter than the coordinator's own wait for its ranks
 _STALE_SECONDS = 600.0
 
 
 def load_op() -> None:
-    """Load the op into this process, where DeepSpeed then finds it; compile it where that has not been done.
+    """Load the op into this process for DeepSpeed; compile it first where that has not been done.
 
     Raises:
         RuntimeError: If the build fails, or another program's build does not end (see `hold_op_lock`).
@@ -42,21 +37,21 @@ def load_op() -> None:
 
 @contextlib.contextmanager
 def hold_op_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
-    """No other process of ours, on any machine that sees the folder, builds or loads the op meanwhile.
+    """Keep other sweepft processes, on any machine that sees the folder, from building or loading the op meanwhile.
 
-    On entry torch's ``lock`` is gone: that of a process of ours that was killed is removed at once, as is any that is
-    ten minutes old; another program's is waited for.
+    On entry torch's ``lock`` is gone: the lock of a killed sweepft process is removed at once, as is any that is ten
+    minutes old; another program's lock is waited for.
 
     Args:
         folder: Where torch builds the op.
-        patience: Seconds that another program may take.
+        patience: Seconds to wait for another program.
     Raises:
-        RuntimeError: If its lock is still there then.
+        RuntimeError: If the other program's lock is still there after that time.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, note = folder / "lock", folder / "sweepft.building"
-    with file_lock(folder / "sweepft.lock") as sure:
-        if sure and note.exists():
+    with file_lock(folder / "sweepft.lock") as exclusive:
+        if exclusive and note.exists():
             lock.unlink(missing_ok=True)
         _wait_for_others(lock, patience)
         note.touch()
@@ -69,8 +64,8 @@ def hold_op_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
 def own_tools_first() -> None:
     """Put this interpreter's own ``bin`` first on PATH.
 
-    DeepSpeed builds its op with the ninja it finds there, and two versions of ninja each take what the other built for
-    out of date: every start of a rank would compile for half a minute.
+    DeepSpeed builds its op with the first ninja on PATH, and each version of ninja takes what another version built
+    for out of date: every start of a rank would compile for half a minute.
     """
     own = str(Path(sys.executable).parent)
     rest = [p for p in os.environ.get("PATH", "").split(os.pathsep) if p != own]
@@ -95,14 +90,14 @@ def _wait_for_others(lock: Path, patience: float) -> None:
             return
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"{lock}: another program builds DeepSpeed's communication op, or was killed while it did: no end in "
-                f"{patience:.0f} s; end that program, or remove the file if there is none, and run again"
+                f"{lock}: another program is building DeepSpeed's communication op, or was killed while it did: not "
+                f"finished in {patience:.0f} s; end that program, or remove the file if there is none, and run again"
             )
         time.sleep(0.1)
 
 
 def main() -> int:
-    """Build the op, or say what is missing. Returns the exit code."""
+    """Build the op, or print what is missing. Returns the exit code."""
     own_tools_first()
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if not _has_cuda() else "cuda")
     if os.environ["DS_ACCELERATOR"] != "cpu":

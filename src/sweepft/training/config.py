@@ -1,4 +1,4 @@
-"""What a rank must know of a sweep, and of one trial: plain data, so that no other floor needs torch to make it."""
+"""What all trials of a sweep share on a rank, as plain data: other packages build it without importing torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def deepspeed_offload(offload: str) -> dict[str, Any]:
-    """Keys of DeepSpeed's ``zero_optimization`` that put the optimizer, or the parameters too, into main memory."""
+    """Keys of DeepSpeed's ``zero_optimization`` that offload the optimizer, or the parameters too, to main memory."""
     host = {"device": "cpu", "pin_memory": True}
     named = {
         "none": (),
@@ -19,7 +19,7 @@ def deepspeed_offload(offload: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """A named held-out set: its token cache and its weight in the objective."""
+    """A validation set: its name, token cache and weight in the objective."""
 
     name: str
     cache: str
@@ -28,17 +28,16 @@ class ValidationSet:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What all trials of a sweep share.
+    """What all trials of a sweep share; what differs between trials is their ``TrainConfig``.
 
     Attributes:
         model_path: Local folder or hub id of the base model.
-        vocab_size: Tokens the tokenizer knows; embeddings are widened where the model has fewer.
+        vocab_size: Tokens of the tokenizer; embeddings are extended where the model has fewer.
         train_cache: Folder of the tokenised training data (``sweepft.data``).
-        validation: Held-out sets of the objective (weights above zero) and beside it.
+        validation: Validation sets: of the objective (weights above zero), and reported only (weight 0).
         budget_samples: Samples every trial sees.
-        rungs: Fractions of the budget at which held-out loss is computed.
-        micro_batch: Rows, or tokens where samples are packed, that a rank runs forward at once; 0 is to be found by a
-            probe.
+        rungs: Fractions of the budget at which validation loss is computed.
+        micro_batch: Rows of a forward pass on a rank, or tokens where samples are packed; 0: found by a probe.
         packed: Whether samples are packed into rows without padding.
         largest_batch: The largest global batch of the sweep.
         precision: ``fp32`` or ``bf16``.
@@ -46,7 +45,7 @@ class EngineConfig:
         scratch: Folder on this node for the base weights that the ranks share.
         threads: CPU threads of a rank.
         longest: Tokens of the longest training row.
-        offload: What lies in main memory instead of the GPU's (see ``sweepft.spec.Train``).
+        offload: What is kept in main memory instead of the GPU's (see ``sweepft.spec.Train``).
         liger: Whether Liger's kernels replace the model's own.
         allow_pickle: Names of pickle files with the model's weights that may be loaded.
         compiled: Whether ``torch.compile`` runs the model.
@@ -76,5 +75,5 @@ class EngineConfig:
 
     @property
     def least_micro_batch(self) -> int:
-        """A micro-batch that cannot be made smaller: one sample."""
+        """The smallest micro-batch: one sample."""
         return self.longest if self.packed else 1

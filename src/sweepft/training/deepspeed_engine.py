@@ -1,8 +1,8 @@
 """One DeepSpeed engine, built once and reset in place for trial after trial.
 
-``ZeroEngine`` hides what a reset takes: base weights back, optimizer state zeroed, hyperparameters and counters
-of the next trial in. It reaches into DeepSpeed's private names (see ``pyproject.toml`` for the proved range); the
-guard is ``tests/engine/test_warm_equals_cold.py``, which compares every number bit for bit with a fresh process.
+A reset restores base weights, zeroes optimizer state, and sets the next trial's hyperparameters and counters. It uses
+private names of DeepSpeed (see ``pyproject.toml`` for the supported range);
+``tests/unit/training/test_warm_equals_cold.py`` compares every number bit for bit with a fresh process.
 """
 
 from __future__ import annotations
@@ -43,16 +43,20 @@ class ZeroEngine:
     """A DeepSpeed engine that can be given the next train_config.
 
     Args:
-        plan: What all trials share.
+        config: What all trials of the sweep share.
         device: Device of this rank.
         reset_in_place: Whether trials after the first reset the engine; None takes the table above.
     """
 
-    def __init__(self, plan: EngineConfig, device: torch.device, reset_in_place: bool | None = None) -> None:
-        self.plan = plan
+    def __init__(
+        self, config: EngineConfig, device: torch.device, reset_in_place: bool | None = None
+    ) -> None:
+        self.config = config
         self.device = device
         self._in_place = (
-            (plan.zero_stage, plan.precision) in RESET_IN_PLACE if reset_in_place is None else reset_in_place
+            (config.zero_stage, config.precision) in RESET_IN_PLACE
+            if reset_in_place is None
+            else reset_in_place
         )
         self._fused = device.type == "cuda"
         self._engine: Any = None
@@ -105,9 +109,9 @@ class ZeroEngine:
     def layout(self) -> Layout:
         """How this engine's samples are cut into micro-batches and laid out."""
         kind: Literal["rows", "packed", "grouped"] = "rows"
-        if self.plan.packed:
+        if self.config.packed:
             kind = "packed" if self.padded_attention else "grouped"
-        return Layout(kind, self.plan.micro_batch, self.plan.pad_id)
+        return Layout(kind, self.config.micro_batch, self.config.pad_id)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
@@ -122,7 +126,10 @@ class ZeroEngine:
         """
         if self.layout.kind != "packed":
             return
-        packed, padded = self.layout.collate(rows), Layout("rows", len(rows), self.plan.pad_id).collate(rows)
+        packed, padded = (
+            self.layout.collate(rows),
+            Layout("rows", len(rows), self.config.pad_id).collate(rows),
+        )
         self.eval()
         ours = token_losses(self.logits(packed), packed)
         self.module.set_attn_implementation(self.padded_attention)
@@ -149,7 +156,7 @@ class ZeroEngine:
         """Take the optimizer step; returns the gradient norm before clipping (inf or nan when it is not finite)."""
         for group in self._inner.param_groups:
             group["lr"] = learning_rate
-        if self.plan.zero_stage == 0:
+        if self.config.zero_stage == 0:
             grads = [p.grad for p in self.module.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(grads).item()
             if not math.isfinite(norm):
@@ -174,7 +181,7 @@ class ZeroEngine:
         if self._engine is None:
             return
         self._engine.destroy()
-        if self.plan.zero_stage == 3:
+        if self.config.zero_stage == 3:
             release_engine_memory(self._engine)
         self._engine = None
         self._base = []
@@ -215,10 +222,10 @@ class ZeroEngine:
                     state[name].copy_(value)
                 else:  # nothing has been stepped yet in this process
                     state[name] = value
-        if self.plan.zero_stage == 3:
+        if self.config.zero_stage == 3:
             self._engine.optimizer._partition_all_parameters()
         for i, live in enumerate(self._live()):
-            if self.plan.zero_stage in (1, 2):
+            if self.config.zero_stage in (1, 2):
                 # Every rank holds all weights and a share of the masters: take the others' shares from their files.
                 whole = torch.cat([read(f"master{i}").reshape(-1) for read in all_ranks])
                 live.copy_(whole.view_as(live))
@@ -231,7 +238,7 @@ class ZeroEngine:
     @property
     def _inner(self) -> torch.optim.Optimizer:
         optimizer = self._engine.optimizer
-        inner: torch.optim.Optimizer = optimizer if self.plan.zero_stage == 0 else optimizer.optimizer
+        inner: torch.optim.Optimizer = optimizer if self.config.zero_stage == 0 else optimizer.optimizer
         return inner
 
     def _base_model_to_keep(self, train_config: TrainConfig) -> Any:
@@ -245,82 +252,82 @@ class ZeroEngine:
             and train_config.lora is not None
             and self._lora is not None
         )
-        return detach_adapter(self.module) if keep and self.plan.zero_stage < 3 else None
+        return detach_adapter(self.module) if keep and self.config.zero_stage < 3 else None
 
-    def _load(self, config: dict[str, Any]) -> Any:
-        keep = self._partition_while_loading(config)
-        model = load_model(self.plan)
+    def _load(self, ds_config: dict[str, Any]) -> Any:
+        keep = self._partition_while_loading(ds_config)
+        model = load_model(self.config)
         del keep
         usual = model.config._attn_implementation
-        self.padded_attention = usual if self.plan.packed and attend_by_documents(model) else None
+        self.padded_attention = usual if self.config.packed and attend_by_documents(model) else None
         return model
 
     def _build(self, train_config: TrainConfig, base: Any) -> None:
         import deepspeed
 
-        config = self._config(train_config)
-        model = self._load(config) if base is None else base
+        ds_config = self._deepspeed_config(train_config)
+        model = self._load(ds_config) if base is None else base
         if train_config.lora is not None:
-            model = attach_adapter(model, train_config.lora, self.plan.model_path)
+            model = attach_adapter(model, train_config.lora, self.config.model_path)
         # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
-            config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
+            ds_config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
         optimizer = make_optimizer(
             parameter_groups(model, train_config.optimizer.weight_decay), train_config.optimizer, self._fused
         )
-        if self.plan.zero_stage == 0:
+        if self.config.zero_stage == 0:
             model.to(self.device)
-        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=ds_config)
         if train_config.lora is not None and self.device.type == "cpu":
-            share_frozen(self.plan, self.module, known=base is not None)
-        if self.plan.compiled:
+            share_frozen(self.config, self.module, known=base is not None)
+        if self.config.compiled:
             compile_blocks(self.module)
         if self._in_place:
             live = enumerate(self._live())
             # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
             self._base = [
-                t.detach().clone() if train_config.lora else shared_copy(self.plan, str(i), t)
+                t.detach().clone() if train_config.lora else shared_copy(self.config, str(i), t)
                 for i, t in live
             ]
 
-    def _config(self, train_config: TrainConfig) -> dict[str, Any]:
+    def _deepspeed_config(self, train_config: TrainConfig) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
             "gradient_clipping": train_config.gradient_clipping,
-            "bf16": {"enabled": self.plan.precision == "bf16"},
-            "zero_optimization": {"stage": self.plan.zero_stage, **deepspeed_offload(self.plan.offload)},
+            "bf16": {"enabled": self.config.precision == "bf16"},
+            "zero_optimization": {"stage": self.config.zero_stage, **deepspeed_offload(self.config.offload)},
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # torch's own steps on the CPU too: nothing to build
             "steps_per_print": 10**9,
         }
 
-    def _partition_while_loading(self, config: dict[str, Any]) -> Any:
+    def _partition_while_loading(self, ds_config: dict[str, Any]) -> Any:
         """For ZeRO-3 on GPUs, let transformers partition each weight as it loads it: a full copy may not fit."""
-        if self.plan.zero_stage < 3 or self.device.type == "cpu":
+        if self.config.zero_stage < 3 or self.device.type == "cpu":
             return None
         from transformers.integrations import HfDeepSpeedConfig
 
-        return HfDeepSpeedConfig(config)
+        return HfDeepSpeedConfig(ds_config)
 
     # Resetting
 
     def _live(self) -> list[torch.Tensor]:
         """The flat tensors that hold the weights the model computes with."""
         optimizer = self._engine.optimizer
-        if self.plan.zero_stage == 0:
+        if self.config.zero_stage == 0:
             return [p.data for p in self.module.parameters() if p.requires_grad]
-        if self.plan.zero_stage == 3:
+        if self.config.zero_stage == 3:
             return list(optimizer.fp16_partitioned_groups_flat)
         return list(optimizer.bit16_groups_flat)
 
     def _masters(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Pairs (master tensor of the optimizer, the base weights it starts from)."""
         optimizer = self._engine.optimizer
-        if self.plan.zero_stage == 3:
+        if self.config.zero_stage == 3:
             yield from zip(optimizer.fp32_partitioned_groups_flat, self._base, strict=True)
-        elif self.plan.zero_stage in (1, 2):
+        elif self.config.zero_stage in (1, 2):
             for i, (master, base) in enumerate(
                 zip(optimizer.single_partition_of_fp32_groups, self._base, strict=True)
             ):
@@ -329,13 +336,15 @@ class ZeroEngine:
 
     def _master_tensors(self) -> list[torch.Tensor]:
         optimizer = self._engine.optimizer
-        if self.plan.zero_stage == 3:
+        if self.config.zero_stage == 3:
             return list(optimizer.fp32_partitioned_groups_flat)
-        return self._live() if self.plan.zero_stage == 0 else list(optimizer.single_partition_of_fp32_groups)
+        return (
+            self._live() if self.config.zero_stage == 0 else list(optimizer.single_partition_of_fp32_groups)
+        )
 
     def _trained(self) -> list[torch.Tensor]:
         """The tensors the inner optimizer steps. ZeRO-3 shows them to it one by one, so they are not in its groups."""
-        if self.plan.zero_stage > 0:
+        if self.config.zero_stage > 0:
             return self._master_tensors()
         return [p for group in self._inner.param_groups for p in group["params"]]
 
@@ -345,13 +354,13 @@ class ZeroEngine:
     def gather_persistent(self) -> None:
         """Bring the parameters that ZeRO-3 keeps whole in line with their shares."""
         optimizer = self._engine.optimizer
-        if self.plan.zero_stage == 3 and optimizer.persistent_parameters:
+        if self.config.zero_stage == 3 and optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
 
     @torch.no_grad()
     def _reset(self, train_config: TrainConfig) -> None:
         engine, optimizer = self._engine, self._engine.optimizer
-        stage = self.plan.zero_stage
+        stage = self.config.zero_stage
         if stage == 3:
             # Gathered parameters would keep the old trial's values beside the partitions reset below.
             optimizer._partition_all_parameters()
@@ -374,7 +383,7 @@ class ZeroEngine:
     def _hyperparameters(self, train_config: TrainConfig) -> None:
         set_constants(self._inner, train_config.optimizer)
         self._engine._config.gradient_clipping = train_config.gradient_clipping
-        if self.plan.zero_stage > 0:
+        if self.config.zero_stage > 0:
             self._engine.optimizer.clip_grad = train_config.gradient_clipping
 
 

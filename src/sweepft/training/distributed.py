@@ -1,4 +1,4 @@
-"""Bring the ranks of one slot together: process group, device, threads, and the logs kept quiet."""
+"""Bring the ranks of one slot together: process group, device, threads, network interface."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ from sweepft.training.memory import memory_share
 from sweepft.training.rendezvous import open_listener
 
 _SIOCGIFADDR = 0x8915
-
-
 """Linux' request for an interface's IPv4 address (netdevice(7))."""
-
-
 _PATIENCE = timedelta(minutes=30)
-
-
 """For collectives, as DeepSpeed has it; torch gives NCCL ten."""
 
 

@@ -1,4 +1,4 @@
-"""A trial's weights as a plain folder that ``transformers`` loads elsewhere."""
+"""Write a trial's weights as a plain folder that ``transformers`` loads elsewhere."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
 
 
 def _weights(zero: ZeroEngine) -> dict[str, Any] | None:
-    if zero.plan.zero_stage == 3:
+    if zero.config.zero_stage == 3:
         gathered: dict[str, Any] | None = zero.engine._zero3_consolidated_16bit_state_dict()
         return gathered
     return {name: t.detach().to("cpu", copy=True) for name, t in zero.module.state_dict().items()}

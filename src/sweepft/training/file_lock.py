@@ -1,4 +1,4 @@
-"""One process at a time: a lock of the kernel's, which goes with its process, so that a killed one holds nobody up."""
+"""An exclusive file lock of the kernel, released when its process ends, however it ends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[bool]:
-    """No other process, on any machine that sees the file, is in here with the same file.
+    """Hold an exclusive lock on a file, on all machines that see it.
 
     Args:
-        path: Of a file that is made for it and stays.
+        path: Lock file; created where it is missing, and left behind.
     Yields:
-        Whether that is sure: False on a file system without locks, where nobody is kept out.
+        Whether the lock is held: False on a file system without locks, where other processes are not kept out.
     """
     with path.open("ab") as file:
         try:

@@ -1,4 +1,4 @@
-"""What must be equal on all ranks of a slot before a trial may start."""
+"""Digests of everything that must be equal on all ranks of a slot before a trial may start."""
 
 from __future__ import annotations
 
@@ -13,24 +13,22 @@ from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 
 _PACKAGES = ("torch", "deepspeed", "transformers", "ray", "sweepft")
-
-
 _EDGE = 1 << 20
 
 
-def fingerprint(plan: EngineConfig, train_config: TrainConfig | None) -> dict[str, str]:
-    """Digest of each thing ranks have to agree on.
+def fingerprint(config: EngineConfig, train_config: TrainConfig | None) -> dict[str, str]:
+    """Digest of everything that ranks have to agree on.
 
     Returns:
         Field name -> digest or version. Weights are identified by the size and the first and last MiB of each
         safetensors file, which costs milliseconds for 14 GB.
     """
     fields = {
-        "sweep settings": _digest(asdict(plan) | {"scratch": ""}),
-        "training data": TokenSet(plan.train_cache).digest,
-        "weights": weights_digest(plan.model_path),
+        "engine config": _digest(asdict(config) | {"scratch": ""}),
+        "training data": TokenSet(config.train_cache).digest,
+        "weights": weights_digest(config.model_path),
     }
-    fields |= {f"held-out data {s.name}": TokenSet(s.cache).digest for s in plan.validation}
+    fields |= {f"validation data {s.name}": TokenSet(s.cache).digest for s in config.validation}
     if train_config is not None:
         fields["train config"] = _digest(train_config.model_dump(mode="json"))
     return fields | {f"{name} version": version(name) for name in _PACKAGES}
@@ -41,7 +39,7 @@ def _digest(value: object) -> str:
 
 
 def weights_digest(model_path: str) -> str:
-    """Of a model folder: the size and the first and last MiB of each safetensors file; a hub id is its own."""
+    """Digest of a model folder: size, first and last MiB of each safetensors file; a hub id stands for itself."""
     folder = Path(model_path)
     if not folder.is_dir():
         return model_path

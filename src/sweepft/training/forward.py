@@ -1,9 +1,8 @@
-"""A forward pass over padded or packed samples, and the check that both give the same.
+"""A forward pass over padded or packed samples, token and sample losses, and the check that both layouts agree.
 
-The idea to keep in mind: a model of a family that is proven packable attends by documents
-(``sweepft.training.attention``), all others the way transformers does. Packed, logits are made at target positions only.
+A model of a family proven to pack uses ``sweepft.training.attention``; all others use transformers' own. Logits are
+computed at target positions only.
 """
-# MERGED Sums of target-token losses per sample: what training, held-out evaluation and block records are made of.
 
 from __future__ import annotations
 
@@ -19,18 +18,16 @@ from sweepft.training.attention import DOCUMENTS, Documents, register
 from sweepft.training.batching import Batch
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-
-
 """Nats by which packed and padded losses of a token may differ on average, by the precision of the weights."""
 
 
 def attend_by_documents(model: Any) -> bool:
-    """Let the model run packed samples, where its family is proven and its code lets it. Returns whether it does."""
+    """Switch the model to attention by documents where its family is proven to pack. Returns whether it now packs."""
     if model.config.model_type not in PACKABLE:
         return False
     register()
     model.set_attn_implementation(DOCUMENTS)
-    return bool(model.config._attn_implementation == DOCUMENTS)  # code of its own may not follow
+    return bool(model.config._attn_implementation == DOCUMENTS)  # remote code may ignore it
 
 
 def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
@@ -38,13 +35,13 @@ def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device)
 
     Args:
         model: A transformers causal language model, or a DeepSpeed engine around one.
-        batch: What to run.
-        device: Of the model.
+        batch: Collated samples.
+        device: Device of the model.
     """
     ids = torch.from_numpy(batch.input_ids).to(device)
     wanted = torch.from_numpy(batch.positions).to(device)
     if batch.lengths is not None:
-        # No mask and no cache: with either, transformers would mask the packed row its own way, and wrongly.
+        # No mask and no cache: with either, transformers would mask the packed row as one document.
         documents = Documents.of(batch.lengths, device)
         out = model(
             input_ids=ids, position_ids=documents.position_ids, documents=documents, logits_to_keep=wanted,
@@ -60,20 +57,20 @@ def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device)
 
 
 def compare_with_padding(packed: torch.Tensor, padded: torch.Tensor, precision: torch.dtype) -> None:
-    """Refuse packing when it changes the losses.
+    """Check that packing does not change the losses.
 
     Args:
         packed: Loss of each target token of some samples, packed.
         padded: The same, each sample in a row of its own.
-        precision: Of the weights.
+        precision: Precision of the weights.
     Raises:
         PackingMismatch: If they differ by more than rounding does.
     """
     difference = float((packed - padded).abs().mean())
     if not difference <= _TOLERANCE[precision]:
         raise PackingMismatch(
-            f"packed samples give other losses than padded ones: {difference:.2g} nats a token apart, where rounding "
-            f"makes less than {_TOLERANCE[precision]:g}; set train.micro_batch to a number of samples instead"
+            f"packed and padded losses differ by {difference:.2g} nats per token, more than rounding "
+            f"({_TOLERANCE[precision]:g}); set train.micro_batch to a number of samples instead"
         )
 
 
@@ -82,7 +79,7 @@ def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     Args:
         logits: At the batch's target positions, shape (targets, vocabulary).
-        batch: What the logits are of.
+        batch: The batch of these logits.
     Returns:
         Nats, shape (targets,), float32, differentiable.
     """
@@ -95,7 +92,7 @@ def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
     Args:
         logits: At the batch's target positions, shape (targets, vocabulary).
-        batch: What the logits are of.
+        batch: The batch of these logits.
     Returns:
         Nats, shape (samples,), float32, differentiable. Zero for a sample without targets.
     """

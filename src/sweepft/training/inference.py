@@ -1,7 +1,7 @@
-"""The model inside a living engine, used as a plain one: kept weights put into it, and a forward pass for others.
+"""Use the model inside a live engine as a plain one: load kept weights into it, and run a forward pass for scoring.
 
-The idea to keep in mind: each rank reads what it holds of the weights straight from the file, so nothing is gathered
-and ZeRO-3 needs no more memory than training did. The next trial's start brings the base weights back.
+Each rank reads its own share of the weights from the file, so nothing is gathered and ZeRO-3 needs no more memory than
+training. The next trial's start restores the base weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
     for name, parameter in zero.module.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             aliases.setdefault(id(parameter), []).append(name)
-    if zero.plan.zero_stage == 3:
+    if zero.config.zero_stage == 3:
         zero.engine.optimizer._partition_all_parameters()  # gathered copies would keep the old values
     for parameter in (p for p in zero.module.parameters() if p.requires_grad):
         names = aliases[id(parameter)]

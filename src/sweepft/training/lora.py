@@ -1,8 +1,7 @@
-"""Low-rank adapters on a frozen base model: put on, taken off, changed in place, and merged for export.
+"""Low-rank adapters on a frozen base model: attach, detach, change in place, and merge for export.
 
-The idea to keep in mind: an adapter's *shape* (rank and target modules) is built; everything else about it (alpha,
-dropout, its weights) can be set in place. Adapters of one shape all start from the same fixed seed, so that trials
-differ in what is swept and in nothing else.
+Rank and target modules are fixed when an adapter is built; alpha, dropout and weights can be set in place. Adapters of
+one shape all start from the same seed, so that trials differ only in what is swept.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import torch
 from sweepft.spec import Lora
 
 _NAME = "default"
-
-
 _PREFIX = "base_model.model."
 
 
@@ -71,7 +68,7 @@ def split(
     Args:
         adapted: The model, for what it is made of.
         state: Its state, whole, by its names.
-        plan: Of the adapter.
+        lora: Shape and scale of the adapter.
     Returns:
         Names as the base model has them, and names as ``peft`` loads them.
     """

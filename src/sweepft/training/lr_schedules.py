@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of the optimizer step.
 
-The same curves as ``transformers.get_scheduler`` where it has them (a test compares them), so that
-a setting found by a sweep means the same in a ``transformers.Trainer``: the multiplier of step ``t``
-is what a LambdaLR would use for its ``t``-th ``optimizer.step()``, warmup therefore starts at zero.
+The same curves as ``transformers.get_scheduler`` where it has them (compared in a test), so that a schedule found by a
+sweep means the same in a ``transformers.Trainer``: the multiplier of step ``t`` is what a LambdaLR would use for its
+``t``-th ``optimizer.step()``, so warmup starts at zero.
 """
 
 from __future__ import annotations

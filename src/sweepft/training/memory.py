@@ -1,5 +1,4 @@
-"""How many rows a rank can run forward and backward at once: from two short probes, never by running out."""
-# MERGED A ZeRO-3 engine that is done with gives its memory back.
+"""Device memory: the largest micro-batch from two short probes, a rank's share of a GPU, releasing a ZeRO-3 engine."""
 
 from __future__ import annotations
 
@@ -8,17 +7,9 @@ from typing import Any
 import torch
 
 CPU_TOKENS = 8192
-
-
 """Tokens of a micro-batch on a CPU, where larger ones are no faster and nothing bounds them well."""
-
-
 _USABLE = 0.9
-
-
 _OUTSIDE = 2**30
-
-
 """Bytes of a GPU that a process takes beside torch's allocations: CUDA context, NCCL, kernels."""
 
 

@@ -1,5 +1,4 @@
-"""Load the base model the same way on every rank."""
-# MERGED ``torch.compile`` for a model whose batches change their shape from step to step.
+"""Load the base model the same way on every rank, group its parameters for the optimizer, and compile its blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from sweepft.training.config import EngineConfig
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_model(plan: EngineConfig) -> Any:
+def load_model(config: EngineConfig) -> Any:
     """The base model in the sweep's precision, in training mode, on the CPU.
 
     Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed
@@ -26,21 +25,21 @@ def load_model(plan: EngineConfig) -> Any:
     """
     from transformers import AutoModelForCausalLM
 
-    pickles = sorted(p.name for p in Path(plan.model_path).glob("pytorch_model*.bin"))
-    plain = not plan.allow_pickle or any(Path(plan.model_path).glob("*.safetensors"))
-    if not plain and not set(pickles) <= set(plan.allow_pickle):
-        raise ValueError(f"{plan.model_path}: model.allow_pickle does not name all of {', '.join(pickles)}")
+    pickles = sorted(p.name for p in Path(config.model_path).glob("pytorch_model*.bin"))
+    plain = not config.allow_pickle or any(Path(config.model_path).glob("*.safetensors"))
+    if not plain and not set(pickles) <= set(config.allow_pickle):
+        raise ValueError(f"{config.model_path}: model.allow_pickle does not name all of {', '.join(pickles)}")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_pretrained(
-        plan.model_path,
-        revision=plan.revision,
-        trust_remote_code=plan.trust_remote_code,
+        config.model_path,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
         use_safetensors=plain,
-        dtype=_DTYPES[plan.precision],
+        dtype=_DTYPES[config.precision],
     )
-    if plan.vocab_size > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(plan.vocab_size)
-    if plan.liger:
+    if config.vocab_size > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(config.vocab_size)
+    if config.liger:
         use_liger(model)
     model.train()
     return model

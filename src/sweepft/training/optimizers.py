@@ -1,7 +1,7 @@
-"""The optimizers a trial may train with: built, told the next trial's constants, forgotten in place, saved.
+"""The optimizers a trial may use: build, set the next trial's constants, reset in place, save and load.
 
-The idea to keep in mind: a state holds tensors and plain numbers. All of them zeroed is what a fresh optimizer would
-make of its first step, for each name in ``ZEROED_IS_FRESH``; the warm-equals-cold tests hold it to that.
+An optimizer state holds tensors and plain numbers. For the names in ``ZEROED_IS_FRESH``, zeroing all of them equals a
+fresh optimizer (``tests/unit/training/test_warm_equals_cold.py``).
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import torch
 from sweepft.spec import Optimizer
 
 ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
-
-
 """Optimizers whose zeroed state is proved equal to none; the state of others is thrown away with their engine."""
 
 

@@ -1,4 +1,4 @@
-"""Times a few optimizer steps as trials take them: same engine, same batches, same order of samples."""
+"""Time a few optimizer steps as trials take them: same engine, same batches, same sample order."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One rank's part of a trial: optimizer steps over the sample order, recorded step by step.
 
-All ranks of a slot run the same calls in the same order; every number returned is of the *global* batch.
+All ranks of a slot make the same calls in the same order; every number returned is of the *global* batch.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class TrialRunner:
     """Runs trial after trial on one rank.
 
     Args:
-        plan: What all trials share.
+        config: What all trials of the sweep share.
         device: Device of this rank. ``torch.distributed`` must be initialised.
     """
 
-    def __init__(self, plan: EngineConfig, device: torch.device) -> None:
-        self.plan = plan
+    def __init__(self, config: EngineConfig, device: torch.device) -> None:
+        self.config = config
         self.device = device
-        self.zero = ZeroEngine(plan, device)
-        self.train_set = TokenSet(plan.train_cache)
-        self.validation = {s.name: TokenSet(s.cache) for s in plan.validation}
+        self.zero = ZeroEngine(config, device)
+        self.train_set = TokenSet(config.train_cache)
+        self.validation = {s.name: TokenSet(s.cache) for s in config.validation}
         self._train_config: TrainConfig | None = None
         self._checked = False
         self._feed = BatchPrefetcher()
@@ -62,10 +62,10 @@ class TrialRunner:
         self._train_config = train_config
         self._step = self._samples = self._tokens = 0
         self._order, self._feed_order = (  # the feed's thread has its own
-            sample_order(self.train_set, train_config.seed, train_config.data, self.plan.budget_samples)
+            sample_order(self.train_set, train_config.seed, train_config.data, self.config.budget_samples)
             for _ in range(2)
         )
-        self._blocks = BlockLosses(self.plan.budget_samples)
+        self._blocks = BlockLosses(self.config.budget_samples)
         self._open_block = np.zeros(0)
         return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
 
@@ -81,14 +81,14 @@ class TrialRunner:
         """
         begin, waited = time.perf_counter(), self._feed.waited
         train_config = self._running()
-        goal = min(until_samples, self.plan.budget_samples)
+        goal = min(until_samples, self.config.budget_samples)
         first = self._samples
         history: dict[str, list[float]] = {name: [] for name in _COLUMNS}
         parts: list[tuple[NDArray[np.int64], torch.Tensor]] = []
         diverged: str | None = None
         while self._samples < goal and diverged is None:
             step_begin = time.perf_counter()
-            stop = min(self._samples + train_config.batch_size, self.plan.budget_samples)
+            stop = min(self._samples + train_config.batch_size, self.config.budget_samples)
             tokens = self._accumulate(self._samples, stop, parts)
             lr = lr_at(self._step, train_config)
             norm = self.zero.step(lr)
@@ -114,7 +114,7 @@ class TrialRunner:
         Takes two optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
         communication buffers are all there when the peak is read.
         """
-        most = -(-self.plan.largest_batch // dist.get_world_size())
+        most = -(-self.config.largest_batch // dist.get_world_size())
         longest = int(np.argmax(self.train_set.lengths))
         if self.device.type == "cpu":
             return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
@@ -132,11 +132,11 @@ class TrialRunner:
 
     def set_micro_batch(self, rows: int) -> None:
         """Run that many rows at once from now on."""
-        self.plan = self.zero.plan = replace(self.plan, micro_batch=rows)
+        self.config = self.zero.config = replace(self.config, micro_batch=rows)
 
     def evaluate(self) -> dict[str, Any]:
         """Held-out losses now (see ``sweepft.training.validation.evaluate``)."""
-        return evaluate(self.zero, self.plan, self.validation)
+        return evaluate(self.zero, self.config, self.validation)
 
     def load_weights(self, folder: str) -> dict[str, Any]:
         """Put an exported trial's weights into the trial just started, to be scored; returns ``seconds``."""
@@ -170,7 +170,7 @@ class TrialRunner:
         self._step, self._samples, self._tokens = facts["step"], facts["samples"], facts["tokens"]
         self._open_block = extra["open_block"].numpy()
         first = self._samples - len(self._open_block)
-        self._blocks = BlockLosses(self.plan.budget_samples, start=first)
+        self._blocks = BlockLosses(self.config.budget_samples, start=first)
         targets = self.train_set.targets[self._order.indices(first, self._samples)]
         self._blocks.add(np.arange(first, self._samples), self._open_block, targets)
         return {"step": self._step, "samples": self._samples, "seconds": time.perf_counter() - begin}
@@ -199,15 +199,15 @@ class TrialRunner:
         """What a saved state must agree on; micro-batch and checkpointing may differ, they change no result."""
         trial = self._running().model_dump(mode="json", exclude={"micro_batch", "gradient_checkpointing"})
         shared = {
-            "model": self.plan.model_path,
-            "precision": self.plan.precision,
-            "zero": self.plan.zero_stage,
+            "model": self.config.model_path,
+            "precision": self.config.precision,
+            "zero": self.config.zero_stage,
         }
         facts = {
             "trial": trial,
             "sweep": shared,
             "order": self._order.digest,
-            "budget": self.plan.budget_samples,
+            "budget": self.config.budget_samples,
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -231,7 +231,7 @@ class TrialRunner:
         """This rank's share of the positions [start, stop); the one after it is prepared from now on."""
         layout, order = self.zero.layout, self._feed_order
         rank, world = dist.get_rank(), dist.get_world_size()
-        then = range(stop, min(stop + self._running().batch_size, self.plan.budget_samples))
+        then = range(stop, min(stop + self._running().batch_size, self.config.budget_samples))
 
         def make(begin: int, end: int) -> Step:
             return collate_step(self.train_set, order, layout, begin, end, rank, world)
@@ -256,7 +256,7 @@ class TrialRunner:
             begin = end
         self._blocks.add(positions, loss_sums, targets)
         # Samples of the block that is not complete yet: a saved state takes them along.
-        open_samples = self._samples % self._blocks.size if self._samples < self.plan.budget_samples else 0
+        open_samples = self._samples % self._blocks.size if self._samples < self.config.budget_samples else 0
         self._open_block = np.concatenate([self._open_block, loss_sums])[
             len(self._open_block) + len(loss_sums) - open_samples :
         ]

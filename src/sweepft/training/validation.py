@@ -1,4 +1,4 @@
-"""Held-out loss: the objective of every trial, computed the same whatever the number of ranks."""
+"""Validation loss: the objective of every trial, the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.forward import sample_losses
 
 GROUPS = 64
-
-
 """Most groups of samples that a set's residuals are told of; enough to estimate an error by."""
 
 
 @torch.no_grad()
-def evaluate(zero: ZeroEngine, plan: EngineConfig, sets: dict[str, TokenSet]) -> dict[str, Any]:
+def evaluate(zero: ZeroEngine, config: EngineConfig, sets: dict[str, TokenSet]) -> dict[str, Any]:
     """Mean loss of each held-out set, and their weighted mean.
 
     Leaves training untouched: no random number is drawn, and the engine is back in training mode after.
@@ -32,7 +30,7 @@ def evaluate(zero: ZeroEngine, plan: EngineConfig, sets: dict[str, TokenSet]) ->
     """
     start = time.perf_counter()
     results = {name: set_loss(zero, tokens) for name, tokens in sets.items()}
-    weights = {s.name: s.weight for s in plan.validation}
+    weights = {s.name: s.weight for s in config.validation}
     total = sum(weights.values())
     objective = sum(weights[name] * r["loss"] for name, r in results.items()) / total
     return {"objective": objective, "sets": results, "seconds": time.perf_counter() - start}

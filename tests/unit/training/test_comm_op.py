@@ -64,7 +64,7 @@ def test_a_build_that_failed_is_no_killed_one(tmp_path):
 def test_another_programs_lock_is_waited_for_then_reported_with_the_remedy(tmp_path):
     lock = tmp_path / "lock"
     lock.touch()
-    words = r"lock: another program builds .* no end in 0 s; end that program, or remove the file"
+    words = r"lock: another program is building .* not finished in 0 s; end that program, or remove the file"
     with pytest.raises(RuntimeError, match=words), hold_op_lock(tmp_path, patience=0.2):
         pass
     assert lock.exists()

@@ -27,7 +27,7 @@ def scored(runner, tokenizer: Path, tasks):
     from sweepft.training.inference import plain_model
 
     with plain_model(runner.zero) as model:
-        sharded = runner.plan.zero_stage == 3
+        sharded = runner.config.zero_stage == 3
         return {t.name: score(model, str(tokenizer), t, sharded=sharded) for t in tasks}
 
 
@@ -44,7 +44,7 @@ def scored_after(runner, folder: Path, tasks, first, second):
     base = scored(runner, tokenizer, tasks)
     runner.load_weights(str(folder / "weights"))
     there = scored(runner, tokenizer, tasks)
-    validation = runner.set_loss(runner.plan.validation[0].cache)
+    validation = runner.set_loss(runner.config.validation[0].cache)
     runner.start(second)
     after = runner.run(32)["history"]
     scored(runner, tokenizer, tasks)  # in the middle of a trial

@@ -83,13 +83,13 @@ def frozen_and_file(runner):
     these are the ones that all see, and KiB of them that are the rank's own; and whether the files are as they were.
     """
     runner.start(A)
-    files = sorted(Path(runner.plan.scratch).glob("base-*frozen.safetensors"))
+    files = sorted(Path(runner.config.scratch).glob("base-*frozen.safetensors"))
     before = [path.read_bytes() for path in files]
     runner.run(64)
     runner.start(C)
     regions = mapped_regions("frozen.safetensors")
     frozen = [p for p in runner.zero.module.parameters() if not p.requires_grad]
-    held = [(p.ds_tensor if runner.plan.zero_stage == 3 else p).data_ptr() for p in frozen]
+    held = [(p.ds_tensor if runner.config.zero_stage == 3 else p).data_ptr() for p in frozen]
     inside = all(any(begin <= at < end for begin, end, *_ in regions) for at in held)
     mine = (len(held), inside, all(there for *_, there, _ in regions), sum(own for *_, own in regions))
     ranks = [None] * dist.get_world_size()
@@ -115,7 +115,7 @@ def shared_at_once(runner, name):
     """Two ranks share a tensor at the same moment, again and again: the files that this one has mapped."""
     for i in range(20):
         dist.barrier()
-        kept.append(shared_copy(runner.plan, f"{name}{i}", torch.arange(5000.0)))
+        kept.append(shared_copy(runner.config, f"{name}{i}", torch.arange(5000.0)))
     return mapped_regions(name)
 
 
@@ -134,7 +134,7 @@ def packed_and_exported(runner, rows, packed, folder: Path):
     histories = []
     settings = changed(C, lora=C.lora.model_copy(update={"dropout": 0.0}))
     for plan in (packed, rows):
-        runner.plan, runner.zero = plan, ZeroEngine(plan, runner.device)
+        runner.config, runner.zero = plan, ZeroEngine(plan, runner.device)
         runner.start(settings)
         histories.append((runner.run(64)["history"], runner.evaluate()["objective"]))
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)

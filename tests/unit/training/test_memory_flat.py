@@ -25,12 +25,12 @@ def resident() -> int:
 
 def memory_over_trials(runner, reset_in_place):
     """Resident bytes after each of the trials, whose batch size and checkpointing change each time."""
-    runner.zero = ZeroEngine(runner.plan, runner.device, reset_in_place)
+    runner.zero = ZeroEngine(runner.config, runner.device, reset_in_place)
     after, warm = [], []
     for i in range(TRIALS):
         trial = train_config(batch_size=(8, 16, 32)[i % 3], gradient_checkpointing=i % 2 == 1)
         warm.append(runner.start(trial)["warm"])
-        runner.run(runner.plan.budget_samples)
+        runner.run(runner.config.budget_samples)
         runner.evaluate()
         after.append(resident())
     return after, warm

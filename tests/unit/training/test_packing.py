@@ -100,7 +100,7 @@ def trained(runner, plans):
     """The same short trial under each plan."""
     results = []
     for plan in plans:
-        runner.plan, runner.zero = plan, ZeroEngine(plan, runner.device)
+        runner.config, runner.zero = plan, ZeroEngine(plan, runner.device)
         runner._checked = False
         runner.start(SETTINGS)
         kind = runner.zero.layout.kind
@@ -156,7 +156,7 @@ def test_an_unproven_family_is_padded_in_groups_and_a_wrong_attention_is_refused
     assert kind == "grouped"
     assert got["loss"] == pytest.approx(expected["loss"], abs=2e-5)
     assert error == "PackingMismatch"
-    assert "packed samples give other losses than padded ones" in message
+    assert "packed and padded losses differ" in message
     assert "set train.micro_batch to a number of samples instead" in message
 
 
