@@ -10,6 +10,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from support.engine_material import engine_config, train_config
+from support.errors import raises
 from support.faults import RANK, faults, kill, leaks, once, processes, rows_of
 from support.models import FORGET_POSITIONS, OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
@@ -188,7 +189,8 @@ def test_ranks_that_disagree_are_refused(group, tmp_path, tiny_model_dir):
     ranks = group._ranks
     other = engine_config(tiny_model_dir, tmp_path, micro_batch=2)
     ray.get(ranks[1].__ray_call__.remote(lambda self: setattr(self, "_plan", other)))
-    with pytest.raises(RankMismatch, match=r"t000: rank 1 disagrees with rank 0 on sweep settings"):
+    with raises(RankMismatch, "rank.mismatch") as caught:
         group.start(train_config(), timeout=120)
+    assert "rank 1 disagrees with rank 0 on engine config" in str(caught.value)
     with pytest.raises(RankFailed, match=r"run: rank . raised RuntimeError: no trial has been started"):
         group.run(8, timeout=60)

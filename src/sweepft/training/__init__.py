@@ -1,5 +1,5 @@
-"""The only home of torch, deepspeed and models: what one rank does with one trial.
+"""What one rank does with one trial; the only package that uses torch, DeepSpeed and models.
 
-Import its submodules where you need them; this package itself imports nothing heavy, so
-that ``sweepft.training.lr_schedules`` and ``sweepft.training.batching`` stay usable without torch.
+Import submodules where they are needed. This package itself imports nothing heavy: ``config``, ``lr_schedules``,
+``batching``, ``rendezvous`` and ``file_lock`` are usable without torch.
 """

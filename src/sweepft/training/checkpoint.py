@@ -28,13 +28,13 @@ _HEADROOM = 1.05
 def save(
     zero: ZeroEngine, folder: Path, facts: Mapping[str, Any], extra: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Write the state of all ranks into ``folder``, all or nothing. Called on every rank.
+    """Write a checkpoint of all ranks into ``folder``, atomically. Called on every rank.
 
     Args:
         zero: The engine in the middle of a trial.
-        folder: Named for the trial's progress; its siblings, older states of the same trial, are removed after.
-        facts: JSON-able: what the trial was and how far it had come.
-        extra: Tensors of the runner beside the engine's.
+        folder: Named after the trial's progress; older checkpoints of the same trial, its siblings, are removed.
+        facts: JSON-able: the trial's identity and progress.
+        extra: Tensors of the runner, kept with those of the engine.
     Returns:
         ``bytes`` written by all ranks, or ``skipped``: why nothing was written.
     """
@@ -49,7 +49,7 @@ def save(
     problem = problem or _agree(_problem_of(_write_shard, temporary, tensors), zero.device)
     if problem is None and dist.get_rank() == 0:
         written = {"world_size": dist.get_world_size(), "facts": dict(facts)}
-        problem = _problem_of(_give_name, temporary, folder, written)
+        problem = _problem_of(_publish, temporary, folder, written)
     problem = _agree(problem, zero.device)
     if problem is not None:
         if dist.get_rank() == 0:
@@ -67,8 +67,8 @@ def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         shard.with_suffix(".sha256").write_text(hashlib.file_digest(f, "sha256").hexdigest())
 
 
-def _give_name(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
-    """All shards are there: from now on the folder counts, and older ones do not."""
+def _publish(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
+    """Give a complete folder its name, and remove older ones."""
     (temporary / _COMPLETE).write_text(json.dumps(written))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
@@ -78,7 +78,7 @@ def _give_name(temporary: Path, folder: Path, written: Mapping[str, Any]) -> Non
 
 
 def _problem_of(write: Callable[..., None], *args: Any) -> str | None:
-    """Run it; what the storage has against it, or None. A state not written costs time after a fault, no more."""
+    """Run a write; the storage problem, or None. A missing checkpoint only costs time after a fault."""
     try:
         write(*args)
     except (OSError, SafetensorError) as error:
@@ -87,25 +87,25 @@ def _problem_of(write: Callable[..., None], *args: Any) -> str | None:
 
 
 def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Put a freshly started trial's engine into a saved state. Called on every rank.
+    """Load a checkpoint into the engine of a freshly started trial. Called on every rank.
 
     Returns:
         The facts and extra tensors given to ``save``.
     Raises:
-        ValueError: If a shard is not what was written or not in this folder, or the world size differs.
+        ValueError: If a shard is damaged or a link, or the world size differs.
     """
     if folder.is_symlink() or folder.parent.is_symlink():
-        raise ValueError(f"{folder}: is a link; states are read from the run folder itself")
+        raise ValueError(f"{folder}: is a link; checkpoints are read from the run folder only")
     written = json.loads((folder / _COMPLETE).read_text())
     world, rank = dist.get_world_size(), dist.get_rank()
     if written["world_size"] != world:
         raise ValueError(f"{folder}: written by {written['world_size']} ranks, not by {world}")
     shard = folder / f"rank{rank}.safetensors"
     if shard.is_symlink():
-        raise ValueError(f"{shard}: is a link; states are read from the run folder itself")
+        raise ValueError(f"{shard}: is a link; checkpoints are read from the run folder only")
     with shard.open("rb") as f:
         if hashlib.file_digest(f, "sha256").hexdigest() != (folder / f"rank{rank}.sha256").read_text():
-            raise ValueError(f"{shard}: does not have the digest it was written with")
+            raise ValueError(f"{shard}: does not match the digest it was written with")
     shards: list[Any] = [safe_open(folder / f"rank{i}.safetensors", "pt") for i in range(world)]
     mine = shards[rank]
     zero.load_state(mine.keys(), mine.get_tensor, [s.get_tensor for s in shards])
@@ -130,7 +130,7 @@ def free_space_problem(folder: Path, needed: int) -> str | None:
 
 
 def _agree(problem: str | None, device: torch.device) -> str | None:
-    """One rank's problem is everybody's: ranks that disagreed would wait for each other for ever."""
+    """A problem of any rank, on all ranks: ranks that disagreed would wait for each other without end."""
     flag = torch.tensor(0 if problem is None else 1, device=device)
     dist.all_reduce(flag)
     return problem or ("another rank could not write" if flag.item() else None)

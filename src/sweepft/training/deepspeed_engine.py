@@ -40,12 +40,12 @@ RESET_IN_PLACE: frozenset[tuple[int, str]] = frozenset(
 
 
 class ZeroEngine:
-    """A DeepSpeed engine that can be given the next train_config.
+    """A DeepSpeed engine that is reused from trial to trial.
 
     Args:
         config: What all trials of the sweep share.
         device: Device of this rank.
-        reset_in_place: Whether trials after the first reset the engine; None takes the table above.
+        reset_in_place: Whether later trials reset the engine in place; None: as ``RESET_IN_PLACE`` has it.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ZeroEngine:
         self._optimizer = ""
 
     def start(self, train_config: TrainConfig) -> bool:
-        """Make the engine that of a fresh train_config. Returns True when it was reset warm, False when built."""
+        """Start a trial from the base weights. Returns True if the engine was reset (warm), False if it was built."""
         warm = (
             self._engine is not None
             and self._in_place
@@ -97,7 +97,7 @@ class ZeroEngine:
 
     @property
     def lora(self) -> Lora | None:
-        """Adapters of the trial under way."""
+        """Adapter settings of the current trial."""
         return self._lora
 
     @property
@@ -107,7 +107,7 @@ class ZeroEngine:
 
     @property
     def layout(self) -> Layout:
-        """How this engine's samples are cut into micro-batches and laid out."""
+        """How this engine splits samples into micro-batches and collates them."""
         kind: Literal["rows", "packed", "grouped"] = "rows"
         if self.config.packed:
             kind = "packed" if self.padded_attention else "grouped"
@@ -119,10 +119,10 @@ class ZeroEngine:
 
     @torch.no_grad()
     def check_packing(self, rows: list[Row]) -> None:
-        """Run samples packed and padded, once for a model; draws no random number.
+        """Run samples packed and padded and compare their losses. Draws no random number.
 
         Raises:
-            PackingMismatch: If their losses differ. A model that does not pack is left alone.
+            PackingMismatch: If their losses differ. A model that does not pack is not checked.
         """
         if self.layout.kind != "packed":
             return
@@ -131,21 +131,21 @@ class ZeroEngine:
             Layout("rows", len(rows), self.config.pad_id).collate(rows),
         )
         self.eval()
-        ours = token_losses(self.logits(packed), packed)
+        packed_losses = token_losses(self.logits(packed), packed)
         self.module.set_attn_implementation(self.padded_attention)
         try:
-            theirs = token_losses(self.logits(padded), padded)
+            padded_losses = token_losses(self.logits(padded), padded)
         finally:
             self.module.set_attn_implementation(DOCUMENTS)
             self.train()
-        compare_with_padding(ours, theirs, next(self.module.parameters()).dtype)
+        compare_with_padding(packed_losses, padded_losses, next(self.module.parameters()).dtype)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Add the gradient of one micro-batch.
+        """Accumulate the gradient of one micro-batch.
 
         Args:
             loss: This rank's summed target-token losses divided by the target tokens of the *global* batch, so
-                that the sum over ranks and micro-batches is the token mean. DeepSpeed averages over ranks: the
+                that the sum over ranks and micro-batches is the token mean. DeepSpeed averages over ranks; the
                 factor world size undoes that.
             last: Whether this micro-batch ends the optimizer step.
         """
@@ -153,7 +153,7 @@ class ZeroEngine:
         self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
-        """Take the optimizer step; returns the gradient norm before clipping (inf or nan when it is not finite)."""
+        """Take the optimizer step at this rate; returns the gradient norm before clipping (may be inf or nan)."""
         for group in self._inner.param_groups:
             group["lr"] = learning_rate
         if self.config.zero_stage == 0:
@@ -169,15 +169,15 @@ class ZeroEngine:
         return float(norm) if norm is not None else math.nan
 
     def train(self) -> None:
-        """Back to training mode after an evaluation."""
+        """Set training mode."""
         self._engine.train()
 
     def eval(self) -> None:
-        """Evaluation mode: no dropout."""
+        """Set evaluation mode (no dropout)."""
         self._engine.eval()
 
     def close(self) -> None:
-        """Free the engine; the process stays usable for another one."""
+        """Free the engine; the process can build another one."""
         if self._engine is None:
             return
         self._engine.destroy()
@@ -192,7 +192,7 @@ class ZeroEngine:
             torch.cuda.empty_cache()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """This rank's masters and optimizer state, by name: all that a trial has changed."""
+        """This rank's master weights and optimizer state, by name: everything a trial changes."""
         tensors = {f"master{i}": master for i, master in enumerate(self._master_tensors())}
         for i, state in enumerate(self._optimizer_states()):
             tensors |= {f"state{i}.{name}": tensor for name, tensor in state_to_tensors(state).items()}
@@ -205,11 +205,11 @@ class ZeroEngine:
         mine: Callable[[str], torch.Tensor],
         all_ranks: Sequence[Callable[[str], torch.Tensor]],
     ) -> None:
-        """Take over a saved state; the engine must have been started for the same train_config.
+        """Load what :meth:`state` returned; the engine must have been started for the same trial.
 
         Args:
-            names: Of what this rank saved.
-            mine: This rank's saved tensor of a name.
+            names: Names of the tensors that this rank saved.
+            mine: Reads this rank's saved tensor of a name.
             all_ranks: The same for every rank, in order.
         """
         for i, master in enumerate(self._master_tensors()):
@@ -220,13 +220,13 @@ class ZeroEngine:
             for name, value in state_from_tensors(saved, parameter).items():
                 if isinstance(state.get(name), torch.Tensor):
                     state[name].copy_(value)
-                else:  # nothing has been stepped yet in this process
+                else:  # no step has been taken in this process yet
                     state[name] = value
         if self.config.zero_stage == 3:
             self._engine.optimizer._partition_all_parameters()
         for i, live in enumerate(self._live()):
             if self.config.zero_stage in (1, 2):
-                # Every rank holds all weights and a share of the masters: take the others' shares from their files.
+                # Every rank holds all weights but only a shard of the masters: read the other shards from their files.
                 whole = torch.cat([read(f"master{i}").reshape(-1) for read in all_ranks])
                 live.copy_(whole.view_as(live))
             else:
@@ -242,9 +242,9 @@ class ZeroEngine:
         return inner
 
     def _base_model_to_keep(self, train_config: TrainConfig) -> Any:
-        """The frozen base model under an adapter, where the next trial needs another adapter on the same one.
+        """The frozen base model, where the next trial needs another adapter on it; else None.
 
-        At ZeRO-3 DeepSpeed has taken the model apart: it is loaded again.
+        At ZeRO-3 DeepSpeed has partitioned the model, and it is loaded again.
         """
         keep = (
             self._in_place
@@ -269,7 +269,7 @@ class ZeroEngine:
         model = self._load(ds_config) if base is None else base
         if train_config.lora is not None:
             model = attach_adapter(model, train_config.lora, self.config.model_path)
-        # ZeRO would otherwise allocate its default bucket of 5e8 elements whatever the model's size.
+        # By default ZeRO allocates a bucket of 5e8 elements, however small the model.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
             ds_config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
@@ -285,7 +285,7 @@ class ZeroEngine:
             compile_blocks(self.module)
         if self._in_place:
             live = enumerate(self._live())
-            # An adapter is small, and each shape has its own: only whole models are shared by way of the disk.
+            # Adapters are small and differ by shape; only full models are shared through files.
             self._base = [
                 t.detach().clone() if train_config.lora else shared_copy(self.config, str(i), t)
                 for i, t in live
@@ -294,17 +294,17 @@ class ZeroEngine:
     def _deepspeed_config(self, train_config: TrainConfig) -> dict[str, Any]:
         return {
             "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": 1,  # the boundary is set by hand at each micro-batch
+            "gradient_accumulation_steps": 1,  # backward() sets the boundary itself
             "gradient_clipping": train_config.gradient_clipping,
             "bf16": {"enabled": self.config.precision == "bf16"},
             "zero_optimization": {"stage": self.config.zero_stage, **deepspeed_offload(self.config.offload)},
             "zero_allow_untested_optimizer": True,
-            "zero_force_ds_cpu_optimizer": False,  # torch's own steps on the CPU too: nothing to build
+            "zero_force_ds_cpu_optimizer": False,  # torch's optimizers on the CPU too: nothing to compile
             "steps_per_print": 10**9,
         }
 
     def _partition_while_loading(self, ds_config: dict[str, Any]) -> Any:
-        """For ZeRO-3 on GPUs, let transformers partition each weight as it loads it: a full copy may not fit."""
+        """For ZeRO-3 on GPUs, have transformers partition each weight on loading: a full copy may not fit."""
         if self.config.zero_stage < 3 or self.device.type == "cpu":
             return None
         from transformers.integrations import HfDeepSpeedConfig
@@ -314,7 +314,7 @@ class ZeroEngine:
     # Resetting
 
     def _live(self) -> list[torch.Tensor]:
-        """The flat tensors that hold the weights the model computes with."""
+        """The flat tensors of the weights used in forward passes."""
         optimizer = self._engine.optimizer
         if self.config.zero_stage == 0:
             return [p.data for p in self.module.parameters() if p.requires_grad]
@@ -343,7 +343,7 @@ class ZeroEngine:
         )
 
     def _trained(self) -> list[torch.Tensor]:
-        """The tensors the inner optimizer steps. ZeRO-3 shows them to it one by one, so they are not in its groups."""
+        """The tensors that the inner optimizer steps. ZeRO-3 passes them one by one, so they are not in its groups."""
         if self.config.zero_stage > 0:
             return self._master_tensors()
         return [p for group in self._inner.param_groups for p in group["params"]]
@@ -352,7 +352,7 @@ class ZeroEngine:
         return [self._inner.state[p] for p in self._trained()]
 
     def gather_persistent(self) -> None:
-        """Bring the parameters that ZeRO-3 keeps whole in line with their shares."""
+        """Gather the parameters that ZeRO-3 keeps whole from their shards."""
         optimizer = self._engine.optimizer
         if self.config.zero_stage == 3 and optimizer.persistent_parameters:
             optimizer.persistent_parameters[0].all_gather(optimizer.persistent_parameters)
@@ -362,7 +362,7 @@ class ZeroEngine:
         engine, optimizer = self._engine, self._engine.optimizer
         stage = self.config.zero_stage
         if stage == 3:
-            # Gathered parameters would keep the old trial's values beside the partitions reset below.
+            # Parameters still gathered would keep the old trial's values.
             optimizer._partition_all_parameters()
         for live, base in zip(self._live(), self._base, strict=True):
             live.copy_(base.view_as(live))

@@ -19,9 +19,9 @@ from sweepft.training.memory import memory_share
 from sweepft.training.rendezvous import open_listener
 
 _SIOCGIFADDR = 0x8915
-"""Linux' request for an interface's IPv4 address (netdevice(7))."""
+"""Linux ioctl for the IPv4 address of an interface (netdevice(7))."""
 _PATIENCE = timedelta(minutes=30)
-"""For collectives, as DeepSpeed has it; torch gives NCCL ten."""
+"""Time-out of collectives, DeepSpeed's default; torch gives NCCL ten minutes."""
 
 
 def join(
@@ -39,16 +39,16 @@ def join(
         rank: 0 <= rank < world_size.
         world_size: Ranks of the slot.
         address: Host of rank 0.
-        port: Of rank 0's listener there.
+        port: Port of rank 0's listener.
         threads: CPU threads this rank may use.
-        gpus: What this rank was given of a GPU; 0 trains on the CPU, less than 1 holds it to that share of the memory.
-        listener: Of rank 0 (``sweepft.training.rendezvous.listen``), at ``address`` and ``port``; taken over. Made here
-            where it is not given.
+        gpus: This rank's share of a GPU; 0 trains on the CPU, less than 1 limits its memory to that share.
+        listener: Rank 0's socket at ``address`` and ``port``, taken over
+            (``sweepft.training.rendezvous.open_listener``); opened here by default.
     Raises:
-        RuntimeError: If it was given a GPU and torch sees none, or the communication op of CPUs cannot be built.
+        RuntimeError: If the rank has a GPU and torch sees none, or the CPU communication op cannot be built.
     """
     own_tools_first()
-    use_gpu = gpus > 0 and not _pretend()
+    use_gpu = gpus > 0 and not _gpus_are_pretended()
     if use_gpu and not torch.cuda.is_available():
         raise RuntimeError(
             f"this rank was given {gpus:g} GPU and torch {torch.__version__} sees none: install a CUDA build of torch, "
@@ -73,7 +73,7 @@ def join(
             torch.cuda.set_per_process_memory_fraction(memory_share(gpus, total), 0)
     else:
         load_op()
-    _speak_through(interface_towards(address))
+    _use_interface(interface_towards(address))
     torch.distributed.init_process_group(
         "nccl" if use_gpu else "gloo",
         store=_store(rank, world_size, address, port, listener),
@@ -88,33 +88,33 @@ def join(
 
 
 def interface_towards(address: str) -> str | None:
-    """Name of the network interface by which this machine reaches an address; None where that cannot be told.
+    """Name of the network interface by which this machine reaches an address; None where it is not known.
 
-    Of this machine's own addresses it is the interface that holds them. Linux and IPv4; of IPv6 the loopback only.
+    For this machine's own addresses: the interface that holds them. Linux and IPv4; of IPv6 only the loopback.
     """
     if sys.platform != "linux":
         return None
     if address == "::1":
         return "lo"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            way.connect((address, 9))  # of datagrams: nothing is sent
-            own = socket.inet_aton(way.getsockname()[0])
+            probe.connect((address, 9))  # a datagram socket: sends nothing
+            own = socket.inet_aton(probe.getsockname()[0])
         except OSError:
             return None
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # an interface without an address
                 request = struct.pack("256s", name.encode())
-                if fcntl.ioctl(way.fileno(), _SIOCGIFADDR, request)[20:24] == own:
+                if fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)[20:24] == own:
                     return name
     return None
 
 
-def _speak_through(interface: str | None) -> None:
-    """Have the ranks' tensors go the way on which the ranks meet, unless the user names another one.
+def _use_interface(interface: str | None) -> None:
+    """Use the rendezvous' interface for tensors too, unless the user's environment names another one.
 
-    Left alone, gloo listens where this machine's own name leads, which is often the loopback: ranks of other machines
-    would wait for it for ever. NCCL looks for the fastest way itself, but takes the loopback only where it is told to.
+    By default gloo listens at the address of this machine's host name, often the loopback, where ranks of other
+    machines never reach it. NCCL picks the fastest interface itself, but the loopback only on request.
     """
     if interface is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -122,13 +122,13 @@ def _speak_through(interface: str | None) -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
 
 
-def _pretend() -> bool:
-    """Whether GPUs are only counted: a sweep's placement can then be tried where there are none."""
+def _gpus_are_pretended() -> bool:
+    """Whether GPUs are only counted, to try a sweep's placement on a machine without any."""
     return os.environ.get("SWEEPFT_PRETEND_GPUS") == "1"
 
 
 def _store(rank: int, world_size: int, address: str, port: int, listener: socket.socket | None) -> TCPStore:
-    """Where the ranks meet. Rank 0 listens at its node's address alone, where torch would listen at every one."""
+    """The rendezvous store. Rank 0 listens at its node's address only; by default torch listens at all of them."""
     held = (listener or open_listener(address, port)).detach() if rank == 0 else None
     return TCPStore(
         address,

@@ -13,13 +13,13 @@ from sweepft.training.lora import save_adapter, split
 
 
 def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
-    """Write model, tokenizer, chat template and generation config, all or nothing. Called on every rank.
+    """Write model, tokenizer, chat template and generation config, atomically. Called on every rank.
 
-    Where adapters were trained, the model has them merged in, and a folder ``adapter`` holds them alone.
+    A trained adapter is merged into the model; a folder ``adapter`` holds it alone.
 
     Args:
         zero: The engine; at ZeRO-3 its weights are gathered on rank 0.
-        folder: Where the folder shall stand; one that stands there is replaced.
+        folder: Folder to write; an existing one is replaced.
         tokenizer: Folder of the tokenizer as the trial used it.
     """
     state = _weights(zero)

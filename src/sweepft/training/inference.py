@@ -23,9 +23,9 @@ from sweepft.training.deepspeed_engine import ZeroEngine
 
 @torch.no_grad()
 def load_weights(zero: ZeroEngine, folder: Path) -> None:
-    """Put the weights of an exported trial into the engine. Called on every rank, after ``start`` with its settings.
+    """Load the weights of an exported trial. Called on every rank, after ``start`` with its train config.
 
-    Of a trial with adapters the adapter alone is read: the base under it is the engine's own.
+    For a trial with adapters only the adapter is read; the base weights are the engine's own.
 
     Args:
         zero: Freshly started.
@@ -34,7 +34,7 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
         ValueError: If the folder lacks a weight of the model or holds it in another shape.
     """
     read = _reader(folder if zero.lora is None else folder / "adapter", _short if zero.lora else str)
-    aliases: dict[int, list[str]] = {}  # tied weights stand in the file under one of their names
+    aliases: dict[int, list[str]] = {}  # the file holds tied weights under one of their names
     for name, parameter in zero.module.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
             aliases.setdefault(id(parameter), []).append(name)
@@ -47,8 +47,8 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
         if tensor is None or tensor.shape != shape:
             found = "is missing" if tensor is None else f"has the shape {tuple(tensor.shape)}"
             raise ValueError(
-                f"{folder}: {names[0]} {found}, and the model wants {tuple(shape)}\n"
-                "  the weights are of another model, or damaged: remove the folder and train the trial again"
+                f"{folder}: {names[0]} {found}; the model needs {tuple(shape)}\n"
+                "  the weights belong to another model or are damaged: remove the folder and train the trial again"
             )
         _fill(parameter, tensor)
     zero.gather_persistent()
@@ -56,9 +56,9 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
 
 @contextlib.contextmanager
 def plain_model(zero: ZeroEngine) -> Iterator[Any]:
-    """The transformers model for a forward pass by somebody else's code: no dropout, attention as transformers does it.
+    """The transformers model for forward passes by other code: no dropout, transformers' own attention.
 
-    At ZeRO-3 every rank must make the same calls. Random states, the mode and the attention are as before afterwards.
+    At ZeRO-3 every rank must make the same calls. Random states, training mode and attention are restored on exit.
     """
     packed = zero.layout.kind == "packed"
     module = zero.module if zero.lora is None else zero.module.get_base_model()

@@ -19,10 +19,10 @@ _PREFIX = "base_model.model."
 
 
 def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
-    """The model with all its weights frozen and a fresh adapter over them.
+    """The model with all its weights frozen and a fresh adapter attached.
 
     Raises:
-        ImportError: Without ``peft``; says how to install it.
+        ImportError: If ``peft`` is not installed.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -45,12 +45,12 @@ def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
 
 
 def detach_adapter(adapted: Any) -> Any:
-    """The base model without its adapter, as it was."""
+    """The base model without its adapter."""
     return adapted.unload()
 
 
 def set_in_place(adapted: Any, lora: Lora) -> None:
-    """Give an adapter of the same shape another alpha and dropout."""
+    """Set alpha and dropout of an adapter of the same shape."""
     config = adapted.peft_config[_NAME]
     config.lora_alpha, config.lora_dropout = lora.alpha, lora.dropout
     for _, layer in _layers(adapted):
@@ -63,14 +63,14 @@ def set_in_place(adapted: Any, lora: Lora) -> None:
 def split(
     adapted: Any, state: Mapping[str, torch.Tensor], lora: Lora
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Merged weights of the base model, and the adapter's own.
+    """Split a state into merged base weights and the adapter's own weights.
 
     Args:
-        adapted: The model, for what it is made of.
-        state: Its state, whole, by its names.
+        adapted: The model with its adapter.
+        state: Its full state dict.
         lora: Shape and scale of the adapter.
     Returns:
-        Names as the base model has them, and names as ``peft`` loads them.
+        Weights by the base model's names, and by the names that ``peft`` loads.
     """
     transposed = {name for name, layer in _layers(adapted) if layer.fan_in_fan_out}
     merged, adapter = {}, {}

@@ -7,19 +7,20 @@ from typing import Any
 import torch
 
 CPU_TOKENS = 8192
-"""Tokens of a micro-batch on a CPU, where larger ones are no faster and nothing bounds them well."""
+"""Tokens of a micro-batch on a CPU, where larger ones are no faster and memory sets no clear bound."""
 _USABLE = 0.9
-_OUTSIDE = 2**30
-"""Bytes of a GPU that a process takes beside torch's allocations: CUDA context, NCCL, kernels."""
+"""Share of a GPU's memory to fill."""
+_OVERHEAD = 2**30
+"""Bytes of a GPU that a process uses besides torch's allocations: CUDA context, NCCL, kernels."""
 
 
 def largest_micro_batch(peaks: tuple[int, int], total: int, most: int) -> int:
-    """Rows that fit, taking memory as a line in the number of rows.
+    """Rows that fit, assuming that memory grows linearly with the rows.
 
     Args:
         peaks: Peak bytes with one and with two rows of the longest length.
         total: Bytes of the device.
-        most: More rows than this are of no use (a rank's whole share of the largest batch).
+        most: Maximum: a rank's whole share of the largest batch.
     Returns:
         A power of two in [1, most], or ``most`` itself where all of it fits.
     """
@@ -32,15 +33,15 @@ def largest_micro_batch(peaks: tuple[int, int], total: int, most: int) -> int:
 
 
 def memory_share(gpus: float, total: int) -> float:
-    """Share of a GPU's memory that a rank may allocate, so that what it takes beside does not eat its neighbour's.
+    """Share of a GPU's memory that a rank may allocate, leaving room for its CUDA context and kernels.
 
     Args:
         gpus: The rank's share of the GPU, in (0, 1).
         total: Bytes of the GPU.
     Returns:
-        A fraction of ``total``, below ``gpus``; half of it where the share is smaller than two contexts.
+        A fraction of ``total``, below ``gpus``; ``gpus / 2`` where the share is smaller than twice that overhead.
     """
-    return max(gpus / 2, gpus - _OUTSIDE / total)
+    return max(gpus / 2, gpus - _OVERHEAD / total)
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:
@@ -52,9 +53,9 @@ def device_memory(device: torch.device) -> tuple[int, int]:
 
 
 def release_engine_memory(engine: Any) -> None:
-    """Take all tensors out of a destroyed DeepSpeed engine of stage 3, model included.
+    """Free all tensors of a destroyed DeepSpeed engine of stage 3, model included.
 
-    Frozen weights on a CPU stay: they are mapped from a file that all slots of the node share, and cost nothing.
+    Frozen weights on a CPU stay: they are mapped from a file shared by all slots of the node.
     """
     from deepspeed.runtime.zero import parameter_offload
 

@@ -16,12 +16,12 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def load_model(config: EngineConfig) -> Any:
     """The base model in the sweep's precision, in training mode, on the CPU.
 
-    Embeddings are widened where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed
-    seed, so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from
-    the pickle files that the spec names; of these torch takes plain tensors only.
+    Embeddings are extended where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed seed,
+    so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from the
+    pickle files in ``allow_pickle``, of which torch loads plain tensors only.
 
     Raises:
-        ValueError: If the folder has only pickle files, and one that is not named.
+        ValueError: If the folder has only pickle files, and one of them is not allowed.
     """
     from transformers import AutoModelForCausalLM
 
@@ -46,13 +46,13 @@ def load_model(config: EngineConfig) -> Any:
 
 
 def use_liger(model: Any) -> None:
-    """Let Liger's kernels replace the model's own norms, rotary embeddings and feed-forward parts, where it has them.
+    """Replace the model's norms, rotary embeddings and feed-forward parts by Liger's kernels, where it has them.
 
-    Its loss is left out: ours is taken at the target positions only.
+    Liger's loss is not used: sweepft computes logits at target positions only.
 
     Raises:
-        RuntimeError: Without a CUDA device; the package itself says that it is there on a CPU, too, and fails later.
-        ImportError: Without the package; says how to install it.
+        RuntimeError: Without a CUDA device; the package itself would fail later.
+        ImportError: If the package is not installed.
     """
     if not torch.cuda.is_available():
         raise RuntimeError(
@@ -70,8 +70,8 @@ def use_liger(model: Any) -> None:
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Two optimizer groups: matrices, which decay, and vectors (biases, norms), which do not.
 
-    The usual rule of ``transformers.Trainer``; both groups exist whatever the decay, so that a warm
-    engine can change it. Adapters have no vectors, and one group.
+    As in ``transformers.Trainer``. Both groups exist even without decay, so that a warm engine can change it; adapters
+    have no vectors, and one group.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     shapes = [getattr(p, "ds_shape", p.shape) for p in trainable]
@@ -82,34 +82,33 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
 
 
 _VARIANTS: Final = 64
+"""Compiled variants of a block; beyond them torch runs uncompiled, with only a line in the log."""
 
 
 def blocks(model: Any) -> list[Any]:
-    """The model's repeated blocks: the modules that transformers names as never to be split (``_no_split_modules``).
+    """The model's repeated blocks, as in ``_no_split_modules`` of transformers.
 
     Raises:
-        ValueError: If the model names none, or has none of those.
+        ValueError: If there are none.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     names = set(getattr(base, "_no_split_modules", None) or ())
     found = [module for module in base.modules() if type(module).__name__ in names]
     if not found:
         raise ValueError(
-            f"train.compile: {type(base).__name__} does not say which blocks it repeats; set compile: false"
+            f"train.compile: {type(base).__name__} does not name its repeated blocks; set compile: false"
         )
     return found
 
 
 def compile_blocks(model: Any) -> None:
-    """Let ``torch.compile`` run the model's blocks, from their next call on.
+    """Compile the model's repeated blocks with ``torch.compile``, with dynamic shapes.
 
     Raises:
         ValueError: See :func:`blocks`.
     """
     found = blocks(model)
     register(compiled=True)
-    torch._dynamo.config.recompile_limit = (
-        _VARIANTS  # beyond it torch goes on uncompiled, with a line in the log only
-    )
+    torch._dynamo.config.recompile_limit = _VARIANTS
     for block in found:
         block.compile(dynamic=True)

@@ -14,20 +14,22 @@ import torch
 from sweepft.spec import Optimizer
 
 ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
-"""Optimizers whose zeroed state is proved equal to none; the state of others is thrown away with their engine."""
+"""Optimizers whose zeroed state equals a fresh one; for others the engine is built again."""
 
 
 def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer, fused: bool) -> torch.optim.Optimizer:
     """The trial's optimizer over parameter groups, each with its ``weight_decay``.
 
     Args:
-        groups: As ``sweepft.training.model.parameter_groups`` makes them.
-        optimizer: For the optimizer's name and constants.
-        fused: Whether one kernel shall step all parameters, where the optimizer has one.
+        groups: From ``sweepft.training.model.parameter_groups``.
+        optimizer: Name and constants.
+        fused: Whether to step all parameters in one kernel, where the optimizer has one.
     Raises:
-        ImportError: If the 8-bit optimizer's package is not installed; says how to install it.
+        ImportError: If the 8-bit optimizer's package is not installed.
     """
-    groups = [group | _constants(optimizer) | {"lr": 0.0} for group in groups]  # each step sets its own rate
+    groups = [
+        group | _constants(optimizer) | {"lr": 0.0} for group in groups
+    ]  # ZeroEngine.step sets the rate
     if optimizer.name == "adamw":
         return torch.optim.AdamW(groups, fused=fused)
     if optimizer.name == "sgd":
@@ -35,7 +37,7 @@ def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer, fused: bo
     if optimizer.name == "adafactor":
         from transformers.optimization import Adafactor
 
-        # The learning rate as it is given, like the others': neither scaled by a weight's size nor by the step.
+        # The learning rate as given, not scaled by a weight's size or by the step.
         factored: torch.optim.Optimizer = Adafactor(groups, scale_parameter=False, relative_step=False)
         return factored
     try:
@@ -48,16 +50,16 @@ def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer, fused: bo
     return eight_bit
 
 
-def set_constants(living: torch.optim.Optimizer, optimizer: Optimizer) -> None:
-    """Give a living optimizer of the same name the next trial's constants; vectors, if any, still do not decay."""
-    groups = living.param_groups
+def set_constants(torch_optimizer: torch.optim.Optimizer, optimizer: Optimizer) -> None:
+    """Set the next trial's constants in an optimizer of the same name; vectors keep a weight decay of 0."""
+    groups = torch_optimizer.param_groups
     decays = (optimizer.weight_decay, 0.0) if len(groups) == 2 else (optimizer.weight_decay,)
     for group, decay in zip(groups, decays, strict=True):
         group.update(_constants(optimizer), weight_decay=decay)
 
 
 def zero_state(states: Iterable[dict[str, Any]]) -> None:
-    """Forget what was learned of the gradients, in place: what else holds a state's tensors keeps holding them."""
+    """Zero optimizer states in place, so that other references to their tensors stay valid."""
     for state in states:
         for name, value in state.items():
             if isinstance(value, torch.Tensor):
@@ -67,12 +69,12 @@ def zero_state(states: Iterable[dict[str, Any]]) -> None:
 
 
 def state_to_tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """One parameter's state as tensors only: a plain number becomes a 0-d tensor of 64 bits."""
+    """One parameter's state as tensors; plain numbers become 64-bit 0-d tensors."""
     return {name: _as_tensor(value) for name, value in state.items() if value is not None}
 
 
 def state_from_tensors(saved: Mapping[str, torch.Tensor], parameter: torch.Tensor) -> dict[str, Any]:
-    """The opposite of ``state_to_tensors``, on the parameter's device."""
+    """Inverse of ``state_to_tensors``, on the parameter's device."""
     return {
         name: value.item()
         if value.dim() == 0 and value.dtype in _NUMBERS

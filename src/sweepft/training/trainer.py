@@ -39,7 +39,7 @@ class TrialRunner:
 
     Args:
         config: What all trials of the sweep share.
-        device: Device of this rank. ``torch.distributed`` must be initialised.
+        device: Device of this rank; ``torch.distributed`` must be initialised.
     """
 
     def __init__(self, config: EngineConfig, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class TrialRunner:
         self.validation = {s.name: TokenSet(s.cache) for s in config.validation}
         self._train_config: TrainConfig | None = None
         self._checked = False
-        self._feed = BatchPrefetcher()
+        self._prefetcher = BatchPrefetcher()
 
     def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
@@ -61,7 +61,7 @@ class TrialRunner:
             self._checked = True
         self._train_config = train_config
         self._step = self._samples = self._tokens = 0
-        self._order, self._feed_order = (  # the feed's thread has its own
+        self._order, self._prefetch_order = (  # the prefetcher's thread has its own
             sample_order(self.train_set, train_config.seed, train_config.data, self.config.budget_samples)
             for _ in range(2)
         )
@@ -72,14 +72,14 @@ class TrialRunner:
     def run(self, until_samples: int) -> dict[str, Any]:
         """Take optimizer steps until the trial has seen at least ``until_samples`` samples.
 
-        Stops at once when the gradient is not finite: its weights are then of no use to anybody.
+        Stops at the first gradient that is not finite: the weights are useless from then on.
 
         Returns:
-            ``history`` (one entry a step in each column), ``blocks`` (training loss of the blocks of the sample
-            order completed meanwhile), ``diverged`` (a reason, or None), ``seconds``, and of these ``waited``, for
-            batches that were not ready.
+            ``history`` (columns with one entry per step), ``blocks`` (training loss of the blocks of the sample
+            order that were completed), ``diverged`` (a reason, or None), ``seconds``, and ``waited``: the part of them
+            spent waiting for batches.
         """
-        begin, waited = time.perf_counter(), self._feed.waited
+        begin, waited = time.perf_counter(), self._prefetcher.waited
         train_config = self._running()
         goal = min(until_samples, self.config.budget_samples)
         first = self._samples
@@ -105,21 +105,21 @@ class TrialRunner:
             "blocks": blocks,
             "diverged": diverged,
             "seconds": time.perf_counter() - begin,
-            "waited": self._feed.waited - waited,
+            "waited": self._prefetcher.waited - waited,
         }
 
     def find_max_micro_batch(self) -> int:
-        """Rows this rank can run at once. The trial that was started is spoilt: start it again.
+        """The largest micro-batch in rows. Changes the current trial's state: start the trial again afterwards.
 
-        Takes two optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
-        communication buffers are all there when the peak is read.
+        Takes optimizer steps at rate 0 on copies of the longest row, so that gradients, optimizer state and
+        communication buffers are all allocated when the peak is read.
         """
         most = -(-self.config.largest_batch // dist.get_world_size())
         longest = int(np.argmax(self.train_set.lengths))
         if self.device.type == "cpu":
             return max(1, min(most, CPU_TOKENS // int(self.train_set.lengths[longest])))
         peaks = []
-        for rows in (1, 1, 2):  # the first makes what stays
+        for rows in (1, 1, 2):  # the first allocates what stays
             batch = self.zero.layout.collate([self.train_set.row(longest)] * rows)
             losses = sample_losses(self.zero.logits(batch), batch)
             self.zero.backward(losses.sum() / int(self.train_set.targets[longest]), last=True)
@@ -131,15 +131,15 @@ class TrialRunner:
         return int(found)
 
     def set_micro_batch(self, rows: int) -> None:
-        """Run that many rows at once from now on."""
+        """Use micro-batches of this many rows from now on."""
         self.config = self.zero.config = replace(self.config, micro_batch=rows)
 
     def evaluate(self) -> dict[str, Any]:
-        """Held-out losses now (see ``sweepft.training.validation.evaluate``)."""
+        """Validation losses now (see ``sweepft.training.validation.evaluate``)."""
         return evaluate(self.zero, self.config, self.validation)
 
     def load_weights(self, folder: str) -> dict[str, Any]:
-        """Put an exported trial's weights into the trial just started, to be scored; returns ``seconds``."""
+        """Load an exported trial's weights for scoring, after :meth:`start`; returns ``seconds``."""
         begin = time.perf_counter()
         load_weights(self.zero, Path(folder))
         return {"seconds": time.perf_counter() - begin}
@@ -149,24 +149,24 @@ class TrialRunner:
         return set_loss(self.zero, TokenSet(cache))
 
     def save(self, folder: str) -> dict[str, Any]:
-        """Write this trial's state (see ``sweepft.training.checkpoint.save``); ``seconds`` is added to the result."""
+        """Write a checkpoint (see ``sweepft.training.checkpoint.save``); adds ``seconds`` to its result."""
         begin = time.perf_counter()
         facts = {"trial": self._facts(), "step": self._step, "samples": self._samples, "tokens": self._tokens}
         done = save(self.zero, Path(folder), facts, {"open_block": torch.from_numpy(self._open_block)})
         return done | {"seconds": time.perf_counter() - begin}
 
     def restore(self, folder: str) -> dict[str, Any]:
-        """Go on from a saved state of the trial just started.
+        """Continue the trial just started from a checkpoint.
 
         Returns:
             ``step``, ``samples`` and ``seconds``.
         Raises:
-            ValueError: If the state is damaged or of another trial.
+            ValueError: If the checkpoint is damaged or of another trial.
         """
         begin = time.perf_counter()
         facts, extra = restore(self.zero, Path(folder))
         if facts["trial"] != self._facts():
-            raise ValueError(f"{folder}: is the state of another trial: {facts['trial']}")
+            raise ValueError(f"{folder}: is a checkpoint of another trial: {facts['trial']}")
         self._step, self._samples, self._tokens = facts["step"], facts["samples"], facts["tokens"]
         self._open_block = extra["open_block"].numpy()
         first = self._samples - len(self._open_block)
@@ -186,7 +186,7 @@ class TrialRunner:
         self.zero.close()
 
     def _some_rows(self) -> list[Row]:
-        """A short, a middling and the longest training sample, in an order that puts the long one between."""
+        """A median, the longest and the shortest training sample, in this order."""
         by_length = np.argsort(self.train_set.lengths, kind="stable")
         return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
 
@@ -196,7 +196,7 @@ class TrialRunner:
         return self._train_config
 
     def _facts(self) -> dict[str, Any]:
-        """What a saved state must agree on; micro-batch and checkpointing may differ, they change no result."""
+        """What a checkpoint must agree on; micro-batch and activation checkpointing do not change results."""
         trial = self._running().model_dump(mode="json", exclude={"micro_batch", "gradient_checkpointing"})
         shared = {
             "model": self.config.model_path,
@@ -217,7 +217,7 @@ class TrialRunner:
         Returns:
             Target tokens of the whole global batch.
         """
-        step = self._take(start, stop)
+        step = self._next_step(start, stop)
         for i, (positions, batch) in enumerate(step.micro_batches):
             losses = sample_losses(self.zero.logits(batch), batch)
             if len(positions):
@@ -227,21 +227,21 @@ class TrialRunner:
             self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
         return step.tokens
 
-    def _take(self, start: int, stop: int) -> Step:
-        """This rank's share of the positions [start, stop); the one after it is prepared from now on."""
-        layout, order = self.zero.layout, self._feed_order
+    def _next_step(self, start: int, stop: int) -> Step:
+        """This rank's share of the positions [start, stop); prefetches the next step."""
+        layout, order = self.zero.layout, self._prefetch_order
         rank, world = dist.get_rank(), dist.get_world_size()
         then = range(stop, min(stop + self._running().batch_size, self.config.budget_samples))
 
         def make(begin: int, end: int) -> Step:
             return collate_step(self.train_set, order, layout, begin, end, rank, world)
 
-        return self._feed.take(make, (order.digest, layout), range(start, stop), then)
+        return self._prefetcher.take(make, (order.digest, layout), range(start, stop), then)
 
     def _record(
         self, first: int, parts: list[tuple[NDArray[np.int64], torch.Tensor]], history: dict[str, list[float]]
     ) -> dict[str, list[int] | list[float]]:
-        """Bring the ranks' sample losses together once, for the steps' losses and the block record."""
+        """Reduce the ranks' sample losses once, for the losses of steps and of blocks."""
         sums = torch.zeros(self._samples - first, dtype=torch.float64, device=self.device)
         for positions, losses in parts:
             sums[torch.from_numpy(positions - first).to(self.device)] = losses.double()
@@ -255,7 +255,7 @@ class TrialRunner:
             history["loss"][i] = float(loss_sums[begin:end].sum() / targets[begin:end].sum())
             begin = end
         self._blocks.add(positions, loss_sums, targets)
-        # Samples of the block that is not complete yet: a saved state takes them along.
+        # Samples of the block that is not complete yet belong into a checkpoint.
         open_samples = self._samples % self._blocks.size if self._samples < self.config.budget_samples else 0
         self._open_block = np.concatenate([self._open_block, loss_sums])[
             len(self._open_block) + len(loss_sums) - open_samples :

@@ -15,14 +15,14 @@ from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.forward import sample_losses
 
 GROUPS = 64
-"""Most groups of samples that a set's residuals are told of; enough to estimate an error by."""
+"""Maximum number of sample groups with residuals; enough to estimate an error."""
 
 
 @torch.no_grad()
 def evaluate(zero: ZeroEngine, config: EngineConfig, sets: dict[str, TokenSet]) -> dict[str, Any]:
-    """Mean loss of each held-out set, and their weighted mean.
+    """Mean loss of each validation set, and their weighted mean.
 
-    Leaves training untouched: no random number is drawn, and the engine is back in training mode after.
+    Does not affect training: draws no random number and returns the engine to training mode.
 
     Returns:
         ``objective`` (nats per target token, weighted mean over sets), ``sets`` (name -> what `set_loss` returns) and
@@ -38,10 +38,12 @@ def evaluate(zero: ZeroEngine, config: EngineConfig, sets: dict[str, TokenSet]) 
 
 @torch.no_grad()
 def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
-    """Mean loss of one token set: ``loss``, ``stderr``, ``tokens``, ``samples``, ``residuals``. In training mode after.
+    """Mean loss of one token set; returns the engine to training mode.
 
-    Residuals (nats) say of up to `GROUPS` groups of samples - every n-th one - how far the sum of their losses lies
-    above what the mean would make it. Two models' residuals on the same set give the error of their difference.
+    Returns:
+        ``loss`` and ``stderr`` (nats per target token), ``tokens``, ``samples``, and ``residuals`` (nats): for up to
+        `GROUPS` groups of samples, every n-th one, the sum of their losses minus what the mean loss predicts. The
+        residuals of two models on the same set give the standard error of their difference.
     """
     zero.eval()
     try:
@@ -55,9 +57,8 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     sums = torch.zeros(len(tokens), dtype=torch.float64)
     layout = zero.layout
     for micro in layout.split_micro_batches(np.asarray(tokens.lengths), world)[rank]:
-        rows = (
-            micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
-        )  # a filler keeps ZeRO-3 ranks in step
+        # A filler row keeps ZeRO-3 ranks in step.
+        rows = micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
         batch = layout.collate([tokens.row(int(i)) for i in rows])
         losses = sample_losses(zero.logits(batch), batch).double().cpu()
         if len(micro.rows):

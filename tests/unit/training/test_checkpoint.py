@@ -101,10 +101,10 @@ def damaged(runner, folder: Path, first, other):
 def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
     plan = engine_config(tiny_model_dir, tmp_path)
     foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
-    assert "is the state of another trial" in foreign
-    assert "25: is a link; states are read from the run folder itself" in linked
-    assert "does not have the digest it was written with" in broken
-    assert "rank0.safetensors: is a link; states are read from the run folder itself" in linked_shard
+    assert "is a checkpoint of another trial" in foreign
+    assert "25: is a link" in linked
+    assert "does not match the digest" in broken
+    assert "rank0.safetensors: is a link" in linked_shard
 
 
 def twice(runner, folder: Path, first):

@@ -166,4 +166,4 @@ def test_weights_of_another_model_are_refused(tiny_model_dir, tmp_path):
 
     other = tiny_model(tmp_path / "other", hidden_size=32)
     said = on_ranks(damaged, 1, engine_config(tiny_model_dir, tmp_path), other, A)
-    assert "model.embed_tokens.weight has the shape (384, 32), and the model wants (384, 64)" in said
+    assert "model.embed_tokens.weight has the shape (384, 32); the model needs (384, 64)" in said
