@@ -1,7 +1,7 @@
-"""Data of a sweep: read and checked row by row, tokenised once, ordered by seed alone.
+"""Data of a sweep: read and check rows, split them, tokenise once, and order samples by seed alone.
 
-The idea to keep in mind: the driver only reads and checks (no torch); a child process tokenises
-(transformers imports torch); trials and ranks open the result with numpy.
+The driver only reads and checks (no torch); a child process tokenises (transformers imports torch); trials and ranks
+open the token caches with numpy.
 """
 
 from __future__ import annotations

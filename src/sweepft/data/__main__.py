@@ -1,4 +1,4 @@
-"""The child process of `sweepft.data`: a job on standard input, its outcome in a file."""
+"""The child process of `sweepft.data`: reads a job from standard input and writes its answer to a file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sweepft.spec.sweep import SweepSpec
 
 
 def main() -> int:
-    """Prepare; errors raised on purpose are part of the outcome, all others end the process."""
+    """Run the job. Data and storage errors are part of the answer; any other error ends the process."""
     job = json.load(sys.stdin)
     answer: dict[str, Any]
     try:
         spec = SweepSpec.model_validate(job["spec"])
-        if job.get("tests"):
+        if job["what"] == "tests":
             sets = tokenise_tests(spec, job["cache_dir"])
             answer = {"tests": {name: found.model_dump(mode="json") for name, found in sets.items()}}
         else:

@@ -1,9 +1,8 @@
 """Tokenised data on disk, written once and shared by every trial and rank of a sweep.
 
-The idea to keep in mind: a cache folder is named by the SHA-256 of everything that changes a token, so it is
-never updated, only made; change a tokenizer file, the template or a row and a new folder appears. Files are
-written under a temporary name and the folder is renamed: readers see all of it or nothing, and of two writers
-at once the first wins and the other takes what it finds.
+A cache folder is named by the SHA-256 of everything that changes a token, so it is never updated: a changed tokenizer
+file, template or row gives a new folder. Files are written under a temporary name and the folder is then renamed, so
+readers see all of it or nothing; of two concurrent writers the first wins and the other uses its result.
 
 A folder holds raw arrays (native byte order, no header), described by ``meta.json``::
 

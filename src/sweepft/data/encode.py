@@ -1,7 +1,6 @@
 """Rows to tokens and loss masks.
 
-The idea to keep in mind: a token is learned if any of its characters is. Rows that cannot be learned from are
-left out and counted by reason; nothing disappears silently.
+A token is a target if any of its characters is. Rows without targets are left out and counted by reason.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sweepft.data.read import Row
 from sweepft.data.templates import ChatFormat, Rendered
 
 _BATCH: Final = 512
-_ENCODER_VERSION: Final = 1  # change it whenever the same row would give other tokens or another mask
+_ENCODER_VERSION: Final = 1  # raise it when the same row gives other tokens or another mask
 
 
 class Encoder:

@@ -1,12 +1,10 @@
-"""Which sample comes when: one endless seeded sequence that no hyperparameter of ``train`` can change.
+"""The sample order of a trial: which row comes at which position, and training losses by block of positions.
 
-The idea to keep in mind: position ``p`` of the order names the same row in every trial, whatever its batch
-size, micro-batch or world size (with weights or phases: :mod:`sweepft.data.order`). A trial of batch size
-``B`` takes positions ``[step * B, (step + 1) * B)``, so two trials with the same order digest can be compared sample
-by sample. Training losses are also summed over fixed blocks of positions (`BlockLosses`), which makes that comparison
-possible after the fact.
+Position ``p`` names the same row in every trial of one order, for any batch size, micro-batch or world size: a trial of
+batch size ``B`` takes positions ``[step * B, (step + 1) * B)``. Trials with equal order digests can be compared sample
+by sample, and `BlockLosses` sums training losses over fixed blocks of positions for that. A curriculum (domain weights,
+phases, replay) gives a `CurriculumOrder`; otherwise the order is one seeded permutation per epoch (`SampleOrder`).
 """
-# MERGED Which sample comes when where domains are weighted or come in phases.
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from sweepft.data.cache import TokenSet
 from sweepft.spec import Curriculum
 
 BLOCKS_PER_BUDGET: Final = 64
-"""Blocks of the loss grid in one budget, about."""
-_ORDER_VERSION: Final = 1  # change it whenever the same seed would give another sequence
+"""Approximate number of blocks in a budget."""
+_ORDER_VERSION: Final = 1  # raise it when the same seed gives another sequence
 
 
 class Order(Protocol):
@@ -94,7 +92,7 @@ class SampleOrder:
             known = permutation(self.n_rows, [self.seed, epoch])
             while (
                 len(self._permutations) >= 2
-            ):  # a batch touches two epochs at most, unless it is larger than one
+            ):  # a batch spans at most two epochs, unless it is larger than one
                 del self._permutations[min(self._permutations)]
             self._permutations[epoch] = known
         return known
@@ -120,8 +118,7 @@ class BlockLosses:
 
         Args:
             budget_samples: Positions the trial goes through, at least 1.
-            start: First position that will come, where a trial goes on. A block that it cuts in two is never
-                yielded.
+            start: First position, for a trial that continues. A block that it cuts in two is never returned.
         """
         self.budget_samples = budget_samples
         self.size = block_size(budget_samples)
@@ -135,7 +132,7 @@ class BlockLosses:
         self._ready: list[tuple[int, float, int]] = []
 
     def add(self, positions: npt.ArrayLike, loss_sums: npt.ArrayLike, tokens: npt.ArrayLike) -> None:
-        """Take the losses of some samples.
+        """Add the losses of some samples.
 
         Args:
             positions: Positions in the sample order, shape ``(n,)``.
@@ -159,7 +156,7 @@ class BlockLosses:
         blocks = where // self.size
         for index in np.unique(blocks):
             if index * self.size < self.start:
-                continue  # its first samples were consumed before the trial went on
+                continue  # its first samples were seen before the trial continued
             mine = blocks == index
             self._fill(int(index), where[mine] - int(index) * self.size, losses[mine], counts[mine])
 
@@ -200,9 +197,9 @@ class BlockLosses:
             del self._open[index]
 
 
-_VERSION: Final = 1  # change it whenever the same curriculum would give another sequence
+_CURRICULUM_VERSION: Final = 1  # raise it when the same curriculum gives another sequence
 Shares = list[tuple[float, dict[int, float]]]
-"""A phase each: its share of the budget, and of it the share of each domain by number. Both add up to 1."""
+"""For each phase its share of the budget and, by domain number, each domain's share of it. Both add up to 1."""
 
 
 class CurriculumOrder:
@@ -216,7 +213,7 @@ class CurriculumOrder:
             tokens_digest: Digest of the token set the rows belong to.
         """
         self._rows = rows
-        digest = hashlib.sha256(f"sweepft-curriculum-{_VERSION}:{tokens_digest}:".encode())
+        digest = hashlib.sha256(f"sweepft-curriculum-{_CURRICULUM_VERSION}:{tokens_digest}:".encode())
         digest.update(rows.astype("<i8").tobytes())
         self.digest = digest.hexdigest()
 
@@ -234,7 +231,7 @@ class CurriculumOrder:
 def sample_order(tokens: TokenSet, seed: int, curriculum: Curriculum | None, budget_samples: int) -> Order:
     """The order in which a trial takes its samples.
 
-    Stacked domains of equal weight are one seeded permutation a pass, whatever else is said.
+    Stacked domains of equal weight give a `SampleOrder`, whatever else the curriculum holds.
 
     Raises:
         ValueError: If a phase names a domain without rows, or all weights of a phase are 0.
@@ -246,10 +243,10 @@ def sample_order(tokens: TokenSet, seed: int, curriculum: Curriculum | None, bud
 
 
 def phase_shares(curriculum: Curriculum, rows: Mapping[str, int]) -> Shares | None:
-    """A curriculum in numbers, or None where it is all rows alike.
+    """A curriculum as shares of the budget, or None where all rows are equal.
 
     Args:
-        curriculum: What was asked for.
+        curriculum: Of the trial.
         rows: Rows by domain, in the order of the domains' numbers.
     Raises:
         ValueError: See `sample_order`.
@@ -292,7 +289,7 @@ def phased_rows(
         domains: Domain number of each row.
         phases: Share of the samples, and of them by domain number the share of each domain.
         samples: The budget.
-        seed: Of the passes and of how the domains interleave.
+        seed: Seed of the passes and of the interleaving of domains.
     """
     ends = np.floor(np.cumsum([share for share, _ in phases]) * samples + 0.5).astype(np.int64)
     ends[-1] = samples
@@ -336,4 +333,4 @@ def passes(rows: np.ndarray, start: int, count: int, seed: int, domain: int) -> 
 
 
 EXPORTED: Final = (permutation, phased_rows, interleaved, passes)
-"""What `phased_rows` takes to run without sweepft."""
+"""The functions that `phased_rows` needs outside sweepft, for ``best/train.py``."""

@@ -1,10 +1,10 @@
-"""Everything a sweep needs of its data, made once before the first trial.
+"""Prepare the data of a sweep before its first trial: read, split, tokenise, cache, and resolve the budget to samples.
 
-The idea to keep in mind: `prepare` tokenises and so imports transformers and torch; the driver must not. It
-calls `prepare_in_child`, which looks for an earlier outcome first and else runs `prepare` in a process of its
-own. What comes back is a small `Prepared`: paths, digests, counts.
+`prepare` tokenises and therefore imports transformers and torch, which the driver must not. The driver calls
+`prepare_in_child`, which reuses an earlier result or runs `prepare` in a child process, and returns a small `Prepared`
+of paths, digests and counts. Test sets are tokenised only after the search (`load_test_sets`); before that they are
+read only to remove their examples from training.
 """
-# MERGED The sealed test sets, tokenised once the search is over; till then only their overlap with training is seen.
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,51 +26,63 @@ from sweepft.data.order import SampleOrder, phase_shares
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData, memo_file, recall, remember
 from sweepft.data.read import Row
 from sweepft.data.split import check_domains, split_data, test_rows
-from sweepft.data.tokenizer import load_tokenizer
+from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
 from sweepft.spec.sections import Budget
 from sweepft.spec.sweep import SweepSpec
 
 
 def prepare_in_child(spec: SweepSpec, cache_dir: str | Path) -> Prepared:
-    """`prepare` in a process of its own, unless its outcome is already in `cache_dir`.
+    """`prepare` in a child process, unless its result is already in `cache_dir`.
 
-    For the driver: neither transformers nor torch is imported here. An earlier outcome is taken when spec,
-    bytes of the files, library versions and caches are all the same; hub data is looked up each time.
+    For the driver: neither transformers nor torch is imported here. An earlier result is reused when spec, bytes of
+    the files, library versions and caches are all the same; hub data is looked up each time.
 
     Raises:
         DataError: As `prepare`.
         StorageError: If the cache cannot be written.
-        SweepftError: If the process failed in another way; its last words are in the message.
+        SweepftError: If the process failed in another way, with the end of its output.
     """
-    cache = Path(cache_dir)
-    memo = memo_file(spec, cache)
-    known = recall(memo)
-    if known is not None:
-        return known
-    with tempfile.TemporaryDirectory(prefix="sweepft-prepare-") as folder:
+    known = recall(memo_file(spec, Path(cache_dir)))
+    return known or Prepared.model_validate(_in_child(spec, cache_dir, "prepared"))
+
+
+def load_test_sets(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
+    """`tokenise_tests` in a child process: for the driver, which imports neither transformers nor torch.
+
+    Raises:
+        DataError: If a set or the tokenizer cannot be used.
+        StorageError: If the cache cannot be written.
+        SweepftError: If the process failed in another way, with the end of its output.
+    """
+    if not spec.data.test:
+        return {}
+    found = _in_child(spec, cache_dir, "tests")
+    return {name: Tokenised.model_validate(tokenised) for name, tokenised in found.items()}
+
+
+def _in_child(spec: SweepSpec, cache_dir: str | Path, what: str) -> Any:
+    """Run ``python -m sweepft.data`` and return its answer: plain data."""
+    with tempfile.TemporaryDirectory(prefix="sweepft-data-") as folder:
         outcome = Path(folder) / "outcome.json"
-        job = {"spec": spec.to_dict(), "cache_dir": str(cache), "outcome": str(outcome)}
-        done = subprocess.run(
-            [sys.executable, "-m", "sweepft.data"],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        answer = json.loads(outcome.read_text()) if outcome.is_file() else {}
-    if "prepared" in answer:
-        return Prepared.model_validate(answer["prepared"])
+        job = {"spec": spec.to_dict(), "cache_dir": str(cache_dir), "outcome": str(outcome), "what": what}
+        command = [sys.executable, "-m", "sweepft.data"]
+        done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+        answer: Mapping[str, Any] = json.loads(outcome.read_text()) if outcome.is_file() else {}
+    if what in answer:
+        return answer[what]
     if "problems" in answer:
         raise DataError([Problem(**problem) for problem in answer["problems"]])
     if "storage" in answer:
         raise StorageError(answer["storage"])
     tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-    raise SweepftError(f"preparing the data failed (exit status {done.returncode}):\n{tail}")
+    raise SweepftError(
+        f"preparing the data failed (exit status {done.returncode}):\n{tail}", key="data.child"
+    )
 
 
 def prepare(spec: SweepSpec, cache_dir: str | Path) -> Prepared:
-    """Read, split, tokenise and cache all training and held-out data of a spec.
+    """Read, split, tokenise and cache all training and validation data of a spec.
 
     Test sets are read only to keep their examples out of training; they are not tokenised.
 
@@ -90,7 +102,7 @@ def prepare(spec: SweepSpec, cache_dir: str | Path) -> Prepared:
 
 
 def budget_in_samples(budget: Budget, train: TokenSet, order: SampleOrder) -> int:
-    """Samples that a budget stands for.
+    """A budget in samples.
 
     A budget in tokens is counted in target tokens along the sample order, up to and including the sample that
     reaches it; epochs are passes over the training rows. At least 1.
@@ -109,43 +121,70 @@ def budget_in_samples(budget: Budget, train: TokenSet, order: SampleOrder) -> in
     return start + int(np.searchsorted(along, left)) + 1
 
 
+def tokenise_tests(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
+    """Every test set as a token set in the cache, by name.
+
+    Raises:
+        DataError: If a set or the tokenizer cannot be used, or no row of a set can be.
+        StorageError: If the cache cannot be written.
+    """
+    sets = test_rows(spec.data)
+    loaded = load_tokenizer(spec.model, chats=_has_chats(sets.values()))
+    return {
+        name: _tokenise(spec, Path(cache_dir), loaded, rows, name, "data.test")[0]
+        for name, rows in sets.items()
+    }
+
+
+def _has_chats(sets: Iterable[Iterable[Row]]) -> bool:
+    return any(row.form == "chat" for rows in sets for row in rows)
+
+
+def _tokenise(
+    spec: SweepSpec, cache: Path, loaded: LoadedTokenizer, rows: list[Row], name: str, key: str
+) -> tuple[Tokenised, TokenSet]:
+    """Rows as a token set in the cache, made where it is not there yet."""
+    encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
+    digest = hashlib.sha256(f"{encoder.fingerprint()}:{rows_digest(rows)}".encode()).hexdigest()
+    folder = cache / f"tokens-{digest[:32]}"
+    if not (folder / "meta.json").is_file():
+
+        def counts() -> dict[str, Any]:
+            return {"counts": dict(encoder.counts), "example": encoder.example}
+
+        encoded = _at_least_one(encoder, rows, name, key)
+        write_token_set(folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=counts)
+    tokens = TokenSet(folder)
+    sizes = {size: tokens.meta[size] for size in ("rows", "tokens", "targets", "longest")}
+    found = Tokenised(
+        path=str(folder),
+        digest=digest,
+        domains=tokens.rows_by_domain,
+        counts=tokens.meta["extra"]["counts"],
+        **sizes,
+    )
+    return found, tokens
+
+
 def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     split = split_data(spec.data)
-    chats = any(row.form == "chat" for rows in (split.train, *split.validation.values()) for row in rows)
-    loaded = load_tokenizer(spec.model, chats=chats)
+    loaded = load_tokenizer(spec.model, chats=_has_chats((split.train, *split.validation.values())))
     warnings = [*split.check.warnings, *loaded.warnings]
 
     def tokenise(name: str, key: str, rows: list[Row]) -> Tokenised:
-        encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
-        digest = hashlib.sha256(f"{encoder.fingerprint()}:{rows_digest(rows)}".encode()).hexdigest()
-        folder = cache / f"tokens-{digest[:32]}"
-        if not (folder / "meta.json").is_file():
-
-            def outcome() -> dict[str, Any]:
-                return {"counts": dict(encoder.counts), "example": encoder.example}
-
-            encoded = _at_least_one(encoder, rows, name, key)
-            write_token_set(folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=outcome)
-        tokens = TokenSet(folder)
+        found, tokens = _tokenise(spec, cache, loaded, rows, name, key)
         warnings.extend(_row_warnings(name, len(rows), tokens.meta["extra"]))
         _check_positions(name, tokens, loaded.max_positions, spec)
-        sizes = {key: tokens.meta[key] for key in ("rows", "tokens", "targets", "longest")}
-        return Tokenised(
-            path=str(folder),
-            digest=digest,
-            domains=tokens.rows_by_domain,
-            counts=tokens.meta["extra"]["counts"],
-            **sizes,
-        )
+        return found
 
     train = tokenise("training data", "data.train", split.train)
     validation = tuple(
         ValidationData(
-            name=h.name, weight=h.weight, data=tokenise(f"held-out set {h.name}", "data.validation", rows)
+            name=h.name, weight=h.weight, data=tokenise(f"validation set {h.name}", "data.validation", rows)
         )
         for h, rows in zip(spec.data.validation, split.validation.values(), strict=True)
     )
-    check_domains(spec, tuple(train.domains))  # rows that cannot be used are gone now
+    check_domains(spec, tuple(train.domains))  # again, without the rows that cannot be used
     order = SampleOrder(train.rows, spec.train.seed, train.digest)
     budget = budget_in_samples(spec.train.budget, TokenSet(train.path), order)
     _check_phases(spec, train, budget)
@@ -167,7 +206,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
 
 
 def _check_phases(spec: SweepSpec, train: Tokenised, budget: int) -> None:
-    """No phase may be shorter than a sample. Weights that are swept are taken as equal here."""
+    """Check that no phase is shorter than a sample; swept weights are taken as equal."""
     curriculum = spec.data.curriculum
     if not curriculum.phases:
         return
@@ -189,11 +228,11 @@ def _at_least_one(encoder: Encoder, rows: list[Row], name: str, key: str) -> Ite
 
 
 _OUTCOMES: Final[Mapping[str, str]] = {
-    "no_target": "have nothing to learn from and are left out",
+    "no_target": "have no targets and are left out",
     "over_length": "are longer than data.max_length and are left out",
     "truncated": "are longer than data.max_length and are cut off",
     "refused": "are refused by the chat template and are left out",
-    "special_in_text": "spell a special token in their text, which the model will take for that token",
+    "special_in_text": "spell a special token in their text, which is tokenised as that token",
     "not_as_written": "have assistant text that the chat template changes or does not mark",
 }
 
@@ -210,60 +249,3 @@ def _check_positions(name: str, tokens: TokenSet, positions: int | None, spec: S
         rule = f"the longest row has {longest} tokens, and the model has only {positions} positions"
         remedy = f"write data.max_length: {positions} or less"
         raise DataError([Problem(name, "data.max_length", rule, remedy, spec.data.max_length)])
-
-
-def load_test_sets(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
-    """`tokenise_tests` in a process of its own: for the driver, which imports neither transformers nor torch.
-
-    Raises:
-        DataError: If a set or the tokenizer cannot be used.
-        SweepftError: If the process failed in another way; its last words are in the message.
-    """
-    if not spec.data.test:
-        return {}
-    with tempfile.TemporaryDirectory(prefix="sweepft-tests-") as folder:
-        outcome = Path(folder) / "outcome.json"
-        job = {"spec": spec.to_dict(), "cache_dir": str(cache_dir), "outcome": str(outcome), "tests": True}
-        command = [sys.executable, "-m", "sweepft.data"]
-        done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-        answer: Mapping[str, Any] = json.loads(outcome.read_text()) if outcome.is_file() else {}
-    if "tests" in answer:
-        return {name: Tokenised.model_validate(found) for name, found in answer["tests"].items()}
-    if "problems" in answer:
-        raise DataError([Problem(**problem) for problem in answer["problems"]])
-    tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-    raise SweepftError(f"reading the sealed test sets failed (exit status {done.returncode}):\n{tail}")
-
-
-def tokenise_tests(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenised]:
-    """Every test set as a token set in the cache, by name.
-
-    Raises:
-        DataError: If a set or the tokenizer cannot be used, or no row of a set can be.
-        StorageError: If the cache cannot be written.
-    """
-    from sweepft.data.encode import Encoder, rows_digest
-    from sweepft.data.tokenizer import load_tokenizer
-
-    sets = test_rows(spec.data)
-    chats = any(row.form == "chat" for rows in sets.values() for row in rows)
-    loaded = load_tokenizer(spec.model, chats=chats)
-    found = {}
-    for name, rows in sets.items():
-        encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
-        digest = hashlib.sha256(f"{encoder.fingerprint()}:{rows_digest(rows)}".encode()).hexdigest()
-        folder = Path(cache_dir) / f"tokens-{digest[:32]}"
-        if not (folder / "meta.json").is_file():
-            encoded = list(encoder.encode(rows))
-            if not encoded:
-                why = ", ".join(f"{n} {reason}" for reason, n in sorted(encoder.counts.items()) if n)
-                rule = f"none of its {len(rows)} rows can be used ({why})"
-                raise DataError([Problem(name, "data.test", rule, "look at the rows of the set")])
-            extra = {"counts": dict(encoder.counts), "example": encoder.example}
-            write_token_set(
-                folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=extra.copy
-            )
-        meta = TokenSet(folder).meta
-        sizes = {key: meta[key] for key in ("rows", "tokens", "targets", "longest")}
-        found[name] = Tokenised(path=str(folder), digest=digest, counts=meta["extra"]["counts"], **sizes)
-    return found

@@ -1,7 +1,7 @@
-"""The outcome of preparing data, and where it is kept for the next time.
+"""The result of preparing data, and its memo file.
 
-The idea to keep in mind: an outcome is kept under the SHA-256 of its whole input - spec, bytes of every file,
-library versions - so that a repeated or resumed sweep starts without loading a tokenizer.
+The memo is named by the SHA-256 of the whole input (spec, bytes of every file, library versions), so that a repeated or
+resumed sweep starts without loading a tokenizer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Tokenised(_Fact):
 
 
 class ValidationData(_Fact):
-    """A tokenised held-out set and its weight in the objective."""
+    """A tokenised validation set and its weight in the objective."""
 
     name: str
     weight: float
@@ -55,34 +55,34 @@ class ValidationData(_Fact):
 
 
 class Prepared(_Fact):
-    """What the driver tells the ledger and every rank about data and tokenizer."""
+    """Data and tokenizer of a sweep, as the ledger and every rank get them."""
 
     train: Tokenised
     validation: tuple[ValidationData, ...]
     test: dict[str, int]
-    """Rows of each sealed test set; their content is not tokenised."""
+    """Rows of each test set; they are tokenised after the search."""
     budget_samples: int
     """Samples every trial trains on."""
     order: str
-    """Digest of the sample order with `train.seed`, all rows alike; a budget in tokens is counted along it."""
+    """Digest of the sample order with `train.seed` and no curriculum; a budget in tokens is counted along it."""
     tokenizer: str
     """Folder of the tokenizer as used, with template, pad and added tokens: it goes with the weights."""
     vocab_size: int
     """Ids the tokenizer can give: embeddings with fewer rows must grow to this."""
     model_vocab_size: int | None
-    """Embedding rows of the base model by its config.json, if it says so."""
+    """Embedding rows of the base model, where its config.json has them."""
     model_type: str | None = None
     """Family of the base model by its config.json."""
     pad_id: int
     end_ids: tuple[int, ...]
     """Ids that end a generation: of the turn, and of the text."""
     overlap_dropped: int
-    """Training rows left out since they are also in a held-out or test set."""
+    """Training rows left out because they are also in a validation or test set."""
     warnings: tuple[str, ...]
 
 
 def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
-    """Where the outcome for exactly this input is kept; None when the input is not all on this machine."""
+    """Memo file of exactly this input; None when not all of it is on this machine."""
     paths = [spec.model.path, *(s.path for s in spec.data.train), *(t.path for t in spec.data.test)]
     paths += [h.path for h in spec.data.validation if h.path is not None]
     if spec.model.chat_template is not None and is_local(spec.model.chat_template):
@@ -117,7 +117,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def recall(memo: Path | None) -> Prepared | None:
-    """An outcome kept earlier, if all that it names still stands."""
+    """A memo written earlier, if all the files it names still exist."""
     if memo is None or not memo.is_file():
         return None
     try:
@@ -131,7 +131,7 @@ def recall(memo: Path | None) -> Prepared | None:
 
 
 def remember(file: Path, prepared: Prepared) -> None:
-    """Keep an outcome, all or nothing.
+    """Write a memo, atomically.
 
     Raises:
         StorageError: If the disk is full or read-only.

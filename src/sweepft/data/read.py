@@ -1,9 +1,8 @@
-"""Rows of instruction data, from any of the usual files, in one normal form.
+"""Read rows of instruction data from the usual file formats into one normal form.
 
-The idea to keep in mind: whatever the file looks like, a `Row` is either a conversation (pairs of role and
-content) or a plain text, and it knows where it came from, so that every later complaint can name its line.
-Files are read here line by line and not by `datasets`, which cannot say which row is broken; hub data sets
-and folders are loaded by `datasets`. No torch, no tokenizer.
+A `Row` is either a conversation (pairs of role and content) or a plain text, and keeps its place in the file for error
+messages. Files are read line by line, not by `datasets`, which cannot name the broken row; hub data sets and folders are
+loaded by `datasets`. No torch, no tokenizer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""From a spec's sources to rows: limits, held-out fractions, and no example on both sides.
+"""From a spec's sources to rows: limits, validation fractions, and no example in both training and another set.
 
-The idea to keep in mind: rows are told apart by their content, never by their place, so a duplicate of a
-held-out example cannot stay in training. `check` is the row-level part of validating a spec: it reads every
-local file, without a tokenizer and without torch.
+Rows are compared by content, not by position, so a duplicate of a validation example cannot stay in training. `check`
+is the row-level part of validating a spec: it reads every local file, without a tokenizer and without torch.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class SourceCount:
         name: The set's name; for training sources the number of the source.
         path: Where it is.
         rows: Rows in the source, before any limit.
-        used: Rows that take part after limit, overlap and held-out split.
+        used: Rows used after limit, overlap and validation split.
         duplicates: Rows that repeat an earlier one of the same source.
-        no_target: Rows with nothing to learn from; they are left out when tokenised.
-        skipped: Not read, since it is not on this machine.
+        no_target: Rows without targets; they are left out when tokenised.
+        skipped: Whether it was not read because it is not on this machine.
     """
 
     kind: str
@@ -55,8 +54,8 @@ class DataCheck:
     Attributes:
         sources: One entry a source, in the order of the spec.
         train_rows: Rows left to train on.
-        overlap_dropped: Training rows dropped since they are also in a held-out or test set.
-        warnings: What a person should know, one sentence each.
+        overlap_dropped: Training rows dropped because they are also in a validation or test set.
+        warnings: Warnings for the user, one sentence each.
     """
 
     sources: tuple[SourceCount, ...]
@@ -71,7 +70,7 @@ class Split:
 
     Attributes:
         train: Rows to train on.
-        validation: Rows of each held-out set, in the order of the spec.
+        validation: Rows of each validation set, in the order of the spec.
         check: The counts.
     """
 
@@ -94,12 +93,12 @@ class _Loaded:
 
 
 def check(spec: SweepSpec) -> DataCheck:
-    """Read every local row of a spec's data and say what is there.
+    """Read and count every local row of a spec's data.
 
-    Sources that are not on this machine are skipped and marked so.
+    Sources that are not on this machine are skipped and marked as such.
 
     Raises:
-        DataError: Broken or empty files; training rows that are also held out or in a test set, unless
+        DataError: Broken or empty files; training rows that are also in a validation or test set, unless
             ``data.overlap`` is ``drop``; no rows left to train on; phases or weights of domains without rows.
     """
     split = split_data(spec.data, remote=False)
@@ -109,11 +108,11 @@ def check(spec: SweepSpec) -> DataCheck:
 
 
 def check_domains(spec: SweepSpec, domains: Sequence[str]) -> None:
-    """Refuse phases and weights that do not fit the domains of the training rows.
+    """Check phases and weights against the domains of the training rows.
 
     Args:
         spec: The sweep.
-        domains: Domains of the training rows; the empty text stands for rows that have none.
+        domains: Domains of the training rows; the empty string stands for rows without one.
     Raises:
         DataError: With every problem found.
     """
@@ -125,10 +124,10 @@ def check_domains(spec: SweepSpec, domains: Sequence[str]) -> None:
 
 
 def split_data(data: Data, *, remote: bool = True) -> Split:
-    """Read all sources, apply limits, drop or refuse overlap, and take the held-out fractions.
+    """Read all sources, apply limits, drop or refuse overlap, and take the validation fractions.
 
-    A held-out fraction of ``f`` takes ``round(f * different examples)``, at least one, chosen by `data.seed`,
-    the set's name and the example's content: adding rows to a file moves few others. All copies of a held-out
+    A fraction of ``f`` takes ``round(f * different examples)``, at least one, chosen by `data.seed`,
+    the set's name and the example's content: adding rows to a file moves few others. All copies of a validation
     example leave training; the set holds one.
 
     Args:
@@ -163,7 +162,7 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
 
 
 def test_rows(data: Data) -> dict[str, list[Row]]:
-    """Rows of each sealed test set, after its limit.
+    """Rows of each test set, after its limit.
 
     Raises:
         DataError: If a set cannot be read.
@@ -203,7 +202,7 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
 
 
 def _of_domains(rows: Sequence[Row], wanted: Sequence[str], where: str, all_here: bool = True) -> list[Row]:
-    """Rows whose domain is one of the names or patterns; each of these must have some, if all rows are here."""
+    """Rows of the domains that match; each name or pattern must match some, if all rows were read."""
     there = dict.fromkeys(row.domain for row in rows if row.domain is not None)
     chosen: set[str] = set()
     problems = []
@@ -232,7 +231,7 @@ def _without_overlap(
             else:
                 kept.append((row, key))
     if both and overlap == "error":
-        rule = f"{len(both)} training rows are also held out or in a test set"
+        rule = f"{len(both)} training rows are also in a validation or test set"
         remedy = (
             "write data.overlap: drop to leave them out of training, or take them out of one of the files"
         )
@@ -251,7 +250,7 @@ def _take_fraction(
     fraction, limit, name = validation.fraction or 0.0, validation.limit, validation.name
     candidates = rows
     if validation.domains is not None:
-        wanted = _of_domains([row for row, _ in rows], validation.domains, f"held-out set {name}", all_here)
+        wanted = _of_domains([row for row, _ in rows], validation.domains, f"validation set {name}", all_here)
         inside = {id(row) for row in wanted}
         candidates = [(row, key) for row, key in rows if id(row) in inside]
     different = dict.fromkeys(key for _, key in candidates)
@@ -268,7 +267,7 @@ def _take_fraction(
         elif key in shown:
             held.setdefault(key, row)
     if rows and not rest:
-        rule = f"holding out {fraction:g} of {len(ranked)} different rows leaves none to train on"
+        rule = f"a fraction of {fraction:g} of {len(ranked)} different rows leaves none to train on"
         raise DataError(
             [Problem("data", f"data.validation.{name}", rule, "give more rows or a smaller fraction")]
         )
@@ -276,14 +275,14 @@ def _take_fraction(
 
 
 def _shared_by(held: Sequence[_Loaded], test: Sequence[_Loaded]) -> list[str]:
-    """Warn of held-out rows that are also test rows: a choice made on them is not blind to the test."""
+    """Warnings of validation rows that are also test rows: the objective then depends on the test set."""
     warnings = []
     for t in test:
         test_set = set(t.keys)
         for h in held:
             n = sum(key in test_set for key in h.keys)
             if n:
-                warnings.append(f"held-out set {h.name}: {n} of its rows are also in test set {t.name}")
+                warnings.append(f"validation set {h.name}: {n} of its rows are also in test set {t.name}")
     return warnings
 
 

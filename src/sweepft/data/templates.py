@@ -1,9 +1,8 @@
-"""Chat templates: which text a conversation becomes, and which part of it is learned.
+"""Chat templates: the text of a conversation, and which part of it is trained on.
 
-The idea to keep in mind: what is learned is found in *characters* first - from the template's
-``{% generation %}`` marks, else by rendering the conversation up to each assistant turn and taking the
-difference - and only then carried over to tokens. An assistant turn is learned up to and including the token
-that ends it, so that the model learns to stop.
+Targets are found in *characters* first, from the template's ``{% generation %}`` marks or else by rendering the
+conversation up to each assistant turn and taking the difference, and then mapped to tokens. An assistant turn is trained
+on up to and including the token that ends it, so that the model learns to stop.
 """
 
 from __future__ import annotations

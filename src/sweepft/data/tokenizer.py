@@ -1,8 +1,7 @@
-"""The base model's tokenizer, made fit for fine-tuning.
+"""The base model's tokenizer, completed for fine-tuning.
 
-The idea to keep in mind: base models often come without a chat template or a pad token. What is missing is
-added here, once, and the result is saved beside the token caches: the same folder goes with the trained
-weights, so that inference sees the tokens that training saw.
+Base models often lack a chat template or a pad token. What is missing is added once and saved beside the token caches;
+the same folder is exported with the trained weights, so that inference uses the tokens of training.
 """
 
 from __future__ import annotations
