@@ -82,7 +82,8 @@ def spec_of(path: Path, trial_id: str | None) -> Iterator[Path]:
     if path.is_dir() != (trial_id is not None):
         what = "is a folder" if trial_id is None else "is no run folder"
         raise SweepftError(
-            f"{path}: {what}\n  name a spec as best/spec.yaml, or a run folder and --trial with one of its trials"
+            f"{path}: {what}\n  name a spec as best/spec.yaml, or a run folder and --trial with one of its trials",
+            key="train.path",
         )
     if trial_id is None:
         yield path

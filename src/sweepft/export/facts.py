@@ -1,6 +1,6 @@
-"""What is known of the best trial, or of any other: its settings resolved to steps, its losses, and the data it saw.
+"""Facts of the best trial, or of any other: train config, losses and data.
 
-One idea: everything comes from the ledger, so that ``best/`` can be made again wherever the run folder is.
+Everything comes from the ledger, so that ``best/`` can be written again wherever the run folder is.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict
 
 @dataclass(frozen=True)
 class BestFacts:
-    """A trial of a sweep; the best one, but where somebody names another.
+    """A trial of a sweep: the best one, or another one by name.
 
     Attributes:
-        trial: As folded from the ledger.
-        train_config: What it trained with, all of it.
-        spec: The sweep's.
-        prepared: Its data.
-        stderr: Standard error of its objective over held-out samples where one set decides, else None.
+        trial: State of the trial from the ledger.
+        train_config: What it trained with.
+        spec: Spec of the sweep.
+        prepared: Data of the sweep.
+        stderr: Standard error of its objective over validation samples; None where several sets make the objective.
     """
 
     trial: TrialState
@@ -39,13 +39,13 @@ class BestFacts:
 
     @property
     def phases(self) -> Shares | None:
-        """Shares of the budget and of each domain in it; None where all rows are trained on alike."""
+        """Shares of the budget and of each domain in it; None where all rows weigh the same."""
         curriculum = self.train_config.data
         return None if curriculum is None else phase_shares(curriculum, self.prepared.train.domains)
 
     @property
     def micro_batch(self) -> int:
-        """Rows a rank runs at once: of packed ones as many of the longest as fit; 1 where a probe found it."""
+        """Rows of a micro-batch: of packed rows as many of the longest as fit; 1 where it was found by a probe."""
         given = self.train_config.micro_batch
         if isinstance(given, MicroTokens):
             return max(1, given.tokens // self.prepared.train.longest)

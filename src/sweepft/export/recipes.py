@@ -1,6 +1,6 @@
-"""The winning settings in the words of other tools: a spec of one trial, a DeepSpeed config, a TRL config.
+"""A trial's train config for other tools: a spec of one trial, a DeepSpeed config, a TRL config.
 
-One idea: plain dictionaries, so that a test can hold each key against the tool that reads it.
+All are plain dictionaries, so that tests can check each key against the tool that reads it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from sweepft.training.config import deepspeed_offload
 
 
 def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
-    """A sweep spec whose only point are the winning settings: what ``sweepft train`` trains.
+    """A sweep spec with this trial as its only point, for ``sweepft train``.
 
-    The learning rate is the space's one dimension; every other setting stands in ``train``.
+    The learning rate is the only dimension of the space; everything else is fixed in ``train``.
     """
     spec = facts.spec.to_dict()
-    spec.pop("evaluate", None)  # there is nothing to choose from
-    spec.pop("mirror", None)  # it is the sweep's
+    spec.pop("evaluate", None)  # there are no finalists
+    spec.pop("mirror", None)  # the mirror belongs to the sweep
     train = facts.train_config.model_dump(mode="json", exclude={"budget_samples"}, exclude_none=True)
     rate = train.pop("learning_rate")
     data = {**spec["data"], **train.pop("data", {})}
@@ -41,7 +41,7 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
 
 
 def deepspeed_config(facts: BestFacts) -> dict[str, Any]:
-    """A DeepSpeed config for the ranks the trial had. Accumulation is rounded up where the batch does not divide."""
+    """A DeepSpeed config for the trial's number of ranks; gradient accumulation is rounded up."""
     s = facts.train_config
     ranks = facts.spec.resources.workers_per_trial
     return {
@@ -57,7 +57,7 @@ def deepspeed_config(facts: BestFacts) -> dict[str, Any]:
 
 
 def trl_config(facts: BestFacts) -> dict[str, Any]:
-    """Arguments of ``trl sft --config``: those of ``transformers.TrainingArguments`` and TRL's own for data."""
+    """Arguments of ``trl sft --config``: ``transformers.TrainingArguments`` and TRL's own for data."""
     s, spec = facts.train_config, facts.spec
     kind, arguments = _scheduler(facts)
     ranks = spec.resources.workers_per_trial
@@ -100,7 +100,7 @@ def _optimizer(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _peft(lora: Lora) -> dict[str, Any]:
-    """Arguments of ``trl.ModelConfig``; alpha is a whole number there."""
+    """Arguments of ``trl.ModelConfig``, where alpha is an integer."""
     named = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     return {
         "use_peft": True,
@@ -120,9 +120,9 @@ _FORMATS = {"json": (".jsonl", ".jsonl.gz", ".json", ".json.gz"), "parquet": (".
 
 
 def _scheduler(facts: BestFacts) -> tuple[str, dict[str, Any]]:
-    """The schedule by its name in ``transformers``, and its arguments.
+    """Name and arguments of the schedule in ``transformers``.
 
-    One differs: there the warmup of wsd begins at ``min_lr_ratio`` of the peak and not at 0.
+    The only difference: there the warmup of wsd starts at ``min_lr_ratio`` of the peak instead of 0.
     """
     s = facts.train_config
     if s.schedule == "constant":

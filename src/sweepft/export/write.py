@@ -1,7 +1,7 @@
-"""Writes ``best/``: the winner's weights as a model folder, with what it takes to train it again beside them.
+"""Write ``best/``: the winner's weights as a model folder, and the files to train it again.
 
-One idea: the weights are not copied. They stand in ``weights/TRIAL``; ``best/`` holds hard links to the same files, and
-outlives them when the run goes on and the trial is overtaken.
+The weights are not copied: ``best/`` holds hard links to the files in ``weights/TRIAL``, and keeps them when the run
+continues and another trial becomes the best.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
 from sweepft.ledger import SweepState, scores_of
 
 FACTS_FILE: Final = "best.json"
-"""What the trial was and reached, for programs."""
+"""The trial's params and results, for programs."""
 
 
 def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None:
-    """Make ``best/`` of the best completed trial, all or nothing; an older one is replaced.
+    """Write ``best/`` for the best completed trial, atomically; an older one is replaced.
 
     Args:
         run_dir: The run folder.
@@ -52,14 +52,14 @@ def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None
         if weights.is_dir():
             _link(weights, temporary)
         for name, text in _texts(facts, view, weights.is_dir()).items():
-            (temporary / name).unlink(missing_ok=True)  # a link must not be written through
+            (temporary / name).unlink(missing_ok=True)  # writing through a link would change the weights
             (temporary / name).write_text(text, encoding="utf-8")
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
         temporary.rename(folder)
     except OSError as e:
         raise StorageError(
-            f"{folder}: cannot be written: {e.strerror or e}\n  the run is whole without it"
+            f"{folder}: cannot be written: {e.strerror or e}\n  the run is complete without it"
         ) from e
     finally:
         for left in (temporary, old):
@@ -68,12 +68,12 @@ def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None
 
 
 def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
-    """The spec of one trial of a run, whatever became of it, and what it was: what ``sweepft train --trial`` trains.
+    """Write the spec and facts of any trial of a run, completed or not: what ``sweepft train --trial`` trains.
 
     Args:
         folder: Where ``spec.yaml`` and `FACTS_FILE` are written; exists.
         run_dir: The run folder.
-        trial_id: Of the trial.
+        trial_id: The trial.
     Returns:
         The spec's path.
     Raises:
@@ -90,7 +90,8 @@ def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
                 ", ".join(known[:8]) + (" ..." if len(known) > 8 else "")
                 if known
                 else "another run: it has none"
-            )
+            ),
+            key="trial.unknown",
         )
     facts = facts_of(view, trial)
     path = folder / "spec.yaml"
@@ -109,7 +110,7 @@ def _link(source: Path, target: Path) -> None:
         try:
             os.link(path, place)
         except FileNotFoundError:
-            raise  # overtaken meanwhile, in a sweep that runs
+            raise  # replaced by a newer best trial while the sweep runs
         except OSError:
             place.symlink_to(path.resolve())
 
@@ -131,13 +132,13 @@ def _texts(facts: BestFacts, view: SweepState, has_weights: bool) -> dict[str, s
 
 _TRL_COMMENT = """\
 # trl sft --config trl.yaml
-# TRL draws the samples in its own order and tokenises with the model's chat template, which must mark the assistant's
-# turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not the same numbers.
+# TRL shuffles the samples in its own order and tokenises with the model's chat template, which must mark the
+# assistant's turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not identical numbers.
 """
 
 
 _TRL_ALIKE = """\
-# It knows no domains: the phases, weights or choice of domains that this trial had are lost; all rows are taken alike.
+# TRL has no domains: this trial's phases, weights or choice of domains are not reproduced; all rows weigh the same.
 """
 
 
@@ -158,7 +159,7 @@ def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:
 
 
 def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
-    """What the templates ask for."""
+    """Values of the templates."""
     warmup = facts.train_config.warmup
     counts = {
         status: sum(t.replicate_of is None for t in view.with_status(status))
@@ -187,7 +188,7 @@ def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
 
 
 def _finals(view: SweepState, trial_id: str) -> dict[str, Any]:
-    """What is known of the winner from after the search."""
+    """Scores and replicates of the winner, from after the search."""
     base = scores_of(view, None)
     rows = []
     for name, row in scores_of(view, trial_id).items():

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
 from sweepft.errors import DataError, StorageError
 
@@ -44,7 +45,7 @@ def rows_of(*lengths: int) -> list[TokenRow]:
 
 @settings(deadline=None, max_examples=40)
 @given(drawn=written)
-def test_round_trip(drawn: list[tuple[list[tuple[int, bool]], tuple[int, str | None]]]) -> None:
+def test_token_set__round_trip(drawn: list[tuple[list[tuple[int, bool]], tuple[int, str | None]]]) -> None:
     rows = as_rows(drawn)
     with tempfile.TemporaryDirectory() as folder:
         tokens = write_token_set(Path(folder, "set"), rows, digest="d", vocab_size=2**32)
@@ -63,13 +64,15 @@ def test_round_trip(drawn: list[tuple[list[tuple[int, bool]], tuple[int, str | N
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(100, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32")])
-def test_small_vocabularies_take_two_bytes_a_token(tmp_path: Path, vocab_size: int, dtype: str) -> None:
+def test_token_set__two_bytes_per_token_for_small_vocabularies(
+    tmp_path: Path, vocab_size: int, dtype: str
+) -> None:
     tokens = write_token_set(tmp_path / "set", rows_of(5, 3), digest="d", vocab_size=vocab_size)
     assert tokens.meta["dtype"] == dtype
     assert (tmp_path / "set" / "tokens.bin").stat().st_size == 8 * np.dtype(dtype).itemsize
 
 
-def test_rows_are_own_copies(tmp_path: Path) -> None:
+def test_token_set__rows_are_copies(tmp_path: Path) -> None:
     tokens = write_token_set(tmp_path / "set", rows_of(5), digest="d", vocab_size=10)
     ids, mask = tokens.row(0)
     ids[:], mask[:] = 9, False
@@ -78,13 +81,13 @@ def test_rows_are_own_copies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("i", [-1, 2])
-def test_row_out_of_range(tmp_path: Path, i: int) -> None:
+def test_token_set__row_out_of_range(tmp_path: Path, i: int) -> None:
     tokens = write_token_set(tmp_path / "set", rows_of(5, 3), digest="d", vocab_size=10)
     with pytest.raises(IndexError):
         tokens.row(i)
 
 
-def test_what_stands_is_not_written_again(tmp_path: Path) -> None:
+def test_write_token_set__keeps_an_existing_folder(tmp_path: Path) -> None:
     write_token_set(tmp_path / "set", rows_of(5), digest="d", vocab_size=10)
 
     def must_not_run() -> None:
@@ -94,7 +97,7 @@ def test_what_stands_is_not_written_again(tmp_path: Path) -> None:
     assert len(tokens) == 1
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_write_token_set__leaves_nothing_on_failure(tmp_path: Path) -> None:
     def breaks() -> object:
         yield from rows_of(5)
         raise RuntimeError("half way")
@@ -104,7 +107,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_second_of_two_writers_takes_what_it_finds(tmp_path: Path) -> None:
+def test_write_token_set__second_writer_uses_the_first_result(tmp_path: Path) -> None:
     """The other one finishes while we are still writing."""
     target = tmp_path / "set"
 
@@ -118,7 +121,7 @@ def test_the_second_of_two_writers_takes_what_it_finds(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
-def test_many_processes_at_once(tmp_path: Path) -> None:
+def test_write_token_set__concurrent_processes(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np; from sweepft.data.cache import write_token_set\n"
         "rows = [(np.arange(n), np.arange(n) > 0, None) for n in range(2, 300)]\n"
@@ -142,14 +145,15 @@ def test_many_processes_at_once(tmp_path: Path) -> None:
         ((np.array([-1, 2]), np.array([False, True]), None), "fit uint16"),
     ],
 )
-def test_broken_rows_are_refused(tmp_path: Path, row: TokenRow, says: str) -> None:
-    with pytest.raises(DataError, match=says):
+def test_write_token_set__refuses_broken_rows(tmp_path: Path, row: TokenRow, says: str) -> None:
+    with raises(DataError, "tokens") as caught:
         write_token_set(tmp_path / "set", [row], digest="d", vocab_size=100)
+    assert says in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="at least one row"):
+def test_write_token_set__refuses_an_empty_set(tmp_path: Path) -> None:
+    with raises(DataError, "rows"):
         write_token_set(tmp_path / "set", [], digest="d", vocab_size=100)
 
 
@@ -157,31 +161,31 @@ def test_an_empty_set_is_refused(tmp_path: Path) -> None:
     "file", ["tokens.bin", "mask.bin", "offsets.bin", "targets.bin", "domains.bin", "meta.json"]
 )
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_damaged_caches_are_refused_with_the_remedy(tmp_path: Path, file: str, damage: str) -> None:
+def test_token_set__refuses_damaged_files(tmp_path: Path, file: str, damage: str) -> None:
     folder = write_token_set(tmp_path / "set", rows_of(5, 3), digest="d", vocab_size=10).path
     if damage == "gone":
         (folder / file).unlink()
     else:
         os.truncate(folder / file, (folder / file).stat().st_size - 1)
-    with pytest.raises(DataError, match=r"remove the folder"):
+    with raises(DataError, "cache"):
         TokenSet(folder)
 
 
-def test_another_format_is_refused(tmp_path: Path) -> None:
+def test_token_set__refuses_another_format(tmp_path: Path) -> None:
     folder = write_token_set(tmp_path / "set", rows_of(5, 3), digest="d", vocab_size=10).path
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(DataError, match="format 1"):
+    with raises(DataError, "cache"):
         TokenSet(folder)
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_write_token_set__unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with raises(StorageError, "storage"):
         write_token_set(tmp_path / "file" / "set", rows_of(5), digest="d", vocab_size=10)
 
 
-def test_leftovers_of_dead_writers_go_after_a_day(tmp_path: Path) -> None:
+def test_write_token_set__removes_leftovers_after_a_day(tmp_path: Path) -> None:
     old, fresh = tmp_path / ".tmp-set-1-a", tmp_path / ".tmp-set-2-b"
     old.mkdir()
     fresh.mkdir()

@@ -35,7 +35,7 @@ def domains_of(rows: list[Any]) -> Counter[str | None]:
     return Counter(row.domain for row in rows)
 
 
-def test_a_source_takes_some_domains_under_one_name(file: Path) -> None:
+def test_domains__source_takes_some_under_one_name(file: Path) -> None:
     train = [
         {"path": str(file), "domains": ["glue_*"], "domain": "glue"},
         {"path": str(file), "domains": ["math"]},
@@ -50,7 +50,7 @@ def test_a_source_takes_some_domains_under_one_name(file: Path) -> None:
     assert [source.rows for source in split.check.sources[:2]] == [20, 10]
 
 
-def test_a_fraction_of_all_is_what_it_was_before_there_were_domains(file: Path) -> None:
+def test_domains__fraction_of_all_ignores_domains(file: Path) -> None:
     """Naming every domain changes nothing: rows are chosen by content."""
     train = [{"path": str(file), "domain": "one"}]
     plain, named = (
@@ -60,7 +60,7 @@ def test_a_fraction_of_all_is_what_it_was_before_there_were_domains(file: Path) 
     assert plain.validation == named.validation
 
 
-def test_a_held_out_file_gives_rows_of_some_domains(file: Path, tmp_path: Path) -> None:
+def test_domains__validation_file_filters(file: Path, tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text(
         '{"text": "new", "domain": "math"}\n{"text": "neu", "domain": "x"}\n'
     )
@@ -68,7 +68,7 @@ def test_a_held_out_file_gives_rows_of_some_domains(file: Path, tmp_path: Path) 
     assert domains_of(split_data(spec(file, validation=validation).data).validation["own"]) == {"math": 1}
 
 
-def test_domains_of_rows_that_are_elsewhere_are_left_to_the_machine_that_has_them(file: Path) -> None:
+def test_domains__remote_rows_are_not_checked(file: Path) -> None:
     validation = [{"name": "own", "fraction": 0.1, "domains": ["elsewhere"]}]
     train = [{"path": str(file)}, {"path": "org/rows"}]
     assert check(spec(file, train=train, validation=validation, mixture={"elsewhere": 2.0})).train_rows == 40
@@ -89,7 +89,7 @@ NAMED = [{"domains": ["glue_*", "math"]}]
         ({}, {"strategy": "phased", "phases": [PHASES[0], PHASES[0]], "train": NAMED}, "data.phases", "missing: math"),
     ],
 )  # fmt: skip
-def test_domains_that_are_not_there_are_refused_when_rows_are_read(
+def test_domains__unknown_ones_are_refused(
     file: Path, space: dict[str, Any], data: dict[str, Any], key: str, rule: str
 ) -> None:
     data = {**data, "train": [{"path": str(file), **source} for source in data.get("train", [{}])]}
@@ -100,6 +100,6 @@ def test_domains_that_are_not_there_are_refused_when_rows_are_read(
     )
 
 
-def test_phases_over_the_rows_own_domains_are_sound(file: Path) -> None:
+def test_domains__phases_over_the_rows_own(file: Path) -> None:
     train = [{"path": str(file), "domains": ["glue_*", "math"]}]
     assert check(spec(file, train=train, strategy="phased", phases=PHASES)).train_rows == 27

@@ -19,7 +19,7 @@ LAW = settings(deadline=None, max_examples=60)
 
 @LAW
 @given(n=st.integers(1, 50), seed=st.integers(0, 2**40), epochs=st.integers(1, 4))
-def test_each_epoch_holds_each_row_once(n: int, seed: int, epochs: int) -> None:
+def test_sample_order__each_epoch_holds_each_row_once(n: int, seed: int, epochs: int) -> None:
     sequence = SampleOrder(n, seed).indices(0, n * epochs).reshape(epochs, n)
     assert (np.sort(sequence, axis=1) == np.arange(n)).all()
 
@@ -32,7 +32,7 @@ def test_each_epoch_holds_each_row_once(n: int, seed: int, epochs: int) -> None:
     world=st.integers(1, 4),
     steps=st.integers(1, 12),
 )
-def test_order_does_not_depend_on_batch_or_world_size(
+def test_sample_order__independent_of_batch_and_world_size(
     n: int, seed: int, batch: int, world: int, steps: int
 ) -> None:
     whole = SampleOrder(n, seed).indices(0, batch * steps)
@@ -45,14 +45,14 @@ def test_order_does_not_depend_on_batch_or_world_size(
     assert (np.concatenate(seen) == whole).all()
 
 
-def test_going_back_gives_the_same_rows() -> None:
+def test_sample_order__going_back_gives_the_same_rows() -> None:
     order = SampleOrder(7, 1)
     late, early = order.indices(70, 90), order.indices(0, 20)
     assert (order.indices(70, 90) == late).all()
     assert (order.indices(0, 20) == early).all()
 
 
-def test_the_sequence_is_the_same_everywhere_for_ever() -> None:
+def test_sample_order__sequence_is_fixed() -> None:
     """These numbers are in people's ledgers, by digest: a change of them is a change of `_ORDER_VERSION`."""
     order = SampleOrder(10, 42, "d")
     assert order.indices(0, 12).tolist() == [4, 8, 1, 9, 3, 6, 0, 7, 2, 5, 1, 2]
@@ -62,25 +62,25 @@ def test_the_sequence_is_the_same_everywhere_for_ever() -> None:
 @pytest.mark.parametrize(
     "other", [SampleOrder(10, 1, "a"), SampleOrder(11, 0, "a"), SampleOrder(10, 0, "b"), SampleOrder(10, 0)]
 )
-def test_digest_tells_orders_apart(other: SampleOrder) -> None:
+def test_sample_order__digest_identifies_it(other: SampleOrder) -> None:
     assert SampleOrder(10, 0, "a").digest == SampleOrder(10, 0, "a").digest != other.digest
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (3, -1)])
-def test_refuses(n: int, seed: int) -> None:
+def test_sample_order__refuses_bad_arguments(n: int, seed: int) -> None:
     with pytest.raises(ValueError, match="must"):
         SampleOrder(n, seed)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (5, 4)])
-def test_refuses_positions(start: int, stop: int) -> None:
+def test_sample_order__refuses_bad_positions(start: int, stop: int) -> None:
     with pytest.raises(ValueError, match="positions"):
         SampleOrder(3, 0).indices(start, stop)
 
 
 @LAW
 @given(st.integers(1, 10**7))
-def test_grid_has_about_64_blocks(budget: int) -> None:
+def test_block_size__gives_about_64_blocks(budget: int) -> None:
     size = block_size(budget)
     blocks = math.ceil(budget / size)
     assert size >= 1
@@ -90,7 +90,7 @@ def test_grid_has_about_64_blocks(budget: int) -> None:
 
 @LAW
 @given(data=st.data(), budget=st.integers(1, 300))
-def test_blocks_are_the_same_bits_however_the_samples_come(data: st.DataObject, budget: int) -> None:
+def test_block_losses__bitwise_equal_for_any_sample_order(data: st.DataObject, budget: int) -> None:
     rng = np.random.default_rng(budget)
     losses, tokens = rng.normal(size=budget) * 1e3, rng.integers(1, 50, budget)
     plain = BlockLosses(budget)
@@ -112,7 +112,7 @@ def test_blocks_are_the_same_bits_however_the_samples_come(data: st.DataObject, 
     assert weighted == pytest.approx(losses.sum(), rel=1e-9, abs=1e-6)
 
 
-def test_a_block_is_yielded_once_and_only_when_complete() -> None:
+def test_block_losses__yields_a_complete_block_once() -> None:
     grid = BlockLosses(130)  # blocks of 3, the last of 1
     grid.add([0, 1], [1.0, 2.0], [1, 1])
     assert grid.drain() == {"index": [], "loss": [], "tokens": []}
@@ -121,7 +121,7 @@ def test_a_block_is_yielded_once_and_only_when_complete() -> None:
     assert grid.drain()["index"] == []
 
 
-def test_a_trial_that_goes_on_never_yields_the_block_it_cut() -> None:
+def test_block_losses__skips_the_block_cut_by_a_restore() -> None:
     grid = BlockLosses(640, start=15)  # blocks of 10
     grid.add(np.arange(15, 30), np.ones(15), np.ones(15, int))
     assert grid.drain()["index"] == [2]
@@ -130,25 +130,25 @@ def test_a_trial_that_goes_on_never_yields_the_block_it_cut() -> None:
 @pytest.mark.parametrize(
     ("start", "positions"), [(0, [0, 0]), (0, [640]), (0, [-1]), (20, [19]), (0, [0, *range(10)])]
 )
-def test_blocks_refuse(start: int, positions: list[int]) -> None:
+def test_block_losses__refuses_bad_positions(start: int, positions: list[int]) -> None:
     grid = BlockLosses(640, start=start)
     with pytest.raises(ValueError, match=r"twice|positions"):
         grid.add(positions, np.ones(len(positions)), np.ones(len(positions), int))
 
 
-def test_a_complete_block_takes_no_more() -> None:
+def test_block_losses__refuses_a_sample_twice() -> None:
     grid = BlockLosses(64)
     grid.add([3], [1.0], [1])
     with pytest.raises(ValueError, match="twice"):
         grid.add([3], [1.0], [1])
 
 
-def test_lengths_must_agree() -> None:
+def test_block_losses__refuses_unequal_lengths() -> None:
     with pytest.raises(ValueError, match="lengths differ"):
         BlockLosses(64).add([1, 2], [1.0], [1])
 
 
-def test_non_finite_losses_are_kept() -> None:
+def test_block_losses__keeps_non_finite_losses() -> None:
     grid = BlockLosses(3)
     grid.add([0, 1, 2], [math.nan, math.inf, 1.0], [1, 1, 0])
     loss = grid.drain()["loss"]
@@ -157,7 +157,7 @@ def test_non_finite_losses_are_kept() -> None:
     assert math.isnan(loss[2])  # no target token: there is no mean
 
 
-def test_driver_side_loads_no_torch() -> None:
+def test_data__driver_side_loads_no_torch() -> None:
     heavy = ("torch", "transformers", "datasets", "ray")
     code = f"import sys, sweepft.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from sweepft.data.read import Row
 from sweepft.data.split import Split, split_data
 from sweepft.errors import DataError
@@ -36,7 +37,7 @@ def texts(rows: Sequence[Row]) -> list[Any]:
 NUMBERED = [f"row {i}" for i in range(100)]
 
 
-def test_fraction_is_taken_from_training(tmp_path: Path) -> None:
+def test_split__fraction_is_taken_from_training(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", NUMBERED)
     got = split([file], [{"name": "h", "fraction": 0.1}])
     assert (len(got.validation["h"]), len(got.train)) == (10, 90)
@@ -53,7 +54,7 @@ def test_fraction_is_taken_from_training(tmp_path: Path) -> None:
     fraction=st.floats(0.01, 0.5),
     seed=st.integers(0, 9),
 )
-def test_no_copy_of_a_held_out_example_stays(
+def test_split__removes_all_copies_of_a_validation_example(
     tmp_path_factory: Any, picks: list[int], fraction: float, seed: int
 ) -> None:
     folder = tmp_path_factory.mktemp("d")
@@ -67,7 +68,7 @@ def test_no_copy_of_a_held_out_example_stays(
     assert len(got.validation["h"]) == len(keys[1]), "one copy of each"
 
 
-def test_choice_is_by_content_not_by_place(tmp_path: Path) -> None:
+def test_split__chooses_by_content(tmp_path: Path) -> None:
     one = write(tmp_path / "a.jsonl", NUMBERED)
     two = write(tmp_path / "b.jsonl", NUMBERED[::-1])
     held = [{"name": "h", "fraction": 0.2}]
@@ -75,7 +76,7 @@ def test_choice_is_by_content_not_by_place(tmp_path: Path) -> None:
     assert first == second != set(texts(split([one], held, seed=1).validation["h"]))
 
 
-def test_limits_are_seeded_nested_and_in_file_order(tmp_path: Path) -> None:
+def test_split__limits_are_seeded_nested_and_in_file_order(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", ["x", "y"])
     other = write(tmp_path / "h.jsonl", NUMBERED)
 
@@ -92,10 +93,10 @@ def test_limits_are_seeded_nested_and_in_file_order(tmp_path: Path) -> None:
     assert held(500, 0) == NUMBERED
 
 
-def test_overlap_is_an_error_that_names_both_places(tmp_path: Path) -> None:
+def test_split__overlap_error_names_both_places(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", ["a", "b", "c"])
     other = write(tmp_path / "h.jsonl", ["x", "B "])
-    with pytest.raises(DataError, match="1 training rows are also held out") as caught:
+    with raises(DataError, "data.overlap") as caught:
         split([train], [{"name": "h", "path": other}])
     [problem] = caught.value.problems
     assert problem.where == f"{train}:2"
@@ -104,7 +105,7 @@ def test_overlap_is_an_error_that_names_both_places(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["validation", "test"])
-def test_overlap_can_be_dropped_and_is_counted(tmp_path: Path, kind: str) -> None:
+def test_split__overlap_can_be_dropped(tmp_path: Path, kind: str) -> None:
     train = write(tmp_path / "t.jsonl", [*NUMBERED, "b", "b"])
     other = write(tmp_path / "h.jsonl", ["x", "b"])
     held = [{"name": "h", "path": other}] if kind == "validation" else [{"name": "h", "fraction": 0.1}]
@@ -114,14 +115,14 @@ def test_overlap_can_be_dropped_and_is_counted(tmp_path: Path, kind: str) -> Non
     assert "b" not in texts(got.train)
 
 
-def test_held_out_rows_in_a_test_set_are_warned_of(tmp_path: Path) -> None:
+def test_split__warns_of_validation_rows_in_a_test_set(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", NUMBERED)
     other = write(tmp_path / "h.jsonl", ["x", "y"])
     got = split([train], [{"name": "h", "path": other}], test=[{"name": "t", "path": other}])
     assert "2 of its rows are also in test set t" in got.check.warnings[0]
 
 
-def test_duplicates_and_rows_without_target_are_counted(tmp_path: Path) -> None:
+def test_split__counts_duplicates_and_rows_without_target(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", ["a", "A", "b", "", "c"])
     got = split([train], [{"name": "h", "path": write(tmp_path / "h.jsonl", ["x"])}])
     assert (got.check.sources[0].duplicates, got.check.sources[0].no_target) == (1, 1)
@@ -131,18 +132,20 @@ def test_duplicates_and_rows_without_target_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("validation", "rows"), [({"fraction": 0.9}, ["a"]), ({"fraction": 0.5}, ["a", "A"])]
 )
-def test_nothing_left_to_train_on(tmp_path: Path, validation: dict[str, Any], rows: list[str]) -> None:
-    with pytest.raises(DataError, match="leaves none to train on"):
+def test_split__refuses_a_fraction_that_leaves_no_training(
+    tmp_path: Path, validation: dict[str, Any], rows: list[str]
+) -> None:
+    with raises(DataError, "data.validation.h"):
         split([write(tmp_path / "t.jsonl", rows)], [{"name": "h", **validation}])
 
 
-def test_all_of_training_is_in_the_test_set(tmp_path: Path) -> None:
+def test_split__refuses_no_training_rows(tmp_path: Path) -> None:
     train, other = (write(tmp_path / name, ["a", "b"]) for name in ("t.jsonl", "h.jsonl"))
-    with pytest.raises(DataError, match="no rows are left"):
+    with raises(DataError, "data.train"):
         split([train], [{"name": "h", "path": other}], overlap="drop")
 
 
-def test_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
+def test_split__raises_the_problems_of_all_files(tmp_path: Path) -> None:
     for name in ("t.jsonl", "h.jsonl"):
         (tmp_path / name).write_text("{\n")
     with pytest.raises(DataError) as caught:
@@ -150,7 +153,7 @@ def test_problems_of_all_files_come_at_once(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_hub_data_is_skipped_where_only_local_rows_are_checked(tmp_path: Path) -> None:
+def test_check__skips_hub_data(tmp_path: Path) -> None:
     got = split(["org/data"], [{"name": "h", "path": write(tmp_path / "h.jsonl", ["x"])}])
     assert [(c.path, c.skipped) for c in got.check.sources] == [
         ("org/data", True),

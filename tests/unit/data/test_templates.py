@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from support.errors import raises
 from support.tiny import tiny_rows
 from sweepft.data.encode import Encoder
 from sweepft.data.read import Row
@@ -89,7 +90,7 @@ def learned(tokenizer: Any, template: str, turns: Turns) -> list[str]:
     ("style", "conversation"),
     [(s, c) for s in STYLES for c, turns in CONVERSATIONS.items() if STYLES[s][2] or turns[0][0] != "system"],
 )
-def test_answers_are_learned_with_their_end(kind: str, style: str, conversation: str) -> None:
+def test_chat_format__targets_include_the_end_of_turn(kind: str, style: str, conversation: str) -> None:
     template, form, _ = STYLES[style]
     turns = CONVERSATIONS[conversation]
     expected = [form.format(content) for role, content in turns if role == "assistant"]
@@ -115,7 +116,7 @@ words = text.map(str.strip).filter(lambda t: t and not any(s[:4] in t for s in s
     ),
     answers=st.lists(st.tuples(words, words), min_size=1, max_size=4),
 )
-def test_mask_law(style: str, answers: list[tuple[str, str]]) -> None:
+def test_chat_format__mask(style: str, answers: list[tuple[str, str]]) -> None:
     """Whatever is said, the learned text is the answers with their ends, nothing more and nothing less."""
     template, form, _ = STYLES[style]
     turns = [turn for q, a in answers for turn in (("user", q), ("assistant", a))]
@@ -127,7 +128,7 @@ def test_mask_law(style: str, answers: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_marks_and_prefix_differences_agree(kind: str) -> None:
+def test_chat_format__marks_equal_prefix_differences(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     for turns in CONVERSATIONS.values():
         assert learned(tokenizer, styles.CHATML, turns) == learned(tokenizer, BUILT_IN["chatml"], turns)
@@ -143,7 +144,7 @@ def test_marks_and_prefix_differences_agree(kind: str) -> None:
         (styles.NO_END, None),
     ],
 )
-def test_end_of_turn_is_found(template: str, end: str | None) -> None:
+def test_chat_format__end_of_turn(template: str, end: str | None) -> None:
     assert ChatFormat(TOKENIZERS["byte-level"], template).end_of_turn == end
 
 
@@ -159,13 +160,14 @@ def test_end_of_turn_is_found(template: str, end: str | None) -> None:
         ("nothing", "assistant"),
     ],
 )
-def test_useless_templates_are_refused_at_once(template: str, says: str) -> None:
-    with pytest.raises(DataError, match=says) as caught:
+def test_chat_format__refuses_useless_templates(template: str, says: str) -> None:
+    with raises(DataError, "model.chat_template") as caught:
         ChatFormat(TOKENIZERS["byte-level"], template)
+    assert says in str(caught.value)
     assert "chatml" in caught.value.problems[0].remedy
 
 
-def test_refused_rows_are_counted() -> None:
+def test_encoder__counts_refused_rows() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.MISTRAL), 99, "drop")
     rows = [Row(tuple(turns), None, f"f:{i}") for i, turns in enumerate(CONVERSATIONS.values(), 1)]
@@ -175,7 +177,7 @@ def test_refused_rows_are_counted() -> None:
     assert "alternate" in encoder.example["refused"]
 
 
-def test_template_that_hides_the_answer_is_reported() -> None:
+def test_encoder__reports_answers_the_template_changes() -> None:
     whole, cut = "{{- m['content'] }}{%- endgen", "{{- m['content'].split('</think>')[-1] }}{%- endgen"
     template = styles.MARKED_SHORT.replace(whole, cut)
     tokenizer = TOKENIZERS["byte-level"]
@@ -188,7 +190,7 @@ def test_template_that_hides_the_answer_is_reported() -> None:
     ("text", "counts"),
     [("Say <s>no</s>!", {"kept": 1, "special_in_text": 1}), ("Say <b>no</b>!", {"kept": 1})],
 )
-def test_special_tokens_spelled_in_the_data_are_reported(text: str, counts: dict[str, int]) -> None:
+def test_encoder__reports_special_tokens_in_text(text: str, counts: dict[str, int]) -> None:
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.CHATML), 99, "drop")
     list(encoder.encode([Row((("user", text), ("assistant", "no")), None, "f:1")]))
@@ -196,7 +198,7 @@ def test_special_tokens_spelled_in_the_data_are_reported(text: str, counts: dict
     assert encoder.example.get("special_in_text", "f:1: <s>") == "f:1: <s>"
 
 
-def test_template_that_rewrites_earlier_turns_is_good_for_single_answers_only() -> None:
+def test_chat_format__rewriting_template_renders_single_answers() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     chat = ChatFormat(tokenizer, styles.REWRITES)
     assert learned(tokenizer, styles.REWRITES, CONVERSATIONS["one turn"]) == ["It is 4.<|im_end|>"]
@@ -210,30 +212,30 @@ def bare() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer, eos_token="</s>")
 
 
-def test_missing_template_names_the_built_in_ones(bare: Any) -> None:
-    with pytest.raises(DataError, match="chatml or plain"):
+def test_choose_template__missing(bare: Any) -> None:
+    with raises(DataError, "model.chat_template"):
         choose_template(bare, None, "org/base")
 
 
-def test_unknown_template_names_the_built_in_ones(bare: Any) -> None:
-    with pytest.raises(DataError, match="chatml or plain"):
+def test_choose_template__unknown(bare: Any) -> None:
+    with raises(DataError, "model.chat_template"):
         choose_template(bare, "alpaca", "org/base")
 
 
-def test_template_from_a_file(bare: Any, tmp_path: Path) -> None:
+def test_choose_template__from_a_file(bare: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(styles.ZEPHYR)
     assert choose_template(bare, str(file), "org/base") == styles.ZEPHYR == bare.chat_template
-    with pytest.raises(DataError, match="cannot be read"):
+    with raises(DataError, "model.chat_template"):
         choose_template(bare, str(tmp_path / "other.jinja"), "org/base")
 
 
-def test_own_template_is_the_default(bare: Any) -> None:
+def test_choose_template__own_is_the_default(bare: Any) -> None:
     bare.chat_template = styles.ZEPHYR
     assert choose_template(bare, None, "org/base") == styles.ZEPHYR
 
 
-def test_chatml_adds_what_the_tokenizer_lacks() -> None:
+def test_choose_template__chatml_adds_missing_tokens() -> None:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(special_tokens=["</s>"], show_progress=False)
@@ -247,13 +249,13 @@ def test_chatml_adds_what_the_tokenizer_lacks() -> None:
     assert len(tokenizer) == before + 2
 
 
-def test_plain_needs_an_eos_token() -> None:
+def test_choose_template__plain_needs_an_eos_token() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer)
-    with pytest.raises(DataError, match="eos"):
+    with raises(DataError, "model.chat_template"):
         choose_template(tokenizer, "plain", "org/base")
 
 
-def test_built_in_starts_with_bos_where_the_tokenizer_does(bare: Any) -> None:
+def test_choose_template__starts_with_bos_like_the_tokenizer(bare: Any) -> None:
     core = byte_level().backend_tokenizer
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]
@@ -270,7 +272,7 @@ def test_built_in_starts_with_bos_where_the_tokenizer_does(bare: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
-def test_plain_text_is_learned_whole_with_an_end(kind: str) -> None:
+def test_encoder__text_is_trained_on_with_its_end(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
     encoder = Encoder(tokenizer, None, 99, "drop")
     [(ids, mask, domain)] = encoder.encode([Row("some plain text", "prose", "f:1")])
@@ -286,7 +288,7 @@ def test_plain_text_is_learned_whole_with_an_end(kind: str) -> None:
         ("truncate", 2, {"kept": 2, "truncated": 1, "no_target": 3}),
     ],
 )
-def test_rows_without_use_are_counted_by_reason(over_length: str, kept: int, counts: dict[str, int]) -> None:
+def test_encoder__counts_unused_rows_by_reason(over_length: str, kept: int, counts: dict[str, int]) -> None:
     rows = [
         Row((("user", "short"), ("assistant", "yes")), None, "f:1"),
         Row((("user", "short"), ("assistant", "y" * 999)), None, "f:2"),

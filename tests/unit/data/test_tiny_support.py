@@ -10,7 +10,7 @@ import pytest
 from support.tiny import tiny_data, tiny_model, tiny_rows
 
 
-def test_fixtures_are_real_files(tiny_model_dir: Path, tiny_data_file: Path) -> None:
+def test_tiny__fixtures_are_real_files(tiny_model_dir: Path, tiny_data_file: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
@@ -23,7 +23,7 @@ def test_fixtures_are_real_files(tiny_model_dir: Path, tiny_data_file: Path) -> 
 
 
 @pytest.mark.parametrize("arch", ["llama", "granite", "mistral", "gpt_bigcode"])
-def test_same_seed_same_weights(tmp_path: Path, arch: str) -> None:
+def test_tiny__same_seed_same_weights(tmp_path: Path, arch: str) -> None:
     one = tiny_model(tmp_path / "a", arch=arch, seed=3)
     two = tiny_model(tmp_path / "b", arch=arch, seed=3)
     other = tiny_model(tmp_path / "c", arch=arch, seed=4)
@@ -31,6 +31,6 @@ def test_same_seed_same_weights(tmp_path: Path, arch: str) -> None:
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_data_is_seeded(tmp_path: Path) -> None:
+def test_tiny__data_is_seeded(tmp_path: Path) -> None:
     assert tiny_rows(20, 5) == tiny_rows(20, 5) != tiny_rows(20, 6)
     assert len(tiny_data(tmp_path, rows=7, seed=1).read_text().splitlines()) == 7

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_best_files import SCHEDULES, facts_of
+from test_write import SCHEDULES, facts_of
 
 from sweepft.export.recipes import deepspeed_config, trl_config
 
@@ -34,7 +34,7 @@ LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     ],
     ids=str,
 )
-def test_its_parser_takes_every_key(
+def test_trl_config__parser_accepts_every_key(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = facts_of(tmp_path / "run", **settings)

@@ -41,7 +41,9 @@ def interrupted(runner, folder: Path, first, second):
         *(pytest.param(*rest, marks=pytest.mark.full) for rest in ((0, "fp32", 2), (2, "fp32", 1))),
     ],
 )
-def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, world_size):
+def test_checkpoint__restored_trial_is_bitwise_equal(
+    tiny_dropout_model, tmp_path, stage, precision, world_size
+):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     saved, back, gone_on, whole = on_ranks(interrupted, world_size, plan, tmp_path / "state", A, B)
     assert back["step"] == 2
@@ -59,7 +61,7 @@ def test_goes_on_bit_for_bit(tiny_dropout_model, tmp_path, stage, precision, wor
 @pytest.mark.parametrize(
     ("optimizer", "stage"), [("sgd", 2), ("adafactor", 0), ("adamw_8bit", 2), ("adamw_8bit", 3)]
 )
-def test_other_optimizers_go_on_bit_for_bit_too(tiny_dropout_model, tmp_path, optimizer, stage):
+def test_checkpoint__other_optimizers_are_bitwise_equal(tiny_dropout_model, tmp_path, optimizer, stage):
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
@@ -98,7 +100,7 @@ def damaged(runner, folder: Path, first, other):
     return problems
 
 
-def test_a_damaged_or_foreign_state_is_refused(tiny_model_dir, tmp_path):
+def test_checkpoint__refuses_damaged_or_foreign(tiny_model_dir, tmp_path):
     plan = engine_config(tiny_model_dir, tmp_path)
     foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
     assert "is a checkpoint of another trial" in foreign
@@ -115,13 +117,13 @@ def twice(runner, folder: Path, first):
     return
 
 
-def test_only_the_newest_state_is_kept_and_it_is_complete(tiny_model_dir, tmp_path):
+def test_checkpoint__keeps_the_newest_only(tiny_model_dir, tmp_path):
     on_ranks(twice, 2, engine_config(tiny_model_dir, tmp_path), tmp_path / "state", A)
     (kept,) = (tmp_path / "state").iterdir()
     assert kept.name == "48"
     assert json.loads((kept / "complete.json").read_text())["world_size"] == 2
 
 
-def test_too_little_space_is_said_before_anything_is_written(tmp_path):
+def test_free_space_problem__before_writing(tmp_path):
     assert free_space_problem(tmp_path, 1) is None
     assert "GB free and a checkpoint takes 1000000.0 GB" in free_space_problem(tmp_path, 10**15)

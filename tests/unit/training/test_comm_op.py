@@ -43,7 +43,7 @@ def builder(tmp_path):
     process.communicate()
 
 
-def test_a_living_builder_is_waited_for_and_a_killed_ones_lock_is_removed_at_once(builder, tmp_path):
+def test_hold_op_lock__waits_for_live_removes_dead(builder, tmp_path):
     with (tmp_path / "sweepft.lock").open("a+b") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     builder.send_signal(signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_a_living_builder_is_waited_for_and_a_killed_ones_lock_is_removed_at_onc
         assert not (tmp_path / "lock").exists()
 
 
-def test_a_build_that_failed_is_no_killed_one(tmp_path):
+def test_hold_op_lock__failed_build_is_not_a_killed_one(tmp_path):
     with pytest.raises(ZeroDivisionError), hold_op_lock(tmp_path):
         raise ZeroDivisionError
     (tmp_path / "lock").touch()  # from here on, another program's
@@ -61,7 +61,7 @@ def test_a_build_that_failed_is_no_killed_one(tmp_path):
         pass
 
 
-def test_another_programs_lock_is_waited_for_then_reported_with_the_remedy(tmp_path):
+def test_hold_op_lock__reports_another_programs_lock(tmp_path):
     lock = tmp_path / "lock"
     lock.touch()
     words = r"lock: another program is building .* not finished in 0 s; end that program, or remove the file"
@@ -73,7 +73,7 @@ def test_another_programs_lock_is_waited_for_then_reported_with_the_remedy(tmp_p
         assert not lock.exists()
 
 
-def test_a_lock_that_is_ten_minutes_old_is_nobodys(tmp_path):
+def test_hold_op_lock__removes_a_stale_lock(tmp_path):
     lock = tmp_path / "lock"
     lock.touch()
     os.utime(lock, (time.time() - 601,) * 2)
@@ -82,7 +82,7 @@ def test_a_lock_that_is_ten_minutes_old_is_nobodys(tmp_path):
 
 
 @pytest.mark.full
-def test_the_op_is_built_after_a_build_that_was_killed(tmp_path):
+def test_load_op__builds_after_a_killed_build(tmp_path):
     """With the real compiler: the second build ends, where torch's own lock would hold it for ever."""
     environment = os.environ | {"TORCH_EXTENSIONS_DIR": str(tmp_path), "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", "sweepft.training.comm_op"]
@@ -98,7 +98,7 @@ def test_the_op_is_built_after_a_build_that_was_killed(tmp_path):
     assert not list(tmp_path.glob("*/lock"))
 
 
-def test_this_interpreters_tools_come_first_and_once(monkeypatch):
+def test_own_tools_first__once(monkeypatch):
     own = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", os.pathsep.join(["/usr/bin", own, "/bin"]))
     own_tools_first()

@@ -16,7 +16,7 @@ A = train_config(batch_size=16, weight_decay=0.1)
 B = train_config(learning_rate=1e-2, gradient_checkpointing=True)
 
 
-def test_what_is_compiled_is_the_repeated_block(tiny_model_dir):
+def test_compile_blocks__compiles_the_repeated_block(tiny_model_dir):
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
@@ -27,7 +27,7 @@ def test_what_is_compiled_is_the_repeated_block(tiny_model_dir):
     assert model._compiled_call_impl is None
 
 
-def test_a_model_that_names_no_blocks_is_refused():
+def test_compile_blocks__refuses_a_model_without_blocks():
     with pytest.raises(ValueError, match="Linear"):
         compile_blocks(torch.nn.Linear(2, 2))
 
@@ -38,7 +38,7 @@ def losses(result: dict[str, Any]) -> list[float]:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 2, True)])
-def test_compiled_trials(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
+def test_compile_blocks__trials_equal_uncompiled(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
     plan = engine_config(
         tiny_model_dir, tmp_path, zero_stage=zero_stage, packed=packed, micro_batch=60 if packed else 4
     )

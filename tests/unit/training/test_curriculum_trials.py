@@ -32,7 +32,7 @@ def interrupted(runner, folder: Path, first: TrainConfig, second: TrainConfig):
     return begun["data_order"], other, history, rest, whole
 
 
-def test_a_phased_trial_takes_its_rows_and_goes_on_from_its_state(tiny_dropout_model, tmp_path):
+def test_trial_runner__phased_trial_restores_bitwise(tiny_dropout_model, tmp_path):
     rows = TokenSet(write_rows(tmp_path / "domains", 50, 1, ("a", "b", "c")))
     plan = engine_config(tiny_dropout_model, tmp_path, train_cache=str(rows.path))
     phased = train_config(data=CURRICULUM)

@@ -19,7 +19,7 @@ def losses(plan, *trials):
     return [r["history"]["loss"] for r in run_trials(plan, list(trials), 1, gpus=1)]
 
 
-def test_liger_is_refused_where_torch_sees_no_gpu(monkeypatch):
+def test_liger__refused_without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match=r"train\.liger: Liger's kernels run on GPUs only"):
         use_liger(None)
@@ -27,7 +27,7 @@ def test_liger_is_refused_where_torch_sees_no_gpu(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_a_trial_on_a_gpu_has_the_losses_of_the_cpu(tiny_model_dir, tmp_path, stage):
+def test_gpu__losses_equal_cpu(tiny_model_dir, tmp_path, stage):
     plan = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
     (here,) = run_trials(plan, [A], 1)
     assert losses(plan, A)[0] == pytest.approx(here["history"]["loss"], abs=1e-4)
@@ -35,7 +35,7 @@ def test_a_trial_on_a_gpu_has_the_losses_of_the_cpu(tiny_model_dir, tmp_path, st
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [2, 3])
-def test_packed_bf16_trials_on_a_gpu_train_as_padded_ones_do_and_come_again(tiny_model_dir, tmp_path, stage):
+def test_gpu__packed_bf16_equals_padded_and_repeats(tiny_model_dir, tmp_path, stage):
     """Through FlashAttention over documents, whose sums are made in an order of their own."""
     padded = engine_config(tiny_model_dir, tmp_path, zero_stage=stage, precision="bf16")
     first, _, again = losses(replace(padded, packed=True, micro_batch=60), A, B, A)
@@ -45,7 +45,7 @@ def test_packed_bf16_trials_on_a_gpu_train_as_padded_ones_do_and_come_again(tiny
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["optimizer", "optimizer_and_parameters"])
-def test_offloaded_trials_train_alike_and_again(tiny_model_dir, tmp_path, offload):
+def test_gpu__offload_equals_and_repeats(tiny_model_dir, tmp_path, offload):
     plan = engine_config(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
     (here,) = losses(plan, A)
     first, _, again = losses(replace(plan, offload=offload), A, B, A)
@@ -55,14 +55,14 @@ def test_offloaded_trials_train_alike_and_again(tiny_model_dir, tmp_path, offloa
 
 
 @pytest.mark.gpu
-def test_liger_trains_alike(tiny_model_dir, tmp_path):
+def test_gpu__liger_equals(tiny_model_dir, tmp_path):
     pytest.importorskip("liger_kernel")
     plan = engine_config(tiny_model_dir, tmp_path)
     assert losses(replace(plan, liger=True), A)[0] == pytest.approx(losses(plan, A)[0], abs=1e-3)
 
 
 @pytest.mark.gpu
-def test_eight_bit_adamw_trains_much_like_adamw_and_again(tiny_model_dir, tmp_path):
+def test_gpu__adamw_8bit_close_to_adamw(tiny_model_dir, tmp_path):
     pytest.importorskip("bitsandbytes")
     plan = engine_config(tiny_model_dir, tmp_path)
     first, again = losses(plan, *[changed(A, optimizer="adamw_8bit")] * 2)

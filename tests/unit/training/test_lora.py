@@ -54,7 +54,7 @@ def numbers(result):
         ),
     ],
 )
-def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
+def test_lora__warm_equals_cold_bitwise(tiny_dropout_model, tmp_path, stage, precision, world_size):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     first, other, again, ranked, last = run_trials(plan, [A, B, A, C, B], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again, ranked, last)] == [False, True, True, False, False]
@@ -100,7 +100,7 @@ def frozen_and_file(runner):
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
 @pytest.mark.parametrize(("stage", "precision"), [(2, "bf16"), pytest.param(2, "fp32", marks=pytest.mark.full),
                                                   pytest.param(3, "bf16", marks=pytest.mark.full)])  # fmt: skip
-def test_slots_on_a_cpu_map_one_copy_of_the_frozen_weights(tiny_dropout_model, tmp_path, stage, precision):
+def test_share_frozen__slots_map_one_copy(tiny_dropout_model, tmp_path, stage, precision):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     ranks, unchanged = on_ranks(frozen_and_file, 2, plan)
     for count, inside, there, own in ranks:
@@ -123,7 +123,7 @@ kept = []
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps"), reason="reads /proc")
-def test_ranks_that_share_weights_at_the_same_moment_map_one_file(tiny_model_dir, tmp_path):
+def test_shared_copy__concurrent_ranks_map_one_file(tiny_model_dir, tmp_path):
     regions = on_ranks(shared_at_once, 2, engine_config(tiny_model_dir, tmp_path), "once")
     assert len(regions) == 20
     assert all(there for *_, there, _ in regions)
@@ -147,7 +147,7 @@ def packed_and_exported(runner, rows, packed, folder: Path):
 
 @pytest.mark.parametrize(("world_size", "stage"), [(1, 2), pytest.param(2, 2, marks=pytest.mark.full),
                                                    pytest.param(2, 3, marks=pytest.mark.full)])  # fmt: skip
-def test_packed_equals_padded_and_the_export_loads_in_peft(tiny_model_dir, tmp_path, world_size, stage):
+def test_lora__packed_equals_padded_and_loads_in_peft(tiny_model_dir, tmp_path, world_size, stage):
     rows = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
     packed = replace(rows, packed=True, micro_batch=60)
     (ours, theirs), size, restored = on_ranks(packed_and_exported, world_size, rows, rows, packed, tmp_path)

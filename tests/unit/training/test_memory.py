@@ -29,7 +29,7 @@ GB = 10**9
         (10 * GB, 20 * GB, 80 * GB, 1, 1),
     ],
 )
-def test_rows_that_fit(one, two, total, most, rows):
+def test_largest_micro_batch__rows_that_fit(one, two, total, most, rows):
     assert largest_micro_batch((one, two), total, most) == rows
 
 
@@ -46,7 +46,7 @@ def unprobed(runner, settings):
     return runner.run(64)["history"]
 
 
-def test_a_probe_leaves_no_trace(tiny_dropout_model, tmp_path):
+def test_find_max_micro_batch__leaves_no_trace(tiny_dropout_model, tmp_path):
     settings = train_config()
     plan = engine_config(tiny_dropout_model, tmp_path, micro_batch=0, largest_batch=8)
     rows, history = on_ranks(probed, 2, plan, settings)

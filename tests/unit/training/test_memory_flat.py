@@ -38,7 +38,7 @@ def memory_over_trials(runner, reset_in_place):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads /proc")
 @pytest.mark.parametrize("stage", [2, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 3))])
-def test_memory_is_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
+def test_zero_engine__memory_flat_over_warm_trials(tiny_dropout_model, tmp_path, stage):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
     after, warm = on_ranks(memory_over_trials, 2, plan, None)
     assert warm == [False] + [True] * (TRIALS - 1)
@@ -63,7 +63,7 @@ def held_after_another_engine(runner):
 
 
 @pytest.mark.parametrize("stage", [3, *(pytest.param(stage, marks=pytest.mark.full) for stage in (0, 2))])
-def test_nothing_is_left_of_an_engine_when_another_one_is_built(tiny_model_dir, tmp_path, stage):
+def test_zero_engine__close_releases_everything(tiny_model_dir, tmp_path, stage):
     """DeepSpeed keeps the objects of every ZeRO-3 engine that it ever made."""
     assert (
         on_ranks(held_after_another_engine, 1, engine_config(tiny_model_dir, tmp_path, zero_stage=stage)) == 0

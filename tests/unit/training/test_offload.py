@@ -29,7 +29,7 @@ def numbers(result):
         *(pytest.param("optimizer_and_parameters", 3, p, 2, marks=FULL) for p in ("fp32", "bf16")),
     ],
 )  # fmt: skip
-def test_offloaded_trials(tiny_dropout_model, tmp_path, offload, stage, precision, world_size):
+def test_offload__warm_equals_cold(tiny_dropout_model, tmp_path, offload, stage, precision, world_size):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
     offloaded = replace(plan, offload=offload)
     first, other, again = run_trials(offloaded, [A, B, A], world_size, chunks=2)
@@ -58,7 +58,7 @@ def saved_and_restored(runner, folder):
 
 @pytest.mark.full
 @pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("optimizer_and_parameters", 3)])
-def test_an_offloaded_trial_goes_on_from_its_state(tiny_dropout_model, tmp_path, offload, stage):
+def test_offload__restored_trial_is_bitwise_equal(tiny_dropout_model, tmp_path, offload, stage):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
     rest, resumed = on_ranks(saved_and_restored, 2, plan, tmp_path / "state")
     assert resumed == rest

@@ -58,13 +58,13 @@ def outcome(model, batch):
     return logits.detach(), losses.detach(), {n: p.grad.clone() for n, p in model.named_parameters()}
 
 
-def test_every_family_called_packable_is_tested_here():
+def test_packing__every_packable_family_is_tested():
     assert {arch for arch, _ in FAMILIES} == PACKABLE
 
 
 @pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable. is deprecated:FutureWarning")
 @pytest.mark.parametrize(("arch", "config"), FAMILIES)
-def test_packed_equals_padded(arch, config):
+def test_packing__equals_padding(arch, config):
     torch.manual_seed(0)
     model = loud(AutoModelForCausalLM.from_config(tiny_config(arch, VOCAB, **config))).train()
     rows = some_rows(30, 7, 21, 3)
@@ -86,7 +86,7 @@ def test_packed_equals_padded(arch, config):
     assert (scored_logits(model, one_document, CPU) - logits).abs().max() > 0.1, "a leak would be seen"
 
 
-def test_a_forward_pass_without_boundaries_is_refused():
+def test_packing__refuses_a_pass_without_boundaries():
     model = AutoModelForCausalLM.from_config(tiny_config("llama", VOCAB))
     assert attend_by_documents(model)
     with pytest.raises(ValueError, match="needs documents"):
@@ -112,7 +112,7 @@ def trained(runner, plans):
 @pytest.mark.parametrize(
     ("world_size", "stage"), [(1, 2), (2, 2), pytest.param(2, 3, marks=pytest.mark.full)]
 )
-def test_a_trial_gives_the_same_losses_packed_and_padded(tiny_model_dir, tmp_path, world_size, stage):
+def test_packing__trial_losses_equal_padded(tiny_model_dir, tmp_path, world_size, stage):
     rows = engine_config(tiny_model_dir, tmp_path, budget_samples=70, zero_stage=stage)
     budgets = [dataclasses.replace(rows, packed=True, micro_batch=n) for n in (1, 40, 4000)]
     (_, expected, objective), *others = on_ranks(trained, world_size, rows, [rows, *budgets])
@@ -148,7 +148,7 @@ def _forgetful(module, query, key, value, attention_mask, scaling=None, **_):
     return out.transpose(1, 2), None
 
 
-def test_an_unproven_family_is_padded_in_groups_and_a_wrong_attention_is_refused(tmp_path):
+def test_packing__unproven_family_padded_wrong_attention_refused(tmp_path):
     folder = tiny_model(tmp_path / "model", initializer_range=0.1)
     rows = engine_config(folder, tmp_path, budget_samples=70)
     packed = dataclasses.replace(rows, packed=True, micro_batch=60)
@@ -200,9 +200,7 @@ def asked_anew():
 @pytest.mark.parametrize("kernel", [stand_in_kernel, ungrouped_kernel])
 @pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_the_call_of_the_gpu_kernel_means_what_sdpa_by_document_does(
-    monkeypatch, asked_anew, window, scale, kernel
-):
+def test_varlen__call_equals_sdpa_by_document(monkeypatch, asked_anew, window, scale, kernel):
     """Shapes, bounds, causality, window, scale and grouped heads; the kernel itself runs on GPUs only."""
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     theirs, ours = (inspect.signature(f).parameters.keys() for f in (varlen.varlen_attn, kernel))
@@ -220,7 +218,7 @@ def test_the_call_of_the_gpu_kernel_means_what_sdpa_by_document_does(
 
 
 @pytest.mark.parametrize("lacking", [None, "window_size", "enable_gqa", "scale"])
-def test_a_kernel_that_lacks_what_is_asked_of_it_is_not_taken(monkeypatch, asked_anew, lacking):
+def test_varlen__incomplete_kernel_is_not_used(monkeypatch, asked_anew, lacking):
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     whole = inspect.signature(varlen.varlen_attn)
     found = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != lacking])
@@ -231,7 +229,7 @@ def test_a_kernel_that_lacks_what_is_asked_of_it_is_not_taken(monkeypatch, asked
 @pytest.mark.gpu
 @pytest.mark.parametrize("heads", [4, 2])
 @pytest.mark.parametrize("window", [None, 8])
-def test_flash_attention_over_documents_equals_sdpa_by_document(window, heads):
+def test_varlen__gpu_equals_sdpa_by_document(window, heads):
     """Its gradients too."""
     torch.manual_seed(0)
     device = torch.device("cuda")

@@ -35,20 +35,22 @@ def pickled(tiny_model_dir: Path, tmp_path: Path) -> EngineConfig:
     return EngineConfig(str(folder), "", budget_samples=1, micro_batch=1, scratch="")
 
 
-def test_it_is_refused_unless_it_is_named(pickled: EngineConfig) -> None:
+def test_load_model__refuses_an_unnamed_pickle(pickled: EngineConfig) -> None:
     with pytest.raises((OSError, ValueError)):
         load_model(pickled)
     with pytest.raises(ValueError, match=r"allow_pickle does not name all of pytorch_model\.bin"):
         load_model(replace(pickled, allow_pickle=("other.bin",)))
 
 
-def test_named_it_gives_the_same_weights(pickled: EngineConfig, tiny_model_dir: Path) -> None:
+def test_load_model__allowed_pickle_gives_the_same_weights(
+    pickled: EngineConfig, tiny_model_dir: Path
+) -> None:
     found = load_model(replace(pickled, allow_pickle=("pytorch_model.bin",))).state_dict()
     for name, tensor in load_file(tiny_model_dir / "model.safetensors").items():
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
 
 
-def test_what_is_no_plain_weight_is_not_run(pickled: EngineConfig, tmp_path: Path) -> None:
+def test_load_model__runs_no_code_of_a_pickle(pickled: EngineConfig, tmp_path: Path) -> None:
     target = tmp_path / "run-by-a-pickle"
     torch.save({"model.embed_tokens.weight": Payload(target)}, Path(pickled.model_path) / "pytorch_model.bin")
     with pytest.raises(Exception, match=r"(?i)weights.only|unsupported|pickle"):

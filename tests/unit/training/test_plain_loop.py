@@ -64,7 +64,7 @@ def plain_loop(plan, settings):
         *(pytest.param(*rest, marks=pytest.mark.full) for rest in ((4, 1, 2), (16, 1, 0))),
     ],
 )
-def test_first_steps_equal_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
+def test_trial_runner__equals_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
     plan = engine_config(
         tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, validation=()
     )
@@ -86,7 +86,7 @@ def cut_in_fours(tiny_model_dir, tmp_path_factory):
     ("micro_batch", "world_size"),
     [(1, 1), (2, 2), pytest.param(8, 1, marks=pytest.mark.full), pytest.param(16, 2, marks=pytest.mark.full)],
 )
-def test_the_cut_of_the_batch_changes_nothing(
+def test_trial_runner__independent_of_the_micro_batch_split(
     cut_in_fours, tiny_model_dir, tmp_path, micro_batch, world_size
 ):
     """Micro-batch, accumulation and world size: loss and gradient norm stay within 1e-6."""

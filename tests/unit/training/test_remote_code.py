@@ -36,14 +36,14 @@ def plan(folder: Path, **changes: bool) -> EngineConfig:
     return EngineConfig(str(folder), "", budget_samples=1, micro_batch=1, scratch="", **changes)
 
 
-def test_it_is_off_by_default(theirs: Path, tmp_path: Path) -> None:
+def test_remote_code__off_by_default(theirs: Path, tmp_path: Path) -> None:
     assert Model(path="org/name").trust_remote_code is False
     model = load_model(plan(theirs))
     assert type(model).__module__.startswith("transformers.")
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_a_model_that_is_nothing_without_its_code_is_refused(theirs: Path, tmp_path: Path) -> None:
+def test_remote_code__model_that_needs_it_is_refused(theirs: Path, tmp_path: Path) -> None:
     config = json.loads((theirs / "config.json").read_text())
     config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "modeling_theirs.C", **config["auto_map"]}}
     (theirs / "config.json").write_text(json.dumps(config))
@@ -52,7 +52,7 @@ def test_a_model_that_is_nothing_without_its_code_is_refused(theirs: Path, tmp_p
     assert not (tmp_path / "it-ran").exists()
 
 
-def test_it_runs_where_the_spec_says_so(
+def test_remote_code__runs_where_trusted(
     theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))

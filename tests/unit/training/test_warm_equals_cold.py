@@ -31,7 +31,7 @@ def numbers(result):
     ("stage", "precision", "world_size"),
     [(s, p, w) for (s, p), w in product(sorted(RESET_IN_PLACE), (1, 2))],
 )
-def test_warm_equals_cold(tiny_dropout_model, tmp_path, stage, precision, world_size):
+def test_zero_engine__warm_equals_cold_bitwise(tiny_dropout_model, tmp_path, stage, precision, world_size):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     with ThreadPoolExecutor(2 // world_size) as processes:  # two cores
         started = [
@@ -57,7 +57,7 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 1e-2}
         pytest.param(ADAFACTOR, 0, "fp32", 2, marks=pytest.mark.full),
     ],
 )
-def test_warm_equals_cold_for_other_optimizers(
+def test_zero_engine__warm_equals_cold_other_optimizers(
     tiny_dropout_model, tmp_path, optimizer, stage, precision, world_size
 ):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
@@ -76,9 +76,7 @@ def test_warm_equals_cold_for_other_optimizers(
 @pytest.mark.parametrize(
     ("stage", "precision", "world_size"), [(0, "fp32", 1), (2, "fp32", 1), (2, "bf16", 2), (3, "fp32", 2)]
 )
-def test_eight_bit_adamw_is_built_anew_to_the_same_numbers_and_trains_much_like_adamw(
-    tiny_dropout_model, tmp_path, stage, precision, world_size
-):
+def test_zero_engine__adamw_8bit_is_rebuilt_equal(tiny_dropout_model, tmp_path, stage, precision, world_size):
     plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     a, c = (changed(t, optimizer="adamw_8bit") for t in (A, C))
     first, other, again = run_trials(plan, [a, c, a], world_size, chunks=2)
@@ -91,7 +89,7 @@ def test_eight_bit_adamw_is_built_anew_to_the_same_numbers_and_trains_much_like_
 
 
 @pytest.mark.full
-def test_rebuilding_in_the_living_process_gives_the_same_too(tiny_dropout_model, tmp_path):
+def test_zero_engine__rebuilding_in_process_is_equal(tiny_dropout_model, tmp_path):
     plan = engine_config(tiny_dropout_model, tmp_path)
     rebuilt = run_trials(plan, [A, B, A], 2, chunks=2, reset_in_place=False)
     assert [r["warm"] for r in rebuilt] == [False, False, False]

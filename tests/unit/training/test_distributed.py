@@ -16,7 +16,7 @@ from sweepft.training.distributed import join
 from sweepft.training.memory import device_memory, memory_share
 
 
-def test_a_rank_with_a_gpu_that_torch_does_not_see_is_refused(monkeypatch):
+def test_join__refuses_a_gpu_that_torch_does_not_see(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("SWEEPFT_PRETEND_GPUS", raising=False)
     with pytest.raises(
@@ -37,7 +37,7 @@ print("sum", seen.item())
 
 
 @pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2, for network namespaces")
-def test_ranks_on_two_machines_whose_names_lead_nowhere_meet():
+def test_join__two_machines_with_unresolvable_names():
     """As on a Debian machine, whose own name leads to the loopback: gloo would listen there, and nobody would come."""
     with Network() as network:
         machines = [network.add(), network.add()]
@@ -61,11 +61,11 @@ def test_ranks_on_two_machines_whose_names_lead_nowhere_meet():
 @pytest.mark.parametrize(
     ("gpus", "gib", "share"), [(0.5, 80, 0.4875), (0.25, 24, 0.25 - 1 / 24), (0.1, 8, 0.05)]
 )
-def test_a_share_of_a_gpu_leaves_room_for_what_torch_does_not_count(gpus, gib, share):
+def test_memory_share__leaves_room_for_overhead(gpus, gib, share):
     assert memory_share(gpus, gib * 2**30) == pytest.approx(share)
 
 
-def test_the_port_that_ranks_are_told_of_is_held_until_they_meet(monkeypatch):
+def test_open_listener__holds_the_port(monkeypatch):
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
     first, other = (object.__new__(Rank) for _ in range(2))
@@ -80,7 +80,7 @@ def test_the_port_that_ranks_are_told_of_is_held_until_they_meet(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_rank_cannot_take_more_than_its_share():
+def test_join__limits_memory_to_the_share():
     total = torch.cuda.get_device_properties(0).total_memory
     share = memory_share(0.25, total)
     torch.cuda.set_per_process_memory_fraction(share, 0)

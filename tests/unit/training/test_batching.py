@@ -16,7 +16,7 @@ from sweepft.training.batching import Layout, pad, split_micro_batches
     micro=st.integers(1, 9),
 )
 @settings(deadline=None, max_examples=200)
-def test_every_row_goes_to_one_rank_once(lengths, world, micro):
+def test_split_micro_batches__every_row_once(lengths, world, micro):
     ranks = split_micro_batches(np.asarray(lengths), world, micro)
     rows = [int(r) for rank in ranks for m in rank for r in m.rows]
     assert sorted(rows) == list(range(len(lengths)))
@@ -33,7 +33,7 @@ def test_every_row_goes_to_one_rank_once(lengths, world, micro):
     tokens=st.integers(1, 3000),
 )
 @settings(deadline=None, max_examples=200)
-def test_a_token_budget_holds_for_every_micro_batch(kind, lengths, world, tokens):
+def test_layout__token_limit_holds_for_every_micro_batch(kind, lengths, world, tokens):
     sizes = np.asarray(lengths)
     ranks = Layout(kind, tokens, 0).split_micro_batches(sizes, world)
     rows = [int(r) for rank in ranks for m in rank for r in m.rows]
@@ -44,7 +44,7 @@ def test_a_token_budget_holds_for_every_micro_batch(kind, lengths, world, tokens
         assert held <= max(tokens, *lengths), "only a sample that is longer by itself may exceed the budget"
 
 
-def test_ranks_get_balanced_token_counts():
+def test_split_micro_batches__balances_tokens():
     lengths = np.random.default_rng(0).lognormal(5, 0.8, 256).astype(np.int64) + 2
     for world in (2, 4, 8):
         for layout in (Layout("rows", 8, 0), Layout("packed", 4096, 0), Layout("grouped", 4096, 0)):
@@ -55,7 +55,7 @@ def test_ranks_get_balanced_token_counts():
             assert max(tokens) / min(tokens) < 1.05
 
 
-def test_packing_takes_few_forward_passes():
+def test_layout__packing_takes_few_forward_passes():
     lengths = np.random.default_rng(0).lognormal(5, 0.8, 256).astype(np.int64) + 2
     for tokens in (4096, 16384):
         (micros,) = Layout("packed", tokens, 0).split_micro_batches(lengths, 1)
@@ -65,7 +65,7 @@ def test_packing_takes_few_forward_passes():
 ROWS = [(np.array([5, 6, 7]), np.array([True, False, True])), (np.array([8, 9]), np.array([False, True]))]
 
 
-def test_padding_masks_labels_and_the_first_token():
+def test_pad__masks_padding_and_the_first_token():
     ids, attention, labels = pad(ROWS, pad_id=0)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 0]]
     assert attention.tolist() == [[1, 1, 1], [1, 1, 0]]
@@ -76,7 +76,7 @@ def test_padding_masks_labels_and_the_first_token():
     ("kind", "ids", "positions"),
     [("rows", [[5, 6, 7], [8, 9, 0]], [1, 3]), ("packed", [[5, 6, 7, 8, 9]], [1, 3])],
 )
-def test_a_laid_out_batch_says_where_each_target_is_predicted(kind, ids, positions):
+def test_collate__positions_of_targets(kind, ids, positions):
     batch = Layout(kind, 9, 0).collate(ROWS)
     assert batch.input_ids.tolist() == ids
     assert batch.positions.tolist() == positions

@@ -70,7 +70,7 @@ def named(name: str, warmup: int, total: int, **options: object):
         ),
     ],
 )
-def test_equals_transformers(ours_name, options, reference, warmup, total):
+def test_lr_at__equals_transformers(ours_name, options, reference, warmup, total):
     expected = theirs(reference(warmup, total), total)
     if options.get("min_lr_ratio") and ours_name == "polynomial":
         # theirs decays (peak - end) and adds end: the same curve
@@ -88,7 +88,7 @@ def test_equals_transformers(ours_name, options, reference, warmup, total):
     decay=st.floats(0.01, 1),
 )
 @settings(deadline=None, max_examples=200)
-def test_stays_between_zero_and_the_peak(schedule, total, warmup, floor, decay):
+def test_lr_at__stays_between_zero_and_the_peak(schedule, total, warmup, floor, decay):
     rates = ours(schedule, min(warmup, total), total, min_lr_ratio=floor, decay_fraction=decay)
     assert all(0 <= r <= PEAK * (1 + 1e-12) for r in rates)
     after = rates[min(warmup, total) :]

@@ -65,7 +65,7 @@ def taken(wanted: Curriculum, rows: Tokens, budget: int, seed: int = 0) -> np.nd
 
 @LAW
 @given(counts=counts, wanted=asked, budget=st.integers(1, 300), seed=st.integers(0, 2**32 - 1))
-def test_every_strategy_takes_exactly_the_budget_and_the_same_again(counts, wanted, budget, seed) -> None:
+def test_sample_order__takes_the_budget_and_repeats(counts, wanted, budget, seed) -> None:
     rows = tokens(*counts)
     one, again = (sample_order(rows, seed, wanted, budget) for _ in range(2))
     found = one.indices(0, budget)
@@ -79,7 +79,7 @@ def test_every_strategy_takes_exactly_the_budget_and_the_same_again(counts, want
 
 @LAW
 @given(counts=counts, weight=st.floats(0.1, 9), budget=st.integers(1, 200), seed=st.integers(0, 99))
-def test_stacked_with_equal_weights_is_the_plain_order_bit_for_bit(counts, weight, budget, seed) -> None:
+def test_sample_order__stacked_equal_weights_is_plain_bitwise(counts, weight, budget, seed) -> None:
     """Of trials of one sweep, those that are stacked and unweighted still compare sample by sample."""
     rows = tokens(*counts)
     plain = SampleOrder(len(rows), seed, rows.digest)
@@ -92,9 +92,7 @@ def test_stacked_with_equal_weights_is_the_plain_order_bit_for_bit(counts, weigh
 
 @LAW
 @given(counts=counts, share=st.floats(0.05, 0.95), replay=st.floats(0, 0.9), budget=st.integers(1, 300))
-def test_phases_take_their_own_domains_in_order_but_for_the_replayed_share(
-    counts, share, replay, budget
-) -> None:
+def test_sample_order__phases_take_their_domains_and_replay(counts, share, replay, budget) -> None:
     rows = tokens(*counts)
     phases = [
         {"domains": ["d0"], "share": share},
@@ -114,7 +112,7 @@ def test_phases_take_their_own_domains_in_order_but_for_the_replayed_share(
 
 @LAW
 @given(counts=counts)
-def test_phases_without_shares_take_each_row_as_often_as_stacked(counts) -> None:
+def test_sample_order__phases_without_shares_weigh_rows_equally(counts) -> None:
     """Two passes over all rows: each row twice, whichever the strategy; only the order differs."""
     rows = tokens(*counts)
     stacked, phased = (taken(wanted, rows, 2 * len(rows)) for wanted in (curriculum(), PHASED))
@@ -123,7 +121,7 @@ def test_phases_without_shares_take_each_row_as_often_as_stacked(counts) -> None
 
 @LAW
 @given(counts=counts, mixture=weights, budget=st.integers(1, 400))
-def test_weights_are_kept_at_every_point_of_the_way(counts, mixture, budget) -> None:
+def test_sample_order__keeps_weights_throughout(counts, mixture, budget) -> None:
     rows = tokens(*counts)
     mass = np.array([mixture.get(f"d{i}", 1.0) * n for i, n in enumerate(counts)])
     found = rows.domains[taken(curriculum(mixture=mixture), rows, budget)]
@@ -137,7 +135,7 @@ def test_weights_are_kept_at_every_point_of_the_way(counts, mixture, budget) -> 
 
 @LAW
 @given(counts=counts, mixture=weights, budget=st.integers(1, 400), replay=st.floats(0, 0.5))
-def test_a_row_comes_back_only_when_all_of_its_domain_have_come(counts, mixture, budget, replay) -> None:
+def test_sample_order__repeats_a_row_only_after_its_domain(counts, mixture, budget, replay) -> None:
     """Every pass over a domain holds each of its rows once, across phases and replay too, and is shuffled anew."""
     rows = tokens(*counts)
     for wanted in (
@@ -151,7 +149,7 @@ def test_a_row_comes_back_only_when_all_of_its_domain_have_come(counts, mixture,
                 assert len(set(stream[start : start + n])) == len(stream[start : start + n])
 
 
-def test_passes_over_a_small_domain_differ() -> None:
+def test_sample_order__passes_over_a_small_domain_differ() -> None:
     rows = tokens(8, 200, 1)
     found = taken(curriculum(mixture={"d0": 10.0}), rows, 280)
     stream = found[rows.domains[found] == 0]
@@ -159,7 +157,7 @@ def test_passes_over_a_small_domain_differ() -> None:
     assert len({tuple(stream[i : i + 8]) for i in range(0, 64, 8)}) == 8
 
 
-def test_another_strategy_seed_weight_replay_or_phase_is_another_digest() -> None:
+def test_sample_order__digest_depends_on_every_setting() -> None:
     rows = tokens(10, 10, 10)
     turned = PHASED.model_copy(update={"phases": tuple(reversed(PHASED.phases))})
     orders = [
@@ -173,7 +171,7 @@ def test_another_strategy_seed_weight_replay_or_phase_is_another_digest() -> Non
     assert len({order.digest for order in orders}) == len(orders)
 
 
-def test_the_sequence_is_the_same_everywhere() -> None:
+def test_sample_order__sequence_is_fixed() -> None:
     """These numbers are in people's ledgers, by digest: a change of them is a change of the version."""
     rows = Tokens(np.array([0, 1, 0, 1, 0]))
     wanted = curriculum(strategy="phased", phases=[{"domains": ["d0"]}, {"domains": ["d1"]}], replay=0.25)
@@ -201,20 +199,20 @@ OVERLAPPING = [
     ],
     ids=["weight 0", "by rows", "replay", "weighted", "a domain in two phases is not replayed in its own"],
 )  # fmt: skip
-def test_shares(wanted: Curriculum, expected: list[tuple[float, dict[int, float]]]) -> None:
+def test_phase_shares__values(wanted: Curriculum, expected: list[tuple[float, dict[int, float]]]) -> None:
     found = phase_shares(wanted, {"d0": 10, "d1": 20, "d2": 30})
     assert [share for share, _ in found] == pytest.approx([share for share, _ in expected])
     for (_, parts), (_, wanted_parts) in zip(found, expected, strict=True):
         assert parts == pytest.approx(wanted_parts)
 
 
-def test_positions_beyond_the_budget_are_refused() -> None:
+def test_curriculum_order__refuses_positions_beyond_the_budget() -> None:
     order = CurriculumOrder(phased_rows(np.zeros(3, int), [(1.0, {0: 1.0})], 5, 0))
     assert len(order.indices(5, 5)) == 0
     with pytest.raises(ValueError, match=r"must lie in \[0, 5\]"):
         order.indices(0, 6)
 
 
-def test_a_phase_without_rows_is_refused() -> None:
+def test_phase_shares__refuses_a_phase_without_rows() -> None:
     with pytest.raises(ValueError, match="a phase needs rows of its domains"):
         phase_shares(PHASED, {"d0": 3})

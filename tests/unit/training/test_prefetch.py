@@ -14,7 +14,7 @@ from sweepft.training import batching as feed_module
 from sweepft.training.batching import BatchPrefetcher, Layout, collate_step
 
 
-def test_the_next_step_is_made_while_nobody_waits_for_it():
+def test_prefetcher__makes_the_next_step_ahead():
     made = []
     second = threading.Event()
 
@@ -31,7 +31,7 @@ def test_the_next_step_is_made_while_nobody_waits_for_it():
     assert made == [(0, 8), (8, 16)], "and only once"
 
 
-def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(monkeypatch):
+def test_prefetcher__counts_waiting_only(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(feed_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     prepared = threading.Event()
@@ -54,13 +54,13 @@ def test_waiting_for_a_step_is_counted_and_what_was_prepared_meanwhile_is_not(mo
 
 
 @pytest.mark.parametrize(("key", "here"), [("b", range(8, 16)), ("a", range(8)), ("a", range(8, 20))])
-def test_a_step_of_another_trial_or_place_is_made_anew(key, here):
+def test_prefetcher__discards_a_step_of_another_key(key, here):
     feed = BatchPrefetcher()
     feed.take(lambda start, stop: ("old", start, stop), "a", range(8), range(8, 16))
     assert feed.take(lambda *span: ("new", *span), key, here, range(0)) == ("new", here.start, here.stop)
 
 
-def test_what_goes_wrong_while_preparing_is_raised_where_the_step_is_wanted():
+def test_prefetcher__raises_in_take():
     def make(start, stop):
         if start:
             raise OSError("stale file handle")
@@ -73,7 +73,7 @@ def test_what_goes_wrong_while_preparing_is_raised_where_the_step_is_wanted():
 
 
 @pytest.mark.parametrize("layout", [Layout("rows", 4, 0), Layout("packed", 60, 0), Layout("grouped", 60, 0)])
-def test_the_ranks_shares_hold_every_sample_once(layout, tmp_path):
+def test_collate_step__ranks_hold_every_sample_once(layout, tmp_path):
     rows = TokenSet(write_rows(tmp_path / "rows", 50, 1))
     order = SampleOrder(len(rows), 0, rows.digest)
     steps = [collate_step(rows, order, layout, 45, 64, rank, 3) for rank in range(3)]

@@ -133,7 +133,7 @@ def weights(run: Path, name: str = "t000") -> Path:
     return folder
 
 
-def test_the_folder_holds_weights_and_everything_to_train_again(tmp_path: Path) -> None:
+def test_write_best__holds_weights_and_recipes(tmp_path: Path) -> None:
     view = finished(tmp_path)
     kept = weights(tmp_path)
     folder = write_best(tmp_path, view)
@@ -155,7 +155,7 @@ def test_the_folder_holds_weights_and_everything_to_train_again(tmp_path: Path) 
     assert "| general | no | 3.0000 ± 0.1000 | 10 |" in card
 
 
-def test_another_winner_replaces_it_and_its_weights_outlive_their_folder(tmp_path: Path) -> None:
+def test_write_best__replaced_by_another_winner(tmp_path: Path) -> None:
     view = finished(tmp_path)
     kept = weights(tmp_path)
     folder = write_best(tmp_path, view)
@@ -170,14 +170,14 @@ def test_another_winner_replaces_it_and_its_weights_outlive_their_folder(tmp_pat
     )
 
 
-def test_without_weights_the_card_says_so_and_without_a_winner_there_is_no_folder(tmp_path: Path) -> None:
+def test_write_best__without_weights_or_winner(tmp_path: Path) -> None:
     folder = write_best(tmp_path, finished(tmp_path))
     assert "are not kept here" in (folder / "README.md").read_text()
     assert write_best(tmp_path, SweepState()) is None
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, schedule: str) -> None:
+def test_one_trial_spec__gives_the_trials_train_config(tmp_path: Path, schedule: str) -> None:
     facts = facts_of(tmp_path, schedule=schedule, warmup=0.1)
     mirrored = facts.spec.model_copy(update={"mirror": Mirror(uri="s3://bucket/a-sweep")})
     alone = from_dict(one_trial_spec(replace(facts, spec=mirrored)))
@@ -191,7 +191,7 @@ def test_the_spec_of_one_trial_gives_the_trials_own_settings(tmp_path: Path, sch
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0.0, 0.07, {"steps": 3}])
-def test_the_scripts_learning_rates_are_the_trials(tmp_path: Path, schedule: str, warmup: Any) -> None:
+def test_train_script__learning_rates_equal_the_trials(tmp_path: Path, schedule: str, warmup: Any) -> None:
     view = finished(tmp_path, schedule=schedule, warmup=warmup)
     facts = best_facts(view)
     script = (write_best(tmp_path, view) / "train.py").read_text()
@@ -213,7 +213,7 @@ def _target(node: ast.AST) -> str:
     return getattr(node.targets[0], "id", "") if isinstance(node, ast.Assign) else ""
 
 
-def test_deepspeed_gets_the_batch_the_clipping_and_the_stage(tmp_path: Path) -> None:
+def test_deepspeed_config__batch_clipping_and_stage(tmp_path: Path) -> None:
     config = deepspeed_config(facts_of(tmp_path, config={"learning_rate": 1e-3, "batch_size": 16}))
     ranks = 2
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * ranks == 16
@@ -222,17 +222,17 @@ def test_deepspeed_gets_the_batch_the_clipping_and_the_stage(tmp_path: Path) -> 
     assert config["bf16"] == {"enabled": False}
 
 
-def test_a_probed_micro_batch_is_written_as_one(tmp_path: Path) -> None:
+def test_deepspeed_config__probed_micro_batch_is_one(tmp_path: Path) -> None:
     assert deepspeed_config(facts_of(tmp_path, micro_batch="auto"))["train_micro_batch_size_per_gpu"] == 1
 
 
-def test_packed_tokens_are_written_as_the_rows_that_surely_fit(tmp_path: Path) -> None:
+def test_deepspeed_config__packed_tokens_become_rows(tmp_path: Path) -> None:
     facts = facts_of(tmp_path, micro_batch={"tokens": 4096})
     rows = deepspeed_config(facts)["train_micro_batch_size_per_gpu"]
     assert rows == 4096 // facts.prepared.train.longest
 
 
-def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
+def test_train_script__lora(tmp_path: Path) -> None:
     lora = {"rank": 8, "alpha": 16.0, "target_modules": ["q_proj"]}
     view = finished(tmp_path, lora=lora)
     facts = best_facts(view)
@@ -262,7 +262,7 @@ def test_an_adapter_is_trained_again_as_one(tmp_path: Path) -> None:
          {"optim": "adafactor"}, "| Adafactor | weight decay 0.1 |"),
     ],
 )  # fmt: skip
-def test_the_optimizer_is_the_trials(
+def test_train_script__optimizer(
     tmp_path: Path, optimizer: str, line: str, arguments: dict[str, Any], row: str
 ) -> None:
     settings = {"name": optimizer, "momentum": 0.8, "weight_decay": 0.1}
@@ -284,7 +284,7 @@ OF_TRL = {
 }  # fmt: skip
 
 
-def test_trl_gets_arguments_that_exist(tmp_path: Path) -> None:
+def test_trl_config__arguments_exist(tmp_path: Path) -> None:
     source = Path(__import__("transformers").__file__).with_name("training_args.py")
     (found,) = [
         n
@@ -299,7 +299,7 @@ def test_trl_gets_arguments_that_exist(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_trl_gets_the_same_learning_rates(tmp_path: Path, schedule: str) -> None:
+def test_trl_config__learning_rates_equal_the_trials(tmp_path: Path, schedule: str) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     facts = facts_of(tmp_path, schedule=schedule, warmup=0.1)
     config = trl_config(facts)
@@ -324,7 +324,7 @@ def test_trl_gets_the_same_learning_rates(tmp_path: Path, schedule: str) -> None
         (50, "wsd", ["shorter", "shrinks", "warmup changes", "tends to rise"]),
     ],
 )
-def test_another_horizon_is_said_to_be_another_run(
+def test_horizon_notes__for_another_budget(
     tmp_path: Path, samples: int, schedule: str, said: list[str]
 ) -> None:
     view = finished(tmp_path, schedule=schedule, warmup=0.1)
@@ -337,7 +337,7 @@ def test_another_horizon_is_said_to_be_another_run(
         assert words in note
 
 
-def test_a_file_system_without_hard_links_gets_symbolic_ones(
+def test_write_best__symbolic_links_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*paths: Any) -> None:
@@ -353,7 +353,7 @@ def test_a_file_system_without_hard_links_gets_symbolic_ones(
 PHASES = [{"domains": ["known"], "share": 0.5}, {"domains": ["new"]}]
 
 
-def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
+def test_train_script__phased_order(tmp_path: Path) -> None:
     """The functions it holds by their source give the trial's rows, at any number of samples."""
     rows = {"known": 30, "new": 50}
     config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "phased", "data.mixture.new": 2.0}
@@ -385,7 +385,7 @@ def test_the_script_of_a_phased_trial_feeds_its_order(tmp_path: Path) -> None:
     assert alone.train_config({"learning_rate": 3e-3}, 100) == facts.train_config
 
 
-def test_the_script_of_a_stacked_trial_holds_nothing_of_phases(tmp_path: Path) -> None:
+def test_train_script__stacked_has_no_phases(tmp_path: Path) -> None:
     config = {"learning_rate": 3e-3, "batch_size": 8, "data.strategy": "stacked", "data.mixture.new": 1.0}
     view = finished(tmp_path, config, data={"phases": PHASES}, domains={"known": 30, "new": 50})
     folder = write_best(tmp_path, view)

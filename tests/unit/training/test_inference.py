@@ -82,7 +82,7 @@ def item_scores(samples, *metrics):
         pytest.param(1, 2, {"precision": "bf16"}, marks=pytest.mark.full),
     ],
 )
-def test_scores_equal_those_of_the_saved_folder(tiny_dropout_model, tmp_path, stage, world_size, changes):
+def test_plain_model__scores_equal_the_saved_folder(tiny_dropout_model, tmp_path, stage, world_size, changes):
     tasks = task_folder(tmp_path / "tasks")
     plans = [EvalTask(n, (str(tasks),), batch_size=4) for n in ("tiny_choice", "tiny_words", "tiny_group")]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
@@ -142,7 +142,7 @@ def adapters(runner, folder: Path, tasks, first):
 
 @pytest.mark.full
 @pytest.mark.parametrize(("stage", "world_size"), [(2, 1), (3, 2)])
-def test_adapters_are_loaded_over_the_base_that_is_there(tiny_model_dir, tmp_path, stage, world_size):
+def test_load_weights__adapter_over_the_base(tiny_model_dir, tmp_path, stage, world_size):
     pytest.importorskip("peft")
     tasks = [EvalTask("tiny_choice", (str(task_folder(tmp_path / "tasks")),))]
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
@@ -161,7 +161,7 @@ def damaged(runner, folder: Path, first):
     return ""
 
 
-def test_weights_of_another_model_are_refused(tiny_model_dir, tmp_path):
+def test_load_weights__refuses_another_model(tiny_model_dir, tmp_path):
     from support.tiny import tiny_model
 
     other = tiny_model(tmp_path / "other", hidden_size=32)
