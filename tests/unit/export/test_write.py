@@ -172,7 +172,7 @@ def test_write_best__replaced_by_another_winner(tmp_path: Path) -> None:
 
 def test_write_best__without_weights_or_winner(tmp_path: Path) -> None:
     folder = write_best(tmp_path, finished(tmp_path))
-    assert "are not kept here" in (folder / "README.md").read_text()
+    assert "weights of this trial were not kept" in (folder / "README.md").read_text()
     assert write_best(tmp_path, SweepState()) is None
 
 
@@ -377,10 +377,7 @@ def test_train_script__phased_order(tmp_path: Path) -> None:
         "| order of the data | phased: known, then new; 25% of later phases replays earlier ones; new x 2 |"
         in card
     )
-    assert (
-        "the phases, weights or choice of domains that this trial had are lost"
-        in (folder / "trl.yaml").read_text()
-    )
+    assert "phases, weights or choice of domains are not reproduced" in (folder / "trl.yaml").read_text()
     alone = from_dict(one_trial_spec(facts))
     assert alone.train_config({"learning_rate": 3e-3}, 100) == facts.train_config
 
