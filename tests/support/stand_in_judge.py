@@ -54,7 +54,7 @@ def stand_in_judge(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[S
                 before = found.bodies.count(body)
                 found.bodies.append(body)
                 found.paths.append(self.path)
-                found.headers.append(dict(self.headers))
+                found.headers.append({name.title(): value for name, value in self.headers.items()})
             reply = answer(body, before)
             if reply.hang_up:
                 self.close_connection = True

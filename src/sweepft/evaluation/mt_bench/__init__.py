@@ -1,6 +1,6 @@
 """MT-Bench by a judge behind any OpenAI-compatible endpoint: ``score(generate, settings, cache_dir)``.
 
-Stands alone: needs neither torch nor Ray nor an HTTP package, and knows of the model only that it answers chats.
+Needs neither torch nor Ray; the model under test is any callable that answers chats.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""MT-Bench of one model: it answers two turns of every question, a judge rates each answer from 1 to 10.
+"""MT-Bench of one model: it answers two turns of every question, and a judge rates each answer from 1 to 10.
 
-One idea: everything said is in the cache before it counts, so that scoring again, after a crash or with the network
-gone, asks only what is missing.
+Every answer and every verdict is stored before it counts. Scoring again, after a crash or without network, asks only
+for what is missing. A verdict without a rating has failed; it never counts as zero.
 """
-# MERGED The rating in what a judge wrote, or nothing: a text without one is a failed verdict, never a zero.
 
 from __future__ import annotations
 
@@ -11,20 +10,18 @@ import logging
 import math
 import re
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sweepft.evaluation.mt_bench.client import Endpoint, Failure, TextCache, ask_all, digest
+from sweepft.evaluation.mt_bench.cache import TextCache, digest
+from sweepft.evaluation.mt_bench.client import Failure, JudgeClient, ask_all
 from sweepft.evaluation.mt_bench.prompts import Prompts
 from sweepft.evaluation.mt_bench.questions import Question, read_questions
 from sweepft.spec.evaluation import OTHER_TEMPERATURE, MtBench
 
 _LOWEST, _HIGHEST = 1.0, 10.0
-
-
 _FORMS: Final = (
     re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]"),
     re.compile(r"(?<![\w\])\[])\[\s*(\d+(?:\.\d+)?)\s*\](?!\])"),  # but not x[1]
@@ -34,8 +31,8 @@ _FORMS: Final = (
 def parse_verdict(text: str) -> float | None:
     """The rating from 1 to 10, or None.
 
-    ``[[7]]`` counts before ``[7]``, and the last of a form before the others: judges explain first and may quote the
-    answer, which may hold such marks itself.
+    ``[[7]]`` takes precedence over ``[7]``, and the last one over earlier ones: judges explain first and may quote the
+    answer, which can contain such marks itself.
     """
     for form in _FORMS:
         found = form.findall(text)
@@ -46,14 +43,9 @@ def parse_verdict(text: str) -> float | None:
 
 
 Chat = list[dict[str, str]]
-
-
 """Messages, each with ``role`` and ``content``; the last is the user's."""
 
-
 _SEED: Final = 0
-
-
 _log = logging.getLogger(__name__)
 
 
@@ -101,11 +93,11 @@ class MtBenchResult:
     """How a model did.
 
     Attributes:
-        mean: Over the questions all of whose turns have a verdict, of the mean of the turns.
-        turns: By turn, over the questions whose verdict on it did not fail.
+        mean: Over the questions with a rating of every turn: the mean of the turns.
+        turns: By turn, over the questions with a rating of that turn.
         categories: As ``mean``, by category.
-        failed: Verdicts that failed; they count nowhere.
-        judgements: Every verdict, failed ones too.
+        failed: Number of failed verdicts; they are left out of every mean.
+        judgements: Every verdict, failed ones included.
         judge: Name of the judging model.
         setting: Digest of questions, references, prompts and settings: results of one setting compare.
     """
@@ -149,24 +141,22 @@ def score(
     cache_dir: Path,
     *,
     model: str | None = None,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> MtBenchResult:
-    """Have a model answer MT-Bench, and its answers judged.
+    """Have a model answer MT-Bench and a judge rate its answers.
 
     Args:
         generate: The model.
         settings: Questions, judge and the rest.
-        cache_dir: Where answers and verdicts are kept; ``settings.cache`` goes before it.
-        model: Names the weights behind ``generate`` (a digest): its answers are then kept too and not generated again.
-            None keeps verdicts only.
-        sleep: Waits so many seconds between tries of a request.
+        cache_dir: Where answers and verdicts are stored, unless ``settings.cache`` names another folder.
+        model: Digest of the weights behind ``generate``: its answers are then stored too and not generated again. None
+            stores verdicts only.
     Raises:
         DataError: If a file is missing or broken; nothing was generated.
-        JudgeError: If verdicts are missing and the judge is down or refuses; says which file to put where.
+        JudgeError: If verdicts are missing and the judge is down or refuses; names the file with the open requests.
         StorageError: If the cache cannot be written.
 
-    A verdict that fails (no rating in it, or its request is not answered) is counted and listed, and is never a zero.
-    The key is read from the environment of this process.
+    A verdict that fails (no rating in it, or its request is not answered) is counted and listed. The API key is read
+    from the environment of this process.
     """
     questions = read_questions(settings.questions, settings.references)
     prompts = Prompts.read(settings.prompts)
@@ -180,8 +170,8 @@ def score(
     missing = {key: body for key, body in bodies.items() if cache.get(key) is None}
     unanswered = {}
     if missing:
-        endpoint = Endpoint(settings.base_url, settings.key_env, settings.retries, settings.timeout, sleep)
-        unanswered = ask_all(endpoint, missing, cache, settings.concurrency)
+        client = JudgeClient(settings.base_url, settings.key_env, settings.retries, settings.timeout)
+        unanswered = ask_all(client, missing, cache, settings.concurrency)
     judgements = tuple(_judgement(one, cache.get(one.key), unanswered.get(one.key)) for one in flat)
     result = _result(judgements, settings.judge, _setting(settings, prompts, questions))
     _log.info(
@@ -273,17 +263,17 @@ def _result(judgements: Sequence[Judgement], judge: str, setting: str) -> MtBenc
     by_question: dict[str, list[Judgement]] = {}
     for one in judgements:
         by_question.setdefault(one.question_id, []).append(one)
-    whole: dict[str, tuple[str, float]] = {}
+    complete: dict[str, tuple[str, float]] = {}
     for name, ones in by_question.items():
         ratings = [one.score for one in ones if one.score is not None]
         if len(ratings) == len(ones):
-            whole[name] = (ones[0].category, statistics.fmean(ratings))
+            complete[name] = (ones[0].category, statistics.fmean(ratings))
     turns = sorted({one.turn for one in judgements})
     categories = dict.fromkeys(one.category for one in judgements)
     return MtBenchResult(
-        mean=_mean([value for _, value in whole.values()]),
+        mean=_mean([value for _, value in complete.values()]),
         turns={t: _mean([j.score for j in judgements if j.turn == t and j.score is not None]) for t in turns},
-        categories={c: _mean([value for own, value in whole.values() if own == c]) for c in categories},
+        categories={c: _mean([value for own, value in complete.values() if own == c]) for c in categories},
         failed=sum(one.score is None for one in judgements),
         judgements=tuple(judgements),
         judge=judge,
