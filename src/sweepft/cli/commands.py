@@ -1,4 +1,4 @@
-"""Commands on a sweep that runs elsewhere: written into its run folder, answered by its driver."""
+"""Commands on a running sweep. They are written into its run folder; the driver answers them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweepft.cli.options import RUN as _RUN
 _TRIAL = click.argument("trial")
 
 
-def _give(run: Path, name: str, trial: str | None = None, arguments: dict[str, Any] | None = None) -> None:
+def _send(run: Path, name: str, trial: str | None = None, arguments: dict[str, Any] | None = None) -> None:
     from sweepft.driver.commands import give_command
 
     answer = give_command(run_folder(run), name, trial, arguments)
@@ -24,61 +24,70 @@ def _give(run: Path, name: str, trial: str | None = None, arguments: dict[str, A
 @_RUN
 @click.argument("trial", required=False)
 def stop(run: Path, trial: str | None) -> None:
-    """End TRIAL of the running RUN at its next report; without TRIAL, the whole sweep at the next windows."""
+    """Stop TRIAL, or the whole sweep.
+
+    A trial stops at its next report. Without TRIAL, running trials stop at their next rung and the sweep ends.
+    """
     job = job_of(run)
     if job is not None and trial is None:
         stop_the_job(job)
     else:
-        _give(run, "stop", trial)
+        _send(run, "stop", trial)
 
 
 @click.command()
 @_RUN
 @_TRIAL
 def pin(run: Path, trial: str) -> None:
-    """Let no rule stop TRIAL of the running RUN."""
-    _give(run, "pin", trial)
+    """Exempt TRIAL from early stopping."""
+    _send(run, "pin", trial)
 
 
 @click.command()
 @_RUN
 @_TRIAL
 @click.option(
-    "--set", "settings", multiple=True, required=True, metavar="KEY=VALUE", help="A swept setting to change."
+    "--set", "params", multiple=True, required=True, metavar="KEY=VALUE", help="Swept parameter to change."
 )
-def clone(run: Path, trial: str, settings: tuple[str, ...]) -> None:
-    """Run TRIAL of the running RUN again with other settings, next: --set learning_rate=2e-5."""
+def clone(run: Path, trial: str, params: tuple[str, ...]) -> None:
+    """Queue TRIAL again with changed parameters.
+
+    Example: sweepft clone RUN t003 --set learning_rate=2e-5
+    """
     from sweepft.driver.commands import parse_params
 
-    _give(run, "clone", trial, {"params": parse_params(settings)})
+    _send(run, "clone", trial, {"params": parse_params(params)})
 
 
 @click.command()
 @_RUN
-@click.option("--trials", type=click.IntRange(min=1), required=True, help="Trials in all.")
+@click.option("--trials", type=click.IntRange(min=1), required=True, help="Total number of trials.")
 def extend(run: Path, trials: int) -> None:
-    """Let the running RUN propose more trials."""
-    _give(run, "extend", None, {"trials": trials})
+    """Raise the number of trials of a running sweep."""
+    _send(run, "extend", None, {"trials": trials})
 
 
 @click.command()
 @_RUN
 def pause(run: Path) -> None:
-    """Free the GPUs of the running RUN: trials leave at their next report, and go on from there later."""
-    _give(run, "pause")
+    """Pause a running sweep and free its GPUs.
+
+    Trials leave at their next report; sweepft continue resumes them there.
+    """
+    _send(run, "pause")
 
 
 @click.command("continue")
 @_RUN
 def go_on(run: Path) -> None:
-    """Go on with the paused RUN."""
-    _give(run, "continue")
+    """Continue a paused sweep."""
+    _send(run, "continue")
 
 
 @click.command()
 @_RUN
 def watch(run: Path) -> None:
-    """Show RUN live, wherever its driver is; Ctrl-C ends the watching only."""
+    """Follow a running sweep. Ctrl-C stops watching, not the sweep."""
     from sweepft.driver.status import watch_run
 
     watch_run(run_folder(run))

@@ -1,4 +1,4 @@
-"""The command line's side of Ray Jobs: submit, follow, and speak of a job by the folder that holds its note."""
+"""Ray Jobs on the command line: submit one, follow it, and address it by the local folder that holds its note."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def is_job(address: str | None) -> bool:
-    """Whether an address asks for a Ray Job."""
+    """Whether an address is that of a Ray Jobs server."""
     return address is not None and address.startswith(("http://", "https://"))
 
 
 def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
-    """Submit a sweep, follow it, and leave with its exit code."""
+    """Submit a sweep, follow it, and exit with its code."""
     from sweepft.driver.ray_job import submit_sweep
 
     note = _new_note(spec.name)
@@ -32,7 +32,7 @@ def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
 
 
 def resubmit(before: Job, overrides: tuple[str, ...], address: str | None) -> NoReturn:
-    """Go on with a job's run in another job."""
+    """Resume a job's run in a new job."""
     from sweepft.driver.ray_job import resume_job
 
     note = _new_note(before.name)
@@ -40,7 +40,7 @@ def resubmit(before: Job, overrides: tuple[str, ...], address: str | None) -> No
 
 
 def job_of(folder: Path) -> Job | None:
-    """The job a folder speaks of; None for a run folder."""
+    """The job that a folder refers to; None for a run folder."""
     if not (folder / "job.json").is_file():
         return None
     from sweepft.driver.ray_job import noted_job
@@ -49,10 +49,10 @@ def job_of(folder: Path) -> Job | None:
 
 
 def run_folder(folder: Path) -> Path:
-    """The run folder itself, where a folder only speaks of a job.
+    """The run folder that a folder is or refers to.
 
     Raises:
-        JobError: If it is not to be seen from here.
+        JobError: If it is not accessible from this machine.
     """
     job = job_of(folder)
     if job is None:
@@ -60,15 +60,15 @@ def run_folder(folder: Path) -> Path:
     found = Path(job.run_dir)
     if not found.is_dir():
         rule, remedy = (
-            "the run folder is not to be seen from here",
-            "give the command on a machine that sees it",
+            "the run folder is not accessible from this machine",
+            "run the command on a machine that mounts it",
         )
         raise JobError([Problem(str(folder), "run_dir", rule, remedy, job.run_dir)])
     return found
 
 
 def show_job(job: Job, as_json: bool) -> None:
-    """Say how a job stands, and its sweep where the run folder is to be seen."""
+    """Show the status of a job, and of its sweep if the run folder is accessible."""
     from sweepft.driver.ray_job import job_status
     from sweepft.driver.status import describe_run, status_of
 
@@ -84,22 +84,22 @@ def show_job(job: Job, as_json: bool) -> None:
 
 
 def stop_the_job(job: Job) -> None:
-    """Ask its driver to end."""
+    """Ask the job's driver to stop."""
     from sweepft.driver.ray_job import stop_job
 
     stop_job(job)
-    click.echo(f"job {job.submission_id}: asked to stop; go on later with: sweepft resume")
+    click.echo(f"job {job.submission_id}: stop requested; to resume: sweepft resume")
 
 
 @click.command()
 @_RUN
 def logs(run: Path) -> None:
-    """Show what the driver of RUN has printed: of a Ray Job from its first line until it ends, else logs/driver.log."""
+    """Show the driver's log; follow it if RUN is a Ray Job."""
     job = job_of(run)
     if job is not None:
         _follow(job, run)
     file = run / "logs" / "driver.log"
-    click.echo(file.read_text(encoding="utf-8") if file.is_file() else f"{file}: nothing yet", nl=False)
+    click.echo(file.read_text(encoding="utf-8") if file.is_file() else f"{file}: empty", nl=False)
 
 
 def _new_note(name: str) -> Path:
@@ -109,11 +109,15 @@ def _new_note(name: str) -> Path:
 def _follow(job: Job, note: Path) -> NoReturn:
     from sweepft.driver.ray_job import follow
 
-    click.echo(f"job {job.submission_id} at {job.address}; Ctrl-C leaves it running. Its folder here: {note}")
+    click.echo(
+        f"job {job.submission_id} at {job.address}; Ctrl-C stops following, not the job. Local folder: {note}"
+    )
     try:
         status = follow(job, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
-        click.echo(f"\nthe job goes on; see: sweepft status {note}, sweepft logs {note}, sweepft stop {note}")
+        click.echo(
+            f"\nthe job keeps running; see: sweepft status {note}, sweepft logs {note}, sweepft stop {note}"
+        )
         sys.exit(0)
     click.echo(f"job {job.submission_id}: {status}")
     sys.exit(0 if status == "succeeded" else 1)

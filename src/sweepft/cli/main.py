@@ -1,5 +1,4 @@
-"""Subcommands of ``sweepft``. Heavy imports stay inside them: ``sweepft --help`` answers at once."""
-# MERGED The command line's side of mirrors: bring one up to date, bring a run folder back from one.
+"""The ``sweepft`` command. Commands import what they need when they run, so that ``sweepft --help`` is fast."""
 
 from __future__ import annotations
 
@@ -22,6 +21,7 @@ from sweepft.cli.options import SET as _SET
 from sweepft.cli.options import SPEC as _SPEC
 from sweepft.cli.options import make_derived
 from sweepft.cli.plan import plan
+from sweepft.cli.replay import replay
 from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
 
 if TYPE_CHECKING:
@@ -33,21 +33,27 @@ if TYPE_CHECKING:
 @_RUN
 @click.argument("uri", required=False)
 def mirror(run: Path, uri: str | None) -> None:
-    """Bring the mirror of RUN up to date: that of its spec, or a new one at URI (s3://, gs://, file://)."""
+    """Create or update the mirror of a run.
+
+    URI is an address of s3://, gs:// or file://. Default: the one in the run's YAML file.
+    """
     from sweepft.ledger import SweepState
     from sweepft.mirror.follow import copy_once
 
     uri = uri or (SweepState.load(run).spec.get("mirror") or {}).get("uri")
     if uri is None:
-        raise MirrorError(f"{run}: has no mirror\n  for example sweepft mirror {run} s3://bucket/folder")
-    click.echo(f"{uri}: has everything, {copy_once(run.resolve(), uri) / 1e6:.1f} MB")
+        raise MirrorError(
+            f"{run}: has no mirror\n  give an address, e.g. sweepft mirror {run} s3://bucket/folder",
+            key="mirror.none",
+        )
+    click.echo(f"{uri}: up to date, {copy_once(run.resolve(), uri) / 1e6:.1f} MB")
 
 
 @click.command()
 @click.argument("uri")
 @click.argument("run", type=click.Path(path_type=Path))
 def fetch(uri: str, run: Path) -> None:
-    """Bring a run folder back from its mirror at URI, as the new folder RUN; then resume, report or replay it."""
+    """Download a run folder from its mirror at URI."""
     from sweepft.driver.status import describe_run, status_of
     from sweepft.mirror.fetch import fetch as bring
 
@@ -60,7 +66,7 @@ def fetch(uri: str, run: Path) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(sweepft.__version__, prog_name="sweepft")
 def cli() -> None:
-    """Find good fine-tuning hyperparameters for small language models, with few GPUs."""
+    """Find good fine-tuning hyperparameters for small language models with few GPUs."""
 
 
 @cli.command()
@@ -71,10 +77,10 @@ def cli() -> None:
 @click.option(
     "--tiny",
     is_flag=True,
-    help="The whole path in a minute or two on a CPU: a tiny twin of the model, made data.",
+    help="Try SPEC on a CPU in a minute or two, with a tiny model and generated data.",
 )
 def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool) -> None:
-    """Run the sweep that SPEC describes, and write its report."""
+    """Run the sweep of SPEC and write its report."""
     from sweepft.spec import load
 
     if address is not None and is_job(address):
@@ -86,7 +92,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
         loaded = make_tiny(loaded, out / "material")
     _check_rows(loaded)
-    from sweepft.driver.start import start_sweep  # Ray: only once the spec has been found sound
+    from sweepft.driver.start import start_sweep  # loads Ray, which takes a second: after validation
 
     finished = start_sweep(loaded, out, address=address)
     _close(finished)
@@ -94,14 +100,17 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
 @cli.command()
 @click.argument("spec", type=click.Path(path_type=Path))
-@click.option("--trial", metavar="ID", help="Train this trial of the run folder SPEC again.")
+@click.option("--trial", metavar="ID", help="Retrain this trial; SPEC is then a run folder.")
 @_SET
 @_OUT
 @_ADDRESS
 def train(
     spec: Path, trial: str | None, overrides: tuple[str, ...], out: Path | None, address: str | None
 ) -> None:
-    """Train the one configuration of SPEC, e.g. best/spec.yaml; longer with --set train.budget.samples=50000."""
+    """Train a single configuration.
+
+    SPEC is a YAML file without a search space, such as best/spec.yaml, or a run folder with --trial.
+    """
     from sweepft.driver.train_one import spec_of, train_alone
 
     with spec_of(spec, trial) as one:
@@ -113,7 +122,10 @@ def train(
 @_SET
 @_ADDRESS
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
-    """Go on with RUN after an interruption or a crash, or extend it: --set search.trials=64."""
+    """Resume a run, or extend it.
+
+    Finished trials are kept, interrupted ones continue. To extend: --set search.trials=64
+    """
     job = job_of(run)
     if job is not None:
         resubmit(job, overrides, address)
@@ -124,9 +136,9 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 
 @cli.command()
 @_RUN
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for scripts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: Path, as_json: bool) -> None:
-    """Say how RUN stands: live, finished or crashed."""
+    """Show the status of a run."""
     from sweepft.driver.status import describe_run, status_of
 
     job = job_of(run)
@@ -142,31 +154,35 @@ def status(run: Path, as_json: bool) -> None:
 @_SET
 @_NO_FILES
 def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
-    """Check SPEC and the files it names, down to the rows; start nothing."""
+    """Check SPEC and the files it names."""
     from sweepft.spec import load
 
     loaded = load(spec, overrides, check_files=not no_files)
     if not no_files:
         for line in _check_rows(loaded):
             click.echo(line)
-    click.echo(f"{spec}: ok" + (" (model and data not looked at)" if no_files else ""))
+    click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
-for command in (plan, logs, mirror, fetch, *SWEEP_COMMANDS):
+for command in (plan, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 
 @cli.command()
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs/demo"), show_default=True
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/demo"),
+    show_default=True,
+    help="Folder of the demo's model, data and runs.",
 )
 def demo(out: Path) -> None:
-    """Make a small data set and a tiny model, and run a sweep of 12 trials on them."""
+    """Run a sweep of 12 trials with a tiny model on generated data."""
     from sweepft.demo import make_demo
     from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
-    click.echo(f"making the demo's data and model in {out / 'material'}")
+    click.echo(f"creating the demo's data and model in {out / 'material'}")
     spec = make_demo(out / "material")
     stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
     _close(start_sweep(load(spec), out / f"run-{stamp}"))
@@ -185,15 +201,15 @@ def demo(out: Path) -> None:
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("comparison"),
     show_default=True,
-    help="Folder for the comparison of several runs.",
+    help="Folder of the comparison, for several runs.",
 )
 @click.option(
     "--price",
     type=click.FloatRange(min=0),
-    help="Price of a GPU-hour (on CPU, of a slot-hour), instead of the spec's resources.price_per_gpu_hour.",
+    help="Price per GPU-hour (on CPUs per slot-hour), instead of resources.price_per_gpu_hour.",
 )
 def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
-    """Write the report of RUN again, or compare several runs: finished, running or crashed ones, or copied folders."""
+    """Write the report of a run, or compare several."""
     if len(runs) == 1:
         make_derived(runs[0], price)
         return
@@ -205,12 +221,17 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
 
 @cli.command()
 @_RUN
-@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the page."
+)
 def dashboard(run: Path, port: int) -> None:
-    """Open optuna-dashboard on the study of RUN, on this machine only (needs sweepft[dashboard])."""
+    """Serve optuna-dashboard for the study of a run.
+
+    It listens on this machine only, and needs sweepft[dashboard].
+    """
     from sweepft.search.study import serve_dashboard
 
-    click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C ends it")
+    click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C stops the server")
     serve_dashboard(run, port)
 
 
@@ -218,47 +239,36 @@ def dashboard(run: Path, port: int) -> None:
 @_RUN
 @_SET
 def track(run: Path, overrides: tuple[str, ...]) -> None:
-    """Send what trackers do not have of RUN yet: those of its spec, or e.g. --set track.tensorboard=true."""
+    """Upload metrics missing from the configured trackers."""
     from sweepft.trackers.run import track_run
 
     found = track_run(run, overrides)
     for name, failure in found.items():
-        click.echo(f"{name}: {failure or 'has everything'}")
+        click.echo(f"{name}: {failure or 'up to date'}")
     sys.exit(any(found.values()))
 
 
 @cli.command()
 def schema() -> None:
-    """Print the JSON schema of the spec, for editors."""
+    """Print the JSON schema of the YAML file, for editors."""
     from sweepft.spec import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
 
 
 @cli.command()
-def settings() -> None:
-    """List the named settings that search.start_with may hold, with their sources."""
+def presets() -> None:
+    """List the presets for search.start_with."""
     from sweepft.spec import PRESETS, format_value
 
-    for setting in PRESETS.values():
-        click.echo(f"{setting.name}: {setting.about}")
-        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in setting.params.items())}")
-        click.echo(f"  {setting.source}")
-
-
-@cli.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []}, add_help_option=False
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def replay(arguments: tuple[str, ...]) -> None:
-    """Replay recorded runs: what would a rule have stopped, saved and lost? (--help for more)"""
-    from sweepft.cli.replay import replay_command
-
-    replay_command.main(list(arguments), prog_name="sweepft replay", standalone_mode=False)
+    for preset in PRESETS.values():
+        click.echo(f"{preset.name}: {preset.about}")
+        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in preset.params.items())}")
+        click.echo(f"  {preset.source}")
 
 
 def main() -> None:
-    """Entry point: errors of ours become one message and an exit code."""
+    """Entry point: turns a `SweepftError` into a message and an exit code."""
     try:
         cli.main(prog_name="sweepft", standalone_mode=False)
     except SweepftError as error:
@@ -281,13 +291,13 @@ def _message(error: SweepftError) -> str:
 
 
 def _check_rows(spec: SweepSpec) -> list[str]:
-    """Read every local row; returns one line a source. Raises DataError."""
+    """Read every local row; returns one line per source. Raises DataError."""
     from sweepft.data import check
 
     found = check(spec)
     lines = []
     for source in found.sources:
-        elsewhere = "not on this machine, looked up when the sweep starts"
+        elsewhere = "not on this machine; read when the sweep starts"
         use = elsewhere if source.skipped else f"{source.used} of {source.rows} rows used"
         lines.append(f"  {source.kind} {source.name}: {use}")
     return [*lines, *(f"  warning: {w}" for w in found.warnings)]
@@ -298,7 +308,7 @@ def _new_folder(name: str) -> Path:
 
 
 def _close(finished: SweepResult) -> None:
-    """Show the outcome and leave with its exit code."""
+    """Print the result and exit with its code."""
     from rich.console import Console
 
     from sweepft.report import terminal_table
@@ -308,5 +318,5 @@ def _close(finished: SweepResult) -> None:
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     if finished.best is not None:
-        console.print(f"the winner: {finished.best}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"winner: {finished.best}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(finished.exit_code)

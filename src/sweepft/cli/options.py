@@ -1,5 +1,4 @@
-"""Arguments and options that several subcommands share."""
-# MERGED What is made from a run's ledger again, and said on the terminal: report and ``best/``.
+"""Arguments and options that several commands share, and the files that are derived from a ledger."""
 
 from __future__ import annotations
 
@@ -15,9 +14,7 @@ SET = click.option(
     help="Override a key, e.g. train.budget.samples=200.",
 )
 
-
 SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
-
 
 RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -25,25 +22,23 @@ RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_t
 NO_FILES = click.option(
     "--no-files",
     is_flag=True,
-    help="Do not look at the model and data that SPEC names; they may be elsewhere.",
+    help="Do not read the model and data that SPEC names.",
 )
-
 
 OUT = click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder; a new one under runs/ by default.",
+    help="Run folder. Default: a new one under runs/.",
 )
-
 
 ADDRESS = click.option(
     "--address",
-    help="Ray cluster to join: auto or HOST:PORT; http://HEAD:8265 submits a Ray Job. Default: a local Ray.",
+    help="Ray cluster: auto, HOST:PORT, or http://HEAD:8265 for a Ray Job. Default: start Ray here.",
 )
 
 
 def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
-    """Write the report of a run, and ``best/`` where it has a winner whose weights are there, or need not be."""
+    """Write the report of a run, and ``best/`` if its winner's weights are there or are not needed."""
     from sweepft.export import write_best
     from sweepft.ledger import SweepState, winner
     from sweepft.report import write_report

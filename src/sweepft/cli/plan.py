@@ -1,4 +1,4 @@
-"""``sweepft plan``: what a sweep will take, before it is run."""
+"""``sweepft plan``: estimate a sweep before it runs."""
 
 from __future__ import annotations
 
@@ -27,30 +27,37 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.command()
 @SPEC
 @SET
-@click.option("--gpu-memory", type=_POSITIVE, metavar="GIB", help="Memory of one GPU.  [default: 80]")
+@click.option("--gpu-memory", type=_POSITIVE, metavar="GIB", help="Memory of a GPU in GiB.  [default: 80]")
 @click.option(
-    "--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs of a node.  [default: 8 at most]"
+    "--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs per node.  [default: up to 8]"
 )
 @click.option(
-    "--nodes", type=click.IntRange(1), metavar="N", help="Nodes.  [default: what the spec asks for]"
+    "--nodes", type=click.IntRange(1), metavar="N", help="Number of nodes.  [default: as many as SPEC needs]"
 )
-@click.option(
-    "--peak-tflops", type=_POSITIVE, metavar="T", help="Peak of one GPU, 1e12 FLOP/s.  [default: 312]"
-)
+@click.option("--peak-tflops", type=_POSITIVE, metavar="T", help="Peak of a GPU in TFLOP/s.  [default: 312]")
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.4,
     show_default=True,
-    help="Share of that peak that training reaches.",
+    help="Fraction of the peak that training reaches.",
 )
-@click.option("--params", callback=_count, metavar="N", help="Parameters, e.g. 3B, if the model is not here.")
-@click.option("--tokens-per-sample", type=_POSITIVE, metavar="N", help="Mean tokens of a training row.")
-@click.option("--rows", type=click.IntRange(1), metavar="N", help="Training rows, if the data are not here.")
-@click.option("--measure", is_flag=True, help="Time ten real optimizer steps of each batch size here.")
+@click.option(
+    "--params", callback=_count, metavar="N", help="Parameters, e.g. 3B, if the model is not available."
+)
+@click.option("--tokens-per-sample", type=_POSITIVE, metavar="N", help="Mean tokens per training row.")
+@click.option(
+    "--rows", type=click.IntRange(1), metavar="N", help="Training rows, if the data are not available."
+)
+@click.option(
+    "--measure", is_flag=True, help="Time ten real optimizer steps of each batch size on this machine."
+)
 @NO_FILES
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan as JSON."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the plan to this file as JSON.",
 )
 def plan(
     spec: Path,
@@ -67,7 +74,7 @@ def plan(
     no_files: bool,
     json_file: Path | None,
 ) -> None:
-    """Say what the sweep of SPEC will take: steps, memory, disk and time, and what is likely to disappoint."""
+    """Estimate steps, memory, disk and GPU-hours; list warnings."""
     from rich.console import Console
 
     from sweepft.plan import Flags, make_plan, show_plan

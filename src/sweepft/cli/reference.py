@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 from sweepft.cli.main import cli
-from sweepft.cli.replay import replay_command
 
 _HEAD = """\
 # Command line
@@ -25,8 +24,7 @@ Every command answers to `-h` and `--help`. `RUN` is a run folder, `SPEC` a [YAM
 
 def commands() -> dict[str, click.Command]:
     """All commands by name, in alphabetical order."""
-    # `sweepft replay` hands its arguments to a command of its own, so that `sweepft --help` need not load it.
-    return dict(sorted({**cli.commands, "replay": replay_command}.items()))
+    return dict(sorted(cli.commands.items()))
 
 
 def reference() -> str:

@@ -1,24 +1,22 @@
-"""``sweepft replay``: what would another rule have saved on the runs you already have?"""
+"""``sweepft replay``: what other early-stopping rules would have saved and lost on recorded runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 from rich.console import Console
-from rich.table import Table
 
-from sweepft.early_stopping import BY_USER, RULES, read_prior_sweeps
 from sweepft.errors import ReplayError
-from sweepft.ledger import SweepState, ledger_path
-from sweepft.replay.calibrate import calibrate
-from sweepft.replay.curves import Study
-from sweepft.replay.runner import OTHERS, Replay, ReplayRow, replay_all
-from sweepft.replay.score import bootstrap
-from sweepft.replay.sources import live_decisions, read_source
+
+if TYPE_CHECKING:
+    from sweepft.replay.curves import Study
+    from sweepft.replay.runner import Replay, ReplayRow
+
+_FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 def _columns(_context: click.Context, _option: click.Parameter, pairs: Sequence[str]) -> dict[str, str]:
@@ -36,62 +34,97 @@ def _rungs(_context: click.Context, _option: click.Parameter, text: str) -> tupl
         raise click.BadParameter(f"{text!r}: write fractions of the budget, e.g. 0.05,0.1,0.25") from error
 
 
-@click.command(name="replay")
+def _known_rules() -> tuple[str, ...]:
+    from sweepft.early_stopping import RULES
+    from sweepft.replay.runner import OTHERS
+
+    return (*RULES, *OTHERS)
+
+
+def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    if asked:
+        click.echo("\n".join(_known_rules()))
+        context.exit()
+
+
+@click.command()
 @click.argument("sources", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--rule", "rules", multiple=True, help="Rule to replay; repeat for several. Default: ours and ASHA."
-)
-@click.option("--list-rules", is_flag=True, help="Print the rules' names and exit.")
-@click.option(
-    "--slots", default=4, show_default=True, type=click.IntRange(1), help="Trials at the same time."
+    "--rule", "rules", multiple=True, help="Rule to replay; repeatable.  [default: calibrated, median, asha]"
 )
 @click.option(
-    "--orders", default=20, show_default=True, type=click.IntRange(1), help="Random orders a study."
+    "--list-rules",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list_rules,
+    help="List the rules.",
+)
+@click.option("--slots", default=4, show_default=True, type=click.IntRange(1), help="Concurrent trials.")
+@click.option(
+    "--orders", default=20, show_default=True, type=click.IntRange(1), help="Random orders per study."
 )
 @click.option(
-    "--group", type=click.IntRange(2), help="Runs a sweep; larger studies are sampled. Default: all."
+    "--group", type=click.IntRange(2), help="Runs per sweep, sampled from larger studies.  [default: all]"
 )
 @click.option(
-    "--windows", default="0.05,0.1,0.25,0.5", show_default=True, callback=_rungs, help="Of the budget."
+    "--rungs",
+    default="0.05,0.1,0.25,0.5",
+    show_default=True,
+    callback=_rungs,
+    help="Fractions of the budget at which rules decide.",
 )
 @click.option(
-    "--min-steps", default=0, show_default=True, type=click.IntRange(0), help="Before a trial is judged."
+    "--min-steps", default=0, show_default=True, type=click.IntRange(0), help="Steps before a rule decides."
 )
 @click.option(
-    "--min-peers", default=3, show_default=True, type=click.IntRange(1), help="Others needed to judge."
+    "--min-peers", default=3, show_default=True, type=click.IntRange(1), help="Trials to compare with."
 )
 @click.option(
-    "--good", default=0.2, show_default=True, type=click.FloatRange(0, 1, True, True), help="Good share."
-)
-@click.option("--false-stop", default=0.1, show_default=True, type=click.FloatRange(0, 1, True, True))
-@click.option(
-    "--audit", default=0.0, show_default=True, type=click.FloatRange(0, 1), help="Condemned ones run on."
-)
-@click.option("--covariate", "covariates", multiple=True, help="Config key for the calibrated rule; repeat.")
-@click.option("--noise", default=0.0, show_default=True, type=click.FloatRange(0), help="Equal objectives.")
-@click.option("--budget", type=float, help="A full run, in samples or steps. Default: a study's longest run.")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Which way the objective is good.")
-@click.option(
-    "--column", "columns", multiple=True, callback=_columns, help="OURS=THEIRS for tables and tags."
+    "--top-fraction", default=0.2, show_default=True, type=_FRACTION, help="Fraction of runs worth keeping."
 )
 @click.option(
-    "--history", multiple=True, help="A calibration file, or the run folder of an earlier sweep; repeat."
+    "--max-false-stop-rate",
+    default=0.1,
+    show_default=True,
+    type=_FRACTION,
+    help="Largest share of top runs the calibrated rule may stop.",
 )
-@click.option("--park", is_flag=True, help="Ours: condemned trials may come back when all have begun.")
+@click.option(
+    "--audit",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of flagged runs completed.",
+)
+@click.option(
+    "--covariate", "covariates", multiple=True, help="Parameter the calibrated rule may use; repeatable."
+)
+@click.option(
+    "--noise", default=0.0, show_default=True, type=click.FloatRange(0), help="Difference treated as a tie."
+)
+@click.option("--budget", type=float, help="Full run, in samples or steps.  [default: the longest run]")
+@click.option("--mode", type=click.Choice(["min", "max"]), help="Direction of the objective.")
+@click.option(
+    "--column", "columns", multiple=True, callback=_columns, help="OURS=THEIRS, for tables and tags."
+)
+@click.option(
+    "--prior-sweep", "prior_sweeps", multiple=True, help="Calibration file or run folder; repeatable."
+)
+@click.option("--pause", is_flag=True, help="Pause flagged trials instead of stopping them.")
 @click.option(
     "--calibrate", "calibrate_to", type=click.Path(path_type=Path), help="Write a calibration file."
 )
-@click.option("--json", "json_to", type=click.Path(path_type=Path), help="Write the rows here.")
-@click.option("--plot", "plot_to", type=click.Path(path_type=Path), help="Write the trade-off as HTML here.")
-@click.option("--stops", "show_stops", is_flag=True, help="List which trials each rule stopped, and why.")
+@click.option("--json", "json_to", type=click.Path(path_type=Path), help="Write the rows as JSON.")
 @click.option(
-    "--live", is_flag=True, help="Run folders only: replay the recorded order with the recorded rule."
+    "--plot", "plot_to", type=click.Path(path_type=Path), help="Write the trade-off as an HTML page."
 )
-@click.option("--seed", default=0, show_default=True, type=int)
-def replay_command(
+@click.option("--stops", "show_stops", is_flag=True, help="List the stopped runs with reasons.")
+@click.option("--live", is_flag=True, help="Replay run folders with their own rule and order, and compare.")
+@click.option("--seed", default=0, show_default=True, type=int, help="Of the random orders.")
+def replay(
     sources: tuple[Path, ...],
     rules: tuple[str, ...],
-    list_rules: bool,
     columns: dict[str, str],
     mode: Literal["min", "max"] | None,
     budget: float | None,
@@ -104,20 +137,20 @@ def replay_command(
     group: int | None,
     **settings: Any,
 ) -> None:
-    """Replay early-stop rules over recorded runs.
+    """Replay early-stopping rules on recorded runs.
 
-    SOURCES are run folders, .csv or .parquet tables, or folders of runs with trainer_state.json or TensorBoard
-    event files.
+    SOURCES are run folders, .csv or .parquet tables, or folders of runs with trainer_state.json or TensorBoard event
+    files.
     """
+    from sweepft.early_stopping import read_prior_sweeps
+    from sweepft.replay.runner import Replay, replay_all, write_plot
+    from sweepft.replay.sources import read_source
+
     console = Console(highlight=False)
-    known = (*RULES, *OTHERS)
-    if list_rules:
-        click.echo("\n".join(known))
-        return
     for rule in rules:
-        if rule not in known:
+        if rule not in _known_rules():
             raise click.BadParameter(
-                f"one of {', '.join(known)} is needed (got {rule!r})", param_hint="--rule"
+                f"must be one of {', '.join(_known_rules())} (got {rule!r})", param_hint="--rule"
             )
     if live:
         _replay_live(sources, console)
@@ -125,18 +158,18 @@ def replay_command(
     studies = [s for path in sources for s in read_source(path, columns=columns, mode=mode, budget=budget)]
     for study in studies:
         if study.left_out:
-            console.print(f"{study.name}: {study.left_out} trials did not run to their end and are left out")
-    earlier = read_prior_sweeps(
+            console.print(f"{study.name}: {study.left_out} incomplete trials are left out")
+    known = read_prior_sweeps(
         prior_sweeps,
         top_fraction=settings["top_fraction"],
         max_false_stop_rate=settings["max_false_stop_rate"],
     )
-    replay = Replay(group=group, prior_sweeps=earlier, **settings)
+    asked = Replay(group=group, prior_sweeps=known, **settings)
     if calibrate_to is not None:
-        _calibrate(studies, replay, calibrate_to, console)
+        _calibrate(studies, asked, calibrate_to, console)
         if not rules:
             return
-    rows = replay_all(studies, rules or ("calibrated", "median", "asha"), replay)
+    rows = replay_all(studies, rules or ("calibrated", "median", "asha"), asked)
     _print(rows, console)
     if show_stops:
         _print_stops(rows, console)
@@ -144,62 +177,72 @@ def replay_command(
         json_to.write_text(json.dumps([r.to_row() for r in rows], indent=1) + "\n")
         console.print(f"rows: {json_to}", soft_wrap=True)
     if plot_to is not None:
-        from sweepft.replay.runner import write_plot
-
         write_plot(rows, plot_to)
         console.print(f"plot: {plot_to}", soft_wrap=True)
 
 
-def _calibrate(studies: Sequence[Study], replay: Replay, path: Path, console: Console) -> None:
+def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Console) -> None:
+    from sweepft.replay.calibrate import calibrate
+
     found = calibrate(
         studies,
-        max_false_stop_rate=replay.max_false_stop_rate,
-        top_fraction=replay.top_fraction,
-        rungs=replay.rungs,
-        min_steps=replay.min_steps,
-        slots=replay.slots,
-        group=replay.group or 24,
-        seed=replay.seed,
+        max_false_stop_rate=asked.max_false_stop_rate,
+        top_fraction=asked.top_fraction,
+        rungs=asked.rungs,
+        min_steps=asked.min_steps,
+        slots=asked.slots,
+        group=asked.group or 24,
+        seed=asked.seed,
     )
     if found is None:
-        needed = round(1 / replay.max_false_stop_rate) - 1
+        needed = round(1 / asked.max_false_stop_rate) - 1
         raise ReplayError(
-            f"--calibrate: {len(studies)} sweeps cannot bound false stops at {replay.max_false_stop_rate:g}: at least {needed}"
-            " are needed\n  give more sources, or a larger --false-stop"
+            f"--calibrate: {len(studies)} sweeps are too few to bound the false-stop rate at {asked.max_false_stop_rate:g}: "
+            f"at least {needed} are needed\n  give more sources, or raise --max-false-stop-rate",
+            key="replay.too_few_sweeps",
         )
     path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
     console.print(f"calibration: level {found.level:g} from {found.sweeps} sweeps: {path}", soft_wrap=True)
 
 
 def _replay_live(sources: Sequence[Path], console: Console) -> None:
-    """Compare the recorded verdicts with those the recorded rule gives on the recorded rows."""
+    """Compare the recorded decisions with those that the recorded rule makes on the recorded rows."""
+    from sweepft.early_stopping import BY_USER
+    from sweepft.ledger import SweepState, ledger_path
+    from sweepft.replay.sources import live_decisions
+
     for path in sources:
         if not ledger_path(path).is_file():
-            raise ReplayError(f"{path}: --live needs a run folder\n  leave it out for tables")
+            raise ReplayError(
+                f"{path}: --live needs a run folder\n  leave it out for tables", key="replay.no_run_folder"
+            )
         state = SweepState.load(path)
         again = [(d.trial_id, d.step, d.action) for d in live_decisions(state)]
         recorded = [(d["trial_id"], d["step"], d["action"]) for d in state.decisions if d["rule"] != BY_USER]
         if recorded != again:
             first = next((i for i, (a, b) in enumerate(zip(recorded, again, strict=False)) if a != b), None)
             where = (
-                f"verdict {first}"
+                f"decision {first}"
                 if first is not None
                 else f"{len(recorded)} recorded, {len(again)} replayed"
             )
             raise ReplayError(
-                f"{path}: the replay differs from the live sweep at {where}\n  was the rule changed?"
+                f"{path}: the replay differs from the live sweep at {where}\n  has the rule changed?",
+                key="replay.differs",
             )
-        console.print(f"{path}: {len(recorded)} live verdicts, all the same in the replay", soft_wrap=True)
+        console.print(f"{path}: {len(recorded)} live decisions, all equal in the replay", soft_wrap=True)
 
 
 def _print(rows: Sequence[ReplayRow], console: Console) -> None:
-    """A table a source; intervals, where there are several studies, for the two numbers that decide."""
+    """One table per source; the two main figures have intervals where there are several studies."""
+    from rich.table import Table
+
     for source in dict.fromkeys(r.source for r in rows):
         here = [r for r in rows if r.source == source]
         studies = len({r.study for r in here})
         table = Table(title=f"{source}: {studies} studies, {here[0].orders} orders each")
         table.add_column("rule", no_wrap=True)
-        for head in ("saved", "best kept", "in noise", "good lost", "regret", "time to best"):
+        for head in ("saved", "best kept", "in noise", "top lost", "regret", "time to best"):
             table.add_column(head, justify="right")
         for rule in dict.fromkeys(r.rule for r in here):
             part = [r for r in here if r.rule == rule]
@@ -222,6 +265,8 @@ def _cell(rows: Sequence[ReplayRow], field: str) -> str:
     mean = sum(values) / len(values)
     if len(values) == 1 or field not in ("saved", "best_kept"):
         return f"{mean:.2f}"
+    from sweepft.replay.score import bootstrap
+
     low, high = bootstrap(values)
     return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
@@ -230,8 +275,8 @@ def _print_stops(rows: Sequence[ReplayRow], console: Console) -> None:
     for row in rows:
         console.print(f"\n{row.study}, {row.rule}: {len(row.stops)} of {row.runs} stopped in the first order")
         for stop in row.stops:
-            mark = " (a good one)" if stop.was_good else ""
+            mark = " (a top run)" if stop.was_good else ""
             console.print(
-                f"  {stop.run_id}{mark} at {100 * stop.spent:.0f}%: {stop.reason}; it ended at {stop.final:.4g}",
+                f"  {stop.run_id}{mark} at {100 * stop.spent:.0f}%: {stop.reason}; final {stop.final:.4g}",
                 soft_wrap=True,
             )

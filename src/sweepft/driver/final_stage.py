@@ -45,9 +45,14 @@ def check_final_evaluation(spec: SweepSpec) -> dict[str, int]:
     plans = eval_tasks(spec)
     if spec.evaluate is None:
         return {}
-    if plans and importlib.util.find_spec("lm_eval") is None:
-        rule, remedy = "needs the package lm-eval, which is not installed", "pip install 'sweepft[eval]'"
-        raise SpecError([Problem(spec.name, "evaluate.tasks", rule, remedy)])
+    needs = {
+        ("evaluate.tasks", "lm_eval"): bool(plans),
+        ("evaluate.mt_bench", "openai"): spec.evaluate.mt_bench is not None,
+    }
+    missing = [k for k, needed in needs.items() if needed and importlib.util.find_spec(k[1]) is None]
+    if missing:
+        rule, remedy = "needs the package {}, which is not installed", "pip install 'sweepft[eval]'"
+        raise SpecError([Problem(spec.name, key, rule.format(package), remedy) for key, package in missing])
     found = check_tasks(plans)
     if spec.evaluate.mt_bench is not None:
         check_judge(spec.evaluate.mt_bench)

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from synthetic_studies import make_study
 
 from support.errors import raises
-from sweepft.cli.replay import replay_command
+from sweepft.cli.replay import replay as replay_command
 from sweepft.early_stopping import EarlyStopper, make_report, make_rule
 from sweepft.early_stopping.audit import audit_rate
 from sweepft.errors import ReplayError
@@ -209,7 +209,7 @@ def test_live_decisions__are_those_of_the_live_sweep(tmp_path: Path, rule: str) 
     assert {"stop", "continue"} <= {action for _, _, action in told}
     result = invoke(tmp_path / "run", "--live")
     assert result.exit_code == 0, result.output
-    assert f"{len(told)} live verdicts, all the same" in result.output
+    assert f"{len(told)} live decisions, all equal" in result.output
     (study,) = read_source(tmp_path / "run")
     stopped = {name for name, _, action in told if action == "stop"}
     assert {r.run_id for r in study.runs} == {f"t{i:03d}" for i in range(12)} - stopped
@@ -237,7 +237,7 @@ def test_replay_command__prints_and_writes(tmp_path: Path) -> None:
     result = invoke(source, *options)
     assert result.exit_code == 0, result.output
     assert "calibrated" in result.output
-    assert "it ended at" in result.output
+    assert "; final " in result.output
     written = json.loads(rows.read_text())
     assert [r["rule"] for r in written] == ["median", "calibrated"]
     needed = {"source", "study", "rule", "saved", "best_kept", "false_stop", "regret", "orders"}
@@ -250,13 +250,23 @@ def test_replay_command__calibrates_and_uses_the_calibration(tmp_path: Path) -> 
     frames = [table(make_study(runs=10, seed=s, points=20, name=f"s{s}")) for s in range(10)]
     source, history = tmp_path / "runs.parquet", tmp_path / "history.json"
     pd.concat(frames).to_parquet(source)
-    result = invoke(source, "--calibrate", history, "--false-stop", "0.2")
+    result = invoke(source, "--calibrate", history, "--max-false-stop-rate", "0.2")
     assert result.exit_code == 0, result.output
     assert json.loads(history.read_text())["sweeps"] == 10
-    args = ("--history", history, "--rule", "calibrated", "--orders", 1, "--false-stop", "0.2", "--stops")
+    args = (
+        "--prior-sweep",
+        history,
+        "--rule",
+        "calibrated",
+        "--orders",
+        1,
+        "--max-false-stop-rate",
+        "0.2",
+        "--stops",
+    )
     result = invoke(source, *args)
     assert result.exit_code == 0, result.output
-    few = invoke(source, "--calibrate", history, "--false-stop", "0.05")
+    few = invoke(source, "--calibrate", history, "--max-false-stop-rate", "0.05")
     assert isinstance(few.exception, ReplayError)
     assert "at least 19 are needed" in str(few.exception)
 
@@ -265,7 +275,7 @@ def test_replay_command__calibrates_and_uses_the_calibration(tmp_path: Path) -> 
     ("args", "words"),
     [
         (("--rule", "tea"), "one of none"),
-        (("--windows", "x"), "fractions of the budget"),
+        (("--rungs", "x"), "fractions of the budget"),
         (("--column", "a"), "OURS="),
     ],
 )
