@@ -215,7 +215,7 @@ def test_live_decisions__are_those_of_the_live_sweep(tmp_path: Path, rule: str) 
     assert {r.run_id for r in study.runs} == {f"t{i:03d}" for i in range(12)} - stopped
     assert study.budget == 100
     assert study.left_out == len(stopped)
-    assert f"{len(stopped)} trials did not run to their end" in invoke(tmp_path / "run", "--orders", 1).output
+    assert f"{len(stopped)} incomplete trials are left out" in invoke(tmp_path / "run", "--orders", 1).output
 
 
 def test_replay_command__prints_and_writes(tmp_path: Path) -> None:
