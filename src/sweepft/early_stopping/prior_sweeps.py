@@ -96,8 +96,11 @@ def read_prior_sweeps(
         return given
     if isinstance(given, Mapping) and "audits" in given:
         return PriorSweeps.from_dict(given)
-    single = isinstance(given, str) or not isinstance(given, Sequence)
-    items: Sequence[Any] = [] if given is None else [given] if single else given
+    items: Sequence[PriorSweepsItem] = []
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        items = given
+    elif given is not None:
+        items = [given]
     calibration: Calibration | None = None
     sweeps: dict[float, PastAudits] = {}
     for item in items:
