@@ -203,7 +203,7 @@ class _Stock:
         seconds = {k: v for k, v in self.tuner.meter.seconds.items() if k != "play"}
         if page:
             begin = time.process_time()
-            html = write_report(self._out, live=True, view=self._view)["html"]
+            html = write_report(self._out, live=True, state=self._view)["html"]
             cost, size = time.process_time() - begin, html.stat().st_size / 2**20
         unit = 1024 if sys.platform == "darwin" else 1  # ru_maxrss is in bytes there, in KiB here
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / unit

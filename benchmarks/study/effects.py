@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sweepft.report.signals import Estimate, least_squares, rank_correlation
+from sweepft.report.signals import Estimate, least_squares, spearman
 
 __all__ = [
     "at_equal_steps",
@@ -103,7 +103,7 @@ def partial_rank(runs: pd.DataFrame, signal: str, metric: str, given: Sequence[s
     x, y = (runs[c].rank().to_numpy(float) for c in (signal, metric))
     design = np.column_stack([np.ones(len(runs)), *_dummies(runs, list(given)).values()])
     freed = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
-    found = rank_correlation(*freed)
+    found = spearman(*freed)
     if found is None:
         return None
     free = len(runs) - 3 - (np.linalg.matrix_rank(design) - 1)

@@ -26,7 +26,7 @@ from benchmarks.study.effects import (
     seed_noise,
 )
 
-from sweepft.report.signals import Estimate, rank_correlation
+from sweepft.report.signals import Estimate, spearman
 
 __all__ = ["REPLAYED", "TABLE", "page"]
 
@@ -173,9 +173,9 @@ def _second(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
         for w in rungs_of(main):
             for metric in METRICS:
                 column = f"{signal}@{w:.0%}"
-                within = rank_correlation(runs[column], runs[metric], runs["batch_size"].tolist())
+                within = spearman(runs[column], runs[metric], runs["batch_size"].tolist())
                 found = [
-                    rank_correlation(runs[column], runs[metric]),
+                    spearman(runs[column], runs[metric]),
                     within,
                     partial_rank(runs, column, metric, ("lr", "batch_size")),
                 ]

@@ -111,7 +111,7 @@ def test_the_report_lists_what_was_parked(paused):
     run, done = paused
     stops = json.loads((run / "report.json").read_text())["stops"]
     assert stops["stopped"] == len(done.view.with_status("stopped"))
-    assert stops["came_back"] > 0
+    assert stops["resumed"] > 0
     assert stops["paused"] == 0
 
 

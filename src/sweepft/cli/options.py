@@ -44,7 +44,7 @@ def make_derived(run: Path, price: float | None = None, without_weights: bool = 
     from sweepft.report import write_report
 
     view = SweepState.load(run)
-    for path in write_report(run, view=view, price=price).values():
+    for path in write_report(run, state=view, price=price).values():
         click.echo(path)
     best = winner(view)
     if best is not None and (without_weights or (run / "weights" / best.trial_id).is_dir()):

@@ -110,7 +110,7 @@ class LiveReport:
         if begin - self._last < pause or row["kind"] == "finish":  # the final report follows at once
             return
         try:
-            self._write(self._run_dir, live=True, view=self._view)
+            self._write(self._run_dir, live=True, state=self._view)
         except Exception as error:
             _log.warning("report not written: run=%s error=%r", self._run_dir, error)
         self._last = self._clock()

@@ -1,6 +1,6 @@
-"""The ranked-trials report, made from a run's ledger: which settings won, how sure, at what cost, and why.
+"""The ranked-trials report, made from a run's ledger: the winner, how certain it is, why trials ended, and the cost.
 
-Runs on a copied run folder, without torch and without Ray, also for a sweep that still runs or has crashed.
+Works on a copied run folder, without torch and Ray, for a finished, running or crashed sweep.
 """
 
 from __future__ import annotations

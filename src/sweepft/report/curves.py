@@ -1,8 +1,7 @@
-"""Learning curves small enough for a page: what the charts and the trial view draw.
+"""Learning curves and timelines small enough for a page: what the charts and the trial view draw.
 
-One idea: a point stands for a run of neighbouring steps and is their mean, so that a thinned curve is not a
-    lucky
-pick of its noise. The ledger keeps every step.
+A point is the mean of a run of neighbouring steps, so that a thinned curve is not a random pick of its noise. The
+ledger keeps every step.
 """
 
 from __future__ import annotations
@@ -15,82 +14,66 @@ from numpy.typing import NDArray
 
 from sweepft.ledger import Attempt, SweepState, TrialState
 
-TOTAL_POINTS: Final = 48_000
+TOTAL_POINTS: Final = 48_000  # of all trials: what a browser draws smoothly, and what keeps the file small
+MAX_POINTS: Final = 300
+LEADERS: Final = 12  # the first trials, which people look at, keep MAX_POINTS in a sweep of any size
+_SAME_RESULT: Final = 0.2  # seconds within which the rows of one result are written
 
 
-"""Points of all trials together: what a browser draws without stutter, and what keeps the file small."""
-
-
-MOST_POINTS: Final = 300
-
-
-LEADERS: Final = 12
-
-
-"""So many of the first trials keep `MOST_POINTS` in however large a sweep: they are the ones looked at."""
-
-
-_TOLD_TOGETHER: Final = 0.2
-
-
-"""Seconds within which rows of one result are written."""
-
-
-def page_curves(view: SweepState, order: list[str], rungs: list[float]) -> list[dict[str, Any]]:
-    """Thinned curves, evaluations and verdicts, one entry a trial in the given order.
+def page_curves(sweep: SweepState, order: list[str], rungs: list[float]) -> list[dict[str, Any]]:
+    """Thinned curves, evaluations and decisions, one entry a trial in the given order.
 
     Returns:
         ``s, x, t, l, g, r``: steps, samples, slot-seconds of training, loss, gradient norm, learning rate;
-        ``e``: rows ``[step, samples, slot-seconds, objective, {set: loss}]``; ``v``: verdicts; ``f``: faults;
-        ``c``: the whole effective configuration.
+        ``e``: rows ``[step, samples, slot-seconds, objective, {set: loss}]``; ``v``: decisions; ``f``: faults;
+        ``c``: the whole train config.
     """
-    points = int(np.clip(TOTAL_POINTS / max(1, len(order)), 24, MOST_POINTS))
+    points = int(np.clip(TOTAL_POINTS / max(1, len(order)), 24, MAX_POINTS))
     evidence_limit = 2000 if len(order) <= 300 else 300
     return [
-        _curve(view.trials[t], MOST_POINTS if place < LEADERS else points, evidence_limit)
+        _curve(sweep.trials[t], MAX_POINTS if place < LEADERS else points, evidence_limit)
         for place, t in enumerate(order)
     ]
 
 
-def waits(view: SweepState) -> list[list[Any]]:
-    """Rows ``[phase, slot, start, end]``: times of a slot that are no trial's; seconds since the first row."""
-    tries: dict[str, list[Attempt]] = {}
-    for trial in view.trials.values():
+def waits(sweep: SweepState) -> list[list[Any]]:
+    """Rows ``[phase, slot, start, end]``: times of a slot that belong to no trial; seconds since the first row."""
+    attempts: dict[str, list[Attempt]] = {}
+    for trial in sweep.trials.values():
         for attempt in trial.attempts:
-            tries.setdefault(str(attempt.slot), []).append(attempt)
+            attempts.setdefault(str(attempt.slot), []).append(attempt)
     found = []
-    told_last: dict[str, tuple[float, float]] = {}  # by slot: when, and how many seconds up to then
-    for row in view.costs:
+    last_reported: dict[str, tuple[float, float]] = {}  # by slot: when, and the seconds reported then
+    for row in sweep.costs:
         if row.get("trial_id") is not None or row.get("slot") is None or not row["seconds"] > 0:
             continue
-        # Told with the first result of the next trial, so it ends where that one began; or at the sweep's end.
-        told, slack = row["time"], min(0.05, row["seconds"] / 2)
-        under_way = [
-            a.started for a in tries.get(str(row["slot"]), ()) if a.started <= told <= a.last + slack
-        ]
-        # The phases of an exam, and the wait before it, are told together: one ends where the other began.
-        before, spent = told_last.get(str(row["slot"]), (0.0, 0.0))
-        spent = spent if told - before < _TOLD_TOGETHER else 0.0
-        told_last[str(row["slot"])] = (told, spent + row["seconds"])
-        end = max(under_way, default=told - spent) - view.first_time
+        slot = str(row["slot"])
+        # Reported with the first result of the next trial, so it ends where that trial began; or at the sweep's end.
+        reported, slack = row["time"], min(0.05, row["seconds"] / 2)
+        running = [a.started for a in attempts.get(slot, ()) if a.started <= reported <= a.last + slack]
+        # The phases of an evaluation job and the wait before it are reported together: one ends where the next began.
+        before, spent = last_reported.get(slot, (0.0, 0.0))
+        spent = spent if reported - before < _SAME_RESULT else 0.0
+        last_reported[slot] = (reported, spent + row["seconds"])
+        end = max(running, default=reported - spent) - sweep.first_time
         start = max(0.0, end - row["seconds"])
-        found.append([row["phase"], str(row["slot"]), round(start, 2), round(end, 2)])
+        found.append([row["phase"], slot, round(start, 2), round(end, 2)])
     return found
 
 
-def timeline(view: SweepState) -> list[list[Any]]:
-    """Rows ``[trial_id, slot, start, end, attempt, how, switch]``, one a try of a trial; seconds since the first row.
+def timeline(sweep: SweepState) -> list[list[Any]]:
+    """Rows ``[trial_id, slot, start, end, attempt, how, switch]``, one an attempt; seconds since the first row.
 
-    ``how`` is how the try ended: the trial's status for its last one, before that ``paused`` or ``interrupted``.
-    ``switch``: seconds from its start until it was ready to train.
+    ``how`` the attempt ended: the trial's status for its last one, else ``paused`` or ``interrupted``. ``switch``:
+    seconds from its start until it was ready to train.
     """
 
     def since(moment: float) -> float:
-        return round(moment - view.first_time, 2)
+        return round(moment - sweep.first_time, 2)
 
     return [
         [t.trial_id, str(a.slot), since(a.started), since(a.last), a.attempt, _how(t, a), _switch(a)]
-        for t in view.trials.values()
+        for t in sweep.trials.values()
         for a in t.attempts
     ]
 
@@ -134,11 +117,11 @@ def _curve(trial: TrialState, points: int, evidence_limit: int) -> dict[str, Any
         ],
         "v": [
             {
-                k: _clip(v.get(k), evidence_limit)
+                k: _clip(d.get(k), evidence_limit)
                 for k in ("step", "samples_seen", "rung", "action", "rule", "reason")
             }
-            | {"p_top": v.get("p_top"), "evidence": _clip(v.get("evidence"), evidence_limit)}
-            for v in trial.decisions
+            | {"p_top": d.get("p_top"), "evidence": _clip(d.get("evidence"), evidence_limit)}
+            for d in trial.decisions
         ],
         "f": [
             {k: _clip(f.get(k), 2000) for k in ("error", "message", "action", "lost_seconds")}
@@ -149,7 +132,7 @@ def _curve(trial: TrialState, points: int, evidence_limit: int) -> dict[str, Any
 
 
 def _means(values: NDArray[np.float64], edges: NDArray[np.int_]) -> NDArray[np.float64]:
-    """Mean of each bin; a bin that holds anything not finite is NaN, so that a divergence shows as a gap."""
+    """Mean of each bin; a bin with a value that is not finite is NaN, so that a divergence shows as a gap."""
     if not len(values):
         return values
     return np.asarray(np.add.reduceat(values, edges[:-1]) / np.diff(edges))

@@ -1,8 +1,7 @@
-"""What this sweep says on the recipe: batch size, learning rate, warmup, schedule, order of data.
+"""Recipe findings: what this sweep says on batch size, learning rate, warmup, schedule and data order.
 
-One idea: one linear model of the final loss over completed trials, so that each effect is at equal values
-    of the others; each is stated with its interval, or "not enough trials to say". Completed trials are a
-    selected sample.
+One linear model of the final loss over completed trials, so that each effect is at equal values of the other
+hyperparameters. Each effect has its interval, or the statement that there are not enough trials.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ Columns = dict[str, list[float]]
 
 
 def recipe_findings(
-    view: SweepState, trials: list[dict[str, Any]], signals: list[dict[str, Any]]
+    sweep: SweepState, trials: list[dict[str, Any]], signals: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Effects of the swept settings on the objective and every held-out set, and what the early signals say.
+    """Effects of the swept hyperparameters on the objective and every validation set, and what the early signals say.
 
     Returns:
         Rows ``finding, claim, metric, effect, unit, low, high, n, conclusion, text``; ``effect`` is in nats per
-        target token (negative: better), None where there are not enough trials to say or nothing was varied.
+        target token (negative: better), None without enough trials, or where nothing was varied.
     """
     done = [t for t in trials if t["rank"] is not None]
-    train_config = {name: t.train_config for name, t in view.trials.items()}
+    train_config = {name: t.train_config for name, t in sweep.trials.items()}
     full = [{**train_config.get(t["trial_id"], {}), **t["params"]} for t in done]
     finals = final_metrics(done)
     columns = _columns(full)
@@ -46,7 +45,7 @@ def recipe_findings(
                     _row(finding, claim, metric, unit, fitted.get(key) if fitted else None, int(keep.sum()))
                 )
             elif metric == "objective":
-                rows.append(_absent(finding, claim, metric, unit, len(done)))
+                rows.append(_not_varied(finding, claim, metric, unit, len(done)))
     rows += _signal_rows(signals)
     order = list(dict.fromkeys(r["claim"] for r in rows))
     return sorted(rows, key=lambda r: order.index(r["claim"]))
@@ -60,25 +59,28 @@ _CLAIMS = (
         "Low learning rates give better models, at equal batch size.",
         "per tenfold rate",
     ),
-    ("warmup", "warmup", "Warmup can be left out without loss.", "with warmup against without"),
-    ("schedule", "schedule", "A constant rate loses nothing to a decaying one.", "decaying against constant"),
+    ("warmup", "warmup", "Warmup can be omitted without loss.", "with warmup against without"),
+    (
+        "schedule",
+        "schedule",
+        "A constant learning rate is as good as a decaying one.",
+        "decaying against constant",
+    ),
     (
         "strategy",
         "data order",
-        "Stacked training loses nothing to phased training.",
+        "Stacked training is as good as phased training.",
         "phased against stacked",
     ),
 )
 
 
-_LOSES_NOTHING = {"warmup", "schedule", "data order"}
-
-
-"""Findings that claim the absence of an effect."""
+# Findings that claim the absence of an effect.
+_NO_LOSS = {"warmup", "schedule", "data order"}
 
 
 def _columns(configs: list[dict[str, Any]]) -> Columns:
-    """One number a trial and setting; settings that some trial lacks are left out."""
+    """One number a trial and hyperparameter; those that some trial lacks are left out."""
     makers: dict[str, Callable[[dict[str, Any]], float]] = {
         "batch": lambda c: math.log2(c["batch_size"]),
         "rate": lambda c: math.log10(c["learning_rate"]),
@@ -87,7 +89,7 @@ def _columns(configs: list[dict[str, Any]]) -> Columns:
         "strategy": lambda c: float((c.get("data.strategy") or c["data"]["strategy"]) == "phased"),
     }
     weights = dict.fromkeys(key for c in configs for key in c if key.startswith("data.mixture."))
-    makers |= {key: itemgetter(key) for key in weights}  # held equal; nothing is claimed of them
+    makers |= {key: itemgetter(key) for key in weights}  # controlled for; no claim is about them
     columns: Columns = {}
     for key, make in makers.items():
         try:
@@ -113,16 +115,16 @@ def _row(finding: str, claim: str, metric: str, unit: str, effect: Estimate | No
             **row,
             **nothing,
             "conclusion": "cannot tell",
-            "text": f"Not enough completed trials to say ({n}).",
+            "text": f"Not enough completed trials ({n}).",
         }
     values = asdict(effect)
     values["effect"] = values.pop("value")
     conclusion = _conclusion(finding, effect)
-    return {**row, **values, "conclusion": conclusion, "text": _words(finding, unit, effect)}
+    return {**row, **values, "conclusion": conclusion, "text": _effect_text(finding, unit, effect)}
 
 
 def _conclusion(finding: str, effect: Estimate) -> str:
-    if finding in _LOSES_NOTHING:
+    if finding in _NO_LOSS:
         return {0: "no difference seen", 1: "holds here", -1: "does not hold here"}[effect.sign]
     if effect.sign == 0:
         return "cannot tell"
@@ -130,22 +132,22 @@ def _conclusion(finding: str, effect: Estimate) -> str:
     return "holds here" if effect.sign == wanted else "does not hold here"
 
 
-def _words(finding: str, unit: str, effect: Estimate) -> str:
+def _effect_text(finding: str, unit: str, effect: Estimate) -> str:
     low, high = f"{effect.low:+.3f}", f"{effect.high:+.3f}"
     if effect.sign == 0:
-        return f"No effect seen, {unit}: anything from {low} to {high} nats fits."
+        return f"No effect seen, {unit}: anything from {low} to {high} nats is possible."
     word = "higher (worse)" if effect.sign > 0 else "lower (better)"
     return f"Final loss {abs(effect.value):.3f} nats {word} {unit} ({low} to {high})."
 
 
-def _absent(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[str, Any]:
+def _not_varied(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[str, Any]:
     nothing = {"effect": None, "low": None, "high": None, "n": n, "conclusion": "not varied"}
     text = "Not varied among the completed trials." if n else "No trial has completed yet."
     return {"finding": finding, "claim": claim, "metric": metric, "unit": unit, **nothing, "text": text}
 
 
 def _signal_rows(signals: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's second finding, read off the earliest window's correlations within batch sizes where known."""
+    """The paper's second finding, by the correlations at the earliest rung, within batch sizes where possible."""
     rows = []
     for signal, claim, wanted in (
         ("grad_norm", "Low early gradient norm goes with better models.", 1),

@@ -1,19 +1,26 @@
-"""Numbers and texts as people read them, the same in every output."""
+"""How numbers, texts and table cells look: one set of functions for the page, the terminal, Markdown and CSV."""
 
 from __future__ import annotations
 
+import html
+import json
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sweepft.spec import format_value
 
-_TURNS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+UNKNOWN: Final = "—"
+_DIRECTION_MARKS: Final = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+
+
+# --- values -------------------------------------------------------------------------------------------
 
 
 def number(value: Any, digits: int = 4) -> str:
     """A number with so many significant digits; an em dash for what is not known; any other value as text."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "—"
+        return UNKNOWN
     if isinstance(value, bool) or not isinstance(value, int | float):
         return shorten(one_line(format_value(value)), 80)
     if isinstance(value, int):
@@ -26,14 +33,19 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def percent(value: Any, digits: int = 0) -> str:
-    """A share as a percentage."""
-    return "—" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
+    """A fraction as a percentage."""
+    return UNKNOWN if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f}%"
+
+
+def percent_interval(rate: dict[str, float]) -> str:
+    """The bounds of ``{low, high}`` as percentages."""
+    return f"{percent(rate['low'])} to {percent(rate['high'])}"
 
 
 def duration(seconds: Any) -> str:
     """Seconds as ``16 ms``, ``45 s``, ``12.5 min``, ``3 h 20 min`` or ``5.2 d``."""
     if seconds is None or not math.isfinite(seconds):
-        return "—"
+        return UNKNOWN
     if 0 < seconds < 0.095:
         return f"{max(1, round(1000 * seconds))} ms"
     if seconds < 100:
@@ -50,21 +62,98 @@ def money(value: float) -> str:
     return f"{value:,.2f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def said(value: Any) -> str:
-    """Any plain value in words: ``math 224, retention 200`` for a mapping, ``none`` for an empty one."""
+def loss(value: float | None, stderr: float | None = None) -> str:
+    """A loss in nats with four decimals, with its standard error where one is known."""
+    if value is None:
+        return UNKNOWN
+    return f"{value:.4f}" if stderr is None else f"{value:.4f} ± {number(stderr, 2)}"
+
+
+def score(found: dict[str, Any] | None) -> str:
+    """A finalist's metric ``{value, stderr, change}``: value, standard error, change from the base model."""
+    if not found:
+        return UNKNOWN
+    stderr = f" ± {number(found['stderr'], 2)}" if found["stderr"] is not None else ""
+    change = f" ({found['change']:+.3g})" if found["change"] is not None else ""
+    return f"{number(found['value'])}{stderr}{change}"
+
+
+def inline(value: Any) -> str:
+    """Any plain value on one line: ``math 224, retention 200`` for a mapping, ``none`` for an empty one."""
     if isinstance(value, dict):
-        return ", ".join(f"{k} {said(v)}" for k, v in value.items()) or "none"
+        return ", ".join(f"{k} {inline(v)}" for k, v in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(said(v) for v in value) or "none"
-    return number(value, 6) if isinstance(value, float) else "—" if value is None else str(value)
+        return ", ".join(inline(v) for v in value) or "none"
+    return number(value, 6) if isinstance(value, float) else UNKNOWN if value is None else str(value)
+
+
+def assignments(params: dict[str, Any]) -> str:
+    """Hyperparameters as ``learning_rate = 0.001, batch_size = 8``."""
+    return ", ".join(f"{key} = {number(value)}" for key, value in params.items())
+
+
+def counts(by_status: dict[str, int]) -> str:
+    """Trials by status: ``12 completed, 3 stopped``."""
+    return ", ".join(f"{n} {status}" for status, n in by_status.items()) or "none"
+
+
+# --- the sentences on cost, which several outputs share -----------------------------------------------
+
+
+def time_unit(cost: dict[str, Any]) -> str:
+    """What the times of a cost summary are of: ``GPU`` or ``slot``."""
+    return "GPU" if cost["unit"] == "gpu_seconds" else "slot"
+
+
+def savings(cost: dict[str, Any]) -> str:
+    """What early stopping saved."""
+    return f"early stopping saved {percent(cost['saved_share'])} ({duration(cost['saved'])})"
+
+
+def price(cost: dict[str, Any]) -> str:
+    """What the sweep cost in money; for a cost summary with a price."""
+    amounts, unit = cost["price"], time_unit(cost)
+    return (
+        f"{money(amounts['paid'])} for all {unit} time at {money(amounts['per_hour'])} per {unit}-hour; "
+        f"early stopping saved {money(amounts['saved'])}"
+    )
+
+
+# --- texts --------------------------------------------------------------------------------------------
 
 
 def one_line(text: str) -> str:
-    """The text on one line, without control characters (a terminal would obey them)."""
+    """The text on one line, without control characters, which a terminal would interpret."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def shorten(text: Any, limit: int) -> str:
-    """The text, cut with an ellipsis, without signs that turn the direction of all text after them."""
-    shown = str(text).translate(_TURNS)
+    """The text, cut with an ellipsis, without Unicode marks that change the direction of all text after them."""
+    shown = str(text).translate(_DIRECTION_MARKS)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+# --- cells of Markdown and CSV ------------------------------------------------------------------------
+
+
+def markdown(text: Any) -> str:
+    """Text that Markdown renders literally: on one line, special characters escaped."""
+    text = html.escape(shorten(one_line(str(text)), 300), quote=False)
+    return "".join("\\" + c if c in "\\`*_{}[]#|~" else c for c in text)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
+    """The lines of a Markdown table; cells are escaped."""
+    lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in (heads, *rows)]
+    return [lines[0], "|" + " --- |" * len(heads), *lines[1:]]
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell of a CSV file: empty for what is not known, JSON for nested values, never a spreadsheet formula."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, dict | list):
+        return json.dumps(value)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return "'" + value
+    return value

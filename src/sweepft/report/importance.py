@@ -1,20 +1,16 @@
-"""How much each swept setting mattered, by Optuna's PED-ANOVA over the completed trials.
+"""Importance of each swept hyperparameter, by Optuna's PED-ANOVA over the completed trials.
 
-One idea: the study is built again in memory from the ledger, so that a copied run folder is enough.
-    PED-ANOVA asks which settings tell the best tenth of the trials from the rest; it needs no model of the
-    response.
+The study is rebuilt in memory from the ledger, so that a copied run folder is enough. Distributions span the values
+seen, not the search space: a ledger can hold values outside of it (``start_with``, an edited space on resume).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Final
 
-MIN_TRIALS = 12
-
-
-"""Fewer completed trials than this give no importance worth printing."""
+MIN_TRIALS: Final = 12  # fewer completed trials give no importance
 
 
 def importances(space: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str, float] | None:
@@ -54,7 +50,7 @@ def importances(space: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str
 
 
 def _distribution(values: list[Any], dimension: Any) -> Any:
-    """Optuna's distribution that holds every value seen: numbers as a range, all else as labels."""
+    """The Optuna distribution of the values seen: numbers as a range, everything else as labels."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):

@@ -1,9 +1,8 @@
-"""Do early signals foretell the end? Rank correlations between a signal at a window and a final metric.
+"""Early signals: rank correlations between a signal at a rung and a final loss, and the statistics behind them.
 
-One idea: only completed trials have an end, and they are a selected sample - those the rule let through. The
-correlations hold for them; stops narrow the range and weaken what can be seen.
+Only completed trials have a final loss. They are a selected sample, the trials that early stopping let through, which
+narrows the range of the signals and weakens the correlations.
 """
-# MERGED The few statistics the report states, each with its interval.
 
 from __future__ import annotations
 
@@ -18,10 +17,109 @@ from numpy.typing import ArrayLike, NDArray
 from sweepft.early_stopping.curve import in_tail
 from sweepft.ledger import SweepState, TrialState
 
-MIN_PAIRS = 5
+MIN_PAIRS: Final = 5  # fewer pairs give no rank correlation
+SIGNALS: Final = {
+    "loss": "training loss",
+    "loss_drop": "drop of the training loss",
+    "grad_norm": "gradient norm",
+    "eval_loss": "validation loss",
+}
+# The sign that arXiv 2412.13337 expects against a final loss: low gradient norm and high training loss are good.
+PAPER: Final = {"grad_norm": 1, "loss": -1}
 
 
-"""Fewer pairs than this carry no rank correlation worth printing."""
+def signal_at(trial: TrialState, rung: float) -> dict[str, float]:
+    """The signals of a trial at rung r (a fraction of the budget); empty if it did not reach it.
+
+    Training signals are means over the steps with ``0.8 r < samples_seen / budget <= r``, or of the step that reaches
+    the rung where there is none; ``loss_drop`` is 1 - loss / (mean loss of the first fifth up to the rung).
+    """
+    history = trial.history
+    if trial.budget_samples <= 0 or not len(history["step"]):
+        return {}
+    done = history["samples_seen"] / trial.budget_samples
+    if done[-1] < rung:
+        return {}
+    at = int(np.argmax(done >= rung))
+    late = in_tail(done, rung)
+    late[at] = late[at] or not late.any()
+    early = done <= 0.2 * rung
+    early[0] = True
+    loss = float(np.mean(history["loss"][late]))
+    values = {
+        "loss": loss,
+        "loss_drop": 1 - loss / float(np.mean(history["loss"][early])),
+        "grad_norm": float(np.mean(history["grad_norm"][late])),
+    }
+    for e in trial.evals:
+        if e.get("rung") == rung and isinstance(e.get("objective"), int | float):
+            values["eval_loss"] = float(e["objective"])
+    return values
+
+
+def early_signals(
+    sweep: SweepState, trials: list[dict[str, Any]], rungs: list[float]
+) -> list[dict[str, Any]]:
+    """Correlations of every signal at every rung with every final metric.
+
+    Returns:
+        Rows ``signal, rung, metric, cohort (all | batch_size), rho, low, high, n, interpretation``. ``rho`` > 0:
+        a low signal goes with a low (good) final loss. ``metric`` is ``objective`` or the name of a
+        validation set.
+    """
+    done = [t for t in trials if t["rank"] is not None]
+    finals = final_metrics(done)
+    cohorts = [t["params"].get("batch_size") for t in done]
+    several = len(set(map(str, cohorts))) > 1
+    rows = []
+    for rung in rungs:
+        at = [signal_at(sweep.trials[t["trial_id"]], rung) for t in done]
+        for signal in SIGNALS:
+            values = [s.get(signal, np.nan) for s in at]
+            for metric, final in finals.items():
+                for cohort, labels in (("all", None), ("batch_size", cohorts)):
+                    if labels is not None and not several:
+                        continue
+                    found = spearman(values, final, labels)
+                    if found is not None:
+                        rows.append(_row(signal, rung, metric, cohort, found))
+    return rows
+
+
+def final_metrics(done: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Final losses of completed trials: ``objective``, and each validation set that is not the objective itself."""
+    finals = {"objective": [float(t["objective"]) for t in done]}
+    for name in dict.fromkeys(name for t in done for name in t["validation"]):
+        losses = [(t["validation"].get(name) or {}).get("loss") for t in done]
+        values = [float(v) if isinstance(v, int | float) else np.nan for v in losses]
+        if not np.allclose(values, finals["objective"], rtol=1e-9, atol=1e-12):
+            finals[name] = values
+    return finals
+
+
+def _row(signal: str, rung: float, metric: str, cohort: str, found: Estimate) -> dict[str, Any]:
+    values = asdict(found)
+    values["rho"] = values.pop("value")
+    return {
+        "signal": signal,
+        "rung": rung,
+        "metric": metric,
+        "cohort": cohort,
+        **values,
+        "interpretation": _interpret(signal, found),
+    }
+
+
+def _interpret(signal: str, found: Estimate) -> str:
+    if found.sign == 0:
+        return "no clear direction"
+    words = "low is good" if found.sign > 0 else "high is good"
+    if signal not in PAPER:
+        return words
+    return f"{words}: {'as' if PAPER[signal] == found.sign else 'against'} the paper"
+
+
+# --- statistics -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -35,17 +133,17 @@ class Estimate:
 
     @property
     def sign(self) -> int:
-        """-1 or 1 when the interval leaves out zero, else 0."""
+        """-1 or 1 where the interval excludes zero, else 0."""
         return (self.low > 0) - (self.high < 0)
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike, cohorts: Sequence[object] | None = None) -> Estimate | None:
-    """Spearman's rank correlation over pairs that are both finite.
+def spearman(x: ArrayLike, y: ArrayLike, cohorts: Sequence[object] | None = None) -> Estimate | None:
+    """Spearman's rank correlation over pairs of finite values.
 
     Args:
         x, y: Values, one a trial.
         cohorts: If given, ranks are taken and centred within each cohort first (of at least 3 trials), so
-            that differences between cohorts count for nothing.
+            that differences between cohorts do not count.
     Returns:
         None with fewer than `MIN_PAIRS` pairs, or where one side does not vary. The interval is by Fisher's z
         with the variance (1 + r^2/2) / (n - 3) of Bonett and Wright (2000); with k cohorts n - 2 - k
@@ -87,7 +185,7 @@ def least_squares(
 ) -> dict[str, Estimate] | None:
     """Ordinary least squares with an intercept: each column's coefficient with its 95% t interval.
 
-    Columns that do not vary, or are a linear mix of earlier ones, are left out.
+    Columns that do not vary, or are linear combinations of earlier ones, are left out.
 
     Returns:
         None when fewer than ``min_free`` degrees of freedom would remain.
@@ -114,110 +212,3 @@ def least_squares(
         name: Estimate(float(beta[i]), float(beta[i] - half[i]), float(beta[i] + half[i]), n)
         for i, name in enumerate(kept, 1)
     }
-
-
-SIGNALS: Final = {
-    "loss": "training loss",
-    "loss_drop": "drop of the training loss",
-    "grad_norm": "gradient norm",
-    "eval_loss": "held-out loss",
-}
-
-
-"""Signals by key, in words. All are means over the last fifth of the way to the window."""
-
-
-PAPER: Final = {"grad_norm": 1, "loss": -1}
-
-
-"""The sign arXiv 2412.13337 expects against a final loss: low gradient norm and high loss are good."""
-
-
-def signal_at(trial: TrialState, rung: float) -> dict[str, float]:
-    """The signals of a trial at a window (a fraction of the budget); empty if it did not get there.
-
-    Training signals are means over the steps with ``0.8 w < samples_seen / budget <= w``, or over the step
-    that reaches the window where there is none; ``loss_drop`` is 1 - loss / (mean loss of the first fifth
-    of the way).
-    """
-    history = trial.history
-    if trial.budget_samples <= 0 or not len(history["step"]):
-        return {}
-    done = history["samples_seen"] / trial.budget_samples
-    if done[-1] < rung:
-        return {}
-    at = int(np.argmax(done >= rung))
-    late = in_tail(done, rung)
-    late[at] = late[at] or not late.any()
-    early = done <= 0.2 * rung
-    early[0] = True
-    loss = float(np.mean(history["loss"][late]))
-    values = {
-        "loss": loss,
-        "loss_drop": 1 - loss / float(np.mean(history["loss"][early])),
-        "grad_norm": float(np.mean(history["grad_norm"][late])),
-    }
-    for e in trial.evals:
-        if e.get("rung") == rung and isinstance(e.get("objective"), int | float):
-            values["eval_loss"] = float(e["objective"])
-    return values
-
-
-def early_signals(view: SweepState, trials: list[dict[str, Any]], rungs: list[float]) -> list[dict[str, Any]]:
-    """Correlations of every signal at every window with every final metric.
-
-    Returns:
-        Rows ``signal, window, metric, cohort (all | batch_size), rho, low, high, n, reading``. ``rho`` > 0:
-        a low signal goes with a low (good) final loss. ``metric`` is ``objective`` or the name of a
-        held-out set.
-    """
-    done = [t for t in trials if t["rank"] is not None]
-    finals = final_metrics(done)
-    cohorts = [t["params"].get("batch_size") for t in done]
-    several = len(set(map(str, cohorts))) > 1
-    rows = []
-    for rung in rungs:
-        at = [signal_at(view.trials[t["trial_id"]], rung) for t in done]
-        for signal in SIGNALS:
-            values = [s.get(signal, np.nan) for s in at]
-            for metric, final in finals.items():
-                for cohort, labels in (("all", None), ("batch_size", cohorts)):
-                    if labels is not None and not several:
-                        continue
-                    found = rank_correlation(values, final, labels)
-                    if found is not None:
-                        rows.append(_row(signal, rung, metric, cohort, found))
-    return rows
-
-
-def final_metrics(done: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Final losses of completed trials: ``objective``, and each held-out set that is not the objective itself."""
-    finals = {"objective": [float(t["objective"]) for t in done]}
-    for name in dict.fromkeys(name for t in done for name in t["validation"]):
-        losses = [(t["validation"].get(name) or {}).get("loss") for t in done]
-        values = [float(v) if isinstance(v, int | float) else np.nan for v in losses]
-        if not np.allclose(values, finals["objective"], rtol=1e-9, atol=1e-12):
-            finals[name] = values
-    return finals
-
-
-def _row(signal: str, rung: float, metric: str, cohort: str, found: Estimate) -> dict[str, Any]:
-    values = asdict(found)
-    values["rho"] = values.pop("value")
-    return {
-        "signal": signal,
-        "rung": rung,
-        "metric": metric,
-        "cohort": cohort,
-        **values,
-        "reading": _read(signal, found),
-    }
-
-
-def _read(signal: str, found: Estimate) -> str:
-    if found.sign == 0:
-        return "no clear direction"
-    words = "low is good" if found.sign > 0 else "high is good"
-    if signal not in PAPER:
-        return words
-    return f"{words}: {'as' if PAPER[signal] == found.sign else 'against'} the paper"

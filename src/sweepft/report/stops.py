@@ -1,8 +1,8 @@
-"""What was stopped, by whom, and how often that was wrong - as far as audits tell.
+"""Stopped trials, and the two error rates of early stopping as far as audits measure them.
 
-One idea: a stopped trial's fate is unknown; only condemned trials that ran on all the same (audits) can show how
-many of the condemned would have been good, and so how many of the good ones were condemned. Without them neither rate
-is measured, and the report says so.
+What a stopped trial would have reached is unknown. Only audits, flagged trials that were trained to completion, show
+how many flagged trials were top trials, and from that how many top trials were flagged. Without audits neither rate
+is measured.
 """
 
 from __future__ import annotations
@@ -16,121 +16,114 @@ from sweepft.early_stopping.decisions import BY_USER
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.ledger import SweepState, TrialState
 
-GOOD: Final = 0.2
+# The scheduler's defaults, for specs without these keys.
+_DEFAULTS: Final = {"top_fraction": 0.2, "max_false_discovery_rate": 0.1, "max_false_stop_rate": 0.1}
+# Bases of a rule's level that bound the false stop rate.
+_BOUNDED: Final = ("conformal", "prior_sweeps")
 
 
-MAX_BAD_STOPS: Final = 0.1
-
-
-FALSE_STOP: Final = 0.1
-
-
-"""The scheduler's own defaults, for specs that do not say."""
-
-
-BOUNDED: Final = ("conformal", "prior_sweeps")
-
-
-"""What a verdict may name as the basis of its level for the share of good trials lost to be bounded."""
-
-
-def stop_summary(view: SweepState, trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts of stops by rule and window, and the audited rate of wrong stops.
+def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Stops by rule and rung, and the audited error rates.
 
     Returns:
-        ``stopped``, ``by_rule``, ``by_rung`` (counts); ``paused`` (trials parked now) and ``came_back`` (trials that
-        trained on after they had been parked); ``audits``: ``good_share`` and ``limit`` (what counts as good, and the
-        rate of wrong stops one can live with), ``flagged`` (trials condemned that ran on), ``finished`` (of those,
-        completed), ``good`` (of those, among the best ``good_share``), ``earlier`` (``sweeps, audited, good`` of
-        earlier sweeps that count too), ``rate`` P(good | condemned) over all of them as ``{value, low, high}`` with
-        the exact 95% interval or None, and ``status``: ``certified``, ``refuted`` or ``uncertified``, as the scheduler
-        holds it; ``good_lost``: the other rate, see `_good_lost`; ``by_basis``: what each basis of the rule's level
-        stopped and saved (``stopped``, ``saved`` in the unit of the cost), ``none`` for rules that bound nothing.
+        ``stopped``, ``by_rule``, ``by_rung``: counts; ``paused``: trials paused now; ``resumed``: trials that trained
+        on after a pause; ``audits``: P(top | flagged), see `_audits`; ``false_stops``: P(flagged | top), see
+        `_false_stops`; ``by_basis``: trials stopped and time saved (in the unit of the cost) by the basis of the
+        rule's level, ``none`` for rules without a bound.
     """
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
     by_rung = Counter(_rung_label((t["stop"] or {}).get("rung")) for t in stopped)
-    audits, good_lost = _error_rates(view, trials, len(stopped))
+    audits, false_stops = _error_rates(sweep, trials, len(stopped))
     return {
         "stopped": len(stopped),
         "by_rule": dict(by_rule),
         "by_rung": dict(sorted(by_rung.items(), key=lambda item: (len(item[0]), item[0]))),
         "paused": sum(t["status"] == "paused" for t in trials),
-        "came_back": sum(_came_back(view.trials[t["trial_id"]]) for t in trials),
+        "resumed": sum(_was_resumed(sweep.trials[t["trial_id"]]) for t in trials),
         "audits": audits,
-        "good_lost": good_lost,
-        "by_basis": _by_basis(view, trials),
+        "false_stops": false_stops,
+        "by_basis": _by_basis(sweep, trials),
     }
 
 
 def _error_rates(
-    view: SweepState, trials: list[dict[str, Any]], stopped: int
+    sweep: SweepState, trials: list[dict[str, Any]], stopped: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    flagged = [t for t in trials if t["audited"]]
-    ended = sorted((t for t in trials if t["rank"] is not None), key=lambda t: _ended(view, t))
-    good_share, limit = (
-        _setting(view, "top_fraction", GOOD),
-        _setting(view, "max_false_discovery_rate", MAX_BAD_STOPS),
-    )
-    audit = _audit_rate(view, stopped, len(flagged))
-    weights = [audit_weight(_fate(view, t), audit) for t in ended]
-    edge = top_edge([-t["objective"] for t in ended], weights, good_share)
+    """``audits`` and ``false_stops``.
+
+    ``audits`` has ``top_fraction`` and ``limit`` (the accepted rate) from the spec, ``audited`` (flagged trials that
+    trained on), ``completed`` and ``top`` (of these), ``prior_sweeps`` (``sweeps, audited, top``, counted in the
+    rate), ``rate`` ``{value, low, high}`` with the exact 95% interval or None, and ``status``: ``certified``,
+    ``refuted`` or ``uncertified``, as the scheduler has it.
+    """
+    audited = [t for t in trials if t["audited"]]
+    ended = sorted((t for t in trials if t["rank"] is not None), key=lambda t: _end_row(sweep, t))
+    top_fraction, limit = _setting(sweep, "top_fraction"), _setting(sweep, "max_false_discovery_rate")
+    rate = _audit_rate(sweep, stopped, len(audited))
+    weights = [audit_weight(_audit_outcome(sweep, t), rate) for t in ended]
+    edge = top_edge([-t["objective"] for t in ended], weights, top_fraction)
     own = [-t["objective"] >= edge for t in ended if t["audited"]]
-    kept = sum(-t["objective"] >= edge and _fate(view, t) is None for t in ended)
-    past = PriorSweeps.from_dict(view.header.get("prior_sweeps") or {})
-    result = audit_result([*past.outcomes, *own], limit)
+    kept = sum(-t["objective"] >= edge and _audit_outcome(sweep, t) is None for t in ended)
+    prior = PriorSweeps.from_dict(sweep.header.get("prior_sweeps") or {})
+    result = audit_result([*prior.outcomes, *own], limit)
     interval = {"value": result.rate, "low": result.interval[0], "high": result.interval[1]}
     audits = {
-        "good_share": good_share,
+        "top_fraction": top_fraction,
         "limit": limit,
-        "flagged": len(flagged),
-        "finished": len(own),
-        "good": sum(own),
-        "earlier": {
-            "sweeps": len(past.audits),
-            "audited": len(past.outcomes),
-            "good": sum(past.outcomes),
+        "audited": len(audited),
+        "completed": len(own),
+        "top": sum(own),
+        "prior_sweeps": {
+            "sweeps": len(prior.audits),
+            "audited": len(prior.outcomes),
+            "top": sum(prior.outcomes),
         },
         "rate": interval if result.audited else None,
         "status": result.status,
     }
-    return audits, _good_lost(view, trials, kept, result)
+    return audits, _false_stops(sweep, trials, kept, result)
 
 
-def _good_lost(
-    view: SweepState, trials: list[dict[str, Any]], kept: int, result: AuditResult
+def _false_stops(
+    sweep: SweepState, trials: list[dict[str, Any]], kept: int, result: AuditResult
 ) -> dict[str, Any]:
-    """P(condemned | good): the share of this sweep's good trials that the rule condemned.
+    """P(flagged | top): the share of this sweep's top trials that the rule flagged.
 
     Args:
-        kept: Good trials that were never condemned.
-        result: The audits, which tell the share of the condemned that are good.
+        kept: Top trials that were never flagged.
+        result: The audits, with the share of flagged trials that are top trials.
     Returns:
-        ``flagged`` and ``kept`` (trials); ``asked``, the bound the spec asks for (None where its rule has none);
-        ``status``: ``certified`` where every level that condemned was bounded (by history or by conformal ranks), else
-        ``uncertified``; ``rate``: ``{value, low, high}``, from q of the condemned being good as q c / (q c + kept); its
-        95% interval is that of q carried over, with the edge of the good taken as known. None without audits.
+        ``flagged`` and ``kept`` (trials); ``limit``, the bound that the spec asks for (None where its rule has none);
+        ``status``: ``certified`` where every level that flagged a trial was bounded (by prior sweeps or by conformal
+        ranks), else ``uncertified``; ``rate``: ``{value, low, high}``, q c / (q c + kept) for c flagged trials of
+        which the share q are top trials. Its 95% interval is that of q carried over, with the edge of the top
+        fraction treated as known. None without audits.
     """
-    decisions = [v for t in trials if (v := _flagged_by(view.trials[t["trial_id"]])) is not None]
+    decisions = [d for t in trials if (d := _flagged_by(sweep.trials[t["trial_id"]])) is not None]
     flagged = len(decisions)
-    asked = _setting(view, "max_false_stop_rate", FALSE_STOP) if _rule(view) == "calibrated" else None
-    bounded = flagged > 0 and all(_basis(v) in BOUNDED for v in decisions)
+    bounded = flagged > 0 and all(_basis(d) in _BOUNDED for d in decisions)
 
-    def lost(q: float) -> float:
+    def share(q: float) -> float:
         return q * flagged / (q * flagged + kept) if q * flagged > 0 else 0.0
 
-    values = None
+    rate = None
     if flagged and result.rate is not None:
         low, high = result.interval
-        values = {"value": lost(result.rate), "low": lost(low), "high": lost(high)}
-    status = "certified" if bounded else "uncertified"
-    return {"flagged": flagged, "kept": kept, "asked": asked, "status": status, "rate": values}
+        rate = {"value": share(result.rate), "low": share(low), "high": share(high)}
+    return {
+        "flagged": flagged,
+        "kept": kept,
+        "limit": _setting(sweep, "max_false_stop_rate") if _rule(sweep) == "calibrated" else None,
+        "status": "certified" if bounded else "uncertified",
+        "rate": rate,
+    }
 
 
-def _by_basis(view: SweepState, trials: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def _by_basis(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for t in trials:
-        decision = view.trials[t["trial_id"]].stopped_by
+        decision = sweep.trials[t["trial_id"]].stopped_by
         if decision is None or (t["status"] != "stopped" and not t["saved_seconds"]):
             continue
         row = found.setdefault(_basis(decision), {"stopped": 0, "saved": 0.0})
@@ -140,13 +133,13 @@ def _by_basis(view: SweepState, trials: list[dict[str, Any]]) -> dict[str, dict[
 
 
 def _flagged_by(trial: TrialState) -> dict[str, Any] | None:
-    """The rule's first verdict against a trial; what a person stopped was not condemned."""
+    """The rule's first decision against a trial; a trial that a user stopped was not flagged."""
     against = ("stop", "pause", "audit")
-    return next((v for v in trial.decisions if v.get("action") in against and v.get("rule") != BY_USER), None)
+    return next((d for d in trial.decisions if d.get("action") in against and d.get("rule") != BY_USER), None)
 
 
 def _basis(decision: dict[str, Any]) -> str:
-    """What stood behind the level that condemned: as the rule says, ``person``, or ``none``."""
+    """The basis of the level that flagged the trial, as the rule names it; ``user``, or ``none``."""
     if decision.get("rule") == BY_USER:
         return "user"
     evidence = decision.get("evidence")
@@ -154,43 +147,38 @@ def _basis(decision: dict[str, Any]) -> str:
     return named if isinstance(named, str) else "none"
 
 
-def _rule(view: SweepState) -> str:
-    return str((view.spec.get("early_stop") or {}).get("rule"))
-
-
-def _fate(view: SweepState, record: dict[str, Any]) -> bool | None:
-    """None for a trial that was never condemned, else whether it was audited (or parked, and came back)."""
+def _audit_outcome(sweep: SweepState, record: dict[str, Any]) -> bool | None:
+    """None for a trial that was never flagged, else whether it was audited (rather than paused and resumed)."""
     if record["audited"]:
         return True
-    return False if view.trials[record["trial_id"]].pauses else None
+    return False if sweep.trials[record["trial_id"]].pauses else None
 
 
-def _came_back(trial: TrialState) -> bool:
-    return any(v["action"] == "pause" and v["step"] < trial.step for v in trial.decisions)
+def _audit_rate(sweep: SweepState, stopped: int, audited: int) -> float:
+    """The share of flagged trials that are audited: as the spec says, else as it turned out."""
+    value = (sweep.spec.get("early_stop") or {}).get("audit")
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+    rate = audit_rate(_rule(sweep), value if known else None)
+    return rate if rate > 0 or not audited else audited / (stopped + audited)
 
 
-def _audit_rate(view: SweepState, stopped: int, flagged: int) -> float:
-    """The share of condemned trials that ran on: as asked, or as it came out where no spec says."""
-    stop = view.spec.get("early_stop") or {}
-    asked = stop.get("audit")
-    known = isinstance(asked, int | float) and not isinstance(asked, bool) and 0 <= asked <= 1
-    rate = audit_rate(_rule(view), asked if known else None)
-    return rate if rate > 0 or not flagged else flagged / (stopped + flagged)
+def _was_resumed(trial: TrialState) -> bool:
+    return any(d["action"] == "pause" and d["step"] < trial.step for d in trial.decisions)
 
 
-def _ended(view: SweepState, record: dict[str, Any]) -> int:
-    """The place of a trial's end in the ledger."""
-    return int((view.trials[record["trial_id"]].end or {}).get("seq") or 0)
+def _end_row(sweep: SweepState, record: dict[str, Any]) -> int:
+    return int((sweep.trials[record["trial_id"]].end or {}).get("seq") or 0)
 
 
-def _setting(view: SweepState, key: str, other: float) -> float:
-    value = (view.spec.get("early_stop") or {}).get(key)
-    return (
-        float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
-        else other
-    )
+def _rule(sweep: SweepState) -> str:
+    return str((sweep.spec.get("early_stop") or {}).get("rule"))
+
+
+def _setting(sweep: SweepState, key: str) -> float:
+    value = (sweep.spec.get("early_stop") or {}).get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+    return float(value) if known else _DEFAULTS[key]
 
 
 def _rung_label(rung: Any) -> str:
-    return f"{rung:.0%}" if isinstance(rung, int | float) and math.isfinite(rung) else "outside a window"
+    return f"{rung:.0%}" if isinstance(rung, int | float) and math.isfinite(rung) else "between rungs"

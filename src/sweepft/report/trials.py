@@ -1,7 +1,7 @@
-"""One record a trial: what every table, file and chart of the report says about it.
+"""One record a trial, which every table, file and chart of the report is made from.
 
-One idea: only a trial that reached the full budget has an objective; how a stopped one stood is under
-`last_eval`, with the window it was measured at.
+Only a trial that reached the full budget has an objective. The last partial value of a stopped trial is in
+``last_eval``, with its rung.
 """
 
 from __future__ import annotations
@@ -15,38 +15,40 @@ import numpy as np
 from sweepft.ledger import SweepState, TrialState, without_residuals
 
 
-def swept_keys(view: SweepState) -> list[str]:
-    """Swept keys: in the order of the spec's search space, then any others that trials have."""
-    space = ((view.spec.get("search") or {}).get("space")) or {}
+def swept_keys(sweep: SweepState) -> list[str]:
+    """Swept keys, in the order of the spec's search space, then any others that trials have."""
+    space = ((sweep.spec.get("search") or {}).get("space")) or {}
     found = (
-        [k for k in space if any(k in t.params for t in view.trials.values())] if view.trials else list(space)
+        [k for k in space if any(k in t.params for t in sweep.trials.values())]
+        if sweep.trials
+        else list(space)
     )
-    for trial in view.trials.values():
+    for trial in sweep.trials.values():
         found += [k for k in trial.params if k not in found]
     return found
 
 
-def rungs_of(view: SweepState) -> list[float]:
-    """The windows at which trials are judged, as fractions of the budget below 1."""
-    given = (view.spec.get("early_stop") or {}).get("rungs")
+def rungs_of(sweep: SweepState) -> list[float]:
+    """The rungs, at which trials may be stopped, as fractions of the budget below 1."""
+    given = (sweep.spec.get("early_stop") or {}).get("rungs")
     if not isinstance(given, list):
-        given = {e["rung"] for t in view.trials.values() for e in t.evals if e.get("rung")}
+        given = {e["rung"] for t in sweep.trials.values() for e in t.evals if e.get("rung")}
     return sorted({float(w) for w in given if isinstance(w, int | float) and 0 < w < 1})
 
 
-def objective_stderr(view: SweepState, sets: dict[str, Any]) -> float | None:
-    """Standard error of the objective, from those of the held-out sets and their weights in the spec.
+def objective_stderr(sweep: SweepState, sets: dict[str, Any]) -> float | None:
+    """Standard error of the objective, from those of the validation sets and their weights in the spec.
 
-    The sets are taken as independent: sqrt(sum (w s)^2) / sum w. None where a needed one is not known.
+    The sets are treated as independent: sqrt(sum (w s)^2) / sum w. None where a required one is unknown.
     """
-    return _weighted_error(view, {name: _number(found.get("stderr")) for name, found in sets.items()})
+    return _weighted_error(sweep, {name: _number(found.get("stderr")) for name, found in sets.items()})
 
 
-def paired_stderr(view: SweepState, first: TrialState, second: TrialState) -> float | None:
-    """Standard error of the difference of two completed trials' objectives, which were taken on the same samples.
+def paired_stderr(sweep: SweepState, first: TrialState, second: TrialState) -> float | None:
+    """Standard error of the difference of two completed trials' objectives, which were evaluated on the same samples.
 
-    Of each set, over groups of samples: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens, with the groups' residuals r. None
-    where these are not recorded, or not of the same set.
+    For each set, over n groups of samples with residuals r: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens. None where
+    residuals were not recorded, or are of another set.
     """
     sets = [
         (t.evals[-1].get("sets") or {}) if t.evals and t.evals[-1].get("final") else {}
@@ -60,11 +62,11 @@ def paired_stderr(view: SweepState, first: TrialState, second: TrialState) -> fl
         alike = n == len(residuals[1]) and n > 1 and tokens and tokens == other.get("tokens")
         square = float(np.square(residuals[0] - residuals[1]).sum()) if alike else math.nan
         errors[name] = math.sqrt(n / (n - 1) * square) / tokens if alike else math.nan
-    return _weighted_error(view, errors)
+    return _weighted_error(sweep, errors)
 
 
-def _weighted_error(view: SweepState, errors: dict[str, float]) -> float | None:
-    declared = (view.spec.get("data") or {}).get("validation") or []
+def _weighted_error(sweep: SweepState, errors: dict[str, float]) -> float | None:
+    declared = (sweep.spec.get("data") or {}).get("validation") or []
     weights = {d.get("name"): d.get("weight", 1.0) for d in declared if isinstance(d, dict)}
     used = {name: float(weights.get(name, 1.0 if len(errors) == 1 else 0.0) or 0.0) for name in errors}
     total = sum(used.values())
@@ -75,20 +77,20 @@ def _weighted_error(view: SweepState, errors: dict[str, float]) -> float | None:
 
 
 def trial_seconds(trial: TrialState) -> float:
-    """Slot-seconds a trial took: its `cost` rows, else the phases it reported, else its steps and evaluations."""
+    """Slot-seconds of a trial: by its `cost` rows, else by the phases it reported, else by its steps and evaluations."""
     for phases in (trial.costs, trial.phase_seconds):
         if phases:
             return float(sum(phases.values()))
     return float(np.nansum(trial.history["seconds"])) + sum(_finite(e.get("seconds")) for e in trial.evals)
 
 
-def saved_seconds(view: SweepState, trial: TrialState, rungs: Iterable[float]) -> float:
+def saved_seconds(sweep: SweepState, trial: TrialState, rungs: Iterable[float]) -> float:
     """Slot-seconds that stopping this trial saved, at its own measured speed.
 
-    Its remaining steps times its median step time, and its remaining evaluations times their mean time. A parked trial
-    may come back while the sweep goes on: it has saved something only once that is over.
+    Its remaining steps times its median step time, plus its remaining evaluations times their mean time. A paused
+    trial can be resumed, so it counts only once the sweep is over.
     """
-    if trial.status != "stopped" and not (trial.status == "paused" and view.finish is not None):
+    if trial.status != "stopped" and not (trial.status == "paused" and sweep.finish is not None):
         return 0.0
     seconds = trial.history["seconds"]
     seconds = seconds[np.isfinite(seconds)]
@@ -101,16 +103,18 @@ def saved_seconds(view: SweepState, trial: TrialState, rungs: Iterable[float]) -
     return saved
 
 
-def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: list[float]) -> dict[str, Any]:
-    """All the report says about a trial, as plain data; see docs/reference/report.md."""
+def trial_record(
+    sweep: SweepState, trial: TrialState, rank: int | None, rungs: list[float]
+) -> dict[str, Any]:
+    """A trial's record; docs/reference/report.md has every key."""
     done = trial.status == "completed"
     last = trial.evals[-1] if trial.evals else None
     final = last if done and last is not None and last.get("final") else None
     sets = (final or {}).get("sets") or {}
     stop = trial.stopped_by or next(
-        (v for v in reversed(trial.decisions) if v.get("action") == "divergence_check"), None
+        (d for d in reversed(trial.decisions) if d.get("action") == "divergence_check"), None
     )
-    gpus = gpus_of(view, trial)
+    gpus = gpus_of(sweep, trial)
     seconds = trial_seconds(trial)
     return {
         "trial_id": trial.trial_id,
@@ -121,12 +125,12 @@ def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: l
         "replicate_of": trial.replicate_of,
         "params": trial.params,
         "objective": trial.objective,
-        "objective_stderr": objective_stderr(view, sets) if sets else None,
+        "objective_stderr": objective_stderr(sweep, sets) if sets else None,
         "validation": without_residuals(sets),
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("rung", "step", "samples_seen", "objective")},
-        "reach": trial.progress,
+        "progress": trial.progress,
         "step": trial.step,
         "planned_steps": trial.planned_steps,
         "warmup_steps": trial.warmup_steps,
@@ -139,7 +143,7 @@ def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: l
         "seconds": seconds,
         "gpus": gpus,
         "seconds_by_phase": trial.costs or trial.phase_seconds,
-        "saved_seconds": saved_seconds(view, trial, rungs),
+        "saved_seconds": saved_seconds(sweep, trial, rungs),
         "audited": trial.audited,
         "attempts": len(trial.attempts),
         "slots": list(dict.fromkeys(a.slot for a in trial.attempts)),
@@ -148,12 +152,12 @@ def trial_record(view: SweepState, trial: TrialState, rank: int | None, rungs: l
     }
 
 
-def gpus_of(view: SweepState, trial: TrialState) -> float:
+def gpus_of(sweep: SweepState, trial: TrialState) -> float:
     """GPUs the trial held: from its cost rows, else from the spec; 0 on a CPU."""
     wall = sum(trial.costs.values())
     if wall > 0:
         return sum(trial.gpu_costs.values()) / wall
-    resources = view.spec.get("resources") or {}
+    resources = sweep.spec.get("resources") or {}
     return _finite(resources.get("workers_per_trial", 1)) * _finite(resources.get("gpus_per_worker", 0))
 
 

@@ -1,4 +1,4 @@
-"""Writes the report beside the ledger, each file all or nothing: a reader never meets half a page."""
+"""Writes the files of a report, each atomically, so that a reader never sees half a page."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ def write_report(
     run_dir: str | os.PathLike[str],
     *,
     live: bool = False,
-    view: SweepState | None = None,
+    state: SweepState | None = None,
     price: float | None = None,
 ) -> dict[str, Path]:
-    """Make the report of a run, finished, running or crashed, from its ledger.
+    """Write the report of a run (finished, running or crashed) into its folder.
 
     Args:
         run_dir: The run folder.
-        live: Whether the page shall load itself again while it is open (during a sweep).
-        view: The sweep, where it is at hand already; else the ledger is read.
-        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of the spec, if any.
+        live: Whether the page reloads itself while it is open (during a sweep).
+        state: The sweep, if the caller has it already; else the ledger is read.
+        price: Of a GPU-hour (a slot-hour on a CPU), in any currency; None takes the spec's, if it has one.
     Returns:
-        Paths of what was written: ``csv``, ``json``, ``md``, ``html``.
+        Paths of the files: ``csv``, ``json``, ``md``, ``html``.
     Raises:
         LedgerError, LedgerCorrupt, LedgerVersion: If there is no ledger or it cannot be trusted.
-        StorageError: If the folder cannot be written.
+        StorageError: ``report.write``, if the folder cannot be written.
     """
     folder = Path(run_dir)
-    view = view if view is not None else SweepState.load(folder)
-    summary = summarise(view, price)
+    sweep = state if state is not None else SweepState.load(folder)
+    summary = summarise(sweep, price)
     contents = {
         "csv": ("ranked.csv", ranked_csv(summary)),
         "json": ("report.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),
         "md": ("report.md", markdown(summary)),
-        "html": ("report.html", render_page(view, summary, live=live)),
+        "html": ("report.html", render_page(sweep, summary, live=live)),
     }
     return {kind: _write(folder / name, text) for kind, (name, text) in contents.items()}
 
@@ -55,13 +55,13 @@ def write_comparison(
 
     Args:
         run_dirs: Run folders.
-        out: Folder for the files; made where it is missing.
-        price: Of a GPU-hour (of a slot-hour on a CPU), in any currency; None takes that of each spec, if any.
+        out: Folder for the files; created if missing.
+        price: Of a GPU-hour (a slot-hour on a CPU), in any currency; None takes each spec's, if it has one.
     Returns:
-        Paths of what was written: ``json``, ``md``, ``html``.
+        Paths of the files: ``json``, ``md``, ``html``.
     Raises:
         LedgerError, LedgerCorrupt, LedgerVersion: If a run has no ledger or it cannot be trusted.
-        StorageError: If the folder cannot be written.
+        StorageError: ``report.folder`` or ``report.write``, if the folder cannot be written.
     """
     comparison = compare([(os.fspath(d), SweepState.load(d)) for d in run_dirs], price)
     folder = Path(out)
@@ -69,7 +69,8 @@ def write_comparison(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StorageError(
-            f"{folder}: cannot be made: {e.strerror or e}\n  name another one with --out"
+            f"{folder}: cannot create the folder: {e.strerror or e}\n  name another one with --out",
+            key="report.folder",
         ) from e
     contents = {
         "json": ("comparison.json", json.dumps(comparison, indent=1, allow_nan=False) + "\n"),
@@ -80,7 +81,7 @@ def write_comparison(
 
 
 def _write(path: Path, text: str) -> Path:
-    """Write under a temporary name, then rename. Text that UTF-8 cannot hold is written as question marks."""
+    """Write under a temporary name, then rename. Lone surrogates are written as question marks."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(text.encode("utf-8", "replace"))
@@ -89,7 +90,8 @@ def _write(path: Path, text: str) -> Path:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageError(
-            f"{path}: cannot write the report: {e.strerror or e}\n  Free space or make the folder writable; "
-            "the ledger is whole, and `sweepft report` makes the report again."
+            f"{path}: cannot write the report: {e.strerror or e}\n  free space or make the folder writable; "
+            "the ledger is intact, and `sweepft report` writes the report again",
+            key="report.write",
         ) from e
     return path

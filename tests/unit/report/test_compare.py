@@ -33,7 +33,7 @@ def test_it_says_of_each_sweep_what_its_own_report_says(folders: list[Path]) -> 
     found = comparison(folders)
     for folder, sweep in zip(folders, found["sweeps"], strict=True):
         own = summarise(SweepState.load(folder))
-        assert sweep["winner"] == own["answer"]["winner"]
+        assert sweep["winner"] == own["result"]["winner"]
         assert sweep["counts"] == own["counts"]
         for key, value in sweep["cost"].items():
             assert value == own["cost"][key]
@@ -49,7 +49,7 @@ def test_sweeps_of_one_name_are_told_apart_by_their_folders(folders: list[Path])
 
 def test_the_best_so_far_falls_while_hours_rise_and_ends_at_the_whole_cost(folders: list[Path]) -> None:
     for sweep in comparison(folders)["sweeps"]:
-        hours, best, names = zip(*sweep["course"], strict=True)
+        hours, best, names = zip(*sweep["best_over_time"], strict=True)
         assert list(hours) == sorted(hours)
         assert list(best) == sorted(best, reverse=True)
         assert best[-1] == sweep["winner"]["objective"]
@@ -71,15 +71,15 @@ def test_other_held_out_data_or_tokens_make_losses_incomparable(folders: list[Pa
         view.header["data"] = {"validation": [{"name": "own", "weight": 1.0, "data": {"digest": digest}}]}
     found = compare(list(zip(folders[:2], views, strict=True)))
     assert found["best"] is None
-    assert "held-out data or their tokens differ" in found["why_not"][0]
+    assert "validation data or their tokens differ" in found["not_comparable"][0]
     assert "cannot be ranked" in found["headline"]
     views[1].header["data"]["validation"][0]["data"]["digest"] = "a"
-    assert compare(list(zip(folders[:2], views, strict=True)))["why_not"] == []
+    assert compare(list(zip(folders[:2], views, strict=True)))["not_comparable"] == []
 
 
 def test_gpu_hours_and_cpu_hours_are_not_the_same_thing(folders: list[Path], tmp_path: Path) -> None:
     gpu = Sweep(trials=4, gpus=2.0).write(tmp_path)
-    assert "some on CPUs" in comparison([folders[0], gpu])["why_not"][0]
+    assert "some on CPUs" in comparison([folders[0], gpu])["not_comparable"][0]
 
 
 def test_a_sweep_without_a_winner_stands_beside_the_others(folders: list[Path], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_sweep_without_a_winner_stands_beside_the_others(folders: list[Path], 
     begun = json.loads(paths["json"].read_text())["sweeps"][1]
     assert begun["winner"] is None
     assert begun["behind"] is None
-    assert begun["course"] == []
+    assert begun["best_over_time"] == []
 
 
 def test_the_command_compares_several_runs_and_reports_one(folders: list[Path], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_page_marks_the_winner_of_the_finals_and_not_the_first_of_the_rankin
     run = finals_sweep(tmp_path, chosen=("t1",))
     write_report(run)
     page = visit(run)
-    assert page.locator("#answer .winner").inner_text() == "t1"
+    assert page.locator("#result .winner").inner_text() == "t1"
     assert page.locator("#trials td:nth-child(1)").all_inner_texts()[:3] == ["1", "—", "—"]
     assert page.locator("#trials td:nth-child(3)").all_inner_texts()[:3] == ["t1", "t0", "t2"]
     assert page.locator("#trials tr.first td:nth-child(3)").all_inner_texts() == ["t1"]

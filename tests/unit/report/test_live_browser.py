@@ -79,7 +79,7 @@ def test_the_comparison_is_drawn_and_nothing_overflows(
     written = write_comparison(folders, tmp_path / "out", price=2.5)["html"]
     written.rename(written.with_name("report.html"))
     page = visit(tmp_path / "out", **device, color_scheme=theme)
-    assert page.locator("#c-course .scatterlayer .trace").count() == 3
+    assert page.locator("#c-best-over-time .scatterlayer .trace").count() == 3
     assert page.locator("#sweeps thead th").count() == 4
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert page.evaluate("typeof window.hurt") == "undefined"
@@ -92,7 +92,7 @@ def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
     view = SweepState.load(run)
     for status, trial in zip(("paused", "paused", "of-tomorrow"), view.with_status("stopped"), strict=False):
         trial.status = status
-    write_report(run, view=view)
+    write_report(run, state=view)
     page = visit(run)
     scroll_through(page)
     chips = page.locator("#chips button").all_inner_texts()

@@ -58,8 +58,9 @@ def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
     view = SweepState.from_rows(sweep.rows)
     trials = [trial_record(view, r.trial, r.rank, list(RUNGS)) for r in ranking(view)]
     shown = stop_summary(view, trials)["audits"]
-    assert {"audited": shown["finished"], "good": shown["good"]} == known["own"]
-    assert shown["earlier"] == known["earlier"]
+    assert {"audited": shown["completed"], "good": shown["top"]} == known["own"]
+    prior = shown["prior_sweeps"]
+    assert {"sweeps": prior["sweeps"], "audited": prior["audited"], "good": prior["top"]} == known["earlier"]
     assert (shown["status"], shown["limit"]) == (known["status"], known["limit"])
     if known["audited"]:
         low, high = known["interval"]
@@ -87,7 +88,7 @@ def test_the_made_up_sweeps_have_what_the_law_is_about() -> None:
         )["stops"]
         for seed in range(6)
     ]
-    assert all(r["audits"]["finished"] > 3 for r in reports)
-    assert sum(r["audits"]["good"] for r in reports) > 0
-    assert sum(r["came_back"] for r in reports) > 0
+    assert all(r["audits"]["completed"] > 3 for r in reports)
+    assert sum(r["audits"]["top"] for r in reports) > 0
+    assert sum(r["resumed"] for r in reports) > 0
     assert {r["audits"]["status"] for r in reports} == {"certified"}

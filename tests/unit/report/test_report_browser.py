@@ -137,8 +137,8 @@ def test_sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
     header.locator("button").click()
     assert [float(v) for v in column(page, 7)] == sorted(values, reverse=True) or len(values) == 40
 
-    page.locator("#trials th", has_text="held-out loss").locator("button").click()
-    page.locator("#trials th", has_text="held-out loss").locator("button").click()
+    page.locator("#trials th", has_text="validation loss").locator("button").click()
+    page.locator("#trials th", has_text="validation loss").locator("button").click()
     losses = [v for v in column(page, 4) if v != "—"]
     assert losses == sorted(losses, reverse=True)
     assert "—" not in column(page, 4)[: len(losses)], "what is not known stays below, whichever way is sorted"
@@ -147,7 +147,7 @@ def test_sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
     assert set(column(page, 3)) == {"stopped"}
     assert set(column(page, 9)) == {"cosine"}
     page.locator("#filter").fill("no such trial")
-    assert "No trial fits" in page.locator("#trials tbody").inner_text()
+    assert "No trial matches" in page.locator("#trials tbody").inner_text()
     page.locator("#filter").fill("")
     page.locator("#chips button", has_text="stopped").click()
     assert "stopped" not in column(page, 3)
@@ -172,7 +172,7 @@ def test_a_stopped_trial_says_why_and_has_no_loss_of_its_own(visit: Callable[...
     text = page.locator("dialog[open]").inner_text()
     assert "not ranked" in text
     assert "is worse than the median" in text
-    assert "none: only a trial at full budget has one" in text
+    assert "none: the trial did not reach the full budget" in text
 
 
 def test_all_rows_can_be_reached(visit: Callable[..., Any], run: Path) -> None:

@@ -30,7 +30,7 @@ def test_commands_stand_under_provenance(tmp_path: Path) -> None:
     assert "<h3>Commands</h3>" in page
     assert "&lt;ada&gt;@host" in page
     assert "<ada>" not in page
-    assert "refused: the trial has already ended" in page
+    assert "rejected: the trial has already ended" in page
 
 
 def test_a_sweep_that_was_left_alone_has_no_such_table(tmp_path: Path) -> None:

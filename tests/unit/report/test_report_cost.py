@@ -26,7 +26,7 @@ def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> 
     }
     assert summarise(view, price=7.2)["cost"]["price"]["paid"] == pytest.approx(2 * cost["price"]["paid"])
     text = markdown(summarise(view))
-    assert "for all GPU time at 3.60 per GPU-hour; stopping saved" in text
+    assert "for all GPU time at 3.60 per GPU-hour; early stopping saved" in text
 
 
 def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_documented_keys_are_those_of_the_report(report: dict[str, Any]) -> 
     record = section.split("A trial's record:")[1]
     outside = re.sub(r"\([^)]*\)", "", record)
     assert set(re.findall(r"`(\w+)`", outside)) == set(report["trials"][0])
-    for key in ("answer", "cost", "stops"):
+    for key in ("result", "cost", "stops"):
         row = re.search(rf"^\| `{key}` \| (.*) \|$", section, re.M)[1]
         named = set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row)))
         assert named == set(report[key]), key
@@ -81,7 +81,7 @@ def test_the_documented_csv_columns_are_those_written() -> None:
 
 
 def test_the_documented_keys_are_those_of_a_comparison(run: Path) -> None:
-    section = TEXT.split("`comparison.json`, schema version 1:")[1].split("## ")[0]
+    section = TEXT.split("`comparison.json`, schema version 2:")[1].split("## ")[0]
     found = compare([(run, SweepState.load(run))] * 2)
     outside = re.sub(r"\([^)]*\)", "", section)
     assert set(re.findall(r"`(\w+)`", outside)) == set(found)

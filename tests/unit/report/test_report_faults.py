@@ -35,7 +35,7 @@ def test_faults_are_listed_with_their_cost(tmp_path: Path) -> None:
     ):
         assert words in table, words
     assert "<node>" not in page
-    assert "- **Faults** RankFailed, SlotLost; 7.0 s lost to them" in (run / "report.md").read_text()
+    assert "- **Faults** RankFailed, SlotLost; 7.0 s lost" in (run / "report.md").read_text()
 
 
 def test_a_sweep_without_faults_says_so(tmp_path: Path) -> None:

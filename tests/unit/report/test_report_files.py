@@ -131,7 +131,7 @@ def test_no_ledger_and_no_room_are_said(run: Path, tmp_path: Path) -> None:
         write_report(tmp_path)
     view = SweepState.load(run)
     with pytest.raises(StorageError, match=r"ranked\.csv: cannot write the report"):
-        write_report(tmp_path / "gone", view=view)
+        write_report(tmp_path / "gone", state=view)
 
 
 def test_a_reader_never_meets_half_a_file(run: Path) -> None:
@@ -283,7 +283,7 @@ def test_a_narrow_terminal_shows_fewer_settings_and_cuts_none(run: Path, width: 
     rows = [line for line in shown if re.match(r" *([0-9]+|—)  t[0-9]+ ", line)]
     assert len(rows) == min(30, len(view.trials))
     assert not any("…" in line for line in rows)
-    assert any("no room here for" in line for line in shown) == (width < 80)
+    assert any("hidden (terminal too narrow)" in line for line in shown) == (width < 80)
 
 
 @pytest.mark.full

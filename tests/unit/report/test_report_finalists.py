@@ -58,13 +58,13 @@ def test_the_documented_keys_are_those_of_the_finalists(report: dict[str, Any]) 
 
 
 def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any]) -> None:
-    answer = report["answer"]
+    answer = report["result"]
     assert answer["winner"]["trial_id"] == "t0"
-    assert answer["by"] == "maths.acc"
+    assert answer["criterion"] == "maths.acc"
     assert answer["headline"] == "t0 is first of 2 finalists by maths.acc, ahead by more than the noise."
     assert (
         answer["difference"]["text"]
-        == "more than the noise of fresh seeds of one and of the items of the other, which holds no seed noise"
+        == "more than the noise over replicates of one and items of the other; the latter does not include seed noise"
     )
     assert not any("test_set" in line or "Benchmarks" in line for line in report["not_measured"])
     assert not any(line.startswith("Paired") for line in report["not_measured"]), "decided by scores"
@@ -73,17 +73,17 @@ def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any
 
 def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
     view = SweepState.load(finals_sweep(tmp_path, rank_by={"test_set": 1.0}))
-    assert summarise(view)["answer"]["winner"]["trial_id"] == "t0"
+    assert summarise(view)["result"]["winner"]["trial_id"] == "t0"
     before = summarise(SweepState.load(finals_sweep(tmp_path / "open", scored=False)))
-    assert before["answer"]["winner"]["trial_id"] == "t0"
-    assert before["answer"]["by"] == "objective", "until the finalists are scored"
-    assert before["finalists"]["open"]
+    assert before["result"]["winner"]["trial_id"] == "t0"
+    assert before["result"]["criterion"] == "objective", "until the finalists are scored"
+    assert before["finalists"]["in_progress"]
 
 
 @pytest.mark.parametrize("scored", [("t0",), ("t0", "t1")])
 def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scored: tuple[str, ...]) -> None:
     run = finals_sweep(tmp_path, chosen=scored, broken="t1")
-    answer = summarise(SweepState.load(run))["answer"]
+    answer = summarise(SweepState.load(run))["result"]
     assert answer["winner"]["trial_id"] == "t0"
     assert answer["runner_up"] is None
     assert answer["difference"] is None

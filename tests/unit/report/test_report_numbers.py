@@ -91,7 +91,7 @@ class Sweep:
 
 
 def test_the_winner_the_runner_up_and_their_unpaired_difference() -> None:
-    answer = Sweep().trial("t0", 10, "completed", 2.0).trial("t1", 10, "completed", 1.5).report()["answer"]
+    answer = Sweep().trial("t0", 10, "completed", 2.0).trial("t1", 10, "completed", 1.5).report()["result"]
     assert answer["winner"]["trial_id"] == "t1"
     assert answer["winner"]["stderr"] == pytest.approx(0.01)
     assert answer["difference"]["value"] == pytest.approx(0.5)
@@ -121,7 +121,7 @@ def test_a_difference_on_the_same_samples_has_an_error_of_its_own(
     for row, residuals in zip(finals, (one, other), strict=True):
         row["sets"]["math"] |= {"tokens": 100} | ({} if residuals is None else {"residuals": residuals})
     report = sweep.report()
-    found = report["answer"]["difference"]
+    found = report["result"]["difference"]
     assert found["paired"] is (stderr is not None)
     assert found["stderr"] == pytest.approx(math.hypot(0.1, 0.1) if stderr is None else stderr)
     assert found["clear"] is (stderr is not None)
@@ -133,7 +133,7 @@ def test_a_difference_on_the_same_samples_has_an_error_of_its_own(
     ("second", "clear"), [(1.5, False), (1.5 + 1.95 * 0.0141421, False), (1.5 + 1.97 * 0.0141421, True)]
 )
 def test_a_lead_is_clear_beyond_two_standard_errors_only(second: float, clear: bool) -> None:
-    answer = Sweep().trial("t0", 10, "completed", 1.5).trial("t1", 10, "completed", second).report()["answer"]
+    answer = Sweep().trial("t0", 10, "completed", 1.5).trial("t1", 10, "completed", second).report()["result"]
     assert answer["difference"]["clear"] is clear
     assert answer["within_noise"] == ([] if clear else ["t1"])
 
@@ -142,7 +142,7 @@ def test_without_standard_errors_nothing_is_claimed() -> None:
     sweep = (
         Sweep().trial("t0", 10, "completed", 1.5, stderr=None).trial("t1", 10, "completed", 1.6, stderr=None)
     )
-    answer = sweep.report()["answer"]
+    answer = sweep.report()["result"]
     assert answer["winner"]["stderr"] is None
     assert answer["difference"]["clear"] is None
     assert answer["within_noise"] == []
@@ -151,7 +151,7 @@ def test_without_standard_errors_nothing_is_claimed() -> None:
 def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 9.5).trial("t1", 5, "stopped").trial("t2", 1, "running")
     report = sweep.report()
-    assert report["answer"]["winner"]["trial_id"] == "t0"
+    assert report["result"]["winner"]["trial_id"] == "t0"
     assert [(t["trial_id"], t["rank"], t["objective"]) for t in report["trials"]] == [
         ("t0", 1, 9.5), ("t1", None, None), ("t2", None, None)]  # fmt: skip
     assert report["trials"][1]["last_eval"]["objective"] == 9.0
@@ -160,8 +160,8 @@ def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
 
 def test_no_winner_before_a_trial_completes() -> None:
     for report in (Sweep().report(), Sweep().trial("t0", 5, "stopped").report()):
-        assert report["answer"]["winner"] is None
-        assert "no winner" in report["answer"]["headline"]
+        assert report["result"]["winner"] is None
+        assert "no winner" in report["result"]["headline"]
 
 
 @pytest.mark.parametrize(
@@ -300,13 +300,13 @@ def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
     assert stops["by_rung"] == {"10%": 1}
     audits = stops["audits"]
     # With one trial stopped, each of four audited stands for 5/4: the best fifth of 10.75 trials ends with t1.
-    assert (audits["flagged"], audits["finished"], audits["good"]) == (4, 3, 1)
+    assert (audits["audited"], audits["completed"], audits["top"]) == (4, 3, 1)
     assert audits["status"] == "uncertified"
     assert audits["rate"]["low"] == pytest.approx(0.0084, abs=1e-4)
     assert audits["rate"]["high"] == pytest.approx(0.9057, abs=1e-4)
     # Five were condemned (t1, t5, t9, t10, t11), and one good trial, t0, never was: (1/3 x 5) / (1/3 x 5 + 1).
-    lost = stops["good_lost"]
-    assert (lost["flagged"], lost["kept"], lost["asked"], lost["status"]) == (5, 1, None, "uncertified")
+    lost = stops["false_stops"]
+    assert (lost["flagged"], lost["kept"], lost["limit"], lost["status"]) == (5, 1, None, "uncertified")
     assert lost["rate"]["value"] == pytest.approx(0.625)
     assert lost["rate"]["low"] == pytest.approx(0.0403, abs=1e-4)
     assert lost["rate"]["high"] == pytest.approx(0.8191, abs=1e-4)
@@ -315,7 +315,7 @@ def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
 def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
     report = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 1, "stopped").report()
     assert report["stops"]["audits"]["rate"] is None
-    assert report["stops"]["good_lost"]["rate"] is None
+    assert report["stops"]["false_stops"]["rate"] is None
     assert any("audit" in line for line in report["not_measured"])
 
 
@@ -335,8 +335,8 @@ def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
     for i, basis in enumerate(bases, 1):
         sweep.trial(f"t{i}", 1, "stopped").decision(f"t{i}", 0.1, "stop", evidence={"basis": basis})
     report = sweep.trial("t8", 1, "stopped").decision("t8", 0.1, "stop", rule="user").report()
-    lost = report["stops"]["good_lost"]
-    assert (lost["status"], lost["asked"], lost["flagged"]) == (status, 0.2, len(bases))
+    lost = report["stops"]["false_stops"]
+    assert (lost["status"], lost["limit"], lost["flagged"]) == (status, 0.2, len(bases))
     found = report["stops"]["by_basis"]
     assert {basis: row["stopped"] for basis, row in found.items()} == dict.fromkeys([*bases, "user"], 1)
     assert sum(row["saved"] for row in found.values()) == pytest.approx(report["cost"]["saved"])
@@ -357,7 +357,7 @@ def test_the_interval_of_good_trials_lost_holds_the_truth() -> None:
             sweep.trial(f"t{i}", *((1, "stopped") if stopped else (10, "completed", end)))
             if flagged[i]:
                 sweep.decision(f"t{i}", 0.1, "audit" if audited else "stop")
-        rate = sweep.report()["stops"]["good_lost"]["rate"]
+        rate = sweep.report()["stops"]["false_stops"]["rate"]
         held += rate["low"] <= (flagged & good).sum() / good.sum() <= rate["high"]
     assert held >= 54
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sweepft.report.signals import least_squares, rank_correlation
+from sweepft.report.signals import least_squares, spearman
 
 values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
 
@@ -20,14 +20,14 @@ values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
 def test_rank_correlation_is_spearmans_and_lies_in_its_interval(data: st.DataObject) -> None:
     x = data.draw(values)
     y = data.draw(st.lists(st.floats(-100, 100), min_size=len(x), max_size=len(x)))
-    found = rank_correlation(x, y)
+    found = spearman(x, y)
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert found is None
         return
     assert found is not None
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-9)
     assert -1 <= found.low <= found.value <= found.high <= 1
-    mirrored = rank_correlation(x, [-v for v in y])
+    mirrored = spearman(x, [-v for v in y])
     assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low))
 
 
@@ -41,15 +41,15 @@ def test_rank_correlation_is_spearmans_and_lies_in_its_interval(data: st.DataObj
     ],
 )
 def test_too_little_says_nothing(x: list, y: list) -> None:
-    assert rank_correlation(x, y) is None
+    assert spearman(x, y) is None
 
 
 def test_within_cohorts_a_difference_between_them_counts_for_nothing() -> None:
     """Two batch sizes: overall the signal looks good, within each it is reversed."""
     x = [1, 2, 3, 4, 11, 12, 13, 14]
     y = [4, 3, 2, 1, 14, 13, 12, 11]
-    assert rank_correlation(x, y).value > 0.5
-    assert rank_correlation(x, y, cohorts=[8] * 4 + [16] * 4).value == pytest.approx(-1)
+    assert spearman(x, y).value > 0.5
+    assert spearman(x, y, cohorts=[8] * 4 + [16] * 4).value == pytest.approx(-1)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -58,7 +58,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     spearman = 6 / math.pi * math.asin(rho / 2)
     for _ in range(runs):
         a, b = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], 25).T
-        found = rank_correlation(a, b)
+        found = spearman(a, b)
         hits += found.low <= spearman <= found.high
     assert 0.92 <= hits / runs <= 0.98
 

@@ -54,11 +54,11 @@ TWO = {"t0": [(10.0, 10.0), (16.0, 6.0), (22.0, 6.0)], "t1": [(10.0, 10.0)]}
 def test_a_trial_is_compared_with_itself() -> None:
     found = sharing(TWO)
     assert found is not None
-    assert found["kept"] == pytest.approx(0.6)
-    assert found["gain"] == pytest.approx(1.2)
+    assert found["relative_speed"] == pytest.approx(0.6)
+    assert found["throughput_gain"] == pytest.approx(1.2)
     assert (found["trials_per_gpu"], found["trials"]) == (2, 1)
     assert found["text"] == (
-        "2 trials a GPU; beside others a trial kept 60% of its speed alone (median of 1), so the GPU did 1.20 times "
+        "2 trials a GPU; a trial on a shared GPU kept 60% of its speed alone (median of 1), so the GPU did 1.20 times "
         "the work"
     )
 
@@ -75,8 +75,8 @@ def test_a_trial_is_compared_with_itself() -> None:
 def test_what_was_not_seen_is_not_told(results: dict[str, Any], kwargs: dict[str, Any]) -> None:
     found = sharing(results, **kwargs)
     assert found is not None
-    assert found["gain"] is None
-    assert found["text"].startswith("2 trials a GPU; what that won was not seen")
+    assert found["throughput_gain"] is None
+    assert found["text"].startswith("2 trials a GPU; the gain was not measured")
 
 
 @pytest.mark.parametrize("gpus", [0.0, 1.0])
@@ -86,5 +86,5 @@ def test_trials_with_gpus_of_their_own_share_nothing(gpus: float) -> None:
 
 def test_the_report_says_it() -> None:
     summary = summarise(SweepState.from_rows(rows(TWO)))
-    assert "- **Sharing** 2 trials a GPU; beside others a trial kept 60%" in markdown(summary)
+    assert "- **GPU sharing** 2 trials a GPU; a trial on a shared GPU kept 60%" in markdown(summary)
     assert summary["cost"]["tokens_per_second"] == pytest.approx(4 * 5 * TOKENS / (0.5 * 32))

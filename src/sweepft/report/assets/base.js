@@ -1,6 +1,6 @@
 "use strict";
-// What every part of the page shares: unpacking, numbers as people read them, theme, and Plotly's look.
-// Constraint: text of a trial reaches the page through textContent, or through `label` where Plotly reads markup.
+// Shared by all parts of the page: unpacking, number formats, theme and Plotly's layout.
+// Text of a trial reaches the page only through textContent, or through `label` where Plotly reads markup.
 
 const $ = (id) => document.getElementById(id);
 const STATUSES = ["completed", "stopped", "paused", "diverged", "failed", "interrupted", "running"];
@@ -27,10 +27,10 @@ function make(tag, attributes = {}, ...children) {
 
 const isNumber = (v) => typeof v === "number" && Number.isFinite(v);
 
-const TURNS = /[\u202a-\u202e\u2066-\u2069]/g; // would turn the direction of all text after them
+const DIRECTION_MARKS = /[\u202a-\u202e\u2066-\u2069]/g; // they change the direction of all text after them
 
 function clip(text, limit = 60) {
-  text = String(text).replace(TURNS, "");
+  text = String(text).replace(DIRECTION_MARKS, "");
   return text.length > limit ? text.slice(0, limit - 1) + "…" : text;
 }
 
@@ -57,7 +57,7 @@ function duration(s) {
   return (s / 86400).toFixed(1) + " d";
 }
 
-// How long ago, in words that stay true for a while.
+// How long ago, roughly.
 function ago(seconds) {
   if (seconds < 90) return "just now";
   return seconds < 5400 ? Math.round(seconds / 60) + " min ago" : Math.round(seconds / 3600) + " h ago";
@@ -65,7 +65,7 @@ function ago(seconds) {
 
 const percent = (v) => (isNumber(v) ? Math.round(100 * v) + "%" : "—");
 
-// Text for Plotly, which reads a little markup.
+// Text for Plotly, which interprets some markup.
 function label(value, limit = 40) {
   return clip(plain(value).replace(/\s+/g, " "), limit).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 }
@@ -76,13 +76,13 @@ function timeUnit(seconds) {
   return seconds < 720000 ? [3600, "h"] : [86400, "days"];
 }
 
-// What is remembered while this tab is open, so that a live page loads again as it was.
+// State kept while this tab is open, so that a live page reloads as it was.
 const memory = {
   get(key, other) {
     try { return JSON.parse(sessionStorage.getItem("sweepft:" + location.pathname + ":" + key)) ?? other; } catch { return other; }
   },
   set(key, value) {
-    try { sessionStorage.setItem("sweepft:" + location.pathname + ":" + key, JSON.stringify(value)); } catch { /* private mode: forget */ }
+    try { sessionStorage.setItem("sweepft:" + location.pathname + ":" + key, JSON.stringify(value)); } catch { /* private mode */ }
   },
 };
 
@@ -94,7 +94,7 @@ function isDark() {
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
 const isPhone = () => innerWidth < 600;
 
-// Good is dark on a light page and bright on a dark one: the best stands out from the ground on both.
+// Good values are dark on a light page and bright on a dark one, so that they stand out on both.
 function ramp() {
   const colors = ["#0d3b66", "#1f6f9c", "#3a9d9b", "#7cc08a", "#c9dfa0"];
   const bright = ["#f4f1a5", "#9ad58c", "#46b09a", "#2f7fa5", "#35527f"];
@@ -137,13 +137,13 @@ function layout(more = {}) {
   };
 }
 
-// Plotly offers by default to send a chart to a server: a run's data stays here.
+// By default Plotly offers to upload charts; a run's data must stay local.
 const CONFIG = {
   displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "",
   modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendDataToCloud"],
 };
 
-// Charts are drawn when they come into view, and drawn again when the theme or the width class changes.
+// Charts are drawn when they come into view, and redrawn when the theme or the width class changes.
 const charts = new Map(); // element id -> function that returns {traces, layout}, or null to hide the card
 const drawn = new Set();
 
@@ -187,7 +187,7 @@ function check(host, text, value, change) {
   host.append(make("label", {}, box, text));
 }
 
-// The button between light and dark, and charts that follow it and the width of the window.
+// The light/dark button; charts follow it and the width of the window.
 function themeButton() {
   const chosen = memory.get("theme", null);
   if (chosen) document.documentElement.dataset.theme = chosen;

@@ -9,12 +9,12 @@ const xAxes = () => [["x", "training samples"], ["s", "optimizer steps"], ["t", 
 function yAxes() {
   const sets = new Set();
   for (const { curve } of byId.values()) for (const e of curve.e) for (const name of Object.keys(e[4])) sets.add(name);
-  const several = sets.size > 1 ? [...sets].map((name) => ["e:" + name, "held-out loss: " + name]) : [];
-  return [["l", "training loss"], ["e", "held-out loss"], ...several, ["g", "gradient norm"], ["r", "learning rate"]];
+  const several = sets.size > 1 ? [...sets].map((name) => ["e:" + name, "validation loss: " + name]) : [];
+  return [["l", "training loss"], ["e", "validation loss"], ...several, ["g", "gradient norm"], ["r", "learning rate"]];
 }
 
 const UNITS = { l: "training loss (nats per target token)", g: "gradient norm (L2, before clipping)", r: "learning rate" };
-const unitOf = (y) => UNITS[y] ?? "held-out loss (nats per target token" + (y === "e" ? ")" : ", " + label(y.slice(2)) + ")");
+const unitOf = (y) => UNITS[y] ?? "validation loss (nats per target token" + (y === "e" ? ")" : ", " + label(y.slice(2)) + ")");
 
 function series(curve, y, x) {
   if (!y.startsWith("e")) return [curve[x], curve[y]];
@@ -23,7 +23,7 @@ function series(curve, y, x) {
   return [curve.e.map((e) => e[column]), curve.e.map((e) => (set ? e[4][set] ?? null : e[3]))];
 }
 
-// Mean over a sliding twentieth of the budget; ends and gaps are averaged over what is there.
+// Mean over a sliding twentieth of the budget; ends and gaps are averaged over the values there are.
 function smooth(ys, samples) {
   const half = 0.025 * R.budget_samples;
   let from = 0, to = 0, sum = 0, count = 0;
@@ -40,7 +40,7 @@ const shown = ({ curve, record }) => {
   return [gpus === 1 ? xs : xs.map((v) => v * gpus), state.smooth && (state.y === "l" || state.y === "g") ? smooth(ys, curve.x) : ys];
 };
 
-// Groups of trials of one colour: by status, or by a swept setting (numbers of many values in five classes).
+// Groups of trials of one colour: by status, or by a swept hyperparameter (numbers with many values in five classes).
 function groups(key) {
   if (key === "status") {
     return STATUSES.map((s) => ({ name: s, color: css(s), trials: R.trials.filter((t) => t.status === s) })).filter((g) => g.trials.length);
@@ -78,7 +78,7 @@ function curvesFigure() {
   const traces = [];
   const heights = [];
   const stops = { x: [], y: [], customdata: [], text: [] };
-  const winner = R.answer.winner?.trial_id;
+  const winner = R.result.winner?.trial_id;
   for (const group of groups(state.color)) {
     const trace = {
       type: "scatter", mode: y.startsWith("e") ? "lines+markers" : "lines", name: label(group.name, 24) + " (" + group.trials.length + ")",
@@ -101,7 +101,7 @@ function curvesFigure() {
     traces.push(trace);
   }
   if (stops.x.length) {
-    traces.push({ type: "scatter", mode: "markers", name: "stopped or broke off", ...stops, hovertemplate: "%{text}<extra></extra>",
+    traces.push({ type: "scatter", mode: "markers", name: "stopped or failed", ...stops, hovertemplate: "%{text}<extra></extra>",
       marker: { symbol: "x-thin", size: R.trials.length > 300 ? 3 : many ? 5 : 8, opacity: R.trials.length > 300 ? 0.25 : 1, line: { width: R.trials.length > 300 ? 1 : 1.5, color: css("muted") } } });
   }
   if (winner) {
@@ -115,7 +115,7 @@ function curvesFigure() {
     yaxis: logy ? logAxis(unitOf(y), range ? range.map((v) => 10 ** v) : heights, range && { range }) : axis(unitOf(y), range && { range }) }) };
 }
 
-// Leaves out the wildest hundredth, so that one divergence does not flatten all others.
+// Leaves out the largest hundredth, so that one divergence does not flatten all others.
 function robust(values, log) {
   const sorted = values.filter((v) => !log || v > 0).sort((a, b) => a - b);
   if (sorted.length < 3) return null;
@@ -137,27 +137,27 @@ function curveControls() {
   check(host, "log y", state.logy, update("logy"));
 }
 
-const SIGNALS = { eval_loss: "held-out loss", grad_norm: "gradient norm", loss_drop: "drop of training loss", loss: "training loss" };
+const SIGNALS = { eval_loss: "validation loss", grad_norm: "gradient norm", loss_drop: "drop of training loss", loss: "training loss" };
 
 function signalsFigure() {
   const rows = R.signals.filter((s) => s.metric === state.metric && s.cohort === state.cohort);
   if (!rows.length) return null;
-  const windows = [...new Set(rows.map((s) => s.rung))].sort((a, b) => a - b);
+  const rungs = [...new Set(rows.map((s) => s.rung))].sort((a, b) => a - b);
   const names = Object.keys(SIGNALS).filter((s) => rows.some((r) => r.signal === s));
-  const traces = windows.map((window, i) => {
-    const here = rows.filter((s) => s.rung === window);
-    const offset = (i - (windows.length - 1) / 2) * Math.min(0.2, 0.7 / windows.length);
+  const traces = rungs.map((rung, i) => {
+    const here = rows.filter((s) => s.rung === rung);
+    const offset = (i - (rungs.length - 1) / 2) * Math.min(0.2, 0.7 / rungs.length);
     return {
-      type: "scatter", mode: "markers", name: percent(window) + " of the budget",
+      type: "scatter", mode: "markers", name: percent(rung) + " of the budget",
       x: here.map((s) => s.rho), y: here.map((s) => names.indexOf(s.signal) - offset),
       error_x: { type: "data", symmetric: false, array: here.map((s) => s.high - s.rho), arrayminus: here.map((s) => s.rho - s.low), thickness: 1.6, width: 4 },
-      marker: { size: 9, color: shade(windows.length > 1 ? i / (windows.length - 1) : 0) },
+      marker: { size: 9, color: shade(rungs.length > 1 ? i / (rungs.length - 1) : 0) },
       text: here.map((s) => SIGNALS[s.signal] + " at " + percent(s.rung) + "<br>ρ = " + s.rho.toFixed(2) + " (" + s.low.toFixed(2) + " to " + s.high.toFixed(2) + "), " + s.n + " trials<br>" + s.reading),
       hovertemplate: "%{text}<extra></extra>",
     };
   });
   const middle = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("muted"), width: 1.2, dash: "dot" } };
-  const words = isPhone() ? "← high is good · low is good →" : "← high signal, good end · Spearman's ρ with the final loss · low signal, good end →";
+  const words = isPhone() ? "← high is good · low is good →" : "← high is good · Spearman's ρ with the final loss · low is good →";
   return { traces, height: 110 + 78 * names.length, layout: layout({ shapes: [middle], xaxis: axis(words, { range: [-1.05, 1.05], zeroline: false }),
     yaxis: axis("", { tickvals: names.map((_, i) => i), ticktext: names.map((n) => SIGNALS[n].replace(" of ", isPhone() ? "<br>of " : " of ")), range: [-0.6, names.length - 0.4], zeroline: false, showgrid: false }) }) };
 }
@@ -190,7 +190,7 @@ function ganttFigure() {
     type: "bar", orientation: "h", name: status, marker: { color: css(status), line: { color: css("card"), width: list.length > 400 ? 0 : 1 } },
     base: list.map(([b]) => b[2] / scale), x: list.map(([b]) => Math.max(0, b[3] - b[2]) / scale), y: list.map(([b]) => row.get(b[1])),
     customdata: list.map(([b]) => b[0]), hovertemplate: "%{text}<extra></extra>", textposition: "none",
-    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + b[5] + (t.attempts > 1 ? ", one of " + t.attempts + " tries" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
+    text: list.map(([b, t]) => "<b>" + label(b[0], 24) + "</b> " + b[5] + (t.attempts > 1 ? ", one of " + t.attempts + " attempts" : "") + "<br>" + duration(b[3] - b[2]) + " on slot " + label(b[1], 30) + (t.stop ? "<br>" + label(t.stop.reason, 90) : "")),
   }));
   if (D.waits.length) {
     traces.unshift({ type: "bar", orientation: "h", name: "start-up, idle", marker: { color: css("wait"), line: { width: 0 } },
@@ -207,7 +207,7 @@ function ganttFigure() {
   if (audits.length) {
     const ends = audits.map((t) => D.timeline.findLast((b) => b[0] === t.trial_id)).filter(Boolean);
     traces.push({ type: "scatter", mode: "markers", name: "audited", x: ends.map((b) => b[3] / scale), y: ends.map((b) => row.get(b[1])), customdata: ends.map((b) => b[0]),
-      marker: { symbol: "diamond", size: audits.length > 60 ? 6 : 8, color: css("card"), line: { color: css("ink"), width: 1.5 } }, hovertemplate: "condemned, ran on as an audit<extra></extra>" });
+      marker: { symbol: "diamond", size: audits.length > 60 ? 6 : 8, color: css("card"), line: { color: css("ink"), width: 1.5 } }, hovertemplate: "flagged, trained on as an audit<extra></extra>" });
   }
   const height = Math.max(190, 120 + Math.min(26, 700 / slots.length) * slots.length);
   return { traces, height, layout: layout({ barmode: "overlay", bargap: slots.length > 40 ? 0.1 : 0.28, xaxis: axis("time since the sweep began (" + unit + ")", { rangemode: "tozero" }),

@@ -1,10 +1,10 @@
 "use strict";
-// Puts the page together: unpack, table first (it is what people look for), charts when they come into view.
+// Builds the page: unpacks the data, draws the table first and each chart when it comes into view.
 
 async function begin() {
   D = JSON.parse(await unpack("data"));
   R = D.report;
-  STATUSES.push(...Object.keys(R.counts).filter((s) => !STATUSES.includes(s))); // of a later version
+  STATUSES.push(...Object.keys(R.counts).filter((s) => !STATUSES.includes(s))); // statuses of a later version
   R.trials.forEach((record, i) => byId.set(record.trial_id, { record, curve: D.curves[i], place: i }));
   Object.assign(state, memory.get("curves", {}));
   if (!yAxes().some(([k]) => k === state.y)) state.y = "l";
@@ -44,7 +44,7 @@ document.addEventListener("click", async (event) => {
   if (copy) {
     try { await navigator.clipboard.writeText(copy.dataset.copy); copy.textContent = "Copied"; } catch { prompt("Copy:", copy.dataset.copy); }
   }
-  if (event.target === $("trial")) $("trial").close(); // a click beside the sheet
+  if (event.target === $("trial")) $("trial").close(); // a click outside the sheet
 });
 
 $("trial").addEventListener("close", () => {
@@ -62,32 +62,32 @@ const sections = new IntersectionObserver((entries) => {
 }, { rootMargin: "-20% 0px -70% 0px" });
 for (const section of document.querySelectorAll("main > section")) sections.observe(section);
 
-// A live page loads itself again, but never under the reader's hands.
+// A live page reloads itself, but not while the reader is using it.
 let touched = 0;
 for (const kind of ["pointerdown", "keydown", "wheel", "touchmove"]) addEventListener(kind, () => { touched = Date.now(); }, { passive: true });
 
 function live() {
-  const tell = () => { $("fresh").textContent = "updated " + ago(Date.now() / 1000 - R.generated); };
-  tell();
+  const showAge = () => { $("fresh").textContent = "updated " + ago(Date.now() / 1000 - R.generated); };
+  showAge();
   setInterval(() => {
-    tell();
+    showAge();
     if (!document.hidden && !$("trial").open && Date.now() - touched > 10000) location.reload();
   }, 1000 * D.refresh);
 }
 
-// The table comes after the browser has put a page that is loaded again back to its place: put it back once more.
-function stay() {
+// The browser restores the scroll position of a reloaded page before the table is drawn: restore it again.
+function restoreScroll() {
   if (performance.getEntriesByType("navigation")[0]?.type === "reload") scrollTo({ top: memory.get("scroll", 0), behavior: "instant" });
   addEventListener("pagehide", () => memory.set("scroll", scrollY));
 }
 
 begin().then(() => {
-  stay();
+  restoreScroll();
   if (D.refresh) live();
 }).catch((error) => {
   $("problem").hidden = false;
   $("problem").textContent = typeof DecompressionStream === "undefined"
-    ? "This page needs a browser of 2023 or later. The same numbers are in ranked.csv and report.md beside it."
+    ? "This page requires a browser from 2023 or later. The same numbers are in ranked.csv and report.md beside it."
     : "The page could not be drawn: " + error + ". The same numbers are in ranked.csv and report.md beside it.";
   document.body.dataset.ready = "failed";
   console.error(error);

@@ -1,11 +1,11 @@
 "use strict";
-// Charts of what was searched: importance, best so far, the map of two settings, slices, parallel lines, Pareto front.
-// Only completed trials have a value; others are shown as places that were tried.
+// Charts of what was searched: importance, best so far, the map of two hyperparameters, slices, parallel lines, Pareto front.
+// Only completed trials have a value; the others are shown as points that were tried.
 
 const dot = (n, size) => (n > 200 ? 0.6 * size : size);
 const done = () => R.trials.filter((t) => t.rank !== null);
-// The winner among them: finalists may put another first than the ranking does.
-const winnerOf = (list) => list.find((t) => t.trial_id === R.answer.winner?.trial_id) ?? list[0];
+// The winner among them: the finalists' scores can put another trial first than the ranking does.
+const winnerOf = (list) => list.find((t) => t.trial_id === R.result.winner?.trial_id) ?? list[0];
 const isLog = (key) => Boolean(D.space[key]?.log_uniform) || (R.trials.every((t) => t.params[key] > 0) && spread(key) >= 30);
 
 function spread(key) {
@@ -15,12 +15,12 @@ function spread(key) {
 
 const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber(t.params[key]));
 const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.params[k]))).size > 1);
-const objective = "held-out loss (nats per target token)";
+const objective = "validation loss (nats per target token)";
 
-// Numbers from a range lie on their own scale; choices, few distinct numbers and all else are labels in order.
+// Numbers from a range are drawn on their own scale; everything else as ordered labels.
 const isRange = (key, labels) => isNumeric(key) && labels.length > 1 && !D.space[key]?.choice && (key in D.space || labels.length > 6);
 
-function settingAxis(key, title, room) {
+function paramAxis(key, title, room) {
   const labels = [...new Set(R.trials.map((t) => t.params[key]).map((v) => (isNumber(v) ? v : label(v, 18))))];
   if (isRange(key, labels)) {
     return { at: (t) => t.params[key], axis: isLog(key) ? logAxis(title, labels, {}, room) : axis(title, { nticks: room }), jitter: 0, edges: cuts(labels, isLog(key)) };
@@ -42,7 +42,7 @@ function cuts(values, log) {
   return Array.from({ length: 8 }, (_, i) => (i === 0 ? low : i === 7 ? high : back(f(low) + ((f(high) - f(low)) * i) / 7)));
 }
 
-// The cells of two settings, each of the mean loss of the completed trials in it.
+// The cells of two hyperparameters: the mean loss of the completed trials in each.
 function heat(list, ax, ay, range) {
   const cell = (v, edges) => Math.max(0, Math.min(edges.length - 2, edges.findLastIndex((e) => v >= e)));
   const sums = ay.edges.slice(1).map(() => ax.edges.slice(1).map(() => []));
@@ -52,7 +52,7 @@ function heat(list, ax, ay, range) {
     text: sums.map((row) => row.map((v) => v.length + " completed")), hovertemplate: "mean loss %{z:.4f}<br>%{text}<extra></extra>" };
 }
 
-// A steady small shift, so that trials of one label do not hide each other.
+// A small deterministic shift, so that trials with one label do not hide each other.
 const shift = (t, size) => size * Math.sin(12.9898 * (t.number + 1));
 
 const about = (t) => "<b>" + label(t.trial_id, 24) + "</b>" + (t.rank ? " rank " + t.rank + "<br>loss " + num(t.objective, 5) : " " + t.status) +
@@ -91,10 +91,10 @@ function bestFigure() {
 }
 
 function colorbar(values) {
-  return { color: values, colorscale: ramp(), showscale: true, colorbar: { title: { text: "held-out loss", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } };
+  return { color: values, colorscale: ramp(), showscale: true, colorbar: { title: { text: "validation loss", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } };
 }
 
-// The colour scale ends where the worse half begins to stretch, else one poor trial makes all others look alike.
+// The colour scale ends at the 85th percentile, else one poor trial makes all others look alike.
 function colorRange(values) {
   const sorted = [...values].sort((a, b) => a - b);
   return { cmin: sorted[0], cmax: sorted[Math.floor(0.85 * (sorted.length - 1))] };
@@ -107,7 +107,7 @@ function mapFigure() {
   const list = done();
   if (!x || !y || !list.length) return null;
   $("t-map").textContent = clip(x, 30) + " × " + clip(y, 30);
-  const ax = settingAxis(x, label(x, 30)), ay = settingAxis(y, label(y, 30));
+  const ax = paramAxis(x, label(x, 30)), ay = paramAxis(y, label(y, 30));
   const point = (t, a) => (a.jitter ? a.at(t) + shift(t, a.jitter) : a.at(t));
   const others = R.trials.filter((t) => t.rank === null && t.replicate_of === null);
   const values = list.map((t) => t.objective);
@@ -132,12 +132,12 @@ function slicesFigure() {
   const figure = { traces: [], height: 70 + 260 * down, layout: layout({ showlegend: false, grid: { rows: down, columns: across, pattern: "independent", ygap: 0.32, xgap: isPhone() ? 0 : 0.09 } }) };
   keys.forEach((key, i) => {
     const n = i ? String(i + 1) : "";
-    const a = settingAxis(key, label(key, 28), 5);
+    const a = paramAxis(key, label(key, 28), 5);
     figure.traces.push({ type: "scatter", mode: "markers", xaxis: "x" + n, yaxis: "y" + n, x: list.map((t) => a.at(t) + (a.jitter ? shift(t, a.jitter) : 0)), y: list.map((t) => t.objective),
       customdata: list.map((t) => t.trial_id), text: list.map(about), hovertemplate: "%{text}<extra></extra>",
       marker: { color: list.map((t) => css(t === first ? "ink" : "completed")), size: list.map((t) => (t === first ? 10 : dot(list.length, 6.5))), line: { width: 0 }, opacity: list.map((t) => (t === first ? 1 : 0.6)) } });
     figure.layout["xaxis" + n] = { ...a.axis };
-    figure.layout["yaxis" + n] = axis(i % across === 0 ? "held-out loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
+    figure.layout["yaxis" + n] = axis(i % across === 0 ? "validation loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
   });
   return figure;
 }
@@ -146,7 +146,7 @@ function parallelFigure() {
   const keys = varied();
   const list = done().slice(0, 400);
   if (keys.length < 2 || list.length < 2) return null;
-  const columns = [...keys.map((key) => ({ name: key, ...scaleOf(key) })), { name: "held-out loss", ...objectiveScale(list) }];
+  const columns = [...keys.map((key) => ({ name: key, ...scaleOf(key) })), { name: "validation loss", ...objectiveScale(list) }];
   const classes = list.length < 10 ? 2 : 4;
   const traces = [];
   for (let c = classes - 1; c >= 0; c--) {
@@ -199,8 +199,8 @@ function decades(values) {
 function paretoFigure() {
   const list = done();
   const names = [...new Set(list.flatMap((t) => Object.keys(t.validation)))];
-  const tells = (name) => list.some((t) => isNumber(t.validation[name]?.loss) && Math.abs(t.validation[name].loss - t.objective) > 1e-9);
-  const other = names.find((name) => D.aside.includes(name) && tells(name)) ?? names.find(tells);
+  const differs = (name) => list.some((t) => isNumber(t.validation[name]?.loss) && Math.abs(t.validation[name].loss - t.objective) > 1e-9);
+  const other = names.find((name) => D.unweighted_sets.includes(name) && differs(name)) ?? names.find(differs);
   if (!other) return null;
   const points = list.filter((t) => isNumber(t.validation[other]?.loss));
   if (points.length < 2) return null;
@@ -212,7 +212,7 @@ function paretoFigure() {
   const shaded = key ? { color: points.map((t) => Math.log10(t.params[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.params[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
   return {
     traces: [
-      { type: "scatter", mode: "lines", name: "none better on both", x: front.map((t) => t.objective), y: front.map(y), line: { color: css("ink"), width: 1.6, shape: "hv" }, hoverinfo: "skip" },
+      { type: "scatter", mode: "lines", name: "Pareto front", x: front.map((t) => t.objective), y: front.map(y), line: { color: css("ink"), width: 1.6, shape: "hv" }, hoverinfo: "skip" },
       { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
         marker: { ...shaded, size: dot(points.length, 10), line: { width: points.length > 200 ? 0 : 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
     ],
