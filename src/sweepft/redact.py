@@ -1,7 +1,7 @@
-"""Secrets taken out of text before it is written anywhere: one function, used by ledger, logs and job metadata.
+"""Takes secrets out of text before it is written: one function for ledger, logs and job metadata.
 
-One idea: a secret is known by its value (what the environment holds under a name such as ``HF_TOKEN`` when it is first
-asked for), by its shape (``hf_...``, ``sk-...``), or by where it stands (``api_key=...``, ``https://user:password@host``).
+A secret is recognised by its value (environment variables with names such as ``HF_TOKEN``, read once), by its shape
+(``hf_...``, ``sk-...``), or by its place (``api_key=...``, ``https://user:password@host``).
 """
 
 from __future__ import annotations
@@ -34,33 +34,15 @@ _SHAPE = re.compile(
 _PLACE = re.compile(r"((?:api[_-]?key|secret(?:[_-]?key)?|password|passwd|token)\s*=\s*)[^\s&'\",;]+", re.I)
 
 
+# Every text with such a shape contains one of these: most texts need no regular expression.
 _MARKS: Final = (
-    *(
-        "hf_",
-        "sk-",
-        "ghp_",
-        "gho_",
-        "ghu_",
-        "ghs_",
-        "ghr_",
-        "github_pat_",
-        "glpat-",
-        "AKIA",
-        "ASIA",
-        "AIza",
-        "xox",
-    ),
-    *("://", "Bearer "),
-)
+    "hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "AIza", "xox",
+    "://", "Bearer ",
+)  # fmt: skip
 
 
-"""One of these stands in every text that holds such a shape: most texts are done with at once."""
-
-
-_SHORTEST: Final = 8
-
-
-_LARGEST: Final = 64 << 20
+_SHORTEST: Final = 8  # characters of a secret value
+_LARGEST: Final = 64 << 20  # bytes of a log file
 
 
 def redact(text: str) -> str:
@@ -74,12 +56,12 @@ def redact(text: str) -> str:
 
 
 def looks_secret(text: str) -> bool:
-    """Whether a text holds something of a secret's shape, whatever the environment holds."""
+    """Whether a text contains something with the shape of a secret."""
     return _SHAPE.search(text) is not None
 
 
 def redact_files(folder: Path, pattern: str = "*.log") -> None:
-    """Take secrets out of log files that other processes wrote; files that hold none are not touched."""
+    """Take secrets out of log files of other processes; files without secrets are not touched."""
     for file in folder.glob(pattern):
         try:
             if file.is_symlink() or file.stat().st_size > _LARGEST:
@@ -87,23 +69,23 @@ def redact_files(folder: Path, pattern: str = "*.log") -> None:
             found = file.read_text(encoding="utf-8", errors="surrogateescape")
             clean = redact(found)
             if clean != found:
-                # In place: a process that still writes to the file goes on at its end.
+                # In place, for a process that still appends to the file.
                 file.write_text(clean, encoding="utf-8", errors="surrogateescape")
         except OSError:
             continue
 
 
 class RedactingFormatter(logging.Formatter):
-    """A log formatter whose lines, tracebacks included, hold no secret."""
+    """A log formatter that redacts its lines, including tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
+        """The redacted record."""
         return redact(super().format(record))
 
 
 @cache
 def _secrets() -> tuple[str, ...]:
-    """Values of variables named like a secret, longest first; a path (to a file with credentials) is none."""
+    """Values of variables named like a secret, longest first; paths to files with credentials do not count."""
     found = {
         value
         for name, value in os.environ.items()

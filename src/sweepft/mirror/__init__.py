@@ -1,11 +1,7 @@
-"""A copy of the run folder on an object store, kept while the sweep runs, and brought back when the folder is lost.
+"""A copy of the run folder on an object store, updated while the sweep runs, and fetched when the folder is lost.
 
-One idea: an object that the newest manifest names is never written again, and a manifest is written once, under its
-own digest. Whatever breaks off in between, the copy is what its newest whole manifest says: as it was a moment before.
+An object that the newest manifest names is never overwritten, and a manifest is written once, under its own digest.
+Whatever fails in between, the copy is what its newest complete manifest lists.
 
-pyarrow is loaded by the process that copies and by the one that fetches, never by the driver.
+pyarrow is loaded by the processes that copy and fetch, never by the driver.
 """
-
-from __future__ import annotations
-
-__all__: list[str] = []

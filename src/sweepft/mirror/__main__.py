@@ -1,6 +1,6 @@
-"""The process that copies: ``python -m sweepft.mirror follow RUN URI SECONDS``, until its standard input is closed.
+"""The copying process: ``python -m sweepft.mirror follow RUN URI SECONDS`` runs until its standard input is closed.
 
-``check RUN URI`` says on standard output why a mirror cannot be used, and ends with code 1; else with 0.
+``check RUN URI`` prints why a mirror cannot be used and exits with 1, else with 0.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from sweepft.redact import RedactingFormatter
 
 
 def main() -> int:
-    """Do what the first argument names."""
+    """Run the command that the first argument names."""
     what, run_dir, uri, *rest = sys.argv[1:]
     if what == "check":
         try:
             check(Path(run_dir), uri)
         except MirrorError as error:
-            print(error)  # noqa: T201 - the answer
+            print(error)  # noqa: T201 - the driver reads it
             return 1
         return 0
     handler = logging.StreamHandler()
@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _over(seconds: float) -> bool:
-    """Wait; whether the other end of standard input is gone."""
+    """Wait; True once standard input is closed."""
     ready, _, _ = select.select([0], [], [], seconds)
     return bool(ready) and not os.read(0, 1 << 16)
 

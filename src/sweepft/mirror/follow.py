@@ -1,6 +1,6 @@
-"""Follow a run: look, send, wait; and when the mirror does not answer, try again later and say so.
+"""Keeps a mirror up to date while a run goes on, and checks or copies once.
 
-One idea: what goes wrong with a mirror is noted in the run folder, for whoever asks, and never harms the sweep.
+A failure of the mirror is written to the run folder and retried; it never harms the sweep.
 """
 
 from __future__ import annotations
@@ -21,29 +21,17 @@ from sweepft.mirror.status import MirrorStatus, write_status
 from sweepft.mirror.store import FOLDER, STORE_ERRORS, Store, newest, refused
 from sweepft.redact import redact
 
-_LONGEST_PAUSE: Final = 300.0
-
-
-"""Seconds between tries, at most."""
-
-
-_LONGEST_END: Final = 300.0
-
-
-"""Seconds in which a mirror that does not answer when the sweep is over is tried again."""
-
-
+_MAX_PAUSE: Final = 300.0  # seconds between attempts, at most
+_MAX_RETRIES_SECONDS: Final = 300.0  # how long a failing mirror is retried once the sweep is over
 _PAUSE_AT_END: Final = 5.0
-
-
 _log = logging.getLogger(__name__)
 
 
 def check(run_dir: Path, uri: str) -> None:
-    """Whether a mirror can be written, and be this run's: found by writing, reading, listing and removing.
+    """Check by writing, reading, listing and removing that a mirror works and can be this run's.
 
     Raises:
-        MirrorError: If not, with the store's own words.
+        MirrorError: If not, with the store's own message.
     """
     store, probe = Store(uri), f"{FOLDER}/probe-{os.urandom(8).hex()}"
     try:
@@ -54,17 +42,19 @@ def check(run_dir: Path, uri: str) -> None:
     except STORE_ERRORS as error:
         raise refused(uri, "cannot be written", error) from error
     if not whole:
-        raise MirrorError(f"{uri}: does not give back what is written\n  name another mirror.uri")
+        raise MirrorError(
+            f"{uri}: does not return what was written\n  choose another mirror.uri", key="mirror.unreliable"
+        )
     if found is not None:
         check_ours(run_dir, store, found)
 
 
 def copy_once(run_dir: Path, uri: str) -> int:
-    """Bring a mirror up to date; returns the bytes it holds then.
+    """Bring a mirror up to date; returns the bytes it then holds.
 
     Raises:
         MirrorError: If it cannot be reached or written, or is not this run's.
-        LedgerLocked: If a sweep that runs is copying.
+        LedgerLocked: If a running sweep is copying.
     """
     lock = _lock(run_dir)
     try:
@@ -78,37 +68,38 @@ def copy_once(run_dir: Path, uri: str) -> int:
 
 
 def follow(run_dir: Path, uri: str, seconds: float, over: Callable[[float], bool]) -> bool:
-    """Keep a mirror like a run folder until the run is over; whether it was, in the end.
+    """Keep a mirror up to date until the run is over.
 
     Args:
         run_dir: The run folder.
-        uri: Of the mirror.
-        seconds: Between two looks.
-        over: Waits that long, or until nothing more will come; whether that is so.
+        uri: Address of the mirror.
+        seconds: Between two steps.
+        over: Waits so many seconds, or until the run is over; returns whether it is.
+    Returns:
+        Whether the mirror is up to date at the end.
     """
     lock: WriterLock | None = None
     copier: Copier | None = None
-    note, failures, last = MirrorStatus(uri, os.getpid()), 0, math.inf
+    status, failures, deadline = MirrorStatus(uri, os.getpid()), 0, math.inf
     try:
         while True:
-            ended = last < math.inf
+            ended = deadline < math.inf
             try:
-                lock = lock or _lock(
-                    run_dir
-                )  # of a driver before this one the last files may still be on their way
+                # The copier of a previous driver can still be sending the last files.
+                lock = lock or _lock(run_dir)
                 copier = copier or Copier(run_dir, Store(uri), every=seconds)
                 copier.step()
-                note, failures = MirrorStatus(uri, os.getpid(), time.time()), 0
+                status, failures = MirrorStatus(uri, os.getpid(), time.time()), 0
             except (MirrorError, LedgerLocked, *STORE_ERRORS) as error:
-                hopeless = isinstance(error, MirrorError)
-                note, failures = _failed(note, error), failures + 1
-            write_status(run_dir, note)
-            if ended and (not failures or hopeless or time.monotonic() > last):
+                permanent = isinstance(error, MirrorError)
+                status, failures = _failed(status, error), failures + 1
+            write_status(run_dir, status)
+            if ended and (not failures or permanent or time.monotonic() > deadline):
                 return not failures
             if ended:
                 time.sleep(_PAUSE_AT_END)
-            elif over(min(seconds * 2**failures, _LONGEST_PAUSE)):
-                last = time.monotonic() + _LONGEST_END
+            elif over(min(seconds * 2**failures, _MAX_PAUSE)):
+                deadline = time.monotonic() + _MAX_RETRIES_SECONDS
     finally:
         if lock is not None:
             lock.release()

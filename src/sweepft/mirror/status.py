@@ -1,4 +1,4 @@
-"""How the mirror of a run stands, noted in the run folder for whoever asks. Loads no pyarrow."""
+"""The state of a run's mirror, kept in the run folder. Does not import pyarrow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FILE: Final = "mirror/state.json"
 
 @dataclass(frozen=True)
 class MirrorStatus:
-    """How a mirror stands.
+    """The state of a mirror.
 
     Attributes:
         uri: Its address.
-        process: Who copies.
-        time: When the copy was last like the run folder, unix seconds; 0 before the first time.
-        failure: Why it is not now, or None.
+        process: Id of the copying process.
+        time: When the mirror was last up to date, Unix seconds; 0 before the first time.
+        failure: Why it is not up to date now, or None.
     """
 
     uri: str
@@ -30,17 +30,17 @@ class MirrorStatus:
 
 
 def read_status(run_dir: Path) -> MirrorStatus | None:
-    """How the mirror of a run stands, or None where it has none."""
+    """The state of a run's mirror, or None without one."""
     try:
         return MirrorStatus(**json.loads((run_dir / _FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_status(run_dir: Path, note: MirrorStatus) -> None:
-    """Note it; where the disk is full, not: the mirror itself matters more."""
+def write_status(run_dir: Path, status: MirrorStatus) -> None:
+    """Write the state. On a full disk it is not written: the mirror itself matters more."""
     file = run_dir / _FILE
     new = file.with_name(f".{file.name}.new")
     with contextlib.suppress(OSError):
-        new.write_text(json.dumps(asdict(note), indent=1))
+        new.write_text(json.dumps(asdict(status), indent=1))
         os.replace(new, file)

@@ -1,8 +1,8 @@
-"""Objects below an address: on S3, on Google Cloud Storage, or in a folder, all by pyarrow.
+"""An object store (S3, Google Cloud Storage or a folder, all by pyarrow), and the manifest of a mirror in it.
 
-One idea: there are names and bytes, and no more. Nothing is renamed, locked or appended to, for object stores cannot.
+The store has names and bytes only: no renames, locks or appends, which object stores lack. The manifest lists every
+object that belongs to the mirror, with its digest.
 """
-# MERGED What a mirror holds: a small file that names every object that counts, with its digest.
 
 from __future__ import annotations
 
@@ -22,45 +22,51 @@ from sweepft.errors import MirrorError
 from sweepft.redact import redact
 from sweepft.spec.outputs import check_address
 
-STORE_ERRORS: Final = (OSError, ArrowException)
+STORE_ERRORS: Final = (OSError, ArrowException)  # raised by a store that is unreachable or refuses
 
 
-"""What a store that cannot be reached, or refuses, raises."""
-
-
+FOLDER: Final = "mirror"
+_VERSION: Final = 1
+_NAME: Final = re.compile(rf"{FOLDER}/(\d{{10}})-([0-9a-f]{{64}})\.json")
+_PATH: Final = re.compile(r"(?!\.)[^/\\\0]+(/(?!\.)[^/\\\0]+)*")
+# The first part of every path in a manifest.
+TOPS: Final = ("spec.yaml", "study.journal", "ledger", "weights", "checkpoints", "items")
 _CHUNK: Final = 8 << 20
 
 
 _REMEDIES: Final = (
-    (("NO_SUCH_BUCKET", "bucket does not exist", "Bucket not found"), "make the bucket, or name another one"),
+    ("mirror.no_bucket", ("NO_SUCH_BUCKET", "bucket does not exist", "Bucket not found"), "create the bucket, or name another one"),
     (
+        "mirror.denied",
         ("ACCESS_DENIED", "Access Denied", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "HTTP status 40", "403"),
-        "credentials that may read, write, list and delete there come from the environment: AWS_ACCESS_KEY_ID and"
+        "set credentials with permission to read, write, list and delete in the environment: AWS_ACCESS_KEY_ID and"
         " AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or GOOGLE_APPLICATION_CREDENTIALS",
     ),
     (
+        "mirror.unreachable",
         ("NETWORK_CONNECTION", "resolve", "connect"),
-        "is it reachable from here? another service is named by AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT",
+        "check the network; name another endpoint by AWS_ENDPOINT_URL or ?endpoint_override=HOST:PORT",
     ),
 )  # fmt: skip
 
 
 def refused(uri: str, what: str, error: BaseException) -> MirrorError:
-    """An error of a store in words, with the remedy where the cause is known."""
+    """The error of a store as a `MirrorError`, with key and remedy where the cause is known."""
     text = redact(" ".join(str(error).split()))
-    known = (remedy for marks, remedy in _REMEDIES if any(mark in text for mark in marks))
-    return MirrorError(f"{uri}: {what}: {text}\n  {next(known, 'see docs/how-to/cluster.md on mirrors')}")
+    known = ((key, remedy) for key, marks, remedy in _REMEDIES if any(mark in text for mark in marks))
+    key, remedy = next(known, ("mirror.refused", "see docs/how-to/cluster.md on mirrors"))
+    return MirrorError(f"{uri}: {what}: {text}\n  {remedy}", key=key)
 
 
 class Store:
-    """Objects named by paths with slashes, below one address.
+    """Objects named by slash-separated paths, below one address.
 
     Args:
         uri: ``s3://bucket/path``, ``gs://bucket/path`` or ``file:///path``.
     Raises:
-        MirrorError: If it cannot be an address.
+        MirrorError: If it is not a valid address.
 
-    Methods raise ``STORE_ERRORS``; for an object that is not there, ``FileNotFoundError``.
+    Methods raise ``STORE_ERRORS``; for a missing object, ``FileNotFoundError``.
     """
 
     def __init__(self, uri: str) -> None:
@@ -69,15 +75,17 @@ class Store:
             check_address(uri)
             self._fs, root = FileSystem.from_uri(uri)
         except PydanticCustomError as error:
-            said = error.context or {}
-            raise MirrorError(f"{self.uri}: {said.get('rule')}\n  {said.get('remedy')}") from None
+            found = error.context or {}
+            raise MirrorError(
+                f"{self.uri}: {found.get('rule')}\n  {found.get('remedy')}", key="mirror.address"
+            ) from None
         except STORE_ERRORS as error:
             raise refused(self.uri, "cannot be opened", error) from error
         self._root = root.rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
     def names(self, folder: str) -> list[str]:
-        """The objects below a folder, or the one of that name, sorted; none where there is nothing."""
+        """Sorted names of the objects below a folder, or the object of that name."""
         place = self._path(folder)
         found = [self._fs.get_file_info(place)]
         if found[0].type != FileType.File:
@@ -90,26 +98,26 @@ class Store:
             return bytes(source.read())
 
     def write(self, name: str, data: bytes) -> None:
-        """Make an object, or replace it."""
-        with self._fs.open_output_stream(self._made(name)) as target:
+        """Create or replace an object."""
+        with self._fs.open_output_stream(self._writable(name)) as target:
             target.write(data)
 
     def send(self, name: str, source: BinaryIO, between: Callable[[], object]) -> str:
-        """Make an object of what a file holds, whatever its size; ``between`` is called now and then meanwhile.
+        """Create an object from a file of any size; ``between`` is called after each chunk.
 
         Returns:
             SHA-256 of what was sent.
         """
         digest = hashlib.sha256()
-        with self._fs.open_output_stream(self._made(name)) as target:
+        with self._fs.open_output_stream(self._writable(name)) as target:
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)
                 between()
         return digest.hexdigest()
 
-    def bring(self, name: str, file: Path) -> str:
-        """Append an object to a file; returns the SHA-256 of what came."""
+    def fetch(self, name: str, file: Path) -> str:
+        """Append an object to a file; returns the SHA-256 of the object."""
         digest = hashlib.sha256()
         with self._fs.open_input_stream(self._path(name)) as source, file.open("ab") as target:
             while chunk := source.read(_CHUNK):
@@ -118,7 +126,7 @@ class Store:
         return digest.hexdigest()
 
     def remove(self, name: str) -> None:
-        """Remove an object; one that is gone is fine."""
+        """Remove an object, if it exists."""
         try:
             self._fs.delete_file(self._path(name))
         except FileNotFoundError:
@@ -127,8 +135,8 @@ class Store:
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _made(self, name: str) -> str:
-        """Where an object is written; object stores need no folders, and get none."""
+    def _writable(self, name: str) -> str:
+        """The path of a new object; folders are created on a local file system only."""
         path = self._path(name)
         if self._local:
             if not Path(self._root).is_dir():
@@ -137,27 +145,9 @@ class Store:
         return path
 
 
-FOLDER: Final = "mirror"
-
-
-_VERSION: Final = 1
-
-
-_NAME: Final = re.compile(rf"{FOLDER}/(\d{{10}})-([0-9a-f]{{64}})\.json")
-
-
-_PATH: Final = re.compile(r"(?!\.)[^/\\\0]+(/(?!\.)[^/\\\0]+)*")
-
-
-TOPS: Final = ("spec.yaml", "study.journal", "ledger", "weights", "checkpoints", "items")
-
-
-"""Where in a run folder the files of a manifest lie."""
-
-
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a file that grows.
+    """A chunk of an append-only file.
 
     Attributes:
         name: Of the object.
@@ -172,12 +162,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file that was written once, under its own name.
+    """A file that is written once, under its own name.
 
     Attributes:
         size: In bytes.
         sha256: Of its bytes.
-        modified: When it was last written in the run folder, nanoseconds of unix time.
+        modified: Its modification time in the run folder, Unix nanoseconds.
     """
 
     size: int
@@ -187,13 +177,13 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The state of a mirror.
+    """The contents of a mirror.
 
     Attributes:
-        number: Of this manifest, from 1 on; 0 before the first.
-        writer: Which process wrote it; a name drawn by lot.
+        number: Of this manifest, from 1; 0 before the first.
+        writer: Random name of the process that wrote it.
         time: Unix seconds.
-        grown: Files that grow, each as its parts one after another.
+        grown: Append-only files, each as its chunks in order.
         kept: Files that are written once.
     """
 
@@ -205,14 +195,14 @@ class Manifest:
 
     @property
     def objects(self) -> set[str]:
-        """Names of the objects that it needs."""
-        return {part.name for parts in self.grown.values() for part in parts} | self.kept.keys()
+        """Names of its objects."""
+        return {chunk.name for chunks in self.grown.values() for chunk in chunks} | self.kept.keys()
 
     @property
     def size(self) -> int:
         """Bytes of all of them."""
-        parts = [part.size for parts in self.grown.values() for part in parts]
-        return sum(parts) + sum(file.size for file in self.kept.values())
+        sizes = [chunk.size for chunks in self.grown.values() for chunk in chunks]
+        return sum(sizes) + sum(file.size for file in self.kept.values())
 
     def encode(self) -> tuple[str, bytes]:
         """Name and bytes of its object."""
@@ -221,10 +211,10 @@ class Manifest:
 
 
 def newest(store: Store) -> Manifest | None:
-    """The newest whole manifest, or None where there is none.
+    """The newest complete manifest, or None.
 
     Raises:
-        MirrorError: If another version of sweepft wrote it, or it names what would lead out of a run folder.
+        MirrorError: If another version of sweepft wrote it, or it names a path outside of a run folder.
         STORE_ERRORS: If the store cannot be read.
     """
     for name in reversed(store.names(FOLDER)):
@@ -233,7 +223,7 @@ def newest(store: Store) -> Manifest | None:
             continue
         try:
             data = store.read(name)
-        except FileNotFoundError:  # a newer one has come since
+        except FileNotFoundError:  # replaced by a newer one meanwhile
             return newest(store)
         if hashlib.sha256(data).hexdigest() == match[2]:
             return _decode(store, name, data)
@@ -245,15 +235,18 @@ def _decode(store: Store, name: str, data: bytes) -> Manifest:
     version = found.get("version") if isinstance(found, dict) else None
     if version != _VERSION:
         raise MirrorError(
-            f"{store.uri}: {name}: mirror version {version!r}, only {_VERSION} is known\n"
-            "  use the sweepft that wrote it"
+            f"{store.uri}: {name}: mirror version {version!r}, expected {_VERSION}\n"
+            "  use the sweepft version that wrote it",
+            key="mirror.version",
         )
     try:
         manifest = Manifest(
             number=int(found["number"]),
             writer=str(found["writer"]),
             time=float(found["time"]),
-            grown={path: tuple(Chunk(**part) for part in parts) for path, parts in found["grown"].items()},
+            grown={
+                path: tuple(Chunk(**chunk) for chunk in chunks) for path, chunks in found["grown"].items()
+            },
             kept={path: FileEntry(**file) for path, file in found["kept"].items()},
         )
         strange = [
@@ -265,7 +258,8 @@ def _decode(store: Store, name: str, data: bytes) -> Manifest:
         strange = [f"{type(error).__name__}: {error}"]
     if strange:
         raise MirrorError(
-            f"{store.uri}: {name}: this is no file of a run folder: {strange[0]!r}\n"
-            "  this mirror was not written by sweepft: do not use it"
+            f"{store.uri}: {name}: not a file of a run folder: {strange[0]!r}\n"
+            "  this mirror was not written by sweepft; do not use it",
+            key="mirror.foreign",
         )
     return manifest

@@ -94,7 +94,8 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
         "stderr": None if standing is None else standing.stderr,
         "objective": trial.objective,
         "replicated": _replicated(
-            [t.objective for t in finalist.replicates if t.objective is not None], _range_of("validation", "loss")
+            [t.objective for t in finalist.replicates if t.objective is not None],
+            _range_of("validation", "loss"),
         ),
         "replicates_lost": finalist.replicates_lost,
         "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},

@@ -1,7 +1,7 @@
-"""Copies of a sweep for TensorBoard, Weights & Biases and MLflow, sent by a process of its own.
+"""Copies of a sweep's metrics for TensorBoard, Weights & Biases and MLflow, sent by a separate process.
 
-One idea: the process follows the ledger as anybody could, so that a tracker can be late, slow or broken without the
-sweep noticing, and can catch up at any time: ``python -m sweepft.trackers RUN`` sends what has not been sent.
+The process reads the ledger, so that a tracker can be late, slow or broken without affecting the sweep, and can catch
+up at any time: ``python -m sweepft.trackers RUN`` sends what has not been sent.
 """
 
 from __future__ import annotations

@@ -12,16 +12,8 @@ from typing import Final
 
 from sweepft.trackers.run import follow
 
-_PAUSE: Final = 1.0
-
-
-"""Seconds between looks at the ledger."""
-
-
-_LONGEST_END: Final = 600
-
-
-"""Seconds for what is left when the sweep is over: nobody waits for a tracker that cannot be reached."""
+_PAUSE: Final = 1.0  # seconds between reads of the ledger
+_END_TIMEOUT: Final = 600  # seconds for what is left when the sweep is over
 
 
 def main() -> None:
@@ -31,11 +23,11 @@ def main() -> None:
 
 
 def _over() -> bool:
-    """Wait a little; whether the other end of standard input is gone."""
+    """Wait for `_PAUSE`; True once standard input is closed."""
     ready, _, _ = select.select([0], [], [], _PAUSE)
     ended = bool(ready) and not os.read(0, 1 << 16)
     if ended:
-        signal.alarm(_LONGEST_END)
+        signal.alarm(_END_TIMEOUT)
     return ended
 
 

@@ -1,7 +1,7 @@
-"""From the ledger to the trackers: each step is sent once, and a tracker that fails is left out.
+"""Sends ledger rows to the trackers: each step once, and a tracker that fails is dropped.
 
-One idea: how far a tracker has got is written down after its data are safe. After a crash at most the rows since the
-last note are sent again, and trackers take those as what they are.
+The position of a tracker is written after its data are safe. After a crash, at most the rows since the last written
+position are sent again; trackers recognise them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 class TrackerFeed:
-    """Sends what the ledger holds and trackers do not have yet. Close it, or use ``with``.
+    """Sends the ledger rows that trackers do not have yet. Close it, or use ``with``.
 
     Args:
-        run_dir: The run folder; ``track/`` in it says how far each tracker has got.
+        run_dir: The run folder; ``track/`` in it holds the position of each tracker.
         makers: Trackers by name.
     Raises:
         LedgerLocked: If another process tracks this run.
@@ -38,11 +38,11 @@ class TrackerFeed:
         folder.mkdir(mode=0o700, exist_ok=True)
         self._lock = WriterLock(folder / "lock")
         self._state = folder / "state.json"
-        self._view = SweepState()
+        self._sweep = SweepState()
         self._tail = LedgerTail(run_dir)
-        self._notes = _read(self._state).get("trackers", {})
+        self._positions = _read(self._state).get("trackers", {})
         self._lanes = [
-            _Lane(name, make, self._notes.get(name, {}).get("next", 0)) for name, make in makers.items()
+            _Lane(name, make, self._positions.get(name, {}).get("next", 0)) for name, make in makers.items()
         ]
 
     def __enter__(self) -> TrackerFeed:
@@ -53,46 +53,46 @@ class TrackerFeed:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Why trackers were left out, by name."""
+        """Why trackers were dropped, by name."""
         return {lane.name: lane.failure for lane in self._lanes if lane.failure is not None}
 
     def step(self) -> bool:
-        """Send the next rows; whether there were any."""
+        """Send the next rows; returns whether there were any."""
         rows = self._tail.read()
         for row in rows:
-            self._view.apply(row)
+            self._sweep.apply(row)
             for lane in self._lanes:
-                lane.take(row, self._view)
+                lane.take(row, self._sweep)
         if rows:
-            self._note()
+            self._save()
         return bool(rows)
 
     def close(self) -> None:
-        """Let trackers end what is open, and give the run free."""
+        """Close open trials in the trackers, and release the run's lock."""
         for lane in self._lanes:
-            lane.close(self._view)
-        self._note()
+            lane.close(self._sweep)
+        self._save()
         self._lock.release()
 
     def _note(self) -> None:
         for lane in self._lanes:
             lane.flush()
-            self._notes[lane.name] = {"next": lane.safe, "failure": lane.failure}
+            self._positions[lane.name] = {"next": lane.safe, "failure": lane.failure}
         new = self._state.with_name(".state.new")
-        new.write_text(json.dumps({"process": os.getpid(), "trackers": self._notes}, indent=1))
+        new.write_text(json.dumps({"process": os.getpid(), "trackers": self._positions}, indent=1))
         os.replace(new, self._state)
 
 
 def failures(run_dir: Path, process: int) -> dict[str, str]:
-    """Why trackers of a run were left out by this process, by name; empty as long as it has noted nothing."""
+    """Why trackers of a run were dropped by this process, by name; empty until it has saved its state."""
     state = _read(run_dir / "track" / "state.json")
     if state.get("process") != process:
         return {}
-    return {name: note["failure"] for name, note in state["trackers"].items() if note["failure"]}
+    return {name: lane["failure"] for name, lane in state["trackers"].items() if lane["failure"]}
 
 
 class _Lane:
-    """One tracker, and how far it has got; ``safe`` is the first row it may have to be sent again."""
+    """One tracker and its position; ``safe`` is the first row that may have to be sent again."""
 
     def __init__(self, name: str, make: Callable[[], Tracker], begin: int) -> None:
         self.name = name
@@ -104,10 +104,10 @@ class _Lane:
         self._open: dict[str, int] = {}
         self._sent: dict[tuple[str, str], int] = {}
 
-    def take(self, row: Row, view: SweepState) -> None:
-        """Send a row, or only remember that it was sent before."""
+    def take(self, row: Row, sweep: SweepState) -> None:
+        """Send a row, or record that it was sent before."""
         if self.failure is None and row["seq"] >= self._next:
-            self._try(partial(self._row, row, view.trials.get(row.get("trial_id") or ""), view))
+            self._try(partial(self._row, row, sweep.trials.get(row.get("trial_id") or ""), sweep))
             self._next = row["seq"] + 1
         elif row["kind"] in ("steps", "eval"):
             self._sent[row["trial_id"], row["kind"]] = _last_step(row)
@@ -119,8 +119,8 @@ class _Lane:
         all_safe = self._tracker is None or self._tracker.flush()
         self.safe = self._next if all_safe else min(self._open.values(), default=self._next)
 
-    def close(self, view: SweepState) -> None:
-        self._try(partial(self._close_all, view))
+    def close(self, sweep: SweepState) -> None:
+        self._try(partial(self._close_all, sweep))
 
     def _try(self, act: Callable[[], None]) -> None:
         if self.failure is not None:
@@ -129,43 +129,43 @@ class _Lane:
             act()
         except Exception as error:
             self.failure = redact(f"{type(error).__name__}: {error}")
-            _log.warning("tracking ends here: tracker=%s error=%s", self.name, self.failure)
+            _log.warning("tracking stopped: tracker=%s error=%s", self.name, self.failure)
 
-    def _row(self, row: Row, trial: TrialState | None, view: SweepState) -> None:
+    def _row(self, row: Row, trial: TrialState | None, sweep: SweepState) -> None:
         kind = row["kind"]
         if kind == "finish":
-            self._close_all(view)
+            self._close_all(sweep)
         elif trial is None:
             return
         elif kind == "end":
-            self._opened(trial, view)
+            self._opened(trial, sweep)
             self._close(trial)
         elif kind == "decision" and row["action"] != "continue":
-            self._opened(trial, view).decision(trial, row)
+            self._opened(trial, sweep).decision(trial, row)
             if row["action"] == "pause":
                 self._close(trial)
         elif kind in ("steps", "eval"):
             after = self._sent.get((trial.trial_id, kind), -1)
             found = [eval_point(row)] if kind == "eval" else step_points(row)
-            new = [p for p in found if p.step > after]  # after a crash the last result comes again
+            new = [p for p in found if p.step > after]  # after a crash the last result is repeated
             if new:
-                self._opened(trial, view).send(trial, new)
+                self._opened(trial, sweep).send(trial, new)
                 self._sent[trial.trial_id, kind] = new[-1].step
 
-    def _opened(self, trial: TrialState, view: SweepState) -> Tracker:
+    def _opened(self, trial: TrialState, sweep: SweepState) -> Tracker:
         if self._tracker is None:
             self._tracker = self._make()
         name = trial.trial_id
         if name not in self._open:
             step, validation = (self._sent.get((name, kind), -1) for kind in ("steps", "eval"))
             before = [p for p in points_of(trial) if p.step <= (validation if p.validation else step)]
-            self._tracker.open(trial, view, before)
+            self._tracker.open(trial, sweep, before)
             self._open[name] = self._next
         return self._tracker
 
-    def _close_all(self, view: SweepState) -> None:
+    def _close_all(self, sweep: SweepState) -> None:
         for name in sorted(self._open):
-            self._close(view.trials[name])
+            self._close(sweep.trials[name])
 
     def _close(self, trial: TrialState) -> None:
         if trial.trial_id in self._open and self._tracker is not None:
@@ -179,7 +179,7 @@ def _last_step(row: Row) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        notes = json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return notes if isinstance(notes, dict) else {}
+    return found if isinstance(found, dict) else {}

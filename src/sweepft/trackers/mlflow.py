@@ -1,7 +1,7 @@
-"""MLflow: a run for every trial, in one experiment; its metrics' step is samples.
+"""MLflow: one run a trial, in one experiment; the step of a metric is the number of samples.
 
-One idea: a run is found by a tag that names sweep and trial, and a metric sent twice is the same row of MLflow's
-database, so that sending again does no harm.
+A run is found by a tag with sweep and trial, and a metric that is sent twice is the same row of MLflow's database, so
+that sending again is harmless.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from sweepft.spec import MlflowTrack
 from sweepft.trackers.points import Point, flat, sweep_id
 
 _TAG: Final = "sweepft.trial"
-
-
 _STATUS: Final = {
     "completed": "FINISHED",
     "stopped": "FINISHED",
@@ -28,14 +26,9 @@ _STATUS: Final = {
     "diverged": "FAILED",
     "failed": "FAILED",
 }
-
-
-_METRICS: Final = 1000  # of a request, at most
-
-
+# Limits of a request.
+_METRICS: Final = 1000
 _PARAMS: Final = 100
-
-
 _TEXT: Final = 500
 
 
@@ -57,17 +50,17 @@ class MlflowRuns:
         self._experiment: str | None = None
         self._runs: dict[str, str] = {}
 
-    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
-        """Begin the run of a trial, or go on with it."""
-        experiment = self._experiment_of(view)
+    def open(self, trial: TrialState, sweep: SweepState, before: Sequence[Point]) -> None:
+        """Create the run of a trial, or continue it."""
+        experiment = self._experiment_of(sweep)
         known = self._client.search_runs(
-            [experiment], f"tags.`{_TAG}` = '{_name(trial, view)}'", max_results=1
+            [experiment], f"tags.`{_TAG}` = '{_name(trial, sweep)}'", max_results=1
         )
         if known:
             run = known[0].info.run_id
             self._client.update_run(run, status="RUNNING")
         else:
-            tags = {_TAG: _name(trial, view), "sweepft.sweep": view.name, "sweepft.origin": trial.origin}
+            tags = {_TAG: _name(trial, sweep), "sweepft.sweep": sweep.name, "sweepft.origin": trial.origin}
             begin = int(trial.proposed * 1000)
             run = self._client.create_run(experiment, begin, tags, trial.trial_id).info.run_id
         self._runs[trial.trial_id] = run
@@ -86,14 +79,14 @@ class MlflowRuns:
             self._client.log_batch(self._runs[trial.trial_id], metrics=metrics[i : i + _METRICS])
 
     def decision(self, trial: TrialState, row: Row) -> None:
-        """A tag."""
+        """Set a tag."""
         text = f"{row['action']} by {row['rule']}: {row['reason']}"
         self._client.set_tag(
             self._runs[trial.trial_id], f"sweepft.decision.{int(row['samples_seen'])}", text[:_TEXT]
         )
 
     def close(self, trial: TrialState) -> None:
-        """Status and reason; the run ends, for now or for good."""
+        """Set status and reason, and end the run; a paused trial continues it."""
         run = self._runs.pop(trial.trial_id)
         ended = int((trial.ended or trial.attempts[-1].last if trial.attempts else trial.proposed) * 1000)
         tags = [
@@ -111,12 +104,12 @@ class MlflowRuns:
             self._client.set_terminated(run, status, ended)
 
     def flush(self) -> bool:
-        """Nothing to do: a call that has returned is kept."""
+        """Nothing to do: a call that has returned is stored."""
         return True
 
-    def _experiment_of(self, view: SweepState) -> str:
+    def _experiment_of(self, sweep: SweepState) -> str:
         if self._experiment is None:
-            name = self._settings.experiment or view.name
+            name = self._settings.experiment or sweep.name
             known = self._client.get_experiment_by_name(name)
             self._experiment = (
                 known.experiment_id
@@ -126,5 +119,5 @@ class MlflowRuns:
         return self._experiment
 
 
-def _name(trial: TrialState, view: SweepState) -> str:
-    return f"{sweep_id(view)}/{trial.trial_id}"
+def _name(trial: TrialState, sweep: SweepState) -> str:
+    return f"{sweep_id(sweep)}/{trial.trial_id}"

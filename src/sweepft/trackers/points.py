@@ -1,4 +1,4 @@
-"""What a ledger row holds for a tracker: numbers of one optimizer step, against samples and wall time."""
+"""What a ledger row holds for a tracker: the numbers of one optimizer step, by samples and wall time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Point:
 
     Attributes:
         step: Optimizer steps done.
-        samples: Training samples seen: the abscissa.
+        samples: Training samples seen, the x axis.
         time: Unix seconds.
         values: By tag: ``train/loss``, ``train/grad_norm``, ``train/lr``; ``validation/SET``, ``validation/objective``.
         validation: Whether it is an evaluation rather than a training step.
@@ -38,7 +38,7 @@ def step_points(row: Row) -> list[Point]:
 
 
 def eval_point(row: Row) -> Point:
-    """The held-out losses of an `eval` row."""
+    """The validation losses of an `eval` row."""
     values = {f"validation/{name}": float(found["loss"]) for name, found in row["sets"].items()}
     if row["objective"] is not None:
         values["validation/objective"] = float(row["objective"])
@@ -46,22 +46,22 @@ def eval_point(row: Row) -> Point:
 
 
 def points_of(trial: TrialState) -> list[Point]:
-    """All points of a trial, in the order of its steps; an evaluation stands behind its step."""
+    """All points of a trial, in the order of its steps; an evaluation follows its step."""
     history = {key: values.tolist() for key, values in trial.history.items()}
     found = _points(history, trial.evals[-1]["time"] if trial.evals else trial.proposed)
     found += [eval_point(row) for row in trial.evals]
     return sorted(found, key=lambda point: (point.step, point.validation))
 
 
-def sweep_id(view: SweepState) -> str:
-    """Ten characters: the same for the same sweep, whoever asks."""
-    header = view.header
-    told = f"{header.get('name')}\n{header.get('spec_digest')}\n{header.get('time')}"
-    return hashlib.sha256(told.encode()).hexdigest()[:10]
+def sweep_id(sweep: SweepState) -> str:
+    """Ten characters that identify a sweep."""
+    header = sweep.header
+    text = f"{header.get('name')}\n{header.get('spec_digest')}\n{header.get('time')}"
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; what is not given is left out."""
+    """Nested mappings as dotted keys; None is left out."""
     if isinstance(value, Mapping):
         return {
             k: v

@@ -1,4 +1,4 @@
-"""Track a run, once or as it goes: which trackers, and until when."""
+"""Tracks a run, once or while it goes on."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from sweepft.trackers.trackers import make_trackers
 
 
 def track_run(run_dir: Path, overrides: Sequence[str] = ()) -> dict[str, str | None]:
-    """Send what trackers do not have of a run yet, finished or not.
+    """Send what the trackers of a run do not have yet.
 
     Args:
         run_dir: The run folder.
         overrides: ``track.wandb={}`` and the like, over the run's ``spec.yaml``; without any, the spec in force.
     Returns:
-        By tracker, why it was left out, or None where it has everything.
+        By tracker, why it was dropped, or None if it is up to date.
     Raises:
         SpecError: If the spec names no tracker, or an override is wrong.
         LedgerError: If there is no ledger, or it is damaged.
-        LedgerLocked: If a sweep that runs is tracking this run, or somebody else.
+        LedgerLocked: If another process is tracking this run.
     """
-    makers = make_trackers(_asked(run_dir, overrides), run_dir)
+    makers = make_trackers(_track_section(run_dir, overrides), run_dir)
     with TrackerFeed(run_dir, makers) as feed:
         while feed.step():
             pass
@@ -33,13 +33,13 @@ def track_run(run_dir: Path, overrides: Sequence[str] = ()) -> dict[str, str | N
 
 
 def follow(run_dir: Path, over: Callable[[], bool]) -> None:
-    """Send what the ledger holds as it grows.
+    """Send the rows of a growing ledger.
 
     Args:
         run_dir: The run folder.
-        over: Waits a little; whether nothing more will come.
+        over: Waits; returns whether the run is over.
     """
-    with TrackerFeed(run_dir, make_trackers(_asked(run_dir, ()), run_dir)) as feed:
+    with TrackerFeed(run_dir, make_trackers(_track_section(run_dir, ()), run_dir)) as feed:
         last = False
         while not last:
             last = over()
@@ -47,7 +47,7 @@ def follow(run_dir: Path, over: Callable[[], bool]) -> None:
                 pass
 
 
-def _asked(run_dir: Path, overrides: Sequence[str]) -> Track:
+def _track_section(run_dir: Path, overrides: Sequence[str]) -> Track:
     if overrides:
         track = load(run_dir / "spec.yaml", overrides, check_files=False).track
     else:

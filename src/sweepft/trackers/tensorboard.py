@@ -1,6 +1,6 @@
 """TensorBoard: event files in the run folder, one folder a trial, by tensorboardX.
 
-One idea: TensorBoard reads all files of a folder as one run, so that whoever goes on begins a new file.
+TensorBoard reads all files of a folder as one run, so a restarted process begins a new file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LARGEST: Final = 3.4028234e38  # of the 32 bits that an event holds
 
 
 class EventFiles:
-    """Scalars of every step against samples, verdicts as texts, and settings with the final metric for HPARAMS.
+    """Scalars of every step by samples, decisions as texts, and the train config with the final metric for HPARAMS.
 
     Args:
         run_dir: The run folder; files go to its ``tensorboard/TRIAL``.
@@ -32,15 +32,15 @@ class EventFiles:
         self._library = _tensorboardx()
         self._writers: dict[str, Any] = {}
 
-    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
+    def open(self, trial: TrialState, sweep: SweepState, before: Sequence[Point]) -> None:
         """Begin a new file of the trial."""
         folder = self._folder / trial.trial_id
         known = len(list(folder.glob("events.*")))
         writer = self._library.SummaryWriter(str(folder), filename_suffix=f".{known}", flush_secs=3600)
         self._writers[trial.trial_id] = writer
         if not before:
-            settings = yaml.safe_dump(trial.train_config, sort_keys=False, allow_unicode=True)
-            writer.add_text("params", f"```\n{settings}```", 0, trial.proposed)
+            config = yaml.safe_dump(trial.train_config, sort_keys=False, allow_unicode=True)
+            writer.add_text("params", f"```\n{config}```", 0, trial.proposed)
 
     def send(self, trial: TrialState, points: Sequence[Point]) -> None:
         """Write scalars."""
@@ -55,23 +55,23 @@ class EventFiles:
         self._writers[trial.trial_id].add_text("decision", text, int(row["samples_seen"]), row["time"])
 
     def close(self, trial: TrialState) -> None:
-        """End the file; with settings and metric if the trial has ended."""
+        """Close the file, with config and metric if the trial has ended."""
         from tensorboardX.summary import hparams
 
         writer = self._writers.pop(trial.trial_id)
         if trial.end is not None:
-            settings = {
+            config = {
                 k: v if isinstance(v, (bool, int, float)) else str(v)
                 for k, v in flat(trial.train_config).items()
             }
             objective = math.nan if trial.objective is None else _in_32_bits(trial.objective)
-            for summary in hparams(settings | {"status": trial.status}, {"validation/objective": objective}):
+            for summary in hparams(config | {"status": trial.status}, {"validation/objective": objective}):
                 writer.file_writer.add_summary(summary)
             writer.add_text("end", f"{trial.status}: {trial.reason or ''}", trial.samples_seen, trial.ended)
         writer.close()
 
     def flush(self) -> bool:
-        """Have all on disk."""
+        """Write everything to disk."""
         for writer in self._writers.values():
             writer.flush()
         return True
@@ -82,15 +82,15 @@ def _in_32_bits(value: float) -> float:
 
 
 def _tensorboardx() -> Any:
-    """The library. It would load torch, where that is installed, only to know a tensor when it sees one."""
+    """The library, imported without torch, which it would load only to recognise tensors."""
     hidden = sys.modules.get("torch")
     if "tensorboardX" not in sys.modules and hidden is None:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to say: not installed
+        sys.modules["torch"] = None  # type: ignore[assignment]  # makes `import torch` fail
         try:
             import tensorboardX
         finally:
             del sys.modules["torch"]
     import tensorboardX
 
-    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # a NaN is a fact, no warning
+    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)  # NaN is expected, not worth a warning
     return tensorboardX

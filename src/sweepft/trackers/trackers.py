@@ -1,4 +1,4 @@
-"""What a tracker can do, and which there are."""
+"""The interface of a tracker, and the trackers there are."""
 
 from __future__ import annotations
 
@@ -14,38 +14,37 @@ from sweepft.trackers.points import Point
 
 
 class Tracker(Protocol):
-    """One tool. Whatever a method raises ends the copying to this tool, and nothing else."""
+    """One tool. An exception in a method ends the copying to this tool, and nothing else."""
 
-    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
-        """A trial begins to report, or goes on after a pause.
+    def open(self, trial: TrialState, sweep: SweepState, before: Sequence[Point]) -> None:
+        """A trial begins to report, or continues after a pause.
 
         Args:
-            trial: It.
-            view: The sweep; ``view.header`` and ``view.spec`` are known.
-            before: Points of it that were sent earlier.
+            trial: The trial.
+            sweep: The sweep; ``header`` and ``spec`` are set.
+            before: Its points that were sent earlier.
         """
 
     def send(self, trial: TrialState, points: Sequence[Point]) -> None:
-        """Take points of an open trial, each once and in the order of its steps."""
+        """Receive points of an open trial, each once, in the order of its steps."""
 
     def decision(self, trial: TrialState, row: Row) -> None:
-        """Take a verdict on an open trial that is more than to let it go on."""
+        """Receive a decision on an open trial other than to continue."""
 
     def close(self, trial: TrialState) -> None:
-        """An open trial has ended or pauses: ``trial.status``, ``reason`` and ``objective`` say how."""
+        """An open trial has ended or paused; see ``trial.status``, ``reason`` and ``objective``."""
 
     def flush(self) -> bool:
-        """See to it that what was taken is not lost with this process.
+        """Make sure that received data survive a crash of this process.
 
         Returns:
-            True if so; False if that holds for closed trials only: open ones are then sent again, whole, to whoever
-            comes after a crash of this process.
+            True if they do; False if only closed trials do. Open ones are then sent again completely after a crash.
         """
         ...
 
 
 def make_trackers(track: Track, run_dir: Path) -> dict[str, Callable[[], Tracker]]:
-    """How to make each tracker that a spec asks for; heavy libraries are imported when one is made."""
+    """Constructors of the trackers in a spec, by name; heavy libraries are imported when one is called."""
     makers: dict[str, Callable[[], Tracker]] = {}
     if track.tensorboard:
         makers["tensorboard"] = partial(_tensorboard, run_dir)
@@ -63,7 +62,9 @@ def _tensorboard(run_dir: Path) -> Tracker:
 
 
 def _wandb(track: Track, run_dir: Path) -> Tracker:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # no word to its makers, unless the user wants it
+    os.environ.setdefault(
+        "WANDB_ERROR_REPORTING", "false"
+    )  # no error reports to W&B unless the user asks for them
     from sweepft.trackers.wandb import WandbRuns
 
     assert track.wandb is not None

@@ -1,7 +1,7 @@
-"""Weights & Biases: a run for every trial, grouped by sweep; its history is against samples.
+"""Weights & Biases: one run a trial, grouped by sweep; its history is by samples.
 
-One idea: a run's id and the number of each of its history rows follow from the ledger, so that what is sent twice
-is known as such. Offline, where nobody can know, a trial that goes on is written anew, whole.
+Ids of runs and numbers of history rows follow from the ledger, so that W&B recognises what is sent twice. Offline
+there is no server to do so: a trial that continues is written again completely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import WandbTrack
 from sweepft.trackers.points import Point, sweep_id
 
-_WELL: Final = ("completed", "stopped", "paused")
+_SUCCESS: Final = ("completed", "stopped", "paused")
 
 
 class WandbRuns:
@@ -35,18 +35,18 @@ class WandbRuns:
         self._offline = (settings.mode or os.environ.get("WANDB_MODE", "online")) == "offline"
         self._runs: dict[str, Any] = {}
 
-    def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
-        """Begin the run of a trial, or go on with it."""
-        name = f"{sweep_id(view)}-{trial.trial_id}"
+    def open(self, trial: TrialState, sweep: SweepState, before: Sequence[Point]) -> None:
+        """Create the run of a trial, or continue it."""
+        name = f"{sweep_id(sweep)}-{trial.trial_id}"
         if self._offline:
             for folder in (self._folder / "wandb").glob(f"offline-run-*-{name}"):
                 shutil.rmtree(folder)
         run = wandb.init(
             id=name,
             name=trial.trial_id,
-            group=view.name,
+            group=sweep.name,
             job_type="trial",
-            project=self._settings.project or os.environ.get("WANDB_PROJECT") or view.name,
+            project=self._settings.project or os.environ.get("WANDB_PROJECT") or sweep.name,
             entity=self._settings.entity,
             mode="offline" if self._offline else self._settings.mode,
             resume=None if self._offline else "allow",
@@ -78,19 +78,19 @@ class WandbRuns:
             self.send(trial, before)
 
     def send(self, trial: TrialState, points: Sequence[Point]) -> None:
-        """Add history rows: step s is row 2s, the evaluation behind it row 2s + 1."""
+        """Add history rows: step s is row 2s, the evaluation after it row 2s + 1."""
         run = self._runs[trial.trial_id]
         for point in points:
             values = {**point.values, "samples_seen": point.samples, "_timestamp": point.time}
             run.log(values, step=2 * point.step + point.validation)
 
     def decision(self, trial: TrialState, row: Row) -> None:
-        """Nothing yet: a run's summary holds all verdicts when it is closed."""
+        """Nothing to do: `close` writes all decisions to the summary."""
 
     def close(self, trial: TrialState) -> None:
-        """Write the summary and let the run end, for now or for good."""
+        """Write the summary and end the run; a paused trial continues it."""
         run = self._runs.pop(trial.trial_id)
-        told = [v for v in trial.decisions if v["action"] != "continue"]
+        decisions = [d for d in trial.decisions if d["action"] != "continue"]
         run.summary.update(
             {
                 "status": trial.status,
@@ -98,19 +98,20 @@ class WandbRuns:
                 "objective": trial.objective,
                 "samples_seen": trial.samples_seen,
                 "decisions": [
-                    f"{v['samples_seen']} samples: {v['action']} by {v['rule']}: {v['reason']}" for v in told
+                    f"{d['samples_seen']} samples: {d['action']} by {d['rule']}: {d['reason']}"
+                    for d in decisions
                 ],
             }
         )
         run.tags = _tags(trial)
-        run.finish(exit_code=0 if trial.status in _WELL else 1)
+        run.finish(exit_code=0 if trial.status in _SUCCESS else 1)
 
     def flush(self) -> bool:
-        """Cannot be done: W&B's own service holds back what it is told, and is lost with us."""
+        """Not possible: W&B's service buffers the data, and dies with this process."""
         return False
 
 
 def _tags(trial: TrialState) -> list[str]:
-    """Status and verdicts, as far as they are known."""
-    actions = [f"{v['action']}:{v['rule']}" for v in trial.decisions if v["action"] != "continue"]
+    """Status and decisions so far."""
+    actions = [f"{d['action']}:{d['rule']}" for d in trial.decisions if d["action"] != "continue"]
     return list(dict.fromkeys([trial.status, *actions]))

@@ -77,7 +77,7 @@ def test_a_tracker_that_fails_is_shown_once_while_the_sweep_runs(
     assert said(shown).count("warning: tracking by tensorboard ended, the sweep goes on") == 1
     assert f"sweepft track {tmp_path}" in said(shown)
     assert caplog.text.count("tracking failed: tracker=tensorboard") == 1
-    assert "tracking ends here: tracker=tensorboard" in (tmp_path / "logs/track.log").read_text()
+    assert "tracking stopped: tracker=tensorboard" in (tmp_path / "logs/track.log").read_text()
 
 
 @pytest.mark.parametrize("code", ["import os; os._exit(3)", "raise SystemExit(3)"])

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.errors import raises
 from support.tracked_run import TrackedRun
 from sweepft.errors import LedgerCorrupt, LedgerLocked
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, ledger_path, read_ledger
@@ -24,14 +25,14 @@ class Notebook:
 
     def __init__(self, fail_at: str | None = None, keeps: bool = True) -> None:
         self.keeps = keeps
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.points: dict[str, list[tuple[int, bool]]] = {}
         self.fail_at = fail_at
 
     def note(self, text: str) -> None:
         if text == self.fail_at:
             raise ConnectionError(f"no route for {text}")
-        self.told.append(text)
+        self.calls.append(text)
 
     def open(self, trial: TrialState, view: SweepState, before: Sequence[Point]) -> None:
         assert [(p.step, p.validation) for p in before] == sorted(self.points.get(trial.trial_id, []))
@@ -42,7 +43,7 @@ class Notebook:
         self.points.setdefault(trial.trial_id, []).extend((p.step, p.validation) for p in points)
 
     def decision(self, trial: TrialState, row: Row) -> None:
-        self.note(f"verdict {trial.trial_id} {row['action']}")
+        self.note(f"decision {trial.trial_id} {row['action']}")
 
     def close(self, trial: TrialState) -> None:
         self.note(f"close {trial.trial_id} {trial.status}")
@@ -59,7 +60,7 @@ def drain(run_dir: Path, **trackers: Notebook) -> dict[str, str]:
     return feed.failures
 
 
-def test_a_trial_is_opened_sent_and_closed(tmp_path: Path) -> None:
+def test_feed__opens_sends_and_closes_a_trial(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
@@ -70,12 +71,12 @@ def test_a_trial_is_opened_sent_and_closed(tmp_path: Path) -> None:
     run.finish()
     notebook = Notebook()
     assert drain(tmp_path, notebook=notebook) == {}
-    assert notebook.told == [
-        "open t000", "send t000 1-2", "send t000 3-4", "send t000 4-4", "verdict t000 audit", "close t000 completed",
+    assert notebook.calls == [
+        "open t000", "send t000 1-2", "send t000 3-4", "send t000 4-4", "decision t000 audit", "close t000 completed",
     ]  # fmt: skip
 
 
-def test_a_parked_trial_pauses_and_is_opened_again(tmp_path: Path) -> None:
+def test_feed__reopens_a_paused_trial(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result(objective=2.0)
@@ -85,40 +86,40 @@ def test_a_parked_trial_pauses_and_is_opened_again(tmp_path: Path) -> None:
     run.end()
     notebook = Notebook()
     drain(tmp_path, notebook=notebook)
-    assert [t for t in notebook.told if not t.startswith("send")] == [
-        "open t000", "verdict t000 pause", "close t000 paused", "open t000", "close t000 completed",
+    assert [t for t in notebook.calls if not t.startswith("send")] == [
+        "open t000", "decision t000 pause", "close t000 paused", "open t000", "close t000 completed",
     ]  # fmt: skip
 
 
-def test_a_trial_that_fails_before_its_first_step_is_there_all_the_same(tmp_path: Path) -> None:
+def test_feed__trial_that_fails_before_its_first_step(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.end(status="failed")
     notebook = Notebook()
     drain(tmp_path, notebook=notebook)
-    assert notebook.told == ["open t000", "close t000 failed"]
+    assert notebook.calls == ["open t000", "close t000 failed"]
 
 
-def test_what_was_sent_is_not_sent_again(tmp_path: Path) -> None:
+def test_feed__sends_nothing_twice(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
     notebook = Notebook()
     drain(tmp_path, notebook=notebook)
-    assert notebook.told == ["open t000", "send t000 1-2", "close t000 running"]
+    assert notebook.calls == ["open t000", "send t000 1-2", "close t000 running"]
     run.result(objective=2.0)
     run.end(objective=2.0)
     drain(tmp_path, notebook=notebook)
-    assert notebook.told[3:] == ["open t000", "send t000 3-4", "send t000 4-4", "close t000 completed"]
+    assert notebook.calls[3:] == ["open t000", "send t000 3-4", "send t000 4-4", "close t000 completed"]
     drain(tmp_path, notebook=notebook)
-    assert len(notebook.told) == 7
+    assert len(notebook.calls) == 7
     late = Notebook()
     drain(tmp_path, notebook=notebook, late=late)
-    assert len(notebook.told) == 7
+    assert len(notebook.calls) == 7
     assert late.points == notebook.points, "a tracker that is added later gets everything"
 
 
-def test_a_result_that_a_crash_cut_in_two_is_sent_once(tmp_path: Path) -> None:
+def test_feed__sends_a_torn_result_once(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
@@ -133,7 +134,7 @@ def test_a_result_that_a_crash_cut_in_two_is_sent_once(tmp_path: Path) -> None:
     assert notebook.points["t000"] == [(1, False), (2, False), (3, False), (4, False), (4, True)]
 
 
-def test_a_tracker_that_fails_is_left_out_and_told_once_and_may_try_again(
+def test_feed__failing_tracker_is_dropped_logged_once_and_retried(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = TrackedRun(tmp_path)
@@ -146,9 +147,9 @@ def test_a_tracker_that_fails_is_left_out_and_told_once_and_may_try_again(
         run.result()
         run.end()
         assert drain(tmp_path, good=good, bad=bad) == {"bad": "ConnectionError: no route for send t000 3-4"}
-    assert caplog.text.count("tracking ends here: tracker=bad") == 1
+    assert caplog.text.count("tracking stopped: tracker=bad") == 1
     assert len(good.points["t000"]) == 6
-    assert bad.told[-1] == "open t000"
+    assert bad.calls[-1] == "open t000"
     bad.fail_at = None
     assert drain(tmp_path, good=good, bad=bad) == {}
     assert bad.points == good.points
@@ -162,9 +163,7 @@ def test_a_tracker_that_fails_is_left_out_and_told_once_and_may_try_again(
     ],
     ids=["all it takes", "closed trials only"],
 )
-def test_after_a_crash_what_a_tracker_had_not_kept_is_sent_again(
-    tmp_path: Path, keeps: bool, again: list[str]
-) -> None:
+def test_feed__resends_what_a_tracker_lost_in_a_crash(tmp_path: Path, keeps: bool, again: list[str]) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
@@ -176,15 +175,21 @@ def test_after_a_crash_what_a_tracker_had_not_kept_is_sent_again(
     while killed.step():
         pass
     killed._lock.release()
-    assert before.told == ["open t000", "send t000 1-2", "close t000 completed", "open t001", "send t001 1-2"]
+    assert before.calls == [
+        "open t000",
+        "send t000 1-2",
+        "close t000 completed",
+        "open t001",
+        "send t001 1-2",
+    ]
     run.result("t001")
     after = Notebook(keeps=keeps)
     after.points = {"t001": [(1, False), (2, False)]} if keeps else {}
     drain(tmp_path, notebook=after)
-    assert after.told == [*again, "close t001 running"]
+    assert after.calls == [*again, "close t001 running"]
 
 
-def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
+def test_feed__tracker_that_cannot_be_created_is_dropped(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
@@ -197,7 +202,7 @@ def test_a_tracker_that_cannot_be_made_is_left_out(tmp_path: Path) -> None:
     assert feed.failures == {"wandb": "ModuleNotFoundError: No module named 'wandb'"}
 
 
-def test_failures_are_those_of_the_process_that_is_asked_about(tmp_path: Path) -> None:
+def test_failures__of_the_given_process(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     run.result()
@@ -208,9 +213,9 @@ def test_failures_are_those_of_the_process_that_is_asked_about(tmp_path: Path) -
     assert failures(tmp_path / "elsewhere", process) == {}
 
 
-def test_two_processes_do_not_track_one_run(tmp_path: Path) -> None:
+def test_feed__one_process_tracks_a_run(tmp_path: Path) -> None:
     TrackedRun(tmp_path)
-    with TrackerFeed(tmp_path, {}), pytest.raises(LedgerLocked):
+    with TrackerFeed(tmp_path, {}), raises(LedgerLocked, "ledger.locked"):
         TrackerFeed(tmp_path, {})
 
 
@@ -227,7 +232,7 @@ def a_ledger() -> tuple[bytes, list[Row]]:
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), max_size=8), st.integers(1, 5))
-def test_whoever_reads_a_growing_ledger_gets_every_row_once(cuts: list[float], most: int) -> None:
+def test_ledger_tail__returns_every_row_of_a_growing_ledger_once(cuts: list[float], most: int) -> None:
     """However its bytes come, half-written lines and a cut tail included."""
     with tempfile.TemporaryDirectory() as name:
         growing, (content, rows_in_all) = Path(name), a_ledger()
@@ -240,10 +245,10 @@ def test_whoever_reads_a_growing_ledger_gets_every_row_once(cuts: list[float], m
         assert found == rows_in_all
 
 
-def test_a_damaged_row_is_refused_by_name(tmp_path: Path) -> None:
+def test_ledger_tail__rejects_a_damaged_row(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path)
     run.trial()
     path = ledger_path(tmp_path)
     path.write_bytes(path.read_bytes().replace(b'"number":0', b'"number":9'))
-    with pytest.raises(LedgerCorrupt, match="row 1 is damaged"):
+    with raises(LedgerCorrupt, "ledger.corrupt"):
         LedgerTail(tmp_path).read()

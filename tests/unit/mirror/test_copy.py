@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import pytest
 
+from support.errors import raises
 from support.mirrored_run import MirroredRun, truth
 from sweepft.errors import MirrorError
 from sweepft.ledger import read_ledger
@@ -71,7 +72,7 @@ def back(uri: str, folder: Path) -> dict[str, bytes]:
     return truth(folder)
 
 
-def test_what_comes_back_is_what_was_there(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__fetch_returns_what_was_copied(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.trial()
     run.result(objective=2.0)
     run.weights("t000")
@@ -90,7 +91,7 @@ def test_what_comes_back_is_what_was_there(run: MirroredRun, uri: str, tmp_path:
     assert (tmp_path / "back/weights/t000/model.safetensors").stat().st_mtime_ns == before
 
 
-def test_only_what_is_new_is_sent(run: MirroredRun, uri: str) -> None:
+def test_copier__sends_only_what_is_new(run: MirroredRun, uri: str) -> None:
     run.weights("t000")
     run.report("a page")
     store = Meter(uri)
@@ -113,10 +114,10 @@ def test_only_what_is_new_is_sent(run: MirroredRun, uri: str) -> None:
     assert store.calls == ["send report.html"]
 
 
-def test_a_long_ledger_goes_over_the_line_in_parts(
+def test_copier__sends_a_long_ledger_in_chunks(
     run: MirroredRun, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contents, "PART_BYTES", 2000)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 2000)
     store = Meter(uri)
     copier = Copier(run.run_dir, store)
     run.trial()
@@ -138,7 +139,7 @@ def test_a_long_ledger_goes_over_the_line_in_parts(
     assert back(uri, tmp_path / "back") == truth(run.run_dir)
 
 
-def test_a_half_written_row_is_not_sent(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__does_not_send_a_partial_row(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.trial()
     whole = (run.run_dir / "ledger/ledger.jsonl").read_bytes()
     with (run.run_dir / "ledger/ledger.jsonl").open("ab") as ledger:
@@ -147,7 +148,7 @@ def test_a_half_written_row_is_not_sent(run: MirroredRun, uri: str, tmp_path: Pa
     assert back(uri, tmp_path / "back")["ledger/ledger.jsonl"] == whole
 
 
-def test_what_is_removed_or_overtaken_goes_and_a_state_stays_until_the_next_is_there(
+def test_copier__keeps_a_checkpoint_until_the_next_is_copied(
     run: MirroredRun, uri: str, tmp_path: Path
 ) -> None:
     run.weights("t000")
@@ -168,7 +169,7 @@ def test_what_is_removed_or_overtaken_goes_and_a_state_stays_until_the_next_is_t
     assert not Store(uri).names("weights/t000")
 
 
-def test_a_folder_is_copied_whole_or_not_at_all(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__copies_a_folder_completely_or_not_at_all(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.state("t001", 64)
     run.weights("t000")
 
@@ -184,7 +185,7 @@ def test_a_folder_is_copied_whole_or_not_at_all(run: MirroredRun, uri: str, tmp_
     assert "weights/t000/model.safetensors" in found
 
 
-def test_a_study_made_anew_replaces_the_old_one(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__replaces_a_rewritten_study(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.study(50)
     copier = Copier(run.run_dir, Store(uri))
     copier.step()
@@ -196,9 +197,7 @@ def test_a_study_made_anew_replaces_the_old_one(run: MirroredRun, uri: str, tmp_
     assert back(uri, tmp_path / "back") == truth(run.run_dir)
 
 
-def test_the_report_and_best_lie_open_but_weights_are_there_once(
-    run: MirroredRun, uri: str, tmp_path: Path
-) -> None:
+def test_copier__copies_report_and_best_and_weights_once(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.weights("t000")
     run.best("t000")
     run.report("a page")
@@ -209,7 +208,7 @@ def test_the_report_and_best_lie_open_but_weights_are_there_once(
     assert (tmp_path / "mirror").stat().st_mode & 0o77 == 0
 
 
-def test_rows_do_not_wait_for_a_large_file(
+def test_copier__sends_rows_during_a_large_file(
     run: MirroredRun, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweepft.mirror.store._CHUNK", 100)
@@ -242,11 +241,11 @@ def test_rows_do_not_wait_for_a_large_file(
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_whatever_breaks_off_the_mirror_is_whole_and_nothing_goes_back(
+def test_copier__mirror_is_complete_after_any_failure(
     tmp_path: Path, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line breaks at every single call; a torn one leaves half an object. What was mirrored stays so."""
-    monkeypatch.setattr(contents, "PART_BYTES", 1500)
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 1500)
     for break_at in range(200):
         folder = tmp_path / f"{break_at}"
         run, uri = MirroredRun(folder / "run"), (folder / "mirror").as_uri()
@@ -287,7 +286,7 @@ def test_whatever_breaks_off_the_mirror_is_whole_and_nothing_goes_back(
     pytest.fail("the copying never came to its end")
 
 
-def test_a_torn_manifest_counts_for_nothing(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__ignores_a_torn_manifest(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.trial()
     Copier(run.run_dir, Store(uri)).step()
     before = truth(run.run_dir)
@@ -301,19 +300,19 @@ def test_a_torn_manifest_counts_for_nothing(run: MirroredRun, uri: str, tmp_path
     assert len(Store(uri).names("mirror")) == 1
 
 
-def test_a_mirror_that_was_emptied_is_filled_again(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__refills_an_emptied_mirror(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     run.weights("t000")
     copier = Copier(run.run_dir, Store(uri))
     copier.step()
     shutil.rmtree(tmp_path / "mirror")
     run.trial()
-    with pytest.raises(OSError, match="sent anew"):
+    with pytest.raises(OSError, match="sent again"):
         copier.step()
     copier.step()
     assert back(uri, tmp_path / "back") == truth(run.run_dir)
 
 
-def test_another_run_is_refused(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__rejects_the_mirror_of_another_run(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     Copier(run.run_dir, Store(uri)).step()
     other = MirroredRun(tmp_path / "other")
     for act in (
@@ -321,15 +320,13 @@ def test_another_run_is_refused(run: MirroredRun, uri: str, tmp_path: Path) -> N
         lambda: check(other.run_dir, uri),
         lambda: check(tmp_path / "new", uri),
     ):
-        with pytest.raises(MirrorError, match="holds another run"):
+        with raises(MirrorError, "mirror.other_run"):
             act()
     other.ledger.close()
     check(run.run_dir, uri)
 
 
-def test_a_folder_that_lacks_rows_of_its_mirror_is_refused(
-    run: MirroredRun, uri: str, tmp_path: Path
-) -> None:
+def test_copier__rejects_a_mirror_that_is_ahead(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     shutil.copytree(run.run_dir, tmp_path / "older")
     run.trial()
     Copier(run.run_dir, Store(uri)).step()
@@ -337,11 +334,11 @@ def test_a_folder_that_lacks_rows_of_its_mirror_is_refused(
         lambda: check(tmp_path / "older", uri),
         lambda: Copier(tmp_path / "older", Store(uri)).step(),
     ):
-        with pytest.raises(MirrorError, match=r"holds rows of this run that .*older lacks\n.*sweepft fetch"):
+        with raises(MirrorError, "mirror.ahead"):
             act()
 
 
-def test_the_driver_that_was_overtaken_stops_writing(run: MirroredRun, uri: str, tmp_path: Path) -> None:
+def test_copier__stops_when_another_driver_took_over(run: MirroredRun, uri: str, tmp_path: Path) -> None:
     first = Copier(run.run_dir, Store(uri))
     first.step()
     fetch(uri, tmp_path / "elsewhere")
@@ -351,13 +348,13 @@ def test_the_driver_that_was_overtaken_stops_writing(run: MirroredRun, uri: str,
     second.step()
     run.trial()
     for _ in range(3):
-        with pytest.raises(MirrorError, match="another driver writes this mirror"):
+        with raises(MirrorError, "mirror.taken"):
             first.step()
     second.step()
 
 
-def test_a_random_life_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contents, "PART_BYTES", 3000)
+def test_copier__random_changes_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "CHUNK_BYTES", 3000)
     rng = random.Random(7)
     run, uri = MirroredRun(tmp_path / "run"), (tmp_path / "mirror").as_uri()
     names = [f"t{i:03d}" for i in range(4)]

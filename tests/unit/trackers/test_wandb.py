@@ -77,7 +77,7 @@ def folders(run_dir: Path) -> list[Path]:
     return sorted((run_dir / "wandb").glob("offline-run-*"))
 
 
-def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None:
+def test_wandb__run_has_curves_params_metric_and_decisions(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"wandb": {"project": "p"}})
     run.trial()
     run.trial("t001")
@@ -112,7 +112,7 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     assert (first["exit"], by_name["t001"]["exit"]) == (0, 0)
 
 
-def test_a_trial_that_goes_on_has_one_folder_that_holds_all_of_it(tmp_path: Path) -> None:
+def test_wandb__continued_trial_has_one_complete_folder(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"wandb": {}})
     run.trial()
     run.result(objective=2.5)
@@ -128,7 +128,7 @@ def test_a_trial_that_goes_on_has_one_folder_that_holds_all_of_it(tmp_path: Path
     assert folders(tmp_path) == [folder], "nothing is left to be sent"
 
 
-def test_the_key_is_in_no_file(tmp_path: Path) -> None:
+def test_wandb__api_key_is_in_no_file(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"wandb": {}})
     run.trial()
     run.result(objective=2.5)

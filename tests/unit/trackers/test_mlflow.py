@@ -39,7 +39,7 @@ def history(run_dir: Path, run: Run, key: str) -> list[tuple[int, float]]:
     return sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
 
 
-def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None:
+def test_mlflow__run_has_curves_params_metric_and_decisions(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"mlflow": {}})
     run.trial()
     run.trial("t001")
@@ -65,7 +65,7 @@ def test_a_run_holds_curves_settings_metric_and_verdicts(tmp_path: Path) -> None
     assert not Path("mlruns").exists()
 
 
-def test_sending_again_adds_nothing(tmp_path: Path) -> None:
+def test_mlflow__sending_twice_adds_nothing(tmp_path: Path) -> None:
     """As after a crash between the sending and the note of it."""
     run = TrackedRun(tmp_path, {"mlflow": {"experiment": "e"}})
     run.trial()
@@ -80,7 +80,7 @@ def test_sending_again_adds_nothing(tmp_path: Path) -> None:
     assert one.info.status == "FINISHED"
 
 
-def test_a_store_that_is_not_there_ends_the_tracking_only(
+def test_mlflow__missing_store_ends_only_the_tracking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

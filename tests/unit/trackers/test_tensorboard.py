@@ -27,7 +27,7 @@ def scalars(run_dir: Path, trial: str = "t000") -> list[Scalar]:
     return [s for file in files for s in read_scalars(file)]
 
 
-def test_every_step_and_evaluation_is_there_once_against_samples(tmp_path: Path) -> None:
+def test_event_files__every_step_and_evaluation_once(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     row = run.result(objective=2.25, loss=math.nan)
@@ -49,7 +49,7 @@ def test_every_step_and_evaluation_is_there_once_against_samples(tmp_path: Path)
     assert found[0].wall_time == pytest.approx(row["time"] - 0.5), "the second step took half a second"
 
 
-def test_settings_metric_and_verdicts_are_there(tmp_path: Path) -> None:
+def test_event_files__params_metric_and_decisions(tmp_path: Path) -> None:
     """HPARAMS reads the first two."""
     run = tracked(tmp_path)
     run.trial()
@@ -68,7 +68,7 @@ def test_settings_metric_and_verdicts_are_there(tmp_path: Path) -> None:
         assert part in content
 
 
-def test_whoever_goes_on_begins_a_new_file_and_repeats_nothing(tmp_path: Path) -> None:
+def test_event_files__new_file_after_a_restart(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     run.result()
@@ -83,7 +83,7 @@ def test_whoever_goes_on_begins_a_new_file_and_repeats_nothing(tmp_path: Path) -
     assert len(list((tmp_path / "tensorboard/t000").iterdir())) == 3
 
 
-def test_a_value_beyond_32_bits_is_an_infinity(tmp_path: Path) -> None:
+def test_event_files__value_beyond_32_bits_is_infinite(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     run.result(loss=-1e300)
@@ -91,7 +91,7 @@ def test_a_value_beyond_32_bits_is_an_infinity(tmp_path: Path) -> None:
     assert scalars(tmp_path)[0].value == -math.inf
 
 
-def test_a_file_in_the_way_is_told_and_ends_the_tracking_only(tmp_path: Path) -> None:
+def test_event_files__a_file_in_the_way_ends_only_the_tracking(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     run.result()
@@ -101,7 +101,7 @@ def test_a_file_in_the_way_is_told_and_ends_the_tracking_only(tmp_path: Path) ->
     assert "tensorboard" in failure
 
 
-def test_event_files_are_written_without_torch(tmp_path: Path) -> None:
+def test_event_files__torch_is_not_imported(tmp_path: Path) -> None:
     run = tracked(tmp_path)
     run.trial()
     run.result()
@@ -117,7 +117,7 @@ def test_event_files_are_written_without_torch(tmp_path: Path) -> None:
     assert len(scalars(tmp_path)) == 6
 
 
-def test_the_command_tracks_a_run_whose_spec_named_no_tracker(
+def test_track_command__tracker_from_the_command_line(
     tmp_path: Path, tiny_model_dir: Path, tiny_data_file: Path
 ) -> None:
     run = TrackedRun(tmp_path)
