@@ -301,7 +301,7 @@ def _files(run_dir: Path, path: Path) -> dict[str, os.stat_result]:
     try:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = {p.relative_to(run_dir): p for p in inside if not p.is_symlink() and p.is_file()}
-        return {str(n): p.stat() for n, p in files.items() if not any(x.startswith(".") for x in n.chunks)}
+        return {str(n): p.stat() for n, p in files.items() if not any(x.startswith(".") for x in n.parts)}
     except FileNotFoundError:
         return {}
 

@@ -74,7 +74,7 @@ class TrackerFeed:
         self._save()
         self._lock.release()
 
-    def _note(self) -> None:
+    def _save(self) -> None:
         for lane in self._lanes:
             lane.flush()
             self._positions[lane.name] = {"next": lane.safe, "failure": lane.failure}
