@@ -18,8 +18,8 @@ from typing import Any, Final
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+import sweepft.report.format as fmt
 from sweepft.ledger import SweepState
-from sweepft.report import format as fmt
 from sweepft.report.curves import page_curves, timeline, waits
 from sweepft.report.summary import SIMULATED, finite
 

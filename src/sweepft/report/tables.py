@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+import sweepft.report.format as fmt
 from sweepft.ledger import SweepState
-from sweepft.report import format as fmt
 from sweepft.report.format import UNKNOWN, duration, loss, number, one_line, percent, shorten
 from sweepft.report.summary import SIMULATED, summarise
 
