@@ -41,8 +41,8 @@ TokenRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], str | None]
 class TokenSet:
     """A tokenised data set, memory-mapped and read-only.
 
-    Nothing is read until a row is asked for, and all processes of a node share the pages, so opening one
-    costs about a millisecond whatever its size. Needs numpy only. Pickles as its path.
+    Rows are read on access, and all processes of a node share the pages, so opening a set of any size costs about a
+    millisecond. Needs numpy only. Pickles as its path.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -113,16 +113,16 @@ def write_token_set(
     vocab_size: int,
     extra: Callable[[], Mapping[str, Any]] | None = None,
 ) -> TokenSet:
-    """Write a token set, all or nothing, unless one stands there already.
+    """Write a token set, atomically, unless one is there already.
 
     Args:
-        folder: Where it shall stand; its parents are made.
-        rows: Rows in order; consumed only when there is something to write.
+        folder: Folder to write; its parents are created.
+        rows: Rows in order; consumed only if the folder is written.
         digest: SHA-256 of everything that changes a token.
         vocab_size: All token ids are below it; chooses uint16 or uint32.
-        extra: Called after the last row; gives JSON-able facts for ``meta["extra"]``, e.g. rows left out.
+        extra: Called after the last row; returns JSON-able facts for ``meta["extra"]``, e.g. rows left out.
     Returns:
-        The set that stands in `folder` now: ours, or that of a writer who was there first.
+        The set in `folder`: this one, or that of a concurrent writer that finished first.
     Raises:
         DataError: If there is no row, or a row breaks the rules of `TokenSet.row`.
         StorageError: If the disk is full or read-only.

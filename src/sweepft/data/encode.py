@@ -27,11 +27,10 @@ class Encoder:
     """Tokenises rows for one tokenizer, template and maximum length.
 
     Attributes:
-        counts: Rows by outcome since the start. ``kept``, and whatever becomes of them ``truncated``,
-            ``not_as_written`` (an assistant turn does not stand in its learned part as it was written) and
-            ``special_in_text`` (a turn spells a special token); left out are ``no_target`` (nothing to learn, or
-            cut away), ``over_length`` and ``refused`` (by the chat template).
-        example: For each outcome but ``kept``, where one such row stands, and what is wrong with it.
+        counts: Rows by outcome since the start: ``kept``; kept or not, ``truncated``, ``not_as_written`` (the template
+            changes an assistant turn) and ``special_in_text`` (a turn spells a special token); left out are
+            ``no_target`` (no target, or cut off), ``over_length`` and ``refused`` (by the chat template).
+        example: For each outcome but ``kept``, the place of one such row and what is wrong with it.
     """
 
     def __init__(self, tokenizer: Any, chat: ChatFormat | None, max_length: int, over_length: str) -> None:
@@ -130,7 +129,7 @@ class Encoder:
                 self._note("over_length", row, f"{length} tokens")
                 return None
             ids, mask = ids[: self.max_length], mask[: self.max_length]
-        mask[:1] = False  # nothing stands before the first token to predict it from
+        mask[:1] = False  # nothing predicts the first token
         if not mask.any():
             self._note("no_target", row, f"cut away, {length} tokens" if length > len(ids) else "")
             return None
@@ -156,7 +155,7 @@ def rows_digest(rows: Iterable[Row]) -> str:
 def _token_mask(
     offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
 ) -> npt.NDArray[np.bool_]:
-    """Which tokens touch a learned span.
+    """Which tokens overlap a target span.
 
     Args:
         offsets: ``[start, stop)`` of each token in characters.

@@ -115,10 +115,12 @@ def _records(file: Path, path: str, split: str, problems: list[Problem]) -> Iter
             yield from _from_json(file, problems)
         else:
             rule = "the file's name must end in .jsonl, .json (both also .gz) or .parquet"
-            problems.append(Problem(path, "path", rule, "convert the file, or rename it to what it is"))
+            problems.append(Problem(path, "path", rule, "convert the file, or rename it to its format"))
     except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: pyarrow's own errors
         rule = f"the file must be readable: {type(error).__name__}: {error}"
-        problems.append(Problem(path, "file", rule, "check that it is complete and what its name says"))
+        problems.append(
+            Problem(path, "file", rule, "check that it is complete and in the format of its name")
+        )
 
 
 def _from_json(file: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
@@ -137,7 +139,7 @@ def _from_json(file: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]
             try:
                 yield where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-                yield where, _InvalidRow("row", f"{_JSON_RULE}: {error}", remedy="mend or remove this line")
+                yield where, _InvalidRow("row", f"{_JSON_RULE}: {error}", remedy="fix or remove this line")
 
 
 def _from_list(file: Path, opener: Callable[..., Any], problems: list[Problem]) -> Iterator[tuple[str, Any]]:
@@ -146,7 +148,7 @@ def _from_list(file: Path, opener: Callable[..., Any], problems: list[Problem]) 
             records = json.loads(stream.read().decode("utf-8-sig"))
         except ValueError as error:
             where = f"{file}:{getattr(error, 'lineno', 1)}"
-            problems.append(Problem(where, "file", f"{_JSON_RULE}: {error}", "mend the file here"))
+            problems.append(Problem(where, "file", f"{_JSON_RULE}: {error}", "fix the file here"))
             return
     for number, record in enumerate(records, 1):
         yield f"{file}: row {number}", record
@@ -168,7 +170,7 @@ def _from_datasets(path: str, split: str, problems: list[Problem]) -> Iterator[t
 
     try:
         loaded = datasets.load_dataset(path, split=split)
-    except Exception as error:  # it raises its own, the hub's and the file system's
+    except Exception as error:  # errors of datasets, of the hub and of the file system
         rule = f"the data set must be loadable: {type(error).__name__}: {error}"
         remedy = "check the path or hub id, its split and the network; or download it and name the file"
         problems.append(Problem(f"{path} (split {split})", "path", rule, remedy))

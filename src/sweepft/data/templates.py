@@ -48,15 +48,11 @@ BUILT_IN: Final[Mapping[str, str]] = {
 {%- endif %}
 """,
 }
-
-
 """Built-in templates by name, both with generation marks.
 
-``chatml`` adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer lacks them: new embeddings
-to be learned. ``plain`` needs the tokenizer's eos token only: the safer choice for LoRA and for short runs.
+``chatml`` adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer lacks them, with new embeddings to
+train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and for short runs.
 """
-
-
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (("user", "Question one"), ("assistant", "Answer one"), ("user", "Question two"))
@@ -121,7 +117,7 @@ class Rendered:
 
     Attributes:
         text: What is tokenised.
-        spans: Learned parts as ``[start, stop)`` in characters, ascending, not overlapping.
+        spans: Target spans as ``[start, stop)`` in characters, ascending, not overlapping.
         as_written: Whether each assistant turn was found, as written, in its span.
     """
 
@@ -131,7 +127,7 @@ class Rendered:
 
 
 class ChatFormat:
-    """A chat template at work for one tokenizer.
+    """A chat template applied with one tokenizer.
 
     Attributes:
         template: The Jinja text.
@@ -143,7 +139,7 @@ class ChatFormat:
         """Try the template on a small conversation.
 
         Raises:
-            DataError: If it cannot be rendered, or turns cannot be told apart.
+            DataError: If it cannot be rendered, or does not separate turns.
         """
         self.template = template
         self.marked = _MARKS.search(template) is not None
@@ -162,7 +158,7 @@ class ChatFormat:
             raise DataError([Problem("chat template", "model.chat_template", str(error), remedy)]) from error
 
     def render(self, turns: Sequence[tuple[str, str]]) -> Rendered:
-        """Turn a conversation into text and find what is learned of it.
+        """Render a conversation and find its target spans.
 
         Raises:
             ValueError: If the template refuses the conversation, or rewrites earlier turns and has no marks.
@@ -175,7 +171,7 @@ class ChatFormat:
         return Rendered(text, tuple(self._end(text, start, stop) for start, stop in spans), as_written)
 
     def special_in(self, turns: Sequence[tuple[str, str]]) -> str | None:
-        """A special token that stands as text in a turn, and will be taken for the token it names."""
+        """A special token spelled in the text of a turn, which is tokenised as that token."""
         found = (self._any_special.search(content) for _, content in turns)
         return next((match.group() for match in found if match), None)
 
@@ -188,7 +184,7 @@ class ChatFormat:
                 text, spans = self._marked_spans(turns) if self.marked else self._prefix_spans(turns)
             except ValueError:
                 if turns is _PROBE:
-                    break  # it rewrites earlier turns: good for single answers, other rows are refused one by one
+                    break  # it rewrites earlier turns: usable for single answers; other rows are refused one by one
                 raise
             if (
                 len(spans) != 1
@@ -203,7 +199,7 @@ class ChatFormat:
         return found[0] if found[0] == found[-1] else None
 
     def _end(self, text: str, start: int, stop: int) -> tuple[int, int]:
-        """Move the end of a learned part to just behind the token that ends the turn."""
+        """Extend a target span to just behind the token that ends the turn."""
         end = self.end_of_turn
         if end is None:
             return start, stop

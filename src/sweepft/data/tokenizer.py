@@ -88,9 +88,7 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         remedy = "save it there with tokenizer.save_pretrained; for a hub id check name, revision and network"
         raise DataError([Problem(model.path, "model.path", rule, remedy)]) from error
     if not tokenizer.is_fast:
-        rule = (
-            "the tokenizer must be a fast one (tokenizer.json), which knows where in the text a token stands"
-        )
+        rule = "the tokenizer must be a fast one (tokenizer.json), which maps tokens to characters"
         remedy = "convert it with transformers and save it beside the weights"
         raise DataError([Problem(model.path, "model.path", rule, remedy, type(tokenizer).__name__)])
     warnings = []

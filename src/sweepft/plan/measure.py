@@ -1,7 +1,7 @@
-"""Ten real optimizer steps of each batch size, in processes of their own, as the sweep's slots would take them.
+"""Measure ten real optimizer steps of each batch size, in child processes, as the sweep's slots would take them.
 
-One idea: the same ranks, engine, data and order as in a sweep, as many slots at once as would run on this machine;
-Ray is started to time its start, and left out of the rest. Nothing heavy is loaded here: the processes are children of
+Ranks, engine, data and order are those of the sweep, with as many slots at once as would run on this machine. Ray is
+started only to time its start. Nothing heavy is loaded here: the ranks are children of
 ``python -m sweepft.plan.measure_ranks``.
 """
 
@@ -23,19 +23,19 @@ from sweepft.spec import SweepSpec
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured.
+    """Measured times and memory.
 
     Attributes:
         step_seconds: Mean seconds of an optimizer step, by batch size.
-        evaluate_seconds: Seconds of one evaluation of all held-out sets.
+        evaluate_seconds: Seconds of one evaluation of all validation sets.
         start_seconds: Seconds from the sweep's start to the first step of a slot's first trial: Ray, ranks, engine.
-        peak_bytes: The most memory a rank held (resident, or reserved on its GPU).
-        micro_batch: Rows a rank ran at once.
-        steps: Fewest steps that were timed of a batch size.
-        slots: Slots at work at the same time.
-        slots_per_gpu: Of these, on one GPU; 1 where none is shared.
-        alone_step_seconds: As ``step_seconds``, with one slot at work; None where no GPU is shared.
-        switch_seconds: Seconds in which a warm engine is reset for the next trial.
+        peak_bytes: Peak memory of a rank (resident, or reserved on its GPU).
+        micro_batch: Rows of a micro-batch.
+        steps: Minimum number of steps timed for a batch size.
+        slots: Concurrent slots.
+        slots_per_gpu: Concurrent slots on one GPU; 1 where none is shared.
+        alone_step_seconds: As ``step_seconds``, with a single slot; None where no GPU is shared.
+        switch_seconds: Seconds to reset a warm engine for the next trial.
     """
 
     step_seconds: Mapping[int, float]
@@ -51,7 +51,7 @@ class Measured:
 
     @property
     def sharing_gain(self) -> float | None:
-        """Times the work that a GPU does with its slots at once, against one; batch sizes count alike."""
+        """Throughput of a GPU with its slots at once, relative to one slot; mean over batch sizes."""
         if self.alone_step_seconds is None:
             return None
         kept = [alone / self.step_seconds[size] for size, alone in self.alone_step_seconds.items()]

@@ -1,8 +1,8 @@
-"""The processes that ``measure`` times: ``python -m sweepft.plan.measure_ranks`` reads a job from stdin.
+"""The ranks that ``measure`` times: ``python -m sweepft.plan.measure_ranks`` reads a job from stdin.
 
-One idea: a slot is a process group of its own; all slots start their timed steps together, so that each meets the
-others' load as it would in the sweep. What comes before a slot's ranks is timed by doing it: a local Ray is started,
-and a coordinator on it for each slot; then it is ended, and the ranks are plain processes.
+Each slot is a process group of its own, and all slots start their timed steps together, so that each runs under the
+load of the others as in the sweep. The start-up before the ranks is timed by starting a local Ray and a coordinator for
+each slot; Ray is then stopped, and the ranks are plain processes.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         for slot in range(slots):
-            meeting = open_listener("127.0.0.1")
+            listener = open_listener("127.0.0.1")
             for rank in range(world):
                 _show_gpu(slot * world + rank, spec.resources.gpus_per_worker, visible)
-                port, listener = meeting.getsockname()[1], meeting if rank == 0 else None
+                port = listener.getsockname()[1]
                 args = (
                     answers,
                     together,
@@ -66,7 +66,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
                     rank,
                     world,
                     port,
-                    listener,
+                    listener if rank == 0 else None,
                     engine,
                     trials,
                     dict(job),
@@ -75,7 +75,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
                 process = context.Process(target=_rank, args=args, daemon=True)
                 process.start()
                 processes.append(process)
-            meeting.close()  # rank 0 has its own
+            listener.close()  # rank 0 has its own copy
         found = _gathered(answers, slots * world, [str(t.batch_size) for t in trials], processes)
         return found | {"start_seconds": before + found["start_seconds"]}
     finally:
@@ -106,7 +106,7 @@ def _load_coordinator() -> None:
 
 
 def _train_config(spec: SweepSpec, size: int, budget_samples: int) -> TrainConfig:
-    """A trial of this batch size; of every other swept field the first value will do."""
+    """The train config of a trial of this batch size, with the first value of every other swept field."""
     params = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
     if "batch_size" in params:
         params["batch_size"] = size
@@ -114,7 +114,7 @@ def _train_config(spec: SweepSpec, size: int, budget_samples: int) -> TrainConfi
 
 
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
-    """Slowest start and largest peak of all ranks; the first rank's steps of each slot, one after another."""
+    """Maximum start time and peak of all ranks, and the step times of each slot's first rank."""
     steps: dict[str, list[float]] = {size: [] for size in sizes}
     names = ("evaluate_seconds", "start_seconds", "switch_seconds", "peak_bytes", "micro_batch")
     found: dict[str, Any] = dict.fromkeys(names, 0)
