@@ -15,9 +15,7 @@ SET = click.option(
 )
 
 SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
-
 RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
-
 
 NO_FILES = click.option(
     "--no-files",

@@ -1,7 +1,7 @@
-"""What finalists are scored on: benchmarks by the lm-evaluation-harness, and judged answers (``judge``).
+"""Scores of a model in memory: benchmarks by the lm-evaluation-harness, and MT-Bench (``mt_bench``).
 
-One idea: the harness sees a plain transformers model and a slot's ranks as its data-parallel ones; how the weights got
-there, and where the scores go, is nobody's business here. Knows nothing of the engine.
+The harness sees a plain transformers model, and a slot's ranks as its data-parallel processes. Loading the weights and
+storing the scores is up to the caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The child process of ``sweepft.evaluation.tasks.check_tasks``: plans on standard input, what was found in a file."""
+"""Child process of ``sweepft.evaluation.tasks.check_tasks``: reads tasks from standard input, writes facts to a file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 from sweepft.errors import EvaluateError
-from sweepft.evaluation.tasks import EvalTask, look_at
+from sweepft.evaluation.tasks import EvalTask, inspect_task
 
 
 def main() -> int:
-    """Load each task and put its first item; errors raised on purpose are part of the outcome."""
+    """Load each task and render its first item; a sweepft error becomes part of the result."""
     job = json.load(sys.stdin)
     found, problems = {}, []
-    for given in job["plans"]:
-        plan = EvalTask(**{**given, "include_path": tuple(given["include_path"])})
+    for given in job["tasks"]:
+        task = EvalTask(**{**given, "include_path": tuple(given["include_path"])})
         try:
-            found[plan.name] = look_at(plan)
+            found[task.name] = inspect_task(task)
         except EvaluateError as error:
             problems.append(str(error))
     Path(job["outcome"]).write_text(json.dumps({"found": found, "problems": problems}))

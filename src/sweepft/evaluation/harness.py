@@ -1,7 +1,7 @@
-"""Score a living model on a task. Called on every rank of a slot with the same model, sharded or not.
+"""Score a model in memory on a task. Runs on every rank of a slot.
 
-The idea to keep in mind: where each rank holds all weights, ranks share the items; where weights are sharded (ZeRO-3)
-every rank runs all of them, so that the gathers inside each forward pass line up.
+Where each rank holds all weights, the ranks share the items. Where the weights are sharded (ZeRO-3), every rank runs all
+items, because all ranks must take part in the gathers of each forward pass.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sweepft.evaluation.task_loading import load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
 
 
-def score(model: Any, tokenizer: str, plan: EvalTask, *, sharded: bool) -> dict[str, Any]:
+def score(model: Any, tokenizer: str, task: EvalTask, *, sharded: bool) -> dict[str, Any]:
     """Scores of a model on one task or group.
 
     Args:
         model: A transformers causal language model in evaluation mode.
         tokenizer: Folder of its tokenizer.
-        plan: What to score.
-        sharded: Whether the ranks hold a part of each weight.
+        task: The task and its settings.
+        sharded: Whether each rank holds only a part of the weights.
     Returns:
         On rank 0 ``metrics`` (name -> value, stderr, higher_is_better), ``parts`` (the same by task of a group),
         ``items`` (documents scored), ``version``, ``num_fewshot`` and ``samples`` (one record an item and filter);
@@ -35,38 +35,38 @@ def score(model: Any, tokenizer: str, plan: EvalTask, *, sharded: bool) -> dict[
         EvaluateError: If the task cannot be loaded.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    loaded = load_tasks(plan)
-    fewest = min(len(task.eval_docs) for task in loaded["tasks"].values())
+    loaded = load_tasks(task)
+    fewest = min(len(one.eval_docs) for one in loaded["tasks"].values())
     world = dist.get_world_size()
-    shares = not sharded and min(fewest, plan.limit or fewest) >= world
-    lm = _LiveModel(
-        model, tokenizer, plan.batch_size, ranks=world if shares else 1, synced=sharded and world > 1
+    shares = not sharded and min(fewest, task.limit or fewest) >= world
+    lm = _InMemoryModel(
+        model, tokenizer, task.batch_size, ranks=world if shares else 1, synced=sharded and world > 1
     )
     results = evaluate(
         lm=lm,
         task_dict=loaded,
-        limit=plan.limit,
-        apply_chat_template=plan.chat_template,
-        fewshot_as_multiturn=plan.chat_template,
+        limit=task.limit,
+        apply_chat_template=task.chat_template,
+        fewshot_as_multiturn=task.chat_template,
     )
-    return {} if results is None or dist.get_rank() != 0 else _digested(plan.name, loaded, results)
+    return {} if results is None or dist.get_rank() != 0 else _result(task.name, loaded, results)
 
 
-class _LiveModel(HFLM):  # type: ignore[misc]  # the harness has no types
-    """The harness's door to a model that is already here, on ranks that are already joined.
+class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
+    """A model in memory, as the harness expects it, on ranks that have already joined a process group.
 
     Args:
         model: The model.
         tokenizer: Folder of its tokenizer.
-        batch_size: Items at once.
-        ranks: Ranks that share the items.
-        synced: Whether generation goes on until the slowest rank is done.
+        batch_size: Items per forward pass.
+        ranks: Number of ranks that share the items.
+        synced: Whether every rank generates until the slowest one has finished.
     """
 
     def __init__(self, model: Any, tokenizer: str, batch_size: int, *, ranks: int, synced: bool) -> None:
         from transformers import AutoTokenizer
 
-        # A tokenizer of its own: the harness sets the side on which it pads.
+        # A separate tokenizer, because the harness changes its padding side.
         super().__init__(
             pretrained=model, tokenizer=AutoTokenizer.from_pretrained(tokenizer), batch_size=batch_size
         )
@@ -85,7 +85,7 @@ class _LiveModel(HFLM):  # type: ignore[misc]  # the harness has no types
 
 
 class _Ranks:
-    """What the harness asks of ``accelerate.Accelerator``, on the process group that is there."""
+    """The part of ``accelerate.Accelerator`` that the harness uses, on the existing process group."""
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         parts = [torch.zeros_like(tensor) for _ in range(dist.get_world_size())]
@@ -99,8 +99,7 @@ class _Ranks:
         return model
 
 
-def _digested(name: str, loaded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
-    """The harness's results, as far as they are ours."""
+def _result(name: str, loaded: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, Any]:
     rows = {**results["results"], **results.get("groups", {})}
     tasks = list(loaded["tasks"])
     better = results.get("higher_is_better", {})
@@ -138,7 +137,7 @@ def _metrics(row: Mapping[str, Any], better: Mapping[str, Any]) -> dict[str, dic
 
 
 def _mean(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Unweighted mean over tasks of the metrics that all of them have; their errors are taken as independent."""
+    """Unweighted mean over tasks of the metrics that all of them have; their errors are treated as independent."""
     shared = [name for name in parts[0] if all(name in part for part in parts)]
     means = {}
     for name in shared:
@@ -150,7 +149,7 @@ def _mean(parts: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
 
 
 def _sample(task: str, sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What was asked, said and expected of one item. The document stands in the task's data, under its number."""
+    """Prompt, response and target of one item. The document is in the task's data, under its number."""
     kept = {key: sample[key] for key in ("doc_id", "filter", "target", "doc_hash", "prompt_hash")}
     return {"task": task, **kept, "response": sample["filtered_resps"], "raw": sample["resps"]} | {
         metric: sample[metric] for metric in sample["metrics"]

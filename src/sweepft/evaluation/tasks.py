@@ -1,10 +1,8 @@
-"""Whether the tasks a sweep will end with can be had, found out before its first trial.
+"""Benchmark tasks as plain data, the check that they can be loaded, and the file of a task's items.
 
-The idea to keep in mind: the harness imports torch, which the driver must not; so the tasks are looked at in a process
-of its own.
+`check_tasks` runs before the first trial, so that a missing task or data set is found before any GPU time is spent. It
+loads the harness in a child process, because the harness imports torch and the driver must not.
 """
-# MERGED What a rank must know to score a task: plain data, made without the harness.
-# MERGED What was said and expected, item by item: JSON lines beside the ledger, which has their digest.
 
 from __future__ import annotations
 
@@ -25,15 +23,15 @@ from sweepft.errors import EvaluateError
 
 @dataclass(frozen=True)
 class EvalTask:
-    """A task of the lm-evaluation-harness, and how it is put.
+    """A task of the lm-evaluation-harness and its settings.
 
     Attributes:
-        name: Of a task or group.
+        name: Task or group.
         include_path: Folders with task files.
-        limit: Items at most (of a group: of each of its tasks); None for all.
+        limit: Largest number of items (for a group, of each of its tasks); None for all.
         num_fewshot: Examples before each item; None for the task's own number.
-        chat_template: Whether items are put as chat turns.
-        batch_size: Items a rank runs at once.
+        chat_template: Whether items are rendered as chat turns.
+        batch_size: Items per forward pass of a rank.
     """
 
     name: str
@@ -45,9 +43,9 @@ class EvalTask:
 
     @property
     def digest(self) -> str:
-        """Of what changes a score: settings, own task files, version of the harness; not of the data files they name.
+        """Digest of all that changes a score: settings, local task files, version of the harness.
 
-        Scores under the same digest need not be computed again.
+        Data files that a task file names are not part of it. Scores with equal digests are reused.
         """
         settings = {k: v for k, v in asdict(self).items() if k not in ("batch_size", "include_path")}
         digest = hashlib.sha256(json.dumps([settings, _harness()], sort_keys=True).encode())
@@ -67,7 +65,7 @@ def _harness() -> str | None:
 
 
 def write_items(file: Path, items: Iterable[Mapping[str, Any]]) -> str:
-    """Write gzipped JSON lines, all or nothing; equal items give equal bytes.
+    """Write items as gzipped JSON lines, atomically; equal items give equal bytes.
 
     Returns:
         SHA-256 of the file.
@@ -81,51 +79,52 @@ def write_items(file: Path, items: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_tasks(plans: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
+def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
     """Load every task in a child process.
 
     Returns:
         Task -> ``items`` (documents, after the limit) and ``metrics`` (names).
     Raises:
-        EvaluateError: With every task that cannot be had.
+        EvaluateError: Lists every task that cannot be loaded.
     """
-    if not plans:
+    if not tasks:
         return {}
     with tempfile.TemporaryDirectory(prefix="sweepft-tasks-") as folder:
         outcome = Path(folder) / "outcome.json"
-        job = {"plans": [asdict(plan) for plan in plans], "outcome": str(outcome)}
+        job = {"tasks": [asdict(task) for task in tasks], "outcome": str(outcome)}
         command = [sys.executable, "-m", "sweepft.evaluation"]
         done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
         answer = json.loads(outcome.read_text()) if outcome.is_file() else None
     if answer is None:
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise EvaluateError(f"evaluate.tasks: looking at the tasks failed:\n{tail}")
+        raise EvaluateError(f"evaluate.tasks: the check of the tasks failed:\n{tail}", key="evaluate.tasks")
     if answer["problems"]:
-        raise EvaluateError("\n".join(answer["problems"]))
+        raise EvaluateError("\n".join(answer["problems"]), key="evaluate.tasks")
     return dict(answer["found"])
 
 
-def look_at(plan: EvalTask) -> dict[str, Any]:
-    """Load one task and put its first item (in the child process).
+def inspect_task(wanted: EvalTask) -> dict[str, Any]:
+    """Load one task and render its first item (in the child process).
 
     Raises:
-        EvaluateError: If the task cannot be loaded, or its text cannot be made of its first document.
+        EvaluateError: If the task cannot be loaded or its first document cannot be rendered.
     """
     from sweepft.evaluation.task_loading import load_tasks, metric_names
 
-    loaded = load_tasks(plan)
+    loaded = load_tasks(wanted)
     items, keys = 0, []
     for name, task in loaded["tasks"].items():
-        items += min(len(task.eval_docs), plan.limit or len(task.eval_docs))
+        items += min(len(task.eval_docs), wanted.limit or len(task.eval_docs))
         try:
             first = task.eval_docs[0]
             task.doc_to_text(first)
             task.doc_to_target(first)
         except Exception as error:
-            said = f"{type(error).__name__}: {str(error)[:200]}"
+            cause = f"{type(error).__name__}: {str(error)[:200]}"
             raise EvaluateError(
-                f"evaluate.tasks: {name}: no text can be made of its first document: {said}\n"
-                "  mend doc_to_text and doc_to_target of the task file"
+                f"evaluate.tasks: {name}: its first document cannot be rendered: {cause}\n"
+                "  correct doc_to_text and doc_to_target of the task file",
+                key="evaluate.tasks",
             ) from error
         keys += [f"{m},{f.name}" for m in task.aggregation() for f in task._filters]
     return {"items": items, "metrics": list(metric_names(dict.fromkeys(keys)).values())}

@@ -1,6 +1,6 @@
-"""What the judge is asked: four templates in FastChat's format, ours by default.
+"""The judge's prompts: four templates in FastChat's format; sweepft ships its own.
 
-One idea: a template's places are filled in one pass, so that braces in a question or an answer stay what they are.
+All placeholders of a template are filled in one pass, so that braces in a question or an answer are left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ _NAMES: Final = {
     (2, True): "single-math-v1-multi-turn",
 }
 
-
 _NEEDS: Final = {
     (1, False): {"question", "answer"},
     (1, True): {"question", "answer", "ref_answer_1"},
@@ -30,11 +29,9 @@ _NEEDS: Final = {
     (2, True): {"question_2", "answer_1", "answer_2", "ref_answer_2"},
 }
 
-
-_PLACE: Final = re.compile(
+_PLACEHOLDER: Final = re.compile(
     r"\{(question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2)\}"
 )
-
 
 _WANTED: Final = (
     'judge prompts, one a line: {"name": "single-v1", "system_prompt": "...", "prompt_template": "..."}'
@@ -43,14 +40,14 @@ _WANTED: Final = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template: what the system says, and what the user says with places in braces."""
+    """A system text, and a user text with placeholders in braces."""
 
     system: str
     template: str
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The template with its places filled; other braces stay."""
-        return _PLACE.sub(lambda place: values.get(place[1], place[0]), self.template)
+        """The template with its placeholders filled; other braces stay."""
+        return _PLACEHOLDER.sub(lambda place: values.get(place[1], place[0]), self.template)
 
 
 class Prompts:
@@ -65,10 +62,12 @@ class Prompts:
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Prompts:
-        """Read them from a file as FastChat's ``judge_prompts.jsonl``; by default our own. Others in it are not used.
+        """Read the four prompts from a file like FastChat's ``judge_prompts.jsonl``, or sweepft's own by default.
+
+        Other prompts in the file are not used.
 
         Raises:
-            DataError: If the file cannot be read, or one of the four is missing or lacks a place.
+            DataError: If the file cannot be read, or one of the four is missing or lacks a placeholder.
         """
         if path is None:
             with as_file(files("sweepft.evaluation.mt_bench") / "prompts.jsonl") as own:
@@ -80,10 +79,10 @@ class Prompts:
             template, system = row.get("prompt_template"), row.get("system_prompt") or ""
             if not isinstance(template, str) or not isinstance(system, str):
                 problems.append(
-                    Problem(where, name, "is missing, or has no prompt_template", f"add {_WANTED}")
+                    Problem(where, name, "is missing or has no prompt_template", f"add {_WANTED}")
                 )
                 continue
-            missing = _NEEDS[kind] - set(_PLACE.findall(template))
+            missing = _NEEDS[kind] - set(_PLACEHOLDER.findall(template))
             if missing:
                 places = ", ".join(f"{{{place}}}" for place in sorted(missing))
                 problems.append(Problem(where, name, f"its template lacks {places}", "add what is missing"))
@@ -99,10 +98,10 @@ class Prompts:
     def messages(
         self, question: Question, answers: Sequence[str], *, with_reference: bool
     ) -> list[dict[str, str]]:
-        """The chat that asks for a verdict on the last of ``answers``.
+        """The chat that asks the judge to rate the last of ``answers``.
 
         Args:
-            question: Of one or two turns.
+            question: A question of one or two turns.
             answers: To its first turn, or to both.
             with_reference: Whether the judge sees the reference answers; the question must have them.
         """

@@ -1,6 +1,6 @@
-"""MT-Bench questions and reference answers, read from the files that people have.
+"""MT-Bench questions and reference answers, read from files in FastChat's format.
 
-One idea: every broken line is named by file and line before the first token is generated.
+Every invalid line is reported by file and line before anything is generated.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, Final
 from sweepft.errors import DataError, Problem
 
 _FORM: Final = '{"question_id": 81, "category": "writing", "turns": ["...", "..."]}'
-
-
 _REFERENCE_FORM: Final = '{"question_id": 81, "choices": [{"turns": ["...", "..."]}]}'
 
 
@@ -26,9 +24,9 @@ class Question:
 
     Attributes:
         question_id: As in the file, as text.
-        category: Decides the temperature, and whether the judge sees the reference.
-        turns: What the user says, one or two texts.
-        references: A good answer to each turn, or empty.
+        category: Determines the temperature and whether the judge sees the reference.
+        turns: One or two messages of the user.
+        references: A reference answer to each turn, or empty.
     """
 
     question_id: str
@@ -38,10 +36,10 @@ class Question:
 
 
 def read_questions(path: str | Path, references: str | Path | None = None) -> list[Question]:
-    """Read questions, and the reference answers from a file of their own where one is given.
+    """Read questions, and reference answers from a separate file if one is given.
 
     Raises:
-        DataError: If a file is missing, empty or has broken lines; each is named.
+        DataError: If a file is missing, empty or has invalid lines; lists each of them.
     """
     given = _read_references(Path(references)) if references is not None else {}
     problems: list[Problem] = []
@@ -55,7 +53,7 @@ def read_questions(path: str | Path, references: str | Path | None = None) -> li
             continue
         if str(name) in questions:
             problems.append(
-                Problem(where, "question_id", "must not come twice", "remove one of the two", str(name))
+                Problem(where, "question_id", "must be unique", "remove one of the two", str(name))
             )
         own = _texts(row.get("reference"))
         found = given.get(str(name), own)
@@ -66,13 +64,13 @@ def read_questions(path: str | Path, references: str | Path | None = None) -> li
 
 
 def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(file:line, object)`` of a JSON Lines file, also gzipped; blank lines are passed over.
+    """``(file:line, object)`` of a JSON Lines file, also gzipped; blank lines are skipped.
 
     Args:
         path: The file.
-        wanted: What belongs there, for the remedy.
+        wanted: The expected content, for the remedy.
     Raises:
-        DataError: If it cannot be read, holds nothing, or a line is not a JSON object.
+        DataError: If it cannot be read, is empty, or a line is not a JSON object.
     """
     opener = gzip.open if path.name.endswith(".gz") else open
     count = 0
@@ -89,9 +87,9 @@ def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, EOFError, ValueError) as error:
         what = (isinstance(error, OSError) and error.strerror) or str(error)
         rule = f"cannot be read: {what}"
-        raise DataError([Problem(str(path), "file", rule, f"put there {wanted}")]) from None
+        raise DataError([Problem(str(path), "file", rule, f"provide {wanted}")]) from None
     if count == 0:
-        raise DataError([Problem(str(path), "file", "must have at least one line", f"put there {wanted}")])
+        raise DataError([Problem(str(path), "file", "must have at least one line", f"provide {wanted}")])
 
 
 def _read_references(path: Path) -> dict[str, tuple[str, ...]]:
