@@ -41,9 +41,8 @@ class Driver:
         self.control = SweepControl(lambda: self.limit)
         self.scheduler = build_scheduler(self.spec, BUDGET, PriorSweeps(), control=self.control)
         if resumed:
-            rows = read_ledger(run)
-            self.proposer.rebuild(rows)
-            self.scheduler.load_rows(rows)
+            self.proposer.rebuild(view)
+            self.scheduler.restore_ledger(view)
         self.commands = CommandHandler(self.spec, run, self.event_log, self.control)
         self.control.begin_session()
         self.commands.begin_session(self.scheduler, self.proposer)
