@@ -135,7 +135,7 @@ def test_a_finished_sweep_is_extended_but_not_changed(undisturbed, tmp_path):
     run = tmp_path / "extended"
     shutil.copytree(undisturbed, run)
     refused = finish(sweepft("resume", run, "--set", "train.budget.samples=50"), code=2)
-    assert "train.budget.samples: cannot change in a run that has begun" in refused
+    assert "train.budget.samples: cannot change in a run that has started" in refused
     assert "(got 50)" in refused
     finish(sweepft("resume", run, "--set", f"search.trials={TRIALS + 1}"))
     view = SweepState.load(run)

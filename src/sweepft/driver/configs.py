@@ -1,5 +1,4 @@
-"""From the spec and its prepared data to the plain plans that slots and ranks work by."""
-# MERGED What a sweep takes from the cluster, and whether the cluster has it.
+"""From the spec and its prepared data to the plain configurations of slots and ranks, and to what they take of a cluster."""
 
 from __future__ import annotations
 
@@ -22,8 +21,6 @@ from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.training.config import EngineConfig, ValidationSet
 
 COORDINATOR_CPUS = 0.01
-
-
 """Logical CPUs of a slot's coordinator: it waits for its ranks and computes nothing."""
 
 
@@ -34,7 +31,7 @@ def shape(spec: SweepSpec) -> WorkerShape:
 
 
 def placement(spec: SweepSpec) -> Any:
-    """Placement of one slot: the coordinator, then a bundle for each rank, close together."""
+    """Placement of one slot: a bundle for the coordinator, then one for each rank, packed together."""
     ranks = shape(spec)
     bundle = {"CPU": ranks.cpus} | ({"GPU": ranks.gpus} if ranks.gpus else {})
     return tune.PlacementGroupFactory([{"CPU": COORDINATOR_CPUS}, *[bundle] * ranks.workers], strategy="PACK")
@@ -49,18 +46,18 @@ def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:
     warning = None
     if busy > real:
         warning = (
-            f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs want {busy} CPUs, "
-            f"and this machine has {real}: ranks share them and run slower; "
+            f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs need {busy} CPUs, "
+            f"and this machine has {real}: ranks share them and are slower; "
             "lower resources.concurrent_trials or workers_per_trial"
         )
     return max(needed, real), warning
 
 
 def check_cluster(spec: SweepSpec) -> None:
-    """Refuse a sweep of which not even one trial fits.
+    """Refuse a sweep where not even one trial fits.
 
     Raises:
-        ResourceError: Says what a trial needs and what the cluster has.
+        ResourceError: With what a trial needs and what the cluster has.
     """
     ranks, total = shape(spec), ray.cluster_resources()
     for name, per_rank in (("CPU", ranks.cpus), ("GPU", ranks.gpus)):
@@ -75,7 +72,7 @@ def check_cluster(spec: SweepSpec) -> None:
 
 
 def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfig:
-    """What every slot of this sweep is given."""
+    """The configuration of every slot of a sweep."""
     engine = EngineConfig(
         model_path=spec.model.path,
         revision=spec.model.revision,
@@ -113,14 +110,14 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
 
 
 def _micro_batch(given: int | str | MicroTokens) -> int:
-    """Rows or tokens; 0 is to be found."""
+    """Rows or tokens; 0 means that the ranks find the rows that fit."""
     if isinstance(given, MicroTokens):
         return given.tokens
     return given if isinstance(given, int) else 0
 
 
 def _largest_batch(spec: SweepSpec) -> int:
-    """The largest global batch a trial may have: swept ones are choices, fixed ones stand in ``train``."""
+    """The largest global batch a trial may have: of the swept choices, else the fixed one in ``train``."""
     sizes = [entry["batch_size"] for entry in spec.search.start_with if "batch_size" in entry]
     swept = spec.search.space.get("batch_size")
     sizes += [int(value) for value in swept.choice or ()] if swept is not None else []
@@ -128,7 +125,7 @@ def _largest_batch(spec: SweepSpec) -> int:
 
 
 def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolicy:
-    """Whose weights this sweep keeps, finalists among them; slots and driver go by the same plan."""
+    """Which trials' weights to keep, finalists included; slots and driver use the same policy."""
     return KeepPolicy(
         folder=str(run_dir / "weights"),
         tokenizer=prepared.tokenizer,
@@ -139,7 +136,7 @@ def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolic
 
 
 def eval_tasks(spec: SweepSpec) -> list[EvalTask]:
-    """The benchmark tasks of the finalists."""
+    """The benchmark tasks that finalists are scored on."""
     if spec.evaluate is None:
         return []
     return [
@@ -156,7 +153,7 @@ def eval_tasks(spec: SweepSpec) -> list[EvalTask]:
 
 
 def checkpoint_policy(spec: SweepSpec, run_dir: Path) -> CheckpointPolicy:
-    """When trials' states are written, and where."""
+    """When trials are checkpointed, and where."""
     folder = str(run_dir / "checkpoints")
     if isinstance(spec.checkpoint, CheckpointEvery):
         return CheckpointPolicy(folder, "every", 60.0 * spec.checkpoint.minutes)

@@ -1,9 +1,4 @@
-"""The report while the sweep runs: written again when a trial has ended, and now and then in between.
-
-One idea: the page may take a fiftieth of the driver's time and no more, so the pause after a page grows with what the
-page cost. A page that cannot be written is logged; the sweep goes on.
-"""
-# MERGED What else follows from a ledger row while a sweep runs: giving up where nothing works, and whose weights stay.
+"""What follows from a ledger row while a sweep runs: giving up, removing weights, the live report."""
 
 from __future__ import annotations
 
@@ -20,11 +15,23 @@ from sweepft.ledger import Row, SweepState
 from sweepft.report import write_report
 from sweepft.slot.weight_retention import KeepPolicy
 
-_GIVE_UP_AFTER = 3
+_GIVE_UP_AFTER: Final = 3
+"""Failed trials, where no trial has worked."""
+
+_AFTER_AN_END: Final = 20.0
+"""Shortest time between two reports, in seconds, when a trial has ended since."""
+
+_USUAL: Final = 60.0
+"""The same when no trial has ended."""
+
+_SHARE: Final = 0.02
+"""Largest share of the driver's time for reports: the more one costs, the longer the next one waits."""
+
+_log = logging.getLogger(__name__)
 
 
 def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable[[Row], None]:
-    """End a sweep whose first trials all fail, or whose model is found not to pack: the next ones would fail too."""
+    """Give up a sweep when its first trials all fail, or its model cannot be packed: the next trials would fail too."""
     ended = [t.status for t in view.trials.values() if t.end is not None and t.status != "interrupted"]
     failed, worked = ended.count("failed"), len(ended) > ended.count("failed")
 
@@ -42,7 +49,7 @@ def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable
 
 
 def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:
-    """Remove the weights of trials that have been overtaken."""
+    """Remove the weights of trials that are no longer among the best."""
     ended = (t for t in view.trials.values() if t.replicate_of is None)
     kept = {t.trial_id: t.objective for t in ended if t.objective is not None}
 
@@ -56,34 +63,15 @@ def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:
     return on_row
 
 
-_AFTER_AN_END: Final = 20.0
-
-
-"""Seconds between pages at least."""
-
-
-_USUAL: Final = 60.0
-
-
-"""Seconds between pages while no trial ends."""
-
-
-_SHARE: Final = 0.02
-
-
-"""Of the driver's time, at most."""
-
-
-_log = logging.getLogger(__name__)
-
-
 class LiveReport:
-    """Keeps the report files of a running sweep up to date, as a listener of the recorder.
+    """Keeps the report files of a running sweep up to date, as a listener of the event log.
+
+    A report that cannot be written is logged; the sweep continues.
 
     Args:
         run_dir: The run folder.
-        view: The fold that the recorder keeps up to date.
-        write: Makes the files.
+        view: The sweep's state.
+        write: Writes the files.
         clock: Seconds that never run backwards.
     """
 
@@ -103,11 +91,11 @@ class LiveReport:
         self._ended = False
 
     def on_row(self, row: Row) -> None:
-        """Take one ledger row; write the report where it is due. Never raises what the report raises."""
+        """Take one ledger row; write the report if it is due. Errors of the report are logged."""
         self._ended = self._ended or row["kind"] == "end"
         pause = max(_AFTER_AN_END if self._ended else _USUAL, self._cost / _SHARE)
         begin = self._clock()
-        if begin - self._last < pause or row["kind"] == "finish":  # the final report follows at once
+        if begin - self._last < pause or row["kind"] == "finish":  # the final report follows
             return
         try:
             self._write(self._run_dir, live=True, state=self._view)

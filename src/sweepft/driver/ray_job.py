@@ -1,7 +1,7 @@
-"""A sweep as a Ray Job: spec and code go to the cluster, the driver runs there, and the client may go away.
+"""A sweep as a Ray Job: spec and code go to the cluster, and the driver runs there without this client.
 
-One idea: what is left here is a note, ``job.json`` in a folder of its own, which says where the job is. ``status``,
-``logs``, ``stop`` and ``resume`` take that folder. The run folder itself lies on the cluster's shared storage.
+A folder with ``job.json`` stays here, which names the job; ``status``, ``logs``, ``stop`` and ``resume`` take that folder. The
+run folder itself is on the cluster's shared storage.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ NOTE: Final = "job.json"
 
 
 _STOP_SECONDS: Final = "60"
-
-
-"""Between the stop of a job and its kill: time to write the ledger's last rows; Ray's default is 3."""
+"""From the stop of a job to its kill: time to write the ledger's last rows. Ray's default is 3."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path
 
 
 def resume_job(before: Job, overrides: Sequence[str], address: str | None, note: Path) -> Job:
-    """Submit a job that goes on with the run of an earlier one.
+    """Submit a job that resumes the run of an earlier one.
 
     Raises:
         JobError: If an override holds a secret, which the job server would show to whoever reaches it, or the job
@@ -86,7 +84,7 @@ def resume_job(before: Job, overrides: Sequence[str], address: str | None, note:
 
 
 def noted_job(folder: Path) -> Job | None:
-    """The job that a folder's note speaks of, or None."""
+    """The job of a folder's ``job.json``, or None."""
     file = folder / NOTE
     if not file.is_file():
         return None
@@ -108,13 +106,13 @@ def job_status(job: Job) -> dict[str, Any]:
 
 
 def stop_job(job: Job) -> None:
-    """Ask the driver to end; what it has written can be resumed."""
+    """Ask the driver to end. The run can be resumed."""
     with _server(job.address) as client:
         client.stop_job(job.submission_id)
 
 
 def follow(job: Job, say: Callable[[str], None]) -> str:
-    """Hand on what the driver prints, from its first line, until it ends; returns the job's status then."""
+    """Pass on what the driver prints, from its first line until it ends. Returns the job's status then."""
 
     async def tail(client: Any) -> None:
         async for text in client.tail_job_logs(job.submission_id):
@@ -149,14 +147,14 @@ def _submit(
 
 
 def job_metadata(name: str, run_dir: str) -> dict[str, str]:
-    """What a job server shows of a sweep to whoever reaches it."""
+    """What a job server shows of a sweep to everyone who can reach it."""
     facts = {"sweep": name, "run_dir": run_dir, "who": who_am_i()}
     return {key: redact(value) for key, value in facts.items()}
 
 
 @contextlib.contextmanager
 def _server(address: str) -> Iterator[Any]:
-    """A client of a job server; its errors become ours."""
+    """A client of a job server; its errors are raised as `JobError`."""
     try:
         from ray.exceptions import RayError  # as which a missing or wrong token comes
         from ray.job_submission import JobSubmissionClient

@@ -1,5 +1,7 @@
-"""A Ray session for one sweep: started here or joined, quiet, and ended only if it was started here."""
-# MERGED A Ray of our own on this machine: what its processes read from the environment, and how it is started.
+"""A Ray session for one sweep: started here or joined, quiet, and ended only if it was started here.
+
+Also what Ray's and Tune's processes read from the environment, and how a local Ray is started.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     """A Ray session that holds at least one trial; yields a warning about CPUs, or None.
 
     Args:
-        spec: Whose trials are to fit.
+        spec: Its trials are to fit.
         run_dir: Its ``logs/`` takes what Ray and Tune would print.
         address: A running cluster (``auto`` or ``HOST:PORT``); None starts a local one, unless this process
             already has a session, which is then used and left alone.
@@ -47,7 +49,7 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False
             )
-    _log_to(run_dir / "logs" / "driver.log")  # once more: ray.init brings handlers of its own
+    _log_to(run_dir / "logs" / "driver.log")  # again: ray.init adds handlers of its own
     try:
         check_cluster(spec)
         check_shared(run_dir)
@@ -55,12 +57,12 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     finally:
         if started:
             ray.shutdown()
-        redact_files(run_dir / "logs")  # the ranks', which libraries write to as they like
+        redact_files(run_dir / "logs")  # libraries write to the ranks' logs directly
 
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, by which sweeps end at their rungs: Ray's own ends the process."""
+    """Keep this process's handler of SIGTERM, which ends sweeps at their rungs; Ray's ends the process."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -87,14 +89,14 @@ def _log_to(file: Path) -> None:
 
 _ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # TensorBoard, CSV and JSON files of every result: the ledger has them
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends trials at their windows
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # held-out loss comes at windows only
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it ends trials at their rungs
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # validation loss comes at rungs only
     "TUNE_GLOBAL_CHECKPOINT_S": "600",  # Tune's own snapshot grows with the sweep and is not relied upon
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
-    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune starts a preempted trial again itself, from its start
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",  # else Tune restarts a preempted trial itself, from its start
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -114,7 +116,7 @@ def start_ray(cpus: int) -> None:
     """
     with _on_loopback():
         ray.init(
-            address="local",  # else Ray joins a cluster that happens to run here, and refuses num_cpus
+            address="local",  # else Ray joins a cluster that runs here, and refuses num_cpus
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
@@ -125,7 +127,7 @@ def start_ray(cpus: int) -> None:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Have a Ray that starts now listen on the loopback only, as it does on a Mac; on Linux it has no option for it."""
+    """Have Ray listen on the loopback only, as on a Mac; on Linux there is no option for it."""
     before, name = ray_constants.ENABLE_RAY_CLUSTER, ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
     kept = os.environ.get(name)
     ray_constants.ENABLE_RAY_CLUSTER, os.environ[name] = False, "0"

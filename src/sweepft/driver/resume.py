@@ -1,7 +1,7 @@
-"""Go on with a run from its ledger: what is finished stays, what was interrupted goes on, more trials may follow.
+"""Resumes a run from its ledger: finished trials stay, interrupted ones continue, and more may follow.
 
-Nothing but the ledger is trusted. Study and scheduler are made anew from it; a trial that was under way trains again
-to its last whole result, silently, and goes on from there: at one slot a resumed sweep equals an undisturbed one.
+Study and scheduler are restored from the ledger. An interrupted trial trains up to its last complete result without
+reporting, and continues from there: with one slot, a resumed sweep equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def resume_sweep(
     address: str | None = None,
     console: Console | None = None,
 ) -> SweepResult:
-    """Go on with a run that was interrupted, crashed, or has finished and shall go on longer.
+    """Resume a run that was interrupted, crashed, or has finished and is to be extended.
 
     Args:
         run_dir: The run folder.
-        overrides: ``search.trials=64`` and the like; nothing that would make trials incomparable.
+        overrides: ``search.trials=64`` and the like; only keys that keep trials comparable.
         address: Ray cluster to join, None for a local one.
         console: Where progress is shown.
     Raises:
-        LedgerError: If the ledger is damaged, or another driver is writing it.
-        SpecError: If the spec would change in a way that makes trials incomparable; all differences are shown.
-        DataError: If the data are not what they were.
+        LedgerError: If the ledger is damaged, or another driver writes it.
+        SpecError: If a key changes that must not; lists all of them.
+        DataError: If the data have changed.
         MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
     """
     console = console or Console()
@@ -54,19 +54,23 @@ def resume_sweep(
         del rows  # half a million of them take a GiB
         if not view.header:
             raise LedgerError(
-                f"{run_dir}: the ledger is empty: nothing was begun\n  start anew with: sweepft run"
+                f"{run_dir}: the ledger is empty: the sweep never started\n  start it with: sweepft run",
+                key="ledger.empty",
             )
         if view.simulated:
             raise LedgerError(
-                f"{run_dir}: a simulated sweep: no trial of it can go on\n"
-                "  run its spec.yaml with: sweepft run, or simulate it again in another folder"
+                f"{run_dir}: a simulated sweep cannot be resumed\n"
+                "  run its spec.yaml with: sweepft run, or simulate it again in another folder",
+                key="ledger.simulated",
             )
-        spec = load(run_dir / "spec.yaml", overrides, check_prior_sweeps=False)  # the ledger has what it said
-        _comparable(view.spec, spec)
+        spec = load(
+            run_dir / "spec.yaml", overrides, check_prior_sweeps=False
+        )  # the ledger holds what they taught
+        _check_changes(view.spec, spec)
         check_final_evaluation(spec)
         check_mirror(spec.mirror, run_dir)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
-        _same_data(view.header["data"], prepared)
+        _check_data(view.header["data"], prepared)
         event_log = EventLog(ledger, view)
         sweep = Sweep.begin(spec, prepared, run_dir, event_log, console)
         sweep.write_resume_row()
@@ -79,19 +83,17 @@ def resume_sweep(
             return run_sweep(sweep, search, address)
 
 
-def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:
-    """Refuse changes after which old and new trials could not be compared."""
-    old, new = (
-        _flat(from_dict(before).to_dict()),
-        _flat(spec.to_dict()),
-    )  # keys unknown then have their defaults
+def _check_changes(before: Mapping[str, Any], spec: SweepSpec) -> None:
+    """Refuse changes after which old and new trials would not be comparable."""
+    old = _flat(from_dict(before).to_dict())  # keys that were unknown then have their defaults
+    new = _flat(spec.to_dict())
     problems = [
         Problem(
             where="resume",
             key=key,
-            rule=f"cannot change in a run that has begun (it was {old.get(key)!r})",
+            rule=f"cannot change in a run that has started (it was {old.get(key)!r})",
             value=new.get(key),
-            remedy=f"leave it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
+            remedy=f"keep it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
         )
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
@@ -100,8 +102,8 @@ def _comparable(before: Mapping[str, Any], spec: SweepSpec) -> None:
         raise SpecError(problems)
 
 
-def _same_data(before: Mapping[str, Any], prepared: Prepared) -> None:
-    """Refuse data that have changed since the run began."""
+def _check_data(before: Mapping[str, Any], prepared: Prepared) -> None:
+    """Refuse data that have changed since the run started."""
     now = prepared.model_dump(mode="json")
     pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
     for old, new in zip(before["validation"], now["validation"], strict=True):
@@ -110,8 +112,8 @@ def _same_data(before: Mapping[str, Any], prepared: Prepared) -> None:
         Problem(
             "resume",
             key,
-            "is not what it was when the run began",
-            "bring the old files back, or start a new run",
+            "has changed since the run started",
+            "restore the old files, or start a new run",
         )
         for key, (old, new) in pairs.items()
         if old != new

@@ -1,5 +1,7 @@
-"""The run folder: made once, private to its user, and told what was asked and where it runs."""
-# MERGED Whether every node of a cluster sees the run folder: a sweep on node-local storage is refused before it starts.
+"""The run folder: created once, private to its user, and visible from every node of the cluster.
+
+Also the ``sweep`` row, which records what was asked and where it runs.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,11 @@ from sweepft.errors import ResourceError, StorageError, SweepftError
 from sweepft.spec import SweepSpec, dump
 
 _PROBE_BYTES = 1 << 16
-
-
 _PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
 
 
 def make_run_folder(out: Path, spec: SweepSpec) -> None:
-    """Make a folder for a new run and write the resolved spec into it.
+    """Create the folder of a new run and write the resolved spec into it.
 
     Raises:
         SweepftError: If the folder already holds a run.
@@ -38,11 +38,12 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
     """
     if (out / "ledger").exists():
         raise SweepftError(
-            f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}"
+            f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}",
+            key="run_dir.exists",
         )
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # it was there before, or the umask had its say
+        with contextlib.suppress(OSError):  # an existing folder of another user
             out.chmod(0o700)
         (out / "logs").mkdir(mode=0o700, exist_ok=True)
         (out / "spec.yaml").write_text(dump(spec))
@@ -51,7 +52,7 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
 
 
 def storage_problem(out: Path) -> StorageError | None:
-    """Why nothing can be written into a run folder, found by writing; None where it can."""
+    """Why the run folder cannot be written, found by writing a file; None if it can."""
     probe = out / f".probe-{os.getpid()}"
     try:
         with probe.open("wb") as f:
@@ -69,13 +70,13 @@ def storage_problem(out: Path) -> StorageError | None:
 
 
 def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
-    """What is asked, on which data, and where it runs, as the ledger's ``sweep`` row wants it."""
+    """The fields of the ``sweep`` row: what is asked, on which data, and where it runs."""
     data = prepared.model_dump(mode="json")
     return {**asked_row(spec), "budget_samples": prepared.budget_samples, "data": data}
 
 
 def asked_row(spec: SweepSpec) -> dict[str, Any]:
-    """What is asked and where it runs: the ``sweep`` row without budget and data."""
+    """The fields of the ``sweep`` row without budget and data."""
     resolved = spec.to_dict()
     return {
         "name": spec.name,
@@ -96,7 +97,7 @@ def asked_row(spec: SweepSpec) -> dict[str, Any]:
 
 
 def _program() -> str:
-    """The name this process was called by; ``python -m sweepft.cli`` is called by a file's."""
+    """The name of this program; under ``python -m sweepft.cli`` that is not the file's name."""
     name = Path(sys.argv[0]).name
     return "sweepft" if name == "__main__.py" else name
 
@@ -109,7 +110,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Commit of the folder the command was given in, if that is a git checkout."""
+    """Commit of the current folder, if that is a git checkout."""
     try:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True
@@ -120,14 +121,10 @@ def _git_commit() -> str | None:
 
 
 _PATIENCE = 15.0
-
-
 """Seconds in which a network file system must show a new file everywhere."""
 
 
 _START = 120.0
-
-
 """Seconds for a worker process to start on each node."""
 
 
@@ -135,7 +132,7 @@ def check_shared(run_dir: Path) -> None:
     """Write a file into the run folder, and look for it from every node that can hold a rank.
 
     Raises:
-        ResourceError: If a node does not see it; names the nodes.
+        ResourceError: With the nodes that do not see it.
     """
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
     if len(nodes) < 2:
@@ -155,11 +152,11 @@ def check_shared(run_dir: Path) -> None:
     finally:
         probe.unlink(missing_ok=True)
     if blind:
-        raise ResourceError(refusal(run_dir, blind, len(nodes)))
+        raise ResourceError(not_shared(run_dir, blind, len(nodes)), key="run_dir.not_shared")
 
 
-def refusal(run_dir: Path, blind: list[str], nodes: int) -> str:
-    """The words for nodes that do not see a run folder."""
+def not_shared(run_dir: Path, blind: list[str], nodes: int) -> str:
+    """The message about nodes that do not see a run folder."""
     return (
         f"{run_dir}: {len(blind)} of {nodes} nodes of the cluster do not see the run folder: {', '.join(blind[:5])}\n"
         "  name a folder on storage that all nodes share (NFS and the like) with --out, or run on one node"

@@ -1,10 +1,8 @@
-"""The mirror of a sweep's run folder: looked at before anything starts, kept by a process beside the driver.
+"""Processes beside the driver that follow its sweep: the mirror of the run folder, and the trackers.
 
-One idea: a mirror that cannot be used is refused before the first slot; one that fails later is told of, tried again,
-and harms nobody. pyarrow is loaded in processes of their own, here never.
+A mirror that cannot be used is refused before the sweep starts. A process that fails later is reported and, for the mirror,
+started again; the sweep does not depend on either. pyarrow and the trackers' libraries are loaded in these processes only.
 """
-# MERGED A process of ours that follows a sweep from beside its driver, and ends with it.
-# MERGED The tracker process of a sweep: started with it, told when it is over, and never waited for in between.
 
 from __future__ import annotations
 
@@ -25,17 +23,15 @@ from sweepft.spec import Mirror
 from sweepft.trackers import failures
 
 _SILENT: Final = 5.0
-
-
-"""Seconds after which it is said that the process is waited for when the sweep is over."""
+"""Seconds of waiting for a process at the end of a sweep before a message says so."""
 
 
 class SidecarProcess:
-    """Starts the process.
+    """A child process that follows the sweep, and ends when its standard input is closed.
 
     Args:
-        command: What Python is to run.
-        log: File that takes what the process prints; its folder is made.
+        command: Arguments of the Python interpreter.
+        log: File that takes what the process prints; its folder is created.
     Raises:
         OSError: If it cannot be started.
     """
@@ -53,18 +49,18 @@ class SidecarProcess:
         self.pid = self.process.pid
 
     def gone(self) -> int | None:
-        """The code with which it has ended by itself, or None while it runs."""
+        """The exit code if it has ended by itself, None while it runs."""
         code = self.process.poll()
         if code is not None:
             self._hang_up()
         return code
 
     def end(self, waiting: Callable[[], None], most: float | None) -> int:
-        """Tell it that the sweep is over, and wait for its last work; Ctrl-C, or too long a wait, kills it.
+        """Tell it that the sweep is over, and wait for its last work. Ctrl-C, or too long a wait, kills it.
 
         Args:
             waiting: Called when it takes more than a moment.
-            most: Seconds that it has from then on; None for as long as it takes.
+            most: Seconds to wait from then on; None without limit.
         Returns:
             Its exit code.
         """
@@ -85,18 +81,10 @@ class SidecarProcess:
 
 
 _PATIENCE: Final = 120.0
-
-
 """Seconds in which a mirror must answer."""
 
-
-_MODULE: Final = "sweepft.mirror"
-
-
 _STARTS: Final = 3
-
-
-"""How often the process is started again when it has died."""
+"""How often the mirror's process is started."""
 
 
 _log = logging.getLogger(__name__)
@@ -106,7 +94,7 @@ def check_mirror(mirror: Mirror | None, run_dir: Path) -> None:
     """Refuse a mirror that cannot be written, or that holds another run.
 
     Raises:
-        MirrorError: With the store's own words and a remedy.
+        MirrorError: With the store's own message and a remedy.
     """
     if mirror is None:
         return
@@ -114,15 +102,15 @@ def check_mirror(mirror: Mirror | None, run_dir: Path) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
-        rule, remedy = f"gives no answer in {_PATIENCE:.0f} s", "is it reachable from here?"
-        raise MirrorError(f"{mirror.uri}: {rule}\n  {remedy}") from None
+        rule, remedy = f"no response within {_PATIENCE:.0f} s", "check network and credentials"
+        raise MirrorError(f"{mirror.uri}: {rule}\n  {remedy}", key="mirror.unreachable") from None
     if done.returncode != 0:
         raise MirrorError(done.stdout.strip() or done.stderr.strip()[-2000:])
 
 
 @contextlib.contextmanager
 def mirrored(mirror: Mirror | None, run_dir: Path, event_log: EventLog, console: Console) -> Iterator[None]:
-    """While the block runs, keep the mirror; at its end, whatever the reason, bring it up to date."""
+    """Keep the mirror up to date while the block runs, and complete it at the end, whatever the reason of the end."""
     if mirror is None:
         yield
         return
@@ -145,10 +133,10 @@ class _Mirroring:
         self._start()
 
     def on_row(self, row: Row) -> None:
-        """Take one ledger row: see how the mirror stands. Never raises."""
+        """Take one ledger row: check the mirror's status. Never raises."""
         if row["kind"] not in ("eval", "end"):
             return
-        self._tell(self._note())
+        self._report(self._note())
         code = self._follower.gone() if self._follower is not None else None
         if code is not None:
             _log.warning("mirror process ended: code=%d", code)
@@ -160,16 +148,16 @@ class _Mirroring:
         follower, self._follower = self._follower, None
         if follower is None:
             return
-        words = f"the mirror {self._mirror.uri} gets the last files; Ctrl-C leaves it"
-        code = follower.end(lambda: self._console.print(words, highlight=False, markup=False), None)
+        message = f"copying the last files to the mirror {self._mirror.uri}; Ctrl-C skips them"
+        code = follower.end(lambda: self._console.print(message, highlight=False, markup=False), None)
         note = read_status(self._run_dir)
-        self._tell(note if note is not None and note.process == follower.pid else None)
+        self._report(note if note is not None and note.process == follower.pid else None)
         if code != 0:
             self._warn(f"not up to date; {self._by_hand}")
 
     @property
     def _by_hand(self) -> str:
-        return f"what is missing is sent by: sweepft mirror {self._run_dir}"
+        return f"to copy what is missing: sweepft mirror {self._run_dir}"
 
     def _start(self) -> None:
         self._starts += 1
@@ -177,25 +165,25 @@ class _Mirroring:
             self._warn(f"its process has died {_STARTS} times, see logs/mirror.log; {self._by_hand}")
             return
         mirror, log = self._mirror, self._run_dir / "logs" / "mirror.log"
-        command = ["-m", _MODULE, "follow", str(self._run_dir), mirror.uri, str(mirror.seconds)]
+        command = ["-m", "sweepft.mirror", "follow", str(self._run_dir), mirror.uri, str(mirror.seconds)]
         try:
             self._follower = SidecarProcess(command, log)
         except OSError as error:
             self._warn(f"its process cannot be started: {error}; {self._by_hand}")
 
     def _note(self) -> MirrorStatus | None:
-        """What the process has noted; that of one before it counts for nothing."""
+        """The status that the running process has written; None for that of an earlier one."""
         note = read_status(self._run_dir)
         here = note is not None and self._follower is not None and note.process == self._follower.pid
         return note if here else None
 
-    def _tell(self, note: MirrorStatus | None) -> None:
-        """Say that the mirror is behind, and that it no longer is, once each."""
+    def _report(self, note: MirrorStatus | None) -> None:
+        """Report once that the mirror is behind, and once that it no longer is."""
         if note is None or (note.failure is not None) == self._behind:
             return
         self._behind = note.failure is not None
         if note.failure is not None:
-            self._warn(f"behind, and tried again: {note.failure}")
+            self._warn(f"behind; retrying: {note.failure}")
         else:
             _log.info("mirror up to date again: uri=%s", note.uri)
             self._console.print(f"the mirror is up to date again: {note.uri}", highlight=False, markup=False)
@@ -206,18 +194,16 @@ class _Mirroring:
         self._console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-_LAST_WORDS: Final = 120.0
-
-
-"""Seconds that trackers have when the sweep is over."""
+_LAST_ROWS_SECONDS: Final = 120.0
+"""Time for trackers to send the last rows when the sweep is over."""
 
 
 class Tracking:
-    """Has a sweep followed by trackers, as a listener of the recorder.
+    """Runs the process that sends a sweep to its trackers, as a listener of the event log.
 
     Args:
         run_dir: The run folder; the ledger's first row is written. The process logs to ``logs/track.log``.
-        console: Where it is said once that a tracker has failed.
+        console: Takes one message for each tracker that fails.
         command: What to run, for tests.
     """
 
@@ -226,7 +212,7 @@ class Tracking:
     ) -> None:
         self._run_dir = run_dir
         self._console = console
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._log = run_dir / "logs" / "track.log"
         self._pid = 0
         self.follower: SidecarProcess | None = None
@@ -234,10 +220,10 @@ class Tracking:
             self.follower = SidecarProcess([*command, str(run_dir)], self._log)
             self._pid = self.follower.pid
         except OSError as error:
-            self._tell("trackers", f"the process cannot be started: {error}")
+            self._report("trackers", f"the process cannot be started: {error}")
 
     def on_row(self, row: Row) -> None:
-        """Take one ledger row: see whether the process lives, and end it with the sweep. Never raises."""
+        """Take one ledger row: check the process, and end it with the sweep. Never raises."""
         if row["kind"] == "finish":
             self._finish()
         elif row["kind"] in ("eval", "end"):
@@ -245,30 +231,30 @@ class Tracking:
 
     def _look(self) -> None:
         for name, why in failures(self._run_dir, self._pid).items():
-            self._tell(name, why)
+            self._report(name, why)
         code = self.follower.gone() if self.follower is not None else None
         if code is not None:
             self.follower = None
-            self._tell("trackers", f"the process ended with code {code}")
+            self._report("trackers", f"the process ended with code {code}")
 
     def _finish(self) -> None:
         follower, self.follower = self.follower, None
         if follower is None:
             return
-        words = "trackers get the last rows; Ctrl-C leaves them"
-        code = follower.end(lambda: self._console.print(words, highlight=False), _LAST_WORDS)
+        message = "sending the last rows to trackers; Ctrl-C skips them"
+        code = follower.end(lambda: self._console.print(message, highlight=False), _LAST_ROWS_SECONDS)
         self._look()
         if code != 0:
-            self._tell("trackers", f"the process ended with code {code}")
+            self._report("trackers", f"the process ended with code {code}")
 
-    def _tell(self, name: str, why: str) -> None:
-        if name in self._told:
+    def _report(self, name: str, why: str) -> None:
+        if name in self._reported:
             return
-        self._told.add(name)
+        self._reported.add(name)
         _log.warning("tracking failed: tracker=%s error=%s", name, why)
         self._console.print(
-            f"warning: tracking by {name} ended, the sweep goes on: {why}\n"
-            f"  see {self._log}; what is missing is sent by: sweepft track {self._run_dir}",
+            f"warning: tracking by {name} ended; the sweep continues: {why}\n"
+            f"  see {self._log}; to send what is missing: sweepft track {self._run_dir}",
             style="yellow",
             highlight=False,
             markup=False,

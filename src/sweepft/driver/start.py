@@ -1,4 +1,4 @@
-"""Run a sweep from its spec to its report."""
+"""Starts a new sweep: checks, run folder, data, then the sweep itself."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def start_sweep(
         console: Where progress is shown.
     Raises:
         SpecError: If the spec needs a package that is not installed.
-        EvaluateError: If a benchmark task, or its data, cannot be had.
+        EvaluateError: If a benchmark task or its data cannot be loaded.
         DataError: If the data cannot be used.
-        PriorSweepsError: If what ``early_stop.prior_sweeps`` names cannot be used.
+        PriorSweepsError: If an entry of ``early_stop.prior_sweeps`` cannot be used.
         MirrorError: If the mirror cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
@@ -56,10 +56,10 @@ def start_sweep(
 
 
 def check_packages(spec: SweepSpec) -> None:
-    """Refuse a spec that needs a package which is not installed here, before ranks fail over it.
+    """Refuse a spec that needs a package which is not installed, before ranks fail over it.
 
     Raises:
-        SpecError: Names the key and what to install.
+        SpecError: With the key and the package to install.
     """
     adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
@@ -97,7 +97,7 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
     sets = ", ".join(f"{h.name} {h.data.rows}" for h in prepared.validation)
     console.print(
-        f"data: {prepared.train.rows} training rows, held out: {sets}; "
+        f"data: {prepared.train.rows} training rows, validation: {sets}; "
         f"budget {prepared.budget_samples} samples a trial",
         highlight=False,
         markup=False,

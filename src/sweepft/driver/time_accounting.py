@@ -1,7 +1,7 @@
-"""Whose time it was: every second of a slot goes to a trial's phase or to nobody, and none is lost or told twice.
+"""Accounts for every second of slot time, by phase.
 
-One idea: a sweep has places for slots. A place's clock runs from the begin of the sweep to its end, whichever slot
-holds it; what a slot did not report as a trial's is the place's own: ``startup`` up to its first trial, then ``idle``.
+A sweep has lanes, one for each concurrent slot. A lane's clock runs from the start of the sweep to its end, whichever slot
+is on it. Time that a slot does not report as a trial's is the lane's own: ``startup`` before its first trial, then ``idle``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 
 @dataclass
-class _Place:
-    """Accounted for up to ``since``; ``trial`` is what it works on."""
+class _Lane:
+    """A lane that is accounted for up to ``since`` and works on ``trial``."""
 
     since: float
     trial: str | None = None
@@ -22,63 +22,63 @@ class TimeAccounting:
     """Time between the trials of each slot.
 
     Args:
-        begin: When the sweep began, in seconds of any clock.
-        places: Slots at once, at most.
+        begin: Start of the sweep, in seconds of any clock.
+        lanes: Concurrent slots.
     """
 
-    def __init__(self, begin: float, places: int) -> None:
+    def __init__(self, begin: float, lanes: int) -> None:
         self._begin = begin
-        self._places = places
-        self._held: dict[str, _Place] = {}
+        self._lanes = lanes
+        self._held: dict[str, _Lane] = {}
         self._free: list[float] = []
 
     def result(
         self, slot: str, trial: str, now: float, phases: Mapping[str, float]
     ) -> tuple[str, float] | None:
-        """A result has come. Returns the phase and seconds since the slot's last one that are no trial's, or None.
+        """Take a result. Returns the phase and the seconds before it that belong to no trial, or None.
 
         Args:
-            slot: Which slot; one never seen takes a place that was left, or the one unheard of for longest.
-            trial: Whose result.
-            now: When it came.
+            slot: The slot; a new one takes a free lane, or that of the slot which has been silent the longest.
+            trial: The trial or evaluation job.
+            now: When the result came.
             phases: The trial's own seconds since its last result.
         """
-        place = self._held.get(slot)
-        new = place is None
-        if place is None:
-            place = self._held[slot] = _Place(self._vacant())
-        told = sum(phases.values())
-        first = place.trial != trial
-        seconds = max(0.0, now - place.since - told) if first else 0.0
-        # Not `now`: a result may come late, and what it was late by is told with a later one, once.
-        place.since += seconds + told
-        place.trial = trial
+        lane = self._held.get(slot)
+        new = lane is None
+        if lane is None:
+            lane = self._held[slot] = _Lane(self._vacant())
+        reported = sum(phases.values())
+        first = lane.trial != trial
+        seconds = max(0.0, now - lane.since - reported) if first else 0.0
+        # Not `now`: a result may come late, and its delay is accounted for with a later one, once.
+        lane.since += seconds + reported
+        lane.trial = trial
         return ("startup" if new else "idle", seconds) if first else None
 
     def leave(self, trial: str) -> None:
-        """A trial is over for now; should it come back, even to the same slot, the time until then is the slot's."""
-        for place in self._held.values():
-            if place.trial == trial:
-                place.trial = None
+        """A trial has left its slot; if it resumes, even on the same slot, the time until then is not its own."""
+        for lane in self._held.values():
+            if lane.trial == trial:
+                lane.trial = None
 
     def lose(self, slot: str, now: float) -> float:
-        """A slot that has reported is gone; its place is free. Returns the seconds since its last result."""
-        place = self._held.pop(slot, None)
-        if place is None:  # its place was given away already, with the time since then
+        """A slot is lost, and its lane free. Returns the seconds since its last result."""
+        lane = self._held.pop(slot, None)
+        if lane is None:  # its lane was given to another slot, with the time since then
             return 0.0
         self._free.append(now)
-        return max(0.0, now - place.since)
+        return max(0.0, now - lane.since)
 
     def close(self, now: float) -> dict[str, float]:
-        """The sweep is over: seconds of each slot that are not told yet."""
-        rest = {slot: max(0.0, now - place.since) for slot, place in self._held.items()}
-        for place in self._held.values():
-            place.since = now
+        """The sweep is over. Returns the seconds of each slot that are not accounted for yet."""
+        rest = {slot: max(0.0, now - lane.since) for slot, lane in self._held.items()}
+        for lane in self._held.values():
+            lane.since = now
         return rest
 
     def _vacant(self) -> float:
-        """Since when a place has been free for a new slot."""
-        if not self._free and len(self._held) >= self._places:
+        """The time from which a lane is free for a new slot."""
+        if not self._free and len(self._held) >= self._lanes:
             silent = min(self._held, key=lambda slot: self._held[slot].since)
             self._free.append(self._held.pop(silent).since)
         return self._free.pop(0) if self._free else self._begin

@@ -1,7 +1,4 @@
-"""Train one configuration alone - of ``best/spec.yaml``, or of any trial of a run - by the engine that found it.
-
-One idea: that is a sweep of one trial.
-"""
+"""Trains one configuration alone, from ``best/spec.yaml`` or from any trial of a run: a sweep of one trial."""
 
 from __future__ import annotations
 
@@ -55,7 +52,8 @@ def train_alone(
     if wide:
         raise SweepftError(
             f"{spec_path}: search.space.{wide[0]}: has more than one value: this is a sweep\n"
-            f"  use sweepft run, or leave one value: --set 'search.space.{wide[0]}.choice=[VALUE]'"
+            f"  use sweepft run, or leave one value: --set 'search.space.{wide[0]}.choice=[VALUE]'",
+            key=f"search.space.{wide[0]}",
         )
     file = spec_path.with_name(FACTS_FILE)
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -64,25 +62,25 @@ def train_alone(
     finished = start_sweep(spec, out, address=address, console=console)
     best = winner(finished.view)
     if before and best is not None:
-        was = before["objective"]  # none of a trial that was stopped
+        was = before["objective"]  # None for a stopped trial
         had = "did not reach its end" if was is None else f"had {was:.4f}"
-        told = f"held-out loss {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
-        console.print(told, highlight=False, markup=False)
+        text = f"validation loss {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
+        console.print(text, highlight=False, markup=False)
     return finished
 
 
 @contextlib.contextmanager
 def spec_of(path: Path, trial_id: str | None) -> Iterator[Path]:
-    """The spec to train: a file as it is, or, of a run folder, that of one of its trials.
+    """The spec to train: a file, or the spec of one trial of a run folder.
 
     Raises:
         LedgerError, LedgerCorrupt, LedgerVersion: If the run has no ledger or it cannot be trusted.
         SweepftError: If a folder is given without a trial or a file with one, or the run has no such trial.
     """
     if path.is_dir() != (trial_id is not None):
-        what = "is a folder" if trial_id is None else "is no run folder"
+        what = "is a folder" if trial_id is None else "is not a run folder"
         raise SweepftError(
-            f"{path}: {what}\n  name a spec as best/spec.yaml, or a run folder and --trial with one of its trials",
+            f"{path}: {what}\n  name a spec such as best/spec.yaml, or a run folder and --trial with one of its trials",
             key="train.path",
         )
     if trial_id is None:
@@ -93,10 +91,10 @@ def spec_of(path: Path, trial_id: str | None) -> Iterator[Path]:
 
 
 def horizon_notes(spec: SweepSpec, before: Mapping[str, Any]) -> list[str]:
-    """What changes when the settings are trained for another number of samples than in their sweep.
+    """What changes when params are trained for another number of samples than in their sweep.
 
     Args:
-        spec: Of one point; its budget in samples.
+        spec: With one value for each swept key; its budget in samples.
         before: ``best.json``.
     """
     samples, was = spec.train.budget.samples, int(before["budget_samples"])

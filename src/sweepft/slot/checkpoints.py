@@ -1,7 +1,7 @@
-"""When a trial's state is written, where the newest one lies, and whether the trial may still need it.
+"""When trials are checkpointed, which checkpoint is the newest, and whether a trial still needs its own.
 
-A parked trial keeps its states. The driver, which alone knows the verdict, leaves a note beside them for the slot; and
-one for all slots, when trials shall write their states and be ready to leave.
+A paused trial keeps its checkpoints. The driver, which knows the decision, leaves a mark beside them for the slot. Another
+mark asks all slots to checkpoint their trials, so that the sweep can pause.
 """
 
 from __future__ import annotations
@@ -12,15 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-_AFFORDABLE = 0.05
-
-
+_AFFORDABLE = 0.05  # of the training time that a fault would cost again
 _COMPLETE = "complete.json"
-
-
 _PAUSED = "paused"
-
-
 _PAUSE = "pause"
 
 
@@ -29,8 +23,8 @@ class CheckpointPolicy:
     """The policy of ``checkpoint`` in the spec.
 
     Attributes:
-        folder: The run's ``checkpoints/``; a trial's states lie in a folder of its name.
-        policy: ``none``, ``rungs``, ``auto``, or ``every`` (windows at least ``seconds`` apart).
+        folder: The run's ``checkpoints/``; each trial has a folder of its name there.
+        policy: ``none``, ``rungs``, ``auto``, or ``every`` (rungs at least ``seconds`` apart).
         seconds: See ``every``.
     """
 
@@ -39,10 +33,10 @@ class CheckpointPolicy:
     seconds: float = 0.0
 
     def due(self, trained_seconds: float, write_seconds: float) -> bool:
-        """Whether to write at this window.
+        """Whether to write a checkpoint at this rung.
 
         Args:
-            trained_seconds: Training since the last state (or the start): what a fault now would cost again.
+            trained_seconds: Training since the last checkpoint (or the start), which a fault would cost again.
             write_seconds: What writing took last time, or is expected to take.
         """
         match self.policy:
@@ -57,44 +51,44 @@ class CheckpointPolicy:
 
 
 def newest_checkpoint(folder: Path, at_most: int) -> Path | None:
-    """The complete state of a trial that has seen the most samples, but not more than ``at_most``."""
+    """The complete checkpoint with the most samples, but not more than ``at_most``."""
     checkpoints = [p for p in folder.glob("[0-9]*") if (p / _COMPLETE).exists() and int(p.name) <= at_most]
     return max(checkpoints, key=lambda p: int(p.name), default=None)
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove all states of a trial that has ended."""
+    """Remove all checkpoints of a trial."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def mark_paused(folder: Path) -> None:
-    """Note that a trial is parked (the driver's part); without the note its states are removed, no more than that."""
+    """Mark a trial as paused, as the driver does. If the mark cannot be written, its checkpoints are lost, nothing else."""
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _PAUSED).touch()
 
 
 def mark_resumed(folder: Path) -> None:
-    """Note that a trial is on a slot (again)."""
+    """Remove the mark: the trial is on a slot."""
     with contextlib.suppress(OSError):
         (folder / _PAUSED).unlink()
 
 
 def is_paused(folder: Path) -> bool:
-    """Whether a trial is parked."""
+    """Whether a trial is paused."""
     return (folder / _PAUSED).exists()
 
 
 def request_pause(folder: Path, wanted: bool) -> None:
-    """Note, for all slots, that trials shall be ready to leave at their next report point; or take the note away.
+    """Ask all slots to checkpoint their trials at the next report point, or withdraw the request.
 
-    Where it cannot be written, trials reach their end before the sweep pauses.
+    If the mark cannot be written, trials run to their end before the sweep pauses.
 
     Args:
         folder: The run's ``checkpoints/``.
-        wanted: Whether they shall.
+        wanted: Whether the sweep is to pause.
     """
-    with contextlib.suppress(OSError):  # read-only, say: a sweep goes on without states
+    with contextlib.suppress(OSError):  # read-only, for example: a sweep works without checkpoints
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _PAUSE).touch()
@@ -103,5 +97,5 @@ def request_pause(folder: Path, wanted: bool) -> None:
 
 
 def pause_requested(folder: Path) -> bool:
-    """Whether trials shall be ready to leave."""
+    """Whether trials are to be checkpointed at their next report point."""
     return (folder / _PAUSE).exists()

@@ -1,4 +1,4 @@
-"""All ranks of a slot as one thing: call them together, see at once which one failed, tear them down together."""
+"""All ranks of a slot as one object: called together, ended together, and the failed one named at once."""
 
 from __future__ import annotations
 
@@ -31,15 +31,10 @@ _KINDS: dict[str, type[RankFailed]] = {
     "OutOfMemoryError": RankOutOfMemory,
     "PackingMismatch": PackingMismatch,
 }
-
-
-"""What a rank may raise that is more than a failure, by the exception's name."""
-
+"""What a rank may raise that has an error class of its own here, by the exception's name."""
 
 _AFTERMATH = 2.0
-
-
-"""Seconds in which the other ranks show what a failure has done to them."""
+"""Seconds in which the other ranks fail as a consequence, so that the cause can be told from it."""
 
 
 @dataclass(frozen=True)
@@ -111,21 +106,21 @@ class WorkerGroup:
         return dict(self._call("run", timeout, until_samples)[0])
 
     def evaluate(self, timeout: float) -> dict[str, Any]:
-        """Held-out losses, computed by all ranks together."""
+        """Validation losses, computed by all ranks together."""
         return dict(self._call("evaluate", timeout)[0])
 
     def find_max_micro_batch(self, timeout: float) -> int:
-        """Rows a rank can run at once, found by a short probe and set on all ranks; start the trial again after it."""
+        """The rows a rank can run at once, found by trying and set on all ranks. Start the trial again afterwards."""
         rows = min(self._call("find_max_micro_batch", timeout))
         self._call("set_micro_batch", timeout, rows)
         return int(rows)
 
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
-        """Write the trial's state from all ranks; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
+        """Write a checkpoint; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
         return dict(self._call("save", timeout, folder)[0])
 
     def restore(self, folder: str, timeout: float) -> dict[str, Any]:
-        """Go on from a saved state on all ranks; ``step``, ``samples`` and ``seconds``."""
+        """Restore a checkpoint on all ranks; ``step``, ``samples`` and ``seconds``."""
         return dict(self._call("restore", timeout, folder)[0])
 
     def export(self, folder: str, tokenizer: str, timeout: float) -> dict[str, Any]:
@@ -149,7 +144,7 @@ class WorkerGroup:
         return list(self._call("answer", timeout, chats, how)[0])
 
     def close(self) -> None:
-        """End all ranks at once. Their engines hold nothing that has to be saved."""
+        """End all ranks at once. They hold nothing that must be saved."""
         for rank in self._ranks:
             ray.kill(rank, no_restart=True)
         self._ranks = []
@@ -160,17 +155,17 @@ class WorkerGroup:
         pending = list(futures)
         deadline = time.monotonic() + timeout
         while pending:
-            # One at a time, so that a rank that fails is seen while the others still wait for it in a collective.
+            # One at a time: a failed rank is seen while the others still wait for it in a collective.
             done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
             if not done:
                 silent = sorted(futures[f] for f in pending)
-                words = f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
-                raise RankHung(f"{words}; {dump_stacks(self.places)}" if self.places else words)
+                message = f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
+                raise RankHung(f"{message}; {dump_stacks(self.places)}" if self.places else message)
             index = futures[done[0]]
             try:
                 results[index] = ray.get(done[0])
             except ray.exceptions.RayError:
-                # A rank's death shows in the others as a broken collective: give them a moment, then name the cause.
+                # When a rank dies, collectives break in the others: give them a moment, then name the cause.
                 late, _ = (
                     ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH) if pending else ([], [])
                 )
@@ -195,7 +190,7 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
 
 
 def _by_cause(failure: RankFailed) -> int:
-    """Death before a cause of its own before what a rank raises when another one is gone."""
+    """A rank that died comes first, then a known cause, then what ranks raise when another one is gone."""
     causes: tuple[type[RankFailed], ...] = (RankDied, RankCannotWrite, *_KINDS.values(), RankFailed)
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 

@@ -1,4 +1,4 @@
-"""One rank as a Ray actor: a thin door to ``sweepft.training``, which it imports only inside the worker process."""
+"""One rank as a Ray actor: forwards calls to ``sweepft.training``, which it imports inside the worker process only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rank:
     Args:
         index: Rank within the slot.
         plan: What all trials share.
-        log_file: Where this process's own chatter goes (DeepSpeed's, transformers').
+        log_file: Takes what libraries print in this process.
     """
 
     def __init__(self, index: int, plan: EngineConfig, log_file: str) -> None:
@@ -77,7 +77,7 @@ class Rank:
         return self._only_first(self._runner.run(until_samples))
 
     def evaluate(self) -> dict[str, Any]:
-        """Held-out losses (see ``TrialRunner.evaluate``)."""
+        """Validation losses (see ``TrialRunner.evaluate``)."""
         return self._only_first(self._runner.evaluate())
 
     def find_max_micro_batch(self) -> int:
@@ -90,11 +90,11 @@ class Rank:
         self._runner.set_micro_batch(rows)
 
     def save(self, folder: str) -> dict[str, Any]:
-        """Write the trial's state (see ``TrialRunner.save``)."""
+        """Write a checkpoint (see ``TrialRunner.save``)."""
         return self._only_first(self._runner.save(folder))
 
     def restore(self, folder: str) -> dict[str, Any]:
-        """Go on from a saved state (see ``TrialRunner.restore``)."""
+        """Restore a checkpoint (see ``TrialRunner.restore``)."""
         return self._only_first(self._runner.restore(folder))
 
     def export(self, folder: str, tokenizer: str) -> dict[str, Any]:

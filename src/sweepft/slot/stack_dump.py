@@ -1,7 +1,7 @@
-"""Where ranks stand that give no answer: their threads' stacks, written by themselves into their logs.
+"""Stack traces of ranks that do not answer, written by the ranks themselves into their logs.
 
-One idea: a signal reaches a rank that hangs in a collective, in a loop or in a lock, where a call would wait with it.
-The coordinator signals the ranks of its own node, a task of no size those of other nodes.
+A signal reaches a rank that hangs in a collective, a loop or a lock, where a call would wait. The coordinator signals the
+ranks of its own node; a task without resources signals those of other nodes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,17 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _SIGNAL: Final = signal.SIGUSR1
-
-
 _REMOTE_SECONDS: Final = 10.0
-
-
 _WRITE_SECONDS: Final = 2.0
 
 
 def answer_with_stacks() -> None:
-    """Have this process write the stacks of all its threads to its standard error whenever it is asked."""
+    """Have this process write the stacks of all its threads to its standard error at each signal."""
     faulthandler.register(_SIGNAL, file=2, all_threads=True)
 
 
 def dump_stacks(places: Sequence[Mapping[str, Any]]) -> str:
-    """Ask all ranks of a slot for their stacks; in words, where they are.
+    """Ask all ranks of a slot for their stacks. Returns a sentence with the log files that hold them.
 
     Args:
         places: Of each rank its ``pid``, ``node`` (Ray's id) and ``log`` file.

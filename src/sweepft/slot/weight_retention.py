@@ -1,7 +1,7 @@
-"""Whose weights are kept: the best completed trials, and some drawn at random.
+"""Which trials' weights to keep: those of the best completed trials, and of some drawn at random.
 
-Slots decide when a trial ends, by a note the driver leaves in ``weights/``; the driver then removes what has dropped
-out. A random draw is the trials with the smallest hashes, so that it is fair whatever the order they end in.
+A slot decides when a trial ends, from a file that the driver keeps in ``weights/``; the driver then removes weights that are
+no longer chosen. The random draw takes the smallest hashes, so that it does not depend on the order in which trials end.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class KeepPolicy:
         folder: The run's ``weights/``.
         tokenizer: Folder of the tokenizer that goes with them.
         top: Best completed trials to keep.
-        random: Others to keep by lot.
-        seed: Of the lot.
+        random: Others to keep, drawn at random.
+        seed: Of the draw.
     """
 
     folder: str
@@ -35,7 +35,7 @@ class KeepPolicy:
     seed: int = 0
 
     def wanted(self, trial_id: str, objective: float) -> bool:
-        """Whether a trial that ends with this objective is to be kept, as far as the others are known (a slot asks)."""
+        """Whether to keep a trial that ends with this objective, as far as a slot knows the others."""
         note = Path(self.folder) / _NOTE
         known: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
         return trial_id in self.chosen({**known, trial_id: objective})
@@ -45,12 +45,12 @@ class KeepPolicy:
         return choose_trials(objectives, top=self.top, random=self.random, seed=self.seed)
 
     def settle(self, objectives: Mapping[str, float]) -> dict[str, float]:
-        """Leave the note for slots and remove the weights of trials that are no longer chosen (the driver's part).
+        """Write the file for the slots and remove weights that are no longer chosen, as the driver does.
 
         Args:
-            objectives: Of completed trials: all of them, or those that were chosen before and what has come since.
+            objectives: Of completed trials: all of them, or those chosen before and those that ended since.
         Returns:
-            Those of the trials that are chosen now: enough to choose among later ones.
+            The objectives of the trials chosen now, which is enough to choose among later ones.
         """
         chosen = self.chosen(objectives)
         kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from sweepft.cli.job import is_job
 from sweepft.cli.main import cli
 from sweepft.driver.ray_job import Job, job_metadata, noted_job, resume_job, submit_sweep
-from sweepft.driver.run_folder import refusal
+from sweepft.driver.run_folder import not_shared
 from sweepft.errors import JobError
 from sweepft.redact import REDACTED
 from sweepft.spec import load
@@ -80,8 +80,8 @@ def test_a_command_on_a_trial_of_a_job_needs_to_see_the_run_folder(tmp_path: Pat
 
 
 def test_nodes_that_do_not_see_the_run_folder_are_named() -> None:
-    told = refusal(Path("/scratch/run"), ["node-a", "node-b"], 3)
-    assert told.startswith(
+    message = not_shared(Path("/scratch/run"), ["node-a", "node-b"], 3)
+    assert message.startswith(
         "/scratch/run: 2 of 3 nodes of the cluster do not see the run folder: node-a, node-b\n"
     )
-    assert "--out" in told
+    assert "--out" in message

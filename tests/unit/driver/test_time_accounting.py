@@ -1,4 +1,4 @@
-"""Every second of every place for a slot is told once: by trials, or as start-up and idle time."""
+"""Every second of every lane is accounted for once: by trials, or as start-up and idle time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sweepft.driver.time_accounting import TimeAccounting
 
 
-def test_a_slots_first_wait_is_its_start_up_and_the_others_are_idle() -> None:
-    clock = TimeAccounting(begin=100.0, places=2)
+def test_time_accounting__first_wait_is_startup_later_ones_idle() -> None:
+    clock = TimeAccounting(begin=100.0, lanes=2)
     assert clock.result("a", "t0", 110.0, {"train": 2.0, "switch": 1.0}) == ("startup", 7.0)
     assert clock.result("a", "t0", 115.0, {"train": 5.0}) is None, "within a trial the trial accounts for all"
     assert clock.result("a", "t1", 121.0, {"train": 4.0}) == ("idle", 2.0)
@@ -18,32 +18,32 @@ def test_a_slots_first_wait_is_its_start_up_and_the_others_are_idle() -> None:
     assert clock.close(135.0) == {"a": 14.0, "b": 5.0}
 
 
-def test_a_result_that_comes_late_is_not_told_twice() -> None:
+def test_time_accounting__late_result_counts_once() -> None:
     """The driver was busy for 2 s when the first result came; the trial's own clock ran on."""
-    clock = TimeAccounting(begin=0.0, places=1)
+    clock = TimeAccounting(begin=0.0, lanes=1)
     assert clock.result("a", "t0", 12.0, {"train": 4.0}) == ("startup", 8.0)
     clock.result("a", "t0", 15.0, {"train": 5.0})
     assert clock.result("a", "t1", 20.0, {"train": 2.0}) == ("idle", 1.0)
     assert clock.close(21.0) == {"a": 1.0}
 
 
-def test_a_trial_that_comes_back_to_its_slot_has_not_held_it_meanwhile() -> None:
-    clock = TimeAccounting(begin=0.0, places=1)
+def test_time_accounting__resumed_trial_did_not_hold_the_slot() -> None:
+    clock = TimeAccounting(begin=0.0, lanes=1)
     clock.result("a", "t0", 10.0, {"train": 4.0})
     clock.leave("t0")
     assert clock.result("a", "t0", 30.0, {"train": 5.0}) == ("idle", 15.0)
 
 
-def test_a_slot_that_is_lost_leaves_its_place_to_the_next() -> None:
-    clock = TimeAccounting(begin=0.0, places=1)
+def test_time_accounting__lost_slot_frees_its_lane() -> None:
+    clock = TimeAccounting(begin=0.0, lanes=1)
     clock.result("a", "t0", 10.0, {"train": 4.0})
     assert clock.lose("a", 13.0) == 3.0
     assert clock.result("b", "t1", 20.0, {"train": 5.0}) == ("startup", 2.0)
     assert clock.close(21.0) == {"b": 1.0}
 
 
-def test_a_slot_that_went_unnoticed_leaves_its_place_too() -> None:
-    clock = TimeAccounting(begin=0.0, places=2)
+def test_time_accounting__silent_slot_frees_its_lane() -> None:
+    clock = TimeAccounting(begin=0.0, lanes=2)
     clock.result("a", "t0", 10.0, {"train": 10.0})
     clock.result("b", "t1", 12.0, {"train": 12.0})
     assert clock.result("c", "t2", 20.0, {"train": 4.0}) == ("startup", 6.0), "a was silent since 10"
@@ -58,11 +58,13 @@ def test_a_slot_that_went_unnoticed_leaves_its_place_too() -> None:
         min_size=1,
     )
 )
-def test_what_is_told_sums_to_places_times_time(events: list[tuple[int, bool, float, float, float]]) -> None:
+def test_time_accounting__sums_to_lanes_times_time(
+    events: list[tuple[int, bool, float, float, float]],
+) -> None:
     """Slots wait, train and report; results come late by anything, but a slot takes the next trial only after that."""
-    clock = TimeAccounting(begin=0.0, places=4)
+    clock = TimeAccounting(begin=0.0, lanes=4)
     slots = {n: {"at": 0.0, "heard": 0.0, "trial": 0} for n in range(4)}
-    told = now = 0.0
+    accounted = now = 0.0
     seen = set()
     for n, same, wait, train, late in events:
         slot = slots[n]
@@ -74,8 +76,8 @@ def test_what_is_told_sums_to_places_times_time(events: list[tuple[int, bool, fl
         slot["heard"] = max(slot["heard"], slot["at"] + late)
         seen.add(n)
         between = clock.result(f"s{n}", f"t{n}.{slot['trial']}", slot["heard"], {"train": train})
-        told += train + (between[1] if between else 0.0)
+        accounted += train + (between[1] if between else 0.0)
         now = max(now, slot["heard"])
     now += 1.0  # as much as a result can be late by
-    told += sum(clock.close(now).values())
-    assert told == pytest.approx(len(seen) * now, rel=1e-9, abs=1e-6)
+    accounted += sum(clock.close(now).values())
+    assert accounted == pytest.approx(len(seen) * now, rel=1e-9, abs=1e-6)
