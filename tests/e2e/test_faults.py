@@ -46,16 +46,14 @@ def undisturbed(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
 
 
 @pytest.mark.parametrize("policy", ["rungs", pytest.param("none", marks=pytest.mark.full)])
-def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
-    undisturbed, tiny_model_dir, tiny_data_file, tmp_path, policy
-):
+def test_faults__killed_rank_is_replaced(undisturbed, tiny_model_dir, tiny_data_file, tmp_path, policy):
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
         checkpoint=policy,
     )  # fmt: skip
     run = tmp_path / "run"
 
-    def second_result():  # after the first window, so that there is a state to go on from where the policy writes one
+    def second_result():  # after the first rung, so that there is a checkpoint where the policy writes one
         return rows_of(run, "steps") >= 2 and processes(RANK)
 
     with once(second_result, kill) as killed:
@@ -70,14 +68,12 @@ def test_a_killed_rank_is_replaced_and_the_trial_goes_on(
     assert [a.attempt for a in attempts] == list(range(1, len(attempts) + 1))
     wrote = "checkpoint" in {r["phase"] for r in read_ledger(run) if r["kind"] == "cost"}
     assert wrote == (policy == "rungs")
-    assert not list((run / "checkpoints").glob("*/*")), "states of ended trials are removed"
+    assert not list((run / "checkpoints").glob("*/*")), "checkpoints of ended trials are removed"
     assert leaks() == []
 
 
 @pytest.mark.full  # the ranks rebuilt are those of a killed rank; test_costs has one that raises
-def test_a_raising_rank_is_replaced_and_the_trial_goes_on(
-    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_faults__raising_rank_is_replaced(undisturbed, tiny_model_dir, tiny_data_file, tmp_path):
     flag = str(tmp_path / "raised")
     model = faulty_model(tiny_model_dir, tmp_path / "model", RAISE_ONCE.format(call=7, rank=1, flag=flag))
     spec = write_spec(
@@ -91,9 +87,7 @@ def test_a_raising_rank_is_replaced_and_the_trial_goes_on(
 
 
 @pytest.mark.full
-def test_a_trial_that_raises_for_its_own_reasons_is_not_tried_for_ever(
-    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_faults__own_error_is_not_retried_for_ever(undisturbed, tiny_model_dir, tiny_data_file, tmp_path):
     model = faulty_model(tiny_model_dir, tmp_path / "model", RAISE_ALWAYS.format(call=7))
     spec = write_spec(
         tmp_path, model, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
@@ -104,9 +98,7 @@ def test_a_trial_that_raises_for_its_own_reasons_is_not_tried_for_ever(
     assert [f["action"] for f in faults(tmp_path / "run")] == ["ranks rebuilt", "given up"] * 2
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
-    undisturbed, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_faults__out_of_memory_halves_the_micro_batch(undisturbed, tiny_model_dir, tiny_data_file, tmp_path):
     model = faulty_model(tiny_model_dir, tmp_path / "model", OUT_OF_MEMORY.format(rows=2))
     spec = write_spec(
         tmp_path, model, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS,
@@ -122,9 +114,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_batch(
         assert loss == pytest.approx(undisturbed[name][2], rel=1e-6)
 
 
-def test_a_sweep_whose_model_packs_wrongly_ends_with_its_first_trial_and_says_the_remedy(
-    ray_here, tiny_data_file, tmp_path
-):
+def test_faults__packing_mismatch_ends_the_sweep_with_a_remedy(ray_here, tiny_data_file, tmp_path):
     sound = tiny_model(tmp_path / "sound", initializer_range=0.1)
     model = faulty_model(sound, tmp_path / "model", FORGET_POSITIONS)
     spec = write_spec(
@@ -143,9 +133,7 @@ def test_a_sweep_whose_model_packs_wrongly_ends_with_its_first_trial_and_says_th
 
 
 @pytest.mark.full
-def test_out_of_memory_at_one_sample_fails_with_advice_and_a_hopeless_sweep_ends(
-    ray_here, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_faults__out_of_memory_at_one_sample_gives_up(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     model = faulty_model(tiny_model_dir, tmp_path / "model", OUT_OF_MEMORY.format(rows=0))
     spec = write_spec(
         tmp_path, model, tiny_data_file, search=TWO_TRIALS | {"trials": 9}, train=SETTINGS | {"micro_batch": 2},
@@ -175,22 +163,23 @@ def group(ray_here, tiny_model_dir, tmp_path):
     remove_placement_group(placement)
 
 
-def test_a_hanging_rank_is_seen_and_named(group):
+def test_worker_group__names_a_hanging_rank(group):
     group.start(train_config(), timeout=120)
     assert group.run(8, timeout=120)["history"]["step"] == [1]
     os.kill(group.places[1]["pid"], signal.SIGSTOP)
-    with pytest.raises(
-        RankHung, match=r"rank .*1 gave no answer in 5 s; stacks: .*rank0.log \(rank 1 wrote none\)"
-    ):
+    with raises(RankHung, "rank.hung") as hung:
         group.run(64, timeout=5)
+    assert "rank0.log" in str(hung.value)
+    assert "rank 1 wrote none" in str(hung.value)
 
 
-def test_ranks_that_disagree_are_refused(group, tmp_path, tiny_model_dir):
+def test_worker_group__refuses_ranks_that_disagree(group, tmp_path, tiny_model_dir):
     ranks = group._ranks
     other = engine_config(tiny_model_dir, tmp_path, micro_batch=2)
     ray.get(ranks[1].__ray_call__.remote(lambda self: setattr(self, "_plan", other)))
-    with raises(RankMismatch, "rank.mismatch") as caught:
+    with raises(RankMismatch, "rank.mismatch") as mismatch:
         group.start(train_config(), timeout=120)
-    assert "rank 1 disagrees with rank 0 on engine config" in str(caught.value)
-    with pytest.raises(RankFailed, match=r"run: rank . raised RuntimeError: no trial has been started"):
+    assert "rank 1 disagrees with rank 0 on engine config" in str(mismatch.value)
+    with raises(RankFailed, "rank.failed") as failed:
         group.run(8, timeout=60)
+    assert "no trial has been started" in str(failed.value)

@@ -1,4 +1,4 @@
-"""A Ray node is lost with slots on it and a spare joins: the sweep ends with the same trials and verdicts."""
+"""A Ray node is lost with slots on it and a spare joins: the sweep ends with the same trials and decisions."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def undisturbed(spec):
     return story(run)
 
 
-@pytest.mark.parametrize("whose", ["coordinator", pytest.param("rank", marks=pytest.mark.full)])
-def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, whose):
-    run = spec.parent / whose
+@pytest.mark.parametrize("lost", ["coordinator", pytest.param("rank", marks=pytest.mark.full)])
+def test_lost_node__trial_across_nodes_survives(undisturbed, spec, lost):
+    run = spec.parent / lost
     with (
         LocalCluster(workers=2) as cluster,
         sweeping(spec, run, "--address", cluster.address, env=cluster.env) as sweep,
@@ -75,7 +75,7 @@ def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, 
             time.sleep(0.01)
             here = [bool(processes(COORDINATOR, of=cluster.raylet(node))) for node in (0, 1)]
         assert sum(here) == 1, "the coordinator is on one of the two nodes"
-        cluster.kill(here.index(whose == "coordinator"))
+        cluster.kill(here.index(lost == "coordinator"))
         cluster.add()
         finish(sweep)
         deadline = time.monotonic() + 60
@@ -85,11 +85,11 @@ def test_a_trial_across_three_nodes_survives_the_loss_of_one(undisturbed, spec, 
             time.sleep(0.2)
         assert left == []
     view = SweepState.load(run)
-    assert story(view) == undisturbed, "same trials, same numbers, same verdicts"
+    assert story(view) == undisturbed, "same trials, same numbers, same decisions"
     assert view.status == "finished"
     (fault,) = faults(run)
-    told = {"coordinator": ("CoordinatorDied", "tried again"), "rank": ("RankDied", "ranks rebuilt")}
-    assert (fault["error"], fault["action"]) == told[whose]
+    expected = {"coordinator": ("CoordinatorDied", "tried again"), "rank": ("RankDied", "ranks rebuilt")}
+    assert (fault["error"], fault["action"]) == expected[lost]
     ends = [row for row in read_ledger(run) if row["kind"] == "end"]
     assert len(ends) == SEARCH["trials"]
     assert not psutil.pid_exists(cluster.pid)

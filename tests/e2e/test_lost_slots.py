@@ -1,4 +1,4 @@
-"""A coordinator is killed: its trial goes on on another slot, and the sweep ends as if nothing had happened."""
+"""A coordinator is killed: its trial continues on another slot, and the sweep ends as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def undisturbed(ray_here, make_spec, tmp_path_factory):
 
 
 @pytest.mark.parametrize("steps", [0, 3], ids=["before its first result", "in the middle of a trial"])
-def test_a_killed_coordinator_costs_time_and_nothing_else(undisturbed, make_spec, tmp_path, steps):
+def test_lost_slot__killed_coordinator_changes_no_result(undisturbed, make_spec, tmp_path, steps):
     run = tmp_path / "run"
 
     def find():
@@ -47,7 +47,7 @@ def test_a_killed_coordinator_costs_time_and_nothing_else(undisturbed, make_spec
     with once(find, kill) as killed:
         done = run_spec(make_spec(tmp_path), run)
     assert killed
-    assert story(done.view) == undisturbed, "same trials, same numbers, same verdicts"
+    assert story(done.view) == undisturbed, "same trials, same numbers, same decisions"
     rows = read_ledger(run)
     (fault,) = faults(run)
     assert (fault["error"], fault["action"]) == ("CoordinatorDied", "tried again")
@@ -62,7 +62,7 @@ def test_a_killed_coordinator_costs_time_and_nothing_else(undisturbed, make_spec
     assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.02)
 
 
-def test_a_trial_whose_slots_keep_dying_fails_and_the_others_go_on(undisturbed, make_spec, tmp_path):
+def test_lost_slot__trial_fails_after_repeated_losses(undisturbed, make_spec, tmp_path):
     run = tmp_path / "run"
     killed: list[int] = []
 

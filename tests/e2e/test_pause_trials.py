@@ -1,4 +1,4 @@
-"""Parking in a real sweep: condemned trials free their slot, and those that are worth it come back and end."""
+"""Pausing in a real sweep: flagged trials free their slot, and those that are worth it resume and complete."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def paused(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-def test_killed_at_random_moments_it_equals_an_undisturbed_sweep(paused):
+def test_pause_trials__killed_and_resumed_equals_undisturbed(paused):
     run, _ = paused
     kill_and_resume(run.parent / "sweep.yaml", run, run.parent / "killed", kills=4, seed=5)
 
 
-def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(paused):
+def test_pause_trials__some_resume_and_complete_others_stop(paused):
     run, done = paused
     rows = read_ledger(run)
     view = done.view
@@ -64,7 +64,7 @@ def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(paused)
     by_pause = [r["trial_id"] for r in rows if r["kind"] == "decision" and r["action"] == "pause"]
     back = {r["trial_id"] for r in rows if r["kind"] == "start" and r["attempt"] > 1}
     completed = {t.trial_id for t in view.with_status("completed")}
-    assert back & completed, "a parked trial came back and won its full budget"
+    assert back & completed, "a paused trial resumed and trained its full budget"
     assert {t.trial_id for t in view.with_status("stopped")} <= set(by_pause)
     last_new = max(r["seq"] for r in rows if r["kind"] == "trial")
     assert all(r["seq"] > last_new for r in rows if r["kind"] == "start" and r["attempt"] > 1)
@@ -75,12 +75,12 @@ def test_some_come_back_and_complete_and_the_rest_are_stopped_in_the_end(paused)
     for trial in view.with_status("stopped"):
         assert "it was paused and not resumed" in trial.reason
     assert not list((run / "checkpoints").glob("*")), "no state is left of trials that have ended"
-    told = (run.parent / "run.txt").read_text()
-    assert "trial pause: trial=" in told
-    assert "trial resumed: trial=" in told
+    progress = (run.parent / "run.txt").read_text()
+    assert "trial pause: trial=" in progress
+    assert "trial resumed: trial=" in progress
 
 
-def test_coming_back_costs_no_training_that_was_done_before(paused):
+def test_pause_trials__resume_repeats_no_training(paused):
     """From its state: what the ledger calls lost is the reading of it, not the steps."""
     run, done = paused
     rows = read_ledger(run)
@@ -90,7 +90,7 @@ def test_coming_back_costs_no_training_that_was_done_before(paused):
         assert trial.costs["lost"] < trial.costs["train"]
 
 
-def test_the_study_tells_the_same(paused):
+def test_pause_trials__study_agrees(paused):
     run, done = paused
     study, _ = open_study(run / STUDY_FILE, "tiny")
     states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
@@ -100,14 +100,14 @@ def test_the_study_tells_the_same(paused):
         assert told.intermediate_values == {round(e["rung"] * 96): e["objective"] for e in trial.evals}
 
 
-def test_its_verdicts_are_those_of_a_replay(paused):
+def test_pause_trials__decisions_equal_a_replay(paused):
     run, _ = paused
     rows = read_ledger(run)
     recorded = [(r["trial_id"], r["step"], r["action"]) for r in rows if r["kind"] == "decision"]
     assert [(v.trial_id, v.step, v.action) for v in live_decisions(SweepState.from_rows(rows))] == recorded
 
 
-def test_the_report_lists_what_was_parked(paused):
+def test_pause_trials__report_lists_paused_trials(paused):
     run, done = paused
     stops = json.loads((run / "report.json").read_text())["stops"]
     assert stops["stopped"] == len(done.view.with_status("stopped"))
@@ -115,7 +115,7 @@ def test_the_report_lists_what_was_parked(paused):
     assert stops["paused"] == 0
 
 
-def test_a_crash_while_trials_are_parked_changes_nothing(paused, tmp_path):
+def test_pause_trials__crash_while_paused_changes_nothing(paused, tmp_path):
     run, done = paused
     rows = read_ledger(run)
     first_back = next(r["seq"] for r in rows if r["kind"] == "start" and r["attempt"] > 1)

@@ -99,18 +99,18 @@ def kill_and_resume(spec: Path, undisturbed: Path, run: Path, kills: int, seed: 
 
 
 @pytest.mark.chaos
-def test_killed_and_resumed_equals_undisturbed(spec, undisturbed):
+def test_resume__killed_equals_undisturbed(spec, undisturbed):
     kill_and_resume(spec, undisturbed, spec.parent / "killed", kills=2, seed=int(os.environ.get("SEED", "1")))
 
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [11, 12])
-def test_killed_at_five_random_moments(spec, undisturbed, seed):
+def test_resume__killed_at_five_random_moments(spec, undisturbed, seed):
     kill_and_resume(spec, undisturbed, spec.parent / f"killed-{seed}", kills=5, seed=seed)
 
 
-def test_ctrl_c_and_sigterm_end_at_windows_and_the_run_can_go_on(spec, undisturbed):
+def test_resume__after_ctrl_c_and_sigterm(spec, undisturbed):
     """SIGTERM is what Slurm, Kubernetes and a stopped Ray Job send; Ray has a handler of its own for it."""
     run = spec.parent / "interrupted"
     for number, command in ((signal.SIGTERM, ("run", spec, "--out", run)), (signal.SIGINT, ("resume", run))):
@@ -129,7 +129,7 @@ def test_ctrl_c_and_sigterm_end_at_windows_and_the_run_can_go_on(spec, undisturb
     check_resumed(run, undisturbed)
 
 
-def test_a_finished_sweep_is_extended_but_not_changed(undisturbed, tmp_path):
+def test_resume__extends_but_does_not_change(undisturbed, tmp_path):
     import shutil
 
     run = tmp_path / "extended"

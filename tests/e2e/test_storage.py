@@ -77,9 +77,7 @@ def check_ended_cleanly(run: Path, error: StorageError) -> None:
     assert leaks() == []
 
 
-def test_a_ledger_on_a_full_disk_ends_the_sweep_and_it_goes_on_when_there_is_space(
-    undisturbed, spec, tmp_path
-):
+def test_storage__full_ledger_disk_ends_the_sweep_resumable(undisturbed, spec, tmp_path):
     with small_disk(tmp_path / "disk", "size=48m") as disk:
         run, ballast = disk / "run", disk / "ballast"
 
@@ -101,7 +99,7 @@ def test_a_ledger_on_a_full_disk_ends_the_sweep_and_it_goes_on_when_there_is_spa
         assert story(go_on(run)) == undisturbed
 
 
-def test_a_full_disk_for_weights_ends_the_sweep_and_keeps_what_was_measured(undisturbed, spec, tmp_path):
+def test_storage__full_weights_disk_keeps_the_losses(undisturbed, spec, tmp_path):
     run = tmp_path / "run"
     with small_disk(run / "weights", "size=64k"), pytest.raises(StorageError) as raised:
         run_spec(spec, run)
@@ -113,7 +111,7 @@ def test_a_full_disk_for_weights_ends_the_sweep_and_keeps_what_was_measured(undi
     assert story(go_on(run)) == undisturbed
 
 
-def test_a_full_disk_for_the_ranks_files_fails_no_trial(undisturbed, spec, tmp_path):
+def test_storage__full_disk_of_ranks_fails_no_trial(undisturbed, spec, tmp_path):
     run = tmp_path / "run"
     with small_disk(run / "base", "size=64k"), pytest.raises(StorageError) as raised:
         run_spec(spec, run)
@@ -132,9 +130,7 @@ def test_a_full_disk_for_the_ranks_files_fails_no_trial(undisturbed, spec, tmp_p
     ],
     ids=["fails half-way", "too little space", "read-only"],
 )
-def test_a_state_that_cannot_be_written_is_noted_and_the_trial_goes_on(
-    undisturbed, spec, tmp_path, options, then, words
-):
+def test_storage__unwritten_checkpoint_is_noted(undisturbed, spec, tmp_path, options, then, words):
     run = tmp_path / "run"
     with small_disk(run / "checkpoints", options) as disk:
         if then is not None:
@@ -149,9 +145,7 @@ def test_a_state_that_cannot_be_written_is_noted_and_the_trial_goes_on(
     assert all(len(t.attempts) == 1 for t in done.view.trials.values())
 
 
-def test_a_slow_shared_file_system_is_waited_for_only_when_a_trial_ends(
-    undisturbed, spec, tmp_path, monkeypatch
-):
+def test_storage__slow_fsync_only_at_trial_ends(undisturbed, spec, tmp_path, monkeypatch):
     """Every sync of the driver takes half a second, as on a busy NFS server."""
     waits, sync = [], os.fsync
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -150,30 +150,47 @@ class WorkerGroup:
         self._ranks = []
 
     def _call(self, method: str, timeout: float, *args: Any) -> list[Any]:
-        futures = {getattr(rank, method).remote(*args): i for i, rank in enumerate(self._ranks)}
-        results: list[Any] = [None] * len(futures)
-        pending = list(futures)
-        deadline = time.monotonic() + timeout
-        while pending:
-            # One at a time: a failed rank is seen while the others still wait for it in a collective.
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-            if not done:
-                silent = sorted(futures[f] for f in pending)
-                message = f"{method}: rank {', '.join(map(str, silent))} gave no answer in {timeout:.0f} s"
-                raise RankHung(f"{message}; {dump_stacks(self.places)}" if self.places else message)
-            index = futures[done[0]]
-            try:
-                results[index] = ray.get(done[0])
-            except ray.exceptions.RayError:
-                # When a rank dies, collectives break in the others: give them a moment, then name the cause.
-                late, _ = (
-                    ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH) if pending else ([], [])
-                )
-                failures = [
-                    f for f in (_failure(method, futures[d], d) for d in (*done, *late)) if f is not None
-                ]
-                raise min(failures, key=_by_cause) from None
-        return results
+        return call_all(self._ranks, method, timeout, *args, places=self.places)
+
+
+def call_all(
+    ranks: Sequence[Any], method: str, timeout: float, *args: Any, places: Sequence[Mapping[str, Any]] = ()
+) -> list[Any]:
+    """Call a method on all ranks at once, and wait for all answers.
+
+    Args:
+        ranks: Actor handles, in the order of their ranks.
+        method: Its name.
+        timeout: Seconds for all of them together.
+        args: Of the call, the same for each rank.
+        places: Where the ranks run, as ``Rank.where`` returns it; with it, ranks that hang dump their stacks.
+    Returns:
+        The answers, in the order of the ranks.
+    Raises:
+        RankFailed: A subclass that names the cause: the rank that died or raised first, not those that failed with it.
+        RankHung: If a rank gives no answer in time.
+    """
+    futures = {getattr(rank, method).remote(*args): i for i, rank in enumerate(ranks)}
+    results: list[Any] = [None] * len(futures)
+    pending = list(futures)
+    deadline = time.monotonic() + timeout
+    while pending:
+        # One at a time: a failed rank is seen while the others still wait for it in a collective.
+        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not done:
+            silent = ", ".join(str(futures[f]) for f in sorted(pending, key=futures.__getitem__))
+            message = f"{method}: rank {silent} gave no answer in {timeout:.0f} s"
+            raise RankHung(f"{message}; {dump_stacks(places)}" if places else message)
+        try:
+            results[futures[done[0]]] = ray.get(done[0])
+        except ray.exceptions.RayError:
+            # When a rank dies, collectives break in the others: give them a moment, then name the cause.
+            late: list[Any] = []
+            if pending:
+                late, _ = ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH)
+            failures = [_failure(method, futures[d], d) for d in (*done, *late)]
+            raise min((f for f in failures if f is not None), key=_by_cause) from None
+    return results
 
 
 def _failure(method: str, index: int, future: Any) -> RankFailed | None:

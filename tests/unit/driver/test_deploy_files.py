@@ -49,7 +49,7 @@ def job() -> dict:
     return yaml.safe_load((DEPLOY / "kuberay-rayjob.yaml").read_text())
 
 
-def test_the_ray_job_has_the_fields_of_its_kind(job: dict) -> None:
+def test_ray_job_file__has_the_fields_of_its_kind(job: dict) -> None:
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     assert re.fullmatch(r"[a-z0-9-]{1,47}", job["metadata"]["name"])
     fields(job["spec"], JOB_FIELDS)
@@ -63,7 +63,7 @@ def test_the_ray_job_has_the_fields_of_its_kind(job: dict) -> None:
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
 
 
-def test_every_pod_mounts_the_volume_of_the_run_folder(job: dict) -> None:
+def test_ray_job_file__every_pod_mounts_the_run_folder(job: dict) -> None:
     cluster = job["spec"]["rayClusterSpec"]
     run = re.search(r"--out (\S+)", job["spec"]["entrypoint"])[1]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
@@ -79,7 +79,7 @@ def test_every_pod_mounts_the_volume_of_the_run_folder(job: dict) -> None:
         assert all("value" not in entry for entry in container["env"] if "TOKEN" in entry["name"])
 
 
-def test_the_entrypoint_runs_or_resumes(job: dict) -> None:
+def test_ray_job_file__entrypoint_runs_or_resumes(job: dict) -> None:
     shell, flag, script = shlex.split(job["spec"]["entrypoint"])
     assert (shell, flag) == ("bash", "-c")
     commands = re.findall(r"exec (sweepft [^;]*)", script)
@@ -88,7 +88,7 @@ def test_the_entrypoint_runs_or_resumes(job: dict) -> None:
         check_command(shlex.split(command))
 
 
-def test_the_slurm_script_asks_for_its_nodes_alone_and_ends_no_other_ray() -> None:
+def test_slurm_script__exclusive_nodes_and_own_ray() -> None:
     file = DEPLOY / "slurm.sbatch"
     text = file.read_text()
     subprocess.run(["bash", "-n", str(file)], check=True)

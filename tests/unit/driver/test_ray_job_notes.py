@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from support.errors import raises
 from sweepft.cli.job import is_job
 from sweepft.cli.main import cli
 from sweepft.driver.ray_job import Job, job_metadata, noted_job, resume_job, submit_sweep
@@ -29,21 +30,19 @@ SPEC = Path(__file__).parents[1] / "spec" / "valid.yaml"
         ("https://h", True),
     ],
 )
-def test_a_job_server_is_told_by_its_scheme(address: str | None, job: bool) -> None:
+def test_is_job_server__by_scheme(address: str | None, job: bool) -> None:
     assert is_job(address) is job
 
 
 @pytest.mark.parametrize("out", [None, Path("runs/x")])
-def test_a_job_needs_a_folder_that_the_cluster_sees(out: Path | None, tmp_path: Path) -> None:
+def test_submit_sweep__needs_absolute_run_dir(out: Path | None, tmp_path: Path) -> None:
     spec = load(SPEC, check_files=False)
-    with pytest.raises(
-        JobError, match=r"--out: a job needs an absolute path .*\n  for example --out /shared"
-    ):
+    with raises(JobError, "--out"):
         submit_sweep(spec, out, "http://127.0.0.1:1", tmp_path / "note")
     assert not (tmp_path / "note").exists()
 
 
-def test_a_job_server_that_is_not_there_is_one_plain_error(tmp_path: Path) -> None:
+def test_submit_sweep__unreachable_server_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(JobError) as caught:
         submit_sweep(load(SPEC, check_files=False), tmp_path / "run", "http://127.0.0.1:1", tmp_path / "note")
     (problem,) = caught.value.problems
@@ -51,27 +50,27 @@ def test_a_job_server_that_is_not_there_is_one_plain_error(tmp_path: Path) -> No
     assert "job server" in problem.remedy or "sweepft[cluster]" in problem.remedy
 
 
-def test_the_note_says_where_the_job_is(tmp_path: Path) -> None:
+def test_noted_job__reads_job_json(tmp_path: Path) -> None:
     assert noted_job(tmp_path) is None
     job = {"address": "http://h:8265", "submission_id": "sweepft-a-1", "run_dir": "/shared/a", "name": "a"}
     (tmp_path / "job.json").write_text(json.dumps(job))
     assert noted_job(tmp_path) == Job(**job)
 
 
-def test_what_a_job_server_shows_holds_no_secret(tmp_path: Path) -> None:
+def test_job_metadata__holds_no_secret(tmp_path: Path) -> None:
     planted = "hf_" + "plantedQ7xPplantedX9Zk"
     shown = job_metadata("a", f"/shared/token={planted}")
     assert shown["run_dir"] == f"/shared/token={REDACTED}"
     assert set(shown) == {"sweep", "run_dir", "who"}
     before = Job("http://127.0.0.1:1", "s", "/shared/a", "a")
     for override in (f"model.revision={planted}", "mirror.uri=s3://key:secret@bucket/x"):
-        with pytest.raises(JobError, match="must not hold a token") as caught:
+        with raises(JobError, "--set") as caught:
             resume_job(before, [override], None, tmp_path / "note")
         assert override.partition("=")[2] not in str(caught.value)
     assert not (tmp_path / "note").exists()
 
 
-def test_a_command_on_a_trial_of_a_job_needs_to_see_the_run_folder(tmp_path: Path) -> None:
+def test_command__needs_the_run_folder_of_a_job(tmp_path: Path) -> None:
     job = {"address": "http://h:8265", "submission_id": "s", "run_dir": str(tmp_path / "far"), "name": "a"}
     (tmp_path / "job.json").write_text(json.dumps(job))
     done = CliRunner().invoke(cli, ["stop", str(tmp_path), "t001"])
@@ -79,7 +78,7 @@ def test_a_command_on_a_trial_of_a_job_needs_to_see_the_run_folder(tmp_path: Pat
     assert "the run folder is not to be seen from here" in str(done.exception)
 
 
-def test_nodes_that_do_not_see_the_run_folder_are_named() -> None:
+def test_not_shared__names_the_nodes() -> None:
     message = not_shared(Path("/scratch/run"), ["node-a", "node-b"], 3)
     assert message.startswith(
         "/scratch/run: 2 of 3 nodes of the cluster do not see the run folder: node-a, node-b\n"

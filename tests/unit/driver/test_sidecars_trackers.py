@@ -31,7 +31,7 @@ def losses(run_dir: Path) -> list[int]:
     return sorted(s.step for file in files for s in read_scalars(file) if s.tag == "train/loss")
 
 
-def test_a_sweep_is_tracked_to_its_end(tmp_path: Path) -> None:
+def test_tracking__follows_to_the_end(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"tensorboard": True})
     shown = console()
     tracking = Tracking(tmp_path, shown)
@@ -48,7 +48,7 @@ def test_a_sweep_is_tracked_to_its_end(tmp_path: Path) -> None:
     assert said(shown) == ""
 
 
-def test_the_process_ends_when_its_driver_is_gone(tmp_path: Path) -> None:
+def test_tracking__process_ends_with_its_driver(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"tensorboard": True})
     tracking = Tracking(tmp_path, console())
     run.trial()
@@ -62,9 +62,7 @@ def test_the_process_ends_when_its_driver_is_gone(tmp_path: Path) -> None:
     assert losses(tmp_path) == [8, 16]
 
 
-def test_a_tracker_that_fails_is_shown_once_while_the_sweep_runs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_tracking__failing_tracker_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = TrackedRun(tmp_path, {"tensorboard": True})
     (tmp_path / "tensorboard").write_text("in the way")
     shown = console()
@@ -74,14 +72,14 @@ def test_a_tracker_that_fails_is_shown_once_while_the_sweep_runs(
     run.finish()
     with caplog.at_level(logging.WARNING):
         tracking.on_row({"kind": "finish"})
-    assert said(shown).count("warning: tracking by tensorboard ended, the sweep goes on") == 1
+    assert said(shown).count("warning: tracking by tensorboard ended") == 1
     assert f"sweepft track {tmp_path}" in said(shown)
     assert caplog.text.count("tracking failed: tracker=tensorboard") == 1
     assert "tracking stopped: tracker=tensorboard" in (tmp_path / "logs/track.log").read_text()
 
 
 @pytest.mark.parametrize("code", ["import os; os._exit(3)", "raise SystemExit(3)"])
-def test_a_process_that_is_gone_is_shown_once(tmp_path: Path, code: str) -> None:
+def test_tracking__dead_process_is_reported_once(tmp_path: Path, code: str) -> None:
     shown = console()
     tracking = Tracking(tmp_path, shown, ("-c", code))
     assert tracking.follower is not None
@@ -91,7 +89,7 @@ def test_a_process_that_is_gone_is_shown_once(tmp_path: Path, code: str) -> None
     assert said(shown).count("the process ended with code 3") == 1
 
 
-def test_a_process_that_is_killed_is_shown(tmp_path: Path) -> None:
+def test_tracking__killed_process_is_reported(tmp_path: Path) -> None:
     shown = console()
     tracking = Tracking(tmp_path, shown, ("-c", "import time; time.sleep(60)"))
     assert tracking.follower is not None
@@ -101,7 +99,7 @@ def test_a_process_that_is_killed_is_shown(tmp_path: Path) -> None:
     assert "the process ended with code -9" in said(shown)
 
 
-def test_a_process_that_cannot_be_started_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tracking__unstartable_process_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     shown = console()
     tracking = Tracking(tmp_path, shown)

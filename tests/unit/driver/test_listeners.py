@@ -60,12 +60,14 @@ def tell(live: LiveReport, desk: Desk, *rows: tuple[float, str]) -> list[float]:
         "the last page is not this one's",
     ],
 )
-def test_when_a_page_is_written(cost: float, rows: list[tuple[float, str]], written: list[float]) -> None:
+def test_live_report__when_it_is_written(
+    cost: float, rows: list[tuple[float, str]], written: list[float]
+) -> None:
     desk = Desk(cost)
     assert tell(desk.live(), desk, *rows) == written
 
 
-def test_a_report_that_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_live_report__failure_is_logged_and_retried(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(0.1, ValueError("no room"))
     with caplog.at_level(logging.WARNING):
         assert tell(desk.live(), desk, (0, "trial"), (1, "steps"), (70, "steps")) == [0, 70]

@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from support.errors import raises
 from support.mirrored_run import MirroredRun, truth
 from sweepft.cli.main import cli
 from sweepft.driver import sidecars as mirroring
@@ -83,7 +84,7 @@ def sweep(run: MirroredRun, tmp_path: Path) -> Sweep:
     return Sweep(run, tmp_path)
 
 
-def test_rows_are_there_while_the_sweep_runs_and_all_is_at_its_end(sweep: Sweep, tmp_path: Path) -> None:
+def test_mirrored__rows_during_the_sweep_everything_at_its_end(sweep: Sweep, tmp_path: Path) -> None:
     def has(data: bytes) -> bool:
         return sweep.place.is_dir() and sweep.back(tmp_path)["ledger/ledger.jsonl"].endswith(data)
 
@@ -102,7 +103,7 @@ def test_rows_are_there_while_the_sweep_runs_and_all_is_at_its_end(sweep: Sweep,
     assert sweep.said == ""
 
 
-def test_a_mirror_that_fails_is_told_of_once_and_made_good(sweep: Sweep, tmp_path: Path) -> None:
+def test_mirrored__failure_is_reported_once_and_repaired(sweep: Sweep, tmp_path: Path) -> None:
     with sweep.going():
         until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.time)
         shutil.rmtree(tmp_path / "place")
@@ -123,7 +124,7 @@ def test_a_mirror_that_fails_is_told_of_once_and_made_good(sweep: Sweep, tmp_pat
     assert "mirror behind" in (sweep.run.run_dir / "logs/mirror.log").read_text()
 
 
-def test_a_mirror_behind_at_the_end_does_not_fail_the_sweep(sweep: Sweep, tmp_path: Path) -> None:
+def test_mirrored__mirror_behind_at_the_end_fails_no_sweep(sweep: Sweep, tmp_path: Path) -> None:
     other = MirroredRun(tmp_path / "other")
     other.ledger.close()
     copy_once(other.run_dir, sweep.mirror.uri)
@@ -133,9 +134,7 @@ def test_a_mirror_behind_at_the_end_does_not_fail_the_sweep(sweep: Sweep, tmp_pa
     assert f"sweepft mirror {sweep.run.run_dir}" in sweep.said
 
 
-def test_the_process_ends_when_its_driver_is_gone_and_the_last_rows_are_there(
-    sweep: Sweep, tmp_path: Path
-) -> None:
+def test_sidecar_process__ends_with_its_driver(sweep: Sweep, tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys, time; from sweepft.driver.sidecars import SidecarProcess;"
         "run, uri = sys.argv[1:];"
@@ -158,7 +157,7 @@ def zombie(pid: int) -> bool:
         return True
 
 
-def test_a_process_that_dies_is_started_again(sweep: Sweep, tmp_path: Path) -> None:
+def test_mirrored__restarts_a_dead_process(sweep: Sweep, tmp_path: Path) -> None:
     with sweep.going():
         first = sweep.process()
         os.kill(first, signal.SIGKILL)
@@ -172,7 +171,7 @@ def test_a_process_that_dies_is_started_again(sweep: Sweep, tmp_path: Path) -> N
     assert sweep.back(tmp_path) == truth(sweep.run.run_dir)
 
 
-def test_a_process_that_cannot_live_is_given_up(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrored__gives_up_after_several_deaths(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "_MODULE", "sweepft.no_such_module")
     with sweep.going():
 
@@ -184,7 +183,7 @@ def test_a_process_that_cannot_live_is_given_up(sweep: Sweep, monkeypatch: pytes
     assert sweep.said.count("has died") == 1
 
 
-def test_one_process_copies_at_a_time(sweep: Sweep) -> None:
+def test_mirrored__one_process_at_a_time(sweep: Sweep) -> None:
     with sweep.going():
         sweep.process()
         with pytest.raises(LedgerLocked):
@@ -192,22 +191,23 @@ def test_one_process_copies_at_a_time(sweep: Sweep) -> None:
     assert copy_once(sweep.run.run_dir, sweep.mirror.uri) > 0
 
 
-def test_a_mirror_that_cannot_be_written_is_refused_in_words(run: MirroredRun, tmp_path: Path) -> None:
+def test_check_mirror__refuses_unwritable_mirror(run: MirroredRun, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(MirrorError, match=r"file/mirror: cannot be written: .*[Nn]ot a directory"):
+    with pytest.raises(MirrorError) as refused:
         check_mirror(Mirror(uri=(tmp_path / "file" / "mirror").as_uri()), run.run_dir)
+    assert "ot a directory" in str(refused.value)
     check_mirror(Mirror(uri=(tmp_path / "mirror").as_uri()), tmp_path / "new")
     check_mirror(None, tmp_path / "new")
     assert list((tmp_path / "mirror").rglob("probe*")) == []
 
 
-def test_a_mirror_that_does_not_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_mirror__refuses_silent_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirroring, "_PATIENCE", 0.01)
-    with pytest.raises(MirrorError, match="gives no answer"):
+    with raises(MirrorError, "mirror.unreachable"):
         check_mirror(Mirror(uri=(tmp_path / "mirror").as_uri()), tmp_path / "new")
 
 
-def test_the_driver_loads_nothing_of_the_store() -> None:
+def test_sidecars__load_no_pyarrow() -> None:
     code = (
         "import sys, sweepft.driver.start, sweepft.driver.resume, sweepft.cli.main, sweepft.driver.status;"
         "sys.exit(any(name in sys.modules for name in ('sweepft.mirror.store', 'sweepft.mirror.copy')))"
@@ -215,7 +215,7 @@ def test_the_driver_loads_nothing_of_the_store() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_by_hand_there_and_back(run: MirroredRun, tmp_path: Path) -> None:
+def test_mirror_command__copies_there_and_back(run: MirroredRun, tmp_path: Path) -> None:
     run.result(objective=2.0)
     run.weights("t000")
     uri = (tmp_path / "mirror").as_uri()

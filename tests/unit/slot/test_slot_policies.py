@@ -1,4 +1,4 @@
-"""Report points, whose weights are kept, and when a state is written."""
+"""Report points, which weights to keep, and when to write a checkpoint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sweepft.slot.weight_retention import KeepPolicy
     rungs=st.lists(st.floats(0.01, 0.99), max_size=4, unique=True),
 )
 @settings(deadline=None, max_examples=200)
-def test_points_ascend_to_the_budget_and_hold_every_window_or_a_later_one(budget, batch, rungs):
+def test_report_points__ascend_and_hold_every_rung(budget, batch, rungs):
     points = report_points(budget, rungs, batch)
     samples = [p.samples for p in points]
     assert samples == sorted(set(samples))
@@ -40,7 +40,7 @@ def test_points_ascend_to_the_budget_and_hold_every_window_or_a_later_one(budget
         assert reached.rung >= rung
 
 
-def test_a_window_is_reported_at_its_first_step():
+def test_report_points__rung_at_its_first_step():
     points = report_points(2048, [0.1, 0.25], 32)
     assert [(p.samples, p.rung) for p in points if p.rung] == [(224, 0.1), (512, 0.25), (2048, 1.0)]
 
@@ -49,7 +49,7 @@ def test_a_window_is_reported_at_its_first_step():
     ("steps", "reports"),
     [(1, 1), (2, 1), (5, 1), (6, 2), (30, 10), (60, 20), (61, 20), (10_000, 20)],
 )
-def test_a_trial_reports_twenty_times_but_not_more_often_than_every_third_step(steps, reports):
+def test_report_points__at_most_twenty_and_every_third_step(steps, reports):
     assert len(report_points(steps * 8, [], 8)) == reports
 
 
@@ -57,11 +57,11 @@ def test_a_trial_reports_twenty_times_but_not_more_often_than_every_third_step(s
     ("top", "random", "kept"),
     [(0, 0, set()), (1, 0, {"b"}), (2, 0, {"a", "b"}), (9, 0, {"a", "b", "c"})],
 )
-def test_the_best_are_kept(tmp_path, top, random, kept):
+def test_choose_trials__keeps_the_best(tmp_path, top, random, kept):
     assert KeepPolicy(str(tmp_path), "", top, random).chosen({"a": 2.0, "b": 1.0, "c": 3.0}) == kept
 
 
-def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
+def test_choose_trials__draw_is_independent_of_order(tmp_path):
     plan = KeepPolicy(str(tmp_path), "", top=0, random=2, seed=5)
     objectives = {f"t{i}": float(i) for i in range(20)}
     final = plan.chosen(objectives)
@@ -77,7 +77,7 @@ def test_the_lot_does_not_depend_on_the_order_trials_end_in(tmp_path):
     lots=st.integers(0, 3),
     finalists=st.tuples(st.integers(0, 3), st.integers(0, 3)),
 )
-def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalists):
+def test_choose_trials__final_choice_was_always_kept(values, top, lots, finalists):
     """Also of a smaller choice with the same lot: that of the finalists, of whom weights are kept."""
     kept = KeepPolicy("", "", max(top, finalists[0]), max(lots, finalists[1]))
     objectives = {f"t{i}": value for i, value in enumerate(values)}
@@ -88,7 +88,7 @@ def test_who_is_chosen_in_the_end_was_kept_all_along(values, top, lots, finalist
         assert chosen & so_far.keys() <= kept.chosen(so_far)
 
 
-def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
+def test_keep_policy__removes_overtaken_weights(tmp_path):
     plan = KeepPolicy(str(tmp_path / "weights"), "", top=1)
     assert plan.wanted("t0", 9.0), "the first is always among the best"
     plan.settle({"t0": 9.0})
@@ -111,11 +111,11 @@ def test_what_is_overtaken_is_removed_and_a_slot_knows_in_time(tmp_path):
         (CheckpointPolicy("", "auto"), 100.0, 5.1, False),
     ],
 )
-def test_when_a_state_is_written(plan, trained, write, due):
+def test_checkpoint_policy__due(plan, trained, write, due):
     assert plan.due(trained, write) is due
 
 
-def test_only_complete_states_not_ahead_of_the_ledger_count(tmp_path):
+def test_newest_checkpoint__complete_and_not_ahead(tmp_path):
     for samples, complete in ((100, True), (200, True), (300, False), (400, True)):
         (tmp_path / str(samples)).mkdir()
         if complete:
@@ -126,7 +126,7 @@ def test_only_complete_states_not_ahead_of_the_ledger_count(tmp_path):
     assert newest_checkpoint(tmp_path, at_most=1000) is None
 
 
-def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_them(tmp_path):
+def test_mark_paused__kept_beside_the_checkpoints(tmp_path):
     folder = tmp_path / "checkpoints" / "t000"
     assert not is_paused(folder)
     mark_resumed(folder)  # of a trial that was never parked: nothing to take back
@@ -143,14 +143,14 @@ def test_the_note_that_a_trial_is_parked_stands_beside_its_states_and_goes_with_
     assert not folder.exists()
 
 
-def test_a_note_that_cannot_be_written_costs_the_state_and_not_the_sweep(tmp_path):
+def test_mark_paused__unwritable_folder_raises_nothing(tmp_path):
     (tmp_path / "file").touch()
     mark_paused(tmp_path / "file" / "t000")
     mark_resumed(tmp_path / "file" / "t000")
     assert not is_paused(tmp_path / "file" / "t000")
 
 
-def test_a_pause_is_noted_where_it_can_be_and_ends_no_sweep_where_it_cannot(tmp_path):
+def test_request_pause__unwritable_folder_raises_nothing(tmp_path):
     request_pause(tmp_path / "checkpoints", True)
     assert pause_requested(tmp_path / "checkpoints")
     request_pause(tmp_path / "checkpoints", False)

@@ -1,0 +1,116 @@
+"""Ranks called together, with real Ray actors in place of ranks: answers, causes of failures, time-outs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+
+from support.errors import raises
+from sweepft.errors import (
+    PackingMismatch,
+    RankCannotWrite,
+    RankDied,
+    RankFailed,
+    RankHung,
+    RankMismatch,
+    RankOutOfMemory,
+)
+from sweepft.slot.group import WorkerGroup, call_all
+
+pytestmark = pytest.mark.ray
+
+
+class Actor:
+    """Does to each rank what the test asks for."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def act(self, what: dict[int, str]) -> int:
+        match what.get(self.index):
+            case "die":
+                os._exit(1)
+            case "hang":
+                time.sleep(60)
+            case "raise":
+                raise ValueError("a reason\nand details")
+            case "late":
+                time.sleep(0.5)
+                raise RuntimeError("the collective broke")
+            case "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            case "memory":
+                raise type("OutOfMemoryError", (RuntimeError,), {})("no memory")
+            case "packing":
+                raise PackingMismatch("other losses")
+        return self.index
+
+    def fingerprint(self, train_config: Any) -> dict[str, str]:
+        return {"data": "a", "sweep settings": f"{self.index}"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    mine = not ray.is_initialized()
+    if mine:
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
+    yield
+    if mine:
+        ray.shutdown()
+
+
+@pytest.fixture
+def ranks() -> Iterator[list[Any]]:
+    ray.cloudpickle.register_pickle_by_value(
+        __import__("sys").modules[__name__]
+    )  # workers cannot import tests
+    made = [ray.remote(Actor).options(num_cpus=0).remote(i) for i in range(3)]
+    yield made
+    for actor in made:
+        ray.kill(actor)
+
+
+def test_call_all__answers_in_the_order_of_ranks(ranks: list[Any]) -> None:
+    assert call_all(ranks, "act", 60, {}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "key", "named"),
+    [
+        ({1: "raise"}, RankFailed, "rank.failed", "rank 1 raised ValueError: a reason"),
+        ({2: "die"}, RankDied, "rank.died", "rank 2 died"),
+        ({0: "late", 2: "die", 1: "late"}, RankDied, "rank.died", "rank 2 died"),
+        ({0: "raise", 1: "full"}, RankCannotWrite, "rank.cannot_write", "rank 1 raised"),
+        ({0: "memory"}, RankOutOfMemory, "rank.out_of_memory", "rank 0 raised OutOfMemoryError"),
+        ({0: "raise", 1: "packing"}, PackingMismatch, "rank.packing_mismatch", "rank 1 raised"),
+    ],
+)
+def test_call_all__names_the_cause(
+    ranks: list[Any], what: dict[int, str], error: type[Exception], key: str, named: str
+) -> None:
+    with raises(error, key) as caught:
+        call_all(ranks, "act", 60, what)
+    assert named in str(caught.value)
+
+
+def test_call_all__names_silent_ranks(ranks: list[Any]) -> None:
+    call_all(ranks, "act", 60, {})
+    with raises(RankHung, "rank.hung") as caught:
+        call_all(ranks, "act", 2, {0: "hang", 2: "hang"})
+    assert "rank 0, 2 gave no answer" in str(caught.value)
+
+
+def test_worker_group__refuses_ranks_that_differ(ranks: list[Any]) -> None:
+    group = WorkerGroup.__new__(WorkerGroup)  # around these actors, not around engines
+    group._ranks, group.places = ranks, []
+    with raises(RankMismatch, "rank.mismatch") as caught:
+        group.start(None, 60)  # type: ignore[arg-type]
+    assert "rank 1 disagrees with rank 0 on sweep settings" in str(caught.value)
