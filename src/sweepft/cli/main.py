@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -63,7 +63,21 @@ def fetch(uri: str, run: Path) -> None:
     click.echo(describe_run(status_of(run)))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Names the new command where an old one is called."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            from sweepft.spec.renamed import RENAMED_COMMANDS
+
+            if args[0] in RENAMED_COMMANDS:
+                raise click.UsageError(f"{args[0]!r} was renamed: sweepft {RENAMED_COMMANDS[args[0]]}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(sweepft.__version__, prog_name="sweepft")
 def cli() -> None:
     """Find good fine-tuning hyperparameters for small language models with few GPUs."""

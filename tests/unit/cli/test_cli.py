@@ -66,11 +66,12 @@ def test_cli__help_loads_no_heavy_package() -> None:
     [
         (["--version"], 0, "sweepft"),
         (["no-such-command"], 2, "no-such-command"),
+        (["settings"], 2, "sweepft presets"),
         (["validate", "no-such.yaml", "--no-files"], 2, "no-such.yaml"),
         (["replay", ".", "--rule", "no-such-rule"], 2, "no-such-rule"),
         (["status", "."], 1, "ledger"),
     ],
-    ids=["version", "unknown command", "missing spec", "unknown rule", "no run folder"],
+    ids=["version", "unknown command", "renamed command", "missing spec", "unknown rule", "no run folder"],
 )
 def test_entry_point__exit_code_and_message(
     arguments: list[str],

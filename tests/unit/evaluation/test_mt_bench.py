@@ -390,7 +390,7 @@ def test_client__malformed_key_is_refused_without_being_shown(
         ("", "must have at least one line"),
         ('{"question_id": 1, "category": "x"}\n', "question.jsonl:1: question: must have question_id"),
         ('\n{"question_id": 1\n', "cannot be read"),
-        ('{"question_id": 1, "category": "x", "turns": ["a"]}\n' * 2, ":2: question_id: must not come twice"),
+        ('{"question_id": 1, "category": "x", "turns": ["a"]}\n' * 2, ":2: question_id: must be unique"),
     ],
     ids=["missing", "empty", "no turns", "not JSON", "twice"],
 )

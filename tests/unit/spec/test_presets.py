@@ -90,7 +90,7 @@ def test_presets__problem_is_at_the_line_of_the_name(tmp_path) -> None:
 def test_presets__all_are_valid_and_listed() -> None:
     from sweepft.cli.main import cli
 
-    shown = CliRunner().invoke(cli, ["settings"])
+    shown = CliRunner().invoke(cli, ["presets"])
     assert shown.exit_code == 0
     for name, preset in PRESETS.items():
         json.dumps(dict(preset.params))  # plain data for YAML and the ledger

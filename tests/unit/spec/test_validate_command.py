@@ -58,7 +58,7 @@ def test_cli__help_and_schema_load_nothing_heavy() -> None:
     shown = sweepft("--help")
     assert shown.returncode == 0
     assert "LOADED []" in shown.stderr
-    for command in ("run", "validate", "resume", "status", "report", "replay", "demo", "schema", "settings"):
+    for command in ("run", "validate", "resume", "status", "report", "replay", "demo", "schema", "presets"):
         assert f"\n  {command} " in shown.stdout
     schema = sweepft("schema")
     assert json.loads(schema.stdout)["title"] == "sweepft sweep"
