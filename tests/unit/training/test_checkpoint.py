@@ -44,8 +44,8 @@ def interrupted(runner, folder: Path, first, second):
 def test_checkpoint__restored_trial_is_bitwise_equal(
     tiny_dropout_model, tmp_path, stage, precision, world_size
 ):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
-    saved, back, gone_on, whole = on_ranks(interrupted, world_size, plan, tmp_path / "state", A, B)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    saved, back, gone_on, whole = on_ranks(interrupted, world_size, config, tmp_path / "state", A, B)
     assert back["step"] == 2
     assert back["samples"] == 24
     assert saved["bytes"] > 0
@@ -64,9 +64,9 @@ def test_checkpoint__restored_trial_is_bitwise_equal(
 def test_checkpoint__other_optimizers_are_bitwise_equal(tiny_dropout_model, tmp_path, optimizer, stage):
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes", reason="needs pip install 'sweepft[8bit]'")
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage)
     first, second = (changed(t, optimizer=optimizer) for t in (A, B))
-    *_, gone_on, whole = on_ranks(interrupted, 2, plan, tmp_path / "state", first, second)
+    *_, gone_on, whole = on_ranks(interrupted, 2, config, tmp_path / "state", first, second)
     assert gone_on[1]["history"]["loss"] == whole[1]["history"]["loss"]
     assert gone_on[2] == whole[2]
 
@@ -101,8 +101,8 @@ def damaged(runner, folder: Path, first, other):
 
 
 def test_checkpoint__refuses_damaged_or_foreign(tiny_model_dir, tmp_path):
-    plan = engine_config(tiny_model_dir, tmp_path)
-    foreign, linked, broken, linked_shard = on_ranks(damaged, 1, plan, tmp_path / "state", A, B)
+    config = engine_config(tiny_model_dir, tmp_path)
+    foreign, linked, broken, linked_shard = on_ranks(damaged, 1, config, tmp_path / "state", A, B)
     assert "is a checkpoint of another trial" in foreign
     assert "25: is a link" in linked
     assert "does not match the digest" in broken

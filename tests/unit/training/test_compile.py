@@ -39,12 +39,12 @@ def losses(result: dict[str, Any]) -> list[float]:
 @pytest.mark.full
 @pytest.mark.parametrize(("zero_stage", "ranks", "packed"), [(0, 1, False), (2, 2, True)])
 def test_compile_blocks__trials_equal_uncompiled(tiny_model_dir, tmp_path, zero_stage, ranks, packed):
-    plan = engine_config(
+    config = engine_config(
         tiny_model_dir, tmp_path, zero_stage=zero_stage, packed=packed, micro_batch=60 if packed else 4
     )
-    compiled = replace(plan, compiled=True)
+    compiled = replace(config, compiled=True)
     first, other, again = run_trials(compiled, [A, B, A], ranks)
     assert again["warm"]
-    for plain, found in zip(run_trials(plan, [A, B], ranks), (first, other), strict=True):
+    for plain, found in zip(run_trials(config, [A, B], ranks), (first, other), strict=True):
         assert losses(found) == pytest.approx(losses(plain), abs=2e-5)
     assert losses(again) == pytest.approx(losses(first), abs=1e-6)

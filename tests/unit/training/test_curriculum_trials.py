@@ -34,10 +34,10 @@ def interrupted(runner, folder: Path, first: TrainConfig, second: TrainConfig):
 
 def test_trial_runner__phased_trial_restores_bitwise(tiny_dropout_model, tmp_path):
     rows = TokenSet(write_rows(tmp_path / "domains", 50, 1, ("a", "b", "c")))
-    plan = engine_config(tiny_dropout_model, tmp_path, train_cache=str(rows.path))
+    config = engine_config(tiny_dropout_model, tmp_path, train_cache=str(rows.path))
     phased = train_config(data=CURRICULUM)
     order, plain, history, rest, whole = on_ranks(
-        interrupted, 1, plan, tmp_path / "state", phased, train_config()
+        interrupted, 1, config, tmp_path / "state", phased, train_config()
     )
     expected = sample_order(rows, 0, CURRICULUM, 64)
     assert order == expected.digest

@@ -15,8 +15,8 @@ A = train_config(batch_size=16, weight_decay=0.1)
 B = train_config(learning_rate=1e-2)
 
 
-def losses(plan, *trials):
-    return [r["history"]["loss"] for r in run_trials(plan, list(trials), 1, gpus=1)]
+def losses(config, *trials):
+    return [r["history"]["loss"] for r in run_trials(config, list(trials), 1, gpus=1)]
 
 
 def test_liger__refused_without_gpu(monkeypatch):
@@ -28,9 +28,9 @@ def test_liger__refused_without_gpu(monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_gpu__losses_equal_cpu(tiny_model_dir, tmp_path, stage):
-    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
-    (here,) = run_trials(plan, [A], 1)
-    assert losses(plan, A)[0] == pytest.approx(here["history"]["loss"], abs=1e-4)
+    config = engine_config(tiny_model_dir, tmp_path, zero_stage=stage)
+    (here,) = run_trials(config, [A], 1)
+    assert losses(config, A)[0] == pytest.approx(here["history"]["loss"], abs=1e-4)
 
 
 @pytest.mark.gpu
@@ -46,9 +46,9 @@ def test_gpu__packed_bf16_equals_padded_and_repeats(tiny_model_dir, tmp_path, st
 @pytest.mark.gpu
 @pytest.mark.parametrize("offload", ["optimizer", "optimizer_and_parameters"])
 def test_gpu__offload_equals_and_repeats(tiny_model_dir, tmp_path, offload):
-    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
-    (here,) = losses(plan, A)
-    first, _, again = losses(replace(plan, offload=offload), A, B, A)
+    config = engine_config(tiny_model_dir, tmp_path, zero_stage=3 if "parameters" in offload else 2)
+    (here,) = losses(config, A)
+    first, _, again = losses(replace(config, offload=offload), A, B, A)
     assert first == pytest.approx(here, abs=1e-5)
     # Parameters fetched to another place of the memory were seen to give a loss 3e-8 apart.
     assert again == (first if offload == "optimizer" else pytest.approx(first, abs=1e-6))
@@ -57,14 +57,14 @@ def test_gpu__offload_equals_and_repeats(tiny_model_dir, tmp_path, offload):
 @pytest.mark.gpu
 def test_gpu__liger_equals(tiny_model_dir, tmp_path):
     pytest.importorskip("liger_kernel")
-    plan = engine_config(tiny_model_dir, tmp_path)
-    assert losses(replace(plan, liger=True), A)[0] == pytest.approx(losses(plan, A)[0], abs=1e-3)
+    config = engine_config(tiny_model_dir, tmp_path)
+    assert losses(replace(config, liger=True), A)[0] == pytest.approx(losses(config, A)[0], abs=1e-3)
 
 
 @pytest.mark.gpu
 def test_gpu__adamw_8bit_close_to_adamw(tiny_model_dir, tmp_path):
     pytest.importorskip("bitsandbytes")
-    plan = engine_config(tiny_model_dir, tmp_path)
-    first, again = losses(plan, *[changed(A, optimizer="adamw_8bit")] * 2)
-    assert first == pytest.approx(losses(plan, A)[0], abs=5e-2)
+    config = engine_config(tiny_model_dir, tmp_path)
+    first, again = losses(config, *[changed(A, optimizer="adamw_8bit")] * 2)
+    assert first == pytest.approx(losses(config, A)[0], abs=5e-2)
     assert again == first

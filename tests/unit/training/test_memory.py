@@ -48,9 +48,9 @@ def unprobed(runner, settings):
 
 def test_find_max_micro_batch__leaves_no_trace(tiny_dropout_model, tmp_path):
     settings = train_config()
-    plan = engine_config(tiny_dropout_model, tmp_path, micro_batch=0, largest_batch=8)
-    rows, history = on_ranks(probed, 2, plan, settings)
+    config = engine_config(tiny_dropout_model, tmp_path, micro_batch=0, largest_batch=8)
+    rows, history = on_ranks(probed, 2, config, settings)
     assert rows == 4, f"a rank's share of the largest batch: {CPU_TOKENS} tokens hold it all"
-    expected = on_ranks(unprobed, 2, replace(plan, micro_batch=4), settings)
+    expected = on_ranks(unprobed, 2, replace(config, micro_batch=4), settings)
     for name in ("loss", "grad_norm", "lr"):
         assert history[name] == expected[name]

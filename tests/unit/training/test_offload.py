@@ -30,13 +30,13 @@ def numbers(result):
     ],
 )  # fmt: skip
 def test_offload__warm_equals_cold(tiny_dropout_model, tmp_path, offload, stage, precision, world_size):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
-    offloaded = replace(plan, offload=offload)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision, micro_batch=2)
+    offloaded = replace(config, offload=offload)
     first, other, again = run_trials(offloaded, [A, B, A], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again)] == [False, True, True]
     assert numbers(again) == numbers(first)
     assert numbers(other) == numbers(run_trials(offloaded, [B], world_size, chunks=2)[0])
-    (here,) = run_trials(plan, [A], world_size, chunks=2)
+    (here,) = run_trials(config, [A], world_size, chunks=2)
     close = (
         1e-6 if precision == "fp32" else 2e-2
     )  # in bf16, micro-batches' gradients are added up in other places
@@ -59,6 +59,6 @@ def saved_and_restored(runner, folder):
 @pytest.mark.full
 @pytest.mark.parametrize(("offload", "stage"), [("optimizer", 2), ("optimizer_and_parameters", 3)])
 def test_offload__restored_trial_is_bitwise_equal(tiny_dropout_model, tmp_path, offload, stage):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
-    rest, resumed = on_ranks(saved_and_restored, 2, plan, tmp_path / "state")
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, offload=offload)
+    rest, resumed = on_ranks(saved_and_restored, 2, config, tmp_path / "state")
     assert resumed == rest

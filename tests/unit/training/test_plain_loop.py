@@ -13,13 +13,13 @@ from sweepft.training.lr_schedules import lr_at
 STEPS = 20
 
 
-def plain_loop(plan, settings):
+def plain_loop(config, settings):
     """One process, one row at a time: no batching, padding, sharding or accumulation to get wrong."""
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(plan.model_path, dtype=torch.float32).train()
-    data = TokenSet(plan.train_cache)
+    model = AutoModelForCausalLM.from_pretrained(config.model_path, dtype=torch.float32).train()
+    data = TokenSet(config.train_cache)
     order = SampleOrder(len(data), settings.seed, data.digest)
     constants = settings.optimizer
     optimizer = torch.optim.AdamW(
@@ -65,12 +65,12 @@ def plain_loop(plan, settings):
     ],
 )
 def test_trial_runner__equals_a_plain_loop(tiny_model_dir, tmp_path, batch_size, world_size, zero_stage):
-    plan = engine_config(
+    config = engine_config(
         tiny_model_dir, tmp_path, budget_samples=STEPS * batch_size, zero_stage=zero_stage, validation=()
     )
     settings = train_config(batch_size=batch_size, budget_samples=STEPS * batch_size, warmup={"steps": 3})
-    losses, norms = plain_loop(plan, settings)
-    history = run_trials(plan, [settings], world_size)[0]["history"]
+    losses, norms = plain_loop(config, settings)
+    history = run_trials(config, [settings], world_size)[0]["history"]
     assert history["loss"] == pytest.approx(losses, abs=1e-5)
     assert history["grad_norm"] == pytest.approx(norms, abs=1e-5)
 
@@ -78,8 +78,8 @@ def test_trial_runner__equals_a_plain_loop(tiny_model_dir, tmp_path, batch_size,
 @pytest.fixture(scope="module")
 def cut_in_fours(tiny_model_dir, tmp_path_factory):
     """The batch in micro-batches of four on one rank."""
-    plan = engine_config(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
-    return run_trials(plan, [train_config(batch_size=16, budget_samples=70)], 1)[0]
+    config = engine_config(tiny_model_dir, tmp_path_factory.mktemp("fours"), budget_samples=70, micro_batch=4)
+    return run_trials(config, [train_config(batch_size=16, budget_samples=70)], 1)[0]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_trial_runner__independent_of_the_micro_batch_split(
 ):
     """Micro-batch, accumulation and world size: loss and gradient norm stay within 1e-6."""
     expected = cut_in_fours
-    plan = engine_config(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
-    got = run_trials(plan, [train_config(batch_size=16, budget_samples=70)], world_size)[0]
+    config = engine_config(tiny_model_dir, tmp_path, budget_samples=70, micro_batch=micro_batch)
+    got = run_trials(config, [train_config(batch_size=16, budget_samples=70)], world_size)[0]
     assert got["history"]["samples_seen"] == [16, 32, 48, 64, 70], "the last batch holds what is left"
     for name in ("loss", "grad_norm"):
         assert got["history"][name] == pytest.approx(expected["history"][name], rel=1e-6, abs=1e-6)

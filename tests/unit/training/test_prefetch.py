@@ -10,7 +10,7 @@ import pytest
 
 from support.engine_material import write_rows
 from sweepft.data import SampleOrder, TokenSet
-from sweepft.training import batching as feed_module
+from sweepft.training import batching
 from sweepft.training.batching import BatchPrefetcher, Layout, collate_step
 
 
@@ -24,16 +24,16 @@ def test_prefetcher__makes_the_next_step_ahead():
             second.set()
         return (start, stop)
 
-    feed = BatchPrefetcher()
-    assert feed.take(make, "a", range(8), range(8, 16)) == (0, 8)
+    prefetcher = BatchPrefetcher()
+    assert prefetcher.take(make, "a", range(8), range(8, 16)) == (0, 8)
     assert second.wait(timeout=60), "made before it is asked for"
-    assert feed.take(make, "a", range(8, 16), range(16, 16)) == (8, 16)
+    assert prefetcher.take(make, "a", range(8, 16), range(16, 16)) == (8, 16)
     assert made == [(0, 8), (8, 16)], "and only once"
 
 
 def test_prefetcher__counts_waiting_only(monkeypatch):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(feed_module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(batching, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     prepared = threading.Event()
 
     def make(start, stop):
@@ -44,20 +44,24 @@ def test_prefetcher__counts_waiting_only(monkeypatch):
             prepared.set()
         return start
 
-    feed, taken = BatchPrefetcher(), threading.Event()
-    feed.take(make, "a", range(8), range(8, 16))
-    assert feed.waited == 5.0
+    prefetcher, taken = BatchPrefetcher(), threading.Event()
+    prefetcher.take(make, "a", range(8), range(8, 16))
+    assert prefetcher.waited == 5.0
     taken.set()
     assert prepared.wait(timeout=60)
-    feed.take(make, "a", range(8, 16), range(16, 16))
-    assert (clock.now, feed.waited) == (10.0, 5.0)
+    prefetcher.take(make, "a", range(8, 16), range(16, 16))
+    assert (clock.now, prefetcher.waited) == (10.0, 5.0)
 
 
 @pytest.mark.parametrize(("key", "here"), [("b", range(8, 16)), ("a", range(8)), ("a", range(8, 20))])
 def test_prefetcher__discards_a_step_of_another_key(key, here):
-    feed = BatchPrefetcher()
-    feed.take(lambda start, stop: ("old", start, stop), "a", range(8), range(8, 16))
-    assert feed.take(lambda *span: ("new", *span), key, here, range(0)) == ("new", here.start, here.stop)
+    prefetcher = BatchPrefetcher()
+    prefetcher.take(lambda start, stop: ("old", start, stop), "a", range(8), range(8, 16))
+    assert prefetcher.take(lambda *span: ("new", *span), key, here, range(0)) == (
+        "new",
+        here.start,
+        here.stop,
+    )
 
 
 def test_prefetcher__raises_in_take():
@@ -66,10 +70,10 @@ def test_prefetcher__raises_in_take():
             raise OSError("stale file handle")
         return start
 
-    feed = BatchPrefetcher()
-    feed.take(make, "a", range(8), range(8, 16))
+    prefetcher = BatchPrefetcher()
+    prefetcher.take(make, "a", range(8), range(8, 16))
     with pytest.raises(OSError, match="stale file handle"):
-        feed.take(make, "a", range(8, 16), range(0))
+        prefetcher.take(make, "a", range(8, 16), range(0))
 
 
 @pytest.mark.parametrize("layout", [Layout("rows", 4, 0), Layout("packed", 60, 0), Layout("grouped", 60, 0)])

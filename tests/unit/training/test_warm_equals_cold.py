@@ -32,10 +32,11 @@ def numbers(result):
     [(s, p, w) for (s, p), w in product(sorted(RESET_IN_PLACE), (1, 2))],
 )
 def test_zero_engine__warm_equals_cold_bitwise(tiny_dropout_model, tmp_path, stage, precision, world_size):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     with ThreadPoolExecutor(2 // world_size) as processes:  # two cores
         started = [
-            processes.submit(run_trials, plan, trials, world_size, chunks=2) for trials in ([A, B, C, A], [C])
+            processes.submit(run_trials, config, trials, world_size, chunks=2)
+            for trials in ([A, B, C, A], [C])
         ]
         warm, (cold,) = (each.result() for each in started)
     assert [r["warm"] for r in warm] == [False, True, True, True]
@@ -60,14 +61,14 @@ ADAFACTOR = {"optimizer": "adafactor", "learning_rate": 1e-2}
 def test_zero_engine__warm_equals_cold_other_optimizers(
     tiny_dropout_model, tmp_path, optimizer, stage, precision, world_size
 ):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     a, c = (changed(t, **optimizer) for t in (A, C))
     b = changed(B, **optimizer, momentum=0.0)
-    first, other, second, again, last = run_trials(plan, [a, b, A, a, c], world_size, chunks=2)
+    first, other, second, again, last = run_trials(config, [a, b, A, a, c], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, second, again, last)] == [False, True, False, False, True]
     assert numbers(again) == numbers(first)
     assert numbers(second) != numbers(first)
-    assert numbers(last) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
+    assert numbers(last) == numbers(run_trials(config, [c], world_size, chunks=2)[0])
     assert first["history"]["loss"][-1] < first["history"]["loss"][0], "something was learned"
 
 
@@ -77,22 +78,22 @@ def test_zero_engine__warm_equals_cold_other_optimizers(
     ("stage", "precision", "world_size"), [(0, "fp32", 1), (2, "fp32", 1), (2, "bf16", 2), (3, "fp32", 2)]
 )
 def test_zero_engine__adamw_8bit_is_rebuilt_equal(tiny_dropout_model, tmp_path, stage, precision, world_size):
-    plan = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
+    config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
     a, c = (changed(t, optimizer="adamw_8bit") for t in (A, C))
-    first, other, again = run_trials(plan, [a, c, a], world_size, chunks=2)
+    first, other, again = run_trials(config, [a, c, a], world_size, chunks=2)
     assert [r["warm"] for r in (first, other, again)] == [False] * 3
     assert numbers(again) == numbers(first)
-    assert numbers(other) == numbers(run_trials(plan, [c], world_size, chunks=2)[0])
-    (plain,) = run_trials(plan, [A], world_size, chunks=2)
+    assert numbers(other) == numbers(run_trials(config, [c], world_size, chunks=2)[0])
+    (plain,) = run_trials(config, [A], world_size, chunks=2)
     assert numbers(first) != numbers(plain)
     assert first["history"]["loss"] == pytest.approx(plain["history"]["loss"], abs=5e-2)
 
 
 @pytest.mark.full
 def test_zero_engine__rebuilding_in_process_is_equal(tiny_dropout_model, tmp_path):
-    plan = engine_config(tiny_dropout_model, tmp_path)
-    rebuilt = run_trials(plan, [A, B, A], 2, chunks=2, reset_in_place=False)
+    config = engine_config(tiny_dropout_model, tmp_path)
+    rebuilt = run_trials(config, [A, B, A], 2, chunks=2, reset_in_place=False)
     assert [r["warm"] for r in rebuilt] == [False, False, False]
     assert numbers(rebuilt[2]) == numbers(rebuilt[0])
-    warm = run_trials(plan, [B, A], 2, chunks=2)
+    warm = run_trials(config, [B, A], 2, chunks=2)
     assert numbers(warm[1]) == numbers(rebuilt[0])
