@@ -176,8 +176,9 @@ def _rule(sweep: SweepState) -> str:
 
 def _setting(sweep: SweepState, key: str) -> float:
     value = (sweep.spec.get("early_stop") or {}).get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
-    return float(value) if known else _DEFAULTS[key]
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1:
+        return float(value)
+    return _DEFAULTS[key]
 
 
 def _rung_label(rung: Any) -> str:
