@@ -190,7 +190,7 @@ class Recorded:
     def __init__(self, spec: SweepSpec, budget: int, studies: Sequence[Study]) -> None:
         self._spec, self._clock, self._budget = spec, _Clock(spec, budget), budget
         self._study = max(studies, key=lambda s: len(s.runs))
-        self._places = np.array([self._where(run.config) for run in self._study.runs])
+        self._places = np.array([self._where(run.params) for run in self._study.runs])
 
     @property
     def about(self) -> dict[str, Any]:
