@@ -67,7 +67,7 @@ class FaultPolicy(DriverOnly):
     Args:
         limits: The spec's ``faults``.
         view: The sweep's state; its faults count, those of earlier drivers included.
-        control: Of the sweep; told to give up when too many slots are lost.
+        control: Of the sweep; gives up when too many slots are lost.
         outcomes: Where the outcome is noted for the searcher.
 
     Attributes:

@@ -34,7 +34,7 @@ _KINDS: dict[str, type[RankFailed]] = {
 """What a rank may raise that has an error class of its own here, by the exception's name."""
 
 _AFTERMATH = 2.0
-"""Seconds in which the other ranks fail as a consequence, so that the cause can be told from it."""
+"""Seconds in which the other ranks fail as a consequence, which are then not taken for its cause."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class PhaseClock:
         self._since = time.monotonic()
 
     def restart(self) -> None:
-        """Start anew: a job is taken."""
+        """Start from zero: a job is taken."""
         self._seconds, self._since = {}, time.monotonic()
 
     def spend(self, phase: str, seconds: float) -> None:
