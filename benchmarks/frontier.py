@@ -19,7 +19,6 @@ from sweepft.replay.runner import Replay, ReplayRow
 from sweepft.replay.score import Score, bootstrap, mean_scores, score_outcome
 
 __all__ = ["SIMPLE", "TopSharePolicy", "curve_table", "dominance", "replay_simple"]
-
 SIMPLE: Final = [(signal, share) for signal in ("loss", "objective") for share in (0.2, 0.25, 0.3, 0.4, 0.5)]
 _ENOUGH: Final = 5  # studies, for a bootstrap to say anything
 _TAIL: Final = 0.2  # of the progress so far: what the training loss is averaged over

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 __all__ = ["about", "add_options", "finish", "table"]
-
 _PACKAGES = ("torch", "deepspeed", "ray", "transformers", "optuna", "numpy")
 
 

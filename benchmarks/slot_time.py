@@ -13,7 +13,6 @@ from pathlib import Path
 from sweepft.ledger import read_ledger
 
 __all__ = ["PHASES", "SlotTime", "slot_times"]
-
 PHASES = ("steps", "data", "records", "evaluate", "switch", "other", "waiting")
 
 

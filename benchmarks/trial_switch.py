@@ -36,7 +36,6 @@ RANKS = 2
 BATCH, MICRO_BATCH = 16, 8
 RATES = (1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 1e-2)
 SCHEDULES = ("constant", "cosine")
-
 Key = tuple[float, str]
 
 

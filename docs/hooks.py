@@ -1,7 +1,8 @@
 """Hooks of the documentation site: files outside ``docs/`` that pages link to become part of the site.
 
-A link such as ``../../benchmarks/results/stopping.md`` works in the repository as it is. For the site, the file it names is
-added below ``project/`` and the link is rewritten, so that the built site is complete without the repository.
+A link such as ``../../benchmarks/results/stopping.md`` works in the repository as it is. For the site, the file it
+names is added below ``project/`` and the link is rewritten, so that the built site is complete without the
+repository.
 """
 
 from __future__ import annotations

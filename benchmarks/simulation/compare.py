@@ -29,8 +29,6 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Dimension, SweepSpec, from_dict
 
 SHARES: Final = (0.25, 0.5, 1.0)
-
-
 """Where the best so far is read: shares of the GPU-hours."""
 
 
@@ -188,8 +186,6 @@ SYSTEMS: Final[dict[str, Callable[[SweepSpec, int, int], _System]]] = {
     "Ray OptunaSearch + ASHA": _ray,
     "sweepft": _ours,
 }
-
-
 """Systems by name. Ray's get held-out loss at every report, at no cost; ours pays for it, at windows only."""
 
 

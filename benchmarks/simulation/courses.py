@@ -26,31 +26,16 @@ from sweepft.training.lr_schedules import lr_at
 
 Floats = NDArray[np.float64]
 
-
 SECONDS_PER_SAMPLE: Final = 0.2
-
-
 """GPU-seconds a sample takes: about a 7B model on an A100."""
 
-
 SECONDS_PER_STEP: Final = 0.3
-
-
 """Seconds an optimizer step takes beside its samples."""
 
-
 SECONDS_PER_EVALUATION: Final = 20.0
-
-
 _TOKENS: Final = 200  # target tokens of a sample
-
-
 _FLOOR: Final = 1.1  # nats per target token that the best configuration reaches
-
-
 _SEED_NOISE: Final = 0.004  # of the final loss, standard deviation
-
-
 _EVAL_NOISE: Final = 0.003  # of a held-out loss
 
 

@@ -1,6 +1,7 @@
 """A slot that plays a course back, report by report, as a real slot would have told it.
 
-One idea: results have every key of a real slot's (docs/explanation/architecture.md), so that whoever takes them cannot tell.
+One idea: results have every key of a real slot's (docs/explanation/architecture.md), so that whoever takes them
+    cannot tell.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from sweepft.slot.report_points import report_points
 from sweepft.spec import TrainConfig
 
 _SWITCH = 0.05  # seconds from one trial of a slot to the next
-
-
 _TOKENS = 200  # target tokens of a sample
 
 

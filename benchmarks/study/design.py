@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["EDITIONS", "Edition", "configurations", "spec"]
-
 SCHEDULES = ("constant", "cosine", "linear")
 
 

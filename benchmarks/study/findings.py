@@ -1,4 +1,5 @@
-"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes ``docs/explanation/findings.md``.
+"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes
+``docs/explanation/findings.md``.
 
 One idea: every number and every verdict of that page is computed here from the table alone, by rules that were fixed
 before the runs were made, but for two of wording, chosen after them (an edge named for a slope, `equal` for no
@@ -29,7 +30,6 @@ from benchmarks.study.effects import (
 from sweepft.report.signals import Estimate, spearman
 
 __all__ = ["REPLAYED", "TABLE", "page"]
-
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "benchmarks" / "data" / "study.parquet"
 REPLAYED = ROOT / "benchmarks" / "data" / "study-replay.json"

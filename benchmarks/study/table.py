@@ -16,7 +16,6 @@ import pandas as pd
 from sweepft.ledger import SweepState, TrialState
 
 __all__ = ["table"]
-
 SOURCE = "sweepft/study"
 METRIC = "in-domain held-out loss (nats per target token)"
 

@@ -5,5 +5,4 @@ Importing this package loads nothing heavy; take what you need from its modules,
 """
 
 __all__ = ["__version__"]
-
 __version__ = "0.1.0"

@@ -15,11 +15,9 @@ from typing import Final
 
 REDACTED: Final = "[redacted]"
 
-
 _NAME = re.compile(
     r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|PASSWORD|PASSWD|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.I
 )
-
 
 _SHAPE = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}"
@@ -30,7 +28,6 @@ _SHAPE = re.compile(
     r"|(?<=\bBearer )[\w.~+/-]{12,}=*"
 )
 
-
 _PLACE = re.compile(r"((?:api[_-]?key|secret(?:[_-]?key)?|password|passwd|token)\s*=\s*)[^\s&'\",;]+", re.I)
 
 
@@ -39,7 +36,6 @@ _MARKS: Final = (
     "hf_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "AKIA", "ASIA", "AIza", "xox",
     "://", "Bearer ",
 )  # fmt: skip
-
 
 _SHORTEST: Final = 8  # characters of a secret value
 _LARGEST: Final = 64 << 20  # bytes of a log file

@@ -197,7 +197,8 @@ def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Con
     if found is None:
         needed = round(1 / asked.max_false_stop_rate) - 1
         raise ReplayError(
-            f"--calibrate: {len(studies)} sweeps are too few to bound the false-stop rate at {asked.max_false_stop_rate:g}: "
+            f"--calibrate: {len(studies)} sweeps are too few to bound the false-stop rate "
+            f"at {asked.max_false_stop_rate:g}: "
             f"at least {needed} are needed\n  give more sources, or raise --max-false-stop-rate",
             key="replay.too_few_sweeps",
         )

@@ -1,8 +1,8 @@
 """Read rows of instruction data from the usual file formats into one normal form.
 
 A `Row` is either a conversation (pairs of role and content) or a plain text, and keeps its place in the file for error
-messages. Files are read line by line, not by `datasets`, which cannot name the broken row; hub data sets and folders are
-loaded by `datasets`. No torch, no tokenizer.
+messages. Files are read line by line, not by `datasets`, which cannot name the broken row; hub data sets and folders
+are loaded by `datasets`. No torch, no tokenizer.
 """
 
 from __future__ import annotations

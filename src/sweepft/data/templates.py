@@ -1,8 +1,8 @@
 """Chat templates: the text of a conversation, and which part of it is trained on.
 
 Targets are found in *characters* first, from the template's ``{% generation %}`` marks or else by rendering the
-conversation up to each assistant turn and taking the difference, and then mapped to tokens. An assistant turn is trained
-on up to and including the token that ends it, so that the model learns to stop.
+conversation up to each assistant turn and taking the difference, and then mapped to tokens. An assistant turn is
+trained on up to and including the token that ends it, so that the model learns to stop.
 """
 
 from __future__ import annotations

@@ -45,10 +45,7 @@ CHAT_TEMPLATE: Final = """\
 {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
-
-
 """ChatML with generation markers."""
-
 
 _SPECIAL: Final = ("<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

@@ -19,12 +19,10 @@ ladder market needle orange pencil rabbit silver tunnel window basket copper dra
 pepper saddle ticket velvet walnut anchor button carpet donkey
 """
 
-
 WORDS: Final = tuple(_WORDS.split())
 _MONTH_NAMES: Final = """
 January February March April May June July August September October November December
 """
-
 
 _MONTHS: Final = tuple(_MONTH_NAMES.split())
 _DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -157,7 +155,6 @@ BASE_SKILLS: Final[Mapping[str, Sequence[Skill]]] = {
 }
 """Skills of the base model, by domain."""
 
-
 NEW_SKILLS: Final[Mapping[str, Sequence[Skill]]] = {
     "arithmetic": (_subtract, _multiply),
     "sorting": (_sort_up, _sort_down, _sort_words),
@@ -166,7 +163,6 @@ NEW_SKILLS: Final[Mapping[str, Sequence[Skill]]] = {
     "dates": (_next_day, _iso_date, _weekday),
 }
 """Skills to fine-tune on, by domain."""
-
 
 _CAPITALS: Final = """
 Argentina:Buenos Aires Austria:Vienna Belgium:Brussels Brazil:Brasilia Bulgaria:Sofia Canada:Ottawa
@@ -182,7 +178,6 @@ Sweden:Stockholm Syria:Damascus Thailand:Bangkok Tunisia:Tunis Turkey:Ankara Uga
 Ukraine:Kyiv Uruguay:Montevideo Venezuela:Caracas Vietnam:Hanoi Zambia:Lusaka Zimbabwe:Harare
 """
 
-
 _ELEMENTS: Final = """
 hydrogen:H helium:He lithium:Li carbon:C nitrogen:N oxygen:O fluorine:F neon:Ne sodium:Na
 magnesium:Mg aluminium:Al silicon:Si phosphorus:P sulfur:S chlorine:Cl argon:Ar potassium:K
@@ -190,7 +185,6 @@ calcium:Ca titanium:Ti chromium:Cr manganese:Mn iron:Fe cobalt:Co nickel:Ni copp
 arsenic:As bromine:Br silver:Ag tin:Sn iodine:I xenon:Xe barium:Ba tungsten:W platinum:Pt gold:Au
 mercury:Hg lead:Pb radon:Rn uranium:U
 """
-
 
 _OPPOSITES: Final = """
 hot:cold big:small fast:slow high:low early:late open:closed light:dark full:empty hard:soft
@@ -201,13 +195,11 @@ begin:end love:hate day:night summer:winter north:south east:west always:never i
 front:back awake:asleep alive:dead brave:timid
 """
 
-
 _YOUNG: Final = """
 dog:puppy cat:kitten cow:calf horse:foal sheep:lamb goat:kid pig:piglet hen:chick duck:duckling
 goose:gosling bear:cub lion:cub deer:fawn frog:tadpole swan:cygnet owl:owlet kangaroo:joey fox:kit
 eagle:eaglet hare:leveret seal:pup whale:calf butterfly:caterpillar fish:fry eel:elver
 """
-
 
 _PAST: Final = """
 go:went see:saw eat:ate take:took give:gave come:came run:ran write:wrote read:read speak:spoke
@@ -218,13 +210,11 @@ feel:felt leave:left lose:lost meet:met build:built send:sent spend:spent make:m
 tell:told sell:sold stand:stood win:won wear:wore
 """
 
-
 _HOMES: Final = """
 bird:nest bee:hive dog:kennel horse:stable pig:sty spider:web ant:hill beaver:lodge lion:den
 rabbit:burrow hen:coop cow:barn fox:den mouse:hole monk:monastery king:palace knight:castle
 soldier:barracks sailor:ship astronaut:space station
 """
-
 
 _TOOLS: Final = """
 carpenter:saw painter:brush gardener:spade baker:oven tailor:needle fisherman:net farmer:plough
@@ -232,7 +222,6 @@ astronomer:telescope doctor:stethoscope photographer:camera blacksmith:anvil bar
 writer:pen cook:pan teacher:chalk potter:wheel sculptor:chisel dentist:drill drummer:sticks
 judge:gavel
 """
-
 
 _RELATIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (_CAPITALS, ("What is the capital of {}?", "Name the capital city of {}.")),

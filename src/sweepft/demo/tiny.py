@@ -27,14 +27,12 @@ _MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # with the largest batch size
 _NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
-
 _FOLDER: Final = "tasks"
 _ITEMS: Final = 8
 _LIMIT: Final = 4
 _CHOICES: Final = 4
 _BY_CHOICE: Final = ("acc", "acc_norm")
 """Metrics of multiple-choice tasks; other metrics are computed from generated text."""
-
 
 _COMMON: Final = """\
 task: {name}
@@ -45,13 +43,11 @@ doc_to_text: "{{{{question}}}}"
 metric_list:
 """
 
-
 _CHOICE: Final = """\
 output_type: multiple_choice
 doc_to_choice: "{{choices}}"
 doc_to_target: "{{label}}"
 """
-
 
 _GENERATED: Final = """\
 output_type: generate_until
@@ -59,7 +55,6 @@ doc_to_target: "{{answer}}"
 generation_kwargs: {until: ["\\n"], do_sample: false, max_gen_toks: 8}
 process_results: !function scoring.score
 """
-
 
 _SCORE: Final = '''\
 """Every metric is 1 if the generated text equals the answer, else 0."""

@@ -1,4 +1,6 @@
-"""From the spec and its prepared data to the plain configurations of slots and ranks, and to what they take of a cluster."""
+"""From the spec and its prepared data to the plain configurations of slots and ranks, and to what they take of a
+cluster.
+"""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ Phase: TypeAlias = Literal["searching", "pausing", "final_evaluation", "stopping
 class DriverOnly:
     """An object of the driver process; its pickle is empty.
 
-    Tune pickles searcher, scheduler and callbacks for a restore of its own. sweepft restores from the ledger instead, and
-    what these objects refer to (files, sockets, the state of a long sweep) must not be pickled.
+    Tune pickles searcher, scheduler and callbacks for a restore of its own. sweepft restores from the ledger instead,
+    and what these objects refer to (files, sockets, the state of a long sweep) must not be pickled.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,8 +62,8 @@ class SweepControl(DriverOnly):
         limit: Why no more trials are proposed, or None; asked whenever it matters.
 
     Attributes:
-        phase: ``searching``; ``pausing`` (trials leave their slots, none starts); ``final_evaluation`` (the finalists are
-            chosen); ``stopping``; ``done``.
+        phase: ``searching``; ``pausing`` (trials leave their slots, none starts); ``final_evaluation`` (the finalists
+            are chosen); ``stopping``; ``done``.
         reason: Why the sweep stops, as a sentence.
         immediate: Whether running trials are ended at once, not at their next rung.
         gave_up: Whether it stops because continuing is useless.

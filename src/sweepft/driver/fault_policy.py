@@ -27,7 +27,6 @@ RETRIED: Final = "tried again"
 
 # Seconds before a trial that has lost two slots is proposed again, doubled for each further one, and at most.
 _FIRST_DELAY, _LONGEST_DELAY = 5.0, 60.0
-
 _GIVEN_UP: Final = "given up"
 
 

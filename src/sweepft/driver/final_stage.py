@@ -1,8 +1,8 @@
 """The final evaluation: replicates of the best trials, then scores of the finalists and the base model.
 
-All of it runs on the sweep's own slots once the search is over; study and scheduler know nothing of it. The ledger holds
-what is done, so a resumed sweep runs only what is missing. ``check_final_evaluation`` finds out before the first trial
-whether the tasks can be run.
+All of it runs on the sweep's own slots once the search is over; study and scheduler know nothing of it. The ledger
+holds what is done, so a resumed sweep runs only what is missing. ``check_final_evaluation`` finds out before the
+first trial whether the tasks can be run.
 """
 
 from __future__ import annotations

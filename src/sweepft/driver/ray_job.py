@@ -1,7 +1,7 @@
 """A sweep as a Ray Job: spec and code go to the cluster, and the driver runs there without this client.
 
-A folder with ``job.json`` stays here, which names the job; ``status``, ``logs``, ``stop`` and ``resume`` take that folder. The
-run folder itself is on the cluster's shared storage.
+A folder with ``job.json`` stays here, which names the job; ``status``, ``logs``, ``stop`` and ``resume`` take that
+folder. The run folder itself is on the cluster's shared storage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from sweepft.redact import redact
 from sweepft.spec import SweepSpec, dump
 
 NOTE: Final = "job.json"
-
 
 _STOP_SECONDS: Final = "60"
 """From the stop of a job to its kill: time to write the ledger's last rows. Ray's default is 3."""

@@ -123,7 +123,6 @@ def _git_commit() -> str | None:
 _PATIENCE = 15.0
 """Seconds in which a network file system must show a new file everywhere."""
 
-
 _START = 120.0
 """Seconds for a worker process to start on each node."""
 

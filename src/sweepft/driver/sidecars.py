@@ -1,7 +1,8 @@
 """Processes beside the driver that follow its sweep: the mirror of the run folder, and the trackers.
 
-A mirror that cannot be used is refused before the sweep starts. A process that fails later is reported and, for the mirror,
-started again; the sweep does not depend on either. pyarrow and the trackers' libraries are loaded in these processes only.
+A mirror that cannot be used is refused before the sweep starts. A process that fails later is reported and, for the
+mirror, started again; the sweep does not depend on either. pyarrow and the trackers' libraries are loaded in these
+processes only.
 """
 
 from __future__ import annotations
@@ -85,7 +86,6 @@ _PATIENCE: Final = 120.0
 
 _STARTS: Final = 3
 """How often the mirror's process is started."""
-
 
 _log = logging.getLogger(__name__)
 

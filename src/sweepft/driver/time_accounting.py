@@ -1,7 +1,8 @@
 """Accounts for every second of slot time, by phase.
 
-A sweep has lanes, one for each concurrent slot. A lane's clock runs from the start of the sweep to its end, whichever slot
-is on it. Time that a slot does not report as a trial's is the lane's own: ``startup`` before its first trial, then ``idle``.
+A sweep has lanes, one for each concurrent slot. A lane's clock runs from the start of the sweep to its end, whichever
+slot is on it. Time that a slot does not report as a trial's is the lane's own: ``startup`` before its first trial,
+then ``idle``.
 """
 
 from __future__ import annotations

@@ -200,7 +200,8 @@ class CalibratedRule:
         finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
             f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}"
-            f"{finished}; cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis})"
+            f"{finished}; cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} "
+            f"limit {100 * level:.1f}% ({basis})"
         )
         return RuleDecision(risk <= level, reason, p_top, evidence, score=risk)
 

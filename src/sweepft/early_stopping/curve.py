@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
 _NAN: Final = math.nan
 _START: Final = 3  # losses: their median is where the curve began
 TAIL: Final = 0.2

@@ -27,8 +27,6 @@ from sweepft.early_stopping.signals import (
 from sweepft.early_stopping.statistics import fit_weights, rank_correlation
 
 Floats = NDArray[np.float64]
-
-
 DEFAULT_WEIGHTS: Final = (0.7, 1.0, 0.0)  # objective, loss, gradient norm: the norm has to earn its weight
 FINISHED: Final = 48  # finished trials learned from: the latest
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))

@@ -22,7 +22,6 @@ from sweepft.early_stopping.trial import TrialRecord, varies
 
 Floats = NDArray[np.float64]
 
-
 SIGNALS: Final = ("objective", "loss", "grad_norm")
 """A larger score is a better objective, a lower loss, a lower gradient norm."""
 

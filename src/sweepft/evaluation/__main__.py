@@ -1,4 +1,6 @@
-"""Child process of ``sweepft.evaluation.tasks.check_tasks``: reads tasks from standard input, writes facts to a file."""
+"""Child process of ``sweepft.evaluation.tasks.check_tasks``: reads tasks from standard input, writes facts to a
+file.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Score a model in memory on a task. Runs on every rank of a slot.
 
-Where each rank holds all weights, the ranks share the items. Where the weights are sharded (ZeRO-3), every rank runs all
-items, because all ranks must take part in the gathers of each forward pass.
+Where each rank holds all weights, the ranks share the items. Where the weights are sharded (ZeRO-3), every rank runs
+all items, because all ranks must take part in the gathers of each forward pass.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Find a task and load its data, or report what is missing.
 
-The spec's own folders are searched first. The harness's thousands of tasks, which take seconds to index, are searched only
-for a name that is not in them. Relative data files of a task are resolved against its folder in ``include_path``.
+The spec's own folders are searched first. The harness's thousands of tasks, which take seconds to index, are searched
+only for a name that is not in them. Relative data files of a task are resolved against its folder in
+``include_path``.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def _no_data(name: str, entry: Any, error: Exception) -> str:
 
         return (
             f"{place}: {dataset or 'its data set'} is not on this machine and cannot be downloaded: {cause}\n"
-            f"  download it on a machine with network access (hf download --repo-type dataset {dataset or 'NAME'}) and copy "
+            "  download it on a machine with network access "
+            f"(hf download --repo-type dataset {dataset or 'NAME'}) and copy "
             f"its folder into {HF_HUB_CACHE}, or write a task file with local data in evaluate.include_path"
         )
     if isinstance(error, ImportError):

@@ -136,7 +136,6 @@ _TRL_COMMENT = """\
 # assistant's turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not identical numbers.
 """
 
-
 _TRL_ALIKE = """\
 # TRL has no domains: this trial's phases, weights or choice of domains are not reproduced; all rows weigh the same.
 """

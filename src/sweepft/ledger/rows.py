@@ -269,7 +269,6 @@ KINDS: Final[dict[str, type]] = {
     "finish": FinishRow,
 }
 
-
 DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
 """Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Decisions are not: on a
 slow file system all slots would wait, and a lost decision is lost with its steps, which are then trained again."""

@@ -1,7 +1,7 @@
 """The state of a sweep, folded from its ledger one row at a time.
 
-This is the only place that interprets rows. The progress display, resume, early stopping, search, the report and the replay
-all read this state, so they agree about what happened.
+This is the only place that interprets rows. The progress display, resume, early stopping, search, the report and the
+replay all read this state, so they agree about what happened.
 """
 
 from __future__ import annotations

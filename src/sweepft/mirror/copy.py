@@ -297,7 +297,9 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _files(run_dir: Path, path: Path) -> dict[str, os.stat_result]:
-    """A file, or the files below a folder, with their `stat`, without links. Empty if any of them vanishes meanwhile."""
+    """A file, or the files below a folder, with their `stat`, without links. Empty if any of them vanishes
+    meanwhile.
+    """
     try:
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
         files = {p.relative_to(run_dir): p for p in inside if not p.is_symlink() and p.is_file()}

@@ -23,8 +23,6 @@ from sweepft.redact import redact
 from sweepft.spec.outputs import check_address
 
 STORE_ERRORS: Final = (OSError, ArrowException)  # raised by a store that is unreachable or refuses
-
-
 FOLDER: Final = "mirror"
 _VERSION: Final = 1
 _NAME: Final = re.compile(rf"{FOLDER}/(\d{{10}})-([0-9a-f]{{64}})\.json")
@@ -33,9 +31,12 @@ _PATH: Final = re.compile(r"(?!\.)[^/\\\0]+(/(?!\.)[^/\\\0]+)*")
 TOPS: Final = ("spec.yaml", "study.journal", "ledger", "weights", "checkpoints", "items")
 _CHUNK: Final = 8 << 20
 
-
 _REMEDIES: Final = (
-    ("mirror.no_bucket", ("NO_SUCH_BUCKET", "bucket does not exist", "Bucket not found"), "create the bucket, or name another one"),
+    (
+        "mirror.no_bucket",
+        ("NO_SUCH_BUCKET", "bucket does not exist", "Bucket not found"),
+        "create the bucket, or name another one",
+    ),
     (
         "mirror.denied",
         ("ACCESS_DENIED", "Access Denied", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "HTTP status 40", "403"),

@@ -30,7 +30,6 @@ SAVED: Final[Mapping[str, tuple[float, float]]] = {
 """Lowest and highest share of compute saved by each rule over three kinds of public curves, with four slots and, for
 ``calibrated``, 5% audits. Source: benchmarks/results/stopping.md; a test compares the two."""
 
-
 _STEP_BYTES = 150  # of one step in the ledger, measured on demo runs
 
 

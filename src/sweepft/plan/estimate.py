@@ -132,8 +132,8 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         flags: Further settings.
 
     Raises:
-        SweepftError: If the budget in samples is unknown (``plan.rows``), the size of the model is (``plan.params``), or
-            steps cannot be measured (``plan.measure``).
+        SweepftError: If the budget in samples is unknown (``plan.rows``), the size of the model is (``plan.params``),
+            or steps cannot be measured (``plan.measure``).
     """
     assumed: list[str] = []
     cluster = _cluster(spec, flags, assumed)
@@ -240,7 +240,8 @@ def _measured(spec: SweepSpec, cluster: Cluster, placement: Placement) -> tuple[
     if not here:
         raise SweepftError(
             f"--measure: a trial of {spec.resources.workers_per_trial} ranks must fit one node of "
-            f"{count(cluster.units_per_node, 'GPU')}\n  lower resources.workers_per_trial for the measurement with --set",
+            f"{count(cluster.units_per_node, 'GPU')}\n"
+            "  lower resources.workers_per_trial for the measurement with --set",
             key="plan.measure",
         )
     with tempfile.TemporaryDirectory(prefix="sweepft-plan-cache-") as folder:
@@ -283,7 +284,9 @@ def _micro_batch(
     measured: Measured | None,
     assumed: list[str],
 ) -> int:
-    """Rows per micro-batch (tokens if packed). For ``auto``: the measured value, or the largest power of two that fits."""
+    """Rows per micro-batch (tokens if packed). For ``auto``: the measured value, or the largest power of two that
+    fits.
+    """
     if measured is not None:
         return measured.micro_batch
     given = spec.train.micro_batch
@@ -343,7 +346,8 @@ def _cost(
     step = cost.trial_seconds / max(trial.steps for trial in found)
     if step < _SHORT_STEP:
         assumed.append(
-            f"steps of {1000 * step:.1g} ms by their FLOPs: overheads, which dominate such short steps, are not included "
+            f"steps of {1000 * step:.1g} ms by their FLOPs: overheads, which dominate such short steps, "
+            "are not included "
             "(--measure)"
         )
     return cost

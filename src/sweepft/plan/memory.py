@@ -16,11 +16,8 @@ GIB: Final = 2**30
 _MOMENTS: Final = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, "adafactor": 0}
 """Bytes per parameter of an optimizer's moments; Adafactor stores two vectors per matrix, which are neglected."""
 
-
 _LARGEST_BUCKET: Final = 500_000_000  # elements; the engine uses the model's size if that is smaller
 _LOGIT_BYTES: Final = 12  # per logit: the logit, its fp32 copy, log-softmax or gradient
-
-
 _GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
 _CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after importing torch, transformers and deepspeed
 

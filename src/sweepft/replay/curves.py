@@ -147,10 +147,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "source": ("source",),
 }
 
-
 _PARAMS: Final = ("lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps")
-
-
 _PARAM_NAMES: Final = {"lr": "learning_rate"}
 
 

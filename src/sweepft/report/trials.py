@@ -77,7 +77,9 @@ def _weighted_error(sweep: SweepState, errors: dict[str, float]) -> float | None
 
 
 def trial_seconds(trial: TrialState) -> float:
-    """Slot-seconds of a trial: by its `cost` rows, else by the phases it reported, else by its steps and evaluations."""
+    """Slot-seconds of a trial: by its `cost` rows, else by the phases it reported, else by its steps and
+    evaluations.
+    """
     for phases in (trial.costs, trial.phase_seconds):
         if phases:
             return float(sum(phases.values()))

@@ -29,14 +29,15 @@ from sweepft.spec.space import same
 
 Origin = Literal["start_with", "sampler", "clone"]
 
-
 _SAMPLER_TRIES: Final = 8
 """How often a sampler may propose what was tried before random search takes its place."""
 
 _ORIGINS: Final[dict[str, Origin]] = {"start_with": "start_with", "clone": "clone"}
 
 _LEARN_FROM_FEW: Final = ("tpe", "gp", "qmc", "random")
-"""Samplers that work as well with a part of a long history. CMA-ES is not one: it counts its generations in all of it."""
+"""Samplers that work as well with a part of a long history. CMA-ES is not one: it counts its generations in all of
+it.
+"""
 
 _ENUMERABLE: Final = 100_000
 """The largest space whose params are enumerated one by one."""
@@ -301,7 +302,9 @@ class Proposer:
         return proposal
 
     def _untried(self, state: StudyState, wanted: Mapping[str, Param]) -> dict[str, Param]:
-        """Params of a finite space that were not proposed, in a seeded order; with the wanted values if any are left."""
+        """Params of a finite space that were not proposed, in a seeded order; with the wanted values if any are
+        left.
+        """
         assert self.space.size is not None
         if not self._order:
             self._order = list(range(self.space.size))

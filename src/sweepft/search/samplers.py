@@ -1,8 +1,8 @@
 """The Optuna sampler for each proposal, and the part of a long history that it learns from.
 
 A sampler is created for every proposal and seeded by the sweep's seed and the trial's number. All it knows is in the
-study, so a resumed sweep proposes the same trials as an uninterrupted one. In a long sweep a sampler is shown the latest
-finished trials, the best earlier ones and the latest running ones, which keeps a proposal's cost constant.
+study, so a resumed sweep proposes the same trials as an uninterrupted one. In a long sweep a sampler is shown the
+latest finished trials, the best earlier ones and the latest running ones, which keeps a proposal's cost constant.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def sampler_for(
         search: The spec's section.
         number: Of the trial in the sweep.
         attempt: How often this trial's proposal was one that had been tried before.
-        parallel: Whether trials run concurrently: TPE then counts running trials as bad, so that it does not propose the
-            same region again (constant liar).
+        parallel: Whether trials run concurrently: TPE then counts running trials as bad, so that it does not propose
+            the same region again (constant liar).
         space: Distribution by parameter.
     """
     seed = derived_seed(search.seed, number, attempt)

@@ -127,8 +127,8 @@ def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
 def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, StudyStorage]:
     """Replace a study by one that holds these trials, in this order, numbered from 0.
 
-    The samplers' state in the old study (CMA-ES, the position in a QMC sequence) is kept for trials with the same number
-    and the same params.
+    The samplers' state in the old study (CMA-ES, the position in a QMC sequence) is kept for trials with the same
+    number and the same params.
     """
     notes, by_number = _sampler_state(path, name)
     fresh = None if path is None else path.with_name(path.name + ".new")

@@ -1,7 +1,7 @@
 """When trials are checkpointed, which checkpoint is the newest, and whether a trial still needs its own.
 
-A paused trial keeps its checkpoints. The driver, which knows the decision, leaves a mark beside them for the slot. Another
-mark asks all slots to checkpoint their trials, so that the sweep can pause.
+A paused trial keeps its checkpoints. The driver, which knows the decision, leaves a mark beside them for the slot.
+Another mark asks all slots to checkpoint their trials, so that the sweep can pause.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def mark_paused(folder: Path) -> None:
-    """Mark a trial as paused, as the driver does. If the mark cannot be written, its checkpoints are lost, nothing else."""
+    """Mark a trial as paused, as the driver does. If the mark cannot be written, its checkpoints are lost, nothing
+    else.
+    """
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _PAUSED).touch()

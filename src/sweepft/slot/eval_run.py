@@ -1,7 +1,7 @@
 """One evaluation job on a slot: kept weights, or the base model, scored item by item on the slot's living ranks.
 
-Each item is a result of its own, so that an interrupted sweep keeps the scores it has. An item that cannot be scored gets
-a reason instead, and the next one starts on new ranks.
+Each item is a result of its own, so that an interrupted sweep keeps the scores it has. An item that cannot be scored
+gets a reason instead, and the next one starts on new ranks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Stack traces of ranks that do not answer, written by the ranks themselves into their logs.
 
-A signal reaches a rank that hangs in a collective, a loop or a lock, where a call would wait. The coordinator signals the
-ranks of its own node; a task without resources signals those of other nodes.
+A signal reaches a rank that hangs in a collective, a loop or a lock, where a call would wait. The coordinator signals
+the ranks of its own node; a task without resources signals those of other nodes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A slot: the coordinator of one group of ranks, as a class trainable of Ray Tune.
 
-It holds no torch and a fraction of a CPU. Tune gives it job after job (``reuse_actors=True``); its ranks live on between
-jobs, and one engine serves them all.
+It holds no torch and a fraction of a CPU. Tune gives it job after job (``reuse_actors=True``); its ranks live on
+between jobs, and one engine serves them all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Slot(tune.Trainable):
     """One slot. Its Tune config carries a job (see ``sweepft.slot.jobs``)."""
 
     def setup(self, config: dict[str, Any], slot_config: SlotConfig) -> None:
-        """Take the first job. Ranks start with the first step, so that a failure there fails the trial, not the slot."""
+        """Take the first job. Ranks start with the first step, so that a failure there fails the trial, not the
+        slot.
+        """
         self._state = SlotState(slot_config)
         self._take(config)
 

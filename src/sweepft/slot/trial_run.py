@@ -173,7 +173,9 @@ class TrialRun:
             self._slot.write_seconds, self._unsaved_seconds = done["seconds"], 0.0
 
     def _note_unwritten(self, why: str) -> None:
-        """Note once a trial that its checkpoint could not be written. A fault would now cost more; nothing else changes."""
+        """Note once a trial that its checkpoint could not be written. A fault would now cost more; nothing else
+        changes.
+        """
         _log.warning("checkpoint not written: trial=%s %s", self.name, why)
         if not any(fault["action"] == WENT_ON for fault in self.faults):
             self.faults.append(

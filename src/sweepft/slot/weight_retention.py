@@ -1,7 +1,8 @@
 """Which trials' weights to keep: those of the best completed trials, and of some drawn at random.
 
-A slot decides when a trial ends, from a file that the driver keeps in ``weights/``; the driver then removes weights that are
-no longer chosen. The random draw takes the smallest hashes, so that it does not depend on the order in which trials end.
+A slot decides when a trial ends, from a file that the driver keeps in ``weights/``; the driver then removes weights
+that are no longer chosen. The random draw takes the smallest hashes, so that it does not depend on the order in which
+trials end.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class KeepPolicy:
 def choose_trials(objectives: Mapping[str, float], *, top: int, random: int, seed: int) -> set[str]:
     """The best trials, and some others drawn at random.
 
-    The draw does not depend on the order in which trials end. A trial that is not chosen now is never chosen later, whatever
-    trials end after it.
+    The draw does not depend on the order in which trials end. A trial that is not chosen now is never chosen later,
+    whatever trials end after it.
 
     Args:
         objectives: Of completed trials, lower is better.

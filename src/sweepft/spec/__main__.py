@@ -1,4 +1,6 @@
-"""``python -m sweepft.spec FOLDER`` regenerates ``sweep.schema.json`` and the tables of ``spec.md`` in a docs folder."""
+"""``python -m sweepft.spec FOLDER`` regenerates ``sweep.schema.json`` and the tables of ``spec.md`` in a docs
+folder.
+"""
 
 from __future__ import annotations
 

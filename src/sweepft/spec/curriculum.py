@@ -76,7 +76,8 @@ class Curriculum(Section):
     ] = "stacked"
     """`stacked` mixes all domains; `phased` trains the `phases` one after another. Can be swept as `data.strategy`."""
     phases: Annotated[tuple[Phase, ...], Field(strict=False), AfterValidator(_phases)] = ()
-    """For `phased`: domains and length of each phase. Lengths are counted in samples, so a phase ends at the same sample
+    """For `phased`: domains and length of each phase. Lengths are counted in samples, so a phase ends at the same
+    sample
     for every batch size."""
     replay: Annotated[float, Field(ge=0, lt=1), _fixed("data.replay: {choice: [0.0, 0.1]}")] = 0.0
     """Fraction of every phase after the first that is drawn from domains of earlier phases. Can be swept as

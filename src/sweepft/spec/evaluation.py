@@ -47,7 +47,9 @@ class MtBench(Section):
     OpenAI-compatible chat completions endpoint."""
 
     questions: LocalPath
-    """Questions as JSON Lines (also .gz) with `question_id`, `category` and `turns`, like FastChat's `question.jsonl`."""
+    """Questions as JSON Lines (also .gz) with `question_id`, `category` and `turns`, like FastChat's
+    `question.jsonl`.
+    """
     judge: Annotated[str, Field(min_length=1)]
     """Name of the judge model at the endpoint."""
     base_url: Annotated[str, AfterValidator(_endpoint)] = "https://api.openai.com/v1"
@@ -59,7 +61,9 @@ class MtBench(Section):
     """Judge prompts in the format of FastChat's `judge_prompts.jsonl`. The default prompts are sweepft's own; scores
     obtained with them are not comparable with published scores."""
     references: LocalPath | None = None
-    """Reference answers in the format of FastChat's `reference_answer/*.jsonl`; by default the questions' `reference`."""
+    """Reference answers in the format of FastChat's `reference_answer/*.jsonl`; by default the questions'
+    `reference`.
+    """
     reference_categories: Annotated[tuple[str, ...], Field(strict=False)] = ("math", "reasoning", "coding")
     """Categories for which the judge sees the reference answer, if there is one."""
     temperature: Mapping[str, NonNegative] = {

@@ -95,7 +95,6 @@ def _listed(value: Any) -> Any:
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(_local)]
 """A local path, relative to the spec file's folder."""
 
-
 Paths = Annotated[
     tuple[LocalPath, ...],
     Field(strict=False),
@@ -110,7 +109,6 @@ def _template(name: str, info: ValidationInfo) -> str:
 
 Source = Annotated[str, Field(min_length=1), AfterValidator(_absolute)]
 """A local path, relative to the spec file's folder, or a hub id ``org/name``."""
-
 
 TemplateName = Annotated[str, Field(min_length=1), AfterValidator(_template)]
 
@@ -193,7 +191,9 @@ def sections_in(annotation: Any) -> list[type[Section]]:
 
 
 def leaf_fields(section: type[Section], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a section and its nested sections. A field that may also be a plain value yields its own key too."""
+    """Dotted keys of a section and its nested sections. A field that may also be a plain value yields its own key
+    too.
+    """
     for name, info in section.model_fields.items():
         inner = sections_in(info.annotation)
         if not inner or info.annotation not in inner:

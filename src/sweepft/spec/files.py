@@ -21,7 +21,6 @@ _TOKENIZERS: Final = (
     ("vocab.json", "merges.txt"),
 )
 
-
 _INDEX: Final = "model.safetensors.index.json"
 
 

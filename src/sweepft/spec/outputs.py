@@ -41,7 +41,8 @@ class Mirror(Section):
 
     uri: Annotated[str, AfterValidator(check_address)]
     """Folder used by this copy only: `s3://bucket/path`, `gs://bucket/path` or `file:///path`. Service options follow a
-    `?`, as in pyarrow (`?endpoint_override=HOST:PORT&scheme=http`); credentials come from the environment. May be changed
+    `?`, as in pyarrow (`?endpoint_override=HOST:PORT&scheme=http`); credentials come from the environment. May be
+    changed
     on resume."""
     seconds: Annotated[Positive, Field(ge=1)] = 30.0
     """Seconds between two scans of the run folder. Ledger rows are copied at each scan; weights and checkpoints follow

@@ -1,7 +1,7 @@
 """Presets: published configurations that ``search.start_with`` may refer to by name.
 
-A preset is a set of values of ``train`` and of the sample order. Loading a spec replaces the name by those of its values
-that are swept, so the run folder holds plain values, and refuses a preset that the sweep cannot reproduce.
+A preset is a set of values of ``train`` and of the sample order. Loading a spec replaces the name by those of its
+values that are swept, so the run folder holds plain values, and refuses a preset that the sweep cannot reproduce.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sweepft.spec.sweep import train_dict
 from sweepft.spec.yaml_source import Document, KeyPath
 
 FEWEST_STEPS: Final = 40
-"""Minimum optimizer steps for a meaningful trial: presets with fewer are refused, and ``sweepft plan`` warns about batch
+"""Minimum optimizer steps for a meaningful trial: presets with fewer are refused, and ``sweepft plan`` warns about
+batch
 sizes with fewer."""
 
 
@@ -77,7 +78,8 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             ),
             _named(
                 "orca-phased",
-                "one phase after another without replay; batch size and learning rate are not published and are sampled",
+                "one phase after another without replay; batch size and learning rate are not published and are "
+                "sampled",
                 "Orca and Orca 2, arXiv 2306.02707 and 2311.11045: answers of ChatGPT, then of GPT-4",
                 **{"data.strategy": "phased", "data.replay": 0.0},
             ),
@@ -144,7 +146,8 @@ def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
         budget, batch = train.budget.samples, int(PRESETS[name].params.get("batch_size", 0))
         if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
             rule = f"{name} would train {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
-            remedy = f"raise train.budget to {FEWEST_STEPS * batch} samples ({FEWEST_STEPS} steps), or remove the preset"
+            samples = FEWEST_STEPS * batch
+            remedy = f"raise train.budget to {samples} samples ({FEWEST_STEPS} steps), or remove the preset"
             partial.add(path, rule, remedy)
 
 

@@ -267,7 +267,9 @@ class Search(Section):
     (`data.strategy`)."""
 
     def candidates(self, key: str, fixed: Any) -> list[tuple[tuple[str | int, ...], Any]]:
-        """Key path and value of everything a field of `train` can be: its choices or range ends if swept, else ``fixed``."""
+        """Key path and value of everything a field of `train` can be: its choices or range ends if swept, else
+        ``fixed``.
+        """
         dimension = self.space.get(key)
         if dimension is None:
             return [(("train", *key.split(".")), fixed)]

@@ -77,7 +77,8 @@ class SweepSpec(Section):
     """Handling of lost ranks, slots and nodes."""
     checkpoint: Checkpoint = "auto"
     """When to checkpoint running trials: at every rung (`rungs`), at rungs at least `{minutes: N}` apart, never
-    (`none`), or at rungs where writing takes less than a twentieth of the training time it saves (`auto`). After a fault
+    (`none`), or at rungs where writing takes less than a twentieth of the training time it saves (`auto`). After a
+    fault
     a trial resumes from its checkpoint; without one it is trained from the start, with identical results."""
 
     def train_config(self, params: Mapping[str, Any], budget_samples: int) -> TrainConfig:

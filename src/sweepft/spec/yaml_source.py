@@ -1,8 +1,8 @@
 """Read YAML as plain data and keep the place of every key: a line of the file, or an override.
 
-Later checks refer to key paths such as ``("train", "seed")``; :meth:`Document.where` gives their places. YAML is read as
-version 1.2 (``1e-3`` is a number, ``on`` is text). Duplicate keys, tags and merge keys are refused, and size, nesting and
-aliases are limited.
+Later checks refer to key paths such as ``("train", "seed")``; :meth:`Document.where` gives their places. YAML is read
+as version 1.2 (``1e-3`` is a number, ``on`` is text). Duplicate keys, tags and merge keys are refused, and size,
+nesting and aliases are limited.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
     r"|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
 )
-
 
 _INT = re.compile(r"[-+]?[0-9][0-9_]*$")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")

@@ -50,8 +50,8 @@ class JudgeClient:
     Args:
         base_url: Up to and without ``/chat/completions``.
         key_env: Environment variable that holds the API key, read now; no key is sent where it is not set.
-        retries: Further tries after the first, with growing pauses; a ``Retry-After`` of up to two minutes is honoured, a longer one ends
-            the tries.
+        retries: Further tries after the first, with growing pauses; a ``Retry-After`` of up to two minutes is
+            honoured, a longer one ends the tries.
         timeout: Seconds a try may take.
     Raises:
         JudgeError: If the variable's value cannot be a key.
