@@ -1,4 +1,3 @@
-# ruff: noqa: E501  # one case a line
 """Steps, placement, time, disk space and warnings of a plan."""
 
 from __future__ import annotations
