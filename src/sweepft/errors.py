@@ -22,9 +22,9 @@ class Problem:
     Attributes:
         where: ``file:line`` (1-based), or ``--set`` for an override, or a data file and row.
         key: Dotted key, e.g. ``search.space.batch_size``.
-        rule: What must hold, as a sentence without a full stop.
+        rule: The rule that is broken, without a full stop.
         value: The value found (shown shortened), or None when something is missing.
-        remedy: What the reader can do about it.
+        remedy: What the user can do about it.
     """
 
     where: str
@@ -83,11 +83,11 @@ class SpecError(ProblemsError):
 
 
 class DataError(ProblemsError):
-    """Training or held-out data cannot be read or used."""
+    """Training, validation or test data cannot be read or used."""
 
 
 class CommandError(ProblemsError):
-    """A command on a running sweep makes no sense, or nobody is there to take it."""
+    """A command on a running sweep is invalid, or no driver is running to accept it."""
 
 
 class JobError(ProblemsError):
@@ -113,7 +113,7 @@ class LedgerVersion(LedgerError):
 
 
 class LedgerLocked(LedgerError):
-    """Another driver writes this run; the message names its host and pid."""
+    """Another driver is writing to this run; the message names its host and pid."""
 
     key = "ledger.locked"
 
@@ -126,7 +126,7 @@ class ResourceError(SweepftError):
 
 
 class SlotLost(SweepftError):
-    """No node has room for a slot's ranks any more: the slot ends, and its trial goes on on another one."""
+    """No node has room for a slot's ranks any more. The slot ends; its trial resumes on another slot."""
 
     key = "slot.lost"
 
@@ -168,25 +168,25 @@ class RankOutOfMemory(RankFailed):
 
 
 class RankCannotWrite(RankFailed):
-    """A rank's storage is full or read-only: new ranks would find the same, and so would other trials."""
+    """A rank's storage is full or read-only. New ranks and other trials would fail in the same way."""
 
     key = "rank.cannot_write"
 
 
 class PackingMismatch(RankFailed):
-    """Packed samples give other losses than padded ones: this model must not be packed."""
+    """Packed samples give other losses than padded ones, so this model must not be packed."""
 
     key = "rank.packing_mismatch"
 
 
 class RankHung(TrialError):
-    """A rank gave no sign of life within its time."""
+    """A rank did not respond within its time limit."""
 
     key = "rank.hung"
 
 
 class EvaluateError(SweepftError):
-    """A benchmark task, or its data, cannot be had."""
+    """A benchmark task or its data cannot be loaded."""
 
     exit_code = 2
     key = "evaluate"
@@ -199,7 +199,7 @@ class JudgeError(SweepftError):
 
 
 class MirrorError(SweepftError):
-    """A mirror cannot be reached or used, is another run's, or is not what it was written as."""
+    """A mirror cannot be reached or used, belongs to another run, or is damaged."""
 
     exit_code = 2
     key = "mirror"
@@ -233,7 +233,7 @@ class PriorSweepsError(SweepftError, ValueError):
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether an error says that a disk is full, over quota or read-only: its ``errno``, or its text as Rust has it."""
+    """Whether an error means that a disk is full, over quota or read-only, by its ``errno`` or by Rust's error text."""
     if getattr(error, "errno", None) in _STORAGE:
         return True
     return any(f"(os error {number})" in str(error) for number in _STORAGE)

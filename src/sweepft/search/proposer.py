@@ -2,7 +2,7 @@
 
 Everything the proposer knows is in the study, and every trial ends in it: a completed trial is COMPLETE; a stopped one
 is PRUNED with all its validation losses; a diverged one is PRUNED, or FAIL without any validation loss; a failed one is
-FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are told FAIL
+FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked FAIL
 at once and asked again, so that nothing is trained twice.
 """
 
