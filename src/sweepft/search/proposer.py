@@ -2,8 +2,8 @@
 
 Everything the proposer knows is in the study, and every trial ends in it: a completed trial is COMPLETE; a stopped one
 is PRUNED with all its validation losses; a diverged one is PRUNED, or FAIL without any validation loss; a failed one is
-FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked FAIL
-at once and asked again, so that nothing is trained twice.
+FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked
+FAIL at once and asked again, so that nothing is trained twice.
 """
 
 from __future__ import annotations
