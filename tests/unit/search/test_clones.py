@@ -15,7 +15,7 @@ CONFIG = {"batch_size": 16, "learning_rate": 1e-3, "warmup": 0.0, "schedule": "c
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc", "grid", "cmaes"])
-def test_a_clone_comes_next_and_on_top_of_the_trials(sampler: str, tmp_path: Path) -> None:
+def test_clone__comes_next_and_on_top_of_the_trials(sampler: str, tmp_path: Path) -> None:
     proposer = Proposer(make_spec(FINITE, sampler=sampler, trials=3), tmp_path / STUDY_FILE)
     first = proposer.ask()
     assert first is not None
@@ -37,12 +37,12 @@ def test_a_clone_comes_next_and_on_top_of_the_trials(sampler: str, tmp_path: Pat
         ({"batch_size": 16}, "not complete: learning_rate, schedule, warmup"),
     ],
 )
-def test_a_clone_outside_the_space_is_refused(params: dict, words: str) -> None:
+def test_clone__outside_the_space_is_refused(params: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Proposer(make_spec(), None).clone(params)
 
 
-def test_a_clone_of_what_was_tried_or_waits_is_refused() -> None:
+def test_clone__of_tried_or_waiting_params_is_refused() -> None:
     proposer = Proposer(make_spec(), None)
     proposer.clone(CONFIG)
     with pytest.raises(ValueError, match="a clone that is waiting"):
@@ -52,7 +52,7 @@ def test_a_clone_of_what_was_tried_or_waits_is_refused() -> None:
         proposer.clone(CONFIG)
 
 
-def test_more_trials_may_be_asked_for(tmp_path: Path) -> None:
+def test_proposer__trials_can_be_raised_after_the_last(tmp_path: Path) -> None:
     proposer = Proposer(make_spec(trials=1), tmp_path / STUDY_FILE)
     assert proposer.ask()
     assert proposer.ask() is None
@@ -61,7 +61,7 @@ def test_more_trials_may_be_asked_for(tmp_path: Path) -> None:
     assert proposer.ask() is None
 
 
-def test_a_rebuilt_search_counts_clones_as_such(tmp_path: Path) -> None:
+def test_rebuild__clones_do_not_count_as_trials(tmp_path: Path) -> None:
     ledger = new_ledger()
     proposer = Proposer(make_spec(trials=2), tmp_path / STUDY_FILE)
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_a_rebuilt_search_counts_clones_as_such(tmp_path: Path) -> None:
     assert again.ask() is None
 
 
-def test_a_parked_trial_that_is_recalled_comes_next_unless_it_is_stopped() -> None:
+def test_recall__paused_trial_comes_next_unless_stopped() -> None:
     proposer = Proposer(make_spec(), None)
     first, second = proposer.ask(), proposer.ask()
     assert first is not None
@@ -95,7 +95,7 @@ def test_a_parked_trial_that_is_recalled_comes_next_unless_it_is_stopped() -> No
     assert not proposer.paused
 
 
-def test_a_searcher_waits_for_the_last_trial_to_end_since_a_clone_may_follow() -> None:
+def test_searcher__waits_for_the_last_trial_as_a_clone_may_follow() -> None:
     searcher = OptunaSearcher(Proposer(make_spec(trials=1), None), BUDGET)
     assert isinstance(searcher.suggest("a"), dict)
     assert searcher.suggest("b") is None

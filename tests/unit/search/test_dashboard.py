@@ -19,12 +19,14 @@ from sweepft.search import study as module
 from sweepft.search.study import serve_dashboard
 
 
-def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+def test_dashboard__refuses_a_folder_without_a_study(tmp_path: Path) -> None:
     with pytest.raises(SweepftError, match=r"study\.journal: is not there"):
         serve_dashboard(tmp_path, 8080)
 
 
-def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dashboard__missing_package_is_named_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_study(tmp_path / STUDY_FILE, "a")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(SweepftError, match=r"pip install 'sweepft\[dashboard\]'"):
@@ -32,7 +34,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed")
-def test_it_shows_the_study_of_the_run(tmp_path: Path) -> None:
+def test_dashboard__shows_the_study_of_the_run(tmp_path: Path) -> None:
     study, _ = open_study(tmp_path / STUDY_FILE, "my-sweep")
     study.tell(study.ask(), 1.0)
     with socket.socket() as s:

@@ -30,7 +30,9 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("dimension", "param", "distribution", "size"), KINDS)
-def test_each_kind(dimension: dict[str, Any], param: str, distribution: Any, size: int | None) -> None:
+def test_param_mapping__each_kind_and_back(
+    dimension: dict[str, Any], param: str, distribution: Any, size: int | None
+) -> None:
     found = param_mapping("x", Dimension.model_validate(dimension))
     assert (found.param, found.distribution, found.size) == (param, distribution, size)
     for _, value in Dimension.model_validate(dimension).examples():
@@ -51,21 +53,21 @@ def test_each_kind(dimension: dict[str, Any], param: str, distribution: Any, siz
         ({"int_uniform": [0, 9]}, 10),
     ],
 )
-def test_what_lies_outside_is_no_parameter(dimension: dict[str, Any], value: Any) -> None:
+def test_param_mapping__refuses_values_outside(dimension: dict[str, Any], value: Any) -> None:
     with pytest.raises(ValueError, match=r"^x: "):
         param_mapping("x", Dimension.model_validate(dimension)).encode(value)
 
 
 @settings(deadline=None, max_examples=60)
 @given(choices=st.lists(st.integers(1, 10**6) | st.floats(1e-9, 1e9), min_size=1, max_size=8, unique=True))
-def test_numeric_choices_are_a_scale(choices: list[float]) -> None:
+def test_param_mapping__numeric_choices_are_ordered(choices: list[float]) -> None:
     found = param_mapping("x", Dimension(choice=tuple(choices)))
     decoded = [found.decode(i) for i in range(len(choices))]
     assert decoded == sorted(choices)
     assert [found.encode(value) for value in decoded] == list(range(len(choices)))
 
 
-def test_a_finite_space_is_enumerated_once() -> None:
+def test_space__finite_one_is_enumerated_without_repeats() -> None:
     space = Space(make_spec(FINITE))
     assert space.size == 81
     configs = [space.decode(space.nth(i)) for i in range(81)]
@@ -74,6 +76,6 @@ def test_a_finite_space_is_enumerated_once() -> None:
     assert Space(make_spec(SPACE)).size is None
 
 
-def test_unknown_keys_are_refused() -> None:
+def test_space__refuses_unknown_keys() -> None:
     with pytest.raises(ValueError, match="not in the space: seed"):
         Space(make_spec()).encode({"seed": 1})

@@ -25,9 +25,7 @@ def trial(number: int, value: float | None, state: TrialState = TrialState.COMPL
 
 @settings(deadline=None, max_examples=50)
 @given(values=st.lists(st.floats(0, 10) | st.none(), max_size=60), seed=st.integers(0, 9))
-def test_the_best_and_the_latest_are_learned_from_in_whatever_order_they_ended(
-    values: list[float | None], seed: int
-) -> None:
+def test_sampler_history__keeps_best_and_latest_in_any_order(values: list[float | None], seed: int) -> None:
     trials = [
         trial(n, v) if v is not None else trial(n, None, TrialState.FAIL if n % 2 else TrialState.PRUNED)
         for n, v in enumerate(values)
@@ -48,7 +46,7 @@ def test_the_best_and_the_latest_are_learned_from_in_whatever_order_they_ended(
         assert numbers == [t.number for t in taught]
 
 
-def test_a_study_written_by_one_driver_reads_as_optunas_own(tmp_path: Path) -> None:
+def test_study__written_by_one_driver_reads_as_optunas_own(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     study, storage = open_study(path, "s")
     space = {"x": optuna.distributions.FloatDistribution(0, 1)}
@@ -63,7 +61,7 @@ def test_a_study_written_by_one_driver_reads_as_optunas_own(tmp_path: Path) -> N
     assert storage.get_all_trials(0, deepcopy=False, states=(TrialState.FAIL,)) == study.trials[:1]
 
 
-def test_what_is_shown_to_a_sampler_is_what_it_gets() -> None:
+def test_study__sampler_sees_only_the_trials_shown() -> None:
     study, storage = open_study(None, "s")
     for n in range(4):
         study.add_trial(create_trial(value=float(n)))
@@ -73,7 +71,7 @@ def test_what_is_shown_to_a_sampler_is_what_it_gets() -> None:
     assert len(study.trials) == 4
 
 
-def test_tpe_reads_the_parameters_of_trials_as_optuna_does() -> None:
+def test_tpe__reads_parameters_of_trials_as_optuna_does() -> None:
     """Ours takes for granted that every trial has every parameter; Optuna's own asks."""
     space = {
         "lr": optuna.distributions.FloatDistribution(1e-5, 1e-3, log=True),

@@ -85,7 +85,7 @@ def content(proposer: Proposer) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
+def test_proposer__whole_sweep_is_recorded_in_the_study(sampler: str, tmp_path: Path) -> None:
     spec = make_spec(sampler=sampler, start_with=START)
     proposals = sweep(Proposer(spec, tmp_path / STUDY_FILE))
     assert [p.trial_id for p in proposals] == [f"t{i:03d}" for i in range(16)]
@@ -123,7 +123,7 @@ def test_a_whole_sweep(sampler: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_same_seed_proposes_the_same(sampler: str, tmp_path: Path) -> None:
+def test_proposer__same_seed_proposes_the_same(sampler: str, tmp_path: Path) -> None:
     spec = make_spec(sampler=sampler, start_with=START)
     first = sweep(Proposer(spec, None))
     on_disk = sampler in ("tpe", "cmaes")  # which makes no difference
@@ -134,9 +134,7 @@ def test_the_same_seed_proposes_the_same(sampler: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("done", [1, 9])
-def test_a_resumed_sweep_proposes_what_the_unbroken_one_would(
-    sampler: str, done: int, tmp_path: Path
-) -> None:
+def test_rebuild__resumed_sweep_equals_the_unbroken_one(sampler: str, done: int, tmp_path: Path) -> None:
     spec = make_spec(sampler=sampler, start_with=START)
     unbroken = Proposer(spec, None)
     expected = sweep(unbroken)
@@ -150,7 +148,7 @@ def test_a_resumed_sweep_proposes_what_the_unbroken_one_would(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_ledger_alone_is_enough(sampler: str) -> None:
+def test_rebuild__lost_study_is_restored_from_the_ledger(sampler: str) -> None:
     """With the study lost a sweep goes on, and nothing is proposed twice."""
     spec = make_spec(FINITE, sampler=sampler, start_with=START)
     ledger = new_ledger()
@@ -173,7 +171,9 @@ def test_the_ledger_alone_is_enough(sampler: str) -> None:
         b'{"op_code": 99}\n{"a": 1}\n',
     ],
 )
-def test_a_damaged_study_is_replaced(left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuild__replaces_a_damaged_study(
+    left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_waiting(seconds: float) -> None:
         raise AssertionError("waits for a lock that nobody holds")
 
@@ -191,7 +191,7 @@ def test_a_damaged_study_is_replaced(left: bytes, tmp_path: Path, monkeypatch: p
     assert sorted(file.name for file in tmp_path.iterdir()) == [STUDY_FILE]
 
 
-def test_a_torn_journal_keeps_what_samplers_noted(tmp_path: Path) -> None:
+def test_rebuild__torn_journal_keeps_the_qmc_position(tmp_path: Path) -> None:
     """A killed driver leaves half a line; the place in the QMC sequence before it is still found."""
     spec = make_spec(sampler="qmc")
     expected = sweep(Proposer(spec, None))
@@ -204,7 +204,7 @@ def test_a_torn_journal_keeps_what_samplers_noted(tmp_path: Path) -> None:
     assert sweep(resumed) == expected[6:]
 
 
-def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
+def test_rebuild__interrupted_trials_come_first(tmp_path: Path) -> None:
     spec = make_spec(concurrent=2)
     ledger, path = new_ledger(), tmp_path / STUDY_FILE
     proposer = Proposer(spec, path)
@@ -240,7 +240,7 @@ def test_interrupted_trials_come_first_again(tmp_path: Path) -> None:
     assert [p.trial_id for p in again] == ["t006"]
 
 
-def test_parked_trials_are_parked_again_after_a_restart() -> None:
+def test_rebuild__paused_trials_stay_paused() -> None:
     spec = make_spec(trials=3)
     proposer, ledger = Proposer(spec, None), new_ledger()
     for number in range(3):
@@ -262,7 +262,7 @@ def test_parked_trials_are_parked_again_after_a_restart() -> None:
     assert third.study.trials[0].state == TrialState.PRUNED
 
 
-def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
+def test_rebuild__more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
     ledger = new_ledger()
     proposer = Proposer(make_spec(trials=4), tmp_path / STUDY_FILE)
     sweep(proposer, ledger)
@@ -272,7 +272,7 @@ def test_more_trials_extend_a_finished_sweep(tmp_path: Path) -> None:
     assert [p.trial_id for p in sweep(longer)] == ["t004", "t005"]
 
 
-def test_trials_of_a_wider_space_are_counted_but_not_learnt_from(tmp_path: Path) -> None:
+def test_rebuild__trials_outside_the_space_are_counted_not_learned(tmp_path: Path) -> None:
     ledger = new_ledger()
     before = sweep(Proposer(make_spec(trials=8), None), ledger)
     narrow = {**SPACE, "batch_size": {"choice": [8, 16]}}
@@ -287,7 +287,7 @@ def test_trials_of_a_wider_space_are_counted_but_not_learnt_from(tmp_path: Path)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_small_space_is_used_up_without_repeats(sampler: str) -> None:
+def test_ask__small_space_is_exhausted_without_repeats(sampler: str) -> None:
     space = {"batch_size": {"choice": [8, 16]}, "warmup": {"choice": [0.0, 0.03, 0.1]}}
     proposer = Proposer(make_spec(space, sampler=sampler, start_with=[{"warmup": 0.1}]), None)
     proposals = sweep(proposer)
@@ -303,7 +303,7 @@ def test_a_small_space_is_used_up_without_repeats(sampler: str) -> None:
             )
 
 
-def test_a_grid_is_tried_whole_and_in_a_seeded_order() -> None:
+def test_ask__grid_is_complete_and_in_seeded_order() -> None:
     def run(seed: int) -> list[dict[str, Any]]:
         spec = make_spec(FINITE, sampler="grid", trials=None, seed=seed, start_with=START)
         return [p.params for p in sweep(Proposer(spec, None))]
@@ -324,7 +324,9 @@ def test_a_grid_is_tried_whole_and_in_a_seeded_order() -> None:
         ([{}], ["sampler", "sampler"]),
     ],
 )
-def test_starts_given_twice_are_tried_once(start_with: list[dict[str, Any]], expected: list[str]) -> None:
+def test_ask__repeated_start_with_is_tried_once(
+    start_with: list[dict[str, Any]], expected: list[str]
+) -> None:
     proposals = sweep(Proposer(make_spec(start_with=start_with, trials=2), None))
     assert [p.origin for p in proposals] == expected
 
@@ -347,7 +349,7 @@ def test_starts_given_twice_are_tried_once(start_with: list[dict[str, Any]], exp
         ("interrupted", None, {100: 2.0}, TrialState.FAIL, "interrupted"),
     ],
 )
-def test_endings(
+def test_tell__every_ending_is_in_the_study_and_in_a_rebuilt_one(
     status: str, value: float | None, values: dict[int, float], state: TrialState, noted: str
 ) -> None:
     """The study holds what the driver said; rebuilt from the ledger, it holds the same."""
@@ -380,7 +382,7 @@ def test_endings(
     assert proposer.study.trials[0].state == state
 
 
-def test_wrong_words_are_refused() -> None:
+def test_tell__refuses_unknown_trial_or_status() -> None:
     proposer = Proposer(make_spec(), None)
     with pytest.raises(KeyError, match="t000 was not proposed here; 0 trials were"):
         proposer.tell("t000", "completed", 1.0)
@@ -394,7 +396,7 @@ def test_wrong_words_are_refused() -> None:
 @given(
     order=st.permutations(range(5)), seed=st.integers(0, 99), sampler=st.sampled_from(["tpe", "qmc", "cmaes"])
 )
-def test_the_order_of_telling_changes_nothing(order: list[int], seed: int, sampler: str) -> None:
+def test_tell__order_of_endings_changes_nothing(order: list[int], seed: int, sampler: str) -> None:
     """Five at a time: whoever ends first, the study and the next proposals are the same."""
 
     def run(order: list[int]) -> tuple[Any, ...]:
@@ -412,7 +414,7 @@ def test_the_order_of_telling_changes_nothing(order: list[int], seed: int, sampl
 
 @settings(deadline=None, max_examples=15)
 @given(data=st.data())
-def test_any_interleaving_leaves_nothing_running(data: st.DataObject) -> None:
+def test_proposer__any_interleaving_leaves_nothing_running(data: st.DataObject) -> None:
     proposer = Proposer(make_spec(FINITE, concurrent=3, trials=12), None)
     live: list[Proposal] = []
     done = False
@@ -429,7 +431,7 @@ def test_any_interleaving_leaves_nothing_running(data: st.DataObject) -> None:
     assert len({str(t.user_attrs["params"]) for t in trials if "params" in t.user_attrs}) == 12
 
 
-def test_parallel_trials_spread() -> None:
+def test_tpe__parallel_trials_spread() -> None:
     """With eight at a time, TPE does not pile onto one place."""
     proposer = Proposer(make_spec(concurrent=8, trials=40), None)
     sweep(proposer, most=20)
@@ -439,7 +441,7 @@ def test_parallel_trials_spread() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "cmaes", "random", "qmc"])
-def test_who_learns_from_stopped_trials(sampler: str) -> None:
+def test_samplers__only_tpe_learns_from_stopped_trials(sampler: str) -> None:
     """As docs/reference/spec.md says: TPE takes them for poor places; to the others they are as if they had failed."""
 
     def run(status: str) -> list[Any]:
@@ -457,7 +459,7 @@ def test_who_learns_from_stopped_trials(sampler: str) -> None:
     assert (run("stopped") != run("failed")) == (sampler == "tpe")
 
 
-def test_tpe_learns() -> None:
+def test_tpe__later_proposals_are_better() -> None:
     """After 40 trials the last ten lie nearer the best place than the first ten did, in each of five seeds."""
     for seed in range(5):
         proposals = sweep(Proposer(make_spec(trials=40, seed=seed), None))
@@ -466,7 +468,7 @@ def test_tpe_learns() -> None:
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_a_pickled_proposer_goes_on(on_disk: bool, tmp_path: Path) -> None:
+def test_proposer__pickled_copy_continues(on_disk: bool, tmp_path: Path) -> None:
     spec = make_spec(start_with=START)
     proposer = Proposer(spec, tmp_path / STUDY_FILE if on_disk else None)
     sweep(proposer, most=3)
@@ -482,7 +484,7 @@ def test_a_pickled_proposer_goes_on(on_disk: bool, tmp_path: Path) -> None:
         assert copy.proposed == 0  # a study in memory is not carried along
 
 
-def test_a_driver_that_died_between_asking_and_naming(tmp_path: Path) -> None:
+def test_proposer__study_trials_without_a_name_fail(tmp_path: Path) -> None:
     proposer = Proposer(make_spec(), tmp_path / STUDY_FILE)
     proposer.study.ask()
     proposer.study.enqueue_trial({})
@@ -494,13 +496,13 @@ def test_a_driver_that_died_between_asking_and_naming(tmp_path: Path) -> None:
     assert [t.state for t in again.study.trials][:2] == [TrialState.FAIL] * 2
 
 
-def test_long_sweeps_keep_their_names_in_order() -> None:
+def test_proposer__trial_ids_stay_in_order_past_999() -> None:
     spec = make_spec(sampler="random", trials=1002)
     proposals = list(iter(Proposer(spec, None).ask, None))
     assert [p.trial_id for p in proposals[-3:]] == ["t999", "t1000", "t1001"]
 
 
-def test_proposing_loads_neither_ray_nor_torch() -> None:
+def test_search__imports_neither_ray_nor_torch() -> None:
     code = (
         "import sys, sweepft.search; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'ray', 'deepspeed', 'transformers'}))"
@@ -509,7 +511,7 @@ def test_proposing_loads_neither_ray_nor_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_shuffled_rows_of_other_trials_do_not_matter() -> None:
+def test_rebuild__interleaved_rows_of_trials_change_nothing() -> None:
     """Rows of parallel trials interleave in a ledger; only each trial's own order counts."""
     spec, ledger = make_spec(concurrent=4), new_ledger()
     proposer = Proposer(spec, None)
