@@ -20,7 +20,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_commands_come_once_each_and_in_order(run: Path) -> None:
+def test_inbox__commands_come_once_each_and_in_order(run: Path) -> None:
     inbox = CommandInbox(run)
     assert inbox.new() == []
     given = [Command.new("stop", "t003"), Command.new("clone", "t001", {"params": {"learning_rate": 2e-5}})]
@@ -35,7 +35,7 @@ def test_commands_come_once_each_and_in_order(run: Path) -> None:
     )
 
 
-def test_a_command_says_who_and_when(run: Path) -> None:
+def test_command__has_sender_and_time(run: Path) -> None:
     command = Command.new("stop")
     user, at, host = command.who.partition("@")
     assert user
@@ -45,7 +45,7 @@ def test_a_command_says_who_and_when(run: Path) -> None:
     assert command.command_id != Command.new("stop").command_id
 
 
-def test_the_file_is_appended_to_and_private(run: Path) -> None:
+def test_send_command__appends_to_a_private_file(run: Path) -> None:
     send_command(run, Command.new("pause"))
     before = commands_path(run).read_bytes()
     send_command(run, Command.new("continue"))
@@ -53,7 +53,7 @@ def test_the_file_is_appended_to_and_private(run: Path) -> None:
     assert stat.S_IMODE(commands_path(run).stat().st_mode) == 0o600
 
 
-def test_a_half_written_line_is_left_until_it_is_whole(run: Path) -> None:
+def test_inbox__half_written_line_waits_until_complete(run: Path) -> None:
     send_command(run, Command.new("pause"))
     path = commands_path(run)
     line = path.read_bytes()
@@ -65,7 +65,7 @@ def test_a_half_written_line_is_left_until_it_is_whole(run: Path) -> None:
     assert len(inbox.new()) == 1
 
 
-def test_a_line_torn_for_good_costs_no_other_command(run: Path) -> None:
+def test_inbox__torn_line_costs_no_other_command(run: Path) -> None:
     send_command(run, Command.new("pause"))
     path = commands_path(run)
     path.write_bytes(path.read_bytes() + b'{"command":"st')
@@ -77,7 +77,7 @@ def test_a_line_torn_for_good_costs_no_other_command(run: Path) -> None:
     "line",
     [b"", b"\n", b"not json\n", b'{"command":"stop"}\n', b"\xff\xfe\n", b"[]\n", b"x" * 100_000 + b"\n"],
 )
-def test_what_is_no_command_is_passed_over(run: Path, line: bytes) -> None:
+def test_inbox__skips_lines_that_are_no_command(run: Path, line: bytes) -> None:
     commands_path(run).write_bytes(line)
     send_command(run, Command.new("pause"))
     assert [c.command for c in CommandInbox(run).new()] == ["pause"]
@@ -92,17 +92,17 @@ def test_what_is_no_command_is_passed_over(run: Path, line: bytes) -> None:
         Command("stop", who="a@b", command_id="", asked=1.0),
     ],
 )
-def test_unknown_commands_and_those_of_nobody_are_passed_over(run: Path, command: Command) -> None:
+def test_inbox__skips_unknown_commands_and_invalid_senders(run: Path, command: Command) -> None:
     send_command(run, command)
     assert CommandInbox(run).new() == []
 
 
-def test_where_it_cannot_be_written_the_error_says_so(tmp_path: Path) -> None:
+def test_send_command__unwritable_file_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"commands\.jsonl: the command cannot be written"):
         send_command(tmp_path / "nowhere", Command.new("pause"))
 
 
-def test_processes_that_write_at_once_lose_nothing(run: Path) -> None:
+def test_send_command__concurrent_writers_lose_nothing(run: Path) -> None:
     code = f"""
     from sweepft.ledger import Command, send_command
     for i in range(50):
