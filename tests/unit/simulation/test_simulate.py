@@ -52,7 +52,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
     )
 
 
-def test_every_trial_ends_and_its_cost_adds_up_to_the_slots_time(done: Simulated) -> None:
+def test_simulate__every_trial_ends_and_costs_add_up_to_slot_time(done: Simulated) -> None:
     view = SweepState.load(done.run_dir)
     assert len(view.trials) == 120
     assert {t.status for t in view.trials.values()} <= {"completed", "stopped", "diverged"}
@@ -63,25 +63,25 @@ def test_every_trial_ends_and_its_cost_adds_up_to_the_slots_time(done: Simulated
     assert report["cost"]["wall_seconds"] == pytest.approx(done.virtual_seconds, abs=0.01)
 
 
-def test_the_ledger_and_every_report_say_that_it_is_simulated(done: Simulated) -> None:
+def test_simulate__ledger_and_reports_are_marked_simulated(done: Simulated) -> None:
     assert "made-up" in SweepState.load(done.run_dir).simulated["courses"]
     assert "Simulated sweep" in done.reports["html"].read_text()
     assert "Simulated sweep" in done.reports["md"].read_text()
     assert json.loads(done.reports["json"].read_text())["simulated"]["slots"] == 24
 
 
-def test_it_cannot_be_resumed(done: Simulated) -> None:
+def test_resume__refuses_a_simulated_sweep(done: Simulated) -> None:
     with pytest.raises(LedgerError, match="simulated sweep"):
         resume_sweep(done.run_dir)
 
 
-def test_stock_is_taken_where_asked_and_at_the_end(done: Simulated) -> None:
+def test_simulate__marks_are_taken_where_asked_and_at_the_end(done: Simulated) -> None:
     assert [mark.trials for mark in done.marks] == [50, 100, 120]
     assert set(done.marks[-1].seconds) == {"propose", "judge", "tell", "record"}
     assert done.marks[0].rows < done.marks[-1].rows
 
 
-def test_the_same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulate__same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.simulation.run.write_report", lambda *_, **__: {})
     spec = make_spec(trials=40, slots=8, sampler="tpe")
     one, other = (simulate(spec, tmp_path / name, make_courses(spec, None, 0)) for name in ("a", "b"))
@@ -98,7 +98,7 @@ def test_the_same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("again", [0, 10_000], ids=["taken over", "judged again"])
-def test_a_scheduler_that_adopts_recorded_verdicts_knows_what_one_that_judges_again_knows(
+def test_scheduler__adopted_decisions_equal_those_made_again(
     done: Simulated, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sweepft.early_stopping.from_ledger.MAX_DECIDED_AGAIN", again)
@@ -133,7 +133,7 @@ class Walked(dict[Any, Any]):
         return super().__iter__()
 
 
-def test_the_driver_walks_over_all_trials_no_more_often_in_a_longer_sweep(
+def test_driver__number_of_full_scans_does_not_grow_with_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("benchmarks.simulation.run.SweepState", lambda: FoldOfTheRun(trials=Walked()))
@@ -147,14 +147,14 @@ def test_the_driver_walks_over_all_trials_no_more_often_in_a_longer_sweep(
     assert walked[1] <= 2 * walked[0] + 1
 
 
-def test_a_budget_that_only_data_can_tell_is_refused() -> None:
+def test_make_courses__refuses_a_budget_not_in_samples() -> None:
     changed = make_spec().to_dict()
     changed["train"]["budget"] = {"epochs": 1.0}
     with pytest.raises(SpecError, match="must be in samples"):
         make_courses(from_dict(changed), None, 0)
 
 
-def test_a_made_up_course_is_the_same_for_the_same_configuration_and_seed() -> None:
+def test_synthetic__same_params_and_seed_give_the_same_course() -> None:
     spec, config = make_spec(), {"batch_size": 64, "learning_rate": 1e-5, "schedule": "linear"}
     one, same, other = (
         Synthetic(spec, BUDGET, seed).course(config, spec.train_config(config, BUDGET)) for seed in (1, 1, 2)
@@ -165,7 +165,7 @@ def test_a_made_up_course_is_the_same_for_the_same_configuration_and_seed() -> N
     assert len(one.loss) == 64
 
 
-def test_early_losses_foretell_the_end_but_not_all_of_it() -> None:
+def test_synthetic__early_losses_predict_the_end_in_part() -> None:
     spec, rng = make_spec(), np.random.default_rng(0)
     early, late = [], []
     for _ in range(300):
@@ -182,7 +182,7 @@ def test_early_losses_foretell_the_end_but_not_all_of_it() -> None:
     assert 0.3 < np.corrcoef(*ranks)[0, 1] < 0.95
 
 
-def test_a_recorded_run_is_played_back_for_its_nearest_configuration() -> None:
+def test_recorded__plays_back_the_run_with_the_nearest_params() -> None:
     spec = make_spec()
     steps = np.arange(1.0, 11.0)
 
@@ -200,7 +200,7 @@ def test_a_recorded_run_is_played_back_for_its_nearest_configuration() -> None:
     assert "a-table" in courses.about["courses"]
 
 
-def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
+def test_playback__results_have_the_keys_of_a_real_slot() -> None:
     spec, config = make_spec(), {"batch_size": 64, "learning_rate": 1e-5, "schedule": "linear"}
     trial = Playback(
         make_courses(spec, None, 0),
@@ -228,7 +228,7 @@ def test_a_result_has_the_keys_that_a_real_slot_reports() -> None:
     assert results[-1]["samples_seen"] == BUDGET
 
 
-def test_systems_are_compared_over_the_same_virtual_time() -> None:
+def test_compare_systems__all_have_the_same_virtual_time() -> None:
     spec = make_spec(slots=4, rule="asha")
     rows = compare_systems(spec, lambda seed: make_courses(spec, None, seed), full_trials=8, seeds=1)
     by_name = {row.system: row for row in rows}
@@ -241,7 +241,7 @@ def test_systems_are_compared_over_the_same_virtual_time() -> None:
         assert row.regret[1.0][0] >= 0
 
 
-def test_the_command_runs_and_shows_the_growth(tmp_path: Path) -> None:
+def test_simulate_command__runs_and_shows_the_growth(tmp_path: Path) -> None:
     text = json.dumps(make_spec().to_dict())
     (tmp_path / "sweep.yaml").write_text(text)
     out, figures = tmp_path / "run", tmp_path / "figures.json"
