@@ -31,7 +31,7 @@ TOKEN = "hf_" + "Q7xPplantedplanted9Zk"
         ("password = hunter2, then", f"password = {REDACTED}, then"),
     ],
 )
-def test_secrets_go(text: str, clean: str) -> None:
+def test_redact__removes_secrets(text: str, clean: str) -> None:
     assert redact(text) == clean
 
 
@@ -42,12 +42,12 @@ def test_secrets_go(text: str, clean: str) -> None:
         "path/to/token.json", "scheduler=asha p_top=0.03", "git@host:org/repo",
     ],
 )  # fmt: skip
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_redact__keeps_what_is_no_secret(text: str) -> None:
     assert redact(text) == text
     assert not looks_secret(text)
 
 
-def test_values_of_variables_named_like_secrets_go_wherever_they_stand() -> None:
+def test_redact__removes_values_of_secret_variables() -> None:
     code = """
     from sweepft.redact import redact
     print(redact("a plain-value-1 b longer-plain-value-1-too c /etc/some/file d shrt e public-value"))
@@ -63,7 +63,7 @@ def test_values_of_variables_named_like_secrets_go_wherever_they_stand() -> None
     assert done.stdout.strip() == f"a {REDACTED} b {REDACTED} c /etc/some/file d shrt e public-value"
 
 
-def test_log_lines_and_tracebacks_lose_them() -> None:
+def test_formatter__redacts_log_lines_and_tracebacks() -> None:
     try:
         raise ValueError(f"401 for {TOKEN}")
     except ValueError:
@@ -73,7 +73,7 @@ def test_log_lines_and_tracebacks_lose_them() -> None:
     assert "401 for" in told
 
 
-def test_a_ledger_row_never_holds_one(tmp_path: Path) -> None:
+def test_ledger__rows_hold_no_secret(tmp_path: Path) -> None:
     header = {
         "name": "s",
         "spec": {},
@@ -88,7 +88,7 @@ def test_a_ledger_row_never_holds_one(tmp_path: Path) -> None:
     assert TOKEN.encode() not in ledger_path(tmp_path).read_bytes()
 
 
-def test_log_files_of_others_are_cleaned_in_place_and_clean_ones_left_alone(tmp_path: Path) -> None:
+def test_redact_files__cleans_in_place_and_leaves_clean_files_alone(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text(f"first\nusing {TOKEN}\nlast\n")
     (tmp_path / "b.log").write_bytes(b"\xff nothing\n")
     before = (tmp_path / "b.log").stat().st_mtime_ns
