@@ -29,11 +29,11 @@ PLAN = EvalTask("gsm8k", ("tasks",), limit=10, num_fewshot=5)
         ({"chat_template": False}, False),
     ],
 )
-def test_scores_hold_as_long_as_nothing_changes_that_changes_a_score(changes, same):
+def test_digest__changes_only_with_what_changes_a_score(changes, same):
     assert (replace(PLAN, **changes).digest == PLAN.digest) is same
 
 
-def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
+def test_digest__changes_with_the_task_file(tmp_path):
     here, there = task_folder(tmp_path / "here"), task_folder(tmp_path / "there")
     plan = EvalTask("tiny_choice", (str(here),))
     before = plan.digest
@@ -42,7 +42,7 @@ def test_a_task_file_that_changes_makes_its_scores_old(tmp_path):
     assert plan.digest != before
 
 
-def test_a_metric_has_its_plain_name_where_it_has_one_filter():
+def test_metric_names__plain_where_there_is_one_filter():
     keys = ["alias", "acc,none", "acc_stderr,none", "exact_match,strict", "exact_match,loose", "f1,loose"]
     assert metric_names(keys) == {
         "acc,none": "acc",
@@ -52,7 +52,7 @@ def test_a_metric_has_its_plain_name_where_it_has_one_filter():
     }
 
 
-def test_a_task_that_needs_a_package_says_so(tmp_path):
+def test_check_tasks__names_a_missing_package(tmp_path):
     task_folder(tmp_path)
     (tmp_path / "needy.py").write_text(
         "import no_such_package_here\n\n\ndef shown(dataset):\n    return dataset\n"
@@ -63,7 +63,7 @@ def test_a_task_that_needs_a_package_says_so(tmp_path):
         check_tasks([EvalTask("needy", (str(tmp_path),))])
 
 
-def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):
+def test_write_items__one_line_each_and_the_digest_of_the_file(tmp_path):
     file = tmp_path / "items" / "t000" / "task.jsonl.gz"
     items = [{"doc_id": 0, "response": ["ünïcode\n"]}, {"doc_id": 1, "odd": {1, 2}.__class__}]
     digest = write_items(file, items)
@@ -74,7 +74,7 @@ def test_items_are_one_line_each_under_the_digest_of_the_file(tmp_path):
     assert [p.name for p in file.parent.iterdir()] == ["task.jsonl.gz"]
 
 
-def test_the_plan_loads_nothing_heavy():
+def test_evaluation__imports_nothing_heavy():
     code = (
         "import sys, sweepft.evaluation; "
         "heavy = {'torch', 'lm_eval', 'datasets', 'transformers', 'ray'}; "

@@ -33,17 +33,17 @@ from sweepft.spec.evaluation import MtBench
         ("[[1]] [[99]]", None),
     ],
 )
-def test_the_rating_is(text: str, rating: float | None) -> None:
+def test_parse_verdict__rating_of_a_text(text: str, rating: float | None) -> None:
     assert parse_verdict(text) == rating
 
 
 @given(st.text(), st.integers(1, 10))
-def test_a_rating_at_the_end_is_found_behind_any_text(text: str, rating: int) -> None:
+def test_parse_verdict__finds_the_rating_after_any_text(text: str, rating: int) -> None:
     assert parse_verdict(f"{text}\nRating: [[{rating}]]") == rating
 
 
 @given(st.text(max_size=60))
-def test_no_text_gives_a_rating_outside_of_1_to_10(text: str) -> None:
+def test_parse_verdict__never_outside_1_to_10(text: str) -> None:
     found = parse_verdict(text)
     assert found is None or 1 <= found <= 10
 
@@ -52,6 +52,6 @@ def test_no_text_gives_a_rating_outside_of_1_to_10(text: str) -> None:
     "url",
     ["ftp://x/v1", "x/v1", "http://user:secret@x/v1", "http://x/v1?key=1", "http://x/v1#a", "http://[x/v1"],
 )
-def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+def test_mt_bench__refuses_a_base_url_that_is_invalid_or_secret(url: str) -> None:
     with pytest.raises(ValidationError, match="base_url"):
         MtBench(questions="q", judge="j", base_url=url)
