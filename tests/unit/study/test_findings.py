@@ -26,11 +26,11 @@ def ends(main):
     return main.groupby("run_id").last()
 
 
-def test_the_page_is_the_tables(frame):
+def test_findings__page_is_made_from_the_tables(frame):
     assert PAGE.read_text() == page(frame, json.loads(REPLAYED.read_text()), pd.read_parquet(LARGER))
 
 
-def test_the_data_card_tells_every_column_and_no_other(frame):
+def test_data_card__lists_every_column_and_no_other(frame):
     card = TABLE.with_name("README.md").read_text()
     told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", card, re.M)
     assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(frame.columns)
@@ -38,7 +38,7 @@ def test_the_data_card_tells_every_column_and_no_other(frame):
     assert (int(runs), int(rows.replace(",", ""))) == (frame["run_id"].nunique(), len(frame))
 
 
-def test_the_larger_models_runs_have_the_same_columns_and_no_gap(frame):
+def test_larger_table__has_the_same_columns_and_no_gap(frame):
     larger = pd.read_parquet(LARGER)
     assert larger.columns.tolist() == frame.columns.tolist()
     for _, run in larger.groupby("run_id"):
@@ -54,7 +54,7 @@ def test_the_larger_models_runs_have_the_same_columns_and_no_gap(frame):
     assert f"{count} completed runs, {len(larger):,}" in TABLE.with_name("README.md").read_text()
 
 
-def test_a_hundred_runs_and_no_gap(main):
+def test_study_table__has_a_hundred_runs_and_no_gap(main):
     assert main["run_id"].nunique() >= 100
     assert TABLE.stat().st_size < 5 * 2**20
     for _, run in main.groupby("run_id"):
@@ -66,14 +66,14 @@ def test_a_hundred_runs_and_no_gap(main):
         assert run["eval_metric"].iloc[-1] == run["final_metric"].iloc[-1]
 
 
-def test_seeds_differ_as_the_page_says(ends):
+def test_findings__seed_noise_is_the_pages(ends):
     keys = ["lr", "batch_size", "warmup", "schedule"]
     gaps = [g["final_metric"].max() - g["final_metric"].min() for _, g in ends.groupby(keys) if len(g) == 2]
     noise = pd.Series(gaps).median() / (2**0.5 * 0.6745)
     assert f"standard deviation of {noise:.3f} in in-domain loss ({len(gaps)} pairs)" in PAGE.read_text()
 
 
-def test_the_best_cell_is_the_pages(ends):
+def test_findings__best_cell_is_the_pages(ends):
     cells = ends.groupby(["batch_size", "lr"])["final_metric"].mean()
     batch = int(cells.idxmin()[0])
     assert f"batch size {batch} ends lowest in-domain, at {cells.min():.3f}" in PAGE.read_text().replace(
@@ -81,7 +81,7 @@ def test_the_best_cell_is_the_pages(ends):
     )
 
 
-def test_a_correlation_of_the_page(main, ends):
+def test_findings__correlation_is_the_pages(main, ends):
     budget = main["samples"].max()
     share = main["samples"] / budget
     early = main[(share > 0.4) & (share <= 0.5)].groupby("run_id")["train_loss"].mean()

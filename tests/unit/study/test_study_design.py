@@ -18,7 +18,7 @@ EDITION = pytest.mark.parametrize("edition", EDITIONS.values(), ids=EDITIONS)
 
 
 @EDITION
-def test_every_cell_has_four_different_runs_two_of_them_equal_but_for_the_seed(edition):
+def test_configurations__four_runs_a_cell_two_equal_but_for_the_seed(edition):
     runs = configurations(edition)
     assert len({tuple(r.items()) for r in runs}) == len(runs)
     cells = Counter((r["learning_rate"], r["batch_size"]) for r in runs)
@@ -29,7 +29,7 @@ def test_every_cell_has_four_different_runs_two_of_them_equal_but_for_the_seed(e
 
 
 @EDITION
-def test_settings_are_not_confounded(edition):
+def test_configurations__settings_are_not_confounded(edition):
     runs = configurations(edition)
     columns = [
         [edition.rates.index(r["learning_rate"]) for r in runs],
@@ -44,7 +44,7 @@ def test_settings_are_not_confounded(edition):
 
 
 @EDITION
-def test_every_batch_size_is_measured_at_the_steps_the_largest_ends_with(edition):
+def test_study_spec__rungs_are_at_the_steps_of_the_largest_batch_size(edition):
     rungs = spec(edition, "m", "t", "r")["early_stop"]["rungs"]
     steps = edition.samples / max(edition.batches)
     assert steps >= 40
@@ -54,7 +54,7 @@ def test_every_batch_size_is_measured_at_the_steps_the_largest_ends_with(edition
 
 
 @EDITION
-def test_it_is_a_valid_sweep_that_stops_nobody(edition, tmp_path):
+def test_study_spec__is_valid_and_stops_no_trial(edition, tmp_path):
     written = tmp_path / "study.yaml"
     written.write_text(yaml.safe_dump(spec(edition, "m", "t.jsonl", "r.jsonl")))
     loaded = load(written, check_files=False)
@@ -63,7 +63,7 @@ def test_it_is_a_valid_sweep_that_stops_nobody(edition, tmp_path):
 
 
 @EDITION
-def test_it_is_planned_before_it_is_run(edition, tmp_path, tiny_model_dir, tiny_data_file):
+def test_study_run__plan_estimates_and_trains_nothing(edition, tmp_path, tiny_model_dir, tiny_data_file):
     """`make study ARGS="--plan --edition gpu ..."`, on a machine without the edition's GPU too."""
     command = [sys.executable, "-m", "benchmarks.study.run", "--plan", "--out", tmp_path / "study"]
     command += ["--edition", next(name for name, e in EDITIONS.items() if e is edition)]
