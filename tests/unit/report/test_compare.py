@@ -29,7 +29,7 @@ def comparison(folders: list[Path], **changes: Any) -> dict[str, Any]:
     return compare([(f, SweepState.load(f)) for f in folders], **changes)
 
 
-def test_it_says_of_each_sweep_what_its_own_report_says(folders: list[Path]) -> None:
+def test_compare__each_sweep_equals_its_own_report(folders: list[Path]) -> None:
     found = comparison(folders)
     for folder, sweep in zip(folders, found["sweeps"], strict=True):
         own = summarise(SweepState.load(folder))
@@ -42,12 +42,12 @@ def test_it_says_of_each_sweep_what_its_own_report_says(folders: list[Path]) -> 
     assert found["best"] in found["headline"]
 
 
-def test_sweeps_of_one_name_are_told_apart_by_their_folders(folders: list[Path]) -> None:
+def test_compare__equal_names_are_distinguished_by_folder(folders: list[Path]) -> None:
     labels = [s["label"] for s in comparison(folders)["sweeps"]]
     assert labels == [folders[0].name, "all-run", folders[2].name]
 
 
-def test_the_best_so_far_falls_while_hours_rise_and_ends_at_the_whole_cost(folders: list[Path]) -> None:
+def test_compare__best_so_far_falls_and_ends_at_the_whole_cost(folders: list[Path]) -> None:
     for sweep in comparison(folders)["sweeps"]:
         hours, best, names = zip(*sweep["best_over_time"], strict=True)
         assert list(hours) == sorted(hours)
@@ -57,7 +57,7 @@ def test_the_best_so_far_falls_while_hours_rise_and_ends_at_the_whole_cost(folde
         assert hours[-1] == pytest.approx(sweep["cost"]["capacity"] / 3600)
 
 
-def test_only_keys_that_differ_are_shown(folders: list[Path]) -> None:
+def test_compare__shows_only_keys_that_differ(folders: list[Path]) -> None:
     found = {d["key"]: d["values"] for d in comparison(folders)["differences"]}
     assert found["early_stop.rule"] == ["median", "none", "median"]
     assert found["search.trials"] == [16, 16, 3]
@@ -65,7 +65,7 @@ def test_only_keys_that_differ_are_shown(folders: list[Path]) -> None:
     assert comparison([folders[0], folders[0]])["differences"] == []
 
 
-def test_other_held_out_data_or_tokens_make_losses_incomparable(folders: list[Path]) -> None:
+def test_compare__other_validation_data_make_losses_incomparable(folders: list[Path]) -> None:
     views = [SweepState.load(f) for f in folders[:2]]
     for digest, view in zip("ab", views, strict=True):
         view.header["data"] = {"validation": [{"name": "own", "weight": 1.0, "data": {"digest": digest}}]}
@@ -77,12 +77,12 @@ def test_other_held_out_data_or_tokens_make_losses_incomparable(folders: list[Pa
     assert compare(list(zip(folders[:2], views, strict=True)))["not_comparable"] == []
 
 
-def test_gpu_hours_and_cpu_hours_are_not_the_same_thing(folders: list[Path], tmp_path: Path) -> None:
+def test_compare__gpu_hours_and_cpu_hours_are_incomparable(folders: list[Path], tmp_path: Path) -> None:
     gpu = Sweep(trials=4, gpus=2.0).write(tmp_path)
     assert "some on CPUs" in comparison([folders[0], gpu])["not_comparable"][0]
 
 
-def test_a_sweep_without_a_winner_stands_beside_the_others(folders: list[Path], tmp_path: Path) -> None:
+def test_compare__lists_a_sweep_without_a_winner(folders: list[Path], tmp_path: Path) -> None:
     lines = (folders[0] / "ledger/ledger.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "ledger").mkdir()
     (tmp_path / "ledger/ledger.jsonl").write_bytes(b"".join(lines[:3]))
@@ -93,7 +93,7 @@ def test_a_sweep_without_a_winner_stands_beside_the_others(folders: list[Path], 
     assert begun["best_over_time"] == []
 
 
-def test_the_command_compares_several_runs_and_reports_one(folders: list[Path], tmp_path: Path) -> None:
+def test_report_command__compares_several_runs_and_reports_one(folders: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "deep" / "comparison"
     done = CliRunner().invoke(cli, ["report", *map(str, folders), "--out", str(out), "--price", "2"])
     assert done.exit_code == 0, done.output

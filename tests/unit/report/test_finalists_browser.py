@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.full, pytest.mark.skipif(CHROMIUM is None, reason="no 
 
 @pytest.mark.parametrize("screen", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_table_of_finalists(visit, tmp_path: Path, screen, scheme):
+def test_browser__finalists_table_opens_trials_and_fits(visit, tmp_path: Path, screen, scheme):
     run = finals_sweep(tmp_path)
     write_report(run)
     page = visit(run, **screen, color_scheme=scheme)
@@ -29,7 +29,7 @@ def test_the_table_of_finalists(visit, tmp_path: Path, screen, scheme):
     assert page.locator("#trial-title").inner_text() == "t1"
 
 
-def test_the_page_marks_the_winner_of_the_finals_and_not_the_first_of_the_ranking(visit, tmp_path: Path):
+def test_browser__marks_the_final_winner_not_the_first_of_the_ranking(visit, tmp_path: Path):
     run = finals_sweep(tmp_path, chosen=("t1",))
     write_report(run)
     page = visit(run)

@@ -35,7 +35,7 @@ def keep_a_hand_on(page: Any) -> None:
             return
 
 
-def test_a_live_page_follows_the_sweep_in_its_place_and_ends_with_it(
+def test_browser__live_page_follows_the_sweep_and_ends_with_it(
     visit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report_page, "REFRESH_SECONDS", 0.3)
@@ -69,7 +69,7 @@ def test_a_live_page_follows_the_sweep_in_its_place_and_ends_with_it(
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_the_comparison_is_drawn_and_nothing_overflows(
+def test_browser__comparison_is_drawn_and_nothing_overflows(
     visit: Callable[..., Any], tmp_path: Path, device: dict, theme: str
 ) -> None:
     hostile = "<script>window.hurt = 1</script>"
@@ -85,9 +85,7 @@ def test_the_comparison_is_drawn_and_nothing_overflows(
     assert page.evaluate("typeof window.hurt") == "undefined"
 
 
-def test_trials_of_a_status_the_page_does_not_know_are_shown_too(
-    visit: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_browser__shows_trials_of_an_unknown_status(visit: Callable[..., Any], tmp_path: Path) -> None:
     run = Sweep(trials=24).write(tmp_path)
     view = SweepState.load(run)
     for status, trial in zip(("paused", "paused", "of-tomorrow"), view.with_status("stopped"), strict=False):

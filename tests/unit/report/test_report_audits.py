@@ -50,7 +50,7 @@ def scheduler_of(sweep: JudgedSweep) -> SweepScheduler:
 
 @settings(deadline=None, max_examples=60)
 @given(sweep=SWEEPS)
-def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
+def test_stop_summary__counts_audits_as_the_scheduler_does(sweep: JudgedSweep) -> None:
     sweep.run()
     scheduler = scheduler_of(sweep)
     scheduler.load_ledger(sweep.state())
@@ -69,7 +69,7 @@ def test_report_and_scheduler_count_the_same_audits(sweep: JudgedSweep) -> None:
         assert shown["rate"] is None
 
 
-def test_the_made_up_sweeps_have_what_the_law_is_about() -> None:
+def test_judged_sweep__covers_audits_resumes_and_pooling() -> None:
     """Audits that ended, good ones among them, trials that came back, and pooled audits that change the word."""
     stop = {
         "rule": "median",

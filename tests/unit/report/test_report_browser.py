@@ -82,7 +82,7 @@ def column(page: Any, n: int) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_every_chart_is_drawn_and_nothing_overflows(
+def test_browser__every_chart_is_drawn_and_nothing_overflows(
     visit: Callable[..., Any], run: Path, device: dict, theme: str
 ) -> None:
     page = visit(run, **device, color_scheme=theme)
@@ -103,7 +103,7 @@ def test_every_chart_is_drawn_and_nothing_overflows(
     assert cut == [], "labels cut at the edge of their chart"
 
 
-def test_the_objective_is_set_against_a_loss_that_is_no_part_of_it(
+def test_browser__pareto_chart_uses_a_loss_outside_the_objective(
     visit: Callable[..., Any], run: Path
 ) -> None:
     page = visit(run)
@@ -115,7 +115,7 @@ def test_the_objective_is_set_against_a_loss_that_is_no_part_of_it(
     assert against.startswith("retention")
 
 
-def test_no_chart_offers_to_send_data_away(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__no_chart_offers_to_send_data_away(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     scroll_through(page)
     titles = page.evaluate("[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)")
@@ -125,7 +125,7 @@ def test_no_chart_offers_to_send_data_away(visit: Callable[..., Any], run: Path)
     assert "form-action 'none'" in page.content()
 
 
-def test_sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     ranks = [r for r in column(page, 1) if r != "—"]
     assert ranks == [str(i + 1) for i in range(len(ranks))]
@@ -165,7 +165,7 @@ def test_sort_filter_and_open(visit: Callable[..., Any], run: Path) -> None:
     assert page.locator("dialog[open]").count() == 0
 
 
-def test_a_stopped_trial_says_why_and_has_no_loss_of_its_own(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__stopped_trial_has_a_reason_and_no_loss(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     page.locator("#filter").fill("stopped")
     page.locator("#trials tbody tr").first.click()
@@ -175,7 +175,7 @@ def test_a_stopped_trial_says_why_and_has_no_loss_of_its_own(visit: Callable[...
     assert "none: the trial did not reach the full budget" in text
 
 
-def test_all_rows_can_be_reached(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__all_rows_can_be_reached(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     assert len(column(page, 1)) == 40
     page.locator("#more").click()
@@ -183,7 +183,7 @@ def test_all_rows_can_be_reached(visit: Callable[..., Any], run: Path) -> None:
     assert page.locator("#more").is_hidden()
 
 
-def test_every_choice_of_the_curves_draws(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__every_choice_of_the_curves_draws(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run)
     scroll_through(page)
     for select in page.locator("#curve-controls select").all():
@@ -195,7 +195,7 @@ def test_every_choice_of_the_curves_draws(visit: Callable[..., Any], run: Path) 
     assert page.locator("#c-curves .scatterlayer .trace").count() > 0
 
 
-def test_the_theme_can_be_turned_and_is_kept(visit: Callable[..., Any], run: Path) -> None:
+def test_browser__theme_can_be_switched_and_is_kept(visit: Callable[..., Any], run: Path) -> None:
     page = visit(run, color_scheme="light")
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
@@ -207,7 +207,7 @@ def test_the_theme_can_be_turned_and_is_kept(visit: Callable[..., Any], run: Pat
     assert page.evaluate(ground) == dark
 
 
-def test_a_link_to_a_trial_opens_it(visit: Callable[..., Any], run: Path, browser: Any) -> None:
+def test_browser__link_to_a_trial_opens_it(visit: Callable[..., Any], run: Path, browser: Any) -> None:
     page = visit(run)
     name = column(page, 2)[3]
     page.goto((run / "report.html").as_uri() + "#trial=" + name)
@@ -217,7 +217,7 @@ def test_a_link_to_a_trial_opens_it(visit: Callable[..., Any], run: Path, browse
 
 
 @pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_hostile_texts_run_nothing_and_break_nothing(
+def test_browser__hostile_texts_run_nothing_and_break_nothing(
     visit: Callable[..., Any], tmp_path: Path, device: dict
 ) -> None:
     run = hostile_sweep(tmp_path)
@@ -233,7 +233,7 @@ def test_hostile_texts_run_nothing_and_break_nothing(
 
 
 @pytest.mark.parametrize("rows", [1, 60, 400])
-def test_a_sweep_that_has_hardly_begun_has_a_page(
+def test_browser__sweep_that_has_just_begun_has_a_page(
     visit: Callable[..., Any], run: Path, tmp_path: Path, rows: int
 ) -> None:
     lines = (run / "ledger/ledger.jsonl").read_bytes().splitlines(keepends=True)

@@ -11,7 +11,7 @@ from sweepft.ledger import Ledger
 from sweepft.report import write_report
 
 
-def test_commands_stand_under_provenance(tmp_path: Path) -> None:
+def test_report__lists_commands_under_provenance(tmp_path: Path) -> None:
     run = Sweep(trials=4, slots=2, seed=0).write(tmp_path / "run")
     asked = {"command_id": "1", "who": "<ada>@host", "asked": 1.0}
     with Ledger.open(run) as ledger:
@@ -33,7 +33,7 @@ def test_commands_stand_under_provenance(tmp_path: Path) -> None:
     assert "rejected: the trial has already ended" in page
 
 
-def test_a_sweep_that_was_left_alone_has_no_such_table(tmp_path: Path) -> None:
+def test_report__has_no_commands_table_without_commands(tmp_path: Path) -> None:
     run = Sweep(trials=4, slots=2, seed=0).write(tmp_path / "run")
     write_report(run)
     assert "<h3>Commands</h3>" not in (run / "report.html").read_text()

@@ -13,7 +13,7 @@ from sweepft.report.curves import timeline, waits
 from sweepft.report.tables import markdown
 
 
-def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> None:
+def test_cost__price_is_the_specs_unless_another_is_given(tmp_path: Path) -> None:
     view = SweepState.load(Sweep(trials=12, gpus=2.0).write(tmp_path))
     assert summarise(view)["cost"]["price"] is None
     view.spec["resources"]["price_per_gpu_hour"] = 3.6
@@ -29,7 +29,7 @@ def test_a_price_is_that_of_the_spec_unless_another_is_given(tmp_path: Path) -> 
     assert "for all GPU time at 3.60 per GPU-hour; early stopping saved" in text
 
 
-def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
+def test_waits__lie_where_no_trial_ran(tmp_path: Path) -> None:
     view = SweepState.load(Sweep(trials=12, slots=3).write(tmp_path))
     bars = [(slot, start, end) for _, slot, start, end, *_ in timeline(view)]
     found = waits(view)
@@ -39,7 +39,7 @@ def test_waits_of_a_slot_stand_where_no_trial_ran(tmp_path: Path) -> None:
         assert all(end <= b[1] + 0.1 or start >= b[2] - 0.1 for b in others)
 
 
-def test_a_parked_trial_has_saved_something_once_the_sweep_is_over(tmp_path: Path) -> None:
+def test_cost__paused_trial_saves_once_the_sweep_is_over(tmp_path: Path) -> None:
     view = SweepState.load(Sweep(trials=24).write(tmp_path))
     stopped = view.with_status("stopped")[0]
     before = {t["trial_id"]: t["saved_seconds"] for t in summarise(view)["trials"]}

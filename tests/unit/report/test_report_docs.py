@@ -44,20 +44,20 @@ def look_up(report: Any, path: str) -> Any:
     return report
 
 
-def test_the_documented_numbers_are_many_and_the_sweep_has_what_they_need(names: dict[str, Any]) -> None:
+def test_report_docs__sweep_has_what_the_numbers_need(names: dict[str, Any]) -> None:
     assert len(LINES) >= 25
     for group in ("stopped", "audits", "ended", "done"):
         assert names[group], group
 
 
 @pytest.mark.parametrize(("path", "expression"), LINES, ids=[path for path, _ in LINES])
-def test_a_documented_line_makes_the_number_anew(
+def test_report_docs__line_recomputes_the_number(
     path: str, expression: str, report: dict[str, Any], names: dict[str, Any]
 ) -> None:
     assert look_up(report, path) == pytest.approx(eval(expression, names), rel=1e-9, abs=1e-7)
 
 
-def test_the_documented_keys_are_those_of_the_report(report: dict[str, Any]) -> None:
+def test_report_docs__keys_are_those_of_the_report(report: dict[str, Any]) -> None:
     section = TEXT.split("## `report.json`")[1].split("## Every number")[0]
     documented = {
         k for line in re.findall(r"^\| (`.*?) \|", section, re.M) for k in re.findall(r"`(\w+)`", line)
@@ -75,12 +75,12 @@ def test_the_documented_keys_are_those_of_the_report(report: dict[str, Any]) -> 
         assert set(row.split(", ")) == set(report[key][0]), key
 
 
-def test_the_documented_csv_columns_are_those_written() -> None:
+def test_report_docs__csv_columns_are_those_written() -> None:
     section = TEXT.split("## `ranked.csv`")[1]
     assert tuple(re.search(r"`([^`]+)`", section)[1].replace("\n", " ").split(", ")) == CSV_COLUMNS
 
 
-def test_the_documented_keys_are_those_of_a_comparison(run: Path) -> None:
+def test_report_docs__keys_are_those_of_a_comparison(run: Path) -> None:
     section = TEXT.split("`comparison.json`, schema version 2:")[1].split("## ")[0]
     found = compare([(run, SweepState.load(run))] * 2)
     outside = re.sub(r"\([^)]*\)", "", section)

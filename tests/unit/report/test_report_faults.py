@@ -11,7 +11,7 @@ from sweepft.ledger import Ledger
 from sweepft.report import write_report
 
 
-def test_faults_are_listed_with_their_cost(tmp_path: Path) -> None:
+def test_report__lists_faults_with_their_cost(tmp_path: Path) -> None:
     run = Sweep(trials=8, slots=2, seed=0).write(tmp_path / "run")
     with Ledger.open(run) as ledger:
         ledger.append(
@@ -38,7 +38,7 @@ def test_faults_are_listed_with_their_cost(tmp_path: Path) -> None:
     assert "- **Faults** RankFailed, SlotLost; 7.0 s lost" in (run / "report.md").read_text()
 
 
-def test_a_sweep_without_faults_says_so(tmp_path: Path) -> None:
+def test_report__says_where_there_were_no_faults(tmp_path: Path) -> None:
     run = Sweep(trials=4, slots=2, seed=0, faulty=False).write(tmp_path / "run")
     write_report(run)
     page = (run / "report.html").read_text()

@@ -46,7 +46,7 @@ def terminal(view: SweepState, width: int = 160) -> str:
     return console.file.getvalue()
 
 
-def test_every_trial_is_in_every_file_and_agrees_with_the_ledger(run: Path) -> None:
+def test_write_report__every_trial_is_in_every_file_as_in_the_ledger(run: Path) -> None:
     paths = write_report(run)
     assert {k: p.name for k, p in paths.items()} == {
         "csv": "ranked.csv", "json": "report.json", "md": "report.md", "html": "report.html"}  # fmt: skip
@@ -74,7 +74,7 @@ def test_every_trial_is_in_every_file_and_agrees_with_the_ledger(run: Path) -> N
     assert [t["trial_id"] for t in page["report"]["trials"]] == [t["trial_id"] for t in report["trials"]]
 
 
-def test_the_csv_columns_are_the_documented_ones(run: Path) -> None:
+def test_ranked_csv__columns_are_the_documented_ones(run: Path) -> None:
     header = ranked_csv(summarise(SweepState.load(run))).splitlines()[0].split(",")
     assert header == [
         *CSV_COLUMNS,
@@ -87,14 +87,14 @@ def test_the_csv_columns_are_the_documented_ones(run: Path) -> None:
     ]
 
 
-def test_a_swept_key_that_is_a_column_already_gets_a_prefix(tmp_path: Path) -> None:
+def test_ranked_csv__swept_key_named_as_a_column_gets_a_prefix(tmp_path: Path) -> None:
     run = Sweep(trials=2, configs=[{"step": 7, "validation.math": 1}] * 2).write(tmp_path)
     header = ranked_csv(summarise(SweepState.load(run))).splitlines()[0].split(",")
     assert len(set(header)) == len(header)
     assert {"step", "params.step", "params.validation.math", "validation.math"} <= set(header)
 
 
-def test_the_report_needs_neither_torch_nor_ray(run: Path) -> None:
+def test_report__imports_neither_torch_nor_ray(run: Path) -> None:
     code = """
         import sys
         from sweepft.report import write_report
@@ -107,7 +107,7 @@ def test_the_report_needs_neither_torch_nor_ray(run: Path) -> None:
     )
 
 
-def test_the_page_needs_nothing_else(run: Path) -> None:
+def test_html__needs_no_other_file(run: Path) -> None:
     page = write_report(run)["html"].read_text(encoding="utf-8")
     shell = re.sub(r'<script type="text/plain"[^>]*>[^<]*</script>', "", page)
     assert not re.search(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", shell)
@@ -116,17 +116,17 @@ def test_the_page_needs_nothing_else(run: Path) -> None:
     assert len(page) < 2_500_000
 
 
-def test_a_live_page_loads_itself_again_a_final_one_does_not(run: Path) -> None:
+def test_html__only_a_live_page_reloads_itself(run: Path) -> None:
     assert page_data(write_report(run, live=True)["html"].read_text())["refresh"] > 0
     assert page_data(write_report(run)["html"].read_text())["refresh"] == 0
 
 
-def test_two_hundred_trials_fit_in_six_megabytes(tmp_path: Path) -> None:
+def test_html__two_hundred_trials_fit_in_six_megabytes(tmp_path: Path) -> None:
     run = Sweep(trials=200, slots=8, rule="none", budget=12_800).write(tmp_path)
     assert write_report(run)["html"].stat().st_size < 6_000_000
 
 
-def test_no_ledger_and_no_room_are_said(run: Path, tmp_path: Path) -> None:
+def test_write_report__missing_ledger_or_folder_is_an_error(run: Path, tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot read the ledger"):
         write_report(tmp_path)
     view = SweepState.load(run)
@@ -134,7 +134,7 @@ def test_no_ledger_and_no_room_are_said(run: Path, tmp_path: Path) -> None:
         write_report(tmp_path / "gone", state=view)
 
 
-def test_a_reader_never_meets_half_a_file(run: Path) -> None:
+def test_write_report__replaces_its_files_atomically(run: Path) -> None:
     write_report(run)
     before = {p.name: p.stat().st_ino for p in run.iterdir() if p.is_file()}
     write_report(run)
@@ -156,14 +156,14 @@ def everything(view: SweepState) -> dict:
     return page_data(render_page(view, summary, live=True))
 
 
-def test_an_empty_ledger_has_a_report(tmp_path: Path) -> None:
+def test_report__of_an_empty_ledger(tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
     everything(SweepState.load(tmp_path))
 
 
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
-def test_a_sweep_cut_at_any_row_has_a_report(run: Path, data: st.DataObject) -> None:
+def test_report__of_a_sweep_cut_at_any_row(run: Path, data: st.DataObject) -> None:
     rows = read_ledger(run)
     cut = data.draw(st.integers(1, len(rows)))
     view = SweepState.from_rows(rows[:cut])
@@ -171,7 +171,7 @@ def test_a_sweep_cut_at_any_row_has_a_report(run: Path, data: st.DataObject) -> 
     assert len(page["curves"]) == len(view.trials)
 
 
-def test_a_row_may_be_late_by_any_kind(run: Path) -> None:
+def test_report__of_a_ledger_without_one_kind_of_row(run: Path) -> None:
     """Drivers of other versions may lack a kind of row altogether."""
     rows = read_ledger(run)
     for kind in ("start", "steps", "eval", "decision", "end", "cost", "fault", "finish"):
@@ -251,7 +251,7 @@ class Tags(HTMLParser):
             self.bad.append(tag)
 
 
-def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
+def test_report__hostile_texts_do_no_harm(tmp_path: Path) -> None:
     run = hostile_sweep(tmp_path)
     paths = write_report(run)
     page = paths["html"].read_text(encoding="utf-8")
@@ -276,7 +276,7 @@ def test_hostile_texts_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("width", [120, 80, 60, 45])
-def test_a_narrow_terminal_shows_fewer_settings_and_cuts_none(run: Path, width: int) -> None:
+def test_terminal_table__narrow_one_hides_params_and_cuts_none(run: Path, width: int) -> None:
     view = SweepState.load(run)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal(view, width)).splitlines()
     assert max(map(len, shown)) <= width
@@ -287,7 +287,7 @@ def test_a_narrow_terminal_shows_fewer_settings_and_cuts_none(run: Path, width: 
 
 
 @pytest.mark.full
-def test_two_thousand_trials_of_two_hundred_points_take_less_than_half_a_minute(tmp_path: Path) -> None:
+def test_write_report__two_thousand_trials_in_half_a_minute(tmp_path: Path) -> None:
     import time
 
     run = Sweep(trials=2000, slots=32, rule="none", batches=(10,), budget=2000).write(tmp_path)

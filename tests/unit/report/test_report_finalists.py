@@ -41,13 +41,13 @@ def names(run: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("path", "expression"), LINES, ids=[path for path, _ in LINES])
-def test_a_documented_line_makes_the_number_anew(
+def test_report_docs__finalists_line_recomputes_the_number(
     path: str, expression: str, report: dict[str, Any], names: dict[str, Any]
 ) -> None:
     assert look_up(report, path) == pytest.approx(eval(expression, names), rel=1e-9)
 
 
-def test_the_documented_keys_are_those_of_the_finalists(report: dict[str, Any]) -> None:
+def test_report_docs__finalists_keys_are_those_of_the_report(report: dict[str, Any]) -> None:
     row = re.search(r"^\| `finalists` \| (.*) \|$", TEXT, re.M)[1].partition("else")[2]
     assert set(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))) - {"rank_by"} == set(
         report["finalists"]
@@ -57,7 +57,7 @@ def test_the_documented_keys_are_those_of_the_finalists(report: dict[str, Any]) 
     assert set(re.findall(r"`(\w+)`", outside)) == set(report["finalists"]["rows"][0])
 
 
-def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any]) -> None:
+def test_winner__is_first_by_rank_by_with_its_replicates(report: dict[str, Any]) -> None:
     answer = report["result"]
     assert answer["winner"]["trial_id"] == "t0"
     assert answer["criterion"] == "maths.acc"
@@ -71,7 +71,7 @@ def test_the_answer_is_the_first_by_rank_by_with_its_seeds(report: dict[str, Any
     assert [t["rank"] for t in report["trials"] if t["replicate_of"]] == [None] * 3
 
 
-def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
+def test_winner__rank_by_can_reverse_the_order(tmp_path: Path) -> None:
     view = SweepState.load(finals_sweep(tmp_path, rank_by={"test_set": 1.0}))
     assert summarise(view)["result"]["winner"]["trial_id"] == "t0"
     before = summarise(SweepState.load(finals_sweep(tmp_path / "open", scored=False)))
@@ -81,7 +81,7 @@ def test_rank_by_can_turn_the_order_round(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scored", [("t0",), ("t0", "t1")])
-def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scored: tuple[str, ...]) -> None:
+def test_winner__single_finalist_has_no_runner_up(tmp_path: Path, scored: tuple[str, ...]) -> None:
     run = finals_sweep(tmp_path, chosen=scored, broken="t1")
     answer = summarise(SweepState.load(run))["result"]
     assert answer["winner"]["trial_id"] == "t0"
@@ -102,7 +102,7 @@ def test_a_finalist_without_a_rival_is_compared_with_nobody(tmp_path: Path, scor
         ("task", "bleu", [0.02, 0.06], None, None),
     ],
 )
-def test_an_interval_over_few_seeds_stays_in_the_range_of_its_metric(
+def test_finalists__interval_stays_in_the_range_of_its_metric(
     what: str, metric: str, values: list[float], low: float | None, high: float | None
 ) -> None:
     found = _replicated(values, _range_of(what, metric))
@@ -111,7 +111,7 @@ def test_an_interval_over_few_seeds_stays_in_the_range_of_its_metric(
     assert found["high"] == (high if high is not None else pytest.approx(np.mean(values) + half))
 
 
-def test_every_file_shows_them(run: Path) -> None:
+def test_write_report__every_file_shows_the_finalists(run: Path) -> None:
     files = write_report(run)
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     first = rows[0]

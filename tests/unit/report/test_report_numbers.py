@@ -90,7 +90,7 @@ class Sweep:
 # --- answer ---------------------------------------------------------------------------------------
 
 
-def test_the_winner_the_runner_up_and_their_unpaired_difference() -> None:
+def test_winner__runner_up_and_unpaired_difference() -> None:
     answer = Sweep().trial("t0", 10, "completed", 2.0).trial("t1", 10, "completed", 1.5).report()["result"]
     assert answer["winner"]["trial_id"] == "t1"
     assert answer["winner"]["stderr"] == pytest.approx(0.01)
@@ -111,7 +111,7 @@ def test_the_winner_the_runner_up_and_their_unpaired_difference() -> None:
         ([0.0], [0.0], None),
     ],
 )
-def test_a_difference_on_the_same_samples_has_an_error_of_its_own(
+def test_winner__paired_difference_has_its_own_error(
     one: list[float], other: list[float] | None, stderr: float | None
 ) -> None:
     sweep = (
@@ -132,13 +132,13 @@ def test_a_difference_on_the_same_samples_has_an_error_of_its_own(
 @pytest.mark.parametrize(
     ("second", "clear"), [(1.5, False), (1.5 + 1.95 * 0.0141421, False), (1.5 + 1.97 * 0.0141421, True)]
 )
-def test_a_lead_is_clear_beyond_two_standard_errors_only(second: float, clear: bool) -> None:
+def test_winner__lead_is_clear_beyond_two_standard_errors_only(second: float, clear: bool) -> None:
     answer = Sweep().trial("t0", 10, "completed", 1.5).trial("t1", 10, "completed", second).report()["result"]
     assert answer["difference"]["clear"] is clear
     assert answer["within_noise"] == ([] if clear else ["t1"])
 
 
-def test_without_standard_errors_nothing_is_claimed() -> None:
+def test_winner__claims_nothing_without_standard_errors() -> None:
     sweep = (
         Sweep().trial("t0", 10, "completed", 1.5, stderr=None).trial("t1", 10, "completed", 1.6, stderr=None)
     )
@@ -148,7 +148,7 @@ def test_without_standard_errors_nothing_is_claimed() -> None:
     assert answer["within_noise"] == []
 
 
-def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
+def test_winner__is_no_stopped_trial_with_the_best_partial_value() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 9.5).trial("t1", 5, "stopped").trial("t2", 1, "running")
     report = sweep.report()
     assert report["result"]["winner"]["trial_id"] == "t0"
@@ -158,7 +158,7 @@ def test_a_stopped_trial_with_the_best_partial_value_wins_nothing() -> None:
     assert report["trials"][1]["validation"] == {}
 
 
-def test_no_winner_before_a_trial_completes() -> None:
+def test_winner__none_before_a_trial_completes() -> None:
     for report in (Sweep().report(), Sweep().trial("t0", 5, "stopped").report()):
         assert report["result"]["winner"] is None
         assert "no winner" in report["result"]["headline"]
@@ -185,7 +185,9 @@ def test_no_winner_before_a_trial_completes() -> None:
         ({"uniform": None, "choice": None, "log_uniform": [1.0, 8.0], "int_uniform": None}, 8.0, "high"),
     ],
 )
-def test_the_edge_of_the_space(dimension: dict, value: object, side: str | None) -> None:
+def test_edge_warnings__side_for_each_kind_of_dimension(
+    dimension: dict, value: object, side: str | None
+) -> None:
     view = SweepState.from_rows(Sweep({"search": {"space": {"k": dimension}}}).rows)
     found = edge_warnings(view, {"k": value})
     assert [e["side"] for e in found] == ([] if side is None else [side])
@@ -196,7 +198,7 @@ def test_the_edge_of_the_space(dimension: dict, value: object, side: str | None)
 # --- cost and savings -----------------------------------------------------------------------------
 
 
-def test_savings_are_what_the_stopped_trial_would_have_cost_at_its_own_speed() -> None:
+def test_cost__savings_are_at_the_stopped_trials_own_speed() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0, seconds=1.0).trial("t1", 1, "stopped", seconds=3.0)
     report = sweep.report()
     # nine steps of 3 s; evaluations of 1 s at 50% and at the end
@@ -207,12 +209,12 @@ def test_savings_are_what_the_stopped_trial_would_have_cost_at_its_own_speed() -
     assert cost["unit"] == "slot_seconds"
 
 
-def test_diverged_and_failed_trials_save_nothing() -> None:
+def test_cost__diverged_and_failed_trials_save_nothing() -> None:
     sweep = Sweep().trial("t0", 2, "diverged").trial("t1", 2, "failed").trial("t2", 2, "interrupted")
     assert sweep.report()["cost"]["saved"] == 0
 
 
-def test_audits_are_told_and_never_counted_as_saved() -> None:
+def test_cost__audits_are_listed_and_never_counted_as_saved() -> None:
     sweep = (
         Sweep()
         .trial("t0", 10, "completed", 1.0)
@@ -224,13 +226,13 @@ def test_audits_are_told_and_never_counted_as_saved() -> None:
     assert cost["audit"] == pytest.approx(9 * 2.0)
 
 
-def test_cost_by_phase_adds_up_to_slots_times_wall() -> None:
+def test_cost__phases_add_up_to_slots_times_wall() -> None:
     cost = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 5, "stopped").report()["cost"]
     assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.01)
     assert cost["unaccounted"] == pytest.approx(0, abs=1e-6)
 
 
-def test_slots_of_a_resumed_sweep_are_counted_as_they_stood_at_once() -> None:
+def test_cost__slots_of_a_resumed_sweep_are_those_at_one_time() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0)
     sweep.now += 1000.0  # the machine was off
     sweep.tell("sweep", name="s", spec={}, spec_digest="", seed=0, budget_samples=100, sweepft_version="0",
@@ -244,7 +246,7 @@ def test_slots_of_a_resumed_sweep_are_counted_as_they_stood_at_once() -> None:
     assert cost["unaccounted"] == pytest.approx(0, abs=1e-6)
 
 
-def test_gpu_time_is_counted_where_trials_hold_gpus() -> None:
+def test_cost__is_gpu_time_where_trials_hold_gpus() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0)
     for row in sweep.rows:
         if row["kind"] == "cost":
@@ -255,7 +257,7 @@ def test_gpu_time_is_counted_where_trials_hold_gpus() -> None:
     assert cost["by_phase"]["train"] == pytest.approx(8 * 20.0)
 
 
-def test_without_cost_rows_the_trials_own_phases_serve() -> None:
+def test_cost__from_the_trials_own_phases_without_cost_rows() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0)
     sweep.rows = [r for r in sweep.rows if r["kind"] != "cost"]
     assert sweep.report()["cost"]["used"] == pytest.approx(23.0)
@@ -265,7 +267,7 @@ def test_without_cost_rows_the_trials_own_phases_serve() -> None:
     assert sweep.report()["cost"]["used"] == pytest.approx(25.0)
 
 
-def test_hours_between_two_sessions_are_not_held_against_the_slots() -> None:
+def test_cost__time_between_two_sessions_does_not_count() -> None:
     sweep = Sweep().trial("t0", 10, "completed", 1.0)
     sweep.now += 50_000
     sweep.tell(
@@ -286,7 +288,7 @@ def test_hours_between_two_sessions_are_not_held_against_the_slots() -> None:
 # --- stops ----------------------------------------------------------------------------------------
 
 
-def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
+def test_stop_summary__false_stop_rate_is_that_of_finished_audits() -> None:
     sweep = Sweep()
     for i in range(10):
         sweep.trial(f"t{i}", 10, "completed", 1.0 + i)
@@ -312,7 +314,7 @@ def test_the_false_stop_rate_is_that_of_finished_audits() -> None:
     assert lost["rate"]["high"] == pytest.approx(0.8191, abs=1e-4)
 
 
-def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
+def test_stop_summary__rate_is_not_measured_without_audits() -> None:
     report = Sweep().trial("t0", 10, "completed", 1.0).trial("t1", 1, "stopped").report()
     assert report["stops"]["audits"]["rate"] is None
     assert report["stops"]["false_stops"]["rate"] is None
@@ -327,7 +329,7 @@ def test_without_audits_the_false_stop_rate_is_not_measured() -> None:
         ((), "uncertified"),
     ],
 )
-def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
+def test_stop_summary__certified_only_where_every_level_was_bounded(
     bases: tuple[str, ...], status: str
 ) -> None:
     spec = {**SPEC, "early_stop": {"rungs": [0.1, 0.5], "rule": "calibrated", "max_false_stop_rate": 0.2}}
@@ -342,7 +344,7 @@ def test_good_trials_lost_are_certified_only_where_every_level_was_bounded(
     assert sum(row["saved"] for row in found.values()) == pytest.approx(report["cost"]["saved"])
 
 
-def test_the_interval_of_good_trials_lost_holds_the_truth() -> None:
+def test_stop_summary__interval_of_false_stops_covers_the_truth() -> None:
     """Sixty made-up sweeps in which the end of every trial is known, whether it was stopped or not."""
     held = 0
     for seed in range(60):
@@ -388,7 +390,7 @@ def finding(trials: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next(f for f in recipe_findings(SweepState(), trials, []) if f["finding"] == name)
 
 
-def test_findings_tell_a_real_effect_from_none() -> None:
+def test_findings__distinguish_a_real_effect_from_none() -> None:
     trials = made_up(60)
     batch = finding(trials, "batch size")
     assert batch["low"] < 0.05 < batch["high"]
@@ -399,7 +401,7 @@ def test_findings_tell_a_real_effect_from_none() -> None:
     assert finding(trials, "data order")["conclusion"] == "not varied"
 
 
-def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
+def test_findings__phased_against_stacked_is_at_equal_weights() -> None:
     """The effect of phases is at equal weights, though phased trials happen to have the larger ones."""
     rng = np.random.default_rng(1)
     trials = made_up(60)
@@ -413,13 +415,13 @@ def test_phased_against_stacked_is_told_beside_a_swept_weight() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 9])
-def test_few_trials_say_nothing(n: int) -> None:
+def test_findings__few_trials_show_no_effect(n: int) -> None:
     for f in recipe_findings(SweepState(), made_up(n), []):
         assert f["effect"] is None
         assert f["conclusion"] in ("cannot tell", "not varied")
 
 
-def test_importance_names_what_mattered_and_needs_trials() -> None:
+def test_importances__name_what_mattered_and_need_trials() -> None:
     space = {k: {} for k in ("batch_size", "learning_rate", "warmup", "schedule")}
     found = importances(space, made_up(80, batch_effect=0.0))
     assert next(iter(found)) == "learning_rate"
@@ -428,7 +430,7 @@ def test_importance_names_what_mattered_and_needs_trials() -> None:
     assert importances({}, made_up(80)) is None
 
 
-def test_importance_takes_settings_of_any_kind() -> None:
+def test_importances__take_params_of_any_kind() -> None:
     trials = made_up(20)
     for i, t in enumerate(trials):
         t["params"] |= {"betas": [0.9, 0.95 if i % 2 else 0.99], "flag": bool(i % 3), "text": "<b>" * (i % 2)}

@@ -17,7 +17,7 @@ values = st.lists(st.floats(-100, 100), min_size=6, max_size=30)
 
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_rank_correlation_is_spearmans_and_lies_in_its_interval(data: st.DataObject) -> None:
+def test_spearman__equals_scipys_and_lies_in_its_interval(data: st.DataObject) -> None:
     x = data.draw(values)
     y = data.draw(st.lists(st.floats(-100, 100), min_size=len(x), max_size=len(x)))
     found = spearman(x, y)
@@ -40,11 +40,11 @@ def test_rank_correlation_is_spearmans_and_lies_in_its_interval(data: st.DataObj
         ([1, 2, 3, 4, math.nan], [1] * 5),
     ],
 )
-def test_too_little_says_nothing(x: list, y: list) -> None:
+def test_spearman__none_for_too_few_values(x: list, y: list) -> None:
     assert spearman(x, y) is None
 
 
-def test_within_cohorts_a_difference_between_them_counts_for_nothing() -> None:
+def test_spearman__ignores_differences_between_cohorts() -> None:
     """Two batch sizes: overall the signal looks good, within each it is reversed."""
     x = [1, 2, 3, 4, 11, 12, 13, 14]
     y = [4, 3, 2, 1, 14, 13, 12, 11]
@@ -52,7 +52,7 @@ def test_within_cohorts_a_difference_between_them_counts_for_nothing() -> None:
     assert spearman(x, y, cohorts=[8] * 4 + [16] * 4).value == pytest.approx(-1)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_spearman__interval_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(0)
     rho, hits, runs = 0.6, 0, 600
     true = 6 / math.pi * math.asin(rho / 2)
@@ -63,7 +63,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 0.92 <= hits / runs <= 0.98
 
 
-def test_least_squares_finds_known_effects_with_honest_intervals() -> None:
+def test_least_squares__finds_known_effects_with_nominal_coverage() -> None:
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(200):
@@ -76,7 +76,7 @@ def test_least_squares_finds_known_effects_with_honest_intervals() -> None:
     assert 0.9 <= covered / 200 <= 0.99
 
 
-def test_least_squares_leaves_out_what_cannot_be_told_apart() -> None:
+def test_least_squares__leaves_out_collinear_columns() -> None:
     x = np.arange(20.0)
     found = least_squares({"a": x, "twice_a": 2 * x, "constant": np.ones(20)}, x + np.sin(x))
     assert list(found) == ["a"]

@@ -51,7 +51,7 @@ def sharing(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
 TWO = {"t0": [(10.0, 10.0), (16.0, 6.0), (22.0, 6.0)], "t1": [(10.0, 10.0)]}
 
 
-def test_a_trial_is_compared_with_itself() -> None:
+def test_sharing_summary__compares_a_trial_with_itself() -> None:
     found = sharing(TWO)
     assert found is not None
     assert found["relative_speed"] == pytest.approx(0.6)
@@ -72,7 +72,9 @@ def test_a_trial_is_compared_with_itself() -> None:
         (TWO, {"slots": 4}),  # on two GPUs: who shared with whom?
     ],
 )
-def test_what_was_not_seen_is_not_told(results: dict[str, Any], kwargs: dict[str, Any]) -> None:
+def test_sharing_summary__no_gain_where_it_was_not_measured(
+    results: dict[str, Any], kwargs: dict[str, Any]
+) -> None:
     found = sharing(results, **kwargs)
     assert found is not None
     assert found["throughput_gain"] is None
@@ -80,11 +82,11 @@ def test_what_was_not_seen_is_not_told(results: dict[str, Any], kwargs: dict[str
 
 
 @pytest.mark.parametrize("gpus", [0.0, 1.0])
-def test_trials_with_gpus_of_their_own_share_nothing(gpus: float) -> None:
+def test_sharing_summary__none_where_trials_have_whole_gpus(gpus: float) -> None:
     assert sharing(TWO, gpus=gpus) is None
 
 
-def test_the_report_says_it() -> None:
+def test_markdown__shows_gpu_sharing() -> None:
     summary = summarise(SweepState.from_rows(rows(TWO)))
     assert "- **GPU sharing** 2 trials a GPU; a trial on a shared GPU kept 60%" in markdown(summary)
     assert summary["cost"]["tokens_per_second"] == pytest.approx(4 * 5 * TOKENS / (0.5 * 32))
