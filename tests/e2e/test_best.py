@@ -58,7 +58,7 @@ def assert_same_weights(one, other):
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
-def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
+def test_export__script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
     losses, validation = run_script(done.best, tmp_path / "out", ranks)
     assert losses == pytest.approx(winner(done.view).history["loss"].tolist(), abs=1e-4)
@@ -68,7 +68,7 @@ def test_the_exported_script_meets_the_trials_losses(finished, tmp_path, ranks):
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning:peft")
-def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
+def test_export__script_meets_the_losses_of_packed_adapters(
     ray_here, tiny_model_dir, tiny_data_file, tmp_path
 ):
     pytest.importorskip("peft")
@@ -86,7 +86,7 @@ def test_the_exported_script_meets_the_losses_of_adapters_on_packed_samples(
 
 
 @pytest.mark.full
-def test_two_exported_scripts_run_at_once(finished, tmp_path):
+def test_export__two_scripts_run_at_once(finished, tmp_path):
     _, done = finished
     with ThreadPoolExecutor(2) as both:
         one, other = both.map(lambda name: run_script(done.best, tmp_path / name), ("one", "other"))
@@ -94,7 +94,7 @@ def test_two_exported_scripts_run_at_once(finished, tmp_path):
 
 
 @pytest.mark.full
-def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
+def test_train__best_trained_alone_gives_the_same_numbers(finished, tmp_path):
     _, done = finished
     best = winner(done.view)
     with (tmp_path / "said.txt").open("w") as said:
@@ -107,7 +107,7 @@ def test_trained_alone_it_gives_the_same_numbers(finished, tmp_path):
 
 
 @pytest.mark.full
-def test_any_trial_of_a_run_is_trained_again_by_its_name(finished, tmp_path):
+def test_train__any_trial_is_trained_again_by_its_name(finished, tmp_path):
     run, done = finished
     other = next(t for t in done.view.trials.values() if t.trial_id != winner(done.view).trial_id)
     with spec_of(run, other.trial_id) as path:
@@ -117,13 +117,13 @@ def test_any_trial_of_a_run_is_trained_again_by_its_name(finished, tmp_path):
     assert other.objective is None or alone.objective == other.objective
 
 
-def test_a_sweep_is_refused_where_one_configuration_is_wanted(finished, tmp_path):
+def test_train__refuses_a_sweep(finished, tmp_path):
     run, _ = finished
     with pytest.raises(SweepftError, match=r"search\.space\.\w+: has more than one value: this is a sweep"):
         train_alone(run / "spec.yaml", (), tmp_path / "run")
 
 
-def test_the_report_makes_best_again_from_a_copied_folder(finished, tmp_path):
+def test_report__makes_best_again_from_a_copied_folder(finished, tmp_path):
     run, done = finished
     copy = tmp_path / "copy"
     (copy / "ledger").mkdir(parents=True)

@@ -30,7 +30,7 @@ def ray_takes_its_time(monkeypatch):
     monkeypatch.setattr(run_sweep, "ray_session", slow)
 
 
-def test_costs_sum_to_slots_times_wall_time(
+def test_costs__sum_to_slots_times_wall_time(
     ray_here, ray_takes_its_time, tiny_model_dir, tiny_data_file, tmp_path
 ):
     model = faulty_model(

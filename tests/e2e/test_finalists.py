@@ -94,7 +94,7 @@ def done(finished):
     return finished[0]
 
 
-def test_finalists_base_and_seeds_are_scored_on_every_part(done):
+def test_finalists__base_and_replicates_are_scored_on_every_item(done):
     rows, view = read_ledger(done.run_dir), done.view
     (chosen,) = [row for row in rows if row["kind"] == "finalists"]
     names = [entry["trial_id"] for entry in chosen["chosen"]]
@@ -112,7 +112,7 @@ def test_finalists_base_and_seeds_are_scored_on_every_part(done):
     assert 0 <= choice["metrics"]["acc"]["value"] <= 1
 
 
-def test_results_item_by_item_lie_beside_the_ledger_under_their_digest(done):
+def test_finalists__item_results_lie_beside_the_ledger_by_digest(done):
     row = next(r for r in read_ledger(done.run_dir) if r["kind"] == "score" and r["name"] == "tiny_choice")
     data = (done.run_dir / row["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == row["file_digest"]
@@ -120,7 +120,7 @@ def test_results_item_by_item_lie_beside_the_ledger_under_their_digest(done):
     assert sum(item["acc"] for item in items) / 6 == pytest.approx(row["metrics"]["acc"]["value"])
 
 
-def test_mt_bench_is_judged_with_the_drivers_key_which_stands_nowhere(finished):
+def test_mt_bench__judged_with_the_drivers_key_which_is_not_stored(finished):
     done, asked = finished
     assert {h["Authorization"] for h in asked.headers} == {f"Bearer {KEY}"}
     row = done.view.scores[None, "mt_bench"]
@@ -134,7 +134,7 @@ def test_mt_bench_is_judged_with_the_drivers_key_which_stands_nowhere(finished):
             assert KEY.encode() not in data, file
 
 
-def test_seeds_are_no_candidates(done):
+def test_finalists__replicates_are_no_candidates(done):
     seeds = [t for t in done.view.trials.values() if t.replicate_of]
     assert [t.origin for t in seeds] == ["replicate"] * 2
     assert len({t.data_order for t in seeds} | {done.view.trials[seeds[0].replicate_of].data_order}) == 3
@@ -146,7 +146,7 @@ def test_seeds_are_no_candidates(done):
     assert not any((done.run_dir / "weights" / t.trial_id).exists() for t in seeds), "scored, then removed"
 
 
-def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
+def test_finalists__winner_is_first_by_rank_by_and_exported_to_best(done):
     first, *rest = finalists(done.view)
     assert [bool(f.replicates) for f in (first, *rest)] == [True, False], "the confirmed one before the other"
     assert winner(done.view) is first.trial
@@ -163,7 +163,7 @@ def test_the_winner_is_the_first_by_rank_by_and_stands_in_best(done):
     assert "| sealed | loss |" in card
 
 
-def test_the_time_of_the_finals_is_accounted_for(done):
+def test_finalists__time_of_their_evaluation_is_accounted_for(done):
     cost = json.loads((done.run_dir / "report.json").read_text())["cost"]
     assert sum(cost["by_phase"].values()) == pytest.approx(cost["capacity"], rel=0.01)
     rows = read_ledger(done.run_dir)
@@ -175,7 +175,7 @@ def test_the_time_of_the_finals_is_accounted_for(done):
     )
 
 
-def test_a_task_that_cannot_be_had_is_said_before_the_first_trial(tiny_model_dir, tiny_data_file, tmp_path):
+def test_finalists__missing_task_is_an_error_before_the_first_trial(tiny_model_dir, tiny_data_file, tmp_path):
     wrong = {"tasks": ["tiny_chioce"], "rank_by": "objective"}
     spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file, evaluate=wrong)
     with pytest.raises(EvaluateError, match="tiny_chioce: there is no such task\n  did you mean tiny_choice"):
@@ -188,7 +188,7 @@ def test_a_task_that_cannot_be_had_is_said_before_the_first_trial(tiny_model_dir
 
 
 @pytest.mark.timeout(1200)
-def test_killed_during_the_finals_it_scores_no_pair_twice(tiny_model_dir, tiny_data_file, tmp_path):
+def test_finalists__killed_sweep_scores_no_pair_twice(tiny_model_dir, tiny_data_file, tmp_path):
     spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file)
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "killed"
     finish(sweepft("run", spec, "--out", undisturbed))

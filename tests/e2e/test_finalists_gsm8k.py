@@ -49,7 +49,7 @@ def harness_itself(folder: Path, task: str) -> dict:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("stage", "workers"), [(2, 1), (3, 2)])
-def test_scores_in_warm_ranks_equal_the_harness_on_the_saved_folder(ray_here, tmp_path, stage, workers):
+def test_finalists__scores_in_warm_ranks_equal_the_harness(ray_here, tmp_path, stage, workers):
     section = {**the_section(), "limit": LIMIT, "finalists": {"top": 1, "random": 1}}
     del section["replicates"]
     overrides = (

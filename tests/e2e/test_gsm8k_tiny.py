@@ -34,7 +34,7 @@ def small_spec(tmp_path_factory):
     return spec
 
 
-def test_killed_at_ten_random_moments_it_equals_an_undisturbed_run(small_spec):
+def test_resume__killed_ten_times_equals_undisturbed(small_spec):
     undisturbed = small_spec.parent / "undisturbed"
     process = sweepft("run", small_spec, "--out", undisturbed)
     output, _ = process.communicate(timeout=1200)

@@ -13,7 +13,7 @@ from support.sweeps import run_spec, write_spec
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 
-def test_a_hanging_rank_leaves_its_stack_and_is_replaced(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
+def test_hanging_rank__leaves_its_stack_and_is_replaced(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     def sweep(name: str, model: Path):
         folder = tmp_path / name
         folder.mkdir()

@@ -34,7 +34,7 @@ START = [
 ]
 
 
-def test_all_of_an_adapter_is_swept_warm_and_the_winner_loads_in_peft(
+def test_lora_sweep__all_keys_swept_warm_and_winner_loads_in_peft(
     ray_here, tiny_model_dir, tiny_data_file, tmp_path
 ):
     spec = write_spec(

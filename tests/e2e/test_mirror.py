@@ -100,7 +100,7 @@ def lose_the_machine(driver: subprocess.Popen[str], run: Path) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_a_lost_machine_loses_nothing_that_was_mirrored(
+def test_mirror__lost_machine_loses_nothing_mirrored(
     s3: S3Server, spec: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri, run = s3.uri("lost"), tmp_path / "lost"
@@ -146,7 +146,7 @@ def test_a_lost_machine_loses_nothing_that_was_mirrored(
     assert [p for p in found if SECRET.encode() in p.read_bytes()] == []
 
 
-def test_a_mirror_that_cannot_be_used_is_refused_before_anything_starts(
+def test_mirror__unusable_one_is_refused_before_the_start(
     s3: S3Server, spec: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     for uri, words in {

@@ -78,7 +78,7 @@ def wait_until(condition, what: str, seconds: float = 300) -> None:
         time.sleep(0.1)
 
 
-def test_a_sweep_outlives_its_client_is_stopped_and_resumed(
+def test_ray_job__outlives_its_client_is_stopped_and_resumed(
     cluster, tiny_model_dir, tiny_data_file, tmp_path
 ):
     spec = write_spec(
@@ -108,7 +108,7 @@ def test_a_sweep_outlives_its_client_is_stopped_and_resumed(
     assert "hf_" not in metadata
 
 
-def test_a_job_across_three_nodes_outlives_its_client_and_one_of_them(
+def test_ray_job__across_three_nodes_outlives_client_and_a_node(
     cluster, tiny_model_dir, tiny_data_file, tmp_path
 ):
     spec = write_spec(

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.ray
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.full] if i else []) for i, name in enumerate(RECIPES)]
 )
-def test_a_recipes_whole_path_runs(name: str, ray_here: None, tmp_path: Path) -> None:
+def test_recipes__whole_path_runs(name: str, ray_here: None, tmp_path: Path) -> None:
     architecture, stage = RECIPES[name]
     out = tmp_path / "run"
     arguments = ["run", str(SWEEPS / f"{name}.yaml"), "--tiny", "--out", str(out)]

@@ -57,7 +57,7 @@ def spec(tiny_model_dir, tiny_data_file, tmp_path):
     )  # fmt: skip
 
 
-def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch):
+def test_secrets__planted_ones_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch):
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["sweepft", "run", f"--token={ON_THE_LINE}", *PLANTED.values()])
@@ -80,7 +80,7 @@ def test_planted_secrets_are_found_nowhere(ray_here, spec, tmp_path, monkeypatch
     assert stat.S_IMODE((run / "ledger").stat().st_mode) == 0o700
 
 
-def test_a_spec_that_holds_a_secret_is_refused_without_showing_it(spec):
+def test_secrets__spec_with_one_is_refused_without_showing_it(spec):
     with raises(SpecError, "model.revision") as caught:
         load(spec, [f"model.revision={ON_THE_LINE}"])
     (problem,) = caught.value.problems
@@ -104,9 +104,7 @@ def files_below(folder) -> set[str]:
 
 
 @pytest.mark.full
-def test_a_local_run_listens_on_the_loopback_only_and_writes_into_its_run_folder_only(
-    tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_local_run__uses_only_the_loopback_and_its_run_folder(tiny_model_dir, tiny_data_file, tmp_path):
     (tmp_path / "spec").mkdir()
     (tmp_path / "here").mkdir()
     (tmp_path / "home").mkdir()

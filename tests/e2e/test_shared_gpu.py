@@ -19,9 +19,7 @@ pytestmark = pytest.mark.ray
 HALF = {"gpus_per_worker": 0.5, "concurrent_trials": 2}
 
 
-def test_two_slots_of_half_a_gpu_fit_one_and_a_third_waits(
-    ray_here, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_shared_gpu__two_half_slots_fit_and_a_third_waits(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     spec = load(write_spec(tmp_path, tiny_model_dir, tiny_data_file, resources=HALF))
     groups = [placement(spec)() for _ in range(3)]
     try:
@@ -34,7 +32,7 @@ def test_two_slots_of_half_a_gpu_fit_one_and_a_third_waits(
 
 
 @pytest.mark.full
-def test_a_sweep_whose_trials_share_a_gpu(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
+def test_shared_gpu__sweep_whose_trials_share_one(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(tmp_path, tiny_model_dir, tiny_data_file, resources=HALF, early_stop={"rule": "none"})
     done = run_spec(spec, tmp_path / "run")
     assert done.status == "finished"

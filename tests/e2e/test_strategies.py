@@ -42,7 +42,7 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     return folder / "run", run_spec(spec, folder / "run")
 
 
-def test_each_strategy_and_weight_has_an_order_of_its_own(finished):
+def test_data_order__each_strategy_and_weight_has_its_own(finished):
     """Orders are those that anyone can make again; the unweighted stacked one is the plain one."""
     _, done = finished
     prepared = done.view.header["data"]
@@ -59,7 +59,7 @@ def test_each_strategy_and_weight_has_an_order_of_its_own(finished):
     assert orders["stacked", 1.0] == prepared["order"]
 
 
-def test_the_report_sets_phased_against_stacked(finished):
+def test_report__compares_phased_with_stacked(finished):
     run, _ = finished
     report = json.loads((run / "report.json").read_text())
     rows = [row for row in report["findings"] if row["finding"] == "data order"]
@@ -70,7 +70,7 @@ def test_the_report_sets_phased_against_stacked(finished):
         assert row["unit"] == "phased against stacked"
 
 
-def test_the_exported_script_feeds_the_same_phases(finished, tmp_path):
+def test_export__script_feeds_the_same_phases(finished, tmp_path):
     """A phased, weighted trial made the winner: the plain script meets its losses, and the spec its settings."""
     _, done = finished
     wanted = {"data.strategy": "phased", "data.mixture.new": 3.0, "learning_rate": 3.0e-3}
@@ -88,7 +88,7 @@ def test_the_exported_script_feeds_the_same_phases(finished, tmp_path):
     assert "stacked" not in (best / "spec.yaml").read_text()
 
 
-def test_the_resolved_spec_is_whole(finished):
+def test_resolved_spec__is_complete(finished):
     run, done = finished
     spec = from_dict(done.view.spec)
     assert [phase.domains for phase in spec.data.phases] == [("old",), ("new",)]

@@ -40,7 +40,7 @@ def finished(request, ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory
     return run, run_spec(spec, run)
 
 
-def test_some_trials_complete_and_some_are_stopped(finished):
+def test_sweep__some_trials_complete_and_some_are_stopped(finished):
     _, done = finished
     statuses = {t.status for t in done.view.trials.values()}
     assert done.exit_code == 0
@@ -49,7 +49,7 @@ def test_some_trials_complete_and_some_are_stopped(finished):
     assert not {"failed", "running", "interrupted"} & statuses
 
 
-def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
+def test_sweep__study_ledger_and_ranking_agree_trial_by_trial(finished):
     run, done = finished
     study, _ = open_study(run / STUDY_FILE, "tiny")
     by_name = {t.user_attrs["trial_id"]: t for t in study.trials if "trial_id" in t.user_attrs}
@@ -78,7 +78,7 @@ def test_study_ledger_and_ranking_agree_trial_by_trial(finished):
     assert float(next(r for r in table.values() if r["rank"] == "1")["objective"]) == min(values)
 
 
-def test_every_step_is_recorded_once_with_its_samples(finished):
+def test_sweep__every_step_is_recorded_once_with_its_samples(finished):
     _, done = finished
     for trial in done.view.trials.values():
         history, batch = trial.history, trial.params["batch_size"]
@@ -90,7 +90,7 @@ def test_every_step_is_recorded_once_with_its_samples(finished):
     assert len(orders) == 1, "same data and seed: comparable sample for sample"
 
 
-def test_a_stop_says_why(finished):
+def test_sweep__stop_has_its_reason(finished):
     run, done = finished
     stopped = [t for t in done.view.trials.values() if t.status == "stopped"]
     decisions = [r for r in read_ledger(run) if r["kind"] == "decision" and r["action"] == "stop"]
@@ -104,7 +104,7 @@ def test_a_stop_says_why(finished):
         assert decision["evidence"]
 
 
-def test_its_ledger_replayed_gives_the_live_verdicts(finished):
+def test_replay__ledger_gives_the_live_decisions(finished):
     run, _ = finished
     rows = read_ledger(run)
     recorded = [r for r in rows if r["kind"] == "decision"]
@@ -113,14 +113,14 @@ def test_its_ledger_replayed_gives_the_live_verdicts(finished):
     assert again == [{key: r[key] for key in row} for r, row in zip(recorded, again, strict=True)]
 
 
-def test_ranks_live_from_trial_to_trial(finished):
+def test_sweep__ranks_live_from_trial_to_trial(finished):
     run, _ = finished
     starts = [r for r in read_ledger(run) if r["kind"] == "start"]
     assert len(starts) == 6
     assert sum(not s["warm"] for s in starts) == len({s["slot"] for s in starts})
 
 
-def test_all_time_of_a_slot_is_in_the_ledger(finished):
+def test_sweep__all_slot_time_is_in_the_ledger(finished):
     """From the sweep's first row to its last, no second of a slot is without a phase."""
     run, done = finished
     rows = read_ledger(run)
@@ -135,7 +135,7 @@ def test_all_time_of_a_slot_is_in_the_ledger(finished):
         assert told == pytest.approx(rows[-1]["time"] - rows[0]["time"], rel=0.01)
 
 
-def test_the_run_folder_holds_report_logs_and_spec(finished):
+def test_sweep__run_folder_holds_report_logs_and_spec(finished):
     run, done = finished
     for name in ("spec.yaml", "ranked.csv", "report.json", "report.html", "ledger/ledger.jsonl"):
         assert (run / name).stat().st_size > 0, name
@@ -146,7 +146,7 @@ def test_the_run_folder_holds_report_logs_and_spec(finished):
     assert "trial completed: trial=" in progress
 
 
-def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
+def test_sweep__same_seed_gives_the_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(tmp_path, tiny_model_dir, tiny_data_file, resources={"concurrent_trials": 1})
     first, second = (run_spec(spec, tmp_path / name, ("search.trials=5",)).view for name in "ab")
     assert first.trials.keys() == second.trials.keys()
@@ -158,9 +158,7 @@ def test_same_seed_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path
         assert [v["reason"] for v in trial.decisions] == [v["reason"] for v in other.decisions]
 
 
-def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
-    ray_here, tiny_model_dir, tiny_data_file, tmp_path
-):
+def test_sweep__continues_after_a_diverged_trial(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(
         tmp_path,
         tiny_model_dir,
@@ -187,7 +185,7 @@ def test_a_trial_that_blows_up_is_diverged_and_the_sweep_goes_on(
     assert len(done.view.trials) == 2
 
 
-def test_the_winners_weights_load_elsewhere_and_give_its_loss(finished):
+def test_weights__winners_load_elsewhere_and_give_its_loss(finished):
     """Gathered at ZeRO-3, with tokenizer and chat template; nothing of the trials that were overtaken stays."""
     run, done = finished
     best = winner(done.view)
@@ -211,7 +209,7 @@ def test_the_winners_weights_load_elsewhere_and_give_its_loss(finished):
     assert total / tokens == pytest.approx(best.objective, rel=1e-5)
 
 
-def test_optuna_alone_opens_the_study(finished):
+def test_study__opens_with_optuna_alone(finished):
     run, _ = finished
     storage = optuna.storages.JournalStorage(
         optuna.storages.journal.JournalFileBackend(str(run / STUDY_FILE))

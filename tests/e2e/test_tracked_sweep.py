@@ -13,7 +13,7 @@ from sweepft.replay.sources import read_scalars
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 
-def test_every_tracker_that_is_installed_holds_the_ledgers_curves(
+def test_trackers__every_installed_one_holds_the_ledgers_curves(
     ray_here, tiny_model_dir, tiny_data_file, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -68,7 +68,7 @@ def run_script(spec: Path, out: Path, blind: str) -> str:
     return done.stdout
 
 
-def test_a_trial_of_two_ranks_runs_across_both_nodes(tiny_model_dir, tiny_data_file, tmp_path):
+def test_two_nodes__trial_of_two_ranks_runs_across_both(tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file,
         search={"trials": 2}, early_stop={"rule": "none"},
@@ -84,7 +84,7 @@ def test_a_trial_of_two_ranks_runs_across_both_nodes(tiny_model_dir, tiny_data_f
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root for a mount of its own"
 )
-def test_node_local_storage_is_refused_before_anything_starts(tiny_model_dir, tiny_data_file, tmp_path):
+def test_two_nodes__node_local_storage_is_refused_before_the_start(tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file, search={"trials": 1}, resources={"concurrent_trials": 1}
     )
