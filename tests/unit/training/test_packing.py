@@ -192,9 +192,9 @@ def ungrouped_kernel(
 @pytest.fixture
 def asked_anew():
     """What torch's kernel takes is asked once a process."""
-    attention._varlen_takes.cache_clear()
+    attention._varlen_parameters.cache_clear()
     yield
-    attention._varlen_takes.cache_clear()
+    attention._varlen_parameters.cache_clear()
 
 
 @pytest.mark.parametrize("kernel", [stand_in_kernel, ungrouped_kernel])
@@ -223,7 +223,7 @@ def test_varlen__incomplete_kernel_is_not_used(monkeypatch, asked_anew, lacking)
     whole = inspect.signature(varlen.varlen_attn)
     found = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != lacking])
     monkeypatch.setattr(varlen.varlen_attn, "__signature__", found, raising=False)
-    assert attention._varlen_is_whole() is (lacking in (None, "enable_gqa"))
+    assert attention._varlen_is_complete() is (lacking in (None, "enable_gqa"))
 
 
 @pytest.mark.gpu
