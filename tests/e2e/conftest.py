@@ -15,7 +15,7 @@ def ray_here():
     from sweepft.driver.ray_session import set_environment
 
     set_environment()
-    os.environ["SWEEPFT_PRETEND_GPUS"] = "1"  # one is counted, and trained on by nobody
+    os.environ["SWEEPFT_PRETEND_GPUS"] = "1"  # one is counted; no trial trains on it
     ray.init(
         address="local",
         num_cpus=8,

@@ -119,8 +119,9 @@ def test_train__any_trial_is_trained_again_by_its_name(finished, tmp_path):
 
 def test_train__refuses_a_sweep(finished, tmp_path):
     run, _ = finished
-    with pytest.raises(SweepftError, match=r"search\.space\.\w+: has more than one value: this is a sweep"):
+    with pytest.raises(SweepftError) as caught:
         train_alone(run / "spec.yaml", (), tmp_path / "run")
+    assert caught.value.key.startswith("search.space.")
 
 
 def test_report__makes_best_again_from_a_copied_folder(finished, tmp_path):

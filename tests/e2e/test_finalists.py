@@ -1,4 +1,4 @@
-"""A sweep's end: fresh seeds, finalists and base model scored in the slots' ranks, and the winner by ``rank_by``."""
+"""The final stage: replicates, finalists and base model scored in the slots' ranks, the winner by ``rank_by``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import json
 import pytest
 from test_resume import finish, kill_after, rows_in, story, sweepft
 
+from support.errors import raises
 from support.stand_in_judge import Reply, stand_in_judge
 from support.sweeps import run_spec, write_spec
 from support.tasks import task_folder
@@ -17,18 +18,18 @@ from sweepft.errors import EvaluateError
 from sweepft.ledger import SweepState, finalists, ranking, read_ledger, winner
 
 pytest.importorskip("lm_eval")
-pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four parts each
+pytestmark = [pytest.mark.ray, pytest.mark.full]  # forty seconds: five models, four evaluation items each
 
 
 def finals_spec(folder, model, data, **sections):
-    """Three trials, of which the best is confirmed by two fresh seeds."""
+    """Three trials, the best of which gets two replicates."""
     tests = tiny_data(folder, rows=24, seed=9, name="test.jsonl")
     evaluate = {
         "finalists": {"top": 1, "random": 1},
         "tasks": ["tiny_words", {"name": "tiny_choice", "limit": 6}],
         "include_path": str(task_folder(folder / "tasks")),
         "batch_size": 4,
-        "rank_by": {"tiny_choice.acc": 1.0, "sealed.loss": 1.0},
+        "rank_by": {"tiny_choice.acc": 1.0, "test_set.loss": 1.0},
         "replicates": {"top": 1, "seeds": 2},
     }
     data_section = {
@@ -152,15 +153,15 @@ def test_finalists__winner_is_first_by_rank_by_and_exported_to_best(done):
     assert winner(done.view) is first.trial
     replicated = first
     assert replicated.standing.replicates == 2
-    own = [s["test_set"]["metrics"]["loss"]["value"] for s in replicated.seed_scores]
-    acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in replicated.seed_scores]
+    own = [s["test_set"]["metrics"]["loss"]["value"] for s in replicated.replicate_scores]
+    acc = [s["tiny_choice"]["metrics"]["acc"]["value"] for s in replicated.replicate_scores]
     assert replicated.standing.value == pytest.approx(sum(a - o for a, o in zip(acc, own, strict=True)) / 4)
     facts = json.loads((done.run_dir / "best" / "best.json").read_text())
     assert facts["trial_id"] == first.trial.trial_id
     assert (done.run_dir / "best" / "model.safetensors").exists()
     card = (done.run_dir / "best" / "README.md").read_text()
-    assert "the first of 2 finalists by\nsealed.loss, tiny_choice.acc" in card
-    assert "| sealed | loss |" in card
+    assert "the first of 2 finalists by\ntest_set.loss, tiny_choice.acc" in card
+    assert "| test_set | loss |" in card
 
 
 def test_finalists__time_of_their_evaluation_is_accounted_for(done):
@@ -178,13 +179,15 @@ def test_finalists__time_of_their_evaluation_is_accounted_for(done):
 def test_finalists__missing_task_is_an_error_before_the_first_trial(tiny_model_dir, tiny_data_file, tmp_path):
     wrong = {"tasks": ["tiny_chioce"], "rank_by": "objective"}
     spec = finals_spec(tmp_path, tiny_model_dir, tiny_data_file, evaluate=wrong)
-    with pytest.raises(EvaluateError, match="tiny_chioce: there is no such task\n  did you mean tiny_choice"):
+    with raises(EvaluateError, "evaluate.tasks") as caught:
         run_spec(spec, tmp_path / "run")
+    assert "did you mean tiny_choice" in str(caught.value)
     spec = finals_spec(
         tmp_path, tiny_model_dir, tiny_data_file, evaluate={"rank_by": "tiny_words.exact_match"}
     )
-    with pytest.raises(EvaluateError, match=r"ambiguous: use one of tiny_words\.exact_match,strict"):
+    with raises(EvaluateError, "evaluate") as caught:
         run_spec(spec, tmp_path / "other")
+    assert "tiny_words.exact_match,strict" in str(caught.value)
 
 
 @pytest.mark.timeout(1200)
@@ -205,4 +208,4 @@ def test_finalists__killed_sweep_scores_no_pair_twice(tiny_model_dir, tiny_data_
     assert {k: r["metrics"] for k, r in after.scores.items()} == {
         k: r["metrics"] for k, r in before.scores.items()
     }
-    assert after.best.trial_id == before.best.trial_id
+    assert winner(after).trial_id == winner(before).trial_id

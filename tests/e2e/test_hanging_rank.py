@@ -29,8 +29,8 @@ def test_hanging_rank__leaves_its_stack_and_is_replaced(ray_here, tiny_model_dir
     flag = str(tmp_path / "hung")
     hanging = faulty_model(tiny_model_dir, tmp_path / "model", HANG_ONCE.format(call=8, rank=1, flag=flag))
     done, calm = sweep("hanging", hanging), sweep("calm", tiny_model_dir)
-    told = story(done.view)
-    assert told["t000"][1:5] == story(calm.view)["t000"][1:5]
+    found = story(done.view)
+    assert found["t000"][1:5] == story(calm.view)["t000"][1:5]
     (fault,) = faults(done.run_dir)
     assert (fault["error"], fault["action"]) == ("RankHung", "ranks rebuilt")
     words, _, stacks = fault["message"].partition("; stacks: ")

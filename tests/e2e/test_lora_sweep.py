@@ -50,12 +50,12 @@ def test_lora_sweep__all_keys_swept_warm_and_winner_loads_in_peft(
     trials = list(done.view.trials.values())
     assert {t.status for t in trials} == {"completed"}
     for before, after in itertools.pairwise(trials):
-        same = all(before.config[key] == after.config[key] for key in ("lora.rank", "lora.target_modules"))
+        same = all(before.params[key] == after.params[key] for key in ("lora.rank", "lora.target_modules"))
         assert after.attempts[-1].warm is same, "another shape builds another adapter, in the living process"
     assert [t.attempts[-1].warm for t in trials[:4]] == [False, True, False, False]
     for trial in trials:
         assert trial.train_config["lora"] == {
-            key.removeprefix("lora."): v for key, v in trial.config.items() if "lora" in key
+            key.removeprefix("lora."): v for key, v in trial.params.items() if "lora" in key
         }
 
     from peft import PeftModel
@@ -64,7 +64,7 @@ def test_lora_sweep__all_keys_swept_warm_and_winner_loads_in_peft(
     adapter = tmp_path / "run" / "best" / "adapter"
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     adapted = PeftModel.from_pretrained(base, adapter)
-    config, best = adapted.peft_config["default"], winner(done.view).config
+    config, best = adapted.peft_config["default"], winner(done.view).params
     assert (config.r, config.lora_alpha, config.lora_dropout) == tuple(
         best[f"lora.{key}"] for key in ("rank", "alpha", "dropout")
     )

@@ -94,10 +94,10 @@ def test_pause_trials__study_agrees(paused):
     run, done = paused
     study, _ = open_study(run / STUDY_FILE, "tiny")
     states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
-    for told in study.trials:
-        trial = done.view.trials[told.user_attrs["trial_id"]]
-        assert told.state == states[trial.status]
-        assert told.intermediate_values == {round(e["rung"] * 96): e["objective"] for e in trial.evals}
+    for found in study.trials:
+        trial = done.view.trials[found.user_attrs["trial_id"]]
+        assert found.state == states[trial.status]
+        assert found.intermediate_values == {round(e["rung"] * 96): e["objective"] for e in trial.evals}
 
 
 def test_pause_trials__decisions_equal_a_replay(paused):

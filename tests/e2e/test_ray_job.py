@@ -93,10 +93,10 @@ def test_ray_job__outlives_its_client_is_stopped_and_resumed(
     assert status["sweep"]["status"] == "running"
     said(cluster, tmp_path, "pin", str(note), max(SweepState.load(run).trials))
     said(cluster, tmp_path, "stop", str(note))
-    told = said(cluster, tmp_path, "logs", str(note), code=None)
-    assert "trial completed: trial=t000" in told
+    log = said(cluster, tmp_path, "logs", str(note), code=None)
+    assert "trial completed: trial=t000" in log
     view = SweepState.load(run)
-    assert view.status == "interrupted", f"the driver had not the time to end its ledger: {told[-4000:]}"
+    assert view.status == "interrupted", f"the driver had not the time to end its ledger: {log[-4000:]}"
 
     output = said(cluster, tmp_path, "resume", str(note))
     assert "resuming tiny" in output
@@ -121,7 +121,7 @@ def test_ray_job__across_three_nodes_outlives_client_and_a_node(
     assert len(used) == 2, "a trial's two ranks are on two nodes"
     assert rows_of(run, "finish") == 0
     cluster.kill(used[-1])
-    assert "the winner:" in said(cluster, tmp_path, "logs", str(note))
+    assert "winner:" in said(cluster, tmp_path, "logs", str(note))
 
     view = SweepState.load(run)
     assert view.status == "finished"
@@ -130,6 +130,6 @@ def test_ray_job__across_three_nodes_outlives_client_and_a_node(
         ("CoordinatorDied", "tried again"), ("RankDied", "ranks rebuilt"),
     }  # fmt: skip
     said(cluster, tmp_path, "run", str(spec), "--out", str(tmp_path / "calm"))
-    assert story(view) == story(tmp_path / "calm"), "same trials, same numbers, same verdicts"
+    assert story(view) == story(tmp_path / "calm"), "same trials, same numbers, same decisions"
     assert cluster.placements() == 0
     assert not [*processes(RANK, cluster.pid), *processes(COORDINATOR, cluster.pid)]

@@ -80,9 +80,11 @@ def check_resumed(run: Path, undisturbed: Path) -> None:
     trained_after = [r for r in rows if r["kind"] == "steps" and r["seq"] > last_end[r["trial_id"]]]
     assert trained_after == [], "no finished trial is trained again"
     study, _ = open_study(run / STUDY_FILE, SweepState.load(run).name)
-    told = {t.user_attrs["trial_id"]: t.params for t in study.trials if "trial_id" in t.user_attrs}
+    proposed = {t.user_attrs["trial_id"]: t.params for t in study.trials if "trial_id" in t.user_attrs}
     other, _ = open_study(undisturbed / STUDY_FILE, SweepState.load(undisturbed).name)
-    assert told == {t.user_attrs["trial_id"]: t.params for t in other.trials if "trial_id" in t.user_attrs}
+    assert proposed == {
+        t.user_attrs["trial_id"]: t.params for t in other.trials if "trial_id" in t.user_attrs
+    }
 
 
 def kill_and_resume(spec: Path, undisturbed: Path, run: Path, kills: int, seed: int) -> None:

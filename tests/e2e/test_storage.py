@@ -93,7 +93,7 @@ def test_storage__full_ledger_disk_ends_the_sweep_resumable(undisturbed, spec, t
             run_spec(spec, run)
         assert filled
         check_ended_cleanly(run, raised.value)
-        finished = {name: told for name, told in story(run).items() if told[1] in ("completed", "stopped")}
+        finished = {name: end for name, end in story(run).items() if end[1] in ("completed", "stopped")}
         assert finished, "what was finished is kept"
         ballast.unlink()
         assert story(go_on(run)) == undisturbed

@@ -53,7 +53,7 @@ def test_data_order__each_strategy_and_weight_has_its_own(finished):
         assert trial.samples_seen == BUDGET
         settings = TrainConfig.from_dict(trial.train_config, BUDGET)
         assert trial.data_order == sample_order(tokens, settings.seed, settings.data, BUDGET).digest
-        key = trial.config["data.strategy"], trial.config["data.mixture.new"]
+        key = trial.params["data.strategy"], trial.params["data.mixture.new"]
         assert orders.setdefault(key, trial.data_order) == trial.data_order
     assert len(orders) == len(set(orders.values())) == 4
     assert orders["stacked", 1.0] == prepared["order"]
@@ -74,7 +74,7 @@ def test_export__script_feeds_the_same_phases(finished, tmp_path):
     """A phased, weighted trial made the winner: the plain script meets its losses, and the spec its settings."""
     _, done = finished
     wanted = {"data.strategy": "phased", "data.mixture.new": 3.0, "learning_rate": 3.0e-3}
-    (trial,) = [t for t in done.view.trials.values() if t.config == wanted]
+    (trial,) = [t for t in done.view.trials.values() if t.params == wanted]
     done.view.apply({"kind": "end", "trial_id": trial.trial_id, "status": "completed", "objective": 0.0})
     best = write_best(tmp_path, done.view)
     out = tmp_path / "out"

@@ -58,17 +58,19 @@ def test_sweep__study_ledger_and_ranking_agree_trial_by_trial(finished):
     assert by_name.keys() == table.keys() == done.view.trials.keys()
     states = {"completed": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "diverged": TrialState.PRUNED}
     for name, trial in done.view.trials.items():
-        told, row = by_name[name], table[name]
-        assert told.state == states[trial.status]
+        in_study, row = by_name[name], table[name]
+        assert in_study.state == states[trial.status]
         assert row["status"] == trial.status
-        assert told.user_attrs["params"] == trial.params
+        assert in_study.user_attrs["params"] == trial.params
         assert float(row["learning_rate"]) == trial.params["learning_rate"]
         rungs = {round(e["rung"] * 96): e["objective"] for e in trial.evals}
-        assert told.intermediate_values == rungs
+        assert in_study.intermediate_values == rungs
         kept = [["residuals" in found for found in e["sets"].values()] for e in trial.evals]
         assert all(all(k) if e["final"] else not any(k) for k, e in zip(kept, trial.evals, strict=True))
         if trial.status == "completed":
-            assert told.value == trial.objective == trial.evals[-1]["objective"] == float(row["objective"])
+            assert (
+                in_study.value == trial.objective == trial.evals[-1]["objective"] == float(row["objective"])
+            )
             assert trial.samples_seen == 96
         else:
             assert row["rank"] == ""
@@ -131,8 +133,8 @@ def test_sweep__all_slot_time_is_in_the_ledger(finished):
         "before each trial, and at the end"
     )
     for slot in slots:
-        told = sum(r["seconds"] for r in rows if r["kind"] == "cost" and r["slot"] == slot)
-        assert told == pytest.approx(rows[-1]["time"] - rows[0]["time"], rel=0.01)
+        total = sum(r["seconds"] for r in rows if r["kind"] == "cost" and r["slot"] == slot)
+        assert total == pytest.approx(rows[-1]["time"] - rows[0]["time"], rel=0.01)
 
 
 def test_sweep__run_folder_holds_report_logs_and_spec(finished):
