@@ -10,7 +10,7 @@ from sweepft.ledger import Ledger
 SPEC = {
     "data": {
         "validation": [{"name": "math", "weight": 1.0}, {"name": "general", "weight": 0.0}],
-        "test": [{"name": "test_set", "path": "sealed.jsonl"}],
+        "test": [{"name": "test_set", "path": "test.jsonl"}],
     },
     "search": {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}},
 }
@@ -29,7 +29,7 @@ def finals_sweep(
     chosen: tuple[str, ...] = ("t0", "t1"),
     broken: str = "",
 ) -> Path:
-    """Write its ledger; without ``scored`` the exams have not begun."""
+    """Write its ledger; without ``scored`` the evaluation jobs have not begun."""
     with Ledger.create(run) as ledger:
         tell = ledger.append
         tell(

@@ -1,6 +1,6 @@
 """Ledgers of sweeps that never ran but could have: for tests and for looking at the report.
 
-Learning curves, gradient norms, held-out losses, early stops, audits, faults and a clock with several
+Learning curves, gradient norms, validation losses, early stops, audits, faults and a clock with several
 slots, all from one seed. The response is that of our own small fine-tunes: in-domain loss has an optimum in
 learning rate that moves with the batch size, retention suffers from high rates.
 """
@@ -149,7 +149,7 @@ class _Maker:
                     rank=0,
                     error="RankFailed",
                     message="rank 0 was killed (signal 9)",
-                    action="rebuilt the ranks, trial goes on from its last window",
+                    action="rebuilt the ranks, trial goes on from its last rung",
                     lost_seconds=7.0,
                 )
                 self.cost(now, t, slot, "lost", 7.0)
@@ -224,7 +224,7 @@ class _Maker:
         if len(earlier) < 4 or self.sweep.rule == "none":
             return (
                 "continue",
-                f"only {len(earlier)} peers have passed this window",
+                f"only {len(earlier)} peers have passed this rung",
                 {"value": value, "peers": len(earlier)},
             )
         median = float(np.median(earlier))
@@ -232,10 +232,10 @@ class _Maker:
         if value <= median or audited:
             return (
                 "continue",
-                f"held-out loss {value:.4f} is not worse than the median {median:.4f}",
+                f"validation loss {value:.4f} is not worse than the median {median:.4f}",
                 evidence,
             )
-        reason = f"held-out loss {value:.4f} is worse than the median {median:.4f} of {len(earlier)} peers at {at:.0%}"
+        reason = f"validation loss {value:.4f} is worse than the median {median:.4f} of {len(earlier)} peers at {at:.0%}"
         action = "audit" if self.rng.random() < self.sweep.audit else "stop"
         return action, reason, evidence
 

@@ -1,4 +1,4 @@
-"""docs/reference/report.md is true: its lines make the report's numbers anew, and its keys are the report's."""
+"""docs/reference/report.md is correct: its lines recompute the report's numbers, and its keys are the report's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINES = re.findall(r"^\| `([^`]+)` \| `(.+)` \|$", SECTION, re.M)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep with stops, audits and a fault, whose stopped trials were judged at windows."""
+    """A sweep with stops, audits and a fault, whose stopped trials were judged at rungs."""
     return Sweep(trials=40, slots=4, seed=3).write(tmp_path_factory.mktemp("run"))
 
 

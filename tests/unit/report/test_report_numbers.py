@@ -1,4 +1,4 @@
-"""What the report claims, told as small sweeps whose numbers can be worked out by hand."""
+"""The report's figures, on small sweeps with numbers that can be computed by hand."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_stop_summary__false_stop_rate_is_that_of_finished_audits() -> None:
     assert audits["status"] == "uncertified"
     assert audits["rate"]["low"] == pytest.approx(0.0084, abs=1e-4)
     assert audits["rate"]["high"] == pytest.approx(0.9057, abs=1e-4)
-    # Five were condemned (t1, t5, t9, t10, t11), and one good trial, t0, never was: (1/3 x 5) / (1/3 x 5 + 1).
+    # Five were flagged (t1, t5, t9, t10, t11), and one good trial, t0, never was: (1/3 x 5) / (1/3 x 5 + 1).
     lost = stops["false_stops"]
     assert (lost["flagged"], lost["kept"], lost["limit"], lost["status"]) == (5, 1, None, "uncertified")
     assert lost["rate"]["value"] == pytest.approx(0.625)

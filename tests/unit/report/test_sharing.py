@@ -17,12 +17,12 @@ TOKENS = 100  # a step
 def rows(
     results: dict[str, list[tuple[float, float]]], gpus: float = 0.5, slots: int = 2
 ) -> list[dict[str, Any]]:
-    """A ledger: of each trial, results of five steps each, told at a time, after so many seconds of steps."""
+    """A ledger: of each trial, results of five steps each, as (time reported, seconds of steps)."""
     spec = {"resources": {"gpus_per_worker": gpus, "workers_per_trial": 1, "concurrent_trials": slots}}
-    told: list[dict[str, Any]] = [{"kind": "sweep", "time": 0.0, "name": "s", "spec": spec, "budget_samples": 100,
+    ledger: list[dict[str, Any]] = [{"kind": "sweep", "time": 0.0, "name": "s", "spec": spec, "budget_samples": 100,
                                    "data": {}}]  # fmt: skip
     for number, (name, ends) in enumerate(results.items()):
-        told.append(
+        ledger.append(
             {
                 "kind": "trial",
                 "time": 0.0,
@@ -32,15 +32,15 @@ def rows(
                 "train_config": {},
             }
         )
-        told.append({"kind": "start", "time": 0.0, "trial_id": name, "attempt": 0, "slot": number})
+        ledger.append({"kind": "start", "time": 0.0, "trial_id": name, "attempt": 0, "slot": number})
         for i, (time, seconds) in enumerate(ends):
             steps = [5 * i + k for k in range(1, 6)]
             history = {"step": steps, "tokens_seen": [TOKENS * s for s in steps], "seconds": [seconds / 5] * 5,
                        "samples_seen": [10 * s for s in steps]}  # fmt: skip
-            told.append({"kind": "steps", "time": time, "trial_id": name, "attempt": 0, "history": history})
-            told.append({"kind": "cost", "time": time, "trial_id": name, "slot": number, "phase": "train",
+            ledger.append({"kind": "steps", "time": time, "trial_id": name, "attempt": 0, "history": history})
+            ledger.append({"kind": "cost", "time": time, "trial_id": name, "slot": number, "phase": "train",
                          "seconds": seconds, "gpus": gpus})  # fmt: skip
-    return told
+    return ledger
 
 
 def sharing(*args: Any, **kwargs: Any) -> dict[str, Any] | None:
