@@ -268,8 +268,8 @@ def test_score__stored_answers_and_verdicts_are_reused(bench: Bench) -> None:
         assert len(bench.model.calls) == 2 * calls, "other weights answer for themselves"
         assert len(judge.bodies) == 6, "but equal answers are judged once"
         bench.score(judge.url, judge="k")
-        assert len(judge.bodies) == 12, "by another judge, anew"
-    assert bench.score(dead_url()) == first, "all is there: nobody is needed"
+        assert len(judge.bodies) == 12, "by another judge, again"
+    assert bench.score(dead_url()) == first, "all is stored: no judge is needed"
 
 
 def test_score__dead_endpoint_names_request_and_response_files(bench: Bench) -> None:

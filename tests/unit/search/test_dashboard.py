@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.errors import raises
 from sweepft.errors import SweepftError
 from sweepft.search import STUDY_FILE, open_study
 from sweepft.search import study as module
@@ -20,7 +21,7 @@ from sweepft.search.study import serve_dashboard
 
 
 def test_dashboard__refuses_a_folder_without_a_study(tmp_path: Path) -> None:
-    with pytest.raises(SweepftError, match=r"study\.journal: is not there"):
+    with raises(SweepftError, "dashboard.study"):
         serve_dashboard(tmp_path, 8080)
 
 
@@ -29,7 +30,7 @@ def test_dashboard__missing_package_is_named_with_its_remedy(
 ) -> None:
     open_study(tmp_path / STUDY_FILE, "a")
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(SweepftError, match=r"pip install 'sweepft\[dashboard\]'"):
+    with raises(SweepftError, "dashboard.missing"):
         serve_dashboard(tmp_path, 8080)
 
 

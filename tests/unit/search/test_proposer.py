@@ -44,7 +44,7 @@ START = [
 def train(
     proposer: Proposer, proposal: Proposal, ledger: LedgerBuilder | None = None, rungs: int = 3
 ) -> None:
-    """One trial as the driver sees it: every third is stopped at a window, every seventh diverges."""
+    """One trial as the driver sees it: every third is stopped at a rung, every seventh diverges."""
     trial_id, params = proposal.trial_id, proposal.params
     for rung in RUNGS[:rungs]:
         value = loss(params, rung)
@@ -98,7 +98,7 @@ def test_proposer__whole_sweep_is_recorded_in_the_study(sampler: str, tmp_path: 
         assert all(spec.search.space[key].contains(value) for key, value in p.params.items())
         assert spec.train_config(p.params, 64).batch_size == p.params["batch_size"]
         assert type(p.params["batch_size"]) is int
-    # Whoever opens the file finds the same, with no sampler of ours
+    # Optuna itself reads the same from the file, without our sampler
     study = optuna.load_study(
         study_name=make_spec().name, storage=JournalStorage(JournalFileBackend(str(tmp_path / STUDY_FILE)))
     )
@@ -175,7 +175,7 @@ def test_rebuild__replaces_a_damaged_study(
     left: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_waiting(seconds: float) -> None:
-        raise AssertionError("waits for a lock that nobody holds")
+        raise AssertionError("waits for a lock without a holder")
 
     monkeypatch.setattr("optuna.storages.journal._file.time.sleep", no_waiting)
     spec, path, ledger = make_spec(sampler="random"), tmp_path / STUDY_FILE, new_ledger()
@@ -233,7 +233,7 @@ def test_rebuild__interrupted_trials_come_first(tmp_path: Path) -> None:
     resumed.tell("t005", "completed", 3.0)
     trial = resumed.study.trials[killed.study_number]
     assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 3.0, {100: 7.0})
-    # and interrupted once more: t006 was told in the ledger to have started again, and ended nowhere
+    # and interrupted once more: t006 has a second start in the ledger and no end
     propose(ledger, waiting[0])
     ledger.end("t005", "completed", 3.0, reason=None)
     again = Proposer(spec, path).rebuild(ledger.state())
@@ -397,7 +397,7 @@ def test_tell__refuses_unknown_trial_or_status() -> None:
     order=st.permutations(range(5)), seed=st.integers(0, 99), sampler=st.sampled_from(["tpe", "qmc", "cmaes"])
 )
 def test_tell__order_of_endings_changes_nothing(order: list[int], seed: int, sampler: str) -> None:
-    """Five at a time: whoever ends first, the study and the next proposals are the same."""
+    """Five at a time: whichever ends first, the study and the next proposals are the same."""
 
     def run(order: list[int]) -> tuple[Any, ...]:
         proposer = Proposer(make_spec(sampler=sampler, seed=seed, concurrent=5), None)

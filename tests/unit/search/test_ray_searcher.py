@@ -148,7 +148,7 @@ def test_optuna_searcher__tells_study_how_a_trial_ended(
     found = searcher()
     found.suggest("ray_1")
     found.on_trial_result("ray_1", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
-    found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no window
+    found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no rung
     found.on_trial_result("ray_1", {"samples_seen": 256, "rung": 0.25, "eval_loss": math.nan})
     if outcome is not None:
         found.outcomes["t000"] = Outcome(*outcome)
@@ -347,7 +347,7 @@ def test_optuna_searcher__in_a_real_tuner(session: None, tmp_path: Path) -> None
 @pytest.mark.full  # as test_park is one
 @pytest.mark.ray
 def test_optuna_searcher__resumes_paused_trials_in_a_real_tuner(session: None, tmp_path: Path) -> None:
-    """Two slots: Tune waits while a trial may yet be parked, and takes a trial again under another id of its own."""
+    """Two slots: Tune waits while a trial may still be paused, and takes a trial again under another id of its own."""
     proposer = Proposer(make_spec(FINITE, trials=6, concurrent=2), tmp_path / STUDY_FILE)
     asked = []
 

@@ -18,6 +18,7 @@ from benchmarks.simulation.trainable import Playback
 from click.testing import CliRunner
 
 from support import specs
+from support.errors import raises
 from sweepft.driver.build import build_scheduler
 from sweepft.driver.resume import resume_sweep
 from sweepft.early_stopping import PriorSweeps
@@ -71,7 +72,7 @@ def test_simulate__ledger_and_reports_are_marked_simulated(done: Simulated) -> N
 
 
 def test_resume__refuses_a_simulated_sweep(done: Simulated) -> None:
-    with pytest.raises(LedgerError, match="simulated sweep"):
+    with raises(LedgerError, "ledger.simulated"):
         resume_sweep(done.run_dir)
 
 
@@ -86,7 +87,7 @@ def test_simulate__same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: 
     spec = make_spec(trials=40, slots=8, sampler="tpe")
     one, other = (simulate(spec, tmp_path / name, make_courses(spec, None, 0)) for name in ("a", "b"))
 
-    def told(run: Path) -> list[Any]:
+    def rows_of(run: Path) -> list[Any]:
         # The header names machine and command; costs carry times since the begin, to the last bit but one.
         return [
             {k: v for k, v in row.items() if k != "time"}
@@ -94,7 +95,7 @@ def test_simulate__same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: 
             if row["kind"] not in ("sweep", "cost")
         ]
 
-    assert json.dumps(told(one.run_dir)) == json.dumps(told(other.run_dir))
+    assert json.dumps(rows_of(one.run_dir)) == json.dumps(rows_of(other.run_dir))
 
 
 @pytest.mark.parametrize("again", [0, 10_000], ids=["taken over", "judged again"])
@@ -110,7 +111,7 @@ def test_scheduler__adopted_decisions_equal_those_made_again(
         low, known = judged_trial["lowest_score"], adopted_trial["lowest_score"]
         assert (low is None) == (known is None)
         assert low is None or low <= known
-        if again == 0:  # a judgement between windows that led to nothing is in no row
+        if again == 0:  # a judgement between rungs that changed nothing is in no row
             adopted_trial["lowest_score"] = low
     assert json.dumps(other) == json.dumps(one)
 
@@ -150,7 +151,7 @@ def test_driver__number_of_full_scans_does_not_grow_with_trials(
 def test_make_courses__refuses_a_budget_not_in_samples() -> None:
     changed = make_spec().to_dict()
     changed["train"]["budget"] = {"epochs": 1.0}
-    with pytest.raises(SpecError, match="must be in samples"):
+    with raises(SpecError, "train.budget"):
         make_courses(from_dict(changed), None, 0)
 
 

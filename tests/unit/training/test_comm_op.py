@@ -48,7 +48,7 @@ def test_hold_op_lock__waits_for_live_removes_dead(builder, tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     builder.send_signal(signal.SIGKILL)
     builder.wait()
-    assert (tmp_path / "lock").exists(), "nobody would ever remove it"
+    assert (tmp_path / "lock").exists(), "it stays"
     with hold_op_lock(tmp_path, patience=0.0):
         assert not (tmp_path / "lock").exists()
 

@@ -38,7 +38,7 @@ print("sum", seen.item())
 
 @pytest.mark.skipif(not can_make_namespaces(), reason="needs root and iproute2, for network namespaces")
 def test_join__two_machines_with_unresolvable_names():
-    """As on a Debian machine, whose own name leads to the loopback: gloo would listen there, and nobody would come."""
+    """As on a Debian machine, whose own name leads to the loopback: gloo would listen there, out of reach of the others."""
     with Network() as network:
         machines = [network.add(), network.add()]
         ranks = [

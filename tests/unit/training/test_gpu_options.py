@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from support.engine_material import changed, engine_config, train_config
+from support.errors import raises
 from support.ranks import run_trials
 from sweepft.training.model import use_liger
 
@@ -21,7 +22,7 @@ def losses(config, *trials):
 
 def test_liger__refused_without_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(RuntimeError, match=r"train\.liger: Liger's kernels run on GPUs only"):
+    with raises(RuntimeError, "train.liger"):
         use_liger(None)
 
 

@@ -107,7 +107,7 @@ def test_share_frozen__slots_map_one_copy(tiny_dropout_model, tmp_path, stage, p
         assert count > 0
         assert inside
         assert there, "who starts at the same time does not write a file of its own"
-        assert own == 0, "nobody has written to what all share, not even the same values"
+        assert own == 0, "no trial wrote to the shared weights, not even equal values"
     assert unchanged
 
 

@@ -182,7 +182,7 @@ def stand_in_kernel(
 def ungrouped_kernel(
     query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)
 ):
-    """torch 2.11's, which cannot be told of grouped heads."""
+    """torch 2.11's, which does not take grouped heads."""
     assert key.shape[1] == query.shape[1]
     return stand_in_kernel(
         query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size
