@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: nodes can be killed, and spares join.
 
 One idea: a file of addresses in Ray's temporary folder draws every `ray.init` of the machine to the newest cluster, and
-Ray's test cluster wants a main thread; so it lives in a child with a temporary folder of its own, told what to do in
+Ray's test cluster wants a main thread; so it lives in a child with a temporary folder of its own, which gets its commands in
 lines of JSON.
 """
 

@@ -73,7 +73,7 @@ def kill(found: Sequence[psutil.Process]) -> int:
 
 
 def story(run: Path | SweepState) -> dict[str, Any]:
-    """What must not depend on faults: proposals, verdicts, losses, endings."""
+    """What must not depend on faults: proposals, decisions, losses, endings."""
     view = run if isinstance(run, SweepState) else SweepState.load(run)
     return {
         name: (

@@ -25,7 +25,7 @@ class JudgedSweep:
 
     Attributes:
         seed: Of everything random.
-        early_stop: The spec's section, without windows.
+        early_stop: The spec's section, without rungs.
         trials, slots: How many, and how many at once.
         failing: Probability that a trial fails at a report point.
         crashes: Moments (in results) at which the driver dies, half of them within a result.
@@ -106,7 +106,7 @@ class JudgedSweep:
         )
 
     def fill(self) -> bool:
-        """Give free slots to new trials, then to parked ones that are worth it; whether any slot is at work."""
+        """Give free slots to new trials, then to paused ones that are worth it; whether any slot is at work."""
         while len(self.busy) < self.slots:
             if self.waiting:
                 trial = self.waiting.pop(0)

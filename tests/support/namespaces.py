@@ -61,7 +61,7 @@ class Network:
         return machine
 
     def cut(self, machine: Machine) -> None:
-        """Pull its cable: packets vanish, and no connection is told."""
+        """Pull its cable: packets vanish, and no connection is closed."""
         port = f"p{self._machines.index(machine) + 1}"
         _ip("-n", self._switch, "link", "set", port, "down")
 

@@ -83,7 +83,7 @@ def stand_in_judge(answer: Callable[[dict[str, Any], int], Reply]) -> Iterator[S
 
 
 def dead_url() -> str:
-    """An address where nobody listens."""
+    """An address without a server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     port = server.server_address[1]
     server.server_close()

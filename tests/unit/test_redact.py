@@ -68,9 +68,9 @@ def test_formatter__redacts_log_lines_and_tracebacks() -> None:
         raise ValueError(f"401 for {TOKEN}")
     except ValueError:
         record = logging.LogRecord("x", 40, "f", 1, "with %s", (TOKEN,), sys.exc_info())
-    told = RedactingFormatter().format(record)
-    assert TOKEN not in told
-    assert "401 for" in told
+    line = RedactingFormatter().format(record)
+    assert TOKEN not in line
+    assert "401 for" in line
 
 
 def test_ledger__rows_hold_no_secret(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_sample_order__keeps_weights_throughout(counts, mixture, budget) -> None
 @LAW
 @given(counts=counts, mixture=weights, budget=st.integers(1, 400), replay=st.floats(0, 0.5))
 def test_sample_order__repeats_a_row_only_after_its_domain(counts, mixture, budget, replay) -> None:
-    """Every pass over a domain holds each of its rows once, across phases and replay too, and is shuffled anew."""
+    """Every pass over a domain holds each of its rows once, across phases and replay too, and is shuffled again."""
     rows = tokens(*counts)
     for wanted in (
         curriculum(mixture=mixture),

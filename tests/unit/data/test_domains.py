@@ -1,4 +1,4 @@
-"""Sources and held-out sets by domain: which rows are taken, and what is said where a name fits none."""
+"""Sources and validation sets by domain: which rows are taken, and what is said where a name fits none."""
 
 from __future__ import annotations
 

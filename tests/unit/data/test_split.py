@@ -1,4 +1,4 @@
-"""No example stands on both sides; what is held out is chosen by content and seed."""
+"""No example stands on both sides; the validation examples are chosen by content and seed."""
 
 from __future__ import annotations
 

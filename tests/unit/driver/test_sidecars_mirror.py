@@ -1,4 +1,4 @@
-"""The process that copies: it follows the run folder, tries again, ends with its driver, and harms nobody."""
+"""The process that copies: it follows the run folder, tries again, and ends with its driver without harm to the sweep."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def uri(tmp_path: Path) -> str:
 
 
 class Meter(Store):
-    """The real store, which notes what goes over the line, and breaks where it is told to."""
+    """The real store, which notes what goes over the line, and breaks where it should."""
 
     def __init__(self, uri: str, break_at: int | None = None, torn: bool = False) -> None:
         super().__init__(uri)

@@ -140,7 +140,7 @@ def test_read_source__refuses_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[str, int, str]]:
-    """A run folder as a live sweep of one slot would leave it; returns its verdicts."""
+    """A run folder as a live sweep of one slot would leave it; returns its decisions."""
     audit = audit_rate(rule, None)
     early_stopper = EarlyStopper(
         rule=make_rule(rule, audit=audit),
@@ -150,7 +150,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
         min_steps=2,
         audit=audit,
     )
-    told = []
+    decided = []
     with Ledger.create(folder) as ledger:
         spec = {"early_stop": {"rule": rule, "rungs": [0.1, 0.5], "min_steps": 2, "min_peers": 3}}
         sweep = {"sweepft_version": "0", "name": "x", "spec": spec, "spec_digest": ""}
@@ -190,7 +190,7 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
                 )
                 for decision in decisions:
                     ledger.append("decision", **decision.to_row())
-                    told.append((decision.trial_id, decision.step, decision.action))
+                    decided.append((decision.trial_id, decision.step, decision.action))
                 ledger.append("cost", trial_id=name, slot=0, phase="train", seconds=1.0, gpus=0.0)
                 stopped = bool(decisions) and decisions[-1].ends_trial
                 if stopped:
@@ -200,18 +200,18 @@ def write_run(folder: Path, study: Study, rule: str = "median") -> list[tuple[st
                 objective=None if stopped else run.final, step=stop, samples_seen=int(run.progress[stop - 1]),
                 tokens_seen=0,
             )  # fmt: skip
-    return told
+    return decided
 
 
 @pytest.mark.parametrize("rule", ["median", "recipe", "asha", "calibrated"])
 def test_live_decisions__are_those_of_the_live_sweep(tmp_path: Path, rule: str) -> None:
-    told = write_run(tmp_path / "run", make_study(runs=12, seed=3), rule)
-    assert {"stop", "continue"} <= {action for _, _, action in told}
+    decided = write_run(tmp_path / "run", make_study(runs=12, seed=3), rule)
+    assert {"stop", "continue"} <= {action for _, _, action in decided}
     result = invoke(tmp_path / "run", "--live")
     assert result.exit_code == 0, result.output
-    assert f"{len(told)} live decisions, all equal" in result.output
+    assert f"{len(decided)} live decisions, all equal" in result.output
     (study,) = read_source(tmp_path / "run")
-    stopped = {name for name, _, action in told if action == "stop"}
+    stopped = {name for name, _, action in decided if action == "stop"}
     assert {r.run_id for r in study.runs} == {f"t{i:03d}" for i in range(12)} - stopped
     assert study.budget == 100
     assert study.left_out == len(stopped)

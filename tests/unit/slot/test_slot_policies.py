@@ -129,7 +129,7 @@ def test_newest_checkpoint__complete_and_not_ahead(tmp_path):
 def test_mark_paused__kept_beside_the_checkpoints(tmp_path):
     folder = tmp_path / "checkpoints" / "t000"
     assert not is_paused(folder)
-    mark_resumed(folder)  # of a trial that was never parked: nothing to take back
+    mark_resumed(folder)  # of a trial that was never paused: nothing to take back
     mark_paused(folder)
     (folder / "256").mkdir()
     (folder / "256" / "complete.json").touch()

@@ -32,8 +32,8 @@ def test_findings__page_is_made_from_the_tables(frame):
 
 def test_data_card__lists_every_column_and_no_other(frame):
     card = TABLE.with_name("README.md").read_text()
-    told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", card, re.M)
-    assert sorted(re.findall(r"`(\w+)`", " ".join(told))) == sorted(frame.columns)
+    listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", card, re.M)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(listed))) == sorted(frame.columns)
     runs, rows = re.search(r"(\d+) runs, ([\d,]+) rows", card).groups()
     assert (int(runs), int(rows.replace(",", ""))) == (frame["run_id"].nunique(), len(frame))
 

@@ -21,7 +21,7 @@ from sweepft.trackers import Point, TrackerFeed, failures
 
 
 class Notebook:
-    """A tracker that writes down what it is told; fails where it is told to."""
+    """A tracker that records its calls and fails where it should."""
 
     def __init__(self, fail_at: str | None = None, keeps: bool = True) -> None:
         self.keeps = keeps

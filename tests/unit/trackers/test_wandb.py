@@ -54,7 +54,7 @@ def records(folder: Path) -> Iterator[Any]:
             yield record
 
 
-def told(folder: Path) -> dict[str, Any]:
+def contents(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"history": [], "summary": {}, "run": None}
     for record in records(folder):
         kind = record.WhichOneof("record_type")
@@ -90,7 +90,7 @@ def test_wandb__run_has_curves_params_metric_and_decisions(tmp_path: Path) -> No
     run.end("t000", objective=2.0)
     run.finish()
     assert track(tmp_path) == {"wandb": None}
-    by_name = {found["run"].display_name: found for found in map(told, folders(tmp_path))}
+    by_name = {found["run"].display_name: found for found in map(contents, folders(tmp_path))}
     assert by_name.keys() == {"t000", "t001"}
     first = by_name["t000"]
     assert (first["run"].project, first["run"].run_group, first["run"].job_type) == ("p", "my-sweep", "trial")
@@ -121,7 +121,7 @@ def test_wandb__continued_trial_has_one_complete_folder(tmp_path: Path) -> None:
     run.end(objective=2.0)
     assert track(tmp_path) == {"wandb": None}
     (folder,) = folders(tmp_path)
-    found = told(folder)
+    found = contents(folder)
     assert Counter(h["samples_seen"] for h in found["history"]) == {8: 1, 16: 2, 24: 1, 32: 2}
     assert found["run"].project == "my-sweep"
     assert track(tmp_path) == {"wandb": None}
