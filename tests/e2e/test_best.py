@@ -1,4 +1,4 @@
-"""The winner, trained again from ``best/``: the same numbers by sweepft, and by the plain script up to rounding."""
+"""The winner trained again from ``best/``: equal results from sweepft, and equal up to rounding from the plain script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs of a run reconcile: what the ledger accounts for is slots x wall time, with stops, a fault and a retry."""
+"""Costs of a run: the ledger accounts for slots x wall time, with early stops, a fault and a retry."""
 
 from __future__ import annotations
 

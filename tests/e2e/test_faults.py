@@ -1,4 +1,4 @@
-"""Faults inside a slot: the trial goes on, the others do not notice, and the ledger says what happened."""
+"""Faults inside a slot: the trial continues, other trials are unaffected, and the ledger records the fault."""
 
 from __future__ import annotations
 

@@ -149,7 +149,9 @@ def test_finalists__replicates_are_no_candidates(done):
 
 def test_finalists__winner_is_first_by_rank_by_and_exported_to_best(done):
     first, *rest = finalists(done.view)
-    assert [bool(f.replicates) for f in (first, *rest)] == [True, False], "the confirmed one before the other"
+    assert [bool(f.replicates) for f in (first, *rest)] == [True, False], (
+        "the one with replicates comes first"
+    )
     assert winner(done.view) is first.trial
     replicated = first
     assert replicated.standing.replicates == 2

@@ -1,4 +1,4 @@
-"""Finalists of ``sweeps/gsm8k-tiny.yaml`` on GSM8K, multiple choice and BBH: as the harness scores them itself."""
+"""Finalists of ``sweeps/gsm8k-tiny.yaml`` on GSM8K, multiple choice and BBH score as in the harness itself."""
 
 from __future__ import annotations
 

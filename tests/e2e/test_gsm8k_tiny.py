@@ -1,4 +1,4 @@
-"""The sweep of ``sweeps/gsm8k-tiny.yaml`` on its real model and data, where they lie beside the checkout."""
+"""``sweeps/gsm8k-tiny.yaml`` on its real model and data, if they are beside the checkout."""
 
 from __future__ import annotations
 

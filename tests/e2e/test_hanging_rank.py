@@ -1,4 +1,4 @@
-"""A rank hangs in mid-step: all ranks of the slot write where they stand, and new ones go on with the trial."""
+"""A rank hangs during a step: all ranks of the slot write their stacks, and new ranks continue the trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A machine is lost with its disk: the run comes back from its mirror on S3 and goes on as if nothing had happened."""
+"""A machine is lost with its disk: the run is restored from its S3 mirror and resumes with identical results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep as a Ray Job: it outlives its client and a node, and is asked after, followed and stopped from its note."""
+"""A sweep as a Ray Job survives the loss of its client and of a node; job commands work from the note file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep survives its driver: killed at any moment and resumed, it ends as if nothing had happened."""
+"""A driver is killed at any moment and resumed: the sweep ends as an undisturbed one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rungs of a real sweep: validation loss is computed at the very step at which a trial is judged."""
+"""Rungs of a real sweep: validation loss is computed at exactly the step at which a trial is judged."""
 
 from __future__ import annotations
 

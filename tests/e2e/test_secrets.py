@@ -1,4 +1,4 @@
-"""Planted secrets are found nowhere in a run folder, and a run is its user's alone."""
+"""Planted secrets never reach a run folder, and other users cannot read a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage that is full, read-only or slow: a sweep ends cleanly or goes on, and nothing that was finished is lost."""
+"""Full, read-only or slow storage: a sweep ends cleanly or continues, and finished results are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacked against phased data, with a weight swept beside it: real trials, through to the report and the export."""
+"""Stacked and phased data with a swept weight: real trials, the report and the export."""
 
 from __future__ import annotations
 

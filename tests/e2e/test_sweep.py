@@ -1,4 +1,4 @@
-"""A real sweep: Ray, DeepSpeed, Optuna, ledger and report together, and all of them telling the same story."""
+"""A real sweep with Ray, DeepSpeed, Optuna, ledger and report, which must all agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real sweep with trackers: their copies are what the ledger holds."""
+"""A real sweep with trackers: they hold the same values as the ledger."""
 
 from __future__ import annotations
 

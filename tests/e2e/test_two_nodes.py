@@ -1,4 +1,4 @@
-"""Two Ray nodes on one machine: a sweep runs over both, and one that a node cannot see is refused before it starts."""
+"""Two Ray nodes on one machine: a sweep uses both; a run folder that one node cannot see is refused at the start."""
 
 from __future__ import annotations
 

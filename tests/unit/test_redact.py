@@ -1,4 +1,4 @@
-"""What is secret is taken out of text, and what only looks a little like it stays."""
+"""Secrets are removed from text, and similar-looking text is kept."""
 
 from __future__ import annotations
 

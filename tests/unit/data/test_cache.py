@@ -1,4 +1,4 @@
-"""A token cache is whole or not there, and gives back what was written."""
+"""A token cache is complete or absent, and returns what was written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of weighted and phased orders: the budget, the proportions and the passes are as asked for."""
+"""Properties of weighted and phased orders: budget, proportions and passes are as requested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples and tables of docs/how-to/data.md are true."""
+"""The examples and tables of docs/how-to/data.md are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources and validation sets by domain: which rows are taken, and what is said where a name fits none."""
+"""Training and validation sources by domain: the rows they select, and the error for an unknown name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sample order and the loss grid do not depend on how a trial cuts them up."""
+"""The sample order and the loss grid do not depend on a trial's batch sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of every form are read; broken ones are named by file and line."""
+"""Rows of every format are read; errors name the file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No example stands on both sides; the validation examples are chosen by content and seed."""
+"""Training and validation sets share no example; validation examples are chosen by content and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only assistant tokens are learned, the one that ends the turn among them, whatever the template."""
+"""With every template only assistant tokens are learned, including the token that ends the turn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shared helpers make what they promise."""
+"""The shared test helpers produce the data they document."""
 
 from __future__ import annotations
 

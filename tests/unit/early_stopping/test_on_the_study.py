@@ -1,4 +1,4 @@
-"""The scheduler over real fine-tuning curves: those of ``benchmarks/data/study.parquet``, each trained to its end."""
+"""The scheduler on real fine-tuning curves: the complete runs of ``benchmarks/data/study.parquet``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paused trials: ended like stopped ones until they resume, when they are worth their price."""
+"""Paused trials count as stopped until they resume, which they do when they are worth their cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new sweep takes from prior ones: calibrations, and audits that pool."""
+"""What a new sweep takes from prior ones: calibrations and pooled audits."""
 
 from __future__ import annotations
 

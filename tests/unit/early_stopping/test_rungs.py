@@ -1,4 +1,4 @@
-"""Rungs: what people may write, and the step at which a trial is at one."""
+"""Rungs: the accepted values, and the step at which a trial reaches one."""
 
 from __future__ import annotations
 

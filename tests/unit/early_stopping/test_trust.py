@@ -1,4 +1,4 @@
-"""What is trusted before any trial has ended."""
+"""How far signals are trusted before any trial has ended."""
 
 from __future__ import annotations
 

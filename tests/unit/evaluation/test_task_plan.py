@@ -1,4 +1,4 @@
-"""What a task is scored under, what its metrics are called, the file of its items, and the error of a broken one."""
+"""An evaluation task: the digest of its settings, its metrics' names, its item file, and the error of a broken one."""
 
 from __future__ import annotations
 

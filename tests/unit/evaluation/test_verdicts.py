@@ -1,4 +1,4 @@
-"""Which rating a judge's text holds."""
+"""The rating in a judge's text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any trial of a run by its name: the spec that trains it again."""
+"""The spec that trains one trial of a run again."""
 
 from __future__ import annotations
 

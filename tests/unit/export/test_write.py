@@ -1,4 +1,4 @@
-"""``best/``: the winner in the words of sweepft, DeepSpeed, transformers and TRL; made from the ledger alone."""
+"""``best/``: the winner's settings for sweepft, DeepSpeed, transformers and TRL, made from the ledger alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command file: every line is taken once, whole and sound ones only, whatever a crash has left in it."""
+"""The command file: each complete, valid line is read once, whatever a crash has left in the file."""
 
 from __future__ import annotations
 

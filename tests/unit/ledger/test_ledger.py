@@ -1,4 +1,4 @@
-"""The writer and the reader of the ledger: rows are read as written, or refused by name."""
+"""Writer and reader of the ledger: rows are read as written, or refused with the number of the row."""
 
 from __future__ import annotations
 

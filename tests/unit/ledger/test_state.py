@@ -1,4 +1,4 @@
-"""The fold from rows to the state of a sweep."""
+"""``SweepState``: from ledger rows to the state of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small sweep whose finalists were scored: two trials, one of them confirmed by three fresh seeds."""
+"""A small sweep with scored finalists: two trials, one of them with three replicates."""
 
 from __future__ import annotations
 

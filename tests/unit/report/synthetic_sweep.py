@@ -187,7 +187,7 @@ class _Maker:
                     position,
                     at,
                     "divergence_check",
-                    "guards",
+                    "divergence_check",
                     "training loss is not finite",
                     {"loss": math.nan},
                 )

@@ -1,4 +1,4 @@
-"""Several sweeps side by side, from their folders: what is comparable is ranked, what is not is said not to be."""
+"""Comparison of several sweeps by folder: comparable ones are ranked, others are marked as not comparable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The finalists' table in a real browser: it opens trials, and a phone scrolls it and not the page."""
+"""The finalists' table in a real browser: it opens trials, and on a phone the table scrolls, not the page."""
 
 from __future__ import annotations
 

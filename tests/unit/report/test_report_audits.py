@@ -1,4 +1,4 @@
-"""The report's figure for wrong stops is the scheduler's own: over any ledger, the same counts, interval and word."""
+"""The report and the scheduler give the same audit counts, interval and status for any ledger."""
 
 from __future__ import annotations
 

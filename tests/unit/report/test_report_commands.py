@@ -1,4 +1,4 @@
-"""What people asked of a running sweep stands in the report, escaped, with who, when and the answer."""
+"""The report lists the commands on a running sweep with sender, time and answer, all escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep cost, in money and in places on the chart of slots."""
+"""The cost of a sweep in money, and the waits on the chart of slots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What broke stands in the report, escaped: when, where, what was done about it, and what it cost."""
+"""The report lists faults with time, place, action and cost, all escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a report: what they hold, whatever state the sweep is in and whatever its texts are."""
+"""The files of a report and their content, for any state of a sweep and any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The finalists in the report: documented numbers, the answer they decide, and every file that shows them."""
+"""Finalists in the report: the documented numbers, the winner by score, and every file that shows them."""
 
 from __future__ import annotations
 

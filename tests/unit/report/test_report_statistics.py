@@ -1,4 +1,4 @@
-"""The statistics the report states, against independent computations."""
+"""The report's statistics, compared with independent computations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sharing a GPU won: a trial against itself, alone and beside others."""
+"""The gain from sharing a GPU: speed of a trial alone and beside others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clones and extensions: what a person asks of the search while it runs."""
+"""Clones and additional trials that a user requests while the search runs."""
 
 from __future__ import annotations
 

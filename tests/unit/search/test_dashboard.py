@@ -1,4 +1,4 @@
-"""The dashboard needs a study and its package, says so where one is missing, and serves on loopback only."""
+"""The dashboard needs a study and optuna-dashboard, names what is missing, and serves on loopback only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sampler learns from stays bounded, and a study written by one driver is Optuna's."""
+"""The trials a sampler learns from are bounded, and the study file is readable by Optuna."""
 
 from __future__ import annotations
 

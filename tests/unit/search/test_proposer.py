@@ -1,4 +1,4 @@
-"""The proposer on real Optuna studies: every sampler, every ending, repeats, resumes."""
+"""The proposer on real Optuna studies: all samplers and endings, repeats, resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A simulated sweep is a sweep in all but training: same objects, same ledger, same report, marked as what it is."""
+"""A simulated sweep uses the real driver, ledger and report, and is marked as simulated."""
 
 from __future__ import annotations
 

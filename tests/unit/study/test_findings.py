@@ -1,4 +1,4 @@
-"""docs/explanation/findings.md is what the table says: its numbers computed again, by other means."""
+"""The numbers of docs/explanation/findings.md, computed from the table by other means."""
 
 import json
 import re

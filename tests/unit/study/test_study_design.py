@@ -1,4 +1,4 @@
-"""The study's design: balanced, valid as a sweep, and comparable at equal steps."""
+"""The study's design is balanced, valid as a sweep, and comparable at equal steps."""
 
 import shutil
 import subprocess

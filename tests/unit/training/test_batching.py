@@ -1,4 +1,4 @@
-"""However a global batch is cut, it stays the same batch."""
+"""A global batch is the same batch for every micro-batch size."""
 
 from __future__ import annotations
 

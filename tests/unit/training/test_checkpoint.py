@@ -1,4 +1,4 @@
-"""A trial that goes on from its saved state equals one that was never interrupted, bit for bit."""
+"""A trial resumed from its saved state equals an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeepSpeed's communication op: our own build tools first, and no waiting for a build that was killed."""
+"""DeepSpeed's communication op: our own build tools come first, and a killed build does not block the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled blocks train to the losses of the plain ones, warm as cold."""
+"""Compiled blocks train to the losses of plain ones, warm and cold."""
 
 from __future__ import annotations
 

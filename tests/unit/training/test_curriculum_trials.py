@@ -1,4 +1,4 @@
-"""A rank trains on the rows of its trial's phases, and a saved state goes on within them."""
+"""A rank trains on the rows of its trial's phases, and a saved state resumes within them."""
 
 from __future__ import annotations
 

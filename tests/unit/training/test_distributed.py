@@ -1,4 +1,4 @@
-"""Setting a rank up: the GPU it was given, or a share of one, and the network that joins the ranks."""
+"""Set-up of a rank: its GPU or share of one, and the network that joins the ranks."""
 
 from __future__ import annotations
 

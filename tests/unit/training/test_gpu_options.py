@@ -1,4 +1,4 @@
-"""Options that need a GPU, on one: the same losses as without them, or a clear refusal."""
+"""Options that need a GPU: the same losses as without them, or an error where there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model scored inside the ranks that trained it: as from its saved folder, and nothing is left behind."""
+"""A model scored inside the ranks that trained it scores as from its saved folder, and leaves no state behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters: warm trials equal cold ones bit for bit, packed ones padded ones, and what is exported loads elsewhere."""
+"""Adapters: warm trials equal cold ones bit for bit, packed equal padded, and the export loads elsewhere."""
 
 from __future__ import annotations
 

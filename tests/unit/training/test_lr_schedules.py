@@ -1,4 +1,4 @@
-"""A learning rate found by a sweep means the same in transformers."""
+"""A learning-rate schedule of sweepft equals that of transformers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The micro-batch that ``auto`` finds: as many rows as fit, the same numbers after the probe as without it."""
+"""The micro-batch that ``auto`` finds: as many rows as fit, and the probe does not change results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that serves trial after trial keeps nothing of them: its memory is flat over 30 trials."""
+"""A rank that runs many trials keeps no memory of them: it is flat over 30 trials."""
 
 from __future__ import annotations
 

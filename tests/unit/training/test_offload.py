@@ -1,4 +1,4 @@
-"""What is offloaded to main memory trains to the same numbers, and its warm trials equal cold ones bit for bit."""
+"""Offloading to main memory does not change results, and its warm trials equal cold ones bit for bit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed samples compute what padded ones compute, and never see each other."""
+"""Packed samples give the results of padded ones and do not attend to each other."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def ungrouped_kernel(
 
 
 @pytest.fixture
-def asked_anew():
+def asked_again():
     """What torch's kernel takes is asked once a process."""
     attention._varlen_parameters.cache_clear()
     yield
@@ -200,7 +200,7 @@ def asked_anew():
 @pytest.mark.parametrize("kernel", [stand_in_kernel, ungrouped_kernel])
 @pytest.mark.parametrize("window", [None, 8])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_varlen__call_equals_sdpa_by_document(monkeypatch, asked_anew, window, scale, kernel):
+def test_varlen__call_equals_sdpa_by_document(monkeypatch, asked_again, window, scale, kernel):
     """Shapes, bounds, causality, window, scale and grouped heads; the kernel itself runs on GPUs only."""
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     theirs, ours = (inspect.signature(f).parameters.keys() for f in (varlen.varlen_attn, kernel))
@@ -218,7 +218,7 @@ def test_varlen__call_equals_sdpa_by_document(monkeypatch, asked_anew, window, s
 
 
 @pytest.mark.parametrize("lacking", [None, "window_size", "enable_gqa", "scale"])
-def test_varlen__incomplete_kernel_is_not_used(monkeypatch, asked_anew, lacking):
+def test_varlen__incomplete_kernel_is_not_used(monkeypatch, asked_again, lacking):
     varlen = pytest.importorskip("torch.nn.attention.varlen")
     whole = inspect.signature(varlen.varlen_attn)
     found = whole.replace(parameters=[p for p in whole.parameters.values() if p.name != lacking])

@@ -1,4 +1,4 @@
-"""Base weights come from safetensors; a pickle file only where it is allowed by name, and no code comes with it."""
+"""Base weights load from safetensors; from a pickle file only if allowed by name, and without running its code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trial computes is what a plain PyTorch loop computes."""
+"""A trial computes what a plain PyTorch loop computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prepared step is the step that would have been made, and one that is not wanted is thrown away."""
+"""A prefetched step equals the step made on demand, and an unused one is discarded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code that comes with a base model does not run, unless the spec says that it may."""
+"""Code that comes with a base model runs only if the spec allows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The guard of the warm reset: a trial on a used engine equals the same trial in a fresh process, bit for bit."""
+"""Check of the warm reset: a trial on a used engine equals the same trial in a fresh process, bit for bit."""
 
 from __future__ import annotations
 
