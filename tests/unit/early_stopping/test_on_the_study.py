@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +11,10 @@ import pandas as pd
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from sweepft.early_stopping.rungs import parse_rungs
 from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Run, Study, frame_to_studies
+from sweepft.replay.policies import Policy
 from sweepft.replay.runner import Replay, make_policy, replay_all
 from sweepft.schedulers import EarlyDynamicsScheduler
 
@@ -29,18 +30,17 @@ def study() -> Study:
     return found
 
 
-class ThroughRay:
-    """A judge of replays that asks the Ray scheduler, with plain results: one a step, the objective where measured."""
+class ThroughRay(Policy):
+    """A replay policy that asks the Ray scheduler, with plain results: one a step, the objective where measured."""
+
+    rungs = parse_rungs(RUNGS)
 
     def __init__(self, scheduler: EarlyDynamicsScheduler) -> None:
         self._scheduler = scheduler
         self._trials: dict[str, Any] = {}
 
-    def marks(self, study: Study) -> Sequence[float]:
-        return [rung * study.budget for rung in RUNGS]
-
     def start(self, run: Run) -> None:
-        self._trials[run.run_id] = SimpleNamespace(trial_id=run.run_id, config=run.config)
+        self._trials[run.run_id] = SimpleNamespace(trial_id=run.run_id, config=run.params)
         self._scheduler.on_trial_add(None, self._trials[run.run_id])
 
     def report(self, run: Run, start: int, stop: int) -> str:
@@ -55,9 +55,6 @@ class ThroughRay:
             self._scheduler.on_trial_result(None, self._trials[run.run_id], self._result(run, row))
         last = self._result(run, len(run.progress) - 1) | {"done": True}
         self._scheduler.on_trial_complete(None, self._trials[run.run_id], last)
-
-    def resume(self, free: int) -> Sequence[str]:
-        return ()
 
     def reason(self, run_id: str) -> str:
         return ""
