@@ -23,6 +23,7 @@ from sweepft.mirror.status import MirrorStatus, read_status
 from sweepft.spec import Mirror
 from sweepft.trackers import failures
 
+_MIRROR: Final = "sweepft.mirror"
 _SILENT: Final = 5.0
 """Seconds of waiting for a process at the end of a sweep before a message says so."""
 
@@ -98,7 +99,7 @@ def check_mirror(mirror: Mirror | None, run_dir: Path) -> None:
     """
     if mirror is None:
         return
-    command = [sys.executable, "-m", "sweepft.mirror", "check", str(run_dir), mirror.uri]
+    command = [sys.executable, "-m", _MIRROR, "check", str(run_dir), mirror.uri]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
@@ -165,7 +166,7 @@ class _Mirroring:
             self._warn(f"its process has died {_STARTS} times, see logs/mirror.log; {self._by_hand}")
             return
         mirror, log = self._mirror, self._run_dir / "logs" / "mirror.log"
-        command = ["-m", "sweepft.mirror", "follow", str(self._run_dir), mirror.uri, str(mirror.seconds)]
+        command = ["-m", _MIRROR, "follow", str(self._run_dir), mirror.uri, str(mirror.seconds)]
         try:
             self._follower = SidecarProcess(command, log)
         except OSError as error:

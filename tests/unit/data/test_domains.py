@@ -85,7 +85,7 @@ NAMED = [{"domains": ["glue_*", "math"]}]
         ({}, {"validation": [{"name": "own", "fraction": 0.1, "domains": ["x"]}]}, "domains", "no row has such a domain"),
         ({}, {"mixture": {"glue": 2.0}}, "data.mixture.glue", "no training row has the domain 'glue'"),
         ({"data.mixture.glue": {"choice": [1.0]}}, {}, "search.space.data.mixture.glue", "no training row"),
-        ({}, {"strategy": "phased", "phases": PHASES}, "data.phases", "some rows have no domain"),
+        ({}, {"strategy": "phased", "phases": PHASES}, "data.phases", "some rows have no"),
         ({}, {"strategy": "phased", "phases": [PHASES[0], PHASES[0]], "train": NAMED}, "data.phases", "missing: math"),
     ],
 )  # fmt: skip

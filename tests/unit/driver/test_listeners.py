@@ -20,7 +20,7 @@ class Desk:
         self.written: list[float] = []
 
     def write(self, run_dir: Path, **options: Any) -> None:
-        assert options.keys() == {"live", "view"}
+        assert options.keys() == {"live", "state"}
         assert options["live"] is True
         self.written.append(self.now)
         self.now += self.cost

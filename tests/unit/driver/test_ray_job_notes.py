@@ -75,7 +75,7 @@ def test_command__needs_the_run_folder_of_a_job(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text(json.dumps(job))
     done = CliRunner().invoke(cli, ["stop", str(tmp_path), "t001"])
     assert isinstance(done.exception, JobError)
-    assert "the run folder is not to be seen from here" in str(done.exception)
+    assert done.exception.key == "run_dir"
 
 
 def test_not_shared__names_the_nodes() -> None:

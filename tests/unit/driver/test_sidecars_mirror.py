@@ -112,7 +112,7 @@ def test_mirrored__failure_is_reported_once_and_repaired(sweep: Sweep, tmp_path:
         until(lambda: (note := read_status(sweep.run.run_dir)) is not None and note.failure)
         for _ in range(3):
             sweep.row()
-        assert sweep.said.count("warning: mirror: behind, and tried again") == 1
+        assert sweep.said.count("warning: mirror: behind; retrying") == 1
         status = status_of(sweep.run.run_dir)
         assert status["mirror"]["failure"]
         assert "behind since: " in describe_run(status)
@@ -172,7 +172,7 @@ def test_mirrored__restarts_a_dead_process(sweep: Sweep, tmp_path: Path) -> None
 
 
 def test_mirrored__gives_up_after_several_deaths(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirroring, "_MODULE", "sweepft.no_such_module")
+    monkeypatch.setattr(mirroring, "_MIRROR", "sweepft.no_such_module")
     with sweep.going():
 
         def given_up() -> bool:
@@ -224,7 +224,7 @@ def test_mirror_command__copies_there_and_back(run: MirroredRun, tmp_path: Path)
     assert f"sweepft mirror {run.run_dir} s3://bucket/folder" in str(refused.exception)
     sent = CliRunner().invoke(cli, ["mirror", str(run.run_dir), uri])
     assert sent.exit_code == 0, sent.output
-    assert "has everything" in sent.output
+    assert "up to date" in sent.output
     brought = CliRunner().invoke(cli, ["fetch", uri, str(tmp_path / "back")])
     assert brought.exit_code == 0, brought.output
     assert truth(tmp_path / "back") == truth(run.run_dir)

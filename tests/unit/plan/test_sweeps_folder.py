@@ -38,7 +38,7 @@ def test_sweeps__promised_files_exist() -> None:
 @pytest.mark.parametrize("path", SWEEPS, ids=names)
 def test_sweeps__validate(path: Path) -> None:
     done = CliRunner().invoke(cli, ["validate", str(path), "--no-files"], catch_exceptions=False)
-    assert done.output == f"{path}: ok (model and data not looked at)\n"
+    assert done.output == f"{path}: ok (model and data not checked)\n"
     assert load(path, check_files=False).name == path.stem
 
 

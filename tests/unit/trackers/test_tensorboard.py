@@ -130,7 +130,7 @@ def test_track_command__tracker_from_the_command_line(
     assert isinstance(none.exception, SpecError)
     assert "track: names no tracker" in str(none.exception)
     done = call(cli, ["track", str(tmp_path), "--set", "track.tensorboard=true"])
-    assert (done.exit_code, done.output) == (0, "tensorboard: has everything\n")
+    assert (done.exit_code, done.output) == (0, "tensorboard: up to date\n")
     assert len(scalars(tmp_path)) == 6
     (tmp_path / "tensorboard/t001").write_text("in the way")
     run.trial("t001")
