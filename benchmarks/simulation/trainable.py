@@ -1,6 +1,6 @@
 """A slot that plays a course back, report by report, as a real slot would have told it.
 
-One idea: results have every key of a real slot's (docs/explanation/architecture.md), so that whoever takes them
+One idea: results have every key of a real slot's (docs/architecture.md), so that whoever takes them
     cannot tell.
 """
 

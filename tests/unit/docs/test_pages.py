@@ -117,7 +117,7 @@ def test_cli_page__is_what_the_commands_say() -> None:
 
 
 def test_architecture__every_path_exists() -> None:
-    text = (DOCS / "explanation/architecture.md").read_text(encoding="utf-8")
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:src|tests|benchmarks|docs|sweeps)/[\w./-]+)`", text))
     named |= {f"src/sweepft/{path}" for path in re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)}
     assert len(named) >= 15
@@ -133,7 +133,7 @@ def test_pictures__show_the_layers_of_the_import_contract() -> None:
 
 
 def test_glossary__has_one_line_a_term_in_order() -> None:
-    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (DOCS / "reference/glossary.md").read_text("utf-8"), re.M)[2:]
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", (DOCS / "glossary.md").read_text("utf-8"), re.M)[2:]
     terms = [term.strip("`").lower() for term, _ in rows]
     assert len(terms) > 60
     assert terms == sorted(set(terms))

@@ -101,7 +101,7 @@ def same(a: object, b: object) -> bool:
 
 
 def test_rows__kinds_and_fields_are_those_of_the_documentation() -> None:
-    text = (Path(__file__).parents[3] / "docs/explanation/architecture.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text(encoding="utf-8")
     section = text.split("## The ledger")[1]
     table = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)`", section, re.M))
     assert set(table) == set(KINDS)

@@ -215,7 +215,7 @@ def test_playback__results_have_the_keys_of_a_real_slot() -> None:
         wait = trial.wait
         results.append(trial.report())
         assert wait == pytest.approx(sum(results[-1]["phase_seconds"].values()))
-    text = (Path(__file__).parents[3] / "docs/explanation/architecture.md").read_text()
+    text = (Path(__file__).parents[3] / "docs/architecture.md").read_text()
     table = text.split("## What a trial reports to Tune")[1].split("## ")[0]
     named = {
         k.strip("` ")
