@@ -33,7 +33,8 @@ chaos-long: $(STAMP) ## 200 random kills over real sweeps on a cluster of three 
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 test-full: $(STAMP) ## all tests, the slow ones too
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not chaos"
+	$(BIN)/python -m pytest -m "chaos and not gpu"
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
