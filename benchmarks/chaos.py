@@ -1,10 +1,11 @@
-"""Random kills over real small sweeps on a Ray cluster of three worker nodes: what is lost, and what recovery takes.
+"""Random kills during small real sweeps on a Ray cluster of three worker nodes: losses and recovery times.
 
-One idea: at one slot a sweep is a pure function of its spec, so every sweep that was shot at must end exactly like one
-that was not. Drivers are resumed as a person would do it, nodes are replaced by spares; the rest is left to sweepft.
+With one slot, a sweep is a pure function of its spec, so every disturbed sweep must end exactly like an undisturbed
+one. Killed drivers are resumed by `sweepft resume`, killed nodes are replaced; sweepft recovers from the other kills
+itself.
 
     make chaos-long ARGS="--kills 200 --json benchmarks/results/DATE-chaos.json --md benchmarks/results/DATE-chaos.md"
-    make chaos-long ARGS="--netns"    # as root: every node a network namespace with an address and a name of its own
+    make chaos-long ARGS="--netns"    # as root: each node in a network namespace with its own address and name
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from sweepft.ledger import ledger_path, read_ledger
 KINDS = ("driver", "coordinator", "rank", "node")
 PER_SWEEP = 10
 LONGEST = 600.0
-"""Seconds after which a sweep that does not go on counts as lost."""
+"""Seconds to wait for a recovery, or for the end of a sweep, before the sweep counts as lost."""
 PASSING = ("checkpoints", "base")
-"""What of a run folder is gone when its sweep is over."""
+"""Parts of a run folder that must be removed by the end of its sweep."""
 
 
 @dataclass
 class Tally:
-    """Of one kind of fault."""
+    """Losses and recovery times of one kind of fault."""
 
     kills: int = 0
     trials_lost: int = 0
@@ -55,8 +56,8 @@ class Tally:
 
 
 @dataclass
-class Shot:
-    """One kill: its kind, when, and how many rows the ledger had."""
+class Kill:
+    """One kill: its kind, its time, and the number of ledger rows before it."""
 
     kind: str
     time: float
@@ -64,18 +65,18 @@ class Shot:
 
 
 class Sweep:
-    """One sweep on the cluster, run by the command line as a person would."""
+    """One sweep on the cluster, run by the command line."""
 
     def __init__(self, cluster: LocalCluster, spec: Path, run: Path, nodes: list[int]) -> None:
         self.cluster, self.run, self.nodes = cluster, run, nodes
-        self.shots: list[Shot] = []
+        self.kills: list[Kill] = []
         self.process = self._command("run", str(spec), "--out", str(run), "--set", "faults.per_trial=1000")
 
-    def shoot(self, kind: str, after: int) -> bool:
-        """Kill when ``after`` more rows are written and a trial is under way, and wait until training goes on.
+    def kill(self, kind: str, after: int) -> bool:
+        """Kill once ``after`` more rows are written and a trial is running, and wait until training continues.
 
         Returns:
-            Whether it was done; not where the sweep was over before.
+            Whether the kill happened; False if the sweep was over before.
         """
         goal = self.rows() + after
         while True:
@@ -87,7 +88,7 @@ class Sweep:
             time.sleep(0.02)
 
     def _killed(self, kind: str) -> bool:
-        """Kill one of a kind, if there is one just now and a trial is under way."""
+        """Kill one process or node of this kind if there is one and a trial is running."""
         there = processes(RANK, self.cluster.pid)
         if kind == "node":
             with_slot = [n for n in self.nodes if self._there(RANK, n)]
@@ -111,13 +112,13 @@ class Sweep:
             self._mark(kind)
             try:
                 os.kill(found[-1].pid, signal.SIGKILL)
-            except ProcessLookupError:  # it has just ended
-                self.shots.pop()
+            except ProcessLookupError:  # the process has just ended
+                self.kills.pop()
                 return False
         return True
 
     def end(self) -> None:
-        """Wait for it; a sweep that cannot end is killed, and counts as lost."""
+        """Wait for the end of the sweep; a sweep that does not end is killed and counts as lost."""
         try:
             self.process.wait(timeout=LONGEST)
         except subprocess.TimeoutExpired:
@@ -125,20 +126,20 @@ class Sweep:
             self.process.wait()
 
     def rows(self) -> int:
-        """Rows in the ledger."""
+        """Number of rows in the ledger."""
         file = ledger_path(self.run)
         return file.read_bytes().count(b"\n") if file.exists() else 0
 
     def _mark(self, kind: str) -> None:
-        self.shots.append(Shot(kind, time.time(), self.rows()))
+        self.kills.append(Kill(kind, time.time(), self.rows()))
 
     def _recover(self) -> None:
-        """Wait until an attempt has begun after the kill (or the sweep is over)."""
-        deadline, seen = time.monotonic() + LONGEST, self.shots[-1].rows
+        """Wait until an attempt has started after the kill, or the sweep is over."""
+        deadline, seen = time.monotonic() + LONGEST, self.kills[-1].rows
         while time.monotonic() < deadline and self.process.poll() is None:
             if (rows := self.rows()) > seen:
                 seen = rows
-                if any(row["kind"] == "start" for row in read_ledger(self.run)[self.shots[-1].rows :]):
+                if any(row["kind"] == "start" for row in read_ledger(self.run)[self.kills[-1].rows :]):
                     return
             time.sleep(0.05)
 
@@ -153,35 +154,35 @@ class Sweep:
             return subprocess.Popen(command, stdout=log, stderr=log, env=self.cluster.env)
 
 
-def judge(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None:
-    """Read the ledger of a sweep that is over, and add what each of its kills has cost."""
-    rows, told = read_ledger(sweep.run), story(sweep.run)
+def add_losses(sweep: Sweep, calm: dict[str, Any], tallies: dict[str, Tally]) -> None:
+    """Read the ledger of a finished sweep, and add the losses of each of its kills."""
+    rows, results = read_ledger(sweep.run), story(sweep.run)
     ends = {
         row["trial_id"]: row["seq"] for row in rows if row["kind"] == "end" and row["status"] != "interrupted"
     }
-    again = {
+    retrained = {
         r["trial_id"] for r in rows if r["kind"] == "steps" and r["seq"] > ends.get(r["trial_id"], r["seq"])
     }
     rungs = Counter((row["trial_id"], row["rung"]) for row in rows if row["kind"] == "eval")
     leaked = _leaked(sweep)
-    for shot, following in itertools.zip_longest(sweep.shots, sweep.shots[1:]):
-        tally, stop = tallies[shot.kind], following.rows if following else len(rows)
+    for kill, following in itertools.zip_longest(sweep.kills, sweep.kills[1:]):
+        tally, stop = tallies[kill.kind], following.rows if following else len(rows)
         tally.kills += 1
-        done = {name for name, seq in ends.items() if seq < shot.rows}
-        tally.trials_lost += sum(name in again or told[name] != calm.get(name) for name in done)
+        done = {name for name, seq in ends.items() if seq < kill.rows}
+        tally.trials_lost += sum(name in retrained or results[name] != calm.get(name) for name in done)
         twice = {key for key, n in rungs.items() if n > 1}
-        before = {(r["trial_id"], r["rung"]) for r in rows[: shot.rows] if r["kind"] == "eval"}
-        after = {(r["trial_id"], r["rung"]) for r in rows[shot.rows : stop] if r["kind"] == "eval"}
+        before = {(r["trial_id"], r["rung"]) for r in rows[: kill.rows] if r["kind"] == "eval"}
+        after = {(r["trial_id"], r["rung"]) for r in rows[kill.rows : stop] if r["kind"] == "eval"}
         tally.rungs_lost += len(twice & before & after)
-        tally.unlike += told != calm
+        tally.unlike += results != calm
         tally.leaked += leaked
-        begun = [row["time"] for row in rows[shot.rows : stop] if row["kind"] == "start"]
+        begun = [row["time"] for row in rows[kill.rows : stop] if row["kind"] == "start"]
         if begun:
-            tally.seconds.append(begun[0] - shot.time)
+            tally.seconds.append(begun[0] - kill.time)
 
 
 def _leaked(sweep: Sweep) -> int:
-    """Ranks, coordinators, placement groups and passing files that are still there a minute after a sweep."""
+    """Ranks, coordinators, placement groups and temporary files that are left a minute after a sweep."""
     deadline, cluster = time.monotonic() + 60, sweep.cluster
     while True:
         left = (
@@ -195,10 +196,10 @@ def _leaked(sweep: Sweep) -> int:
         time.sleep(0.2)
 
 
-def shoot_at_sweeps(
+def kill_in_sweeps(
     folder: Path, kills: int, seed: int, namespaces: bool, minutes: float
 ) -> tuple[dict[str, Tally], int]:
-    """Fire at sweeps of two-rank and one-rank trials in turn; what each kind of kill has cost, and how many sweeps."""
+    """Kill in sweeps of two-rank and one-rank trials in turn; returns a tally by kind, and the number of sweeps."""
     dice = random.Random(seed)
     model, data = tiny_model(folder / "model"), tiny_data(folder, rows=96)
     specs, calm = [], []
@@ -225,19 +226,19 @@ def shoot_at_sweeps(
             sweep = Sweep(cluster, specs[which], folder / f"sweep{sweeps:03d}", nodes)
             try:
                 for _ in range(min(PER_SWEEP, len(queue))):
-                    if not sweep.shoot(queue[-1], after=dice.randint(2, 8)):
+                    if not sweep.kill(queue[-1], after=dice.randint(2, 8)):
                         break
                     queue.pop()
                 sweep.end()
             except (
                 KeyboardInterrupt,
                 RuntimeError,
-            ) as error:  # RuntimeError: a node, or the cluster, did not come up
+            ) as error:  # RuntimeError: a node or the cluster did not start
                 sweep.process.kill()
                 sweep.process.wait()
-                print(f"ended early, the sweep under way is not on record: {error!r}", flush=True)
+                print(f"ended early, the running sweep is not counted: {error!r}", flush=True)
                 break
-            judge(sweep, calm[which], tallies)
+            add_losses(sweep, calm[which], tallies)
             sweeps += 1
             bad = sum(t.trials_lost + t.rungs_lost + t.unlike + t.leaked for t in tallies.values())
             spent = time.monotonic() - began
@@ -255,24 +256,22 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--netns", action="store_true", help="a network namespace for every node (needs root)"
+        "--netns", action="store_true", help="run every node in a network namespace (needs root)"
     )
-    parser.add_argument("--minutes", type=float, default=1e9, help="begin no further sweep after that long")
-    parser.add_argument(
-        "--runs", type=Path, metavar="FOLDER", help="keep the runs there (empty, or not there yet)"
-    )
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no further sweep after this time")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="keep the runs in FOLDER (empty or new)")
     add_options(parser)
     args = parser.parse_args()
     facts = about()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
-    )  # either ends it early, with what was seen so far
+    )  # SIGTERM, like Ctrl-C, ends early with the results so far
     with tempfile.TemporaryDirectory(prefix="chaos-") as passing:
         folder = args.runs or Path(passing)
         folder.mkdir(parents=True, exist_ok=True)
-        tallies, sweeps = shoot_at_sweeps(folder, args.kills, args.seed, args.netns, args.minutes)
+        tallies, sweeps = kill_in_sweeps(folder, args.kills, args.seed, args.netns, args.minutes)
     header = (
-        "killed", "kills", "finished trials lost", "finished windows lost", "sweeps that ended differently",
+        "killed", "kills", "finished trials lost", "finished rungs lost", "sweeps that ended differently",
         "seconds to recover (median)", "(longest)", "processes, placement groups and files left",
     )  # fmt: skip
     rows = [
@@ -285,9 +284,9 @@ def main() -> None:
     figures = {"sweeps": sweeps, "faults": {kind: vars(tally) for kind, tally in tallies.items()}}
     kills = sum(tally.kills for tally in tallies.values())
     place = " of nodes in network namespaces" if args.netns else ""
-    shot_at = f"{sweeps} sweeps of two-rank and one-rank trials in turn"
-    text = f"{kills} kills over {shot_at}, on a cluster{place}.\n\n{table(header, rows)}"
-    finish(args, "Random kills over real sweeps", facts, figures, text)
+    what = f"{sweeps} sweeps of two-rank and one-rank trials in turn"
+    text = f"{kills} kills in {what}, on a cluster{place}.\n\n{table(header, rows)}"
+    finish(args, "Random kills during real sweeps", facts, figures, text)
 
 
 if __name__ == "__main__":

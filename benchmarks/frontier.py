@@ -1,7 +1,7 @@
-"""Whole trade-off curves instead of single points: simple rules at several thresholds, and who beats whom.
+"""Trade-off curves of simple rules at several thresholds, and which rule dominates which.
 
-A rule is better than another one when it has saved at least as much *and* kept the best run at least as often. A
-simple rule at a lucky threshold may look good on one kind of curves: its whole curve is shown on all of them.
+A rule dominates another one if it saves at least as much *and* keeps the best run at least as often. A simple rule can
+look good at one threshold on one kind of curves, so its whole trade-off curve is shown for all of them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from sweepft.replay.score import Score, bootstrap, mean_scores, score_outcome
 
 __all__ = ["SIMPLE", "TopSharePolicy", "curve_table", "dominance", "replay_simple"]
 SIMPLE: Final = [(signal, share) for signal in ("loss", "objective") for share in (0.2, 0.25, 0.3, 0.4, 0.5)]
-_ENOUGH: Final = 5  # studies, for a bootstrap to say anything
-_TAIL: Final = 0.2  # of the progress so far: what the training loss is averaged over
+_ENOUGH: Final = 5  # studies a bootstrap needs at least
+_TAIL: Final = 0.2  # the training loss is averaged over this last part of the progress so far
 
 
 class TopSharePolicy(Policy):
-    """From 5% on, at each report: only the best share of those seen there go on; a stopped run counts as worse.
+    """At each report from 5% on, continue only the best share of the runs seen there; stopped runs count as worse.
 
     Args:
         study: The runs.
-        signal: ``loss`` (training, mean of the last fifth) or ``objective`` (the last one).
-        share: Who goes on.
-        peers: Others needed to judge.
+        signal: ``loss`` (training loss, mean of the last fifth) or ``objective`` (last value).
+        share: Fraction of the runs that continues.
+        peers: Number of other runs needed for a decision.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TopSharePolicy(Policy):
         return float(values[known][-1] if last else tail.mean())
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
-        """Stop what is not among the best share."""
+        """Stop a run that is not among the best share."""
         if run.bad_row is not None and run.bad_row < stop:
             return "stop"
         point, own = round(20 * run.progress[stop - 1] / self._study.budget), self._value(run, stop)
@@ -67,17 +67,17 @@ class TopSharePolicy(Policy):
         return "continue"
 
     def reason(self, run_id: str) -> str:
-        """Its one sentence."""
+        """Why a run was stopped."""
         return f"not among the best {100 * self._share:g}% by {self._signal}"
 
 
 def replay_simple(study: Study, settings: Replay, full: Callable[[Study], float]) -> list[ReplayRow]:
-    """Every simple rule over one study.
+    """Replay every simple rule over one study.
 
     Args:
         study: The runs.
         settings: Slots, orders, group and noise.
-        full: Makespan of a group without any stop.
+        full: Returns the makespan of a group without any stop.
     """
     found: dict[str, list[Score]] = {}
     runs = min(settings.group or len(study.runs), len(study.runs))
@@ -101,13 +101,13 @@ def replay_simple(study: Study, settings: Replay, full: Callable[[Study], float]
 
 
 def _points(rows: Sequence[ReplayRow], rule: str, kept: str) -> Floats:
-    """(studies, 2): saved and kept, in order of the studies' names."""
+    """Saved and kept, shape (studies, 2), in the order of the studies' names."""
     part = sorted((r for r in rows if r.rule == rule), key=lambda r: r.study)
     return np.array([[r.score.saved, getattr(r.score, kept)] for r in part])
 
 
 def _beats(a: Floats, b: Floats, draws: int = 2000) -> tuple[bool, float]:
-    """Whether a's means are both at least b's (one more), and in what share of bootstraps over studies."""
+    """Whether a dominates b in the mean, and in what share of bootstraps over studies."""
     rng = np.random.default_rng(0)
     delta = a - b
     mean = delta.mean(axis=0)
@@ -119,18 +119,18 @@ def _beats(a: Floats, b: Floats, draws: int = 2000) -> tuple[bool, float]:
 def dominance(
     rows: Sequence[ReplayRow], ours: Sequence[str], peers: Sequence[str], kept: str = "best_kept"
 ) -> str:
-    """A table: for each source and setting of ours whom it beats and who beats it; * in 95% of bootstraps or more.
+    """A table with a row per source and sweepft setting: which rules it beats and which beat it.
 
-    No * with fewer than five studies: so few cannot show how they vary.
+    ``*`` marks results that hold in at least 95% of the bootstraps; it needs five studies or more.
 
     Args:
-        rows: Of all sources, all rules over the same studies.
-        ours: Rule names of our settings.
-        peers: Whom to compare with.
+        rows: All rules over the same studies, of all sources.
+        ours: Names of sweepft's settings.
+        peers: Names of the rules to compare with.
         kept: ``best_kept`` or ``best_kept_within_noise``.
     """
     lines = [
-        "| source | ours | saved | kept | beats | is beaten by |",
+        "| source | sweepft | saved | kept | beats | is beaten by |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for source in dict.fromkeys(r.source for r in rows):
@@ -154,7 +154,7 @@ def dominance(
 
 
 def curve_table(rows: Sequence[ReplayRow]) -> str:
-    """A line a source and rule, few columns."""
+    """A short table with one row per source and rule."""
     lines = ["| source | rule | saved | best kept | within noise | false stops |", "| --- " * 6 + "|"]
     for source, rule in dict.fromkeys((r.source, r.rule) for r in rows):
         part = [r.score for r in rows if (r.source, r.rule) == (source, rule)]

@@ -1,7 +1,7 @@
-"""What the benchmarks train on: a random Llama of a given size and generated chat rows, made in seconds.
+"""What the benchmarks train on: a Llama of a given size with random weights, and generated chat rows.
 
-The idea to keep in mind: it is made in a process of its own (``python benchmarks/material.py FOLDER ...``), so that
-the driver that is measured has loaded no torch, as in real use.
+Both are made in a child process (``python benchmarks/material.py FOLDER ...``), so that the measured driver does not
+load torch, as in real use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["SIZES", "Material", "Shape", "make", "random_llama", "write_spec"]
 
 @dataclass(frozen=True)
 class Shape:
-    """Size of a Llama; its heads have 64 dimensions or fewer."""
+    """Size of a Llama; its heads have at most 64 dimensions."""
 
     hidden: int
     layers: int
@@ -38,7 +38,7 @@ SIZES = {
     "125M": Shape(hidden=768, layers=12, heads=12, intermediate=2048, vocab=32_000),
     "1B": Shape(hidden=2048, layers=18, heads=32, intermediate=5504, vocab=32_000),
 }
-"""Llamas by what their parameters come to."""
+"""Shapes by approximate number of parameters."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def write_spec(
     resources: Mapping[str, Any],
     rungs: tuple[float, ...],
 ) -> Path:
-    """Write a sweep that stops nobody over this material; ``validation`` rows are evaluated at each window."""
+    """Write a sweep without early stopping over this material; ``validation`` rows are evaluated at each rung."""
     sections = {
         "name": file.stem,
         "model": {"path": str(material.model)},

@@ -1,9 +1,8 @@
-"""One trial the usual way: load the model, set DeepSpeed up, train, evaluate, exit.
+"""One trial without sweepft: load the model, set DeepSpeed up, train, evaluate, exit.
 
-The idea to keep in mind: this is what a careful engineer writes without sweepft. It shares with sweepft only what
-makes the numbers comparable - the tokenised rows, the sample order and the cut into micro-batches - and is spared what
-would only make it slower (tokenising, DeepSpeed's default buckets of 500 M elements). Runs as one rank of a fresh
-process group, as ``python benchmarks/plain_trial.py JOB.json``, or inside a worker of Ray Train.
+It shares with sweepft only what makes the numbers comparable: the tokenised rows, the sample order and the split into
+micro-batches. It avoids what would only make it slower: tokenising, and DeepSpeed's default buckets of 500 M elements.
+Runs as one rank of a new process group, as ``python benchmarks/plain_trial.py JOB.json``, or in a worker of Ray Train.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def train(job: Mapping[str, Any], report: Callable[[dict[str, Any]], None] | Non
     Args:
         job: ``model``, ``train_cache``, ``held_cache``, ``pad_id``, ``budget_samples``, ``eval_steps``, ``micro_batch``
             and the trial's ``batch_size``, ``learning_rate``, ``schedule``, ``seed``.
-        report: Called with each held-out loss.
+        report: Called with each validation loss.
     Returns:
         ``losses`` of every step, ``evals`` and ``step_seconds``.
     """

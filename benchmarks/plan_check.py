@@ -1,12 +1,11 @@
-"""Is `sweepft plan` right? Its memory and its time, after ``--measure``, against a sweep that is then run.
+"""Accuracy of `sweepft plan --measure`: its memory and time compared with a sweep that is then run.
 
     python benchmarks/plan_check.py --size 30M [--json FILE]         one size: plan, measure, run
     python benchmarks/plan_check.py --page FILE [FILE ...] [--md FILE]    the table of several
 
-The idea to keep in mind: the plan is made first and by the product's own functions. The sweep stops nobody. A rank's
-memory is the high-water mark the kernel keeps of its process (``VmHWM``), read while the sweep runs. Time is what the
-ledger accounts to slots: the start of Ray, ranks and engine up to a slot's first step, and trials (resets, steps,
-evaluations, all between them).
+The plan is made first, by sweepft's own functions. The sweep uses no early stopping. A rank's memory is the high-water
+mark of its process (``VmHWM``), read while the sweep runs. Time is what the ledger attributes to slots: the start of
+Ray, ranks and engine up to a slot's first step, and trials (resets, steps, evaluations and the time between them).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def main() -> None:
     if args.page:
         rows = [json.loads(file.read_text()) for file in args.page]
         figures = {"rows": rows}
-        record.finish(args, "What `sweepft plan` says, and what the run took", facts, figures, page(rows))
+        record.finish(args, "`sweepft plan` compared with the run", facts, figures, page(rows))
         return
     with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder:
         figures = one(Path(folder), args)
@@ -47,7 +46,7 @@ def main() -> None:
 
 
 def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Plan a sweep, run it, and put both side by side."""
+    """Plan a sweep, run it, and return both figures."""
     from rich.console import Console
 
     from sweepft.driver.ray_session import set_environment
@@ -74,7 +73,7 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         resources={"concurrent_trials": args.slots},
     )
     spec = load(file)
-    said = make_plan(spec, Flags(measure=True))
+    plan = make_plan(spec, Flags(measure=True))
     peaks = Peaks("ray::Rank")
     begin = time.monotonic()
     with peaks, (folder / "progress.txt").open("w") as progress:
@@ -87,30 +86,30 @@ def one(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         first = cost["phase"] == "startup" or (cost["phase"] == "switch" and cost["trial_id"] in cold)
         phase = "start" if first else cost["phase"]
         spent[phase] = spent.get(phase, 0.0) + cost["seconds"]
-    assert said.memory is not None
-    assert said.measured is not None
-    assert said.cost is not None
+    assert plan.memory is not None
+    assert plan.measured is not None
+    assert plan.cost is not None
     return {
         "size": args.size,
-        "parameters": said.model.parameters if said.model is not None else None,
+        "parameters": plan.model.parameters if plan.model is not None else None,
         "slots": args.slots,
         "trials": 2 * args.rates,
-        "memory_said": said.memory.total,
-        "memory_measured_by_plan": said.measured.peak_bytes,
+        "memory_said": plan.memory.total,
+        "memory_measured_by_plan": plan.measured.peak_bytes,
         "memory_of_run": max(peaks.found.values()),
-        "trials_said": 2 * args.rates * said.cost.trial_seconds,
+        "trials_said": 2 * args.rates * plan.cost.trial_seconds,
         "trials_of_run": sum(seconds for phase, seconds in spent.items() if phase not in ("start", "idle")),
-        "start_said": said.measured.start_seconds,
+        "start_said": plan.measured.start_seconds,
         "start_of_run": spent["start"],
-        "switch_said": said.measured.switch_seconds,
-        "step_seconds_said": dict(said.measured.step_seconds),
+        "switch_said": plan.measured.switch_seconds,
+        "step_seconds_said": dict(plan.measured.step_seconds),
         "wall_seconds_of_run": wall,
         "seconds_by_phase": spent,
     }
 
 
 class Peaks:
-    """High-water marks of resident memory, in bytes by process id, of processes whose command begins with a title."""
+    """Peak resident memory (bytes, by process id) of the processes whose command line begins with a title."""
 
     def __init__(self, title: str) -> None:
         self._title = title
@@ -134,14 +133,14 @@ class Peaks:
                         continue
                     status = (process / "status").read_text()
                 except OSError:
-                    continue  # it has ended
+                    continue  # the process has ended
                 peak = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
                 if peak is not None:
                     self.found[int(process.name)] = int(peak.split()[1]) * 1024
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The table."""
+    """The table as Markdown."""
     gib = 2**30
     lines = [
         [
@@ -158,8 +157,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    head = ["size", "memory said (GiB)", "of the run", "off by", "trials said (s)", "of the run", "off by"]
-    head += ["start said (s)", "of the run", "load before"]
+    head = ["size", "planned memory (GiB)", "measured", "error", "planned trials (s)", "measured", "error"]
+    head += ["planned start (s)", "measured", "load before"]
     return record.table(head, lines)
 
 

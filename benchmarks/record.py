@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its figures: date, machine, versions, command, and how busy the machine was."""
+"""Facts that every benchmark records with its figures: date, machine, versions, command and machine load."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKAGES = ("torch", "deepspeed", "ray", "transformers", "optuna", "numpy")
 
 
 def about() -> dict[str, Any]:
-    """Facts to take at the start of a run; ``load_before`` is the mean number of busy processes of the last minute."""
+    """Facts to record at the start of a run; ``load_before`` is the load average over the last minute."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False,
         cwd=Path(__file__).parent,
@@ -39,15 +39,15 @@ def about() -> dict[str, Any]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """``--json FILE`` for the figures, ``--md FILE`` for the dated page."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
-    parser.add_argument("--md", type=Path, metavar="FILE", help="write a page with the tables here")
+    """Add ``--json FILE`` for the figures and ``--md FILE`` for a dated page."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--md", type=Path, metavar="FILE", help="write a page with the tables to this file")
 
 
 def finish(
     args: argparse.Namespace, title: str, facts: dict[str, Any], figures: Mapping[str, Any], text: str
 ) -> None:
-    """Print the tables, and write what was asked for."""
+    """Print the tables and write the requested files."""
     facts["load_after"] = round(os.getloadavg()[0], 2)
     print(f"\n{text}")
     if args.json is not None:
@@ -83,7 +83,7 @@ def _cpu() -> str:
 
 
 def _gpu() -> str | None:
-    """Name, memory and driver of the GPUs, asked without loading torch; None where there are none."""
+    """Name, memory and driver of the GPUs, read without loading torch; None without a GPU."""
     try:
         asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
         found = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60)

@@ -1,12 +1,12 @@
-"""How long a warm reset takes as models grow, against what bare memory copies of the same bytes take.
+"""Time of a warm reset by model size, compared with bare memory copies of the same bytes.
 
     python benchmarks/reset_scaling.py [--json FILE] [--md FILE] [--sizes 1M,30M,125M,350M] [--repeat 5]
 
-The idea to keep in mind: a reset copies the base weights back and zeroes the optimizer's state, and nothing else in it
-grows with the model, so it should run at the speed of memory. ``bare`` is the time of plain ``copy_`` and ``zero_``
-calls over tensors of the same sizes, in the same process; ``share`` is bare over reset. Each line is a process of its
-own with one rank and one thread, and its first loss and gradient norm after a reset must equal those of the fresh
-engine, bit for bit. Times are the best of ``--repeat``: what other processes take from the machine is no part of them.
+A reset copies the base weights back and zeroes the optimizer's state. Nothing else in it grows with the model, so it
+should run at memory bandwidth. ``bare`` is the time of plain ``copy_`` and ``zero_`` calls over tensors of the same
+sizes in the same process; ``share`` is bare over reset. Each line is measured in a separate process with one rank and
+one thread. The first loss and gradient norm after a reset must equal those of a new engine bit for bit. Times are the
+best of ``--repeat``, which reduces the influence of other processes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def in_child(size: str, stage: int, precision: str, folder: str, repeat: int) -> dict[str, Any]:
-    """One line of the table, in a fresh process."""
+    """Measure one line of the table in a new process."""
     command = [
         sys.executable,
         __file__,
@@ -91,7 +91,7 @@ def in_child(size: str, stage: int, precision: str, folder: str, repeat: int) ->
 
 
 def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int) -> dict[str, Any]:
-    """Build an engine, then train a step and reset it, again and again."""
+    """Build an engine, then repeatedly train a step and reset it."""
     import torch
 
     from sweepft.spec import Budget, TrainConfig
@@ -108,7 +108,7 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
     model = folder / "model"
     if not model.exists():
         random_llama(shape).save_pretrained(model)
-    plan = EngineConfig(
+    config = EngineConfig(
         model_path=str(model), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / "base"),
         zero_stage=stage, precision=precision,
     )  # fmt: skip
@@ -123,7 +123,7 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
         zero.backward(loss, last=True)
         return float(loss).hex(), zero.step(1e-3).hex()
 
-    zero = ZeroEngine(plan, device)
+    zero = ZeroEngine(config, device)
     cold = seconds(lambda: zero.start(train_config))
     first = step()
     resets, equal = [], True
@@ -143,10 +143,10 @@ def measure(shape: Shape, stage: int, precision: str, folder: Path, repeat: int)
 
 
 def bare_seconds(n: int, precision: str, repeat: int) -> tuple[float, int]:
-    """What a reset cannot be faster than: weights and masters copied, two moments zeroed; and the bytes it touches.
+    """Lower bound of a reset (copy weights and masters, zero two moments): its seconds, and the bytes read and written.
 
-    Bytes are reads and writes: for each parameter a read of the base and a write of the weight, a read and a write of
-    the float32 master, and a write of each of Adam's two float32 moments.
+    Per parameter: a read of the base and a write of the weight, a read and a write of the float32 master, and a write
+    of each of Adam's two float32 moments.
     """
     import torch
 
@@ -171,12 +171,12 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def paper(parameters: float = 7e9, gpus: int = 8) -> dict[str, dict[str, float]]:
-    """Seconds of a reset of 7B parameters in bf16 on 8 GPUs, from assumed bandwidths. Not measured.
+    """Estimated seconds of a reset of 7B parameters in bf16 on 8 GPUs, from assumed bandwidths. Not measured.
 
     Assumed: 20 GB/s from the page cache to a GPU (PCIe 4.0 x16 has 32 GB/s a direction by specification, and mapped
     pages are not pinned; the 20 is a guess), 160 GB/s out of host memory for all GPUs of a node together (8 x 20, a
-    guess), and 2,000 GB/s of GPU memory (A100 80 GB: 1,935 or 2,039 by specification). Left out: converting the
-    masters from bf16 to float32 on the CPU.
+    guess), and 2,000 GB/s of GPU memory (A100 80 GB: 1,935 or 2,039 by specification). Not included:
+    converting the masters from bf16 to float32 on the CPU.
     """
     link, hbm = 20e9, 2.0e12
     share = parameters / gpus
@@ -193,9 +193,9 @@ def paper(parameters: float = 7e9, gpus: int = 8) -> dict[str, dict[str, float]]
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The tables, in words."""
+    """The tables as Markdown."""
     header = [
-        "model", "parameters (M)", "ZeRO", "precision", "reset (ms)", "engine built anew (ms)", "MB touched",
+        "model", "parameters (M)", "ZeRO", "precision", "reset (ms)", "new engine (ms)", "MB read and written",
         "GB/s", "bare copies (GB/s)", "share", "equal to fresh",
     ]  # fmt: skip
     lines = [
@@ -215,14 +215,14 @@ def page(rows: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     paper_header = [
         "7B, bf16, 8 GPUs",
-        "GB a GPU over PCIe",
+        "GB per GPU over PCIe",
         "seconds",
         "GB, masters from GPU weights",
         "seconds",
     ]
     return (
         record.table(header, lines)
-        + "\n\nOn paper, not measured (assumptions: `paper` in `benchmarks/reset_scaling.py`):\n\n"
+        + "\n\nEstimated, not measured (assumptions: `paper` in `benchmarks/reset_scaling.py`):\n\n"
         + record.table(paper_header, paper_rows)
     )
 

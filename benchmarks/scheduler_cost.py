@@ -1,9 +1,9 @@
-"""What a decision costs as the sweep grows, against Ray's ASHA in the same run.
+"""Time of a scheduler decision by sweep size, compared with Ray's ASHA in the same run.
 
     python benchmarks/scheduler_cost.py [--sizes 10 100 1000 10000]
 
-Trials run one after another on made-up curves of 20 reports; the time of each scheduler's ``on_trial_result`` is
-taken over the last tenth of the trials, when the sweep is at its full size. Ratios matter, not microseconds.
+Trials run one after another on synthetic curves of 20 reports. The time of each scheduler's ``on_trial_result`` is
+measured over the last tenth of the trials, when the sweep has reached its full size. Compare ratios, not microseconds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ REPORTS = 20
 
 
 def schedulers() -> dict[str, Any]:
-    """Fresh ones."""
+    """New schedulers by name."""
     common = {"metric": "m", "mode": "min", "budget": REPORTS, "min_steps": 0}
     return {
         "calibrated": EarlyDynamicsScheduler(**common, rule="calibrated", audit=0.0),
@@ -37,7 +37,7 @@ def schedulers() -> dict[str, Any]:
 
 
 def cost(scheduler: Any, trials: int) -> tuple[float, float]:
-    """Mean microseconds of a report, and of the slowest 1%, over the last tenth of the trials."""
+    """Mean and 99th percentile of the microseconds per report, over the last tenth of the trials."""
     rng = np.random.default_rng(0)
     times = []
     for number in range(trials):
@@ -74,9 +74,7 @@ def main() -> None:
             rows.append(
                 {"scheduler": name, "trials": size, "mean_us": round(mean, 1), "p99_us": round(slow, 1)}
             )
-            print(
-                f"{size:6d} trials  {name:12s} {mean:9.1f} us a report, slowest 1% {slow:9.1f} us", flush=True
-            )
+            print(f"{size:6d} trials  {name:12s} {mean:9.1f} us per report, p99 {slow:9.1f} us", flush=True)
     about = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": platform.machine(),

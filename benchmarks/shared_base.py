@@ -1,11 +1,11 @@
-"""What the ranks of a node hold in memory under adapters: is the frozen base model there once, or once a rank?
+"""Memory of a node's ranks under adapters: whether the frozen base model is held once, or once per rank.
 
     python benchmarks/shared_base.py [--slots 2] [--json FILE] [--md FILE]
 
-Slots of one or two ranks each train a LoRA step on a random Llama of 110M parameters, then one with an adapter of
-another rank, each with the base mapped from one file (as in a sweep) and with that turned off. The idea to keep in
-mind: the proportional set size (PSS) counts a page by how many processes share it, so that it may be added up; what is
-private to a process is what one more rank costs. Each line is the mean over all ranks, all of them alive and waiting.
+Slots of one or two ranks each train a LoRA step on a Llama of 110M parameters with random weights, then a step with an
+adapter of another rank; each with the base mapped from one file (as in a sweep) and with that turned off. The
+proportional set size (PSS) divides a page by the number of processes that share it, so it can be summed over processes;
+private memory is the cost of one more rank. Each line is the mean over all ranks, while all of them are alive and idle.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main() -> None:
     facts, rows = record.about(), []
     with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder:
         context = multiprocessing.get_context("spawn")
-        maker = context.Process(target=_make, args=(folder,))  # in a process of its own: ours loads no torch
+        maker = context.Process(
+            target=_make, args=(folder,)
+        )  # a child process, so that this one does not load torch
         maker.start()
         maker.join()
         for (stage, precision, ranks), shared in product(LINES, (True, False)):
@@ -48,8 +50,8 @@ def main() -> None:
 
 
 def measure(context: Any, folder: Path, slots: int, line: dict[str, Any]) -> dict[str, Any]:
-    """Means over the ranks of what they hold after a step, and after one with another adapter: MiB."""
-    everybody = context.Barrier(slots * line["ranks"])
+    """Mean memory of a rank (MiB) after a step, and after a step with another adapter."""
+    barrier = context.Barrier(slots * line["ranks"])
     queue = context.Queue()
     processes = []
     for slot in range(slots):
@@ -57,7 +59,7 @@ def measure(context: Any, folder: Path, slots: int, line: dict[str, Any]) -> dic
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         for rank in range(line["ranks"]):
-            job = (queue, everybody, folder, line, rank, port)
+            job = (queue, barrier, folder, line, rank, port)
             processes.append(context.Process(target=_rank, args=job, name=f"slot {slot}"))
     for process in processes:
         process.start()
@@ -75,8 +77,7 @@ def _make(folder: str) -> None:
     random_llama(SHAPE).save_pretrained(Path(folder) / "model")
 
 
-def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: int, port: int) -> None:
-
+def _rank(queue: Any, barrier: Any, folder: Path, line: dict[str, Any], rank: int, port: int) -> None:
     import torch
 
     from sweepft.spec import Budget, Lora, TrainConfig
@@ -87,10 +88,10 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
     from sweepft.training.forward import token_losses
 
     if not line["shared"]:
-        engine.share_frozen = lambda *_, **__: None  # type: ignore[assignment]
+        engine.share_frozen = lambda *_, **__: None  # type: ignore[attr-defined]
     device = join(rank, line["ranks"], "127.0.0.1", port, 1, gpus=0)
     name = f"base-{line['zero_stage']}-{line['precision']}-{line['ranks']}"
-    plan = EngineConfig(
+    config = EngineConfig(
         model_path=str(folder / "model"), train_cache="", budget_samples=2, micro_batch=1, scratch=str(folder / name),
         zero_stage=line["zero_stage"], precision=line["precision"],
     )  # fmt: skip
@@ -99,29 +100,29 @@ def _rank(queue: Any, everybody: Any, folder: Path, line: dict[str, Any], rank: 
     )
     ids = torch.randint(4, SHAPE.vocab, (64,), generator=torch.Generator().manual_seed(0)).numpy()
     batch = Layout("rows", 1, 0).collate([(ids, np.ones(64, dtype=bool))])
-    zero = engine.ZeroEngine(plan, device)
+    zero = engine.ZeroEngine(config, device)
     found = []
     for adapter in (8, 4):
         zero.start(train_config.model_copy(update={"lora": Lora(rank=adapter, alpha=16.0)}))
         zero.backward(token_losses(zero.logits(batch), batch).mean(), last=True)
         zero.step(1e-3)
-        everybody.wait()
+        barrier.wait()
         found.append(_held())
-        everybody.wait()
+        barrier.wait()
     queue.put(found)
 
 
 def _held() -> dict[str, float]:
-    """MiB of this process."""
+    """Memory of this process in MiB."""
     lines = (line.split() for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     sizes = {fields[0].rstrip(":"): int(fields[1]) / 1024 for fields in lines}
     return {name: sizes[name] for name in HELD}
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The table."""
+    """The table as Markdown."""
     header = [
-        "ZeRO", "precision", "ranks a slot", "base", "resident (MiB a rank)", "PSS", "private",
+        "ZeRO", "precision", "ranks per slot", "base", "resident (MiB per rank)", "PSS", "private",
         "PSS after another adapter", "private",
     ]  # fmt: skip
     lines = []

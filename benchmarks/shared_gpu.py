@@ -1,11 +1,11 @@
-"""What trials that share one GPU win against one alone: useful tokens a second of the GPU.
+"""Gain from several trials on one GPU: useful tokens per second of the GPU, compared with a single trial.
 
     python benchmarks/shared_gpu.py --size 125M --slots 4 [--json FILE] [--md FILE]      on a GPU
     python benchmarks/shared_gpu.py --size 1M --slots 2 --cpu      two slots on one core: a check of the logic
 
-The idea to keep in mind: the slots' engines (those of a sweep, Ray left out) are built once; then one of them steps,
-then two together, four, ... A round does all of it, and the rounds' spread says what a gain is worth. A GPU without
-CUDA MPS runs kernels of different processes in turns; with it, side by side.
+The slots' engines (those of a sweep, without Ray) are built once. In each round one of them trains, then two at the
+same time, then four, and so on; the spread between rounds shows the noise of a gain. Without CUDA MPS, a GPU runs
+kernels of different processes in turns; with it, concurrently.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def main() -> None:
     record.add_options(parser)
     known = SHARED / "models" / "tiny-llama-t0"
     parser.add_argument(
-        "--model", type=Path, default=known if known.exists() else None, help="for its tokenizer"
+        "--model", type=Path, default=known if known.exists() else None, help="model whose tokenizer is used"
     )
     data = SHARED / "data" / "gsm8k_train.jsonl.gz"
     parser.add_argument("--data", type=Path, default=data if data.exists() else None)
     parser.add_argument("--size", choices=SIZES, default="125M")
-    parser.add_argument("--slots", type=int, default=2, help="the most at once")
+    parser.add_argument("--slots", type=int, default=2, help="largest number of slots")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=512, help="of a trial")
-    parser.add_argument("--tokens", type=int, default=16384, help="of a packed forward pass")
+    parser.add_argument("--rows", type=int, default=512, help="rows per trial")
+    parser.add_argument("--tokens", type=int, default=16384, help="tokens of a packed forward pass")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cpu", action="store_true", help="share one CPU core instead of a GPU")
     args = parser.parse_args()
     args.gpu, args.threads, args.micro = not args.cpu, 1, 16
     if args.cpu:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # what is started from here inherits it
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # child processes inherit it
     facts = record.about() | {"mps": bool(os.environ.get("CUDA_MPS_PIPE_DIRECTORY"))}
     with tempfile.TemporaryDirectory(prefix="sweepft-bench-") as folder, ExitStack() as running:
         job = prepared_job(args, Path(folder))
@@ -56,7 +56,7 @@ def main() -> None:
     text = "\n\n".join(
         [
             f"{args.size} parameters, {'float32 on one core' if args.cpu else 'bf16'}, {job['rows']} rows of "
-            f"{args.data.name if args.data else 'generated chats'} a trial, mean {job['mean_length']:.0f} tokens, "
+            f"{args.data.name if args.data else 'generated chats'} per trial, mean {job['mean_length']:.0f} tokens, "
             f"batch {args.batch}, packed with {args.tokens} tokens. Useful tokens per second of all slots together.",
             page(rows),
         ]
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _round(number: int, slots: list[Worker]) -> list[dict[str, Any]]:
-    """One slot, then twice as many, and so on up to all."""
+    """Run one slot, then twice as many, and so on up to all."""
     counts = [n for n in (1, 2, 4, 8, 16) if n < len(slots)] + [len(slots)]
     rows: list[dict[str, Any]] = []
     for count in counts:
@@ -81,8 +81,8 @@ def _round(number: int, slots: list[Worker]) -> list[dict[str, Any]]:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The table."""
-    head = ["round", "slots at once", "useful tokens/s", "times one alone"]
+    """The table as Markdown."""
+    head = ["round", "slots", "useful tokens/s", "relative to one slot"]
     return record.table(head, [list(row.values()) for row in rows])
 
 

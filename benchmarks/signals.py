@@ -1,10 +1,10 @@
-"""What does each early signal, taken alone, foretell of the final order? Kendall's tau over public learning curves.
+"""How well each early signal alone predicts the final ranking: Kendall's tau over public learning curves.
 
     python benchmarks/signals.py [--part held] [--md benchmarks/results/signals.md]
 
-Signals that the rules do not use are listed beside those they use. "Beyond" is the
-partial correlation with the final result (on the scale of normal scores) once the mean objective and the training loss
-are known: what a signal would add. Studies, and what counts as held, are those of `stopping.py`.
+The tables include signals that the rules do not use. "Beyond" is the partial correlation with the final result (on the
+scale of normal scores) given the mean objective and the training loss: what a signal adds to these two. Studies and
+their split into parts are those of `stopping.py`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from sweepft.early_stopping.statistics import normal_scores
 from sweepft.replay.curves import Floats, Run, Study
 
 RUNGS = (0.05, 0.10, 0.25, 0.50)
-TAIL = 0.2  # of the progress so far, as in the rules
-MOST = 200  # runs of a study
+TAIL = 0.2  # last part of the progress so far, as in the rules
+MOST = 200  # runs per study at most
 KNOWN = ("mean objective", "loss")
-ENOUGH = 6  # runs at a rung
+ENOUGH = 6  # runs per rung at least
 
 
 def early(run: Run, at: float) -> dict[str, float]:
-    """A run's signals at its first row with this progress; NaN what it does not tell."""
+    """A run's signals at its first row with this progress; NaN where unknown."""
     stop = int(np.searchsorted(run.progress, at * (1 - 1e-9))) + 1
     progress, metric, loss = run.progress[:stop], run.metric[:stop], run.loss[:stop]
     known, seen = np.isfinite(metric), np.isfinite(loss)
@@ -56,7 +56,7 @@ def early(run: Run, at: float) -> dict[str, float]:
 
 
 def _slope(progress: Floats, loss: Floats) -> float:
-    """Of log loss against log progress, over the second half."""
+    """Slope of log loss against log progress over the second half of the progress."""
     half = progress >= progress[-1] / 2 if progress.size else np.zeros(0, dtype=bool)
     x, y = progress[half], loss[half]
     if x.size < 3 or (y <= 0).any() or x[0] <= 0 or x[0] == x[-1]:
@@ -65,7 +65,7 @@ def _slope(progress: Floats, loss: Floats) -> float:
 
 
 def columns(study: Study, rung: float) -> tuple[dict[str, Floats], Floats] | None:
-    """Signals of the runs at this rung, each turned so that its usual sense is larger = better, and the finals."""
+    """Signals of the runs at this rung, with signs such that larger is usually better, and the final values."""
     there = [
         (run, value)
         for run, value in zip(study.runs, study.values.tolist(), strict=True)
@@ -84,7 +84,7 @@ def columns(study: Study, rung: float) -> tuple[dict[str, Floats], Floats] | Non
 
 
 def tau(signal: Floats, finals: Floats) -> float:
-    """Kendall's tau-a over the runs that tell the signal; NaN with too few, or when all tell the same."""
+    """Kendall's tau-a over the runs with a finite signal; NaN with too few, or if all are equal."""
     seen = np.isfinite(signal)
     a, b = signal[seen], finals[seen]
     if len(a) < ENOUGH or np.ptp(a) == 0:
@@ -94,7 +94,7 @@ def tau(signal: Floats, finals: Floats) -> float:
 
 
 def beyond(signals: Mapping[str, Floats], name: str, finals: Floats) -> float:
-    """Partial correlation of the signal with the finals, given `KNOWN`; NaN where it is one of these, or unknown."""
+    """Partial correlation of the signal with the final values, given `KNOWN`; NaN for these, or where unknown."""
     seen = np.isfinite(signals[name])
     known = [k for k in KNOWN if np.isfinite(signals[k][seen]).all()]
     if name in KNOWN or seen.sum() < ENOUGH or np.ptp(signals[name][seen]) == 0:
@@ -109,7 +109,7 @@ def beyond(signals: Mapping[str, Floats], name: str, finals: Floats) -> float:
 
 
 def measure(studies: list[Study]) -> dict[str, dict[str, float | None]]:
-    """Signal -> ``tau 5%`` ... and ``beyond``, means over studies (and, beyond, rungs); None where unknown."""
+    """Signal -> ``tau 5%`` ... (mean over studies) and ``beyond`` (mean over studies and rungs); None where unknown."""
     taus: dict[tuple[str, float], list[float]] = {}
     more: dict[str, list[float]] = {}
     for study in studies:
@@ -133,7 +133,7 @@ def _mean(values: list[float]) -> float | None:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description="What each early signal foretells; see the module.")
+    parser = argparse.ArgumentParser(description="What each early signal predicts; see the module.")
     parser.add_argument("--part", choices=("dev", "held"), default="held")
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
     record.add_options(parser)
@@ -148,7 +148,7 @@ def main() -> None:
         for name, v in signals.items()
     ]
     text = record.table(["source", "signal", *heads], rows)
-    record.finish(args, f"What early signals foretell, {args.part} studies", facts, figures, text)
+    record.finish(args, f"What early signals predict, {args.part} studies", facts, figures, text)
 
 
 if __name__ == "__main__":

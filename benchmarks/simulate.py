@@ -1,7 +1,7 @@
-"""What the driver costs a trial in a sweep of ten thousand, where that grows, and which whole system finds more.
+"""Driver cost per trial in a sweep of ten thousand trials, its growth, and a comparison of search strategies.
 
 python benchmarks/simulate.py growth  [--trials 10000 --slots 512]   a simulated sweep, its report and its resume
-python benchmarks/simulate.py learn   [--trials 1000 --seeds 3]      what it costs TPE to look at a part of the history
+python benchmarks/simulate.py learn   [--trials 1000 --seeds 3]      TPE with all and with a part of the finished trials
 python benchmarks/simulate.py systems [--trials 48 --seeds 10]       random, Ray OptunaSearch + ASHA, sweepft
 """
 
@@ -41,7 +41,7 @@ def sweep(args: argparse.Namespace, seed: int = 0) -> SweepSpec:
 
 
 def yardstick() -> float:
-    """CPU microseconds of a fixed loop: how much slower the machine is just now than when it is idle."""
+    """CPU microseconds of a fixed loop, which show how busy the machine is."""
     begin = time.thread_time()
     for _ in range(300):
         sum(range(1000))
@@ -53,7 +53,7 @@ def growth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     speeds = [yardstick()]
     done = simulate(
         spec, folder / "run", make_courses(spec, None, 0), marks=[m for m in MARKS if m < args.trials],
-        pages=True, told=lambda mark: (speeds.append(yardstick()), print(mark.to_dict(), flush=True)),
+        pages=True, on_mark=lambda mark: (speeds.append(yardstick()), print(mark.to_dict(), flush=True)),
     )  # fmt: skip
     rows = []
     before: dict[str, float] = dict.fromkeys(done.marks[-1].seconds, 0.0)
@@ -66,13 +66,13 @@ def growth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     resume = resume_seconds(done.run_dir, spec)
     heads = ["trials", *before, "all", "page (s)", "page (MiB)", "memory (MiB)", "ledger (MiB)"]
     text = [
-        f"CPU milliseconds of the driver a trial, {args.slots} slots, {args.trials} trials, "
+        f"CPU milliseconds of the driver per trial, {args.slots} slots, {args.trials} trials, "
         f"{done.virtual_seconds / 3600:.0f} virtual hours:", "",
         record.table(heads, rows), "",
-        f"In all {done.driver_ms:.1f} ms a trial with the final report's {done.report_seconds:.1f} s.",
+        f"Total: {done.driver_ms:.1f} ms per trial, including {done.report_seconds:.1f} s for the final report.",
         f"Resume: {resume['read']:.1f} s to read, {resume['rebuild']:.1f} s to rebuild search and scheduler (CPU); "
-        f"{resume['wall']:.1f} s by the clock.",
-        f"A fixed loop took {min(speeds):.1f} to {max(speeds):.1f} us of CPU meanwhile.",
+        f"{resume['wall']:.1f} s of wall time.",
+        f"A fixed loop took {min(speeds):.1f} to {max(speeds):.1f} us of CPU during the run.",
     ]  # fmt: skip
     shutil.rmtree(folder) if args.keep is None else shutil.move(folder / "run", args.keep)
     figures = {"marks": [m.to_dict() for m in done.marks], "driver_ms": done.driver_ms, "resume": resume}
@@ -80,7 +80,7 @@ def growth(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def resume_seconds(run_dir: Path, spec: SweepSpec) -> dict[str, float]:
-    """CPU seconds of what a resume does before Ray starts; `sweepft resume` itself refuses simulated sweeps."""
+    """CPU seconds of a resume before Ray starts. (`sweepft resume` itself refuses simulated sweeps.)"""
     wall, begin = time.perf_counter(), time.process_time()
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
@@ -97,7 +97,7 @@ def resume_seconds(run_dir: Path, spec: SweepSpec) -> dict[str, float]:
 
 
 def learn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Proposals with all of the history and with a part: cost, and worth of what is proposed. 16 trials at a time."""
+    """Cost and quality of TPE's proposals with all and with a part of the finished trials; 16 trials at a time."""
     rows, figures = [], {}
     for cap in (None, 250, 100):
         costs, best, last = [], [], []
@@ -124,9 +124,9 @@ def learn(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         figures[name] = {"ms": costs, "best": best, "second_half": last}
         interval = f"{np.mean(last):.5f} [{spread[0]:.5f}, {spread[1]:.5f}]"
         rows.append([name, float(np.mean(costs)), f"{np.mean(best):.5f}", interval])
-    heads = ["learns from", "ms a trial", "best worth", "mean worth, second half"]
-    said = f"{args.trials} trials, 16 at a time, {args.seeds} seeds; worth in nats, lower is better:"
-    return figures, said + "\n\n" + record.table(heads, rows)
+    heads = ["trials TPE uses", "ms per trial", "best true loss", "mean true loss, second half"]
+    intro = f"{args.trials} trials, 16 at a time, {args.seeds} seeds; true loss in nats, lower is better:"
+    return figures, intro + "\n\n" + record.table(heads, rows)
 
 
 def systems(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -144,11 +144,11 @@ def systems(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         for r in found
     ]
     shares = [f"{share:.0%} of the GPU-hours" for share in found[0].regret]
-    said = (
-        f"Nats behind the best known configuration (true worth), mean and 95% interval over {args.seeds} seeds; "
+    intro = (
+        f"True loss above the best known configuration (nats), mean and 95% interval over {args.seeds} seeds; "
         f"{args.slots} slots for the GPU-hours of {args.trials} full trials:"
     )
-    text = said + "\n\n" + record.table(["system", *shares, "trials", "completed"], rows)
+    text = intro + "\n\n" + record.table(["system", *shares, "trials", "completed"], rows)
     return {"systems": [r.to_dict() for r in found]}, text
 
 
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--slots", type=int)
     parser.add_argument("--seeds", type=int)
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="growth: keep the run folder here")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="growth: keep the run folder in FOLDER")
     record.add_options(parser)
     args = parser.parse_args()
     usual = {"growth": (10_000, 512, 1), "learn": (1000, 16, 3), "systems": (48, 8, 10)}[args.what]

@@ -1,7 +1,7 @@
-"""Where the time of a sweep's slots went, folded from its ledger.
+"""Accounts for the time of a sweep's slots, from its ledger.
 
-The idea to keep in mind: a slot's time is wall time, from the moment its ranks began to start until its last trial
-ended; what no phase claims is *waiting*, so nothing can hide.
+A slot's time is wall time from the start of its ranks until the end of its last trial. Time that belongs to no phase is
+counted as *waiting*.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class SlotTime:
     """Seconds of one slot.
 
     Attributes:
-        trials: Trials it ran.
-        start: The one-off start of its ranks: processes, imports, process group, model, engine.
+        trials: Number of trials it ran.
+        start: Start of its ranks, once per slot: processes, imports, process group, model, engine.
         ready: Unix seconds at which its ranks were up.
         end: Unix seconds of its last row.
-        switches: Each warm switch: from taking a trial to its engine being ready.
+        switches: Each warm switch: from taking a trial until the engine is ready.
         seconds: By phase: ``steps`` inside optimizer steps (forward, backward, update), ``data`` waiting for their
-            batches, ``records`` bringing the ranks' losses together, ``evaluate`` held-out losses, ``switch`` warm
+            batches, ``records`` collecting the ranks' losses, ``evaluate`` validation losses, ``switch`` warm
             resets, ``other`` between calls in the slot, ``waiting`` for the driver (loop, search, ledger).
     """
 
@@ -44,13 +44,13 @@ class SlotTime:
         return self.end - self.ready
 
     def share(self, phase: str, with_start: bool = False) -> float:
-        """Share of a phase in the slot's time, its one-off start counted or not."""
+        """Fraction of the slot's time spent in a phase; ``with_start`` includes the start of its ranks in that time."""
         whole = self.warm_seconds + (self.start if with_start else 0.0)
         return self.seconds[phase] / whole if whole > 0 else 0.0
 
 
 def slot_times(run_dir: Path) -> dict[str, SlotTime]:
-    """Time of every slot, in the order in which they came up."""
+    """Time of every slot by name, in the order in which they came up."""
     slots: dict[str, SlotTime] = defaultdict(SlotTime)
     slot_of: dict[str, str] = {}
     cold: set[str] = set()
@@ -76,7 +76,7 @@ def slot_times(run_dir: Path) -> dict[str, SlotTime]:
                 slot.seconds["switch"] += phases.get("switch", 0.0)
             slot.seconds["evaluate"] += phases.get("evaluate", 0.0)
             slot.seconds["other"] += phases["other"]
-            if not slot.ready:  # its first report: all but the start of its ranks came after they were up
+            if not slot.ready:  # the first report includes the start of the ranks as "switch"
                 slot.ready = row["time"] - (sum(phases.values()) - phases.get("switch", 0.0))
         if name in slot_of:
             slots[slot_of[name]].end = row["time"]

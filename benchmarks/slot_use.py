@@ -1,11 +1,10 @@
-"""Do all slots work when trials are short? A sweep of trials of about two seconds on several slots.
+"""Slot utilisation with short trials: a sweep of trials of about two seconds on several slots.
 
     python benchmarks/slot_use.py [--json FILE] [--md FILE] [--slots 4] [--trials 24] [--steps 100]
 
-The idea to keep in mind: warm slots answer so fast that they can take every trial while others are still starting, and
-a slot that is up must not stand idle. ``busy`` is the share of a slot's time since its ranks were up that it spent in
-trials (steps, held-out losses, switches); more slots than cores share the cores, which makes trials longer and leaves
-the shares comparable.
+Warm slots can take every trial while other slots are still starting, and a slot that is up must not be idle. ``busy``
+is the fraction of a slot's time, since its ranks were up, that it spent in trials (steps, validation losses, switches).
+With more slots than cores, trials take longer and the fractions stay comparable.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], float]:
-    """Run it; returns the slots' times and the wall seconds of the sweep, Ray's start left out."""
+    """Run the sweep; returns the time of each slot and the wall seconds of the sweep without Ray's start."""
     import ray
     from rich.console import Console
 
@@ -80,7 +79,7 @@ def sweep(folder: Path, args: argparse.Namespace) -> tuple[dict[str, SlotTime], 
 
 
 def fold(slots: dict[str, SlotTime], seconds: float) -> dict[str, Any]:
-    """The figures: one row a slot, first up first."""
+    """The figures: one row per slot, in the order in which they came up."""
     ordered = sorted(slots.values(), key=lambda s: s.ready)
     first_up, last = ordered[0].ready, max(s.end for s in ordered)
     rows = [
@@ -104,13 +103,13 @@ def fold(slots: dict[str, SlotTime], seconds: float) -> dict[str, Any]:
 
 
 def page(f: dict[str, Any]) -> str:
-    """The table, in words."""
+    """The table as Markdown."""
     header = [
         "slot",
         "up after (s)",
         "start of its ranks (s)",
         "trials",
-        "seconds a trial",
+        "seconds per trial",
         "busy",
         "idle at the end (s)",
     ]
@@ -123,7 +122,7 @@ def page(f: dict[str, Any]) -> str:
     ]  # fmt: skip
     return (
         record.table(header, rows)
-        + f"\n\nAll slots together were busy {f['busy_of_capacity']:.1%} of the time they were up; "
+        + f"\n\nThe slots together were busy for {f['busy_of_capacity']:.1%} of the time they were up; "
         f"the busiest ran {f['most_trials_share']:.0%} of the trials."
     )
 

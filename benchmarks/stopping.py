@@ -1,12 +1,12 @@
-"""Which rule saves most compute and still keeps the best run? Every rule over public learning curves.
+"""Compute saved and best run kept by every early-stopping rule, over public learning curves.
 
     python benchmarks/stopping.py [--orders 20] [--part held] [--out benchmarks/results/stopping]
 
-Studies are split once: the rule's constants were chosen on the ``dev`` part (studies whose name's SHA-256 is even;
-of the few fine-tuning studies the one of June 2025, of TaskSet every other one); tables are read on the ``held``
-part. Curves are looked for in ``../shared/curves``, and in every parquet table of ``benchmarks/data`` (nothing was
-chosen on those: they are held). Intervals are bootstraps over studies. `frontier.py` has the simple rules and who beats
-whom.
+Studies are split once. The rule's constants were chosen on the ``dev`` part: studies whose name has an even SHA-256; of
+the few fine-tuning studies the one of June 2025; of TaskSet every other one. Results are reported on the ``held`` part.
+Curves are read from ``../shared/curves`` and from every parquet table of ``benchmarks/data``; the latter are all in the
+``held`` part, since no constant was chosen on them. Intervals are bootstraps over studies. `frontier.py` has the simple
+rules and the dominance table.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RULES = [
     "foresight-good",
 ]
 YARDSTICKS = ("oracle", "foresight", "foresight-good")
-SETTINGS = (0.05, 0.15, 0.20, 0.30, 0.50)  # false_stop beside the default's 0.10: our trade-off as a curve
+SETTINGS = (0.05, 0.15, 0.20, 0.30, 0.50)  # max_false_stop_rate besides the default 0.10
 ABLATIONS = {  # weights of objective, loss, gradient norm
     "objective only": (1.0, 0.0, 0.0),
     "loss only": (0.0, 1.0, 0.0),
@@ -69,7 +69,7 @@ ABLATIONS = {  # weights of objective, loss, gradient norm
 
 
 def is_dev(source: str, study: Study, number: int) -> bool:
-    """The split; see the module."""
+    """Whether a study belongs to the dev part; see the module."""
     if source == "peft_sft":
         return study.name.endswith("25-06")
     if source == "taskset":
@@ -83,7 +83,7 @@ def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
     tables = [curves / f"{source}.parquet" for source in SOURCES] + sorted(OWN.glob("*.parquet"))
     for table in (t for t in tables if t.is_file()):
         source, known = table.stem, table.stem in SOURCES
-        # Half-way a phased run has not seen its second phase: whoever sweeps phases does not stop early.
+        # Half-way, a phased run has not seen its second phase: early stopping does not apply to such sweeps.
         studies = sorted((s for s in read_table(table) if "phased" not in s.name), key=lambda s: s.name)
         parts: dict[str, list[Study]] = {"dev": [], "held": []}
         for number, study in enumerate(studies):
@@ -96,7 +96,7 @@ def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
 def run(
     pool: Executor, source: str, studies: list[Study], rules: list[str], settings: Replay
 ) -> list[ReplayRow]:
-    """Replay, each study with its own noise."""
+    """Replay the rules, each study with its own noise."""
     noises = [_noise(s) for s in studies]
     jobs = [
         pool.submit(replay_all, [s], rules, replace(settings, noise=n, group=GROUP.get(source, 20)))
@@ -106,7 +106,7 @@ def run(
 
 
 def run_simple(pool: Executor, source: str, studies: list[Study], settings: Replay) -> list[ReplayRow]:
-    """The simple rules over these studies."""
+    """Replay the simple rules over these studies."""
     group = GROUP.get(source, 20)
     jobs = [
         pool.submit(_simple, study, replace(settings, noise=_noise(study), group=group)) for study in studies
@@ -123,7 +123,7 @@ def _noise(study: Study) -> float:
 
 
 def each_study(rows: list[ReplayRow]) -> str:
-    """A line a study and rule, for sources of few studies."""
+    """A table with one row per study and rule, for sources of at most four studies."""
     lines = ["| study | runs | rule | saved | best kept | within noise | false stops |", "| --- " * 7 + "|"]
     few = [
         s for s in dict.fromkeys(r.source for r in rows) if len({r.study for r in rows if r.source == s}) <= 4
@@ -143,7 +143,7 @@ def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[
 
 
 def table(rows: list[ReplayRow]) -> str:
-    """One line a source and rule, means over studies with intervals."""
+    """A table with one row per source and rule: means over studies with intervals."""
     lines = [
         "| source | rule | studies | saved | best kept | within noise | false stops | regret (scaled) | time to best |",
         "| --- | --- | ---: | --- | --- | --- | --- | --- | --- |",
@@ -198,23 +198,26 @@ def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float
 
 
 def trade_off(rows: list[ReplayRow], simple: list[ReplayRow], curve: list[ReplayRow]) -> str:
-    """Our whole curve against every peer and every simple rule, and the studies one by one."""
+    """sweepft's trade-off curve compared with every other rule, and each study separately."""
     ours = ["calibrated (0.05)", "calibrated", *(f"calibrated ({bound:.2f})" for bound in SETTINGS[1:])]
     own = [r for r in rows if r.rule == "calibrated"]
     peers = [r for r in RULES if r not in (*YARDSTICKS, "calibrated")]
     shown = [*own, *(r for r in rows if r.rule in ("ray-median", "ray-asha", *YARDSTICKS))]
-    text = "\n\n## Who beats whom\n\nBetter: at least as much saved and the best run kept at least as often, in the"
-    text += " mean over studies; `*` in 95% of the bootstraps over five studies or more.\n\nStrictly the best run:\n\n"
+    text = "\n\n## Dominance\n\nA rule beats another if, in the mean over studies, it saves at least as much and keeps"
+    text += " the best run at least as often; `*`: in 95% of the bootstraps over five studies or more."
+    text += "\n\nThe best run itself:\n\n"
     text += dominance([*rows, *curve], ours, peers)
     text += "\n\nThe best or one within noise:\n\n"
     text += dominance([*rows, *curve], ours, peers, "best_kept_within_noise")
-    text += "\n\n## Our curve and those of simple rules\n\n" + curve_table([*own, *curve, *simple])
+    text += "\n\n## Trade-off curves of sweepft and of simple rules\n\n" + curve_table(
+        [*own, *curve, *simple]
+    )
     return text + "\n\n## Study by study\n\n" + each_study([*shown, *curve])
 
 
 @dataclass
 class Found:
-    """Everything that was measured, rows of all sources so far."""
+    """The measurements of all sources so far."""
 
     rows: list[ReplayRow] = field(default_factory=list)
     settings: list[ReplayRow] = field(default_factory=list)
@@ -224,7 +227,7 @@ class Found:
     coverage: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, out: Path, stamp: dict[str, object]) -> str:
-        """``OUT.json`` and ``OUT.md``; returns the page."""
+        """Write ``OUT.json`` and ``OUT.md``; return the page."""
         record: dict[str, object] = {"about": stamp, "promise": self.promise, "audit_coverage": self.coverage}
         for name in ("rows", "settings", "simple", "ablation"):
             record[name] = [r.to_row() for r in getattr(self, name)]
@@ -241,7 +244,7 @@ class Found:
 
 
 def read_rows(path: Path) -> list[ReplayRow]:
-    """The peers' rows of a previous run: a replay of the same rule in the same orders gives the same numbers."""
+    """Rows of the other rules from a previous run; replays of the same rule in the same orders are deterministic."""
     rows = json.loads(path.read_text())["rows"]
     head = ("source", "study", "rule", "orders", "runs")
     return [
@@ -260,7 +263,7 @@ def measure(
     orders: int,
     earlier: Sequence[ReplayRow] = (),
 ) -> None:
-    """One source: all rules and settings; half of the orders for audits and prior sweeps, a quarter for ablations."""
+    """Measure all rules on one source; audits and prior sweeps use half of the orders, ablations a quarter."""
     base, studies = Replay(orders=orders), parts[part]
     half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
 
@@ -296,20 +299,22 @@ def measure(
 
 
 def main() -> None:
-    """Run the benchmark; the page and the rows are written after each source."""
+    """Run the benchmark; write the page and the rows after each source."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--orders", type=int, default=20)
-    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--jobs", type=int, default=1, help="number of processes")
     parser.add_argument("--part", choices=("dev", "held"), default="held")
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
-    parser.add_argument("--reuse", type=Path, help="JSON of a previous run on the same part: its peers' rows")
-    parser.add_argument("--only", nargs="*", help="sources, else all")
+    parser.add_argument(
+        "--reuse", type=Path, help="JSON of a previous run on the same part: reuse the rows of other rules"
+    )
+    parser.add_argument("--only", nargs="*", help="names of sources (default: all)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     begun, data, found = time.time(), load(args.curves), Found()
     if not data:
-        sys.exit(f"curves are looked for in {args.curves} and {OWN}: none found")
+        sys.exit(f"no curves found in {args.curves} or {OWN}")
     text, earlier = "", read_rows(args.reuse) if args.reuse else []
     with ProcessPoolExecutor(args.jobs) as pool:
         for source, parts in data.items():

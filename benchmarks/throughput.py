@@ -1,17 +1,17 @@
-"""Useful tokens per CPU-second of training: sweepft packed, against transformers.Trainer and a bare PyTorch loop.
+"""Useful tokens per CPU-second of training: sweepft packed, compared with transformers.Trainer and a bare PyTorch loop.
 
-Four ways to train the same model on the same rows, one optimizer step for each BATCH of them: `transformers.Trainer`
-with padding and with length grouping, a bare PyTorch loop over packed batches, and sweepft. A useful token is one that
-is no padding. Each has a process of its own with the same number of threads, and takes its turn in every round.
+Four ways to train the same model on the same rows, with an optimizer step per BATCH rows: `transformers.Trainer` with
+padding and with length grouping, a bare PyTorch loop over packed batches, and sweepft. A useful token is one that is
+not padding. Each runs in a separate process with the same number of threads, one after another in every round.
 
-The idea to keep in mind: CPU time, not wall time, is compared, so that a busy machine disturbs little; and the bare
-loop runs the very batches that sweepft runs, so that their ratio is what DeepSpeed and our bookkeeping cost.
+CPU time is compared instead of wall time, to reduce the influence of other load. The bare loop trains on the same
+batches as sweepft, so their ratio shows the cost of DeepSpeed and of sweepft's records.
 
     python benchmarks/throughput.py [--rows 512] [--rounds 3] [--data FILE --model FOLDER] [--json FILE] [--md FILE]
-    python benchmarks/throughput.py --gpu --size 125M --rows 4096 --tokens 16384 ...    on a GPU, in bf16, by its clock
+    python benchmarks/throughput.py --gpu --size 125M --rows 4096 --tokens 16384 ...    on a GPU, in bf16, wall time
 
-On a GPU: random weights of the size asked for, with the tokenizer of ``--model``; bf16 as each has it (the Trainer and
-the bare loop by autocast, sweepft by DeepSpeed with float32 masters); wall time, for nobody else is on the card.
+On a GPU: random weights of the requested size with the tokenizer of ``--model``; bf16 (the Trainer and the bare loop by
+autocast, sweepft by DeepSpeed with float32 masters); wall time, on a GPU without other processes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 WARM_STEPS = 2
 Result = tuple[int, float, float]
-"""Useful tokens, seconds, loss of the first step (of the Trainer: mean loss)."""
+"""Useful tokens, seconds, and loss of the first step (for the Trainer: mean loss)."""
 Timed = Callable[[], Result]
 
 
@@ -95,10 +95,10 @@ def finish(
     text = "\n\n".join(
         [
             f"{job['rows']} rows of {source}, mean {job['mean_length']:.0f} tokens, batch "
-            f"{args.batch}; Trainer with {args.micro} rows a forward pass, packed with {args.tokens} tokens; "
+            f"{args.batch}; Trainer with {args.micro} rows per forward pass, packed with {args.tokens} tokens; "
             f"{_where(args)}, AdamW. Medians of {args.rounds} rounds; ratios within a round.",
-            record.table(["", f"useful tokens {_unit(args)}", "sweepft is ... times as fast"], rows),
-            f"The first step's loss of sweepft and of the bare loop: {apart:.1e} apart.",
+            record.table(["", f"useful tokens {_unit(args)}", "speed of sweepft, relative"], rows),
+            f"Difference between the first-step losses of sweepft and of the bare loop: {apart:.1e}.",
         ]
     )
     record.finish(args, "Throughput", facts, figures, text)
@@ -118,7 +118,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gpu", action="store_true", help="train on the GPU, in bf16; wall time")
-    parser.add_argument("--size", choices=SIZES, default="125M", help="of the random model, with --gpu")
+    parser.add_argument("--size", choices=SIZES, default="125M", help="size of the random model, with --gpu")
     return parser.parse_args()
 
 
@@ -131,7 +131,7 @@ def _where(args: argparse.Namespace) -> str:
 
 
 def prepared_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Tokenise once for all: model, token set and sizes. Generated rows and a random model where none are given."""
+    """Tokenise the rows: model, token set and sizes. Uses generated rows and a random model unless both are given."""
     model, data = args.model, args.data
     if model is None or data is None:
         shape = Shape(hidden=192, layers=4, heads=6, intermediate=512, vocab=512, positions=512)
@@ -166,7 +166,7 @@ def prepared_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _of_size(size: str, model: Path, folder: Path) -> Path:
-    """Random weights of a size, with the tokenizer of a model."""
+    """Save random weights of a size with the tokenizer of a model."""
     import torch
     from transformers import AutoTokenizer
 
@@ -185,12 +185,12 @@ def _begin(job: dict[str, Any]) -> None:
 
 
 def _warm_rows(job: dict[str, Any]) -> int:
-    """Rows before the clock starts; on a GPU all, for its allocator learns as long as it sees new shapes."""
+    """Rows trained before timing; on a GPU all of them, since its allocator adapts to every new shape."""
     return int(job["rows"]) if job["gpu"] else WARM_STEPS * int(job["batch"])
 
 
 def _now(job: dict[str, Any]) -> float:
-    """Seconds of CPU; on a GPU of the clock, all work on it done."""
+    """CPU seconds; on a GPU wall seconds after synchronisation."""
     if not job["gpu"]:
         return time.process_time()
     import torch
@@ -239,7 +239,7 @@ def _trainer(strategy: str, job: dict[str, Any]) -> Timed:
 
 
 def _bare(job: dict[str, Any]) -> Timed:
-    """What an engineer writes by hand, given the packed batches: no DeepSpeed, no records."""
+    """A hand-written loop over the packed batches: no DeepSpeed, no records."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -285,7 +285,7 @@ def _bare(job: dict[str, Any]) -> Timed:
 def packed_trials(
     job: dict[str, Any], *, packed: bool = True, compiled: bool = False, gpus: float = 1.0
 ) -> Timed:
-    """sweepft's engine: the same trial over all rows, again and again."""
+    """sweepft's engine: the same trial over all rows, repeatedly."""
     from sweepft.spec import Budget, TrainConfig
     from sweepft.training.config import EngineConfig
     from sweepft.training.distributed import join
@@ -296,7 +296,7 @@ def packed_trials(
         port = s.getsockname()[1]
     _begin(job)
     device = join(0, 1, "127.0.0.1", port, job["threads"], gpus if job["gpu"] else 0)
-    plan = EngineConfig(
+    config = EngineConfig(
         model_path=job["model"], train_cache=job["cache"], budget_samples=job["rows"],
         micro_batch=job["tokens"] if packed else job["micro"], packed=packed,
         scratch=str(Path(job["folder"]) / "base"), pad_id=job["pad_id"], threads=job["threads"],
@@ -306,10 +306,10 @@ def packed_trials(
         budget=Budget(samples=job["rows"]), budget_samples=job["rows"], batch_size=job["batch"], learning_rate=1e-3,
         micro_batch=job["micro"],
     )  # fmt: skip
-    runner = TrialRunner(plan, device)
+    runner = TrialRunner(config, device)
     tokens = int(TokenSet(job["cache"]).lengths[_order(job)].sum())
     runner.start(train_config)
-    # What is compiled is compiled before the clock starts: all the shapes are seen once.
+    # Compilation happens before timing: one pass over all shapes.
     loss = runner.run(job["rows"] if compiled else _warm_rows(job))["history"]["loss"][0]
 
     def timed() -> Result:
@@ -353,10 +353,10 @@ def _collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
 
 
 def _by_document(job: dict[str, Any]) -> Timed:
-    """Without the kernel over documents: attention to one document after the other."""
+    """Without the varlen kernel: attention to one document after another."""
     from sweepft.training import attention
 
-    attention._varlen_is_whole = lambda: False
+    attention._varlen_is_complete = lambda: False
     return packed_trials(job)
 
 

@@ -1,12 +1,12 @@
-"""The same sweep three ways in one run: sweepft, Ray's TorchTrainer in each Tune trial, a fresh process group a trial.
+"""One sweep run three ways: sweepft, Ray's TorchTrainer in each Tune trial, and a new process group per trial.
 
     python benchmarks/trial_switch.py [--json FILE] [--md FILE] [--trials 12] [--steps 30]
 
-The idea to keep in mind: all three train the same configurations on the same batches, one trial at a time on two
-ranks of one thread each, and must give equal losses. sweepft runs first and last and its seconds are the mean, so
-that a load that drifts favours nobody. Clocks start when the data are tokenised and Ray is up, and stop
-when the last trial's result is there; sweepft's includes the one-off start of its ranks, its ledger and its report.
-A second sweep, whose steps take half a second or more, shows which share of a slot's time is spent inside steps.
+All three train the same configurations on the same batches, one trial at a time on two ranks of one thread each, and
+must give equal losses. sweepft runs first and last, and the mean is reported, so that a drift of the machine's load
+favours none of them. Timing starts when the data are tokenised and Ray is up, and stops with the result of the last
+trial; sweepft's time includes the start of its ranks, its ledger and its report. A second sweep, with steps of half a
+second or more, shows the fraction of a slot's time spent inside steps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Key = tuple[float, str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way gave: wall seconds, and by configuration the loss of every step and every held-out loss."""
+    """Result of one way: wall seconds and, by configuration, the loss of every step and every validation loss."""
 
     seconds: float
     losses: dict[Key, list[float]]
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument(
-        "--slow-trials", type=int, default=3, help="of the sweep with long steps; 0 leaves it out"
+        "--slow-trials", type=int, default=3, help="trials of the sweep with long steps; 0 skips it"
     )
     parser.add_argument("--slow-steps", type=int, default=60)
     args = parser.parse_args()
@@ -84,16 +84,16 @@ def main() -> None:
             keys = list(warm.losses)
             print(f"sweepft: {warm.seconds:.1f} s", flush=True)
             fresh = by_processes(folder, keys, job)
-            print(f"process a trial: {fresh.seconds:.1f} s", flush=True)
+            print(f"process per trial: {fresh.seconds:.1f} s", flush=True)
             trainer = by_torchtrainer(folder, keys, job)
             print(f"TorchTrainer: {trainer.seconds:.1f} s", flush=True)
-            again, _ = by_sweepft(folder, "tiny-again", material, rates, args.steps)
-            print(f"sweepft again: {again.seconds:.1f} s", flush=True)
+            second, _ = by_sweepft(folder, "tiny-second", material, rates, args.steps)
+            print(f"sweepft, second run: {second.seconds:.1f} s", flush=True)
             slow = by_long_steps(folder, args) if args.slow_trials else None
         finally:
             ray.shutdown()
-        slots = [next(iter(slot_times(folder / run).values())) for run in ("tiny", "tiny-again")]
-        figures = compare((warm, again), fresh, trainer, slots, ray_start) | step_shares(slow)
+        slots = [next(iter(slot_times(folder / run).values())) for run in ("tiny", "tiny-second")]
+        figures = compare((warm, second), fresh, trainer, slots, ray_start) | step_shares(slow)
     record.finish(args, "A sweep three ways", facts, figures, page(figures))
 
 
@@ -107,7 +107,7 @@ def spec_for(folder: Path, name: str, material: Material, search: Mapping[str, A
 
 
 def run(spec_file: Path, out: Path) -> float:
-    """Tokenise, then run the sweep; returns the seconds of the run alone."""
+    """Tokenise, then run the sweep; returns the seconds of the run without tokenising."""
     from rich.console import Console
 
     from sweepft.data import prepare_in_child
@@ -128,7 +128,7 @@ def run(spec_file: Path, out: Path) -> float:
 def by_sweepft(
     folder: Path, name: str, material: Material, rates: list[float], steps: int
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Run it with sweepft; also returns what the other ways need to train on the same data."""
+    """Run the sweep with sweepft; also returns what the other ways need to train on the same data."""
     from sweepft.ledger import SweepState
 
     space = {"learning_rate": {"choice": rates}, "schedule": {"choice": list(SCHEDULES)}}
@@ -141,7 +141,7 @@ def by_sweepft(
     view = SweepState.load(folder / name)
     losses, evals = {}, {}
     for trial in view.trials.values():
-        key = (trial.config["learning_rate"], trial.config["schedule"])
+        key = (trial.params["learning_rate"], trial.params["schedule"])
         losses[key] = trial.history["loss"].tolist()
         evals[key] = [e["objective"] for e in trial.evals]
     data = view.header["data"]
@@ -160,7 +160,7 @@ def by_sweepft(
 
 
 def by_processes(folder: Path, keys: list[Key], job: dict[str, Any]) -> Outcome:
-    """A fresh process group for each trial, started directly (what torchrun does, without its own start)."""
+    """A new process group for each trial, started directly: what torchrun does, without torchrun's own startup."""
     script = str(Path(__file__).with_name("plain_trial.py"))
     losses, evals = {}, {}
     begin = time.perf_counter()
@@ -195,7 +195,7 @@ def by_processes(folder: Path, keys: list[Key], job: dict[str, Any]) -> Outcome:
 
 
 def by_torchtrainer(folder: Path, keys: list[Key], job: dict[str, Any]) -> Outcome:
-    """Ray Train V2 inside each Tune trial, as Ray's documentation shows it."""
+    """Ray Train V2 inside each Tune trial, as in Ray's documentation."""
     from ray import tune
 
     results = folder / "trainer-outcomes"
@@ -251,7 +251,7 @@ def by_torchtrainer(folder: Path, keys: list[Key], job: dict[str, Any]) -> Outco
 
 
 def by_long_steps(folder: Path, args: argparse.Namespace) -> tuple[SlotTime, float]:
-    """A sweep whose steps take half a second or more, evaluated at the default windows; also the seconds of a step."""
+    """A sweep with steps of half a second or more, evaluated at the default rungs; also the seconds of a step."""
     material = make(folder / "slow-material", SLOW, rows=2400)
     search = {
         "trials": args.slow_trials, "sampler": "random",
@@ -270,11 +270,11 @@ def by_long_steps(folder: Path, args: argparse.Namespace) -> tuple[SlotTime, flo
 def compare(
     runs: tuple[Outcome, Outcome], fresh: Outcome, trainer: Outcome, slots: list[SlotTime], ray_start: float
 ) -> dict[str, Any]:
-    """The figures of the tiny sweep; of sweepft's two runs the mean, the table of the slot's time from the first."""
-    warm, again = runs
+    """Figures of the tiny sweep: the mean of sweepft's two runs, and the slot's time from the first."""
+    warm, second = runs
     trials = len(warm.losses)
-    differences = [difference(warm, other) for other in (fresh, trainer, again)]
-    seconds = (warm.seconds + again.seconds) / 2
+    differences = [difference(warm, other) for other in (fresh, trainer, second)]
+    seconds = (warm.seconds + second.seconds) / 2
     start = float(np.mean([slot.start for slot in slots]))
     outside = seconds - start - float(np.mean([slot.warm_seconds for slot in slots]))
     switches = [s for slot in slots for s in slot.switches]
@@ -282,7 +282,7 @@ def compare(
     return {
         "trials": trials,
         "sweepft_seconds": seconds,
-        "sweepft_seconds_first_and_last": [warm.seconds, again.seconds],
+        "sweepft_seconds_first_and_last": [warm.seconds, second.seconds],
         "torchtrainer_seconds": trainer.seconds,
         "process_seconds": fresh.seconds,
         "ratio_torchtrainer": trainer.seconds / seconds,
@@ -308,7 +308,7 @@ def compare(
 
 
 def difference(a: Outcome, b: Outcome) -> float:
-    """Largest difference of any step's loss or held-out loss of any trial; infinite where lengths differ."""
+    """Largest difference of a step's loss or a validation loss over all trials; infinite where lengths differ."""
     pairs = [(a.losses[k], b.losses[k]) for k in a.losses] + [(a.evals[k], b.evals[k]) for k in a.losses]
     if any(len(x) != len(y) for x, y in pairs):
         return float("inf")
@@ -328,7 +328,7 @@ def slot_figures(slot: SlotTime) -> dict[str, Any]:
 
 
 def step_shares(slow: tuple[SlotTime, float] | None) -> dict[str, Any]:
-    """The figures of the sweep with long steps."""
+    """Figures of the sweep with long steps."""
     if slow is None:
         return {"step_share": None}
     slot, step_seconds = slow
@@ -341,11 +341,11 @@ def step_shares(slow: tuple[SlotTime, float] | None) -> dict[str, Any]:
 
 
 def page(f: dict[str, Any]) -> str:
-    """The tables, in words."""
+    """The tables as Markdown."""
     n, base, apart = f["trials"], f["sweepft_seconds"], f["largest_difference"]
     names = {
         "sweepft": "sweepft",
-        "process": "fresh process group a trial",
+        "process": "new process group per trial",
         "torchtrainer": "TorchTrainer in each Tune trial",
     }
     ways = [
@@ -354,25 +354,25 @@ def page(f: dict[str, Any]) -> str:
     ]
     text = [
         f"## {n} trials, ZeRO-2, {RANKS} ranks, one trial at a time\n",
-        record.table(["way", "seconds", "a trial", "times sweepft's"], ways),
-        f"\nLosses equal: {f['losses_equal']}; largest difference of any step's or held-out loss: "
+        record.table(["way", "seconds", "per trial", "relative to sweepft"], ways),
+        f"\nLosses equal: {f['losses_equal']}; largest difference of a step's loss or a validation loss: "
         f"process {apart['process']:.2g}, TorchTrainer {apart['torchtrainer']:.2g}.",
-        f"\nsweepft's seconds hold {f['ranks_start_seconds']:.2f} s for the one-off start of its ranks and "
-        f"{f['outside_slot_seconds']:.2f} s outside the slot (Tune's start, ledger, report). Without the one-off "
-        f"start a trial more costs {(base - f['ranks_start_seconds']) / n:.2f} s: "
-        f"TorchTrainer {f['ratio_torchtrainer_per_further_trial']:.1f} times that, "
-        f"processes {f['ratio_process_per_further_trial']:.1f} times. Ray's own start, {f['ray_start_seconds']:.1f} s, "
-        "is the same for sweepft and TorchTrainer and in neither.",
+        f"\nsweepft's seconds include {f['ranks_start_seconds']:.2f} s for the start of its ranks (once per slot) and "
+        f"{f['outside_slot_seconds']:.2f} s outside the slot (Tune's start, ledger, report). Without the start of the "
+        f"ranks, each further trial takes {(base - f['ranks_start_seconds']) / n:.2f} s; "
+        f"with TorchTrainer {f['ratio_torchtrainer_per_further_trial']:.1f} times that, with processes "
+        f"{f['ratio_process_per_further_trial']:.1f} times. Ray's own start, {f['ray_start_seconds']:.1f} s, "
+        "is the same for sweepft and TorchTrainer and is not included.",
         f"\nWarm switch: median {1000 * f['switch_seconds']['median']:.1f} ms, "
         f"largest {1000 * f['switch_seconds']['largest']:.1f} ms.",
-        "\n## Where the slot's time goes\n",
+        "\n## The slot's time by phase\n",
         slots_table(f),
     ]
     if f["step_share"] is not None:
         text.append(
-            f"\nLong steps: {f['long_step_seconds']:.2f} s a step, {f['long_slot']['trials']} trials; inside steps "
-            f"{f['step_share']:.1%} of the slot's time once its ranks are up, {f['step_share_with_start']:.1%} "
-            "with their one-off start."
+            f"\nLong steps: {f['long_step_seconds']:.2f} s per step, {f['long_slot']['trials']} trials; "
+            f"{f['step_share']:.1%} of the slot's time after the start of its ranks is inside steps, "
+            f"{f['step_share_with_start']:.1%} including that start."
         )
     return "\n".join(text)
 
@@ -388,7 +388,7 @@ def slots_table(f: dict[str, Any]) -> str:
             row += [slot["seconds"][phase], f"{slot['shares'][phase]:.1%}"]
         rows.append(row)
     total: list[object] = ["warm slot time"]
-    start: list[object] = ["one-off start of the ranks, before"]
+    start: list[object] = ["start of the ranks, before"]
     for slot in slots.values():
         total += [slot["warm_seconds"], "100%"]
         start += [slot["start_seconds"], ""]

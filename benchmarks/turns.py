@@ -1,7 +1,7 @@
-"""Processes that make themselves ready side by side and are then timed in turns, or some of them together.
+"""Worker processes that prepare in parallel and then run on request, one at a time or several at once.
 
-The idea to keep in mind: imports, weights and first steps cost more than what is timed and need no quiet machine; a
-process that is not told to go only waits.
+Preparation (imports, weights, first steps) takes longer than what is timed, and need not be timed. A process waits
+between requests without using the CPU.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """A process that runs ``prepare(job)`` at once, and what that returns each time it is told to go.
+    """A process that calls ``prepare(job)`` at once, and then the function it returned at each `go`.
 
     Args:
-        prepare: A function of a module, called in the new process; returns the function that is timed.
+        prepare: A module-level function, called in the new process; returns the function to time.
         job: Its argument.
     """
 
     def __init__(self, prepare: Callable[[Any], Callable[[], Any]], job: Any) -> None:
-        context = multiprocessing.get_context("spawn")  # CUDA does not outlive a fork
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, prepare, job), daemon=True)
         self._process.start()
@@ -33,19 +33,19 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._line.close()  # it ends by itself, unless it is at work
+        self._line.close()  # an idle process ends by itself
         self._process.join(timeout=10)
         self._process.kill()
 
     def go(self) -> None:
-        """Have it run once."""
+        """Start one run."""
         self._line.send(None)
 
     def answer(self) -> Any:
-        """What it returned, or None once it is ready.
+        """Wait for the result of the last `go`; the first call waits for the preparation and returns None.
 
         Raises:
-            RuntimeError: If it ended instead; its last words are on stderr.
+            RuntimeError: If the process ended; its error is on stderr.
         """
         try:
             return self._line.recv()

@@ -1,8 +1,7 @@
-"""Sweeps without training: the real searcher, scheduler, ledger and report; only the trials are made up or played back.
+"""Sweeps without training: real searcher, scheduler, ledger and report, with synthetic or recorded learning curves.
 
-For two questions that no test on real trials can afford: what does the driver cost a trial when there are ten thousand
-of them, and which whole system finds the best model for the same GPU-hours? The ledger says that it is simulated,
-and so does every report made from it.
+They measure what real trials are too expensive for: the driver's cost per trial in a sweep of ten thousand trials, and
+which search strategy finds the best model for the same GPU-hours. The ledger and every report are marked as simulated.
 """
 
 from __future__ import annotations

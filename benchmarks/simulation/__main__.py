@@ -1,4 +1,4 @@
-"""``sweepft simulate``: a sweep without training, to see what the driver costs and which system finds more."""
+"""The command ``python -m benchmarks.simulation``: a sweep without training."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ if TYPE_CHECKING:
 @SPEC
 @SET
 @OUT
-@click.option("--trials", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--slots", type=click.IntRange(1), default=512, show_default=True, help="Trials at once.")
+@click.option("--trials", type=click.IntRange(1), default=10_000, show_default=True, help="Number of trials.")
+@click.option("--slots", type=click.IntRange(1), default=512, show_default=True, help="Concurrent trials.")
 @click.option(
     "--curves",
     type=click.Path(exists=True, path_type=Path),
-    help="Recorded runs to play back (as `sweepft replay` reads them); by default the courses are made up.",
+    help="Recorded runs to play back, as `sweepft replay` reads them; by default the curves are synthetic.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0), help="Of proposals and made-up courses.  [default: search.seed]"
+    "--seed", type=click.IntRange(0), help="Seed of proposals and synthetic curves.  [default: search.seed]"
 )
 @click.option(
     "--compare",
     "seeds",
     type=click.IntRange(1),
     metavar="SEEDS",
-    help="Instead: whole systems over equal GPU-hours, so many sweeps each; --trials is then the full trials they pay.",
+    help="Compare search strategies instead, SEEDS sweeps each, over the GPU-hours of --trials full trials.",
 )
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures here."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the figures to this file.",
 )
 def simulate(
     spec: Path,
@@ -51,9 +54,9 @@ def simulate(
     seeds: int | None,
     json_file: Path | None,
 ) -> None:
-    """Run the sweep of SPEC without training, on a virtual clock: real search, verdicts, ledger and report.
+    """Run the sweep of SPEC without training, on a virtual clock, with real search, decisions, ledger and report.
 
-    Model and data are not looked at. The run folder is marked as simulated, and so is its report.
+    Model and data are not read. The run folder and its report are marked as simulated.
     """
     from benchmarks.simulation import compare_systems, make_courses
     from benchmarks.simulation import simulate as run
@@ -76,7 +79,7 @@ def simulate(
     marks = [n for n in (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000) if n < trials]
     done = run(
         loaded, out, make_courses(loaded, curves, seed), marks=marks,
-        told=lambda mark: console.print(f"{mark.trials} trials, {mark.driver_seconds:.0f} s of CPU", markup=False),
+        on_mark=lambda mark: console.print(f"{mark.trials} trials, {mark.driver_seconds:.0f} s of CPU", markup=False),
     )  # fmt: skip
     console.print(_growth(done))
     for path in done.reports.values():
@@ -110,8 +113,8 @@ def _growth(done: Simulated) -> Table:
             table.add_row(str(mark.trials), *(f"{ms:.1f}" for ms in each), *rest)
         before = mark
     table.caption = (
-        f"{done.driver_ms:.1f} ms a trial in all, with the report's {done.report_seconds:.1f} s; "
-        "Ray's own loop is not in it"
+        f"{done.driver_ms:.1f} ms per trial in total, including {done.report_seconds:.1f} s for the report; "
+        "without Ray's own loop"
     )
     return table
 
@@ -119,7 +122,9 @@ def _growth(done: Simulated) -> Table:
 def _systems(rows: list[SystemRow]) -> Table:
     from rich.table import Table
 
-    table = Table(title="nats behind the best known configuration, by share of the GPU-hours (95% interval)")
+    table = Table(
+        title="true loss above the best known configuration (nats), by share of the GPU-hours (95% interval)"
+    )
     table.add_column("system", no_wrap=True)
     for share in rows[0].regret:
         table.add_column(f"{share:.0%}", justify="right")

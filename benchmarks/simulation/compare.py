@@ -1,8 +1,7 @@
-"""Whole systems against each other: which finds the best model for the same GPU-hours?
+"""Compares search strategies: which one finds the best model for the same GPU-hours?
 
-One idea: every system is a Ray searcher with a Ray scheduler, run on the same slots over the same courses until the
-GPU-hours are spent; it is judged by what its best completed configuration is truly worth, which the courses know and no
-system does.
+Every system is a Ray searcher with a Ray scheduler, run on the same slots over the same curves until the GPU-hours are
+spent. It is scored by the true loss of its best completed configuration, which the curves know and the systems do not.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from sweepft.search.ray_searcher import OptunaSearcher
 from sweepft.spec import Dimension, SweepSpec, from_dict
 
 SHARES: Final = (0.25, 0.5, 1.0)
-"""Where the best so far is read: shares of the GPU-hours."""
+"""Fractions of the GPU-hours at which the best configuration so far is scored."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class SystemRow:
 
     Attributes:
         system: Its name.
-        seeds: Sweeps run.
-        regret: By share of the GPU-hours: mean of (true worth of the best completed configuration - that of the best
-            known one), nats per target token, with its 95% bootstrap interval: ``[mean, low, high]``.
-        trials: Trials begun, mean.
-        completed: Trials that reached the full budget, mean.
+        seeds: Number of sweeps.
+        regret: By share of the GPU-hours: true loss of the best completed configuration minus that of the best known
+            one (nats per target token), mean and 95% bootstrap interval: ``(mean, low, high)``.
+        trials: Mean number of trials started.
+        completed: Mean number of trials that reached the full budget.
     """
 
     system: str
@@ -64,14 +63,14 @@ def compare_systems(
     seeds: int,
     systems: Sequence[str] = (),
 ) -> list[SystemRow]:
-    """Run every system once a seed, over the same slots for the same virtual time.
+    """Run every system once per seed, over the same slots for the same virtual time.
 
     Args:
-        spec: Space, budget, slots and, for ours, search and early stop.
-        courses: By seed: the same ones for every system.
-        full_trials: The time each system has, in mean times of a full trial over the whole of its slots.
-        seeds: Sweeps a system.
-        systems: Names out of `SYSTEMS`; all by default.
+        spec: Space, budget, slots and, for sweepft, search and early stop.
+        courses: Makes the curves for a seed; every system gets the same ones.
+        full_trials: GPU-hours of each system, in full trials of mean length.
+        seeds: Number of sweeps per system.
+        systems: Names from `SYSTEMS`; all by default.
     """
     names = systems or tuple(SYSTEMS)
     found: dict[str, list[_Sweep]] = {name: [] for name in names}
@@ -102,14 +101,14 @@ def _row(name: str, sweeps: Sequence[_Sweep], regrets: np.ndarray[Any, Any]) -> 
 
 @dataclass
 class _Sweep:
-    """What one system did: completed trials as (time, worth of the configuration, objective it reported)."""
+    """One sweep of one system: completed trials as (end time, true loss), and the objectives that they reported."""
 
     begun: int
     ended: list[tuple[float, float]]
     objectives: list[float]
 
     def best(self, at: float) -> float:
-        """True worth of the configuration that looked best among those completed by then."""
+        """True loss of the configuration with the best reported objective among those completed by then."""
         there = [(o, w) for (t, w), o in zip(self.ended, self.objectives, strict=True) if t <= at]
         return min(there)[1] if there else math.inf
 
@@ -151,7 +150,7 @@ def _run(spec: SweepSpec, courses: CurveSource, name: str, seed: int, until: flo
 
 @dataclass(frozen=True)
 class _System:
-    """``rungs``: held-out loss is computed, and paid for, at windows only; else at every report, for nothing."""
+    """``rungs``: whether validation loss is computed at rungs only and costs time; else at every report, for free."""
 
     searcher: Searcher
     scheduler: TrialScheduler
@@ -186,7 +185,7 @@ SYSTEMS: Final[dict[str, Callable[[SweepSpec, int, int], _System]]] = {
     "Ray OptunaSearch + ASHA": _ray,
     "sweepft": _ours,
 }
-"""Systems by name. Ray's get held-out loss at every report, at no cost; ours pays for it, at windows only."""
+"""Systems by name. Only sweepft pays for validation loss, at rungs; the others get it at every report for free."""
 
 
 def _endless(spec: SweepSpec, seed: int) -> SweepSpec:
@@ -206,7 +205,7 @@ def _domain(dimension: Dimension) -> Any:
 
 
 def _yardstick(spec: SweepSpec, courses: CurveSource, seed: int, draws: int = 400) -> tuple[float, float]:
-    """Mean seconds of a full trial, and the worth of the best of many random configurations."""
+    """Mean seconds of a full trial, and the true loss of the best of many random configurations."""
     changed = _endless(spec, seed).to_dict()
     changed["search"] |= {"sampler": "random", "seed": seed + 1_000_003}
     proposer = Proposer(from_dict(changed), None)

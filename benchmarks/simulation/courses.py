@@ -1,9 +1,9 @@
-"""How a trial would have gone: a learning curve for any configuration of a search space.
+"""Simulated learning curves for every configuration of a search space.
 
-Two sources. `Synthetic` is a made-up response, smooth in every swept setting, with the features that matter to whoever
-searches and stops: an optimum of the learning rate that moves with the batch size, runs that diverge above it, courses
-that cross, and noise. It claims nothing about any model. `Recorded` plays back the recorded run whose settings are
-nearest.
+There are two sources. `Synthetic` is a response that is smooth in every swept parameter and has the features that
+matter to search and early stopping: an optimum of the learning rate that moves with the batch size, runs that diverge
+above it, curves that cross, and noise. It makes no claim about any model. `Recorded` plays back the recorded run with
+the nearest parameters.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from sweepft.training.lr_schedules import lr_at
 Floats = NDArray[np.float64]
 
 SECONDS_PER_SAMPLE: Final = 0.2
-"""GPU-seconds a sample takes: about a 7B model on an A100."""
+"""GPU-seconds per sample: about a 7B model on an A100."""
 
 SECONDS_PER_STEP: Final = 0.3
-"""Seconds an optimizer step takes beside its samples."""
+"""Seconds per optimizer step besides those of its samples."""
 
 SECONDS_PER_EVALUATION: Final = 20.0
 _TOKENS: Final = 200  # target tokens of a sample
 _FLOOR: Final = 1.1  # nats per target token that the best configuration reaches
 _SEED_NOISE: Final = 0.004  # of the final loss, standard deviation
-_EVAL_NOISE: Final = 0.003  # of a held-out loss
+_EVAL_NOISE: Final = 0.003  # of a validation loss
 
 
 @dataclass(frozen=True)
 class SimulatedCurve:
-    """One trial's whole way, as if it had been trained to its budget. Arrays have one entry an optimizer step.
+    """The full curve of one trial, as if trained to its budget. Arrays have one entry per optimizer step.
 
     Attributes:
         samples: Samples seen.
@@ -49,8 +49,8 @@ class SimulatedCurve:
         grad_norm: Gradient norm.
         lr: Learning rate.
         seconds: Seconds of each step.
-        validation: Held-out loss as it would be measured after each step.
-        ideal: The held-out loss at the end without any noise: what the configuration is worth; infinity if it diverges.
+        validation: Validation loss as measured after each step.
+        ideal: True loss: the validation loss at the end without noise; infinity if the trial diverges.
         diverges_at: Index of the step whose loss is not finite, or None.
     """
 
@@ -65,21 +65,21 @@ class SimulatedCurve:
 
 
 class CurveSource(Protocol):
-    """Where courses come from."""
+    """A source of simulated curves."""
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the ledger says on them, JSON-able."""
+        """Their description in the ledger, JSON-able."""
         ...
 
     def course(self, config: Mapping[str, Any], train_config: TrainConfig) -> SimulatedCurve:
-        """The course of a configuration: always the same for the same one."""
+        """The curve of a configuration; deterministic."""
         ...
 
 
 @dataclass(frozen=True)
 class _Clock:
-    """Speed and grid that both sources share."""
+    """Step grid and speed, shared by both sources."""
 
     spec: SweepSpec
     budget: int
@@ -100,12 +100,12 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """A made-up response over the space of a spec.
+    """A synthetic response over the space of a spec.
 
-    With every swept setting on its own scale from 0 to 1: the final loss is a floor plus a parabola in the learning
-    rate (optimum at 0.45, moving up by a quarter of the batch size's place), one in the batch size, and small ones in
-    all others. The way there is a power law, faster for high rates, so that courses cross; schedules that decay gain
-    their last part late; rates far above the optimum diverge.
+    With every swept parameter scaled to 0..1, the final loss is a floor plus a parabola in the learning rate (optimum
+    at 0.45, shifted by a quarter of the batch size's position), one in the batch size, and small ones in all others.
+    Curves are power laws, faster for high rates, so that they cross. With a decaying schedule, a part of the loss falls
+    late. Rates far above the optimum diverge.
 
     Args:
         spec: Of the sweep.
@@ -123,7 +123,7 @@ class Synthetic:
 
     @property
     def about(self) -> dict[str, Any]:
-        """That it is made up, and from what."""
+        """Marks the curves as synthetic, with their seed."""
         return {"courses": "synthetic: a made-up response, no model was trained", "seed": self.seed}
 
     def course(self, config: Mapping[str, Any], train_config: TrainConfig) -> SimulatedCurve:
@@ -155,7 +155,7 @@ class Synthetic:
 
     @staticmethod
     def _above(done: Floats, lr: Floats, train_config: TrainConfig, rate: float) -> Floats:
-        """How far the loss still is above its end: a power law, and what a decay of the rate will yet gain."""
+        """Loss above its final value: a power law, plus the part that a decay of the rate has yet to gain."""
         power = 0.25 + 0.35 * rate
         way = (done + 0.01) ** -power - 1.01**-power
         late = 0.06 * (lr / train_config.learning_rate - lr[-1] / train_config.learning_rate).clip(min=0.0)
@@ -164,12 +164,12 @@ class Synthetic:
 
 
 class Recorded:
-    """Recorded runs played back: a configuration gets the run whose settings are nearest, each on its own scale.
+    """Plays back recorded runs: a configuration gets the run with the nearest parameters, each on its own scale.
 
     Args:
         spec: Of the sweep.
-        budget: Samples of a trial; a recorded run's whole way is stretched to it.
-        studies: As read by `sweepft.replay.sources`; the one with the most runs is taken.
+        budget: Samples per trial; recorded runs are rescaled to it.
+        studies: As read by `sweepft.replay.sources`; the one with the most runs is used.
     """
 
     def __init__(self, spec: SweepSpec, budget: int, studies: Sequence[Study]) -> None:
@@ -179,7 +179,7 @@ class Recorded:
 
     @property
     def about(self) -> dict[str, Any]:
-        """Which study."""
+        """Name of the study."""
         return {
             "courses": f"recorded: {self._study.source}, {self._study.name}",
             "runs": len(self._study.runs),
@@ -214,13 +214,13 @@ class Recorded:
 
 
 def _read(run: Run, values: Floats, at: Floats) -> Floats:
-    """A recorded column at these points of progress; what was never logged is taken as 1."""
+    """A recorded column interpolated at these points of progress; 1 where nothing was logged."""
     seen = np.isfinite(values)
     return np.interp(at, run.progress[seen], values[seen]) if seen.any() else np.ones(len(at))
 
 
 def _place(value: Any, dimension: Dimension, seed: int) -> float:
-    """Where a value lies in its dimension, 0 to 1 on its own scale; labels at random, NaN for none."""
+    """Position of a value in its dimension, 0 to 1 on its own scale; random for labels, NaN for None."""
     if value is None:
         return math.nan
     if dimension.choice is not None and not dimension.is_numeric:
@@ -238,10 +238,10 @@ def _place(value: Any, dimension: Dimension, seed: int) -> float:
 
 
 def budget_of(spec: SweepSpec) -> int:
-    """Samples of a trial.
+    """Samples per trial.
 
     Raises:
-        SpecError: If the budget is in tokens or epochs, which only real data can turn into samples.
+        SpecError: If the budget is in tokens or epochs, which only real data can convert to samples.
     """
     samples = spec.train.budget.samples
     if samples is None:
@@ -253,10 +253,10 @@ def budget_of(spec: SweepSpec) -> int:
 
 
 def make_courses(spec: SweepSpec, curves: Path | None, seed: int) -> CurveSource:
-    """Recorded runs of a table or folder, or a made-up response where none is given.
+    """Curves recorded in a table or folder, or synthetic ones if `curves` is None.
 
     Raises:
-        ReplayError: If no learning curves lie there.
+        ReplayError: If no learning curves are found there.
         SpecError: If the budget is not in samples.
     """
     budget = budget_of(spec)

@@ -1,7 +1,7 @@
-"""A whole simulated sweep: proposals, verdicts, ledger, study and report as in a live one, and what they cost.
+"""Runs a simulated sweep: proposals, decisions, ledger, study and report as in a live sweep, with their CPU time.
 
-One idea: time in the ledger is virtual, the CPU seconds counted are real. What is counted is the driver's share of a
-sweep; Ray's own loop, and of course training, are not in it.
+Time in the ledger is virtual; the measured CPU seconds are real. They cover the driver, without Ray's own loop and
+without training.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ from sweepft.spec import SweepSpec
 
 @dataclass(frozen=True)
 class Mark:
-    """How a simulated sweep stood when so many trials had ended.
+    """Measurements of a simulated sweep at a number of ended trials.
 
     Attributes:
-        trials: Trials that had ended.
-        seconds: The driver's CPU seconds so far by part: ``propose, judge, record, tell``.
-        page_seconds: CPU seconds of the live report there; None when none was made.
-        page_mib: Size of that page.
-        rss_mib: Memory at its peak so far.
-        ledger_mib, study_mib: Size of the files.
+        trials: Trials that have ended.
+        seconds: The driver's CPU seconds so far by part: ``propose`` and ``tell`` (searcher), ``judge`` (scheduler) and
+            ``record`` (ledger callback).
+        page_seconds: CPU seconds of writing the live report; None if none was written.
+        page_mib: Size of that report.
+        rss_mib: Peak memory so far.
+        ledger_mib, study_mib: Sizes of the files.
         rows: Ledger rows.
     """
 
@@ -59,7 +60,7 @@ class Mark:
 
     @property
     def driver_seconds(self) -> float:
-        """All parts together, without pages."""
+        """Sum of all parts, without live reports."""
         return sum(self.seconds.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,15 +70,15 @@ class Mark:
 
 @dataclass(frozen=True)
 class Simulated:
-    """What a simulated sweep left behind.
+    """The result of a simulated sweep.
 
     Attributes:
         run_dir: Its run folder.
-        view: The folded ledger.
-        marks: How it grew, the last one at its end.
+        view: The sweep's state.
+        marks: Measurements, the last one at the end.
         reports: Report files by kind.
         report_seconds: CPU seconds of the final report.
-        virtual_seconds: What it would have taken.
+        virtual_seconds: Simulated duration.
     """
 
     run_dir: Path
@@ -89,7 +90,7 @@ class Simulated:
 
     @property
     def driver_ms(self) -> float:
-        """CPU milliseconds of the driver a trial, the final report among them."""
+        """CPU milliseconds of the driver per trial, including the final report."""
         return 1000 * (self.marks[-1].driver_seconds + self.report_seconds) / max(1, self.marks[-1].trials)
 
 
@@ -100,18 +101,19 @@ def simulate(
     *,
     marks: Sequence[int] = (),
     pages: bool = False,
-    told: Callable[[Mark], None] | None = None,
+    on_mark: Callable[[Mark], object] | None = None,
 ) -> Simulated:
     """Run a sweep on a virtual clock; see the module.
 
     Args:
-        spec: As loaded; ``search.trials`` says how many, ``resources.concurrent_trials`` over how many slots.
-            ``search.limit`` is not looked at.
+        spec: As loaded, with ``search.trials`` trials over ``resources.concurrent_trials`` slots; ``search.limit`` is
+            ignored.
         out: Run folder; must not hold a run yet.
-        courses: How trials go.
-        marks: Numbers of ended trials at which to take stock, besides the end.
-        pages: Whether to make the live report at each of these, to see what it costs.
-        told: Called at each.
+        courses: Source of the curves.
+        marks: Numbers of ended trials at which to measure, besides the end.
+        pages: Whether to write the live report at each of these, to measure its cost.
+        on_mark: Called with each measurement.
+
     Raises:
         SpecError: If the budget is not in samples.
         SweepftError, StorageError: If the folder holds a run, or cannot be written.
@@ -147,19 +149,19 @@ def simulate(
             )  # fmt: skip
 
         callback = build_callback(spec, out, event_log, search, elapsed=clock.elapsed)
-        stock = _Stock(out, view, {*marks}, pages, told)
+        measurements = _Measurements(out, view, {*marks}, pages, on_mark)
         tuner = VirtualTuner(
             search.searcher,
             search.scheduler,
             play,
             slots=spec.resources.concurrent_trials,
             callback=callback,
-            after=stock.after,
+            after=measurements.after,
             clock=clock,
         )
-        stock.tuner = tuner
-        with open(os.devnull, "w") as nowhere:
-            progress = Progress(view, spec.resources.concurrent_trials, Console(file=nowhere))
+        measurements.tuner = tuner
+        with open(os.devnull, "w") as devnull:
+            progress = Progress(view, spec.resources.concurrent_trials, Console(file=devnull))
             event_log.listeners += [progress.on_row, stop_when_nothing_works(control, view)]
             tuner.fit()
             if not control.stopping:
@@ -175,21 +177,21 @@ def simulate(
             callback.close()
             status = "failed" if control.stopping else "finished"
             event_log.write("finish", status=status, reason=control.reason)
-        stock.take()
+        measurements.take()
         before = time.process_time()
         reports = write_report(out)
-        return Simulated(out, view, stock.marks, reports, time.process_time() - before, clock.now)
+        return Simulated(out, view, measurements.marks, reports, time.process_time() - before, clock.now)
 
 
-class _Stock:
-    """Takes stock when so many trials have ended."""
+class _Measurements:
+    """Takes the measurements at the given numbers of ended trials."""
 
     def __init__(
-        self, out: Path, view: SweepState, at: set[int], pages: bool, told: Callable[[Mark], None] | None
+        self, out: Path, view: SweepState, at: set[int], pages: bool, on_mark: Callable[[Mark], object] | None
     ) -> None:
         self.tuner: VirtualTuner | None = None
         self.marks: list[Mark] = []
-        self._out, self._view, self._at, self._pages, self._told = out, view, at, pages, told
+        self._out, self._view, self._at, self._pages, self._on_mark = out, view, at, pages, on_mark
         self._ended = 0
 
     def after(self, trial: VirtualTrial) -> None:
@@ -210,8 +212,8 @@ class _Stock:
         ledger, study = (_mib(path) for path in (ledger_path(self._out), self._out / STUDY_FILE))
         mark = Mark(self._ended, seconds, cost, size, peak, ledger, study, self._view.rows)
         self.marks.append(mark)
-        if self._told is not None:
-            self._told(mark)
+        if self._on_mark is not None:
+            self._on_mark(mark)
 
 
 def _mib(path: Path) -> float:

@@ -1,7 +1,6 @@
-"""A slot that plays a course back, report by report, as a real slot would have told it.
+"""A slot that plays a curve back, report by report.
 
-One idea: results have every key of a real slot's (docs/architecture.md), so that whoever takes them
-    cannot tell.
+Its results have every key of a real slot's results (docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ _TOKENS = 200  # target tokens of a sample
 
 
 class Playback:
-    """One trial under way in one slot.
+    """One trial running in one slot.
 
     Args:
-        courses: Where its course comes from.
+        courses: Source of its curve.
         params: Of the trial.
         train_config: Of the trial.
-        budget: Samples of a trial.
-        rungs: Where held-out loss is computed.
-        validation: Names of the held-out sets.
+        budget: Samples per trial.
+        rungs: Fractions of the budget at which validation loss is computed.
+        validation: Names of the validation sets.
         slot: Name of its slot.
         warm: Whether the slot has run a trial before.
-        reported: Samples up to which the trial had been reported when it was parked.
-        every_report: Held-out loss at every report, at no cost, not at windows alone.
+        reported: Samples up to which the trial had been reported when it was paused.
+        every_report: Report validation loss at every report for free, instead of at rungs only.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Playback:
             "from_step": self._done,
         }
         self._fresh = True
-        # A parked trial is trained again to where it was: nothing of it is kept here.
+        # A resumed trial trains again up to where it was paused: no checkpoints are simulated.
         self._lost = float(self.course.seconds[: self._done].sum())
         self.spent = 0.0
 
@@ -73,7 +72,7 @@ class Playback:
         return sum(self._phases().values())
 
     def report(self) -> dict[str, Any]:
-        """The next result; the last one has ``done``."""
+        """The next result; in the last one ``done`` is true."""
         phases, (first, last) = self._phases(), self._span()
         course, point = self.course, self._points[self._next]
         rows = slice(first, last)

@@ -1,7 +1,7 @@
-"""The turn of Tune's loop on a virtual clock: any Ray searcher with any Ray scheduler, without a Ray session.
+"""Tune's main loop on a virtual clock: any Ray searcher with any Ray scheduler, without a Ray session.
 
-One idea: searcher, scheduler and callback are called with what Tune's controller calls them with, in its order; they
-are the objects of a live sweep, ours or Ray's own. Only the slots are made up.
+Searcher, scheduler and callback are those of a live sweep, sweepft's or Ray's own. They are called with the arguments
+and in the order of Tune's controller. Only the slots are simulated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from sweepft.replay.clock import run_on_slots
 
 
 class Clock:
-    """Virtual seconds since the begin."""
+    """Virtual seconds since the start."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def elapsed(self) -> float:
-        """What stands for a clock that never runs backwards."""
+        """The virtual time, in place of a monotonic clock."""
         return self.now
 
 
 class Meter:
-    """CPU seconds of this thread by part of the driver. One reading a change of part: a reading costs something too."""
+    """CPU seconds of this thread by part of the driver. The clock is read only at a change of part, to save time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -39,7 +39,7 @@ class Meter:
         self._since = time.thread_time()
 
     def now(self, part: str) -> None:
-        """What follows is this part's."""
+        """Count the time from here on as this part's."""
         if part != self._part:
             moment = time.thread_time()
             self.seconds[self._part] = self.seconds.get(self._part, 0.0) + moment - self._since
@@ -47,7 +47,7 @@ class Meter:
 
 
 class VirtualTrial:
-    """A trial as far as searchers, schedulers and callbacks look at it."""
+    """The attributes of a Tune trial that searchers, schedulers and callbacks use."""
 
     is_saving = False
 
@@ -66,17 +66,17 @@ class VirtualTuner:
     """Runs trials until the searcher has finished.
 
     Args:
-        searcher: Proposes.
-        scheduler: Judges.
+        searcher: Proposes trials.
+        scheduler: Decides on their results.
         play: Makes a trial from its name, Tune's config, its slot and whether the slot is warm.
-        slots: Trials at once.
-        callback: Told of everything, as Tune tells callbacks; None for nobody.
-        until: Seconds after which nothing begins and nothing is reported any more; None for no end.
+        slots: Concurrent trials.
+        callback: Called like a Tune callback; None without one.
+        until: Seconds after which no trial starts or reports; None for no end.
         after: Called after each trial that has ended.
         clock: Set to the virtual time.
 
     Attributes:
-        meter: What the driver spent.
+        meter: CPU seconds of the driver.
     """
 
     def __init__(
@@ -101,13 +101,13 @@ class VirtualTuner:
         self._over = False
 
     def get_trials(self) -> list[VirtualTrial]:
-        """Trials under way: what a scheduler may ask the controller for."""
+        """The running trials, which a scheduler may request from the controller."""
         return list(self._live.values())
 
     get_live_trials = get_trials
 
     def fit(self) -> float:
-        """Run to the end; returns the virtual seconds it took."""
+        """Run to the end; returns the virtual duration in seconds."""
         seconds = run_on_slots(self._slots, self._begin, self._report)
         self.meter.now("play")
         return seconds

@@ -1,8 +1,8 @@
-"""Which configurations the study runs: a balanced fraction of the whole product.
+"""The configurations of the study: a balanced fraction of the full grid.
 
-One idea: every cell of learning rate x batch size gets four runs - one configuration with both seeds, which shows
-the noise, and two more with the other schedules and the other warmup - so that each setting is balanced against
-all others (correlations of the design's columns are below 0.03) at a third of the product's cost.
+Every cell of learning rate x batch size gets four runs: one configuration with both seeds, which shows the noise, and
+two more with the other schedules and the other warmup. Each hyperparameter is thus balanced against all others
+(correlations between the design's columns are below 0.03) at a third of the full grid's cost.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Edition:
     """One size of the study.
 
     Attributes:
-        rates: Learning rates, rising.
-        batches: Batch sizes in samples, rising by factors of two: at the share ``batches[0] / b`` of the budget
-            every batch size has done the same number of steps as the largest at its end.
+        rates: Learning rates, ascending.
+        batches: Batch sizes in samples, ascending by factors of two. At the fraction ``b / batches[-1]`` of the budget,
+            batch size ``b`` has done as many steps as the largest one at its end.
         samples: Budget of every run.
-        warmup: Fraction of the steps, of the runs that have one.
+        warmup: Fraction of the steps, for the runs with warmup.
         train: Further fields of the spec's train section.
         data: Further fields of the spec's data section.
         resources: The spec's resources.
@@ -57,15 +57,15 @@ EDITIONS = {
         warmup=0.1,
         train={"micro_batch": {"tokens": 16384}, "precision": "bf16", "zero_stage": 2},
         data={"max_length": 512},
-        # Models this small leave a GPU idle between their steps: four trials share it.
+        # A model this small does not keep a GPU busy: four trials share one.
         resources={"workers_per_trial": 1, "gpus_per_worker": 0.25, "concurrent_trials": 4},
     ),
 }
-"""Editions by name; `gpu` is for a model of 30M-1B parameters, whose best rates are lower."""
+"""Editions by name; `gpu` is for models of 30M-1B parameters, which have lower best rates."""
 
 
 def configurations(edition: Edition) -> list[dict[str, Any]]:
-    """The runs, in a fixed random order, so that any first part of them is close to balanced too."""
+    """The runs in a fixed random order, so that an incomplete study is close to balanced too."""
     rows = []
     for (i, rate), (j, batch) in itertools.product(enumerate(edition.rates), enumerate(edition.batches)):
         schedule, warm = (i + j) % 3, (i + j) % 2
@@ -90,14 +90,14 @@ def configurations(edition: Edition) -> list[dict[str, Any]]:
 
 
 def spec(edition: Edition, model: str, in_domain: str, retention: str, name: str = "study") -> dict[str, Any]:
-    """The sweep that makes the runs, as `sweepft run` reads it.
+    """The spec of the sweep, for `sweepft run`.
 
     Args:
-        edition: Its size.
+        edition: Size of the study.
         model: Base model, a folder or hub id.
-        in_domain: Training rows; 3% of them are held out, and are the objective.
-        retention: Rows of what the base model knew: measured, not optimised.
-        name: Of the sweep, and of the study in the table.
+        in_domain: Training rows; 3% of them are the validation set of the objective.
+        retention: Rows of what the base model knew: measured, but not part of the objective.
+        name: Name of the sweep, and of the study in the table.
     """
     runs = configurations(edition)
     return {
@@ -132,7 +132,7 @@ def spec(edition: Edition, model: str, in_domain: str, retention: str, name: str
         },
         "early_stop": {
             "rule": "none",
-            # where batch sizes b have done as many steps as the largest has at its end
+            # where each batch size has done as many steps as the largest one at its end
             "rungs": [edition.batches[0] / b for b in reversed(edition.batches[1:])],
             "min_steps": 1,
         },

@@ -1,7 +1,7 @@
-"""Runs of the study as one row each, and the effects read off them, each with its interval.
+"""Effects of the study's hyperparameters, with intervals, from one row per run.
 
-One idea: settings are compared within cells of equal learning rate and batch size, since those decide most; noise is
-what two seeds of one configuration differ by.
+Hyperparameters are compared within cells of equal learning rate and batch size, which have the largest effects. Noise
+is the difference between two seeds of one configuration.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ METRICS = ("in_domain", "retention")
 
 
 def rungs_of(frame: pd.DataFrame) -> list[float]:
-    """Shares of the budget, below 1, at which held-out losses were measured in every run, rising."""
+    """Fractions of the budget below 1 at which every run has validation losses, ascending."""
     budget = frame["samples"].max()
     measured = frame[frame["eval_metric"].notna()]
     counts = (measured["samples"] / budget).round(4).value_counts()
@@ -38,10 +38,10 @@ def rungs_of(frame: pd.DataFrame) -> list[float]:
 
 
 def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: settings, final losses, and the signals at each window.
+    """One row per run: hyperparameters, final losses, and the signals at each rung.
 
-    Columns ``loss@W, grad_norm@W, eval@W, retention@W`` for windows W in percent; the first two are means over the
-    last fifth of the way to the window.
+    Columns ``loss@W, grad_norm@W, eval@W, retention@W`` for rungs W in percent; the first two are means over the last
+    fifth of the way to the rung.
     """
     budget, rungs = frame["samples"].max(), rungs_of(frame)
     rows = []
@@ -63,7 +63,7 @@ def runs_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_noise(runs: pd.DataFrame, metric: str) -> tuple[float, int]:
-    """Standard deviation between seeds of one configuration (nats; median over pairs, hence robust), and how many."""
+    """Standard deviation between seeds of one configuration (nats; from the median over pairs), and number of pairs."""
     keys = ["lr", "batch_size", "warmup", "schedule", "data_order"]
     pairs = [g[metric].to_numpy() for _, g in runs.groupby(keys) if len(g) == 2]
     gaps = np.abs([a - b for a, b in pairs])
@@ -73,7 +73,7 @@ def seed_noise(runs: pd.DataFrame, metric: str) -> tuple[float, int]:
 def per_doubling(runs: pd.DataFrame, metric: str, of: str) -> Estimate | None:
     """Change of a final loss per doubling of ``batch_size`` at equal rate, or per tenfold ``lr`` at equal batch size.
 
-    Least squares with one constant for each value of the other setting, schedule and warmup held equal.
+    Least squares with one constant for each value of the other hyperparameter, adjusted for schedule and warmup.
     """
     other = "lr" if of == "batch_size" else "batch_size"
     scale: Callable[[float], float] = math.log2 if of == "batch_size" else math.log10
@@ -87,7 +87,7 @@ def choice_effect(
     runs: pd.DataFrame, metric: str, chosen: Callable[[pd.DataFrame], pd.Series]
 ) -> Estimate | None:
     """Difference of a final loss between runs that are ``chosen`` and those that are not, within cells of equal
-    learning rate and batch size; the other settings held equal where they vary."""
+    learning rate and batch size, adjusted for the other hyperparameters that vary."""
     pick = chosen(runs).to_numpy(float)
     cell = runs["lr"].astype(str) + "/" + runs["batch_size"].astype(str)
     columns: dict[str, NDArray[np.float64]] = {"chosen": pick} | _dummies(runs.assign(cell=cell), ["cell"])
@@ -99,11 +99,11 @@ def choice_effect(
 
 
 def partial_rank(runs: pd.DataFrame, signal: str, metric: str, given: Sequence[str]) -> Estimate | None:
-    """Rank correlation of a signal with a final loss after both ranks were freed of the settings in ``given``."""
+    """Partial rank correlation of a signal with a final loss, given the hyperparameters in ``given``."""
     x, y = (runs[c].rank().to_numpy(float) for c in (signal, metric))
     design = np.column_stack([np.ones(len(runs)), *_dummies(runs, list(given)).values()])
-    freed = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
-    found = spearman(*freed)
+    residuals = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
+    found = spearman(*residuals)
     if found is None:
         return None
     free = len(runs) - 3 - (np.linalg.matrix_rank(design) - 1)
@@ -116,9 +116,10 @@ def partial_rank(runs: pd.DataFrame, signal: str, metric: str, given: Sequence[s
 
 
 def at_equal_steps(frame: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Constant-rate runs without warmup, with the losses they had when every batch size had done as many steps.
+    """Constant-rate runs without warmup, with their losses at a step count that every batch size reaches.
 
-    A decaying run cut short has not decayed, and a warmup in fractions is longer for small batches: neither compares.
+    Other runs do not compare: a decaying run has not decayed by then, and a fractional warmup takes more steps with
+    small batches.
     """
     steps = int(frame.groupby("run_id")["step"].max().min())
     plain = runs[(runs["schedule"] == "constant") & (runs["warmup"] == 0)]

@@ -1,9 +1,8 @@
-"""What the study says on the paper's findings: ``python -m benchmarks.study.findings`` writes
-``docs/explanation/findings.md``.
+"""Tests the paper's findings on the study.
 
-One idea: every number and every verdict of that page is computed here from the table alone, by rules that were fixed
-before the runs were made, but for two of wording, chosen after them (an edge named for a slope, `equal` for no
-difference); a test writes the page again and compares.
+``python -m benchmarks.study.findings`` writes ``docs/explanation/findings.md``. Every number and every conclusion of
+that page is computed here from the tables. The rules for conclusions were fixed before the runs, except for two
+wordings chosen later (an edge named for a slope, `equal` for no difference). A test compares the page with the result.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ SIGNALS = {
     "loss": ("training loss", -1),
     "eval": ("validation loss", None),
 }
-"""Signals in words, and the sign that the paper expects of their correlation with the final loss."""
+"""Names of the signals, and the sign of their correlation with the final loss that the paper expects."""
 
 
 def page(frame: pd.DataFrame, replayed: dict[str, Any] | None, larger: pd.DataFrame | None = None) -> str:
-    """The page, from the table; the outcome of the replays and the runs of a larger model, where there are such."""
+    """The page, from the table of the study, the results of the replays and the runs of a larger model (if any)."""
     main = frame[~frame["study"].str.contains("phased")]
     phased = frame[frame["study"].str.contains("phased")]
     runs = runs_of(main)
@@ -82,14 +81,14 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None, larger: pd.DataFr
 
 
 def _short(*parts: list[list[str]]) -> list[list[str]]:
-    """One line a claim: the verdicts on in-domain and on retention loss, of the tables that follow."""
+    """One row per claim: its conclusions for in-domain and retention loss, from the tables that follow."""
     first, second, third, fourth = parts
 
     def line(claim: str, rows: list[list[str]], key: tuple[str, ...], column: int) -> list[str]:
-        verdicts = {row[len(key)]: row[column] for row in rows if tuple(row[: len(key)]) == key}
-        return [claim, *(verdicts.get(word, "cannot tell") for word in WORDS.values())]
+        conclusions = {row[len(key)]: row[column] for row in rows if tuple(row[: len(key)]) == key}
+        return [claim, *(conclusions.get(word, "cannot tell") for word in WORDS.values())]
 
-    early = second[0][1]  # the first window
+    early = second[0][1]  # the first rung
     return [
         line("1. larger batches are better, at equal samples", first, ("samples",), 4),
         line("... at equal steps", first, ("steps",), 4),
@@ -126,12 +125,15 @@ def _first(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
 
 
 def _lower_rates(slope: Estimate | None, cells: pd.DataFrame) -> str:
-    """A slope over a valley says which side of it was tried the more: best rates that lie inside are the answer."""
-    verdict = _better(slope, 1)
+    """The conclusion on lower rates; names the best rates where they lie inside the tested range.
+
+    A slope over a range with an inner optimum depends on which side of the optimum has more tested rates.
+    """
+    conclusion = _better(slope, 1)
     tried = (row.dropna() for _, row in cells.iterrows())
     inside = [row.idxmin() for row in tried if row.index[0] < row.idxmin() < row.index[-1]]
-    if verdict != "holds" or not inside:
-        return verdict
+    if conclusion != "holds" or not inside:
+        return conclusion
     return "only down to " + " or ".join(f"{rate:g}" for rate in sorted({min(inside), max(inside)}))
 
 
@@ -179,8 +181,8 @@ def _second(main: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
                     within,
                     partial_rank(runs, column, metric, ("lr", "batch_size")),
                 ]
-                verdict = _better(within, wanted) if wanted else "-"
-                rows.append([name, f"{w:.3g}", WORDS[metric], *map(_rho, found), verdict])
+                conclusion = _better(within, wanted) if wanted else "-"
+                rows.append([name, f"{w:.3g}", WORDS[metric], *map(_rho, found), conclusion])
     return rows
 
 
@@ -198,8 +200,8 @@ def _third(runs: pd.DataFrame) -> list[list[str]]:
         for where, part in (("all", runs), ("near the best rate", near)):
             for metric in METRICS:
                 effect = choice_effect(part, metric, chosen)
-                verdict = _no_loss(effect, seed_noise(runs, metric)[0])
-                rows.append([left_out, where, WORDS[metric], str(len(part)), _says(effect), verdict])
+                conclusion = _no_loss(effect, seed_noise(runs, metric)[0])
+                rows.append([left_out, where, WORDS[metric], str(len(part)), _says(effect), conclusion])
     return rows
 
 
@@ -219,7 +221,7 @@ def _fourth(phased: pd.DataFrame) -> list[list[str]]:
 
 
 def _larger(frame: pd.DataFrame) -> dict[str, str]:
-    """Findings 1 and 2 on the runs of a larger model, too few for the rest."""
+    """Findings 1 and 2 on the runs of a larger model; they are too few for the others."""
     runs = runs_of(frame)
     settings = []
     for metric in METRICS:
@@ -239,7 +241,7 @@ _LARGER = ["metric", "per doubling of the batch", "larger is better", "per tenfo
 
 
 def _pareto(runs: pd.DataFrame) -> tuple[int, list[list[str]]]:
-    """How many cells there are, and those that no other beats on both losses."""
+    """Number of cells, and the rows of those that no other cell beats on both losses."""
     cells = runs.groupby(["lr", "batch_size"])[list(METRICS)].mean().reset_index()
     rows = []
     for _, cell in cells.sort_values("in_domain").iterrows():
@@ -295,7 +297,7 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
 @click.option("--table", type=click.Path(exists=True, path_type=Path), default=TABLE, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(table: Path, out: Path) -> None:
-    """Write the findings of TABLE."""
+    """Write the findings page of TABLE."""
     replayed = json.loads(REPLAYED.read_text()) if REPLAYED.exists() else None
     larger = pd.read_parquet(LARGER) if LARGER.exists() else None
     out.write_text(page(pd.read_parquet(table), replayed, larger))

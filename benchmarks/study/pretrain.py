@@ -1,12 +1,10 @@
-"""A base model of 30M-150M parameters for the study's larger edition.
+"""Pre-trains a base model of 30M-150M parameters for the study's larger edition.
 
     python -m benchmarks.study.pretrain --out FOLDER
 
-A Llama with the tokenizer of a given model, pre-trained for some passes over chat rows as plain text, on one GPU (or
-slowly on a CPU). Rows from ``--rows`` on are not shown to it; they are written beside the model as ``unseen.jsonl``,
-for what is measured later.
-
-The idea to keep in mind: nothing here is ours to prove, so it is a plain PyTorch loop over blocks of one long text.
+A Llama with the tokenizer of a given model, pre-trained for some epochs on chat rows as plain text, on one GPU (or
+slowly on a CPU), by a plain PyTorch loop over blocks of the concatenated text. Rows from ``--rows`` on are not used;
+they are written to ``unseen.jsonl`` in the model's folder, for later measurements.
 """
 
 from __future__ import annotations
@@ -22,20 +20,18 @@ import click
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 BLOCK = 512
-"""Tokens a sequence."""
+"""Tokens per sequence."""
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder of the model that is made."
-)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the model.")
 @click.option("--tokenizer", default=str(SHARED / "models/tiny-llama-t0"), show_default=True)
 @click.option("--data", type=click.Path(path_type=Path), default=SHARED / "data/t0_instructions.jsonl.gz")
-@click.option("--rows", default=30_000, show_default=True, help="Rows it is shown.")
-@click.option("--epochs", default=4.0, show_default=True, help="Passes over them.")
+@click.option("--rows", default=30_000, show_default=True, help="Training rows.")
+@click.option("--epochs", default=4.0, show_default=True, help="Passes over the training rows.")
 @click.option("--hidden", default=640, show_default=True)
 @click.option("--layers", default=10, show_default=True)
-@click.option("--batch", default=64, show_default=True, help="Sequences a step.")
+@click.option("--batch", default=64, show_default=True, help="Sequences per step.")
 @click.option(
     "--rate", default=1e-3, show_default=True, help="Peak learning rate: warmup, then cosine to a tenth."
 )
@@ -50,7 +46,7 @@ def main(
     batch: int,
     rate: float,
 ) -> None:
-    """Pre-train and save."""
+    """Pre-train a base model and save it."""
     import torch
     from transformers import AutoTokenizer
 
@@ -84,14 +80,14 @@ def main(
     model.eval()
     with torch.no_grad():
         losses = [_loss(model, part.to(device)).item() for part in unseen.split(batch)]
-    click.echo(f"loss on {unseen.numel()} tokens not shown to it: {sum(losses) / len(losses):.3f}")
+    click.echo(f"loss on {unseen.numel()} unseen tokens: {sum(losses) / len(losses):.3f}")
     model.to(torch.float32).save_pretrained(out)
     words.save_pretrained(out)
     (out / "unseen.jsonl").write_text("\n".join(lines[rows:]) + "\n")
 
 
 def _blocks(words: Any, lines: list[str]) -> list[list[int]]:
-    """The rows' text one after another, cut into sequences of BLOCK tokens."""
+    """The concatenated text of the rows, split into sequences of BLOCK tokens."""
     texts = [words.apply_chat_template(json.loads(line)["messages"], tokenize=False) for line in lines]
     ids = [i for row in words(texts, add_special_tokens=False)["input_ids"] for i in row]
     return [ids[at : at + BLOCK] for at in range(0, len(ids) - BLOCK + 1, BLOCK)]

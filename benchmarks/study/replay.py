@@ -1,6 +1,6 @@
-"""What each stopping rule would have saved on the study's runs, and at which regret: writes ``study-replay.json``.
+"""Replays the early-stopping rules on the study's runs, and writes savings and regret to ``study-replay.json``.
 
-One idea: the stopping benchmark's own replays, on this one study, with the figures the findings page needs.
+The replays are those of the stopping benchmark, on this study, with the figures for the findings page.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ RULES = [
 @click.command()
 @click.option("--table", type=click.Path(exists=True, path_type=Path), default=TABLE, show_default=True)
 @click.option("--orders", default=100, show_default=True)
-@click.option("--group", default=24, show_default=True, help="Runs of a sweep, drawn from the study's.")
+@click.option("--group", default=24, show_default=True, help="Runs per sweep, drawn from the study's.")
 def main(table: Path, orders: int, group: int) -> None:
     """Replay the study's runs."""
-    warnings.filterwarnings("ignore")  # Ray's and Optuna's notices on their own schedulers
+    warnings.filterwarnings("ignore")  # Ray's and Optuna's warnings about their own schedulers
     frame = pd.read_parquet(table)
     frame = frame[~frame["study"].str.contains("phased")]
     (study,) = frame_to_studies(frame, where=str(table))

@@ -1,6 +1,6 @@
-"""Make the study's runs, or go on with them: ``python -m benchmarks.study.run --out FOLDER``.
+"""Runs or resumes the study: ``python -m benchmarks.study.run --out FOLDER``.
 
-One idea: it is a sweep like any other; a study that was cut goes on by `sweepft resume`, and loses nothing.
+The study is an ordinary sweep; an interrupted one is continued by `sweepft resume`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 @click.option("--model", default=str(SHARED / "models/tiny-llama-t0"), show_default=True)
 @click.option("--in-domain", default=str(SHARED / "data/gsm8k_train.jsonl.gz"), show_default=True)
 @click.option("--retention", default=str(SHARED / "data/t0_instructions.jsonl.gz"), show_default=True)
-@click.option("--plan", is_flag=True, help="Say what the runs will take, and start nothing.")
-@click.option("--measure", is_flag=True, help="With --plan: time real steps here, to size the study.")
+@click.option("--plan", is_flag=True, help="Estimate the cost of the runs without starting them.")
+@click.option("--measure", is_flag=True, help="With --plan: time real steps on this machine.")
 def main(
     out: Path, edition: str, model: str, in_domain: str, retention: str, plan: bool, measure: bool
 ) -> None:

@@ -1,7 +1,7 @@
-"""The study's ledgers as one tidy table: ``python -m benchmarks.study.table RUN... --out FILE.parquet``.
+"""Converts the study's ledgers to one table: ``python -m benchmarks.study.table RUN... --out FILE.parquet``.
 
-One idea: one row an optimizer step, with the columns of the public curve collections, so that whatever reads
-those (`sweepft replay`, the stopping benchmark) reads this too; the rest of the columns are the study's own.
+The table has one row per optimizer step. Its first columns are those of the public curve collections, so that `sweepft
+replay` and the stopping benchmark can read it; the other columns are specific to the study.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ METRIC = "in-domain held-out loss (nats per target token)"
 
 
 def table(runs: list[Path], partial: bool = False, name: str | None = None) -> pd.DataFrame:
-    """All completed runs of the sweeps, one row a step; the columns are told in ``benchmarks/data/README.md``.
+    """All completed runs of the sweeps, one row per step; ``benchmarks/data/README.md`` describes the columns.
 
     Args:
         runs: Run folders.
-        partial: Leave out what did not complete, instead of refusing it.
-        name: Of the study, where not the sweep's.
+        partial: Skip runs that did not complete, instead of refusing them.
+        name: Name of the study; by default that of the sweep.
 
     Raises:
-        ValueError: A sweep has a run that did not complete, or a run whose steps have a gap.
+        ValueError: If a run did not complete, or has a gap in its steps.
     """
     rows: list[dict[str, Any]] = []
     for folder in runs:
@@ -37,7 +37,7 @@ def table(runs: list[Path], partial: bool = False, name: str | None = None) -> p
         study = name or str(view.header["name"])
         for trial in view.trials.values():
             if trial.status == "diverged":
-                continue  # told in the findings: no final metric
+                continue  # it has no final metric; see the data README
             if partial and trial.status != "completed":
                 continue
             if trial.status != "completed":
@@ -94,10 +94,10 @@ def _rows(trial: TrialState, study: str) -> Iterator[dict[str, Any]]:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The parquet file to write.")
-@click.option("--partial", is_flag=True, help="Of a study that was cut short: its completed runs.")
-@click.option("--name", help="Of the study, where not the sweep's.")
+@click.option("--partial", is_flag=True, help="Write only the completed runs of an interrupted study.")
+@click.option("--name", help="Name of the study.  [default: name of the sweep]")
 def main(runs: tuple[Path, ...], out: Path, partial: bool, name: str | None) -> None:
-    """Write the table of the sweeps RUNS."""
+    """Write the table of the sweeps in RUNS."""
     frame = table(list(runs), partial, name)
     out.parent.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(out, index=False, compression="zstd")
