@@ -1,4 +1,4 @@
-"""Names that changed in version 0.2, for errors that give the new one. Old names are not accepted."""
+"""Names that changed after version 0.1, for errors that give the new one. Old names are not accepted."""
 
 from __future__ import annotations
 
