@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
-from sweepft.data.read import Row
+from sweepft.data.rows import Row
 from sweepft.data.templates import ChatFormat, Rendered
 
 _BATCH: Final = 512
@@ -105,7 +105,7 @@ class Encoder:
         assert self.chat is not None, "rows with messages need a chat format"
         assert not isinstance(row.content, str)
         try:
-            rendered = self.chat.render(row.content)
+            rendered = self.chat.render(row.content, row.tools)
         except ValueError as error:
             self._note("refused", row, str(error))
             return None
@@ -147,7 +147,7 @@ def rows_digest(rows: Iterable[Row]) -> str:
     """SHA-256 of rows as they are, in order, domains included."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row.content, row.domain]).encode())
+        digest.update(row.written().encode())
         digest.update(b"\n")
     return digest.hexdigest()
 

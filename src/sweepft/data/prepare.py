@@ -24,7 +24,7 @@ from sweepft.data.cache import TokenRow, TokenSet, write_token_set
 from sweepft.data.encode import Encoder, rows_digest
 from sweepft.data.order import SampleOrder, phase_shares
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData, memo_file, recall, remember
-from sweepft.data.read import Row
+from sweepft.data.rows import Row
 from sweepft.data.split import check_domains, split_data, test_rows
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError

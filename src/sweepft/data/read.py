@@ -1,60 +1,24 @@
 """Read rows of instruction data from the usual file formats into one normal form.
 
-A `Row` is either a conversation (pairs of role and content) or a plain text, and keeps its place in the file for error
-messages. Files are read line by line, not by `datasets`, which cannot name the broken row; hub data sets and folders
-are loaded by `datasets`. No torch, no tokenizer.
+Files are read line by line, not by `datasets`, which cannot name the broken row; hub data sets and folders are loaded
+by `datasets`. No torch, no tokenizer.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from sweepft.data.rows import Row, Turn
 from sweepft.errors import DataError, Problem
 
 _MAX_PROBLEMS: Final = 10  # a file in the wrong format would otherwise list every row
 _JSON_RULE: Final = "rows must be valid JSON in UTF-8"
 _FORMS: Final = "give each row `messages` ([{role, content}, ...]), `prompt` and `completion`, or `text`"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One example in normal form.
-
-    Attributes:
-        content: Turns as ``(role, content)`` pairs, or one plain text.
-        domain: What kind of example it is, if known.
-        where: ``file:line`` (1-based), or ``file: row N`` where rows are not lines.
-    """
-
-    content: tuple[tuple[str, str], ...] | str
-    domain: str | None
-    where: str
-
-    @property
-    def form(self) -> Literal["chat", "text"]:
-        """Whether the row is a conversation or a plain text."""
-        return "text" if isinstance(self.content, str) else "chat"
-
-    @property
-    def has_target(self) -> bool:
-        """Whether there is anything to learn: some text, or an assistant turn that is not blank."""
-        if isinstance(self.content, str):
-            return bool(self.content.strip())
-        return any(role == "assistant" and text.strip() for role, text in self.content)
-
-    def key(self) -> bytes:
-        """Digest of the content, blind to case, white space and Unicode forms: equal keys, same example."""
-        turns = (("", self.content),) if isinstance(self.content, str) else self.content
-        plain = "\x1e".join(f"{role}\x1f{_plain(text)}" for role, text in turns)
-        return hashlib.blake2b(plain.encode(), digest_size=16).digest()
 
 
 def is_local(path: str) -> bool:
@@ -190,7 +154,7 @@ def _normal(record: Any, domain: str | None, where: str) -> Row:
     return Row(_content(record), domain if domain is not None else own, where)
 
 
-def _content(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | str:
+def _content(record: Mapping[str, Any]) -> tuple[Turn, ...] | str:
     if record.get("messages") is not None:
         return tuple(_turns(record["messages"], "messages"))
     prompt, completion = record.get("prompt"), record.get("completion")
@@ -211,7 +175,7 @@ def _content(record: Mapping[str, Any]) -> tuple[tuple[str, str], ...] | str:
     raise _InvalidRow("columns", "no column to train on", found)
 
 
-def _turns(messages: Any, column: str) -> Iterable[tuple[str, str]]:
+def _turns(messages: Any, column: str) -> Iterable[Turn]:
     if not isinstance(messages, list):
         raise _InvalidRow(column, "must be a list of messages", messages)
     for i, message in enumerate(messages):
@@ -224,7 +188,7 @@ def _turns(messages: Any, column: str) -> Iterable[tuple[str, str]]:
         if message.get("tool_calls"):
             remedy = "write the call into `content` as the model shall write it, or leave these rows out"
             raise _InvalidRow(f"{key}.tool_calls", "tool calls are not trained on", remedy=remedy)
-        yield role, _text(message["content"], f"{key}.content")
+        yield Turn(role, _text(message["content"], f"{key}.content"))
 
 
 def _text(value: Any, key: str) -> str:
@@ -240,7 +204,3 @@ def _text(value: Any, key: str) -> str:
             key, f"must be valid Unicode: {error.reason}", remedy="mend the broken character"
         ) from None
     return value
-
-
-def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sweepft.data.order import SampleOrder
-from sweepft.data.read import Row, is_local, read_rows
+from sweepft.data.read import is_local, read_rows
+from sweepft.data.rows import Row
 from sweepft.errors import DataError, Problem
 from sweepft.spec import domain_problems, is_data_key
 from sweepft.spec.sections import Data, TestSource, TrainSource, Validation

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.data.rows import Turn
 from sweepft.errors import DataError, Problem
 from sweepft.spec.fields import is_template_file
 
@@ -55,7 +57,7 @@ train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA
 """
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PROBE: Final = (("user", "Question one"), ("assistant", "Answer one"), ("user", "Question two"))
+_PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
 
 
 def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> str:
@@ -111,6 +113,9 @@ def _built_in(tokenizer: Any, name: str, model: str) -> str:
     return ("{{- bos_token }}" if starts_with_bos else "") + BUILT_IN[name]
 
 
+Tools = Sequence[Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text.
@@ -157,31 +162,38 @@ class ChatFormat:
             remedy = "mend the template, or use a built-in one: " + " or ".join(BUILT_IN)
             raise DataError([Problem("chat template", "model.chat_template", str(error), remedy)]) from error
 
-    def render(self, turns: Sequence[tuple[str, str]]) -> Rendered:
-        """Render a conversation and find its target spans.
+    def render(self, turns: Sequence[Turn], tools: Tools = ()) -> Rendered:
+        """Render a conversation and find its target spans; those of turns with ``learn=False`` are left out.
 
         Raises:
             ValueError: If the template refuses the conversation, or rewrites earlier turns and has no marks.
         """
-        text, spans = self._marked_spans(turns) if self.marked else self._prefix_spans(turns)
-        answers = [content.strip() for role, content in turns if role == "assistant"]
+        text, spans = (self._marked_spans if self.marked else self._prefix_spans)(turns, tools)
+        answers = [turn.content.strip() for turn in turns if turn.role == "assistant"]
         as_written = len(answers) == len(spans) and all(
             answer in text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
         )
+        learn = [turn.learn for turn in turns if turn.role == "assistant"]
+        if not all(learn):
+            if len(learn) != len(spans):
+                raise ValueError(
+                    "the template does not mark each assistant turn, and not all are to be learned"
+                )
+            spans = list(compress(spans, learn))
         return Rendered(text, tuple(self._end(text, start, stop) for start, stop in spans), as_written)
 
-    def special_in(self, turns: Sequence[tuple[str, str]]) -> str | None:
+    def special_in(self, turns: Sequence[Turn]) -> str | None:
         """A special token spelled in the text of a turn, which is tokenised as that token."""
-        found = (self._any_special.search(content) for _, content in turns)
+        found = (self._any_special.search(turn.content) for turn in turns)
         return next((match.group() for match in found if match), None)
 
     def _probe(self) -> str | None:
         """The special token that ends an assistant turn, last in the conversation or not."""
-        answer = _PROBE[1][1]
+        answer = _PROBE[1].content
         found = []
         for turns in (_PROBE[:2], _PROBE):
             try:
-                text, spans = self._marked_spans(turns) if self.marked else self._prefix_spans(turns)
+                text, spans = (self._marked_spans if self.marked else self._prefix_spans)(turns, ())
             except ValueError:
                 if turns is _PROBE:
                     break  # it rewrites earlier turns: usable for single answers; other rows are refused one by one
@@ -189,7 +201,7 @@ class ChatFormat:
             if (
                 len(spans) != 1
                 or answer not in text[slice(*spans[0])]
-                or _PROBE[0][1] in text[slice(*spans[0])]
+                or _PROBE[0].content in text[slice(*spans[0])]
             ):
                 raise ValueError(
                     "the template must write an assistant turn, and marks must hold nothing else"
@@ -208,18 +220,18 @@ class ChatFormat:
             return start, start + len(head)
         return start, stop + len(end) if text.startswith(end, stop) else stop
 
-    def _marked_spans(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
-        text, spans = self._apply(turns, marks=True)
+    def _marked_spans(self, turns: Sequence[Turn], tools: Tools) -> tuple[str, list[tuple[int, int]]]:
+        text, spans = self._apply(turns, tools, marks=True)
         return text, [(start, stop) for start, stop in spans if stop > start]
 
-    def _prefix_spans(self, turns: Sequence[tuple[str, str]]) -> tuple[str, list[tuple[int, int]]]:
-        whole, _ = self._apply(turns)
+    def _prefix_spans(self, turns: Sequence[Turn], tools: Tools) -> tuple[str, list[tuple[int, int]]]:
+        whole, _ = self._apply(turns, tools)
         spans = []
-        for i, (role, content) in enumerate(turns):
-            if role != "assistant":
+        for i, turn in enumerate(turns):
+            if turn.role != "assistant":
                 continue
-            upto, _ = self._apply(turns[: i + 1]) if i + 1 < len(turns) else (whole, None)
-            start = self._prompt_length(turns[:i], content, upto)
+            upto, _ = self._apply(turns[: i + 1], tools) if i + 1 < len(turns) else (whole, None)
+            start = self._prompt_length(turns[:i], tools, turn.content, upto)
             if start is None or not whole.startswith(upto):
                 raise ValueError(
                     "the template rewrites earlier turns, so the assistant's part cannot be found: put "
@@ -228,14 +240,14 @@ class ChatFormat:
             spans.append((start, len(upto)))
         return whole, spans
 
-    def _prompt_length(self, before: Sequence[tuple[str, str]], content: str, upto: str) -> int | None:
+    def _prompt_length(self, before: Sequence[Turn], tools: Tools, content: str, upto: str) -> int | None:
         """Where an assistant turn starts in `upto`: behind the generation prompt, else at its content."""
         start = 0
         if before:
-            prompt, _ = self._apply(before, prompt=True)
+            prompt, _ = self._apply(before, tools, prompt=True)
             if upto.startswith(prompt):
                 return len(prompt)
-            bare, _ = self._apply(before)
+            bare, _ = self._apply(before, tools)
             if not upto.startswith(bare):
                 return None
             start = len(bare)
@@ -243,14 +255,15 @@ class ChatFormat:
         return found if found >= 0 else None
 
     def _apply(
-        self, turns: Sequence[tuple[str, str]], *, prompt: bool = False, marks: bool = False
+        self, turns: Sequence[Turn], tools: Tools, *, prompt: bool = False, marks: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         from jinja2.exceptions import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
             texts, spans = render_jinja_template(
-                conversations=[[{"role": role, "content": content} for role, content in turns]],
+                conversations=[[turn.message() for turn in turns]],
+                tools=list(tools) or None,
                 chat_template=self.template,
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=marks,

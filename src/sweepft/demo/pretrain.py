@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sweepft.data.encode import Encoder
-from sweepft.data.read import Row
+from sweepft.data.rows import Row, Turn
 from sweepft.data.templates import ChatFormat
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 
@@ -129,7 +129,7 @@ def train_tokenizer(rows: Iterable[Mapping[str, Any]], vocab_size: int) -> Any:
 
 
 def _encoded(encoder: Encoder, rows: list[dict[str, Any]]) -> list[Example]:
-    chats = (Row(tuple((t["role"], t["content"]) for t in row["messages"]), None, "") for row in rows)
+    chats = (Row(tuple(Turn(t["role"], t["content"]) for t in row["messages"]), None, "") for row in rows)
     return [(ids, mask) for ids, mask, _ in encoder.encode(chats)]
 
 

@@ -12,11 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.errors import raises
-from sweepft.data.read import Row, read_rows
+from support.rows import chat, turns
+from sweepft.data.read import read_rows
+from sweepft.data.rows import Row
 from sweepft.errors import DataError
 
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
-CHAT = (("user", "hi"), ("assistant", "yo"))
+CHAT = turns(("user", "hi"), ("assistant", "yo"))
 
 
 def lines(*records: Any) -> str:
@@ -40,7 +42,7 @@ def one(file: Path, **options: Any) -> Row:
         ({"messages": [{**MESSAGES[0], "name": None}, {**MESSAGES[1], "tool_calls": None}]}, CHAT),
         (
             {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "yo"}]}]},
-            (("assistant", "yo"),),
+            turns(("assistant", "yo")),
         ),
         ({"messages": []}, ()),
     ],
@@ -171,16 +173,16 @@ def test_read_rows__hub_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_row_key__ignores_form_only(a: str, b: str, same: bool) -> None:
-    one, two = (Row((("user", text), ("assistant", "y")), None, "") for text in (a, b))
+    one, two = (chat(("user", text), ("assistant", "y")) for text in (a, b))
     assert (one.key() == two.key()) is same
 
 
 def test_row_key__depends_on_roles_and_turns() -> None:
     rows = [
-        Row((("user", "a"), ("assistant", "b")), None, ""),
-        Row((("assistant", "a"), ("user", "b")), None, ""),
-        Row((("user", "a b"),), None, ""),
-        Row((("user", "a"), ("user", "b")), None, ""),
+        chat(("user", "a"), ("assistant", "b")),
+        chat(("assistant", "a"), ("user", "b")),
+        chat(("user", "a b")),
+        chat(("user", "a"), ("user", "b")),
         Row("a b", None, ""),
     ]
     assert len({row.key() for row in rows}) == len(rows)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.errors import raises
-from sweepft.data.read import Row
+from sweepft.data.rows import Row
 from sweepft.data.split import Split, split_data
 from sweepft.errors import DataError
 from sweepft.spec.sections import Data

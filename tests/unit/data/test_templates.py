@@ -15,9 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from support.errors import raises
+from support.rows import chat, turns
 from support.tiny import tiny_rows
 from sweepft.data.encode import Encoder
-from sweepft.data.read import Row
+from sweepft.data.rows import Row
 from sweepft.data.templates import BUILT_IN, ChatFormat, choose_template
 from sweepft.errors import DataError
 
@@ -76,10 +77,10 @@ CONVERSATIONS: dict[str, Turns] = {
 }
 
 
-def learned(tokenizer: Any, template: str, turns: Turns) -> list[str]:
+def learned(tokenizer: Any, template: str, said: Turns) -> list[str]:
     """The texts of the learned runs of tokens, as the encoder's mask has them."""
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, template), 4096, "drop")
-    [(ids, mask, _)] = encoder.encode([Row(tuple(turns), None, "here")])
+    [(ids, mask, _)] = encoder.encode([chat(*said)])
     cuts = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(int), [0]])))
     runs = cuts.reshape(-1, 2)
     return [tokenizer.decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in runs]
@@ -88,13 +89,13 @@ def learned(tokenizer: Any, template: str, turns: Turns) -> list[str]:
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize(
     ("style", "conversation"),
-    [(s, c) for s in STYLES for c, turns in CONVERSATIONS.items() if STYLES[s][2] or turns[0][0] != "system"],
+    [(s, c) for s in STYLES for c, said in CONVERSATIONS.items() if STYLES[s][2] or said[0][0] != "system"],
 )
 def test_chat_format__targets_include_the_end_of_turn(kind: str, style: str, conversation: str) -> None:
     template, form, _ = STYLES[style]
-    turns = CONVERSATIONS[conversation]
-    expected = [form.format(content) for role, content in turns if role == "assistant"]
-    got = learned(TOKENIZERS[kind], template, turns)
+    said = CONVERSATIONS[conversation]
+    expected = [form.format(content) for role, content in said if role == "assistant"]
+    got = learned(TOKENIZERS[kind], template, said)
     if kind == "metaspace" or style in (
         "mistral",
         "no end of turn",
@@ -119,8 +120,8 @@ words = text.map(str.strip).filter(lambda t: t and not any(s[:4] in t for s in s
 def test_chat_format__mask(style: str, answers: list[tuple[str, str]]) -> None:
     """Whatever is said, the learned text is the answers with their ends, nothing more and nothing less."""
     template, form, _ = STYLES[style]
-    turns = [turn for q, a in answers for turn in (("user", q), ("assistant", a))]
-    got = learned(TOKENIZERS["byte-level"], template, turns)
+    said = [turn for q, a in answers for turn in (("user", q), ("assistant", a))]
+    got = learned(TOKENIZERS["byte-level"], template, said)
     for piece, (_, answer) in zip(got, answers, strict=True):
         # a token may straddle the border: then only white space of the template comes with it
         before, found, after = piece.rpartition(form.format(answer))
@@ -130,8 +131,8 @@ def test_chat_format__mask(style: str, answers: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_chat_format__marks_equal_prefix_differences(kind: str) -> None:
     tokenizer = TOKENIZERS[kind]
-    for turns in CONVERSATIONS.values():
-        assert learned(tokenizer, styles.CHATML, turns) == learned(tokenizer, BUILT_IN["chatml"], turns)
+    for said in CONVERSATIONS.values():
+        assert learned(tokenizer, styles.CHATML, said) == learned(tokenizer, BUILT_IN["chatml"], said)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_chat_format__refuses_useless_templates(template: str, says: str) -> Non
 def test_encoder__counts_refused_rows() -> None:
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.MISTRAL), 99, "drop")
-    rows = [Row(tuple(turns), None, f"f:{i}") for i, turns in enumerate(CONVERSATIONS.values(), 1)]
+    rows = [chat(*said, where=f"f:{i}") for i, said in enumerate(CONVERSATIONS.values(), 1)]
     assert len(list(encoder.encode(rows))) == 6
     assert encoder.counts == {"kept": 6, "refused": 1}
     assert "f:7" in encoder.example["refused"]
@@ -182,7 +183,7 @@ def test_encoder__reports_answers_the_template_changes() -> None:
     template = styles.MARKED_SHORT.replace(whole, cut)
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, template), 99, "drop")
-    list(encoder.encode([Row((("user", "q"), ("assistant", "hm</think>yes")), None, "f:1")]))
+    list(encoder.encode([chat(("user", "q"), ("assistant", "hm</think>yes"), where="f:1")]))
     assert encoder.counts["not_as_written"] == 1
 
 
@@ -193,17 +194,17 @@ def test_encoder__reports_answers_the_template_changes() -> None:
 def test_encoder__reports_special_tokens_in_text(text: str, counts: dict[str, int]) -> None:
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.CHATML), 99, "drop")
-    list(encoder.encode([Row((("user", text), ("assistant", "no")), None, "f:1")]))
+    list(encoder.encode([chat(("user", text), ("assistant", "no"), where="f:1")]))
     assert encoder.counts == counts
     assert encoder.example.get("special_in_text", "f:1: <s>") == "f:1: <s>"
 
 
 def test_chat_format__rewriting_template_renders_single_answers() -> None:
     tokenizer = TOKENIZERS["byte-level"]
-    chat = ChatFormat(tokenizer, styles.REWRITES)
+    form = ChatFormat(tokenizer, styles.REWRITES)
     assert learned(tokenizer, styles.REWRITES, CONVERSATIONS["one turn"]) == ["It is 4.<|im_end|>"]
     with pytest.raises(ValueError, match=r"rewrites earlier turns.*generation"):
-        chat.render(CONVERSATIONS["two turns"])
+        form.render(turns(*CONVERSATIONS["two turns"]))
 
 
 @pytest.fixture
@@ -262,11 +263,11 @@ def test_choose_template__starts_with_bos_like_the_tokenizer(bare: Any) -> None:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
     template = choose_template(tokenizer, "plain", "org/base")
-    text = ChatFormat(tokenizer, template).render([("user", "q"), ("assistant", "a")]).text
+    text = ChatFormat(tokenizer, template).render(turns(("user", "q"), ("assistant", "a"))).text
     assert text == "<s>### Instruction:\nq\n\n### Response:\na</s>\n\n"
     assert (
         not ChatFormat(bare, choose_template(bare, "plain", "m"))
-        .render([("user", "q")])
+        .render(turns(("user", "q")))
         .text.startswith("<s>")
     )
 
@@ -290,11 +291,11 @@ def test_encoder__text_is_trained_on_with_its_end(kind: str) -> None:
 )
 def test_encoder__counts_unused_rows_by_reason(over_length: str, kept: int, counts: dict[str, int]) -> None:
     rows = [
-        Row((("user", "short"), ("assistant", "yes")), None, "f:1"),
-        Row((("user", "short"), ("assistant", "y" * 999)), None, "f:2"),
-        Row((("user", "l" * 999), ("assistant", "cut away")), None, "f:3"),
-        Row((("user", "no answer"),), None, "f:4"),
-        Row((("user", "blank answer"), ("assistant", " ")), None, "f:5"),
+        chat(("user", "short"), ("assistant", "yes"), where="f:1"),
+        chat(("user", "short"), ("assistant", "y" * 999), where="f:2"),
+        chat(("user", "l" * 999), ("assistant", "cut away"), where="f:3"),
+        chat(("user", "no answer"), where="f:4"),
+        chat(("user", "blank answer"), ("assistant", " "), where="f:5"),
     ]
     tokenizer = TOKENIZERS["byte-level"]
     encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.CHATML), 64, over_length)
