@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from benchmarks.simulation import Simulated, compare_systems, make_courses, simulate
-from benchmarks.simulation.__main__ import simulate as simulate_command
+from benchmarks.simulation.__main__ import main as simulation
 from benchmarks.simulation.courses import Recorded, Synthetic
 from benchmarks.simulation.run import SweepState as FoldOfTheRun
 from benchmarks.simulation.trainable import Playback
-from click.testing import CliRunner
 
 from support import specs
 from support.errors import raises
 from sweepft.driver.build import build_scheduler
-from sweepft.driver.resume import resume_sweep
+from sweepft.driver.start import resume_sweep
 from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import LedgerError, SpecError
 from sweepft.ledger import SweepState, read_ledger
@@ -242,15 +241,14 @@ def test_compare_systems__all_have_the_same_virtual_time() -> None:
         assert row.regret[1.0][0] >= 0
 
 
-def test_simulate_command__runs_and_shows_the_growth(tmp_path: Path) -> None:
+def test_simulation_command__runs_and_shows_the_growth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = json.dumps(make_spec().to_dict())
     (tmp_path / "sweep.yaml").write_text(text)
     out, figures = tmp_path / "run", tmp_path / "figures.json"
-    args = [str(tmp_path / "sweep.yaml"), "--trials", "30", "--slots", "8", "--seed", "3"]
-    result = CliRunner().invoke(
-        simulate_command, [*args, "--out", str(out), "--json", str(figures)], catch_exceptions=False
-    )
-    assert result.exit_code == 0, result.output
-    assert "CPU ms a trial" in result.output.replace("\n", " ")
-    assert json.loads(figures.read_text())[-1]["trials"] == 30
+    args = ["growth", str(tmp_path / "sweep.yaml"), "--trials", "30", "--slots", "8", "--seed", "3"]
+    simulation([*args, "--out", str(out), "--json", str(figures)])
+    assert "CPU milliseconds of the driver per trial" in capsys.readouterr().out
+    assert json.loads(figures.read_text())["marks"][-1]["trials"] == 30
     assert SweepState.load(out).spec["search"]["seed"] == 3
