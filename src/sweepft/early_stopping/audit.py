@@ -115,15 +115,15 @@ class AuditResult:
 
     Attributes:
         audited: Audited trials that have ended.
-        good: Those of them that ended in the top fraction.
-        rate: good / audited; None before the first.
+        top: Those of them that ended in the top fraction.
+        rate: top / audited; None before the first.
         interval: 95% Clopper-Pearson interval of the rate as of now; right for one look.
         looked_at: Number of audits that the status rests on: the last count in `LOOKS` reached, else 0.
         status: ``certified``, ``refuted`` (from then on the rule stops no trial) or ``uncertified``.
     """
 
     audited: int
-    good: int
+    top: int
     rate: float | None
     interval: tuple[float, float]
     looked_at: int
@@ -141,7 +141,7 @@ def audit_result(outcomes: list[bool], max_false_discovery_rate: float) -> Audit
         outcomes: Whether each audited trial ended in the top fraction.
         max_false_discovery_rate: The largest acceptable rate of wrong stops.
     """
-    n, good = len(outcomes), sum(outcomes)
+    n, top = len(outcomes), sum(outcomes)
     looked, status = 0, "uncertified"
     confidence = 1 - 0.05 / len(LOOKS)
     for look in LOOKS:
@@ -155,4 +155,4 @@ def audit_result(outcomes: list[bool], max_false_discovery_rate: float) -> Audit
                 if high <= max_false_discovery_rate
                 else "uncertified"
             )
-    return AuditResult(n, good, good / n if n else None, clopper_pearson(good, n), looked, status)
+    return AuditResult(n, top, top / n if n else None, clopper_pearson(top, n), looked, status)

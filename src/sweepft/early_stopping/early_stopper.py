@@ -377,7 +377,8 @@ class EarlyStopper:
                 "limit": self.max_false_discovery_rate,
                 **self.audits().to_dict(),
                 "own": _counts(self._own_audits()),
-                "earlier": _counts(self.prior_sweeps.outcomes) | {"sweeps": len(self.prior_sweeps.audits)},
+                "prior_sweeps": _counts(self.prior_sweeps.outcomes)
+                | {"sweeps": len(self.prior_sweeps.audits)},
                 "pending": sum(t.audited and t.status == "running" for t in trials),
             },
         }
@@ -415,7 +416,7 @@ class EarlyStopper:
 
 
 def _counts(outcomes: Sequence[bool]) -> dict[str, int]:
-    return {"audited": len(outcomes), "good": sum(outcomes)}
+    return {"audited": len(outcomes), "top": sum(outcomes)}
 
 
 def _spared(rule_decision: RuleDecision, why: str) -> RuleDecision:

@@ -297,14 +297,14 @@ class EarlyStop(Section):
     covariates: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """For `calibrated`: swept keys that its model uses in addition to the early signals."""
     top_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Fraction of trials that count as good; the error rates below refer to these."""
+    """Fraction of trials that count as top trials; the error rates below refer to these."""
     max_false_stop_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """For `calibrated`: maximum fraction of good trials that may be flagged."""
+    """For `calibrated`: maximum fraction of top trials that may be flagged."""
     audit: Annotated[float, Field(ge=0, le=1)] | None = None
     """Fraction of flagged trials trained to completion to measure the error rate; by default 0.05 for `calibrated`,
     otherwise 0."""
     max_false_discovery_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The report certifies the rule if audits bound its false discovery rate (good trials among the flagged) below
+    """The report certifies the rule if audits bound its false discovery rate (top trials among the flagged) below
     this."""
     prior_sweeps: Paths = ()
     """Earlier sweeps to learn from: run folders, which add their audits to this sweep's, and for `calibrated` one file

@@ -140,9 +140,13 @@ def test_prior_sweeps__audits_pool_and_are_read_at_fixed_counts(
     past = PriorSweeps(audits=(PastAudits("old", 1.0, tuple(earlier)),)) if earlier else None
     audits = judged(past).summary()["audits"]
     assert (audits["status"], audits["looked_at"]) == (status, looked)
-    assert audits["own"] == {"audited": 30, "good": 0}
-    assert audits["earlier"] == {"audited": len(earlier), "good": sum(earlier), "sweeps": int(bool(earlier))}
-    assert (audits["audited"], audits["good"]) == (30 + len(earlier), sum(earlier))
+    assert audits["own"] == {"audited": 30, "top": 0}
+    assert audits["prior_sweeps"] == {
+        "audited": len(earlier),
+        "top": sum(earlier),
+        "sweeps": int(bool(earlier)),
+    }
+    assert (audits["audited"], audits["top"]) == (30 + len(earlier), sum(earlier))
 
 
 def test_prior_sweeps__refuting_audits_switch_the_rule_off_at_once() -> None:

@@ -58,9 +58,11 @@ def test_stop_summary__counts_audits_as_the_scheduler_does(sweep: JudgedSweep) -
     view = SweepState.from_rows(sweep.rows)
     trials = [trial_record(view, r.trial, r.rank, list(RUNGS)) for r in ranking(view)]
     shown = stop_summary(view, trials)["audits"]
-    assert {"audited": shown["completed"], "good": shown["top"]} == known["own"]
+    assert {"audited": shown["completed"], "top": shown["top"]} == known["own"]
     prior = shown["prior_sweeps"]
-    assert {"sweeps": prior["sweeps"], "audited": prior["audited"], "good": prior["top"]} == known["earlier"]
+    assert {"sweeps": prior["sweeps"], "audited": prior["audited"], "top": prior["top"]} == known[
+        "prior_sweeps"
+    ]
     assert (shown["status"], shown["limit"]) == (known["status"], known["limit"])
     if known["audited"]:
         low, high = known["interval"]
