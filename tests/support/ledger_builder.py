@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from sweepft.ledger import Ledger, Row, SweepState
+from sweepft.ledger import Ledger, Row, SweepState, ledger_path
 from sweepft.ledger.codec import decode_row, encode_row, plain
 from sweepft.ledger.rows import complete_fields
 
@@ -77,6 +77,13 @@ class LedgerBuilder:
     def state(self) -> SweepState:
         """The rows, folded."""
         return SweepState.from_rows(self.rows)
+
+    def save(self, run_dir: Path) -> Path:
+        """Write rows kept in memory as the ledger of a run folder, without a sync of each row. Returns the folder."""
+        path = ledger_path(run_dir)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join(encode_row(plain(row)) for row in self.rows))
+        return run_dir
 
     def close(self) -> Self:
         """Close the file, as a driver does at its end."""

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from test_write import finished
+from test_write import two_trials
 
 from support.errors import raises
-from sweepft.driver.train_one import spec_of
+from sweepft.driver.start import spec_of
 from sweepft.errors import SweepftError
 from sweepft.export import write_best, write_trial_spec
-from sweepft.ledger import Ledger, SweepState
+from sweepft.ledger import SweepState
 from sweepft.spec import TrainConfig, load
 
 
@@ -20,18 +20,11 @@ from sweepft.spec import TrainConfig, load
 def run(tmp_path: Path) -> Path:
     """A run of two completed trials and one that was stopped."""
     folder = tmp_path / "run"
-    view = finished(folder, schedule="cosine")
-    with Ledger.open(folder) as ledger:
-        other = view.trials["t001"]
-        train_config = {**other.train_config, "batch_size": 16, "seed": 3}
-        ledger.append(
-            "trial", trial_id="t002", number=2, params={"learning_rate": 1e-5, "batch_size": 16}, train_config=train_config,
-            origin="sampler", planned_steps=7, warmup_steps=0,
-        )  # fmt: skip
-        ledger.append(
-            "end", trial_id="t002", attempt=1, status="stopped", reason="r", objective=None, step=2, samples_seen=32,
-            tokens_seen=100,
-        )  # fmt: skip
+    sweep = two_trials(folder, schedule="cosine")
+    train_config = {**sweep.state().trials["t001"].train_config, "batch_size": 16, "seed": 3}
+    params = {"learning_rate": 1e-5, "batch_size": 16}
+    sweep.trial("t002", start=False, params=params, train_config=train_config, planned_steps=7)
+    sweep.end("t002", "stopped", reason="r", step=2, samples_seen=32, tokens_seen=100).finish().close()
     return folder
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import yaml
 
+from support.ledger_builder import LedgerBuilder
 from support.specs import spec_dict
 from sweepft.data.order import phased_rows
-from sweepft.driver.train_one import horizon_notes
+from sweepft.driver.start import horizon_notes
 from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts
 from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
-from sweepft.ledger import Ledger, SweepState
+from sweepft.ledger import SweepState
 from sweepft.spec import Mirror, from_dict
 from sweepft.training.lr_schedules import lr_at
 
@@ -54,7 +55,7 @@ def spec(data: dict[str, Any] | None = None, swept: tuple[str, ...] = (), **trai
     )
 
 
-def finished(
+def two_trials(
     folder: Path,
     config: dict[str, Any] | None = None,
     *,
@@ -62,7 +63,7 @@ def finished(
     data: dict[str, Any] | None = None,
     domains: dict[str, int] | None = None,
     **train: Any,
-) -> SweepState:
+) -> LedgerBuilder:
     """A run of one completed trial, and one that is worse."""
     config = config or {"learning_rate": 3e-3, "batch_size": 8}
     resolved = from_dict(spec(data, tuple(config), **train))
@@ -78,39 +79,26 @@ def finished(
         "validation": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
         "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
     }  # fmt: skip
-    view = SweepState()
-    with Ledger.create(folder) as ledger:
-
-        def tell(kind: str, **fields: Any) -> None:
-            view.apply(ledger.append(kind, **fields))
-
-        tell(
-            "sweep", name="a-sweep", spec=resolved.to_dict(), spec_digest="x", seed=0, budget_samples=100,
-            sweepft_version="0", data=prepared,
+    sweep = LedgerBuilder(folder, samples_per_step=8, name="a-sweep", spec=resolved.to_dict(), data=prepared)
+    for number, (params, value) in enumerate(((config, objective), (config | {"learning_rate": 1e-5}, 2.0))):
+        train_config, trial = resolved.train_config(params, 100), f"t00{number}"
+        steps = train_config.planned_steps
+        sweep.trial(
+            trial, start=False, params=params, train_config=train_config.to_dict(), planned_steps=steps,
+            warmup_steps=train_config.warmup_steps,
         )  # fmt: skip
-        for number, (rates, value) in enumerate(
-            ((config, objective), (config | {"learning_rate": 1e-5}, 2.0))
-        ):
-            train_config = resolved.train_config(rates, 100)
-            t = f"t00{number}"
-            tell(
-                "trial", trial_id=t, number=number, params=rates, train_config=train_config.to_dict(),
-                origin="sampler", planned_steps=train_config.planned_steps, warmup_steps=train_config.warmup_steps,
-            )  # fmt: skip
-            sets = {
-                "own": {"loss": value, "stderr": 0.05, "tokens": 50, "samples": 10},
-                "general": {"loss": 3.0, "stderr": 0.1, "tokens": 50, "samples": 10},
-            }
-            tell(
-                "eval", trial_id=t, attempt=1, step=train_config.planned_steps, samples_seen=100, rung=1.0, final=True,
-                objective=value, sets=sets,
-            )  # fmt: skip
-            tell(
-                "end", trial_id=t, attempt=1, status="completed", reason=None, objective=value,
-                step=train_config.planned_steps, samples_seen=100, tokens_seen=500,
-            )  # fmt: skip
-        tell("finish", status="finished")
-    return view
+        sets = {
+            "own": {"loss": value, "stderr": 0.05, "tokens": 50, "samples": 10},
+            "general": {"loss": 3.0, "stderr": 0.1, "tokens": 50, "samples": 10},
+        }
+        sweep.eval(trial, value, step=steps, samples_seen=100, rung=1.0, final=True, sets=sets)
+        sweep.end(trial, "completed", value, step=steps, samples_seen=100, tokens_seen=500)
+    return sweep
+
+
+def finished(folder: Path, *args: Any, **options: Any) -> SweepState:
+    """The same sweep at its end."""
+    return two_trials(folder, *args, **options).finish().close().state()
 
 
 def facts_of(folder: Path, **options: Any) -> BestFacts:

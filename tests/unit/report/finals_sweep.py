@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sweepft.ledger import Ledger
+from support.ledger_builder import LedgerBuilder
 
 SPEC = {
     "data": {
@@ -14,11 +14,12 @@ SPEC = {
     },
     "search": {"space": {"learning_rate": {"log_uniform": [1e-4, 1e-2]}}},
 }
-PARTS = [
+PARTS: list[dict[str, Any]] = [
     {"what": "test", "name": "test_set", "digest": "s"},
     {"what": "validation", "name": "general", "digest": "g"},
     {"what": "task", "name": "maths", "digest": "m"},
 ]
+COSTS = {"items": 100, "seconds": 2.0, "slot": 0}
 
 
 def finals_sweep(
@@ -30,86 +31,38 @@ def finals_sweep(
     broken: str = "",
 ) -> Path:
     """Write its ledger; without ``scored`` the evaluation jobs have not begun."""
-    with Ledger.create(run) as ledger:
-        tell = ledger.append
-        tell(
-            "sweep", name="finals", spec=SPEC, spec_digest="", seed=0, budget_samples=100, sweepft_version="0"
-        )
-        for i, loss in enumerate((1.0, 1.05, 1.4)):
-            _trial(tell, f"t{i}", i, loss)
-        entries = [{"trial_id": t, "why": "top" if t == "t0" else "random"} for t in chosen]
-        tell("finalists", chosen=entries, items=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
-        if not scored:
-            return run
-        for i, loss in enumerate((1.02, 1.08, 1.04)):
-            _trial(tell, f"t0-seed{i + 1}", 0, loss, replicate_of="t0")
-        accuracies = {
-            None: 0.10,
-            "t0": 0.42,
-            "t1": 0.31,
-            "t0-seed1": 0.40,
-            "t0-seed2": 0.36,
-            "t0-seed3": 0.41,
-        }
-        for trial, accuracy in accuracies.items():
-            if trial == broken:
-                for part in (PARTS[0], PARTS[2]):
-                    tell("score", trial_id=trial, **part, metrics={}, reason="the rank died")
-                continue
-            _score(tell, trial, "test", "test_set", "s", loss=(2.0 - accuracy, 0.03))
-            found = {"acc": (accuracy, 0.02), "acc_norm": (accuracy / 2, 0.02)}
-            _score(tell, trial, "task", "maths", "m", **found)
-        _score(tell, None, "validation", "general", "g", loss=(1.9, 0.05))
-        tell("finish", status="finished")
+    sweep = LedgerBuilder(run, tokens_per_step=50, name="finals", spec=SPEC)
+    for i, loss in enumerate((1.0, 1.05, 1.4)):
+        _trial(sweep, f"t{i}", i, loss)
+    entries = [{"trial_id": t, "why": "top" if t == "t0" else "random"} for t in chosen]
+    sweep.finalists(chosen=entries, items=PARTS, rank_by=rank_by or {"maths.acc": 1.0})
+    if not scored:
+        sweep.close()
+        return run
+    for i, loss in enumerate((1.02, 1.08, 1.04)):
+        _trial(sweep, f"t0-seed{i + 1}", 0, loss, replicate_of="t0")
+    accuracies = {None: 0.10, "t0": 0.42, "t1": 0.31, "t0-seed1": 0.40, "t0-seed2": 0.36, "t0-seed3": 0.41}
+    for trial, accuracy in accuracies.items():
+        if trial == broken:
+            for part in (PARTS[0], PARTS[2]):
+                sweep.score(trial, **part, reason="the rank died")
+            continue
+        sweep.score(trial, metrics={"loss": (2.0 - accuracy, 0.03)}, **PARTS[0], **COSTS)
+        scores = {"acc": (accuracy, 0.02), "acc_norm": (accuracy / 2, 0.02)}
+        sweep.score(trial, metrics=scores, **PARTS[2], **COSTS)
+    sweep.score(None, metrics={"loss": (1.9, 0.05)}, **PARTS[1], **COSTS)
+    sweep.finish().close()
     return run
 
 
-def _trial(tell: Any, name: str, number: int, loss: float, replicate_of: str | None = None) -> None:
-    settings = {"learning_rate": 1e-3 * (1 + number)}
-    tell("trial", trial_id=name, number=number, params=settings, train_config={**settings, "seed": 0}, planned_steps=10,
-         origin="replicate" if replicate_of else "sampler", warmup_steps=0, replicate_of=replicate_of)  # fmt: skip
-    tell("start", trial_id=name, attempt=1, slot=0)
-    steps = list(range(1, 11))
-    history = {"step": steps, "samples_seen": [10 * s for s in steps], "tokens_seen": [50 * s for s in steps]}
-    history |= {
-        "loss": [3.0 - s / 10 for s in steps],
-        "grad_norm": [1.0] * 10,
-        "lr": [1e-3] * 10,
-        "seconds": [0.1] * 10,
-    }
-    tell("steps", trial_id=name, attempt=1, history=history)
-    sets = {"math": {"loss": loss, "stderr": 0.01}, "general": {"loss": 2.1, "stderr": 0.05}}
-    tell(
-        "eval",
-        trial_id=name,
-        attempt=1,
-        step=10,
-        samples_seen=100,
-        rung=1.0,
-        final=True,
-        objective=loss,
-        sets=sets,
-    )
-    tell("cost", trial_id=name, slot=0, phase="train", seconds=1.0)
-    tell("end", trial_id=name, attempt=1, status="completed", reason=None, objective=loss, step=10, samples_seen=100,
-         tokens_seen=500)  # fmt: skip
-
-
-def _score(
-    tell: Any, trial: str | None, what: str, name: str, digest: str, **metrics: tuple[float, float]
+def _trial(
+    sweep: LedgerBuilder, name: str, number: int, loss: float, replicate_of: str | None = None
 ) -> None:
-    found = {
-        metric: {"value": value, "stderr": stderr, "higher_is_better": metric != "loss"}
-        for metric, (value, stderr) in metrics.items()
-    }
-    tell(
-        "score",
-        trial_id=trial,
-        what=what,
-        name=name,
-        digest=digest,
-        metrics=found,
-        items=100,
-        seconds=2.0,
-        slot=0,
+    params = {"learning_rate": 1e-3 * (1 + number)}
+    config = {**params, "seed": 0}
+    sweep.trial(name, number=number, params=params, train_config=config, replicate_of=replicate_of)
+    sweep.steps(name, 10, loss=[3.0 - s / 10 for s in range(1, 11)])
+    sweep.eval(
+        name, loss, sets={"math": {"loss": loss, "stderr": 0.01}, "general": {"loss": 2.1, "stderr": 0.05}}
     )
+    sweep.cost(name).end(name, "completed", loss)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sweepft.ledger import ledger_path
-from sweepft.ledger.codec import encode_row, plain
-from sweepft.ledger.rows import complete_fields
+from support.ledger_builder import LedgerBuilder
 
 RUNGS = (0.1, 0.25, 0.5)
 START = 1_790_000_000.0
@@ -46,14 +45,10 @@ class Sweep:
         """Write the ledger of this sweep into a run folder."""
         maker = _Maker(self)
         maker.make()
-        path = ledger_path(run_dir)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = sorted(enumerate(maker.rows), key=lambda r: (r[1][0], r[0]))
-        with path.open("wb") as f:
-            for seq, (_, (time, kind, fields)) in enumerate(rows):
-                body = {k: plain(v, k) for k, v in complete_fields(kind, fields).items()}
-                f.write(encode_row({"seq": seq, "time": round(time, 3), "kind": kind, **body}))
-        return run_dir
+        ledger = LedgerBuilder(time=START, tick=0.0, **header(self))
+        for time, kind, fields in sorted(maker.rows, key=itemgetter(0)):
+            ledger.at(round(time, 3)).write(kind, **fields)
+        return ledger.save(run_dir)
 
 
 class _Maker:
@@ -68,7 +63,6 @@ class _Maker:
 
     def make(self) -> None:
         s = self.sweep
-        self.tell(START, "sweep", **header(s))
         slots = [(START + 4.0 + 0.4 * i, i) for i in range(s.slots)]
         heapq.heapify(slots)
         for number in range(s.trials):

@@ -23,8 +23,8 @@ from support.errors import raises
 from sweepft.errors import LedgerError, StorageError
 from sweepft.ledger import Ledger, SweepState, read_ledger
 from sweepft.report import summarise, terminal_table, write_report
-from sweepft.report.html import render_page
 from sweepft.report.tables import CSV_COLUMNS, markdown, ranked_csv
+from sweepft.report.write import render_page
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,7 @@ import pytest
 from sweepft.ledger import SweepState
 from sweepft.ledger.rows import complete_fields
 from sweepft.report import summarise
-from sweepft.report.findings import recipe_findings
-from sweepft.report.importance import importances
+from sweepft.report.findings import importances, recipe_findings
 from sweepft.report.winner import edge_warnings
 
 SPEC = {
