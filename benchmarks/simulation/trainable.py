@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.simulation.courses import SECONDS_PER_EVALUATION, CurveSource
 
 from sweepft.data.order import block_size
-from sweepft.slot.report_points import report_points
+from sweepft.slot.jobs import report_points
 from sweepft.spec import TrainConfig
 
 _SWITCH = 0.05  # seconds from one trial of a slot to the next

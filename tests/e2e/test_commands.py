@@ -13,8 +13,8 @@ from rich.console import Console
 from support.errors import raises
 from support.sweeps import run_spec, write_spec
 from sweepft.driver.commands import give_command
-from sweepft.driver.resume import resume_sweep
-from sweepft.driver.status import watch_run
+from sweepft.driver.progress import watch_run
+from sweepft.driver.start import resume_sweep
 from sweepft.errors import CommandError
 from sweepft.ledger import Command, SweepState, ledger_path, read_ledger, send_command
 from sweepft.search import STUDY_FILE, open_study

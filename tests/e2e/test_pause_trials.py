@@ -11,7 +11,7 @@ from rich.console import Console
 from test_resume import kill_and_resume
 
 from support.sweeps import run_spec, write_spec
-from sweepft.driver.resume import resume_sweep
+from sweepft.driver.start import resume_sweep
 from sweepft.ledger import SweepState, ledger_path, read_ledger
 from sweepft.replay.sources import live_decisions
 from sweepft.search import STUDY_FILE, open_study

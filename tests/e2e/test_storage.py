@@ -13,8 +13,8 @@ from rich.console import Console
 
 from support.faults import faults, leaks, once, rows_of, story
 from support.sweeps import run_spec, write_spec
-from sweepft.driver.resume import resume_sweep
-from sweepft.driver.status import status_of
+from sweepft.driver.progress import status_of
+from sweepft.driver.start import resume_sweep
 from sweepft.errors import StorageError
 from sweepft.ledger import SweepState
 

@@ -9,6 +9,7 @@ import click
 
 from sweepft.cli.job import job_of, run_folder, stop_the_job
 from sweepft.cli.options import RUN as _RUN
+from sweepft.errors import CommandError, Problem
 
 _TRIAL = click.argument("trial")
 
@@ -54,9 +55,7 @@ def clone(run: Path, trial: str, params: tuple[str, ...]) -> None:
 
     Example: sweepft clone RUN t003 --set learning_rate=2e-5
     """
-    from sweepft.driver.commands import parse_params
-
-    _send(run, "clone", trial, {"params": parse_params(params)})
+    _send(run, "clone", trial, {"params": _parse_params(params)})
 
 
 @click.command()
@@ -88,9 +87,31 @@ def go_on(run: Path) -> None:
 @_RUN
 def watch(run: Path) -> None:
     """Follow a running sweep. Ctrl-C stops watching, not the sweep."""
-    from sweepft.driver.status import watch_run
+    from sweepft.driver.progress import watch_run
 
     watch_run(run_folder(run))
+
+
+def _parse_params(texts: tuple[str, ...]) -> dict[str, Any]:
+    """``learning_rate=2e-5`` texts as params.
+
+    Raises:
+        CommandError: If one cannot be read.
+    """
+    from sweepft.spec.yaml_source import read_value
+
+    params: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        where = f"--set {text}"
+        if not equals or not key:
+            rule, remedy = "must have the form key=value", "for example --set learning_rate=2e-5"
+            raise CommandError([Problem(where, key or "--set", rule, remedy)])
+        try:
+            params[key.strip()] = read_value(value)
+        except ValueError as error:
+            raise CommandError([Problem(where, key, str(error), "quote the value", value)]) from None
+    return params
 
 
 SWEEP_COMMANDS = (watch, stop, pin, clone, extend, pause, go_on)

@@ -69,8 +69,8 @@ def run_folder(folder: Path) -> Path:
 
 def show_job(job: Job, as_json: bool) -> None:
     """Show the status of a job, and of its sweep if the run folder is accessible."""
+    from sweepft.driver.progress import describe_run, status_of
     from sweepft.driver.ray_job import job_status
-    from sweepft.driver.status import describe_run, status_of
 
     found = job_status(job)
     sweep = status_of(Path(job.run_dir)) if (Path(job.run_dir) / "ledger").is_dir() else None

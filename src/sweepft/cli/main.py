@@ -54,7 +54,7 @@ def mirror(run: Path, uri: str | None) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 def fetch(uri: str, run: Path) -> None:
     """Download a run folder from its mirror at URI."""
-    from sweepft.driver.status import describe_run, status_of
+    from sweepft.driver.progress import describe_run, status_of
     from sweepft.mirror.fetch import fetch as bring
 
     size = bring(uri, run).size
@@ -68,7 +68,7 @@ class _Commands(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
-            from sweepft.spec.renamed import RENAMED_COMMANDS
+            from sweepft.spec.problems import RENAMED_COMMANDS
 
             if args[0] in RENAMED_COMMANDS:
                 raise click.UsageError(f"{args[0]!r} was renamed: sweepft {RENAMED_COMMANDS[args[0]]}", ctx)
@@ -125,7 +125,7 @@ def train(
 
     SPEC is a YAML file without a search space, such as best/spec.yaml, or a run folder with --trial.
     """
-    from sweepft.driver.train_one import spec_of, train_alone
+    from sweepft.driver.start import spec_of, train_alone
 
     with spec_of(spec, trial) as one:
         _close(train_alone(one, overrides, out or _new_folder("train"), address=address))
@@ -143,7 +143,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     job = job_of(run)
     if job is not None:
         resubmit(job, overrides, address)
-    from sweepft.driver.resume import resume_sweep
+    from sweepft.driver.start import resume_sweep
 
     _close(resume_sweep(run, overrides, address=address))
 
@@ -153,7 +153,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: Path, as_json: bool) -> None:
     """Show the status of a run."""
-    from sweepft.driver.status import describe_run, status_of
+    from sweepft.driver.progress import describe_run, status_of
 
     job = job_of(run)
     if job is not None:
@@ -254,7 +254,7 @@ def dashboard(run: Path, port: int) -> None:
 @_SET
 def track(run: Path, overrides: tuple[str, ...]) -> None:
     """Upload metrics missing from the configured trackers."""
-    from sweepft.trackers.run import track_run
+    from sweepft.trackers.feed import track_run
 
     found = track_run(run, overrides)
     for name, failure in found.items():

@@ -1,7 +1,12 @@
-"""Puts search, scheduler, slots and ledger together into one Ray Tuner."""
+"""Puts search, scheduler, slots and ledger together into one Ray Tuner, for a new sweep or as the ledger has it.
+
+``restored_search`` needs the ledger only: a resume calls it after a crash, a running driver after a pause.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +20,13 @@ from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, restarts
 from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
-from sweepft.driver.scheduler import SweepScheduler, SweepStopper
+from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
-from sweepft.ledger import EventLog
-from sweepft.search import Proposer
-from sweepft.search.outcome import Outcome
-from sweepft.search.ray_searcher import OptunaSearcher, SearchControl
+from sweepft.errors import LedgerCorrupt
+from sweepft.ledger import EventLog, SweepState
+from sweepft.ledger.codec import gc_paused
+from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl, outcome_of
 from sweepft.slot.jobs import Job, job_of
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec
@@ -234,3 +240,74 @@ def build_tuner(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
+
+
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+def restored_search(
+    spec: SweepSpec,
+    run_dir: Path,
+    event_log: EventLog,
+    control: SweepControl,
+    final_stage: FinalStage | None = None,
+) -> Search:
+    """The search and the scheduler as of the last complete result; trials that had not ended are proposed first.
+
+    Args:
+        spec: Resolved.
+        run_dir: The run folder.
+        event_log: Open for writing: ``end`` rows that a crash prevented are written.
+        control: Of the sweep.
+        final_stage: What follows the search.
+    Raises:
+        LedgerCorrupt: If the name of a trial would lead out of the run folder.
+    """
+    state = event_log.state
+    _check_names(run_dir, state)
+    with gc_paused():
+        state.drop_partial_results()
+        _write_missing_ends(event_log)
+        proposer = Proposer(spec, run_dir / STUDY_FILE)
+        proposer.rebuild(state)
+        prior_sweeps = PriorSweeps.from_dict(state.header.get("prior_sweeps") or {})
+        return build_search(
+            spec, event_log, control, proposer, prior_sweeps, final_stage=final_stage, restore=True
+        )
+
+
+def _check_names(run_dir: Path, state: SweepState) -> None:
+    for trial in state.trials.values():
+        if not _FOLDER_NAME.fullmatch(str(trial.trial_id)):
+            raise LedgerCorrupt(
+                f"{run_dir}: row {trial.seq}: trial_id {trial.trial_id!r} cannot be the name of a folder\n"
+                "  this ledger was not written by sweepft: do not resume it",
+                key="ledger.trial_id",
+            )
+
+
+def _write_missing_ends(event_log: EventLog) -> None:
+    """Write the ``end`` of trials that a crash prevented after their last result."""
+    for trial in list(event_log.state.trials.values()):
+        if not trial.reports or (trial.end is not None and trial.status != "interrupted"):
+            continue
+        decision = trial.decisions[-1] if trial.decisions else None
+        grad_norm, budget = trial.history["grad_norm"][-1], event_log.state.budget_samples
+        flagged = decision is not None and decision["action"] in ("stop", "divergence_check")
+        diverged = not math.isfinite(grad_norm)
+        if not (flagged or diverged or trial.samples_seen >= budget):
+            continue
+        result: dict[str, Any] = {"samples_seen": trial.samples_seen, "budget_samples": budget}
+        if trial.evals and trial.evals[-1]["final"]:
+            result["eval_loss"] = trial.evals[-1]["objective"]
+        if diverged:
+            result["diverged"] = f"the gradient norm is {float(grad_norm)} at step {trial.step}"
+        write_end(
+            event_log,
+            trial.trial_id,
+            outcome_of(result, decision),
+            attempt=trial.attempts[-1].attempt if trial.attempts else 1,
+            step=trial.step,
+            samples_seen=trial.samples_seen,
+            tokens_seen=trial.tokens_seen,
+        )

@@ -19,7 +19,7 @@ from ray.tune.experiment import Trial
 from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.errors import SlotLost
 from sweepft.ledger import SweepState
-from sweepft.search.outcome import Outcome
+from sweepft.search.ray_searcher import Outcome
 from sweepft.slot.state import RANKS_REBUILT
 from sweepft.spec import Faults
 

@@ -1,4 +1,4 @@
-"""Turns Tune's events into ledger rows.
+"""Turns Tune's events into ledger rows, and accounts for every second of slot time.
 
 Tune calls the scheduler before its callbacks, so the rows of a result are written here before those of the decisions it
 led to.
@@ -7,7 +7,8 @@ led to.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ from ray.tune.experiment import Trial
 
 from sweepft.driver.control import DriverOnly
 from sweepft.driver.fault_policy import FaultPolicy
-from sweepft.driver.scheduler import SweepScheduler
-from sweepft.driver.time_accounting import TimeAccounting
-from sweepft.driver.trial_ends import write_end
+from sweepft.driver.scheduler import SweepScheduler, write_end
 from sweepft.errors import StorageError
 from sweepft.ledger import EventLog, Row, without_residuals
-from sweepft.search.outcome import INTERRUPTED, Outcome, outcome_of
+from sweepft.search.ray_searcher import INTERRUPTED, Outcome, outcome_of
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
 from sweepft.slot.jobs import EvalJob, TrialJob, job_of
 from sweepft.slot.state import WENT_ON
@@ -267,3 +266,77 @@ def _elapsed_since(begin: float) -> Callable[[], float]:
     """Seconds since a moment (Unix seconds), on a clock that never runs backwards."""
     zero = time.monotonic() - (time.time() - begin)
     return lambda: time.monotonic() - zero
+
+
+@dataclass
+class _Lane:
+    """A lane that is accounted for up to ``since`` and works on ``trial``."""
+
+    since: float
+    trial: str | None = None
+
+
+class TimeAccounting:
+    """Time between the trials of each slot.
+
+    Args:
+        begin: Start of the sweep, in seconds of any clock.
+        lanes: Concurrent slots.
+    """
+
+    def __init__(self, begin: float, lanes: int) -> None:
+        self._begin = begin
+        self._lanes = lanes
+        self._held: dict[str, _Lane] = {}
+        self._free: list[float] = []
+
+    def result(
+        self, slot: str, trial: str, now: float, phases: Mapping[str, float]
+    ) -> tuple[str, float] | None:
+        """Take a result. Returns the phase and the seconds before it that belong to no trial, or None.
+
+        Args:
+            slot: The slot; a new one takes a free lane, or that of the slot which has been silent the longest.
+            trial: The trial or evaluation job.
+            now: When the result came.
+            phases: The trial's own seconds since its last result.
+        """
+        lane = self._held.get(slot)
+        new = lane is None
+        if lane is None:
+            lane = self._held[slot] = _Lane(self._vacant())
+        reported = sum(phases.values())
+        first = lane.trial != trial
+        seconds = max(0.0, now - lane.since - reported) if first else 0.0
+        # Not `now`: a result may come late, and its delay is accounted for with a later one, once.
+        lane.since += seconds + reported
+        lane.trial = trial
+        return ("startup" if new else "idle", seconds) if first else None
+
+    def leave(self, trial: str) -> None:
+        """A trial has left its slot; if it resumes, even on the same slot, the time until then is not its own."""
+        for lane in self._held.values():
+            if lane.trial == trial:
+                lane.trial = None
+
+    def lose(self, slot: str, now: float) -> float:
+        """A slot is lost, and its lane free. Returns the seconds since its last result."""
+        lane = self._held.pop(slot, None)
+        if lane is None:  # its lane was given to another slot, with the time since then
+            return 0.0
+        self._free.append(now)
+        return max(0.0, now - lane.since)
+
+    def close(self, now: float) -> dict[str, float]:
+        """The sweep is over. Returns the seconds of each slot that are not accounted for yet."""
+        rest = {slot: max(0.0, now - lane.since) for slot, lane in self._held.items()}
+        for lane in self._held.values():
+            lane.since = now
+        return rest
+
+    def _vacant(self) -> float:
+        """The time from which a lane is free for a new slot."""
+        if not self._free and len(self._held) >= self._lanes:
+            silent = min(self._held, key=lambda slot: self._held[slot].since)
+            self._free.append(self._held.pop(silent).since)
+        return self._free.pop(0) if self._free else self._begin

@@ -1,10 +1,18 @@
-"""Starts a new sweep: checks, run folder, data, then the sweep itself."""
+"""Starts a sweep: a new one, a run to be resumed from its ledger, or a sweep of one trial.
+
+A resume restores study and scheduler from the ledger. Finished trials stay; an interrupted one trains up to its last
+complete result without reporting and continues from there. With one slot, a resumed sweep equals an undisturbed one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -14,9 +22,10 @@ from sweepft.driver.final_stage import check_final_evaluation
 from sweepft.driver.run_folder import make_run_folder, sweep_row
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
-from sweepft.errors import Problem, SpecError
-from sweepft.ledger import EventLog, Ledger, SweepState
-from sweepft.spec import SweepSpec, check_budget, packing_note
+from sweepft.errors import DataError, LedgerError, Problem, SpecError, SweepftError
+from sweepft.export.write import FACTS_FILE, write_trial_spec
+from sweepft.ledger import EventLog, Ledger, SweepState, winner
+from sweepft.spec import SweepSpec, check_budget, from_dict, load, packing_note
 
 
 def start_sweep(
@@ -103,3 +112,220 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
         markup=False,
     )
     return prepared
+
+
+_MAY_CHANGE = (
+    *("search.trials", "search.limit", "resources.concurrent_trials"),
+    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "mirror", "evaluate", "faults"),
+)
+
+
+def resume_sweep(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+) -> SweepResult:
+    """Resume a run that was interrupted, crashed, or has finished and is to be extended.
+
+    Args:
+        run_dir: The run folder.
+        overrides: ``search.trials=64`` and the like; only keys that keep trials comparable.
+        address: Ray cluster to join, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        LedgerError: If the ledger is damaged, or another driver writes it.
+        SpecError: If a key changes that must not; lists all of them.
+        DataError: If the data have changed.
+        MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
+    """
+    console = console or Console()
+    run_dir = run_dir.resolve()
+    ledger, rows = Ledger.reopen(run_dir)
+    with ledger:
+        view = SweepState.from_rows(rows)
+        del rows  # half a million of them take a GiB
+        if not view.header:
+            raise LedgerError(
+                f"{run_dir}: the ledger is empty: the sweep never started\n  start it with: sweepft run",
+                key="ledger.empty",
+            )
+        if view.simulated:
+            raise LedgerError(
+                f"{run_dir}: a simulated sweep cannot be resumed\n"
+                "  run its spec.yaml with: sweepft run, or simulate it again in another folder",
+                key="ledger.simulated",
+            )
+        spec = load(
+            run_dir / "spec.yaml", overrides, check_prior_sweeps=False
+        )  # the ledger holds what they taught
+        _check_changes(view.spec, spec)
+        check_final_evaluation(spec)
+        check_mirror(spec.mirror, run_dir)
+        prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
+        _check_data(view.header["data"], prepared)
+        event_log = EventLog(ledger, view)
+        sweep = Sweep.begin(spec, prepared, run_dir, event_log, console)
+        sweep.write_resume_row()
+        search = sweep.restored_search()
+        waiting, paused = search.proposer.waiting, len(search.proposer.paused)
+        done = sum(t.replicate_of is None for t in view.trials.values()) - waiting - paused
+        text = f"{done} trials done, {waiting} to continue" + (f", {paused} paused" if paused else "")
+        console.print(f"resuming {spec.name}: {text}", highlight=False)
+        with mirrored(spec.mirror, run_dir, event_log, console):
+            return run_sweep(sweep, search, address)
+
+
+def _check_changes(before: Mapping[str, Any], spec: SweepSpec) -> None:
+    """Refuse changes after which old and new trials would not be comparable."""
+    old = _flat(from_dict(before).to_dict())  # keys that were unknown then have their defaults
+    new = _flat(spec.to_dict())
+    problems = [
+        Problem(
+            where="resume",
+            key=key,
+            rule=f"cannot change in a run that has started (it was {old.get(key)!r})",
+            value=new.get(key),
+            remedy=f"keep it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
+        )
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
+    ]
+    if problems:
+        raise SpecError(problems)
+
+
+def _check_data(before: Mapping[str, Any], prepared: Prepared) -> None:
+    """Refuse data that have changed since the run started."""
+    now = prepared.model_dump(mode="json")
+    pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
+    for old, new in zip(before["validation"], now["validation"], strict=True):
+        pairs[f"data.validation.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
+    problems = [
+        Problem(
+            "resume",
+            key,
+            "has changed since the run started",
+            "restore the old files, or start a new run",
+        )
+        for key, (old, new) in pairs.items()
+        if old != new
+    ]
+    if problems:
+        raise DataError(problems)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {
+            k: v
+            for name, part in value.items()
+            for k, v in _flat(part, f"{key}.{name}" if key else name).items()
+        }
+    return {key: list(value) if isinstance(value, tuple) else value}
+
+
+_RATE = "train.learning_rate="
+
+
+def train_alone(
+    spec_path: Path,
+    overrides: Sequence[str],
+    out: Path,
+    *,
+    address: str | None = None,
+    console: Console | None = None,
+) -> SweepResult:
+    """Train the one configuration a spec holds.
+
+    Args:
+        spec_path: A spec whose space has one point, as ``best/spec.yaml``.
+        overrides: ``train.budget.samples=50000`` and the like; ``train.learning_rate=...`` too, which there is the
+            space's one dimension.
+        out: Run folder; must not hold a run yet.
+        address: Ray cluster to join, None for a local one.
+        console: Where progress is shown.
+    Raises:
+        SpecError: With every problem found.
+        SweepftError: If the space has more than one point.
+    """
+    console = console or Console()
+    moved = [
+        f"search.space.learning_rate.choice=[{o.removeprefix(_RATE)}]" if o.startswith(_RATE) else o
+        for o in overrides
+    ]
+    spec = load(spec_path, moved)
+    wide = [key for key, dimension in spec.search.space.items() if len(dimension.choices) != 1]
+    if wide:
+        raise SweepftError(
+            f"{spec_path}: search.space.{wide[0]}: has more than one value: this is a sweep\n"
+            f"  use sweepft run, or leave one value: --set 'search.space.{wide[0]}.choice=[VALUE]'",
+            key=f"search.space.{wide[0]}",
+        )
+    file = spec_path.with_name(FACTS_FILE)
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    for note in horizon_notes(spec, before) if before else ():
+        console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+    finished = start_sweep(spec, out, address=address, console=console)
+    best = winner(finished.view)
+    if before and best is not None:
+        was = before["objective"]  # None for a stopped trial
+        had = "did not reach its end" if was is None else f"had {was:.4f}"
+        text = f"validation loss {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
+        console.print(text, highlight=False, markup=False)
+    return finished
+
+
+@contextlib.contextmanager
+def spec_of(path: Path, trial_id: str | None) -> Iterator[Path]:
+    """The spec to train: a file, or the spec of one trial of a run folder.
+
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: If the run has no ledger or it cannot be trusted.
+        SweepftError: If a folder is given without a trial or a file with one, or the run has no such trial.
+    """
+    if path.is_dir() != (trial_id is not None):
+        what = "is a folder" if trial_id is None else "is not a run folder"
+        raise SweepftError(
+            f"{path}: {what}\n  name a spec such as best/spec.yaml, or a run folder and --trial with one of its trials",
+            key="train.path",
+        )
+    if trial_id is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_trial_spec(Path(folder), path, trial_id)
+
+
+def horizon_notes(spec: SweepSpec, before: Mapping[str, Any]) -> list[str]:
+    """What changes when params are trained for another number of samples than in their sweep.
+
+    Args:
+        spec: With one value for each swept key; its budget in samples.
+        before: ``best.json``.
+    """
+    samples, was = spec.train.budget.samples, int(before["budget_samples"])
+    if samples is None or samples == was:
+        return []
+    params = {key: dimension.choices[0] for key, dimension in spec.search.space.items()}
+    train_config = spec.train_config(params, samples)
+    longer = samples > was
+    notes = [
+        f"{'longer' if longer else 'shorter'} than in the sweep: {was} -> {samples} samples, "
+        f"{before['planned_steps']} -> {train_config.planned_steps} steps"
+    ]
+    if train_config.schedule not in ("constant", "inverse_sqrt"):
+        notes.append(
+            f"the {train_config.schedule} schedule {'stretches' if longer else 'shrinks'} to the new end"
+        )
+    if train_config.warmup_steps != before["warmup_steps"]:
+        notes.append(
+            f"warmup changes with the steps: {before['warmup_steps']} -> {train_config.warmup_steps}"
+        )
+    notes.append(
+        f"the best learning rate moves with the horizon (it tends to {'fall' if longer else 'rise'}): "
+        f"{train_config.learning_rate:.3g} was best over {was} samples; for a much "
+        f"{'longer' if longer else 'shorter'} run, sweep it again around there"
+    )
+    return notes

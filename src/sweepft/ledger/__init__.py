@@ -9,7 +9,6 @@ Everything else in a run folder can be rebuilt from the ledger. Needs the standa
 from __future__ import annotations
 
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
-from sweepft.ledger.event_log import EventLog
 from sweepft.ledger.lock import Owner, current_writer
 from sweepft.ledger.ranking import (
     Finalist,
@@ -27,7 +26,7 @@ from sweepft.ledger.reader import LedgerTail, iter_ledger, ledger_path, read_led
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
 from sweepft.ledger.state import SweepState
 from sweepft.ledger.trial_state import HISTORY_KEYS, Attempt, StepsReport, TrialState
-from sweepft.ledger.writer import Ledger
+from sweepft.ledger.writer import EventLog, Ledger
 
 __all__ = [
     "HISTORY_KEYS",

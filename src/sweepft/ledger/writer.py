@@ -2,7 +2,8 @@
 
 A row goes to the file in one write, and is cut off again if that write fails half-way. Rows that decide something
 (see `rows.DURABLE`) are synced before `append` returns. So a crash can only leave a half-written last line, which
-readers ignore and the next writer cuts off.
+readers ignore and the next writer cuts off. `EventLog` also folds each row into the sweep's state: everything that
+happens in a sweep passes there, in the order in which it happens.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, NoReturn, Self
 
 from sweepft.errors import LedgerError, LedgerLocked, StorageError
 from sweepft.ledger.codec import as_read, decode_row, encode_row, plain
-from sweepft.ledger.lock import WriterLock
+from sweepft.ledger.lock import WriterLock, current_writer
 from sweepft.ledger.reader import ledger_path, read_ledger
 from sweepft.ledger.rows import DURABLE, Row, complete_fields
+from sweepft.ledger.state import SweepState
 
 
 class Ledger:
@@ -212,6 +214,45 @@ class Ledger:
         error = _storage_error(self.path, what, cause)
         self._broken = str(error)
         raise error from cause
+
+
+class EventLog:
+    """Writes the rows of one sweep.
+
+    Args:
+        ledger: Open for writing.
+        state: The state so far; empty for a new sweep.
+
+    Attributes:
+        failure: The error after which nothing can be written any more, or None. Tune turns exceptions of its
+            callbacks into text, so the error is kept here.
+        listeners: Called with each row, after it is written and folded.
+    """
+
+    def __init__(self, ledger: Ledger, state: SweepState) -> None:
+        self.ledger = ledger
+        self.state = state
+        state.writer = current_writer(ledger.path.parent)
+        self.failure: StorageError | None = None
+        self.listeners: list[Callable[[Row], None]] = []
+
+    def write(self, kind: str, **fields: Any) -> Row:
+        """Append one row (see ``sweepft.ledger.rows``) and return it.
+
+        Raises:
+            StorageError: If the ledger cannot be written, now or at an earlier call.
+        """
+        if self.failure is not None:
+            raise self.failure
+        try:
+            row = self.ledger.append(kind, **fields)
+        except StorageError as error:
+            self.failure = error
+            raise
+        self.state.apply(row)
+        for listener in self.listeners:
+            listener(row)
+        return row
 
 
 def _mend_tail(fd: int) -> int:

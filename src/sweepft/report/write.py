@@ -1,18 +1,33 @@
-"""Writes the files of a report, each atomically, so that a reader never sees half a page."""
+"""Writes the files of a report, each atomically, so that a reader never sees half a page.
+
+report.html and comparison.html are self-contained files that need no network: a template around packed data. Every text
+goes through jinja's autoescape or the browser's textContent.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import json
 import os
+import re
+import time
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, Final
 
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+import sweepft.report.format as fmt
 from sweepft.errors import StorageError
 from sweepft.ledger import SweepState
 from sweepft.report.compare import compare
-from sweepft.report.html import render_comparison, render_page
-from sweepft.report.summary import summarise
+from sweepft.report.curves import page_curves, timeline, waits
+from sweepft.report.summary import SIMULATED, finite, summarise
 from sweepft.report.tables import comparison_markdown, markdown, ranked_csv
 
 
@@ -95,3 +110,101 @@ def _write(path: Path, text: str) -> Path:
             key="report.write",
         ) from e
     return path
+
+
+REFRESH_SECONDS: Final = 30
+_SCRIPTS: Final = ("base.js", "charts.js", "search.js", "table.js", "detail.js", "main.js")
+
+
+def render_page(sweep: SweepState, summary: dict[str, Any], *, live: bool = False) -> str:
+    """The page of a sweep.
+
+    Args:
+        sweep: The sweep, for its curves.
+        summary: `summarise(sweep)`.
+        live: Whether the page reloads itself while it is open.
+    """
+    order = [t["trial_id"] for t in summary["trials"]]
+    spec = summary["provenance"]["spec"]
+    sets = (spec.get("data") or {}).get("validation") or []
+    data = {
+        "report": {k: v for k, v in summary.items() if k not in ("provenance", "faults", "commands")},
+        "curves": finite(page_curves(sweep, order, summary["rungs"])),
+        "timeline": finite(timeline(sweep)),
+        "waits": finite(waits(sweep)),
+        "space": (spec.get("search") or {}).get("space") or {},
+        "unweighted_sets": [s["name"] for s in sets if s.get("weight", 1.0) == 0],
+        "refresh": REFRESH_SECONDS if live else 0,
+    }
+    spec_yaml = fmt.shorten(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), 60_000)
+    values = {"live": live, "spec_yaml": spec_yaml, "simulated": SIMULATED}
+    return _render("page.html.jinja", _SCRIPTS, data, r=summary, **values)
+
+
+def render_comparison(comparison: dict[str, Any]) -> str:
+    """The page of several sweeps, from `compare`."""
+    data = {"report": {k: v for k, v in comparison.items() if k != "differences"}}
+    return _render("compare.html.jinja", ("base.js", "compare.js"), data, r=comparison)
+
+
+def _render(template: str, scripts: Sequence[str], data: dict[str, Any], **values: Any) -> str:
+    packed = _pack(json.dumps(data, separators=(",", ":"), allow_nan=False))
+    script = "\n".join(_asset(name) for name in scripts)
+    page = _environment().get_template(template)
+    return page.render(**values, css=_asset("page.css"), scripts=script, plotly=_plotly(), data=packed)
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sweepft.report", "assets"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    cells = (
+        fmt.duration,
+        fmt.number,
+        fmt.percent,
+        fmt.percent_interval,
+        fmt.shorten,
+        fmt.inline,
+        fmt.money,
+        fmt.loss,
+    )
+    environment.filters |= {function.__name__: function for function in cells}
+    environment.filters["yaml_block"] = lambda v: yaml.safe_dump(
+        v, sort_keys=False, allow_unicode=True
+    ).strip()
+    environment.filters["yaml"] = lambda v: yaml.safe_dump(
+        v, sort_keys=False, default_flow_style=True, width=10_000
+    )
+    environment.filters["slug"] = lambda text: re.sub(r"[^a-z]+", "-", str(text).lower())[:20]
+    environment.filters["when"] = lambda t: (
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(t)) if t else fmt.UNKNOWN
+    )
+    environment.tests["nested"] = _nested
+    return environment
+
+
+def _nested(value: Any) -> bool:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(v, dict | list) for v in values)
+
+
+@lru_cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return _pack(get_plotlyjs())
+
+
+def _asset(name: str) -> str:
+    return files("sweepft.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _pack(text: str) -> str:
+    """Gzip, then base64: a fifth of the size, letters and digits only. Equal texts give equal bytes."""
+    packed = gzip.compress(text.encode("utf-8", "replace"), compresslevel=9, mtime=0)
+    return base64.b64encode(packed).decode("ascii")

@@ -1,15 +1,22 @@
-"""All ranks of a slot as one object: called together, ended together, and the failed one named at once."""
+"""All ranks of a slot as one object: called together, ended together, and the failed one named at once.
+
+A rank that hangs writes the stacks of its threads into its log on a signal, which reaches it in a collective, a loop or
+a lock. The coordinator signals the ranks of its own node; a task without resources signals those of other nodes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import ray
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from sweepft.errors import (
     PackingMismatch,
@@ -22,8 +29,7 @@ from sweepft.errors import (
     is_storage_error,
 )
 from sweepft.evaluation import EvalTask
-from sweepft.slot.rank import Rank
-from sweepft.slot.stack_dump import dump_stacks
+from sweepft.slot.rank import STACKS_SIGNAL, Rank
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 
@@ -226,3 +232,53 @@ def _same(fingerprints: list[dict[str, str]]) -> None:
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:500]
+
+
+_REMOTE_SECONDS: Final = 10.0
+_WRITE_SECONDS: Final = 2.0
+
+
+def dump_stacks(places: Sequence[Mapping[str, Any]]) -> str:
+    """Ask all ranks of a slot for their stacks. Returns a sentence with the log files that hold them.
+
+    Args:
+        places: Of each rank its ``pid``, ``node`` (Ray's id) and ``log`` file.
+    """
+    before = [_size(place["log"]) for place in places]
+    here = ray.get_runtime_context().get_node_id()
+    away: dict[str, list[int]] = {}
+    for place in places:
+        if place["node"] == here:
+            _ask([place["pid"]])
+        else:
+            away.setdefault(place["node"], []).append(place["pid"])
+    asked = []
+    for node, pids in away.items():
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        asked.append(ray.remote(_ask).options(num_cpus=0, scheduling_strategy=there).remote(pids))
+    if asked:
+        ray.wait(asked, num_returns=len(asked), timeout=_REMOTE_SECONDS)
+    deadline = time.monotonic() + _WRITE_SECONDS
+    while True:
+        wrote = [_size(place["log"]) > size for place, size in zip(places, before, strict=True)]
+        if all(wrote) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    time.sleep(0.1)  # a stack may still be under way
+    logs = [str(place["log"]) for place, did in zip(places, wrote, strict=True) if did]
+    silent = [str(i) for i, did in enumerate(wrote) if not did]
+    words = f"stacks: {', '.join(logs)}" if logs else "no stacks"
+    return words + (f" (rank {', '.join(silent)} wrote none)" if silent else "")
+
+
+def _ask(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):  # it is gone
+            os.kill(pid, STACKS_SIGNAL)
+
+
+def _size(file: str) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError:
+        return 0

@@ -1,14 +1,17 @@
 """What a slot is given to do: train one trial, or score one set of weights.
 
 Tune carries a job to the slot as the only value of a trial's Tune config. ``to_tune_config`` and ``job_of`` are the
-two places that know this.
+two places that know this. ``report_points`` says when a trial reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sweepft.early_stopping import parse_rungs, rung_steps
 
 if TYPE_CHECKING:
     from sweepft.evaluation import EvalTask
@@ -144,3 +147,38 @@ def job_of(config: Mapping[str, Any]) -> Job:
     """The job in a Tune config."""
     job: Job = config["job"]
     return job
+
+
+_REPORTS_PER_TRIAL = 20
+_STEPS_PER_REPORT = (
+    3  # at least, between rungs: a report costs some milliseconds, which only very fast trials notice
+)
+
+
+@dataclass(frozen=True)
+class ReportPoint:
+    """A point of a trial at which it reports.
+
+    Attributes:
+        samples: Samples seen there.
+        rung: Nominal fraction of the budget where validation loss is due, None at points in between.
+    """
+
+    samples: int
+    rung: float | None
+
+
+def report_points(budget_samples: int, rungs: Sequence[float], batch_size: int) -> list[ReportPoint]:
+    """Report points of a trial, ascending; the last one is the whole budget and has rung 1.0.
+
+    Of several points in one optimizer step the last rung remains.
+    """
+    steps = math.ceil(budget_samples / batch_size)
+    reports = max(1, min(_REPORTS_PER_TRIAL, steps // _STEPS_PER_REPORT))
+    rung_at: dict[int, float | None] = {
+        math.ceil(math.ceil(budget_samples * i / reports) / batch_size): None for i in range(1, reports)
+    }
+    at_rungs = rung_steps(parse_rungs(sorted(rungs)), batch_size=batch_size, budget=budget_samples)
+    rung_at |= {step: rung.fraction for rung, step in at_rungs.items()}
+    rung_at[steps] = 1.0
+    return [ReportPoint(min(budget_samples, step * batch_size), rung_at[step]) for step in sorted(rung_at)]

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sweepft.evaluation import EvalTask
-from sweepft.slot.stack_dump import answer_with_stacks
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
+
+STACKS_SIGNAL: Final = signal.SIGUSR1
+"""At this signal a rank writes the stacks of all its threads to its standard error."""
 
 
 class Rank:
@@ -34,7 +38,7 @@ class Rank:
         self._listener: socket.socket | None = None
         self._log_file = log_file
         _send_output_to(log_file)
-        answer_with_stacks()
+        faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
     def where(self) -> dict[str, Any]:
         """This process's node (address, host name, Ray's id), pid and log file, and rank 0's port for the others."""

@@ -15,8 +15,7 @@ from sweepft.slot.checkpoints import (
     pause_requested,
     remove_checkpoints,
 )
-from sweepft.slot.jobs import TrialJob
-from sweepft.slot.report_points import ReportPoint, report_points
+from sweepft.slot.jobs import ReportPoint, TrialJob, report_points
 from sweepft.slot.state import WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)

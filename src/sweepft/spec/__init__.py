@@ -33,8 +33,7 @@ from sweepft.spec.sections import (
     Validation,
 )
 from sweepft.spec.space import Dimension
-from sweepft.spec.sweep import SWEEPABLE, SweepSpec
-from sweepft.spec.train_config import TrainConfig
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec, TrainConfig
 
 __all__ = [
     "FEWEST_STEPS",

@@ -16,8 +16,7 @@ from sweepft.spec.hardware import check_hardware
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.sections import Data, Resources, Search, Train
-from sweepft.spec.sweep import SWEEPABLE, SweepSpec, apply, is_sweepable, train_dict
-from sweepft.spec.train_config import TrainConfig
+from sweepft.spec.sweep import SWEEPABLE, SweepSpec, TrainConfig, apply, is_sweepable, train_dict
 from sweepft.spec.yaml_source import Document, KeyPath
 
 _LARGEST_GRID: Final = 1_000_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -12,7 +13,6 @@ from pydantic_core import ErrorDetails
 
 from sweepft.errors import Problem
 from sweepft.spec.fields import Section, describe, keys_at
-from sweepft.spec.renamed import RENAMED_KEYS, RENAMED_VALUES
 from sweepft.spec.yaml_source import KeyPath, dotted
 
 _RULES: Final[dict[str, str]] = {
@@ -142,3 +142,24 @@ def _has(data: Any, part: str | int) -> bool:
     if isinstance(data, dict):
         return part in data
     return isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+
+
+RENAMED_KEYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "data.held_out": "data.validation",
+        "early_stop.windows": "early_stop.rungs",
+        "early_stop.good": "early_stop.top_fraction",
+        "early_stop.false_stop": "early_stop.max_false_stop_rate",
+        "early_stop.max_bad_stops": "early_stop.max_false_discovery_rate",
+        "early_stop.history": "early_stop.prior_sweeps",
+        "early_stop.park": "early_stop.pause",
+        "evaluate.confirm": "evaluate.replicates",
+    }
+)
+"""Old to new key of the spec."""
+
+RENAMED_VALUES: Final[Mapping[tuple[str, str], str]] = MappingProxyType({("checkpoint", "windows"): "rungs"})
+"""Key of the spec and its old value, to the new value."""
+
+RENAMED_COMMANDS: Final[Mapping[str, str]] = MappingProxyType({"settings": "presets"})
+"""Old to new command of the CLI."""

@@ -7,7 +7,6 @@ up at any time: ``python -m sweepft.trackers RUN`` sends what has not been sent.
 from __future__ import annotations
 
 from sweepft.trackers.feed import TrackerFeed, failures
-from sweepft.trackers.points import Point
-from sweepft.trackers.trackers import Tracker, make_trackers
+from sweepft.trackers.trackers import Point, Tracker, make_trackers
 
 __all__ = ["Point", "Tracker", "TrackerFeed", "failures", "make_trackers"]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from sweepft.trackers.run import follow
+from sweepft.trackers.feed import follow
 
 _PAUSE: Final = 1.0  # seconds between reads of the ledger
 _END_TIMEOUT: Final = 600  # seconds for what is left when the sweep is over

@@ -1,4 +1,4 @@
-"""Sends ledger rows to the trackers: each step once, and a tracker that fails is dropped.
+"""Sends ledger rows to the trackers, once or while a run goes on: each step once, and a tracker that fails is dropped.
 
 The position of a tracker is written after its data are safe. After a crash, at most the rows since the last written
 position are sent again; trackers recognise them.
@@ -9,16 +9,64 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sweepft.errors import Problem, SpecError
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState
 from sweepft.ledger.lock import WriterLock
 from sweepft.redact import redact
-from sweepft.trackers.points import eval_point, points_of, step_points
-from sweepft.trackers.trackers import Tracker
+from sweepft.spec import Track, load
+from sweepft.trackers.trackers import Tracker, eval_point, make_trackers, points_of, step_points
+
+
+def track_run(run_dir: Path, overrides: Sequence[str] = ()) -> dict[str, str | None]:
+    """Send what the trackers of a run do not have yet.
+
+    Args:
+        run_dir: The run folder.
+        overrides: ``track.wandb={}`` and the like, over the run's ``spec.yaml``; without any, the spec in force.
+    Returns:
+        By tracker, why it was dropped, or None if it is up to date.
+    Raises:
+        SpecError: If the spec names no tracker, or an override is wrong.
+        LedgerError: If there is no ledger, or it is damaged.
+        LedgerLocked: If another process is tracking this run.
+    """
+    makers = make_trackers(_track_section(run_dir, overrides), run_dir)
+    with TrackerFeed(run_dir, makers) as feed:
+        while feed.step():
+            pass
+    return {name: feed.failures.get(name) for name in makers}
+
+
+def follow(run_dir: Path, over: Callable[[], bool]) -> None:
+    """Send the rows of a growing ledger.
+
+    Args:
+        run_dir: The run folder.
+        over: Waits; returns whether the run is over.
+    """
+    with TrackerFeed(run_dir, make_trackers(_track_section(run_dir, ()), run_dir)) as feed:
+        last = False
+        while not last:
+            last = over()
+            while feed.step():
+                pass
+
+
+def _track_section(run_dir: Path, overrides: Sequence[str]) -> Track:
+    if overrides:
+        track = load(run_dir / "spec.yaml", overrides, check_files=False).track
+    else:
+        track = Track.model_validate(SweepState.load(run_dir).spec.get("track", {}))
+    if not track.names:
+        rule, remedy = "names no tracker", "for example --set track.tensorboard=true"
+        raise SpecError([Problem(str(run_dir / "spec.yaml"), "track", rule, remedy)])
+    return track
+
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import MlflowTrack
-from sweepft.trackers.points import Point, flat, sweep_id
+from sweepft.trackers.trackers import Point, flat, sweep_id
 
 _TAG: Final = "sweepft.trial"
 _STATUS: Final = {

@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from sweepft.ledger import Row, SweepState, TrialState
-from sweepft.trackers.points import Point, flat
+from sweepft.trackers.trackers import Point, flat
 
 _LARGEST: Final = 3.4028234e38  # of the 32 bits that an event holds
 

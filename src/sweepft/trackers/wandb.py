@@ -16,7 +16,7 @@ import wandb
 
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import WandbTrack
-from sweepft.trackers.points import Point, sweep_id
+from sweepft.trackers.trackers import Point, sweep_id
 
 _SUCCESS: Final = ("completed", "stopped", "paused")
 

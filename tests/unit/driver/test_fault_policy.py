@@ -15,7 +15,7 @@ from sweepft.driver.control import SweepControl
 from sweepft.driver.fault_policy import RETRIED, FaultPolicy, read_slot_failure
 from sweepft.errors import SlotLost
 from sweepft.ledger import SweepState
-from sweepft.search.outcome import Outcome
+from sweepft.search.ray_searcher import Outcome
 from sweepft.slot.state import RANKS_REBUILT
 from sweepft.spec import Faults
 

@@ -9,7 +9,7 @@ import pytest
 
 from sweepft.driver.run_folder import storage_problem
 from sweepft.errors import is_storage_error
-from sweepft.search.outcome import INTERRUPTED, outcome_of
+from sweepft.search.ray_searcher import INTERRUPTED, outcome_of
 
 
 @pytest.mark.parametrize(

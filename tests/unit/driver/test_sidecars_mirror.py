@@ -22,8 +22,8 @@ from support.errors import raises
 from support.mirrored_run import MirroredRun, truth
 from sweepft.cli.main import cli
 from sweepft.driver import sidecars as mirroring
+from sweepft.driver.progress import describe_run, status_of
 from sweepft.driver.sidecars import check_mirror, mirrored
-from sweepft.driver.status import describe_run, status_of
 from sweepft.errors import LedgerLocked, MirrorError
 from sweepft.mirror.fetch import fetch
 from sweepft.mirror.follow import copy_once
@@ -209,7 +209,7 @@ def test_check_mirror__refuses_silent_mirror(tmp_path: Path, monkeypatch: pytest
 
 def test_sidecars__load_no_pyarrow() -> None:
     code = (
-        "import sys, sweepft.driver.start, sweepft.driver.resume, sweepft.cli.main, sweepft.driver.status;"
+        "import sys, sweepft.driver.start, sweepft.driver.start, sweepft.cli.main, sweepft.driver.progress;"
         "sys.exit(any(name in sys.modules for name in ('sweepft.mirror.store', 'sweepft.mirror.copy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

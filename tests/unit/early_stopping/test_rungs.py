@@ -18,7 +18,7 @@ from sweepft.early_stopping import (
     parse_rungs,
     rung_steps,
 )
-from sweepft.slot.report_points import report_points
+from sweepft.slot.jobs import report_points
 
 
 def test_parse_rungs__keeps_order_and_drops_repeats() -> None:

@@ -14,7 +14,7 @@ from synthetic_sweep import Sweep
 from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_through, visit
 
 from sweepft.ledger import SweepState
-from sweepft.report import html as report_page
+from sweepft.report import write as report_page
 from sweepft.report import write_comparison, write_report
 
 __all__ = ["browser", "visit"]  # fixtures

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweepft.search.outcome import INTERRUPTED, PAUSED_SWEEP, Outcome, outcome_of
+from sweepft.search.ray_searcher import INTERRUPTED, PAUSED_SWEEP, Outcome, outcome_of
 
 DONE = {"samples_seen": 9, "budget_samples": 9}
 

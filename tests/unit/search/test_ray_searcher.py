@@ -20,8 +20,7 @@ from ray.tune.search import Searcher
 
 from support.search_material import BUDGET, FINITE, RUNGS, loss, make_spec
 from sweepft.search import STUDY_FILE, Proposer
-from sweepft.search.outcome import Outcome
-from sweepft.search.ray_searcher import OptunaSearcher, SearchControl
+from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl
 from sweepft.slot.jobs import TrialJob, job_of
 
 pytestmark = pytest.mark.filterwarnings(

@@ -16,7 +16,7 @@ from sweepft.slot.checkpoints import (
     remove_checkpoints,
     request_pause,
 )
-from sweepft.slot.report_points import report_points
+from sweepft.slot.jobs import report_points
 from sweepft.slot.weight_retention import KeepPolicy
 
 

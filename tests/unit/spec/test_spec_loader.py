@@ -12,7 +12,7 @@ from support.errors import raises
 from sweepft.errors import Problem, SpecError
 from sweepft.spec import load
 from sweepft.spec.fields import leaf_fields
-from sweepft.spec.renamed import RENAMED_KEYS, RENAMED_VALUES
+from sweepft.spec.problems import RENAMED_KEYS, RENAMED_VALUES
 from sweepft.spec.sweep import SweepSpec
 
 BROKEN = Path(__file__).parent / "broken"

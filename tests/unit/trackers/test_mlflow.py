@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.tracked_run import TrackedRun
-from sweepft.trackers.run import track_run
+from sweepft.trackers.feed import track_run
 
 pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
 pytest.importorskip("alembic", reason="the extra mlflow is not installed")

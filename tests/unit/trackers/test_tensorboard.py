@@ -15,7 +15,7 @@ from support.tracked_run import TrackedRun
 from sweepft.cli.main import cli
 from sweepft.errors import SpecError
 from sweepft.replay.sources import Scalar, read_scalars
-from sweepft.trackers.run import track_run
+from sweepft.trackers.feed import track_run
 
 
 def tracked(tmp_path: Path) -> TrackedRun:
@@ -107,7 +107,7 @@ def test_event_files__torch_is_not_imported(tmp_path: Path) -> None:
     run.result()
     run.end()
     code = (
-        "import pathlib, sys; from sweepft.trackers.run import track_run;"
+        "import pathlib, sys; from sweepft.trackers.feed import track_run;"
         "print(track_run(pathlib.Path(sys.argv[1])), 'torch' in sys.modules, 'ray' in sys.modules)"
     )
     done = subprocess.run(

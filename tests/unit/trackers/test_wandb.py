@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.tracked_run import TrackedRun
-from sweepft.trackers.run import track_run
+from sweepft.trackers.feed import track_run
 
 wandb = pytest.importorskip("wandb", reason="the extra wandb is not installed")
 Record = pytest.importorskip("wandb.proto.wandb_internal_pb2").Record

@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from support.search_material import BUDGET, make_spec
 from sweepft.driver.build import build_scheduler
-from sweepft.driver.command_handler import CommandHandler
+from sweepft.driver.commands import CommandHandler
 from sweepft.driver.control import SweepControl
 from sweepft.early_stopping import PriorSweeps
 from sweepft.ledger import Command, EventLog, Ledger, SweepState, read_ledger, send_command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.errors import raises
 from support.specs import spec_dict
-from sweepft.driver.resume import _check_changes
+from sweepft.driver.start import _check_changes
 from sweepft.errors import SpecError
 from sweepft.spec import from_dict
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepft.driver.time_accounting import TimeAccounting
+from sweepft.driver.ledger_callback import TimeAccounting
 
 
 def test_time_accounting__first_wait_is_startup_later_ones_idle() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from support.specs import spec_dict
-from sweepft.driver.command_handler import command_problem
+from sweepft.driver.commands import command_problem
 from sweepft.ledger import Command, SweepState
 from sweepft.spec import from_dict
 

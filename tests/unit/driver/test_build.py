@@ -8,7 +8,7 @@ import pytest
 
 from support.errors import raises
 from support.ledger_builder import LedgerBuilder
-from sweepft.driver.restore import _check_names
+from sweepft.driver.build import _check_names
 from sweepft.errors import LedgerCorrupt
 from sweepft.ledger import SweepState
 
