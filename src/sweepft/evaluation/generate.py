@@ -5,7 +5,7 @@ As in ``harness``, ranks that hold all weights share the chats; ranks that hold 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ def answer_chats(
     seed: int,
     batch_size: int,
     sharded: bool,
+    length_class: Callable[[int], int] | None = None,
 ) -> list[str]:
     """The assistant's next turn in each chat, in order, on every rank.
 
@@ -36,6 +37,8 @@ def answer_chats(
         seed: Of the samples. Changes the global random state, which the caller restores.
         batch_size: Chats per batch.
         sharded: Whether each rank holds only a part of the weights.
+        length_class: Class of a length in tokens; chats of different classes, or that may grow into another one, do not
+            share a batch. None: all may.
     """
     from transformers import AutoTokenizer
 
@@ -47,15 +50,21 @@ def answer_chats(
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(seed)
     found: dict[int, str] = {}
-    for start in range(0, len(mine), batch_size):
-        places = mine[start : start + batch_size]
-        texts = [
-            tok.apply_chat_template(list(chats[i]), tokenize=False, add_generation_prompt=True)
-            for i in places
-        ]
-        batch = tok(texts, return_tensors="pt", padding=True, add_special_tokens=False, **room).to(
-            model.device
-        )
+    texts = {
+        i: tok.apply_chat_template(list(chats[i]), tokenize=False, add_generation_prompt=True) for i in mine
+    }
+
+    def length_group(i: int) -> int | str:
+        """The class of a chat's lengths from prompt to longest answer; of its own where it may change."""
+        assert length_class is not None
+        begin = len(tok(texts[i], add_special_tokens=False, **room)["input_ids"])
+        here, there = length_class(begin), length_class(begin + max_new_tokens)
+        return here if here == there else f"chat {i}"
+
+    for places in _batches(mine, batch_size, length_group if length_class else None):
+        batch = tok(
+            [texts[i] for i in places], return_tensors="pt", padding=True, add_special_tokens=False, **room
+        ).to(model.device)
         out = model.generate(
             **{key: batch[key] for key in ("input_ids", "attention_mask")},
             **sampling,
@@ -71,3 +80,14 @@ def answer_chats(
         dist.all_gather_object(shares, found)
         found = {i: text for share in shares for i, text in share.items()}
     return [found[i] for i in range(len(chats))]
+
+
+def _batches(
+    places: Sequence[int], size: int, group: Callable[[int], int | str] | None
+) -> Iterator[Sequence[int]]:
+    """Batches of at most ``size`` places in order, none across groups."""
+    by_group: dict[int | str, list[int]] = {}
+    for place in places:
+        by_group.setdefault(group(place) if group else 0, []).append(place)
+    for held in by_group.values():
+        yield from (held[start : start + size] for start in range(0, len(held), size))

@@ -7,19 +7,26 @@ all items, because all ranks must take part in the gathers of each forward pass.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
+from lm_eval.models.huggingface import HFLM, normalize_gen_kwargs
 
 from sweepft.evaluation.task_loading import load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
 
 
-def score(model: Any, tokenizer: str, task: EvalTask, *, sharded: bool) -> dict[str, Any]:
+def score(
+    model: Any,
+    tokenizer: str,
+    task: EvalTask,
+    *,
+    sharded: bool,
+    length_class: Callable[[int], int] | None = None,
+) -> dict[str, Any]:
     """Scores of a model on one task or group.
 
     Args:
@@ -27,6 +34,7 @@ def score(model: Any, tokenizer: str, task: EvalTask, *, sharded: bool) -> dict[
         tokenizer: Folder of its tokenizer.
         task: The task and its settings.
         sharded: Whether each rank holds only a part of the weights.
+        length_class: Class of a length in tokens; items of different classes never share a batch. None: all may.
     Returns:
         On rank 0 ``metrics`` (name -> value, stderr, higher_is_better), ``parts`` (the same by task of a group),
         ``items`` (documents scored), ``version``, ``num_fewshot`` and ``samples`` (one record an item and filter);
@@ -40,7 +48,12 @@ def score(model: Any, tokenizer: str, task: EvalTask, *, sharded: bool) -> dict[
     world = dist.get_world_size()
     shares = not sharded and min(fewest, task.limit or fewest) >= world
     lm = _InMemoryModel(
-        model, tokenizer, task.batch_size, ranks=world if shares else 1, synced=sharded and world > 1
+        model,
+        tokenizer,
+        task.batch_size,
+        ranks=world if shares else 1,
+        synced=sharded and world > 1,
+        length_class=length_class,
     )
     results = evaluate(
         lm=lm,
@@ -61,9 +74,19 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         batch_size: Items per forward pass.
         ranks: Number of ranks that share the items.
         synced: Whether every rank generates until the slowest one has finished.
+        length_class: As of `score`.
     """
 
-    def __init__(self, model: Any, tokenizer: str, batch_size: int, *, ranks: int, synced: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: str,
+        batch_size: int,
+        *,
+        ranks: int,
+        synced: bool,
+        length_class: Callable[[int], int] | None = None,
+    ) -> None:
         from transformers import AutoTokenizer
 
         # A separate tokenizer, because the harness changes its padding side.
@@ -71,9 +94,42 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
             pretrained=model, tokenizer=AutoTokenizer.from_pretrained(tokenizer), batch_size=batch_size
         )
         self._synced = synced
+        self._length_class = length_class
         if ranks > 1:
             self.accelerator = _Ranks()
             self._rank, self._world_size = dist.get_rank(), ranks
+
+    def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Log-likelihoods, batched within each length class."""
+        ask = super()._loglikelihood_tokens
+        if self._length_class is None:
+            return list(ask(requests, *args, **kwargs))
+        room = self.max_length + 1
+        classes = [self._length_class(min(room, len(ctx) + len(end)) - 1) for _, ctx, end in requests]
+        return _in_groups(requests, classes, lambda some, _: ask(some, *args, **kwargs))
+
+    def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """Answers, batched within each length class; an item that may grow into another class runs alone."""
+        ask = super().generate_until
+        if self._length_class is None:
+            return list(ask(requests, *args, **kwargs))
+        groups: list[int | None] = []
+        for request in requests:
+            context, settings = request.args
+            new = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
+            begin = min(len(self.tok_encode(context)), self.max_length - new)
+            here, there = self._length_class(begin), self._length_class(begin + new)
+            groups.append(here if here == there else None)
+        batch_size = self.batch_size_per_gpu
+
+        def answer(some: list[Any], group: int | None) -> list[Any]:
+            self.batch_size_per_gpu = 1 if group is None else batch_size
+            return list(ask(some, *args, **kwargs))
+
+        try:
+            return _in_groups(requests, groups, answer)
+        finally:
+            self.batch_size_per_gpu = batch_size
 
     def _model_generate(
         self, context: Any, max_length: int, stop: list[str], **arguments: Any
@@ -82,6 +138,15 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
             arguments["synced_gpus"] = True
         generated: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return generated
+
+
+def _in_groups(items: Any, groups: list[Any], run: Callable[[list[Any], Any], Any]) -> list[Any]:
+    """Results of ``run(items of a group, group)`` in the order of the items."""
+    found: dict[int, Any] = {}
+    for group in dict.fromkeys(groups):
+        places = [i for i, one in enumerate(groups) if one == group]
+        found |= zip(places, run([items[i] for i in places], group), strict=True)
+    return [found[i] for i in range(len(groups))]
 
 
 class _Ranks:

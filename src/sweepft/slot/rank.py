@@ -123,7 +123,13 @@ class Rank:
         from sweepft.training.inference import plain_model
 
         with plain_model(self._runner.zero) as model:
-            scores = score(model, tokenizer, task, sharded=self._plan.zero_stage == 3)
+            scores = score(
+                model,
+                tokenizer,
+                task,
+                sharded=self._plan.zero_stage == 3,
+                length_class=self._runner.zero.length_class,
+            )
         if self._index == 0:
             scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
         return self._only_first(scores)
@@ -134,7 +140,13 @@ class Rank:
         from sweepft.training.inference import plain_model
 
         with plain_model(self._runner.zero) as model:
-            said = answer_chats(model, chats=chats, sharded=self._plan.zero_stage == 3, **how)
+            said = answer_chats(
+                model,
+                chats=chats,
+                sharded=self._plan.zero_stage == 3,
+                length_class=self._runner.zero.length_class,
+                **how,
+            )
         return said if self._index == 0 else []
 
     def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:

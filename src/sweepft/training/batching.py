@@ -1,7 +1,8 @@
 """Split a global batch into micro-batches, collate samples for a forward pass, and prefetch the next step's batches.
 
 The split never changes the result: loss and gradient are token means over the *global* batch, so micro-batches may
-hold rows of similar length, or as many tokens as fit. Every rank computes the same split by itself.
+hold rows of similar length, or as many tokens as fit. Where a model's rotary embeddings depend on the longest row of a
+batch, rows of different length classes never share one. Every rank computes the same split by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import heapq
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import Order
+from sweepft.training.length_classes import LengthClasses
 
 _IGNORE = -100
 Row = tuple[NDArray[np.int64], NDArray[np.bool_]]
@@ -68,11 +70,13 @@ class Layout:
             ``size`` tokens; ``grouped``: padded rows of similar length, at most ``size`` tokens with the padding.
         size: Rows or tokens. A sample longer than ``size`` tokens is run alone.
         pad_id: Token that fills padded rows.
+        classes: Lengths that may share a micro-batch (``sweepft.training.length_classes``).
     """
 
     kind: Literal["rows", "packed", "grouped"]
     size: int
     pad_id: int
+    classes: LengthClasses = field(default=LengthClasses())
 
     def split_micro_batches(self, lengths: NDArray[np.int64], world_size: int) -> list[list[MicroBatch]]:
         """Micro-batches of each rank: the same number for all, together holding every row exactly once.
@@ -81,11 +85,31 @@ class Layout:
             lengths: Tokens of each row of the global batch, shape (batch,).
             world_size: Number of ranks.
         """
+        if self.classes and len(groups := self.classes.groups(lengths)) > 1:
+            return self._split_by_class(lengths, groups, world_size)
+        return self._split(lengths, world_size)
+
+    def _split(self, lengths: NDArray[np.int64], world_size: int) -> list[list[MicroBatch]]:
         if self.kind == "rows":
             return split_micro_batches(lengths, world_size, self.size)
         if self.kind == "packed":
             return _split_by_packed_tokens(lengths, world_size, self.size)
         return _split_by_padded_tokens(lengths, world_size, self.size)
+
+    def _split_by_class(
+        self, lengths: NDArray[np.int64], groups: list[NDArray[np.int64]], world_size: int
+    ) -> list[list[MicroBatch]]:
+        """Each class split by itself, and the micro-batches of all dealt to the ranks."""
+        sizes = np.asarray(lengths)
+        made = [
+            group[micro.rows].tolist()
+            for group in groups
+            for rank in self._split(sizes[group], world_size)
+            for micro in rank
+            if len(micro.rows)
+        ]
+        made += [[]] * (-len(made) % world_size)
+        return _deal_there_and_back(sizes, made, world_size)
 
     def collate(self, rows: list[Row]) -> Batch:
         """Collate the samples of a micro-batch for one forward pass."""
@@ -156,11 +180,17 @@ def _split_by_packed_tokens(
     count = max(1, -(-int(sizes.sum()) // (world_size * most)))
     while (bins := _spread(sizes, order, world_size * count, most)) is None:
         count += 1
-    # Sorted by size and dealt back and forth, the micro-batches of each rank add up to about the same.
-    bins.sort(key=lambda rows: -int(sizes[rows].sum()))
+    return _deal_there_and_back(sizes, bins, world_size)
+
+
+def _deal_there_and_back(
+    sizes: NDArray[np.int64], micros: list[list[int]], world_size: int
+) -> list[list[MicroBatch]]:
+    """A multiple of ``world_size`` micro-batches, dealt so that those of each rank add up to about the same tokens."""
+    micros = sorted(micros, key=lambda rows: -int(sizes[rows].sum()) if rows else 0)
     there_and_back = [*range(world_size), *reversed(range(world_size))]
     ranks: list[list[MicroBatch]] = [[] for _ in range(world_size)]
-    for i, rows in enumerate(bins):
+    for i, rows in enumerate(micros):
         ranks[there_and_back[i % len(there_and_back)]].append(_micro(rows))
     return ranks
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -21,6 +23,7 @@ from sweepft.training.base_weights import share_frozen, shared_copy
 from sweepft.training.batching import Batch, Layout, Row
 from sweepft.training.config import EngineConfig, deepspeed_offload
 from sweepft.training.forward import attend_by_documents, compare_with_padding, scored_logits, token_losses
+from sweepft.training.length_classes import LengthClasses, forget_earlier_lengths, length_classes
 from sweepft.training.lora import attach_adapter, detach_adapter, set_in_place
 from sweepft.training.memory import release_engine_memory
 from sweepft.training.model import compile_blocks, load_model, parameter_groups
@@ -63,6 +66,7 @@ class ZeroEngine:
         self._engine: Any = None
         self._base: list[torch.Tensor] = []
         self.padded_attention: str | None = None
+        self.length_classes = LengthClasses()
         self._lora: Lora | None = None
         self._optimizer = ""
 
@@ -107,12 +111,17 @@ class ZeroEngine:
         return self._engine
 
     @property
+    def length_class(self) -> Callable[[int], int] | None:
+        """The class of a length in tokens; None where samples of all lengths may share a batch."""
+        return self.length_classes.at if self.length_classes else None
+
+    @property
     def layout(self) -> Layout:
         """How this engine splits samples into micro-batches and collates them."""
         kind: Literal["rows", "packed", "grouped"] = "rows"
         if self.config.packed:
             kind = "packed" if self.padded_attention else "grouped"
-        return Layout(kind, self.config.micro_batch, self.config.pad_id)
+        return Layout(kind, self.config.micro_batch, self.config.pad_id, self.length_classes)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
@@ -120,26 +129,27 @@ class ZeroEngine:
 
     @torch.no_grad()
     def check_packing(self, rows: list[Row]) -> None:
-        """Run samples packed and padded and compare their losses. Draws no random number.
+        """Run samples packed, and each in a forward pass of its own; compare their losses. Draws no random number.
 
         Raises:
             PackingMismatch: If their losses differ. A model that does not pack is not checked.
         """
         if self.layout.kind != "packed":
             return
-        packed, padded = (
-            self.layout.collate(rows),
-            Layout("rows", len(rows), self.config.pad_id).collate(rows),
-        )
+        lengths = np.asarray([len(ids) for ids, _ in rows])
+        together = replace(self.layout, size=int(lengths.sum()))
+        micros = [micro.rows for micro in together.split_micro_batches(lengths, 1)[0]]
+        packed = [together.collate([rows[i] for i in chosen]) for chosen in micros]
+        alone = [Layout("rows", 1, self.config.pad_id).collate([rows[i]]) for i in np.concatenate(micros)]
         self.eval()
-        packed_losses = token_losses(self.logits(packed), packed)
+        packed_losses = torch.cat([token_losses(self.logits(batch), batch) for batch in packed])
         self.module.set_attn_implementation(self.padded_attention)
         try:
-            padded_losses = token_losses(self.logits(padded), padded)
+            single_losses = torch.cat([token_losses(self.logits(batch), batch) for batch in alone])
         finally:
             self.module.set_attn_implementation(DOCUMENTS)
             self.train()
-        compare_with_padding(packed_losses, padded_losses, next(self.module.parameters()).dtype)
+        compare_with_padding(packed_losses, single_losses, next(self.module.parameters()).dtype)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Accumulate the gradient of one micro-batch.
@@ -261,6 +271,8 @@ class ZeroEngine:
         del keep
         usual = model.config._attn_implementation
         self.padded_attention = usual if self.config.packed and attend_by_documents(model) else None
+        self.length_classes = length_classes(model)
+        forget_earlier_lengths(model)
         return model
 
     def _build(self, train_config: TrainConfig, base: Any) -> None:

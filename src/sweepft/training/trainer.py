@@ -186,9 +186,17 @@ class TrialRunner:
         self.zero.close()
 
     def _some_rows(self) -> list[Row]:
-        """A median, the longest and the shortest training sample, in this order."""
+        """A median, the longest and the shortest training sample, and those on both sides of a limit between lengths
+        that may not share a batch.
+        """
         by_length = np.argsort(self.train_set.lengths, kind="stable")
-        return [self.train_set.row(int(by_length[i])) for i in (len(by_length) // 2, -1, 0)]
+        sizes = np.asarray(self.train_set.lengths)[by_length]
+        chosen = [len(by_length) // 2, len(by_length) - 1, 0]
+        for limit in self.zero.length_classes.limits:
+            longer = int(np.searchsorted(sizes, limit, side="right"))
+            if 0 < longer < len(by_length):
+                chosen += [longer - 1, longer]
+        return [self.train_set.row(int(by_length[i])) for i in dict.fromkeys(chosen)]
 
     def _running(self) -> TrainConfig:
         if self._train_config is None:
