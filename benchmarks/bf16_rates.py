@@ -46,7 +46,8 @@ def main() -> None:
     )
     lines = [header, "| --- " * 9 + "|"]
     lines += [
-        f"| {r['rms']:.3f} | {'LoRA' if r['lora'] else 'all weights'} | {r['steps']} | {r['rate']:.1e} | {r['reach']:g} "
+        f"| {r['rms']:.3f} | {'LoRA' if r['lora'] else 'all weights'} | {r['steps']} | {r['rate']:.1e} "
+        f"| {r['reach']:g} "
         f"| {r['base']:.3f} | {r['fp32']:.3f} | {r['bf16']:.3f} | {r['share']:.2f} |"
         for r in rows
     ]
@@ -56,10 +57,9 @@ def main() -> None:
 def _model(folder: Path, scale: float) -> tuple[Path, float]:
     """A random Llama whose matrices have this standard deviation, as bf16 numbers."""
     import torch
-    from transformers import AutoModelForCausalLM
-
     from benchmarks.families.material import make_tokenizer
     from benchmarks.families.recipes import config_of, recipe
+    from transformers import AutoModelForCausalLM
 
     one = recipe("Llama 3.2")
     tokenizer = make_tokenizer(one)
@@ -81,6 +81,7 @@ def _trials(
     folder: Path, model: Path, rms: float, steps: int, lora: bool, device: Any
 ) -> list[dict[str, Any]]:
     from benchmarks.families.material import prepare_trial, write_data
+
     from sweepft.spec import TrainConfig
     from sweepft.training.trainer import TrialRunner
 

@@ -1,1 +1,1 @@
-"""Tiny random models of many families, each trained, exported and read back: the table of ``docs/reference/models.md``."""
+"""Tiny random models of many families, trained, exported and read back: the table of ``docs/reference/models.md``."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the checks of the chosen families; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="FAMILY", help="families to run, by name; all by default")
-    parser.add_argument("--quick", action="store_true", help="run the families of the default test suite only")
+    parser.add_argument(
+        "--quick", action="store_true", help="run the families of the default test suite only"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
     parser.add_argument("--md", type=Path, metavar="FILE", help="write the page with the table to this file")
     args = parser.parse_args(arguments)
@@ -45,15 +49,18 @@ def run(chosen: Sequence[Recipe]) -> list[dict[str, Any]]:
     """The outcomes of these families, printed as they come."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import deepspeed  # noqa: F401  # before gc.freeze
+    import peft  # noqa: F401
     import torch
-
     from benchmarks.families.check import check
+
     from sweepft.training.distributed import join, leave
     from sweepft.training.rendezvous import open_listener
 
     outcomes = []
     with open_listener("127.0.0.1") as listener:
         device = join(0, 1, "127.0.0.1", listener.getsockname()[1], 1, 0, listener)
+        gc.freeze()  # engines collect garbage when they are closed: not through all of the libraries each time
         for one in chosen:
             torch.manual_seed(1)
             with tempfile.TemporaryDirectory(prefix="sweepft-families-") as folder, _quiet():
@@ -71,7 +78,9 @@ def _quiet() -> Iterator[None]:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _facts() -> dict[str, Any]:

@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-
 from benchmarks.families.material import make_model, prepare_trial, rows, write_data
 from benchmarks.families.recipes import Recipe
+
 from sweepft.data import SampleOrder, TokenSet
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
@@ -125,9 +125,7 @@ class _Family:
         fields = self.spec.train_config({}, STEPS * BATCH).model_dump() | {"lora": lora, "seed": 0} | changes
         return TrainConfig.model_validate(fields)
 
-    def _runner(self, config: EngineConfig, micro: str) -> TrialRunner:
-        packed = micro == "tokens"
-        size = TOKENS if packed else int(micro)
+    def _runner(self, config: EngineConfig, *, packed: bool, size: int) -> TrialRunner:
         return TrialRunner(replace(config, packed=packed, micro_batch=size), self.device)
 
     # Training
@@ -163,23 +161,33 @@ class _Family:
         return found
 
     def _train(self, kind: str, settings: TrainConfig, plain: dict[str, list[float]]) -> None:
+        with self.outcome.collecting(f"{kind}, micro-batch tokens"):
+            runner = self._runner(self.engine, packed=True, size=TOKENS)
+            self._compare(kind, "tokens", runner, settings, plain)
+            self.outcome.layout = runner.zero.layout.kind
+            runner.close()
+        with self.outcome.collecting(f"{kind}, micro-batch 1"):
+            runner = self._runner(self.engine, packed=False, size=1)
+            self._compare(kind, "1", runner, settings, plain)
+        with self.outcome.collecting(f"{kind}, micro-batch 4"):
+            runner.set_micro_batch(4)
+            after = self._compare(kind, "4", runner, settings, plain)
+            self._read_back(kind, runner, settings, after)
+            runner.close()
+
+    def _compare(
+        self, kind: str, micro: str, runner: TrialRunner, settings: TrainConfig, plain: dict[str, list[float]]
+    ) -> float:
+        """Train a trial and compare its losses with the plain loop's; returns its last validation loss."""
+        runner.start(settings)
+        before = runner.evaluate()["objective"]
+        steps = runner.run(STEPS * BATCH)["history"]["loss"]
+        after = float(runner.evaluate()["objective"])
+        pairs = (steps, plain["steps"]), ([before, after], plain["validation"])
+        largest = max(float(np.abs(np.subtract(*pair)).max()) for pair in pairs)
         differences: dict[str, float] = getattr(self.outcome, kind)
-        for micro in ("1", "tokens", "4"):
-            what = f"{kind}, micro-batch {micro}"
-            with self.outcome.collecting(what):
-                runner = self._runner(self.engine, micro)
-                runner.start(settings)
-                before = runner.evaluate()["objective"]
-                steps = runner.run(STEPS * BATCH)["history"]["loss"]
-                after = runner.evaluate()["objective"]
-                pairs = (steps, plain["steps"]), ([before, after], plain["validation"])
-                largest = max(float(np.abs(np.subtract(*pair)).max()) for pair in pairs)
-                differences[micro] = self.outcome.expect(what, largest, LOSS_TOLERANCE)
-                if micro == "tokens":
-                    self.outcome.layout = runner.zero.layout.kind
-                if micro == "4":
-                    self._read_back(kind, runner, settings, after)
-                runner.close()
+        differences[micro] = self.outcome.expect(f"{kind}, micro-batch {micro}", largest, LOSS_TOLERANCE)
+        return after
 
     # Exports
 
@@ -203,7 +211,9 @@ class _Family:
                 base = _load(self.model)
                 adapted = PeftModel.from_pretrained(base, weights / "adapter").eval()
                 difference = _difference(adapted, ids, expected)
-                self.outcome.adapter = self.outcome.expect("adapter in plain peft", difference, LOGIT_TOLERANCE)
+                self.outcome.adapter = self.outcome.expect(
+                    "adapter in plain peft", difference, LOGIT_TOLERANCE
+                )
         with self.outcome.collecting(f"{kind}, exam"):
             runner.start(settings)
             runner.load_weights(str(weights))
@@ -233,7 +243,7 @@ class _Family:
         settings = self._train_config(
             rank, batch_size=2, budget_samples=2 * MEMORISE_STEPS, learning_rate=1e-2 if lora else 5e-3
         )
-        runner = self._runner(self.memory_engine, "tokens")
+        runner = self._runner(self.memory_engine, packed=True, size=TOKENS)
         runner.start(settings)
         last = runner.run(2 * MEMORISE_STEPS)["history"]["loss"][-1]
         if last > 0.05:
@@ -259,7 +269,9 @@ def _plain_model(config: EngineConfig, settings: TrainConfig) -> Any:
         lora = settings.lora
         model = get_peft_model(
             model,
-            LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"),
+            LoraConfig(
+                r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
         )
     return model.train()
 
@@ -304,7 +316,8 @@ def _answers_wrong(weights: Path, chats: list[list[dict[str, str]]], end_ids: tu
     for size in (1, 8):
         asked = [chats[i % len(chats)] for i in range(size)]
         prompts = [
-            tokenizer.apply_chat_template(chat[:-1], tokenize=False, add_generation_prompt=True) for chat in asked
+            tokenizer.apply_chat_template(chat[:-1], tokenize=False, add_generation_prompt=True)
+            for chat in asked
         ]
         batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         batch.pop("token_type_ids", None)
@@ -312,7 +325,7 @@ def _answers_wrong(weights: Path, chats: list[list[dict[str, str]]], end_ids: tu
         for chat, ids in zip(asked, out.tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in end_ids), len(ids))
             text = tokenizer.decode(ids[:end]).strip()
-            behind = {token for token in ids[end + 1 :]} - {tokenizer.pad_token_id, *end_ids}
+            behind = set(ids[end + 1 :]) - ({tokenizer.pad_token_id} if size > 1 else set())
             if text != chat[-1]["content"] or end == len(ids) or behind:
                 said = tokenizer.decode(ids)
                 wrong.append(f"batch of {size}: {chat[-1]['content']!r} expected, got {said[:80]!r}")

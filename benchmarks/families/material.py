@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from benchmarks.families.recipes import Recipe, config_of, special_tokens
 from benchmarks.families.templates import TEMPLATES
+
 from sweepft.data import Prepared, prepare
 from sweepft.driver.configs import slot_config
 from sweepft.spec import SweepSpec, from_dict
@@ -59,7 +60,9 @@ def make_tokenizer(one: Recipe) -> Any:
     tokenizer.train_from_iterator((m["content"] for row in rows() for m in row["messages"]), trainer)
     if one.bos is not None:
         tokenizer.post_processor = TemplateProcessing(
-            single=f"{one.bos} $A", pair=f"{one.bos} $A $B", special_tokens=[(one.bos, tokenizer.token_to_id(one.bos))]
+            single=f"{one.bos} $A",
+            pair=f"{one.bos} $A $B",
+            special_tokens=[(one.bos, tokenizer.token_to_id(one.bos))],
         )
     named = {"bos_token": one.bos, "eos_token": eos, "pad_token": one.pad}
     made = PreTrainedTokenizerFast(
@@ -84,7 +87,9 @@ def make_model(one: Recipe, folder: Path) -> Path:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = config_of(one, {key: token for key, token in tokens.items() if token is not None}, len(tokenizer))
+    config = config_of(
+        one, {key: token for key, token in tokens.items() if token is not None}, len(tokenizer)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)

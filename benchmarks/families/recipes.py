@@ -155,7 +155,8 @@ RECIPES: Final[tuple[Recipe, ...]] = (
            eos="<|endoftext|>", common=False),
     Recipe("GPT-2", "GPT2Config", "plain", dict(_GPT2), "Conv1D layers, learned positions",
            eos="<|endoftext|>", common=False),
-    Recipe("LFM2", "Lfm2Config", "chatml", {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    Recipe("LFM2", "Lfm2Config", "chatml",
+           {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
            "short convolutions", pad="<|pad|>", bos="<|startoftext|>"),
     Recipe("Falcon", "FalconConfig", "plain",
            {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_hidden_size": 96,
@@ -195,7 +196,14 @@ def config_of(one: Recipe, tokens: dict[str, int], vocab: int) -> Any:
             boi_token_index=vocab - 2, eoi_token_index=vocab - 3, **tokens
         )  # fmt: skip
     sizes = SIZES if one.common else {}
-    fields = {**sizes, "vocab_size": vocab, "pad_token_id": None, "bos_token_id": None, **tokens, **one.changes}
+    fields = {
+        **sizes,
+        "vocab_size": vocab,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        **tokens,
+        **one.changes,
+    }
     return getattr(transformers, one.config)(**fields)
 
 

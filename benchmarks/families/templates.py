@@ -54,7 +54,9 @@ _DEEPSEEK: Final = (
 )
 
 TEMPLATES: Final[dict[str, Template]] = {
-    "chatml": Template(_headed("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|im_start|>", "<|endoftext|>")),
+    "chatml": Template(
+        _headed("<|im_start|>", "<|im_end|>"), "<|im_end|>", ("<|im_start|>", "<|endoftext|>")
+    ),
     "qwen3": Template(
         "{%- for m in messages %}"
         "{{- '<|im_start|>' + m['role'] + '\n' }}"
@@ -117,7 +119,8 @@ TEMPLATES: Final[dict[str, Template]] = {
     "harmony": Template(
         "{%- for m in messages %}"
         "{%- if m['role'] == 'assistant' %}"
-        "{{- '<|start|>assistant<|channel|>final<|message|>' + m['content'] + ('<|return|>' if loop.last else '<|end|>') }}"
+        "{{- '<|start|>assistant<|channel|>final<|message|>' + m['content'] "
+        "+ ('<|return|>' if loop.last else '<|end|>') }}"
         "{%- else %}{{- '<|start|>' + m['role'] + '<|message|>' + m['content'] + '<|end|>' }}{%- endif %}"
         "{%- endfor %}"
         "{%- if add_generation_prompt %}{{- '<|start|>assistant<|channel|>final<|message|>' }}{%- endif %}",

@@ -132,7 +132,11 @@ def phi3(folder, original=ORIGINAL):
 def llama(folder, rope="longrope", positions=64):
     rope_parameters = {"rope_type": rope, "rope_theta": 1e4, **ROPES[rope]}
     config = tiny_config(
-        "llama", VOCAB, rope_parameters=rope_parameters, max_position_embeddings=positions, initializer_range=0.1
+        "llama",
+        VOCAB,
+        rope_parameters=rope_parameters,
+        max_position_embeddings=positions,
+        initializer_range=0.1,
     )
     return saved(config, folder)
 
@@ -167,7 +171,9 @@ def plain_losses(config, trial, steps):
     )
     losses = []
     for step in range(steps):
-        chosen = [rows.row(int(i)) for i in order.indices(step * trial.batch_size, (step + 1) * trial.batch_size)]
+        chosen = [
+            rows.row(int(i)) for i in order.indices(step * trial.batch_size, (step + 1) * trial.batch_size)
+        ]
         sizes = {len(ids) > ORIGINAL for ids, _ in chosen}
         assert sizes == {True, False}, "every batch has rows on both sides"
         tokens = sum(int(mask[1:].sum()) for _, mask in chosen)
@@ -248,7 +254,9 @@ def test_scores__do_not_depend_on_the_batch_size(tmp_path):
     pytest.importorskip("lm_eval")
     from sweepft.evaluation import EvalTask
 
-    tasks = [EvalTask(name, (str(task_folder(tmp_path / "tasks")),)) for name in ("tiny_choice", "tiny_words")]
+    tasks = [
+        EvalTask(name, (str(task_folder(tmp_path / "tasks")),)) for name in ("tiny_choice", "tiny_words")
+    ]
     path = phi3(tmp_path / "model", original=30)
     plan = engine_config(path, tmp_path)
     one, eight, mixed = on_ranks(scored, 1, plan, str(path), tasks, train_config())
