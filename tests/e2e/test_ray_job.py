@@ -83,27 +83,34 @@ def test_ray_job__outlives_its_client_is_stopped_and_resumed(
 ):
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file, resources=ACROSS_NODES,
-        train={"budget": {"samples": 1600}}, search={"trials": 4}, early_stop={"rule": "none"},
+        train={"budget": {"samples": 1600}}, search={"trials": 200}, early_stop={"rule": "none"},
     )  # fmt: skip
     run = tmp_path / "shared" / "run"
+
+    def pinned() -> bool:
+        """A trial that has ended meanwhile cannot be pinned."""
+        last = max(SweepState.load(run).trials)
+        return command(cluster, tmp_path, "pin", str(note), last).wait(timeout=300) == 0
+
     note = submitted(cluster, tmp_path, spec, run, ended=1)
 
     status = json.loads(said(cluster, tmp_path, "status", str(note), "--json"))
     assert status["status"] == "running"
     assert status["sweep"]["status"] == "running"
-    said(cluster, tmp_path, "pin", str(note), max(SweepState.load(run).trials))
+    wait_until(pinned, "no trial was pinned")
     said(cluster, tmp_path, "stop", str(note))
     log = said(cluster, tmp_path, "logs", str(note), code=None)
     assert "trial completed: trial=t000" in log
     view = SweepState.load(run)
     assert view.status == "interrupted", f"the driver had not the time to end its ledger: {log[-4000:]}"
 
-    output = said(cluster, tmp_path, "resume", str(note))
+    started = len(view.trials)
+    output = said(cluster, tmp_path, "resume", str(note), "--set", f"search.trials={started}")
     assert "resuming tiny" in output
     view = SweepState.load(run)
     assert view.status == "finished"
     assert {t.status for t in view.trials.values()} == {"completed"}
-    assert len(view.trials) == 4
+    assert len(view.trials) == started
     metadata = "".join(p.read_text() for p in (tmp_path / "runs").rglob("job.json"))
     assert "hf_" not in metadata
 

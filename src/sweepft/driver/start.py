@@ -25,7 +25,7 @@ from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import DataError, LedgerError, Problem, SpecError, SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
 from sweepft.ledger import EventLog, Ledger, SweepState, winner
-from sweepft.spec import SweepSpec, check_budget, from_dict, load, packing_note
+from sweepft.spec import SweepSpec, check_budget, flat, from_dict, load, packing_note
 
 
 def start_sweep(
@@ -179,8 +179,8 @@ def resume_sweep(
 
 def _check_changes(before: Mapping[str, Any], spec: SweepSpec) -> None:
     """Refuse changes after which old and new trials would not be comparable."""
-    old = _flat(from_dict(before).to_dict())  # keys that were unknown then have their defaults
-    new = _flat(spec.to_dict())
+    old = flat(from_dict(before).to_dict(), without=({},))  # keys that were unknown then have their defaults
+    new = flat(spec.to_dict(), without=({},))
     problems = [
         Problem(
             where="resume",
@@ -214,16 +214,6 @@ def _check_data(before: Mapping[str, Any], prepared: Prepared) -> None:
     ]
     if problems:
         raise DataError(problems)
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {
-            k: v
-            for name, part in value.items()
-            for k, v in _flat(part, f"{key}.{name}" if key else name).items()
-        }
-    return {key: list(value) if isinstance(value, tuple) else value}
 
 
 _RATE = "train.learning_rate="

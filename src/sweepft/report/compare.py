@@ -17,6 +17,7 @@ import sweepft
 from sweepft.ledger import SweepState, ranking
 from sweepft.report.summary import finite, summarise
 from sweepft.report.winner import difference_of
+from sweepft.spec import flat
 
 COMPARISON_SCHEMA_VERSION: Final = 2
 
@@ -127,17 +128,10 @@ def _validation(sweep: SweepState) -> str:
 
 def _differences(states: Sequence[SweepState]) -> list[dict[str, Any]]:
     """Rows ``{key, values}``: dotted keys of the resolved specs with different values."""
-    flat = [_flat({k: v for k, v in sweep.spec.items() if k != "name"}) for sweep in states]
-    keys = list(dict.fromkeys(key for spec in flat for key in spec))
-    rows = [{"key": key, "values": [spec.get(key) for spec in flat]} for key in keys]
+    specs = [flat({k: v for k, v in sweep.spec.items() if k != "name"}) for sweep in states]
+    keys = list(dict.fromkeys(key for spec in specs for key in spec))
+    rows = [{"key": key, "values": [spec.get(key) for spec in specs]} for key in keys]
     return [r for r in rows if len({json.dumps(v, sort_keys=True, default=str) for v in r["values"]}) > 1]
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        parts = (_flat(part, f"{key}.{name}" if key else str(name)) for name, part in value.items())
-        return {k: v for part in parts for k, v in part.items()}
-    return {key: value}
 
 
 def _headline(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -200,6 +200,16 @@ def leaf_fields(section: type[Section], prefix: str = "") -> Iterator[str]:
             yield prefix + name
         for model in inner:
             yield from leaf_fields(model, f"{prefix}{name}.")
+
+
+def flat(value: Any, key: str = "", *, without: Sequence[Any] = ()) -> dict[str, Any]:
+    """Nested mappings as dotted keys, but for values in ``without``. An empty mapping is a value."""
+    if isinstance(value, Mapping) and value:
+        parts = (
+            flat(part, f"{key}.{name}" if key else str(name), without=without) for name, part in value.items()
+        )
+        return {k: v for part in parts for k, v in part.items()}
+    return {} if value in without else {key: value}
 
 
 def keys_at(root: type[Section], path: Sequence[str | int]) -> list[str]:

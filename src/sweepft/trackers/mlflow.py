@@ -15,8 +15,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
 from sweepft.ledger import Row, SweepState, TrialState
-from sweepft.spec import MlflowTrack
-from sweepft.trackers.trackers import Point, flat, sweep_id
+from sweepft.spec import MlflowTrack, flat
+from sweepft.trackers.trackers import Point, sweep_id
 
 _TAG: Final = "sweepft.trial"
 _STATUS: Final = {
@@ -64,7 +64,8 @@ class MlflowRuns:
             begin = int(trial.proposed * 1000)
             run = self._client.create_run(experiment, begin, tags, trial.trial_id).info.run_id
         self._runs[trial.trial_id] = run
-        params = [Param(key, str(value)[:_TEXT]) for key, value in flat(trial.train_config).items()]
+        config = flat(trial.train_config, without=(None, {}))
+        params = [Param(key, str(value)[:_TEXT]) for key, value in config.items()]
         for i in range(0, len(params), _PARAMS):
             self._client.log_batch(run, params=params[i : i + _PARAMS])
 

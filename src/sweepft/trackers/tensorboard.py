@@ -15,7 +15,8 @@ from typing import Any, Final
 import yaml
 
 from sweepft.ledger import Row, SweepState, TrialState
-from sweepft.trackers.trackers import Point, flat
+from sweepft.spec import flat
+from sweepft.trackers.trackers import Point
 
 _LARGEST: Final = 3.4028234e38  # of the 32 bits that an event holds
 
@@ -62,7 +63,7 @@ class EventFiles:
         if trial.end is not None:
             config = {
                 k: v if isinstance(v, (bool, int, float)) else str(v)
-                for k, v in flat(trial.train_config).items()
+                for k, v in flat(trial.train_config, without=(None, {})).items()
             }
             objective = math.nan if trial.objective is None else _in_32_bits(trial.objective)
             for summary in hparams(config | {"status": trial.status}, {"validation/objective": objective}):

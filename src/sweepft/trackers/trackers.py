@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import Track
@@ -62,17 +62,6 @@ def sweep_id(sweep: SweepState) -> str:
     header = sweep.header
     text = f"{header.get('name')}\n{header.get('spec_digest')}\n{header.get('time')}"
     return hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; None is left out."""
-    if isinstance(value, Mapping):
-        return {
-            k: v
-            for name, part in value.items()
-            for k, v in flat(part, f"{key}.{name}" if key else name).items()
-        }
-    return {} if value is None else {key: value}
 
 
 def _points(history: Mapping[str, Sequence[float]], last: float) -> list[Point]:
