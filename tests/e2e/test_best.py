@@ -64,6 +64,8 @@ def test_export__script_meets_the_trials_losses(finished, tmp_path, ranks):
     assert losses == pytest.approx(winner(done.view).history["loss"].tolist(), abs=1e-4)
     assert validation["own"] == pytest.approx(winner(done.view).objective, abs=1e-4)
     assert_same_weights(tmp_path / "out", done.best)
+    for name in ("generation_config.json", "chat_template.jinja", "tokenizer.json"):
+        assert (tmp_path / "out" / name).read_text() == (done.best / name).read_text()
 
 
 @pytest.mark.full

@@ -25,6 +25,7 @@ from sweepft.data.encode import Encoder, rows_digest
 from sweepft.data.order import SampleOrder, phase_shares
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData, memo_file, recall, remember
 from sweepft.data.rows import Row
+from sweepft.data.source_form import source_form
 from sweepft.data.split import check_domains, split_data, test_rows
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
@@ -200,6 +201,8 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         model_type=loaded.model_type,
         pad_id=loaded.tokenizer.pad_token_id,
         end_ids=loaded.end_ids,
+        tokens=loaded.policy(),
+        sources=tuple(map(source_form, spec.data.train)),
         overlap_dropped=split.check.overlap_dropped,
         warnings=tuple(warnings),
     )

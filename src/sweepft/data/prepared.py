@@ -12,7 +12,7 @@ import json
 import os
 import uuid
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,7 +21,7 @@ from sweepft.data.read import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 3
+_PREPARED_FORMAT: Final = 5
 
 
 class _Fact(BaseModel):
@@ -54,6 +54,34 @@ class ValidationData(_Fact):
     data: Tokenised
 
 
+class SourceForm(_Fact):
+    """A training source as other libraries read it."""
+
+    path: str
+    """File or hub id."""
+    split: str
+    """Split of a hub data set."""
+    builder: str | None
+    """Name of the builder in `datasets`; None for a hub data set."""
+    form: str
+    """Of the first row: `messages`, `prompt_completion`, `chat_prompt_completion` (of messages), `text` or `other`."""
+    tools: bool = False
+    """Whether rows have a column `tools`."""
+
+
+class TokenPolicy(_Fact):
+    """Special tokens by name, for files that people and other tools read."""
+
+    ends: tuple[str, ...] = ()
+    """Tokens that end an answer, in the order of `end_ids`."""
+    turn_end: str | None = None
+    """The end of a turn, if the saved tokenizer has it as eos token in place of the base model's."""
+    added: tuple[str, ...] = ()
+    """Tokens that the chat template needs and the base model's tokenizer lacks."""
+    template: Literal["none", "plain", "marked"] = "none"
+    """The chat template: none, or one without or with generation marks."""
+
+
 class Prepared(_Fact):
     """Data and tokenizer of a sweep, as the ledger and every rank get them."""
 
@@ -76,6 +104,10 @@ class Prepared(_Fact):
     pad_id: int
     end_ids: tuple[int, ...]
     """Ids that end a generation: of the turn, and of the text."""
+    tokens: TokenPolicy = TokenPolicy()
+    """The same tokens by name, and the kind of the chat template."""
+    sources: tuple[SourceForm, ...] = ()
+    """Training sources, in the order of the spec."""
     overlap_dropped: int
     """Training rows left out because they are also in a validation or test set."""
     warnings: tuple[str, ...]

@@ -1,19 +1,23 @@
 """The base model's tokenizer, completed for fine-tuning.
 
 Base models often lack a chat template or a pad token. What is missing is added once and saved beside the token caches;
-the same folder is exported with the trained weights, so that inference uses the tokens of training.
+the same folder is exported with the trained weights, so that inference uses the tokens of training. The tokens that end
+an answer are found here, and go with the prepared data to every rank (``sweepft.training.generation``).
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+from sweepft.data.generation_marks import TRAINING_TEMPLATE, without_marks
+from sweepft.data.prepared import TokenPolicy
 from sweepft.data.templates import ChatFormat, choose_template
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
@@ -28,7 +32,9 @@ class LoadedTokenizer:
     Attributes:
         tokenizer: A fast transformers tokenizer with a pad token and, where needed, a chat template.
         chat: The chat format; None if no row is a conversation.
-        end_ids: Ids that end a generation.
+        end_ids: Ids that end a generation: of the turn, of the text, and what else ends one of the base model.
+        turn_end: Token for the saved tokenizer's ``eos_token``, if its own does not end a turn.
+        added: Tokens that the chat template needs and the model's tokenizer lacks.
         model_vocab_size: Embedding rows by the model's config, if known.
         max_positions: Positions by the model's config, if it has a hard limit.
         model_type: Family of the model by its config.
@@ -38,26 +44,46 @@ class LoadedTokenizer:
     tokenizer: Any
     chat: ChatFormat | None
     end_ids: tuple[int, ...]
+    turn_end: str | None
+    added: tuple[str, ...]
     model_vocab_size: int | None
     max_positions: int | None
     model_type: str | None
     warnings: tuple[str, ...]
 
+    def policy(self) -> TokenPolicy:
+        """Its special tokens by name."""
+        ends = self.tokenizer.convert_ids_to_tokens(list(self.end_ids))
+        kind: Literal["none", "plain", "marked"] = "none"
+        if self.chat is not None:
+            kind = "marked" if self.chat.marked else "plain"
+        return TokenPolicy(ends=tuple(ends), turn_end=self.turn_end, added=self.added, template=kind)
+
     def save(self, cache: Path) -> Path:
         """Save as ``tokenizer-DIGEST`` in `cache`, all or nothing; returns the folder.
+
+        The saved chat template has no generation marks, and where its turns end with another token than the text, that
+        one is the saved ``eos_token``, as programs that generate expect. A template with marks is saved beside it.
 
         Raises:
             StorageError: If it cannot be written.
         """
-        t = self.tokenizer
+        t = copy.deepcopy(self.tokenizer)
+        marked = t.chat_template if self.chat is not None and self.chat.marked else None
+        if marked is not None:
+            t.chat_template = without_marks(marked)
+        if self.turn_end is not None:
+            t.eos_token = self.turn_end
         special = {name: str(token) for name, token in t.special_tokens_map.items()}
-        what = [t.backend_tokenizer.to_str(), t.chat_template, special, t.model_max_length]
+        what = [t.backend_tokenizer.to_str(), t.chat_template, special, t.model_max_length, marked]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         folder = cache / f"tokenizer-{digest[:32]}"
         if not folder.is_dir():
             temporary = cache / f".tmp-tokenizer-{uuid.uuid4().hex[:8]}"
             try:
-                self.tokenizer.save_pretrained(temporary)
+                t.save_pretrained(temporary)
+                if marked is not None:
+                    (temporary / TRAINING_TEMPLATE).write_text(marked, encoding="utf-8")
                 temporary.rename(folder)
             except OSError as error:
                 if not folder.is_dir():  # not another writer's
@@ -98,8 +124,10 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         tokenizer.add_special_tokens({"pad_token": pad})
         how = "of its vocabulary is used" if pad in known else "was added"
         warnings.append(f"the tokenizer has no pad token: {pad} {how}")
-    chat = None
+    chat, before, eos = None, set(tokenizer.get_vocab()), tokenizer.eos_token
     if chats or model.chat_template is not None:
+        if model.chat_template is None:
+            _restore_marks(tokenizer, model)
         template = choose_template(tokenizer, model.chat_template, model.path)
         chat = ChatFormat(tokenizer, template)
         if chat.end_of_turn is None:
@@ -112,7 +140,9 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
     return LoadedTokenizer(
         tokenizer=tokenizer,
         chat=chat,
-        end_ids=_end_ids(tokenizer, chat),
+        end_ids=_end_ids(tokenizer, chat, model, text_config),
+        turn_end=_turn_end(tokenizer, chat, eos) if chat and chats else None,
+        added=tuple(sorted(set(tokenizer.get_vocab()) - before)),
         model_vocab_size=getattr(text_config, "vocab_size", None),
         max_positions=getattr(text_config, "max_position_embeddings", None),
         model_type=getattr(config, "model_type", None),
@@ -120,8 +150,43 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
     )
 
 
-def _end_ids(tokenizer: Any, chat: ChatFormat | None) -> tuple[int, ...]:
+def _restore_marks(tokenizer: Any, model: Model) -> None:
+    """Give the tokenizer of a folder that an earlier sweep exported its template with marks."""
+    from transformers.utils import cached_file
+
+    missing = {
+        f"_raise_exceptions_for_{why}": False
+        for why in ("gated_repo", "missing_entries", "connection_errors")
+    }
+    found = cached_file(model.path, TRAINING_TEMPLATE, revision=model.revision, **missing)
+    if found is None:
+        return
+    marked = Path(found).read_text(encoding="utf-8")
+    if without_marks(marked) == tokenizer.chat_template:  # else it was changed since
+        tokenizer.chat_template = marked
+
+
+def _end_ids(tokenizer: Any, chat: ChatFormat | None, model: Model, config: Any) -> tuple[int, ...]:
+    """Ids that end a generation, the turn's first. Of the base model's own, special tokens only."""
+    from transformers import GenerationConfig
+
     ids = [tokenizer.convert_tokens_to_ids(chat.end_of_turn)] if chat and chat.end_of_turn else []
-    if tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return tuple(dict.fromkeys(ids))
+    ids.append(tokenizer.eos_token_id)
+    try:
+        own = GenerationConfig.from_pretrained(model.path, revision=model.revision).eos_token_id
+    except (OSError, ValueError):  # there is none
+        own = getattr(config, "eos_token_id", None)
+    special = {
+        *tokenizer.all_special_ids,
+        *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
+    }
+    ids += [i for i in (own if isinstance(own, list) else [own]) if i in special]
+    return tuple(dict.fromkeys(i for i in ids if i is not None))
+
+
+def _turn_end(tokenizer: Any, chat: ChatFormat, eos: str | None) -> str | None:
+    """The end of a turn, if it is not the model's eos token, and neither template nor tokenizer writes that one."""
+    if chat.end_of_turn in (None, eos) or "eos_token" in chat.template:
+        return None
+    adds_eos = eos is not None and tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])[-1:] == [eos]
+    return None if adds_eos else chat.end_of_turn

@@ -82,6 +82,7 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         allow_pickle=spec.model.allow_pickle,
         vocab_size=prepared.vocab_size,
         pad_id=prepared.pad_id,
+        end_ids=prepared.end_ids,
         train_cache=prepared.train.path,
         validation=tuple(ValidationSet(h.name, h.data.path, h.weight) for h in prepared.validation),
         budget_samples=prepared.budget_samples,

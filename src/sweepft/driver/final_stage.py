@@ -252,6 +252,5 @@ class FinalStage(DriverOnly):
             settings=evaluate.mt_bench,
             weights=weights_digest(self._spec.model.path if subject == "base" else str(folder)),
             cache=str(self._run_dir / "cache" / "mt_bench"),
-            end_ids=self._prepared.end_ids,
             batch_size=evaluate.batch_size,
         )

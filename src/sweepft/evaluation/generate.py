@@ -17,7 +17,6 @@ def answer_chats(
     tokenizer: str,
     chats: Sequence[Sequence[dict[str, str]]],
     *,
-    end_ids: Sequence[int],
     temperature: float,
     max_new_tokens: int,
     seed: int,
@@ -28,10 +27,10 @@ def answer_chats(
     """The assistant's next turn in each chat, in order, on every rank.
 
     Args:
-        model: A transformers causal language model in evaluation mode.
+        model: A transformers causal language model in evaluation mode; its generation config has the tokens that end
+            an answer and fill a batch.
         tokenizer: Folder of its tokenizer, with its chat template.
         chats: Messages of ``role`` and ``content``; the last one is the user's.
-        end_ids: Tokens that end an answer.
         temperature: 0 for greedy decoding; above, tokens are sampled with ``seed``.
         max_new_tokens: Longest answer. A chat that leaves no room for it is truncated at the beginning.
         seed: Of the samples. Changes the global random state, which the caller restores.
@@ -69,8 +68,6 @@ def answer_chats(
             **{key: batch[key] for key in ("input_ids", "attention_mask")},
             **sampling,
             max_new_tokens=max_new_tokens,
-            eos_token_id=list(end_ids),
-            pad_token_id=tok.pad_token_id,
             synced_gpus=sharded and world > 1,
         )
         answers = tok.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -6,8 +6,9 @@ all items, because all ranks must take part in the gathers of each forward pass.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,7 +31,8 @@ def score(
     """Scores of a model on one task or group.
 
     Args:
-        model: A transformers causal language model in evaluation mode.
+        model: A transformers causal language model in evaluation mode; its generation config has the tokens that end
+            an answer.
         tokenizer: Folder of its tokenizer.
         task: The task and its settings.
         sharded: Whether each rank holds only a part of the weights.
@@ -54,15 +56,32 @@ def score(
         ranks=world if shares else 1,
         synced=sharded and world > 1,
         length_class=length_class,
+        # As in training: a chat has the special tokens that its template writes, other text those of the tokenizer.
+        add_bos_token=False if task.chat_template else None,
     )
-    results = evaluate(
-        lm=lm,
-        task_dict=loaded,
-        limit=task.limit,
-        apply_chat_template=task.chat_template,
-        fewshot_as_multiturn=task.chat_template,
-    )
+    with _lengths_of_tasks(model):
+        results = evaluate(
+            lm=lm,
+            task_dict=loaded,
+            limit=task.limit,
+            apply_chat_template=task.chat_template,
+            fewshot_as_multiturn=task.chat_template,
+        )
     return {} if results is None or dist.get_rank() != 0 else _result(task.name, loaded, results)
+
+
+@contextlib.contextmanager
+def _lengths_of_tasks(model: Any) -> Iterator[None]:
+    """Without the base model's own limits, which would take precedence over a task's ``max_gen_toks``."""
+    generation = model.generation_config
+    limits = {key: getattr(generation, key) for key in ("max_new_tokens", "max_time")}
+    for key in limits:
+        setattr(generation, key, None)
+    try:
+        yield
+    finally:
+        for key, value in limits.items():
+            setattr(generation, key, value)
 
 
 class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
@@ -75,6 +94,7 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         ranks: Number of ranks that share the items.
         synced: Whether every rank generates until the slowest one has finished.
         length_class: As of `score`.
+        add_bos_token: Whether the tokenizer adds its special tokens to a request; None: as it is set up.
     """
 
     def __init__(
@@ -85,13 +105,17 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         *,
         ranks: int,
         synced: bool,
+        add_bos_token: bool | None,
         length_class: Callable[[int], int] | None = None,
     ) -> None:
         from transformers import AutoTokenizer
 
         # A separate tokenizer, because the harness changes its padding side.
         super().__init__(
-            pretrained=model, tokenizer=AutoTokenizer.from_pretrained(tokenizer), batch_size=batch_size
+            pretrained=model,
+            tokenizer=AutoTokenizer.from_pretrained(tokenizer),
+            batch_size=batch_size,
+            add_bos_token=add_bos_token,
         )
         self._synced = synced
         self._length_class = length_class
@@ -120,7 +144,7 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
             begin = min(len(self.tok_encode(context)), self.max_length - new)
             here, there = self._length_class(begin), self._length_class(begin + new)
             groups.append(here if here == there else None)
-        batch_size = self.batch_size_per_gpu
+        batch_size = self.batch_size
 
         def answer(some: list[Any], group: int | None) -> list[Any]:
             self.batch_size_per_gpu = 1 if group is None else batch_size
@@ -137,6 +161,15 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         if self._synced:
             arguments["synced_gpus"] = True
         generated: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
+        ends = self.model.generation_config.eos_token_id
+        answers = generated[:, context.shape[1] :]
+        ended = (
+            torch.isin(answers, torch.tensor(ends, device=answers.device))
+            if ends is not None
+            else answers < 0
+        )
+        # The harness takes special tokens out of an answer; the end of a turn may be an ordinary added token.
+        answers[ended.cumsum(1) > 0] = self.tokenizer.pad_token_id
         return generated
 
 

@@ -5,13 +5,15 @@ Everything comes from the ledger, so that ``best/`` can be written again whereve
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.data.order import Shares, phase_shares
 from sweepft.ledger import SweepState, TrialState, winner, without_residuals
-from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict
+from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict, is_hub_id
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,26 @@ class BestFacts:
     def validation(self) -> dict[str, dict[str, Any]]:
         """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
         return without_residuals(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+
+    @property
+    def hub_model(self) -> str | None:
+        """Hub id of the base model, also of a snapshot in the hub's cache; None for another folder."""
+        path = self.spec.model.path
+        if is_hub_id(path):
+            return path
+        cached = re.search(r"/models--([^/]+)--([^/]+)/snapshots/", path)
+        return f"{cached[1]}/{cached[2]}" if cached else None
+
+    @property
+    def model_name(self) -> str:
+        """The base model as others know it: its hub id, or the name of its folder."""
+        return self.hub_model or Path(self.spec.model.path).name
+
+    @property
+    def data_names(self) -> list[str]:
+        """Training sources: hub ids, and names of files without their folders."""
+        paths = (source.path for source in self.spec.data.train)
+        return [path if is_hub_id(path) else Path(path).name for path in paths]
 
     @property
     def phases(self) -> Shares | None:

@@ -19,11 +19,14 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import sweepft
+from sweepft.data.generation_marks import TRAINING_TEMPLATE
 from sweepft.data.order import EXPORTED
 from sweepft.errors import StorageError, SweepftError
 from sweepft.export.facts import BestFacts, best_facts, facts_of
-from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.export.recipes import deepspeed_config, one_trial_spec
+from sweepft.export.trl import TRAINING_TOKENIZER, needs_tokenizer, trl_config, trl_differences
 from sweepft.ledger import SweepState, scores_of
+from sweepft.training.generation import set_generation
 
 FACTS_FILE: Final = "best.json"
 """The trial's params and results, for programs."""
@@ -49,9 +52,14 @@ def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
-        if weights.is_dir():
-            _link(weights, temporary)
-        for name, text in _texts(facts, view, weights.is_dir()).items():
+        known = (
+            weights if weights.is_dir() else Path(facts.prepared.tokenizer)
+        )  # the tokenizer is always there
+        if known.is_dir():
+            _link(known, temporary)
+        if needs_tokenizer(facts) and (temporary / TRAINING_TEMPLATE).is_file():
+            _training_tokenizer(temporary)
+        for name, text in _texts(facts, view, weights.is_dir(), known.is_dir()).items():
             (temporary / name).unlink(missing_ok=True)  # writing through a link would change the weights
             (temporary / name).write_text(text, encoding="utf-8")
         with contextlib.suppress(FileNotFoundError):
@@ -107,38 +115,47 @@ def _link(source: Path, target: Path) -> None:
         if path.is_dir():
             place.mkdir(exist_ok=True)
             continue
-        try:
-            os.link(path, place)
-        except FileNotFoundError:
-            raise  # replaced by a newer best trial while the sweep runs
-        except OSError:
-            place.symlink_to(path.resolve())
+        _link_file(path, place)
 
 
-def _texts(facts: BestFacts, view: SweepState, has_weights: bool) -> dict[str, str]:
+def _link_file(path: Path, place: Path) -> None:
+    try:
+        os.link(path, place)
+    except FileNotFoundError:
+        raise  # replaced by a newer best trial while the sweep runs
+    except OSError:
+        place.symlink_to(path.resolve())
+
+
+def _training_tokenizer(folder: Path) -> None:
+    """The tokenizer alone, with the marked chat template, in a folder of its own."""
+    own = folder / TRAINING_TOKENIZER
+    own.mkdir()
+    for path in sorted(folder.glob("*token*.json")):
+        _link_file(path, own / path.name)
+    _link_file(folder / TRAINING_TEMPLATE, own / "chat_template.jinja")
+
+
+def _texts(facts: BestFacts, view: SweepState, has_weights: bool, has_tokenizer: bool) -> dict[str, str]:
     """The files beside the weights, by name."""
-    values = _values(facts, view) | {"has_weights": has_weights}
+    values = _values(facts, view) | {"has_weights": has_weights, "has_tokenizer": has_tokenizer}
     comment = f"# The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml\n"
-    by_domain = facts.phases or any(source.domains for source in facts.spec.data.train)
     return {
         "spec.yaml": comment + _yaml(one_trial_spec(facts)),
         "deepspeed.json": json.dumps(deepspeed_config(facts), indent=2) + "\n",
-        "trl.yaml": _TRL_COMMENT + (_TRL_ALIKE if by_domain else "") + _yaml(trl_config(facts)),
+        "trl.yaml": _trl_yaml(facts),
         "train.py": _templates().get_template("train.py.jinja").render(values),
         "README.md": _templates().get_template("README.md.jinja").render(values),
         FACTS_FILE: json.dumps(_summary(facts, view), indent=2, allow_nan=False) + "\n",
     }
 
 
-_TRL_COMMENT = """\
-# trl sft --config trl.yaml
-# TRL shuffles the samples in its own order and tokenises with the model's chat template, which must mark the
-# assistant's turns ({% generation %}) for assistant_only_loss. Expect a loss near the trial's, not identical numbers.
-"""
-
-_TRL_ALIKE = """\
-# TRL has no domains: this trial's phases, weights or choice of domains are not reproduced; all rows weigh the same.
-"""
+def _trl_yaml(facts: BestFacts) -> str:
+    lines = [
+        "cd to this folder, then: trl sft --config trl.yaml",
+        *trl_differences(facts),
+    ]
+    return "".join(f"# {line}\n" for line in lines) + _yaml(trl_config(facts))
 
 
 def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:
@@ -170,6 +187,10 @@ def _values(facts: BestFacts, view: SweepState) -> dict[str, Any]:
         "spec": facts.spec,
         "data": facts.prepared,
         "phases": facts.phases,
+        "tokens": facts.prepared.tokens,
+        "trl_differences": list(trl_differences(facts)),
+        "training_template": TRAINING_TEMPLATE,
+        "generation_source": inspect.getsource(set_generation),
         "order_source": "\n\n".join(inspect.getsource(function) for function in EXPORTED),
         "swept_data": any(key.startswith("data.") for key in facts.trial.params),
         "swept_optimizer": any(key.startswith("optimizer.") for key in facts.trial.params),

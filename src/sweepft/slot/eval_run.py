@@ -142,7 +142,7 @@ def score_mt_bench(
         chats: Sequence[Chat], *, temperature: float, max_new_tokens: int, seed: int
     ) -> Sequence[str]:
         return group.answer(
-            chats, patience, tokenizer=tokenizer, end_ids=judging.end_ids, batch_size=judging.batch_size,
+            chats, patience, tokenizer=tokenizer, batch_size=judging.batch_size,
             temperature=temperature, max_new_tokens=max_new_tokens, seed=seed,
         )  # fmt: skip
 

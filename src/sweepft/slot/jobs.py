@@ -70,14 +70,12 @@ class Judging:
         settings: The spec's section.
         weights: Digest of the weights; answers of the same weights are cached.
         cache: Folder of cached answers and verdicts.
-        end_ids: Tokens that end an answer.
         batch_size: Chats a rank runs at once.
     """
 
     settings: MtBench
     weights: str
     cache: str
-    end_ids: tuple[int, ...]
     batch_size: int
 
 

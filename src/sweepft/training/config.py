@@ -33,6 +33,8 @@ class EngineConfig:
     Attributes:
         model_path: Local folder or hub id of the base model.
         vocab_size: Tokens of the tokenizer; embeddings are extended where the model has fewer.
+        pad_id: Token that fills padded rows.
+        end_ids: Tokens that end an answer, the end of a turn first.
         train_cache: Folder of the tokenised training data (``sweepft.data``).
         validation: Validation sets: of the objective (weights above zero), and reported only (weight 0).
         budget_samples: Samples every trial sees.
@@ -60,6 +62,7 @@ class EngineConfig:
     trust_remote_code: bool = False
     vocab_size: int = 0
     pad_id: int = 0
+    end_ids: tuple[int, ...] = ()
     validation: tuple[ValidationSet, ...] = ()
     rungs: tuple[float, ...] = ()
     precision: str = "fp32"

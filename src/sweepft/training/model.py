@@ -9,6 +9,7 @@ import torch
 
 from sweepft.training.attention import register
 from sweepft.training.config import EngineConfig
+from sweepft.training.generation import set_generation
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -39,6 +40,7 @@ def load_model(config: EngineConfig) -> Any:
     )
     if config.vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(config.vocab_size)
+    set_generation(model, config.end_ids, config.pad_id)
     if config.liger:
         use_liger(model)
     model.train()

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from test_write import SCHEDULES, facts_of
 
-from sweepft.export.recipes import deepspeed_config, trl_config
+from sweepft.export.recipes import deepspeed_config
+from sweepft.export.trl import trl_config
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")

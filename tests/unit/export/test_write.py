@@ -20,7 +20,8 @@ from sweepft.data.order import phased_rows
 from sweepft.driver.start import horizon_notes
 from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts
-from sweepft.export.recipes import deepspeed_config, one_trial_spec, trl_config
+from sweepft.export.recipes import deepspeed_config, one_trial_spec
+from sweepft.export.trl import trl_config
 from sweepft.ledger import SweepState
 from sweepft.spec import Mirror, from_dict
 from sweepft.training.lr_schedules import lr_at
@@ -78,6 +79,8 @@ def two_trials(
         "train": tokens("train", 80), "test": {}, "budget_samples": 100, "order": "abc", "tokenizer": "/cache/tok",
         "validation": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
         "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
+        "tokens": {"ends": ["<|im_end|>"], "template": "marked"},
+        "sources": [{"path": "/data/chats.jsonl.gz", "split": "train", "builder": "json", "form": "messages"}],
     }  # fmt: skip
     sweep = LedgerBuilder(folder, samples_per_step=8, name="a-sweep", spec=resolved.to_dict(), data=prepared)
     for number, (params, value) in enumerate(((config, objective), (config | {"learning_rate": 1e-5}, 2.0))):
@@ -138,7 +141,9 @@ def test_write_best__holds_weights_and_recipes(tmp_path: Path) -> None:
     known = json.loads((folder / "best.json").read_text())
     assert (known["trial_id"], known["objective"], known["stderr"]) == ("t000", 1.25, 0.05)
     card = (folder / "README.md").read_text()
-    assert yaml.safe_load(card.split("---")[1])["base_model"] == "/models/base"
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+    assert "/models" not in card
+    assert "/data" not in card
     assert "| own | yes | 1.2500 ± 0.0500 | 10 |" in card
     assert "| general | no | 3.0000 ± 0.1000 | 10 |" in card
 
@@ -269,6 +274,7 @@ def test_train_script__optimizer(
 
 OF_TRL = {
     "model_name_or_path", "model_revision", "datasets", "max_length", "packing", "assistant_only_loss",
+    "completion_only_loss", "chat_template_path",
 }  # fmt: skip
 
 
@@ -283,7 +289,9 @@ def test_trl_config__arguments_exist(tmp_path: Path) -> None:
     config = trl_config(facts_of(tmp_path))
     assert set(config) - known <= OF_TRL
     assert config["max_steps"] == math.ceil(100 / 8)
-    assert config["datasets"] == [{"path": "json", "data_files": "/data/chats.jsonl.gz"}]
+    assert config["datasets"] == [
+        {"path": "json", "data_files": "/data/chats.jsonl.gz", "columns": ["messages"]}
+    ]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
