@@ -25,6 +25,9 @@ from sweepft.cli.replay import replay
 from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sweepft.data import DataCheck
     from sweepft.driver.sweep import SweepResult
     from sweepft.spec import SweepSpec
 
@@ -168,12 +171,15 @@ def status(run: Path, as_json: bool) -> None:
 @_SET
 @_NO_FILES
 def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
-    """Check SPEC and the files it names."""
+    """Check SPEC and the files it names.
+
+    All rows are read. A sample is tokenised if the model is on this machine.
+    """
     from sweepft.spec import load
 
     loaded = load(spec, overrides, check_files=not no_files)
     if not no_files:
-        for line in _check_rows(loaded):
+        for line in _rows_found(loaded):
             click.echo(line)
     click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
@@ -304,17 +310,28 @@ def _message(error: SweepftError) -> str:
     return f"error: {error}"
 
 
-def _check_rows(spec: SweepSpec) -> list[str]:
-    """Read every local row; returns one line per source. Raises DataError."""
+def _check_rows(spec: SweepSpec) -> DataCheck:
+    """Read every local row, without a tokenizer. Raises DataError."""
     from sweepft.data import check
 
-    found = check(spec)
-    lines = []
+    return check(spec)
+
+
+def _rows_found(spec: SweepSpec) -> Iterator[str]:
+    """Check the rows, tokenise a sample if the model is at hand, and say what was found. Raises DataError."""
+    from sweepft.data import survey_in_child
+
+    found = _check_rows(spec)
+    local = Path(spec.model.path).is_dir() and not all(source.skipped for source in found.sources)
+    warnings = survey_in_child(spec).warnings if local else found.warnings
     for source in found.sources:
         elsewhere = "not on this machine; read when the sweep starts"
-        use = elsewhere if source.skipped else f"{source.used} of {source.rows} rows used"
-        lines.append(f"  {source.kind} {source.name}: {use}")
-    return [*lines, *(f"  warning: {w}" for w in found.warnings)]
+        use = elsewhere if source.skipped else f"{source.used:,} of {source.rows:,} rows used"
+        yield f"  {source.kind} {source.name}: {use}"
+    yield from (f"  {note}" for note in found.notes)
+    yield from (f"  warning: {warning}" for warning in warnings)
+    if not local:
+        yield "  no row was tokenised: the model is not on this machine"
 
 
 def _new_folder(name: str) -> Path:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size, sample_order
-from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child
+from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child, survey_in_child
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData
 from sweepft.data.split import DataCheck, SourceCount, check
+from sweepft.data.survey import Survey
 
 __all__ = [
     "BlockLosses",
@@ -19,6 +20,7 @@ __all__ = [
     "Prepared",
     "SampleOrder",
     "SourceCount",
+    "Survey",
     "TokenSet",
     "Tokenised",
     "ValidationData",
@@ -28,4 +30,5 @@ __all__ = [
     "prepare",
     "prepare_in_child",
     "sample_order",
+    "survey_in_child",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.data.prepare import prepare, tokenise_tests
+from sweepft.data.survey import survey
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sweep import SweepSpec
 
@@ -21,6 +22,8 @@ def main() -> int:
         if job["what"] == "tests":
             sets = tokenise_tests(spec, job["cache_dir"])
             answer = {"tests": {name: found.model_dump(mode="json") for name, found in sets.items()}}
+        elif job["what"] == "survey":
+            answer = {"survey": survey(spec).to_dict()}
         else:
             answer = {"prepared": prepare(spec, job["cache_dir"]).model_dump(mode="json")}
     except DataError as error:

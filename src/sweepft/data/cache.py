@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from sweepft.errors import DataError, Problem, StorageError
 
-CACHE_FORMAT: Final = 1
+CACHE_FORMAT: Final = 2
 """Version of the folder layout; it enters every digest."""
 _STALE_SECONDS: Final = 24 * 3600.0  # a temporary folder this old belongs to a writer that died
 TokenRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], str | None]

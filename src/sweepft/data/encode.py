@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
+from sweepft.data.outcomes import no_target
 from sweepft.data.rows import Row
 from sweepft.data.templates import ChatFormat, Rendered
 
@@ -72,7 +73,7 @@ class Encoder:
         texts: list[tuple[int, str]] = []
         for i, row in enumerate(batch):
             if not row.has_target:
-                self._note("no_target", row, "")
+                self._note("no_target", row, no_target(row))
             elif isinstance(row.content, str):
                 texts.append((i, row.content))
             else:

@@ -14,19 +14,22 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
-from sweepft.data.encode import Encoder, rows_digest
+from sweepft.data.encode import rows_digest
 from sweepft.data.order import SampleOrder, phase_shares
+from sweepft.data.outcomes import Outcomes, check_lost
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData, memo_file, recall, remember
 from sweepft.data.rows import Row
 from sweepft.data.source_form import source_form
-from sweepft.data.split import check_domains, split_data, test_rows
+from sweepft.data.split import RowSet, check_domains, split_data, test_rows
+from sweepft.data.survey import Survey, check_positions, new_encoder, outcomes_of
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
 from sweepft.spec.sections import Budget
@@ -60,6 +63,16 @@ def load_test_sets(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenise
         return {}
     found = _in_child(spec, cache_dir, "tests")
     return {name: Tokenised.model_validate(tokenised) for name, tokenised in found.items()}
+
+
+def survey_in_child(spec: SweepSpec) -> Survey:
+    """`survey` in a child process: for commands that import neither transformers nor torch.
+
+    Raises:
+        DataError: As `survey`.
+        SweepftError: If the process failed in another way, with the end of its output.
+    """
+    return Survey.from_dict(_in_child(spec, "", "survey"))
 
 
 def _in_child(spec: SweepSpec, cache_dir: str | Path, what: str) -> Any:
@@ -132,7 +145,9 @@ def tokenise_tests(spec: SweepSpec, cache_dir: str | Path) -> dict[str, Tokenise
     sets = test_rows(spec.data)
     loaded = load_tokenizer(spec.model, chats=_has_chats(sets.values()))
     return {
-        name: _tokenise(spec, Path(cache_dir), loaded, rows, name, "data.test")[0]
+        name: _tokenise(
+            spec, Path(cache_dir), loaded, [RowSet("test", f"test set {name}", "data.test", rows)], 1.0
+        )[0]
         for name, rows in sets.items()
     }
 
@@ -142,49 +157,75 @@ def _has_chats(sets: Iterable[Iterable[Row]]) -> bool:
 
 
 def _tokenise(
-    spec: SweepSpec, cache: Path, loaded: LoadedTokenizer, rows: list[Row], name: str, key: str
-) -> tuple[Tokenised, TokenSet]:
-    """Rows as a token set in the cache, made where it is not there yet."""
-    encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
+    spec: SweepSpec, cache: Path, loaded: LoadedTokenizer, parts: Sequence[RowSet], max_lost: float
+) -> tuple[Tokenised, TokenSet, list[Outcomes]]:
+    """The rows of one or more sources as one token set in the cache, made where it is not there yet.
+
+    Raises:
+        DataError: If no row of a source can be used, or more than `max_lost` of its rows cannot.
+    """
+    encoder = new_encoder(spec, loaded)
+    rows = [row for part in parts for row in part.rows]
     digest = hashlib.sha256(f"{encoder.fingerprint()}:{rows_digest(rows)}".encode()).hexdigest()
-    folder = cache / f"tokens-{digest[:32]}"
+    sizes = ".".join(str(len(part.rows)) for part in parts)  # outcomes are kept by source
+    name = digest if len(parts) == 1 else hashlib.sha256(f"{digest}:{sizes}".encode()).hexdigest()
+    folder = cache / f"tokens-{name[:32]}"
     if not (folder / "meta.json").is_file():
+        found: list[Outcomes] = []
 
-        def counts() -> dict[str, Any]:
-            return {"counts": dict(encoder.counts), "example": encoder.example}
+        def encoded() -> Iterator[TokenRow]:
+            for part in parts:
+                one = new_encoder(spec, loaded)
+                yield from one.encode(part.rows)
+                found.append(outcomes_of(part, one))
+            check_lost(found, max_lost)
 
-        encoded = _at_least_one(encoder, rows, name, key)
-        write_token_set(folder, encoded, digest=digest, vocab_size=len(loaded.tokenizer), extra=counts)
+        def extra() -> dict[str, Any]:
+            return {"parts": [[dict(one.counts), dict(one.example)] for one in found]}
+
+        write_token_set(folder, encoded(), digest=digest, vocab_size=len(loaded.tokenizer), extra=extra)
     tokens = TokenSet(folder)
-    sizes = {size: tokens.meta[size] for size in ("rows", "tokens", "targets", "longest")}
-    found = Tokenised(
+    outcomes = [
+        Outcomes(part.name, part.key, len(part.rows), counts, example)
+        for part, (counts, example) in zip(parts, tokens.meta["extra"]["parts"], strict=True)
+    ]
+    check_lost(outcomes, max_lost)
+    done = Tokenised(
         path=str(folder),
         digest=digest,
         domains=tokens.rows_by_domain,
-        counts=tokens.meta["extra"]["counts"],
-        **sizes,
+        counts=sum((Counter(one.counts) for one in outcomes), Counter[str]()),
+        **{size: tokens.meta[size] for size in ("rows", "tokens", "targets", "longest")},
     )
-    return found, tokens
+    return done, tokens, outcomes
 
 
 def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     split = split_data(spec.data)
-    loaded = load_tokenizer(spec.model, chats=_has_chats((split.train, *split.validation.values())))
+    sets = [one for one in split.sets() if one.rows]
+    loaded = load_tokenizer(spec.model, chats=_has_chats(one.rows for one in sets))
     warnings = [*split.check.warnings, *loaded.warnings]
 
-    def tokenise(name: str, key: str, rows: list[Row]) -> Tokenised:
-        found, tokens = _tokenise(spec, cache, loaded, rows, name, key)
-        warnings.extend(_row_warnings(name, len(rows), tokens.meta["extra"]))
-        _check_positions(name, tokens, loaded.max_positions, spec)
+    def tokenise(parts: Sequence[RowSet]) -> Tokenised:
+        found, tokens, outcomes = _tokenise(spec, cache, loaded, parts, spec.data.max_lost)
+        warnings.extend(warning for one in outcomes for warning in one.warnings())
+        check_positions(parts[0].key, int(tokens.lengths.max()), loaded.max_positions, spec)
         return found
 
-    train = tokenise("training data", "data.train", split.train)
+    train = tokenise([one for one in sets if one.kind == "train"])
+    held = [tokenise([one]) for one in sets if one.kind == "validation"]
     validation = tuple(
-        ValidationData(
-            name=h.name, weight=h.weight, data=tokenise(f"validation set {h.name}", "data.validation", rows)
-        )
-        for h, rows in zip(spec.data.validation, split.validation.values(), strict=True)
+        ValidationData(name=h.name, weight=h.weight, data=data)
+        for h, data in zip(spec.data.validation, held, strict=True)
     )
+    for one in sets:
+        if one.kind == "test":  # looked at only; it is stored when finalists are scored
+            encoder = new_encoder(spec, loaded)
+            longest = max((len(ids) for ids, _, _ in encoder.encode(one.rows)), default=0)
+            outcomes = outcomes_of(one, encoder)
+            check_lost([outcomes], spec.data.max_lost)
+            check_positions(one.key, longest, loaded.max_positions, spec)
+            warnings.extend(outcomes.warnings())
     check_domains(spec, tuple(train.domains))  # again, without the rows that cannot be used
     order = SampleOrder(train.rows, spec.train.seed, train.digest)
     budget = budget_in_samples(spec.train.budget, TokenSet(train.path), order)
@@ -205,6 +246,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         sources=tuple(map(source_form, spec.data.train)),
         overlap_dropped=split.check.overlap_dropped,
         warnings=tuple(warnings),
+        notes=split.check.notes,
     )
 
 
@@ -219,36 +261,3 @@ def _check_phases(spec: SweepSpec, train: Tokenised, budget: int) -> None:
             rule = f"phase {i} has less than one of the {budget} samples of the budget"
             remedy = "raise its share or train.budget, or leave the phase out"
             raise DataError([Problem("data", f"data.phases.{i}", rule, remedy, round(share, 6))])
-
-
-def _at_least_one(encoder: Encoder, rows: list[Row], name: str, key: str) -> Iterator[TokenRow]:
-    yield from encoder.encode(rows)
-    if not encoder.counts["kept"]:
-        why = ", ".join(f"{n} {reason}" for reason, n in sorted(encoder.counts.items()) if n)
-        examples = "; ".join(f"{reason}: {place}" for reason, place in sorted(encoder.example.items()))
-        remedy = f"look at one of each: {examples}"
-        raise DataError([Problem(name, key, f"none of {len(rows)} rows can be used ({why})", remedy)])
-
-
-_OUTCOMES: Final[Mapping[str, str]] = {
-    "no_target": "have no targets and are left out",
-    "over_length": "are longer than data.max_length and are left out",
-    "truncated": "are longer than data.max_length and are cut off",
-    "refused": "are refused by the chat template and are left out",
-    "special_in_text": "spell a special token in their text, which is tokenised as that token",
-    "not_as_written": "have assistant text that the chat template changes or does not mark",
-}
-
-
-def _row_warnings(name: str, rows: int, extra: Mapping[str, Any]) -> Iterator[str]:
-    for outcome, words in _OUTCOMES.items():
-        if n := extra["counts"].get(outcome):
-            yield f"{name}: {n} of {rows} rows {words}, e.g. {extra['example'][outcome]}"
-
-
-def _check_positions(name: str, tokens: TokenSet, positions: int | None, spec: SweepSpec) -> None:
-    longest = int(tokens.lengths.max())
-    if positions is not None and longest > positions:
-        rule = f"the longest row has {longest} tokens, and the model has only {positions} positions"
-        remedy = f"write data.max_length: {positions} or less"
-        raise DataError([Problem(name, "data.max_length", rule, remedy, spec.data.max_length)])

@@ -17,11 +17,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sweepft.data.cache import CACHE_FORMAT, TokenSet
-from sweepft.data.read import is_local
+from sweepft.data.files import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 5
+_PREPARED_FORMAT: Final = 6
 
 
 class _Fact(BaseModel):
@@ -111,6 +111,8 @@ class Prepared(_Fact):
     overlap_dropped: int
     """Training rows left out because they are also in a validation or test set."""
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What was read as what, and which columns are not used."""
 
 
 def memo_file(spec: SweepSpec, cache: Path) -> Path | None:

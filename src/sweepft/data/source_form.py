@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.data.files import records
 from sweepft.data.prepared import SourceForm
-from sweepft.data.read import _records
 from sweepft.spec.sections import TrainSource
 
 _PARQUET: Final = b"PAR1"
@@ -25,16 +25,18 @@ def source_form(source: TrainSource) -> SourceForm:
     if file.is_file():
         with file.open("rb") as stream:
             builder = "parquet" if stream.read(len(_PARQUET)) == _PARQUET else "json"
-    first = next(
-        (record for _, record in _records(file, source.path, split, []) if isinstance(record, Mapping)), {}
-    )
-    form, tools = _form(first), first.get("tools") is not None
+    first = next((record for _, record in records(source.path, split) if isinstance(record, Mapping)), {})
+    form, tools = _form(first, source.format), first.get("tools") is not None
     return SourceForm(path=source.path, split=split, builder=builder, form=form, tools=tools)
 
 
-def _form(row: Mapping[str, Any]) -> str:
+def _form(row: Mapping[str, Any], wanted: str | None) -> str:
+    if wanted in ("sharegpt", "alpaca", "question_answer"):
+        return "other"
+    if wanted == "text":
+        return "text"
     given = {name for name, value in row.items() if value is not None}
-    if "messages" in given:
+    if "messages" in given and wanted != "prompt_completion":
         return "messages"
     if {"prompt", "completion"} <= given:
         as_messages = isinstance(row["prompt"], list) and isinstance(row["completion"], list)

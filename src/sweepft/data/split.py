@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
+from sweepft.data.files import is_local
 from sweepft.data.order import SampleOrder
-from sweepft.data.read import is_local, read_rows
+from sweepft.data.outcomes import check_lost, without_targets
+from sweepft.data.read import read_source
 from sweepft.data.rows import Row
 from sweepft.errors import DataError, Problem
 from sweepft.spec import domain_problems, is_data_key
@@ -34,7 +36,6 @@ class SourceCount:
         rows: Rows in the source, before any limit.
         used: Rows used after limit, overlap and validation split.
         duplicates: Rows that repeat an earlier one of the same source.
-        no_target: Rows without targets; they are left out when tokenised.
         skipped: Whether it was not read because it is not on this machine.
     """
 
@@ -44,7 +45,6 @@ class SourceCount:
     rows: int = 0
     used: int = 0
     duplicates: int = 0
-    no_target: int = 0
     skipped: bool = False
 
 
@@ -57,12 +57,14 @@ class DataCheck:
         train_rows: Rows left to train on.
         overlap_dropped: Training rows dropped because they are also in a validation or test set.
         warnings: Warnings for the user, one sentence each.
+        notes: What was read as what and which columns are not used, one sentence each.
     """
 
     sources: tuple[SourceCount, ...]
     train_rows: int
     overlap_dropped: int = 0
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,14 +72,41 @@ class Split:
     """Rows by their use.
 
     Attributes:
-        train: Rows to train on.
+        sources: Rows to train on, of each training source.
         validation: Rows of each validation set, in the order of the spec.
+        test: Rows of each test set.
         check: The counts.
     """
 
-    train: list[Row]
+    sources: list[list[Row]]
     validation: dict[str, list[Row]]
+    test: dict[str, list[Row]]
     check: DataCheck
+
+    @property
+    def train(self) -> list[Row]:
+        """Rows to train on."""
+        return [row for rows in self.sources for row in rows]
+
+    def sets(self) -> Iterator[RowSet]:
+        """Every source and set that has rows: training sources first, then validation and test sets."""
+        paths = [source.path for source in self.check.sources if source.kind == "train"]
+        for i, rows in enumerate(self.sources):
+            alone = len(self.sources) == 1
+            name = "training data" if alone else f"training source {i} ({paths[i]})"
+            yield RowSet("train", name, "data.train" if alone else f"data.train.{i}", rows)
+        for kind, sets in (("validation", self.validation), ("test", self.test)):
+            for name, rows in sets.items():
+                yield RowSet(kind, f"{kind} set {name}", f"data.{kind}", rows)
+
+
+class RowSet(NamedTuple):
+    """The rows of a training source, or of a validation or test set, with its name and its key in the spec."""
+
+    kind: str
+    name: str
+    key: str
+    rows: list[Row]
 
 
 @dataclass
@@ -87,6 +116,7 @@ class _Loaded:
     path: str
     rows: list[Row]
     found: int
+    notes: tuple[str, ...] = ()
     keys: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,12 +130,16 @@ def check(spec: SweepSpec) -> DataCheck:
 
     Raises:
         DataError: Broken or empty files; training rows that are also in a validation or test set, unless
-            ``data.overlap`` is ``drop``; no rows left to train on; phases or weights of domains without rows.
+            ``data.overlap`` is ``drop``; no rows left to train on; more than ``data.max_lost`` of a set without
+            anything to learn; phases or weights of domains without rows.
     """
     split = split_data(spec.data, remote=False)
     if not any(source.skipped for source in split.check.sources if source.kind == "train"):
         check_domains(spec, tuple(dict.fromkeys(row.domain or "" for row in split.train)))
-    return split.check
+    found = [without_targets(name, key, rows) for _, name, key, rows in split.sets() if rows]
+    check_lost(found, spec.data.max_lost)
+    outcomes = [warning for one in found for warning in one.warnings()]
+    return replace(split.check, warnings=(*split.check.warnings, *outcomes))
 
 
 def check_domains(spec: SweepSpec, domains: Sequence[str]) -> None:
@@ -149,7 +183,8 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
         remedy = "give more rows, a smaller fraction, or fewer overlapping rows"
         raise DataError([Problem("data", "data.train", "no rows are left to train on", remedy)])
     left = {id(row) for row, _ in kept}
-    counts = [_count(source, sum(id(row) in left for row in source.rows)) for source in train]
+    sources = [[row for row in source.rows if id(row) in left] for source in train]
+    counts = [_count(source, len(rows)) for source, rows in zip(train, sources, strict=True)]
     warnings += [
         f"{c.path}: {c.duplicates} of {c.rows} rows repeat an earlier one" for c in counts if c.duplicates
     ]
@@ -158,8 +193,10 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
         n = len(held_rows[h.name])
         counts.append(own.get(h.name) or SourceCount("validation", h.name, "data.train", rows=n, used=n))
     counts += [_count(source, len(source.rows)) for source in test]
-    done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings))
-    return Split([row for row, _ in kept], {h.name: held_rows[h.name] for h in data.validation}, done)
+    notes = dict.fromkeys(note for source in (*train, *held, *test) for note in source.notes)
+    done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings), tuple(notes))
+    validation = {h.name: held_rows[h.name] for h in data.validation}
+    return Split(sources, validation, {t.name: t.rows for t in test}, done)
 
 
 def test_rows(data: Data) -> dict[str, list[Row]]:
@@ -183,7 +220,10 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         domain = source.domain if isinstance(source, TrainSource) else None
         wanted = None if isinstance(source, TestSource) else source.domains
         try:
-            rows = read_rows(path, split=split, domain=domain if wanted is None else None)
+            read = read_source(
+                path, split=split, domain=domain if wanted is None else None, format=source.format
+            )
+            rows = read.rows
             if wanted is not None:
                 rows = [replace(row, domain=domain or row.domain) for row in _of_domains(rows, wanted, path)]
         except DataError as error:
@@ -192,7 +232,7 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         found = len(rows)
         if source.limit is not None and source.limit < found:
             rows = [rows[i] for i in sorted(SampleOrder(found, data.seed).indices(0, source.limit))]
-        return _Loaded(kind, name, path, rows, found)
+        return _Loaded(kind, name, path, rows, found, tuple(read.notes()))
 
     train = [load("train", str(i), source) for i, source in enumerate(data.train)]
     held = [load("validation", h.name, h) for h in data.validation if h.path is not None]
@@ -295,6 +335,5 @@ def _count(source: _Loaded, used: int) -> SourceCount:
         rows=source.found,
         used=used,
         duplicates=len(source.keys) - len(set(source.keys)),
-        no_target=sum(not row.has_target for row in source.rows),
         skipped=not source.rows,
     )

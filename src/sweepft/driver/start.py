@@ -101,6 +101,8 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     problems = check_budget(spec, prepared.budget_samples)
     if problems:
         raise SpecError(problems)
+    for line in prepared.notes:
+        console.print(line, highlight=False, markup=False)
     note = packing_note(spec.train, prepared.model_type)
     for warning in (*prepared.warnings, *([note] if note else [])):
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)

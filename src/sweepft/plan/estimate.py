@@ -95,7 +95,7 @@ class SweepPlan:
             "name": self.spec.name,
             "trials": self.trials,
             "model": None if self.model is None else asdict(self.model),
-            "data": asdict(self.rows),
+            "data": {key: value for key, value in asdict(self.rows).items() if key != "warnings"},
             "budget": {"samples": self.budget, "tokens": round(tokens)},
             "batch_sizes": [asdict(trial) for trial in self.trial_shapes],
             "cluster": asdict(self.cluster),
@@ -166,7 +166,10 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         disk=disk_uses(spec, model, rows, found, placement, cluster, expected),
         cost=cost,
         measured=measured,
-        warnings=plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+        warnings=(
+            *rows.warnings,
+            *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+        ),
         assumptions=tuple(assumed),
     )
 

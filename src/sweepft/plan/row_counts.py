@@ -1,23 +1,21 @@
 """Number and length of the rows: counted, measured on a sample, or assumed.
 
-Rows are read only if all files are on this machine. A child process (``python -m sweepft.plan.row_counts``) tokenises a
-sample, so this process imports neither transformers nor torch.
+Rows are read only if all files are on this machine. A child process tokenises a sample, so this process imports neither
+transformers nor torch.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sweepft.data import Prepared
-from sweepft.spec import SweepSpec, from_dict
+from sweepft.data import Prepared, survey_in_child
+from sweepft.data.outcomes import LOST
+from sweepft.errors import DataError, SweepftError
+from sweepft.spec import SweepSpec
 
 TOKENS_ASSUMED: Final = 600
-_SAMPLED: Final = 512
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,9 @@ class RowCount:
         source: Source of the numbers, in words.
         known: Whether lengths were measured rather than assumed.
         trouble: Why local rows could not be tokenised; usually empty.
+        left_out: Training rows that cannot be used, extrapolated from the sample.
+        warnings: Of the rows, as a run prints them.
+        notes: What was read as what, and which columns are not used.
     """
 
     train: int | None
@@ -43,28 +44,42 @@ class RowCount:
     source: str
     known: bool
     trouble: str = ""
+    left_out: int = 0
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def count_rows(spec: SweepSpec, tokens: float | None) -> RowCount:
     """Count the rows and tokenise a sample in a child process, if data and tokenizer are on this machine.
 
     ``tokens``, the mean tokens per row given by the user, overrides the measured length.
+
+    Raises:
+        DataError: If the sweep could not start with these rows.
     """
     paths = [s.path for s in spec.data.train] + [h.path for h in spec.data.validation if h.path is not None]
     if not all(Path(path).is_file() for path in paths):
         return assumed_rows(spec, tokens)
-    done = subprocess.run(
-        [sys.executable, "-m", "sweepft.plan.row_counts"],
-        input=json.dumps(spec.to_dict()),
-        capture_output=True,
-        text=True,
-        check=False,
+    try:
+        found = survey_in_child(spec)
+    except SweepftError as error:
+        if not isinstance(error, DataError) or "model.path" in error.keys:  # no tokenizer at hand
+            words = str(error).splitlines()[0]
+            return replace(assumed_rows(spec, tokens), trouble=f"; the rows could not be tokenised: {words}")
+        raise
+    counted = RowCount(
+        train=found.train,
+        validation=found.validation,
+        tokens=found.tokens,
+        targets=found.targets,
+        longest=found.longest,
+        source=f"{'all' if found.every else 'a sample of'} {found.tokenised:,} rows tokenised",
+        known=True,
+        left_out=found.left_out,
+        warnings=found.warnings,
+        notes=found.notes,
     )
-    if done.returncode != 0:  # no tokenizer, or invalid rows: continue with assumptions
-        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        return replace(assumed_rows(spec, tokens), trouble=f"; the rows could not be tokenised: {words}")
-    found = RowCount(**json.loads(done.stdout.splitlines()[-1]))
-    return found if tokens is None else _with_tokens(found, spec, tokens)
+    return counted if tokens is None else _with_tokens(counted, spec, tokens)
 
 
 def assumed_rows(spec: SweepSpec, tokens: float | None, train: int | None = None) -> RowCount:
@@ -82,13 +97,30 @@ def prepared_rows(prepared: Prepared) -> RowCount:
     train = prepared.train
     validation = sum(h.data.rows for h in prepared.validation)
     tokens, targets = train.tokens / train.rows, train.targets / train.rows
-    return RowCount(train.rows, validation, tokens, targets, train.longest, "tokenised", known=True)
+    left_out = sum(n for outcome, n in train.counts.items() if outcome in LOST)
+    return RowCount(
+        train=train.rows,
+        validation=validation,
+        tokens=tokens,
+        targets=targets,
+        longest=train.longest,
+        source="tokenised",
+        known=True,
+        left_out=left_out,
+        warnings=prepared.warnings,
+        notes=prepared.notes,
+    )
 
 
 def _with_tokens(found: RowCount, spec: SweepSpec, tokens: float) -> RowCount:
     given = assumed_rows(spec, tokens, found.train)
-    return RowCount(
-        found.train, found.validation, given.tokens, given.targets, given.longest, given.source, False
+    return replace(
+        found,
+        tokens=given.tokens,
+        targets=given.targets,
+        longest=given.longest,
+        source=given.source,
+        known=False,
     )
 
 
@@ -103,35 +135,3 @@ def _validation(spec: SweepSpec, train: int | None) -> int | None:
             return None
         total += rows
     return total
-
-
-def _main() -> None:
-    """Read a spec from stdin; write a RowCount to stdout."""
-    from sweepft.data.encode import Encoder
-    from sweepft.data.split import split_data
-    from sweepft.data.tokenizer import load_tokenizer
-
-    spec = from_dict(json.load(sys.stdin))
-    split = split_data(spec.data, remote=False)
-    rows = split.train
-    sample = [rows[i * len(rows) // _SAMPLED] for i in range(_SAMPLED)] if len(rows) > _SAMPLED else rows
-    loaded = load_tokenizer(spec.model, chats=any(row.form == "chat" for row in sample))
-    encoder = Encoder(loaded.tokenizer, loaded.chat, spec.data.max_length, spec.data.over_length)
-    encoded = list(encoder.encode(sample))
-    lengths = [len(ids) for ids, _, _ in encoded]
-    kept = len(encoded) / len(sample)
-    every = len(sample) == len(rows)
-    count = RowCount(
-        train=round(kept * len(rows)),
-        validation=sum(len(held) for held in split.validation.values()),
-        tokens=sum(lengths) / len(lengths),
-        targets=sum(int(mask.sum()) for _, mask, _ in encoded) / len(lengths),
-        longest=max(lengths) if every else spec.data.max_length,
-        source=f"{'all' if every else 'a sample of'} {len(sample):,} rows tokenised",
-        known=True,
-    )
-    print(json.dumps(asdict(count)))  # noqa: T201 - the parent reads it
-
-
-if __name__ == "__main__":
-    _main()

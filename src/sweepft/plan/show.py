@@ -49,6 +49,9 @@ def _show(plan: SweepPlan, console: Console) -> None:
     if plan.cost is not None:
         _section(console, "Time", plan.cost.basis)
         _facts(console, _time(plan))
+    if plan.rows.notes:
+        _section(console, "Data", "")
+        _items(console, plan.rows.notes, "")
     if plan.warnings:
         _section(console, "Warnings", "")
         _items(console, plan.warnings, "yellow")
@@ -62,7 +65,8 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     model = plan.model
     size = "" if model is None else f", {_count(model.parameters)} parameters (from {model.source})"
     yield "model", f"{spec.model.path}{size}"
-    rows = "" if plan.rows.train is None else f" of {plan.rows.train:,} rows"
+    left_out = f" ({plan.rows.left_out:,} left out)" if plan.rows.left_out else ""
+    rows = "" if plan.rows.train is None else f" of {plan.rows.train:,} rows{left_out}"
     tokens = f"{plan.rows.tokens:.0f} tokens each: {_count(plan.budget * plan.rows.tokens)} tokens"
     yield "trial", f"{plan.budget:,} samples{rows}, {tokens}"
     trials = "as many trials as the limit allows" if plan.trials is None else f"{plan.trials} trials"

@@ -32,6 +32,7 @@ from sweepft.spec.fields import (
 from sweepft.spec.space import Dimension
 
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
+RowFormat = Literal["messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text"]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -58,10 +59,10 @@ class Model(Section):
 
 
 class TrainSource(Section):
-    """Training rows: chat messages, prompt and completion, or plain text."""
+    """Training rows: conversations, requests and answers, or plain text."""
 
     path: Source
-    """File (.jsonl, .jsonl.gz, .parquet) or hub id of a data set."""
+    """File (.jsonl, .ndjson, .json, each also .gz, or .parquet) or hub id of a data set."""
     domain: str | None = None
     """Domain of these rows, for phases, weights and reports; by default each row's own `domain` field, if any."""
     domains: _Domains | None = None
@@ -70,6 +71,10 @@ class TrainSource(Section):
     """Split of a hub data set; by default `train`."""
     limit: PositiveInt | None = None
     """Maximum number of rows, drawn with `data.seed`; by default all."""
+    format: RowFormat | None = None
+    """Format of the rows, where their columns fit several: `messages`, `sharegpt` (`conversations`),
+    `prompt_completion`, `alpaca` (`instruction`, `input`, `output`), `question_answer` or `text`. By default it is
+    recognised by the columns."""
 
 
 class Validation(Section):
@@ -90,6 +95,8 @@ class Validation(Section):
     """Maximum number of rows, drawn with `data.seed`; by default all."""
     split: str | None = None
     """Split of a hub data set."""
+    format: RowFormat | None = None
+    """Format of the rows, as in `data.train`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -108,6 +115,8 @@ class TestSource(Section):
     """Maximum number of rows, drawn with `data.seed`; by default all."""
     split: str | None = None
     """Split of a hub data set; by default `test`."""
+    format: RowFormat | None = None
+    """Format of the rows, as in `data.train`."""
 
 
 class _Sources(Section):
@@ -121,6 +130,10 @@ class _Sources(Section):
     """Maximum tokens per row."""
     over_length: Literal["drop", "truncate"] = "drop"
     """Drop or truncate longer rows. The number of such rows is reported either way."""
+    max_lost: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest fraction of the rows of a source or set that may be left out because nothing can be learned from them:
+    no assistant turn, refused by the chat template, or longer than `max_length`. More is an error before anything
+    starts."""
     seed: Seed = 0
     """Seed for validation fractions and row limits (not for training)."""
     overlap: Literal["error", "drop"] = "error"

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from support.specs import on_files, spec_dict
-from sweepft.data.prepare import _OUTCOMES
+from sweepft.data.outcomes import KEPT, LOST
 from sweepft.data.templates import BUILT_IN
 from sweepft.spec import from_dict
 
@@ -51,5 +51,5 @@ def test_data_page__sweep_over_strategies_is_valid() -> None:
 
 def test_data_page__lists_outcomes_and_templates() -> None:
     table = set(re.findall(r"^\| `(\w+)` \|", DOC, re.M))
-    assert set(_OUTCOMES) <= table
+    assert {*LOST, *KEPT} <= table
     assert set(BUILT_IN) <= table

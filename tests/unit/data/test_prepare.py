@@ -204,11 +204,11 @@ def test_prepare__refuses_a_set_without_usable_rows(
 ) -> None:
     with raises(DataError, "data.train") as caught:
         prepare(spec_for(tiny_model_dir, tiny_data_file, max_length=3), tmp_path / "c")
-    assert "86 over_length" in str(caught.value)
+    assert "none of 86 rows can be used: 86 are longer than data.max_length" in str(caught.value)
 
 
 def test_prepare__warns_of_rows_left_out(tiny_model_dir: Path, tiny_data_file: Path, tmp_path: Path) -> None:
-    prepared = prepare(spec_for(tiny_model_dir, tiny_data_file, max_length=48), tmp_path / "c")
+    prepared = prepare(spec_for(tiny_model_dir, tiny_data_file, max_length=48, max_lost=0.9), tmp_path / "c")
     counts = prepared.train.counts
     assert counts["kept"] + counts["over_length"] == 86
     assert f"{counts['over_length']} of 86 rows are longer than data.max_length" in " ".join(

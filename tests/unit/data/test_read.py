@@ -13,7 +13,8 @@ import pytest
 
 from support.errors import raises
 from support.rows import chat, turns
-from sweepft.data.read import read_rows
+from sweepft.data import formats
+from sweepft.data.read import read_source
 from sweepft.data.rows import Row
 from sweepft.errors import DataError
 
@@ -26,7 +27,7 @@ def lines(*records: Any) -> str:
 
 
 def one(file: Path, **options: Any) -> Row:
-    [row] = read_rows(str(file), **options)
+    [row] = read_source(str(file), **options).rows
     return row
 
 
@@ -37,7 +38,6 @@ def one(file: Path, **options: Any) -> Row:
         ({"prompt": "hi", "completion": "yo"}, CHAT),
         ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, CHAT),
         ({"text": "some text"}, "some text"),
-        ({"messages": MESSAGES, "text": "ignored"}, CHAT),
         ({"messages": None, "text": "some text"}, "some text"),
         ({"messages": [{**MESSAGES[0], "name": None}, {**MESSAGES[1], "tool_calls": None}]}, CHAT),
         (
@@ -47,22 +47,30 @@ def one(file: Path, **options: Any) -> Row:
         ({"messages": []}, ()),
     ],
 )
-def test_read_rows__forms(tmp_path: Path, record: dict[str, Any], content: Any) -> None:
+def test_read_source__forms(tmp_path: Path, record: dict[str, Any], content: Any) -> None:
     file = tmp_path / "d.jsonl"
     file.write_text(lines(record))
     assert one(file) == Row(content, None, f"{file}:1")
 
 
 @pytest.mark.parametrize(
-    ("own", "given", "domain"), [(None, None, None), ("a", None, "a"), (None, "b", "b"), ("a", "b", "b")]
+    ("own", "given", "domain"),
+    [
+        (None, None, None),
+        ("a", None, "a"),
+        (None, "b", "b"),
+        ("a", "b", "b"),
+        (5, None, "5"),
+        (1.5, "b", "b"),
+    ],
 )
-def test_read_rows__domain(tmp_path: Path, own: str | None, given: str | None, domain: str | None) -> None:
+def test_read_source__domain(tmp_path: Path, own: Any, given: str | None, domain: str | None) -> None:
     file = tmp_path / "d.jsonl"
     file.write_text(lines({"text": "x", "domain": own}))
     assert one(file, domain=given).domain == domain
 
 
-def test_read_rows__same_rows_from_every_file_type(tmp_path: Path) -> None:
+def test_read_source__same_rows_from_every_file_type(tmp_path: Path) -> None:
     records = [{"messages": MESSAGES, "domain": "a"}, {"messages": MESSAGES[::-1], "domain": None}]
     (tmp_path / "a.jsonl").write_text(lines(*records))
     (tmp_path / "b.json").write_text(json.dumps(records, indent=1))
@@ -72,16 +80,16 @@ def test_read_rows__same_rows_from_every_file_type(tmp_path: Path) -> None:
     (tmp_path / "f.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(*records).encode())
     (tmp_path / "g.jsonl").write_text(lines(records[0], "", records[1]).replace("\n", "\r\n"))
     pq.write_table(pa.Table.from_pylist(records), tmp_path / "h.parquet")
-    folder = tmp_path / "i"
-    folder.mkdir()
-    pq.write_table(pa.Table.from_pylist(records), folder / "train.parquet")
-    read = {p.name: read_rows(str(p)) for p in sorted(tmp_path.iterdir())}
-    assert len(read) == 9
+    (tmp_path / "i.jsonl").write_text(json.dumps(records))
+    (tmp_path / "j.jsonl").write_bytes(gzip.compress(lines(*records).encode()))
+    (tmp_path / "k.JSONL").write_text(lines(*records))
+    read = {p.name: read_source(str(p)).rows for p in sorted(tmp_path.iterdir())}
+    assert len(read) == 11
     for rows in read.values():
         assert [(r.content, r.domain) for r in rows] == [(CHAT, "a"), (CHAT[::-1], None)]
     assert read["g.jsonl"][1].where == f"{tmp_path}/g.jsonl:3"
     assert read["h.parquet"][1].where == f"{tmp_path}/h.parquet: row 2"
-    assert read["i"][1].where.endswith("row 2")
+    assert read["i.jsonl"][1].where.endswith("row 2")
 
 
 GOOD = json.dumps({"text": "fine"})
@@ -93,73 +101,156 @@ GOOD = json.dumps({"text": "fine"})
         ('{"text": "no end', "valid JSON", "line"),
         ('["a", "list"]', "object of columns", "messages"),
         ("42", "object of columns", "messages"),
-        ('{"instruction": "x", "output": "y"}', "instruction, output", "prompt"),
-        ('{"prompt": "x"}', "no column", "completion"),
+        ('{"prompt": "x"}', "needs `completion`", "completion"),
+        ('{"prompt": "x", "completion": null}', "needs `completion`", "completion"),
+        ('{"prompt": "x", "completion": NaN}', "needs `completion`", "completion"),
         ('{"text": 5}', "must be text", "quotes"),
-        ('{"text": "x", "domain": 5}', "domain must be text", "quotes"),
+        ('{"text": "x", "domain": 5.5}', "domain must be text", "domain: NAME"),
         ('{"messages": "hi"}', "list of messages", "messages"),
         ('{"messages": ["hi"]}', "`role` and `content`", "messages"),
-        ('{"messages": [{"from": "human", "value": "hi"}]}', "`role` and `content`", "messages"),
         ('{"messages": [{"role": 3, "content": "hi"}]}', "role must be text", "assistant"),
+        ('{"messages": [{"role": ["user"], "content": "hi"}]}', "role must be text", "assistant"),
         ('{"messages": [{"role": "user", "content": null}]}', "must be text", "text"),
-        ('{"messages": [{"role": "user", "content": [{"type": "image"}]}]}', "must be text", "text"),
-        ('{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}', "tool calls", "leave"),
+        (
+            '{"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]}',
+            "tool calls",
+            "tool_calls",
+        ),
         ('{"prompt": 3, "completion": "y"}', "must be text", "text"),
         ('{"text": "\\ud800"}', "valid Unicode", "character"),
+        ('{"text": "a", "text": "b"}', "a key twice", "one of the two"),
+        ('{"text": "x"},', "comma", "sed"),
+        ("{'text': 'x'}", "Python literal", "json.dumps"),
+        ('{"text": "x"}\r{"text": "y"}', "carriage return", "tr "),
+        ("[" * 100_000, "valid JSON", "line"),
     ],
 )
-def test_read_rows__names_the_line_of_a_broken_row(tmp_path: Path, line: str, says: str, remedy: str) -> None:
+def test_read_source__names_the_line_of_a_broken_row(
+    tmp_path: Path, line: str, says: str, remedy: str
+) -> None:
     file = tmp_path / "d.jsonl"
     file.write_text(lines(GOOD, line, GOOD))
     with pytest.raises(DataError) as caught:
-        read_rows(str(file))
+        read_source(str(file))
     assert says in str(caught.value)
     [problem] = caught.value.problems
     assert problem.where == f"{file}:2"
     assert remedy in problem.remedy
 
 
-def test_read_rows__limits_the_problems_listed(tmp_path: Path) -> None:
+def test_read_source__lists_each_fault_once(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
-    file.write_text(lines(GOOD, "{", GOOD, '{"text": 1}', GOOD))
+    file.write_text(lines(GOOD, "{", GOOD, '{"text": 1}', GOOD, "[", '{"text": [3]}', '{"text": 2}'))
     with pytest.raises(DataError) as caught:
-        read_rows(str(file))
-    assert [p.where for p in caught.value.problems] == [f"{file}:2", f"{file}:4"]
+        read_source(str(file))
+    problems = caught.value.problems
+    assert [p.where for p in problems] == [f"{file}:2", f"{file}:4", f"{file}:7"]
+    assert problems[0].rule.endswith("the same in 1 more of 8 rows: 6")
+    assert problems[1].rule.endswith("the same in 1 more of 8 rows: 8")
     file.write_text("{\n" * 1000)
+    with raises(DataError, "row") as caught:
+        read_source(str(file))
+    assert "all 1,000 rows" in str(caught.value)
+
+
+def test_read_source__lists_ten_faults_at_most(tmp_path: Path) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text(lines(*({"text": "x", name: [1]} for name in formats._REFUSED)))
     with pytest.raises(DataError) as caught:
-        read_rows(str(file))
+        read_source(str(file))
     assert len(caught.value.problems) == 10
 
 
+ROW = GOOD.encode()
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "key"),
+    ("name", "content", "key", "says"),
     [
-        ("d.jsonl", b"", "rows"),
-        ("d.jsonl", b"\n\n", "rows"),
-        ("d.json", b"[]", "rows"),
-        ("d.json", b'[{"text": "x"}', "file"),
-        ("d.jsonl", b'{"text": "\xff"}\n', "row"),
-        ("d.jsonl.gz", b"no gzip", "file"),
-        ("d.jsonl.gz", gzip.compress(GOOD.encode() * 99, mtime=0)[:-9], "file"),
-        ("d.parquet", b"no parquet", "file"),
-        ("d.csv", b"a,b", "path"),
-        ("d.parquet.gz", b"x", "path"),
+        ("d.jsonl", b"", "rows", "at least one row"),
+        ("d.jsonl", b"\n\n", "rows", "at least one row"),
+        ("d.jsonl", b"\xef\xbb\xbf\n", "rows", "at least one row"),
+        ("d.json", b"[]", "rows", "at least one row"),
+        ("d.json", b"{}", "columns", "no column"),
+        ("d.json", b"null", "row", "object of columns"),
+        ("d.json", b'[{"text": "x"}', "file", "valid JSON"),
+        ("d.json", b'[{"text": "x"},\n]', "file", "must not end in a comma"),
+        ("d.json", b'[\n{"text": "x"}\n]\n[\n{"text": "x"}\n]', "file", "one list"),
+        ("d.json", b'[{"text": "a", "text": "b"}]', "file", "a key twice"),
+        ("d.json", b'[\n{"text": "caf\xe9"}\n]', "file", "iconv"),
+        ("d.jsonl", b'{"text": "\xff"}\n', "row", "iconv -f WINDOWS-1252"),
+        ("d.jsonl.gz", b"no gzip", "file", "not compressed"),
+        ("d.jsonl.gz", gzip.compress(ROW * 99, mtime=0)[:-9], "file", "complete"),
+        ("d.parquet", b"no parquet", "file", "complete"),
+        ("d.csv", b"a,b", "path", "to_json"),
+        ("d.TSV", b"a\tb", "path", "to_json"),
+        ("d.txt", b"a", "path", ".jsonl"),
+        ("d.parquet.gz", b"x", "path", "unpack"),
+        ("d.jsonl.zst", b"\x28\xb5\x2f\xfdx", "file", "zstd -d"),
+        ("d.jsonl.zst", b"x", "path", "unpack"),
+        ("d.jsonl", b"PK\x03\x04rest", "file", "archive"),
+        ("d.zip", b"PK\x03\x04rest", "file", "archive"),
+        ("d.jsonl.gz", gzip.compress(bytes(257) + b"ustar" + bytes(99)), "file", "tar archive"),
+        ("d.tar", bytes(257) + b"ustar" + bytes(99), "file", "tar archive"),
+        ("d.jsonl", b"BZh9", "file", "bzip2"),
+        ("d.jsonl", b"PAR1....", "file", ".parquet"),
+        ("d.arrow", b"ARROW1..", "file", "to_parquet"),
+        ("d.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "file", "git lfs pull"),
+        ("d.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "file", "git lfs pull"),
+        ("d.json", b"\n<!DOCTYPE html><html></html>", "file", "web page"),
+        ("d.jsonl", b"<html><body>", "file", "web page"),
+        ("d.json", b'{"data": [{"text": "x"}]}', "file", "jq -c '.data[]'"),
+        ("d.json", b'{\n"version": 1,\n"rows": [{"text": "x"}]\n}', "file", "jq -c '.rows[]'"),
+        ("d.json", b'{"prompt": ["a", "b"], "completion": ["c", "d"]}', "file", "whole columns"),
+        ("d.json", b'{"text": {"0": "a", "1": "b"}}', "file", "whole columns"),
+        ("d.json", b'{\n"text": ["a", "b"]\n}', "file", "whole columns"),
+        ("d.json", b'{"messages": [[{"role": "user", "content": "x"}]]}', "file", "whole columns"),
+        ("d.json", b'{"columns": ["text"], "index": [0], "data": [["a"]]}', "file", "whole columns"),
+        ("d.json", b'{\n"text": "x"\n}\n{\n"text": "y"\n}', "file", "jq -c ."),
+        ("d.jsonl", b'{"text": "x"}\r{"text": "y"}\r', "row", "tr "),
+        ("d.jsonl", b"prompt,completion\na,b\nc,d\n", "row", "all 3 rows"),
     ],
 )
-def test_read_rows__unusable_files(tmp_path: Path, name: str, content: bytes, key: str) -> None:
+def test_read_source__unusable_files(tmp_path: Path, name: str, content: bytes, key: str, says: str) -> None:
+    """One problem for the whole file, with what it is or how to convert it."""
     file = tmp_path / name
     file.write_bytes(content)
     with raises(DataError, key) as caught:
-        read_rows(str(file))
-    assert caught.value.problems[0].where.startswith(str(file))
+        read_source(str(file))
+    [problem] = caught.value.problems
+    assert problem.where.startswith(str(file))
+    assert says in f"{problem.rule} {problem.remedy}"
 
 
-def test_read_rows__hub_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.jsonl.gz"])
+def test_read_source__names_the_encoding(tmp_path: Path, encoding: str, name: str) -> None:
+    content = lines({"text": "x"}, {"text": "y"}).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with raises(DataError, "file") as caught:
+        read_source(str(tmp_path / name))
+    [problem] = caught.value.problems
+    assert encoding[:6].upper() in problem.rule
+    assert "iconv" in problem.remedy
+
+
+def test_read_source__one_row_over_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(json.dumps({"messages": MESSAGES}, indent=2))
+    assert one(tmp_path / "d.json").content == CHAT
+
+
+def test_read_source__refuses_a_folder_and_a_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with raises(DataError, "path"):
+            read_source(str(path))
+
+
+def test_read_source__hub_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with raises(DataError, "path") as caught:
-        read_rows("org/none")
+        read_source("org/none")
     assert caught.value.problems[0].where == "org/none (split train)"
     assert "network" in caught.value.problems[0].remedy
 

@@ -122,10 +122,10 @@ def test_split__warns_of_validation_rows_in_a_test_set(tmp_path: Path) -> None:
     assert "2 of its rows are also in test set t" in got.check.warnings[0]
 
 
-def test_split__counts_duplicates_and_rows_without_target(tmp_path: Path) -> None:
+def test_split__counts_duplicates(tmp_path: Path) -> None:
     train = write(tmp_path / "t.jsonl", ["a", "A", "b", "", "c"])
     got = split([train], [{"name": "h", "path": write(tmp_path / "h.jsonl", ["x"])}])
-    assert (got.check.sources[0].duplicates, got.check.sources[0].no_target) == (1, 1)
+    assert got.check.sources[0].duplicates == 1
     assert "repeat" in got.check.warnings[0]
 
 

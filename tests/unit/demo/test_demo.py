@@ -63,7 +63,7 @@ def test_demo_spec__is_valid_with_its_rows(demo: Path) -> None:
     assert spec.train.budget.samples is not None
     assert found.train_rows >= spec.train.budget.samples
     assert found.warnings == ()
-    assert all(source.duplicates == source.no_target == 0 for source in found.sources)
+    assert all(source.duplicates == 0 for source in found.sources)
 
 
 def test_make_demo__reuses_what_is_complete(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

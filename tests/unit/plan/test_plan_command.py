@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from support.errors import raises
 from support.sweeps import write_spec
 from sweepft.cli.main import cli
-from sweepft.errors import SpecError
+from sweepft.errors import DataError, SpecError
 
 ROOT = Path(__file__).parents[3]
 LIGHT = """
@@ -80,13 +80,12 @@ def test_plan__reads_local_rows_and_model(spec: Path, tmp_path: Path) -> None:
     assert "(from its weight files)" in text
 
 
-def test_plan__reports_rows_that_cannot_be_tokenised(
-    spec: Path, tiny_data_file: Path, tmp_path: Path
-) -> None:
+def test_plan__refuses_rows_that_a_run_would_refuse(spec: Path, tiny_data_file: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl"
     broken.write_text(tiny_data_file.read_text() + '{"nothing": 1}\n')
-    _, text = plan(spec, "--set", f"data.train.0.path={broken}")
-    assert "the rows could not be tokenised" in " ".join(text.split())
+    with raises(DataError, "columns") as caught:
+        plan(spec, "--set", f"data.train.0.path={broken}")
+    assert caught.value.problems[0].where == f"{broken}:97"
 
 
 def test_plan__no_files_loads_nothing_heavy() -> None:

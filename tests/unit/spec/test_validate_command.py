@@ -45,11 +45,12 @@ def test_validate__broken_spec_exits_2_without_ray(name: str, command: str, plac
     assert "LOADED []" in done.stderr
 
 
-def test_validate__valid_spec_reads_the_rows(place: Path) -> None:
+def test_validate__valid_spec_reads_the_rows(place: Path, tiny_model_dir: Path) -> None:
     for name in ("train", "validation", "test"):
         (place / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} row {i}"}}\n' for i in range(30)))
-    good = sweepft("validate", place / "valid.yaml")
+    good = sweepft("validate", place / "valid.yaml", "--set", f"model.path={tiny_model_dir}")
     assert good.returncode == 0, good.stderr
+    assert "LOADED []" in good.stderr
     assert "rows used" in good.stdout
     assert good.stdout.endswith("valid.yaml: ok\n")
 

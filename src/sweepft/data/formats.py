@@ -1,0 +1,324 @@
+"""Formats of instruction data: which columns make a row, and which others mean something.
+
+A format is recognised by its columns, in the order of `FORMATS`. Every other column of a row is honoured (`domain`,
+`system`, `tools`), refused because it would change what is trained on, or counted as not used.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sweepft.data.messages import Found, RowFault, read_tools, read_turns, refuse_keys, text_of
+from sweepft.data.rows import Row, Turn
+
+Content = tuple[Turn, ...] | str
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write rows.
+
+    Attributes:
+        name: As in `format` of a source.
+        columns: Columns that a row must have.
+        optional: Further columns that it reads.
+        read: Columns to turns or a text.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    optional: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], Found], Content]
+
+
+TITLES: Final[Mapping[str, str]] = {
+    "messages": "messages",
+    "sharegpt": "ShareGPT (conversations)",
+    "prompt_completion": "prompt and completion",
+    "alpaca": "Alpaca (instruction, input, output)",
+    "question_answer": "question and answer",
+    "text": "text",
+}
+
+
+def _conversation(name: str, column: str) -> Format:
+    return Format(name, (column,), (), lambda row, found: read_turns(row[column], column, found))
+
+
+def _pair(name: str, ask: str, answer: str, more: str | None = None) -> Format:
+    """A request and its answer, each a text or a list of messages; only the answer is learned."""
+
+    def read(row: Mapping[str, Any], found: Found) -> Content:
+        asked, answered = row[ask], row[answer]
+        if _is_messages(asked):
+            before = read_turns(asked, ask, found, learn=False)
+        else:
+            text = text_of(asked, ask)
+            if more is not None and _is_given(row.get(more)):
+                text = f"{text}\n{text_of(row[more], more)}" if text else text_of(row[more], more)
+            before = (*_history(row), Turn("user", text)) if name == "alpaca" else (Turn("user", text),)
+        if _is_messages(answered):
+            return *before, *read_turns(answered, answer, found)
+        return *before, Turn("assistant", text_of(answered, answer))
+
+    optional = tuple(column for column in (more, "history" if name == "alpaca" else None) if column)
+    return Format(name, (ask, answer), optional, read)
+
+
+def _history(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    """Earlier rounds as ``[[request, answer], ...]``; the answers are learned, as other tools do."""
+    rounds = row.get("history") or []
+    turns: list[Turn] = []
+    for i, pair in enumerate(rounds if isinstance(rounds, list) else [rounds]):
+        if not isinstance(pair, list) or len(pair) != 2:
+            rule = "must be a list of [request, answer] pairs"
+            raise RowFault("history", rule, pair, "write the earlier rounds so, or as `messages`")
+        turns += [
+            Turn("user", text_of(pair[0], f"history.{i}.0")),
+            Turn("assistant", text_of(pair[1], f"history.{i}.1")),
+        ]
+    return tuple(turns)
+
+
+FORMATS: Final = (
+    _conversation("messages", "messages"),
+    _conversation("sharegpt", "conversations"),
+    _pair("prompt_completion", "prompt", "completion"),
+    _pair("prompt_completion", "prompt", "response"),
+    _pair("alpaca", "instruction", "output", "input"),
+    _pair("alpaca", "instruction", "response", "context"),
+    _pair("question_answer", "question", "answer"),
+    _pair("question_answer", "question", "response"),
+    _pair("question_answer", "query", "response"),
+    _pair("question_answer", "problem", "solution"),
+    _pair("question_answer", "input", "output"),
+    Format("text", ("text",), (), lambda row, _: text_of(row["text"], "text")),
+)
+COLUMNS: Final = frozenset(column for f in FORMATS for column in (*f.columns, *f.optional))
+"""Columns that hold what is trained on, in one format or another."""
+
+_SYSTEM: Final = ("system", "system_prompt")
+_HONOURED: Final = frozenset(("domain", "tools", *_SYSTEM))
+_TOKENISED: Final = ("tokenised rows are not read", "give the text; rows are tokenised once per sweep")
+_MEDIA: Final = ("only text is trained on", "leave these rows out, or remove the column")
+_VARIABLES: Final = (
+    "variables of the chat template are not supported",
+    "write them into a copy of the template (model.chat_template: ./mine.jinja), and remove the column",
+)
+_WEIGHT: Final = (
+    "rows have no weights of their own",
+    "give groups of rows a `domain` and set data.mixture, or mark turns with weight: 0",
+)
+_OLD_TOOLS: Final = (
+    "this is the old form of tools",
+    "write the functions as a column `tools`, and calls as `tool_calls` of messages",
+)
+_REFUSED: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("input_ids", "labels", "attention_mask", "assistant_masks", "loss_mask"), _TOKENISED),
+    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
+    "chat_template_kwargs": _VARIABLES,
+    **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight", "train", "mask"), _WEIGHT),
+    **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
+}
+"""Columns that cannot be honoured, with rule and remedy."""
+
+_PREFERENCE: Final = (
+    "preferences are not trained on",
+    "to train on the preferred answers alone, write them as `completion`, or as `messages`",
+)
+_JUDGED: Final = (
+    "rows are not chosen by a judgement of them",
+    "leave out the rows that are not to be learned, and remove the column",
+)
+_CONTEXT: Final = (
+    "context is read beside `instruction` and `response` only",
+    "write it into the question or prompt",
+)
+_BY_NAME: Final[Mapping[str, tuple[str, str]]] = {
+    **dict.fromkeys(("chosen", "rejected"), _PREFERENCE),
+    **dict.fromkeys(("label", "score", "rating", "reward"), _JUDGED),
+    **dict.fromkeys(("context", "documents"), _CONTEXT),
+    "history": ("earlier rounds are read beside `instruction` only", "write them as `messages`"),
+}
+"""Columns that are refused unless the source names its format: they may be what the user wants to train on."""
+
+
+def read_row(record: Any, where: str, found: Found, *, domain: str | None, wanted: str | None) -> Row:
+    """One record in normal form.
+
+    Args:
+        record: Columns and values; None and NaN stand for a missing value.
+        where: Its place, for messages.
+        found: Counts of the source; changed in place.
+        domain: Domain of all rows; by default the row's own.
+        wanted: Name of the format; by default it is recognised.
+    Raises:
+        RowFault: If it cannot be used as it is.
+    """
+    if isinstance(record, RowFault):
+        raise record
+    if not isinstance(record, Mapping):
+        raise RowFault("row", "each row must be an object of columns", record)
+    given = {name: value for name, value in record.items() if not _is_missing(value)}
+    layout = _layout(tuple(given), wanted)
+    if layout.refused:
+        refuse_keys(given, _REFUSED)
+    chosen = layout.chosen
+    if chosen is None:
+        raise _unrecognised(given, wanted)
+    for name in layout.by_name:
+        _refuse_unnamed(name, given[name], chosen)
+    content = chosen.read(given, found)
+    if layout.rivals:
+        _refuse_second(given, chosen, layout.rivals, content)
+    content = _with_system(content, given)
+    tools: tuple[Mapping[str, Any], ...] = ()
+    if _is_given(given.get("tools")):
+        if isinstance(content, str):
+            raise RowFault("tools", "a plain text has no tools", remedy="write the row as `messages`")
+        tools = read_tools(given["tools"])
+    found.formats[chosen.name] += 1
+    for name in layout.unused:
+        if _is_given(given[name]):
+            found.unused[name] += 1
+    return Row(content, domain if domain is not None else _domain(given), where, tools)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the columns of a row mean; computed once for all rows with the same columns.
+
+    Attributes:
+        chosen: The format; None if no format fits.
+        rivals: Columns of other formats, by format, that are there too.
+        by_name: Columns that are refused because the source does not name its format.
+        refused: Whether columns are there that may have to be refused.
+        unused: Columns that nothing reads.
+    """
+
+    chosen: Format | None
+    rivals: tuple[tuple[Format, tuple[str, ...]], ...] = ()
+    by_name: tuple[str, ...] = ()
+    refused: bool = False
+    unused: tuple[str, ...] = ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(names: tuple[str, ...], wanted: str | None) -> _Layout:
+    refused = any(name in _REFUSED for name in names)
+    chosen = next(
+        (f for f in FORMATS if wanted in (None, f.name) and all(column in names for column in f.columns)),
+        None,
+    )
+    if chosen is None:
+        return _Layout(None, refused=refused)
+    used = (*chosen.columns, *chosen.optional)
+    unused = tuple(name for name in names if name not in used and name not in _HONOURED)
+    if wanted is not None:
+        return _Layout(chosen, refused=refused, unused=unused)
+    rivals = []
+    for other in FORMATS:
+        columns = [column for column in other.columns if column in names]
+        complete = len(columns) == len(other.columns) or chosen.name == "text"
+        if complete and any(column not in used for column in columns):
+            rivals.append((other, tuple(columns)))
+    by_name = tuple(name for name in names if name in _BY_NAME and name not in used)
+    return _Layout(chosen, tuple(rivals), by_name, refused, unused)
+
+
+def is_row(record: Mapping[str, Any]) -> bool:
+    """Whether the columns are those of a format."""
+    return any(all(column in record for column in f.columns) for f in FORMATS)
+
+
+def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
+    """Why the columns make no row."""
+    names = ", ".join(sorted(map(str, given))) or "none"
+    if wanted is not None:
+        needed = " or ".join(" and ".join(f.columns) for f in FORMATS if f.name == wanted)
+        rule = f"a row of format {wanted} needs {needed}"
+        return RowFault("columns", rule, names, "name the format of the rows, or leave `format` out")
+    if "chosen" in given or "rejected" in given:
+        return RowFault("chosen", _PREFERENCE[0], names, _PREFERENCE[1])
+    if {"role", "content"} <= given.keys() or {"from", "value"} <= given.keys():
+        remedy = 'write the list of a conversation as one row: {"messages": [...]}'
+        return RowFault("row", "a row must be a conversation, not one of its messages", names, remedy)
+    for ask, answer in (("prompt", "completion"), ("instruction", "output"), ("question", "answer")):
+        if ask in given:
+            rule = f"a row with `{ask}` needs `{answer}`, which is missing or null"
+            return RowFault(answer, rule, names, f"write `{answer}`, or leave these rows out")
+    return RowFault("columns", "no column to train on", names)
+
+
+def _refuse_unnamed(name: str, value: Any, chosen: Format) -> None:
+    if not _is_given(value) or (name == "label" and not isinstance(value, bool)):
+        return  # a label that is a class does not judge the answer
+    rule, remedy = _BY_NAME[name]
+    aside = f"to leave it aside, write `format: {chosen.name}` in the source"
+    raise RowFault(name, rule, remedy=f"{remedy}; {aside}")
+
+
+def _refuse_second(
+    given: Mapping[str, Any],
+    chosen: Format,
+    rivals: Sequence[tuple[Format, tuple[str, ...]]],
+    content: Content,
+) -> None:
+    """Refuse a row that holds two formats, unless the second only repeats texts of the first."""
+    said = {content} if isinstance(content, str) else {turn.content for turn in content}
+    for other, columns in rivals:
+        if not all(_is_given(given[column]) for column in columns):
+            continue
+        if all(isinstance(given[column], str) and given[column] in said for column in columns):
+            continue
+        rest = " and ".join(f"`{column}`" for column in columns if column not in chosen.columns)
+        rule = f"the row can be read as {TITLES[chosen.name]}, but has {rest} too"
+        ways = [f.name for f in (chosen, other) if len(columns) == len(other.columns) or f is chosen]
+        names = " or ".join(f"`format: {name}`" for name in dict.fromkeys(ways))
+        remedy = f"write {names} in the source, or remove the columns that are not to be used"
+        raise RowFault("columns", rule, ", ".join(sorted(given)), remedy)
+
+
+def _with_system(content: Content, given: Mapping[str, Any]) -> Content:
+    texts = {text_of(given[name], name) for name in _SYSTEM if _is_given(given.get(name))}
+    if not texts:
+        return content
+    if len(texts) > 1:
+        raise RowFault("system", "system and system_prompt differ", remedy="keep one of them")
+    [text] = texts
+    if isinstance(content, str):
+        raise RowFault("system", "a plain text has no system turn", remedy="write the row as `messages`")
+    own = [turn.content for turn in content if turn.role == "system"]
+    if not own:
+        return Turn("system", text), *content
+    if own != [text]:
+        rule = "the row has a system column and another system message"
+        raise RowFault("system", rule, text, "keep one of them")
+    return content
+
+
+def _domain(given: Mapping[str, Any]) -> str | None:
+    own = given.get("domain")
+    if own is None or isinstance(own, str):
+        return own
+    if isinstance(own, int) and not isinstance(own, bool):
+        return str(own)
+    remedy = "write it as text, leave it out, or give the source its own: `domain: NAME`"
+    raise RowFault("domain", "a domain must be text or a whole number", own, remedy)
+
+
+def _is_messages(value: Any) -> bool:
+    """A list of messages, rather than of text parts."""
+    return isinstance(value, list) and not any(isinstance(p, Mapping) and "type" in p for p in value)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value not in ("", [], {})
