@@ -30,9 +30,10 @@ from frontier import curve_table, dominance, replay_simple
 
 from sweepft.early_stopping import Calibration, clopper_pearson
 from sweepft.replay.calibrate import calibrate
-from sweepft.replay.curves import Study, read_table
+from sweepft.replay.curves import Study
 from sweepft.replay.runner import Replay, ReplayRow, makespan, replay_all
 from sweepft.replay.score import Score, bootstrap, mean_scores, repeat_noise
+from sweepft.replay.sources import read_source
 
 CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
 OWN = Path(__file__).resolve().parent / "data"
@@ -84,7 +85,7 @@ def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
     for table in (t for t in tables if t.is_file()):
         source, known = table.stem, table.stem in SOURCES
         # Half-way, a phased run has not seen its second phase: early stopping does not apply to such sweeps.
-        studies = sorted((s for s in read_table(table) if "phased" not in s.name), key=lambda s: s.name)
+        studies = sorted((s for s in read_source(table) if "phased" not in s.name), key=lambda s: s.name)
         parts: dict[str, list[Study]] = {"dev": [], "held": []}
         for number, study in enumerate(studies):
             if len(study.runs) >= (12 if known and source != "peft_sft" else 7):

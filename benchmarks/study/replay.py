@@ -14,9 +14,9 @@ import pandas as pd
 from benchmarks.study.effects import rungs_of, runs_of, seed_noise
 from benchmarks.study.findings import REPLAYED, TABLE
 
-from sweepft.replay.curves import frame_to_studies
 from sweepft.replay.runner import Replay, replay_all
 from sweepft.replay.score import mean_scores
+from sweepft.replay.sources import frame_to_studies
 
 RULES = [
     "random",

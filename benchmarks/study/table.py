@@ -73,7 +73,7 @@ def _rows(trial: TrialState, study: str) -> Iterator[dict[str, Any]]:
             "warmup": float(train["warmup"]),
             "schedule": train["schedule"],
             "weight_decay": float(train["optimizer"]["weight_decay"]),
-            "other_hps": f"seed={train['seed']}|{order}",
+            "other_hps": order,
             "step": step,
             "samples": int(history["samples_seen"][i]),
             "train_loss": float(history["loss"][i]),

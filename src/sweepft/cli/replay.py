@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,7 +15,7 @@ from rich.console import Console
 from sweepft.errors import ReplayError
 
 if TYPE_CHECKING:
-    from sweepft.replay.curves import Study
+    from sweepft.replay.curves import Mode, Study
     from sweepft.replay.runner import Replay, ReplayRow
 
 _FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -29,9 +31,44 @@ def _columns(_context: click.Context, _option: click.Parameter, pairs: Sequence[
 
 def _rungs(_context: click.Context, _option: click.Parameter, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        rungs = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{text!r}: write fractions of the budget, e.g. 0.05,0.1,0.25") from error
+    if not all(0 < rung < 1 for rung in rungs):
+        raise click.BadParameter(
+            f"{text!r}: write fractions of the budget above 0 and below 1, e.g. 0.1 for 10%"
+        )
+    return rungs
+
+
+def _budget(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise click.BadParameter(f"must be a number above 0 (got {value:g})")
+    return value
+
+
+def _mode(_context: click.Context, _option: click.Parameter, text: str | None) -> Mode | None:
+    if text is None:
+        return None
+    from sweepft.replay.sources.names import read_mode
+
+    try:
+        return read_mode(text, where="--mode", key="mode")
+    except ReplayError as error:
+        raise click.BadParameter(f"must be min or max (got {text!r})") from error
+
+
+def _output(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be written, found out before the replay rather than after it."""
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{path.parent}: cannot be made: {error.strerror}") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{path}: cannot be written" + (": it is a folder" if path.is_dir() else ""))
+    return path
 
 
 def _known_rules() -> tuple[str, ...]:
@@ -103,21 +140,41 @@ def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -
 @click.option(
     "--noise", default=0.0, show_default=True, type=click.FloatRange(0), help="Difference treated as a tie."
 )
-@click.option("--budget", type=float, help="Full run, in samples or steps.  [default: the longest run]")
-@click.option("--mode", type=click.Choice(["min", "max"]), help="Direction of the objective.")
 @click.option(
-    "--column", "columns", multiple=True, callback=_columns, help="OURS=THEIRS, for tables and tags."
+    "--budget",
+    type=float,
+    callback=_budget,
+    help="Full run, in samples or steps.  [default: the longest run]",
 )
+@click.option("--mode", callback=_mode, metavar="[min|max]", help="Direction of the objective.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    callback=_columns,
+    help="OURS=THEIRS: name a column, tag or metric of the sources; repeatable.",
+)
+@click.option("--cut-runs", is_flag=True, help="Take runs that were cut short as if they had ended.")
 @click.option(
     "--prior-sweep", "prior_sweeps", multiple=True, help="Calibration file or run folder; repeatable."
 )
 @click.option("--pause", is_flag=True, help="Pause flagged trials instead of stopping them.")
 @click.option(
-    "--calibrate", "calibrate_to", type=click.Path(path_type=Path), help="Write a calibration file."
+    "--calibrate",
+    "calibrate_to",
+    type=click.Path(path_type=Path),
+    callback=_output,
+    help="Write a calibration file.",
 )
-@click.option("--json", "json_to", type=click.Path(path_type=Path), help="Write the rows as JSON.")
 @click.option(
-    "--plot", "plot_to", type=click.Path(path_type=Path), help="Write the trade-off as an HTML page."
+    "--json", "json_to", type=click.Path(path_type=Path), callback=_output, help="Write the rows as JSON."
+)
+@click.option(
+    "--plot",
+    "plot_to",
+    type=click.Path(path_type=Path),
+    callback=_output,
+    help="Write the trade-off as an HTML page.",
 )
 @click.option("--stops", "show_stops", is_flag=True, help="List the stopped runs with reasons.")
 @click.option("--live", is_flag=True, help="Replay run folders with their own rule and order, and compare.")
@@ -126,8 +183,9 @@ def replay(
     sources: tuple[Path, ...],
     rules: tuple[str, ...],
     columns: dict[str, str],
-    mode: Literal["min", "max"] | None,
+    mode: Mode | None,
     budget: float | None,
+    cut_runs: bool,
     prior_sweeps: tuple[str, ...],
     calibrate_to: Path | None,
     json_to: Path | None,
@@ -139,8 +197,8 @@ def replay(
 ) -> None:
     """Replay early-stopping rules on recorded runs.
 
-    SOURCES are run folders, .csv or .parquet tables, or folders of runs with trainer_state.json or TensorBoard event
-    files.
+    SOURCES are run folders, tables (.csv, .tsv, .jsonl, .parquet), charts exported from W&B, MLflow's mlruns or
+    mlflow.db, or folders of Ray Tune results, Trainer states, Lightning CSV logs or TensorBoard event files.
     """
     from sweepft.early_stopping import read_prior_sweeps
     from sweepft.replay.runner import Replay, replay_all, write_plot
@@ -155,10 +213,11 @@ def replay(
     if live:
         _replay_live(sources, console)
         return
-    studies = [s for path in sources for s in read_source(path, columns=columns, mode=mode, budget=budget)]
-    for study in studies:
-        if study.left_out:
-            console.print(f"{study.name}: {study.left_out} incomplete trials are left out")
+    studies: list[Study] = []
+    for path in sources:
+        found = read_source(path, columns=columns, mode=mode, budget=budget, cut_runs=cut_runs)
+        console.print(found.describe(), soft_wrap=True, markup=False)
+        studies += found
     known = read_prior_sweeps(
         prior_sweeps,
         top_fraction=settings["top_fraction"],
@@ -169,7 +228,7 @@ def replay(
         _calibrate(studies, asked, calibrate_to, console)
         if not rules:
             return
-    rows = replay_all(studies, rules or ("calibrated", "median", "asha"), asked)
+    rows = replay_all(_scored(studies, asked, console), rules or ("calibrated", "median", "asha"), asked)
     _print(rows, console)
     if show_stops:
         _print_stops(rows, console)
@@ -179,6 +238,36 @@ def replay(
     if plot_to is not None:
         write_plot(rows, plot_to)
         console.print(f"plot: {plot_to}", soft_wrap=True)
+
+
+def _scored(studies: Sequence[Study], asked: Replay, console: Console) -> list[Study]:
+    """The studies with enough known results, with a word on each of the others.
+
+    Raises:
+        ReplayError: There is none.
+    """
+    from sweepft.replay.runner import too_few_ends
+
+    refused = {study.name: why for study in studies if (why := too_few_ends(study, asked)) is not None}
+    if len(refused) == len(studies):
+        raise ReplayError(
+            "\n".join(refused.values())
+            + "\n  give sources whose runs were trained to their end, or take runs that"
+            " were cut short as they are with --cut-runs",
+            key="replay.too_few_ends",
+        )
+    for why in refused.values():
+        console.print(f"not scored: {why}", soft_wrap=True, markup=False)
+    kept = [study for study in studies if too_few_ends(study, asked) is None]
+    for study in kept:
+        if study.left_out > len(study.runs):
+            console.print(
+                f"{study.name}: most runs have no known result; the figures hold for the others, which an earlier rule"
+                " or a limit let through",
+                soft_wrap=True,
+                markup=False,
+            )
+    return kept
 
 
 def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Console) -> None:

@@ -21,12 +21,14 @@ from sweepft.early_stopping.rungs import RungSpec
 from sweepft.early_stopping.signal_model import DEFAULT_WEIGHTS
 from sweepft.early_stopping.signals import signal_table
 from sweepft.early_stopping.statistics import fit_weights, rank_correlation
+from sweepft.errors import ReplayError
 from sweepft.replay.clock import Outcome, replay_study
-from sweepft.replay.curves import Floats, Study
+from sweepft.replay.curves import Floats, Study, count_reasons
 from sweepft.replay.policies import EarlyStopperPolicy
 from sweepft.replay.score import top_runs
 
 LEVELS: Final = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.13, 0.16, 0.20, 0.25, 0.30, 0.40, 0.50)
+_MAX_UNKNOWN: Final = 0.2  # share of a sweep's runs without a known result
 _LEARN_FROM: Final = 10  # sweeps, at least, in each half, before weights are learned too
 
 
@@ -54,9 +56,14 @@ def calibrate(
         orders: Random orders per sweep.
         group: Runs per replay; larger sweeps are sampled.
         seed: Of orders and samples.
+
+    Raises:
+        ReplayError: A sweep has too many runs whose result is not known: its top trials may be among them.
     """
     if len(studies) + 1 < 1.0 / max_false_stop_rate:
         return None
+    for study in studies:
+        _check_ends(study)
     replays = _Replays(top_fraction, rungs, min_steps, slots, orders, group, seed)
     ranked = sorted(studies, key=lambda s: s.name)
     halves = [ranked[::2], ranked[1::2]]
@@ -78,6 +85,20 @@ def calibrate(
             break
         level = candidate
     return replace(draft, level=level)
+
+
+def _check_ends(study: Study) -> None:
+    """A certificate counts top trials that were stopped, so the top must be known."""
+    total = len(study.runs) + study.left_out
+    if study.known_ends >= 2 and study.left_out <= _MAX_UNKNOWN * total:
+        return
+    unknown = f"{study.left_out} of its {total} runs have no known result" if study.left_out else ""
+    unknown = f"{unknown} ({count_reasons(study.omitted)})" if unknown else "all but one of its runs diverged"
+    raise ReplayError(
+        f"--calibrate: {study.name}: {unknown}, so that its best runs are not known; at most"
+        f" {100 * _MAX_UNKNOWN:.0f}% may be missing\n  calibrate on sweeps whose runs were trained to their end",
+        key="replay.unknown_ends",
+    )
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,21 @@
-"""Recorded runs as a replay needs them, and how they are read from tables of learning curves.
-
-A table (CSV or parquet) has one row per logged step. The columns of public curve collections are known; others are
-mapped by name. A run with no finite value in its last rows has diverged.
-"""
+"""Recorded runs as a replay needs them: `Run`, the `Study` whose runs may be compared, and all `Curves` of a source."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from sweepft.early_stopping import Observation, Report, Rung
-from sweepft.errors import Problem, ReplayError
 
 Floats = NDArray[np.float64]
+Mode = Literal["min", "max"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +31,12 @@ class Run:
         loss: Training loss.
         grad_norm: Gradient norm.
         metric: The objective on validation data.
-        final: The objective the run ended with; NaN when it diverged.
-        bad_row: First row at which the run was no longer finite, or None.
+        final: The result by which runs are compared, e.g. on test data; NaN when it diverged.
+        bad_row: First row from which on the loss was no longer finite, or None.
         blocks: By row, training loss and target tokens of the blocks of the sample order completed there.
         data_order: Digest of the sample order.
         warmup_steps: Its warmup.
+        params_known: Whether ``params`` has all hyperparameters, so that runs with equal ones are repeats.
     """
 
     run_id: str
@@ -57,11 +52,18 @@ class Run:
     blocks: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)
     data_order: str | None = None
     warmup_steps: int = 0
+    params_known: bool = True
 
     @property
     def cost(self) -> float:
         """Seconds of the whole run."""
         return float(self.seconds[-1])
+
+    @cached_property
+    def last_metric(self) -> float:
+        """What a live sweep knows when the run ends: the last objective on validation data; ``final`` without any."""
+        seen = self.metric[np.isfinite(self.metric)]
+        return float(seen[-1]) if len(seen) else self.final
 
     @cached_property
     def observations(self) -> list[Observation]:
@@ -96,16 +98,26 @@ class Study:
         source: Where it comes from.
         mode: ``min`` or ``max``: which way the objective is good.
         budget: A full run, in units of ``progress``.
-        runs: Two or more.
-        left_out: Runs of the source without a known result, which cannot be replayed.
+        runs: Those with a known result.
+        omitted: Runs of the source without a known result, which cannot be replayed: reason -> number.
     """
 
     name: str
     source: str
-    mode: Literal["min", "max"]
+    mode: Mode
     budget: float
     runs: Sequence[Run]
-    left_out: int = 0
+    omitted: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> int:
+        """Number of runs without a known result."""
+        return sum(self.omitted.values())
+
+    @property
+    def known_ends(self) -> int:
+        """Number of runs with a finite result."""
+        return int(np.isfinite(self.values).sum())
 
     @cached_property
     def values(self) -> Floats:
@@ -130,181 +142,55 @@ class Study:
     def sample(self, runs: int, seed: int) -> Study:
         """The study of so many of its runs, in a random order; the budget stays."""
         picked = np.random.default_rng(seed).permutation(len(self.runs))[:runs].tolist()
-        return Study(self.name, self.source, self.mode, self.budget, [self.runs[i] for i in picked])
+        return replace(self, runs=[self.runs[i] for i in picked])
 
 
-COLUMNS: Final[dict[str, tuple[str, ...]]] = {
-    "study": ("study", "experiment", "sweep"),
-    "run": ("run_id", "run", "trial_id", "trial", "id"),
-    "step": ("step", "global_step", "training_iteration", "epoch"),
-    "samples": ("samples", "samples_seen"),
-    "seconds": ("seconds", "time_total_s", "elapsed", "wall_seconds"),
-    "loss": ("train_loss", "loss", "train/loss"),
-    "grad_norm": ("grad_norm", "train/grad_norm"),
-    "metric": ("eval_metric", "eval_loss", "eval/loss", "val_loss", "valid_loss", "validation_loss"),
-    "final": ("final_metric",),
-    "mode": ("metric_mode",),
-    "source": ("source",),
-}
+@dataclass(frozen=True)
+class Curves(Sequence[Study]):
+    """The studies of a source, and the account of what was read and left out.
 
-_PARAMS: Final = ("lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps")
-_PARAM_NAMES: Final = {"lr": "learning_rate"}
-
-
-def read_table(
-    path: Path,
-    *,
-    columns: Mapping[str, str] | None = None,
-    mode: Literal["min", "max"] | None = None,
-    budget: float | None = None,
-) -> list[Study]:
-    """The studies of a table; see `frame_to_studies`.
-
-    Raises:
-        ReplayError: The file cannot be read, or a needed column is missing.
+    Attributes:
+        source: The path.
+        kind: Of source, e.g. ``Ray Tune results``.
+        studies: Those with two runs or more.
+        objective: Name of the objective in the source.
+        direction: Which way it is good, and how that is known.
+        budget: A full run, and how that is known.
+        omitted: Runs left out in all studies: reason -> number.
     """
-    try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise ReplayError(
-            f"{path}: cannot be read as a table: {error}\n  give a .csv or .parquet file",
-            key="replay.unreadable",
-        ) from error
-    return frame_to_studies(frame, where=str(path), columns=columns, mode=mode, budget=budget)
+
+    source: str
+    kind: str
+    studies: tuple[Study, ...]
+    objective: str
+    direction: str
+    budget: str
+    omitted: Mapping[str, int] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Study: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Study]: ...
+    def __getitem__(self, index: int | slice) -> Study | Sequence[Study]:
+        return self.studies[index]
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def __iter__(self) -> Iterator[Study]:
+        return iter(self.studies)
+
+    def describe(self) -> str:
+        """One line: how many runs ended, diverged and were left out, why, and what they are compared by."""
+        kept = [run for study in self.studies for run in study.runs]
+        ended, out = sum(math.isfinite(r.final) for r in kept), sum(self.omitted.values())
+        studies = f" in {len(self.studies)} studies" if len(self.studies) > 1 else ""
+        line = f"{self.source}: {self.kind}, {len(kept) + out} runs{studies}: {ended} ended, "
+        line += f"{len(kept) - ended} diverged, {out} left out"
+        line += f" ({count_reasons(self.omitted)})" if out else ""
+        return f"{line}; objective {self.objective}, {self.direction}; budget {self.budget}"
 
 
-def frame_to_studies(
-    frame: pd.DataFrame,
-    *,
-    where: str,
-    columns: Mapping[str, str] | None = None,
-    mode: Literal["min", "max"] | None = None,
-    budget: float | None = None,
-) -> list[Study]:
-    """Split a frame into studies of runs.
-
-    Args:
-        frame: One row per logged step.
-        where: Its name in errors.
-        columns: Key of `COLUMNS` -> the table's column, for those with another name there.
-        mode: Which way the objective is good; else the table's ``metric_mode``, else ``min``.
-        budget: A full run in samples (or steps); else the longest run of each study.
-
-    Raises:
-        ReplayError: A needed column is missing, or a study has fewer than two runs with an objective.
-    """
-    names = _resolve(frame, where, columns or {})
-    params = [c for c in _PARAMS if c in frame.columns and c not in names.values()]
-    params += [c for c in frame.columns if str(c).startswith("config/")]
-    groups = (
-        frame.groupby(names["study"], observed=True, sort=False) if "study" in names else [("all", frame)]
-    )
-    studies = []
-    for name, part in groups:
-        direction = mode or (str(part[names["mode"]].iloc[0]) if "mode" in names else "min")
-        source = str(part[names["source"]].iloc[0]) if "source" in names else where
-        counter = _counter(part, names)
-        runs = []
-        for run_id, rows in part.groupby(names["run"], observed=True, sort=False):
-            run = _run(str(run_id), rows, names, params, counter)
-            if run is not None:
-                runs.append(run)
-        if len(runs) < 2:
-            continue
-        top = budget or max(float(r.progress[-1]) for r in runs)
-        mode_ = "max" if direction == "max" else "min"
-        studies.append(Study(str(name), source, mode_, top, runs))  # type: ignore[arg-type]
-    if not studies:
-        raise ReplayError(
-            f"{where}: no study has two or more runs with an objective\n  check the columns",
-            key="replay.no_runs",
-        )
-    return studies
-
-
-def _resolve(frame: pd.DataFrame, where: str, given: Mapping[str, str]) -> dict[str, str]:
-    names = {}
-    has = f"it has: {', '.join(map(str, frame.columns))}"
-    for ours, usual in COLUMNS.items():
-        wanted = (given[ours],) if ours in given else usual
-        found = next((c for c in wanted if c in frame.columns), None)
-        if found is not None:
-            names[ours] = found
-        elif ours in given:
-            rule = "must name a column of the table"
-            raise _column_error(Problem(where, f"--column {ours}", rule, has, given[ours]))
-    for needed in ("run", "step", "metric"):
-        if needed not in names:
-            rule = f"one of the columns {', '.join(COLUMNS[needed])} is needed"
-            raise _column_error(Problem(where, needed, rule, f"map it with --column {needed}=NAME; {has}"))
-    return names
-
-
-def _column_error(problem: Problem) -> ReplayError:
-    return ReplayError(str(problem), key="replay.column")
-
-
-def _counter(part: pd.DataFrame, names: Mapping[str, str]) -> str:
-    """Progress is in samples when every row has them, else in steps."""
-    if "samples" in names and part[names["samples"]].notna().all():
-        return names["samples"]
-    return names["step"]
-
-
-def _run(
-    run_id: str, rows: pd.DataFrame, names: Mapping[str, str], params: list[str], counter: str
-) -> Run | None:
-    def column(key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-        if key not in names:
-            return np.full(len(rows), math.nan)
-        return pd.to_numeric(rows[names[key]], errors="coerce").to_numpy(dtype=float)
-
-    rows = rows.dropna(subset=[counter]).sort_values(counter, kind="stable")
-    rows = (
-        rows.groupby(counter, as_index=False, sort=True).last() if rows[counter].duplicated().any() else rows
-    )
-    if rows.empty:
-        return None
-    progress = rows[counter].to_numpy(dtype=float)
-    loss, norm, metric, step = column("loss"), column("grad_norm"), column("metric"), column("step")
-    offset = 0.0 if progress[0] > 0 else 1.0 if len(progress) < 2 else float(progress[1] - progress[0])
-    seconds = column("seconds")
-    if not np.isfinite(seconds).all():
-        seconds = progress + (offset if counter == names["step"] else 0.0)
-    bad = _bad_row(loss, metric)
-    if "final" in names:
-        final = float(pd.to_numeric(rows[names["final"]], errors="coerce").iloc[-1])
-    elif bad is not None:
-        final = math.nan
-    else:
-        seen = metric[np.isfinite(metric)]
-        final = float(seen[-1]) if len(seen) else math.nan
-    settings = {
-        _PARAM_NAMES.get(c, c.removeprefix("config/")): _setting(rows[c].iloc[0])
-        for c in params
-        if pd.notna(rows[c].iloc[0])
-    }
-    return Run(run_id, settings, step, progress, seconds, loss, norm, metric, final, bad)
-
-
-def _setting(value: Any) -> Any:
-    """A hyperparameter as plain data; several in one column are often kept as JSON."""
-    if hasattr(value, "item"):
-        return value.item()
-    if isinstance(value, str) and value.startswith("{"):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _bad_row(*columns: np.ndarray[Any, Any]) -> int | None:
-    """First row with an infinite loss or objective, or after which neither is finite again."""
-    infinite = np.logical_or.reduce([np.isinf(c) for c in columns])
-    alive = np.logical_or.reduce([np.isfinite(c) for c in columns])
-    last = int(np.nonzero(alive)[0][-1]) if alive.any() else -1
-    bad = [int(np.nonzero(infinite)[0][0])] if infinite.any() else []
-    if alive.any() and last + 1 < len(alive):
-        bad.append(last + 1)
-    return min(bad) if bad else None
+def count_reasons(reasons: Mapping[str, int]) -> str:
+    """``3 cut short, 1 without an objective``, the most frequent first."""
+    return ", ".join(f"{n} {reason}" for reason, n in Counter(reasons).most_common())

@@ -56,8 +56,8 @@ class OptunaPolicy(Policy):
     def finish(self, run: Run, start: int) -> None:
         """Reports the final objective; a diverged run failed."""
         trial = self._trials[run.run_id]
-        if np.isfinite(run.final):
-            self._study.tell(trial, run.final)
+        if run.bad_row is None and np.isfinite(run.last_metric):
+            self._study.tell(trial, run.last_metric)
         else:
             self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
 

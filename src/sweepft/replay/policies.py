@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from sweepft.early_stopping import EarlyStopper, Rung
 from sweepft.replay.curves import Run, Study
 
 Decision = Literal["continue", "stop", "pause"]
+
+UNKNOWN: Final = object()
+"""A hyperparameter that is no plain data: a trial that has it repeats no other."""
 
 
 class Policy:
@@ -62,7 +65,8 @@ class EarlyStopperPolicy(Policy):
         """Adds it."""
         self._to_start -= 1
         self._under_way.add(run.run_id)
-        self.early_stopper.add(run.run_id, run.params)
+        unknown = {} if run.params_known else {"unknown": UNKNOWN}
+        self.early_stopper.add(run.run_id, {**run.params, **unknown})
 
     def report(self, run: Run, start: int, stop: int) -> Decision:
         """Asks the early stopper."""
@@ -83,9 +87,9 @@ class EarlyStopperPolicy(Policy):
         return back
 
     def finish(self, run: Run, start: int) -> None:
-        """Reports the final objective."""
+        """Reports the last objective on validation data; the result on test data is not known to a live sweep."""
         last = run.report(start, len(run.progress))
-        final = run.final if math.isfinite(run.final) else None
+        final = run.last_metric if math.isfinite(run.last_metric) else None
         self.early_stopper.complete(run.run_id, last, final=final)
 
     def reason(self, run_id: str) -> str:

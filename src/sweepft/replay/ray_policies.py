@@ -92,8 +92,8 @@ class RayPolicy(Policy):
         seen = seen[np.isfinite(seen)]
         if len(seen):
             self._metric[run.run_id] = float(seen[-1])
-        if final and np.isfinite(run.final):
-            self._metric[run.run_id] = run.final
+        if final and np.isfinite(run.last_metric):
+            self._metric[run.run_id] = run.last_metric
         if run.run_id not in self._metric:
             return None
         t = run.progress[stop - 1] / self._study.budget * _UNITS

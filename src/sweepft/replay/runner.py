@@ -19,8 +19,9 @@ from sweepft.early_stopping import (
     read_prior_sweeps,
 )
 from sweepft.early_stopping.rungs import RungSpec
+from sweepft.errors import ReplayError
 from sweepft.replay.clock import Outcome, replay_study
-from sweepft.replay.curves import Study
+from sweepft.replay.curves import Study, count_reasons
 from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy, Policy, RandomPolicy
 from sweepft.replay.score import Score, mean_scores, score_outcome, top_runs
 
@@ -171,8 +172,29 @@ def _rungs(eta: float) -> tuple[float, ...]:
     return (eta**-3, eta**-2, eta**-1)
 
 
+def too_few_ends(study: Study, settings: Replay) -> str | None:
+    """Why a study cannot be scored, None where it can: a rule compares a run with ``min_peers`` others."""
+    needed = settings.min_peers + 1
+    if study.known_ends >= needed:
+        return None
+    runs = len(study.runs) + study.left_out
+    out = f" ({count_reasons(study.omitted)} left out)" if study.left_out else ""
+    return (
+        f"{study.name}: the result of {study.known_ends} of {runs} runs is known{out}, and {needed} are needed:"
+        f" a rule compares a run with at least {settings.min_peers} others"
+    )
+
+
 def replay_all(studies: Sequence[Study], rules: Sequence[str], settings: Replay) -> list[ReplayRow]:
-    """Every rule over every study; a row each."""
+    """Every rule over every study; a row each.
+
+    Raises:
+        ReplayError: A study has too few runs whose result is known: scores would mean nothing.
+    """
+    for study in studies:
+        refused = too_few_ends(study, settings)
+        if refused is not None:
+            raise ReplayError(f"{refused}\n  leave it out, or lower --min-peers", key="replay.too_few_ends")
     return [row for study in studies for row in _replay_study(study, rules, settings)]
 
 

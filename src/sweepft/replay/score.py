@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from sweepft.early_stopping.trial import configuration
 from sweepft.replay.clock import Outcome
 from sweepft.replay.curves import Study
 
@@ -47,16 +48,26 @@ def top_runs(study: Study, share: float, noise: float = 0.0) -> set[str]:
 
 
 def repeat_noise(study: Study) -> float:
-    """Standard deviation of the final objective among runs of one configuration (other seeds); 0 without any."""
+    """Standard deviation of the final objective among runs of one configuration with other seeds; 0 where unknown.
+
+    Two repeats tell little: at least three configurations of two runs are needed, or one of three.
+    """
     groups: dict[str, list[float]] = {}
     for run, value in zip(study.runs, study.values.tolist(), strict=True):
-        if value > -math.inf and run.params:
-            groups.setdefault(repr(sorted(run.params.items(), key=str)), []).append(value)
-    repeats = [g for g in groups.values() if len(g) >= 3]
-    if not repeats:
+        kind = configuration(run.params) if run.params_known else None
+        if value > -math.inf and kind is not None:
+            groups.setdefault(kind, []).append(value)
+    repeats = [g for g in groups.values() if len(g) >= 2]
+    if len(repeats) < 3 and max((len(g) for g in repeats), default=0) < 3:
         return 0.0
     # The median over configurations: one unstable configuration must not set the noise of the others.
-    return float(np.median([np.std(g, ddof=1) for g in repeats]))
+    return float(np.median([np.std(g, ddof=1) / _median_of_std(len(g)) for g in repeats]))
+
+
+def _median_of_std(runs: int) -> float:
+    """Median of the standard deviation of so many standard normal values (Wilson and Hilferty)."""
+    free = runs - 1
+    return math.sqrt((1 - 2 / (9 * free)) ** 3)
 
 
 def score_outcome(

@@ -13,9 +13,10 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.early_stopping.rungs import parse_rungs
 from sweepft.replay.clock import Outcome, replay_study
-from sweepft.replay.curves import Run, Study, frame_to_studies
+from sweepft.replay.curves import Run, Study
 from sweepft.replay.policies import Policy
 from sweepft.replay.runner import Replay, make_policy, replay_all
+from sweepft.replay.sources import frame_to_studies
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 TABLE = Path(__file__).parents[3] / "benchmarks" / "data" / "study.parquet"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from curve_files import with_nan
 from synthetic_studies import make_study
 
 from support.errors import raises
@@ -43,7 +44,7 @@ def test_read_source__table(tmp_path: Path, suffix: str) -> None:
     study = make_study(runs=5, bad=True)
     path = tmp_path / f"runs{suffix}"
     frame = table(study)
-    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    frame.to_csv(path, index=False, na_rep="nan") if suffix == ".csv" else with_nan(frame, path)
     (read,) = read_source(path)
     assert (read.name, read.mode, read.budget, len(read.runs)) == ("made-up", "min", 100.0, 5)
     for ours, theirs in zip(study.runs, read.runs, strict=True):
@@ -73,8 +74,8 @@ def test_read_source__maps_columns_and_refuses_unknown_ones(tmp_path: Path) -> N
     )
     with raises(ReplayError, "replay.column"):
         read_source(path)
-    (study,) = read_source(path, columns={"metric": "acc", "run": "who"}, mode="max", budget=200)
-    assert (study.mode, study.budget) == ("max", 200)
+    (study,) = read_source(path, columns={"metric": "acc", "run": "who"}, mode="max", budget=102)
+    assert (study.mode, study.budget) == ("max", 102)
     with raises(ReplayError, "replay.column"):
         read_source(path, columns={"metric": "nope", "run": "who"})
 
@@ -85,6 +86,9 @@ def test_read_source__budget_is_the_longest_run_of_the_study(tmp_path: Path) -> 
     path = tmp_path / "runs.csv"
     frame.to_csv(path, index=False)
     (study,) = read_source(path)
+    assert study.budget == 100.0
+    assert [r.run_id for r in study.runs] == ["r1", "r2"]
+    (study,) = read_source(path, cut_runs=True)
     assert study.budget == 100.0
     assert study.runs[0].progress[-1] == 30.0
 
@@ -215,7 +219,15 @@ def test_live_decisions__are_those_of_the_live_sweep(tmp_path: Path, rule: str) 
     assert {r.run_id for r in study.runs} == {f"t{i:03d}" for i in range(12)} - stopped
     assert study.budget == 100
     assert study.left_out == len(stopped)
-    assert f"{len(stopped)} incomplete trials are left out" in invoke(tmp_path / "run", "--orders", 1).output
+    assert (
+        f"{len(stopped)} left out ({len(stopped)} stopped)" in invoke(tmp_path / "run", "--orders", 1).output
+    )
+    cut = read_source(tmp_path / "run", cut_runs=True)[0]
+    assert (len(cut.runs), cut.left_out) == (12, 0)
+    assert all(math.isfinite(r.final) for r in cut.runs)
+    for wrong in ({"columns": {"metric": "x"}}, {"mode": "max"}):
+        with pytest.raises(ReplayError):
+            read_source(tmp_path / "run", **wrong)  # type: ignore[arg-type]
 
 
 def test_replay_command__prints_and_writes(tmp_path: Path) -> None:
