@@ -276,6 +276,15 @@ def test_calibrate__refuses_sweeps_whose_ends_are_not_known() -> None:
         calibrate([*studies, cut_study], max_false_stop_rate=0.2, orders=1)
 
 
+def test_read_source__counts_trials_that_logged_nothing(tmp_path: Path) -> None:
+    folder = curve_files.ray_json(tmp_path)
+    lost = folder / "tune_2026" / "train_00009"
+    lost.mkdir()
+    (lost / "result.json").write_text("")
+    curves = read_source(folder)
+    assert (len(curves[0].runs), dict(curves.omitted)) == (6, {"that logged nothing": 1})
+
+
 # ----- what the rule is told -------------------------------------------------------------------------------
 
 

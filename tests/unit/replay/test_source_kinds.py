@@ -152,13 +152,17 @@ def test_read_source__does_not_guess_a_direction(tmp_path: Path) -> None:
     assert study.mode == "max"
 
 
+def test_read_source__says_when_the_given_direction_is_against_the_name(tmp_path: Path) -> None:
+    curves = read_source(curve_files.csv_table(tmp_path), mode="max")
+    assert "max (as given, against the name eval_loss)" in curves.describe()
+
+
 @pytest.mark.parametrize(
     ("text", "mode"),
     [("max", "max"), ("MAX", "max"), ("Maximize", "max"), ("maximise", "max"), ("higher", "max"), ("Higher is better", "max"),
-     ("min", "min"), ("MINIMIZE", "min"), ("lower", "min"), ("up", None), ("maxi", None), ("best", None)],
+     ("min", "min"), ("MINIMIZE", "min"), ("lower", "min"), ("up", "max"), ("up-down", None), ("maxi", None), ("best", None)],
 )  # fmt: skip
 def test_read_source__metric_mode_in_any_words(tmp_path: Path, text: str, mode: str | None) -> None:
-    mode = "max" if text == "up" else mode
     rows = [
         {"run_id": f"r{r}", "step": s, "eval_metric": 0.1 * r + s, "metric_mode": text}
         for r in range(3)

@@ -22,7 +22,8 @@ from sweepft.replay.sources.tables import read_csv
 def read_ray_results(folder: Path, paths: Sequence[Path]) -> Logs:
     """Ray Tune: ``result.json`` of each trial, else its ``progress.csv``; each experiment folder is a study."""
     frames = []
-    for trial in dict.fromkeys(path.parent for path in paths):
+    trials = list(dict.fromkeys(path.parent for path in paths))
+    for trial in trials:
         results = trial / "result.json"
         if results.is_file() and results.stat().st_size:
             frame = pd.DataFrame([flatten(row) for row in read_lines(results, "Ray Tune results")])
@@ -42,7 +43,7 @@ def read_ray_results(folder: Path, paths: Sequence[Path]) -> Logs:
             f"{folder}: its trials have no results\n  give a folder whose trials reported",
             key="replay.no_curves",
         )
-    return Logs(pd.concat(frames, ignore_index=True), "Ray Tune results")
+    return Logs(pd.concat(frames, ignore_index=True), "Ray Tune results", empty=len(trials) - len(frames))
 
 
 def read_csv_logs(folder: Path, paths: Sequence[Path]) -> Logs:
@@ -64,7 +65,7 @@ def read_mlflow_folder(folder: Path, paths: Sequence[Path]) -> Logs:
     for meta in paths:
         run = meta.parent
         about = _yaml(meta)
-        if about.get("lifecycle_stage") == "deleted" or not (run / "metrics").is_dir():
+        if about.get("lifecycle_stage") == "deleted" or "model_id" in about or ".trash" in meta.parts:
             continue
         experiment = (
             _yaml(run.parent / "meta.yaml").get("name") if (run.parent / "meta.yaml").is_file() else None
@@ -119,7 +120,8 @@ def _mlflow_logs(
         )
         row[key] = NAN if text.lower() == NAN else float(text)
         row.setdefault("_timestamp", at / 1000)
-    return Logs(pd.DataFrame(list(merged.values())), "MLflow runs")
+    empty = len(set(params) - {run for _, run, *_ in points})
+    return Logs(pd.DataFrame(list(merged.values())), "MLflow runs", empty=empty)
 
 
 def _metric_lines(path: Path) -> Iterator[tuple[float, str, float]]:

@@ -29,6 +29,7 @@ CUT: Final = "cut short (below 95% of the budget)"
 NO_OBJECTIVE: Final = "without an objective"
 NO_LAST: Final = "without an objective at their end"
 NO_FINAL: Final = "without a final result"
+EMPTY: Final = "that logged nothing"
 ALONE: Final = "alone in their study"
 
 _PARAMS: Final = (
@@ -49,12 +50,14 @@ class Logs:
         kind: Of source, for people.
         all_params: Whether all hyperparameters are among the columns.
         planned: Step at which each run was to end, where the source has it.
+        empty: Runs that logged nothing.
     """
 
     frame: pd.DataFrame
     kind: str
     all_params: bool = True
     planned: Mapping[str, float] | None = None
+    empty: int = 0
 
 
 def frame_to_studies(
@@ -81,7 +84,7 @@ def frame_to_studies(
     """
     logs = frame if isinstance(frame, Logs) else Logs(frame, "table")
     table = _Table(logs, where, resolve(logs.frame, where, columns or {}), cut_runs)
-    studies, omitted = [], Counter[str]()
+    studies, omitted = [], Counter({EMPTY: logs.empty})
     directions, budgets = set(), set()
     for name, rows in table.studies():
         direction, known_by = table.direction(rows, mode)
@@ -95,6 +98,7 @@ def frame_to_studies(
         studies.append(Study(name, source, direction, full, runs, dict(left_out)))
         directions.add(f"{direction} ({known_by})")
         budgets.add(f"{full:g} {table.unit}")
+    omitted = +omitted
     if not studies:
         found = f": {count_reasons(omitted)}" if omitted else ""
         raise ReplayError(
@@ -162,8 +166,10 @@ class _Table:
 
     def direction(self, rows: pd.DataFrame, given: Mode | None) -> tuple[Mode, str]:
         """Which way the objective is good, and how that is known."""
+        by_name = [(name, mode_of(name)) for name in (self.text("metric_name", rows), self.objective) if name]
         if given is not None:
-            return given, "as given"
+            against = next((name for name, mode in by_name if mode not in (None, given)), None)
+            return given, f"as given, against the name {against}" if against else "as given"
         if "mode" in self._names:
             column = self._frame.loc[rows.index, self._names["mode"]].dropna()
             modes = {read_mode(m, where=self._where, key=self._names["mode"]) for m in column.unique()}
@@ -175,8 +181,7 @@ class _Table:
                 raise ReplayError(str(problem), key="replay.mode")
             if modes:
                 return modes.pop(), f"from {self._names['mode']}"
-        for name in (self.text("metric_name", rows), self.objective):
-            found = mode_of(name) if name else None
+        for name, found in by_name:
             if found:
                 other = "max" if found == "min" else "min"
                 return found, f"by the name {name}; --mode {other} if not"

@@ -43,12 +43,15 @@ def read_trainer_states(folder: Path, paths: Sequence[Path]) -> Logs:
             planned[name] = float(state["max_steps"])
         merged: dict[float, dict[str, Any]] = {}
         at: Any = 0
-        for entry in state["log_history"]:
+        for entry in state.get("log_history") or []:
             if not isinstance(entry, dict):
                 continue
             at = entry.get("step", at)  # what callbacks add may have no step of its own
             known = {k: cell(v) for k, v in entry.items() if v is not None}
             merged.setdefault(at, {"run_id": name, **params}).update(known | {"step": at})
         rows += merged.values()
+    empty = sum(not state.get("log_history") for _, state in newest.values())
     # Of the hyperparameters a state has the batch size alone, but for those of a hyperparameter search.
-    return Logs(pd.DataFrame(rows), "Hugging Face Trainer states", all_params=searched, planned=planned)
+    return Logs(
+        pd.DataFrame(rows), "Hugging Face Trainer states", all_params=searched, planned=planned, empty=empty
+    )
