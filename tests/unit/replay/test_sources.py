@@ -109,7 +109,7 @@ def test_read_source__newest_trainer_state(tmp_path: Path) -> None:
     assert all(
         len(r.step) == 40 and np.isfinite(r.metric).all() and np.isfinite(r.loss).all() for r in study.runs
     )
-    assert study.runs[0].params == {"batch_size": 8}
+    assert study.runs[0].params == {"batch_size": 8, "learning_rate": 1e-5}  # it did not change
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

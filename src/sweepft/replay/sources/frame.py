@@ -204,10 +204,14 @@ class _Table:
         rows = rows.assign(place=rows.index, final=rows["run"].map(finals))
         if rows.duplicated(["run", "counter"]).any():
             # One step over several rows: the last value of each column that is there.
-            how = {c: "max" if c.startswith("nan_") else "last" for c in rows if c not in ("run", "counter")}
+            how = {
+                c: "max" if c.startswith("nan_") else "last"
+                for c in map(str, rows)
+                if c not in ("run", "counter")
+            }
             rows = rows.groupby(["run", "counter"], as_index=False, sort=False).agg(how)
             rows = rows.sort_values("counter", kind="stable")
-        by_run = [(int(run), part) for run, part in rows.groupby("run", sort=True)]  # type: ignore[call-overload]
+        by_run = [(int(part["run"].iloc[0]), part) for _, part in rows.groupby("run", sort=True)]
         left_out = Counter({NO_OBJECTIVE: total - len(by_run)})
         if by_run and max(len(part) for _, part in by_run) < 2:
             raise ReplayError(
@@ -373,7 +377,7 @@ class _Table:
         values.index = at.index
         used = [c for c in self._params if values[c].notna().any()]
         settings = {
-            int(run): {_param_name(c): _setting(row[c]) for c in used if pd.notna(row[c])}
+            cast("int", run): {_param_name(c): _setting(row[c]) for c in used if pd.notna(row[c])}
             for run, row in values.to_dict("index").items()
         }
         # An empty cell is an unknown hyperparameter, unless one column has all of them as JSON.
@@ -384,11 +388,13 @@ class _Table:
         )
         needed = [c for c in self._params if c in needed and "seed" not in c]
         complete = values[needed].notna().all(axis=1) & self._logs.all_params
-        return settings, {int(run): bool(c) for run, c in complete.items()}
+        return settings, {cast("int", run): bool(c) for run, c in complete.items()}
 
     @staticmethod
     def _has_json(values: pd.DataFrame) -> bool:
-        texts = values["other_hps"].dropna().astype(str) if "other_hps" in values else []
+        if "other_hps" not in values:
+            return False
+        texts = values["other_hps"].dropna().astype(str)
         return len(texts) > 0 and all(text.startswith("{") for text in texts)
 
 

@@ -104,7 +104,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 def _read_parquet(path: Path) -> pd.DataFrame:
     """A parquet file; NaN in it, unlike a null, becomes the text ``nan``."""
     table = pq.read_table(path)
-    frame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
     for name in table.column_names:
         column = table[name]
         if pa.types.is_floating(column.type):
