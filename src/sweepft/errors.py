@@ -179,6 +179,12 @@ class PackingMismatch(RankFailed):
     key = "rank.packing_mismatch"
 
 
+class ExportMismatch(RankFailed):
+    """Written weights, read back by transformers and peft, are not the trained ones."""
+
+    key = "rank.export_mismatch"
+
+
 class RankHung(TrialError):
     """A rank did not respond within its time limit."""
 

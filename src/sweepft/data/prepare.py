@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sweepft.data.base_model import check_base_model
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
 from sweepft.data.encode import rows_digest
 from sweepft.data.order import SampleOrder, phase_shares
@@ -204,6 +205,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     split = split_data(spec.data)
     sets = [one for one in split.sets() if one.rows]
     loaded = load_tokenizer(spec.model, chats=_has_chats(one.rows for one in sets))
+    check_base_model(spec, loaded.new_ids)
     warnings = [*split.check.warnings, *loaded.warnings]
 
     def tokenise(parts: Sequence[RowSet]) -> Tokenised:
@@ -244,6 +246,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         end_ids=loaded.end_ids,
         tokens=loaded.policy(),
         sources=tuple(map(source_form, spec.data.train)),
+        new_ids=loaded.new_ids,
         overlap_dropped=split.check.overlap_dropped,
         warnings=tuple(warnings),
         notes=split.check.notes,

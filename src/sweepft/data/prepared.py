@@ -21,7 +21,7 @@ from sweepft.data.files import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 6
+_PREPARED_FORMAT: Final = 7
 
 
 class _Fact(BaseModel):
@@ -108,6 +108,8 @@ class Prepared(_Fact):
     """The same tokens by name, and the kind of the chat template."""
     sources: tuple[SourceForm, ...] = ()
     """Training sources, in the order of the spec."""
+    new_ids: tuple[int, ...] = ()
+    """Ids of tokens that the base model has never seen: adapters train their embeddings."""
     overlap_dropped: int
     """Training rows left out because they are also in a validation or test set."""
     warnings: tuple[str, ...]
@@ -129,6 +131,8 @@ def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
         what["model"],
         what["data"],
         what["train"]["budget"],
+        what["train"].get("lora"),
+        {key: value for key, value in what["search"]["space"].items() if key.startswith("lora")},
         spec.train.seed,
         _PREPARED_FORMAT,
         CACHE_FORMAT,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+from sweepft.data.base_model import check_base_model
 from sweepft.data.cache import TokenRow
 from sweepft.data.encode import Encoder
 from sweepft.data.outcomes import Outcomes, check_lost
@@ -70,6 +71,7 @@ def survey(spec: SweepSpec, sampled: int = SAMPLED) -> Survey:
     split = split_data(spec.data, remote=False)
     sets = [one for one in split.sets() if one.rows]
     loaded = load_tokenizer(spec.model, chats=any(row.form == "chat" for one in sets for row in one.rows))
+    check_base_model(spec, loaded.new_ids)
     found = [(one, *_look(spec, loaded, one, sampled)) for one in sets]
     check_lost([outcomes for _, outcomes, _ in found], spec.data.max_lost)
     for one, _, rows in found:

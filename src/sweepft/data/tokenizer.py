@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -33,6 +34,8 @@ class LoadedTokenizer:
         tokenizer: A fast transformers tokenizer with a pad token and, where needed, a chat template.
         chat: The chat format; None if no row is a conversation.
         end_ids: Ids that end a generation: of the turn, of the text, and what else ends one of the base model.
+        new_ids: Ids of tokens that rows may hold and the base model has never seen: its tokenizer lacked them, or its
+            embeddings do.
         turn_end: Token for the saved tokenizer's ``eos_token``, if its own does not end a turn.
         added: Tokens that the chat template needs and the model's tokenizer lacks.
         model_vocab_size: Embedding rows by the model's config, if known.
@@ -44,6 +47,7 @@ class LoadedTokenizer:
     tokenizer: Any
     chat: ChatFormat | None
     end_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]
     turn_end: str | None
     added: tuple[str, ...]
     model_vocab_size: int | None
@@ -118,8 +122,8 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         remedy = "convert it with transformers and save it beside the weights"
         raise DataError([Problem(model.path, "model.path", rule, remedy, type(tokenizer).__name__)])
     warnings = []
+    known = frozenset(tokenizer.get_vocab())
     if tokenizer.pad_token is None:
-        known = tokenizer.get_vocab()
         pad = next((token for token in _PADS if token in known), _PADS[0])
         tokenizer.add_special_tokens({"pad_token": pad})
         how = "of its vocabulary is used" if pad in known else "was added"
@@ -137,10 +141,18 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         if "strftime_now" in template:
             warnings.append("the chat template writes today's date into every row")
     text_config = config.get_text_config()
+    end_ids = _end_ids(tokenizer, chat, model, text_config)
+    new = _new_tokens(tokenizer, known, end_ids, getattr(text_config, "vocab_size", None))
+    if new:
+        shown = ", ".join(list(new)[:3]) + (f" and {len(new) - 3} more" if len(new) > 3 else "")
+        warnings.append(
+            f"the model has never seen {shown}: embeddings start from random values and are learned"
+        )
     return LoadedTokenizer(
         tokenizer=tokenizer,
         chat=chat,
-        end_ids=_end_ids(tokenizer, chat, model, text_config),
+        end_ids=end_ids,
+        new_ids=tuple(new.values()),
         turn_end=_turn_end(tokenizer, chat, eos) if chat and chats else None,
         added=tuple(sorted(set(tokenizer.get_vocab()) - before)),
         model_vocab_size=getattr(text_config, "vocab_size", None),
@@ -190,3 +202,13 @@ def _turn_end(tokenizer: Any, chat: ChatFormat, eos: str | None) -> str | None:
         return None
     adds_eos = eos is not None and tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])[-1:] == [eos]
     return None if adds_eos else chat.end_of_turn
+
+
+def _new_tokens(
+    tokenizer: Any, known: Collection[str], end_ids: Sequence[int], rows: int | None
+) -> dict[str, int]:
+    """Tokens that the base model has never seen, by id. A pad token is none of them: no row holds it."""
+    vocabulary = tokenizer.get_vocab()
+    new = ((t, i) for t, i in vocabulary.items() if t not in known or (rows is not None and i >= rows))
+    pad = tokenizer.pad_token_id
+    return dict(sorted(((t, i) for t, i in new if i != pad or i in end_ids), key=lambda item: item[1]))

@@ -81,6 +81,7 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         trust_remote_code=spec.model.trust_remote_code,
         allow_pickle=spec.model.allow_pickle,
         vocab_size=prepared.vocab_size,
+        new_tokens=prepared.new_ids,
         pad_id=prepared.pad_id,
         end_ids=prepared.end_ids,
         train_cache=prepared.train.path,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from sweepft.errors import SweepftError
 from sweepft.spec import Model, is_hub_id
+from sweepft.spec.base_model import read_header
 
 _GATED: Final = ("llama", "mistral", "granite", "qwen2")
 
@@ -178,13 +178,10 @@ def _stored_parameters(folder: Path) -> int | None:
         else:
             files = sorted(folder.glob("*.safetensors"))
         counts = [_elements(file) for file in files]
-    except (OSError, ValueError, KeyError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return sum(counts) or None
 
 
 def _elements(file: Path) -> int:
-    with file.open("rb") as stream:
-        (size,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(size))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return sum(math.prod(entry["shape"]) for entry in read_header(file).values())

@@ -19,6 +19,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from sweepft.errors import (
+    ExportMismatch,
     PackingMismatch,
     RankCannotWrite,
     RankDied,
@@ -36,6 +37,7 @@ from sweepft.training.config import EngineConfig
 _KINDS: dict[str, type[RankFailed]] = {
     "OutOfMemoryError": RankOutOfMemory,
     "PackingMismatch": PackingMismatch,
+    "ExportMismatch": ExportMismatch,
 }
 """What a rank may raise that has an error class of its own here, by the exception's name."""
 

@@ -13,6 +13,7 @@ from typing import Any
 from ray import tune
 
 from sweepft.errors import (
+    ExportMismatch,
     PackingMismatch,
     RankCannotWrite,
     RankFailed,
@@ -93,7 +94,9 @@ class Slot(tune.Trainable):
         """What is done about a fault; None where nothing helps."""
         if isinstance(error, RankOutOfMemory):  # new ranks alone would run out of memory again
             return self._run.save_memory()
-        if isinstance(error, PackingMismatch | RankCannotWrite):  # new ranks would raise the same
+        if isinstance(
+            error, PackingMismatch | ExportMismatch | RankCannotWrite
+        ):  # new ranks would raise the same
             return None
         if isinstance(error, RankFailed | RankHung) and not self._errors.repeats(error, self._run.position):
             self._run.restarts += 1

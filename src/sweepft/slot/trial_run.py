@@ -74,15 +74,15 @@ class TrialRun:
                 "eval_seconds": validation["seconds"],
                 "rung": point.rung,
             }
-        self.position += 1
-        self._at_rung = point.rung is not None
-        result["done"] = chunk["diverged"] is not None or self.position == len(self._points)
+        result["done"] = chunk["diverged"] is not None or point is self._points[-1]
         if result["done"]:
             self._end(result)
         elif pause_requested(Path(self._slot.config.checkpoints.folder)):
             if self._slot.config.checkpoints.policy != "none":
-                self._write_checkpoint()
+                self._write_checkpoint(point.samples)
             result["paused"] = True
+        self.position += 1  # the point is reached once nothing can fail any more: a fault before repeats it
+        self._at_rung = point.rung is not None
         return result | {"phase_seconds": clock.close()}
 
     def reset(self) -> None:
@@ -160,10 +160,9 @@ class TrialRun:
 
     def _checkpoint_if_due(self) -> None:
         if self._slot.config.checkpoints.due(self._unsaved_seconds, self._slot.write_seconds):
-            self._write_checkpoint()
+            self._write_checkpoint(self._points[self.position - 1].samples)
 
-    def _write_checkpoint(self) -> None:
-        samples = self._points[self.position - 1].samples
+    def _write_checkpoint(self, samples: int) -> None:
         done = self._slot.group.save(str(self._checkpoints / str(samples)), self._slot.config.patience)
         self._slot.clock.spend("checkpoint", done["seconds"])
         if "skipped" in done:

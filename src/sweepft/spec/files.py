@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Final
 
+from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
 from sweepft.spec.fields import is_hub_id, is_template_file
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.sections import Data, Model
@@ -87,6 +88,10 @@ def _check_model(partial: PartialSpec, model: Model) -> None:
         rule = "must be a folder, not a file" if folder.exists() else "the folder does not exist"
         partial.add(key, rule, "name a local model folder or a hub id such as org/name", model.path)
         return
+    other = folder_problem(folder)
+    if other is not None:
+        partial.add(key, *other, model.path)
+        return
     missing = []
     if not _is_json(folder / "config.json"):
         missing.append("no readable config.json")
@@ -105,6 +110,14 @@ def _check_model(partial: PartialSpec, model: Model) -> None:
     if missing:
         remedy = "save model and tokenizer to it with save_pretrained, or name another folder"
         partial.add(key, f"the model folder has {'; '.join(missing)}", remedy, model.path)
+    damaged = [problem for problem in map(header_problem, sorted(folder.glob("*.safetensors"))) if problem]
+    damaged = damaged or _not_in_shards(folder)
+    if damaged and not missing:
+        rule = f"the weights cannot be read: {'; '.join(damaged[:3])}"
+        partial.add(key, rule, "download or copy the files again", model.path)
+    if _is_json(folder / "config.json"):
+        for rule, remedy in config_problems(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
+            partial.add(key, rule, remedy, model.path)
 
 
 def _missing_weights(folder: Path) -> list[str]:
@@ -119,6 +132,23 @@ def _missing_weights(folder: Path) -> list[str]:
     if any(_is_filled(path) for path in folder.glob("*.safetensors")):
         return []
     return ["no weights (*.safetensors)"]
+
+
+def _not_in_shards(folder: Path) -> list[str]:
+    """Weights that the index places in a file which does not hold them."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return []
+    try:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        held = {name: read_header(folder / name).keys() for name in set(placed.values())}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return []  # reported as missing or damaged
+    return [
+        f"{shard} has no {name}, which {_INDEX} lists"
+        for name, shard in placed.items()
+        if name not in held[shard]
+    ]
 
 
 def _only_pickles(folder: Path) -> list[str]:

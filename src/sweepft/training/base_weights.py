@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from sweepft.training.config import EngineConfig
 from sweepft.training.file_lock import file_lock
+from sweepft.training.lora import base_name
 
 
 def shared_copy(config: EngineConfig, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ def share_frozen(config: EngineConfig, model: torch.nn.Module, known: bool) -> N
     """
     sharded = config.zero_stage == 3
     frozen: dict[str, Any] = {
-        name.replace(".base_layer.", "."): p for name, p in model.named_parameters() if not p.requires_grad
+        base_name(name): p for name, p in model.named_parameters() if not p.requires_grad
     }
     held = {name: p.ds_tensor if sharded else p for name, p in frozen.items()}
     path = _path(config, f"{_layout(config)}-frozen.safetensors" if sharded else "frozen.safetensors")

@@ -35,6 +35,7 @@ class EngineConfig:
         vocab_size: Tokens of the tokenizer; embeddings are extended where the model has fewer.
         pad_id: Token that fills padded rows.
         end_ids: Tokens that end an answer, the end of a turn first.
+        new_tokens: Ids of tokens that rows may hold and the base model has never seen; adapters train their embeddings.
         train_cache: Folder of the tokenised training data (``sweepft.data``).
         validation: Validation sets: of the objective (weights above zero), and reported only (weight 0).
         budget_samples: Samples every trial sees.
@@ -61,6 +62,7 @@ class EngineConfig:
     revision: str | None = None
     trust_remote_code: bool = False
     vocab_size: int = 0
+    new_tokens: tuple[int, ...] = ()
     pad_id: int = 0
     end_ids: tuple[int, ...] = ()
     validation: tuple[ValidationSet, ...] = ()

@@ -281,7 +281,7 @@ class ZeroEngine:
         ds_config = self._deepspeed_config(train_config)
         model = self._load(ds_config) if base is None else base
         if train_config.lora is not None:
-            model = attach_adapter(model, train_config.lora, self.config.model_path)
+            model = attach_adapter(model, train_config.lora, self.config.model_path, self.config.new_tokens)
         # By default ZeRO allocates a bucket of 5e8 elements, however small the model.
         size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
         for name in ("reduce_bucket_size", "allgather_bucket_size"):

@@ -1,12 +1,14 @@
-"""Low-rank adapters on a frozen base model: attach, detach, change in place, and merge for export.
+"""Low-rank adapters on a frozen base model: attach, detach, change in place, and compare.
 
 Rank and target modules are fixed when an adapter is built; alpha, dropout and weights can be set in place. Adapters of
-one shape all start from the same seed, so that trials differ only in what is swept.
+one shape all start from the same seed, so that trials differ only in what is swept. Names, scales and merging are
+peft's: layers that it adapts as parameters (fused mixture-of-experts weights) have a rank of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,17 @@ import torch
 from sweepft.spec import Lora
 
 _NAME = "default"
-_PREFIX = "base_model.model."
 
 
-def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
+def attach_adapter(model: Any, lora: Lora, model_path: str, new_tokens: Sequence[int] = ()) -> Any:
     """The model with all its weights frozen and a fresh adapter attached.
 
+    Args:
+        model: A transformers model; changed in place.
+        lora: Shape and scale of the adapter.
+        model_path: The base model's folder or hub id, for the adapter's config.
+        new_tokens: Ids of tokens that the base model has not seen. Their embeddings are trained with the adapter, in
+            the output layer too where it has weights of its own.
     Raises:
         ImportError: If ``peft`` is not installed.
     """
@@ -28,7 +35,6 @@ def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError("train.lora needs the package peft: pip install 'sweepft[lora]'") from error
-    torch.manual_seed(0)
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -36,10 +42,15 @@ def attach_adapter(model: Any, lora: Lora, model_path: str) -> Any:
         target_modules=lora.target_modules
         if isinstance(lora.target_modules, str)
         else list(lora.target_modules),
+        trainable_token_indices={name: list(new_tokens) for name in embedding_names(model)}
+        if new_tokens
+        else None,
         task_type="CAUSAL_LM",
         base_model_name_or_path=model_path,
     )
-    adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+    torch.manual_seed(0)
+    with _embeddings_gathered(model if new_tokens else None):
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     adapted.train()
     return adapted
 
@@ -53,51 +64,100 @@ def set_in_place(adapted: Any, lora: Lora) -> None:
     """Set alpha and dropout of an adapter of the same shape."""
     config = adapted.peft_config[_NAME]
     config.lora_alpha, config.lora_dropout = lora.alpha, lora.dropout
-    for _, layer in _layers(adapted):
-        layer.lora_alpha[_NAME] = lora.alpha
+    # A layer with a rank of its own has the alpha that gives the same scale.
+    config.alpha_pattern = {
+        layer: lora.alpha * rank / lora.rank for layer, rank in (config.rank_pattern or {}).items()
+    }
+    for _, layer in lora_layers(adapted):
+        layer.lora_alpha[_NAME] = lora.alpha * layer.r[_NAME] / lora.rank
         layer.scaling[_NAME] = lora.alpha / lora.rank
         layer.lora_dropout[_NAME] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
         layer.lora_dropout[_NAME].train(layer.training)
 
 
-def split(
-    adapted: Any, state: Mapping[str, torch.Tensor], lora: Lora
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Split a state into merged base weights and the adapter's own weights.
+def by_saved_name(adapted: Any, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """An adapter's parameters by the names under which peft saves them.
 
     Args:
         adapted: The model with its adapter.
-        state: Its full state dict.
-        lora: Shape and scale of the adapter.
-    Returns:
-        Weights by the base model's names, and by the names that ``peft`` loads.
+        parameters: Its trained parameters by their names in memory, or other tensors under these names.
     """
-    transposed = {name for name, layer in _layers(adapted) if layer.fan_in_fan_out}
-    merged, adapter = {}, {}
-    for name, tensor in state.items():
-        if ".lora_" in name:
-            adapter[name.replace(f".{_NAME}.", ".")] = tensor
-            continue
-        layer, _, rest = name.partition(".base_layer.")
-        weight = tensor
-        if rest == "weight":
-            a, b = (state[f"{layer}.lora_{part}.{_NAME}.weight"].float() for part in "AB")
-            delta = (b @ a) * (lora.alpha / lora.rank)
-            weight = (tensor.float() + (delta.T if layer in transposed else delta)).to(tensor.dtype)
-        merged[(f"{layer}.{rest}" if rest else layer).removeprefix(_PREFIX)] = weight
-    return merged, adapter
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+        adapted, state_dict=dict(parameters), adapter_name=_NAME, save_embedding_layers=False
+    )
+    return found
 
 
-def save_adapter(adapted: Any, adapter: dict[str, torch.Tensor], folder: Path) -> None:
-    """Write the adapter as ``peft.PeftModel.from_pretrained`` loads it."""
+def save_adapter(adapted: Any, trained: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the adapter as ``peft.PeftModel.from_pretrained`` loads it.
+
+    Args:
+        adapted: The model with its adapter.
+        trained: The whole trained parameters by their names in memory, on the CPU.
+        folder: Made here.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    save_file({name: t.contiguous() for name, t in adapter.items()}, folder / "adapter_model.safetensors")
+    tensors = {name: tensor.contiguous() for name, tensor in by_saved_name(adapted, trained).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     adapted.peft_config[_NAME].save_pretrained(folder)
 
 
-def _layers(adapted: Any) -> list[tuple[str, Any]]:
+def scales(adapted: Any) -> dict[str, tuple[int, float]]:
+    """Rank and scale of each adapted layer."""
+    return {name: (layer.r[_NAME], layer.scaling[_NAME]) for name, layer in lora_layers(adapted)}
+
+
+def lora_layers(adapted: Any) -> list[tuple[str, Any]]:
+    """The adapted layers by name."""
     from peft.tuners.lora import LoraLayer
 
     return [(name, module) for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]
+
+
+def base_name(name: str) -> str:
+    """The name of a frozen parameter, the same for adapters on any layers."""
+    for inserted in (".base_layer", ".token_adapter"):
+        name = name.replace(inserted, "")
+    return name
+
+
+def embedding_names(model: Any) -> list[str]:
+    """The names of the input embeddings and, where it has weights of its own, of the output layer."""
+    layers = [model.get_input_embeddings()]
+    output = model.get_output_embeddings()
+    if output is not None and output.weight is not layers[0].weight:
+        layers.append(output)
+    return [next(name for name, module in model.named_modules() if module is layer) for layer in layers]
+
+
+def untie_adapted_output(model: Any, adapter: Path) -> None:
+    """Give the output layer weights of its own if the adapter changes them: merged, it differs from the embeddings."""
+    from peft import PeftConfig
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if len(embedding_names(model)) > 1 or model.get_output_embeddings() is None:
+        return
+    output = model.get_output_embeddings()
+    name = next(name for name, module in model.named_modules() if module is output)
+    config = PeftConfig.from_pretrained(str(adapter))
+    if config.target_modules and check_target_module_exists(config, name):
+        output.weight = torch.nn.Parameter(output.weight.detach().clone())
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+
+
+@contextlib.contextmanager
+def _embeddings_gathered(model: Any) -> Iterator[None]:
+    """Whole embeddings while new rows are copied from them; ZeRO-3 may have partitioned them on loading."""
+    layers = [] if model is None else [model.get_input_embeddings(), model.get_output_embeddings()]
+    weights = [layer.weight for layer in layers if layer is not None and hasattr(layer.weight, "ds_id")]
+    if not weights:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list({id(w): w for w in weights}.values())):
+        yield

@@ -15,7 +15,16 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_model(config: EngineConfig) -> Any:
-    """The base model in the sweep's precision, in training mode, on the CPU.
+    """The base model as trials start from it (:func:`load_base`), in training mode, with Liger's kernels if wanted."""
+    model = load_base(config)
+    if config.liger:
+        use_liger(model)
+    model.train()
+    return model
+
+
+def load_base(config: EngineConfig) -> Any:
+    """The base model in the sweep's precision, on the CPU.
 
     Embeddings are extended where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed seed,
     so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from the
@@ -41,9 +50,6 @@ def load_model(config: EngineConfig) -> Any:
     if config.vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(config.vocab_size)
     set_generation(model, config.end_ids, config.pad_id)
-    if config.liger:
-        use_liger(model)
-    model.train()
     return model
 
 

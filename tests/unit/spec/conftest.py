@@ -9,6 +9,8 @@ from sweepft.errors import Problem, SpecError
 from sweepft.spec import SweepSpec, load
 
 HERE = Path(__file__).parent
+NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"
+"""A safetensors file without tensors."""
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def place(tmp_path: Path) -> Path:
     }.items():
         (tmp_path / name).mkdir()
         for file in files:
-            (tmp_path / name / file).write_text("{}")
+            (tmp_path / name / file).write_bytes(NO_WEIGHTS if file.endswith(".safetensors") else b"{}")
     for file in ("train.jsonl", "validation.jsonl", "test.jsonl"):
         (tmp_path / file).write_text('{"text": "a row"}\n')
     return tmp_path

@@ -12,6 +12,7 @@ from support.engine_material import changed, engine_config, train_config
 from support.ranks import on_ranks
 from support.tasks import task_folder
 from support.tiny import tiny_tokenizer
+from sweepft.errors import ExportMismatch
 from sweepft.evaluation import EvalTask
 from sweepft.spec import Lora
 
@@ -156,7 +157,7 @@ def damaged(runner, folder: Path, first):
     runner.start(first)
     try:
         runner.load_weights(str(folder))
-    except ValueError as error:
+    except ExportMismatch as error:
         return str(error)
     return ""
 
