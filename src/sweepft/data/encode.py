@@ -5,6 +5,7 @@ A token is a target if any of its characters is. Rows without targets are left o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -18,10 +19,10 @@ import numpy.typing as npt
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
 from sweepft.data.outcomes import no_target
 from sweepft.data.rows import Row
-from sweepft.data.templates import ChatFormat, Rendered
+from sweepft.data.templates import ChatFormat, NotRenderedError, Rendered, any_of, special_tokens
 
 _BATCH: Final = 512
-_ENCODER_VERSION: Final = 1  # raise it when the same row gives other tokens or another mask
+_ENCODER_VERSION: Final = 2  # raise it when the same row gives other tokens or another mask
 
 
 class Encoder:
@@ -29,8 +30,10 @@ class Encoder:
 
     Attributes:
         counts: Rows by outcome since the start: ``kept``; kept or not, ``truncated``, ``not_as_written`` (the template
-            changes an assistant turn) and ``special_in_text`` (a turn spells a special token); left out are
-            ``no_target`` (no target, or cut off), ``over_length`` and ``refused`` (by the chat template).
+            changes a text), ``answer_cut`` (it leaves out some of an answer, such as its reasoning) and
+            ``special_in_text`` (a text spells a special token); left out are ``no_target`` (no target, or cut off),
+            ``over_length``, ``not_rendered`` (the template does not write a turn) and ``refused`` (the template
+            refuses the row, or its answers cannot be found).
         example: For each outcome but ``kept``, the place of one such row and what is wrong with it.
     """
 
@@ -47,6 +50,7 @@ class Encoder:
         self.chat = chat
         self.max_length = max_length
         self.over_length = over_length
+        self._special = any_of(special_tokens(tokenizer))
         self.counts: Counter[str] = Counter()
         self.example: dict[str, str] = {}
 
@@ -93,9 +97,12 @@ class Encoder:
             ):
                 done[i] = np.array(ids, np.int64), _token_mask(offsets, rendered.spans)
         if texts:
-            out = self.tokenizer([text for _, text in texts], return_attention_mask=False)
-            for (i, _), ids in zip(texts, out["input_ids"], strict=True):
-                full = self._with_eos(ids)
+            out = self.tokenizer(
+                [text for _, text in texts], add_special_tokens=False, return_attention_mask=False
+            )
+            for (i, text), ids in zip(texts, out["input_ids"], strict=True):
+                self._note_special(batch[i], [self._inner(text)])
+                full = self._complete(text, ids)
                 done[i] = np.array(full, np.int64), np.ones(len(full), np.bool_)
         for i in sorted(done):
             kept = self._fit(batch[i], *done[i])
@@ -108,18 +115,52 @@ class Encoder:
         try:
             rendered = self.chat.render(row.content, row.tools)
         except ValueError as error:
-            self._note("refused", row, str(error))
+            outcome = "not_rendered" if isinstance(error, NotRenderedError) else "refused"
+            self._note(outcome, row, str(error))
             return None
-        if not rendered.as_written:
-            self._note("not_as_written", row, "")
-        special = self.chat.special_in(row.content)
-        if special is not None:
-            self._note("special_in_text", row, special)
+        for outcome, detail in rendered.notes.items():
+            self._note(outcome, row, detail)
+        self._note_special(row, (text for turn in row.content for _, text in turn.texts()))
         return rendered
 
-    def _with_eos(self, ids: list[int]) -> list[int]:
+    def _complete(self, text: str, ids: list[int]) -> list[int]:
+        """The ids of a text with what the tokenizer puts around texts, and eos at the end, each of them once."""
+        before, behind = self._around
+        begun = ids[: len(before)] == before or self._begins(text)
+        ids = ids if begun else [*before, *ids]
+        if self._ends(text):
+            return ids
         eos = self.tokenizer.eos_token_id
+        ids = [*ids, *behind]
         return ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """Ids that the tokenizer puts in front of a text and behind it."""
+        bare = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        full = self.tokenizer("a")["input_ids"]
+        at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+        return full[:at], full[at + len(bare) :]
+
+    def _begins(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
+
+    def _ends(self, text: str) -> bool:
+        eos = self.tokenizer.eos_token
+        return eos is not None and text.rstrip().endswith(eos)
+
+    def _inner(self, text: str) -> str:
+        """A text without a bos token at its start and an eos token at its end."""
+        text = text.removeprefix(self.tokenizer.bos_token) if self._begins(text) else text
+        return text.rstrip().removesuffix(self.tokenizer.eos_token) if self._ends(text) else text
+
+    def _note_special(self, row: Row, texts: Iterable[str]) -> None:
+        """Count a row whose text spells a special token."""
+        for text in texts:
+            if found := self._special.search(text):
+                self._note("special_in_text", row, found.group())
+                return
 
     def _fit(
         self, row: Row, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]

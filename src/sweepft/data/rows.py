@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 _NO_EXTRA: Final[Mapping[str, Any]] = {}  # shared by all turns without further keys
+REASONING: Final = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a message that hold its reasoning; transformers gives a template one for the other."""
 _SAYS_NOTHING: Final = frozenset(("name", "tool_call_id"))  # keys that alone give no answer to learn
 
 
@@ -30,11 +32,21 @@ class Turn:
     extra: Mapping[str, Any] = field(default_factory=lambda: _NO_EXTRA, hash=False)
 
     @property
+    def says_more(self) -> bool:
+        """Whether keys beside the content hold something to write, such as reasoning or tool calls."""
+        return any(value for key, value in self.extra.items() if key not in _SAYS_NOTHING)
+
+    @property
     def is_target(self) -> bool:
         """Whether it is an assistant turn to learn, with anything in it."""
-        if self.role != "assistant" or not self.learn:
-            return False
-        return bool(self.content.strip()) or bool(self.extra.keys() - _SAYS_NOTHING)
+        return self.role == "assistant" and self.learn and (bool(self.content.strip()) or self.says_more)
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Key and text of the content and of the reasoning."""
+        yield "content", self.content
+        for key in REASONING:
+            if isinstance(text := self.extra.get(key), str):
+                yield key, text
 
     def message(self) -> dict[str, Any]:
         """The message as a chat template gets it."""

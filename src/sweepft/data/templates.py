@@ -1,20 +1,23 @@
 """Chat templates: the text of a conversation, and which part of it is trained on.
 
-Targets are found in *characters* first, from the template's ``{% generation %}`` marks or else by rendering the
-conversation up to each assistant turn and taking the difference, and then mapped to tokens. An assistant turn is
-trained on up to and including the token that ends it, so that the model learns to stop.
+Targets are found in *characters* first, from the template's ``{% generation %}`` marks or else by following the text of
+each turn into the rendered conversation (`sweepft.data.trace`), and then mapped to tokens. An assistant turn is trained
+on from where the generation prompt would end, up to and including the token that ends the turn, so that the model
+learns to stop.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import compress
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from sweepft.data.rows import Turn
+from sweepft.data.trace import Field, Piece, Tools, Trace, Tracer
 from sweepft.errors import DataError, Problem
 from sweepft.spec.fields import is_template_file
 
@@ -56,6 +59,9 @@ BUILT_IN: Final[Mapping[str, str]] = {
 train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and for short runs.
 """
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
+_SHOWN: Final = 60
+_REMEDY: Final = "use another model.chat_template, or leave it out of the data"
+_THINKS: Final = re.compile(r"<[^<>]*think", re.IGNORECASE)
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
 
@@ -113,9 +119,6 @@ def _built_in(tokenizer: Any, name: str, model: str) -> str:
     return ("{{- bos_token }}" if starts_with_bos else "") + BUILT_IN[name]
 
 
-Tools = Sequence[Mapping[str, Any]]
-
-
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as text.
@@ -123,12 +126,47 @@ class Rendered:
     Attributes:
         text: What is tokenised.
         spans: Target spans as ``[start, stop)`` in characters, ascending, not overlapping.
-        as_written: Whether each assistant turn was found, as written, in its span.
+        notes: What a user may want to know, by outcome: ``not_as_written`` (the template changes a text),
+            ``answer_cut`` (it leaves out some of an answer, such as its reasoning).
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    as_written: bool
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+class NotRenderedError(ValueError):
+    """The template leaves out a turn."""
+
+
+@dataclass(frozen=True)
+class _Begin:
+    """How a template begins an assistant turn.
+
+    Attributes:
+        behind_user: All between a user's text and the answer.
+        headers: The generation prompt, and the same without a block of thinking that it opens.
+    """
+
+    behind_user: str
+    headers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a template ends an assistant turn.
+
+    Attributes:
+        last: The token behind the last answer of a conversation.
+        earlier: The token behind an answer that a user turn follows.
+        tail: The text that ends an answer where no token does.
+        openers: Special tokens that begin a turn, and so end none.
+    """
+
+    last: str | None
+    earlier: str | None
+    tail: str
+    openers: frozenset[str]
 
 
 class ChatFormat:
@@ -137,7 +175,8 @@ class ChatFormat:
     Attributes:
         template: The Jinja text.
         marked: Whether it has generation marks.
-        end_of_turn: The special token that ends an assistant turn, or None where the template writes none.
+        end_of_turn: The token that ends an assistant turn, or None where the template writes none.
+        writes_bos: Whether the template begins with the tokenizer's bos token.
     """
 
     def __init__(self, tokenizer: Any, template: str) -> None:
@@ -148,70 +187,77 @@ class ChatFormat:
         """
         self.template = template
         self.marked = _MARKS.search(template) is not None
-        self._tokens = dict(tokenizer.special_tokens_map)
-        self._special = sorted(
-            {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-            | set(tokenizer.all_special_tokens),
-            key=lambda token: -len(token),
-        )
-        self._any_special = re.compile("|".join(map(re.escape, self._special)) or r"(?!)")
-        self.end_of_turn: str | None = None
+        self._tracer = Tracer(template, dict(tokenizer.special_tokens_map), marked=self.marked)
+        special = special_tokens(tokenizer)
+        self._special = any_of(special)
+        self._added = any_of(special | {token.content for token in tokenizer.added_tokens_decoder.values()})
         try:
-            self.end_of_turn = self._probe()
+            self._begin = self._probe_begin()
+            self._end = self._probe_end()
         except ValueError as error:
             remedy = "mend the template, or use a built-in one: " + " or ".join(BUILT_IN)
             raise DataError([Problem("chat template", "model.chat_template", str(error), remedy)]) from error
+        self.end_of_turn = self._end.last or self._end.earlier
+        bos = tokenizer.bos_token
+        self.writes_bos = bool(bos) and self._tracer.trace(_PROBE[:2]).text.startswith(bos)
 
     def render(self, turns: Sequence[Turn], tools: Tools = ()) -> Rendered:
         """Render a conversation and find its target spans; those of turns with ``learn=False`` are left out.
 
         Raises:
-            ValueError: If the template refuses the conversation, or rewrites earlier turns and has no marks.
+            NotRenderedError: If the template leaves out a turn, its tool calls, or the tools.
+            ValueError: If the template refuses the conversation, or an answer to learn cannot be found in its text.
         """
-        text, spans = (self._marked_spans if self.marked else self._prefix_spans)(turns, tools)
-        answers = [turn.content.strip() for turn in turns if turn.role == "assistant"]
-        as_written = len(answers) == len(spans) and all(
-            answer in text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
-        )
-        learn = [turn.learn for turn in turns if turn.role == "assistant"]
-        if not all(learn):
-            if len(learn) != len(spans):
-                raise ValueError(
-                    "the template does not mark each assistant turn, and not all are to be learned"
-                )
-            spans = list(compress(spans, learn))
-        return Rendered(text, tuple(self._end(text, start, stop) for start, stop in spans), as_written)
+        trace = self._tracer.trace(turns, tools)
+        _check_written(trace, turns)
+        if tools and trace.text == self._tracer.render(turns).text:
+            raise NotRenderedError(f"the chat template does not write the tools: {_REMEDY}")
+        spans = self._marked(trace, turns) if self.marked else self._traced(trace, turns, tools)
+        return Rendered(trace.text, tuple(spans), _notes(trace, turns, spans))
 
-    def special_in(self, turns: Sequence[Turn]) -> str | None:
-        """A special token spelled in the text of a turn, which is tokenised as that token."""
-        found = (self._any_special.search(turn.content) for turn in turns)
-        return next((match.group() for match in found if match), None)
+    def _probe_begin(self) -> _Begin:
+        """How the template begins an assistant turn."""
+        try:
+            prompt = self._tracer.trace(_PROBE[:1], prompt=True)
+            behind = prompt.text[prompt.followed()[-1].stop :]
+            bare = self._tracer.trace(_PROBE[:1]).text
+        except (ValueError, IndexError):  # no conversation without an answer
+            return _Begin("", ())
+        header = prompt.text[len(_common(prompt.text, bare)) :]
+        headers = (header, _THINKS.split(header)[0])
+        return _Begin(behind, tuple(h for h in dict.fromkeys(headers) if h.strip()))
 
-    def _probe(self) -> str | None:
-        """The special token that ends an assistant turn, last in the conversation or not."""
-        answer = _PROBE[1].content
-        found = []
-        for turns in (_PROBE[:2], _PROBE):
-            try:
-                text, spans = (self._marked_spans if self.marked else self._prefix_spans)(turns, ())
-            except ValueError:
-                if turns is _PROBE:
-                    break  # it rewrites earlier turns: usable for single answers; other rows are refused one by one
-                raise
-            if (
-                len(spans) != 1
-                or answer not in text[slice(*spans[0])]
-                or _PROBE[0].content in text[slice(*spans[0])]
-            ):
-                raise ValueError(
-                    "the template must write an assistant turn, and marks must hold nothing else"
-                )
-            after = text[spans[0][0] :].partition(answer)[2]
-            found.append(next((t for t in self._special if after.startswith(t)), None))
-        return found[0] if found[0] == found[-1] else None
+    def _probe_end(self) -> _End:
+        """How the template ends an assistant turn, last in the conversation or not."""
+        question, answer = (turn.content for turn in _PROBE[:2])
+        trace = self._tracer.trace(_PROBE[:2])
+        pieces = {piece.turn: piece for piece in trace.followed()}
+        marks = [trace.text[start:stop] for start, stop in trace.marks if stop > start]
+        if 1 not in pieces or (
+            self.marked and (len(marks) != 1 or answer not in marks[0] or question in marks[0])
+        ):
+            raise ValueError("the template must write an assistant turn, and marks must hold nothing else")
+        after = trace.text[pieces[1].stop :]
+        last = _first(self._added, after)
+        try:
+            dialog = self._tracer.trace(_PROBE)
+            asked, answered, then = dialog.followed()
+        except ValueError:  # not with these turns, or in another order: rows are looked at one by one
+            return _End(last, last, "", frozenset())
+        between = dialog.text[answered.stop : then.start]
+        opening = dialog.text[: asked.start] + "".join(self._begin.headers)
+        openers = frozenset(self._special.findall(opening)) - {last}
+        earlier = _first(self._added, between, openers)
+        return _End(last, earlier, _common(after, between), openers)
 
-    def _end(self, text: str, start: int, stop: int) -> tuple[int, int]:
-        """Extend a target span to just behind the token that ends the turn."""
+    def _marked(self, trace: Trace, turns: Sequence[Turn]) -> list[tuple[int, int]]:
+        spans = [(start, stop) for start, stop in trace.marks if stop > start]
+        if not all(turn.learn for turn in turns if turn.role == "assistant"):
+            spans = [span for span in spans if _is_learned(span, trace.followed(), turns)]
+        return [self._to_end(trace.text, start, stop) for start, stop in spans]
+
+    def _to_end(self, text: str, start: int, stop: int) -> tuple[int, int]:
+        """Extend a marked span to just behind the token that ends the turn."""
         end = self.end_of_turn
         if end is None:
             return start, stop
@@ -220,55 +266,142 @@ class ChatFormat:
             return start, start + len(head)
         return start, stop + len(end) if text.startswith(end, stop) else stop
 
-    def _marked_spans(self, turns: Sequence[Turn], tools: Tools) -> tuple[str, list[tuple[int, int]]]:
-        text, spans = self._apply(turns, tools, marks=True)
-        return text, [(start, stop) for start, stop in spans if stop > start]
-
-    def _prefix_spans(self, turns: Sequence[Turn], tools: Tools) -> tuple[str, list[tuple[int, int]]]:
-        whole, _ = self._apply(turns, tools)
+    def _traced(self, trace: Trace, turns: Sequence[Turn], tools: Tools) -> list[tuple[int, int]]:
+        pieces = trace.followed()
+        number = Counter(piece.turn for piece in pieces)
+        repeated = {text.turn for text in trace.repeated}
         spans = []
-        for i, turn in enumerate(turns):
-            if turn.role != "assistant":
+        for i, piece in enumerate(pieces):
+            turn = turns[piece.turn]
+            if turn.role != "assistant" or not turn.learn:
                 continue
-            upto, _ = self._apply(turns[: i + 1], tools) if i + 1 < len(turns) else (whole, None)
-            start = self._prompt_length(turns[:i], tools, turn.content, upto)
-            if start is None or not whole.startswith(upto):
-                raise ValueError(
-                    "the template rewrites earlier turns, so the assistant's part cannot be found: put "
-                    "{% generation %} and {% endgeneration %} around it in the template"
-                )
-            spans.append((start, len(upto)))
-        return whole, spans
+            if piece.turn in repeated:
+                raise ValueError("the chat template writes the text of an answer more than once")
+            if number[piece.turn] > 1:
+                raise ValueError("the chat template writes other turns into the text of an answer")
+            start = self._start(trace.text, pieces[i - 1].stop if i else 0, piece, turns, tools)
+            spans.append((start, self._stop(trace.text, piece, pieces[i + 1 : i + 2], turns)))
+        return spans
 
-    def _prompt_length(self, before: Sequence[Turn], tools: Tools, content: str, upto: str) -> int | None:
-        """Where an assistant turn starts in `upto`: behind the generation prompt, else at its content."""
-        start = 0
-        if before:
-            prompt, _ = self._apply(before, tools, prompt=True)
-            if upto.startswith(prompt):
-                return len(prompt)
-            bare, _ = self._apply(before, tools)
-            if not upto.startswith(bare):
-                return None
-            start = len(bare)
-        found = upto.find(content.strip(), start)
-        return found if found >= 0 else None
+    def _start(self, text: str, lower: int, piece: Piece, turns: Sequence[Turn], tools: Tools) -> int:
+        """Where the generation prompt for an answer would end, at least `lower`; else where the answer starts."""
+        before = turns[: piece.turn]
+        openings = list(self._begin.headers)
+        if before and before[-1].role == "user":
+            openings.insert(0, self._begin.behind_user)
+        elif before and not openings:  # as it is behind turns like the one before
+            with contextlib.suppress(ValueError, IndexError):
+                prompt = self._tracer.trace(before, tools, prompt=True)
+                openings.append(prompt.text[prompt.followed()[-1].stop :])
+        for opening in openings:
+            at = text.rfind(opening, lower, piece.start)
+            if at >= 0:
+                return at + len(opening)
+        return piece.start
 
-    def _apply(
-        self, turns: Sequence[Turn], tools: Tools, *, prompt: bool = False, marks: bool = False
-    ) -> tuple[str, list[tuple[int, int]]]:
-        from jinja2.exceptions import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        try:
-            texts, spans = render_jinja_template(
-                conversations=[[turn.message() for turn in turns]],
-                tools=list(tools) or None,
-                chat_template=self.template,
-                add_generation_prompt=prompt,
-                return_assistant_tokens_mask=marks,
-                **self._tokens,
+    def _stop(self, text: str, piece: Piece, following: Sequence[Piece], turns: Sequence[Turn]) -> int:
+        """Behind the token that ends an answer, or the text that does where the template writes no such token."""
+        limit = following[0].start if following else len(text)
+        end = self._end.earlier if following else self._end.last
+        if end is None:
+            tail = self._end.tail
+            return next(
+                (e + len(tail) for e in (piece.end, piece.stop) if text.startswith(tail, e)), piece.end
             )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise ValueError(f"the chat template refuses the conversation: {error}") from error
-        return texts[0], spans[0] if marks else []
+        at = text.find(end, piece.stop, limit)
+        if at >= 0:
+            return at + len(end)
+        for other in self._special.finditer(text, piece.stop, limit):  # as behind a tool call
+            if other.group() not in self._end.openers:
+                return other.end()
+        if following and turns[following[0].turn].role == "assistant":
+            return limit  # the template joins answers
+        raise ValueError(f"the chat template writes no {end} behind an answer")
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """All special tokens of a tokenizer."""
+    added = tokenizer.added_tokens_decoder.values()
+    return {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+
+
+def any_of(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Matches any of the tokens, the longest where several do."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=lambda t: (-len(t), t)))) or r"(?!)")
+
+
+def _common(a: str, b: str) -> str:
+    """The longest common beginning."""
+    return a[: next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))]
+
+
+def _first(tokens: re.Pattern[str], text: str, without: Container[str] = ()) -> str | None:
+    return next((token for token in tokens.findall(text) if token not in without), None)
+
+
+def _is_learned(span: tuple[int, int], pieces: Sequence[Piece], turns: Sequence[Turn]) -> bool:
+    """Whether a marked span is of answers to learn."""
+    inside = [turns[p.turn] for p in pieces if span[0] <= p.start and p.stop <= span[1]]
+    learn = {turn.learn for turn in inside if turn.role == "assistant"}
+    if len(learn) > 1:
+        raise ValueError("the chat template marks answers to learn and others in one span")
+    return learn != {False}
+
+
+def _check_written(trace: Trace, turns: Sequence[Turn]) -> None:
+    """Raise `NotRenderedError` if the template leaves out what it was given.
+
+    Reasoning and other parts of an answer that is written at least in part are no such loss.
+    """
+    if trace.pieces is None:
+        texts = (
+            Field(i, "content", turn.content) for i, turn in enumerate(turns) if turn.role != "assistant"
+        )
+        missing = [text for text in texts if text.text.strip() not in trace.text]
+        there: set[int] = set()
+    else:
+        missing, there = list(trace.missing), {piece.turn for piece in trace.pieces}
+    for text in missing:
+        role = turns[text.turn].role
+        if text.key == "tool_calls":
+            raise NotRenderedError(
+                f"the chat template does not write the tool calls of turn {text.turn + 1}: {_REMEDY}"
+            )
+        if role != "assistant" or text.turn not in there:
+            what = f"turn {text.turn + 1}, whose role is {role}"
+            raise NotRenderedError(f"the chat template does not write {what}: {_REMEDY}")
+
+
+def _notes(trace: Trace, turns: Sequence[Turn], spans: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """`Rendered.notes`."""
+    notes = {}
+    if trace.pieces is None:
+        answers = [turn.content.strip() for turn in turns if turn.role == "assistant" and turn.learn]
+        if len(answers) != len(spans) or any(
+            answer not in trace.text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
+        ):
+            notes["not_as_written"] = ""
+        return notes
+    cut = [text for text in (*trace.missing, *trace.cut) if turns[text.turn].role == "assistant"]
+    if cut:
+        notes["answer_cut"] = f"turn {cut[0].turn + 1}: {_shortened(cut[0].text)}"
+    lost = {(text.turn, text.key) for text in cut}
+    changed = [text.turn for text in trace.changed]
+    changed += [text.turn for text in trace.cut if turns[text.turn].role != "assistant"]
+    for piece in trace.pieces:
+        turn = turns[piece.turn]
+        whole = (piece.turn, "content") not in lost and not turn.says_more
+        if whole and turn.content.strip() not in trace.text[piece.start : piece.stop]:
+            changed.append(piece.turn)
+        found = any(start <= piece.stop and piece.start <= stop for start, stop in spans)
+        if turn.is_target and not found:
+            changed.append(piece.turn)
+    if changed:
+        first = min(changed)
+        notes["not_as_written"] = f"turn {first + 1}: {_shortened(turns[first].content)}"
+    return notes
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

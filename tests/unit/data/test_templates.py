@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import templates_for_tests as styles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from support import chat_templates as styles
 from support.errors import raises
 from support.rows import chat, turns
 from support.tiny import tiny_rows
 from sweepft.data.encode import Encoder
-from sweepft.data.rows import Row
+from sweepft.data.rows import Row, Turn
 from sweepft.data.templates import BUILT_IN, ChatFormat, choose_template
 from sweepft.errors import DataError
 
@@ -54,10 +54,12 @@ def _trained(core: Any, **options: Any) -> Any:
 TOKENIZERS = {"byte-level": byte_level(), "trimmed offsets": byte_level(True), "metaspace": metaspace()}
 
 # style: (template, what the model learns of an answer, whether system turns and any role order are taken)
+TOOLS = ({"type": "function", "function": {"name": "add"}},)
+
 STYLES = {
     "chatml": (styles.CHATML, "{}<|im_end|>", True),
     "llama-3": (styles.LLAMA3, "{}<|eot_id|>", True),
-    "mistral": (styles.MISTRAL, "{}</s>", False),
+    "mistral": (styles.MISTRAL, "{}</s>", True),
     "zephyr": (styles.ZEPHYR, "{}</s>", True),
     "granite": (styles.GRANITE, "{}<|end_of_text|>", True),
     "generation prompt that thinks": (styles.THINKS, "{}<|im_end|>", True),
@@ -141,12 +143,23 @@ def test_chat_format__marks_equal_prefix_differences(kind: str) -> None:
         (styles.CHATML, "<|im_end|>"),
         (styles.LLAMA3, "<|eot_id|>"),
         (styles.MISTRAL, "</s>"),
+        (styles.LLAMA2, "</s>"),
+        (styles.PHI3, "<|end|>"),
+        (styles.LAST_EOS, "</s>"),
+        (styles.CHATGLM4, None),
         (styles.MARKED_SHORT, "<|im_end|>"),
         (styles.NO_END, None),
     ],
 )
 def test_chat_format__end_of_turn(template: str, end: str | None) -> None:
     assert ChatFormat(TOKENIZERS["byte-level"], template).end_of_turn == end
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"), [(styles.LLAMA3, True), (styles.ZEPHYR, False), (BUILT_IN["plain"], False)]
+)
+def test_chat_format__writes_bos(template: str, expected: bool) -> None:
+    assert ChatFormat(TOKENIZERS["byte-level"], template).writes_bos is expected
 
 
 @pytest.mark.parametrize(
@@ -168,23 +181,113 @@ def test_chat_format__refuses_useless_templates(template: str, says: str) -> Non
     assert "chatml" in caught.value.problems[0].remedy
 
 
-def test_encoder__counts_refused_rows() -> None:
-    tokenizer = TOKENIZERS["byte-level"]
-    encoder = Encoder(tokenizer, ChatFormat(tokenizer, styles.MISTRAL), 99, "drop")
-    rows = [chat(*said, where=f"f:{i}") for i, said in enumerate(CONVERSATIONS.values(), 1)]
-    assert len(list(encoder.encode(rows))) == 6
-    assert encoder.counts == {"kept": 6, "refused": 1}
-    assert "f:7" in encoder.example["refused"]
-    assert "alternate" in encoder.example["refused"]
+def encoded(template: str, row: Row, kind: str = "byte-level") -> tuple[Encoder, list[str]]:
+    """An encoder that has encoded one row, and the texts that are learned of it."""
+    tokenizer = TOKENIZERS[kind]
+    form = ChatFormat(tokenizer, template)
+    encoder = Encoder(tokenizer, form, 4096, "drop")
+    kept = list(encoder.encode([row]))
+    assert not isinstance(row.content, str)
+    rendered = form.render(row.content, row.tools) if kept else None
+    return encoder, [rendered.text[a:b] for a, b in rendered.spans] if rendered else []
 
 
-def test_encoder__reports_answers_the_template_changes() -> None:
+TALK = [
+    ("user", "Is it 4? Yes & no"),
+    ("assistant", "It is 4 & <more>."),
+    ("user", "So?"),
+    ("assistant", "é ñ"),
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "expected", "note"),
+    [
+        (styles.UPPER, ["IT IS 4 & <MORE>.<|im_end|>", "É Ñ<|im_end|>"], "not_as_written"),
+        (styles.ESCAPES, ["It is 4 &amp; &lt;more&gt;.<|im_end|>", "é ñ<|im_end|>"], "not_as_written"),
+        (styles.JSON, ['"It is 4 & <more>."<|im_end|>', '"é ñ"<|im_end|>'], None),
+        (styles.INDENTS, ["  It is 4 & <more>.<|im_end|>", "  é ñ<|im_end|>"], None),
+        (styles.CUTS, ["It<|im_end|>", "é ñ<|im_end|>"], "answer_cut"),
+        (styles.CLOSED, ["It is 4 & <more>. (over)<|im_end|>", "é ñ (over)<|im_end|>"], None),
+        (styles.NUMBERED, ["It is 4 & <more>.<|im_end|>", "é ñ<|im_end|>"], None),
+        (styles.LAST_EOS, ["It is 4 & <more>.\n", "é ñ\n</s>"], None),
+        (styles.NO_END, ["It is 4 & <more>.\n", "é ñ\n"], None),
+        (styles.THINKS, ["It is 4 & <more>.<|im_end|>", "é ñ<|im_end|>"], None),
+    ],
+)
+def test_chat_format__templates_that_change_texts(
+    template: str, expected: list[str], note: str | None
+) -> None:
+    encoder, learned_text = encoded(template, chat(*TALK))
+    assert learned_text == expected
+    assert {k: v for k, v in encoder.counts.items() if v} == {"kept": 1, **({note: 1} if note else {})}
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "outcome", "says"),
+    [
+        (styles.GEMMA2, chat(("system", "s"), *TALK), "refused", "System role not supported"),
+        (styles.TWICE, chat(*TALK), "refused", "more than once"),
+        (styles.VICUNA, chat(("system", "Be brief."), *TALK), "not_rendered", "turn 1, whose role is system"),
+        (styles.VICUNA, chat(*TALK, ("tool", "4"), TALK[1]), "not_rendered", "turn 5, whose role is tool"),
+        (styles.MARKED_DROPS_SYSTEM, chat(("system", "Be!"), *TALK), "not_rendered", "role is system"),
+        (styles.MARKED_SHORT, chat(*TALK, tools=({"name": "add"},)), "not_rendered", "the tools"),
+        (styles.PHI3, chat(*TALK, ("developer", "x"), TALK[1]), "not_rendered", "role is developer"),
+        (styles.R1, chat(TALK[0], ("assistant", "<think>hm</think>")), "not_rendered", "is assistant"),
+        (styles.ONLY_LAST, chat(*TALK), "not_rendered", "turn 1, whose role is user"),
+        (styles.LAST_ANSWER, chat(*TALK), "not_rendered", "turn 2, whose role is assistant"),
+        (
+            styles.ENDS_BEFORE_USER,
+            chat(*TALK, ("tool", "4"), TALK[1]),
+            "refused",
+            "writes no <|im_end|> behind",
+        ),
+    ],
+)
+def test_encoder__names_why_a_row_is_left_out(template: str, row: Row, outcome: str, says: str) -> None:
+    encoder, _ = encoded(template, row)
+    assert encoder.counts[outcome] == 1
+    assert says in encoder.example.get(outcome, "")
+
+
+def test_chat_format__follows_texts_that_the_template_looks_into() -> None:
+    """Only where it looks into answers, in a way that masks hide, are they not found."""
+    asked = chat(("user", "Give json"), ("assistant", "{}"), ("user", "text"), ("assistant", "no json"))
+    assert encoded(styles.SHOUTS_JSON, asked)[1] == ["{}<|im_end|>", "no json as JSON<|im_end|>"]
+    equal = chat(("user", "same"), ("assistant", "a"), ("user", "same"), ("assistant", "b"), tools=TOOLS)
+    encoder, learned_text = encoded(styles.MISTRAL, equal)
+    assert learned_text == [" a</s>", " b</s>"]
+    assert encoder.counts == {"kept": 1}
+    depends = styles.CHATML.replace(
+        "m['content'] +", "m['content'] + (' even' if m['content'] | int % 2 == 0 else '') +"
+    )
+    encoder, _ = encoded(depends, chat(("user", "1"), ("assistant", "3")))
+    assert "depends on what the turns say" in encoder.example["refused"]
+
+
+def test_chat_format__joined_answers() -> None:
+    row = chat(
+        ("user", "q"), ("assistant", "one"), ("assistant", "two"), ("user", "q"), ("assistant", "three")
+    )
+    assert encoded(styles.MERGES, row)[1] == ["one\n", "two<|im_end|>", "three<|im_end|>"]
+
+
+@pytest.mark.parametrize("template", [styles.CHATML, styles.MARKED_SHORT, BUILT_IN["plain"]])
+def test_chat_format__turns_not_to_be_learned(template: str) -> None:
+    row = chat(TALK[0], Turn("assistant", "WRONG", learn=False), *TALK[2:])
+    assert [text.partition("<")[0] for text in encoded(template, row)[1]] == ["é ñ"]
+
+
+def test_encoder__reports_reasoning_that_the_template_leaves_out() -> None:
     whole, cut = "{{- m['content'] }}{%- endgen", "{{- m['content'].split('</think>')[-1] }}{%- endgen"
-    template = styles.MARKED_SHORT.replace(whole, cut)
-    tokenizer = TOKENIZERS["byte-level"]
-    encoder = Encoder(tokenizer, ChatFormat(tokenizer, template), 99, "drop")
-    list(encoder.encode([chat(("user", "q"), ("assistant", "hm</think>yes"), where="f:1")]))
-    assert encoder.counts["not_as_written"] == 1
+    for template in (styles.MARKED_SHORT.replace(whole, cut), styles.R1):
+        encoder, [answer] = encoded(template, chat(("user", "q"), ("assistant", "hm</think>yes")))
+        assert answer.startswith("yes")
+        assert encoder.counts == {"kept": 1, "answer_cut": 1}
+        assert "turn 2" in encoder.example["answer_cut"]
+    beside = Turn("assistant", "yes", extra={"reasoning_content": "hm hm"})
+    encoder, _ = encoded(styles.CHATML, chat(("user", "q"), beside))
+    assert "hm hm" in encoder.example["answer_cut"]
 
 
 @pytest.mark.parametrize(
@@ -197,14 +300,6 @@ def test_encoder__reports_special_tokens_in_text(text: str, counts: dict[str, in
     list(encoder.encode([chat(("user", text), ("assistant", "no"), where="f:1")]))
     assert encoder.counts == counts
     assert encoder.example.get("special_in_text", "f:1: <s>") == "f:1: <s>"
-
-
-def test_chat_format__rewriting_template_renders_single_answers() -> None:
-    tokenizer = TOKENIZERS["byte-level"]
-    form = ChatFormat(tokenizer, styles.REWRITES)
-    assert learned(tokenizer, styles.REWRITES, CONVERSATIONS["one turn"]) == ["It is 4.<|im_end|>"]
-    with pytest.raises(ValueError, match=r"rewrites earlier turns.*generation"):
-        form.render(turns(*CONVERSATIONS["two turns"]))
 
 
 @pytest.fixture
@@ -280,6 +375,46 @@ def test_encoder__text_is_trained_on_with_its_end(kind: str) -> None:
     assert mask.tolist() == [False] + [True] * (len(ids) - 1)
     assert ids[-1] == tokenizer.eos_token_id
     assert (tokenizer.decode(ids[:-1]), domain) == ("some plain text", "prose")
+
+
+def around(before: str | None, behind: str | None) -> Any:
+    """A tokenizer that puts tokens around each text."""
+    core = byte_level().backend_tokenizer
+    parts = [token for token in (before, "$A", behind) if token]
+    special = [(token, core.token_to_id(token)) for token in parts if token != "$A"]
+    core.post_processor = processors.TemplateProcessing(single=" ".join(parts), special_tokens=special)
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize(("before", "behind"), [(None, None), ("<s>", None), ("<s>", "</s>"), (None, "</s>")])
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [
+        ("some text", "</s>"),
+        ("<s>some text", "</s>"),
+        ("some text</s>", ""),
+        ("<s>some text</s>", ""),
+        ("<s>some text</s>\n", ""),
+        ("some text<|im_end|>", "</s>"),
+    ],
+)
+def test_encoder__text_has_each_special_token_once(
+    before: str | None, behind: str | None, text: str, ends: str
+) -> None:
+    tokenizer = around(before, behind)
+    encoder = Encoder(tokenizer, None, 99, "drop")
+    [(ids, mask, _)] = encoder.encode([Row(text, None, "f:1")])
+    start = before if before and not text.startswith("<s>") else ""
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == start + text + ends
+    assert mask.tolist() == [False] + [True] * (len(ids) - 1)
+    assert encoder.counts["special_in_text"] == text.count("<|im_end|>")
+
+
+@pytest.mark.parametrize("text", ["<s><s>twice", "in </s> between", "Say <|im_start|>"])
+def test_encoder__reports_special_tokens_in_plain_text(text: str) -> None:
+    encoder = Encoder(around("<s>", None), None, 99, "drop")
+    list(encoder.encode([Row(text, None, "f:1")]))
+    assert encoder.counts == {"kept": 1, "special_in_text": 1}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,367 @@
+"""Which characters of a rendered conversation come from which turn.
+
+A chat template is a program: it may strip a turn, drop its reasoning, move it or leave it out. A conversation is
+therefore rendered twice: as it is, and with the characters of its turns replaced, one by one, by code points that no
+text has. The second text then says of each of its characters which character of which turn it is. White space, and what
+the template may search a turn for (``</think>``), stay as they are, so that the template does the same both times. If
+the two texts are equal everywhere else, the characters of the second one name those of the first.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from sweepft.data.rows import Turn
+
+Tools = Sequence[Mapping[str, Any]]
+
+_FIRST: Final = 0x40000  # from here on Unicode assigns no characters, and private ones at the end
+_CODES: Final = 0x110000 - _FIRST
+_ALWAYS_KEPT: Final = "\\s\\x00-\\x1f\"'\\\\<>&"  # what strip, tojson and escape treat differently
+_LONGEST_LITERAL: Final = 40
+_DEPENDS: Final = (
+    "what the chat template writes depends on what the turns say, in a way that cannot be followed: put "
+    "{% generation %} and {% endgeneration %} around the assistant's part of the template"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A text of a message.
+
+    Attributes:
+        turn: Number of the turn.
+        key: Its key in the message; names and arguments of calls are under ``tool_calls``.
+        text: As in the data.
+    """
+
+    turn: int
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rendered text that one turn wrote: characters ``[start, stop)``.
+
+    Attributes:
+        turn: Number of the turn.
+        start: Its first character that is no white space.
+        stop: Behind its last character that is no white space; equal to `start` where a blank answer would be.
+        end: Behind the white space that follows in the turn, and in the text.
+    """
+
+    turn: int
+    start: int
+    stop: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A rendered conversation and where its turns are.
+
+    Attributes:
+        text: The conversation as the template writes it.
+        marks: What the template marks with ``{% generation %}``, as ``[start, stop)``.
+        pieces: Parts by turn, ascending; None if they cannot be told.
+        missing: Texts of which nothing is written.
+        cut: Texts of which a part is written.
+        changed: Texts that are written with other characters.
+        repeated: Texts of which some part is written more than once.
+    """
+
+    text: str
+    marks: tuple[tuple[int, int], ...]
+    pieces: tuple[Piece, ...] | None = None
+    missing: tuple[Field, ...] = ()
+    cut: tuple[Field, ...] = ()
+    changed: tuple[Field, ...] = ()
+    repeated: tuple[Field, ...] = ()
+
+    def followed(self) -> tuple[Piece, ...]:
+        """The pieces.
+
+        Raises:
+            ValueError: If they cannot be told, with the reason.
+        """
+        if self.pieces is None:
+            raise ValueError(_DEPENDS)
+        return self.pieces
+
+
+class Tracer:
+    """Renders conversations with one template and follows the text of their turns."""
+
+    def __init__(self, template: str, variables: Mapping[str, Any], *, marked: bool) -> None:
+        """Set up.
+
+        Args:
+            template: The Jinja text.
+            variables: Further variables for the template, such as the tokenizer's special tokens.
+            marked: Whether the template has generation marks.
+        """
+        self._template = template
+        self._variables = variables
+        self._marked = marked
+        self._literals = _literals(template)
+
+    def trace(self, turns: Sequence[Turn], tools: Tools = (), *, prompt: bool = False) -> Trace:
+        """Render a conversation and find out which turn wrote what.
+
+        Args:
+            turns: The conversation.
+            tools: JSON schemas for the template.
+            prompt: Whether to end with the generation prompt.
+        Raises:
+            ValueError: If the template refuses the conversation, with its message.
+        """
+        messages = [turn.message() for turn in turns]
+        blank = any(_is_blank_answer(turn) for turn in turns)
+        for answers_only in (False, True):
+            for places in (True, False)[not blank :]:
+                masks = _Masks(self._literals, turns, answers_only=answers_only, places=places)
+                try:
+                    (text, masked), marks = self._render([messages, masks.messages], tools, prompt)
+                except ValueError:
+                    self.render(turns, tools, prompt=prompt)  # raises where the masks are not the reason
+                    continue
+                found = masks.follow(text, masked)
+                if found is not None:
+                    return Trace(text, marks, **found)
+        return self.render(turns, tools, prompt=prompt)
+
+    def render(self, turns: Sequence[Turn], tools: Tools = (), *, prompt: bool = False) -> Trace:
+        """As `trace`, without the pieces."""
+        (text,), marks = self._render([[turn.message() for turn in turns]], tools, prompt)
+        return Trace(text, marks)
+
+    def _render(
+        self, conversations: list[list[dict[str, Any]]], tools: Tools, prompt: bool
+    ) -> tuple[list[str], tuple[tuple[int, int], ...]]:
+        """Texts of all conversations, and the marks of the first."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, marks = render_jinja_template(
+                conversations=conversations,
+                tools=list(tools) or None,
+                chat_template=self._template,
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=self._marked,
+                **self._variables,
+            )
+        except Exception as error:  # a template is a program and may raise anything
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        return texts, tuple(marks[0]) if self._marked else ()
+
+
+class _Masks:
+    """Messages with masked characters, and the way back from a masked character to its turn."""
+
+    def __init__(
+        self, literals: Sequence[str], turns: Sequence[Turn], *, answers_only: bool, places: bool
+    ) -> None:
+        self._literals = literals
+        self._fields: list[Field] = []
+        self._masked: list[int] = []  # characters of each field that are masked
+        self._sizes: list[int] = []
+        self._places: list[bool] = []  # whether the field is the place of a blank answer, which has no text
+        self._size = 0
+        self._unmasked: list[Field] = []  # texts to look for as they are
+        self.messages = []
+        for i, turn in enumerate(turns):
+            message = turn.message()
+            if answers_only and turn.role != "assistant":
+                self._unmasked.append(Field(i, "content", turn.content))
+            elif places and _is_blank_answer(turn):
+                message["content"] += self._place(i)
+            else:
+                for key, text in turn.texts():
+                    message[key] = self._mask(Field(i, key, text))
+                if message.get("tool_calls"):
+                    message["tool_calls"] = self._calls(i, message["tool_calls"])
+            self.messages.append(message)
+
+    def _calls(self, turn: int, value: Any, inside: bool = False) -> Any:
+        """Tool calls with names and arguments masked; ids and types stay, for the template compares them."""
+        if isinstance(value, str) and inside:
+            return self._mask(Field(turn, "tool_calls", value))
+        if isinstance(value, Mapping):
+            return {k: self._calls(turn, v, inside or k in ("name", "arguments")) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._calls(turn, v, inside) for v in value]
+        return value
+
+    def _place(self, turn: int) -> str:
+        self._add(Field(turn, "content", "\0"), 1, place=True)
+        return _alphabet()[self._size - 1]
+
+    def _mask(self, field: Field) -> str:
+        text, codes = field.text, _alphabet()[self._size : self._size + len(field.text)]
+        if len(codes) < len(text):
+            raise ValueError(f"a conversation may have at most {_CODES} characters")
+        kept = [m.span() for m in _kept(tuple(x for x in self._literals if x in text)).finditer(text)]
+        if sum(b - a for a, b in kept) == len(text):  # keep white space alone
+            kept = [m.span() for m in re.finditer(r"\s+", text)]
+        out, at = [], 0
+        for a, b in kept:
+            out += (codes[at:a], text[a:b])
+            at = b
+        out.append(codes[at:])
+        self._add(field, len(text) - sum(b - a for a, b in kept))
+        return "".join(out)
+
+    def _add(self, field: Field, masked: int, *, place: bool = False) -> None:
+        self._fields.append(field)
+        self._masked.append(masked)
+        self._places.append(place)
+        self._sizes.append(len(field.text))
+        self._size += len(field.text)
+
+    def follow(self, text: str, masked: str) -> dict[str, Any] | None:
+        """What `Trace` says of the turns; None if the two texts differ elsewhere."""
+        true, shown = _codes(text), _codes(masked)
+        at = np.flatnonzero(shown >= _FIRST)
+        source = (shown[at] - _FIRST).astype(np.int64)
+        if len(source) and source.max() >= self._size:
+            return None
+        sizes = np.array(self._sizes, np.int64)
+        field = np.repeat(np.arange(len(sizes)), sizes)[source]
+        place = np.array(self._places, np.bool_)[field]
+        if place.any():
+            shown = np.delete(shown, at[place])
+            at = at - np.cumsum(place) + place
+        if len(shown) != len(true):
+            return None
+        real = at[~place]
+        same = true == shown
+        same[real] = True
+        if not same.all():
+            return None
+        written = _codes("".join(f.text for f in self._fields))[source]
+        return {
+            "pieces": tuple(self._pieces(text, at, field, source, place)),
+            **self._losses(text, field, source, place | (true[np.minimum(at, len(true) - 1)] == written)),
+        }
+
+    def _losses(
+        self,
+        text: str,
+        field: npt.NDArray[np.int64],
+        source: npt.NDArray[np.int64],
+        as_written: npt.NDArray[np.bool_],
+    ) -> dict[str, tuple[Field, ...]]:
+        n = len(self._fields)
+        counts = np.bincount(field, minlength=n)
+        changed = set(field[~as_written].tolist())
+        times = np.bincount(source, minlength=self._size)
+        repeated = set(field[times[source] > 1].tolist()) if len(times) and times.max() > 1 else set()
+        expected = np.array(self._masked, np.int64)
+        missing = [f for i, f in enumerate(self._fields) if counts[i] == 0 < expected[i]]
+        missing += [f for f in self._unmasked if f.text.strip() not in text]
+        return {
+            "missing": tuple(missing),
+            "cut": tuple(f for i, f in enumerate(self._fields) if 0 < counts[i] < expected[i]),
+            "changed": tuple(self._fields[i] for i in sorted(changed)),
+            "repeated": tuple(self._fields[i] for i in sorted(repeated)),
+        }
+
+    def _pieces(
+        self,
+        text: str,
+        at: npt.NDArray[np.int64],
+        field: npt.NDArray[np.int64],
+        source: npt.NDArray[np.int64],
+        place: npt.NDArray[np.bool_],
+    ) -> Iterator[Piece]:
+        """Runs of characters of one turn, with the unmasked characters of its text beside them."""
+        if not len(at):
+            return
+        turn = np.array([f.turn for f in self._fields], np.int64)[field]
+        first = np.flatnonzero(np.concatenate([[True], turn[1:] != turn[:-1]]))
+        last = np.append(first[1:], len(turn)) - 1
+        offset = source - np.concatenate([[0], np.cumsum(self._sizes)])[field]
+        before = 0
+        for a, b in zip(first.tolist(), last.tolist(), strict=True):
+            start, stop = int(at[a]), int(at[b]) + (not place[b])
+            limit = int(at[b + 1]) if b + 1 < len(at) else len(text)
+            if not place[a]:
+                start -= self._beside(self._fields[field[a]].text[: int(offset[a])], text[before:start], -1)
+            end = stop
+            if not place[b]:
+                end += self._beside(self._fields[field[b]].text[int(offset[b]) + 1 :], text[end:limit], 1)
+                stop = max(stop, start + len(text[start:end].rstrip()))
+                start += len(text[start:stop]) - len(text[start:stop].lstrip())
+            yield Piece(int(turn[a]), start, stop, end)
+            before = end
+
+    def _beside(self, own: str, text: str, step: int) -> int:
+        """How many characters of `own`, which were not masked, `text` begins with (step 1) or ends with (step -1)."""
+        found = 0
+        while own and text:
+            ends = str.startswith if step > 0 else str.endswith
+            unit = next((x for x in self._literals if ends(own, x)), own[0 if step > 0 else -1])
+            if not ends(text, unit):
+                break
+            n = len(unit)
+            own, text = (own[n:], text[n:]) if step > 0 else (own[:-n], text[:-n])
+            found += n
+        return found
+
+
+def _is_blank_answer(turn: Turn) -> bool:
+    return turn.role == "assistant" and not turn.content.strip() and not turn.says_more
+
+
+def _codes(text: str) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+
+
+@functools.cache
+def _alphabet() -> str:
+    return np.arange(_FIRST, _FIRST + _CODES, dtype=np.uint32).tobytes().decode("utf-32-le")
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(literals: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches what is not masked: some characters, and `literals`, longest first."""
+    single = "".join(re.escape(x) for x in literals if len(x) == 1)
+    longer = [re.escape(x) for x in literals if len(x) > 1]
+    return re.compile(f"(?:{'|'.join([*longer, f'[{_ALWAYS_KEPT}{single}]'])})+")
+
+
+def _literals(template: str) -> tuple[str, ...]:
+    """Strings in the template's code that it may search a turn for, longest first."""
+    import jinja2
+
+    try:
+        tokens = [
+            (kind, value)
+            for _, kind, value in jinja2.Environment(autoescape=True).lex(template)
+            if kind not in ("whitespace", "data", "comment")
+        ]
+    except jinja2.TemplateSyntaxError:
+        return ()  # rendering gives the error
+    found = set()
+    for (_, before), (kind, value), (_, after) in zip(
+        [("", ""), *tokens], tokens, [*tokens[1:], ("", "")], strict=False
+    ):
+        if kind != "string":
+            continue
+        try:
+            text = str(ast.literal_eval(value)).strip()
+        except (ValueError, SyntaxError):
+            continue
+        searched = before == "(" or after in ("in", "not") or re.search(r"[^\w\s]", text)
+        if searched and 0 < len(text) <= _LONGEST_LITERAL:
+            found.add(text)
+    return tuple(sorted(found, key=lambda x: (-len(x), x)))

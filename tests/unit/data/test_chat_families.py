@@ -1,0 +1,180 @@
+"""What is learned of conversations of every shape, in the format of each model family.
+
+The learned text is compared with one written by hand (`support.chat_templates`), the tokens with those of
+`apply_chat_template`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from support.chat_templates import ADDED, FAMILIES, SPECIAL
+from support.rows import chat
+from sweepft.data.encode import Encoder
+from sweepft.data.rows import Row, Turn
+from sweepft.data.templates import ChatFormat
+
+ADD = {"name": "add", "arguments": {"a": 2, "b": "twice"}}
+CALL = Turn("assistant", "", extra={"tool_calls": [{"id": "call00001", "type": "function", "function": ADD}]})
+RESULT = Turn("tool", '{"sum": "4"}', extra={"name": "add", "tool_call_id": "call00001"})
+TOOLS = ({"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}},)
+CALLS = {
+    "qwen2.5": '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": "twice"}}\n</tool_call><|im_end|>',
+    "qwen2.5-base": '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": "twice"}}\n</tool_call><|im_end|>',
+    "qwen3": '<tool_call>\n{"name": "add", "arguments": {"a": 2, "b": "twice"}}\n</tool_call><|im_end|>',
+    "mistral": '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 2, "b": "twice"}, "id": "call00001"}]</s>',
+    "llama-3.1": '{"name": "add", "parameters": {"a": 2, "b": "twice"}}<|eom_id|>',
+    "r1-distill": '<|tool_calls_begin|><|tool_call_begin|>add\n{"a": 2, "b": "twice"}<|tool_call_end|><|tool_calls_end|>'
+    "<|end_of_sentence|>",
+}
+"""What is learned of `CALL`, by family."""
+
+Q, A = ("user", "What is 2 plus 2?"), ("assistant", "It is 4.")
+SHAPES: dict[str, Row] = {
+    "single": chat(Q, A),
+    "multi": chat(Q, A, ("user", "And 3?"), ("assistant", "That is 6.")),
+    "three": chat(Q, A, ("user", "And 3?"), ("assistant", "6"), ("user", "4?"), ("assistant", "8")),
+    "ends with the user": chat(Q, A, ("user", "Thanks")),
+    "system": chat(("system", "Be brief."), Q, A),
+    "system, multi": chat(("system", "Be brief."), Q, A, ("user", "And 3?"), ("assistant", "6")),
+    "later system": chat(Q, A, ("system", "Be brief now."), ("user", "And 3?"), ("assistant", "6")),
+    "tool": chat(Q, CALL, RESULT, A, tools=TOOLS),
+    "tool, twice": chat(Q, CALL, RESULT, CALL, RESULT, A, tools=TOOLS),
+    "tool call alone": chat(Q, CALL, tools=TOOLS),
+    "echo": chat(("user", "same"), ("assistant", "same"), ("user", "same"), ("assistant", "same")),
+    "short": chat(("user", "a"), ("assistant", "a"), ("user", "s"), ("assistant", "s")),
+    "blank": chat(Q, ("assistant", ""), ("user", "Well?"), A),
+    "blank last": chat(Q, A, ("user", "Well?"), ("assistant", "")),
+    "spaces": chat(Q, ("assistant", "  \n"), ("user", "Well? "), A),
+    "unicode": chat(("user", "naïve 日本語 🙂?"), ("assistant", "日本語 🙂 é ß \u2028 \ue000")),
+    "indented": chat(("user", "  a  b\n\nc "), ("assistant", "  x  y\n\n    z\n")),
+    "punctuation": chat(("user", "?"), ("assistant", "-"), ("user", '"'), ("assistant", "<>")),
+    "says a header": chat(Q, ("assistant", "assistant\nUSER: x ASSISTANT: y [/INST] z"), ("user", "ok"), A),
+    "begins with a header": chat(("user", "user\n"), ("assistant", "ASSISTANT: yes"), ("user", "<|user"), A),
+    "thinks": chat(Q, ("assistant", "<think>\ntwo twos\n</think>\n\nIt is 4.")),
+    "thinks, multi": chat(
+        Q,
+        ("assistant", "<think>\ntwo twos\n</think>\n\nIt is 4."),
+        ("user", "And 3?"),
+        ("assistant", "<think>\ntwo threes\n</think>\n\nIt is 6."),
+    ),
+    "reasoning": chat(Q, Turn("assistant", "It is 4.", extra={"reasoning_content": "two twos"})),
+    "reasoning, multi": chat(
+        Q,
+        Turn("assistant", "It is 4.", extra={"reasoning_content": "two twos"}),
+        ("user", "And 3?"),
+        Turn("assistant", "It is 6.", extra={"reasoning_content": "two threes"}),
+    ),
+    "first not learned": chat(Q, Turn("assistant", "WRONG", learn=False), ("user", "No."), A),
+    "last not learned": chat(Q, A, ("user", "Sure?"), Turn("assistant", "WRONG", learn=False)),
+    "few shots": chat(
+        ("user", "1 plus 1"),
+        Turn("assistant", "2", learn=False),
+        ("user", "2 plus 1"),
+        Turn("assistant", "3", learn=False),
+        Q,
+        A,
+    ),
+}
+
+
+@functools.cache
+def tokenizer(eos: str, bos: str | None, template: str) -> Any:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet, show_progress=False))
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=eos, bos_token=bos, pad_token=eos)
+    made.add_tokens(list(SPECIAL), special_tokens=True)
+    made.add_tokens(list(ADDED))
+    made.chat_template = template
+    return made
+
+
+@functools.cache
+def chat_format(family: str) -> tuple[Any, ChatFormat]:
+    kind = FAMILIES[family]
+    made = tokenizer(kind.eos, kind.bos, kind.template)
+    return made, ChatFormat(made, kind.template)
+
+
+def expected(family: str, row: Row) -> list[str]:
+    turns = row.content
+    assert not isinstance(turns, str)
+    last_user = max(i for i, turn in enumerate(turns) if turn.role == "user")
+    answers = []
+    for i, turn in enumerate(turns):
+        if turn.role == "assistant" and turn.learn:
+            final = i > last_user and (i == len(turns) - 1 or bool(turn.extra.get("reasoning_content")))
+            written = FAMILIES[family].answer(turn, final)
+            if turn is CALL:
+                written = "<think>\n\n</think>\n\n" * (family == "qwen3" and final) + CALLS[family]
+            answers.append(written)
+    return answers
+
+
+def outcome(family: str, shape: str) -> str:
+    kind = FAMILIES[family]
+    if "tool" in shape:
+        alternates = shape == "tool call alone" and kind.tool == "refused"
+        return "not_rendered" if alternates else kind.tool
+    if "system" in shape:
+        return kind.later_system if "later" in shape else kind.system
+    return "kept"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families__learned_text(family: str, shape: str) -> None:
+    made, form = chat_format(family)
+    row = SHAPES[shape]
+    encoder = Encoder(made, form, 4096, "drop")
+    encoded = list(encoder.encode([row]))
+    assert [name for name in ("kept", "refused", "not_rendered", "no_target") if encoder.counts[name]] == [
+        outcome(family, shape)
+    ], encoder.example
+    if not encoded:
+        return
+    [(ids, mask, _)] = encoded
+    assert not isinstance(row.content, str)
+    rendered = form.render(row.content, row.tools)
+    assert [rendered.text[a:b] for a, b in rendered.spans] == expected(family, row)
+    messages = [turn.message() for turn in row.content]
+    assert ids.tolist() == made.apply_chat_template(messages, tools=list(row.tools) or None)["input_ids"]
+    learned = made.decode(ids[mask], clean_up_tokenization_spaces=False)
+    assert learned == "".join(expected(family, row))
+
+
+words = st.text(
+    st.characters(exclude_categories=("Cs",)) | st.sampled_from("\n <>\"'|{}"), min_size=1, max_size=12
+)
+plain = words.filter(lambda t: t.strip() and not any(s in t for s in (*SPECIAL, *ADDED)))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    family=st.sampled_from(sorted(set(FAMILIES))),
+    pairs=st.lists(st.tuples(plain, plain, st.booleans()), min_size=1, max_size=4),
+)
+def test_families__any_conversation(family: str, pairs: list[tuple[str, str, bool]]) -> None:
+    """The learned text is the answers to learn with their ends, and the tokens are those of inference."""
+    made, form = chat_format(family)
+    row = chat(*(t for q, a, learn in pairs for t in (("user", q), Turn("assistant", a, learn))))
+    assert not isinstance(row.content, str)
+    rendered = form.render(row.content)
+    assert [rendered.text[a:b] for a, b in rendered.spans] == expected(family, row)
+    encoded = list(Encoder(made, form, 10**6, "drop").encode([row]))
+    assert len(encoded) == any(learn for _, _, learn in pairs)
+    for ids, mask, _ in encoded:
+        messages = [turn.message() for turn in row.content]
+        assert ids.tolist() == made.apply_chat_template(messages)["input_ids"]
+        assert np.array_equal(mask.nonzero()[0] > 0, np.ones(mask.sum(), bool))
