@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from sweepft.cli.job import job_of, run_folder, stop_the_job
-from sweepft.cli.options import RUN as _RUN
+from sweepft.cli.options import RUN
 from sweepft.errors import CommandError, Problem
 
 _TRIAL = click.argument("trial")
@@ -22,7 +22,7 @@ def _send(run: Path, name: str, trial: str | None = None, arguments: dict[str, A
 
 
 @click.command()
-@_RUN
+@RUN
 @click.argument("trial", required=False)
 def stop(run: Path, trial: str | None) -> None:
     """Stop TRIAL, or the whole sweep.
@@ -37,7 +37,7 @@ def stop(run: Path, trial: str | None) -> None:
 
 
 @click.command()
-@_RUN
+@RUN
 @_TRIAL
 def pin(run: Path, trial: str) -> None:
     """Exempt TRIAL from early stopping."""
@@ -45,7 +45,7 @@ def pin(run: Path, trial: str) -> None:
 
 
 @click.command()
-@_RUN
+@RUN
 @_TRIAL
 @click.option(
     "--set", "params", multiple=True, required=True, metavar="KEY=VALUE", help="Swept parameter to change."
@@ -59,7 +59,7 @@ def clone(run: Path, trial: str, params: tuple[str, ...]) -> None:
 
 
 @click.command()
-@_RUN
+@RUN
 @click.option("--trials", type=click.IntRange(min=1), required=True, help="Total number of trials.")
 def extend(run: Path, trials: int) -> None:
     """Raise the number of trials of a running sweep."""
@@ -67,7 +67,7 @@ def extend(run: Path, trials: int) -> None:
 
 
 @click.command()
-@_RUN
+@RUN
 def pause(run: Path) -> None:
     """Pause a running sweep and free its GPUs.
 
@@ -77,14 +77,14 @@ def pause(run: Path) -> None:
 
 
 @click.command("continue")
-@_RUN
+@RUN
 def go_on(run: Path) -> None:
     """Continue a paused sweep."""
     _send(run, "continue")
 
 
 @click.command()
-@_RUN
+@RUN
 def watch(run: Path) -> None:
     """Follow a running sweep. Ctrl-C stops watching, not the sweep."""
     from sweepft.driver.progress import watch_run

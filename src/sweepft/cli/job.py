@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sweepft.cli.options import RUN as _RUN
+from sweepft.cli.options import RUN
 from sweepft.errors import JobError, Problem
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def stop_the_job(job: Job) -> None:
 
 
 @click.command()
-@_RUN
+@RUN
 def logs(run: Path) -> None:
     """Show the driver's log; follow it if RUN is a Ray Job."""
     job = job_of(run)

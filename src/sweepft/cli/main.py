@@ -13,13 +13,7 @@ import click
 import sweepft
 from sweepft.cli.commands import SWEEP_COMMANDS
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
-from sweepft.cli.options import ADDRESS as _ADDRESS
-from sweepft.cli.options import NO_FILES as _NO_FILES
-from sweepft.cli.options import OUT as _OUT
-from sweepft.cli.options import RUN as _RUN
-from sweepft.cli.options import SET as _SET
-from sweepft.cli.options import SPEC as _SPEC
-from sweepft.cli.options import make_derived
+from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.replay import replay
 from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@_RUN
+@RUN
 @click.argument("uri", required=False)
 def mirror(run: Path, uri: str | None) -> None:
     """Create or update the mirror of a run.
@@ -87,10 +81,10 @@ def cli() -> None:
 
 
 @cli.command()
-@_SPEC
-@_SET
-@_OUT
-@_ADDRESS
+@SPEC
+@SET
+@OUT
+@ADDRESS
 @click.option(
     "--tiny",
     is_flag=True,
@@ -118,9 +112,9 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 @cli.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option("--trial", metavar="ID", help="Retrain this trial; SPEC is then a run folder.")
-@_SET
-@_OUT
-@_ADDRESS
+@SET
+@OUT
+@ADDRESS
 def train(
     spec: Path, trial: str | None, overrides: tuple[str, ...], out: Path | None, address: str | None
 ) -> None:
@@ -135,9 +129,9 @@ def train(
 
 
 @cli.command()
-@_RUN
-@_SET
-@_ADDRESS
+@RUN
+@SET
+@ADDRESS
 def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
     """Resume a run, or extend it.
 
@@ -152,7 +146,7 @@ def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
 
 
 @cli.command()
-@_RUN
+@RUN
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run: Path, as_json: bool) -> None:
     """Show the status of a run."""
@@ -167,9 +161,9 @@ def status(run: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_SPEC
-@_SET
-@_NO_FILES
+@SPEC
+@SET
+@NO_FILES
 def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """Check SPEC and the files it names.
 
@@ -240,7 +234,7 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
 
 
 @cli.command()
-@_RUN
+@RUN
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port of the page."
 )
@@ -256,8 +250,8 @@ def dashboard(run: Path, port: int) -> None:
 
 
 @cli.command()
-@_RUN
-@_SET
+@RUN
+@SET
 def track(run: Path, overrides: tuple[str, ...]) -> None:
     """Upload metrics missing from the configured trackers."""
     from sweepft.trackers.feed import track_run

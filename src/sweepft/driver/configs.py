@@ -90,7 +90,7 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         rungs=spec.early_stop.rungs,
         micro_batch=_micro_batch(spec.train.micro_batch),
         packed=isinstance(spec.train.micro_batch, MicroTokens),
-        largest_batch=_largest_batch(spec),
+        largest_batch=max(spec.batch_sizes, default=1),
         precision=spec.train.precision,
         zero_stage=spec.train.zero_stage,
         offload=spec.train.offload,
@@ -118,14 +118,6 @@ def _micro_batch(given: int | str | MicroTokens) -> int:
     if isinstance(given, MicroTokens):
         return given.tokens
     return given if isinstance(given, int) else 0
-
-
-def _largest_batch(spec: SweepSpec) -> int:
-    """The largest global batch a trial may have: of the swept choices, else the fixed one in ``train``."""
-    sizes = [entry["batch_size"] for entry in spec.search.start_with if "batch_size" in entry]
-    swept = spec.search.space.get("batch_size")
-    sizes += [int(value) for value in swept.choice or ()] if swept is not None else []
-    return max([*map(int, sizes), spec.train.batch_size or 1])
 
 
 def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolicy:

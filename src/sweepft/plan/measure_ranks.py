@@ -22,7 +22,6 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.driver.configs import slot_config
-from sweepft.plan.trial_shapes import batch_sizes
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
@@ -44,7 +43,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     spec = from_dict(job["spec"])
     prepared = Prepared.model_validate(job["prepared"])
     engine = slot_config(spec, prepared, Path(job["folder"])).engine
-    trials = [_train_config(spec, size, prepared.budget_samples) for size in batch_sizes(spec)]
+    trials = [_train_config(spec, size, prepared.budget_samples) for size in spec.batch_sizes]
     slots, world = int(job["slots"]), spec.resources.workers_per_trial
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()

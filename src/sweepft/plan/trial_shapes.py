@@ -38,38 +38,17 @@ class TrialShape:
     judged_at_best: tuple[str, ...]
 
 
-def batch_sizes(spec: SweepSpec) -> tuple[int, ...]:
-    """The possible batch sizes, in increasing order."""
-    swept = spec.search.space.get("batch_size")
-    sizes = swept.choices if swept is not None else (spec.train.batch_size,)
-    return tuple(sorted(int(size) for size in sizes if size is not None))
-
-
 def trial_shapes(spec: SweepSpec, budget: int) -> tuple[TrialShape, ...]:
     """One shape per batch size; ``budget`` is in samples per trial."""
-    return tuple(_trial_shape(spec, size, budget) for size in batch_sizes(spec))
+    return tuple(_trial_shape(spec, size, budget) for size in spec.batch_sizes)
 
 
 def trial_count(spec: SweepSpec) -> int | None:
     """Maximum number of trials: ``search.trials`` or the size of the space; None if only ``search.limit`` bounds it."""
-    wanted, size = spec.search.trials, space_size(spec)
+    wanted, size = spec.search.trials, spec.space_size
     if wanted is None:
         return size if spec.search.sampler == "grid" else None
     return wanted if size is None else min(wanted, size)
-
-
-def space_size(spec: SweepSpec) -> int | None:
-    """Number of different params in the search space; None if it has a continuous dimension."""
-    sizes = []
-    for dimension in spec.search.space.values():
-        if dimension.kind == "choice":
-            sizes.append(len(dimension.choices))
-        elif dimension.kind == "int_uniform":
-            low, high = dimension.bounds
-            sizes.append(int(high - low) + 1)
-        else:
-            return None
-    return math.prod(sizes)
 
 
 def largest_lora_rank(spec: SweepSpec) -> int:

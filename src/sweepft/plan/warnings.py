@@ -9,7 +9,7 @@ from sweepft.plan.cluster import Cluster, Placement, rank_room
 from sweepft.plan.cost import Cost
 from sweepft.plan.memory import GIB, RankMemory
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import TrialShape, space_size
+from sweepft.plan.trial_shapes import TrialShape
 from sweepft.spec import FEWEST_STEPS, SweepSpec
 
 
@@ -178,7 +178,7 @@ def _learning(spec: SweepSpec, trials: int, placement: Placement) -> Iterator[st
 
 
 def _space(spec: SweepSpec, trials: int) -> Iterator[str]:
-    size = space_size(spec)
+    size = spec.space_size
     if size is not None and spec.search.trials is not None and size < spec.search.trials:
         yield (
             f"the search space has {size} combinations, fewer than search.trials {spec.search.trials}: "

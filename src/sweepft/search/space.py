@@ -7,7 +7,6 @@ Numbers to choose from are an ordered scale: a batch size out of 8, 16, 32 is th
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,22 +33,15 @@ class ParamMapping:
         key: Dotted field of ``train``.
         param: Name of the parameter in the study.
         distribution: Its Optuna distribution.
+        size: Number of values; None for a continuous range.
         values: For choices: value by position. None for ranges.
     """
 
     key: str
     param: str
     distribution: BaseDistribution
+    size: int | None
     values: tuple[Any, ...] | None = None
-
-    @property
-    def size(self) -> int | None:
-        """Number of values, or None for a continuous range."""
-        if self.values is not None:
-            return len(self.values)
-        if isinstance(self.distribution, IntDistribution):
-            return int(self.distribution.high - self.distribution.low + 1)
-        return None
 
     def encode(self, value: Any) -> Param:
         """Parameter of a value; `ValueError` if the value is not in the dimension."""
@@ -94,36 +86,31 @@ def param_mapping(key: str, dimension: Dimension) -> ParamMapping:
     match dimension.kind:
         case "choice" if dimension.is_numeric:
             values = tuple(sorted(dimension.choices))
-            return ParamMapping(key, f"{key}.index", IntDistribution(0, len(values) - 1), values)
+            positions = IntDistribution(0, len(values) - 1)
+            return ParamMapping(key, f"{key}.index", positions, dimension.size, values)
         case "choice":
-            labels = tuple(_label(value) for value in dimension.choices)
-            return ParamMapping(key, key, CategoricalDistribution(labels), dimension.choices)
+            labels = CategoricalDistribution(tuple(_label(value) for value in dimension.choices))
+            return ParamMapping(key, key, labels, dimension.size, dimension.choices)
         case "int_uniform":
             low, high = dimension.bounds
-            return ParamMapping(key, key, IntDistribution(int(low), int(high)))
+            return ParamMapping(key, key, IntDistribution(int(low), int(high)), dimension.size)
         case kind:
             low, high = dimension.bounds
-            return ParamMapping(
-                key, key, FloatDistribution(float(low), float(high), log=kind == "log_uniform")
-            )
+            floats = FloatDistribution(float(low), float(high), log=kind == "log_uniform")
+            return ParamMapping(key, key, floats, dimension.size)
 
 
 class Space:
-    """The search space of a spec: a `ParamMapping` for each key, in order."""
+    """The search space of a spec: a `ParamMapping` for each key, in order. ``size`` is that of the spec."""
 
     def __init__(self, spec: SweepSpec) -> None:
+        self.size = spec.space_size
         self.mappings = {key: param_mapping(key, dimension) for key, dimension in spec.search.space.items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Distribution by parameter."""
         return {mapping.param: mapping.distribution for mapping in self.mappings.values()}
-
-    @property
-    def size(self) -> int | None:
-        """Number of distinct params, or None for an infinite space."""
-        sizes = [mapping.size for mapping in self.mappings.values()]
-        return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def encode(self, params: Mapping[str, Any]) -> dict[str, Param]:
         """Optuna's parameters of params, which may be partial; `ValueError` if a key or value is not in the space."""

@@ -68,6 +68,13 @@ class Dimension(Section):
         return found
 
     @property
+    def size(self) -> int | None:
+        """Number of values; None for a continuous range."""
+        if self.choice is not None:
+            return len(self.choice)
+        return None if self.int_uniform is None else self.int_uniform[1] - self.int_uniform[0] + 1
+
+    @property
     def is_numeric(self) -> bool:
         """Whether its values are numbers: a range, or a choice of numbers only."""
         return self.choice is None or all(_is_number(value) for value in self.choice)

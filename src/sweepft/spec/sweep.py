@@ -8,6 +8,7 @@ ledger, the slot and its ranks to the trainer.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import cached_property
@@ -142,6 +143,19 @@ class SweepSpec(Section):
             return TrainConfig.from_dict(data, budget_samples)
         except ValidationError as error:
             raise SpecError(problems_of(error, TrainConfig, data, lambda _: "trial", ("train",))) from None
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """The possible batch sizes, in increasing order."""
+        swept = self.search.space.get("batch_size")
+        sizes = swept.choices if swept is not None else (self.train.batch_size,)
+        return tuple(sorted(int(size) for size in sizes if size is not None))
+
+    @property
+    def space_size(self) -> int | None:
+        """Number of different params in the search space; None if it has a continuous dimension."""
+        sizes = [dimension.size for dimension in self.search.space.values()]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     @property
     def kept(self) -> Keep:

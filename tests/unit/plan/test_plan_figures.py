@@ -22,7 +22,7 @@ from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.show import show_plan
-from sweepft.plan.trial_shapes import space_size, trial_count, trial_shapes
+from sweepft.plan.trial_shapes import trial_count, trial_shapes
 from sweepft.spec import Resources
 
 ROOT = Path(__file__).parents[3]
@@ -92,7 +92,7 @@ class TestTrialShapes:
         )
 
     def test_space_size__continuous_space_is_infinite(self) -> None:
-        assert space_size(spec_to_plan()) is None
+        assert spec_to_plan().space_size is None
 
 
 class TestPlacement:
