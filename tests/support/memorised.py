@@ -93,6 +93,9 @@ def base_model(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
+        model.get_input_embeddings().weight.data *= (
+            20  # the output layer too: an adapter cannot make logits large
+        )
     model.save_pretrained(folder)
     fields = {"eos_token_id": tokenizer.eos_token_id, **(generation or {})}
     (folder / "generation_config.json").write_text(json.dumps(fields))

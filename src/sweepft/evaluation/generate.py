@@ -70,13 +70,29 @@ def answer_chats(
             max_new_tokens=max_new_tokens,
             synced_gpus=sharded and world > 1,
         )
-        answers = tok.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        ids = out[:, batch["input_ids"].shape[1] :]
+        pad_from_end(ids, model, tok.pad_token_id)
+        answers = tok.batch_decode(ids, skip_special_tokens=True)
         found |= {i: text.strip() for i, text in zip(places, answers, strict=True)}
     if world > 1 and not sharded:
         shares: list[Any] = [None] * world
         dist.all_gather_object(shares, found)
         found = {i: text for share in shares for i, text in share.items()}
     return [found[i] for i in range(len(chats))]
+
+
+def pad_from_end(answers: torch.Tensor, model: Any, pad: int) -> None:
+    """Fill each answer with the pad token from the token that ends it, which may be an ordinary added token.
+
+    Args:
+        answers: Generated ids, (batch, length); changed in place.
+        model: Its generation config has the tokens that end an answer.
+        pad: The pad token, which is removed when the ids are decoded.
+    """
+    ends = model.generation_config.eos_token_id
+    if ends is not None:
+        ended = torch.isin(answers, torch.tensor(ends, device=answers.device))
+        answers[ended.cumsum(1) > 0] = pad
 
 
 def _batches(

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM, normalize_gen_kwargs
 
+from sweepft.evaluation.generate import pad_from_end
 from sweepft.evaluation.task_loading import load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
 
@@ -55,17 +56,16 @@ def score(
         task.batch_size,
         ranks=world if shares else 1,
         synced=sharded and world > 1,
+        chat_template=task.chat_template,
         length_class=length_class,
-        # As in training: a chat has the special tokens that its template writes, other text those of the tokenizer.
-        add_bos_token=False if task.chat_template else None,
     )
     with _lengths_of_tasks(model):
         results = evaluate(
             lm=lm,
             task_dict=loaded,
             limit=task.limit,
-            apply_chat_template=task.chat_template,
-            fewshot_as_multiturn=task.chat_template,
+            apply_chat_template=lm.chats,
+            fewshot_as_multiturn=lm.chats,
         )
     return {} if results is None or dist.get_rank() != 0 else _result(task.name, loaded, results)
 
@@ -93,8 +93,11 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         batch_size: Items per forward pass.
         ranks: Number of ranks that share the items.
         synced: Whether every rank generates until the slowest one has finished.
+        chat_template: Whether requests are written with the chat template, if the tokenizer has one.
         length_class: As of `score`.
-        add_bos_token: Whether the tokenizer adds its special tokens to a request; None: as it is set up.
+
+    Attributes:
+        chats: Whether they are.
     """
 
     def __init__(
@@ -105,18 +108,16 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         *,
         ranks: int,
         synced: bool,
-        add_bos_token: bool | None,
+        chat_template: bool,
         length_class: Callable[[int], int] | None = None,
     ) -> None:
         from transformers import AutoTokenizer
 
-        # A separate tokenizer, because the harness changes its padding side.
-        super().__init__(
-            pretrained=model,
-            tokenizer=AutoTokenizer.from_pretrained(tokenizer),
-            batch_size=batch_size,
-            add_bos_token=add_bos_token,
-        )
+        own = AutoTokenizer.from_pretrained(tokenizer)  # the harness changes its padding side
+        self.chats = chat_template and own.chat_template is not None
+        # As in training: a chat has the special tokens that its template writes, other text those of the tokenizer.
+        bos = False if self.chats else None
+        super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size, add_bos_token=bos)
         self._synced = synced
         self._length_class = length_class
         if ranks > 1:
@@ -161,15 +162,7 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         if self._synced:
             arguments["synced_gpus"] = True
         generated: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
-        ends = self.model.generation_config.eos_token_id
-        answers = generated[:, context.shape[1] :]
-        ended = (
-            torch.isin(answers, torch.tensor(ends, device=answers.device))
-            if ends is not None
-            else answers < 0
-        )
-        # The harness takes special tokens out of an answer; the end of a turn may be an ordinary added token.
-        answers[ended.cumsum(1) > 0] = self.tokenizer.pad_token_id
+        pad_from_end(generated[:, context.shape[1] :], self.model, self.tokenizer.pad_token_id)
         return generated
 
 

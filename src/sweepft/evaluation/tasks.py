@@ -32,7 +32,7 @@ class EvalTask:
         include_path: Folders with task files.
         limit: Largest number of items (for a group, of each of its tasks); None for all.
         num_fewshot: Examples before each item; None for the task's own number.
-        chat_template: Whether items are rendered as chat turns.
+        chat_template: Whether items are rendered as chat turns, if the tokenizer has a chat template.
         batch_size: Items per forward pass of a rank.
     """
 

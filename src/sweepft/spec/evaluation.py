@@ -164,7 +164,7 @@ class Evaluate(Section):
     batch_size: PositiveInt = 8
     """Items per batch and rank; halved if they do not fit in memory."""
     chat_template: bool = True
-    """Format items as chat turns with the model's chat template, as in training."""
+    """Format items as chat turns with the model's chat template, as in training; as plain text if there is none."""
     rank_by: _RankBy = "objective"
     """Final ranking: `objective`, a task (`gsm8k`), one of its metrics (`gsm8k.exact_match`), a test set (`NAME.loss`),
     or a mapping of these to weights, which ranks by the weighted mean with losses counted negative."""

@@ -31,7 +31,7 @@ def test_requests__have_the_ids_of_training(template: Any, adds_bos: bool, tmp_p
         1,
         ranks=1,
         synced=False,
-        add_bos_token=False,
+        chat_template=True,
     )
     tokens = TokenSet(prepared.train.path)
     for i, row in enumerate(chat_rows()):
@@ -57,7 +57,8 @@ def test_requests__without_a_chat_template_are_encoded_like_text_rows(tmp_path: 
         1,
         ranks=1,
         synced=False,
-        add_bos_token=None,
+        chat_template=True,
     )
+    assert not lm.chats
     ids, _ = TokenSet(prepared.train.path).row(0)
     assert [*lm.tok_encode("Grey hats are grey."), lm.eot_token_id] == ids.tolist()

@@ -234,7 +234,7 @@ def scored(runner, tokenizer, tasks, trial):
 
     runner.start(trial)
     chats = [[{"role": "user", "content": "word " * n}] for n in (1, 5, 2, 12, 3, 16)]
-    how = {"end_ids": [], "temperature": 0.0, "max_new_tokens": 8, "seed": 0}
+    how = {"temperature": 0.0, "max_new_tokens": 8, "seed": 0}
     found = []
     with plain_model(runner.zero) as model:
         for size, length_class in ((1, None), (8, runner.zero.length_class), (8, None)):
