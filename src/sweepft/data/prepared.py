@@ -74,6 +74,8 @@ class TokenPolicy(_Fact):
 
     ends: tuple[str, ...] = ()
     """Tokens that end an answer, in the order of `end_ids`."""
+    ends_turns: bool = False
+    """Whether the first of them ends the turns of the chat template."""
     turn_end: str | None = None
     """The end of a turn, if the saved tokenizer has it as eos token in place of the base model's."""
     added: tuple[str, ...] = ()

@@ -61,7 +61,13 @@ class LoadedTokenizer:
         kind: Literal["none", "plain", "marked"] = "none"
         if self.chat is not None:
             kind = "marked" if self.chat.marked else "plain"
-        return TokenPolicy(ends=tuple(ends), turn_end=self.turn_end, added=self.added, template=kind)
+        return TokenPolicy(
+            ends=tuple(ends),
+            ends_turns=self.chat is not None and self.chat.end_of_turn is not None,
+            turn_end=self.turn_end,
+            added=self.added,
+            template=kind,
+        )
 
     def save(self, cache: Path) -> Path:
         """Save as ``tokenizer-DIGEST`` in `cache`, all or nothing; returns the folder.

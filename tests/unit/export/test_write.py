@@ -79,7 +79,7 @@ def two_trials(
         "train": tokens("train", 80), "test": {}, "budget_samples": 100, "order": "abc", "tokenizer": "/cache/tok",
         "validation": [{"name": n, "weight": w, "data": tokens(n, 10)} for n, w in (("own", 1.0), ("general", 0.0))],
         "vocab_size": 384, "model_vocab_size": 384, "pad_id": 0, "end_ids": [3], "overlap_dropped": 0, "warnings": [],
-        "tokens": {"ends": ["<|im_end|>"], "template": "marked"},
+        "tokens": {"ends": ["<|im_end|>", "</s>"], "ends_turns": True, "template": "marked"},
         "sources": [{"path": "/data/chats.jsonl.gz", "split": "train", "builder": "json", "form": "messages"}],
     }  # fmt: skip
     sweep = LedgerBuilder(folder, samples_per_step=8, name="a-sweep", spec=resolved.to_dict(), data=prepared)
@@ -144,6 +144,8 @@ def test_write_best__holds_weights_and_recipes(tmp_path: Path) -> None:
     assert "base_model" not in yaml.safe_load(card.split("---")[1])
     assert "/models" not in card
     assert "/data" not in card
+    assert "It ends its turns with `<|im_end|>`." in card
+    assert "all tokens that end an answer (`<|im_end|>`, `</s>`), so" in card
     assert "| own | yes | 1.2500 ± 0.0500 | 10 |" in card
     assert "| general | no | 3.0000 ± 0.1000 | 10 |" in card
 
