@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,13 @@ from sweepft.data.prepared import SourceForm
 from sweepft.spec.sections import TrainSource
 
 _PARQUET: Final = b"PAR1"
+_ROWS: Final = 100  # that are looked at
+_COLUMNS: Final = ("system", "system_prompt", "history", "functions")
+_KEYS: Final = ("weight", "train")
 
 
 def source_form(source: TrainSource) -> SourceForm:
-    """The form of a source, by its content and its first row.
+    """The form of a source, by its content and its first rows.
 
     Raises:
         DataError: If it cannot be read.
@@ -25,9 +29,22 @@ def source_form(source: TrainSource) -> SourceForm:
     if file.is_file():
         with file.open("rb") as stream:
             builder = "parquet" if stream.read(len(_PARQUET)) == _PARQUET else "json"
-    first = next((record for _, record in records(source.path, split) if isinstance(record, Mapping)), {})
-    form, tools = _form(first, source.format), first.get("tools") is not None
-    return SourceForm(path=source.path, split=split, builder=builder, form=form, tools=tools)
+    rows = [record for _, record in islice(records(source.path, split), _ROWS) if isinstance(record, Mapping)]
+    return SourceForm(
+        path=source.path,
+        split=split,
+        builder=builder,
+        form=_form(rows[0], source.format) if rows else "other",
+        tools=any(row.get("tools") is not None for row in rows),
+        unread=tuple(sorted({name for row in rows for name in _unread(row)})),
+    )
+
+
+def _unread(row: Mapping[str, Any]) -> set[str]:
+    """Columns, and keys of messages, that sweepft reads and TRL does not."""
+    found = {name for name in _COLUMNS if row.get(name)}
+    messages = [turn for turn in row.get("messages") or () if isinstance(turn, Mapping)]
+    return found | {f"messages[].{key}" for turn in messages for key in _KEYS if key in turn}
 
 
 def _form(row: Mapping[str, Any], wanted: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 from sweepft.data.generation_marks import TRAINING_TEMPLATE
@@ -62,14 +63,45 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
 
 def trl_differences(facts: BestFacts) -> Iterator[str]:
     """What TRL does otherwise than the trial; one sentence each."""
-    form, sources = _trained_on(facts)
-    tokens, counts = facts.prepared.tokens, facts.prepared.train.counts
     yield "TRL shuffles the rows in its own order: expect a loss near the trial's, not identical numbers."
-    if left := [source.path for source in facts.prepared.sources if source not in sources]:
+    yield from _rows_read_otherwise(facts)
+    if any(held.fraction for held in facts.spec.data.validation):
+        yield "TRL trains on the rows that the trial kept apart for validation, too: do not validate on them."
+    if facts.train_config.schedule == "wsd" and facts.train_config.warmup_steps:
+        yield "TRL's warmup starts at min_lr_ratio of the peak rate instead of 0."
+    if facts.train_config.lora is not None and needs_tokenizer(facts):
+        yield (
+            "TRL trains the whole output layer beside the adapter, because tokens were added; TRL 1.16 fails at that "
+            "where input and output embeddings are tied."
+        )
+
+
+def _rows_read_otherwise(facts: BestFacts) -> Iterator[str]:
+    form, sources = _trained_on(facts)
+    counts = facts.prepared.train.counts
+    if left := [Path(source.path).name for source in facts.prepared.sources if source not in sources]:
         yield f"TRL takes rows of one form only and not every form, so it does not read {', '.join(left)}."
+    if unread := sorted({name for source in sources for name in source.unread}):
+        yield f"TRL does not read {', '.join(unread)}."
+    if any("roles of messages" in note for note in facts.prepared.notes):
+        yield "TRL does not rename the roles of messages: write them as system, user and assistant first."
+    yield from _form_read_otherwise(form, facts.prepared.tokens.template)
+    if facts.phases or any(source.domains for source in facts.spec.data.train):
+        yield "TRL has no domains: phases, weights or choice of domains are not reproduced; all rows weigh the same."
+    if any(source.limit for source in facts.spec.data.train):
+        yield "TRL reads all rows of a source that the trial read in part."
+    if counts.get("over_length") or counts.get("truncated"):
+        yield "Rows longer than max_length are cut off by TRL" + (
+            "." if counts.get("truncated") else "; the trial left them out."
+        )
+    if lost := sum(n for reason, n in counts.items() if reason in ("no_target", "refused")):
+        yield f"The trial left out {lost} rows without an answer or refused by the template: TRL may fail on them."
+
+
+def _form_read_otherwise(form: str | None, template: str) -> Iterator[str]:
     if form is None:
         yield "TRL does not know the form of these rows: convert them to `messages` first."
-    if form == "messages" and tokens.template == "plain":
+    if form == "messages" and template == "plain":
         yield (
             "The chat template has no generation marks, so TRL learns the whole conversation instead of the answers. "
             "For a family that TRL knows, assistant_only_loss: true without chat_template_path learns the answers."
@@ -81,25 +113,6 @@ def trl_differences(facts: BestFacts) -> Iterator[str]:
         )
     if form == "text":
         yield "If the tokenizer adds a BOS, TRL puts it before every text, also before one that begins with it."
-    if facts.phases or any(source.domains for source in facts.spec.data.train):
-        yield "TRL has no domains: phases, weights or choice of domains are not reproduced; all rows weigh the same."
-    if any(source.limit for source in facts.spec.data.train):
-        yield "TRL reads all rows of a source that the trial read in part."
-    if any(held.fraction for held in facts.spec.data.validation):
-        yield "TRL trains on the rows that the trial kept apart for validation, too: do not validate on them."
-    if counts.get("over_length") or counts.get("truncated"):
-        yield "Rows longer than max_length are cut off by TRL" + (
-            "." if counts.get("truncated") else "; the trial left them out."
-        )
-    if lost := sum(n for reason, n in counts.items() if reason in ("no_target", "refused")):
-        yield f"The trial left out {lost} rows without an answer or refused by the template: TRL may fail on them."
-    if facts.train_config.schedule == "wsd" and facts.train_config.warmup_steps:
-        yield "TRL's warmup starts at min_lr_ratio of the peak rate instead of 0."
-    if facts.train_config.lora is not None and needs_tokenizer(facts):
-        yield (
-            "TRL trains the whole output layer beside the adapter, because tokens were added; TRL 1.16 fails at that "
-            "where input and output embeddings are tied."
-        )
 
 
 def needs_tokenizer(facts: BestFacts) -> bool:

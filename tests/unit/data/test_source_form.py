@@ -35,6 +35,15 @@ def test_source_form__by_the_first_row(row: dict[str, Any], form: str, tools: bo
     assert (found.form, found.tools, found.builder, found.split) == (form, tools, "json", "train")
 
 
+def test_source_form__what_trl_does_not_read(tmp_path: Path) -> None:
+    rows = [{"messages": [TURN]}, {"messages": [TURN | {"weight": 0}], "system": "s", "history": []}]
+    (tmp_path / "rows.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert source_form(TrainSource(path=str(tmp_path / "rows.ndjson"))).unread == (
+        "messages[].weight",
+        "system",
+    )
+
+
 def test_source_form__parquet(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
