@@ -177,20 +177,21 @@ def _train(runner: Any, config: Any, run: Path, tokenizer: str, then: Any) -> An
 
 
 def generated(
-    folder: Path, prompts: list[str], batch: int, *, adapter: bool = False, chat: bool = True
+    folder: Path, prompts: list[str], batch: int, *, tokenizer: Path, chat: bool = True
 ) -> list[str]:
-    """What a folder alone says to each prompt, with its special tokens up to the first pad.
+    """What an exported folder, or its adapter, says to each prompt, with its special tokens up to the first pad.
 
     Nothing but the inputs and ``max_new_tokens`` is given to ``generate``.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if adapter:
+    tok = AutoTokenizer.from_pretrained(tokenizer, padding_side="left")
+    if folder.name == "adapter":
         from peft import AutoPeftModelForCausalLM
 
         model = AutoPeftModelForCausalLM.from_pretrained(folder)
+        model.generation_config = GenerationConfig.from_pretrained(folder)
     else:
         model = AutoModelForCausalLM.from_pretrained(folder)
     said = []
@@ -198,12 +199,12 @@ def generated(
         texts = prompts[start : start + batch]
         if chat:
             texts = [
-                tokenizer.apply_chat_template(
+                tok.apply_chat_template(
                     [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
                 )
                 for text in texts
             ]
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat)
+        inputs = tok(texts, return_tensors="pt", padding=True, add_special_tokens=not chat)
         inputs.pop("token_type_ids", None)
         with torch.no_grad():
             out = model.generate(**inputs, max_new_tokens=40)
@@ -211,11 +212,11 @@ def generated(
             kept = ids
             while (
                 len(kept) > 1
-                and kept[-1] == tokenizer.pad_token_id
-                and kept[-2] in (tokenizer.pad_token_id, *_ends(model))
+                and kept[-1] == tok.pad_token_id
+                and kept[-2] in (tok.pad_token_id, *_ends(model))
             ):
                 kept = kept[:-1]
-            said.append(tokenizer.decode(kept))
+            said.append(tok.decode(kept))
     return said
 
 

@@ -57,6 +57,7 @@ def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None
         )  # the tokenizer is always there
         if known.is_dir():
             _link(known, temporary)
+        _name_base_model(temporary / "adapter" / "adapter_config.json", facts.hub_model)
         if needs_tokenizer(facts) and (temporary / TRAINING_TEMPLATE).is_file():
             _training_tokenizer(temporary)
         for name, text in _texts(facts, view, weights.is_dir(), known.is_dir()).items():
@@ -125,6 +126,15 @@ def _link_file(path: Path, place: Path) -> None:
         raise  # replaced by a newer best trial while the sweep runs
     except OSError:
         place.symlink_to(path.resolve())
+
+
+def _name_base_model(config: Path, hub_model: str | None) -> None:
+    """The hub id of the base model, or nothing, in place of its folder on this machine."""
+    if not config.is_file():
+        return
+    fields = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": hub_model}
+    config.unlink()  # writing through a link would change the adapter in weights/
+    config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 
 
 def _training_tokenizer(folder: Path) -> None:

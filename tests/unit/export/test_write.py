@@ -150,6 +150,33 @@ def test_write_best__holds_weights_and_recipes(tmp_path: Path) -> None:
     assert "| general | no | 3.0000 ± 0.1000 | 10 |" in card
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/models/base", None),
+        ("org/model", "org/model"),
+        ("/cache/hub/models--org--model/snapshots/0a1b", "org/model"),
+    ],
+)
+def test_write_best__names_the_base_model_as_others_know_it(
+    tmp_path: Path, path: str, expected: str | None
+) -> None:
+    facts = best_facts(finished(tmp_path))
+    assert facts is not None
+    model = facts.spec.model.model_copy(update={"path": path})
+    assert replace(facts, spec=facts.spec.model_copy(update={"model": model})).hub_model == expected
+    kept = weights(tmp_path) / "adapter"
+    kept.mkdir()
+    (kept / "adapter_config.json").write_text('{"r": 8, "base_model_name_or_path": "/models/base"}')
+    folder = write_best(tmp_path, SweepState.load(tmp_path))
+    assert folder is not None
+    written = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert written == {"r": 8, "base_model_name_or_path": None}
+    assert "/models/base" in (kept / "adapter_config.json").read_text(), (
+        "that of the trial can find its base model"
+    )
+
+
 def test_write_best__replaced_by_another_winner(tmp_path: Path) -> None:
     view = finished(tmp_path)
     kept = weights(tmp_path)

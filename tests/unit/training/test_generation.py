@@ -187,9 +187,16 @@ def test_export__alone_ends_its_answers_and_exams_agree(name: str, lora: Any, tm
     done = trained(
         sweep_spec(base, rows_of(name), lora=lora, **family.get("model", {})), tmp_path / "run", examined
     )
-    for batch in (1, 8):
-        said = generated(done.folder, QUESTIONS, batch, chat=name != "text")
+    for folder, batch in [
+        (done.folder, 1),
+        (done.folder, 8),
+        *([(done.folder / "adapter", 8)] if lora else []),
+    ]:
+        said = generated(folder, QUESTIONS, batch, tokenizer=done.folder, chat=name != "text")
         assert [text.strip().replace(f" {end}", end) for text in said] == [a + end for a in ANSWERS]
+    texts = [path for path in done.folder.rglob("*") if path.suffix in (".json", ".jinja")]
+    naming = {path.name for path in texts if str(tmp_path) in path.read_text()}
+    assert naming == (set() if lora is None else {"adapter_config.json"}), "the adapter finds its base model"
     scores = done.then
     assert all(value == 1.0 for (task, _, _), value in scores.items() if task != "choice"), scores
     for task, _, chat in scores:
