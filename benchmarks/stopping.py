@@ -78,11 +78,11 @@ def is_dev(source: str, study: Study, number: int) -> bool:
     return int(hashlib.sha256(study.name.encode()).hexdigest(), 16) % 2 == 0
 
 
-def load(curves: Path = CURVES) -> dict[str, dict[str, list[Study]]]:
-    """Source -> part -> studies of at least 7 (fine-tuning) or 12 runs."""
+def load(curves: Path = CURVES, only: Sequence[str] = ()) -> dict[str, dict[str, list[Study]]]:
+    """Source -> part -> studies of at least 7 (fine-tuning) or 12 runs; of all sources, or those named."""
     out: dict[str, dict[str, list[Study]]] = {}
     tables = [curves / f"{source}.parquet" for source in SOURCES] + sorted(OWN.glob("*.parquet"))
-    for table in (t for t in tables if t.is_file()):
+    for table in (t for t in tables if t.is_file() and t.stem in (only or (t.stem,))):
         source, known = table.stem, table.stem in SOURCES
         # Half-way, a phased run has not seen its second phase: early stopping does not apply to such sweeps.
         studies = sorted((s for s in read_source(table) if "phased" not in s.name), key=lambda s: s.name)
@@ -313,13 +313,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "stopping")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    begun, data, found = time.time(), load(args.curves), Found()
+    begun, data, found = time.time(), load(args.curves, args.only or ()), Found()
     if not data:
         sys.exit(f"no curves found in {args.curves} or {OWN}")
     text, earlier = "", read_rows(args.reuse) if args.reuse else []
     with ProcessPoolExecutor(args.jobs) as pool:
         for source, parts in data.items():
-            if not parts[args.part] or source not in (args.only or data):
+            if not parts[args.part]:
                 continue
             print(f"{source}: {len(parts[args.part])} studies, {time.time() - begun:.0f} s", flush=True)
             measure(found, pool, source, parts, args.part, args.orders, earlier)

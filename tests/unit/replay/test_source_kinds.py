@@ -252,6 +252,26 @@ def test_read_source__a_trainer_state_has_not_all_hyperparameters(
     assert runs[0].params["batch_size"] == 8
 
 
+@pytest.mark.parametrize(
+    ("rates", "params"),
+    [
+        ((0.1, None, None), {"learning_rate": 0.1}),  # written once
+        ((0.1, 0.1, 0.1), {"learning_rate": 0.1}),
+        ((0.1, 0.2, 0.0), {}),  # the schedule, step by step
+    ],
+)
+def test_read_source__learning_rates_of_steps_are_no_hyperparameter(
+    tmp_path: Path, rates: tuple[Any, ...], params: dict[str, float]
+) -> None:
+    rows = [
+        {"run_id": f"r{r}", "step": s, "eval_loss": 1.0, "lr": lr}
+        for r in range(2)
+        for s, lr in enumerate(rates)
+    ]
+    (study,) = read_source(write_csv(tmp_path / "runs.csv", rows))
+    assert [run.params for run in study.runs] == [params, params]
+
+
 @pytest.mark.parametrize("samples", [False, True])
 def test_read_source__runs_of_equal_samples_are_all_ended(tmp_path: Path, samples: bool) -> None:
     rows = [

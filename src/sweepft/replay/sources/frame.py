@@ -6,7 +6,6 @@ loss is NaN or infinite in the source itself and no number follows. A missing va
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 from sweepft.errors import Problem, ReplayError
 from sweepft.replay.curves import Curves, Floats, Mode, Run, Study, count_reasons
 from sweepft.replay.sources.cells import numbers
-from sweepft.replay.sources.names import PARAM_PREFIX, is_param, mode_of, plain, read_mode, resolve
+from sweepft.replay.sources.names import is_param, mode_of, plain, read_mode, resolve
+from sweepft.replay.sources.params import Params
 
 ENDED: Final = 0.95
 """A run that reached this share of the budget ran to its end."""
@@ -32,11 +32,6 @@ NO_FINAL: Final = "without a final result"
 EMPTY: Final = "that logged nothing"
 ALONE: Final = "alone in their study"
 
-_PARAMS: Final = (
-    "lr", "learning_rate", "batch_size", "warmup", "schedule", "weight_decay", "other_hps", "seed", "data_order",
-)  # fmt: skip
-_RATES: Final = ("lr", "learning_rate")
-_PARAM_NAMES: Final = {"lr": "learning_rate"}
 _NUMBERS: Final = ("step", "samples", "seconds", "loss", "grad_norm", "metric", "final")
 
 
@@ -138,7 +133,7 @@ class _Table:
         data["epoch"] = numbers(frame["epoch"])[0] if "epoch" in frame else _empty(frame)
         self._frame = frame.reset_index(drop=True)
         self._rows = pd.DataFrame(data)
-        self._params = self._param_columns()
+        self._params = Params(self._frame, runs, names.values(), complete=logs.all_params)
         self._means_missing = self._nan_means_missing()
 
     def _refuse_without_numbers(self, key: str) -> None:
@@ -222,7 +217,7 @@ class _Table:
         full = budget or float(rows["counter"].max()) if by_run else 0.0
         seen = rows.loc[np.isfinite(rows["metric"]), "counter"]
         latest = float(seen.max()) if len(seen) else 0.0
-        settings, complete = self._settings(rows)
+        settings, complete = self._params.of(pd.Index(rows["place"]))
         runs = []
         for number, part in by_run:
             name = str(self._run_ids[number])
@@ -274,11 +269,9 @@ class _Table:
 
     def _batch_sizes(self, rows: pd.DataFrame) -> NDArray[np.float64] | None:
         """The batch size of each row's run, where all are known and they differ."""
-        names = ("batch_size", "per_device_train_batch_size", "train_batch_size")
-        column = next((c for c in self._params if PARAM_PREFIX.sub("", c) in names), None)
-        if column is None:
+        if self._params.batch_size is None:
             return None
-        sizes, _ = numbers(self._frame.loc[rows.index, column])
+        sizes, _ = numbers(self._frame.loc[rows.index, self._params.batch_size])
         return sizes if np.isfinite(sizes).all() and np.ptp(sizes) > 0 else None
 
     # ----- divergence ------------------------------------------------------------------------------------
@@ -349,54 +342,6 @@ class _Table:
         offset = 0.0 if progress[0] > 0 else 1.0 if len(progress) < 2 else float(progress[1] - progress[0])
         return progress + (offset if self.unit != "samples" else 0.0)
 
-    def _param_columns(self) -> list[str]:
-        """Columns of hyperparameters: by their names, or constant in each run and different between runs."""
-        taken, runs = set(self._names.values()), self._rows["run"].to_numpy()
-        rest = [c for c in self._frame.columns if c not in taken]
-        logged = [
-            c for c in _RATES if c in rest and not self._constant([c], runs)
-        ]  # a schedule, step by step
-        known = [c for c in rest if (c in _PARAMS or is_param(c)) and c not in logged]
-        if any(is_param(c) for c in known):
-            return known
-        others = [c for c in rest if c not in (*known, *logged) and _may_be_param(c)]
-        others = [c for c in others if self._frame[c].notna().all() and self._frame[c].nunique() > 1]
-        return known + self._constant(others, runs)
-
-    def _constant(self, columns: list[str], runs: NDArray[Any]) -> list[str]:
-        """Those of the columns with one value in each run, of two rows or more."""
-        if not columns or np.bincount(runs).max() < 2:
-            return []
-        counts = self._frame[columns].astype(str).groupby(runs).nunique()
-        return [c for c in columns if counts[c].max() == 1]
-
-    def _settings(self, rows: pd.DataFrame) -> tuple[dict[int, dict[str, Any]], dict[int, bool]]:
-        """The hyperparameters of each run by its number, and whether all of them are known."""
-        at = rows.groupby("run", sort=False)["place"].first()
-        values = self._frame.loc[at.to_numpy(), self._params]
-        values.index = at.index
-        used = [c for c in self._params if values[c].notna().any()]
-        settings = {
-            cast("int", run): {_param_name(c): _setting(row[c]) for c in used if pd.notna(row[c])}
-            for run, row in values.to_dict("index").items()
-        }
-        # An empty cell is an unknown hyperparameter, unless one column has all of them as JSON.
-        needed = (
-            used
-            if self._has_json(values)
-            else {c for c in (*used, *self._params) if not is_param(c)} | set(used)
-        )
-        needed = [c for c in self._params if c in needed and "seed" not in c]
-        complete = values[needed].notna().all(axis=1) & self._logs.all_params
-        return settings, {cast("int", run): bool(c) for run, c in complete.items()}
-
-    @staticmethod
-    def _has_json(values: pd.DataFrame) -> bool:
-        if "other_hps" not in values:
-            return False
-        texts = values["other_hps"].dropna().astype(str)
-        return len(texts) > 0 and all(text.startswith("{") for text in texts)
-
 
 def _empty(frame: pd.DataFrame) -> Floats:
     return np.full(len(frame), math.nan)
@@ -409,36 +354,3 @@ def _any_later(finite: pd.Series[bool]) -> Sequence[bool]:
 
 def _without_infinite(values: Floats) -> Floats:
     return np.where(np.isinf(values), math.nan, values)
-
-
-def _may_be_param(column: str) -> bool:
-    words = set(plain(column).split("_"))
-    return not words & {
-        "final",
-        "best",
-        "eval",
-        "val",
-        "valid",
-        "validation",
-        "test",
-        "train",
-        "metric",
-        "loss",
-        "name",
-    }
-
-
-def _param_name(column: str) -> str:
-    return _PARAM_NAMES.get(column, PARAM_PREFIX.sub("", column))
-
-
-def _setting(value: Any) -> Any:
-    """A hyperparameter as plain data; several in one column are often kept as JSON, and numbers as text."""
-    if hasattr(value, "item"):
-        return value.item()
-    if isinstance(value, str):
-        try:
-            return json.loads(value) if value.startswith(("{", "[")) else float(value)
-        except ValueError:
-            return value
-    return value
