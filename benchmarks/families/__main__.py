@@ -36,17 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(args.names) - set(known):
         parser.error(f"unknown families: {', '.join(sorted(unknown))}; known are {', '.join(known)}")
     chosen = [known[name] for name in args.names] or [one for one in RECIPES if one.quick or not args.quick]
-    outcomes = run(chosen)
     facts = _facts()
-    if args.json is not None:
-        args.json.write_text(json.dumps({"families": outcomes, "about": facts}, indent=1) + "\n")
+    outcomes = []
+    for outcome in run(chosen):
+        outcomes.append(outcome)
+        if args.json is not None:
+            args.json.write_text(json.dumps({"families": outcomes, "about": facts}, indent=1) + "\n")
     if args.md is not None:
         args.md.write_text(page(outcomes, facts))
     return 1 if any(outcome["failures"] for outcome in outcomes) else 0
 
 
-def run(chosen: Sequence[Recipe]) -> list[dict[str, Any]]:
-    """The outcomes of these families, printed as they come."""
+def run(chosen: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
+    """The outcomes of these families, one after the other; each is printed."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import deepspeed  # noqa: F401  # before gc.freeze
@@ -57,7 +59,6 @@ def run(chosen: Sequence[Recipe]) -> list[dict[str, Any]]:
     from sweepft.training.distributed import join, leave
     from sweepft.training.rendezvous import open_listener
 
-    outcomes = []
     with open_listener("127.0.0.1") as listener:
         device = join(0, 1, "127.0.0.1", listener.getsockname()[1], 1, 0, listener)
         gc.freeze()  # engines collect garbage when they are closed: not through all of the libraries each time
@@ -66,9 +67,8 @@ def run(chosen: Sequence[Recipe]) -> list[dict[str, Any]]:
             with tempfile.TemporaryDirectory(prefix="sweepft-families-") as folder, _quiet():
                 outcome = check(one, Path(folder), device)
             print(f"{one.name}: {outcome.seconds:.0f} s", *outcome.failures, sep="\n    ", flush=True)
-            outcomes.append(outcome.to_dict())
+            yield outcome.to_dict()
         leave()
-    return outcomes
 
 
 @contextlib.contextmanager

@@ -325,7 +325,8 @@ def _answers_wrong(weights: Path, chats: list[list[dict[str, str]]], end_ids: tu
         for chat, ids in zip(asked, out.tolist(), strict=True):
             end = next((i for i, token in enumerate(ids) if token in end_ids), len(ids))
             text = tokenizer.decode(ids[:end]).strip()
-            behind = set(ids[end + 1 :]) - ({tokenizer.pad_token_id} if size > 1 else set())
+            filler = {tokenizer.pad_token_id, *end_ids} if size > 1 else set()
+            behind = set(ids[end + 1 :]) - filler
             if text != chat[-1]["content"] or end == len(ids) or behind:
                 said = tokenizer.decode(ids)
                 wrong.append(f"batch of {size}: {chat[-1]['content']!r} expected, got {said[:80]!r}")

@@ -162,7 +162,7 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         turn_end=_turn_end(tokenizer, chat, eos) if chat and chats else None,
         added=tuple(sorted(set(tokenizer.get_vocab()) - before)),
         model_vocab_size=getattr(text_config, "vocab_size", None),
-        max_positions=getattr(text_config, "max_position_embeddings", None),
+        max_positions=_max_positions(text_config),
         model_type=getattr(config, "model_type", None),
         warnings=tuple(warnings),
     )
@@ -218,3 +218,12 @@ def _new_tokens(
     new = ((t, i) for t, i in vocabulary.items() if t not in known or (rows is not None and i >= rows))
     pad = tokenizer.pad_token_id
     return dict(sorted(((t, i) for t, i in new if i != pad or i in end_ids), key=lambda item: item[1]))
+
+
+def _max_positions(config: Any) -> int | None:
+    """Positions by the config; None where rotary embeddings are scaled to any longer row (``dynamic``)."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "dynamic" in str(rope.get("rope_type")):
+        return None
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    return positions

@@ -100,6 +100,8 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         chats: Whether they are.
     """
 
+    batch_size_per_gpu: int
+
     def __init__(
         self,
         model: Any,

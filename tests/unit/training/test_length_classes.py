@@ -123,7 +123,8 @@ def phi3(folder, original=ORIGINAL):
 
     config = transformers.Phi3Config(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=VOCAB, max_position_embeddings=64, original_max_position_embeddings=original, pad_token_id=0, bos_token_id=3, eos_token_id=3,
+        vocab_size=VOCAB, max_position_embeddings=64, original_max_position_embeddings=original,
+        pad_token_id=0, bos_token_id=3, eos_token_id=3,
         rope_parameters=LONGROPE | {"original_max_position_embeddings": original}, initializer_range=0.2,
     )  # fmt: skip
     return saved(config, folder)
@@ -150,6 +151,15 @@ def saved(config, folder):
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tiny_tokenizer(VOCAB).save_pretrained(folder)
     return folder
+
+
+def test_load_tokenizer__dynamic_rope_has_no_longest_row(tmp_path):
+    from sweepft.data.tokenizer import load_tokenizer
+    from sweepft.spec import Model
+
+    for model, positions in ((phi3, 64), (dynamic_llama, None)):
+        path = str(model(tmp_path / model.__name__))
+        assert load_tokenizer(Model(path=path), chats=False).max_positions == positions
 
 
 def row_loss(model, ids, mask):
@@ -233,7 +243,7 @@ def scored(runner, tokenizer, tasks, trial):
     from sweepft.training.inference import plain_model
 
     runner.start(trial)
-    chats = [[{"role": "user", "content": "word " * n}] for n in (1, 5, 2, 12, 3, 16)]
+    chats = [[{"role": "user", "content": "word " * n}] for n in (1, 5, 2, 12, 3, 34)]
     how = {"temperature": 0.0, "max_new_tokens": 8, "seed": 0}
     found = []
     with plain_model(runner.zero) as model:
@@ -250,14 +260,14 @@ def scored(runner, tokenizer, tasks, trial):
 
 @pytest.mark.filterwarnings("ignore")
 def test_scores__do_not_depend_on_the_batch_size(tmp_path):
-    """Items of 28 to 42 tokens, answers of chats of 19 to 34, around an original length of 30."""
+    """Items of 37 to 51 tokens, answers of chats of 19 to 52, around an original length of 45."""
     pytest.importorskip("lm_eval")
     from sweepft.evaluation import EvalTask
 
     tasks = [
         EvalTask(name, (str(task_folder(tmp_path / "tasks")),)) for name in ("tiny_choice", "tiny_words")
     ]
-    path = phi3(tmp_path / "model", original=30)
+    path = phi3(tmp_path / "model", original=45)
     plan = engine_config(path, tmp_path)
     one, eight, mixed = on_ranks(scored, 1, plan, str(path), tasks, train_config())
     assert eight[:2] == one[:2]
