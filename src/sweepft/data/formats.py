@@ -113,16 +113,21 @@ _WEIGHT: Final = (
     "rows have no weights of their own",
     "give groups of rows a `domain` and set data.mixture, or mark turns with weight: 0",
 )
+_CALLS: Final = (
+    "tool calls belong to a message",
+    "write the row as `messages`, with the calls in the assistant's",
+)
 _OLD_TOOLS: Final = (
     "this is the old form of tools",
     "write the functions as a column `tools`, and calls as `tool_calls` of messages",
 )
 _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
-    **dict.fromkeys(("input_ids", "labels", "attention_mask", "assistant_masks", "loss_mask"), _TOKENISED),
+    **dict.fromkeys(("input_ids", "token_ids", "assistant_masks", "loss_mask"), _TOKENISED),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
     "chat_template_kwargs": _VARIABLES,
     **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight", "train", "mask"), _WEIGHT),
     **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
+    "tool_calls": _CALLS,
 }
 """Columns that cannot be honoured, with rule and remedy."""
 
@@ -138,10 +143,15 @@ _CONTEXT: Final = (
     "context is read beside `instruction` and `response` only",
     "write it into the question or prompt",
 )
+_REASONED: Final = (
+    "reasoning is read as a key of a message",
+    "write the row as `messages`, with `reasoning_content` beside the assistant's `content`",
+)
 _BY_NAME: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("chosen", "rejected"), _PREFERENCE),
     **dict.fromkeys(("label", "score", "rating", "reward"), _JUDGED),
     **dict.fromkeys(("context", "documents"), _CONTEXT),
+    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _REASONED),
     "history": ("earlier rounds are read beside `instruction` only", "write them as `messages`"),
 }
 """Columns that are refused unless the source names its format: they may be what the user wants to train on."""

@@ -26,12 +26,10 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool"))
 _PLAIN: Final = frozenset(("role", "content"))
-_FLAGS: Final = ("weight", "train", "training", "loss")
+_FLAGS: Final = ("weight", "loss_weight", "train", "training", "loss")
 _REASONING: Final = ("reasoning_content", "reasoning", "thinking")
 _WITHOUT_TEXT: Final = ("tool_calls", *_REASONING)  # a message with one of these needs no content
-_USED: Final = frozenset(
-    ("role", "from", "content", "value", "name", "tool_call_id", *_FLAGS, *_WITHOUT_TEXT)
-)
+_USED: Final = frozenset(("name", "tool_call_id", *_FLAGS, *_WITHOUT_TEXT))
 _TOOL_REMEDY: Final = (
     "write calls as `tool_calls` of the assistant's message, results as messages of role `tool`, and the functions "
     "as a column `tools`"
@@ -44,6 +42,7 @@ _PARTLY: Final = ("parts of a turn cannot be left out of the loss", "split the t
 _MEDIA: Final = ("only text is trained on", "leave these rows out")
 _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     "function_call": ("this is the old form of a tool call", _TOOL_REMEDY),
+    **dict.fromkeys(("tools", "functions"), ("tools belong to the row, not to a message", _TOOL_REMEDY)),
     **dict.fromkeys(("mask", "masked", "loss_mask"), _MASK),
     **dict.fromkeys(("train_detail", "training_detail"), _PARTLY),
     **dict.fromkeys(("image", "images", "image_url", "audio", "video", "videos"), _MEDIA),
@@ -130,7 +129,7 @@ def _turn(message: Any, key: str, found: Found, unused: set[str], learn: bool) -
         name = "content" if "role" in given else "value"
         rule = "must be text; only a message with `tool_calls` may be without"
         raise RowFault(f"{key}.{name}", rule, remedy="write the text, or leave these rows out")
-    unused.update(given.keys() - _USED)
+    unused.update(given.keys() - _USED - {"role" if "role" in given else "from", name})
     flag = _learn(given, role, key)
     return Turn(role, content, role != "assistant" or (flag and learn), extra)
 

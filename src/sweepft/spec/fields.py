@@ -60,7 +60,10 @@ def exactly_one(section: Section, names: Sequence[str]) -> None:
 
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_FILE_SUFFIXES = (".jsonl", ".json", ".gz", ".parquet", ".txt", ".csv", ".zst")
+_FILE_SUFFIXES = (
+    *(".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".arrow", ".txt", ".csv", ".tsv"),
+    *(".zst", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".7z"),
+)
 
 
 def is_hub_id(path: str) -> bool:

@@ -163,7 +163,7 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
     for i, source in enumerate(data.train):
         key: KeyPath = ("data", "train", i, "path")
         there = _check_file(
-            partial, key, source.path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"
+            partial, key, source.path, "a .jsonl, .json or .parquet file, or a hub id org/name"
         )
         if there and source.domains is None:  # otherwise rows are compared when they are read
             train.setdefault(_identity(source.path, source.split), i)
@@ -174,7 +174,7 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
     ]
     others += [(("data", "test", i, "path"), test.path, test.split) for i, test in enumerate(data.test)]
     for key, path, split in others:
-        if not _check_file(partial, key, path, "a .jsonl, .jsonl.gz or .parquet file, or a hub id org/name"):
+        if not _check_file(partial, key, path, "a .jsonl, .json or .parquet file, or a hub id org/name"):
             continue
         same = train.get(_identity(path, split))
         if same is not None:

@@ -106,6 +106,8 @@ CHAT = [("u", "hi"), ("a", "yo")]
         ({"messages": [{**USER, "id": "7"}, {**ANSWER, "id": "8"}], "source": "s"}, CHAT, ["source", "messages[].id"]),
         ({"text": "t", "id": 3, "label": 1, "meta": {"a": 1}}, "t", ["id, label, meta"]),
         ({"text": "t", "prompt": "t"}, "t", ["prompt"]),
+        ({"messages": [{**USER, "from": "human", "value": "x"}, ANSWER]}, CHAT, ["messages[].from, messages[].value"]),
+        ({"text": "t", "labels": 1}, "t", ["labels"]),
     ],
 )  # fmt: skip
 def test_rows__are_read(read: Read, record: dict[str, Any], content: Any, notes: list[str]) -> None:
@@ -128,6 +130,9 @@ def test_rows__are_read(read: Read, record: dict[str, Any], content: Any, notes:
         ({"messages": [USER, {**ANSWER, "weight": 1, "train": False}]}, "messages.1", "disagree"),
         ({"messages": [USER, {**ANSWER, "mask": True}]}, "messages.1.mask", "weight: 0"),
         ({"messages": [USER, {**ANSWER, "loss_mask": 0}]}, "messages.1.loss_mask", "weight: 0"),
+        ({"messages": [{**USER, "tools": [TOOL]}, ANSWER]}, "messages.0.tools", "column `tools`"),
+        ({"question": "x", "answer": "y", "reasoning": "r"}, "reasoning", "format: question_answer"),
+        ({"prompt": "x", "completion": "y", "tool_calls": [CALL]}, "tool_calls", "messages"),
         ({"messages": [USER, {**ANSWER, "train_detail": [1]}]}, "messages.1.train_detail", "split the turn"),
         ({"messages": [USER, {**ANSWER, "thinking": "a", "reasoning": "b"}]}, "messages.1", "differ"),
         ({"messages": [USER, {"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
@@ -166,6 +171,7 @@ def test_rows__are_read(read: Read, record: dict[str, Any], content: Any, notes:
         ({"messages": [USER, ANSWER], "score": 3.5}, "score", "format: messages"),
         ({"question": "x", "answer": "y", "context": "c"}, "context", "question"),
         ({"input_ids": [1, 2], "labels": [1, 2]}, "input_ids", "text"),
+        ({"text": "x", "loss_mask": [0, 1]}, "loss_mask", "text"),
         ({"text": "t", "instruction": "x", "output": "y"}, "columns", "`format: alpaca` or `format: text`"),
         ({"text": "t", "prompt": "x", "completion": "y"}, "columns", "`format: prompt_completion` or `format: text`"),
         ({"text": "t", "messages": [USER, ANSWER]}, "columns", "`format: messages` or `format: text`"),
