@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
 from sweepft.data.outcomes import no_target
-from sweepft.data.rows import Row
+from sweepft.data.rows import REASONING, Row
 from sweepft.data.templates import ChatFormat, NotRenderedError, Rendered, any_of, special_tokens
 
 _BATCH: Final = 512
@@ -112,6 +112,11 @@ class Encoder:
     def _render(self, row: Row) -> Rendered | None:
         assert self.chat is not None, "rows with messages need a chat format"
         assert not isinstance(row.content, str)
+        unread = _reasoning_not_read(row, self.chat.template)
+        if unread is not None:
+            remedy = "use one that does, or write the reasoning into `content`"
+            self._note("not_rendered", row, f"the chat template does not read {unread}: {remedy}")
+            return None
         try:
             rendered = self.chat.render(row.content, row.tools)
         except ValueError as error:
@@ -183,6 +188,13 @@ class Encoder:
     def _note(self, outcome: str, row: Row, detail: str) -> None:
         self.counts[outcome] += 1
         self.example.setdefault(outcome, f"{row.where}: {detail}" if detail else row.where)
+
+
+def _reasoning_not_read(row: Row, template: str) -> str | None:
+    """The key of reasoning in a conversation whose template reads no reasoning at all."""
+    if isinstance(row.content, str) or any(key in template for key in REASONING):
+        return None
+    return next((key for turn in row.content for key in REASONING if turn.extra.get(key)), None)
 
 
 def rows_digest(rows: Iterable[Row]) -> str:

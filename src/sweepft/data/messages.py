@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sweepft.data.rows import Turn
+from sweepft.data.rows import REASONING, Turn
 
 FORMS: Final = (
     "give each row `messages` ([{role, content}, ...]), `prompt` and `completion`, `instruction` and `output`, "
@@ -27,8 +27,7 @@ _NAMES: Final[Mapping[str, str]] = {
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool"))
 _PLAIN: Final = frozenset(("role", "content"))
 _FLAGS: Final = ("weight", "loss_weight", "train", "training", "loss")
-_REASONING: Final = ("reasoning_content", "reasoning", "thinking")
-_WITHOUT_TEXT: Final = ("tool_calls", *_REASONING)  # a message with one of these needs no content
+_WITHOUT_TEXT: Final = ("tool_calls", *REASONING)  # a message with one of these needs no content
 _USED: Final = frozenset(("name", "tool_call_id", *_FLAGS, *_WITHOUT_TEXT))
 _TOOL_REMEDY: Final = (
     "write calls as `tool_calls` of the assistant's message, results as messages of role `tool`, and the functions "
@@ -170,7 +169,7 @@ def _extra(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     for name in ("name", "tool_call_id"):
         if name in given:
             extra[name] = text_of(given[name], f"{key}.{name}")
-    thoughts = {name: text_of(given[name], f"{key}.{name}") for name in _REASONING if given.get(name)}
+    thoughts = {name: text_of(given[name], f"{key}.{name}") for name in REASONING if given.get(name)}
     if len(set(thoughts.values())) > 1:
         raise RowFault(key, f"{' and '.join(thoughts)} differ", remedy="keep one of them")
     extra.update(list(thoughts.items())[:1])

@@ -223,3 +223,30 @@ def test_problem__the_remedy_accepts_what_it_names(lost: int, share: str) -> Non
     assert problem.remedy.endswith(f"data.max_lost: {share}")
     assert outcomes.problem(float(share)) is None
     assert outcomes.problem(lost / 100) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "row", "says"),
+    [
+        ({"reasoning_content": "r"}, {}, "reasoning_content"),
+        ({"thinking": "r"}, {}, "thinking"),
+        ({"tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}, {}, "tool calls"),
+        ({}, {"tools": [{"name": "f"}]}, "tools"),
+    ],
+)
+def test_outcomes__what_the_template_never_reads_is_not_rendered(
+    sweep: Any, tmp_path: Path, keys: dict[str, Any], row: dict[str, Any], says: str
+) -> None:
+    messages = [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"} | keys]
+    spec = load(sweep(40, [{"messages": messages} | row] * 4))
+    with raises(DataError, "data.max_lost") as caught:
+        prepare(spec, tmp_path / "c")
+    assert says in str(caught.value)
+    template = tmp_path / "loud.jinja"
+    reading = "{%- if m[KEY] is defined %}{{- m[KEY] | tojson }}{%- endif %}"
+    if says == "tools":
+        template.write_text("{{- tools | tojson if tools }}" + LOUD)
+    else:
+        reading = reading.replace("KEY", repr(next(iter(keys))))
+        template.write_text(LOUD.replace("{{- '<|im_start|>'", reading + "{{- '<|im_start|>'"))
+    assert prepare(spec, tmp_path / "c").train.counts["kept"] == 44

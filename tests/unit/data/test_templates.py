@@ -287,7 +287,7 @@ def test_encoder__reports_reasoning_that_the_template_leaves_out() -> None:
         assert "turn 2" in encoder.example["answer_cut"]
     beside = Turn("assistant", "yes", extra={"reasoning_content": "hm hm"})
     encoder, _ = encoded(styles.CHATML, chat(("user", "q"), beside))
-    assert "hm hm" in encoder.example["answer_cut"]
+    assert "reasoning_content" in encoder.example["not_rendered"], "it never reads any"
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,8 @@ def test_load__relative_paths_start_from_the_file(place: Path, monkeypatch: pyte
         ("./org/name", "{place}/org/name"),
         ("../org/name", "{parent}/org/name"),
         ("org/name.jsonl", "{place}/org/name.jsonl"),
+        ("org/name.ndjson", "{place}/org/name.ndjson"),
+        ("org/name.zip", "{place}/org/name.zip"),
         ("a/b/c", "{place}/a/b/c"),
         ("/abs/x", "/abs/x"),
         ("plain", "{place}/plain"),
