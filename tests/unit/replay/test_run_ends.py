@@ -125,7 +125,7 @@ def test_read_source__nan_in_parquet_is_divergence_and_null_is_not(tmp_path: Pat
     assert read_source(tmp_path / "nan.parquet")[0].runs[0].bad_row is not None
     frame.to_parquet(tmp_path / "null.parquet")  # pandas writes NaN as null
     null = read_source(tmp_path / "null.parquet")
-    assert (len(null[0].runs), dict(null.omitted)) == (5, {"cut short (below 95% of the budget)": 1})
+    assert (len(null[0].runs), dict(null.omitted)) == (5, {"cut short below 95% of the budget": 1})
 
 
 @pytest.mark.parametrize("at", [20, 60])
@@ -151,7 +151,7 @@ def test_read_source__leaves_out_runs_cut_short(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "runs.csv", cut(long_rows(), 2, 30))
     curves = read_source(path)
     assert [run.run_id for run in curves[0].runs] == ["run-2", "run-3", "run-4", "run-5"]
-    assert "2 left out (2 cut short (below 95% of the budget))" in curves.describe()
+    assert "2 left out (2 cut short below 95% of the budget)" in curves.describe()
     kept = read_source(path, cut_runs=True)
     assert len(kept[0].runs) == 6
     assert kept[0].runs[0].final == curve_files.objective(0, 20)

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from sweepft.errors import Problem, ReplayError
 from sweepft.replay.curves import Curves, Floats, Mode, Run, Study, count_reasons
 from sweepft.replay.sources.cells import numbers
-from sweepft.replay.sources.names import is_param, mode_of, plain, read_mode, resolve
+from sweepft.replay.sources.names import is_param, mode_of, no_curves, plain, read_mode, resolve
 from sweepft.replay.sources.params import Params
 
 ENDED: Final = 0.95
 """A run that reached this share of the budget ran to its end."""
 
-CUT: Final = "cut short (below 95% of the budget)"
+CUT: Final = "cut short below 95% of the budget"
 NO_OBJECTIVE: Final = "without an objective"
 NO_LAST: Final = "without an objective at their end"
 NO_FINAL: Final = "without a final result"
@@ -80,10 +80,11 @@ def frame_to_studies(
     logs = frame if isinstance(frame, Logs) else Logs(frame, "table")
     table = _Table(logs, where, resolve(logs.frame, where, columns or {}), cut_runs)
     studies, omitted = [], Counter({EMPTY: logs.empty})
-    directions, budgets = set(), set()
+    directions, budgets, longest = set(), set(), set()
     for name, rows in table.studies():
         direction, known_by = table.direction(rows, mode)
         runs, left_out, full = table.runs(rows, direction, budget)
+        longest.add(f"{full:g} {table.unit}")
         if len(runs) < 2:
             left_out[ALONE] += len(runs)
             omitted += left_out
@@ -96,10 +97,12 @@ def frame_to_studies(
     omitted = +omitted
     if not studies:
         found = f": {count_reasons(omitted)}" if omitted else ""
+        full_run = f", and a full run {longest.pop()}" if len(longest) == 1 else ""
         raise ReplayError(
             f"{where}: no study has two or more runs with a known result{found}\n"
-            f"  the objective read was {table.objective}: name another one with --column metric=NAME, give the length"
-            " of a full run with --budget, or take runs that were cut short as they are with --cut-runs",
+            f"  the objective read was {table.objective}{full_run}: name another objective with --column metric=NAME,"
+            " give the length of a full run with --budget, or take runs that were cut short as they are with"
+            " --cut-runs",
             key="replay.no_runs",
         )
     length = budgets.pop() if len(budgets) == 1 else "of each study"
@@ -209,11 +212,7 @@ class _Table:
         by_run = [(int(part["run"].iloc[0]), part) for _, part in rows.groupby("run", sort=True)]
         left_out = Counter({NO_OBJECTIVE: total - len(by_run)})
         if by_run and max(len(part) for _, part in by_run) < 2:
-            raise ReplayError(
-                f"{self._where}: every run has one row: a result, no learning curve\n"
-                "  export the history of the runs, one row per logged step",
-                key="replay.no_curves",
-            )
+            raise no_curves(self._where)
         full = budget or float(rows["counter"].max()) if by_run else 0.0
         seen = rows.loc[np.isfinite(rows["metric"]), "counter"]
         latest = float(seen.max()) if len(seen) else 0.0

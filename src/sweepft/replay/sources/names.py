@@ -148,6 +148,8 @@ def resolve(frame: pd.DataFrame, where: str, given: Mapping[str, str]) -> dict[s
         names["metric"] = _objective(frame, where, names)
     for needed in ("run", "step"):
         if needed not in names:
+            if "run" in names and frame[names["run"]].is_unique:
+                raise no_curves(where)
             rule = f"one of the columns {', '.join(COLUMNS[needed])} is needed"
             remedy = f"name it with --column {needed}=NAME; {_has(frame)}"
             raise _error(Problem(where, needed, rule, remedy))
@@ -220,6 +222,15 @@ PARAM_PREFIX: Final = re.compile(r"(config|params?|hparams?|hyperparameters?)[/.
 def _has(frame: pd.DataFrame) -> str:
     shown = [str(c) for c in frame.columns if not is_param(c)]
     return f"it has: {', '.join(shown[:40])}" + (", ..." if len(shown) > 40 else "")
+
+
+def no_curves(where: str) -> ReplayError:
+    """The error for results without learning curves."""
+    return ReplayError(
+        f"{where}: every run has one row: a result, no learning curve\n"
+        "  export the history of the runs, one row per logged step",
+        key="replay.no_curves",
+    )
 
 
 def _error(problem: Problem) -> ReplayError:
