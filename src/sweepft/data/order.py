@@ -25,9 +25,15 @@ _ORDER_VERSION: Final = 1  # raise it when the same seed gives another sequence
 
 
 class Order(Protocol):
-    """A sequence of rows; equal digests are equal sequences."""
+    """A sequence of rows; equal digests are equal sequences.
+
+    Attributes:
+        digest: Of the sequence.
+        phase_starts: Positions at which later phases of a curriculum begin.
+    """
 
     digest: str
+    phase_starts: Sequence[int]
 
     def indices(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Row numbers at positions ``[start, stop)``."""
@@ -63,6 +69,7 @@ class SampleOrder:
             raise ValueError(f"seed must not be negative, got {seed}")
         self.n_rows = n_rows
         self.seed = seed
+        self.phase_starts: Sequence[int] = ()
         what = f"sweepft-order-{_ORDER_VERSION}:{tokens_digest}:{n_rows}:{seed}"
         self.digest = hashlib.sha256(what.encode()).hexdigest()
         self._permutations: dict[int, npt.NDArray[np.int64]] = {}
@@ -205,14 +212,18 @@ Shares = list[tuple[float, dict[int, float]]]
 class CurriculumOrder:
     """The rows of a whole budget, in order; the digest is that of the rows themselves."""
 
-    def __init__(self, rows: npt.NDArray[np.int64], tokens_digest: str = "") -> None:
+    def __init__(
+        self, rows: npt.NDArray[np.int64], tokens_digest: str = "", phase_starts: Sequence[int] = ()
+    ) -> None:
         """Keep the rows.
 
         Args:
             rows: Shape ``(budget,)``.
             tokens_digest: Digest of the token set the rows belong to.
+            phase_starts: Positions at which later phases begin; not part of the digest.
         """
         self._rows = rows
+        self.phase_starts = phase_starts
         digest = hashlib.sha256(f"sweepft-curriculum-{_CURRICULUM_VERSION}:{tokens_digest}:".encode())
         digest.update(rows.astype("<i8").tobytes())
         self.digest = digest.hexdigest()
@@ -239,7 +250,8 @@ def sample_order(tokens: TokenSet, seed: int, curriculum: Curriculum | None, bud
     shares = None if curriculum is None else phase_shares(curriculum, tokens.rows_by_domain)
     if shares is None:
         return SampleOrder(len(tokens), seed, tokens.digest)
-    return CurriculumOrder(phased_rows(tokens.domains, shares, budget_samples, seed), tokens.digest)
+    rows = phased_rows(tokens.domains, shares, budget_samples, seed)
+    return CurriculumOrder(rows, tokens.digest, phase_ends(shares, budget_samples)[:-1])
 
 
 def phase_shares(curriculum: Curriculum, rows: Mapping[str, int]) -> Shares | None:
@@ -280,6 +292,12 @@ def _parts(mass: Sequence[float], group: Sequence[int]) -> dict[int, float]:
     return {i: mass[i] / total for i in group if mass[i] > 0}
 
 
+def phase_ends(phases: Sequence[tuple[float, Mapping[int, float]]], samples: int) -> list[int]:
+    """The position at which each phase ends; the last one is the budget."""
+    ends = np.floor(np.cumsum([share for share, _ in phases]) * samples + 0.5).astype(np.int64).tolist()
+    return [*ends[:-1], samples]
+
+
 def phased_rows(
     domains: np.ndarray, phases: Sequence[tuple[float, Mapping[int, float]]], samples: int, seed: int
 ) -> np.ndarray:
@@ -291,20 +309,19 @@ def phased_rows(
         samples: The budget.
         seed: Seed of the passes and of the interleaving of domains.
     """
-    ends = np.floor(np.cumsum([share for share, _ in phases]) * samples + 0.5).astype(np.int64)
-    ends[-1] = samples
+    ends = phase_ends(phases, samples)
     found = np.empty(samples, dtype=np.int64)
     taken: dict[int, int] = {}
     start = 0
     for number, ((_, shares), end) in enumerate(zip(phases, ends, strict=True)):
-        domain_at = interleaved(int(end) - start, shares, [seed, number])
+        domain_at = interleaved(end - start, shares, [seed, number])
         for domain in shares:
             places = np.flatnonzero(domain_at == domain)
             begin = taken.get(domain, 0)
             rows = np.flatnonzero(domains == domain)
             found[start + places] = passes(rows, begin, len(places), seed, domain)
             taken[domain] = begin + len(places)
-        start = int(end)
+        start = end
     return found
 
 
@@ -332,5 +349,5 @@ def passes(rows: np.ndarray, start: int, count: int, seed: int, domain: int) -> 
     return found
 
 
-EXPORTED: Final = (permutation, phased_rows, interleaved, passes)
+EXPORTED: Final = (permutation, phase_ends, phased_rows, interleaved, passes)
 """The functions that `phased_rows` needs outside sweepft, for ``best/train.py``."""

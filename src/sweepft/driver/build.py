@@ -99,6 +99,7 @@ def build_scheduler(
         seed=spec.search.seed,
         prior_sweeps=prior_sweeps,
         pause=stop.pause,
+        divergence_check=stop.divergence_check,
     )
 
 

@@ -166,6 +166,16 @@ class LedgerCallback(DriverOnly, tune.Callback):
         for decision in self._scheduler.drain_decisions():
             row = self._event_log.write("decision", **decision.to_row())
             self._decisions[row["trial_id"]] = row
+        for where, error in self._scheduler.drain_errors().items():  # logged already, with their tracebacks
+            self._event_log.write(
+                "fault",
+                trial_id=name,
+                slot=result["slot"],
+                rank=None,
+                error=type(error).__name__,
+                message=f"early stopping, {where}: {error}",
+                action=WENT_ON,
+            )
         # The cost rows come last: a result without them counts as not written when the sweep is resumed.
         self._write_costs(name, name, result)
         if result.get("done"):

@@ -10,6 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.driver.control import SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
+from sweepft.early_stopping.from_ledger import final_loss_problem
 from sweepft.ledger import EventLog, Row, TrialState
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
@@ -84,8 +85,11 @@ class SweepScheduler(EarlyDynamicsScheduler):
             return
         if result and result.get("failed"):
             super().on_trial_error(tune_controller, trial)
-        else:
-            super().on_trial_complete(tune_controller, trial, result)
+            return
+        if result and "eval_loss" in result and result["samples_seen"] >= result["budget_samples"]:
+            problem = final_loss_problem(result["eval_loss"])
+            result = result if problem is None else {**result, "diverged": problem}
+        super().on_trial_complete(tune_controller, trial, result)
 
     def _name(self, trial: Any) -> str:
         return job_of(trial.config).name

@@ -21,7 +21,7 @@ LOOKS: Final = (14, 29, 59, 119, 239)  # numbers of audits at which the status m
 
 def audit_rate(rule: str, audit: float | None) -> float:
     """The share of flagged trials to audit: as given, else 0.05 for ``calibrated`` and 0 for other rules."""
-    return float(audit) if audit is not None else 0.05 if rule == "calibrated" else 0.0
+    return audit if audit is not None else 0.05 if rule == "calibrated" else 0.0
 
 
 def audit_weight(audited: bool | None, audit: float) -> float:

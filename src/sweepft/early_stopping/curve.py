@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sweepft.early_stopping.divergence import LossWatch
+
 Floats = NDArray[np.float64]
 _NAN: Final = math.nan
-_START: Final = 3  # losses: their median is where the curve began
 TAIL: Final = 0.2
 """Share of the progress so far over which training signals are averaged: equal samples, whatever the batch size."""
 
@@ -29,7 +30,7 @@ def in_tail(progress: Floats, end: float) -> NDArray[np.bool_]:
 
 
 class Observation(NamedTuple):
-    """One point of a curve. NaN means not reported; a value reported as non-finite goes to `Report.bad`.
+    """One point of a curve. NaN means not reported; a loss that was reported and is not finite is infinity.
 
     Attributes:
         step: Optimizer steps done.
@@ -55,7 +56,10 @@ class Report:
         blocks: Training loss and target tokens per completed block of the sample order.
         data_order: Digest of the sample order; equal digests compare sample by sample.
         warmup_steps: The trial's warmup.
-        bad: Why a value in this report ends the trial (non-finite loss, diverged), or None.
+        bad: The trial itself says that it has diverged, and how; or None.
+        phase_starts: Progress at which later phases of its curriculum begin: training losses of different phases are
+            not compared.
+        phase: Name or number of the phase, where the starts are not known; another one begins a phase.
     """
 
     observations: Sequence[Observation]
@@ -63,6 +67,8 @@ class Report:
     data_order: str | None = None
     warmup_steps: int = 0
     bad: str | None = None
+    phase_starts: Sequence[float] = ()
+    phase: str | float | None = None
 
 
 def make_report(
@@ -76,26 +82,28 @@ def make_report(
     data_order: str | None = None,
     warmup_steps: int = 0,
     diverged: str | None = None,
+    phase_starts: Sequence[float] = (),
+    phase: str | float | None = None,
 ) -> Report:
     """A report from raw values: columns of equal length, and the objective as of the last row.
 
-    None stands for a value that was not reported. A loss or objective that is NaN or infinite ends the trial (a
-    gradient norm does not: loss scaling in fp16 makes non-finite ones now and then).
+    None stands for a value that was not reported. So does an objective that is not finite: where nothing was evaluated,
+    many programs log NaN or infinity. A training loss that is not finite counts against the trial if it stays so (see
+    `sweepft.early_stopping.divergence`); a gradient norm does not: loss scaling in fp16 makes such ones now and then.
     """
     losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
-    bad: str | None = None
     points = []
     for s, p, raw_loss, raw_norm in zip(step, progress, losses, norms, strict=True):
         value = _float(raw_loss)
-        if bad is None and raw_loss is not None and not math.isfinite(value):
-            bad = f"training loss is {value} at step {int(s)}"
+        if raw_loss is not None and not math.isfinite(value):
+            value = math.inf
         points.append(Observation(int(s), float(p), value, _float(raw_norm)))
-    if metric is not None and points:
-        value, last = _float(metric), points[-1]
-        if bad is None and not math.isfinite(value):
-            bad = f"validation objective is {value} at step {last.step}"
-        points[-1] = Observation(last.step, last.progress, last.loss, last.grad_norm, value)
-    return Report(points, blocks or {}, data_order, warmup_steps, bad or diverged or None)
+    value = _float(metric)
+    if points and math.isfinite(value):
+        points[-1] = points[-1]._replace(metric=value)
+    return Report(
+        points, blocks or {}, data_order, warmup_steps, diverged or None, tuple(phase_starts), phase
+    )
 
 
 def _float(value: Any) -> float:
@@ -158,55 +166,59 @@ class Curve:
         self.last_progress = -math.inf
         self.last_metric = _NAN
         self.last_metric_step = 0
-        self.first_losses = array("d")
-        self._start: float | None = None  # their median: what divergence is measured against
-        self.high_count = 0  # losses in a row that lay well above the start
-        self.high_since = _NAN
+        self.watch = LossWatch()
+        self.phase_starts: Sequence[float] = ()
+        self.phase: str | float | None = None
 
     def append(self, observation: Observation) -> bool:
-        """Add a point. Returns False, and changes nothing, for one not beyond the end (after a restart).
+        """Add a point. Returns False, and takes no new point, for one not beyond the end (after a restart).
 
-        A metric that arrives alone for the last point (evaluated after it was logged) is added to that point.
+        What arrives later for the last point, such as an objective evaluated after it was logged, is added to that
+        point.
         """
         if observation.progress <= self.last_progress:
-            if observation.progress == self.last_progress and math.isfinite(observation.metric):
-                self.last_metric, self.last_metric_step = observation.metric, self.last_step
-                if self.metric:
-                    self.metric[-1] = observation.metric
+            if observation.progress == self.last_progress:
+                self._merge(observation)
             return False
+        if any(self.last_progress <= start < observation.progress for start in self.phase_starts):
+            self.watch.begin_phase()
         self.step.append(observation.step)
         self.progress.append(observation.progress)
         self.loss.append(observation.loss)
         self.grad_norm.append(observation.grad_norm)
         self.metric.append(observation.metric)
         self.last_step, self.last_progress = observation.step, observation.progress
+        if not math.isnan(observation.loss):
+            self.watch.add_loss(observation.loss, self.last_progress)
         if math.isfinite(observation.metric):
-            self.last_metric, self.last_metric_step = observation.metric, observation.step
-        if math.isfinite(observation.loss):
-            self._watch_divergence(observation.loss)
+            self._add_objective(observation.metric)
         return True
 
-    def _watch_divergence(self, loss: float) -> None:
-        if len(self.first_losses) < _START:
-            self.first_losses.append(loss)
-            self._start = None
-        start = self.start
-        if loss > start + abs(start):
-            self.high_since = self.high_since if self.high_count else self.last_progress
-            self.high_count += 1
-        else:
-            self.high_count = 0
+    def _merge(self, observation: Observation) -> None:
+        """Add what the last point lacks; a later objective replaces the one there."""
+        if self.loss and math.isnan(self.loss[-1]) and not math.isnan(observation.loss):
+            self.loss[-1] = observation.loss
+            self.watch.add_loss(observation.loss, self.last_progress)
+        if self.grad_norm and math.isnan(self.grad_norm[-1]):
+            self.grad_norm[-1] = observation.grad_norm
+        if math.isfinite(observation.metric):
+            if self.metric:
+                self.metric[-1] = observation.metric
+            self._add_objective(observation.metric)
 
-    @property
-    def start(self) -> float:
-        """Median of the first losses, of which there must be one."""
-        if self._start is None:
-            self._start = sorted(self.first_losses)[len(self.first_losses) // 2]
-        return self._start
+    def _add_objective(self, value: float) -> None:
+        self.last_metric, self.last_metric_step = value, self.last_step
+        self.watch.add_objective(value, self.last_progress)
 
-    def diverging(self, budget: float) -> bool:
-        """Whether the loss has stayed above twice its start, over 3 points or more and 2% of the budget."""
-        return self.high_count >= 3 and self.last_progress - self.high_since >= 0.02 * budget
+    def set_phases(self, report: Report) -> bool:
+        """Take over what a report says of the phases, before its points. True where its ``phase`` is another one: a
+        phase begins after it, for some of its points may belong to the one before.
+        """
+        self.phase_starts = report.phase_starts or self.phase_starts
+        if report.phase is None or report.phase == self.phase:
+            return False
+        changed, self.phase = self.phase is not None, report.phase
+        return changed
 
     def drop_points(self) -> None:
         """Drop the points but keep the curve's end: for trials that will not be judged again."""
@@ -256,8 +268,9 @@ class Curve:
             "last_progress": self.last_progress if math.isfinite(self.last_progress) else None,
             "last_metric": self.last_metric if math.isfinite(self.last_metric) else None,
             "last_metric_step": self.last_metric_step,
-            "start": list(self.first_losses),
-            "high": [self.high_count, self.high_since if self.high_count else None],
+            "watch": self.watch.to_state(),
+            "phase_starts": list(self.phase_starts),
+            "phase": self.phase,
         }
 
     @classmethod
@@ -271,8 +284,7 @@ class Curve:
         curve.last_step = state["last_step"]
         curve.last_progress = -math.inf if state["last_progress"] is None else state["last_progress"]
         curve.last_metric = _NAN if state["last_metric"] is None else state["last_metric"]
-        curve.last_metric_step = state.get("last_metric_step", 0)
-        curve.first_losses.extend(state["start"])
-        curve.high_count, since = state["high"]
-        curve.high_since = _NAN if since is None else since
+        curve.last_metric_step = state["last_metric_step"]
+        curve.watch = LossWatch.from_state(state["watch"])
+        curve.phase_starts, curve.phase = tuple(state["phase_starts"]), state["phase"]
         return curve

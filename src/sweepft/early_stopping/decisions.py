@@ -17,6 +17,10 @@ BY_USER: Final = "user"
 """The ``rule`` of a decision that a user asked for while the sweep ran."""
 
 
+DIVERGENCE_CHECK: Final = "divergence_check"
+"""The ``rule`` of decisions by the divergence check: to end a trial, or (once in a sweep) to stand down."""
+
+
 @dataclass(frozen=True)
 class RuleDecision:
     """A rule's answer for one trial at one rung.

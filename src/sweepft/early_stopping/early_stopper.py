@@ -10,20 +10,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sweepft.early_stopping.audit import AuditResult, audit_result, is_audited, top_edge
 from sweepft.early_stopping.calibrated import CalibratedRule
 from sweepft.early_stopping.cohort import Cohort, FinishedTrials
-from sweepft.early_stopping.curve import Report
-from sweepft.early_stopping.decisions import BY_USER, Action, RuleDecision, StopDecision
+from sweepft.early_stopping.curve import Report, Snapshot
+from sweepft.early_stopping.decisions import (
+    BY_USER,
+    DIVERGENCE_CHECK,
+    Action,
+    RuleDecision,
+    StopDecision,
+)
+from sweepft.early_stopping.divergence import examine
 from sweepft.early_stopping.pausing import PausedTrial, paused_trials
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.early_stopping.rules import NoRule, Rule
-from sweepft.early_stopping.rungs import Rung, RungSpec, eligible, parse_rungs
+from sweepft.early_stopping.rungs import Rung, RungSpec, eligible, is_number, parse_rungs
 from sweepft.early_stopping.trial import TrialRecord
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
+DEFAULT_MIN_STEPS: Final = 20
+"""Optimizer steps before a trial is judged, where nothing else is asked for."""
 
 
 class EarlyStopper:
@@ -34,9 +43,11 @@ class EarlyStopper:
         rungs: Where trials are judged, see `sweepft.early_stopping.rungs`.
         budget: A full trial, in units of the time attribute (samples, usually).
         mode: ``min`` or ``max``: which way the objective is good.
-        min_steps: Optimizer steps a trial must have done to be judged.
+        min_steps: Optimizer steps a trial must have done to be judged. None for 20, but no more than a quarter of a
+            full trial's steps as they show in its reports, so that no trial is too short to be judged at all.
+        min_progress: Progress before which no trial is stopped.
         keep_last: Number of trials that no rule may stop; nor is the best trial at a rung stopped.
-        divergence_check: Stop trials with a non-finite loss or objective, and those that diverge.
+        divergence_check: Stop trials that diverge, see `sweepft.early_stopping.divergence`.
         top_fraction: The best share of the trials: a flagged trial that ends in it was a wrong stop.
         audit: Share of the flagged trials that are trained to completion, to count wrong stops.
         max_false_discovery_rate: The rate P(top | flagged) above which the rule is switched off.
@@ -55,7 +66,8 @@ class EarlyStopper:
         rungs: Sequence[RungSpec],
         budget: float,
         mode: Literal["min", "max"],
-        min_steps: int = 0,
+        min_steps: int | None = 0,
+        min_progress: float = 0.0,
         keep_last: int = 1,
         divergence_check: bool = True,
         top_fraction: float = 0.2,
@@ -67,15 +79,24 @@ class EarlyStopper:
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode: must be 'min' or 'max' (got {mode!r})")
-        if not (math.isfinite(budget) and budget > 0):
+        if not (is_number(budget) and budget > 0):
             raise ValueError(
                 f"budget: must be a positive number, in units of the time attribute (got {budget!r})"
             )
-        if not 0 <= audit <= 1:
-            raise ValueError(f"audit: must lie between 0 and 1 (got {audit!r})")
+        for name, value, low, high in (
+            ("min_steps", 0 if min_steps is None else min_steps, 0, math.inf),
+            ("min_progress", min_progress, 0, budget),
+            ("keep_last", keep_last, 0, math.inf),
+            ("audit", audit, 0, 1),
+            ("top_fraction", top_fraction, 0, 1),
+            ("max_false_discovery_rate", max_false_discovery_rate, 0, 1),
+        ):
+            if not (is_number(value) and low <= value <= high):
+                raise ValueError(f"{name}: must be a number between {low:g} and {high:g} (got {value!r})")
         self.rule: Rule = rule or NoRule()
         self.rungs, self.budget = parse_rungs(rungs), float(budget)
-        self.min_steps, self.keep_last, self.divergence_check = min_steps, keep_last, divergence_check
+        self.min_steps, self.min_progress = min_steps, min_progress
+        self.keep_last, self.divergence_check = keep_last, divergence_check
         self.top_fraction, self.audit, self.seed = top_fraction, audit, seed
         self.max_false_discovery_rate = max_false_discovery_rate
         self.pause, self.prior_sweeps = pause, prior_sweeps or PriorSweeps()
@@ -85,6 +106,7 @@ class EarlyStopper:
         self._paused_trials: tuple[tuple[int, bool], list[PausedTrial]] | None = None
         self.decisions: list[StopDecision] = []
         self._pinned: dict[str, str] = {}
+        self._stood_down = False
 
     # ----- events: what happens to trials ----------------------------------------------------------------
 
@@ -98,14 +120,24 @@ class EarlyStopper:
         self._resume(record, report)
         if record.status != "running":
             return []
-        reached = self._take(record, report)
-        decisions = self._check_divergence(record, report)
-        over = record.curve.last_progress >= self.budget  # nothing is left to save
+        return self.judge(trial_id, self._take(record, report), report.bad)
+
+    def judge(self, trial_id: str, reached: Sequence[Rung], bad: str | None = None) -> list[StopDecision]:
+        """Judge a running trial of which reports have been taken; the last decision may end it.
+
+        Args:
+            trial_id: The trial.
+            reached: Rungs that `take` returned.
+            bad: Why it has diverged, if it says so itself.
+        """
+        record = self.cohort.trials[trial_id]
+        decisions = self._check_divergence(record, bad)
+        over = record.last_progress >= self.budget  # nothing is left to save
         for rung in reached if not over else ():
             if not decisions or not decisions[-1].ends_trial:
                 decisions.append(self._decide(record, rung))
-        if not over and not reached and not decisions:
-            decisions = self._redecide(record)
+        if not over and not reached and not (decisions and decisions[-1].ends_trial):
+            decisions += self._redecide(record)
         if decisions and decisions[-1].ends_trial:
             self._end(record, decisions[-1].action)
         self.decisions += decisions
@@ -124,8 +156,9 @@ class EarlyStopper:
             return []
         if report is not None:
             self._take(record, report)
-            if report.bad is not None:
-                decision = self._diverged(record, report.bad)
+            bad = report.bad or (self._ended_without_numbers(record) if final is None else None)
+            if bad is not None:
+                decision = self._diverged(record, bad)
                 self._end(record, decision.action)
                 self.decisions.append(decision)
                 return [decision]
@@ -134,16 +167,20 @@ class EarlyStopper:
         record.curve.drop_points()
         return []
 
+    def skip(self, trial_id: str, report: Report) -> None:
+        """Take the last report of an earlier session. Rungs up to there are passed without a snapshot: what the trial
+        was at them is not known.
+        """
+        record = self.cohort.add(trial_id, {})
+        for o in report.observations:
+            record.curve.append(o)
+            record.reached |= {
+                w for w in self.rungs if w.reached(step=o.step, samples_seen=o.progress, budget=self.budget)
+            }
+
     def take(self, trial_id: str, report: Report) -> list[Rung]:
         """Take a report without judging it; returns the rungs newly reached at which the trial may be judged."""
         return self._take(self.cohort.add(trial_id, {}), report)
-
-    def decide(self, trial_id: str, rung: Rung) -> StopDecision:
-        """Judge a running trial at a rung that `take` returned, without acting on the decision.
-
-        For callers that keep trials elsewhere (Optuna's storage); live sweeps use `report`.
-        """
-        return self._decide(self.cohort.trials[trial_id], rung)
 
     def mark_stopped(self, trial_id: str, p_top: float | None) -> None:
         """A trial was stopped elsewhere, with this probability of ending in the top fraction."""
@@ -158,9 +195,9 @@ class EarlyStopper:
         if record.status != "running":
             return
         reached = self._take(record, report)
-        diverged = self._check_divergence(record, report)
-        self.decisions += diverged
-        if diverged:
+        checked = self._check_divergence(record, report.bad)
+        self.decisions += checked
+        if checked and checked[-1].ends_trial:
             self._end(record, "divergence_check")
         elif record.curve.last_progress < self.budget and (reached or self._due_again(record)):
             record.judged_on = self.cohort.seen(record)
@@ -243,6 +280,7 @@ class EarlyStopper:
         curve = record.curve
         curve.data_order = report.data_order or curve.data_order
         curve.blocks.update(report.blocks)
+        begins_phase = curve.set_phases(report)
         judged = []
         ahead = [rung for rung in self.rungs if rung not in record.reached]
         for observation in report.observations:
@@ -254,23 +292,66 @@ class EarlyStopper:
                     continue
                 ahead.remove(rung)
                 record.reached.add(rung)
-                if eligible(step=step, min_steps=self.min_steps, warmup_steps=record.warmup_steps):
+                if self._eligible(record, step, progress):
                     self.cohort.put(record.trial_id, rung, curve.snapshot())
                     judged.append(rung)
+        if begins_phase:
+            curve.watch.begin_phase()
         return judged
 
-    def _check_divergence(self, record: TrialRecord, report: Report) -> list[StopDecision]:
+    def _eligible(self, record: TrialRecord, step: int, progress: float) -> bool:
+        least: float = DEFAULT_MIN_STEPS if self.min_steps is None else self.min_steps
+        if self.min_steps is None and progress > 0:
+            least = min(least, step / progress * self.budget / 4)
+        return progress >= self.min_progress and eligible(
+            step=step, min_steps=least, warmup_steps=record.warmup_steps
+        )
+
+    def _check_divergence(self, record: TrialRecord, bad: str | None) -> list[StopDecision]:
+        """The decision to end the trial, if any; once in a sweep, the decision that the check does not."""
         if not self.divergence_check:
             return []
-        reason, curve = report.bad, record.curve
-        if reason is None and curve.diverging(self.budget):
-            reason = f"training loss above twice its start ({curve.start:.4g}) for the last {curve.high_count} points"
-        return [] if reason is None else [self._diverged(record, reason)]
+        if bad is not None:
+            return [self._diverged(record, bad)]
+        if record.last_progress < self.min_progress:
+            return []
+        last = next(reversed(record.snapshots.items()), None)
+        others = (t for t in reversed(self.cohort.trials.values()) if t is not record)
+        found = examine(
+            record,
+            others,
+            budget=self.budget,
+            sign=self.cohort.sign,
+            leads=last is not None and self._leads_others(*last),
+        )
+        if found is None or found.verdict == "spare":
+            return []
+        if found.verdict == "end":
+            return [self._diverged(record, found.reason)]
+        if self._stood_down:
+            return []
+        self._stood_down = True
+        reason = f"not stopped: {found.reason}; divergence checks stand down where most trials are alike"
+        evidence = {"alike": found.alike, "compared": found.compared}
+        rule_decision = RuleDecision(False, reason, evidence=evidence)
+        return [self._decision(record, None, "continue", DIVERGENCE_CHECK, rule_decision)]
+
+    def _leads_others(self, rung: Rung, snapshot: Snapshot) -> bool:
+        others = self.cohort.peers(rung, "metric", snapshot.metric)
+        return others > 0 and self.cohort.leads(rung, snapshot.metric)
+
+    def _ended_without_numbers(self, record: TrialRecord) -> str | None:
+        """Why a trial counts as diverged that ended by itself: its last losses are not finite, nor is an objective."""
+        watch = record.watch
+        gaps = (t.watch.longest_gap for t in self.cohort.completed())
+        if watch.bad <= watch.longest_gap or watch.measured_since(watch.bad_since):
+            return None
+        if watch.bad <= max(gaps, default=0):
+            return None
+        return f"training loss is not finite for the last {watch.bad} points, at the trial's end"
 
     def _diverged(self, record: TrialRecord, reason: str) -> StopDecision:
-        return self._decision(
-            record, None, "divergence_check", "divergence_check", RuleDecision(True, reason)
-        )
+        return self._decision(record, None, "divergence_check", DIVERGENCE_CHECK, RuleDecision(True, reason))
 
     def _keep_score(self, record: TrialRecord, score: float | None) -> None:
         if score is not None:
@@ -372,6 +453,11 @@ class EarlyStopper:
             "decisions": actions,
             "trials_saved": unspent,
             "rule_summary": self.rule.summary(self.cohort),
+            "divergence_check": {
+                "on": self.divergence_check,
+                "ended": statuses.count("diverged"),
+                "stood_down": self._stood_down,
+            },
             "audits": {
                 "rate_of": "top among flagged",
                 "limit": self.max_false_discovery_rate,
@@ -391,6 +477,7 @@ class EarlyStopper:
             "cohort": self.cohort.to_state(),
             "decisions": [v.to_row() for v in self.decisions],
             "pinned": dict(self._pinned),
+            "stood_down": self._stood_down,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -412,7 +499,8 @@ class EarlyStopper:
         self.cohort = Cohort.from_state(self.cohort.mode, state["cohort"])
         self._finished = FinishedTrials(self.cohort)
         self.decisions = [StopDecision.from_row(row) for row in state["decisions"]]
-        self._pinned = dict(state.get("pinned", {}))
+        self._pinned = dict(state["pinned"])
+        self._stood_down = state["stood_down"]
 
 
 def _counts(outcomes: Sequence[bool]) -> dict[str, int]:

@@ -5,6 +5,7 @@ A resumed sweep continues with what the scheduler knew, and a replay decides aga
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepft.early_stopping.curve import Report, make_report
-from sweepft.early_stopping.decisions import BY_USER, StopDecision
+from sweepft.early_stopping.decisions import BY_USER, DIVERGENCE_CHECK, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
 from sweepft.ledger import Row, StepsReport, SweepState, TrialState
 
@@ -70,8 +71,9 @@ def _events(
 
     def give(first: int, reported: StepsReport | None, evaluated: Row | None) -> None:
         final = evaluated is not None and evaluated.get("final")
-        (early_stopper.complete if final else report)(
-            name, _report(trial, history, first, reported, evaluated)
+        diverged = _diverged(trial, history, reported, evaluated)
+        (early_stopper.complete if final or diverged else report)(
+            name, _report(trial, history, first, reported, evaluated, diverged)
         )
 
     # The rows of one result stand together in the ledger: its steps, then the evaluation at the last of them.
@@ -94,12 +96,19 @@ def _report(
     after: int,
     reported: StepsReport | None,
     evaluated: Row | None,
+    diverged: str | None,
 ) -> Report:
     """The report of the steps after step ``after``, as the live sweep made it; or of an evaluation alone."""
     metric = None if evaluated is None else evaluated["objective"]
     if reported is None:
         assert evaluated is not None
-        return make_report(step=[evaluated["step"]], progress=[evaluated["samples_seen"]], metric=metric)
+        return make_report(
+            step=[evaluated["step"]],
+            progress=[evaluated["samples_seen"]],
+            metric=metric,
+            diverged=diverged,
+            phase_starts=trial.phase_starts,
+        )
     first, last = np.searchsorted(history["step"], [after, reported.step], side="right")
     step, progress, loss, grad_norm = (
         history[key][first:last].tolist() for key in ("step", "samples_seen", "loss", "grad_norm")
@@ -113,7 +122,35 @@ def _report(
         blocks={index: (loss, float(tokens)) for index, (loss, tokens) in reported.blocks.items()},
         data_order=trial.data_order,
         warmup_steps=trial.warmup_steps,
+        diverged=diverged,
+        phase_starts=trial.phase_starts,
     )
+
+
+def _diverged(
+    trial: TrialState,
+    history: Mapping[str, NDArray[np.float64]],
+    reported: StepsReport | None,
+    evaluated: Row | None,
+) -> str | None:
+    """Why the trial ended by itself with this report, without a usable model; None where it did not.
+
+    Its ranks end a trial at the first gradient norm that is not finite, and a trial with a final validation loss that
+    is not finite has diverged.
+    """
+    if trial.status != "diverged":
+        return None
+    if evaluated is not None and evaluated.get("final"):
+        return final_loss_problem(evaluated["objective"])
+    if reported is None or reported is not trial.reports[-1] or math.isfinite(history["grad_norm"][-1]):
+        return None
+    return str(trial.reason)
+
+
+def final_loss_problem(value: float | None) -> str | None:
+    """Why a trial with this validation loss at the full budget has diverged; None for a finite one."""
+    finite = value is not None and math.isfinite(value)
+    return None if finite else f"the validation loss at the end is {value}"
 
 
 def _adopt(early_stopper: EarlyStopper, decision: Row) -> None:
@@ -135,4 +172,4 @@ def _end(early_stopper: EarlyStopper, trial: TrialState) -> None:
 
 def _by_the_rule(decision: Row) -> bool:
     """Whether the rule made it. Divergence checks are made again at no cost; a user's stop shows in the trial's end."""
-    return bool(decision["action"] != "divergence_check" and decision["rule"] != BY_USER)
+    return decision["rule"] not in (BY_USER, DIVERGENCE_CHECK)

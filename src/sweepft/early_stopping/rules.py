@@ -16,7 +16,7 @@ from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.curve import Snapshot
 from sweepft.early_stopping.decisions import RuleDecision, too_few
 from sweepft.early_stopping.prior_sweeps import PriorSweepsLike, read_prior_sweeps
-from sweepft.early_stopping.rungs import Rung
+from sweepft.early_stopping.rungs import Rung, is_number
 from sweepft.early_stopping.trial import TrialRecord
 
 RULES: Final = ("none", "median", "recipe", "asha", "calibrated")
@@ -71,6 +71,8 @@ class AshaRule:
     rejudges = False
 
     def __init__(self, eta: float = 3.0) -> None:
+        if not (is_number(eta) and eta > 1):
+            raise ValueError(f"eta: must be a number above 1 (got {eta!r})")
         self.eta = eta
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
@@ -233,8 +235,12 @@ def make_rule(
         prior_sweeps: The rule takes its calibration from there.
 
     Raises:
-        ValueError: Unknown name, or settings that do not fit together.
+        ValueError: Unknown name, a wrong value, or settings that do not fit together.
     """
+    if not (is_number(min_peers) and min_peers >= 0):
+        raise ValueError(f"min_peers: must be a number of trials (got {min_peers!r})")
+    if not (is_number(eta) and eta > 1):
+        raise ValueError(f"eta: must be a number above 1 (got {eta!r})")
     if name == "none":
         return NoRule()
     if name == "median":

@@ -80,9 +80,9 @@ def _parse_one(item: RungSpec) -> Rung:
     if isinstance(item, Mapping):
         if len(item) == 1:
             kind, value = next(iter(item.items()))
-            if kind in ("steps", "samples") and _is_number(value) and value >= 1:
+            if kind in ("steps", "samples") and is_number(value) and value >= 1:
                 return Rung("steps" if kind == "steps" else "samples", float(value))
-    elif _is_number(item) and 0 < item <= 1:
+    elif is_number(item) and 0 < item <= 1:
         return Rung("fraction", float(item))
     raise ValueError(
         f"rungs: must be fractions of the budget in (0, 1] or counts of at least 1 (got {item!r})\n"
@@ -90,7 +90,8 @@ def _parse_one(item: RungSpec) -> Rung:
     )
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether an argument is a finite number; a bool is not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -100,7 +101,7 @@ def rung_steps(rungs: Sequence[Rung], *, batch_size: int, budget: int) -> dict[R
     return {rung: step for rung, step in steps.items() if step is not None}
 
 
-def eligible(*, step: int, min_steps: int, warmup_steps: int) -> bool:
+def eligible(*, step: int, min_steps: float, warmup_steps: int) -> bool:
     """Whether a trial may be judged at this step: enough optimizer steps, and its warmup is over.
 
     A trial that is not eligible at a rung is judged at the next one.

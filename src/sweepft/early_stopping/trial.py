@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha1
 from typing import Any, Final, Literal
 
 from sweepft.early_stopping.curve import Curve, Snapshot
+from sweepft.early_stopping.divergence import LossWatch
 from sweepft.early_stopping.rungs import Rung
 
 Status = Literal["running", "completed", "paused", "stopped", "diverged", "failed", "removed"]
@@ -51,6 +52,62 @@ class TrialRecord:
     reached: set[Rung] = field(default_factory=set)
     _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _numbers: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+
+    def set_params(self, params: Mapping[str, Any]) -> None:
+        """Its hyperparameters, where they become known only as it runs."""
+        if params != self.params:
+            self.params = dict(params)
+            for name in ("configuration", "loss_shifts"):
+                self.__dict__.pop(name, None)
+            self._covariates.clear()
+            self._numbers.clear()
+
+    def to_summary(self) -> dict[str, Any]:
+        """What other trials are compared with, and where this one stands: JSON-able, of a size that does not grow."""
+        curve = self.curve
+        return {
+            "snapshots": [[w.kind, w.value, s.to_state()] for w, s in self.snapshots.items()],
+            "reached": [[w.kind, w.value] for w in self.reached],
+            "watch": curve.watch.to_state(),
+            "last": [
+                curve.last_step,
+                curve.last_progress,
+                _or_none(curve.last_metric),
+                curve.last_metric_step,
+            ],
+            "flagged": [self.flagged_at, self.p_flagged, self.audited, self.lowest_score],
+        }
+
+    def take_summary(self, summary: Mapping[str, Any], rungs: Sequence[Rung]) -> list[tuple[Rung, Snapshot]]:
+        """Take over a summary; returns the snapshots that are new, at those of these rungs that it has."""
+        curve = self.curve
+        curve.watch = LossWatch.from_state(summary["watch"])
+        step, progress, metric, metric_step = summary["last"]
+        curve.last_step, curve.last_progress, curve.last_metric_step = step, progress, metric_step
+        curve.last_metric = math.nan if metric is None else metric
+        self.flagged_at, self.p_flagged, self.audited, self.lowest_score = summary["flagged"]
+        self.reached |= {Rung(kind, value) for kind, value in summary["reached"]}
+        found = ((Rung(kind, value), state) for kind, value, state in summary["snapshots"])
+        return [
+            (rung, Snapshot.from_state(state))
+            for rung, state in found
+            if rung in rungs and rung not in self.snapshots
+        ]
+
+    @property
+    def watch(self) -> LossWatch:
+        """What the divergence check keeps of it."""
+        return self.curve.watch
+
+    @property
+    def last_progress(self) -> float:
+        """The end of its curve; minus infinity before the first report."""
+        return self.curve.last_progress
+
+    @property
+    def last_metric(self) -> float:
+        """Its last objective; NaN without any."""
+        return self.curve.last_metric
 
     @property
     def audit_status(self) -> bool | None:
@@ -96,7 +153,11 @@ class TrialRecord:
         return None
 
 
-_SEEDS: Final = ("seed", "random_state")
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+_SEEDS: Final = ("seed", "random_state", "__trial_index__")  # the last is what Ray's Repeater adds
 _SHIFTS: Final = ("dropout", "drop_path", "smoothing", "neftune", "mixup", "cutmix")
 
 

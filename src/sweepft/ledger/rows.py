@@ -79,6 +79,7 @@ class StartRow:
     """An attempt at a trial begins; ``from_step`` is the last step kept from earlier attempts (0: none).
 
     ``warm`` says that living ranks took the trial over, in ``switch_seconds``; ``nodes`` are the hosts of the ranks.
+    ``phase_starts`` are the samples at which later phases of the trial's curriculum begin.
     """
 
     trial_id: str
@@ -88,6 +89,7 @@ class StartRow:
     warm: bool = False
     switch_seconds: float = 0.0
     nodes: list[str] | None = None
+    phase_starts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class TrialState:
         costs, gpu_costs: Wall seconds and GPU-seconds by phase, from `cost` rows.
         phase_seconds: Wall seconds by phase, from `steps` rows.
         data_order: Digest of its sample order.
+        phase_starts: Samples at which later phases of its curriculum begin.
         proposed, ended: Unix seconds.
     """
 
@@ -109,6 +110,7 @@ class TrialState:
     phase_seconds: dict[str, float] = field(default_factory=dict)
     reports: list[StepsReport] = field(default_factory=list)
     data_order: str | None = None
+    phase_starts: tuple[int, ...] = ()
     seq: int = 0
     proposed: float = 0.0
     ended: float | None = None
@@ -226,6 +228,7 @@ class TrialState:
                 last=row.get("time", 0.0),
             )
         )
+        self.phase_starts = tuple(row.get("phase_starts") or ()) or self.phase_starts
         self.end = self.ended = self.reason = self.objective = None
         self.status = "running"
         self._keep_steps(row.get("from_step", 0))

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any, Final
 
 from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, audit_weight, top_edge
-from sweepft.early_stopping.decisions import BY_USER
+from sweepft.early_stopping.decisions import BY_USER, DIVERGENCE_CHECK
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.ledger import SweepState, TrialState
 
@@ -29,7 +29,8 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         ``stopped``, ``by_rule``, ``by_rung``: counts; ``paused``: trials paused now; ``resumed``: trials that trained
         on after a pause; ``audits``: P(top | flagged), see `_audits`; ``false_stops``: P(flagged | top), see
         `_false_stops`; ``by_basis``: trials stopped and time saved (in the unit of the cost) by the basis of the
-        rule's level, ``none`` for rules without a bound.
+        rule's level, ``none`` for rules without a bound; ``divergence_check``: whether it was ``on``, how many trials
+        it ``ended``, and why it ``stood_down`` (``{trial_id, step, reason}``, None where it did not).
     """
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
@@ -44,6 +45,20 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         "audits": audits,
         "false_stops": false_stops,
         "by_basis": _by_basis(sweep, trials),
+        "divergence_check": _divergence_check(sweep),
+    }
+
+
+def _divergence_check(sweep: SweepState) -> dict[str, Any]:
+    checked = [d for t in sweep.search_trials for d in t.decisions if d.get("rule") == DIVERGENCE_CHECK]
+    stood_down = [d for d in checked if d["action"] == "continue"]
+    stood_down.sort(key=lambda d: int(d["seq"]))
+    return {
+        "on": bool((sweep.spec.get("early_stop") or {}).get("divergence_check", True)),
+        "ended": sum(d["action"] == "divergence_check" for d in checked),
+        "stood_down": {k: stood_down[0].get(k) for k in ("trial_id", "step", "reason")}
+        if stood_down
+        else None,
     }
 
 

@@ -91,6 +91,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *_fault_lines(summary["faults"], cost["lost_to_faults"]),
         *_error_rate_lines(summary["stops"]),
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
+        *_divergence_lines(summary["stops"]["divergence_check"]),
         "",
         *_finalist_lines(summary["finalists"]),
         *_ranking_lines(summary, limit),
@@ -149,6 +150,15 @@ def _error_rate_lines(stops: dict[str, Any]) -> list[str]:
         f"- **False discovery rate** (flagged trials that would have ended in the top {share}) {wrong}",
         f"- **False stop rate** (trials of the top {share} that were flagged) {missed}",
     ]
+
+
+def _divergence_lines(check: dict[str, Any]) -> list[str]:
+    """That the divergence check stood down, if it did."""
+    found = check["stood_down"]
+    if found is None:
+        return []
+    at = f"trial {fmt.markdown(found['trial_id'])}, step {found['step']}"
+    return [f"- **Warning** divergence checks stood down ({at}): {fmt.markdown(found['reason'])}"]
 
 
 def _finalist_lines(finalists: dict[str, Any] | None) -> list[str]:

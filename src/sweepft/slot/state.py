@@ -121,7 +121,7 @@ class SlotState:
         """Start a trial from the base weights, on new ranks where none live.
 
         Returns:
-            ``warm``, ``data_order``, ``switch_seconds``, ``nodes`` and ``from_step``.
+            ``warm``, ``data_order``, ``phase_starts``, ``switch_seconds``, ``nodes`` and ``from_step``.
         """
         begin, patience = time.monotonic(), self.config.patience
         if self._group is None:

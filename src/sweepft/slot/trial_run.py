@@ -19,6 +19,7 @@ from sweepft.slot.jobs import ReportPoint, TrialJob, report_points
 from sweepft.slot.state import WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
+_STARTED = ("warm", "switch_seconds", "nodes", "from_step", "phase_starts")
 
 
 class TrialRun:
@@ -206,12 +207,13 @@ class TrialRun:
             "history": history,
             "blocks": chunk["blocks"],
             "data_order": self._started["data_order"],
+            "phase_starts": self._started["phase_starts"],
             "warmup_steps": self._job.train_config.warmup_steps,
             "planned_steps": self._job.train_config.planned_steps,
             "budget_samples": engine.budget_samples,
             "slot": self._slot.name,
             "micro_batch": engine.micro_batch,
-            "started": {k: self._started[k] for k in ("warm", "switch_seconds", "nodes", "from_step")},
+            "started": {k: self._started[k] for k in _STARTED},
             "faults": list(self.faults),
         }
         if chunk["diverged"] is not None:

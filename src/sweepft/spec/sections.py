@@ -297,6 +297,10 @@ class EarlyStop(Section):
     stops trials with a validation loss worse than the median of their peers; `asha` is successive halving on validation
     loss; `recipe` stops trials with a high gradient norm and low training loss among comparable trials; `none` stops
     diverged trials only."""
+    divergence_check: bool = True
+    """With any rule, stop trials whose training loss stays above twice its start, or is not finite. The check
+    restarts with each of `data.phases`, spares trials whose validation loss improves or leads, and stands down where
+    most trials are alike. A trial whose gradients are not finite ends in any case."""
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1, strict=False), AfterValidator(_rising)] = (
         0.1,
         0.25,

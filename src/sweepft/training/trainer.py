@@ -67,7 +67,12 @@ class TrialRunner:
         )
         self._blocks = BlockLosses(self.config.budget_samples)
         self._open_block = np.zeros(0)
-        return {"warm": warm, "seconds": time.perf_counter() - begin, "data_order": self._order.digest}
+        return {
+            "warm": warm,
+            "seconds": time.perf_counter() - begin,
+            "data_order": self._order.digest,
+            "phase_starts": list(self._order.phase_starts),
+        }
 
     def run(self, until_samples: int) -> dict[str, Any]:
         """Take optimizer steps until the trial has seen at least ``until_samples`` samples.

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
+
 from support.ledger_builder import LedgerBuilder
+from support.specs import spec_dict
+from sweepft.driver.build import build_scheduler
 from sweepft.driver.scheduler import SweepScheduler
-from sweepft.early_stopping import EarlyStopper
+from sweepft.early_stopping import EarlyStopper, PriorSweeps
 from sweepft.early_stopping.from_ledger import replay_state
 from sweepft.slot.jobs import TrialJob, to_tune_config
-from sweepft.spec import TrainConfig
+from sweepft.spec import TrainConfig, from_dict
 
 
 def test_sweep_scheduler__knows_repeats_live_and_from_ledger() -> None:
@@ -29,3 +33,31 @@ def test_sweep_scheduler__knows_repeats_live_and_from_ledger() -> None:
         first, repeat, other = (t.configuration for t in early_stopper.cohort.trials.values())
         assert first is not None
         assert first == repeat != other
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_build_scheduler__the_spec_switches_the_divergence_check(on: bool) -> None:
+    spec = from_dict(spec_dict(early_stop={"divergence_check": on}))
+    scheduler = build_scheduler(spec, 100, PriorSweeps())
+    assert scheduler.early_stopper.divergence_check is on
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
+def test_sweep_scheduler__a_final_loss_that_is_not_finite_is_a_divergence(value: float) -> None:
+    scheduler = SweepScheduler(metric="eval_loss", mode="min", budget=100)
+    train = TrainConfig.from_dict(
+        {"batch_size": 8, "micro_batch": 4, "learning_rate": 1e-4, "budget": {"samples": 100}}, 100
+    )
+    trial = SimpleNamespace(trial_id="ray0", config=to_tune_config(TrialJob("t0", 0, {}, train)))
+    scheduler.on_trial_add(None, trial)
+    result = {
+        "samples_seen": 100,
+        "budget_samples": 100,
+        "step": 13,
+        "loss": 1.0,
+        "eval_loss": value,
+        "done": True,
+    }
+    scheduler.on_trial_complete(None, trial, result)
+    record = scheduler.early_stopper.cohort.trials["t0"]
+    assert (record.status, record.final) == (("completed", 1.5) if value == 1.5 else ("diverged", None))

@@ -112,7 +112,7 @@ def live_decisions(state: SweepState) -> list[StopDecision]:
     prior_sweeps = PriorSweeps.from_dict(state.header.get("prior_sweeps") or {})
     keys = ("min_peers", "eta", "top_fraction", "max_false_stop_rate", "covariates", "audit")
     rule = make_rule(name, **{k: stop[k] for k in keys if k in stop}, prior_sweeps=prior_sweeps)
-    keys = ("min_steps", "top_fraction", "audit", "max_false_discovery_rate", "keep_last", "pause")
+    keys = ("min_steps", "top_fraction", "audit", "max_false_discovery_rate", "pause", "divergence_check")
     early_stopper = EarlyStopper(
         rule=rule,
         rungs=stop["rungs"],
