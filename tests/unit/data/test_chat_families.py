@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from support.chat_templates import ADDED, FAMILIES, SPECIAL
 from support.rows import chat
 from sweepft.data.encode import Encoder
-from sweepft.data.rows import Row, Turn
+from sweepft.data.rows import REASONING, Row, Turn
 from sweepft.data.templates import ChatFormat
 
 ADD = {"name": "add", "arguments": {"a": 2, "b": "twice"}}
@@ -127,6 +127,8 @@ def outcome(family: str, shape: str) -> str:
     if "tool" in shape:
         alternates = shape == "tool call alone" and kind.tool == "refused"
         return "not_rendered" if alternates else kind.tool
+    if "reasoning" in shape:
+        return "kept" if any(key in kind.template for key in REASONING) else "not_rendered"
     if "system" in shape:
         return kind.later_system if "later" in shape else kind.system
     return "kept"
