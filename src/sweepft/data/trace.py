@@ -212,7 +212,8 @@ class _Masks:
         kept = [m.span() for m in _kept(tuple(x for x in self._literals if x in text)).finditer(text)]
         if sum(b - a for a, b in kept) == len(text):  # keep white space alone
             kept = [m.span() for m in re.finditer(r"\s+", text)]
-        out, at = [], 0
+        out: list[str] = []
+        at = 0
         for a, b in kept:
             out += (codes[at:a], text[a:b])
             at = b
