@@ -30,7 +30,7 @@ STEPS: Final = 4
 BATCH: Final = 8
 TOKENS: Final = 160
 """Of a micro-batch where they are given in tokens: two to four rows."""
-MEMORISE_STEPS: Final = 60
+MEMORISE_STEPS: Final = 30
 LOSS_TOLERANCE: Final = 1e-5
 LOGIT_TOLERANCE: Final = 1e-4
 _LORA: Final = {"rank": 4, "alpha": 8.0, "target_modules": "all-linear"}
@@ -241,7 +241,7 @@ class _Family:
         """Train until two answers are known by heart, export, and let the folder alone answer."""
         rank = None if lora is None else lora | {"rank": 16, "alpha": 32.0}
         settings = self._train_config(
-            rank, batch_size=2, budget_samples=2 * MEMORISE_STEPS, learning_rate=1e-2 if lora else 5e-3
+            rank, batch_size=2, budget_samples=2 * MEMORISE_STEPS, learning_rate=3e-3 if lora else 5e-3
         )
         runner = self._runner(self.memory_engine, packed=True, size=TOKENS)
         runner.start(settings)

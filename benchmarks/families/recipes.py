@@ -14,7 +14,7 @@ from benchmarks.families.templates import TEMPLATES
 WINDOW: Final = 24
 """Tokens of a sliding window or an attention chunk: less than a row."""
 ORIGINAL: Final = 48
-"""Original context length of stretched rotary embeddings: some rows are shorter, some longer."""
+"""Original context length of scaled rotary embeddings: some rows are shorter, some longer."""
 POSITIONS: Final = 256
 
 

@@ -36,7 +36,7 @@ _NOTES: Final = """
 - Rotary embeddings that depend on the longest row of a batch (`longrope` of the Phi models, `dynamic`):
   samples on both sides of the original context length never share a micro-batch, and neither do items of an
   evaluation, so that no loss depends on the batch. A generated answer that may cross the limit is generated
-  alone. See [How a trial is run](../how-to/training.md#micro-batches).
+  alone. See [Micro-batches](../how-to/training.md#micro-batches).
 - Only text is trained. Of a multimodal model the text part and its embeddings get gradients; the vision part
   stays as it is.
 """

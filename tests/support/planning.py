@@ -11,7 +11,7 @@ from sweepft.spec import SweepSpec
 
 def spec_to_plan(**sections: Any) -> SweepSpec:
     """A spec on eight GPUs without warnings; ``sections`` change keys of its sections."""
-    space = {"batch_size": {"choice": [128, 512]}, "learning_rate": {"log_uniform": [1e-6, 1e-4]}}
+    space = {"batch_size": {"choice": [128, 512]}, "learning_rate": {"log_uniform": [1e-5, 1e-4]}}
     defaults: dict[str, Any] = {
         "model": {"path": "org/model-3b"},
         "data": {"validation": [{"name": "own", "fraction": 0.01, "limit": 1000}], "max_length": 1024},

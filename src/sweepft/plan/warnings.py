@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from sweepft.plan.cluster import Cluster, Placement, rank_room
 from sweepft.plan.cost import Cost
+from sweepft.plan.low_rates import low_rate_warnings
 from sweepft.plan.memory import GIB, RankMemory
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.trial_shapes import TrialShape
@@ -35,6 +36,7 @@ def plan_warnings(
         *_cluster(spec, cluster, placement),
         *_memory(spec, memory, cluster),
         *_strategy(spec),
+        *low_rate_warnings(spec, trial_shapes),
     ]
     if trials is not None:
         found += [*_learning(spec, trials, placement), *_space(spec, trials)]
