@@ -118,7 +118,8 @@ def sweep_spec(
             "max_length": 128,
         },
         train={
-            "budget": {"samples": 8 * 100}, "micro_batch": 8, "batch_size": 8, "precision": "fp32", "zero_stage": 0,
+            "budget": {"samples": 8 * (200 if lora else 100)},
+            "micro_batch": 8, "batch_size": 8, "precision": "fp32", "zero_stage": 0,
             "schedule": "cosine", "warmup": 0.1, **({"lora": lora} if lora else {}),
         },
         search={"trials": 1, "space": {"learning_rate": {"choice": [1e-2]}}},

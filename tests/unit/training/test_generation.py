@@ -30,9 +30,6 @@ SPACED_END = """\
 {%- if m['role'] == 'user' %}{{- '[INST] ' + m['content'] + ' [/INST]' }}
 {%- else %}{{- ' ' + m['content'] + ' ' + eos_token }}{%- endif %}
 {%- endfor %}"""
-WORDS_END = """\
-{%- for m in messages %}{{- m['role'] + ': ' + m['content'] + '\\n### End\\n' }}{%- endfor %}
-{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"""
 PHI = """\
 {%- for m in messages %}{{- '<|' + m['role'] + '|>\\n' + m['content'] + '<|im_end|>\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{%- else %}{{- eos_token }}{%- endif %}"""

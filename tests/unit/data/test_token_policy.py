@@ -1,0 +1,99 @@
+"""Which tokens end an answer: of the turn, of the text, and of the base model; what the saved tokenizer says of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from support.memorised import CHATML, base_model
+from sweepft.data.prepared import TokenPolicy
+from sweepft.data.templates import BUILT_IN
+from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
+from sweepft.spec import Model
+
+WORDS_END = """\
+{%- for m in messages %}{{- m['role'] + ': ' + m['content'] + '\\n### End\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"""
+READS_EOS = (
+    "{%- for m in messages %}{{- m['role'] + m['content'] + '<|im_end|>' }}{%- endfor %}{{- eos_token }}"
+)
+SPACED = "{%- for m in messages %}{{- m['role'] + ' ' + m['content'] + ' ' + eos_token }}{%- endfor %}"
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model with one token more than the base tokenizer, to be copied and changed: `base_model` takes a second."""
+    return base_model(tmp_path_factory.mktemp("ready") / "base", eos="<|endoftext|>")
+
+
+def with_template(ready: Path, folder: Path, template: str | None, **files: dict[str, Any]) -> Path:
+    shutil.copytree(ready, folder)
+    place = folder / "chat_template.jinja"
+    place.unlink()
+    if template is not None:
+        place.write_text(template)
+    for name, changes in files.items():
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+def loaded(folder: Path, *, chats: bool = True, **model: Any) -> LoadedTokenizer:
+    return load_tokenizer(Model(path=str(folder), **model), chats=chats)
+
+
+@pytest.mark.parametrize(
+    ("template", "model", "chats", "ends", "turn_end", "kind"),
+    [
+        (CHATML, {}, True, ("<|im_end|>", "<|endoftext|>"), "<|im_end|>", "plain"),
+        (CHATML, {}, False, ("<|endoftext|>",), None, "none"),
+        (READS_EOS, {}, True, ("<|im_end|>", "<|endoftext|>"), None, "plain"),
+        (SPACED, {}, True, ("<|endoftext|>",), None, "plain"),
+        (None, {"chat_template": "plain"}, True, ("<|endoftext|>",), None, "marked"),
+        (None, {"chat_template": "chatml"}, True, ("<|im_end|>", "<|endoftext|>"), "<|im_end|>", "marked"),
+    ],
+    ids=["end-differs", "texts", "template-reads-eos", "space-and-eos", "plain", "chatml"],
+)
+def test_load_tokenizer__knows_the_ends(
+    ready: Path, tmp_path: Path, template: Any, model: Any, chats: bool, ends: Any, turn_end: Any, kind: str
+) -> None:
+    found = loaded(with_template(ready, tmp_path / "model", template), chats=chats, **model)
+    expected = TokenPolicy(ends=ends, ends_turns=kind != "none", turn_end=turn_end, template=kind)
+    assert found.policy() == expected
+    assert found.end_ids == tuple(found.tokenizer.convert_tokens_to_ids(list(ends)))
+    saved = AutoTokenizer.from_pretrained(found.save(tmp_path / "cache"))
+    assert saved.eos_token == (turn_end or "<|endoftext|>")
+    assert (saved.chat_template or "").count("{% generation") == 0
+
+
+def test_load_tokenizer__further_ends_of_the_base_model_if_they_are_special(
+    ready: Path, tmp_path: Path
+) -> None:
+    own = {"eos_token_id": [384, 1, 40]}
+    found = loaded(with_template(ready, tmp_path / "model", CHATML, generation_config=own))
+    assert found.policy().ends == ("<|im_end|>", "<|endoftext|>")
+
+
+def test_load_tokenizer__turns_that_end_with_words(ready: Path, tmp_path: Path) -> None:
+    found = loaded(with_template(ready, tmp_path / "model", WORDS_END))
+    assert found.policy() == TokenPolicy(ends=("<|endoftext|>",), template="plain")
+    assert any("nothing teaches a stop" in warning for warning in found.warnings)
+
+
+def test_load_tokenizer__takes_the_marks_of_an_earlier_export(ready: Path, tmp_path: Path) -> None:
+    first = loaded(with_template(ready, tmp_path / "model", None), chat_template="plain")
+    exported = tmp_path / "exported"
+    shutil.copytree(ready, exported)
+    shutil.copytree(first.save(tmp_path / "cache"), exported, dirs_exist_ok=True)
+    again = loaded(exported)
+    assert again.chat is not None
+    assert again.chat.template == BUILT_IN["plain"]
+    (exported / "chat_template.jinja").write_text(CHATML)
+    changed = loaded(exported)
+    assert changed.chat is not None
+    assert not changed.chat.marked, "the template was replaced since"
