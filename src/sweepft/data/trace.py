@@ -25,7 +25,7 @@ Tools = Sequence[Mapping[str, Any]]
 
 _FIRST: Final = 0x40000  # from here on Unicode assigns no characters, and private ones at the end
 _CODES: Final = 0x110000 - _FIRST
-_ALWAYS_KEPT: Final = "\\s\\x00-\\x1f\"'\\\\<>&"  # what strip, tojson and escape treat differently
+_KEPT: Final = "\\x00-\\x1f\"'\\\\<>&"  # what indent, tojson and escape treat differently
 _LONGEST_LITERAL: Final = 40
 _DEPENDS: Final = (
     "what the chat template writes depends on what the turns say, in a way that cannot be followed: put "
@@ -126,9 +126,9 @@ class Tracer:
         """
         messages = [turn.message() for turn in turns]
         blank = any(_is_blank_answer(turn) for turn in turns)
-        for answers_only in (False, True):
+        for spaces, answers_only in ((False, False), (True, False), (True, True)):
             for places in (True, False)[not blank :]:
-                masks = _Masks(self._literals, turns, answers_only=answers_only, places=places)
+                masks = _Masks(self._literals, turns, spaces=spaces, answers_only=answers_only, places=places)
                 try:
                     (text, masked), marks = self._render([messages, masks.messages], tools, prompt)
                 except ValueError:
@@ -168,10 +168,27 @@ class _Masks:
     """Messages with masked characters, and the way back from a masked character to its turn."""
 
     def __init__(
-        self, literals: Sequence[str], turns: Sequence[Turn], *, answers_only: bool, places: bool
+        self,
+        literals: Sequence[str],
+        turns: Sequence[Turn],
+        *,
+        spaces: bool,
+        answers_only: bool,
+        places: bool,
     ) -> None:
+        """Mask the messages.
+
+        Args:
+            literals: Strings that are not masked.
+            turns: The conversation.
+            spaces: Whether spaces between words are not masked either, for templates that split or wrap texts.
+            answers_only: Whether only assistant turns are masked, for templates that look into the others.
+            places: Whether blank answers get a character that shows where they would be.
+        """
         self._literals = literals
+        self._spaces = spaces
         self._fields: list[Field] = []
+        self._masks: list[str] = []  # each field with masked characters, without white space around it
         self._masked: list[int] = []  # characters of each field that are masked
         self._sizes: list[int] = []
         self._places: list[bool] = []  # whether the field is the place of a blank answer, which has no text
@@ -202,34 +219,74 @@ class _Masks:
         return value
 
     def _place(self, turn: int) -> str:
-        self._add(Field(turn, "content", "\0"), 1, place=True)
-        return _alphabet()[self._size - 1]
+        code = _alphabet()[self._size]
+        self._add(Field(turn, "content", "\0"), 1, code, place=True)
+        return code
 
     def _mask(self, field: Field) -> str:
         text, codes = field.text, _alphabet()[self._size : self._size + len(field.text)]
         if len(codes) < len(text):
             raise ValueError(f"a conversation may have at most {_CODES} characters")
-        kept = [m.span() for m in _kept(tuple(x for x in self._literals if x in text)).finditer(text)]
-        if sum(b - a for a, b in kept) == len(text):  # keep white space alone
-            kept = [m.span() for m in re.finditer(r"\s+", text)]
-        out: list[str] = []
-        at = 0
+        start = len(text) - len(text.lstrip())
+        stop = start + len(text.strip())
+        searched = tuple(x for x in self._literals if x in text)
+        kept = [m.span() for m in _kept(searched, self._spaces).finditer(text, start, stop)]
+        if sum(b - a for a, b in kept) == stop - start:  # keep white space alone
+            kept = [m.span() for m in re.finditer(r"\s+", text[:stop]) if m.start() >= start]
+        out, at, size = [text[:start]], start, 0
         for a, b in kept:
             out += (codes[at:a], text[a:b])
-            at = b
-        out.append(codes[at:])
-        self._add(field, len(text) - sum(b - a for a, b in kept))
-        return "".join(out)
+            at, size = b, size + b - a
+        out += (codes[at:stop], text[stop:])
+        masked = "".join(out)
+        self._add(field, stop - start - size, masked)
+        return masked
 
-    def _add(self, field: Field, masked: int, *, place: bool = False) -> None:
+    def _add(self, field: Field, number: int, masked: str, *, place: bool = False) -> None:
         self._fields.append(field)
-        self._masked.append(masked)
+        self._masks.append(masked.strip())
+        self._masked.append(number)
         self._places.append(place)
         self._sizes.append(len(field.text))
         self._size += len(field.text)
 
     def follow(self, text: str, masked: str) -> dict[str, Any] | None:
         """What `Trace` says of the turns; None if the two texts differ elsewhere."""
+        return self.follow_whole(text, masked) or self.follow_characters(text, masked)
+
+    def follow_whole(self, text: str, masked: str) -> dict[str, Any] | None:
+        """`follow` where each text is written once and unchanged, but for white space around it: the usual case."""
+        found = []
+        for field, mask, number, place in zip(
+            self._fields, self._masks, self._masked, self._places, strict=True
+        ):
+            if not mask:
+                continue
+            at = masked.find(mask)
+            if place or not number or at < 0 or masked.find(mask, at + 1) >= 0:
+                return None
+            found.append((at, at + len(mask), field))
+        found.sort(key=lambda x: x[0])
+        out: list[str] = []
+        at = 0
+        for start, stop, field in found:
+            out += (masked[at:start], field.text.strip())
+            at = stop
+        out.append(masked[at:])
+        if "".join(out) != text:
+            return None
+        pieces: list[Piece] = []
+        for (start, stop, field), limit in zip(
+            found, [*(start for start, _, _ in found[1:]), len(text)], strict=True
+        ):
+            end = stop + self._beside(field.text[len(field.text.rstrip()) :], text[stop:limit], 1)
+            begin = pieces.pop().start if pieces and pieces[-1].turn == field.turn else start
+            pieces.append(Piece(field.turn, begin, stop, end))
+        missing = tuple(f for f in self._unmasked if f.text.strip() not in text)
+        return {"pieces": tuple(pieces), "missing": missing}
+
+    def follow_characters(self, text: str, masked: str) -> dict[str, Any] | None:
+        """`follow`, one character at a time."""
         true, shown = _codes(text), _codes(masked)
         at = np.flatnonzero(shown >= _FIRST)
         source = (shown[at] - _FIRST).astype(np.int64)
@@ -291,18 +348,23 @@ class _Masks:
         first = np.flatnonzero(np.concatenate([[True], turn[1:] != turn[:-1]]))
         last = np.append(first[1:], len(turn)) - 1
         offset = source - np.concatenate([[0], np.cumsum(self._sizes)])[field]
+        heads = zip(*(x[first].tolist() for x in (turn, at, field, offset, place)), strict=True)
+        ends = zip(*(x[last].tolist() for x in (at, field, offset, place)), strict=True)
+        limits = [*at[first[1:]].tolist(), len(text)]
         before = 0
-        for a, b in zip(first.tolist(), last.tolist(), strict=True):
-            start, stop = int(at[a]), int(at[b]) + (not place[b])
-            limit = int(at[b + 1]) if b + 1 < len(at) else len(text)
-            if not place[a]:
-                start -= self._beside(self._fields[field[a]].text[: int(offset[a])], text[before:start], -1)
+        for (i, at_a, field_a, offset_a, place_a), (at_b, field_b, offset_b, place_b), limit in zip(
+            heads, ends, limits, strict=True
+        ):
+            start, stop = at_a, at_b + (not place_b)
+            if not place_a:
+                start -= self._beside(self._fields[field_a].text[:offset_a], text[before:at_a], -1)
             end = stop
-            if not place[b]:
-                end += self._beside(self._fields[field[b]].text[int(offset[b]) + 1 :], text[end:limit], 1)
-                stop = max(stop, start + len(text[start:end].rstrip()))
-                start += len(text[start:stop]) - len(text[start:stop].lstrip())
-            yield Piece(int(turn[a]), start, stop, end)
+            if not place_b:
+                end += self._beside(self._fields[field_b].text[offset_b + 1 :], text[stop:limit], 1)
+                written = text[start:end]
+                stop = start + len(written.rstrip())
+                start += len(written) - len(written.lstrip())
+            yield Piece(i, start, stop, end)
             before = end
 
     def _beside(self, own: str, text: str, step: int) -> int:
@@ -333,11 +395,11 @@ def _alphabet() -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _kept(literals: tuple[str, ...]) -> re.Pattern[str]:
+def _kept(literals: tuple[str, ...], spaces: bool) -> re.Pattern[str]:
     """Matches what is not masked: some characters, and `literals`, longest first."""
-    single = "".join(re.escape(x) for x in literals if len(x) == 1)
+    single = "".join(re.escape(x) for x in literals if len(x) == 1) + r"\s" * spaces
     longer = [re.escape(x) for x in literals if len(x) > 1]
-    return re.compile(f"(?:{'|'.join([*longer, f'[{_ALWAYS_KEPT}{single}]'])})+")
+    return re.compile(f"(?:{'|'.join([*longer, f'[{_KEPT}{single}]'])})+")
 
 
 def _literals(template: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from support.rows import chat
 from sweepft.data.encode import Encoder
 from sweepft.data.rows import REASONING, Row, Turn
 from sweepft.data.templates import ChatFormat
+from sweepft.data.trace import Trace, Tracer, _Masks
 
 ADD = {"name": "add", "arguments": {"a": 2, "b": "twice"}}
 CALL = Turn("assistant", "", extra={"tool_calls": [{"id": "call00001", "type": "function", "function": ADD}]})
@@ -154,6 +155,23 @@ def test_families__learned_text(family: str, shape: str) -> None:
     assert ids.tolist() == made.apply_chat_template(messages, tools=list(row.tools) or None)["input_ids"]
     learned = made.decode(ids[mask], clean_up_tokenization_spaces=False)
     assert learned == "".join(expected(family, row))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tracer__whole_texts_are_found_where_their_characters_are(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way for texts that are written unchanged gives what following each character gives."""
+    made, _ = chat_format(family)
+    tracer = Tracer(FAMILIES[family].template, made.special_tokens_map, marked=False)
+    rows = [row for shape, row in SHAPES.items() if outcome(family, shape) != "refused"]
+
+    def traces() -> list[Trace]:
+        return [tracer.trace(row.content, row.tools) for row in rows if not isinstance(row.content, str)]
+
+    short = traces()
+    monkeypatch.setattr(_Masks, "follow_whole", lambda *_: None)
+    assert short == traces()
 
 
 words = st.text(
