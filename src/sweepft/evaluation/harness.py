@@ -119,7 +119,13 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         self.chats = chat_template and own.chat_template is not None
         # As in training: a chat has the special tokens that its template writes, other text those of the tokenizer.
         bos = False if self.chats else None
-        super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size, add_bos_token=bos)
+        model.tie_weights = lambda *_, **__: (
+            None
+        )  # the weights are tied; with trained token rows it would fail
+        try:
+            super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size, add_bos_token=bos)
+        finally:
+            del model.tie_weights
         self._synced = synced
         self._length_class = length_class
         if ranks > 1:
