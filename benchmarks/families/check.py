@@ -30,7 +30,7 @@ STEPS: Final = 4
 BATCH: Final = 8
 TOKENS: Final = 160
 """Of a micro-batch where they are given in tokens: two to four rows."""
-MEMORISE_STEPS: Final = 30
+MEMORISE_STEPS: Final = 40
 LOSS_TOLERANCE: Final = 1e-5
 LOGIT_TOLERANCE: Final = 1e-4
 _LORA: Final = {"rank": 4, "alpha": 8.0, "target_modules": "all-linear"}
