@@ -242,7 +242,9 @@ def is_storage_error(error: BaseException) -> bool:
     """Whether an error means that a disk is full, over quota or read-only, by its ``errno`` or by Rust's error text."""
     if getattr(error, "errno", None) in _STORAGE:
         return True
-    return any(f"(os error {number})" in str(error) for number in _STORAGE)
+    written = (f"(os error {number})" for number in _STORAGE)  # by Rust
+    copied = (f"[Errno {number}]" for number in _STORAGE)  # by shutil, of the files of a folder
+    return any(text in str(error) for text in (*written, *copied))
 
 
 def _short(value: Any, limit: int = 120) -> str:
