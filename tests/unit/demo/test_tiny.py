@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from support import specs
 from sweepft.data import check
@@ -22,14 +24,9 @@ def shrink(tmp_path: Path):
     """``tiny_spec`` with files that exist, as far as a spec checks them."""
     (tmp_path / "model").mkdir()
     (tmp_path / "tasks").mkdir()
-    for name in (
-        "model/config.json",
-        "model/tokenizer.json",
-        "model/model.safetensors",
-        "train.jsonl",
-        "other.jsonl",
-    ):
+    for name in ("model/config.json", "model/tokenizer.json", "train.jsonl", "other.jsonl"):
         (tmp_path / name).write_text("{}")
+    save_file({"weight": np.zeros(1, np.float32)}, tmp_path / "model/model.safetensors")
     return lambda spec: tiny_spec(spec, tmp_path / "model", tmp_path)
 
 
