@@ -118,11 +118,11 @@ def sweep_spec(
             "max_length": 128,
         },
         train={
-            "budget": {"samples": 8 * (200 if lora else 100)},
+            "budget": {"samples": 8 * (400 if lora else 200)},
             "micro_batch": 8, "batch_size": 8, "precision": "fp32", "zero_stage": 0,
             "schedule": "cosine", "warmup": 0.1, **({"lora": lora} if lora else {}),
         },
-        search={"trials": 1, "space": {"learning_rate": {"choice": [1e-2]}}},
+        search={"trials": 1, "space": {"learning_rate": {"choice": [2e-3 if lora else 1e-2]}}},
     )  # fmt: skip
 
 
@@ -150,7 +150,8 @@ def trained(spec: SweepSpec, folder: Path, then: Callable[..., Any] | None = Non
         then: Called after the export, with the runner, the tokenizer's folder and the run folder.
     """
     prepared = prepare(spec, folder / "cache")
-    config = spec.train_config({"learning_rate": 1e-2}, prepared.budget_samples)
+    (rate,) = spec.search.space["learning_rate"].choices
+    config = spec.train_config({"learning_rate": rate}, prepared.budget_samples)
     found = on_ranks(
         _train, 1, slot_config(spec, prepared, folder).engine, config, folder, prepared.tokenizer, then
     )

@@ -72,7 +72,7 @@ class Trace:
     Attributes:
         text: The conversation as the template writes it.
         marks: What the template marks with ``{% generation %}``, as ``[start, stop)``.
-        pieces: Parts by turn, ascending; None if they cannot be told.
+        pieces: Parts by turn, ascending; None if they cannot be located.
         missing: Texts of which nothing is written.
         cut: Texts of which a part is written.
         changed: Texts that are written with other characters.
@@ -91,7 +91,7 @@ class Trace:
         """The pieces.
 
         Raises:
-            ValueError: If they cannot be told, with the reason.
+            ValueError: If they cannot be located, with the reason.
         """
         if self.pieces is None:
             raise ValueError(_DEPENDS)

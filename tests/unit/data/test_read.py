@@ -190,7 +190,7 @@ ROW = GOOD.encode()
         ("d.jsonl.zst", b"x", "path", "unpack"),
         ("d.jsonl", b"PK\x03\x04rest", "file", "archive"),
         ("d.zip", b"PK\x03\x04rest", "file", "archive"),
-        ("d.jsonl.gz", gzip.compress(bytes(257) + b"ustar" + bytes(99)), "file", "tar archive"),
+        ("d.jsonl.gz", gzip.compress(bytes(257) + b"ustar" + bytes(99), mtime=0), "file", "tar archive"),
         ("d.tar", bytes(257) + b"ustar" + bytes(99), "file", "tar archive"),
         ("d.jsonl", b"BZh9", "file", "bzip2"),
         ("d.jsonl", b"PAR1....", "file", ".parquet"),
