@@ -94,6 +94,11 @@ def make_model(one: Recipe, folder: Path) -> Path:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
+            embeddings = model.get_input_embeddings().weight
+            empty = (embeddings == 0).all(
+                dim=1
+            )  # of the pad token; where it ends a turn too, a real model has learned it
+            embeddings[empty] = torch.randn_like(embeddings[empty]) * embeddings.std()
             for parameter in model.parameters():
                 if parameter.dim() >= 2:
                     parameter.mul_(3)

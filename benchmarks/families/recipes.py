@@ -33,6 +33,7 @@ class Recipe:
         bos: The tokenizer's first token of a text, if it has one.
         common: Whether the config takes the common sizes; else ``changes`` is all there is.
         quick: Whether the default test suite runs it.
+        targets: Layers that get adapters.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     bos: str | None = None
     common: bool = True
     quick: bool = False
+    targets: str | tuple[str, ...] = "all-linear"
 
 
 SIZES: Final[dict[str, Any]] = {
@@ -109,7 +111,8 @@ RECIPES: Final[tuple[Recipe, ...]] = (
            {"intermediate_size_mlp": 96, "num_local_experts": 4, "num_experts_per_tok": 1,
             "interleave_moe_layer_step": 2, "attention_chunk_size": WINDOW,
             "layer_types": ["chunked_attention", "full_attention"], "no_rope_layers": [1, 0]},
-           "chunked attention, mixture of experts", bos="<|begin_of_text|>"),
+           "chunked attention, mixture of experts", bos="<|begin_of_text|>",
+           targets=("q_proj", "k_proj", "v_proj", "o_proj")),  # peft cannot adapt its router
     Recipe("SmolLM3", "SmolLM3Config", "chatml", {"no_rope_layers": [1, 0], "no_rope_layer_interval": 2},
            "layers without rope", pad="<|im_end|>"),
     Recipe("Gemma 2", "Gemma2Config", "gemma",
@@ -134,7 +137,7 @@ RECIPES: Final[tuple[Recipe, ...]] = (
             "original_max_position_embeddings": ORIGINAL, "tie_word_embeddings": True},
            "rope by length on a part of each head", eos="<|endoftext|>", pad="<|endoftext|>"),
     Recipe("Granite 3", "GraniteConfig", "granite",
-           {"attention_multiplier": 0.1, "residual_multiplier": 0.5, "logits_scaling": 2.0,
+           {"attention_multiplier": 0.1, "residual_multiplier": 0.5, "logits_scaling": 0.5,
             "embedding_multiplier": 3.0}, "multipliers", eos="<|end_of_text|>", pad="<|end_of_text|>"),
     Recipe("GraniteMoE", "GraniteMoeConfig", "granite",
            {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.1,

@@ -37,6 +37,7 @@ _NOTES: Final = """
   samples on both sides of the original context length never share a micro-batch, and neither do items of an
   evaluation, so that no loss depends on the batch. A generated answer that may cross the limit is generated
   alone. See [Micro-batches](../how-to/training.md#micro-batches).
+- `target_modules: all-linear` reaches the router of Llama 4, which peft cannot adapt: name the layers instead.
 - Only text is trained. Of a multimodal model the text part and its embeddings get gradients; the vision part
   stays as it is.
 """

@@ -52,9 +52,7 @@ def test_family__trains_exports_and_reloads_all(others, name):
     check(others[name])
 
 
-def test_models_page__names_known_families_that_pass():
+def test_models_page__has_every_family():
     page = (ROOT / "docs" / "reference" / "models.md").read_text()
-    named = [line.split(" | ")[0].removeprefix("| ") for line in page.splitlines() if line.endswith("ok |")]
-    assert len(named) >= len(QUICK)
-    assert set(named) <= {one.name for one in RECIPES}
+    assert [one.name for one in RECIPES if f"| {one.name} |" not in page] == []
     assert "fails" not in page
