@@ -388,7 +388,7 @@ def test_train_script__phased_order(tmp_path: Path) -> None:
     facts = best_facts(view)
     assert facts is not None
     tree = ast.parse((folder / "train.py").read_text())
-    names = ("permutation", "phased_rows", "interleaved", "passes", "PHASES")
+    names = ("permutation", "phase_ends", "phased_rows", "interleaved", "passes", "PHASES")
     wanted = [n for n in tree.body if getattr(n, "name", "") in names or _target(n) in names]
     space: dict[str, Any] = {"np": np}
     future = ast.parse("from __future__ import annotations").body

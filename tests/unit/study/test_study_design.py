@@ -1,6 +1,6 @@
 """The study's design is balanced, valid as a sweep, and comparable at equal steps."""
 
-import shutil
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -67,7 +67,8 @@ def test_study_run__plan_estimates_and_trains_nothing(edition, tmp_path, tiny_mo
     """`make study ARGS="--plan --edition gpu ..."`, on a machine without the edition's GPU too."""
     command = [sys.executable, "-m", "benchmarks.study.run", "--plan", "--out", tmp_path / "study"]
     command += ["--edition", next(name for name, e in EDITIONS.items() if e is edition)]
-    known = shutil.copy(tiny_data_file, tmp_path / "known.jsonl")
+    known = tmp_path / "known.jsonl"
+    known.write_text("".join(json.dumps({"text": f"Item {i} is known."}) + "\n" for i in range(40)))
     command += ["--model", tiny_model_dir, "--in-domain", tiny_data_file, "--retention", known]
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT
