@@ -39,7 +39,7 @@ def test_train_script__pickled_weights_and_another_end_of_turn(tmp_path: Path) -
     ran = run_script(best, tmp_path / "out")
     assert ran.returncode == 0, ran.stderr[-3000:]
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert saved["eos_token_id"] == list(prepared.end_ids) == [3, 384]
+    assert saved["eos_token_id"] == list(prepared.end_ids) == [3, 1]
     assert saved["pad_token_id"] == prepared.pad_id
     script = best / "train.py"
     script.write_text(

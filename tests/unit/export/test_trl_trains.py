@@ -91,7 +91,8 @@ def finished_sweep(case: str, folder: Path) -> tuple[Path, float]:
     half = len(rows) // len(names)
     for i, name in enumerate(names):
         (folder / name).write_bytes(FILES[name](rows[i * half : (i + 1) * half]))
-    spec["data"]["train"] = [{"path": str(folder / name)} for name in names]
+    chosen = {"format": "messages"} if case == "other-columns" else {}
+    spec["data"]["train"] = [{"path": str(folder / name), **chosen} for name in names]
     best, prepared = best_of(from_dict(spec), folder)
     return best, loss_of_all(folder / "base", prepared.train.path)
 
