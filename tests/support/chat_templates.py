@@ -415,6 +415,40 @@ MARKED_SHORT = """\
 MARKED_DROPS_SYSTEM = MARKED_SHORT.replace(
     "{%- for m in messages %}", "{%- for m in messages if m.role != 'system' %}"
 )
+HARMONY = """\
+{%- for m in messages %}
+{%- if m.role == 'assistant' and m.tool_calls %}
+{%- set f = m.tool_calls[0].function %}
+{{- '<|start|>assistant to=functions.' + f.name + '<|channel|>commentary json<|message|>' }}
+{{- f.arguments | tojson + '<|call|>' }}
+{%- elif m.role == 'assistant' %}
+{{- '<|start|>assistant<|channel|>final<|message|>' + m.content + ('<|return|>' if loop.last else '<|end|>') }}
+{%- elif m.role == 'tool' %}
+{{- '<|start|>functions to=assistant<|channel|>commentary<|message|>' + m.content | tojson + '<|end|>' }}
+{%- else %}
+{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
+GLM4_5 = """\
+{%- for m in messages %}
+{%- if m.role == 'assistant' %}
+{{- '<|assistant|>' }}
+{%- if m.content %}{{- '\n' + m.content }}{%- endif %}
+{%- for call in m.tool_calls or [] %}
+{{- '\n<tool_call>' + call.function.name }}
+{%- for key, value in call.function.arguments.items() %}
+{{- '\n<arg_key>' + key + '</arg_key>\n<arg_value>' }}
+{{- value if value is string else value | tojson }}
+{{- '</arg_value>' }}
+{%- endfor %}
+{{- '\n</tool_call>' }}
+{%- endfor %}
+{%- else %}
+{{- '<|observation|>' if m.role == 'tool' else '<|' + m.role + '|>' }}{{- '\n' + m.content }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
 
 Answer = Callable[[Turn, bool], str]
 

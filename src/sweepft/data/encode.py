@@ -22,7 +22,7 @@ from sweepft.data.rows import REASONING, Row
 from sweepft.data.templates import ChatFormat, NotRenderedError, Rendered, any_of, special_tokens
 
 _BATCH: Final = 512
-_ENCODER_VERSION: Final = 2  # raise it when the same row gives other tokens or another mask
+_ENCODER_VERSION: Final = 3  # raise it when the same row gives other tokens or another mask
 
 
 class Encoder:

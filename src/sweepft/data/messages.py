@@ -187,13 +187,19 @@ def _tool_calls(calls: Any, key: str) -> list[Mapping[str, Any]]:
     for call in calls:
         function = call.get("function")
         if isinstance(function, Mapping):
-            arguments = _loaded(function.get("arguments"))
+            arguments = _arguments(function.get("arguments"))
             read.append({**call, "function": {**function, "arguments": arguments}})
         elif isinstance(call.get("name"), str):
-            read.append({**call, "arguments": _loaded(call.get("arguments"))})
+            read.append({**call, "arguments": _arguments(call.get("arguments"))})
         else:
             raise RowFault(key, "a tool call must name its function", dict(call), _TOOL_REMEDY)
     return read
+
+
+def _arguments(value: Any) -> Any:
+    """Arguments as an object; null, an empty text and none at all are the same: a call without arguments."""
+    loaded = _loaded(value)
+    return {} if loaded is None or (isinstance(loaded, str) and not loaded.strip()) else loaded
 
 
 def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:

@@ -21,7 +21,7 @@ from sweepft.data.files import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 7
+_PREPARED_FORMAT: Final = 8
 
 
 class _Fact(BaseModel):

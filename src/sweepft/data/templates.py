@@ -280,7 +280,7 @@ class ChatFormat:
             if number[piece.turn] > 1:
                 raise ValueError("the chat template writes other turns into the text of an answer")
             start = self._start(trace.text, pieces[i - 1].stop if i else 0, piece, turns, tools)
-            spans.append((start, self._stop(trace.text, piece, pieces[i + 1 : i + 2], turns)))
+            spans.append((start, self._stop(trace.text, piece, pieces[i + 1 : i + 2], turns, tools)))
         return spans
 
     def _start(self, text: str, lower: int, piece: Piece, turns: Sequence[Turn], tools: Tools) -> int:
@@ -299,10 +299,16 @@ class ChatFormat:
                 return at + len(opening)
         return piece.start
 
-    def _stop(self, text: str, piece: Piece, following: Sequence[Piece], turns: Sequence[Turn]) -> int:
+    def _stop(
+        self, text: str, piece: Piece, following: Sequence[Piece], turns: Sequence[Turn], tools: Tools
+    ) -> int:
         """Behind the token that ends an answer, or the text that does where the template writes no such token."""
         limit = following[0].start if following else len(text)
         end = self._end.earlier if following else self._end.last
+        if turns[piece.turn].extra.get("tool_calls"):
+            stop = self._stop_of_calls(text, piece, bool(following), turns, tools)
+            if stop is not None:
+                return stop
         if end is None:
             tail = self._end.tail
             return next(
@@ -317,6 +323,28 @@ class ChatFormat:
         if following and turns[following[0].turn].role == "assistant":
             return limit  # the template joins answers
         raise ValueError(f"the chat template writes no {end} behind an answer")
+
+    def _stop_of_calls(
+        self, text: str, piece: Piece, followed: bool, turns: Sequence[Turn], tools: Tools
+    ) -> int | None:
+        """As `_stop`, behind all that a turn with tool calls writes: numbers and brackets of the arguments are in no piece.
+
+        None if it cannot be told from what the next turn writes.
+        """
+        rest = text[piece.stop :]
+        if followed:
+            try:
+                alone = self._tracer.trace(turns[: piece.turn + 1], tools)
+                rest = alone.text[alone.followed()[-1].stop :]
+            except (ValueError, IndexError):
+                return None
+            if not text.startswith(rest, piece.stop):
+                return None
+        for end in dict.fromkeys((self._end.earlier if followed else self._end.last, self._end.last)):
+            if end is not None and end in rest:
+                return piece.stop + rest.index(end) + len(end)
+        last = [token for token in self._special.finditer(rest) if token.group() not in self._end.openers]
+        return piece.stop + (last[-1].end() if last else len(rest.rstrip()))
 
 
 def special_tokens(tokenizer: Any) -> set[str]:

@@ -6,7 +6,9 @@ The learned text is compared with one written by hand (`support.chat_templates`)
 
 from __future__ import annotations
 
+import copy
 import functools
+import json
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from support.chat_templates import ADDED, FAMILIES, SPECIAL
+from support.chat_templates import ADDED, FAMILIES, GLM4_5, HARMONY, SPECIAL
 from support.rows import chat
 from sweepft.data.encode import Encoder
 from sweepft.data.rows import REASONING, Row, Turn
@@ -155,6 +157,36 @@ def test_families__learned_text(family: str, shape: str) -> None:
     assert ids.tolist() == made.apply_chat_template(messages, tools=list(row.tools) or None)["input_ids"]
     learned = made.decode(ids[mask], clean_up_tokenization_spaces=False)
     assert learned == "".join(expected(family, row))
+
+
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"a": 2}, {"a": "x"}, {"a": "x", "b": [1, {"c": True}]}, {"a": None}]
+)
+@pytest.mark.parametrize("template", [HARMONY, GLM4_5])
+def test_tool_calls__are_learned_whole_whatever_their_arguments_are(
+    template: str, arguments: dict[str, Any], last: bool
+) -> None:
+    """Numbers, brackets and closing tags behind the last text of a call, where no end of turn follows it."""
+    made = copy.deepcopy(tokenizer("<|return|>", None, template))
+    made.add_tokens(
+        [*(f"<|{x}|>" for x in "start end message channel call user assistant observation".split())],
+        special_tokens=True,
+    )
+    call = Turn(
+        "assistant", "", extra={"tool_calls": [{"function": {"name": "add", "arguments": arguments}}]}
+    )
+    row = chat(Q, call) if last else chat(Q, call, ("tool", "4"), A)
+    assert not isinstance(row.content, str)
+    rendered = ChatFormat(made, template).render(row.content)
+    (start, stop), *_ = rendered.spans
+    if template == HARMONY:
+        written = f" to=functions.add<|channel|>commentary json<|message|>{json.dumps(arguments)}<|call|>"
+    else:
+        values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in arguments.items()}
+        args = (f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in values.items())
+        written = f"\n<tool_call>add\n{''.join(args)}</tool_call>"
+    assert rendered.text[start:stop] == written
 
 
 @pytest.mark.parametrize("family", FAMILIES)

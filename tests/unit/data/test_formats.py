@@ -122,6 +122,19 @@ def test_rows__are_read(read: Read, record: dict[str, Any], content: Any, notes:
 
 
 @pytest.mark.parametrize(
+    "arguments", [{}, {"arguments": None}, *({"arguments": x} for x in ("null", "", " ", "{}"))]
+)
+def test_tool_calls__without_arguments_have_an_empty_object(read: Read, arguments: dict[str, Any]) -> None:
+    """What the template writes is then valid JSON, and can be iterated."""
+    for call in ({"function": {"name": "f", **arguments}}, {"name": "f", **arguments}):
+        source = read({"messages": [USER, {"role": "assistant", "content": "", "tool_calls": [call]}]})
+        [(_, answer)] = [row.content for row in source.rows]
+        assert not isinstance(answer, str)
+        [one] = answer.extra["tool_calls"]
+        assert one.get("function", one) == {"name": "f", "arguments": {}}
+
+
+@pytest.mark.parametrize(
     ("record", "key", "says"),
     [
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "messages.1.weight", "0 or 1"),
