@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.data.weight_files import weight_names
 from sweepft.errors import DataError, Problem
 from sweepft.spec.base_model import config_problems
 from sweepft.spec.sections import Lora, Model
@@ -21,20 +23,42 @@ _KEY: Final = "model.path"
 _SHOWN: Final = 3
 
 
-def check_base_model(spec: SweepSpec, new_ids: Sequence[int]) -> None:
+def check_base_model(spec: SweepSpec, new_ids: Sequence[int]) -> tuple[str, ...]:
     """Refuse a base model, or adapters on it, that cannot be trained and exported.
 
     Args:
         spec: The sweep.
         new_ids: Ids of tokens that the base model has never seen.
+    Returns:
+        Warnings, one sentence each.
     Raises:
         DataError: With every problem found.
     """
     skeleton, problems = _skeleton(spec.model)
+    info: Mapping[str, Any] = {}
     if not problems and skeleton is not None:
-        problems = [*_weight_problems(spec.model), *_adapter_problems(spec, skeleton, new_ids)]
+        info = _loading_info(spec.model)
+        problems = [*_weight_problems(spec.model, info), *_adapter_problems(spec, skeleton, new_ids)]
     if problems:
         raise DataError(problems)
+    return tuple(_not_loaded(spec.model, skeleton, info))
+
+
+def _not_loaded(model: Model, skeleton: Any, info: Mapping[str, Any]) -> Iterator[str]:
+    """Weights in the files that the model has no place for: a vision part, layers that predict further tokens."""
+    groups = [sorted(info.get("unexpected_keys", ()))]
+    own = [name for name, _ in skeleton.named_parameters()] if skeleton is not None else []
+    for pattern in getattr(skeleton, "_keys_to_ignore_on_load_unexpected", None) or ():
+        if not any(re.search(pattern, name) for name in own):
+            groups.append(sorted(name for name in weight_names(Path(model.path)) if re.search(pattern, name)))
+    for names in groups:
+        weights = [name for name in names if name.endswith(".weight")]  # the rest are tables, computed anew
+        if weights:
+            more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
+            yield (
+                f"transformers loads no part of the model for {weights[0]}{more}: these weights are neither trained "
+                "nor exported"
+            )
 
 
 def _skeleton(model: Model) -> tuple[Any, list[Problem]]:
@@ -72,12 +96,12 @@ def _skeleton(model: Model) -> tuple[Any, list[Problem]]:
         return None, [Problem(model.path, _KEY, rule, "check config.json, or name another model")]
 
 
-def _weight_problems(model: Model) -> Iterator[Problem]:
-    """Weights that the model has and its files lack; transformers would fill them with random numbers."""
+def _loading_info(model: Model) -> Mapping[str, Any]:
+    """What transformers says of the weight files; nothing of those on the hub, or pickled: a rank loads them."""
     from transformers import AutoModelForCausalLM
 
     if not any(Path(model.path).glob("*.safetensors")):
-        return  # on the hub, or pickled: a rank loads them
+        return {}
     with _quiet():
         _, info = AutoModelForCausalLM.from_pretrained(
             model.path,
@@ -87,6 +111,13 @@ def _weight_problems(model: Model) -> Iterator[Problem]:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    return dict(info)
+
+
+def _weight_problems(model: Model, info: Mapping[str, Any]) -> Iterator[Problem]:
+    """Weights that the model has and its files lack; transformers would fill them with random numbers."""
+    if not info:
+        return
     shapes = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]
     for names, what in ((info["missing_keys"], "lack"), (shapes, "have another shape for")):
         if names:

@@ -205,8 +205,8 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     split = split_data(spec.data)
     sets = [one for one in split.sets() if one.rows]
     loaded = load_tokenizer(spec.model, chats=_has_chats(one.rows for one in sets))
-    check_base_model(spec, loaded.new_ids)
-    warnings = [*split.check.warnings, *loaded.warnings]
+    about_model = check_base_model(spec, loaded.new_ids)
+    warnings = [*split.check.warnings, *loaded.warnings, *about_model]
 
     def tokenise(parts: Sequence[RowSet]) -> Tokenised:
         found, tokens, outcomes = _tokenise(spec, cache, loaded, parts, spec.data.max_lost)

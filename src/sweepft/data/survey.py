@@ -71,7 +71,7 @@ def survey(spec: SweepSpec, sampled: int = SAMPLED) -> Survey:
     split = split_data(spec.data, remote=False)
     sets = [one for one in split.sets() if one.rows]
     loaded = load_tokenizer(spec.model, chats=any(row.form == "chat" for one in sets for row in one.rows))
-    check_base_model(spec, loaded.new_ids)
+    about_model = check_base_model(spec, loaded.new_ids)
     found = [(one, *_look(spec, loaded, one, sampled)) for one in sets]
     check_lost([outcomes for _, outcomes, _ in found], spec.data.max_lost)
     for one, _, rows in found:
@@ -92,6 +92,7 @@ def survey(spec: SweepSpec, sampled: int = SAMPLED) -> Survey:
         warnings=(
             *split.check.warnings,
             *loaded.warnings,
+            *about_model,
             *(warning for _, outcomes, _ in found for warning in outcomes.warnings()),
         ),
         notes=split.check.notes,

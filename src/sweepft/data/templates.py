@@ -327,9 +327,9 @@ class ChatFormat:
     def _stop_of_calls(
         self, text: str, piece: Piece, followed: bool, turns: Sequence[Turn], tools: Tools
     ) -> int | None:
-        """As `_stop`, behind all that a turn with tool calls writes: numbers and brackets of the arguments are in no piece.
+        """As `_stop`, behind all that a turn with tool calls writes; None if the next turn cannot be told from it.
 
-        None if it cannot be told from what the next turn writes.
+        Numbers and brackets of the arguments are in no piece.
         """
         rest = text[piece.stop :]
         if followed:

@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 
 from sweepft.data.generation_marks import TRAINING_TEMPLATE, without_marks
 from sweepft.data.prepared import TokenPolicy
-from sweepft.data.templates import ChatFormat, choose_template
+from sweepft.data.templates import ChatFormat, choose_template, special_tokens
+from sweepft.data.weight_files import untrained
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
 
@@ -34,8 +35,8 @@ class LoadedTokenizer:
         tokenizer: A fast transformers tokenizer with a pad token and, where needed, a chat template.
         chat: The chat format; None if no row is a conversation.
         end_ids: Ids that end a generation: of the turn, of the text, and what else ends one of the base model.
-        new_ids: Ids of tokens that rows may hold and the base model has never seen: its tokenizer lacked them, or its
-            embeddings do.
+        new_ids: Ids of tokens that rows may hold and the base model has never seen: its tokenizer lacked them, its
+            embeddings do, or their embeddings are zero.
         turn_end: Token for the saved tokenizer's ``eos_token``, if its own does not end a turn.
         added: Tokens that the chat template needs and the model's tokenizer lacks.
         model_vocab_size: Embedding rows by the model's config, if known.
@@ -154,11 +155,16 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         warnings.append(
             f"the model has never seen {shown}: embeddings start from random values and are learned"
         )
+    unused = _untrained_tokens(tokenizer, chat, model, end_ids)
+    if unused:
+        warnings.append(
+            f"the base model was not trained on {', '.join(unused)}: their embeddings are zero, and are learned"
+        )
     return LoadedTokenizer(
         tokenizer=tokenizer,
         chat=chat,
         end_ids=end_ids,
-        new_ids=tuple(new.values()),
+        new_ids=tuple(sorted({*new.values(), *unused.values()})),
         turn_end=_turn_end(tokenizer, chat, eos) if chat and chats else None,
         added=tuple(sorted(set(tokenizer.get_vocab()) - before)),
         model_vocab_size=getattr(text_config, "vocab_size", None),
@@ -218,6 +224,18 @@ def _new_tokens(
     new = ((t, i) for t, i in vocabulary.items() if t not in known or (rows is not None and i >= rows))
     pad = tokenizer.pad_token_id
     return dict(sorted(((t, i) for t, i in new if i != pad or i in end_ids), key=lambda item: item[1]))
+
+
+def _untrained_tokens(
+    tokenizer: Any, chat: ChatFormat | None, model: Model, end_ids: Sequence[int]
+) -> dict[str, int]:
+    """Tokens that the template writes, and that the base model has rows for but has never seen, by id."""
+    if chat is None:
+        return {}
+    vocabulary = tokenizer.get_vocab()
+    written = {vocabulary[t] for t in special_tokens(tokenizer) if t in chat.template}
+    unused = untrained(Path(model.path), {*written, *end_ids[:1]})
+    return {tokenizer.convert_ids_to_tokens(i): i for i in sorted(unused)}
 
 
 def _max_positions(config: Any) -> int | None:

@@ -171,3 +171,47 @@ def test_load_tokenizer__tokens_beyond_the_embeddings_are_new(tmp_path):
     tokenizer.add_tokens(["<a>", "<b>"])
     tokenizer.save_pretrained(base)
     assert load(base, None).new_ids == (384, 385)
+
+
+TEXT = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "head_dim": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "layer_types": ["linear_attention", "full_attention"],
+    **{f"linear_{key}_head_dim": 8 for key in ("key", "value")},
+    **{f"linear_num_{key}_heads": 2 for key in ("key", "value")},
+}
+VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "patch_size": 4,
+    "num_position_embeddings": 16,
+}
+
+
+@pytest.mark.parametrize("further", ["mtp.fc.weight", "stray.weight", "model.layers.0.rotary_emb.inv_freq"])
+def test_weights_that_are_not_loaded__are_a_warning(tmp_path: Path, further: str) -> None:
+    """As in Qwen3.5, whose text part alone is loaded."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    fields = {"text_config": TEXT, "vision_config": VISION}
+    model = saved(tmp_path / "model", "Qwen3_5ForConditionalGeneration", "Qwen3_5Config", **fields)
+    file = model / "model.safetensors"
+    save_file(load_file(file) | {further: torch.ones(2)}, file, metadata={"format": "pt"})
+    warnings = check_base_model(spec_of(model), ())
+    shown = [warning for warning in warnings if "model.visual." in warning or further in warning]
+    assert len(shown) == len(warnings) == 1 + further.endswith(".weight")
+    assert all("neither trained nor exported" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox", "qwen3_moe"])
+def test_weights_that_are_all_loaded__no_warning(models: Any, family: str) -> None:
+    assert check_base_model(spec_of(models(family)), ()) == ()

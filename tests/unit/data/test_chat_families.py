@@ -170,7 +170,12 @@ def test_tool_calls__are_learned_whole_whatever_their_arguments_are(
     """Numbers, brackets and closing tags behind the last text of a call, where no end of turn follows it."""
     made = copy.deepcopy(tokenizer("<|return|>", None, template))
     made.add_tokens(
-        [*(f"<|{x}|>" for x in "start end message channel call user assistant observation".split())],
+        [
+            *(
+                f"<|{x}|>"
+                for x in ["start", "end", "message", "channel", "call", "user", "assistant", "observation"]
+            )
+        ],
         special_tokens=True,
     )
     call = Turn(

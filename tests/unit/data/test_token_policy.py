@@ -97,3 +97,43 @@ def test_load_tokenizer__takes_the_marks_of_an_earlier_export(ready: Path, tmp_p
     changed = loaded(exported)
     assert changed.chat is not None
     assert not changed.chat.marked, "the template was replaced since"
+
+
+@pytest.mark.parametrize(
+    ("zero", "learned"),
+    [
+        (["<|im_start|>", "<|im_end|>"], ["<|im_start|>", "<|im_end|>"]),
+        (["<|im_end|>"], ["<|im_end|>"]),
+        (["<|pad|>"], []),
+    ],
+)
+@pytest.mark.parametrize("tied", [False, True])
+def test_untrained_tokens__of_the_template_are_learned(
+    ready: Path, tmp_path: Path, zero: list[str], learned: list[str], tied: bool
+) -> None:
+    """As in Llama 3's base models, whose header and end tokens are in the vocabulary with embeddings of zero."""
+    from safetensors.torch import load_file, save_file
+
+    folder = with_template(ready, tmp_path / "model", CHATML)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    if not tied:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    for name in weights.keys() & {"lm_head.weight", "model.embed_tokens.weight"}:
+        weights[name][tokenizer.convert_tokens_to_ids(zero)] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    found = loaded(folder)
+    assert list(found.new_ids) == sorted(tokenizer.convert_tokens_to_ids(learned))
+    assert sum("was not trained on" in warning for warning in found.warnings) == bool(learned)
+    assert loaded(ready).new_ids == ()
+
+
+def test_untrained_tokens__with_one_embedding_that_is_not_zero_are_known(ready: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = with_template(ready, tmp_path / "model", CHATML)
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][:] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert loaded(folder).new_ids == ()
