@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 
+from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.lora import save_adapter, untie_adapted_output
 from sweepft.training.model import load_base
@@ -20,6 +21,7 @@ from sweepft.training.read_back import check_adapter, check_model, random_states
 
 ADAPTER = "adapter"
 """Folder of the adapter alone, within that of the merged weights."""
+_PROCESSOR: Final = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
@@ -46,9 +48,28 @@ def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
         else:
             _write_adapter(zero, weights, temporary, tokenizer)
         shutil.copytree(tokenizer, temporary, dirs_exist_ok=True)
+        _copy_processor(zero.config, temporary)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     dist.barrier()
+
+
+def _copy_processor(config: EngineConfig, folder: Path) -> None:
+    """Copy the base model's files for images and sound, without which servers refuse a multimodal model."""
+    from transformers import AutoConfig
+    from transformers.utils import cached_file
+
+    exported = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    if exported.get_text_config() is exported:  # the text part alone
+        return
+    missing = {
+        f"_raise_exceptions_for_{why}": False
+        for why in ("gated_repo", "missing_entries", "connection_errors")
+    }
+    for name in _PROCESSOR:
+        found = cached_file(config.model_path, name, revision=config.revision, **missing)
+        if found is not None:
+            shutil.copyfile(found, folder / name)
 
 
 def _write_adapter(zero: ZeroEngine, trained: dict[str, torch.Tensor], folder: Path, tokenizer: Path) -> None:

@@ -63,6 +63,9 @@ def plain_logits(model, rows):
     return torch.cat(found).numpy()
 
 
+PROCESSOR = ("processor_config.json", "preprocessor_config.json")
+
+
 def full(*case):
     return pytest.param(*case, marks=pytest.mark.full)
 
@@ -88,6 +91,8 @@ def test_export__loads_as_trained(tmp_path, family, lora, stage, world_size, cha
     from transformers import AutoModelForCausalLM
 
     model = family_model(tmp_path / "model", family)
+    for name in PROCESSOR:
+        (model / name).write_text(f'{{"is": "{name}"}}')
     tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
     plan = engine_config(model, tmp_path, zero_stage=stage, **changes)
     other = None if lora is None else lora.model_copy(update={"alpha": 2.0})
@@ -98,6 +103,9 @@ def test_export__loads_as_trained(tmp_path, family, lora, stage, world_size, cha
     tolerance = {"atol": 2e-5, "rtol": 1e-4} if plan.precision == "fp32" else {"atol": 0.15, "rtol": 0.05}
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "weights")
     np.testing.assert_allclose(plain_logits(loaded, rows), trained, **tolerance)
+    for name in PROCESSOR:  # servers need them for a model with a vision part
+        copy = tmp_path / "weights" / name
+        assert copy.read_text() == f'{{"is": "{name}"}}' if family == "gemma3" else not copy.exists()
     if lora is not None:
         base = AutoModelForCausalLM.from_pretrained(model, dtype=loaded.dtype)
         adapted = PeftModel.from_pretrained(base, tmp_path / "weights" / "adapter")
