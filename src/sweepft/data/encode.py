@@ -50,7 +50,9 @@ class Encoder:
         self.chat = chat
         self.max_length = max_length
         self.over_length = over_length
-        self._special = any_of(special_tokens(tokenizer))
+        special = special_tokens(tokenizer)
+        self._special = any_of(special)
+        self._special_ids = np.array(tokenizer.convert_tokens_to_ids(sorted(special)), np.int64)
         self.counts: Counter[str] = Counter()
         self.example: dict[str, str] = {}
 
@@ -95,7 +97,9 @@ class Encoder:
             for (i, rendered), ids, offsets in zip(
                 chats, out["input_ids"], out["offset_mapping"], strict=True
             ):
-                done[i] = np.array(ids, np.int64), _token_mask(offsets, rendered.spans)
+                tokens = np.array(ids, np.int64)
+                special = np.isin(tokens, self._special_ids)
+                done[i] = tokens, _token_mask(offsets, rendered.spans, special)
         if texts:
             out = self.tokenizer(
                 [text for _, text in texts], add_special_tokens=False, return_attention_mask=False
@@ -207,18 +211,20 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def _token_mask(
-    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], special: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
     """Which tokens overlap a target span.
 
     Args:
         offsets: ``[start, stop)`` of each token in characters.
         spans: Learned parts, ascending, not overlapping.
+        special: Which tokens are special. One that begins before a span is no part of it, even if it swallows the white
+            space behind it (``rstrip``, as the tokens of Phi-3 do).
     """
     starts, stops = np.array(offsets, np.int64).reshape(-1, 2).T
     before = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]]) if len(stops) else stops
     starts = np.where(starts < stops, starts, before)  # a token of trimmed white space has an empty offset
     mask = np.zeros(len(starts), np.bool_)
     for start, stop in spans:
-        mask |= (starts < stop) & (stops > start)
+        mask |= (starts < stop) & (stops > start) & ~(special & (starts < start))
     return mask

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from support.chat_templates import ADDED, FAMILIES, GLM4_5, HARMONY, SPECIAL
 from support.rows import chat
@@ -157,6 +157,19 @@ def test_families__learned_text(family: str, shape: str) -> None:
     assert ids.tolist() == made.apply_chat_template(messages, tools=list(row.tools) or None)["input_ids"]
     learned = made.decode(ids[mask], clean_up_tokenization_spaces=False)
     assert learned == "".join(expected(family, row))
+
+
+@pytest.mark.parametrize("answer", ["Yes.", "\nYes.", "  Yes. "])
+def test_special_tokens__that_swallow_white_space_are_no_part_of_an_answer(answer: str) -> None:
+    """As Phi-3's ``<|assistant|>``, whose offsets include the white space behind it."""
+    template = FAMILIES["phi-3"].template
+    made = copy.deepcopy(tokenizer("<|endoftext|>", None, template))
+    names = ("<|user|>", "<|assistant|>", "<|end|>")
+    made.add_tokens([AddedToken(name, rstrip=True, special=True) for name in names], special_tokens=True)
+    encoder = Encoder(made, ChatFormat(made, template), 4096, "drop")
+    row = chat(Q, ("assistant", answer), ("user", "Sure?"), ("assistant", answer))
+    [(ids, mask, _)] = encoder.encode([row])
+    assert made.decode(ids[mask]).replace(" ", "") == "Yes.<|end|>" * 2
 
 
 @pytest.mark.parametrize("last", [True, False])
