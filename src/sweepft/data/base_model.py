@@ -52,7 +52,7 @@ def _not_loaded(model: Model, skeleton: Any, info: Mapping[str, Any]) -> Iterato
         if not any(re.search(pattern, name) for name in own):
             groups.append(sorted(name for name in weight_names(Path(model.path)) if re.search(pattern, name)))
     for names in groups:
-        weights = [name for name in names if name.endswith(".weight")]  # the rest are tables, computed anew
+        weights = [name for name in names if name.endswith(".weight")]  # the rest are computed tables
         if weights:
             more = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
             yield (

@@ -327,7 +327,7 @@ class ChatFormat:
     def _stop_of_calls(
         self, text: str, piece: Piece, followed: bool, turns: Sequence[Turn], tools: Tools
     ) -> int | None:
-        """As `_stop`, behind all that a turn with tool calls writes; None if the next turn cannot be told from it.
+        """As `_stop`, behind all that a turn with tool calls writes; None where no next turn is found.
 
         Numbers and brackets of the arguments are in no piece.
         """
