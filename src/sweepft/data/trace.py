@@ -5,6 +5,7 @@ therefore rendered twice: as it is, and with the characters of its turns replace
 text has. The second text then says of each of its characters which character of which turn it is. White space, and what
 the template may search a turn for (``</think>``), stay as they are, so that the template does the same both times. If
 the two texts are equal everywhere else, the characters of the second one name those of the first.
+(A little over 400 lines: masking a text and reading it back use the same tables of placeholders.)
 """
 
 from __future__ import annotations

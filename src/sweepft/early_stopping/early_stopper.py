@@ -2,7 +2,7 @@
 
 It knows no Ray, no Optuna and no files: the scheduler, the pruner and the replay all drive this one object, so that a
 replay decides as a live sweep did. Its answers depend only on the order of its inputs.
-(A little over 400 lines: one object, with methods that share all of its fields.)
+(About 500 lines: one object, with methods that share all of its fields.)
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 It works in any `tune.Tuner`. It reads results into reports, leaves all decisions to `EarlyStopper`, and hands them to
 Ray.
+(Over 400 lines: one class, half of it the list of its arguments and the methods that Ray's interface asks for.)
 """
 
 from __future__ import annotations
