@@ -19,7 +19,8 @@ from typing import Any, Final, Literal
 
 from sweepft.data.generation_marks import TRAINING_TEMPLATE, without_marks
 from sweepft.data.prepared import TokenPolicy
-from sweepft.data.templates import ChatFormat, choose_template, special_tokens
+from sweepft.data.template_choice import choose_template
+from sweepft.data.templates import ChatFormat, special_tokens
 from sweepft.data.weight_files import untrained
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model

@@ -11,7 +11,7 @@ import yaml
 
 from support.specs import on_files, spec_dict
 from sweepft.data.outcomes import KEPT, LOST
-from sweepft.data.templates import BUILT_IN
+from sweepft.data.template_choice import BUILT_IN
 from sweepft.spec import from_dict
 
 DOC = (Path(__file__).parents[3] / "docs/how-to/data.md").read_text()

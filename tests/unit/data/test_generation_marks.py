@@ -7,7 +7,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from sweepft.data.generation_marks import without_marks
-from sweepft.data.templates import BUILT_IN
+from sweepft.data.template_choice import BUILT_IN
 
 CHAT = [
     {"role": "system", "content": " s "},

@@ -19,7 +19,8 @@ from support.rows import chat, turns
 from support.tiny import tiny_rows
 from sweepft.data.encode import Encoder
 from sweepft.data.rows import Row, Turn
-from sweepft.data.templates import BUILT_IN, ChatFormat, choose_template
+from sweepft.data.template_choice import BUILT_IN, choose_template
+from sweepft.data.templates import ChatFormat
 from sweepft.errors import DataError
 
 Turns = Sequence[tuple[str, str]]

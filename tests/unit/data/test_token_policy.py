@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from support.memorised import CHATML, base_model
 from sweepft.data.prepared import TokenPolicy
-from sweepft.data.templates import BUILT_IN
+from sweepft.data.template_choice import BUILT_IN
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.spec import Model
 

@@ -1,0 +1,102 @@
+"""Which chat template a sweep uses: the tokenizer's own, a built-in one, or a Jinja file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.errors import DataError, Problem
+from sweepft.spec.fields import is_template_file
+
+BUILT_IN: Final[Mapping[str, str]] = {
+    "chatml": """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' %}
+{%- generation %}{{- message['content'] + '<|im_end|>' }}{%- endgeneration %}
+{%- else %}
+{{- message['content'] + '<|im_end|>' }}
+{%- endif %}
+{{- '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+""",
+    "plain": """\
+{%- for message in messages %}
+{%- if message['role'] == 'assistant' %}
+{{- '### Response:\\n' }}
+{%- generation %}{{- message['content'] + eos_token }}{%- endgeneration %}
+{{- '\\n\\n' }}
+{%- elif message['role'] == 'system' %}
+{{- message['content'] + '\\n\\n' }}
+{%- else %}
+{{- '### Instruction:\\n' + message['content'] + '\\n\\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '### Response:\\n' }}
+{%- endif %}
+""",
+}
+"""Built-in templates by name, both with generation marks.
+
+``chatml`` adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer lacks them, with new embeddings to
+train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and for short runs.
+"""
+_CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
+
+
+def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> str:
+    """The template a sweep uses, set on the tokenizer too, with the tokens it needs added.
+
+    Args:
+        tokenizer: A transformers tokenizer; changed in place.
+        chat_template: A built-in name, a Jinja file, or None for the tokenizer's own.
+        model: The model's path, for error messages.
+    Raises:
+        DataError: If there is no such template, or the tokenizer has none.
+    """
+    key = "model.chat_template"
+    names = " or ".join(BUILT_IN)
+    if chat_template is None:
+        own = tokenizer.chat_template
+        if isinstance(own, Mapping):
+            own = own.get("default")
+        if not own:
+            rule = "the tokenizer has no chat template, which rows with messages need"
+            remedy = f"write model.chat_template: {names} (built in), or name a Jinja file"
+            raise DataError([Problem(model, key, rule, remedy)])
+        template = str(own)
+    elif is_template_file(chat_template):
+        try:
+            template = Path(chat_template).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            remedy = f"name a Jinja file, or a built-in template: {names}"
+            raise DataError([Problem(chat_template, key, f"cannot be read: {error}", remedy)]) from error
+    elif chat_template in BUILT_IN:
+        template = _built_in(tokenizer, chat_template, model)
+    else:
+        remedy = f"write {names}, or name a Jinja file (a path, or a name that ends in .jinja)"
+        raise DataError(
+            [Problem(model, key, "there is no built-in template of this name", remedy, chat_template)]
+        )
+    tokenizer.chat_template = template
+    return template
+
+
+def _built_in(tokenizer: Any, name: str, model: str) -> str:
+    if name == "chatml":
+        tokenizer.add_tokens(
+            [t for t in _CHATML_TOKENS if t not in tokenizer.get_vocab()], special_tokens=True
+        )
+        tokenizer.eos_token = "<|im_end|>"
+    elif tokenizer.eos_token is None:
+        rule = "the template ends each answer with the tokenizer's eos token, and it has none"
+        raise DataError(
+            [Problem(model, "model.chat_template", rule, "use chatml, or name a Jinja file", name)]
+        )
+    starts_with_bos = tokenizer.bos_token and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return ("{{- bos_token }}" if starts_with_bos else "") + BUILT_IN[name]
