@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import ray
 from ray import cloudpickle, tune
 from ray.tune.schedulers import ASHAScheduler, HyperBandScheduler
 from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.optuna import OptunaSearch
 
+from support.ray_session import local_ray
 from sweepft.pruners import EarlyDynamicsPruner
 from sweepft.schedulers import EarlyDynamicsScheduler
 
@@ -32,14 +32,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-    yield
-    if mine:
-        ray.shutdown()
+    with local_ray():
+        yield
 
 
 def height(step: float, width: float, level: float) -> float:

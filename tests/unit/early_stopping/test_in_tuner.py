@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray import cloudpickle, tune
 
+from support.ray_session import local_ray
 from sweepft.schedulers import EarlyDynamicsScheduler
 
 pytestmark = [
@@ -24,14 +24,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test file
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-    yield
-    if mine:
-        ray.shutdown()
+    with local_ray():
+        yield
 
 
 def quality(config: dict[str, Any], step: int) -> float:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from optuna.trial import TrialState
 from ray import cloudpickle, tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from support.ray_session import local_ray
 from support.search_material import BUDGET, FINITE, RUNGS, loss, make_spec
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl
@@ -290,14 +290,8 @@ class GoesOn(tune.Trainable):  # type: ignore[misc]
 def session() -> Iterator[None]:
     for name in (__name__, "support.search_material"):  # workers cannot import test files
         cloudpickle.register_pickle_by_value(sys.modules[name])
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-    yield
-    if mine:
-        ray.shutdown()
+    with local_ray():
+        yield
 
 
 @pytest.mark.full  # every end-to-end sweep is one

@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from support.errors import raises
+from support.ray_session import local_ray
 from sweepft.errors import (
     PackingMismatch,
     RankCannotWrite,
@@ -57,14 +58,8 @@ class Actor:
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
-    mine = not ray.is_initialized()
-    if mine:
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-    yield
-    if mine:
-        ray.shutdown()
+    with local_ray():
+        yield
 
 
 @pytest.fixture
