@@ -41,7 +41,7 @@ def check_base_model(spec: SweepSpec, new_ids: Sequence[int]) -> tuple[str, ...]
         problems = [*_weight_problems(spec.model, info), *_adapter_problems(spec, skeleton, new_ids)]
     if problems:
         raise DataError(problems)
-    return tuple(_not_loaded(spec.model, skeleton, info))
+    return (*_not_loaded(spec.model, skeleton, info), *_not_trained(skeleton))
 
 
 def _not_loaded(model: Model, skeleton: Any, info: Mapping[str, Any]) -> Iterator[str]:
@@ -59,6 +59,22 @@ def _not_loaded(model: Model, skeleton: Any, info: Mapping[str, Any]) -> Iterato
                 f"transformers loads no part of the model for {weights[0]}{more}: these weights are neither trained "
                 "nor exported"
             )
+
+
+def _not_trained(skeleton: Any) -> Iterator[str]:
+    """A loss that the model's config asks for, and that is not part of the training loss."""
+    if skeleton is None:
+        return
+    for config in {id(c): c for c in (skeleton.config, skeleton.config.get_text_config())}.values():
+        if getattr(config, "output_router_logits", None) is True:
+            weight = getattr(config, "router_aux_loss_coef", None)
+            yield (
+                "config.json asks for the load-balancing loss of the experts' router (output_router_logits: true"
+                + (f", router_aux_loss_coef: {weight:g}" if isinstance(weight, int | float) else "")
+                + "), which is not computed: trials learn the answers alone. To keep the routing as it is, train "
+                "adapters on other layers (train.lora.target_modules); set output_router_logits: false to accept it"
+            )
+            return
 
 
 def _skeleton(model: Model) -> tuple[Any, list[Problem]]:

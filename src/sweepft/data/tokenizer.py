@@ -26,6 +26,9 @@ from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
 
 _PADS: Final = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")  # the last one is Llama 3's
+_SENTENCEPIECE: Final = (
+    "tokenizer.model"  # transformers 5 reads tokenizer.json alone, older programs want this one
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class LoadedTokenizer:
         model_vocab_size: Embedding rows by the model's config, if known.
         max_positions: Positions by the model's config, if it has a hard limit.
         model_type: Family of the model by its config.
+        sentencepiece: The model's ``tokenizer.model``, if it has one that holds all of the tokenizer's tokens.
         warnings: One sentence each.
     """
 
@@ -55,6 +59,7 @@ class LoadedTokenizer:
     model_vocab_size: int | None
     max_positions: int | None
     model_type: str | None
+    sentencepiece: Path | None
     warnings: tuple[str, ...]
 
     def policy(self) -> TokenPolicy:
@@ -87,7 +92,8 @@ class LoadedTokenizer:
         if self.turn_end is not None:
             t.eos_token = self.turn_end
         special = {name: str(token) for name, token in t.special_tokens_map.items()}
-        what = [t.backend_tokenizer.to_str(), t.chat_template, special, t.model_max_length, marked]
+        pieces = self.sentencepiece and hashlib.sha256(self.sentencepiece.read_bytes()).hexdigest()
+        what = [t.backend_tokenizer.to_str(), t.chat_template, special, t.model_max_length, marked, pieces]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
         folder = cache / f"tokenizer-{digest[:32]}"
         if not folder.is_dir():
@@ -96,6 +102,8 @@ class LoadedTokenizer:
                 t.save_pretrained(temporary)
                 if marked is not None:
                     (temporary / TRAINING_TEMPLATE).write_text(marked, encoding="utf-8")
+                if self.sentencepiece is not None:
+                    shutil.copyfile(self.sentencepiece, temporary / _SENTENCEPIECE)
                 temporary.rename(folder)
             except OSError as error:
                 if not folder.is_dir():  # not another writer's
@@ -171,24 +179,31 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         model_vocab_size=getattr(text_config, "vocab_size", None),
         max_positions=_max_positions(text_config),
         model_type=getattr(config, "model_type", None),
+        sentencepiece=_own_file(model, _SENTENCEPIECE) if tokenizer.get_vocab().keys() == known else None,
         warnings=tuple(warnings),
     )
 
 
 def _restore_marks(tokenizer: Any, model: Model) -> None:
     """Give the tokenizer of a folder that an earlier sweep exported its template with marks."""
+    found = _own_file(model, TRAINING_TEMPLATE)
+    if found is None:
+        return
+    marked = found.read_text(encoding="utf-8")
+    if without_marks(marked) == tokenizer.chat_template:  # else it was changed since
+        tokenizer.chat_template = marked
+
+
+def _own_file(model: Model, name: str) -> Path | None:
+    """A file of the model's folder or repository; None if it has none of this name."""
     from transformers.utils import cached_file
 
     missing = {
         f"_raise_exceptions_for_{why}": False
         for why in ("gated_repo", "missing_entries", "connection_errors")
     }
-    found = cached_file(model.path, TRAINING_TEMPLATE, revision=model.revision, **missing)
-    if found is None:
-        return
-    marked = Path(found).read_text(encoding="utf-8")
-    if without_marks(marked) == tokenizer.chat_template:  # else it was changed since
-        tokenizer.chat_template = marked
+    found = cached_file(model.path, name, revision=model.revision, **missing)
+    return None if found is None else Path(found)
 
 
 def _end_ids(tokenizer: Any, chat: ChatFormat | None, model: Model, config: Any) -> tuple[int, ...]:

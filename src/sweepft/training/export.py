@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
+from sweepft.training.exported_config import complete_config
 from sweepft.training.lora import save_adapter, untie_adapted_output
 from sweepft.training.model import load_base
 from sweepft.training.read_back import check_adapter, check_model, random_states_kept
@@ -44,6 +45,7 @@ def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
         temporary.mkdir(parents=True)
         if zero.lora is None:
             zero.module.save_pretrained(temporary, state_dict=dict(weights))
+            complete_config(temporary, zero.config, weights)
             check_model(temporary, weights, zero.config.trust_remote_code)
         else:
             _write_adapter(zero, weights, temporary, tokenizer)
@@ -85,6 +87,7 @@ def _write_adapter(zero: ZeroEngine, trained: dict[str, torch.Tensor], folder: P
         check_adapter(adapter, adapted, zero.module, trained)
         merged = adapted.merge_and_unload()
     merged.save_pretrained(folder)
+    complete_config(folder, zero.config, merged.state_dict())
     merged.generation_config.save_pretrained(
         adapter
     )  # peft's format has no place for the tokens that end an answer
@@ -96,11 +99,21 @@ def _write_adapter(zero: ZeroEngine, trained: dict[str, torch.Tensor], folder: P
 
 
 def _all_weights(zero: ZeroEngine) -> dict[str, torch.Tensor] | None:
-    """Every weight of a model trained as a whole, on the CPU; at ZeRO-3 on rank 0 only."""
+    """Every weight of a model trained as a whole, on the CPU; at ZeRO-3 on rank 0 only.
+
+    Names of one weight share one copy, by which ``save_pretrained`` writes it once.
+    """
     if zero.config.zero_stage == 3:
         gathered: dict[str, Any] | None = zero.engine._zero3_consolidated_16bit_state_dict()
         return gathered
-    return {name: t.detach().to("cpu", copy=True) for name, t in zero.module.state_dict().items()}
+    copies: dict[Any, torch.Tensor] = {}
+    weights = {}
+    for name, tensor in zero.module.state_dict().items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride())
+        if place not in copies:
+            copies[place] = tensor.detach().to("cpu", copy=True)
+        weights[name] = copies[place]
+    return weights
 
 
 def _trained_weights(zero: ZeroEngine) -> dict[str, torch.Tensor]:

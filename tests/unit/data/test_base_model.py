@@ -215,3 +215,11 @@ def test_weights_that_are_not_loaded__are_a_warning(tmp_path: Path, further: str
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox", "qwen3_moe"])
 def test_weights_that_are_all_loaded__no_warning(models: Any, family: str) -> None:
     assert check_base_model(spec_of(models(family)), ()) == ()
+
+
+@pytest.mark.parametrize(("asked", "warned"), [(True, True), (False, False)])
+def test_router_loss_that_is_not_computed__is_a_warning(tmp_path: Path, asked: bool, warned: bool) -> None:
+    model = family_model(tmp_path / "model", "olmoe", output_router_logits=asked, router_aux_loss_coef=0.25)
+    found = [text for text in check_base_model(spec_of(model), ()) if "output_router_logits" in text]
+    assert bool(found) is warned
+    assert not found or "0.25" in found[0]

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from support.memorised import CHATML, base_model
+from support.tiny import tiny_config, tiny_tokenizer
 from sweepft.data.prepared import TokenPolicy
 from sweepft.data.template_choice import BUILT_IN
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
@@ -137,3 +138,23 @@ def test_untrained_tokens__with_one_embedding_that_is_not_zero_are_known(ready: 
     weights["model.embed_tokens.weight"][:] = 0
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert loaded(folder).new_ids == ()
+
+
+@pytest.mark.parametrize("chat_template", ["plain", "chatml"])
+def test_saved_tokenizer__keeps_the_sentencepiece_file_if_no_token_was_added(
+    tmp_path: Path, chat_template: str
+) -> None:
+    folder = tmp_path / "model"
+    tiny_tokenizer().save_pretrained(folder)
+    tiny_config("llama", 384).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text().replace("<|im_start|>", "<|turn|>")
+        (folder / name).write_text(text)
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    found = loaded(folder, chat_template=chat_template)
+    saved = found.save(tmp_path / "cache")
+    assert (saved / "tokenizer.model").is_file() is (chat_template == "plain")  # chatml adds its tokens
+    assert AutoTokenizer.from_pretrained(saved)("a b")["input_ids"] == found.tokenizer("a b")["input_ids"]
+    (folder / "tokenizer.model").write_bytes(b"others")
+    again = loaded(folder, chat_template=chat_template).save(tmp_path / "cache")
+    assert chat_template == "chatml" or (again / "tokenizer.model").read_bytes() == b"others"

@@ -36,6 +36,11 @@ def logits(runner):
     return found
 
 
+def stored(folder: Path):
+    """Names of the weights in a folder's files."""
+    return {name for file in folder.glob("*.safetensors") for name in load_file(file)}
+
+
 def exported(runner, folder: Path, first, second):
     """Logits of the base model, of a warm trial, of its weights loaded into a later trial; and the rows."""
     runner.start(first)
@@ -102,6 +107,9 @@ def test_export__loads_as_trained(tmp_path, family, lora, stage, world_size, cha
     assert np.array_equal(there, trained), "loaded into another trial's engine it is the same model"
     tolerance = {"atol": 2e-5, "rtol": 1e-4} if plan.precision == "fp32" else {"atol": 0.15, "rtol": 0.05}
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "weights")
+    untied = lora is not None and "lm_head" in lora.target_modules
+    expected = stored(model) | ({"lm_head.weight"} if untied else set())
+    assert stored(tmp_path / "weights") == expected, "tied weights are stored once"
     np.testing.assert_allclose(plain_logits(loaded, rows), trained, **tolerance)
     for name in PROCESSOR:  # servers need them for a model with a vision part
         copy = tmp_path / "weights" / name
