@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-_STORAGE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_SIGPIPE_STATUS: Final = 128 + 13
+"""What a shell shows for a program whose reader closed the pipe."""
+
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_BROKEN: Final = (errno.EIO, errno.ESTALE, errno.ENOTCONN)
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,45 @@ class StorageError(SweepftError):
     key = "storage"
 
 
+class EnvironmentFault(SweepftError):
+    """A slot cannot train or score, whatever the settings: its storage, GPU, packages or files.
+
+    Args:
+        message: Cause and remedy.
+        certain: False if no trial of the sweep has taken a step yet, so that the settings may be the cause after all.
+    """
+
+    key = "environment"
+
+    def __init__(self, message: str, certain: bool = True) -> None:
+        super().__init__(message)
+        self.certain = certain
+
+
+class OutputError(SweepftError):
+    """Standard output of a command cannot be written.
+
+    Args:
+        cause: What the system said.
+    """
+
+    key = "output"
+
+    def __init__(self, cause: OSError) -> None:
+        self.closed = cause.errno == errno.EPIPE
+        self.exit_code = _SIGPIPE_STATUS if self.closed else 1
+        super().__init__(f"standard output cannot be written: {cause.strerror or cause}")
+
+
 class TrialError(SweepftError):
-    """One trial cannot go on."""
+    """One trial cannot go on.
+
+    Attributes:
+        method: What the ranks were asked for; None outside them.
+    """
 
     key = "trial"
+    method: str | None = None
 
 
 class RankMismatch(TrialError):
@@ -168,9 +207,15 @@ class RankOutOfMemory(RankFailed):
 
 
 class RankCannotWrite(RankFailed):
-    """A rank's storage is full or read-only. New ranks and other trials would fail in the same way."""
+    """A rank's storage is full, read-only or broken. New ranks and other trials would fail in the same way."""
 
     key = "rank.cannot_write"
+
+
+class RankEnvironment(RankFailed):
+    """A rank lacks a file, a package, a compiler or a working GPU."""
+
+    key = "rank.environment"
 
 
 class PackingMismatch(RankFailed):
@@ -239,12 +284,44 @@ class PriorSweepsError(SweepftError, ValueError):
 
 
 def is_storage_error(error: BaseException) -> bool:
-    """Whether an error means that a disk is full, over quota or read-only, by its ``errno`` or by Rust's error text."""
-    if getattr(error, "errno", None) in _STORAGE:
+    """Whether an error means that a disk is full, over quota, read-only or broken, or a network mount stale.
+
+    By its ``errno``, or by its text.
+    """
+    if getattr(error, "errno", None) in _FULL + _BROKEN:
         return True
-    written = (f"(os error {number})" for number in _STORAGE)  # by Rust
-    copied = (f"[Errno {number}]" for number in _STORAGE)  # by shutil, of the files of a folder
-    return any(text in str(error) for text in (*written, *copied))
+    return _names_errno(str(error), _FULL + _BROKEN)
+
+
+def storage_remedy(text: str) -> str:
+    """What to do about a storage error, by its text."""
+    if _names_errno(text, _BROKEN):
+        return "Check the disk or the network mount, then resume the run."
+    return "Free space or make the folder writable, then resume the run."
+
+
+_BROKEN_GPU: Final = ("CUDA error", "CUDA driver", "No CUDA GPUs", "NVML", "NCCL error", "no NVIDIA driver")
+_NO_COMPILER: Final = ("Error building extension", "CUDA_HOME", "nvcc", "Ninja is required")
+
+
+def environment_remedy(error: BaseException) -> str | None:
+    """What to do about an error that the machine causes rather than a trial's settings; None for any other error."""
+    text = str(error)
+    if isinstance(error, ImportError):
+        return "install the package in the Python environment of every node, then resume"
+    if any(words in text for words in _NO_COMPILER) or "CUDA" in type(error).__name__:
+        return "see the compiler's message in the log of the rank (logs/slot-*.log), mend it, then resume"
+    if any(words in text for words in _BROKEN_GPU):
+        return "check the GPU and its driver (nvidia-smi), then resume"
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return "make the file readable, or its folder writable, for this user on every node, then resume"
+    return None
+
+
+def _names_errno(text: str, numbers: Sequence[int]) -> bool:
+    written = (f"(os error {number})" for number in numbers)  # by Rust
+    copied = (f"[Errno {number}]" for number in numbers)  # by shutil, of the files of a folder
+    return any(words in text for words in (*written, *copied))
 
 
 def _short(value: Any, limit: int = 120) -> str:

@@ -31,12 +31,17 @@ def submit(spec: SweepSpec, out: Path | None, address: str) -> NoReturn:
     _follow(submit_sweep(spec, out, address, note), note)
 
 
-def resubmit(before: Job, overrides: tuple[str, ...], address: str | None) -> NoReturn:
+def resubmit(
+    before: Job,
+    overrides: tuple[str, ...],
+    address: str | None,
+    retry_failed: tuple[str, ...] | None = None,
+) -> NoReturn:
     """Resume a job's run in a new job."""
     from sweepft.driver.ray_job import resume_job
 
     note = _new_note(before.name)
-    _follow(resume_job(before, overrides, address, note), note)
+    _follow(resume_job(before, overrides, address, note, retry_failed), note)
 
 
 def job_of(folder: Path) -> Job | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,11 +18,11 @@ from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.replay import replay
-from sweepft.errors import CommandError, JobError, MirrorError, ProblemsError, SweepftError
+from sweepft.errors import CommandError, JobError, MirrorError, OutputError, ProblemsError, SweepftError
+from sweepft.interrupts import Interrupted, signals_raise
+from sweepft.output import end_on_failure, guard_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sweepft.data import DataCheck
     from sweepft.driver.sweep import SweepResult
     from sweepft.spec import SweepSpec
@@ -60,10 +62,19 @@ def fetch(uri: str, run: Path) -> None:
     click.echo(describe_run(status_of(run)))
 
 
+_SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
+_ACTING: Final = _SWEEPS | {
+    *("stop", "pin", "clone", "extend", "pause", "continue"),
+    *("mirror", "fetch", "track", "dashboard"),
+}
+"""Commands that do more than print: they do it also if their output cannot be written."""
+
+
 class _Commands(click.Group):
-    """Names the new command where an old one is called."""
+    """Names the new command where an old one is called. Notes whether the command depends on its output."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        end_on_failure(not args or args[0] not in _ACTING)
         if args and args[0] not in self.commands:
             from sweepft.spec.problems import RENAMED_COMMANDS
 
@@ -105,8 +116,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
     _check_rows(loaded)
     from sweepft.driver.start import start_sweep  # loads Ray, which takes a second: after validation
 
-    finished = start_sweep(loaded, out, address=address)
-    _close(finished)
+    with _resumable(out):
+        _close(start_sweep(loaded, out, address=address))
 
 
 @cli.command()
@@ -124,25 +135,44 @@ def train(
     """
     from sweepft.driver.start import spec_of, train_alone
 
-    with spec_of(spec, trial) as one:
-        _close(train_alone(one, overrides, out or _new_folder("train"), address=address))
+    out = out or _new_folder("train")
+    with spec_of(spec, trial) as one, _resumable(out):
+        _close(train_alone(one, overrides, out, address=address))
+
+
+def _trial_ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    """``t003,t007``; an empty tuple for all."""
+    if text is None:
+        return None
+    return () if text == "all" else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 @cli.command()
 @RUN
 @SET
 @ADDRESS
-def resume(run: Path, overrides: tuple[str, ...], address: str | None) -> None:
+@click.option(
+    "--retry-failed",
+    is_flag=False,
+    flag_value="all",
+    callback=_trial_ids,
+    metavar="[IDS]",
+    help="Run failed trials again: all, or those named, e.g. t003,t007.",
+)
+def resume(
+    run: Path, overrides: tuple[str, ...], address: str | None, retry_failed: tuple[str, ...] | None
+) -> None:
     """Resume a run, or extend it.
 
     Finished trials are kept, interrupted ones continue. To extend: --set search.trials=64
     """
     job = job_of(run)
     if job is not None:
-        resubmit(job, overrides, address)
+        resubmit(job, overrides, address, retry_failed)
     from sweepft.driver.start import resume_sweep
 
-    _close(resume_sweep(run, overrides, address=address))
+    with _resumable(run):
+        _close(resume_sweep(run, overrides, address=address, retry_failed=retry_failed))
 
 
 @cli.command()
@@ -198,8 +228,9 @@ def demo(out: Path) -> None:
 
     click.echo(f"creating the demo's data and model in {out / 'material'}")
     spec = make_demo(out / "material")
-    stamp = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
-    _close(start_sweep(load(spec), out / f"run-{stamp}"))
+    run = out / f"run-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    with _resumable(run):
+        _close(start_sweep(load(spec), run))
 
 
 @cli.command()
@@ -282,17 +313,54 @@ def presets() -> None:
 
 
 def main() -> None:
-    """Entry point: turns a `SweepftError` into a message and an exit code."""
+    """Entry point: turns errors and signals into a message and an exit code."""
+    guard_output()
+    end_on_failure(True)
+    with signals_raise():
+        sys.exit(_exit_code())
+
+
+def _exit_code() -> int | str | None:
     try:
-        cli.main(prog_name="sweepft", standalone_mode=False)
+        code = _run()
+        sys.stdout.flush()
+        return code
+    except OutputError as error:
+        if not error.closed:
+            click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    finally:
+        end_on_failure(False)
+
+
+def _run() -> int | str | None:
+    """Run the command. Returns its exit code; raises OutputError if it depends on output that cannot be written."""
+    try:
+        left = cli.main(prog_name="sweepft", standalone_mode=False)
+        return left if isinstance(left, int) else 0
+    except SystemExit as leaving:
+        return leaving.code
+    except OutputError:
+        raise
     except SweepftError as error:
         click.echo(_message(error), err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Abort:
-        sys.exit(130)
+        return error.exit_code
+    except click.exceptions.Abort as error:
+        return _interrupted(error.__cause__)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
+
+
+def _interrupted(cause: BaseException | None) -> int:
+    """The exit code of a command that a signal has ended.
+
+    That of a sweep is the same for every signal: it can be resumed.
+    """
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command in _SWEEPS or not isinstance(cause, Interrupted):
+        return 130
+    return 128 + cause.number
 
 
 def _message(error: SweepftError) -> str:
@@ -328,6 +396,21 @@ def _rows_found(spec: SweepSpec) -> Iterator[str]:
         yield "  no row was tokenised: the model is not on this machine"
 
 
+@contextlib.contextmanager
+def _resumable(run: Path) -> Iterator[None]:
+    """Print how to go on after a signal that ended the command before its sweep was over."""
+    try:
+        yield
+    except Interrupted as error:
+        ledger = run / "ledger" / "ledger.jsonl"
+        started = ledger.is_file() and ledger.stat().st_size > 0
+        again = (
+            f"to resume: sweepft resume {run}" if started else f"to start again: the same with --out {run}"
+        )
+        click.echo(f"{error}; {again}", err=True)
+        raise
+
+
 def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
@@ -342,6 +425,12 @@ def _close(finished: SweepResult) -> None:
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    if finished.fault is not None:
+        console.print(f"error: {finished.fault}", style="red", highlight=False, markup=False, soft_wrap=True)
+    if finished.status in ("interrupted", "failed") or finished.interrupted:
+        console.print(
+            f"to resume: sweepft resume {finished.run_dir}", highlight=False, markup=False, soft_wrap=True
+        )
     if finished.best is not None:
         console.print(f"winner: {finished.best}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(finished.exit_code)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+
+from sweepft.errors import StorageError
 
 SET = click.option(
     "--set",
@@ -35,6 +40,35 @@ ADDRESS = click.option(
 )
 
 
+def output_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    """A file that can be written, found out before the work rather than after it; its folder is made."""
+    if path is None:
+        return None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.BadParameter(f"{path.parent}: cannot be made: {error.strerror}") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise click.BadParameter(f"{path}: cannot be written" + (": it is a folder" if path.is_dir() else ""))
+    return path
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Report a file that cannot be written after all, as on a full disk.
+
+    Raises:
+        StorageError: With the system's reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror or error}\n  free space, or name another file",
+            key="output.file",
+        ) from error
+
+
 def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
     """Write the report of a run, and ``best/`` if its winner's weights are there or are not needed."""
     from sweepft.export import write_best
@@ -42,8 +76,10 @@ def make_derived(run: Path, price: float | None = None, without_weights: bool = 
     from sweepft.report import write_report
 
     view = SweepState.load(run)
-    for path in write_report(run, state=view, price=price).values():
-        click.echo(path)
+    written = list(write_report(run, state=view, price=price).values())
     best = winner(view)
     if best is not None and (without_weights or (run / "weights" / best.trial_id).is_dir()):
-        click.echo(write_best(run, view))
+        folder = write_best(run, view)
+        written += [folder] if folder is not None else []
+    for path in written:
+        click.echo(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sweepft.cli.options import NO_FILES, SET, SPEC
+from sweepft.cli.options import NO_FILES, SET, SPEC, output_file, writing
 
 
 def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
@@ -56,7 +56,8 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(path_type=Path),
+    callback=output_file,
     help="Write the plan to this file as JSON.",
 )
 def plan(
@@ -98,4 +99,5 @@ def plan(
     found = make_plan(loaded, flags)
     show_plan(found, Console())
     if json_file is not None:
-        json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+        with writing(json_file):
+            json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
+from sweepft.cli.options import output_file, writing
 from sweepft.errors import ReplayError
 
 if TYPE_CHECKING:
@@ -56,19 +56,6 @@ def _mode(_context: click.Context, _option: click.Parameter, text: str | None) -
         return read_mode(text, where="--mode", key="mode")
     except ReplayError as error:
         raise click.BadParameter(f"must be min or max (got {text!r})") from error
-
-
-def _output(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    """A file that can be written, found out before the replay rather than after it."""
-    if path is None:
-        return None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.BadParameter(f"{path.parent}: cannot be made: {error.strerror}") from error
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise click.BadParameter(f"{path}: cannot be written" + (": it is a folder" if path.is_dir() else ""))
-    return path
 
 
 def _known_rules() -> tuple[str, ...]:
@@ -163,17 +150,17 @@ def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -
     "--calibrate",
     "calibrate_to",
     type=click.Path(path_type=Path),
-    callback=_output,
+    callback=output_file,
     help="Write a calibration file.",
 )
 @click.option(
-    "--json", "json_to", type=click.Path(path_type=Path), callback=_output, help="Write the rows as JSON."
+    "--json", "json_to", type=click.Path(path_type=Path), callback=output_file, help="Write the rows as JSON."
 )
 @click.option(
     "--plot",
     "plot_to",
     type=click.Path(path_type=Path),
-    callback=_output,
+    callback=output_file,
     help="Write the trade-off as an HTML page.",
 )
 @click.option("--stops", "show_stops", is_flag=True, help="List the stopped runs with reasons.")
@@ -233,10 +220,12 @@ def replay(
     if show_stops:
         _print_stops(rows, console)
     if json_to is not None:
-        json_to.write_text(json.dumps([r.to_row() for r in rows], indent=1) + "\n")
+        with writing(json_to):
+            json_to.write_text(json.dumps([r.to_row() for r in rows], indent=1) + "\n", encoding="utf-8")
         console.print(f"rows: {json_to}", soft_wrap=True)
     if plot_to is not None:
-        write_plot(rows, plot_to)
+        with writing(plot_to):
+            write_plot(rows, plot_to)
         console.print(f"plot: {plot_to}", soft_wrap=True)
 
 
@@ -291,7 +280,8 @@ def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Con
             f"at least {needed} are needed\n  give more sources, or raise --max-false-stop-rate",
             key="replay.too_few_sweeps",
         )
-    path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+    with writing(path):
+        path.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
     console.print(f"calibration: level {found.level:g} from {found.sweeps} sweeps: {path}", soft_wrap=True)
 
 

@@ -30,7 +30,7 @@ def main() -> int:
         answer = {"problems": [_plain(problem) for problem in error.problems]}
     except StorageError as error:
         answer = {"storage": str(error)}
-    Path(job["outcome"]).write_text(json.dumps(answer))
+    Path(job["outcome"]).write_text(json.dumps(answer), encoding="utf-8")
     return 0
 
 

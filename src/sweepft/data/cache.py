@@ -230,7 +230,7 @@ def _sweep_stale(parent: Path) -> None:
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
     try:
-        meta = json.loads(file.read_text())
+        meta = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError([_broken(file, "a readable meta.json", str(error))]) from error
     for key, expected in (("format", CACHE_FORMAT), ("byteorder", sys.byteorder)):

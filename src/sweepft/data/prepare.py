@@ -11,8 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sweepft.children import run_module
 from sweepft.data.base_model import check_base_model
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
 from sweepft.data.encode import rows_digest
@@ -81,18 +80,18 @@ def _in_child(spec: SweepSpec, cache_dir: str | Path, what: str) -> Any:
     with tempfile.TemporaryDirectory(prefix="sweepft-data-") as folder:
         outcome = Path(folder) / "outcome.json"
         job = {"spec": spec.to_dict(), "cache_dir": str(cache_dir), "outcome": str(outcome), "what": what}
-        command = [sys.executable, "-m", "sweepft.data"]
-        done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-        answer: Mapping[str, Any] = json.loads(outcome.read_text()) if outcome.is_file() else {}
+        done = run_module("sweepft.data", job=job)
+        answer: Mapping[str, Any] = (
+            json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
+        )
     if what in answer:
         return answer[what]
     if "problems" in answer:
         raise DataError([Problem(**problem) for problem in answer["problems"]])
     if "storage" in answer:
         raise StorageError(answer["storage"])
-    tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
     raise SweepftError(
-        f"preparing the data failed (exit status {done.returncode}):\n{tail}", key="data.child"
+        f"preparing the data failed (exit status {done.returncode}):\n{done.tail}", key="data.child"
     )
 
 

@@ -180,7 +180,7 @@ def remember(file: Path, prepared: Prepared) -> None:
     """
     temporary = file.with_name(f".tmp-{file.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(prepared.model_dump_json(indent=1))
+        temporary.write_text(prepared.model_dump_json(indent=1), encoding="utf-8")
         temporary.replace(file)
     except OSError as error:
         raise StorageError(f"{file}: cannot be written: {error}") from error

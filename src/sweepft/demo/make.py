@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
@@ -18,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from sweepft.children import run_module
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 
@@ -47,35 +46,35 @@ def make_demo(folder: str | Path, seed: int = 0) -> Path:
         _write_rows(data / "skills.jsonl", skills[:_TRAIN_ROWS])
         _write_rows(data / "skills-test.jsonl", skills[_TRAIN_ROWS:])
         _write_rows(data / "knowledge.jsonl", knowledge_rows(seed))
-        (data / "made.json").write_text(stamp)
+        (data / "made.json").write_text(stamp, encoding="utf-8")
     if not _is_current(model, stamp):
         _make_model(model, seed, stamp)
     if not spec.exists():
-        spec.write_text(files("sweepft.demo").joinpath("demo.yaml").read_text())
+        spec.write_text(
+            files("sweepft.demo").joinpath("demo.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+        )
     return spec
 
 
 def _is_current(folder: Path, stamp: str) -> bool:
     made = folder / "made.json"
-    return made.is_file() and made.read_text() == stamp
+    return made.is_file() and made.read_text(encoding="utf-8") == stamp
 
 
 def _write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _make_model(model: Path, seed: int, stamp: str) -> None:
     temporary = model.with_name(f".tmp-{model.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        command = [sys.executable, "-m", "sweepft.demo.pretrain", str(temporary), str(seed)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_module("sweepft.demo.pretrain", str(temporary), str(seed))
         if done.returncode != 0:
-            tail = "\n".join(done.stderr.strip().splitlines()[-15:])
             raise SweepftError(
-                f"the demo's base model could not be created (exit status {done.returncode}):\n{tail}",
+                f"the demo's base model could not be created (exit status {done.returncode}):\n{done.tail}",
                 key="demo.model",
             )
-        (temporary / "made.json").write_text(stamp)
+        (temporary / "made.json").write_text(stamp, encoding="utf-8")
         if model.exists():
             shutil.rmtree(model)
         temporary.rename(model)

@@ -8,13 +8,12 @@ replaced by a few generated questions with the same names and metrics.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from sweepft.children import run_module
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec, from_dict, is_template_file
@@ -82,12 +81,11 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
     if spec.evaluate is not None:
         write_tasks(spec.evaluate, folder)
     model = folder / "model"
-    command = [sys.executable, "-m", "sweepft.demo.twin", str(model), architecture_of(spec.model.path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_module("sweepft.demo.twin", str(model), architecture_of(spec.model.path))
     if done.returncode != 0:
-        tail = "\n".join(done.stderr.strip().splitlines()[-15:])
         raise SweepftError(
-            f"the tiny model could not be created (exit status {done.returncode}):\n{tail}", key="tiny.model"
+            f"the tiny model could not be created (exit status {done.returncode}):\n{done.tail}",
+            key="tiny.model",
         )
     return tiny_spec(spec, model, folder)
 
@@ -106,7 +104,7 @@ def architecture_of(path: str) -> str:
     Granite models before the third generation are Llamas. Other architectures become Llamas too.
     """
     config = Path(path) / "config.json"
-    kind = json.loads(config.read_text()).get("model_type") if config.is_file() else None
+    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
     if kind is None:
         name = path.lower().rsplit("/", 1)[-1]
         kind = (
@@ -230,21 +228,23 @@ def _different(values: Sequence[Any]) -> list[Any]:
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def write_tasks(evaluate: Evaluate, folder: Path) -> None:
     """Write a task file and its items for each task of the section to ``folder/tasks``."""
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
-    (home / "scoring.py").write_text(_SCORE)
+    (home / "scoring.py").write_text(_SCORE, encoding="utf-8")
     for task in evaluate.each_task():
         metrics = _metrics(task.name, evaluate)
         listed = "".join(f"  - {{metric: {m}, aggregation: mean, higher_is_better: true}}\n" for m in metrics)
         kind = _CHOICE if set(metrics) <= set(_BY_CHOICE) else _GENERATED
-        (home / f"{task.name}.yaml").write_text(_COMMON.format(name=task.name) + listed + kind)
+        (home / f"{task.name}.yaml").write_text(
+            _COMMON.format(name=task.name) + listed + kind, encoding="utf-8"
+        )
         rows = [json.dumps(row | {"metrics": metrics}) for row in _items()]
-        (home / f"{task.name}.jsonl").write_text("\n".join(rows) + "\n")
+        (home / f"{task.name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl, outcome_of
 from sweepft.slot.jobs import Job, job_of
 from sweepft.slot.trainable import Slot
-from sweepft.spec import SweepSpec
+from sweepft.spec import SweepSpec, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def build_search(
     )
     if restore:
         scheduler.restore_ledger(view)
-    search_control = _SweepSearchControl(spec, event_log, control, scheduler, final_stage)
+    search_control = _SweepSearchControl(spec, event_log, control, scheduler, fault_policy, final_stage)
     reported = {t.trial_id: t.samples_seen for t in view.trials.values()}
     searcher = OptunaSearcher(proposer, view.budget_samples, search_control, outcomes, reported)
     return Search(searcher, scheduler, fault_policy, outcomes, final_stage)
@@ -146,8 +146,10 @@ class _SweepSearchControl(DriverOnly, SearchControl):
         event_log: EventLog,
         control: SweepControl,
         scheduler: SweepScheduler,
+        fault_policy: FaultPolicy,
         final_stage: FinalStage | None,
     ) -> None:
+        self._fault_policy = fault_policy
         self._spec = spec
         self._event_log = event_log
         self._control = control
@@ -168,6 +170,12 @@ class _SweepSearchControl(DriverOnly, SearchControl):
 
     def restarts(self, trial_id: str) -> int:
         return restarts(self._event_log.state, trial_id)
+
+    def proven(self, trial_id: str) -> TrainConfig | None:
+        trial = self._fault_policy.proven(but=trial_id)
+        if trial is None:
+            return None
+        return TrainConfig.from_dict(trial.train_config, self._event_log.state.budget_samples)
 
     def next_after_search(self) -> Job | Literal["wait", "finished"]:
         return "finished" if self._final_stage is None else self._final_stage.next_job()

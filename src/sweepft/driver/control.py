@@ -39,13 +39,13 @@ class Limit:
         self._limit = spec.search.limit
         self._gpus = spec.resources.gpus_per_worker > 0
         self._view = view
-        self._started = time.time()
+        self._started = time.monotonic()
 
     def reached(self) -> str | None:
         """The limit that is reached, as a sentence, or None. Hours count from the start of this driver."""
         if self._limit is None:
             return None
-        hours = (time.time() - self._started) / 3600
+        hours = (time.monotonic() - self._started) / 3600
         if self._limit.hours is not None and hours >= self._limit.hours:
             return f"search.limit.hours: {self._limit.hours:g} hours are over"
         phases = self._view.gpu_phases if self._gpus else self._view.phases
@@ -67,6 +67,7 @@ class SweepControl(DriverOnly):
         reason: Why the sweep stops, as a sentence.
         immediate: Whether running trials are ended at once, not at their next rung.
         gave_up: Whether it stops because continuing is useless.
+        resumable: Whether it gave up until something outside the sweep is mended.
         paused_in_session: Whether a pause has ended trials of this session: what follows needs a new session.
     """
 
@@ -74,7 +75,7 @@ class SweepControl(DriverOnly):
         self.phase: Phase = "searching"
         self.reason: str | None = None
         self.immediate = False
-        self.gave_up = False
+        self.gave_up = self.resumable = False
         self.paused_in_session = False
         self.limit_reached = limit
         self._trial_stops: dict[str, str] = {}
@@ -92,10 +93,11 @@ class SweepControl(DriverOnly):
         self.immediate = self.stopping
         self.phase, self.reason = "stopping", reason
 
-    def give_up(self, reason: str) -> None:
-        """Stop at once, since continuing is useless."""
+    def give_up(self, reason: str, *, resumable: bool = False) -> None:
+        """Stop at once, since continuing is useless, or useless until something outside the sweep is mended."""
         self.phase, self.reason = "stopping", reason
         self.immediate = self.gave_up = True
+        self.resumable = resumable
 
     def request_pause(self) -> None:
         """Have running trials leave their slots, and start none."""

@@ -1,7 +1,10 @@
-"""What happens to a trial whose slot is lost: it runs again elsewhere, within limits.
+"""What happens to a trial whose slot is lost, or cannot start it: it runs again elsewhere, within limits.
 
 The death of a coordinator, or of its node, says nothing about the trial. For scheduler and study the trial is still
 running; it is proposed again before anything new, and trains without reporting up to its last reported result.
+
+A slot that cannot start a trial for reasons of its machine gives it back. The sweep goes on while other slots train,
+and ends, to be resumed, when none does.
 """
 
 from __future__ import annotations
@@ -17,17 +20,26 @@ from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
 from sweepft.driver.control import DriverOnly, SweepControl
-from sweepft.errors import SlotLost
-from sweepft.ledger import SweepState
+from sweepft.errors import EnvironmentFault, SlotLost, is_storage_error, storage_remedy
+from sweepft.ledger import SweepState, TrialState
 from sweepft.search.ray_searcher import Outcome
 from sweepft.slot.state import RANKS_REBUILT
 from sweepft.spec import Faults
 
 RETRIED: Final = "tried again"
+_ELSEWHERE: Final = "waits for another slot"
+_SET_ASIDE: Final = "set aside until another trial has started"
+_ENDED: Final = "sweep ended"
 
 # Seconds before a trial that has lost two slots is proposed again, doubled for each further one, and at most.
 _FIRST_DELAY, _LONGEST_DELAY = 5.0, 60.0
 _GIVEN_UP: Final = "given up"
+
+_IN_CREATION: Final = "raised in its creation task"
+"""What Ray says of an actor that could not be created."""
+
+_MOST_UNSTARTED: Final = 3
+"""Trials that may fail to start before any trial has, until their settings are no longer suspected."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +47,16 @@ class SlotFailure:
     """What ended a slot's coordinator.
 
     Attributes:
-        error: A short name: ``CoordinatorDied``, ``CoordinatorRaised``, ``SlotLost``.
-        message: One line.
+        error: A short name: ``CoordinatorDied``, ``CoordinatorRaised``, ``SlotLost``, ``EnvironmentFault``.
+        message: One line; two with the remedy of an ``EnvironmentFault``.
         raised: Whether its own code raised, in which case the same trial may raise again.
+        certain: Of an ``EnvironmentFault``: whether the settings are known not to be the cause.
     """
 
     error: str
     message: str
     raised: bool
+    certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,14 @@ class LostSlot:
     Attributes:
         error, message, action: Of the ledger's ``fault`` row.
         status: ``lost`` (it runs again), ``failed``, or ``interrupted`` (a resumed sweep continues it).
+        last: Whether a lost trial runs after all others, not before.
     """
 
     error: str
     message: str
     action: str
     status: Literal["lost", "failed", "interrupted"]
+    last: bool = False
 
 
 class FaultPolicy(DriverOnly):
@@ -83,20 +99,50 @@ class FaultPolicy(DriverOnly):
         self._lost_in_session = 0
         self._losses: Counter[str] = Counter()
         self._raised: set[tuple[str, str, int]] = set()
+        self._unstarted: set[str] = set()
         self.lost_slots: dict[str, LostSlot] = {}
 
     def slot_lost(self, name: str, failure: SlotFailure) -> LostSlot:
         """Decide about the job that ran on a lost slot, and note its outcome."""
-        self._lost_in_session += 1
         self._losses[name] += 1
-        lost = self.lost_slots[name] = self._decide(name, failure)
+        decide = self._decide_start if failure.error == EnvironmentFault.__name__ else self._decide
+        lost = self.lost_slots[name] = decide(name, failure)
         delay = 0.0
         if lost.status == "lost" and self._losses[name] > 1:
             delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (self._losses[name] - 2))
-        self._outcomes[name] = Outcome(lost.status, reason=lost.message, delay=delay)
+        self._outcomes[name] = Outcome(lost.status, reason=lost.message, delay=delay, last=lost.last)
         return lost
 
+    def proven(self, but: str) -> TrialState | None:
+        """A trial that has taken steps in this sweep, other than ``but``."""
+        return next((t for t in self._view.trials.values() if t.reports and t.trial_id != but), None)
+
+    def _decide_start(self, name: str, failure: SlotFailure) -> LostSlot:
+        """A slot could not start a job, or write its results, whatever the job's settings."""
+        error, message = failure.error, failure.message
+        if self._control.ending:
+            return LostSlot(error, message, "left for a resume", "interrupted")
+        again, others = name in self._unstarted, self._others_may_train(name)
+        self._unstarted.add(name)
+        if self.proven(name) is not None and not failure.certain:  # by now: it will tell
+            return LostSlot(error, message, _ELSEWHERE, "lost")
+        if others and failure.certain:
+            return LostSlot(error, message, _ELSEWHERE, "lost")
+        if others or not (failure.certain or again or len(self._unstarted) >= _MOST_UNSTARTED):
+            return LostSlot(error, message, _SET_ASIDE, "lost", last=True)
+        self._control.give_up(f"no trial can go on: {message}", resumable=True)
+        return LostSlot(error, message, _ENDED, "interrupted")
+
+    def _others_may_train(self, name: str) -> bool:
+        """Whether another trial trains, or starts for the first time in this session."""
+        begun = self._view.sessions[-1][0] if self._view.sessions else 0.0
+        running = (t for t in self._view.with_status("running") if t.trial_id != name)
+        return any(
+            t.trial_id not in self._unstarted or (t.reports and t.reports[-1].time >= begun) for t in running
+        )
+
     def _decide(self, name: str, failure: SlotFailure) -> LostSlot:
+        self._lost_in_session += 1
         error, message = failure.error, failure.message
         if self._control.ending:
             return LostSlot(error, message, "left for a resume", "interrupted")
@@ -119,9 +165,11 @@ class FaultPolicy(DriverOnly):
 
 
 def restarts(view: SweepState, trial_id: str) -> int:
-    """How often a trial was restarted after a fault, by new ranks or on another slot."""
+    """How often a trial was restarted after a fault, by new ranks or on another slot, since it was last retried."""
     trial = view.trials.get(trial_id)
-    return 0 if trial is None else sum(f["action"] in (RANKS_REBUILT, RETRIED) for f in trial.faults)
+    if trial is None:
+        return 0
+    return sum(f["action"] in (RANKS_REBUILT, RETRIED) and f["seq"] > trial.retried for f in trial.faults)
 
 
 def read_slot_failure(trial: Trial) -> SlotFailure:
@@ -131,10 +179,23 @@ def read_slot_failure(trial: Trial) -> SlotFailure:
         error = pickle.loads(Path(trial.pickled_error_file).read_bytes())
     if isinstance(error, RayTaskError):
         cause = error.cause or error
+        if type(cause).__name__ == EnvironmentFault.__name__:
+            certain = bool(getattr(cause, "certain", True))
+            return SlotFailure(EnvironmentFault.__name__, str(cause), raised=False, certain=certain)
         if type(cause).__name__ == SlotLost.__name__:
             return SlotFailure(SlotLost.__name__, _one_line(cause), raised=False)
         message = f"the coordinator raised {type(cause).__name__}: {_one_line(cause)}"
+        if is_storage_error(cause):
+            fault = EnvironmentFault.__name__
+            return SlotFailure(fault, f"{message}\n  {storage_remedy(message)}", raised=False)
         return SlotFailure("CoordinatorRaised", message, raised=True)
+    if error is not None and _IN_CREATION in str(error):  # it knows no settings yet
+        last = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+        message = (
+            f"the coordinator of a slot cannot start: {last}\n"
+            "  make sweepft and its packages usable on every node, then resume"
+        )
+        return SlotFailure(EnvironmentFault.__name__, message, raised=False)
     message = "the coordinator of the slot died"
     if error is not None:
         message += f": {_one_line(error)}"

@@ -202,6 +202,7 @@ class FinalStage(DriverOnly):
                     replicate_of=name,
                     reported_samples=trials[replicate].samples_seen if replicate in trials else 0,
                     keep_weights=bool(row["items"]),
+                    proven=train_config,
                 )
 
     def _eval_jobs(self, subjects: Iterable[TrialState | None]) -> Iterator[EvalJob]:

@@ -18,7 +18,7 @@ from ray.tune.experiment import Trial
 from sweepft.driver.control import DriverOnly
 from sweepft.driver.fault_policy import FaultPolicy
 from sweepft.driver.scheduler import SweepScheduler, write_end
-from sweepft.errors import StorageError
+from sweepft.errors import StorageError, storage_remedy
 from sweepft.ledger import EventLog, Row, without_residuals
 from sweepft.search.ray_searcher import INTERRUPTED, Outcome, outcome_of
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
@@ -236,8 +236,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         """End the sweep where a slot cannot write: the next trial could not either."""
         if "storage" in result:
             self._event_log.failure = StorageError(
-                f"{self._checkpoints.parent}: {result['storage']}\n"
-                "  Free space or make the folder writable, then resume the run."
+                f"{self._checkpoints.parent}: {result['storage']}\n  {storage_remedy(result['storage'])}"
             )
             raise self._event_log.failure
 

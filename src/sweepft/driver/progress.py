@@ -127,7 +127,7 @@ class Progress:
         if self._view.paused:
             text.append("  paused", style="cyan")
         began = self._view.sessions[-1][0] if self._view.sessions else time.time()
-        text.append(f"  {_duration(time.time() - began)} elapsed")
+        text.append(f"  {_duration(max(0.0, time.time() - began))} elapsed")
         eta = self._eta(done, planned)
         if eta is not None:
             text.append(f"  about {_duration(eta)} to go")

@@ -67,7 +67,13 @@ def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path
     return _submit(command, {"spec.yaml": dump(spec)}, spec.name, str(run_dir), address, note)
 
 
-def resume_job(before: Job, overrides: Sequence[str], address: str | None, note: Path) -> Job:
+def resume_job(
+    before: Job,
+    overrides: Sequence[str],
+    address: str | None,
+    note: Path,
+    retry_failed: Sequence[str] | None = None,
+) -> Job:
     """Submit a job that resumes the run of an earlier one.
 
     Raises:
@@ -79,6 +85,8 @@ def resume_job(before: Job, overrides: Sequence[str], address: str | None, note:
         raise JobError([Problem("sweepft resume", "--set", "must not hold a token, key or password", remedy)])
     command = ["python", "-m", "sweepft.cli", "resume", before.run_dir, "--address", "auto"]
     command += [part for text in overrides for part in ("--set", text)]
+    if retry_failed is not None:
+        command += ["--retry-failed", ",".join(retry_failed) or "all"]
     return _submit(command, {}, before.name, before.run_dir, address or before.address, note)
 
 

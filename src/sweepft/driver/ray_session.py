@@ -20,6 +20,7 @@ from ray._private import ray_constants
 
 from sweepft.driver.configs import check_cluster, local_cpus
 from sweepft.driver.run_folder import check_shared
+from sweepft.interrupts import Interrupted
 from sweepft.redact import RedactingFormatter, redact_files
 from sweepft.spec import SweepSpec
 
@@ -42,10 +43,10 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     started = not ray.is_initialized()
     if started and address is None:
         cpus, warning = local_cpus(spec)
-        with _own_sigterm():
+        with _own_signals():
             start_ray(cpus)
     elif started:
-        with _own_sigterm():
+        with _own_signals():
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.WARNING, configure_logging=False
             )
@@ -61,20 +62,45 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM, which ends sweeps at their rungs; Ray's ends the process."""
+def _own_signals() -> Iterator[None]:
+    """Keep this process's handling of signals while Ray starts.
+
+    Ray sets a handler of SIGTERM that ends the process. It starts its own processes with SIGINT blocked, so that Ctrl-C
+    on a terminal does not reach them; a closed terminal should not either.
+    """
     before = signal.getsignal(signal.SIGTERM)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
+    except SystemExit:  # by Ray's handler
+        raise Interrupted(signal.SIGTERM) from None
     finally:
         in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ray sets none
         if in_main and before is not None:
             signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that takes what it can: a full disk or a removed folder ends neither the sweep nor the next message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record if the file can be opened."""
+        with contextlib.suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop a record that cannot be written."""
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):  # what it still holds is written now
+            super().close()
 
 
 def _log_to(file: Path) -> None:
     """Send what libraries log in this process to a file in the run folder, and keep it off the terminal."""
-    handler = logging.FileHandler(file, delay=True)
+    handler = _LogFile(file, delay=True)
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("ray", "sweepft", "optuna", "py.warnings"):
         logger = logging.getLogger(name)

@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import sweepft
 from sweepft.data import Prepared
 from sweepft.errors import ResourceError, StorageError, SweepftError
+from sweepft.ledger import ledger_path
 from sweepft.spec import SweepSpec, dump
 
 _PROBE_BYTES = 1 << 16
@@ -36,7 +37,8 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         SweepftError: If the folder already holds a run.
         StorageError: If it cannot be written.
     """
-    if (out / "ledger").exists():
+    ledger = ledger_path(out)
+    if ledger.exists() and ledger.stat().st_size > 0:  # an empty one was left by a start that was interrupted
         raise SweepftError(
             f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}",
             key="run_dir.exists",
@@ -46,7 +48,7 @@ def make_run_folder(out: Path, spec: SweepSpec) -> None:
         with contextlib.suppress(OSError):  # an existing folder of another user
             out.chmod(0o700)
         (out / "logs").mkdir(mode=0o700, exist_ok=True)
-        (out / "spec.yaml").write_text(dump(spec))
+        (out / "spec.yaml").write_text(dump(spec), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
 
@@ -137,7 +139,7 @@ def check_shared(run_dir: Path) -> None:
     if len(nodes) < 2:
         return
     probe = run_dir / f".seen-{os.urandom(8).hex()}"
-    probe.write_text(probe.name)
+    probe.write_text(probe.name, encoding="utf-8")
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(_sees)
         asked = {
@@ -166,7 +168,7 @@ def _sees(path: str, text: str, patience: float) -> bool:
     deadline = time.monotonic() + patience
     while True:
         try:
-            if Path(path).read_text() == text:
+            if Path(path).read_text(encoding="utf-8") == text:
                 return True
         except OSError:
             pass

@@ -17,6 +17,8 @@ from typing import Final
 
 from rich.console import Console
 
+from sweepft.children import run_module
+from sweepft.driver.signals import SweepSignals
 from sweepft.errors import MirrorError
 from sweepft.ledger import EventLog, Row
 from sweepft.mirror.status import MirrorStatus, read_status
@@ -67,12 +69,12 @@ class SidecarProcess:
             Its exit code.
         """
         self._hang_up()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(_SILENT)
-        except subprocess.TimeoutExpired:
-            waiting()
+        waiting()
         try:
-            return self.process.wait(most)
+            with SweepSignals.raising():
+                return self.process.wait(most)
         except (subprocess.TimeoutExpired, KeyboardInterrupt):
             self.process.kill()
             return self.process.wait()
@@ -99,14 +101,13 @@ def check_mirror(mirror: Mirror | None, run_dir: Path) -> None:
     """
     if mirror is None:
         return
-    command = [sys.executable, "-m", _MIRROR, "check", str(run_dir), mirror.uri]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+        done = run_module(_MIRROR, "check", str(run_dir), mirror.uri, timeout=_PATIENCE)
     except subprocess.TimeoutExpired:
         rule, remedy = f"no response within {_PATIENCE:.0f} s", "check network and credentials"
         raise MirrorError(f"{mirror.uri}: {rule}\n  {remedy}", key="mirror.unreachable") from None
     if done.returncode != 0:
-        raise MirrorError(done.stdout.strip() or done.stderr.strip()[-2000:])
+        raise MirrorError(done.output.strip() or done.errors.strip()[-2000:])
 
 
 @contextlib.contextmanager

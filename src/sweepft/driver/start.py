@@ -11,6 +11,7 @@ import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from sweepft.driver.final_stage import check_final_evaluation
 from sweepft.driver.run_folder import make_run_folder, sweep_row
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
-from sweepft.errors import DataError, LedgerError, Problem, SpecError, SweepftError
+from sweepft.errors import CommandError, DataError, LedgerError, Problem, SpecError, SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
-from sweepft.ledger import EventLog, Ledger, SweepState, winner
+from sweepft.ledger import RETRY, Command, EventLog, Ledger, SweepState, TrialState, winner
+from sweepft.output import sweep_console
 from sweepft.spec import SweepSpec, check_budget, flat, from_dict, load, packing_note
 
 
@@ -48,7 +50,7 @@ def start_sweep(
         SweepftError: If the folder already holds a run.
         StorageError: If the folder cannot be written.
     """
-    console = console or Console()
+    console = sweep_console(console)
     check_packages(spec)
     check_final_evaluation(spec)
     out = out.resolve()
@@ -58,10 +60,11 @@ def start_sweep(
     prepared = _prepare(spec, out, console)
     with Ledger.create(out) as ledger:
         event_log = EventLog(ledger, SweepState())
-        event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
-        with mirrored(spec.mirror, out, event_log, console):
-            sweep = Sweep.begin(spec, prepared, out, event_log, console)
-            return run_sweep(sweep, sweep.new_search(prior_sweeps), address)
+        sweep = Sweep.begin(spec, prepared, out, event_log, console)
+        with sweep.signals:
+            event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
+            with mirrored(spec.mirror, out, event_log, console):
+                return run_sweep(sweep, sweep.new_search(prior_sweeps), address)
 
 
 def check_packages(spec: SweepSpec) -> None:
@@ -127,6 +130,7 @@ def resume_sweep(
     overrides: Sequence[str] = (),
     *,
     address: str | None = None,
+    retry_failed: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> SweepResult:
     """Resume a run that was interrupted, crashed, or has finished and is to be extended.
@@ -135,14 +139,16 @@ def resume_sweep(
         run_dir: The run folder.
         overrides: ``search.trials=64`` and the like; only keys that keep trials comparable.
         address: Ray cluster to join, None for a local one.
+        retry_failed: Failed trials to run again, by trial id; an empty sequence for all of them, None for none.
         console: Where progress is shown.
     Raises:
+        CommandError: If ``retry_failed`` names a trial that has not failed; nothing is written then.
         LedgerError: If the ledger is damaged, or another driver writes it.
         SpecError: If a key changes that must not; lists all of them.
         DataError: If the data have changed.
         MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
     """
-    console = console or Console()
+    console = sweep_console(console)
     run_dir = run_dir.resolve()
     ledger, rows = Ledger.reopen(run_dir)
     with ledger:
@@ -163,20 +169,54 @@ def resume_sweep(
             run_dir / "spec.yaml", overrides, check_prior_sweeps=False
         )  # the ledger holds what they taught
         _check_changes(view.spec, spec)
+        retried = failed_trials(view, retry_failed)
         check_final_evaluation(spec)
         check_mirror(spec.mirror, run_dir)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
         _check_data(view.header["data"], prepared)
         event_log = EventLog(ledger, view)
         sweep = Sweep.begin(spec, prepared, run_dir, event_log, console)
-        sweep.write_resume_row()
-        search = sweep.restored_search()
-        waiting, paused = search.proposer.waiting, len(search.proposer.paused)
-        done = sum(t.replicate_of is None for t in view.trials.values()) - waiting - paused
-        text = f"{done} trials done, {waiting} to continue" + (f", {paused} paused" if paused else "")
-        console.print(f"resuming {spec.name}: {text}", highlight=False)
-        with mirrored(spec.mirror, run_dir, event_log, console):
-            return run_sweep(sweep, search, address)
+        with sweep.signals:
+            sweep.write_resume_row()
+            _write_retries(event_log, retried)
+            search = sweep.restored_search()
+            waiting, paused = search.proposer.waiting, len(search.proposer.paused)
+            done = sum(t.replicate_of is None for t in view.trials.values()) - waiting - paused
+            text = f"{done} trials done, {waiting} to continue" + (f", {paused} paused" if paused else "")
+            console.print(f"resuming {spec.name}: {text}", highlight=False, markup=False)
+            with mirrored(spec.mirror, run_dir, event_log, console):
+                return run_sweep(sweep, search, address)
+
+
+def failed_trials(view: SweepState, wanted: Sequence[str] | None) -> list[TrialState]:
+    """The failed trials that are to be run again.
+
+    Args:
+        view: State of the sweep.
+        wanted: Trial ids; an empty sequence for all failed trials, None for none.
+    Raises:
+        CommandError: With every name that is not that of a failed trial.
+    """
+    failed = {trial.trial_id: trial for trial in view.with_status("failed")}
+    if wanted is None:
+        return []
+    problems = []
+    for name in wanted:
+        if name not in failed:
+            trial = view.trials.get(name)
+            rule = "there is no such trial" if trial is None else f"the trial has not failed ({trial.status})"
+            remedy = f"failed trials: {', '.join(failed) or 'none'}"
+            problems.append(Problem("--retry-failed", name, rule, remedy))
+    if problems:
+        raise CommandError(problems)
+    return [failed[name] for name in dict.fromkeys(wanted)] if wanted else list(failed.values())
+
+
+def _write_retries(event_log: EventLog, trials: Sequence[TrialState]) -> None:
+    for trial in trials:
+        command = Command.new(RETRY, trial.trial_id)
+        answer = f"runs again; it had failed: {(trial.reason or '').partition(chr(10))[0]}"
+        event_log.write("command", **asdict(command), accepted=True, answer=answer)
 
 
 def _check_changes(before: Mapping[str, Any], spec: SweepSpec) -> None:
@@ -242,7 +282,7 @@ def train_alone(
         SpecError: With every problem found.
         SweepftError: If the space has more than one point.
     """
-    console = console or Console()
+    console = sweep_console(console)
     moved = [
         f"search.space.learning_rate.choice=[{o.removeprefix(_RATE)}]" if o.startswith(_RATE) else o
         for o in overrides

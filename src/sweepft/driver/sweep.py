@@ -10,10 +10,8 @@ import contextlib
 import logging
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,9 +37,11 @@ from sweepft.driver.ray_session import ray_session
 from sweepft.driver.run_folder import storage_problem, sweep_row
 from sweepft.driver.scheduler import stop_paused_trials
 from sweepft.driver.sidecars import Tracking
+from sweepft.driver.signals import SweepSignals
 from sweepft.early_stopping import PriorSweeps
-from sweepft.errors import PackingMismatch, StorageError, SweepftError
+from sweepft.errors import PackingMismatch, SweepftError
 from sweepft.export import write_best
+from sweepft.interrupts import Interrupted
 from sweepft.ledger import EventLog, Row, SweepState, winner
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer
@@ -61,6 +61,9 @@ class SweepResult:
         status: ``finished | limit | interrupted | failed``.
         reports: Report files by kind.
         best: Folder of the winner, ready to use; None where no trial has completed.
+        interrupted: Whether a signal came while the report was written: the trials are over, and a resume has only
+            the report to write.
+        fault: Why the sweep gave up before its end; None if it did not.
     """
 
     run_dir: Path
@@ -68,6 +71,8 @@ class SweepResult:
     status: str
     reports: dict[str, Path]
     best: Path | None = None
+    interrupted: bool = False
+    fault: str | None = None
 
     @property
     def weights(self) -> Path | None:
@@ -78,8 +83,10 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """130 when interrupted, 0 when a trial has completed, else 1."""
-        if self.status == "interrupted":
+        """130 when interrupted by a person or a signal, 0 when a trial has completed, else 1."""
+        if self.fault is not None:
+            return 1
+        if self.status == "interrupted" or self.interrupted:
             return 130
         return 0 if winner(self.view) is not None and self.status != "failed" else 1
 
@@ -95,6 +102,7 @@ class Sweep:
         event_log: Open for writing; the ``sweep`` row is written.
         control: Its state machine.
         console: Where progress is shown.
+        signals: Handles them; entered by the caller.
     """
 
     spec: SweepSpec
@@ -103,6 +111,7 @@ class Sweep:
     event_log: EventLog
     control: SweepControl
     console: Console
+    signals: SweepSignals
 
     @classmethod
     def begin(
@@ -110,7 +119,8 @@ class Sweep:
     ) -> Sweep:
         """A sweep whose limits count from now."""
         control = SweepControl(Limit(spec, event_log.state).reached)
-        return cls(spec, prepared, run_dir, event_log, control, console)
+        signals = SweepSignals(control, console)
+        return cls(spec, prepared, run_dir, event_log, control, console, signals)
 
     def new_search(self, prior_sweeps: PriorSweeps) -> Search:
         """A search that has proposed nothing yet."""
@@ -162,16 +172,21 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
         keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.state),
     ]
     lasting = tuple(event_log.listeners)  # a session adds its own
-    with _interrupts(control, sweep.console), progress:
-        _run_session(sweep, search, commands, lasting, address)
-        while (
-            control.paused_in_session
-            and not control.stopping
-            and _wait_while_paused(event_log, commands, search)
-        ):
-            sweep.write_resume_row()
-            search = sweep.restored_search()
-            _run_session(sweep, search, commands, lasting, address)
+    try:
+        with progress:
+            if not control.stopping:  # by a signal during the start
+                _run_session(sweep, search, commands, lasting, address)
+            while (
+                control.paused_in_session
+                and not control.stopping
+                and _wait_while_paused(event_log, commands, search)
+            ):
+                sweep.write_resume_row()
+                search = sweep.restored_search()
+                _run_session(sweep, search, commands, lasting, address)
+    except Interrupted as signal:
+        _note_end(event_log, str(signal))
+        raise
     if not control.stopping:
         stop_paused_trials(
             event_log,
@@ -222,18 +237,22 @@ def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: Comma
         tuner.fit()
     except Exception:
         failure = event_log.failure or storage_problem(sweep.run_dir)
+        if failure is None and sweep.signals.received:  # it was sent to Ray's processes too
+            _log.warning("Ray ended with the sweep", exc_info=True)
+            return
         if failure is None:
             raise
-        raise _note_failure(event_log, failure) from None
+        _note_end(event_log, str(failure))
+        raise failure from None
     if event_log.failure is not None:  # in Tune's last moments, where Tune swallows exceptions
-        raise _note_failure(event_log, event_log.failure)
+        _note_end(event_log, str(event_log.failure))
+        raise event_log.failure
 
 
-def _note_failure(event_log: EventLog, failure: StorageError) -> StorageError:
+def _note_end(event_log: EventLog, reason: str) -> None:
     """Write why the sweep ended, if the ledger can still be written; a resume does not need the row."""
     with contextlib.suppress(SweepftError):
-        event_log.ledger.append("finish", status="interrupted", reason=str(failure))
-    return failure
+        event_log.ledger.append("finish", status="interrupted", reason=reason)
 
 
 def _wait_while_paused(event_log: EventLog, commands: CommandHandler, search: Search) -> bool:
@@ -248,18 +267,24 @@ def _wait_while_paused(event_log: EventLog, commands: CommandHandler, search: Se
 def _finish(sweep: Sweep, search: Search, commands: CommandHandler) -> SweepResult:
     """Close everything, write the last row and the report."""
     run_dir, view = sweep.run_dir, sweep.event_log.state
+    sweep.signals.begin_report()
+    before = sweep.signals.received
     commands.close()
     search.proposer.close()
     status, reason = _status(sweep.control, view)
     sweep.control.finish()
     sweep.event_log.write("finish", status=status, reason=reason)
     shutil.rmtree(run_dir / "base", ignore_errors=True)  # as large as the model, and rebuilt in seconds
-    return SweepResult(run_dir, view, status, write_report(run_dir), _write_best(run_dir, view))
+    reports, best = write_report(run_dir), _write_best(run_dir, view)
+    signalled = sweep.signals.received > before
+    fault = sweep.control.reason if sweep.control.gave_up else None
+    return SweepResult(run_dir, view, status, reports, best, signalled, fault)
 
 
 def _status(control: SweepControl, view: SweepState) -> tuple[str, str | None]:
     if control.stopping:
-        return ("failed" if control.gave_up else "interrupted"), control.reason
+        failed = control.gave_up and not control.resumable
+        return ("failed" if failed else "interrupted"), control.reason
     limit = control.limit_reached()
     if limit is not None:
         return "limit", limit
@@ -275,28 +300,6 @@ def _write_best(run_dir: Path, view: SweepState) -> Path | None:
     except Exception as error:
         _log.warning("best/ not written: run=%s error=%r", run_dir, error)
         return None
-
-
-@contextlib.contextmanager
-def _interrupts(control: SweepControl, console: Console) -> Iterator[None]:
-    """The first Ctrl-C ends trials at their next rung, the second at once. Both leave a run that can be resumed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(number: int, frame: Any) -> None:
-        control.request_stop("interrupted by user" if number == signal.SIGINT else "terminated by a signal")
-        message = (
-            "stopping now" if control.immediate else "stopping at the next rungs; Ctrl-C again stops now"
-        )
-        console.print(message, style="yellow", highlight=False)
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 _GIVE_UP_AFTER: Final = 3

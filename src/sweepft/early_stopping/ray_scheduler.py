@@ -373,11 +373,11 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     def save(self, checkpoint_path: str) -> None:
         """Write the state as JSON."""
-        Path(checkpoint_path).write_text(json.dumps(self.state_dict()))
+        Path(checkpoint_path).write_text(json.dumps(self.state_dict()), encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""
-        self.load_state_dict(json.loads(Path(checkpoint_path).read_text()))
+        self.load_state_dict(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
 
     # ----- beyond Ray's interface ------------------------------------------------------------------------
 

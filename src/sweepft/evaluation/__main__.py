@@ -22,7 +22,7 @@ def main() -> int:
             found[task.name] = inspect_task(task)
         except EvaluateError as error:
             problems.append(str(error))
-    Path(job["outcome"]).write_text(json.dumps({"found": found, "problems": problems}))
+    Path(job["outcome"]).write_text(json.dumps({"found": found, "problems": problems}), encoding="utf-8")
     return 0
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.children import run_module
 from sweepft.errors import EvaluateError
 
 _SCORING: Final = 2  # raise it when the same weights get other scores
@@ -94,12 +93,12 @@ def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="sweepft-tasks-") as folder:
         outcome = Path(folder) / "outcome.json"
         job = {"tasks": [asdict(task) for task in tasks], "outcome": str(outcome)}
-        command = [sys.executable, "-m", "sweepft.evaluation"]
-        done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
-        answer = json.loads(outcome.read_text()) if outcome.is_file() else None
+        done = run_module("sweepft.evaluation", job=job)
+        answer = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else None
     if answer is None:
-        tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise EvaluateError(f"evaluate.tasks: the check of the tasks failed:\n{tail}", key="evaluate.tasks")
+        raise EvaluateError(
+            f"evaluate.tasks: the check of the tasks failed:\n{done.tail}", key="evaluate.tasks"
+        )
     if answer["problems"]:
         raise EvaluateError("\n".join(answer["problems"]), key="evaluate.tasks")
     return dict(answer["found"])

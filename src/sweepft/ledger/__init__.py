@@ -25,11 +25,12 @@ from sweepft.ledger.ranking import (
 from sweepft.ledger.reader import LedgerTail, iter_ledger, ledger_path, read_ledger
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
 from sweepft.ledger.state import SweepState
-from sweepft.ledger.trial_state import HISTORY_KEYS, Attempt, StepsReport, TrialState
+from sweepft.ledger.trial_state import HISTORY_KEYS, RETRY, Attempt, StepsReport, TrialState
 from sweepft.ledger.writer import EventLog, Ledger
 
 __all__ = [
     "HISTORY_KEYS",
+    "RETRY",
     "SCHEMA_VERSION",
     "STATUSES",
     "Attempt",

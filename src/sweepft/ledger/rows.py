@@ -193,7 +193,8 @@ class FaultRow:
 
 @dataclass(frozen=True)
 class CommandRow:
-    """A user's command to the running sweep, and the driver's answer (see `sweepft.ledger.commands`).
+    """A user's command to the running sweep, and the driver's answer (see `sweepft.ledger.commands`). A resume writes
+    ``retry`` for each failed trial that it sets back.
 
     ``asked`` is when it was sent, in Unix seconds; ``answer`` what it does, or why it was not ``accepted``.
     """

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from sweepft.ledger.rows import Row
 
+RETRY: Final = "retry"
+"""The command of a `command` row that sets a failed trial back."""
+
 HISTORY_KEYS: Final = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
 
 
@@ -85,6 +88,7 @@ class TrialState:
         data_order: Digest of its sample order.
         phase_starts: Samples at which later phases of its curriculum begin.
         proposed, ended: Unix seconds.
+        retried: ``seq`` of the row that last set it back after it had failed; -1 if there is none.
     """
 
     trial_id: str
@@ -114,6 +118,7 @@ class TrialState:
     seq: int = 0
     proposed: float = 0.0
     ended: float | None = None
+    retried: int = -1
     _columns: dict[str, array[float]] = field(
         default_factory=lambda: {k: array("d") for k in HISTORY_KEYS}, repr=False
     )
@@ -284,6 +289,12 @@ class TrialState:
     def _fault(self, row: Row) -> None:
         self.faults.append(row)
 
+    def _command(self, row: Row) -> None:
+        """A failed trial is run again: it is open, with the steps it has."""
+        if row["command"] == RETRY and row["accepted"]:
+            self.end = self.ended = self.reason = self.objective = None
+            self.status, self.retried = "interrupted", row["seq"]
+
     def _keep_steps(self, last: float) -> None:
         """Drop what was measured after step ``last``, which is trained again."""
         column = self._columns["step"]
@@ -312,4 +323,5 @@ _FOLDS: Final = {
     "end": TrialState._end,
     "cost": TrialState._cost,
     "fault": TrialState._fault,
+    "command": TrialState._command,
 }

@@ -32,7 +32,7 @@ class MirrorStatus:
 def read_status(run_dir: Path) -> MirrorStatus | None:
     """The state of a run's mirror, or None without one."""
     try:
-        return MirrorStatus(**json.loads((run_dir / _FILE).read_text()))
+        return MirrorStatus(**json.loads((run_dir / _FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -42,5 +42,5 @@ def write_status(run_dir: Path, status: MirrorStatus) -> None:
     file = run_dir / _FILE
     new = file.with_name(f".{file.name}.new")
     with contextlib.suppress(OSError):
-        new.write_text(json.dumps(asdict(status), indent=1))
+        new.write_text(json.dumps(asdict(status), indent=1), encoding="utf-8")
         os.replace(new, file)

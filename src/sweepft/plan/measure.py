@@ -8,14 +8,13 @@ started only to time its start. Nothing heavy is loaded here: the ranks are chil
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweepft.children import run_module
 from sweepft.data import Prepared
 from sweepft.errors import SweepftError
 from sweepft.spec import SweepSpec
@@ -105,17 +104,10 @@ def _run(
             "steps": steps,
             "most_seconds": most_seconds,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "sweepft.plan.measure_ranks"],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        found: dict[str, Any] = json.loads(outcome.read_text()) if outcome.is_file() else {}
+        done = run_module("sweepft.plan.measure_ranks", job=job)
+        found: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
     if "error" in found or not found:
-        tail = found.get("error") or "\n".join((done.stderr or done.stdout).strip().splitlines()[-15:])
-        raise SweepftError(f"measuring optimizer steps failed:\n{tail}")
+        raise SweepftError(f"measuring optimizer steps failed:\n{found.get('error') or done.tail}")
     return found
 
 

@@ -36,7 +36,7 @@ def _main() -> None:
         found = _measure(job)
     except Exception as error:
         found = {"error": str(error)}
-    outcome.write_text(json.dumps(found))
+    outcome.write_text(json.dumps(found), encoding="utf-8")
 
 
 def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     answers: Any = context.Queue()
     together = context.Barrier(slots * world)
     before = _before_ranks(spec, slots)
-    begin = time.time()
+    begin = time.monotonic()
     processes = []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
@@ -160,7 +160,7 @@ def _rank(
         runner.start(trials[0])
         if not engine.micro_batch:
             runner.set_micro_batch(runner.find_max_micro_batch())
-        start = time.time() - begin
+        start = time.monotonic() - begin
         steps, switches = {}, []
         for trial in trials:
             together.wait(_PATIENCE)

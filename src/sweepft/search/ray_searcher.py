@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from sweepft.search.proposer import Proposal, Proposer
 from sweepft.search.study import nominal_step
 from sweepft.slot.jobs import Job, TrialJob, to_tune_config
+from sweepft.spec import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Outcome:
         objective: Validation loss at the full budget; None unless completed.
         reason: A sentence; None for a completed trial.
         delay: Seconds to wait before a lost trial is proposed again.
+        last: Whether a lost trial is proposed after all others, not before.
     """
 
     status: str
     objective: float | None = None
     reason: str | None = None
     delay: float = 0.0
+    last: bool = False
 
 
 INTERRUPTED: Final = Outcome("interrupted", reason="the sweep was interrupted")
@@ -100,6 +103,10 @@ class SearchControl:
         """How often a trial was restarted after a fault."""
         return 0
 
+    def proven(self, trial_id: str) -> TrainConfig | None:
+        """Train config of another trial, which has taken steps; None if there is none."""
+        return None
+
     def next_after_search(self) -> Job | Literal["wait", "finished"]:
         """What runs once no trial of the search is left."""
         return "finished"
@@ -132,6 +139,7 @@ class OptunaSearcher(Searcher):
         self._control = control or SearchControl()
         self._proposals: dict[str, Proposal] = {}
         self._lost: list[Proposal] = []
+        self._set_aside: list[Proposal] = []
         self._hold_until = 0.0  # time.monotonic; a trial that loses slot after slot waits
 
     def set_search_properties(
@@ -147,6 +155,8 @@ class OptunaSearcher(Searcher):
         if self._lost and time.monotonic() < self._hold_until:
             return None
         proposal = self._lost.pop(0) if self._lost else self._new()
+        if proposal is None and self._may_try_again():
+            proposal = self._set_aside.pop(0)
         if proposal is None:
             return None if self._proposals else self._after_search()
         self._proposals[trial_id] = proposal
@@ -162,6 +172,7 @@ class OptunaSearcher(Searcher):
                 resumed=proposal.resumed,
                 reported_samples=self.reported.get(proposal.trial_id, 0),
                 restarts=self._control.restarts(proposal.trial_id),
+                proven=self._control.proven(proposal.trial_id),
             )
         )
 
@@ -188,7 +199,7 @@ class OptunaSearcher(Searcher):
             self.reported[proposal.trial_id] = int(result["samples_seen"])
             self.proposer.pause(proposal)
         elif outcome.status == "lost":
-            self._lost.append(replace(proposal, resumed=True))
+            (self._set_aside if outcome.last else self._lost).append(replace(proposal, resumed=True))
             if outcome.delay > 0:
                 self._hold_until = time.monotonic() + outcome.delay
         else:
@@ -196,6 +207,12 @@ class OptunaSearcher(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study has its own file, and a resumed sweep is a new Tuner."""
+
+    def _may_try_again(self) -> bool:
+        """Whether to propose a trial that could not start before: another one has trained, or none is running."""
+        if not self._set_aside:
+            return False
+        return not self._proposals or self._control.proven(self._set_aside[0].trial_id) is not None
 
     def _new(self) -> Proposal | None:
         """A new trial, or a paused one to resume."""

@@ -59,6 +59,11 @@ class EvalRun:
         self._slot.clock.spend("evaluate", seconds)
         return self._result({**fields, "seconds": seconds})
 
+    @property
+    def starting(self) -> bool:
+        """Whether the weights are not loaded yet."""
+        return not self._started
+
     def reset(self) -> None:
         """The ranks are gone: the next `advance` starts new ones."""
         self._started = False

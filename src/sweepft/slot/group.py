@@ -23,10 +23,13 @@ from sweepft.errors import (
     PackingMismatch,
     RankCannotWrite,
     RankDied,
+    RankEnvironment,
     RankFailed,
     RankHung,
     RankMismatch,
     RankOutOfMemory,
+    TrialError,
+    environment_remedy,
     is_storage_error,
 )
 from sweepft.evaluation import EvalTask
@@ -161,6 +164,15 @@ class WorkerGroup:
         return call_all(self._ranks, method, timeout, *args, places=self.places)
 
 
+_BEFORE_SETTINGS: Final = ("where", "join", "fingerprint")
+"""What ranks are asked for before they see a trial's settings."""
+
+
+def before_settings(error: TrialError) -> bool:
+    """Whether ranks failed before a trial's settings could be the cause."""
+    return error.method in _BEFORE_SETTINGS or isinstance(error, RankMismatch)
+
+
 def call_all(
     ranks: Sequence[Any], method: str, timeout: float, *args: Any, places: Sequence[Mapping[str, Any]] = ()
 ) -> list[Any]:
@@ -188,7 +200,9 @@ def call_all(
         if not done:
             silent = ", ".join(str(futures[f]) for f in sorted(pending, key=futures.__getitem__))
             message = f"{method}: rank {silent} gave no answer in {timeout:.0f} s"
-            raise RankHung(f"{message}; {dump_stacks(places)}" if places else message)
+            hung = RankHung(f"{message}; {dump_stacks(places)}" if places else message)
+            hung.method = method
+            raise hung
         try:
             results[futures[done[0]]] = ray.get(done[0])
         except ray.exceptions.RayError:
@@ -197,7 +211,9 @@ def call_all(
             if pending:
                 late, _ = ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH)
             failures = [_failure(method, futures[d], d) for d in (*done, *late)]
-            raise min((f for f in failures if f is not None), key=_by_cause) from None
+            first = min((f for f in failures if f is not None), key=_by_cause)
+            first.method = method
+            raise first from None
     return results
 
 
@@ -209,14 +225,23 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
         return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause or error
-        kind = RankCannotWrite if is_storage_error(cause) else _KINDS.get(type(cause).__name__, RankFailed)
-        return kind(f"{method}: rank {index} raised {_first_line(cause)}")
+        message = f"{method}: rank {index} raised {_first_line(cause)}"
+        if is_storage_error(cause):
+            return RankCannotWrite(message)
+        kind, remedy = _KINDS.get(type(cause).__name__, RankFailed), environment_remedy(cause)
+        if kind is RankFailed and remedy is not None:
+            return RankEnvironment(f"{message}\n  {remedy}")
+        return kind(message)
     return None
 
 
 def _by_cause(failure: RankFailed) -> int:
     """A rank that died comes first, then a known cause, then what ranks raise when another one is gone."""
-    causes: tuple[type[RankFailed], ...] = (RankDied, RankCannotWrite, *_KINDS.values(), RankFailed)
+    causes: tuple[type[RankFailed], ...] = (
+        *(RankDied, RankCannotWrite),
+        *_KINDS.values(),
+        *(RankEnvironment, RankFailed),
+    )
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 

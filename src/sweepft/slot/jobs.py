@@ -34,6 +34,8 @@ class TrialJob:
         reported_samples: Samples up to which the ledger holds its results; it trains up to there without reporting.
         restarts: How often new ranks or a new slot have taken it over after a fault.
         keep_weights: Whether to keep its weights whatever its objective.
+        proven: Train config of another trial of the sweep that has taken steps, None if there is none. Where this trial
+            cannot start, that one is tried: it tells whether slot or settings are the cause.
     """
 
     trial_id: str
@@ -47,6 +49,7 @@ class TrialJob:
     reported_samples: int = 0
     restarts: int = 0
     keep_weights: bool = False
+    proven: TrainConfig | None = None
 
     @property
     def name(self) -> str:

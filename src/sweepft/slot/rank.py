@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.evaluation import EvalTask
+from sweepft.output import dropping_stream
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
@@ -164,6 +165,7 @@ def _send_output_to(log_file: str) -> None:
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         os.close(descriptor)
+    sys.stdout, sys.stderr = dropping_stream(1), dropping_stream(2)  # a full disk must not end what prints
 
 
 def _quiet_libraries() -> None:

@@ -13,18 +13,23 @@ from typing import Any
 from ray import tune
 
 from sweepft.errors import (
+    EnvironmentFault,
     ExportMismatch,
     PackingMismatch,
     RankCannotWrite,
+    RankEnvironment,
     RankFailed,
     RankHung,
     RankOutOfMemory,
     TrialError,
+    storage_remedy,
 )
 from sweepft.slot.eval_run import EvalRun
+from sweepft.slot.group import before_settings
 from sweepft.slot.jobs import EvalJob, job_of
 from sweepft.slot.state import RANKS_REBUILT, SlotConfig, SlotState
 from sweepft.slot.trial_run import TrialRun
+from sweepft.spec import TrainConfig
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +51,19 @@ class Slot(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Advance the job by one result. A fault is mended here where it can be."""
+        """Advance the job by one result. A fault is mended here where it can be.
+
+        Raises:
+            EnvironmentFault: If the fault says nothing about the job. The slot ends; the driver decides what follows.
+        """
         while True:
             try:
                 return self._run.advance()
             except TrialError as error:
+                starting = self._run.starting
                 if not self._mend(error):
+                    if starting or isinstance(error, RankCannotWrite):
+                        self._check_environment(error)
                     return self._run.failure(error)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -90,10 +102,41 @@ class Slot(tune.Trainable):
         _log.warning("fault: trial=%s action=%r %s", run.name, fault["action"], error)
         return action is not None
 
+    def _check_environment(self, error: TrialError) -> None:
+        """Find out whether a job that cannot start or write could do so with other settings.
+
+        Raises:
+            EnvironmentFault: If it could not, or if that is unknown.
+        """
+        run = self._run
+        if isinstance(error, RankCannotWrite):
+            if isinstance(run, EvalRun):
+                raise EnvironmentFault(f"{error}\n  {storage_remedy(str(error))}")
+            return  # the trial's last result says so: what it has measured is kept
+        if before_settings(error) or (isinstance(run, TrialRun) and run.job.reported_samples > 0):
+            raise EnvironmentFault(str(error))
+        if isinstance(run, EvalRun) or isinstance(error, RankOutOfMemory | PackingMismatch | ExportMismatch):
+            return
+        if run.job.proven is None:
+            raise EnvironmentFault(str(error), certain=isinstance(error, RankEnvironment))
+        if not self._can_start(run.job.proven):
+            raise EnvironmentFault(str(error))
+
+    def _can_start(self, train_config: TrainConfig) -> bool:
+        """Whether a trial with these settings takes its first step on new ranks of this slot."""
+        try:
+            self._state.start(train_config)
+            self._state.group.run(train_config.batch_size, self._state.config.patience)
+        except TrialError as error:
+            _log.warning("another trial cannot start either: %s", error)
+            self._state.close_ranks()
+            return False
+        return True
+
     def _remedy(self, error: TrialError) -> str | None:
         """What is done about a fault; None where nothing helps."""
-        if isinstance(error, RankOutOfMemory):  # new ranks alone would run out of memory again
-            return self._run.save_memory()
+        if isinstance(error, RankOutOfMemory) and not before_settings(error):
+            return self._run.save_memory()  # new ranks alone would run out of memory again
         if isinstance(
             error, PackingMismatch | ExportMismatch | RankCannotWrite
         ):  # new ranks would raise the same
@@ -116,4 +159,4 @@ class ErrorMemory:
         The rank's number does not count: where all ranks raise, any of them may be seen first.
         """
         last, self._last = self._last, (re.sub(r"\brank \d+", "a rank", str(error)), position)
-        return type(error) is RankFailed and self._last == last
+        return type(error) in (RankFailed, RankEnvironment, RankOutOfMemory) and self._last == last

@@ -34,12 +34,13 @@ class TrialRun:
         faults: What went wrong so far, as ``fault`` rows have it.
         restarts: How often it was restarted after a fault, on this slot or another.
         position: The index of the next report point.
+        job: As given.
     """
 
     def __init__(self, slot: SlotState, job: TrialJob) -> None:
         engine = slot.config.engine
         self._slot = slot
-        self._job = job
+        self.job = job
         self.name = job.trial_id
         self.faults: list[dict[str, Any]] = []
         self.restarts = job.restarts
@@ -85,6 +86,14 @@ class TrialRun:
         self.position += 1  # the point is reached once nothing can fail any more: a fault before repeats it
         self._at_rung = point.rung is not None
         return result | {"phase_seconds": clock.close()}
+
+    @property
+    def starting(self) -> bool:
+        """Whether the trial has not taken a step since its ranks were asked to start it, as far as is known here.
+
+        What it trains again without reporting counts as steps.
+        """
+        return self._started is None or self.position == 0
 
     def reset(self) -> None:
         """The ranks are gone: the next `advance` starts the trial again."""
@@ -135,7 +144,7 @@ class TrialRun:
 
     def _start(self) -> None:
         """Start from the base weights; after a fault or a resume, train up to the last reported result."""
-        started = self._slot.start(self._job.train_config)
+        started = self._slot.start(self.job.train_config)
         self._started = started
         if self.position > 0:
             started["from_step"] = self._catch_up(self._points[self.position - 1].samples)
@@ -184,11 +193,7 @@ class TrialRun:
     def _end(self, result: dict[str, Any]) -> None:
         """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
         keep, value, name = self._slot.config.keep, result.get("eval_loss"), self.name
-        if (
-            value is not None
-            and math.isfinite(value)
-            and (self._job.keep_weights or keep.wanted(name, value))
-        ):
+        if value is not None and math.isfinite(value) and (self.job.keep_weights or keep.wanted(name, value)):
             folder = str(Path(keep.folder) / name)
             try:
                 done = self._slot.group.export(folder, keep.tokenizer, self._slot.config.patience)
@@ -208,8 +213,8 @@ class TrialRun:
             "blocks": chunk["blocks"],
             "data_order": self._started["data_order"],
             "phase_starts": self._started["phase_starts"],
-            "warmup_steps": self._job.train_config.warmup_steps,
-            "planned_steps": self._job.train_config.planned_steps,
+            "warmup_steps": self.job.train_config.warmup_steps,
+            "planned_steps": self.job.train_config.planned_steps,
             "budget_samples": engine.budget_samples,
             "slot": self._slot.name,
             "micro_batch": engine.micro_batch,
@@ -225,5 +230,5 @@ class TrialRun:
         if self._step_seconds == 0.0:
             return self._slot.config.patience
         done = self._points[self.position - 1].samples if self.position else 0
-        steps = -(-(point.samples - done) // self._job.train_config.batch_size)
+        steps = -(-(point.samples - done) // self.job.train_config.batch_size)
         return self._slot.config.hang_seconds + 10.0 * steps * self._step_seconds

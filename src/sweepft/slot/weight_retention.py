@@ -38,7 +38,7 @@ class KeepPolicy:
     def wanted(self, trial_id: str, objective: float) -> bool:
         """Whether to keep a trial that ends with this objective, as far as a slot knows the others."""
         note = Path(self.folder) / _NOTE
-        known: dict[str, float] = json.loads(note.read_text()) if note.exists() else {}
+        known: dict[str, float] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
         return trial_id in self.chosen({**known, trial_id: objective})
 
     def chosen(self, objectives: Mapping[str, float]) -> set[str]:
@@ -58,7 +58,7 @@ class KeepPolicy:
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{_NOTE}.tmp"
-        temporary.write_text(json.dumps(kept))
+        temporary.write_text(json.dumps(kept), encoding="utf-8")
         temporary.replace(folder / _NOTE)
         for weights in folder.iterdir():
             if weights.is_dir() and weights.name in objectives and weights.name not in chosen:

@@ -127,7 +127,9 @@ class TrackerFeed:
             lane.flush()
             self._positions[lane.name] = {"next": lane.safe, "failure": lane.failure}
         new = self._state.with_name(".state.new")
-        new.write_text(json.dumps({"process": os.getpid(), "trackers": self._positions}, indent=1))
+        new.write_text(
+            json.dumps({"process": os.getpid(), "trackers": self._positions}, indent=1), encoding="utf-8"
+        )
         os.replace(new, self._state)
 
 
@@ -227,7 +229,7 @@ def _last_step(row: Row) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -64,12 +64,14 @@ def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, shard)
     with shard.open("rb") as f:
         os.fsync(f.fileno())
-        shard.with_suffix(".sha256").write_text(hashlib.file_digest(f, "sha256").hexdigest())
+        shard.with_suffix(".sha256").write_text(
+            hashlib.file_digest(f, "sha256").hexdigest(), encoding="utf-8"
+        )
 
 
 def _publish(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
     """Give a complete folder its name, and remove older ones."""
-    (temporary / _COMPLETE).write_text(json.dumps(written))
+    (temporary / _COMPLETE).write_text(json.dumps(written), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     for older in folder.parent.iterdir():
@@ -96,7 +98,7 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
     """
     if folder.is_symlink() or folder.parent.is_symlink():
         raise ValueError(f"{folder}: is a link; checkpoints are read from the run folder only")
-    written = json.loads((folder / _COMPLETE).read_text())
+    written = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
     world, rank = dist.get_world_size(), dist.get_rank()
     if written["world_size"] != world:
         raise ValueError(f"{folder}: written by {written['world_size']} ranks, not by {world}")
@@ -104,7 +106,9 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
     if shard.is_symlink():
         raise ValueError(f"{shard}: is a link; checkpoints are read from the run folder only")
     with shard.open("rb") as f:
-        if hashlib.file_digest(f, "sha256").hexdigest() != (folder / f"rank{rank}.sha256").read_text():
+        if hashlib.file_digest(f, "sha256").hexdigest() != (folder / f"rank{rank}.sha256").read_text(
+            encoding="utf-8"
+        ):
             raise ValueError(f"{shard}: does not match the digest it was written with")
     shards: list[Any] = [safe_open(folder / f"rank{i}.safetensors", "pt") for i in range(world)]
     mine = shards[rank]

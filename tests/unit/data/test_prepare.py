@@ -107,7 +107,7 @@ def test_prepare__second_time_uses_the_memo(
     def must_not_start(*_: Any, **__: Any) -> None:
         raise AssertionError("a child was started")
 
-    monkeypatch.setattr(subprocess, "run", must_not_start)
+    monkeypatch.setattr(subprocess, "Popen", must_not_start)
     assert prepare_in_child(spec, tmp_path) == first
     shutil.rmtree(first.train.path)  # someone cleared a cache
     with pytest.raises(AssertionError, match="child"):

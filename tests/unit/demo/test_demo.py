@@ -70,7 +70,7 @@ def test_make_demo__reuses_what_is_complete(demo: Path, monkeypatch: pytest.Monk
     def must_not_start(*_: Any, **__: Any) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(subprocess, "run", must_not_start)
+    monkeypatch.setattr(subprocess, "Popen", must_not_start)
     before = {file: file.stat().st_mtime_ns for file in demo.parent.rglob("*") if file.is_file()}
     demo.write_text(demo.read_text() + "# my own line\n")
     assert make_demo(demo.parent) == demo

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
+from support.ray_session import local_ray
 from sweepft.driver.control import SweepControl
-from sweepft.driver.fault_policy import RETRIED, FaultPolicy, read_slot_failure
-from sweepft.errors import SlotLost
+from sweepft.driver.fault_policy import RETRIED, FaultPolicy, read_slot_failure, restarts
+from sweepft.errors import EnvironmentFault, SlotLost
 from sweepft.ledger import SweepState
 from sweepft.search.ray_searcher import Outcome
 from sweepft.slot.state import RANKS_REBUILT
@@ -130,3 +133,122 @@ def test_read_slot_failure__names_the_cause(error: Exception | None, name: str, 
     assert failure.error == name
     assert failure.message.startswith(words)
     assert len(failure.message) < 500
+
+
+def unstarted(certain: bool) -> RayTaskError:
+    error = raised("")
+    error.cause = EnvironmentFault("start: rank 0 raised RuntimeError: no", certain)
+    return error
+
+
+class Unstarted(Sweep):
+    """Trials that a slot could not start, beside others that train, have trained or are starting."""
+
+    def __init__(self, other: str | None = None) -> None:
+        super().__init__()
+        if other is not None:
+            self.add("t009")
+        if other in ("trains", "has trained"):
+            history = {"step": [1], "samples_seen": [8]}
+            self.view.apply({"kind": "steps", "trial_id": "t009", "history": history, "time": 1.0})
+        if other == "has trained":
+            self.view.trials["t009"].status = "completed"
+
+    def add(self, name: str) -> None:
+        self.view.apply({"kind": "trial", "trial_id": name, "number": int(name[1:]), "params": {}})
+
+    def lose_trial(self, name: str, certain: bool) -> tuple[str, str, bool]:
+        if name not in self.view.trials:
+            self.add(name)
+        lost = self.policy.slot_lost(name, read_slot_failure(trial_with(unstarted(certain))))
+        return lost.status, lost.action, lost.last
+
+    @property
+    def gave_up(self) -> bool:
+        assert self.control.gave_up == self.control.resumable
+        return self.control.gave_up
+
+
+ASIDE = ("lost", "set aside until another trial has started", True)
+ELSEWHERE = ("lost", "waits for another slot", False)
+ENDED = ("interrupted", "sweep ended", False)
+
+
+def test_fault_policy__three_trials_without_a_first_step_end_the_sweep_resumable() -> None:
+    sweep = Unstarted()
+    assert [sweep.lose_trial(f"t{n:03d}", False) for n in range(3)] == [ASIDE, ASIDE, ENDED]
+    assert sweep.gave_up
+
+
+def test_fault_policy__the_only_trial_is_not_set_aside_twice() -> None:
+    sweep = Unstarted()
+    assert [sweep.lose_trial("t000", False) for _ in range(2)] == [ASIDE, ENDED]
+
+
+def test_fault_policy__another_trial_that_has_trained_tells_the_cause() -> None:
+    sweep = Unstarted("has trained")
+    assert sweep.lose_trial("t000", False) == ELSEWHERE, (
+        "its next job has the settings of t009 to compare with"
+    )
+    assert not sweep.gave_up
+
+
+@pytest.mark.parametrize(
+    ("other", "certain", "expected"),
+    [
+        ("trains", True, ELSEWHERE),
+        ("starts", True, ELSEWHERE),
+        ("has trained", True, ENDED),
+        (None, True, ENDED),
+        ("starts", False, ASIDE),
+    ],
+)
+def test_fault_policy__a_slot_that_cannot_start_ends_the_sweep_unless_others_can(
+    other: str | None, certain: bool, expected: tuple[str, str, bool]
+) -> None:
+    sweep = Unstarted(other)
+    for _ in range(1 if expected == ENDED else 9):  # 9: more than faults.per_trial and per_sweep allow
+        assert sweep.lose_trial("t000", certain) == expected
+    assert sweep.gave_up == (expected == ENDED)
+
+
+def test_fault_policy__two_slots_that_cannot_start_end_the_sweep() -> None:
+    sweep = Unstarted("starts")
+    assert sweep.lose_trial("t000", True) == ELSEWHERE
+    assert sweep.lose_trial("t009", True) == ENDED
+
+
+def test_fault_policy__full_disk_of_a_coordinator_is_no_fault_of_the_trial() -> None:
+    sweep, error = Unstarted(), raised("")
+    error.cause = OSError(errno.ENOSPC, "No space left on device", "/full/file")
+    assert sweep.lose(error) == ("interrupted", "sweep ended")
+    assert "/full/file" in str(sweep.control.reason)
+    assert "Free space" in str(sweep.control.reason)
+
+
+@pytest.mark.ray
+def test_fault_policy__coordinator_that_lacks_a_package() -> None:
+    @ray.remote
+    class Coordinator:
+        def __init__(self) -> None:
+            raise ModuleNotFoundError("No module named 'sweepft'")
+
+        def step(self) -> None:
+            """Never reached."""
+
+    sweep = Unstarted()
+    with local_ray(), pytest.raises(ActorDiedError) as died:
+        ray.get(Coordinator.options(num_cpus=0).remote().step.remote())
+    assert sweep.lose(died.value) == ("interrupted", "sweep ended")
+    assert "ModuleNotFoundError: No module named 'sweepft'" in str(sweep.control.reason)
+
+
+def test_restarts__begin_again_with_a_retry() -> None:
+    sweep = Sweep()
+    sweep.fault(RANKS_REBUILT)
+    sweep.view.apply({"kind": "end", "trial_id": "t000", "status": "failed", "reason": "no", "attempt": 1})
+    sweep.view.apply({"kind": "command", "trial_id": "t000", "command": "retry", "accepted": True})
+    assert sweep.view.trials["t000"].open
+    assert restarts(sweep.view, "t000") == 0
+    sweep.fault(RANKS_REBUILT)
+    assert restarts(sweep.view, "t000") == 1

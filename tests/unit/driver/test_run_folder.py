@@ -20,7 +20,9 @@ from sweepft.search.ray_searcher import INTERRUPTED, outcome_of
         (OSError(errno.EROFS, "Read-only file system"), True),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), True),
         (FileNotFoundError(errno.ENOENT, "No such file"), False),
-        (OSError(errno.EIO, "Input/output error"), False),
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
         (RuntimeError("out of memory"), False),
     ],
 )

@@ -22,6 +22,7 @@ from support.search_material import BUDGET, FINITE, RUNGS, loss, make_spec
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl
 from sweepft.slot.jobs import TrialJob, job_of
+from sweepft.spec import TrainConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -36,6 +37,10 @@ class Control(SearchControl):
 
     def __init__(self) -> None:
         self.is_ending, self.limit, self.worth, self.restarted = False, False, [], dict[str, int]()
+        self.trained: TrainConfig | None = None
+
+    def proven(self, trial_id: str) -> TrainConfig | None:
+        return self.trained
 
     def ending(self) -> bool:
         return self.is_ending
@@ -108,6 +113,19 @@ def test_optuna_searcher__lost_trial_comes_first_despite_limit() -> None:
     found.on_trial_complete("c", LAST)
     assert found.proposer.study.trials[0].value == 2.5
     assert found.suggest("d") == Searcher.FINISHED
+
+
+def test_optuna_searcher__trial_that_was_set_aside_comes_last() -> None:
+    control = Control()
+    found = searcher(control, trials=2)
+    first = job(found.suggest("a"))
+    found.outcomes["t000"] = Outcome("lost", reason="it could not start", last=True)
+    found.on_trial_complete("a", error=True)
+    second = job(found.suggest("b"))
+    assert (second.trial_id, second.proven) == ("t001", None)
+    assert found.suggest("c") is None, "whether t001 can start is not known yet"
+    control.trained = second.train_config
+    assert job(found.suggest("c")) == replace(first, resumed=True, proven=second.train_config)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sweepft.errors import (
     PackingMismatch,
     RankCannotWrite,
     RankDied,
+    RankEnvironment,
     RankFailed,
     RankHung,
     RankMismatch,
@@ -46,6 +47,14 @@ class Actor:
                 raise RuntimeError("the collective broke")
             case "full":
                 raise OSError(errno.ENOSPC, "No space left on device")
+            case "stale":
+                raise OSError(errno.ESTALE, "Stale file handle", "/nfs/data")
+            case "missing":
+                raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/weights")
+            case "package":
+                raise ModuleNotFoundError("No module named 'peft'")
+            case "gpu":
+                raise RuntimeError("CUDA error: an illegal instruction was encountered")
             case "memory":
                 raise type("OutOfMemoryError", (RuntimeError,), {})("no memory")
             case "packing":
@@ -84,6 +93,10 @@ def test_call_all__answers_in_the_order_of_ranks(ranks: list[Any]) -> None:
         ({2: "die"}, RankDied, "rank.died", "rank 2 died"),
         ({0: "late", 2: "die", 1: "late"}, RankDied, "rank.died", "rank 2 died"),
         ({0: "raise", 1: "full"}, RankCannotWrite, "rank.cannot_write", "rank 1 raised"),
+        ({0: "stale"}, RankCannotWrite, "rank.cannot_write", "Stale file handle: '/nfs/data'"),
+        ({0: "raise", 1: "missing"}, RankEnvironment, "rank.environment", "make the file readable"),
+        ({0: "package"}, RankEnvironment, "rank.environment", "install the package"),
+        ({0: "gpu"}, RankEnvironment, "rank.environment", "nvidia-smi"),
         ({0: "memory"}, RankOutOfMemory, "rank.out_of_memory", "rank 0 raised OutOfMemoryError"),
         ({0: "raise", 1: "packing"}, PackingMismatch, "rank.packing_mismatch", "rank 1 raised"),
     ],

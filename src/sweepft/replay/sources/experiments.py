@@ -74,7 +74,9 @@ def read_mlflow_folder(folder: Path, paths: Sequence[Path]) -> Logs:
         files = (
             sorted(p for p in (run / "params").rglob("*") if p.is_file()) if (run / "params").is_dir() else []
         )
-        params[name] = {str(p.relative_to(run / "params")): p.read_text().strip() for p in files}
+        params[name] = {
+            str(p.relative_to(run / "params")): p.read_text(encoding="utf-8").strip() for p in files
+        }
         for path in sorted(p for p in (run / "metrics").rglob("*") if p.is_file()):
             key = str(path.relative_to(run / "metrics"))
             points += [(study, name, key, step, at, text) for at, text, step in _metric_lines(path)]
@@ -126,7 +128,7 @@ def _mlflow_logs(
 
 def _metric_lines(path: Path) -> Iterator[tuple[float, str, float]]:
     """Milliseconds, value as text and step of each line of a metric's file."""
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         parts = line.split()
         if not parts:
             continue
@@ -138,7 +140,7 @@ def _metric_lines(path: Path) -> Iterator[tuple[float, str, float]]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text())
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise unreadable(path, "a file of MLflow", error) from error
     return found if isinstance(found, dict) else {}

@@ -22,7 +22,7 @@ def read_hparams(run: Path) -> dict[str, Any]:
     """Those of Lightning's ``hparams.yaml`` or Ray's ``params.json`` in a run's folder, as columns; else none."""
     for name, read in (("hparams.yaml", yaml.safe_load), ("params.json", json.loads)):
         try:
-            found = read((run / name).read_text())
+            found = read((run / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue  # no such file, or objects of Python in it
         if isinstance(found, dict):

@@ -24,7 +24,7 @@ def read_trainer_states(folder: Path, paths: Sequence[Path]) -> Logs:
     newest: dict[Path, tuple[int, dict[str, Any]]] = {}
     for path in paths:
         try:
-            state = json.loads(path.read_text())
+            state = json.loads(path.read_text(encoding="utf-8"))
             step, _ = int(state["global_step"]), list(state.get("log_history") or [])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise unreadable(path, "a Trainer state", error) from error
