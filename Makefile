@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test chaos chaos-long test-full check docs reference study findings format clean
+.PHONY: help setup demo test chaos chaos-long test-full wheel-check check docs reference study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,9 @@ chaos-long: $(STAMP) ## 200 random kills over real sweeps on a cluster of three 
 test-full: $(STAMP) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not chaos"
 	$(BIN)/python -m pytest -m "chaos and not gpu"
+
+wheel-check: ## build the wheel and try it in clean environments, without extras and with [run] (ARGS="bare" or "run")
+	.ci/wheel-check $(ARGS)
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .

@@ -126,9 +126,9 @@ def test_mirror__lost_machine_loses_nothing_mirrored(
     assert winner(view) is not None
     assert (back / "best" / "best.json").is_file()
     assert (back / "report.html").is_file()
-    assert "saved" in sweepft(s3, "replay", back, "--rule", "median")
 
     sweepft(s3, "resume", back)
+    assert "saved" in sweepft(s3, "replay", back, "--rule", "median")
     assert story(back) == story(undisturbed)
     ends = [r["trial_id"] for r in read_ledger(back) if r["kind"] == "end" and r["status"] != "interrupted"]
     assert sorted(ends) == [f"t{i:03d}" for i in range(TRIALS)], "no trial ends twice, none is lost"

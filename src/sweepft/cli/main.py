@@ -19,6 +19,7 @@ from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_der
 from sweepft.cli.plan import plan
 from sweepft.cli.replay import replay
 from sweepft.errors import CommandError, JobError, MirrorError, OutputError, ProblemsError, SweepftError
+from sweepft.extras import require_run
 from sweepft.interrupts import Interrupted, signals_raise
 from sweepft.output import end_on_failure, guard_output
 
@@ -107,6 +108,7 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 
     if address is not None and is_job(address):
         submit(load(spec, overrides, check_files=False), out, address)
+    require_run("sweepft run")
     loaded = load(spec, overrides, check_files=not tiny)
     out = out or _new_folder(loaded.name + ("-tiny" if tiny else ""))
     if tiny:
@@ -133,6 +135,7 @@ def train(
 
     SPEC is a YAML file without a search space, such as best/spec.yaml, or a run folder with --trial.
     """
+    require_run("sweepft train")
     from sweepft.driver.start import spec_of, train_alone
 
     out = out or _new_folder("train")
@@ -169,6 +172,7 @@ def resume(
     job = job_of(run)
     if job is not None:
         resubmit(job, overrides, address, retry_failed)
+    require_run("sweepft resume")
     from sweepft.driver.start import resume_sweep
 
     with _resumable(run):
@@ -201,6 +205,8 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     """
     from sweepft.spec import load
 
+    if not no_files:
+        require_run("sweepft validate")
     loaded = load(spec, overrides, check_files=not no_files)
     if not no_files:
         for line in _rows_found(loaded):
@@ -222,6 +228,7 @@ for command in (plan, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
 )
 def demo(out: Path) -> None:
     """Run a sweep of 12 trials with a tiny model on generated data."""
+    require_run("sweepft demo")
     from sweepft.demo import make_demo
     from sweepft.driver.start import start_sweep
     from sweepft.spec import load

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from sweepft.cli.options import NO_FILES, SET, SPEC, output_file, writing
+from sweepft.extras import require_run
 
 
 def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
@@ -83,6 +84,8 @@ def plan(
 
     if measure and no_files:
         raise click.UsageError("--measure needs the files that --no-files leaves out")
+    if not no_files:
+        require_run("sweepft plan")
     loaded = load(spec, overrides, check_files=not no_files)
     flags = Flags(
         gpu_memory=gpu_memory,

@@ -7,7 +7,6 @@ first trial whether the tasks can be run.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import re
 import shutil
@@ -18,10 +17,11 @@ from typing import Any, Final, Literal
 from sweepft.data import Prepared, load_test_sets
 from sweepft.driver.configs import eval_tasks, keep_policy
 from sweepft.driver.control import DriverOnly, SweepControl
-from sweepft.errors import EvaluateError, Problem, SpecError
+from sweepft.errors import EvaluateError, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
+from sweepft.extras import problems_of
 from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
 from sweepft.slot.jobs import EvalItem, EvalJob, Job, Judging, TrialJob
 from sweepft.slot.weight_retention import choose_trials
@@ -45,14 +45,13 @@ def check_final_evaluation(spec: SweepSpec) -> dict[str, int]:
     plans = eval_tasks(spec)
     if spec.evaluate is None:
         return {}
-    needs = {
-        ("evaluate.tasks", "lm_eval"): bool(plans),
-        ("evaluate.mt_bench", "openai"): spec.evaluate.mt_bench is not None,
-    }
-    missing = [k for k, needed in needs.items() if needed and importlib.util.find_spec(k[1]) is None]
-    if missing:
-        rule, remedy = "needs the package {}, which is not installed", "pip install 'sweepft[eval]'"
-        raise SpecError([Problem(spec.name, key, rule.format(package), remedy) for key, package in missing])
+    needs = [
+        ("evaluate.tasks", "lm_eval", bool(plans)),
+        ("evaluate.mt_bench", "openai", spec.evaluate.mt_bench is not None),
+    ]
+    problems = problems_of(needs, spec.name)
+    if problems:
+        raise SpecError(problems)
     found = check_tasks(plans)
     if spec.evaluate.mt_bench is not None:
         check_judge(spec.evaluate.mt_bench)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import sweepft
 from sweepft.errors import JobError, Problem
+from sweepft.extras import install
 from sweepft.ledger.commands import who_am_i
 from sweepft.redact import redact
 from sweepft.spec import SweepSpec, dump
@@ -176,7 +177,7 @@ def _server(address: str) -> Iterator[Any]:
 
 def _problem(address: str, rule: str) -> JobError:
     if "ray[default]" in rule or "not installed" in rule:
-        return JobError([Problem(address, "--address", rule, "pip install 'sweepft[cluster]'")])
+        return JobError([Problem(address, "--address", rule, install("aiohttp"))])
     if "Authentication" in rule:
         remedy = (
             "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token"

@@ -7,7 +7,6 @@ complete result without reporting and continues from there. With one slot, a res
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import CommandError, DataError, LedgerError, Problem, SpecError, SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
+from sweepft.extras import problems_of, require_run
 from sweepft.ledger import RETRY, Command, EventLog, Ledger, SweepState, TrialState, winner
 from sweepft.output import sweep_console
 from sweepft.spec import SweepSpec, check_budget, flat, from_dict, load, packing_note
@@ -75,23 +75,15 @@ def check_packages(spec: SweepSpec) -> None:
     """
     adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
-    needs = {
-        ("train.lora", "peft", "lora"): adapters,
-        ("train.optimizer.name", "bitsandbytes", "8bit"): "adamw_8bit" in names,
-        ("train.liger", "liger_kernel", "liger"): spec.train.liger,
-        ("track.wandb", "wandb", "wandb"): spec.track.wandb is not None,
-        ("track.mlflow", "mlflow", "mlflow"): spec.track.mlflow is not None,
-    }
-    problems = [
-        Problem(
-            spec.name,
-            key,
-            f"needs the package {package.replace('_', '-')}, which is not installed",
-            f"pip install 'sweepft[{extra}]'",
-        )
-        for (key, package, extra), needed in needs.items()
-        if needed and importlib.util.find_spec(package) is None
+    needs = [
+        ("train.lora", "peft", adapters),
+        ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
+        ("train.liger", "liger_kernel", spec.train.liger),
+        ("track.wandb", "wandb", spec.track.wandb is not None),
+        ("track.mlflow", "mlflow", spec.track.mlflow is not None),
     ]
+    require_run(spec.name)
+    problems = problems_of(needs, spec.name)
     if problems:
         raise SpecError(problems)
 

@@ -11,7 +11,6 @@ import copy
 import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.errors import SweepftError
+from sweepft.extras import MissingPackages, missing
 from sweepft.search.samplers import MAX_RUNNING, SamplerHistory
 from sweepft.search.space import Param, config_key
 
@@ -239,7 +239,8 @@ def serve_dashboard(run_dir: Path, port: int) -> None:
     """Serve optuna-dashboard for a run's study on loopback until it is interrupted; a running sweep updates live.
 
     Raises:
-        SweepftError: If the run has no study, optuna-dashboard is not installed, or the port is taken.
+        SweepftError: If the run has no study, or the port is taken.
+        MissingPackages: If optuna-dashboard is not installed.
     """
     study = run_dir / STUDY_FILE
     if not study.is_file():
@@ -247,10 +248,9 @@ def serve_dashboard(run_dir: Path, port: int) -> None:
             f"{study}: does not exist\n  give a run folder; a report's files do not include the study",
             key="dashboard.study",
         )
-    if find_spec("optuna_dashboard") is None:
-        raise SweepftError(
-            "optuna-dashboard is not installed\n  pip install 'sweepft[dashboard]'", key="dashboard.missing"
-        )
+    problem = missing("optuna_dashboard", "sweepft dashboard", "dashboard.missing")
+    if problem is not None:
+        raise MissingPackages([problem])
     from optuna_dashboard import run_server
 
     try:

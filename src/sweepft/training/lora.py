@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from sweepft.extras import import_error
 from sweepft.spec import Lora
 
 _NAME = "default"
@@ -34,7 +35,7 @@ def attach_adapter(model: Any, lora: Lora, model_path: str, new_tokens: Sequence
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ImportError("train.lora needs the package peft: pip install 'sweepft[lora]'") from error
+        raise import_error("peft", "train.lora") from error
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

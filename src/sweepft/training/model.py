@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 
+from sweepft.extras import import_error
 from sweepft.training.attention import register
 from sweepft.training.config import EngineConfig
 from sweepft.training.generation import set_generation
@@ -69,9 +70,7 @@ def use_liger(model: Any) -> None:
     try:
         from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
     except ImportError as error:
-        raise ImportError(
-            "train.liger needs the package liger-kernel: pip install 'sweepft[liger]'"
-        ) from error
+        raise import_error("liger_kernel", "train.liger") from error
     _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from sweepft.extras import import_error
 from sweepft.spec import Optimizer
 
 ZEROED_IS_FRESH = frozenset({"adamw", "adafactor", "sgd"})
@@ -43,9 +44,7 @@ def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer, fused: bo
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise ImportError(
-            "train.optimizer.name adamw_8bit needs the package bitsandbytes: pip install 'sweepft[8bit]'"
-        ) from error
+        raise import_error("bitsandbytes", "train.optimizer.name adamw_8bit") from error
     eight_bit: torch.optim.Optimizer = AdamW8bit(groups)
     return eight_bit
 

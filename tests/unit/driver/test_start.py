@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import pytest
 
 from support.errors import raises
 from support.planning import spec_to_plan
+from sweepft import extras
 from sweepft.driver.start import check_packages
 from sweepft.errors import SpecError
+
+
+def only_run_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "is_installed", lambda module: module in extras.EXTRAS["run"])
+
 
 TRAIN = {"budget": {"samples": 1024}, "micro_batch": 4}
 
@@ -22,7 +26,7 @@ TRAIN = {"budget": {"samples": 1024}, "micro_batch": 4}
     ],
 )
 def test_check_packages__lora_needs_peft(monkeypatch, sections):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    only_run_is_installed(monkeypatch)
     with raises(SpecError, "train.lora") as refused:
         check_packages(spec_to_plan(**sections))
     assert "pip install 'sweepft[lora]'" in str(refused.value)
@@ -46,19 +50,27 @@ def test_check_packages__lora_needs_peft(monkeypatch, sections):
     ],
 )  # fmt: skip
 def test_check_packages__optional_packages(monkeypatch, sections, key, extra):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    only_run_is_installed(monkeypatch)
     with raises(SpecError, key) as refused:
         check_packages(spec_to_plan(**sections))
     assert f"sweepft[{extra}]" in str(refused.value)
 
 
 def test_check_packages__full_training_needs_no_peft(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    only_run_is_installed(monkeypatch)
     check_packages(spec_to_plan())
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
 def test_check_packages__trackers_need_their_package(monkeypatch, tracker):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    only_run_is_installed(monkeypatch)
     with raises(SpecError, f"track.{tracker}"):
         check_packages(spec_to_plan(track={tracker: {}}))
+
+
+def test_check_packages__training_needs_the_run_extra(monkeypatch):
+    monkeypatch.setattr(extras, "is_installed", lambda module: module not in ("deepspeed", "transformers"))
+    with raises(extras.MissingPackages, "packages.run") as refused:
+        check_packages(spec_to_plan())
+    assert "transformers, deepspeed" in str(refused.value)
+    assert "pip install 'sweepft[run]'" in str(refused.value)

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from support.errors import raises
+from sweepft import extras
 from sweepft.errors import SweepftError
 from sweepft.search import STUDY_FILE, open_study
-from sweepft.search import study as module
 from sweepft.search.study import serve_dashboard
 
 
@@ -29,8 +29,8 @@ def test_dashboard__missing_package_is_named_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_study(tmp_path / STUDY_FILE, "a")
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with raises(SweepftError, "dashboard.missing"):
+    monkeypatch.setattr(extras, "is_installed", lambda module: False)
+    with raises(extras.MissingPackages, "dashboard.missing"):
         serve_dashboard(tmp_path, 8080)
 
 
