@@ -21,7 +21,8 @@ NOTES = {
     "spec": "the YAML file; public entry points",
     "early_stopping": "rules; Ray and Optuna adapters",
     "ledger": "rows, state, ranking",
-    "errors": "used everywhere",
+    "output": "streams, signals, child processes, secrets",
+    "errors": "the error tree",
 }
 """What a layer does, by its first package."""
 WAY = [

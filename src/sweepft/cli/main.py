@@ -324,7 +324,9 @@ def main() -> None:
     guard_output()
     end_on_failure(True)
     with signals_raise():
-        sys.exit(_exit_code())
+        code = _exit_code()
+    if code:
+        sys.exit(code)
 
 
 def _exit_code() -> int | str | None:
