@@ -27,7 +27,7 @@ from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
 from sweepft.driver.scheduler import stop_paused_trials
 from sweepft.driver.sweep import stop_when_nothing_works
-from sweepft.ledger import EventLog, Ledger, SweepState, ledger_path
+from sweepft.ledger import EventLog, SweepState, ledger_path
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.slot.jobs import TrialJob, job_of
@@ -121,10 +121,9 @@ def simulate(
     budget = budget_of(spec)
     out = out.resolve()
     prior_sweeps = load_prior_sweeps(spec)
-    make_run_folder(out, spec)
     begin = time.time()
     clock = Clock()
-    with Ledger.create(out, clock=lambda: begin + clock.now) as ledger:
+    with make_run_folder(out, spec, clock=lambda: begin + clock.now) as ledger:
         view = SweepState()
         event_log = EventLog(ledger, view)
         about = {**courses.about, "slots": spec.resources.concurrent_trials}

@@ -98,6 +98,10 @@ class JobError(ProblemsError):
     """A Ray Job cannot be submitted or reached."""
 
 
+class ClusterError(ProblemsError):
+    """The Ray cluster that an address names cannot be joined."""
+
+
 class LedgerError(SweepftError):
     """The run folder's ledger cannot be trusted."""
 
@@ -120,6 +124,12 @@ class LedgerLocked(LedgerError):
     """Another driver is writing to this run; the message names its host and pid."""
 
     key = "ledger.locked"
+
+
+class LeaseLost(LedgerLocked):
+    """Another driver has taken this run over, as it may after this one gave no sign of life for long."""
+
+    key = "ledger.lease_lost"
 
 
 class ResourceError(SweepftError):

@@ -127,7 +127,7 @@ def sweep_console(console: Console | None) -> Console:
     """The console of a sweep: the given one, or one on standard output, made unable to end the sweep."""
     from rich.console import Console
 
-    console = Console() if console is None else console
+    console = Console(markup=False, emoji=False) if console is None else console
     if not isinstance(console.file, _DroppingText):
         file: Any = _DroppingText(console.file)
         console.file = file

@@ -35,13 +35,15 @@ def resubmit(
     before: Job,
     overrides: tuple[str, ...],
     address: str | None,
-    retry_failed: tuple[str, ...] | None = None,
+    retry_failed: tuple[str, ...] | None,
+    take_over: bool,
 ) -> NoReturn:
     """Resume a job's run in a new job."""
     from sweepft.driver.ray_job import resume_job
 
     note = _new_note(before.name)
-    _follow(resume_job(before, overrides, address, note, retry_failed), note)
+    job = resume_job(before, overrides, address, note, retry_failed, take_over=take_over)
+    _follow(job, note)
 
 
 def job_of(folder: Path) -> Job | None:

@@ -18,7 +18,15 @@ from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.replay import replay
-from sweepft.errors import CommandError, JobError, MirrorError, OutputError, ProblemsError, SweepftError
+from sweepft.errors import (
+    ClusterError,
+    CommandError,
+    JobError,
+    MirrorError,
+    OutputError,
+    ProblemsError,
+    SweepftError,
+)
 from sweepft.extras import require_run
 from sweepft.interrupts import Interrupted, signals_raise
 from sweepft.output import end_on_failure, guard_output
@@ -162,21 +170,34 @@ def _trial_ids(_context: click.Context, _option: click.Parameter, text: str | No
     metavar="[IDS]",
     help="Run failed trials again: all, or those named, e.g. t003,t007.",
 )
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Do not wait for a driver on another host that is known to be dead.",
+)
 def resume(
-    run: Path, overrides: tuple[str, ...], address: str | None, retry_failed: tuple[str, ...] | None
+    run: Path,
+    overrides: tuple[str, ...],
+    address: str | None,
+    retry_failed: tuple[str, ...] | None,
+    take_over: bool,
 ) -> None:
     """Resume a run, or extend it.
 
     Finished trials are kept, interrupted ones continue. To extend: --set search.trials=64
+
+    A run whose driver was on another host is taken over when that driver has given no sign of life for two
+    minutes. With --take-over this does not wait. If that driver still runs, it stops at its next heartbeat (5
+    seconds), and what its trials do until then is lost.
     """
     job = job_of(run)
     if job is not None:
-        resubmit(job, overrides, address, retry_failed)
+        resubmit(job, overrides, address, retry_failed, take_over)
     require_run("sweepft resume")
     from sweepft.driver.start import resume_sweep
 
     with _resumable(run):
-        _close(resume_sweep(run, overrides, address=address, retry_failed=retry_failed))
+        _close(resume_sweep(run, overrides, address=address, retry_failed=retry_failed, take_over=take_over))
 
 
 @cli.command()
@@ -373,7 +394,7 @@ def _interrupted(cause: BaseException | None) -> int:
 
 
 def _message(error: SweepftError) -> str:
-    if isinstance(error, CommandError | JobError):
+    if isinstance(error, ClusterError | CommandError | JobError):
         return str(error)
     if isinstance(error, ProblemsError):
         count = len(error.problems)
@@ -430,7 +451,7 @@ def _close(finished: SweepResult) -> None:
 
     from sweepft.report import terminal_table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)

@@ -100,7 +100,7 @@ def plan(
         measure=measure,
     )
     found = make_plan(loaded, flags)
-    show_plan(found, Console())
+    show_plan(found, Console(markup=False, emoji=False))
     if json_file is not None:
         with writing(json_file):
             json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")

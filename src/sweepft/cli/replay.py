@@ -191,7 +191,7 @@ def replay(
     from sweepft.replay.runner import Replay, replay_all, write_plot
     from sweepft.replay.sources import read_source
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     for rule in rules:
         if rule not in _known_rules():
             raise click.BadParameter(

@@ -7,6 +7,7 @@ open the token caches with numpy.
 from __future__ import annotations
 
 from sweepft.data.cache import TokenSet
+from sweepft.data.model_digest import model_digest
 from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size, sample_order
 from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child, survey_in_child
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData
@@ -27,6 +28,7 @@ __all__ = [
     "block_size",
     "check",
     "load_test_sets",
+    "model_digest",
     "prepare",
     "prepare_in_child",
     "sample_order",

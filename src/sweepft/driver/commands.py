@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -169,8 +168,7 @@ class CommandHandler(DriverOnly):
         """Trials start, or start again. Carry out what was accepted earlier and is not done yet."""
         self._scheduler, self._proposer = scheduler, proposer
         view = self._event_log.state
-        for row in view.accepted("extend"):
-            self._extend(row["arguments"]["trials"])
+        proposer.trials = view.asked_trials
         done = [trial.params for trial in view.trials.values() if trial.origin == "clone"]
         for row in view.accepted("clone"):
             if row["arguments"]["params"] not in done:
@@ -189,7 +187,8 @@ class CommandHandler(DriverOnly):
         self._scheduler = self._proposer = None
 
     def poll(self) -> None:
-        """Take the commands that have come. Raises StorageError where the ledger cannot be written."""
+        """Take the commands that have come. Raises StorageError or LeaseLost where the ledger cannot be written."""
+        self._event_log.check()
         for command in self._inbox.new():
             if command.command_id not in self._answered:
                 self._answered.add(command.command_id)
@@ -283,7 +282,7 @@ class CommandHandler(DriverOnly):
 
     def _extend(self, trials: int) -> None:
         if self._proposer is not None and self._proposer.trials is not None:
-            self._proposer.trials = max(self._proposer.trials, trials)
+            self._proposer.trials = trials
 
     def _stop(self, trial_id: str, reason: str) -> None:
         """End a trial: at once if no slot trains it, else at its next report point."""
@@ -345,7 +344,7 @@ def give_command(
     while rows := tail.read():
         for row in rows:
             view.apply(row)
-    view.writer = current_writer(ledger_path(run_dir).parent, quiet_seconds=math.inf)
+    view.writer = current_writer(ledger_path(run_dir).parent)
     if view.writer is None:
         remedy = f"to resume: sweepft resume {run_dir}"
         raise CommandError(

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, current_writer, ledger_path, winner
+from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, WriterWatch, ledger_path, winner
 from sweepft.mirror.status import read_status
 from sweepft.spec import format_value
 
@@ -289,15 +289,15 @@ def watch_run(run_dir: Path, console: Console | None = None) -> None:
     Raises:
         LedgerError: If there is no readable ledger.
     """
-    console = console or Console()
-    tail, view = LedgerTail(run_dir), SweepState()
+    console = console or Console(markup=False, emoji=False)
+    tail, view, watched = LedgerTail(run_dir), SweepState(), WriterWatch(ledger_path(run_dir).parent)
     while rows := tail.read():
         for row in rows:
             view.apply(row)
     slots = int((view.spec.get("resources") or {}).get("concurrent_trials") or 1)
     progress = Progress(view, slots, console)
     with progress:
-        while current_writer(ledger_path(run_dir).parent, quiet_seconds=math.inf) is not None:
+        while watched.writer() is not None or watched.in_doubt:
             time.sleep(_PAUSE)
             for row in tail.read():
                 view.apply(row)

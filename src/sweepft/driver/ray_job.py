@@ -11,11 +11,13 @@ import contextlib
 import json
 import os
 import shlex
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import sweepft
 from sweepft.errors import JobError, Problem
@@ -25,6 +27,9 @@ from sweepft.redact import redact
 from sweepft.spec import SweepSpec, dump
 
 NOTE: Final = "job.json"
+
+_CONNECT_SECONDS: Final = 10.0
+"""For the job server to take a connection; Ray would wait for minutes."""
 
 _STOP_SECONDS: Final = "60"
 """From the stop of a job to its kill: time to write the ledger's last rows. Ray's default is 3."""
@@ -74,6 +79,8 @@ def resume_job(
     address: str | None,
     note: Path,
     retry_failed: Sequence[str] | None = None,
+    *,
+    take_over: bool = False,
 ) -> Job:
     """Submit a job that resumes the run of an earlier one.
 
@@ -85,7 +92,7 @@ def resume_job(
         remedy = "give it in the environment of the cluster's nodes"
         raise JobError([Problem("sweepft resume", "--set", "must not hold a token, key or password", remedy)])
     command = ["python", "-m", "sweepft.cli", "resume", before.run_dir, "--address", "auto"]
-    command += [part for text in overrides for part in ("--set", text)]
+    command += [part for text in overrides for part in ("--set", text)] + ["--take-over"] * take_over
     if retry_failed is not None:
         command += ["--retry-failed", ",".join(retry_failed) or "all"]
     return _submit(command, {}, before.name, before.run_dir, address or before.address, note)
@@ -169,8 +176,11 @@ def _server(address: str) -> Iterator[Any]:
     except ImportError as error:
         raise _problem(address, f"Ray's job client is not installed ({error})") from None
     try:
+        server = urlsplit(address)
+        port = server.port or (443 if server.scheme == "https" else 80)
+        socket.create_connection((server.hostname or "", port), timeout=_CONNECT_SECONDS).close()
         yield JobSubmissionClient(address)
-    except (RayError, RuntimeError, OSError) as error:
+    except (RayError, RuntimeError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _problem(address, redact(lines[0])) from error
 

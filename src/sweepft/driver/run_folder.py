@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,36 +23,84 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import sweepft
-from sweepft.data import Prepared
+from sweepft.data import Prepared, model_digest
 from sweepft.errors import ResourceError, StorageError, SweepftError
-from sweepft.ledger import ledger_path
+from sweepft.ledger import Ledger, has_trials
+from sweepft.search import STUDY_FILE
 from sweepft.spec import SweepSpec, dump
 
 _PROBE_BYTES = 1 << 16
 _PACKAGES = ("torch", "transformers", "datasets", "ray", "optuna", "deepspeed", "pandas")
 
 
-def make_run_folder(out: Path, spec: SweepSpec) -> None:
-    """Create the folder of a new run and write the resolved spec into it.
+def make_run_folder(
+    out: Path,
+    spec: SweepSpec,
+    *,
+    say: Callable[[str], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Ledger:
+    """Create the folder of a new run, with the resolved spec in it, and begin its ledger.
 
+    What a sweep that failed before its first trial has left in the folder is replaced.
+
+    Args:
+        out: The run folder.
+        spec: Resolved.
+        say: See `sweepft.ledger.lock.WriterLock`.
+        clock: See `Ledger.create`.
     Raises:
         SweepftError: If the folder already holds a run.
+        LedgerLocked: If a sweep is starting in it.
         StorageError: If it cannot be written.
     """
-    ledger = ledger_path(out)
-    if ledger.exists() and ledger.stat().st_size > 0:  # an empty one was left by a start that was interrupted
+    if has_trials(out):
         raise SweepftError(
             f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}",
             key="run_dir.exists",
         )
+    _make_folders(out)
+    ledger = Ledger.create(out, clock, say=say)
+    try:
+        for old in (STUDY_FILE, "ledger/commands.jsonl"):
+            (out / old).unlink(missing_ok=True)
+        shutil.rmtree(out / "track", ignore_errors=True)
+        write_spec(out, spec)
+    except BaseException as error:
+        ledger.close()
+        if isinstance(error, OSError):
+            raise _not_writable(out, error) from error
+        raise
+    return ledger
+
+
+def write_spec(run_dir: Path, spec: SweepSpec) -> None:
+    """Write ``spec.yaml``, as a whole. Raises OSError."""
+    new = run_dir / ".spec.yaml.new"
+    new.write_text(dump(spec), encoding="utf-8")
+    new.replace(run_dir / "spec.yaml")
+
+
+def with_trials(spec: SweepSpec, trials: int | None) -> SweepSpec:
+    """The spec with another number of trials."""
+    return spec.model_copy(update={"search": spec.search.model_copy(update={"trials": trials})})
+
+
+def _make_folders(out: Path) -> None:
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # an existing folder of another user
             out.chmod(0o700)
         (out / "logs").mkdir(mode=0o700, exist_ok=True)
-        (out / "spec.yaml").write_text(dump(spec), encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"{out}: the run folder cannot be written: {error.strerror}") from error
+        raise _not_writable(out, error) from error
+
+
+def _not_writable(out: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{out}: the run folder cannot be written: {error.strerror}\n"
+        "  make it writable, or name another folder with --out"
+    )
 
 
 def storage_problem(out: Path) -> StorageError | None:
@@ -74,7 +124,12 @@ def storage_problem(out: Path) -> StorageError | None:
 def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
     """The fields of the ``sweep`` row: what is asked, on which data, and where it runs."""
     data = prepared.model_dump(mode="json")
-    return {**asked_row(spec), "budget_samples": prepared.budget_samples, "data": data}
+    return {
+        **asked_row(spec),
+        "budget_samples": prepared.budget_samples,
+        "data": data,
+        "model_digest": model_digest(spec.model),
+    }
 
 
 def asked_row(spec: SweepSpec) -> dict[str, Any]:

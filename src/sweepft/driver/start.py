@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,36 @@ from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.driver.build import load_prior_sweeps
+from sweepft.driver.cluster_address import check_address
+from sweepft.driver.configs import checkpoint_policy
+from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.driver.final_stage import check_final_evaluation
-from sweepft.driver.run_folder import make_run_folder, sweep_row
+from sweepft.driver.resume_rules import (
+    check_changes,
+    check_data,
+    check_model,
+    drop_checkpoints,
+    trials_in_force,
+)
+from sweepft.driver.run_folder import make_run_folder, sweep_row, with_trials, write_spec
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
-from sweepft.errors import CommandError, DataError, LedgerError, Problem, SpecError, SweepftError
+from sweepft.errors import CommandError, LedgerError, Problem, SpecError, SweepftError
 from sweepft.export.write import FACTS_FILE, write_trial_spec
 from sweepft.extras import problems_of, require_run
-from sweepft.ledger import RETRY, Command, EventLog, Ledger, SweepState, TrialState, winner
+from sweepft.ledger import (
+    RETRY,
+    Command,
+    EventLog,
+    Ledger,
+    SweepState,
+    TrialState,
+    iter_ledger,
+    ledger_path,
+    winner,
+)
 from sweepft.output import sweep_console
-from sweepft.spec import SweepSpec, check_budget, flat, from_dict, load, packing_note
+from sweepft.spec import SweepSpec, check_budget, load, packing_note
 
 
 def start_sweep(
@@ -42,6 +62,7 @@ def start_sweep(
         console: Where progress is shown.
     Raises:
         SpecError: If the spec needs a package that is not installed.
+        ClusterError: If no cluster can be joined at the address.
         EvaluateError: If a benchmark task or its data cannot be loaded.
         DataError: If the data cannot be used.
         PriorSweepsError: If an entry of ``early_stop.prior_sweeps`` cannot be used.
@@ -51,20 +72,32 @@ def start_sweep(
         StorageError: If the folder cannot be written.
     """
     console = sweep_console(console)
+    say = _warn_on(console)
+    check_address(address)
+    use_short_temp_folder(say)
     check_packages(spec)
     check_final_evaluation(spec)
     out = out.resolve()
     check_mirror(spec.mirror, out)
     prior_sweeps = load_prior_sweeps(spec)
-    make_run_folder(out, spec)
-    prepared = _prepare(spec, out, console)
-    with Ledger.create(out) as ledger:
+    with make_run_folder(out, spec, say=say) as ledger:
+        use_writable_home(out, say)
+        prepared = _prepare(spec, out, console)
         event_log = EventLog(ledger, SweepState())
         sweep = Sweep.begin(spec, prepared, out, event_log, console)
         with sweep.signals:
             event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
             with mirrored(spec.mirror, out, event_log, console):
                 return run_sweep(sweep, sweep.new_search(prior_sweeps), address)
+
+
+def _warn_on(console: Console) -> Callable[[str], None]:
+    """A function that prints a line as a warning."""
+
+    def warn(text: str) -> None:
+        console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    return warn
 
 
 def check_packages(spec: SweepSpec) -> None:
@@ -111,18 +144,13 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
     return prepared
 
 
-_MAY_CHANGE = (
-    *("search.trials", "search.limit", "resources.concurrent_trials"),
-    *("resources.price_per_gpu_hour", "keep", "checkpoint", "track", "mirror", "evaluate", "faults"),
-)
-
-
 def resume_sweep(
     run_dir: Path,
     overrides: Sequence[str] = (),
     *,
     address: str | None = None,
     retry_failed: Sequence[str] | None = None,
+    take_over: bool = False,
     console: Console | None = None,
 ) -> SweepResult:
     """Resume a run that was interrupted, crashed, or has finished and is to be extended.
@@ -132,44 +160,54 @@ def resume_sweep(
         overrides: ``search.trials=64`` and the like; only keys that keep trials comparable.
         address: Ray cluster to join, None for a local one.
         retry_failed: Failed trials to run again, by trial id; an empty sequence for all of them, None for none.
+        take_over: Whether a driver on another host that has not released the run is known to be dead.
         console: Where progress is shown.
     Raises:
         CommandError: If ``retry_failed`` names a trial that has not failed; nothing is written then.
-        LedgerError: If the ledger is damaged, or another driver writes it.
+        LedgerError: If the ledger is damaged or holds nothing, or another driver writes it.
+        ClusterError: If no cluster can be joined at the address.
         SpecError: If a key changes that must not; lists all of them.
         DataError: If the data have changed.
         MirrorError: If the mirror cannot be used, or holds more of the run than the folder.
     """
     console = sweep_console(console)
+    say = _warn_on(console)
     run_dir = run_dir.resolve()
-    ledger, rows = Ledger.reopen(run_dir)
+    _check_begun(run_dir)
+    check_address(address)
+    use_short_temp_folder(say)
+    ledger, rows = Ledger.reopen(run_dir, take_over=take_over, say=say)
     with ledger:
         view = SweepState.from_rows(rows)
         del rows  # half a million of them take a GiB
-        if not view.header:
-            raise LedgerError(
-                f"{run_dir}: the ledger is empty: the sweep never started\n  start it with: sweepft run",
-                key="ledger.empty",
-            )
         if view.simulated:
             raise LedgerError(
                 f"{run_dir}: a simulated sweep cannot be resumed\n"
                 "  run its spec.yaml with: sweepft run, or simulate it again in another folder",
                 key="ledger.simulated",
             )
-        spec = load(
-            run_dir / "spec.yaml", overrides, check_prior_sweeps=False
-        )  # the ledger holds what they taught
-        _check_changes(view.spec, spec)
+        spec, in_file = _spec_now(run_dir, overrides)
+        changes = check_changes(view.spec, spec)
+        check_model(view, spec)
         retried = failed_trials(view, retry_failed)
         check_final_evaluation(spec)
         check_mirror(spec.mirror, run_dir)
+        use_writable_home(run_dir, say)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())
-        _check_data(view.header["data"], prepared)
+        check_data(view.header["data"], prepared)
         event_log = EventLog(ledger, view)
         sweep = Sweep.begin(spec, prepared, run_dir, event_log, console)
+        checkpoints = Path(checkpoint_policy(spec, run_dir).folder)
+        again = drop_checkpoints(view, checkpoints, changes)
+        trials = trials_in_force(view, spec, in_file, overrides)
+        changes.pop("search.trials", None)
+        if trials != view.asked_trials:
+            changes["search.trials"] = [view.asked_trials, trials]
         with sweep.signals:
-            sweep.write_resume_row()
+            sweep.write_resume_row(trials, changes)
+            if changes:
+                write_spec(run_dir, with_trials(spec, trials))
+            _tell_changes(changes, again, say)
             _write_retries(event_log, retried)
             search = sweep.restored_search()
             waiting, paused = search.proposer.waiting, len(search.proposer.paused)
@@ -211,43 +249,37 @@ def _write_retries(event_log: EventLog, trials: Sequence[TrialState]) -> None:
         event_log.write("command", **asdict(command), accepted=True, answer=answer)
 
 
-def _check_changes(before: Mapping[str, Any], spec: SweepSpec) -> None:
-    """Refuse changes after which old and new trials would not be comparable."""
-    old = flat(from_dict(before).to_dict(), without=({},))  # keys that were unknown then have their defaults
-    new = flat(spec.to_dict(), without=({},))
-    problems = [
-        Problem(
-            where="resume",
-            key=key,
-            rule=f"cannot change in a run that has started (it was {old.get(key)!r})",
-            value=new.get(key),
-            remedy=f"keep it, or start a new run; what may change: {', '.join(_MAY_CHANGE)}",
-        )
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(_MAY_CHANGE)
-    ]
-    if problems:
-        raise SpecError(problems)
+def _spec_now(run_dir: Path, overrides: Sequence[str]) -> tuple[SweepSpec, int | None]:
+    """The run's spec with the overrides, and the number of trials in its file."""
+    file = run_dir / "spec.yaml"
+    spec = load(file, overrides, check_prior_sweeps=False)  # the ledger holds what they taught
+    plain = load(file, (), check_prior_sweeps=False, check_files=False) if overrides else spec
+    return spec, plain.search.trials
 
 
-def _check_data(before: Mapping[str, Any], prepared: Prepared) -> None:
-    """Refuse data that have changed since the run started."""
-    now = prepared.model_dump(mode="json")
-    pairs = {"data.train": (before["train"]["digest"], now["train"]["digest"])}
-    for old, new in zip(before["validation"], now["validation"], strict=True):
-        pairs[f"data.validation.{old['name']}"] = (old["data"]["digest"], new["data"]["digest"])
-    problems = [
-        Problem(
-            "resume",
-            key,
-            "has changed since the run started",
-            "restore the old files, or start a new run",
+def _tell_changes(
+    changes: Mapping[str, Sequence[Any]], again: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Report what differs from the run so far, and what that means for its numbers."""
+    for key, (was, now) in changes.items():
+        say(f"{key} has changed: {was!r} -> {now!r}")
+    if again:
+        say(
+            f"the number of ranks has changed: {', '.join(again)} train again from their start up to where they were, "
+            "without recording; from there on their numbers may differ in the last digits from those of the old ranks"
         )
-        for key, (old, new) in pairs.items()
-        if old != new
-    ]
-    if problems:
-        raise DataError(problems)
+
+
+def _check_begun(run_dir: Path) -> None:
+    """Refuse a run folder in which nothing is recorded, or that is none (`Ledger.reopen` refuses the latter, too)."""
+    ledger = ledger_path(run_dir)
+    begun = any(True for _ in iter_ledger(run_dir, steps=False)) if ledger.is_file() else False
+    if not begun and (ledger.is_file() or (run_dir / "spec.yaml").is_file()):
+        raise LedgerError(
+            f"{run_dir}: nothing is recorded in it: the sweep ended before it began\n"
+            f"  start it: sweepft run {run_dir / 'spec.yaml'} --out {run_dir}",
+            key="ledger.empty",
+        )
 
 
 _RATE = "train.learning_rate="

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,7 +34,7 @@ from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.progress import Progress
 from sweepft.driver.ray_session import ray_session
-from sweepft.driver.run_folder import storage_problem, sweep_row
+from sweepft.driver.run_folder import storage_problem, sweep_row, with_trials
 from sweepft.driver.scheduler import stop_paused_trials
 from sweepft.driver.sidecars import Tracking
 from sweepft.driver.signals import SweepSignals
@@ -138,11 +138,20 @@ class Sweep:
         """The search as the ledger has it; see `sweepft.driver.build`."""
         return restored_search(self.spec, self.run_dir, self.event_log, self.control, self._final_stage())
 
-    def write_resume_row(self) -> None:
-        """Write the ``sweep`` row with which a later session begins."""
-        prior_sweeps = self.event_log.state.header.get("prior_sweeps")
+    def write_resume_row(
+        self, trials: int | None, changes: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        """Write the ``sweep`` row with which a later session begins.
+
+        Args:
+            trials: Number of trials from now on, without clones.
+            changes: Keys of the spec that differ, each with its old and new value.
+        """
+        state = self.event_log.state
+        row = sweep_row(with_trials(self.spec, trials), self.prepared)
+        prior_sweeps = state.header.get("prior_sweeps")
         self.event_log.write(
-            "sweep", resumed=True, **sweep_row(self.spec, self.prepared), prior_sweeps=prior_sweeps
+            "sweep", resumed=True, **row, changes=dict(changes or {}), prior_sweeps=prior_sweeps
         )
 
     def _final_stage(self) -> FinalStage:
@@ -161,6 +170,7 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
     Raises:
         ResourceError: If not even one trial fits.
         StorageError: If the ledger can no longer be written; what it holds is complete.
+        LeaseLost: If another driver has taken the run over.
     """
     spec, run_dir, event_log, control = sweep.spec, sweep.run_dir, sweep.event_log, sweep.control
     commands = CommandHandler(spec, run_dir, event_log, control)
@@ -181,7 +191,7 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
                 and not control.stopping
                 and _wait_while_paused(event_log, commands, search)
             ):
-                sweep.write_resume_row()
+                sweep.write_resume_row(event_log.state.asked_trials)
                 search = sweep.restored_search()
                 _run_session(sweep, search, commands, lasting, address)
     except Interrupted as signal:

@@ -9,7 +9,8 @@ Everything else in a run folder can be rebuilt from the ledger. Needs the standa
 from __future__ import annotations
 
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
-from sweepft.ledger.lock import Owner, current_writer
+from sweepft.ledger.lease import WriterWatch, current_writer
+from sweepft.ledger.owner import Owner
 from sweepft.ledger.ranking import (
     Finalist,
     Ranked,
@@ -22,7 +23,7 @@ from sweepft.ledger.ranking import (
     scores_of,
     winner,
 )
-from sweepft.ledger.reader import LedgerTail, iter_ledger, ledger_path, read_ledger
+from sweepft.ledger.reader import LedgerTail, has_trials, iter_ledger, ledger_path, read_ledger
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
 from sweepft.ledger.state import SweepState
 from sweepft.ledger.trial_state import HISTORY_KEYS, RETRY, Attempt, StepsReport, TrialState
@@ -47,10 +48,12 @@ __all__ = [
     "StepsReport",
     "SweepState",
     "TrialState",
+    "WriterWatch",
     "all_scored",
     "commands_path",
     "current_writer",
     "finalists",
+    "has_trials",
     "iter_ledger",
     "ledger_path",
     "metric_of",

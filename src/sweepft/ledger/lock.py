@@ -1,8 +1,13 @@
-"""One writer a run: a lock file that names its owner and that the kernel releases when the owner dies.
+"""One writer a run: a lock of the kernel, and a lease with a heartbeat for what the kernel cannot know.
 
-`flock` decides. The text in the file (host, pid, start time of the process) tells people who the owner is, and decides
-where the file system has no `flock`. A lock that names another host is never taken over, because this host cannot see
-whether that process is alive.
+`flock` on the file ``lock`` keeps the processes of one kernel apart, and those of other hosts where the file system
+passes it on. A kernel frees it when its process ends, but a file server may keep the lock of a dead host, or know no
+locks at all. The file ``lease`` beside it therefore names the owner, who renews it every few seconds:
+
+- An owner that can be seen to be dead is replaced at once; one that lives is never replaced.
+- An owner on another host is replaced when its lease has not changed for `LEASE_SECONDS` of watching, or at once
+  if the user says that it is dead.
+- An owner that was replaced while it slept notices it before it writes: `WriterLock.check`.
 """
 
 from __future__ import annotations
@@ -10,129 +15,232 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
+import logging
 import os
-import socket
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sweepft.errors import LedgerLocked
+from sweepft.errors import LeaseLost, LedgerLocked
+from sweepft.ledger import lease as leases
+from sweepft.ledger.lease import Lease, read_lease, write_lease
+from sweepft.ledger.owner import Owner
 
 _UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that writes a run.
-
-    Attributes:
-        host: Host name.
-        pid: Process id on that host.
-        started: Start of that process in clock ticks since the host booted (0 where unknown).
-        since: Unix seconds at which the lock was taken.
-    """
-
-    host: str
-    pid: int
-    started: int
-    since: float
-
-    @classmethod
-    def me(cls) -> Owner:
-        """This process."""
-        return cls(socket.gethostname(), os.getpid(), _start_ticks(os.getpid()) or 0, time.time())
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it is a process of this host."""
-        return self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool:
-        """Whether a process of this pid and start time runs on this host."""
-        ticks = _start_ticks(self.pid)
-        return self.is_here and ticks is not None and self.started in (0, ticks)
-
-    def __str__(self) -> str:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host} (since {when})"
+_CHECK_SECONDS: Final = 1.0
+_log = logging.getLogger(__name__)
 
 
 class WriterLock:
-    """The held lock of a run; `release` (or the death of the process) frees it."""
-
-    def __init__(self, path: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            LedgerLocked: If another writer holds it, or may hold it.
-            OSError: If the file cannot be written.
-        """
-        self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            kernel = _try_flock(self._fd)
-            owner = _read_owner(self._fd)
-            if kernel is False:
-                raise LedgerLocked(_message(path, owner, "Wait for it to end, or stop it first."))
-            if owner is not None and not owner.is_here:
-                remedy = f"If that process is gone, delete {path} and try again."
-                raise LedgerLocked(_message(path, owner, remedy))
-            if kernel is None and owner is not None and owner.alive:
-                raise LedgerLocked(_message(path, owner, "Wait for it to end, or stop it first."))
-            text = json.dumps(asdict(Owner.me())).encode() + b"\n"
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, text, 0)
-        except BaseException:
-            os.close(self._fd)
-            raise
-
-    def release(self, clear: bool = True) -> None:
-        """Release the lock. The file stays, empty: a deleted file could be locked twice.
-
-        Args:
-            clear: False in a forked child, which must not erase its parent's name.
-        """
-        if self._fd >= 0:
-            if clear:
-                with contextlib.suppress(OSError):  # a failing disk must not hide the error that led here
-                    os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = -1
-
-
-def current_writer(ledger_dir: Path, *, quiet_seconds: float = 600.0) -> Owner | None:
-    """The process that writes the ledger in this folder, or None. Takes no lock, so it never disturbs a writer.
+    """The held lock of a run; `release` frees it, and the death of the process lets others take it.
 
     Args:
-        ledger_dir: Folder of the ledger and its lock.
-        quiet_seconds: This host cannot see whether a process of another host is alive. Such a writer counts as long as
-            the ledger has grown within this time; infinity believes the lock.
+        path: The lock file; the lease lies beside it.
+        take_over: Whether the user says that an owner on another host is dead.
+        say: Takes a line when the lock is waited for, and when it is taken from another host.
+    Raises:
+        LedgerLocked: If another writer holds it, or may hold it.
+        OSError: If the files cannot be written.
+
+    Attributes:
+        owner: This process.
     """
-    try:
-        fd = os.open(ledger_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        owner = _read_owner(fd)
-    finally:
+
+    def __init__(
+        self, path: Path, *, take_over: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.path = path
+        self._lease = path.with_name("lease")
+        self.owner = Owner.me(path.parent)
+        self._lost: str | None = None
+        self._checked = (0.0, 0.0)
+        self._fd = _Acquisition(path, self._lease, take_over, say or _log.warning).acquire(self.owner)
+        self._ended = threading.Event()
+        self._turn = threading.Lock()  # of those who write the lease: a heartbeat must not follow its removal
+        threading.Thread(target=self._beat, name="lease", daemon=True).start()
+
+    def check(self) -> None:
+        """Make sure that the run is still this process's. Cheap: looks at the lease once a second at most.
+
+        Raises:
+            LeaseLost: If another process has taken it over, as it may after this host slept or lost its network.
+        """
+        now = (time.monotonic(), time.time())  # the first may stand still while a machine is suspended
+        if self._lost is None and all(
+            0 <= n - c < _CHECK_SECONDS for n, c in zip(now, self._checked, strict=True)
+        ):
+            return
+        self._look()
+        self._checked = now
+        if self._lost is not None:
+            raise LeaseLost(self._lost)
+
+    def release(self, clear: bool = True) -> None:
+        """Release the lock. The file stays: a deleted file could be locked twice.
+
+        Args:
+            clear: False in a forked child, which must not end its parent's lease.
+        """
+        if self._fd < 0:
+            return
+        self._ended.set()
+        if clear:
+            with self._turn, contextlib.suppress(OSError):  # a failing disk must not hide what led here
+                self._look()
+                if self._lost is None:
+                    self._lease.unlink()
+        os.close(self._fd)
+        self._fd = -1
+
+    def _beat(self) -> None:
+        """Renew the lease until the lock is released or lost."""
+        while not self._ended.wait(leases.HEARTBEAT_SECONDS):
+            with self._turn:
+                if self._ended.is_set():
+                    return
+                self._look()
+                if self._lost is not None:
+                    _log.error("lease lost: %s", self._lost)
+                    return
+                try:
+                    write_lease(self._lease, self.owner)
+                except OSError as error:
+                    _log.warning("heartbeat not written: lease=%s error=%s", self._lease, error)
+
+    def _look(self) -> None:
+        """Note the loss of the lease. An unreadable file is no loss: it is looked at again."""
+        if self._lost is not None:
+            return
+        with contextlib.suppress(OSError):
+            found = read_lease(self._lease)
+            if found is not None and found.owner.lease_id == self.owner.lease_id:
+                return
+            run = self.path.parent.parent
+            by = str(found.owner) if found is not None else "another process, which has ended since"
+            self._lost = (
+                f"{run}: taken over by {by}, while this process gave no sign of life\n"
+                f"  This process has stopped writing; see: sweepft status {run}"
+            )
+
+
+class _Acquisition:
+    """Takes a lock, after watching a former owner whose end cannot be seen from here.
+
+    Args:
+        path, lease: The two files.
+        take_over, say: See `WriterLock`.
+    """
+
+    def __init__(self, path: Path, lease: Path, take_over: bool, say: Callable[[str], None]) -> None:
+        self._path = path
+        self._lease = lease
+        self._take_over = take_over
+        self._say = say
+        self._first: Lease | None = None
+        self._deadline = 0.0
+
+    def acquire(self, me: Owner) -> int:
+        """The descriptor of the locked file; the lease is then ``me``'s."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                kernel = _try_flock(fd)
+                former = read_lease(self._lease)
+                if self._may_take(fd, kernel, former):
+                    break
+                time.sleep(min(0.5, leases.HEARTBEAT_SECONDS / 5))
+            if kernel is False:
+                fd = self._replace(fd)
+            self._claim(me, settle=kernel is None)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _may_take(self, fd: int, kernel: bool | None, former: Lease | None) -> bool:
+        """Whether the lock is free now; False means to look again.
+
+        Raises:
+            LedgerLocked: If it is not, and will not be.
+        """
+        if former is None:
+            if kernel is False:
+                raise self._refused(None)
+            return True
+        owner = former.owner
+        if kernel is False and (owner.same_kernel or _held_here(fd)):
+            raise self._refused(owner)
+        freed = kernel is True and owner.same_kernel and owner.device == os.fstat(fd).st_dev
+        if freed or (owner.visible and not owner.alive):
+            return True
+        if owner.visible:
+            raise self._refused(owner)
+        if self._take_over:
+            self._say(
+                f"taking the run over from {owner}, by --take-over; if that process still runs, it stops at its "
+                "next heartbeat, and what it trains until then is lost"
+            )
+            return True
+        return self._watched(owner, former, kernel)
+
+    def _watched(self, owner: Owner, lease: Lease, kernel: bool | None) -> bool:
+        """Whether the lease has not changed for long enough."""
+        if self._first is None:
+            self._first = lease
+            self._deadline = time.monotonic() + leases.LEASE_SECONDS
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + leases.LEASE_SECONDS))
+            self._say(
+                f"this run was written by {owner}, a host that cannot be seen from here: waiting until {until} for "
+                "a sign of life, then taking it over (resume --take-over does not wait)"
+            )
+        if lease.mark != self._first.mark:
+            raise self._refused(owner)
+        if time.monotonic() < self._deadline:
+            return False
+        waited = f"{leases.LEASE_SECONDS:.0f} s"
+        if kernel is False:
+            remedy = (
+                f"Its heartbeat has stopped for {waited}, but the file server still holds its lock. If {owner.host} "
+                f"is gone: sweepft resume {self._path.parent.parent} --take-over"
+            )
+            raise LedgerLocked(_message(self._path, owner, remedy))
+        self._say(f"taking the run over from {owner}: no sign of life for {waited}")
+        return True
+
+    def _replace(self, fd: int) -> int:
+        """Another lock file in place of the one that a dead host's file server keeps locked."""
+        new = self._path.with_name(f".{self._path.name}-{os.getpid()}")
+        mine = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _try_flock(mine)
+            new.replace(self._path)
+        except BaseException:
+            os.close(mine)
+            raise
         os.close(fd)
-    if owner is None or owner.is_here:
-        return owner if owner is not None and owner.alive else None
-    try:
-        age = time.time() - (ledger_dir / "ledger.jsonl").stat().st_mtime
-    except OSError:
-        return None
-    return owner if age < quiet_seconds else None
+        return mine
+
+    def _claim(self, me: Owner, settle: bool) -> None:
+        """Write the lease. Without a kernel's lock several may claim at once: the last one to write has it."""
+        write_lease(self._lease, me)
+        if not settle:
+            return
+        time.sleep(min(1.0, leases.HEARTBEAT_SECONDS / 5))
+        found = read_lease(self._lease)
+        if found is None or found.owner.lease_id != me.lease_id:
+            raise self._refused(found.owner if found is not None else None)
+
+    def _refused(self, owner: Owner | None) -> LedgerLocked:
+        return LedgerLocked(_message(self._path, owner, "Wait for it to end, or stop it first: sweepft stop"))
 
 
 def _try_flock(fd: int) -> bool | None:
     """True: taken; False: another process holds it; None: the file system has no `flock`."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # the second where the file system emulates it
         return False
     except OSError as e:
         if e.errno in _UNSUPPORTED:
@@ -141,31 +249,14 @@ def _try_flock(fd: int) -> bool | None:
     return True
 
 
-def _read_owner(fd: int) -> Owner | None:
-    """The owner named in the file; None when it is empty or half-written."""
+def _held_here(fd: int) -> bool:
+    """Whether a process of this kernel holds the lock on this file."""
+    about = os.fstat(fd)
+    file = f" {os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino} "
     try:
-        found = json.loads(os.pread(fd, 4096, 0))
-        return Owner(str(found["host"]), int(found["pid"]), int(found["started"]), float(found["since"]))
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process of this host started, in ticks since boot; 0 where unknown; None if it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        state, *rest = stat.rpartition(")")[2].split()
-        return None if state in "ZX" else int(rest[18])
-    except (OSError, ValueError, IndexError):
-        if Path("/proc/self/stat").exists():
-            return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return 0
-    return 0
+        return file in Path("/proc/locks").read_text()
+    except OSError:
+        return False
 
 
 def _message(path: Path, owner: Owner | None, remedy: str) -> str:

@@ -60,6 +60,17 @@ def read_ledger(run_dir: str | os.PathLike[str]) -> list[Row]:
         return list(iter_ledger(run_dir))
 
 
+def has_trials(run_dir: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a run with at least one trial.
+
+    Raises:
+        LedgerError, LedgerCorrupt, LedgerVersion: See `iter_ledger`; no ledger is no error.
+    """
+    if not ledger_path(run_dir).exists():
+        return False
+    return any(row["kind"] == "trial" for row in iter_ledger(run_dir, steps=False))
+
+
 class LedgerTail:
     """Follows the ledger of a run from another process, beginning with its first row.
 

@@ -34,6 +34,8 @@ class SweepRow:
     """The sweep's spec and environment. The first row, and one with ``resumed=True`` at each resume.
 
     ``budget_samples`` is the budget of every trial; ``data`` holds counts and digests of the data sets;
+    ``model_digest`` is that of `sweepft.data.model_digest`, None where the model is not on the driver's machine;
+    ``changes`` has what differs from the spec before a resume, by dotted key: ``[old, new]``;
     ``prior_sweeps`` is a `sweepft.early_stopping.PriorSweeps` as a dict; ``simulated`` describes the simulation of a
     sweep that trained nothing, and is None in a real one.
     """
@@ -46,6 +48,8 @@ class SweepRow:
     sweepft_version: str
     schema_version: int = SCHEMA_VERSION
     data: dict[str, Any] = field(default_factory=dict)
+    model_digest: str | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     git_commit: str | None = None

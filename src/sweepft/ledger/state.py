@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sweepft.ledger.codec import gc_paused
-from sweepft.ledger.lock import Owner, current_writer
+from sweepft.ledger.lease import current_writer
+from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import iter_ledger, ledger_path
 from sweepft.ledger.rows import Row
 from sweepft.ledger.trial_state import TrialState
@@ -29,6 +30,7 @@ class SweepState:
         leader: The first trial of the ranking by objective, or None. See `sweepft.ledger.ranking`.
         finish: The `finish` row, or None while a driver runs and after a crash.
         faults, commands: All rows of these kinds.
+        asked_trials: Number of trials without clones: of the last spec or extension; None where the spec sets none.
         costs: `cost` rows that belong to no trial: idle slots.
         phases, gpu_phases: Wall seconds and GPU-seconds by phase, of all `cost` rows.
         slots: Names of the slots in `cost` rows, for each of ``sessions``.
@@ -47,6 +49,7 @@ class SweepState:
     faults: list[Row] = field(default_factory=list)
     costs: list[Row] = field(default_factory=list)
     commands: list[Row] = field(default_factory=list)
+    asked_trials: int | None = None
     phases: dict[str, float] = field(default_factory=dict)
     gpu_phases: dict[str, float] = field(default_factory=dict)
     slots: list[set[int | str]] = field(default_factory=list)
@@ -106,11 +109,7 @@ class SweepState:
     @property
     def planned_trials(self) -> int | None:
         """Trials the sweep will run, with extensions and clones; None where the spec sets no number."""
-        asked = (self.spec.get("search") or {}).get("trials")
-        if asked is None:
-            return None
-        more = [int(c["arguments"]["trials"]) for c in self.accepted("extend")]
-        return max([int(asked), *more]) + self.clones
+        return None if self.asked_trials is None else self.asked_trials + self.clones
 
     @property
     def clones(self) -> int:
@@ -170,7 +169,7 @@ class SweepState:
         elif kind == "fault":
             self.faults.append(row)
         elif kind == "command":
-            self.commands.append(row)
+            self._command(row)
         elif kind == "finalists":
             self.finalists = row
         elif kind == "score":
@@ -212,7 +211,17 @@ class SweepState:
         if row.get("trial_id") is None:
             self.costs.append(row)
 
+    def _command(self, row: Row) -> None:
+        self.commands.append(row)
+        if row["command"] == "extend" and row["accepted"]:
+            self.asked_trials = max(self.asked_trials or 0, int(row["arguments"]["trials"]))
+
     def _sweep(self, row: Row) -> None:
+        before, asked = (_trials_of(self.spec), _trials_of(row.get("spec") or {}))
+        if asked != before or "search.trials" in (
+            row.get("changes") or {}
+        ):  # else an extension stays in force
+            self.asked_trials = asked
         if self.header:
             self.resumes.append(row)
             self.finish = None
@@ -238,3 +247,8 @@ class SweepState:
             seq=row["seq"],
             proposed=row.get("time", 0.0),
         )
+
+
+def _trials_of(spec: dict[str, Any]) -> int | None:
+    asked = (spec.get("search") or {}).get("trials")
+    return None if asked is None else int(asked)

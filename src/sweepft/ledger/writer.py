@@ -13,14 +13,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
-from sweepft.errors import LedgerError, LedgerLocked, StorageError
+from sweepft.errors import LeaseLost, LedgerError, LedgerLocked, StorageError
 from sweepft.ledger.codec import as_read, decode_row, encode_row, plain
-from sweepft.ledger.lock import WriterLock, current_writer
-from sweepft.ledger.reader import ledger_path, read_ledger
+from sweepft.ledger.lock import WriterLock
+from sweepft.ledger.owner import Owner
+from sweepft.ledger.reader import has_trials, ledger_path, read_ledger
 from sweepft.ledger.rows import DURABLE, Row, complete_fields
 from sweepft.ledger.state import SweepState
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -48,14 +51,23 @@ class Ledger:
         self._clock = clock
 
     @classmethod
-    def create(cls, run_dir: str | os.PathLike[str], clock: Callable[[], float] = time.time) -> Self:
+    def create(
+        cls,
+        run_dir: str | os.PathLike[str],
+        clock: Callable[[], float] = time.time,
+        *,
+        say: Callable[[str], None] | None = None,
+    ) -> Self:
         """Begin the ledger of a new run. The folders are made private to the user (0700).
+
+        A ledger without trials, of a sweep that failed before its first one, is begun again.
 
         Args:
             run_dir: The run folder.
             clock: Unix seconds for the rows; a simulated sweep gives its own.
+            say: See `WriterLock`.
         Raises:
-            LedgerError: If the folder already holds a ledger.
+            LedgerError: If the folder already holds a ledger with trials, or a damaged one.
             LedgerLocked: If another driver holds the lock.
             StorageError: If the folder cannot be written.
         """
@@ -65,13 +77,13 @@ class Ledger:
             _make_private(Path(run_dir))
             path.parent.mkdir(mode=0o700, exist_ok=True)
             path.parent.chmod(0o700)
-            lock = WriterLock(path.parent / "lock")
-            if path.exists() and path.stat().st_size > 0:
+            lock = WriterLock(path.parent / "lock", say=say)
+            if has_trials(run_dir):
                 raise LedgerError(
                     f"{path}: this folder already holds a run\n  Resume it, or give the new run another folder.",
                     key="ledger.exists",
                 )
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             _sync_folders(path)
         except BaseException as e:
             if lock is not None:
@@ -87,9 +99,18 @@ class Ledger:
         return cls.reopen(run_dir)[0]
 
     @classmethod
-    def reopen(cls, run_dir: str | os.PathLike[str]) -> tuple[Self, list[Row]]:
+    def reopen(
+        cls,
+        run_dir: str | os.PathLike[str],
+        *,
+        take_over: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> tuple[Self, list[Row]]:
         """Continue a run's ledger after its last whole row; a half-written last line is cut off.
 
+        Args:
+            run_dir: The run folder.
+            take_over, say: See `WriterLock`.
         Returns:
             The writer, and all rows so far.
         Raises:
@@ -104,7 +125,7 @@ class Ledger:
                 key="ledger.missing",
             )
         try:
-            lock = WriterLock(path.parent / "lock")
+            lock = WriterLock(path.parent / "lock", take_over=take_over, say=say)
         except OSError as e:
             raise _storage_error(path, "cannot lock the ledger", e) from e
         fd = -1
@@ -131,10 +152,11 @@ class Ledger:
             The row exactly as `read_ledger` will give it.
         Raises:
             ValueError, TypeError: If the row is not of its kind or a value cannot be written.
+            LeaseLost: If another driver has taken the run over.
             StorageError: If the disk is full, read-only or failing. After a full disk the ledger is still
                 whole and `append` may be tried again.
         """
-        self._check_usable()
+        self.check()
         if self._seq == 0 and kind != "sweep":
             raise ValueError(f"ledger row {kind!r}: the first row of a ledger is 'sweep'")
         body = {name: plain(value, name) for name, value in complete_fields(kind, fields).items()}
@@ -146,6 +168,21 @@ class Ledger:
         if kind in DURABLE:
             self.sync()
         return as_read(row, line)
+
+    @property
+    def owner(self) -> Owner:
+        """The process that writes it."""
+        return self._lock.owner
+
+    def check(self) -> None:
+        """Make sure that rows can be written.
+
+        Raises:
+            LeaseLost: If another driver has taken the run over.
+            StorageError: If the disk has failed before.
+        """
+        self._check_usable()
+        self._lock.check()
 
     def sync(self) -> None:
         """Flush everything written so far to disk.
@@ -197,6 +234,11 @@ class Ledger:
             )
 
     def _write(self, line: bytes) -> None:
+        if os.fstat(self._fd).st_size != self._size:
+            raise LeaseLost(
+                f"{self.path}: another process has written to it\n"
+                "  This driver has stopped writing; see sweepft status, and resume the run if none is running."
+            )
         done = 0
         try:
             while done < len(line):
@@ -225,34 +267,42 @@ class EventLog:
 
     Attributes:
         failure: The error after which nothing can be written any more, or None. Tune turns exceptions of its
-            callbacks into text, so the error is kept here.
+            callbacks into text, so the error is kept here. It is a `LeaseLost` where another driver has the run.
         listeners: Called with each row, after it is written and folded.
     """
 
     def __init__(self, ledger: Ledger, state: SweepState) -> None:
         self.ledger = ledger
         self.state = state
-        state.writer = current_writer(ledger.path.parent)
-        self.failure: StorageError | None = None
+        state.writer = ledger.owner
+        self.failure: StorageError | LeaseLost | None = None
         self.listeners: list[Callable[[Row], None]] = []
 
     def write(self, kind: str, **fields: Any) -> Row:
         """Append one row (see ``sweepft.ledger.rows``) and return it.
 
         Raises:
-            StorageError: If the ledger cannot be written, now or at an earlier call.
+            StorageError, LeaseLost: If the ledger cannot be written, now or at an earlier call.
         """
-        if self.failure is not None:
-            raise self.failure
-        try:
-            row = self.ledger.append(kind, **fields)
-        except StorageError as error:
-            self.failure = error
-            raise
+        row = self._kept(lambda: self.ledger.append(kind, **fields))
         self.state.apply(row)
         for listener in self.listeners:
             listener(row)
         return row
+
+    def check(self) -> None:
+        """Make sure that rows can be written. Raises as `write` does."""
+        self._kept(self.ledger.check)
+
+    def _kept(self, act: Callable[[], T]) -> T:
+        """Act, and keep the error after which nothing can be written."""
+        if self.failure is not None:
+            raise self.failure
+        try:
+            return act()
+        except (StorageError, LeaseLost) as error:
+            self.failure = error
+            raise
 
 
 def _mend_tail(fd: int) -> int:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from sweepft.errors import LedgerLocked, MirrorError
+from sweepft.errors import LeaseLost, LedgerLocked, MirrorError
 from sweepft.ledger.lock import WriterLock
 from sweepft.mirror.copy import Copier, check_ours
 from sweepft.mirror.status import MirrorStatus, write_status
@@ -87,10 +87,14 @@ def follow(run_dir: Path, uri: str, seconds: float, over: Callable[[float], bool
             try:
                 # The copier of a previous driver can still be sending the last files.
                 lock = lock or _lock(run_dir)
+                lock.check()
                 copier = copier or Copier(run_dir, Store(uri), every=seconds)
                 copier.step()
                 status, failures = MirrorStatus(uri, os.getpid(), time.time()), 0
             except (MirrorError, LedgerLocked, *STORE_ERRORS) as error:
+                if isinstance(error, LeaseLost) and lock is not None:
+                    lock.release()
+                    lock = copier = None
                 permanent = isinstance(error, MirrorError)
                 status, failures = _failed(status, error), failures + 1
             write_status(run_dir, status)

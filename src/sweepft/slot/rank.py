@@ -18,6 +18,7 @@ from sweepft.output import dropping_stream
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
+from sweepft.training.writable_home import use_writable_caches
 
 STACKS_SIGNAL: Final = signal.SIGUSR1
 """At this signal a rank writes the stacks of all its threads to its standard error."""
@@ -60,6 +61,7 @@ class Rank:
     def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
         """Form the process group and open the data."""
         _quiet_libraries()
+        use_writable_caches(Path(self._log_file).parent.parent / "home")
         from sweepft.training.distributed import join
         from sweepft.training.trainer import TrialRunner
 

@@ -6,6 +6,7 @@ position are sent again; trackers recognise them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweepft.errors import Problem, SpecError
+from sweepft.errors import LeaseLost, Problem, SpecError
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState
 from sweepft.ledger.lock import WriterLock
 from sweepft.redact import redact
@@ -105,7 +106,8 @@ class TrackerFeed:
         return {lane.name: lane.failure for lane in self._lanes if lane.failure is not None}
 
     def step(self) -> bool:
-        """Send the next rows; returns whether there were any."""
+        """Send the next rows; returns whether there were any. Raises LeaseLost where another process has taken over."""
+        self._lock.check()
         rows = self._tail.read()
         for row in rows:
             self._sweep.apply(row)
@@ -119,7 +121,9 @@ class TrackerFeed:
         """Close open trials in the trackers, and release the run's lock."""
         for lane in self._lanes:
             lane.close(self._sweep)
-        self._save()
+        with contextlib.suppress(LeaseLost):
+            self._lock.check()
+            self._save()
         self._lock.release()
 
     def _save(self) -> None:

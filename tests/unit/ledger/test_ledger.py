@@ -25,12 +25,11 @@ from hypothesis import strategies as st
 
 import sweepft.ledger
 from support.errors import raises
-from sweepft.errors import LedgerCorrupt, LedgerError, LedgerLocked, LedgerVersion, StorageError
+from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion, StorageError
 from sweepft.ledger import (
     SCHEMA_VERSION,
     Ledger,
     SweepState,
-    current_writer,
     iter_ledger,
     ledger_path,
     ranking,
@@ -342,145 +341,18 @@ def test_codec__checksum_is_the_documented_one(tmp_path: Path) -> None:
         assert zlib.crc32((body + "}").encode()) == int(crc) == json.loads(line)["crc"]
 
 
-# --- one writer -----------------------------------------------------------------------------------
+# --- one process ----------------------------------------------------------------------------------
 
 
-def test_lock__second_writer_is_refused_with_the_owner(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "r") as ledger:
-        ledger.append("sweep", **HEADER)
-        assert current_writer(tmp_path / "r/ledger").pid == os.getpid()
-        for act in (Ledger.open, Ledger.create):
-            with raises(LedgerLocked, "ledger.locked") as caught:
-                act(tmp_path / "r")
-            assert f"process {os.getpid()} on " in str(caught.value)
-        assert SweepState.load(tmp_path / "r").writer.pid == os.getpid()
-    assert current_writer(tmp_path / "r/ledger") is None
-    Ledger.open(tmp_path / "r").close()
+def test_ledger__cannot_be_pickled(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "r") as ledger, pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(ledger)
 
 
 def child(code: str, *args: object) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, args)], stdout=subprocess.PIPE, text=True
     )
-
-
-def test_lock__of_a_killed_writer_is_taken_over(tmp_path: Path) -> None:
-    small_run(tmp_path / "r")
-    writer = child(
-        """
-        import sys, time
-        from sweepft.ledger import Ledger
-        ledger = Ledger.open(sys.argv[1])
-        print("open", flush=True)
-        time.sleep(600)
-        """,
-        tmp_path / "r",
-    )
-    assert writer.stdout.readline() == "open\n"
-    assert current_writer(tmp_path / "r/ledger").pid == writer.pid
-    with raises(LedgerLocked, "ledger.locked") as caught:
-        Ledger.open(tmp_path / "r")
-    assert f"process {writer.pid}" in str(caught.value)
-    writer.kill()
-    writer.wait()
-    writer.stdout.close()
-    assert current_writer(tmp_path / "r/ledger") is None
-    with Ledger.open(tmp_path / "r") as ledger:
-        ledger.append("finish", status="finished")
-
-
-def test_lock__one_of_many_gets_a_stale_one(tmp_path: Path) -> None:
-    small_run(tmp_path / "r")
-    stale = {"host": os.uname().nodename, "pid": 2**22 - 1, "started": 1, "since": 0.0}
-    (tmp_path / "r/ledger/lock").write_text(json.dumps(stale))
-    code = """
-        import sys, time
-        from sweepft.ledger import Ledger
-        from sweepft.errors import LedgerLocked
-        try:
-            ledger = Ledger.open(sys.argv[1])
-        except LedgerLocked:
-            print("refused", flush=True)
-        else:
-            print("open", flush=True)
-            sys.stdin.readline()
-        """
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "r")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    said = [r.stdout.readline().strip() for r in racers]
-    for r in racers:
-        r.communicate("\n")
-    assert sorted(said) == ["open", "refused", "refused", "refused"]
-
-
-def test_lock__of_another_host_is_not_taken_over(tmp_path: Path) -> None:
-    small_run(tmp_path / "r")
-    lock = tmp_path / "r/ledger/lock"
-    lock.write_text(json.dumps({"host": "elsewhere", "pid": 12, "started": 0, "since": 0.0}))
-    with raises(LedgerLocked, "ledger.locked") as caught:
-        Ledger.open(tmp_path / "r")
-    assert "process 12 on elsewhere" in str(caught.value)
-    assert current_writer(lock.parent).host == "elsewhere"
-    os.utime(ledger_path(tmp_path / "r"), (0, 0))
-    assert current_writer(lock.parent) is None, "its ledger has not grown for long"
-    assert current_writer(lock.parent, quiet_seconds=math.inf).host == "elsewhere"
-    lock.unlink()
-    Ledger.open(tmp_path / "r").close()
-
-
-def test_lock__without_flock_the_named_process_decides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some network file systems have no flock; then a live pid of the same start time holds the lock."""
-
-    def unsupported(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr("fcntl.flock", unsupported)
-    ledger = Ledger.create(tmp_path / "r")
-    ledger.append("sweep", **HEADER)
-    with raises(LedgerLocked, "ledger.locked") as caught:
-        Ledger.open(tmp_path / "r")
-    assert str(os.getpid()) in str(caught.value)
-    lock = tmp_path / "r/ledger/lock"
-    owner = json.loads(lock.read_text())
-    lock.write_text(
-        json.dumps(owner | {"started": owner["started"] + 1})
-    )  # the pid was given to another process
-    Ledger.open(tmp_path / "r").close()
-    ledger.close()
-
-
-def test_lock__forked_child_neither_writes_nor_unlocks(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "r") as ledger:
-        ledger.append("sweep", **HEADER)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                ledger.append("finish", status="finished")
-            except LedgerLocked:
-                ledger.close()
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        assert current_writer(tmp_path / "r/ledger").pid == os.getpid()
-        with pytest.raises(LedgerLocked):
-            Ledger.open(tmp_path / "r")
-        assert ledger.append("finish", status="finished")["seq"] == 1
-
-
-def test_ledger__cannot_be_pickled(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path / "r") as ledger, pytest.raises(TypeError, match="cannot be pickled"):
-        pickle.dumps(ledger)
 
 
 # --- the disk -------------------------------------------------------------------------------------

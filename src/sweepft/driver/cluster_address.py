@@ -1,0 +1,136 @@
+"""Checks a cluster's address before anything is written: its form, that a cluster answers, and that Ray can join it.
+
+Ray itself retries an address that does not answer for minutes. The last check joins the cluster in a child process,
+which can be ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from typing import Final
+
+from sweepft.errors import ClusterError, Problem
+from sweepft.redact import redact
+
+_CONNECT_SECONDS: Final = 5.0
+_JOIN_SECONDS: Final = 9
+_START_SECONDS: Final = 60.0  # for the child to import Ray, on a busy machine
+
+_HOST_PORT: Final = re.compile(r"\[?(?P<host>[\w.:%-]+?)\]?:(?P<port>\d{1,5})", re.ASCII)
+_HERE: Final = "leave out --address to start Ray on this machine"
+
+_JOIN: Final = f"""
+import json, signal, sys
+import ray
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+signal.alarm({_JOIN_SECONDS})
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
+except Exception as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+else:
+    print(json.dumps([]))
+    ray.shutdown()
+"""
+
+
+def check_address(address: str | None) -> None:
+    """Refuse an address that no cluster can be joined at, within seconds.
+
+    Args:
+        address: ``auto``, ``HOST:PORT``, or None for a local Ray.
+    Raises:
+        ClusterError: With the remedy.
+    """
+    if address is None:
+        return
+    if address.startswith("ray://"):
+        raise _refused(
+            address,
+            "is an address of Ray Client, which sweepft does not use",
+            "on a node of the cluster: --address auto; from elsewhere, as a Ray Job: --address http://HEAD:8265",
+        )
+    if address != "auto":
+        match = _HOST_PORT.fullmatch(address)
+        if match is None or not 0 < int(match["port"]) < 65536:
+            raise _refused(
+                address,
+                "must be auto, HOST:PORT or http://HOST:PORT",
+                f"for example --address 10.0.0.5:6379; {_HERE}",
+            )
+        _connect(address, match["host"], int(match["port"]))
+    _join(address)
+
+
+def _connect(address: str, host: str, port: int) -> None:
+    """Make sure that a gRPC server, as Ray's is, answers there: it begins with a frame of settings."""
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS) as server:
+            server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            answer = b""
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                while len(answer) < 4 and (more := server.recv(64)):
+                    answer += more
+    except OSError as error:
+        raise _refused(
+            address,
+            f"cannot be reached: {error.strerror or error}",
+            f"is the cluster up, and this port (6379 by default) open to this machine? else {_HERE}",
+        ) from None
+    if answer[3:4] != b"\x04":
+        raise _refused(
+            address,
+            "is not the port of a Ray cluster",
+            "name the port of `ray start --head`, 6379 by default; as a Ray Job: --address http://HEAD:8265",
+        )
+
+
+def _join(address: str) -> None:
+    """Join and leave the cluster in a child process."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _JOIN, address],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_START_SECONDS + _JOIN_SECONDS,
+            env={"RAY_USAGE_STATS_ENABLED": "0"} | os.environ,
+        )
+        said, printed = done.stdout.strip().splitlines()[-1:], done.stderr
+        found: list[str] = json.loads(said[0]) if said else ["TimeoutError", "no answer"]
+    except (subprocess.TimeoutExpired, ValueError):
+        found, printed = ["TimeoutError", "no answer"], ""
+    if not found:
+        return
+    kind, message = found
+    first = redact((message.strip().splitlines() or [kind])[0])
+    if "Could not find any running Ray instance" in message:
+        raise _refused(address, "no Ray cluster runs on this machine", f"name one as HOST:PORT; {_HERE}")
+    if "multiple active Ray instances" in message:
+        raise _refused(address, first, "name one of them as HOST:PORT")
+    if "AuthToken" in printed + message or "Unauthenticated" in printed + message or "Authentication" in kind:
+        raise _refused(
+            address,
+            "the cluster refuses this machine's token",
+            "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        )
+    if "ersion mismatch" in message:
+        versions = " ".join(message.split())
+        raise _refused(
+            address, redact(versions), "install the versions of Ray and Python that the cluster has"
+        )
+    raise _refused(
+        address,
+        f"the cluster cannot be joined: {first}",
+        f"run `ray status --address {address}` on its head; is it up? else {_HERE}",
+    )
+
+
+def _refused(address: str, rule: str, remedy: str) -> ClusterError:
+    return ClusterError([Problem(redact(address), "--address", rule, remedy)])

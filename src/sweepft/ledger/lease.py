@@ -1,0 +1,147 @@
+"""The lease of a run: a small file in which its writer shows every few seconds that it lives.
+
+Another host cannot see the writer's process, and the two clocks may differ. So it watches: a lease that changes has a
+living owner, and one that stays as it is for `LEASE_SECONDS` has none. The file is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from sweepft.ledger.owner import Owner
+
+HEARTBEAT_SECONDS: float = 5.0
+"""Between two heartbeats of a writer."""
+
+LEASE_SECONDS: float = 120.0
+"""So long must a lease stay unchanged before another host takes the run over."""
+
+_FRESH: Final = 20.0
+_LATE_BEATS: Final = 2.5
+_OLD: Final = 86400.0
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease as read.
+
+    Attributes:
+        owner: Who holds it.
+        time: Unix seconds of the last heartbeat, by the owner's clock.
+        mark: Differs after each heartbeat.
+    """
+
+    owner: Owner
+    time: float
+    mark: tuple[bytes, int]
+
+
+def read_lease(path: Path) -> Lease | None:
+    """The lease in a file; None if there is none, or what is there is no lease.
+
+    Raises:
+        OSError: If it is unknown whether there is one: the file system does not answer.
+    """
+    try:
+        fd = os.open(
+            path, os.O_RDONLY | os.O_CLOEXEC
+        )  # opening asks a network file system for the newest state
+    except FileNotFoundError:
+        return None
+    try:
+        text = os.pread(fd, 4096, 0)
+        changed = os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
+    try:
+        found = json.loads(text)
+        return Lease(Owner.from_dict(found), float(found["time"]), (text, changed))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        return None
+
+
+def write_lease(path: Path, owner: Owner) -> None:
+    """Write a heartbeat.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    text = json.dumps(asdict(owner) | {"time": time.time()}) + "\n"
+    new = path.with_name(f".{path.name}-{owner.lease_id}")
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
+            raise
+        os.utime(path)  # a full disk must not look like a dead writer
+
+
+def current_writer(folder: Path) -> Owner | None:
+    """The living process that writes in this folder, or None. Takes no lock, so it never disturbs a writer.
+
+    The process of a host that cannot be seen from here lives if its lease is fresh. With an old one (or clocks that
+    differ) this waits for its next heartbeat, for some seconds.
+
+    Args:
+        folder: The folder of the lease, as ``ledger``.
+    """
+    watch = WriterWatch(folder)
+    owner = watch.writer()
+    while owner is None and watch.in_doubt:
+        time.sleep(min(0.2, HEARTBEAT_SECONDS / 10))
+        owner = watch.writer()
+    return owner
+
+
+class WriterWatch:
+    """Follows whether a run has a living writer.
+
+    Args:
+        folder: The folder of the lease.
+
+    Attributes:
+        in_doubt: Whether a None of `writer` is no answer yet: its next heartbeat may still come.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "lease"
+        self._mark: tuple[bytes, int] | None = None
+        self._changed: float | None = None  # monotonic seconds of the last change that was seen
+        self._begun: float | None = None
+        self.in_doubt = False
+
+    def writer(self) -> Owner | None:
+        """The living writer as far as can be known now, or None."""
+        self.in_doubt = False
+        try:
+            lease = read_lease(self._path)
+        except OSError:
+            return None
+        if lease is None:
+            return None
+        if lease.owner.visible:
+            return lease.owner if lease.owner.alive else None
+        if lease.mark != self._mark:
+            self._changed = None if self._mark is None else time.monotonic()
+            self._mark = lease.mark
+        now, age = time.monotonic(), time.time() - lease.time
+        self._begun = now if self._begun is None else self._begun
+        last = age if self._changed is None else now - self._changed
+        fresh = -HEARTBEAT_SECONDS < last < _FRESH
+        watched = now - self._begun >= _LATE_BEATS * HEARTBEAT_SECONDS
+        self.in_doubt = not fresh and not watched and age < _OLD
+        return lease.owner if fresh else None
