@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 SWEEPFT = """
 import sys
-from sweepft.ledger import lease
-lease.LEASE_SECONDS = float(sys.argv.pop(1))
+from sweepft.ledger.lease import SECONDS
+SECONDS.unchanged = float(sys.argv.pop(1))
 from sweepft.cli.main import main
 main()
 """

@@ -1,7 +1,7 @@
 """The lease of a run: a small file in which its writer shows every few seconds that it lives.
 
 Another host cannot see the writer's process, and the two clocks may differ. So it watches: a lease that changes has a
-living owner, and one that stays as it is for `LEASE_SECONDS` has none. The file is replaced as a whole.
+living owner, and one that stays as it is for two minutes has none. The file is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -17,11 +17,21 @@ from typing import Final
 
 from sweepft.ledger.owner import Owner
 
-HEARTBEAT_SECONDS: float = 5.0
-"""Between two heartbeats of a writer."""
 
-LEASE_SECONDS: float = 120.0
-"""So long must a lease stay unchanged before another host takes the run over."""
+@dataclass
+class LeaseSeconds:
+    """Times of leases.
+
+    Attributes:
+        heartbeat: Between two heartbeats of a writer.
+        unchanged: So long must a lease stay unchanged before another host takes the run over.
+    """
+
+    heartbeat: float = 5.0
+    unchanged: float = 120.0
+
+
+SECONDS: Final = LeaseSeconds()
 
 _FRESH: Final = 20.0
 _LATE_BEATS: Final = 2.5
@@ -102,7 +112,7 @@ def current_writer(folder: Path) -> Owner | None:
     watch = WriterWatch(folder)
     owner = watch.writer()
     while owner is None and watch.in_doubt:
-        time.sleep(min(0.2, HEARTBEAT_SECONDS / 10))
+        time.sleep(min(0.2, SECONDS.heartbeat / 10))
         owner = watch.writer()
     return owner
 
@@ -141,7 +151,7 @@ class WriterWatch:
         now, age = time.monotonic(), time.time() - lease.time
         self._begun = now if self._begun is None else self._begun
         last = age if self._changed is None else now - self._changed
-        fresh = -HEARTBEAT_SECONDS < last < _FRESH
-        watched = now - self._begun >= _LATE_BEATS * HEARTBEAT_SECONDS
+        fresh = -SECONDS.heartbeat < last < _FRESH
+        watched = now - self._begun >= _LATE_BEATS * SECONDS.heartbeat
         self.in_doubt = not fresh and not watched and age < _OLD
         return lease.owner if fresh else None

@@ -5,7 +5,7 @@ passes it on. A kernel frees it when its process ends, but a file server may kee
 locks at all. The file ``lease`` beside it therefore names the owner, who renews it every few seconds:
 
 - An owner that can be seen to be dead is replaced at once; one that lives is never replaced.
-- An owner on another host is replaced when its lease has not changed for `LEASE_SECONDS` of watching, or at once
+- An owner on another host is replaced when its lease has not changed for two minutes of watching, or at once
   if the user says that it is dead.
 - An owner that was replaced while it slept notices it before it writes: `WriterLock.check`.
 """
@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import LeaseLost, LedgerLocked
-from sweepft.ledger import lease as leases
-from sweepft.ledger.lease import Lease, read_lease, write_lease
+from sweepft.ledger.lease import SECONDS, Lease, read_lease, write_lease
 from sweepft.ledger.owner import Owner
 
 _UNSUPPORTED: Final = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
@@ -96,7 +95,7 @@ class WriterLock:
 
     def _beat(self) -> None:
         """Renew the lease until the lock is released or lost."""
-        while not self._ended.wait(leases.HEARTBEAT_SECONDS):
+        while not self._ended.wait(SECONDS.heartbeat):
             with self._turn:
                 if self._ended.is_set():
                     return
@@ -150,7 +149,7 @@ class _Acquisition:
                 former = read_lease(self._lease)
                 if self._may_take(fd, kernel, former):
                     break
-                time.sleep(min(0.5, leases.HEARTBEAT_SECONDS / 5))
+                time.sleep(min(0.5, SECONDS.heartbeat / 5))
             if kernel is False:
                 fd = self._replace(fd)
             self._claim(me, settle=kernel is None)
@@ -189,8 +188,8 @@ class _Acquisition:
         """Whether the lease has not changed for long enough."""
         if self._first is None:
             self._first = lease
-            self._deadline = time.monotonic() + leases.LEASE_SECONDS
-            until = time.strftime("%H:%M:%S", time.localtime(time.time() + leases.LEASE_SECONDS))
+            self._deadline = time.monotonic() + SECONDS.unchanged
+            until = time.strftime("%H:%M:%S", time.localtime(time.time() + SECONDS.unchanged))
             self._say(
                 f"this run was written by {owner}, a host that cannot be seen from here: waiting until {until} for "
                 "a sign of life, then taking it over (resume --take-over does not wait)"
@@ -199,7 +198,7 @@ class _Acquisition:
             raise self._refused(owner)
         if time.monotonic() < self._deadline:
             return False
-        waited = f"{leases.LEASE_SECONDS:.0f} s"
+        waited = f"{SECONDS.unchanged:.0f} s"
         if kernel is False:
             remedy = (
                 f"Its heartbeat has stopped for {waited}, but the file server still holds its lock. If {owner.host} "
@@ -227,7 +226,7 @@ class _Acquisition:
         write_lease(self._lease, me)
         if not settle:
             return
-        time.sleep(min(1.0, leases.HEARTBEAT_SECONDS / 5))
+        time.sleep(min(1.0, SECONDS.heartbeat / 5))
         found = read_lease(self._lease)
         if found is None or found.owner.lease_id != me.lease_id:
             raise self._refused(found.owner if found is not None else None)

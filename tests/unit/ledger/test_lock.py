@@ -24,14 +24,13 @@ from support.errors import raises
 from support.ledger_builder import HEADER, LedgerBuilder
 from sweepft.errors import LeaseLost, LedgerLocked
 from sweepft.ledger import Ledger, Owner, SweepState, WriterWatch, current_writer, ledger_path, read_ledger
-from sweepft.ledger import lease as leases
-from sweepft.ledger.lease import read_lease, write_lease
+from sweepft.ledger.lease import SECONDS, read_lease, write_lease
 
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 0.05)
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 0.4)
+    monkeypatch.setattr(SECONDS, "heartbeat", 0.05)
+    monkeypatch.setattr(SECONDS, "unchanged", 0.4)
 
 
 @pytest.fixture
@@ -232,7 +231,7 @@ def test_lock__silent_owner_elsewhere_is_replaced_after_a_while(run: Path, file_
 
 
 def test_lock__take_over_does_not_wait(run: Path, file_system: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 3600.0)
+    monkeypatch.setattr(SECONDS, "unchanged", 3600.0)
     write_lease(lease_of(run), elsewhere(run))
     said: list[str] = []
     with Ledger.reopen(run, take_over=True, say=said.append)[0] as ledger:
@@ -306,7 +305,7 @@ def test_lease__former_owner_that_wakes_up_stops(
     run: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     """A suspended host or a network that was cut: the run goes on elsewhere, and the former driver must not write."""
-    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 3600.0)  # no heartbeat comes before the next row
+    monkeypatch.setattr(SECONDS, "heartbeat", 3600.0)  # no heartbeat comes before the next row
     former = Ledger.open(run)
     write_lease(lease_of(run), elsewhere(run))  # it was taken over
     if ended:
@@ -347,7 +346,7 @@ def test_current_writer__dead_host_is_none(run: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(time, "time", lambda: real() + 60)
     assert current_writer(run / "ledger") is None
     assert SweepState.load(run).status == "crashed"
-    monkeypatch.setattr(leases, "HEARTBEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(SECONDS, "heartbeat", 3600.0)
     monkeypatch.setattr(time, "time", lambda: real() + 2 * 86400)
     assert current_writer(run / "ledger") is None, "nobody waits for a run of long ago"
 
