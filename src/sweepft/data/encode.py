@@ -62,7 +62,7 @@ class Encoder:
             "formats": [CACHE_FORMAT, _ENCODER_VERSION],
             "tokenizer": self.tokenizer.backend_tokenizer.to_str(),
             "special": {k: str(v) for k, v in self.tokenizer.special_tokens_map.items()},
-            "template": self.chat.template if self.chat else None,
+            "template": [*self.chat.templates, self.chat.end_of_turn] if self.chat else None,
             "max_length": self.max_length,
             "over_length": self.over_length,
         }
@@ -116,7 +116,7 @@ class Encoder:
     def _render(self, row: Row) -> Rendered | None:
         assert self.chat is not None, "rows with messages need a chat format"
         assert not isinstance(row.content, str)
-        unread = _reasoning_not_read(row, self.chat.template)
+        unread = _reasoning_not_read(row, self.chat.of(row.tools).template)
         if unread is not None:
             remedy = "use one that does, or write the reasoning into `content`"
             self._note("not_rendered", row, f"the chat template does not read {unread}: {remedy}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.data.formats import COLUMNS, is_row
-from sweepft.data.messages import RowFault
+from sweepft.data.messages import RowFault, without_nulls
 from sweepft.errors import DataError, Problem
 from sweepft.spec import is_hub_id
 
@@ -312,14 +312,7 @@ def _from_parquet(file: Path) -> Iterator[tuple[str, Any]]:
         for batch in table.iter_batches():
             for record in batch.to_pylist():
                 number += 1
-                yield f"{file}: row {number}", _without_none(record)
-
-
-def _without_none(value: Any) -> Any:
-    """Without the keys that a table adds where other rows have more: in a table, None is no value."""
-    if isinstance(value, dict):
-        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
-    return [_without_none(item) for item in value] if isinstance(value, list) else value
+                yield f"{file}: row {number}", without_nulls(record)
 
 
 def _from_hub(path: str, split: str) -> Iterator[tuple[str, Any]]:
@@ -328,7 +321,7 @@ def _from_hub(path: str, split: str) -> Iterator[tuple[str, Any]]:
     try:
         loaded = datasets.load_dataset(path, split=split)
         for number, record in enumerate(loaded, 1):
-            yield f"{path}[{split}]: row {number}", _without_none(record)
+            yield f"{path}[{split}]: row {number}", without_nulls(record)
     except Exception as error:  # errors of datasets, of the hub, of the file system and of decoders
         rule = f"the data set must be loadable: {type(error).__name__}: {error}"
         remedy = "check the hub id, its split and the network; or download it and name the file"

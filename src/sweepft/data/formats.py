@@ -190,7 +190,7 @@ def read_row(record: Any, where: str, found: Found, *, domain: str | None, wante
     if _is_given(given.get("tools")):
         if isinstance(content, str):
             raise RowFault("tools", "a plain text has no tools", remedy="write the row as `messages`")
-        tools = read_tools(given["tools"])
+        tools = read_tools(given["tools"], found)
     found.formats[chosen.name] += 1
     for name in layout.unused:
         if _is_given(given[name]):

@@ -11,6 +11,12 @@ from typing import Final
 TRAINING_TEMPLATE: Final = "training_chat_template.jinja"
 """File beside ``chat_template.jinja``: the same template with marks. A later sweep from this folder reads it."""
 
+
+def training_file(name: str) -> str:
+    """File of a named template with marks, beside ``additional_chat_templates/NAME.jinja`` without them."""
+    return TRAINING_TEMPLATE if name == "default" else f"training_chat_template.{name}.jinja"
+
+
 _TAG: Final = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 _SET: Final = re.compile(r"\{%[-+]?\s*set\s+[^.=]+?[=%]")
 

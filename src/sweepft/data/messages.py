@@ -82,11 +82,13 @@ class Found:
         formats: Rows by the name of their format.
         unused: Rows by column that is not used; keys of messages as ``messages[].key``.
         roles: Messages by role as written and role as read, where they differ.
+        nulls: Rows by the column or key in which keys of objects were null, and were left out.
     """
 
     formats: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     roles: Counter[tuple[str, str]] = field(default_factory=Counter)
+    nulls: Counter[str] = field(default_factory=Counter)
 
 
 def read_turns(messages: Any, column: str, found: Found, *, learn: bool = True) -> tuple[Turn, ...]:
@@ -103,12 +105,14 @@ def read_turns(messages: Any, column: str, found: Found, *, learn: bool = True) 
     if not isinstance(messages, list):
         raise RowFault(column, "must be a list of messages", messages)
     unused: set[str] = set()
-    turns = tuple(_turn(m, f"{column}.{i}", found, unused, learn) for i, m in enumerate(messages))
+    nulls: set[str] = set()
+    turns = tuple(_turn(m, f"{column}.{i}", found, unused, nulls, learn) for i, m in enumerate(messages))
     found.unused.update(f"{column}[].{name}" for name in unused)
+    found.nulls.update(nulls)
     return turns
 
 
-def _turn(message: Any, key: str, found: Found, unused: set[str], learn: bool) -> Turn:
+def _turn(message: Any, key: str, found: Found, unused: set[str], nulls: set[str], learn: bool) -> Turn:
     if not isinstance(message, Mapping):
         raise RowFault(key, _MESSAGE, message)
     if message.keys() == _PLAIN:  # the usual message, without looking for anything else
@@ -119,7 +123,7 @@ def _turn(message: Any, key: str, found: Found, unused: set[str], learn: bool) -
     refuse_keys(given, _REFUSED, f"{key}.")
     role = _role(given, key, found)
     name = "content" if "content" in given else "value"
-    extra = _extra(given, key)
+    extra = _extra(given, key, nulls)
     if name in given:
         content = text_of(given[name], f"{key}.{name}")
     elif any(part in extra for part in _WITHOUT_TEXT):
@@ -164,7 +168,7 @@ def _learn(given: Mapping[str, Any], role: str, key: str) -> bool:
     return all(flags.values())
 
 
-def _extra(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _extra(given: Mapping[str, Any], key: str, nulls: set[str]) -> Mapping[str, Any]:
     extra: dict[str, Any] = {}
     for name in ("name", "tool_call_id"):
         if name in given:
@@ -174,13 +178,13 @@ def _extra(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         raise RowFault(key, f"{' and '.join(thoughts)} differ", remedy="keep one of them")
     extra.update(list(thoughts.items())[:1])
     if given.get("tool_calls"):
-        extra["tool_calls"] = _tool_calls(given["tool_calls"], f"{key}.tool_calls")
+        extra["tool_calls"] = _tool_calls(given["tool_calls"], f"{key}.tool_calls", nulls)
     return extra
 
 
-def _tool_calls(calls: Any, key: str) -> list[Mapping[str, Any]]:
+def _tool_calls(calls: Any, key: str, nulls: set[str]) -> list[Mapping[str, Any]]:
     """Tool calls with their arguments as objects, which is what chat templates write as JSON."""
-    calls = _loaded(calls)
+    calls = _without_nulls(calls, key, nulls)
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
         raise RowFault(key, "tool calls must be a list of objects", calls, _TOOL_REMEDY)
     read: list[Mapping[str, Any]] = []
@@ -202,16 +206,42 @@ def _arguments(value: Any) -> Any:
     return {} if loaded is None or (isinstance(loaded, str) and not loaded.strip()) else loaded
 
 
-def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
+def read_tools(value: Any, found: Found) -> tuple[Mapping[str, Any], ...]:
     """The functions of a row: a list of objects, or JSON of one.
 
+    Args:
+        value: The value of the column.
+        found: Counts of rows with keys that are null; changed in place.
     Raises:
         RowFault: If it is something else.
     """
-    tools = _loaded(value)
+    nulls: set[str] = set()
+    tools = _without_nulls(value, "tools", nulls)
+    found.nulls.update(nulls)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowFault("tools", "must be a list of JSON schemas of functions", value, _TOOL_REMEDY)
     return tuple(tools)
+
+
+def _without_nulls(value: Any, key: str, nulls: set[str]) -> Any:
+    """JSON in a text as its value; in everything else keys that are null are left out, and `key` noted.
+
+    A table gives every row the keys of all rows, null where a row has none, and keeps doing so as JSON Lines. Null in a
+    text is as written.
+    """
+    if isinstance(value, str):
+        return _loaded(value)
+    plain = without_nulls(value)
+    if plain != value:
+        nulls.add(re.sub(r"\.\d+", "[]", key))
+    return plain
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the keys of objects that are null, at any depth."""
+    if isinstance(value, Mapping):
+        return {name: without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _loaded(value: Any) -> Any:

@@ -21,7 +21,7 @@ from sweepft.data.files import is_local
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 8
+_PREPARED_FORMAT: Final = 9
 
 
 class _Fact(BaseModel):
@@ -78,12 +78,16 @@ class TokenPolicy(_Fact):
     """Tokens that end an answer, in the order of `end_ids`."""
     ends_turns: bool = False
     """Whether the first of them ends the turns of the chat template."""
+    appended: str | None = None
+    """The end of a turn, if the template writes it only as the beginning of the next one: put behind a last answer."""
     turn_end: str | None = None
     """The end of a turn, if the saved tokenizer has it as eos token in place of the base model's."""
     added: tuple[str, ...] = ()
     """Tokens that the chat template needs and the base model's tokenizer lacks."""
     template: Literal["none", "plain", "marked"] = "none"
     """The chat template: none, or one without or with generation marks."""
+    tool_template: bool = False
+    """Whether rows with tools have a template of their own."""
 
 
 class Prepared(_Fact):

@@ -39,6 +39,12 @@ class Source:
         if found.roles:
             renamed = ", ".join(f"{old} as {new} ({n:,})" for (old, new), n in sorted(found.roles.items()))
             yield f"{self.path}: roles of messages read: {renamed}"
+        if found.nulls:
+            where = ", ".join(f"{name} ({n:,} rows)" for name, n in sorted(found.nulls.items()))
+            yield (
+                f"{self.path}: keys that are null are left out in {where}, as tables add them; to learn a null, write "
+                "tools or arguments as JSON text"
+            )
         for what, unused in (("columns", False), ("keys of messages", True)):
             names = sorted(name for name in found.unused if ("[]." in name) is unused)
             if names:

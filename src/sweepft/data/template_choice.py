@@ -49,13 +49,18 @@ train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 
 
-def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> str:
+def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> tuple[str, str | None]:
     """The template a sweep uses, set on the tokenizer too, with the tokens it needs added.
+
+    A tokenizer may have several templates by name: transformers takes ``tool_use`` for conversations with tools, and
+    ``default`` for others. The tokenizer keeps all of them.
 
     Args:
         tokenizer: A transformers tokenizer; changed in place.
         chat_template: A built-in name, a Jinja file, or None for the tokenizer's own.
         model: The model's path, for error messages.
+    Returns:
+        The template, and the one for conversations with tools if that is another one.
     Raises:
         DataError: If there is no such template, or the tokenizer has none.
     """
@@ -63,8 +68,8 @@ def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> st
     names = " or ".join(BUILT_IN)
     if chat_template is None:
         own = tokenizer.chat_template
-        if isinstance(own, Mapping):
-            own = own.get("default")
+        if own and isinstance(own, Mapping):
+            return _named(own, model)
         if not own:
             rule = "the tokenizer has no chat template, which rows with messages need"
             remedy = f"write model.chat_template: {names} (built in), or name a Jinja file"
@@ -84,7 +89,16 @@ def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> st
             [Problem(model, key, "there is no built-in template of this name", remedy, chat_template)]
         )
     tokenizer.chat_template = template
-    return template
+    return template, None
+
+
+def _named(templates: Mapping[str, str], model: str) -> tuple[str, str | None]:
+    """Of several templates the ones that transformers takes."""
+    if "default" not in templates:
+        rule = "the tokenizer has several chat templates, and none is named default"
+        remedy = f"save the one to train with as a Jinja file and name it, or write {' or '.join(BUILT_IN)}"
+        raise DataError([Problem(model, "model.chat_template", rule, remedy, ", ".join(sorted(templates)))])
+    return templates["default"], templates.get("tool_use")
 
 
 def _built_in(tokenizer: Any, name: str, model: str) -> str:

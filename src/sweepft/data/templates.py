@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,6 +25,12 @@ _REMEDY: Final = "use another model.chat_template, or leave it out of the data"
 _THINKS: Final = re.compile(r"<[^<>]*think", re.IGNORECASE)
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
+_PROBE_TOOL: Final = (
+    {
+        "type": "function",
+        "function": {"name": "f", "description": "f", "parameters": {"type": "object", "properties": {}}},
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -69,12 +75,17 @@ class _End:
         earlier: The token behind an answer that a user turn follows.
         tail: The text that ends an answer where no token does.
         openers: Special tokens that begin a turn, and so end none.
+        next_turn: The token that begins a user turn and at which the base model ends its answers, where the template
+            writes no other end.
+        next_tool: The same of a turn with a tool's answer.
     """
 
     last: str | None
     earlier: str | None
     tail: str
     openers: frozenset[str]
+    next_turn: str | None = None
+    next_tool: str | None = None
 
 
 class ChatFormat:
@@ -82,32 +93,66 @@ class ChatFormat:
 
     Attributes:
         template: The Jinja text.
+        with_tools: The format of conversations with tools, if the tokenizer has a template of its own for them.
         marked: Whether it has generation marks.
         end_of_turn: The token that ends an assistant turn, or None where the template writes none.
+        appended: Whether that token is the one that begins the next turn. It is then put behind the last answer of a
+            conversation, where the template writes nothing.
         writes_bos: Whether the template begins with the tokenizer's bos token.
     """
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str,
+        *,
+        tool_template: str | None = None,
+        ends: Collection[str] = (),
+        probe_tools: Tools = (),
+    ) -> None:
         """Try the template on a small conversation.
 
+        Args:
+            tokenizer: A fast transformers tokenizer.
+            template: The Jinja text.
+            tool_template: Another one for conversations with tools.
+            ends: Tokens at which the base model's generation config ends an answer. If the template writes no end of a
+                turn, but the next turn begins with one of them, that is the end, as in GLM-4.
+            probe_tools: Tools of the small conversation, for a template that cannot do without.
         Raises:
             DataError: If it cannot be rendered, or does not separate turns.
         """
         self.template = template
+        self.with_tools = (
+            None
+            if tool_template is None
+            else ChatFormat(tokenizer, tool_template, ends=ends, probe_tools=_PROBE_TOOL)
+        )
         self.marked = _MARKS.search(template) is not None
         self._tracer = Tracer(template, dict(tokenizer.special_tokens_map), marked=self.marked)
         special = special_tokens(tokenizer)
         self._special = any_of(special)
         self._added = any_of(special | {token.content for token in tokenizer.added_tokens_decoder.values()})
+        self._ends, self._probe_tools = any_of(ends), probe_tools
         try:
             self._begin = self._probe_begin()
             self._end = self._probe_end()
         except ValueError as error:
             remedy = "mend the template, or use a built-in one: " + " or ".join(BUILT_IN)
             raise DataError([Problem("chat template", "model.chat_template", str(error), remedy)]) from error
-        self.end_of_turn = self._end.last or self._end.earlier
+        self.end_of_turn = self._end.last or self._end.earlier or self._end.next_turn
+        self.appended = self._end.next_turn is not None
         bos = tokenizer.bos_token
-        self.writes_bos = bool(bos) and self._tracer.trace(_PROBE[:2]).text.startswith(bos)
+        self.writes_bos = bool(bos) and self._probe(_PROBE[:2]).text.startswith(bos)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The texts of all templates that rows are rendered with."""
+        return (self.template,) if self.with_tools is None else (self.template, self.with_tools.template)
+
+    def of(self, tools: Tools) -> ChatFormat:
+        """The format of a conversation with these tools."""
+        return self.with_tools if tools and self.with_tools is not None else self
 
     def render(self, turns: Sequence[Turn], tools: Tools = ()) -> Rendered:
         """Render a conversation and find its target spans; those of turns with ``learn=False`` are left out.
@@ -116,19 +161,45 @@ class ChatFormat:
             NotRenderedError: If the template leaves out a turn, its tool calls, or the tools.
             ValueError: If the template refuses the conversation, or an answer to learn cannot be found in its text.
         """
+        if self.of(tools) is not self:
+            return self.of(tools).render(turns, tools)
         trace = self._tracer.trace(turns, tools)
         _check_written(trace, turns)
-        if tools and trace.text == self._tracer.render(turns).text:
+        if tools and trace.text == self._without_tools(turns):
             raise NotRenderedError(f"the chat template does not write the tools: {_REMEDY}")
         spans = self._marked(trace, turns) if self.marked else self._traced(trace, turns, tools)
-        return Rendered(trace.text, tuple(spans), _notes(trace, turns, spans))
+        text, spans = self._ended(trace.text, spans, turns)
+        return Rendered(text, tuple(spans), _notes(trace, turns, spans))
+
+    def _without_tools(self, turns: Sequence[Turn]) -> str | None:
+        try:
+            return self._tracer.render(turns).text
+        except ValueError:  # a template for tools alone
+            return None
+
+    def _ended(
+        self, text: str, spans: list[tuple[int, int]], turns: Sequence[Turn]
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """With the token that would begin the next turn behind the last answer, if that one is learned."""
+        end = self._end.next_turn
+        if end is None or not spans or turns[-1].role != "assistant" or not turns[-1].learn:
+            return text, spans
+        *before, (start, stop) = spans
+        if text[stop:].strip():
+            return text, spans
+        if turns[-1].extra.get("tool_calls"):
+            end = self._end.next_tool or end
+        return text[:stop] + end, [*before, (start, stop + len(end))]
+
+    def _probe(self, turns: Sequence[Turn], *, prompt: bool = False) -> Trace:
+        return self._tracer.trace(turns, self._probe_tools, prompt=prompt)
 
     def _probe_begin(self) -> _Begin:
         """How the template begins an assistant turn."""
         try:
-            prompt = self._tracer.trace(_PROBE[:1], prompt=True)
+            prompt = self._probe(_PROBE[:1], prompt=True)
             behind = prompt.text[prompt.followed()[-1].stop :]
-            bare = self._tracer.trace(_PROBE[:1]).text
+            bare = self._probe(_PROBE[:1]).text
         except (ValueError, IndexError):  # no conversation without an answer
             return _Begin("", ())
         header = prompt.text[len(_common(prompt.text, bare)) :]
@@ -138,7 +209,7 @@ class ChatFormat:
     def _probe_end(self) -> _End:
         """How the template ends an assistant turn, last in the conversation or not."""
         question, answer = (turn.content for turn in _PROBE[:2])
-        trace = self._tracer.trace(_PROBE[:2])
+        trace = self._probe(_PROBE[:2])
         pieces = {piece.turn: piece for piece in trace.followed()}
         marks = [trace.text[start:stop] for start, stop in trace.marks if stop > start]
         if 1 not in pieces or (
@@ -148,7 +219,7 @@ class ChatFormat:
         after = trace.text[pieces[1].stop :]
         last = _first(self._added, after)
         try:
-            dialog = self._tracer.trace(_PROBE)
+            dialog = self._probe(_PROBE)
             asked, answered, then = dialog.followed()
         except ValueError:  # not with these turns, or in another order: rows are looked at one by one
             return _End(last, last, "", frozenset())
@@ -156,7 +227,17 @@ class ChatFormat:
         opening = dialog.text[: asked.start] + "".join(self._begin.headers)
         openers = frozenset(self._special.findall(opening)) - {last}
         earlier = _first(self._added, between, openers)
+        if last is None and earlier is None and (next_turn := _first(self._ends, between)):
+            return _End(None, None, "", openers, next_turn, self._probe_next_tool())
         return _End(last, earlier, _common(after, between), openers)
+
+    def _probe_next_tool(self) -> str | None:
+        """The token that begins a tool's answer, if it ends the call."""
+        with contextlib.suppress(ValueError):
+            trace = self._probe((*_PROBE[:2], Turn("tool", "Result one")))
+            _, answer, result = trace.followed()
+            return _first(self._ends, trace.text[answer.stop : result.start])
+        return None
 
     def _marked(self, trace: Trace, turns: Sequence[Turn]) -> list[tuple[int, int]]:
         spans = [(start, stop) for start, stop in trace.marks if stop > start]
@@ -169,10 +250,17 @@ class ChatFormat:
         end = self.end_of_turn
         if end is None:
             return start, stop
+        if self._end.next_turn is not None:
+            return start, self._to_next(text, stop)
         head = text[start:stop].rstrip()
         if head.endswith(end):
             return start, start + len(head)
         return start, stop + len(end) if text.startswith(end, stop) else stop
+
+    def _to_next(self, text: str, stop: int) -> int:
+        """Behind the token of the next turn that ends an answer, if one follows."""
+        following = self._ends.match(text, stop + len(text[stop:]) - len(text[stop:].lstrip()))
+        return following.end() if following else stop
 
     def _traced(self, trace: Trace, turns: Sequence[Turn], tools: Tools) -> list[tuple[int, int]]:
         pieces = trace.followed()
@@ -216,7 +304,9 @@ class ChatFormat:
         if turns[piece.turn].extra.get("tool_calls"):
             stop = self._stop_of_calls(text, piece, bool(following), turns, tools)
             if stop is not None:
-                return stop
+                return stop if self._end.next_turn is None else self._to_next(text, stop)
+        if self._end.next_turn is not None:
+            return self._to_next(text, piece.end)
         if end is None:
             tail = self._end.tail
             return next(

@@ -12,12 +12,12 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sweepft.data.generation_marks import TRAINING_TEMPLATE, without_marks
+from sweepft.data.generation_marks import training_file, without_marks
 from sweepft.data.prepared import TokenPolicy
 from sweepft.data.template_choice import choose_template
 from sweepft.data.templates import ChatFormat, special_tokens
@@ -71,24 +71,29 @@ class LoadedTokenizer:
         return TokenPolicy(
             ends=tuple(ends),
             ends_turns=self.chat is not None and self.chat.end_of_turn is not None,
+            appended=self.chat.end_of_turn if self.chat is not None and self.chat.appended else None,
             turn_end=self.turn_end,
             added=self.added,
             template=kind,
+            tool_template=self.chat is not None and self.chat.with_tools is not None,
         )
 
     def save(self, cache: Path) -> Path:
         """Save as ``tokenizer-DIGEST`` in `cache`, all or nothing; returns the folder.
 
-        The saved chat template has no generation marks, and where its turns end with another token than the text, that
-        one is the saved ``eos_token``, as programs that generate expect. A template with marks is saved beside it.
+        All chat templates of the tokenizer are saved, without generation marks; those with marks are saved beside them.
+        Where turns end with another token than the text, that one is the saved ``eos_token``, as programs that generate
+        expect.
 
         Raises:
             StorageError: If it cannot be written.
         """
         t = copy.deepcopy(self.tokenizer)
-        marked = t.chat_template if self.chat is not None and self.chat.marked else None
-        if marked is not None:
-            t.chat_template = without_marks(marked)
+        named = t.chat_template if isinstance(t.chat_template, dict) else {"default": t.chat_template or ""}
+        plain = {name: without_marks(template) for name, template in named.items()}
+        marked = {training_file(name): text for name, text in named.items() if text != plain[name]}
+        if t.chat_template:
+            t.chat_template = plain if isinstance(t.chat_template, dict) else plain["default"]
         if self.turn_end is not None:
             t.eos_token = self.turn_end
         special = {name: str(token) for name, token in t.special_tokens_map.items()}
@@ -100,8 +105,8 @@ class LoadedTokenizer:
             temporary = cache / f".tmp-tokenizer-{uuid.uuid4().hex[:8]}"
             try:
                 t.save_pretrained(temporary)
-                if marked is not None:
-                    (temporary / TRAINING_TEMPLATE).write_text(marked, encoding="utf-8")
+                for name, template in marked.items():
+                    (temporary / name).write_text(template, encoding="utf-8")
                 if self.sentencepiece is not None:
                     shutil.copyfile(self.sentencepiece, temporary / _SENTENCEPIECE)
                 temporary.rename(folder)
@@ -137,6 +142,7 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         rule = "the tokenizer must be a fast one (tokenizer.json), which maps tokens to characters"
         remedy = "convert it with transformers and save it beside the weights"
         raise DataError([Problem(model.path, "model.path", rule, remedy, type(tokenizer).__name__)])
+    text_config = config.get_text_config()
     warnings = []
     known = frozenset(tokenizer.get_vocab())
     if tokenizer.pad_token is None:
@@ -148,15 +154,12 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
     if chats or model.chat_template is not None:
         if model.chat_template is None:
             _restore_marks(tokenizer, model)
-        template = choose_template(tokenizer, model.chat_template, model.path)
-        chat = ChatFormat(tokenizer, template)
-        if chat.end_of_turn is None:
-            warnings.append(
-                "the chat template ends no assistant turn with a special token: nothing teaches a stop"
-            )
-        if "strftime_now" in template:
+        template, tool_template = choose_template(tokenizer, model.chat_template, model.path)
+        own = tokenizer.convert_ids_to_tokens(_own_ends(tokenizer, model, text_config))
+        chat = ChatFormat(tokenizer, template, tool_template=tool_template, ends=own)
+        warnings += _about_ends(chat)
+        if any("strftime_now" in text for text in chat.templates):
             warnings.append("the chat template writes today's date into every row")
-    text_config = config.get_text_config()
     end_ids = _end_ids(tokenizer, chat, model, text_config)
     new = _new_tokens(tokenizer, known, end_ids, getattr(text_config, "vocab_size", None))
     if new:
@@ -185,13 +188,15 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
 
 
 def _restore_marks(tokenizer: Any, model: Model) -> None:
-    """Give the tokenizer of a folder that an earlier sweep exported its template with marks."""
-    found = _own_file(model, TRAINING_TEMPLATE)
-    if found is None:
-        return
-    marked = found.read_text(encoding="utf-8")
-    if without_marks(marked) == tokenizer.chat_template:  # else it was changed since
-        tokenizer.chat_template = marked
+    """Give the tokenizer of a folder that an earlier sweep exported its templates with marks."""
+    own = tokenizer.chat_template
+    restored = dict(own) if isinstance(own, dict) else {"default": own}
+    for name, template in restored.items():
+        found = _own_file(model, training_file(name))
+        marked = None if found is None else found.read_text(encoding="utf-8")
+        if marked is not None and without_marks(marked) == template:  # else it was changed since
+            restored[name] = marked
+    tokenizer.chat_template = restored if isinstance(own, dict) else restored["default"]
 
 
 def _own_file(model: Model, name: str) -> Path | None:
@@ -206,12 +211,32 @@ def _own_file(model: Model, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
+def _about_ends(chat: ChatFormat) -> Iterator[str]:
+    """What a user has to know of the end of turns."""
+    if chat.end_of_turn is None:
+        yield (
+            "the chat template ends no assistant turn with a special token: nothing teaches a stop. Name a template "
+            "that does (model.chat_template), or list the token that begins a user turn, if the model knows it, under "
+            "eos_token_id in the base model's generation_config.json"
+        )
+    elif chat.appended:
+        yield (
+            f"the chat template ends an answer with the next turn's token: {chat.end_of_turn} is put behind the last "
+            "answer of each row, because the base model's generation config ends answers with it"
+        )
+
+
 def _end_ids(tokenizer: Any, chat: ChatFormat | None, model: Model, config: Any) -> tuple[int, ...]:
     """Ids that end a generation, the turn's first. Of the base model's own, special tokens only."""
+    ids = [tokenizer.convert_tokens_to_ids(chat.end_of_turn)] if chat and chat.end_of_turn else []
+    ids += [tokenizer.eos_token_id, *_own_ends(tokenizer, model, config)]
+    return tuple(dict.fromkeys(i for i in ids if i is not None))
+
+
+def _own_ends(tokenizer: Any, model: Model, config: Any) -> list[int]:
+    """Special tokens at which the base model's generation config ends a generation."""
     from transformers import GenerationConfig
 
-    ids = [tokenizer.convert_tokens_to_ids(chat.end_of_turn)] if chat and chat.end_of_turn else []
-    ids.append(tokenizer.eos_token_id)
     try:
         own = GenerationConfig.from_pretrained(model.path, revision=model.revision).eos_token_id
     except (OSError, ValueError):  # there is none
@@ -220,13 +245,16 @@ def _end_ids(tokenizer: Any, chat: ChatFormat | None, model: Model, config: Any)
         *tokenizer.all_special_ids,
         *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special),
     }
-    ids += [i for i in (own if isinstance(own, list) else [own]) if i in special]
-    return tuple(dict.fromkeys(i for i in ids if i is not None))
+    return [i for i in (own if isinstance(own, list) else [own]) if i in special]
 
 
 def _turn_end(tokenizer: Any, chat: ChatFormat, eos: str | None) -> str | None:
     """The end of a turn, if it is not the model's eos token, and neither template nor tokenizer writes that one."""
-    if chat.end_of_turn in (None, eos) or "eos_token" in chat.template:
+    if (
+        chat.end_of_turn in (None, eos)
+        or chat.appended
+        or any("eos_token" in text for text in chat.templates)
+    ):
         return None
     adds_eos = eos is not None and tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])[-1:] == [eos]
     return None if adds_eos else chat.end_of_turn
@@ -249,7 +277,7 @@ def _untrained_tokens(
     if chat is None:
         return {}
     vocabulary = tokenizer.get_vocab()
-    written = {vocabulary[t] for t in special_tokens(tokenizer) if t in chat.template}
+    written = {vocabulary[t] for t in special_tokens(tokenizer) if any(t in text for text in chat.templates)}
     unused = untrained(Path(model.path), {*written, *end_ids[:1]})
     return {tokenizer.convert_ids_to_tokens(i): i for i in sorted(unused)}
 

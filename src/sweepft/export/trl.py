@@ -86,6 +86,10 @@ def _rows_read_otherwise(facts: BestFacts) -> Iterator[str]:
     if any("roles of messages" in note for note in facts.prepared.notes):
         yield "TRL does not rename the roles of messages: write them as system, user and assistant first."
     yield from _form_read_otherwise(form, facts.prepared.tokens.template)
+    if form in ("messages", "chat_prompt_completion") and (end := facts.prepared.tokens.appended):
+        yield f"TRL does not put {end} behind a last answer, so that only answers with a turn behind them teach a stop."
+    if facts.prepared.tokens.tool_template and any(source.tools for source in sources):
+        yield "TRL renders rows with tools with the default chat template, too, instead of tool_use."
     if facts.phases or any(source.domains for source in facts.spec.data.train):
         yield "TRL has no domains: phases, weights or choice of domains are not reproduced; all rows weigh the same."
     if any(source.limit for source in facts.spec.data.train):

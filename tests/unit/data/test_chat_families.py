@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, PreTrainedTokenizerFast
 
-from support.chat_templates import ADDED, FAMILIES, GLM4_5, HARMONY, SPECIAL
+from support.chat_templates import ADDED, CHATGLM4, FAMILIES, GLM4_5, HARMONY, SPECIAL
 from support.rows import chat
 from sweepft.data.encode import Encoder
 from sweepft.data.rows import REASONING, Row, Turn
@@ -205,6 +206,59 @@ def test_tool_calls__are_learned_whole_whatever_their_arguments_are(
         args = (f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in values.items())
         written = f"\n<tool_call>add\n{''.join(args)}</tool_call>"
     assert rendered.text[start:stop] == written
+
+
+MARKED_GLM = CHATGLM4.replace(
+    "{%- else %}{{- '<|' + m",
+    "{%- elif m['role'] == 'assistant' %}{{- '<|assistant|>' }}"
+    "{%- generation %}{{- '\n' + m['content'] }}{%- endgeneration %}"
+    "{%- else %}{{- '<|' + m",
+)
+
+
+@pytest.mark.parametrize(
+    ("shape", "ends"),
+    [
+        ("single", ["<|user|>"]),
+        ("multi", ["<|user|>", "<|user|>"]),
+        ("ends with the user", ["<|user|>"]),
+        ("later system", ["", "<|user|>"]),
+        ("last not learned", ["<|user|>"]),
+        ("first not learned", ["<|user|>"]),
+        ("tool", ["<|observation|>", "<|user|>"]),
+        ("tool call alone", ["<|observation|>"]),
+        ("indented", ["<|user|>"]),
+    ],
+)
+@pytest.mark.parametrize("template", [CHATGLM4, GLM4_5, MARKED_GLM])
+def test_next_turns_token__ends_an_answer_if_it_ends_those_of_the_base_model(
+    template: str, shape: str, ends: list[str]
+) -> None:
+    """As in GLM-4, whose template writes nothing behind an answer."""
+    made, row = tokenizer("<|endoftext|>", None, template), replace(SHAPES[shape], tools=())
+    if "tool" in shape and template is not GLM4_5:
+        return  # they write no tool calls
+    form = ChatFormat(made, template, ends=("<|endoftext|>", "<|user|>", "<|observation|>"))
+    assert (form.end_of_turn, form.appended) == ("<|user|>", True)
+    encoder = Encoder(made, form, 4096, "drop")
+    [(ids, mask, _)] = encoder.encode([row])
+    assert not isinstance(row.content, str)
+    learned = [turn for turn in row.content if turn.role == "assistant" and turn.learn]
+    called = "\n<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>2</arg_value>\n<arg_key>b</arg_key>\n<arg_value>twice"
+    written = [
+        "\n" + turn.content if turn.content else f"{called}</arg_value>\n</tool_call>" for turn in learned
+    ]
+    assert made.decode(ids[mask]) == "".join(map("".join, zip(written, ends, strict=True)))
+    messages = [turn.message() for turn in row.content]
+    plain = made.apply_chat_template(messages, tokenize=True)["input_ids"]
+    appended = made.convert_tokens_to_ids([ends[-1]] if row.content[-1] is learned[-1] else [])
+    assert ids.tolist() == plain + appended
+
+
+def test_next_turns_token__ends_nothing_if_the_base_model_does_not_say_so() -> None:
+    made = tokenizer("<|endoftext|>", None, CHATGLM4)
+    form = ChatFormat(made, CHATGLM4, ends=("<|endoftext|>",))
+    assert (form.end_of_turn, form.appended) == (None, False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -92,6 +92,56 @@ def test_read_source__same_rows_from_every_file_type(tmp_path: Path) -> None:
     assert read["i.jsonl"][1].where.endswith("row 2")
 
 
+def call(arguments: Any) -> dict[str, Any]:
+    function = {"name": "f", "arguments": arguments}
+    made = {"role": "assistant", "content": None, "tool_calls": [{"id": "c0", "function": function}]}
+    return {"messages": [MESSAGES[0], made]}
+
+
+def tool(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "tools": [{"function": {"name": "f", "parameters": {"type": "object", "properties": properties}}}]
+    }
+
+
+def test_read_source__same_tool_calls_from_every_file_type(tmp_path: Path) -> None:
+    """A table, and JSON Lines written from one, give every call the arguments of all calls."""
+    city, unit = {"type": "string"}, {"type": "string", "default": "C"}
+    records = [
+        call({"city": "Rome", "where": {"zip": "1"}}) | tool({"city": city}),
+        call({"where": {"land": "it"}, "unit": "F"}) | tool({"city": city, "unit": unit}),
+        call({"city": "Oslo", "unit": None}) | tool({"unit": unit | {"default": None}}),
+    ]
+    table = pa.Table.from_pylist(records)
+    (tmp_path / "a.jsonl").write_text(lines(*records))
+    pq.write_table(table, tmp_path / "b.parquet")
+    (tmp_path / "c.jsonl").write_text(lines(*table.to_pylist()))
+    read = [read_source(str(path)) for path in sorted(tmp_path.iterdir())]
+    first, *others = [[row.written() for row in source.rows] for source in read]
+    assert others == [first, first]
+    assert ": null" not in "".join(first)
+    noted = [[note for note in source.notes() if "null" in note] for source in read]
+    assert ["messages[].tool_calls (1 rows), tools (1 rows)" in "".join(note) for note in noted] == [
+        True,
+        False,
+        False,
+    ]
+    assert noted[2]
+
+
+def test_read_source__null_in_json_text_is_kept(tmp_path: Path) -> None:
+    text = '{"city": "Rome", "unit": null}'
+    (tmp_path / "a.jsonl").write_text(lines(call(text)))
+    pq.write_table(pa.Table.from_pylist([call(text)]), tmp_path / "b.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        source = read_source(str(path))
+        [row] = source.rows
+        assert not isinstance(row.content, str)
+        [made] = row.content[-1].extra["tool_calls"]
+        assert made["function"]["arguments"] == {"city": "Rome", "unit": None}
+        assert not [note for note in source.notes() if "null" in note]
+
+
 GOOD = json.dumps({"text": "fine"})
 
 

@@ -322,14 +322,15 @@ def test_choose_template__unknown(bare: Any) -> None:
 def test_choose_template__from_a_file(bare: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text(styles.ZEPHYR)
-    assert choose_template(bare, str(file), "org/base") == styles.ZEPHYR == bare.chat_template
+    assert choose_template(bare, str(file), "org/base") == (styles.ZEPHYR, None)
+    assert bare.chat_template == styles.ZEPHYR
     with raises(DataError, "model.chat_template"):
         choose_template(bare, str(tmp_path / "other.jinja"), "org/base")
 
 
 def test_choose_template__own_is_the_default(bare: Any) -> None:
     bare.chat_template = styles.ZEPHYR
-    assert choose_template(bare, None, "org/base") == styles.ZEPHYR
+    assert choose_template(bare, None, "org/base") == (styles.ZEPHYR, None)
 
 
 def test_choose_template__chatml_adds_missing_tokens() -> None:
@@ -358,11 +359,11 @@ def test_choose_template__starts_with_bos_like_the_tokenizer(bare: Any) -> None:
         single="<s> $A", special_tokens=[("<s>", core.token_to_id("<s>"))]
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>")
-    template = choose_template(tokenizer, "plain", "org/base")
+    template, _ = choose_template(tokenizer, "plain", "org/base")
     text = ChatFormat(tokenizer, template).render(turns(("user", "q"), ("assistant", "a"))).text
     assert text == "<s>### Instruction:\nq\n\n### Response:\na</s>\n\n"
     assert (
-        not ChatFormat(bare, choose_template(bare, "plain", "m"))
+        not ChatFormat(bare, choose_template(bare, "plain", "m")[0])
         .render(turns(("user", "q")))
         .text.startswith("<s>")
     )

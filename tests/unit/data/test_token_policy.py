@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from support.errors import raises
 from support.memorised import CHATML, base_model
 from support.tiny import tiny_config, tiny_tokenizer
+from sweepft.data.generation_marks import without_marks
 from sweepft.data.prepared import TokenPolicy
+from sweepft.data.rows import Turn
 from sweepft.data.template_choice import BUILT_IN
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
+from sweepft.errors import DataError
 from sweepft.spec import Model
 
 WORDS_END = """\
@@ -53,12 +57,13 @@ def loaded(folder: Path, *, chats: bool = True, **model: Any) -> LoadedTokenizer
     [
         (CHATML, {}, True, ("<|im_end|>", "<|endoftext|>"), "<|im_end|>", "plain"),
         (CHATML, {}, False, ("<|endoftext|>",), None, "none"),
+        (BUILT_IN["plain"], {}, False, ("<|endoftext|>",), None, "none"),
         (READS_EOS, {}, True, ("<|im_end|>", "<|endoftext|>"), None, "plain"),
         (SPACED, {}, True, ("<|endoftext|>",), None, "plain"),
         (None, {"chat_template": "plain"}, True, ("<|endoftext|>",), None, "marked"),
         (None, {"chat_template": "chatml"}, True, ("<|im_end|>", "<|endoftext|>"), "<|im_end|>", "marked"),
     ],
-    ids=["end-differs", "texts", "template-reads-eos", "space-and-eos", "plain", "chatml"],
+    ids=["end-differs", "texts", "texts-and-marks", "template-reads-eos", "space-and-eos", "plain", "chatml"],
 )
 def test_load_tokenizer__knows_the_ends(
     ready: Path, tmp_path: Path, template: Any, model: Any, chats: bool, ends: Any, turn_end: Any, kind: str
@@ -158,3 +163,86 @@ def test_saved_tokenizer__keeps_the_sentencepiece_file_if_no_token_was_added(
     (folder / "tokenizer.model").write_bytes(b"others")
     again = loaded(folder, chat_template=chat_template).save(tmp_path / "cache")
     assert chat_template == "chatml" or (again / "tokenizer.model").read_bytes() == b"others"
+
+
+GLM = """\
+{%- for m in messages %}{{- '<|' + m['role'] + '|>\\n' + m['content'] }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"""
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_load_tokenizer__next_turns_token_ends_an_answer_if_the_base_model_lists_it(
+    tmp_path: Path, listed: bool
+) -> None:
+    folder, roles = tmp_path / "model", ["<|user|>", "<|assistant|>", "<|observation|>"]
+    own = tiny_tokenizer()
+    own.add_tokens(roles, special_tokens=True)
+    own.chat_template = GLM
+    own.save_pretrained(folder)
+    tiny_config("llama", len(own)).save_pretrained(folder)
+    ends = [own.eos_token, "<|user|>", "<|observation|>"]
+    ids = own.convert_tokens_to_ids(ends if listed else ends[:1])
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    found = loaded(folder)
+    policy = found.policy()
+    assert policy.ends == (("<|user|>", own.eos_token, "<|observation|>") if listed else (own.eos_token,))
+    assert policy.ends_turns is listed
+    assert policy.appended == ("<|user|>" if listed else None)
+    assert AutoTokenizer.from_pretrained(found.save(tmp_path / "cache")).eos_token == own.eos_token
+    [warning] = [text for text in found.warnings if "chat template ends" in text]
+    assert ("nothing teaches a stop" in warning) is not listed
+
+
+DEFAULT = CHATML
+TOOL_USE = (
+    "{{- 'Tools: ' + (tools | map(attribute='function') | list | tojson) + '\\n' }}" + BUILT_IN["chatml"]
+)
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+def named(ready: Path, folder: Path, templates: dict[str, str]) -> Path:
+    shutil.copytree(ready, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = templates
+    for path in folder.glob("chat_template.jinja"):
+        path.unlink()
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_named_templates__rows_with_tools_get_theirs_and_all_are_saved(
+    ready: Path, tmp_path: Path, marked: bool
+) -> None:
+    templates = {
+        "default": BUILT_IN["chatml"] if marked else DEFAULT,
+        "tool_use": TOOL_USE if marked else without_marks(TOOL_USE),
+        "rag": "{{- 'documents' }}",
+    }
+    folder = named(ready, tmp_path / "model", templates)
+    found = loaded(folder)
+    assert found.chat is not None
+    plain = AutoTokenizer.from_pretrained(folder)
+    chat = [Turn("user", "2 and 2?"), Turn("assistant", "4")]
+    messages = [turn.message() for turn in chat]
+    for tools in ((), (ADD,)):
+        rendered = found.chat.render(chat, tools)
+        assert rendered.text == plain.apply_chat_template(messages, tools=list(tools) or None, tokenize=False)
+        assert [rendered.text[a:b] for a, b in rendered.spans] == ["4<|im_end|>"]
+    assert found.policy().tool_template
+    saved = found.save(tmp_path / "cache")
+    exported = AutoTokenizer.from_pretrained(saved)
+    assert exported.chat_template == {name: without_marks(text) for name, text in templates.items()}
+    shutil.copy(folder / "config.json", saved)
+    again = loaded(saved)  # a later sweep from an export
+    assert again.chat is not None
+    assert again.tokenizer.chat_template == templates
+    assert again.chat.marked is marked
+
+
+def test_named_templates__without_a_default_are_refused(ready: Path, tmp_path: Path) -> None:
+    folder = named(ready, tmp_path / "model", {"tool_use": CHATML, "rag": CHATML})
+    with raises(DataError, "model.chat_template") as caught:
+        loaded(folder)
+    assert "rag, tool_use" in str(caught.value)
+    assert loaded(folder, chat_template="plain").policy().template == "marked"

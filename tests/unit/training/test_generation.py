@@ -37,6 +37,9 @@ UNTIDY = {  # as published configs are: settings without effect, and limits that
     "do_sample": False, "temperature": 0.6, "top_p": 0.9, "max_new_tokens": 2048, "max_length": 30,
     "min_new_tokens": 12, "suppress_tokens": [1], "stop_strings": ["#"],
 }  # fmt: skip
+NEXT_TURN = """\
+{%- for m in messages %}{{- '<|' + m['role'] + '|>\\n' + m['content'] }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{%- endif %}"""
 RENAMED = {"<|im_start|>": "<|other|>", "<|im_end|>": "</s>"}
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -52,6 +55,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "plain": {"base": {"template": None, "eos": "</s>"}, "model": {"chat_template": "plain"}, "end": "</s>"},
     "text": {"base": {"template": None, "eos": "</s>", "adds_bos": True}, "end": "</s>"},
+    "next-turn-is-end": {
+        "base": {
+            "template": NEXT_TURN, "eos": "<|endoftext|>", "generation": {"eos_token_id": [1, 2]},
+            "rename": {"<|im_start|>": "<|user|>", "<|im_end|>": "<|assistant|>"},
+        },
+        "end": "<|user|>",
+    },
     "tokenizer-adds-bos": {"base": {"eos": "<|endoftext|>", "adds_bos": True}, "end": "<|im_end|>"},
 }  # fmt: skip
 USUAL = ("end-differs-from-eos", "space-and-eos", "chatml-adds-tokens")  # of the quick tests
