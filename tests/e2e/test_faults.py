@@ -15,9 +15,11 @@ from support.faults import RANK, faults, kill, leaks, once, processes, rows_of
 from support.models import FORGET_POSITIONS, OUT_OF_MEMORY, RAISE_ALWAYS, RAISE_ONCE, faulty_model
 from support.sweeps import run_spec, write_spec
 from support.tiny import tiny_model
+from sweepft.early_stopping import EarlyStopper
 from sweepft.errors import RankFailed, RankHung, RankMismatch
 from sweepft.ledger import read_ledger
 from sweepft.slot.group import WorkerGroup, WorkerShape
+from sweepft.slot.state import WENT_ON
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
@@ -183,3 +185,20 @@ def test_worker_group__refuses_ranks_that_disagree(group, tmp_path, tiny_model_d
     with raises(RankFailed, "rank.failed") as failed:
         group.run(8, timeout=60)
     assert "no trial has been started" in str(failed.value)
+
+
+def test_faults__error_of_the_rule_stops_no_trial(
+    undisturbed, tiny_model_dir, tiny_data_file, tmp_path, monkeypatch
+):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError("of a rule")
+
+    monkeypatch.setattr(EarlyStopper, "judge", broken)
+    spec = write_spec(
+        tmp_path, tiny_model_dir, tiny_data_file, search=TWO_TRIALS, train=SETTINGS, resources=TWO_RANKS
+    )
+    done = run_spec(spec, tmp_path / "run")
+    assert losses(done) == undisturbed
+    found = [row for row in read_ledger(tmp_path / "run") if row["kind"] == "fault"]
+    assert {(row["error"], row["action"]) for row in found} == {("ZeroDivisionError", WENT_ON)}
+    assert "early stopping" in found[0]["message"]
