@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -112,7 +113,7 @@ def _serve(kind: str, folder: Path, log: Path) -> Iterator[str]:
             _create_database(port)
         yield address
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT if kind == "postgresql" else signal.SIGTERM)  # without waiting for clients
         process.wait(60)
 
 

@@ -33,7 +33,7 @@ from sweepft.early_stopping.trial import TrialRecord
 
 _log = logging.getLogger(__name__)
 _SUMMARY: Final = "sweepft:early_stopping"  # system attribute of a trial
-_WRITE_EVERY: Final = 0.01  # of the budget, at most, and at each rung
+_EVERY: Final = 0.01  # of the budget: how often a trial is written, and others are read, between rungs
 _STUDIES: Final = 4  # kept at the same time
 
 
@@ -108,6 +108,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
 
     Decisions on the same reports are those of the scheduler: one `EarlyStopper` for each study makes them. It is kept
     in memory and rebuilt from the storage in a new process, which then lacks the losses since a trial's last rung.
+    Between rungs the other trials are read from the storage each hundredth of the budget.
 
     Example:
         >>> import optuna
@@ -235,6 +236,7 @@ class _Running:
         steps: Steps of which the objective was taken.
         due: Rungs reached while another trial was judged.
         written: Progress when the summary was written last.
+        caught_up: Progress when other trials were read last.
         judged: Whether this process judges it.
     """
 
@@ -243,6 +245,7 @@ class _Running:
         self.steps: set[int] = set()
         self.due: list[Rung] = []
         self.written = -math.inf
+        self.caught_up = -math.inf
         self.judged = False
 
     def observe(
@@ -295,9 +298,11 @@ class _Study:
     def judge(self, study: optuna.Study, trial: FrozenTrial) -> tuple[list[StopDecision], bool]:
         """Take what the trial has reported, judge it; returns the decisions and whether it is to end."""
         early_stopper, running = self._early_stopper, self.running(trial.number)
-        self._catch_up(study, trial.number)
+        first = not running.judged
+        if first:
+            self._catch_up(study, trial.number)
         record = self._record(trial)
-        if not running.judged:  # a trial that another process began
+        if first:  # another process may have begun it
             self._take_summary(record, trial)
             running.judged = True
         if record.status != "running":
@@ -307,6 +312,11 @@ class _Study:
         running.due = []
         if not report.observations and not reached:
             return [], False
+        due = record.last_progress >= running.caught_up + _EVERY * early_stopper.budget
+        if not first and (reached or due):  # a database reads all trials for it: not at every step
+            self._catch_up(study, trial.number)
+        if first or reached or due:
+            running.caught_up = record.last_progress
         # Steps counted from 0 end one short of the budget: then there is nothing left to save.
         if 0 in trial.intermediate_values and record.last_progress + 1 >= early_stopper.budget:
             return [], False
@@ -314,7 +324,7 @@ class _Study:
         if (
             decisions
             or reached
-            or record.last_progress >= running.written + _WRITE_EVERY * early_stopper.budget
+            or record.last_progress >= running.written + _EVERY * early_stopper.budget
         ):
             running.written = record.last_progress
             self._storage.set_trial_system_attr(trial._trial_id, _SUMMARY, record.to_summary())

@@ -37,7 +37,7 @@ def objective(trial: optuna.Trial) -> float:
     return curve(rate, STEPS)
 
 
-def run(storage: str | None) -> optuna.Study:
+def run(storage: optuna.storages.BaseStorage) -> optuna.Study:
     """A study with all trials; the same whatever the storage."""
     study = optuna.create_study(
         storage=storage,
@@ -55,11 +55,12 @@ def run(storage: str | None) -> optuna.Study:
 def test_pruner__on_a_database_decides_as_in_memory(kind: str, tmp_path: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with database(kind, tmp_path / "server.log") as address:
-        study = run(address)
-        trials = study.trials
-        optuna.storages.RDBStorage(address).engine.dispose()
-        study._storage.remove_session()
-    assert [(t.state, t.last_step) for t in trials] == [(t.state, t.last_step) for t in run(None).trials]
+        storage = optuna.storages.RDBStorage(address)
+        trials = run(storage).trials
+        storage.remove_session()
+        storage.engine.dispose()
+    in_memory = run(optuna.storages.InMemoryStorage()).trials
+    assert [(t.state, t.last_step) for t in trials] == [(t.state, t.last_step) for t in in_memory]
     pruned = [t for t in trials if t.state is optuna.trial.TrialState.PRUNED]
     assert 0.3 * TRIALS < len(pruned) < TRIALS
     sizes = [len(str(v)) for t in trials for v in t.system_attrs.values()]
