@@ -113,7 +113,9 @@ def _serve(kind: str, folder: Path, log: Path) -> Iterator[str]:
             _create_database(port)
         yield address
     finally:
-        process.send_signal(signal.SIGINT if kind == "postgresql" else signal.SIGTERM)  # without waiting for clients
+        process.send_signal(
+            signal.SIGINT if kind == "postgresql" else signal.SIGTERM
+        )  # without waiting for clients
         process.wait(60)
 
 

@@ -321,11 +321,7 @@ class _Study:
         if 0 in trial.intermediate_values and record.last_progress + 1 >= early_stopper.budget:
             return [], False
         decisions = early_stopper.judge(record.trial_id, reached)
-        if (
-            decisions
-            or reached
-            or record.last_progress >= running.written + _EVERY * early_stopper.budget
-        ):
+        if decisions or reached or record.last_progress >= running.written + _EVERY * early_stopper.budget:
             running.written = record.last_progress
             self._storage.set_trial_system_attr(trial._trial_id, _SUMMARY, record.to_summary())
         return decisions, bool(decisions) and decisions[-1].ends_trial
