@@ -40,7 +40,8 @@ _NOTES: Final = """
 - `target_modules: all-linear` reaches the router of Llama 4, which peft cannot adapt: name the layers instead.
 - Only text is trained. Of a multimodal model the text part and its embeddings get gradients; the vision part
   stays as it is. Of some (Qwen3.5) transformers loads the text part alone, and layers that predict further
-  tokens (`mtp`) of no model: a warning names weights that are neither trained nor exported.
+  tokens (`mtp`) of no model: a warning names weights that are neither trained nor exported, and
+  the exported `config.json` counts no such layers.
 """
 
 

@@ -6,6 +6,7 @@ Runs where TRL is installed (``pip install trl``).
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 from test_write import SCHEDULES, facts_of
 
 from sweepft.export.recipes import deepspeed_config
-from sweepft.export.trl import trl_config
+from sweepft.export.trl import trl_config, trl_differences
 
 trl = pytest.importorskip("trl", reason="TRL is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -53,3 +54,14 @@ def test_trl_config__parser_accepts_every_key(
     assert (adapter is not None) == ("lora" in settings)
     if settings.get("lora") == LORA:
         assert (adapter.r, adapter.lora_alpha, set(adapter.target_modules)) == (4, 8, {"q_proj", "v_proj"})
+
+
+def test_trl_differences__name_what_the_templates_do(tmp_path: Path) -> None:
+    facts = facts_of(tmp_path / "run")
+    tokens = facts.prepared.tokens.model_copy(update={"appended": "<|user|>", "tool_template": True})
+    sources = tuple(source.model_copy(update={"tools": True}) for source in facts.prepared.sources)
+    prepared = facts.prepared.model_copy(update={"tokens": tokens, "sources": sources})
+    plain, others = (" ".join(trl_differences(one)) for one in (facts, replace(facts, prepared=prepared)))
+    for words in ("put <|user|> behind a last answer", "instead of tool_use"):
+        assert words in others
+        assert words not in plain

@@ -183,6 +183,8 @@ CASES = [
     )
     for name in FAMILIES
     for lora in (None, LORA)
+    if (name, lora)
+    != ("next-turn-is-end", LORA)  # too little for this adapter: every prompt holds the end, too
 ]
 
 
