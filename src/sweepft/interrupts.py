@@ -48,6 +48,13 @@ def handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+def ignore_signals() -> None:
+    """Let the process end with its own exit code: its work is done."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
     """Have the signals raise `Interrupted` while the block runs."""

@@ -78,8 +78,8 @@ def dropping_stream(descriptor: int, encoding: str = "utf-8", *, may_end: bool =
     return io.TextIOWrapper(raw, encoding, _ERRORS, line_buffering=True, write_through=True)
 
 
-def guard_output() -> None:
-    """Put such streams in place of this process's standard output and error.
+def guard_output() -> bool:
+    """Put such streams in place of this process's standard output and error, and return whether they were its own.
 
     A standard descriptor that is closed is opened on the null device first: else the next file that is opened, such as
     the ledger, would take its place and receive what libraries print. Streams that were replaced already stay.
@@ -89,10 +89,12 @@ def guard_output() -> None:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if sys.stdout is sys.__stdout__:
+    own = sys.stdout is sys.__stdout__
+    if own:
         sys.stdout = dropping_stream(1, _encoding(sys.stdout), may_end=True)
     if sys.stderr is sys.__stderr__:
         sys.stderr = dropping_stream(2, _encoding(sys.stderr))
+    return own
 
 
 def _encoding(stream: TextIO | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,25 @@ MOMENTS = {
     "before the first trial": lambda process, run: rows_of(run, "sweep"),
     "ray starts": lambda process, run: below(process, "gcs_server"),
     "trials": lambda process, run: rows_of(run, "steps"),
-    "report": lambda process, run: rows_of(run, "finish"),
 }
+
+AT_THE_END = """
+import os, sys
+import sweepft.driver.sweep as sweep
+from sweepft.cli import main
+
+name, number = sys.argv.pop(1), int(sys.argv.pop(1))
+write = getattr(sweep, name)
+
+def signalled(*arguments, **options):
+    if not options:  # not the report of a running sweep
+        os.kill(os.getpid(), number)
+    return write(*arguments, **options)
+
+setattr(sweep, name, signalled)
+main()
+"""
+"""The command, with a signal to itself where it writes the report or best/: too short a time to hit from outside."""
 
 
 def signal_at(moment: str, number: int, process: subprocess.Popen, run: Path) -> list:
@@ -67,8 +85,6 @@ def check_ended(process: subprocess.Popen, children: list, run: Path) -> None:
         pytest.param("before the first trial", signal.SIGTERM, marks=pytest.mark.full),
         pytest.param("ray starts", signal.SIGHUP, marks=pytest.mark.full),
         pytest.param("trials", signal.SIGHUP, marks=pytest.mark.full),
-        pytest.param("report", signal.SIGTERM, marks=pytest.mark.full),
-        pytest.param("report", signal.SIGINT, marks=pytest.mark.full),
     ],
 )
 def test_signals__the_sweep_ends_resumable(spec, tmp_path, moment, number):
@@ -83,6 +99,31 @@ def test_signals__the_sweep_ends_resumable(spec, tmp_path, moment, number):
     finally:
         process.kill()
     assert b"Traceback" not in (tmp_path / "out.txt").read_bytes()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("function", "number"), [("write_report", signal.SIGTERM), ("write_best", signal.SIGINT)]
+)
+def test_signals__the_report_is_written(spec, tmp_path, function, number):
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-c",
+        AT_THE_END,
+        function,
+        str(int(number)),
+        "run",
+        str(spec),
+        "--out",
+        str(run),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        check_ended(process, [], run)
+        assert (run / "best").is_dir()
+    finally:
+        process.kill()
 
 
 @pytest.mark.full

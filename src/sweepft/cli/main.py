@@ -28,7 +28,7 @@ from sweepft.errors import (
     SweepftError,
 )
 from sweepft.extras import require_run
-from sweepft.interrupts import Interrupted, signals_raise
+from sweepft.interrupts import Interrupted, ignore_signals, signals_raise
 from sweepft.output import end_on_failure, guard_output
 
 if TYPE_CHECKING:
@@ -342,10 +342,14 @@ def presets() -> None:
 
 def main() -> None:
     """Entry point: turns errors and signals into a message and an exit code."""
-    guard_output()
+    is_process = guard_output()
     end_on_failure(True)
-    with signals_raise():
+    with contextlib.ExitStack() as handling:
+        handling.enter_context(signals_raise())
         code = _exit_code()
+        if is_process:
+            ignore_signals()
+            handling.pop_all()
     if code:
         sys.exit(code)
 
