@@ -6,9 +6,11 @@ Also what Ray's and Tune's processes read from the environment, and how a local 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 
 from sweepft.driver.configs import check_cluster, local_cpus
 from sweepft.driver.run_folder import check_shared
@@ -57,19 +59,15 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         yield warning
     finally:
         if started:
-            ray.shutdown()
+            with _own_signals():
+                ray.shutdown()
         redact_files(run_dir / "logs")  # libraries write to the ranks' logs directly
 
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep this process's handling of signals while Ray starts.
-
-    Ray sets a handler of SIGTERM that ends the process. It starts its own processes with SIGINT blocked, so that Ctrl-C
-    on a terminal does not reach them; a closed terminal should not either.
-    """
+    """Keep this process's handler of SIGTERM while Ray starts, which sets its own, and ends, which removes any."""
     before = signal.getsignal(signal.SIGTERM)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     except SystemExit:  # by Ray's handler
@@ -78,7 +76,6 @@ def _own_signals() -> Iterator[None]:
         in_main = threading.current_thread() is threading.main_thread()  # elsewhere Ray sets none
         if in_main and before is not None:
             signal.signal(signal.SIGTERM, before)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _LogFile(logging.FileHandler):
@@ -140,7 +137,7 @@ def start_ray(cpus: int) -> None:
     Args:
         cpus: Logical CPUs it has to give.
     """
-    with _on_loopback():
+    with _on_loopback(), _own_process_groups():
         ray.init(
             address="local",  # else Ray joins a cluster that runs here, and refuses num_cpus
             num_cpus=cpus,
@@ -149,6 +146,21 @@ def start_ray(cpus: int) -> None:
             logging_level=logging.WARNING,
             configure_logging=False,
         )
+
+
+@contextlib.contextmanager
+def _own_process_groups() -> Iterator[None]:
+    """Have Ray's processes lead process groups of their own; Ray has no option for it.
+
+    A closed terminal, ``timeout`` and job control signal the group of this process. Ray's processes would end with the
+    signal, before the trials and the report. They still end with this process, of whatever it dies.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = functools.partial(popen, process_group=0) if sys.platform == "linux" else popen
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 @contextlib.contextmanager

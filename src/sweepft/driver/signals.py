@@ -50,6 +50,9 @@ class SweepSignals:
     def begin_report(self) -> None:
         """The trials are over. The next signal lets the report be written, the one after it raises."""
         self._reporting, self._allowed = True, self.received + 1
+        self._handling.enter_context(
+            handled_by(self._on_signal)
+        )  # again: libraries of the session set their own
 
     @classmethod
     @contextlib.contextmanager
