@@ -247,7 +247,7 @@ def describe_run(found: dict[str, Any]) -> str:
     counts = ", ".join(f"{n} {status}" for status, n in sorted(found["trials"].items())) or "none yet"
     planned = f" of {found['planned_trials']}" if found["planned_trials"] else ""
     lines = [
-        f"{found['name']}: {found['status']}",
+        f"{found['name'] or found['run']}: {found['status']}",
         f"trials: {sum(found['trials'].values())}{planned} ({counts})",
     ]
     if found["writer"]:
@@ -264,6 +264,8 @@ def describe_run(found: dict[str, Any]) -> str:
         lines.append(_mirror(found["mirror"]))
     if found["status"] == "paused" and not found["resume"]:
         lines.append(f"to continue: sweepft continue {found['run']}")
+    if found["status"] == "not started":
+        lines.append(f"to start: sweepft run {Path(found['run'], 'spec.yaml')} --out {found['run']}")
     if found["resume"]:
         lines.append(f"to resume: sweepft resume {found['run']}")
     return "\n".join(lines)

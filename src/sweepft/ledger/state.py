@@ -139,11 +139,15 @@ class SweepState:
 
     @property
     def status(self) -> str:
-        """``running``, ``crashed`` (no writer, no finish row), or the finish row's status."""
+        """``running``, ``not started`` (nothing is recorded), ``crashed`` (no writer, no finish row), or the finish
+        row's status.
+        """
         if self.finish is not None:
             return str(self.finish["status"])
         running = self.writer is not None or any(t.status == "running" for t in self.trials.values())
-        return "running" if running else "crashed"
+        if running:
+            return "running"
+        return "crashed" if self.rows else "not started"
 
     def apply(self, row: Row) -> None:
         """Fold one row; unknown kinds are ignored. A row made by hand may lack ``seq``."""

@@ -12,6 +12,7 @@ from support.errors import raises
 from support.ledger_builder import LedgerBuilder
 from support.specs import spec, spec_dict
 from sweepft.data import model_digest
+from sweepft.driver.progress import describe_run, status_of
 from sweepft.driver.resume_rules import check_changes, check_model, drop_checkpoints, trials_in_force
 from sweepft.driver.run_folder import make_run_folder
 from sweepft.driver.start import resume_sweep
@@ -199,6 +200,10 @@ def test_run_folder__of_a_sweep_that_never_began(left: str, tmp_path: Path) -> N
         with raises(LedgerError, "ledger.empty") as refused:
             resume_sweep(run)
         assert f"sweepft run {run / 'spec.yaml'} --out {run}" in str(refused.value)
+    if "row" in left or left == "empty ledger":
+        found = status_of(run)
+        assert (found["status"], found["resume"]) == ("not started", False)
+        assert f"--out {run}" in describe_run(found)
     (run / "study.journal").touch()
     with make_run_folder(run, plan):
         assert not (run / "study.journal").exists()
