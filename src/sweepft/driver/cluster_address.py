@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from sweepft.redact import redact
 _CONNECT_SECONDS: Final = 5.0
 _JOIN_SECONDS: Final = 9
 _START_SECONDS: Final = 60.0  # for the child to import Ray, on a busy machine
+
+_FAILURES: Final = ("Failed to connect", "Failed to get", "Unauthenticated", "AuthToken")
+"""What Ray prints while it tries again."""
 
 _HOST_PORT: Final = re.compile(r"\[?(?P<host>[\w.:%-]+?)\]?:(?P<port>\d{1,5})", re.ASCII)
 _HERE: Final = "leave out --address to start Ray on this machine"
@@ -92,7 +96,11 @@ def _connect(address: str, host: str, port: int) -> None:
 
 
 def _join(address: str) -> None:
-    """Join and leave the cluster in a child process."""
+    """Join and leave the cluster in a child process.
+
+    A child that ends without an answer and without a word of failure is on a busy machine: Ray itself decides then.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_JOB_CONFIG")}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _JOIN, address],
@@ -100,13 +108,17 @@ def _join(address: str) -> None:
             text=True,
             check=False,
             timeout=_START_SECONDS + _JOIN_SECONDS,
-            env={"RAY_USAGE_STATS_ENABLED": "0"} | os.environ,
+            env={"RAY_USAGE_STATS_ENABLED": "0"} | environment,
         )
-        said, printed = done.stdout.strip().splitlines()[-1:], done.stderr
+    except subprocess.TimeoutExpired:
+        return
+    said, printed = done.stdout.strip().splitlines()[-1:], done.stderr
+    try:
         found: list[str] = json.loads(said[0]) if said else ["TimeoutError", "no answer"]
-    except (subprocess.TimeoutExpired, ValueError):
-        found, printed = ["TimeoutError", "no answer"], ""
-    if not found:
+    except ValueError:
+        found = ["ValueError", said[0]]
+    silent = not said and done.returncode == -signal.SIGALRM and not any(w in printed for w in _FAILURES)
+    if not found or silent:
         return
     kind, message = found
     first = redact((message.strip().splitlines() or [kind])[0])

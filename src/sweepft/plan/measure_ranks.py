@@ -22,6 +22,7 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.driver.configs import slot_config
+from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
@@ -33,10 +34,16 @@ def _main() -> None:
     job = json.load(sys.stdin)
     outcome = Path(job["outcome"])
     try:
+        use_short_temp_folder(_silent)
+        use_writable_home(Path(job["folder"]), _silent)
         found = _measure(job)
     except Exception as error:
         found = {"error": str(error)}
     outcome.write_text(json.dumps(found), encoding="utf-8")
+
+
+def _silent(text: str) -> None:
+    """The sweep itself says where its temporary files and caches go."""
 
 
 def _measure(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,10 +90,14 @@ def test_check_address__explains_why_ray_cannot_join(
 
 
 def test_check_address__ends_a_join_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray has printed that it fails. A machine that is only slow is left to Ray."""
     hanging = (
         "import signal, time; signal.signal(signal.SIGALRM, signal.SIG_DFL); signal.alarm(1); time.sleep(600)"
     )
     monkeypatch.setattr(cluster_address, "_JOIN", hanging)
+    check_address("auto")
+    failing = "import sys; print('Failed to connect to GCS', file=sys.stderr, flush=True); "
+    monkeypatch.setattr(cluster_address, "_JOIN", failing + hanging)
     with raises(ClusterError, "--address") as caught:
         check_address("auto")
     assert "no answer" in str(caught.value)
