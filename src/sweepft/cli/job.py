@@ -106,7 +106,9 @@ def logs(run: Path) -> None:
     if job is not None:
         _follow(job, run)
     file = run / "logs" / "driver.log"
-    click.echo(file.read_text(encoding="utf-8") if file.is_file() else f"{file}: empty", nl=False)
+    click.echo(
+        file.read_text(encoding="utf-8", errors="replace") if file.is_file() else f"{file}: empty", nl=False
+    )
 
 
 def _new_note(name: str) -> Path:

@@ -97,7 +97,7 @@ class _LogFile(logging.FileHandler):
 
 def _log_to(file: Path) -> None:
     """Send what libraries log in this process to a file in the run folder, and keep it off the terminal."""
-    handler = _LogFile(file, delay=True)
+    handler = _LogFile(file, delay=True, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("ray", "sweepft", "optuna", "py.warnings"):
         logger = logging.getLogger(name)
