@@ -21,7 +21,7 @@ from sweepft.data.generation_marks import training_file, without_marks
 from sweepft.data.prepared import TokenPolicy
 from sweepft.data.template_choice import choose_template
 from sweepft.data.templates import ChatFormat, special_tokens
-from sweepft.data.weight_files import untrained
+from sweepft.data.weight_files import own_file, untrained
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sections import Model
 
@@ -182,7 +182,9 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
         model_vocab_size=getattr(text_config, "vocab_size", None),
         max_positions=_max_positions(text_config),
         model_type=getattr(config, "model_type", None),
-        sentencepiece=_own_file(model, _SENTENCEPIECE) if tokenizer.get_vocab().keys() == known else None,
+        sentencepiece=own_file(model.path, model.revision, _SENTENCEPIECE)
+        if tokenizer.get_vocab().keys() == known
+        else None,
         warnings=tuple(warnings),
     )
 
@@ -192,23 +194,11 @@ def _restore_marks(tokenizer: Any, model: Model) -> None:
     own = tokenizer.chat_template
     restored = dict(own) if isinstance(own, dict) else {"default": own}
     for name, template in restored.items():
-        found = _own_file(model, training_file(name))
+        found = own_file(model.path, model.revision, training_file(name))
         marked = None if found is None else found.read_text(encoding="utf-8")
         if marked is not None and without_marks(marked) == template:  # else it was changed since
             restored[name] = marked
     tokenizer.chat_template = restored if isinstance(own, dict) else restored["default"]
-
-
-def _own_file(model: Model, name: str) -> Path | None:
-    """A file of the model's folder or repository; None if it has none of this name."""
-    from transformers.utils import cached_file
-
-    missing = {
-        f"_raise_exceptions_for_{why}": False
-        for why in ("gated_repo", "missing_entries", "connection_errors")
-    }
-    found = cached_file(model.path, name, revision=model.revision, **missing)
-    return None if found is None else Path(found)
 
 
 def _about_ends(chat: ChatFormat) -> Iterator[str]:

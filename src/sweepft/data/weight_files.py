@@ -1,4 +1,4 @@
-"""What the weight files of a base model hold, read from their headers and single rows; local safetensors only."""
+"""Files of a base model, and what its weight files hold: from headers and single rows, of local safetensors only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,18 @@ from typing import Any, Final
 
 _EMBEDDINGS: Final = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
 _OUTPUTS: Final = ("lm_head.weight", "embed_out.weight")
+
+
+def own_file(model: str, revision: str | None, name: str) -> Path | None:
+    """A file of a model's folder or hub repository; None if it has none of this name, or the hub cannot be reached."""
+    from transformers.utils import cached_file
+
+    missing = {
+        f"_raise_exceptions_for_{why}": False
+        for why in ("gated_repo", "missing_entries", "connection_errors")
+    }
+    found = cached_file(model, name, revision=revision, **missing)
+    return None if found is None else Path(found)
 
 
 def weight_names(folder: Path) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
+from sweepft.data.weight_files import own_file
 from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.exported_config import complete_config
@@ -59,17 +60,12 @@ def export(zero: ZeroEngine, folder: Path, tokenizer: Path) -> None:
 def _copy_processor(config: EngineConfig, folder: Path) -> None:
     """Copy the base model's files for images and sound, without which servers refuse a multimodal model."""
     from transformers import AutoConfig
-    from transformers.utils import cached_file
 
     exported = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     if exported.get_text_config() is exported:  # the text part alone
         return
-    missing = {
-        f"_raise_exceptions_for_{why}": False
-        for why in ("gated_repo", "missing_entries", "connection_errors")
-    }
     for name in _PROCESSOR:
-        found = cached_file(config.model_path, name, revision=config.revision, **missing)
+        found = own_file(config.model_path, config.revision, name)
         if found is not None:
             shutil.copyfile(found, folder / name)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.data.weight_files import own_file
 from sweepft.training.config import EngineConfig
 
 Fields = dict[str, Any]
@@ -51,10 +52,8 @@ def counted_layers(fields: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _base_fields(config: EngineConfig) -> Fields:
-    from transformers.utils import cached_file
-
-    found = cached_file(config.model_path, "config.json", revision=config.revision)
-    fields: Fields = json.loads(Path(found).read_text(encoding="utf-8"))
+    found = own_file(config.model_path, config.revision, "config.json")
+    fields: Fields = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
     return fields
 
 
