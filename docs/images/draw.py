@@ -21,7 +21,7 @@ NOTES = {
     "spec": "the YAML file; public entry points",
     "early_stopping": "rules; Ray and Optuna adapters",
     "ledger": "rows, state, ranking",
-    "output": "streams, signals, child processes, secrets",
+    "extras": "optional packages, streams, signals, child processes, secrets",
     "errors": "the error tree",
 }
 """What a layer does, by its first package."""
