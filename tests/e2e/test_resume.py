@@ -112,6 +112,7 @@ def test_resume__killed_at_five_random_moments(spec, undisturbed, seed):
     kill_and_resume(spec, undisturbed, spec.parent / f"killed-{seed}", kills=5, seed=seed)
 
 
+@pytest.mark.full
 def test_resume__after_ctrl_c_and_sigterm(spec, undisturbed):
     """SIGTERM is what Slurm, Kubernetes and a stopped Ray Job send; Ray has a handler of its own for it."""
     run = spec.parent / "interrupted"

@@ -130,6 +130,7 @@ def test_outcomes__no_usable_row_is_an_error_whatever_is_accepted(
         assert why in str(caught.value)
 
 
+@pytest.mark.full
 def test_outcomes__every_command_prints_the_same(sweep: Any, tmp_path: Path) -> None:
     file = sweep(40, [refused(i) | {"topic": "x"} for i in range(10)], max_lost=0.2)
     prepared = prepare(load(file), tmp_path / "c")
@@ -146,6 +147,7 @@ def test_outcomes__every_command_prints_the_same(sweep: Any, tmp_path: Path) -> 
     assert (planned["data"]["train"], planned["data"]["left_out"]) == (40, 10)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["validate", "plan"])
 def test_outcomes__every_command_refuses_the_same(sweep: Any, name: str) -> None:
     with raises(DataError, "data.train") as caught:

@@ -40,6 +40,7 @@ def mean_loss(model: Any, path: str) -> float:
     return total / int(tokens.targets.sum())
 
 
+@pytest.mark.full
 def test_pretrain__model_knows_facts_and_not_the_new_skills(demo: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -49,6 +49,7 @@ def saved(output: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_examples__a_plain_loop_in_ray(outputs: dict[str, str]) -> None:
     output = outputs["plain_loop.py"]

@@ -115,6 +115,7 @@ def test_plan__refuses_a_broken_spec(tmp_path: Path) -> None:
         plan(tmp_path / "sweep.yaml")
 
 
+@pytest.mark.full
 def test_plan__measure_times_real_steps(spec: Path, tmp_path: Path) -> None:
     """``--measure`` runs both batch sizes on two ranks of a real process group."""
     out = tmp_path / "plan.json"

@@ -1,0 +1,5 @@
+"""``python -m sweepft``."""
+
+from sweepft.cli.main import main
+
+main()
