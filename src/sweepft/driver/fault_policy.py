@@ -13,6 +13,7 @@ import contextlib
 import pickle
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 
@@ -100,6 +101,7 @@ class FaultPolicy(DriverOnly):
         self._losses: Counter[str] = Counter()
         self._raised: set[tuple[str, str, int]] = set()
         self._unstarted: set[str] = set()
+        self._proven: list[TrialState] = []
         self.lost_slots: dict[str, LostSlot] = {}
 
     def slot_lost(self, name: str, failure: SlotFailure) -> LostSlot:
@@ -115,7 +117,10 @@ class FaultPolicy(DriverOnly):
 
     def proven(self, but: str) -> TrialState | None:
         """A trial that has taken steps in this sweep, other than ``but``."""
-        return next((t for t in self._view.trials.values() if t.reports and t.trial_id != but), None)
+        if len(self._proven) < 2:  # two are enough: one of them is another
+            trained = (t for t in self._view.trials.values() if t.reports)
+            self._proven = list(islice(trained, 2))
+        return next((t for t in self._proven if t.trial_id != but), None)
 
     def _decide_start(self, name: str, failure: SlotFailure) -> LostSlot:
         """A slot could not start a job, or write its results, whatever the job's settings."""
