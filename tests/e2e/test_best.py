@@ -57,7 +57,8 @@ def assert_same_weights(one, other):
     assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.full), 2])
+@pytest.mark.full
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_export__script_meets_the_trials_losses(finished, tmp_path, ranks):
     _, done = finished
     losses, validation = run_script(done.best, tmp_path / "out", ranks)

@@ -57,6 +57,7 @@ def test_examples__a_plain_loop_in_ray(outputs: dict[str, str]) -> None:
     assert " stop at step " in output
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_examples__a_transformers_trainer_in_ray(outputs: dict[str, str]) -> None:
     output = outputs["trainer_callback.py"]
