@@ -128,7 +128,7 @@ def test_mirror__lost_machine_loses_nothing_mirrored(
     assert (back / "report.html").is_file()
 
     sweepft(s3, "resume", back)
-    assert "saved" in sweepft(s3, "replay", back, "--rule", "median")
+    assert "saved" in sweepft(s3, "replay", back, "--rule", "median", "--cut-runs")
     assert story(back) == story(undisturbed)
     ends = [r["trial_id"] for r in read_ledger(back) if r["kind"] == "end" and r["status"] != "interrupted"]
     assert sorted(ends) == [f"t{i:03d}" for i in range(TRIALS)], "no trial ends twice, none is lost"
