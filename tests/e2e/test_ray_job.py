@@ -90,7 +90,9 @@ def test_ray_job__outlives_its_client_is_stopped_and_resumed(
     def pinned() -> bool:
         """A trial that has ended meanwhile cannot be pinned."""
         last = max(SweepState.load(run).trials)
-        return command(cluster, tmp_path, "pin", str(note), last).wait(timeout=300) == 0
+        process = command(cluster, tmp_path, "pin", str(note), last)
+        process.communicate(timeout=300)
+        return process.returncode == 0
 
     note = submitted(cluster, tmp_path, spec, run, ended=1)
 
