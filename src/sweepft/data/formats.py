@@ -7,12 +7,22 @@ A format is recognised by its columns, in the order of `FORMATS`. Every other co
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sweepft.data.messages import Found, RowFault, read_tools, read_turns, refuse_keys, text_of
+from sweepft.data.messages import (
+    FORMS,
+    Options,
+    Reading,
+    RowFault,
+    read_tools,
+    read_turns,
+    refuse_keys,
+    text_of,
+)
 from sweepft.data.rows import Row, Turn
 
 Content = tuple[Turn, ...] | str
@@ -32,11 +42,11 @@ class Format:
     name: str
     columns: tuple[str, ...]
     optional: tuple[str, ...]
-    read: Callable[[Mapping[str, Any], Found], Content]
+    read: Callable[[Mapping[str, Any], Reading], Content]
 
 
 TITLES: Final[Mapping[str, str]] = {
-    "messages": "messages",
+    "messages": "chat (messages)",
     "sharegpt": "ShareGPT (conversations)",
     "prompt_completion": "prompt and completion",
     "alpaca": "Alpaca (instruction, input, output)",
@@ -46,23 +56,23 @@ TITLES: Final[Mapping[str, str]] = {
 
 
 def _conversation(name: str, column: str) -> Format:
-    return Format(name, (column,), (), lambda row, found: read_turns(row[column], column, found))
+    return Format(name, (column,), (), lambda row, reading: read_turns(row[column], column, reading))
 
 
 def _pair(name: str, ask: str, answer: str, more: str | None = None) -> Format:
     """A request and its answer, each a text or a list of messages; only the answer is learned."""
 
-    def read(row: Mapping[str, Any], found: Found) -> Content:
+    def read(row: Mapping[str, Any], reading: Reading) -> Content:
         asked, answered = row[ask], row[answer]
         if _is_messages(asked):
-            before = read_turns(asked, ask, found, learn=False)
+            before = read_turns(asked, ask, reading, learn=False)
         else:
             text = text_of(asked, ask)
             if more is not None and _is_given(row.get(more)):
                 text = f"{text}\n{text_of(row[more], more)}" if text else text_of(row[more], more)
             before = (*_history(row), Turn("user", text)) if name == "alpaca" else (Turn("user", text),)
         if _is_messages(answered):
-            return *before, *read_turns(answered, answer, found)
+            return *before, *read_turns(answered, answer, reading)
         return *before, Turn("assistant", text_of(answered, answer))
 
     optional = tuple(column for column in (more, "history" if name == "alpaca" else None) if column)
@@ -100,9 +110,10 @@ FORMATS: Final = (
 )
 COLUMNS: Final = frozenset(column for f in FORMATS for column in (*f.columns, *f.optional))
 """Columns that hold what is trained on, in one format or another."""
+_NEEDED: Final = frozenset(column for f in FORMATS for column in f.columns)
 
 _SYSTEM: Final = ("system", "system_prompt")
-_HONOURED: Final = frozenset(("domain", "tools", *_SYSTEM))
+_HONOURED: Final = frozenset(("domain", "tools", "functions", *_SYSTEM))
 _TOKENISED: Final = ("tokenised rows are not read", "give the text; rows are tokenised once per sweep")
 _MEDIA: Final = ("only text is trained on", "leave these rows out, or remove the column")
 _VARIABLES: Final = (
@@ -117,20 +128,17 @@ _CALLS: Final = (
     "tool calls belong to a message",
     "write the row as `messages`, with the calls in the assistant's",
 )
-_OLD_TOOLS: Final = (
-    "this is the old form of tools",
-    "write the functions as a column `tools`, and calls as `tool_calls` of messages",
-)
 _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("input_ids", "token_ids", "assistant_masks", "loss_mask"), _TOKENISED),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
     "chat_template_kwargs": _VARIABLES,
     **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight", "train", "mask"), _WEIGHT),
-    **dict.fromkeys(("functions", "function_call"), _OLD_TOOLS),
+    "function_call": _CALLS,
     "tool_calls": _CALLS,
 }
 """Columns that cannot be honoured, with rule and remedy."""
 
+_MAP: Final = "name the columns in the source, for example `columns: {prompt: question, completion: reply}`"
 _PREFERENCE: Final = (
     "preferences are not trained on",
     "to train on the preferred answers alone, write them as `completion`, or as `messages`",
@@ -157,23 +165,25 @@ _BY_NAME: Final[Mapping[str, tuple[str, str]]] = {
 """Columns that are refused unless the source names its format: they may be what the user wants to train on."""
 
 
-def read_row(record: Any, where: str, found: Found, *, domain: str | None, wanted: str | None) -> Row:
+def read_row(record: Any, where: str, reading: Reading) -> Row:
     """One record in normal form.
 
     Args:
         record: Columns and values; None and NaN stand for a missing value.
         where: Its place, for messages.
-        found: Counts of the source; changed in place.
-        domain: Domain of all rows; by default the row's own.
-        wanted: Name of the format; by default it is recognised.
+        reading: How the source is read, and its counts, which are changed in place.
     Raises:
         RowFault: If it cannot be used as it is.
     """
+    options = reading.options
     if isinstance(record, RowFault):
         raise record
     if not isinstance(record, Mapping):
         raise RowFault("row", "each row must be an object of columns", record)
     given = {name: value for name, value in record.items() if not _is_missing(value)}
+    wanted = options.format
+    if options.columns:
+        given, wanted = _renamed(given, options), wanted or _format_of(tuple(options.columns))
     layout = _layout(tuple(given), wanted)
     if layout.refused:
         refuse_keys(given, _REFUSED)
@@ -182,20 +192,105 @@ def read_row(record: Any, where: str, found: Found, *, domain: str | None, wante
         raise _unrecognised(given, wanted)
     for name in layout.by_name:
         _refuse_unnamed(name, given[name], chosen)
-    content = chosen.read(given, found)
+    content = chosen.read(given, reading)
     if layout.rivals:
         _refuse_second(given, chosen, layout.rivals, content)
-    content = _with_system(content, given)
-    tools: tuple[Mapping[str, Any], ...] = ()
-    if _is_given(given.get("tools")):
-        if isinstance(content, str):
-            raise RowFault("tools", "a plain text has no tools", remedy="write the row as `messages`")
-        tools = read_tools(given["tools"], found)
-    found.formats[chosen.name] += 1
+    content = _with_system(content, given, options.system)
+    tools = _tools(given, content, reading)
+    if not isinstance(content, str):
+        content = _with_targets(content, options.train_on)
+        for what in _odd(content):
+            reading.note_odd(what, where)
+    reading.formats[chosen.name] += 1
     for name in layout.unused:
         if _is_given(given[name]):
-            found.unused[name] += 1
-    return Row(content, domain if domain is not None else _domain(given), where, tools)
+            reading.unused[name] += 1
+    return Row(content, options.domain if options.domain is not None else _domain(given), where, tools)
+
+
+def _renamed(given: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """The columns under the names of the formats. A column whose name another one takes is not read."""
+    named = {key: name for key, name in options.columns.items() if key not in ("role", "content")}
+    renamed = {name: value for name, value in given.items() if name not in named.values()}
+    for key, name in named.items():
+        value = given[name] if name in given else _inside(given, name)
+        if key in renamed:
+            renamed[f"{key} (not mapped)"] = renamed.pop(key)
+        if not _is_missing(value):
+            renamed[key] = value
+        elif key in _NEEDED:
+            there = ", ".join(sorted(map(str, given))) or "none"
+            raise RowFault(name, f"columns.{key} names a column that the row lacks", there, "check the name")
+    return renamed
+
+
+def _inside(given: Any, name: str) -> Any:
+    """The value of ``a.b`` inside the object ``a``."""
+    for part in name.split("."):
+        given = given.get(part) if isinstance(given, Mapping) else None
+    return given
+
+
+@functools.lru_cache(maxsize=64)
+def _format_of(keys: tuple[str, ...]) -> str | None:
+    """The one format that reads all mapped columns of formats; None if there are several or none is mapped."""
+    mapped = {key for key in keys if key in COLUMNS}
+    names = {f.name for f in FORMATS if mapped <= {*f.columns, *f.optional}}
+    return names.pop() if mapped and len(names) == 1 else None
+
+
+def _tools(given: Mapping[str, Any], content: Content, reading: Reading) -> tuple[Mapping[str, Any], ...]:
+    names = [name for name in ("tools", "functions") if _is_given(given.get(name))]
+    if not names:
+        return ()
+    if isinstance(content, str):
+        raise RowFault(names[0], "a plain text has no tools", remedy="write the row as `messages`")
+    if len(names) > 1:
+        raise RowFault("tools", "the row has tools and functions", remedy="keep one of them")
+    if names == ["tools"]:
+        return read_tools(given["tools"], reading)
+    functions = read_tools(given["functions"], reading)
+    return tuple(f if "function" in f else {"type": "function", "function": f} for f in functions)
+
+
+def _with_targets(turns: tuple[Turn, ...], train_on: str | tuple[str, ...]) -> tuple[Turn, ...]:
+    """The turns with `train_on` applied. What a turn says of itself stays: only False keeps it from being learned."""
+    if train_on == "all":
+        return turns
+    if train_on == "last":
+        last = max((i for i, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+        return tuple(
+            replace(turn, learn=False) if turn.role == "assistant" and i != last else turn
+            for i, turn in enumerate(turns)
+        )
+    return tuple(
+        replace(turn, learn=turn.role in train_on) if turn.learn is not False else turn for turn in turns
+    )
+
+
+def _odd(turns: tuple[Turn, ...]) -> Iterator[str]:
+    """What is unusual about the order of the turns, as a chat template may take it and a person may not have meant."""
+    roles = [turn.role for turn in turns if turn.role not in ("system", "developer")]
+    if roles[:1] == ["assistant"]:
+        yield "begin with an answer that no request precedes"
+    if any(a == b and a in ("user", "assistant") for a, b in itertools.pairwise(roles)):
+        yield "have two turns of the same role in a row"
+    if any(role == "tool" for role in roles):
+        called = False
+        for turn in turns:
+            if turn.role == "tool" and not called:
+                yield "have a result of a tool that no call precedes"
+                break
+            called = bool(turn.extra.get("tool_calls")) or (called and turn.role == "tool") or _in_text(turn)
+    if any(turn.role == "assistant" and turn.learned and not turn.is_target for turn in turns) and any(
+        turn.is_target for turn in turns
+    ):
+        yield "have blank answers beside others, of which the end of the turn is learned"
+
+
+def _in_text(turn: Turn) -> bool:
+    """Whether an answer may write a call into its text."""
+    return turn.role == "assistant" and any(sign in turn.content for sign in "{[<")
 
 
 @dataclass(frozen=True)
@@ -260,8 +355,11 @@ def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
     for ask, answer in (("prompt", "completion"), ("instruction", "output"), ("question", "answer")):
         if ask in given:
             rule = f"a row with `{ask}` needs `{answer}`, which is missing or null"
-            return RowFault(answer, rule, names, f"write `{answer}`, or leave these rows out")
-    return RowFault("columns", "no column to train on", names)
+            remedy = (
+                f"write `{answer}`, name its column (columns: {{{answer}: NAME}}), or leave these rows out"
+            )
+            return RowFault(answer, rule, names, remedy)
+    return RowFault("columns", "no column to train on", names, f"{_MAP}, or {FORMS}")
 
 
 def _refuse_unnamed(name: str, value: Any, chosen: Format) -> None:
@@ -293,10 +391,13 @@ def _refuse_second(
         raise RowFault("columns", rule, ", ".join(sorted(given)), remedy)
 
 
-def _with_system(content: Content, given: Mapping[str, Any]) -> Content:
+def _with_system(content: Content, given: Mapping[str, Any], default: str | None) -> Content:
     texts = {text_of(given[name], name) for name in _SYSTEM if _is_given(given.get(name))}
     if not texts:
-        return content
+        has_own = not isinstance(content, str) and any(turn.role == "system" for turn in content)
+        if default is None or has_own:
+            return content
+        texts = {default}
     if len(texts) > 1:
         raise RowFault("system", "system and system_prompt differ", remedy="keep one of them")
     [text] = texts
@@ -313,8 +414,10 @@ def _with_system(content: Content, given: Mapping[str, Any]) -> Content:
 
 def _domain(given: Mapping[str, Any]) -> str | None:
     own = given.get("domain")
-    if own is None or isinstance(own, str):
-        return own
+    if own is None:
+        return None
+    if isinstance(own, str):
+        return text_of(own, "domain")
     if isinstance(own, int) and not isinstance(own, bool):
         return str(own)
     remedy = "write it as text, leave it out, or give the source its own: `domain: NAME`"

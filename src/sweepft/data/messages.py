@@ -1,11 +1,12 @@
 """Messages of a conversation to turns: roles, text, what is learned, and the keys that a template may read.
 
-Every key of a message is used, refused with a remedy, or counted as not used. Both spellings of a message are read:
-``{role, content}`` and ShareGPT's ``{from, value}``.
+Every key of a message is used, refused with a remedy, or counted as not used. Both spellings of a message are read,
+``{role, content}`` and ShareGPT's ``{from, value}``, and each of the forms in which calls of tools are written.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import Counter
@@ -28,7 +29,7 @@ _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool"))
 _PLAIN: Final = frozenset(("role", "content"))
 _FLAGS: Final = ("weight", "loss_weight", "train", "training", "loss")
 _WITHOUT_TEXT: Final = ("tool_calls", *REASONING)  # a message with one of these needs no content
-_USED: Final = frozenset(("name", "tool_call_id", *_FLAGS, *_WITHOUT_TEXT))
+_USED: Final = frozenset(("name", "tool_call_id", "function_call", *_FLAGS, *_WITHOUT_TEXT))
 _TOOL_REMEDY: Final = (
     "write calls as `tool_calls` of the assistant's message, results as messages of role `tool`, and the functions "
     "as a column `tools`"
@@ -40,14 +41,14 @@ _MASK: Final = (
 _PARTLY: Final = ("parts of a turn cannot be left out of the loss", "split the turn, or remove the key")
 _MEDIA: Final = ("only text is trained on", "leave these rows out")
 _REFUSED: Final[Mapping[str, tuple[str, str]]] = {
-    "function_call": ("this is the old form of a tool call", _TOOL_REMEDY),
     **dict.fromkeys(("tools", "functions"), ("tools belong to the row, not to a message", _TOOL_REMEDY)),
     **dict.fromkeys(("mask", "masked", "loss_mask"), _MASK),
     **dict.fromkeys(("train_detail", "training_detail"), _PARTLY),
     **dict.fromkeys(("image", "images", "image_url", "audio", "video", "videos"), _MEDIA),
     "refusal": ("a refusal is text beside `content`", "write it into `content`"),
 }
-_TOOL_ROLES: Final = ("function", "function_call", "observation")
+_CALL_ROLES: Final = ("function_call", "tool_call")
+_RESULT_ROLES: Final = ("function", "observation", "function_response", "tool_response")
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 
 
@@ -74,55 +75,114 @@ class RowFault(Exception):
         return re.sub(r"\d+", "*", self.key), self.rule
 
 
-@dataclass
-class Found:
-    """What reading a source found beside its rows.
+@dataclass(frozen=True)
+class Options:
+    """How the rows of a source are to be read; the keys of a source in the spec.
 
     Attributes:
+        domain: Domain of all rows; by default the row's own.
+        format: Name of the format; by default it is recognised.
+        columns: Key of a format to the name of the column.
+        system: System turn of conversations without one.
+        roles: Role as written to role of the template.
+        train_on: ``all`` or ``last`` assistant turns, or roles whose turns are learned.
+    """
+
+    domain: str | None = None
+    format: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    system: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    train_on: str | tuple[str, ...] = "all"
+
+
+@dataclass
+class Reading:
+    """How a source is read, and what reading found beside its rows.
+
+    Attributes:
+        options: How.
         formats: Rows by the name of their format.
         unused: Rows by column that is not used; keys of messages as ``messages[].key``.
         roles: Messages by role as written and role as read, where they differ.
         nulls: Rows by the column or key in which keys of objects were null, and were left out.
+        odd: Rows by what is unusual about their turns, with the place of the first one.
     """
 
+    options: Options = Options()
     formats: Counter[str] = field(default_factory=Counter)
     unused: Counter[str] = field(default_factory=Counter)
     roles: Counter[tuple[str, str]] = field(default_factory=Counter)
     nulls: Counter[str] = field(default_factory=Counter)
+    odd: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def note_odd(self, what: str, where: str) -> None:
+        """Count a row with unusual turns."""
+        n, first = self.odd.get(what, (0, where))
+        self.odd[what] = n + 1, first
 
 
-def read_turns(messages: Any, column: str, found: Found, *, learn: bool = True) -> tuple[Turn, ...]:
+def read_turns(messages: Any, column: str, reading: Reading, *, learn: bool = True) -> tuple[Turn, ...]:
     """A list of messages as turns.
 
     Args:
-        messages: The value of the column.
+        messages: The value of the column: a list, JSON of one, or an object of equally long lists.
         column: Its name, for errors.
-        found: Counts of unused keys and renamed roles; changed in place.
+        reading: Names of roles and keys; counts of unused keys and renamed roles, changed in place.
         learn: Whether assistant turns are targets unless a flag says otherwise; with False none is.
     Raises:
         RowFault: If it is not a list of messages, or a key cannot be honoured.
     """
+    messages = _listed(messages)
     if not isinstance(messages, list):
         raise RowFault(column, "must be a list of messages", messages)
     unused: set[str] = set()
     nulls: set[str] = set()
-    turns = tuple(_turn(m, f"{column}.{i}", found, unused, nulls, learn) for i, m in enumerate(messages))
-    found.unused.update(f"{column}[].{name}" for name in unused)
-    found.nulls.update(nulls)
+    turns = tuple(_turn(m, f"{column}.{i}", reading, unused, nulls, learn) for i, m in enumerate(messages))
+    reading.unused.update(f"{column}[].{name}" for name in unused)
+    reading.nulls.update(nulls)
     return turns
 
 
-def _turn(message: Any, key: str, found: Found, unused: set[str], nulls: set[str], learn: bool) -> Turn:
+def _listed(messages: Any) -> Any:
+    """Messages as a list, from the forms in which tables hold them."""
+    if isinstance(messages, str) and messages.lstrip().startswith("["):
+        try:
+            return json.loads(messages)
+        except ValueError:
+            try:  # as pandas writes lists to CSV
+                return ast.literal_eval(messages)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                return messages
+    if isinstance(messages, Mapping) and {"role", "from"} & messages.keys():
+        lists = list(messages.values())
+        if all(isinstance(value, list) and len(value) == len(lists[0]) for value in lists):
+            return [dict(zip(messages, values, strict=True)) for values in zip(*lists, strict=True)]
+    return messages
+
+
+def _turn(message: Any, key: str, reading: Reading, unused: set[str], nulls: set[str], learn: bool) -> Turn:
     if not isinstance(message, Mapping):
         raise RowFault(key, _MESSAGE, message)
-    if message.keys() == _PLAIN:  # the usual message, without looking for anything else
+    options = reading.options
+    if message.keys() == _PLAIN and not options.roles:  # the usual message, without looking for anything else
         role, content = message["role"], message["content"]
         if isinstance(role, str) and role in _ROLES and isinstance(content, str):
-            return Turn(role, text_of(content, f"{key}.content"), learn or role != "assistant")
+            return Turn(
+                role, text_of(content, f"{key}.content"), None if learn or role != "assistant" else False
+            )
     given = {name: value for name, value in message.items() if value is not None}
+    for standard in ("role", "content"):
+        if (name := options.columns.get(standard)) in given and name != standard:
+            given[standard] = given.pop(name)
     refuse_keys(given, _REFUSED, f"{key}.")
-    role = _role(given, key, found)
+    role = _role(given, key, reading)
     name = "content" if "content" in given else "value"
+    if role in _CALL_ROLES:
+        role = "assistant"
+        given = {**given, name: "", "tool_calls": _calls_in(given.get(name), f"{key}.{name}")}
+    if isinstance(given.get(name), list):
+        given = _with_reasoning(given, name, key)
     extra = _extra(given, key, nulls)
     if name in given:
         content = text_of(given[name], f"{key}.{name}")
@@ -133,39 +193,69 @@ def _turn(message: Any, key: str, found: Found, unused: set[str], nulls: set[str
         rule = "must be text; only a message with `tool_calls` may be without"
         raise RowFault(f"{key}.{name}", rule, remedy="write the text, or leave these rows out")
     unused.update(given.keys() - _USED - {"role" if "role" in given else "from", name})
-    flag = _learn(given, role, key)
-    return Turn(role, content, role != "assistant" or (flag and learn), extra)
+    flag = _learn(given, role, key, options.train_on)
+    return Turn(role, content, flag if learn or role != "assistant" else False, extra)
 
 
-def _role(given: Mapping[str, Any], key: str, found: Found) -> str:
+def _role(given: Mapping[str, Any], key: str, reading: Reading) -> str:
     name = "role" if "role" in given else "from"
     if name not in given:
         raise RowFault(key, _MESSAGE, dict(given))
     written = given[name]
     if not isinstance(written, str) or not written.strip():
         raise RowFault(f"{key}.{name}", "a role must be text", written, "use system, user or assistant")
-    role = written.strip().lower()
-    if role in _TOOL_ROLES:
-        rule = f"role `{role}` is another form of tool calls"
-        raise RowFault(f"{key}.{name}", rule, remedy=_TOOL_REMEDY)
-    role = _NAMES.get(role, role if role in _ROLES else written)
+    text_of(written, f"{key}.{name}")
+    role, named = written.strip().lower(), reading.options.roles
+    if role in named or written in named:
+        role = named.get(written, named.get(role, role))
+    elif role in _CALL_ROLES:
+        return role
+    else:
+        known = {**_NAMES, **dict.fromkeys(_RESULT_ROLES, "tool")}
+        role = known.get(role, role if role in _ROLES else written)
     if role != written and name == "role":  # ShareGPT's names under `from` are as they should be
-        found.roles[written, role] += 1
+        reading.roles[written, role] += 1
     return role
 
 
-def _learn(given: Mapping[str, Any], role: str, key: str) -> bool:
+def _calls_in(value: Any, key: str) -> list[Any]:
+    """The calls in the text of a message whose role says that it is one: JSON of an object or a list."""
+    calls = _loaded(value)
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
+        raise RowFault(key, 'a tool call must be JSON: {"name": ..., "arguments": ...}', value, _TOOL_REMEDY)
+    return calls
+
+
+def _with_reasoning(given: Mapping[str, Any], name: str, key: str) -> dict[str, Any]:
+    """A message whose content has parts of reasoning, with those beside the content."""
+    parts = given[name]
+    thoughts = [part for part in parts if _kind(part) in ("thinking", "reasoning")]
+    if not thoughts:
+        return dict(given)
+    texts = [part.get("thinking") or part.get("reasoning") or part.get("text") for part in thoughts]
+    if any(key in given for key in REASONING) or not all(isinstance(text, str) for text in texts):
+        raise RowFault(f"{key}.{name}", "reasoning must be text, in one place", remedy="keep one of them")
+    if _kind(parts[0]) != _kind(thoughts[0]) or parts[: len(thoughts)] != thoughts:
+        rule = "reasoning must stand before the text"
+        raise RowFault(f"{key}.{name}", rule, remedy="write it as `reasoning_content`")
+    return {**given, name: parts[len(thoughts) :], "reasoning_content": "\n".join(map(str, texts))}
+
+
+def _learn(given: Mapping[str, Any], role: str, key: str, train_on: str | tuple[str, ...]) -> bool | None:
+    """What the flags of a message say; None without one."""
+    learnable = ("assistant",) if isinstance(train_on, str) else train_on
     flags = {name: given[name] for name in _FLAGS if name in given}
     for name, value in flags.items():
         if not isinstance(value, bool | int | float) or value not in (0, 1):
             remedy = "round it, or leave the turn out; parts of a loss are not supported"
             raise RowFault(f"{key}.{name}", "must be 0 or 1, or false or true", value, remedy)
-        if value and role != "assistant":
-            remedy = f"remove `{name}` from messages of other roles"
-            raise RowFault(f"{key}.{name}", "only assistant turns can be learned", role, remedy)
+        if value and role not in learnable:
+            remedy = f"remove `{name}` from messages of other roles, or list the role in train_on"
+            raise RowFault(f"{key}.{name}", f"only {' and '.join(learnable)} turns are learned", role, remedy)
     if len({bool(value) for value in flags.values()}) > 1:
         raise RowFault(key, f"{' and '.join(flags)} disagree", flags, "keep one of them")
-    return all(flags.values())
+    return all(flags.values()) if flags else None
 
 
 def _extra(given: Mapping[str, Any], key: str, nulls: set[str]) -> Mapping[str, Any]:
@@ -177,8 +267,14 @@ def _extra(given: Mapping[str, Any], key: str, nulls: set[str]) -> Mapping[str, 
     if len(set(thoughts.values())) > 1:
         raise RowFault(key, f"{' and '.join(thoughts)} differ", remedy="keep one of them")
     extra.update(list(thoughts.items())[:1])
-    if given.get("tool_calls"):
-        extra["tool_calls"] = _tool_calls(given["tool_calls"], f"{key}.tool_calls", nulls)
+    calls, name = given.get("tool_calls"), "tool_calls"
+    if given.get("function_call"):
+        if calls:
+            raise RowFault(key, "tool_calls and function_call are given", remedy="keep one of them")
+        calls, name = [_loaded(given["function_call"])], "function_call"
+    if calls:
+        extra["tool_calls"] = _tool_calls(calls, f"{key}.{name}", nulls)
+        _check_unicode(extra["tool_calls"], f"{key}.{name}")
     return extra
 
 
@@ -194,7 +290,9 @@ def _tool_calls(calls: Any, key: str, nulls: set[str]) -> list[Mapping[str, Any]
             arguments = _arguments(function.get("arguments"))
             read.append({**call, "function": {**function, "arguments": arguments}})
         elif isinstance(call.get("name"), str):
-            read.append({**call, "arguments": _arguments(call.get("arguments"))})
+            function = {"name": call["name"], "arguments": _arguments(call.get("arguments"))}
+            rest = {name: value for name, value in call.items() if name not in function}
+            read.append({**rest, "type": "function", "function": function})
         else:
             raise RowFault(key, "a tool call must name its function", dict(call), _TOOL_REMEDY)
     return read
@@ -206,21 +304,36 @@ def _arguments(value: Any) -> Any:
     return {} if loaded is None or (isinstance(loaded, str) and not loaded.strip()) else loaded
 
 
-def read_tools(value: Any, found: Found) -> tuple[Mapping[str, Any], ...]:
-    """The functions of a row: a list of objects, or JSON of one.
+def read_tools(value: Any, reading: Reading) -> tuple[Mapping[str, Any], ...]:
+    """The functions of a row: a list of objects, or JSON of one. Bare functions are put into the form of tools.
 
     Args:
         value: The value of the column.
-        found: Counts of rows with keys that are null; changed in place.
+        reading: Counts of rows with keys that are null; changed in place.
     Raises:
         RowFault: If it is something else.
     """
     nulls: set[str] = set()
     tools = _without_nulls(value, "tools", nulls)
-    found.nulls.update(nulls)
+    tools = [_loaded(tool) for tool in tools] if isinstance(tools, list) else tools
+    reading.nulls.update(nulls)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowFault("tools", "must be a list of JSON schemas of functions", value, _TOOL_REMEDY)
-    return tuple(tools)
+    _check_unicode(tools, "tools")
+    bare = [isinstance(tool.get("name"), str) and "parameters" in tool for tool in tools]
+    return tuple(
+        {"type": "function", "function": tool} if alone else tool
+        for tool, alone in zip(tools, bare, strict=True)
+    )
+
+
+def _check_unicode(value: Any, key: str) -> None:
+    """Refuse names and texts inside tools and calls that are no valid Unicode."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        rule = f"must be valid Unicode: {error.reason}"
+        raise RowFault(key, rule, remedy="replace the broken character") from None
 
 
 def _without_nulls(value: Any, key: str, nulls: set[str]) -> Any:
@@ -280,8 +393,12 @@ def text_of(value: Any, key: str) -> str:
     return value
 
 
+def _kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, Mapping) else None
+
+
 def _part(part: Any, key: str) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
+    kind = _kind(part)
     if kind in _TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
     if kind in ("thinking", "reasoning"):

@@ -17,11 +17,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sweepft.data.cache import CACHE_FORMAT, TokenSet
-from sweepft.data.files import is_local
+from sweepft.data.files import is_local, local_files
 from sweepft.errors import DataError, StorageError
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 9
+_PREPARED_FORMAT: Final = 10
 
 
 class _Fact(BaseModel):
@@ -63,6 +63,12 @@ class SourceForm(_Fact):
     """Split of a hub data set."""
     builder: str | None
     """Name of the builder in `datasets`; None for a hub data set."""
+    config: str | None = None
+    """Configuration of a hub data set."""
+    revision: str | None = None
+    """Revision of a hub data set."""
+    files: tuple[str, ...] = ()
+    """Files of a pattern or folder."""
     form: str
     """Of the first row: `messages`, `prompt_completion`, `chat_prompt_completion` (of messages), `text` or `other`."""
     tools: bool = False
@@ -149,15 +155,16 @@ def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
     digest.update(json.dumps([known, versions], sort_keys=True).encode())
     for path in paths:
         for file in _files(Path(path)):
+            digest.update(str(file).encode() if file != Path(path) else b"")  # names make splits and order
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     return cache / f"prepared-{digest.hexdigest()[:32]}.json"
 
 
 def _files(path: Path) -> list[Path]:
-    """The file itself; of a folder all files but weights, which change no token."""
-    if path.is_file():
-        return [path]
+    """The file itself, or those of a pattern; of a folder all files but weights, which change no token."""
+    if not path.is_dir():
+        return local_files(str(path))
     weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".msgpack", ".h5")
     return sorted(file for file in path.rglob("*") if file.is_file() and file.suffix not in weights)
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sweepft.data.files import records
+from sweepft.data.files import Location, records
 from sweepft.data.formats import TITLES, read_row
-from sweepft.data.messages import Found, RowFault
+from sweepft.data.messages import Options, Reading, RowFault
 from sweepft.data.rows import Row
 from sweepft.errors import DataError, Problem
+from sweepft.spec.sections import TestSource, TrainSource, Validation
 
 _MAX_PROBLEMS: Final = 10
 _PLACES: Final = 5
@@ -18,24 +19,23 @@ _PLACES: Final = 5
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a file or hub data set.
+    """The rows of a source.
 
     Attributes:
         path: Where they come from.
         rows: At least one row, in file order.
-        found: Formats, unused columns and renamed roles.
+        reading: Formats, unused columns and renamed roles.
     """
 
     path: str
     rows: list[Row]
-    found: Found = field(default_factory=Found)
+    reading: Reading = field(default_factory=Reading)
 
     def notes(self) -> Iterator[str]:
         """What was read as what, and what was not used; one sentence each."""
-        found, total = self.found, len(self.rows)
-        if set(found.formats) - {"messages", "prompt_completion", "text"} or len(found.formats) > 1:
-            read = ", ".join(f"{TITLES[name]}: {n:,} rows" for name, n in found.formats.items())
-            yield f"{self.path}: read as {read}"
+        found, total = self.reading, len(self.rows)
+        read = ", ".join(f"{TITLES[name]}: {_number(n, _UNITS[name])}" for name, n in found.formats.items())
+        yield f"{self.path}: read as {read}"
         if found.roles:
             renamed = ", ".join(f"{old} as {new} ({n:,})" for (old, new), n in sorted(found.roles.items()))
             yield f"{self.path}: roles of messages read: {renamed}"
@@ -56,28 +56,57 @@ class Source:
                 )
                 yield f"{self.path}: {what} not used: {counted}"
 
+    def warnings(self) -> Iterator[str]:
+        """What is unusual about the turns of rows, with the place of one such row; one sentence each."""
+        for what, (n, where) in self.reading.odd.items():
+            yield f"{self.path}: {n:,} of {_number(len(self.rows), 'row')} {what}, e.g. {where}"
 
-def read_source(
-    path: str, *, split: str = "train", domain: str | None = None, format: str | None = None
-) -> Source:
-    """Read a file or a hub data set.
+
+def location_of(source: TrainSource | Validation | TestSource) -> Location:
+    """Where the rows of a source of the spec are."""
+    usual = "test" if isinstance(source, TestSource) else "train"
+    return Location(source.path or "", source.config, source.revision, source.split, usual)
+
+
+def options_of(source: TrainSource | Validation | TestSource) -> Options:
+    """How the rows of a source of the spec are read."""
+    return Options(
+        domain=source.domain if isinstance(source, TrainSource) else None,
+        format=source.format,
+        columns=source.columns or {},
+        system=source.system,
+        roles=source.roles or {},
+        train_on=source.train_on,
+    )
+
+
+_UNITS: Final = {"messages": "conversation", "sharegpt": "conversation", "text": "text"} | dict.fromkeys(
+    ("prompt_completion", "alpaca", "question_answer"), "row"
+)
+
+
+def _number(n: int, unit: str) -> str:
+    return f"{n:,} {unit}{'' if n == 1 else 's'}"
+
+
+def read_source(location: Location | str, options: Options | None = None) -> Source:
+    """Read a file, several of them, or a hub data set.
 
     Args:
-        path: ``.jsonl``, ``.ndjson`` or ``.json`` (a list, or lines), each also ``.gz``; ``.parquet``; or a hub id for
-            `datasets.load_dataset`.
-        split: Split of a hub data set.
-        domain: Domain of all rows; by default each row's own ``domain``.
-        format: Name of the rows' format, see `formats.TITLES`; by default recognised by the columns.
+        location: Where the rows are; a path or hub id stands for the training split of it.
+        options: How they are read; by default all by themselves.
     Raises:
         DataError: If the source cannot be read, is empty, or has rows that cannot be used; one problem for all rows
             with the same fault, ten at most.
     """
+    location = Location(location) if isinstance(location, str) else location
+    path = location.path
     rows: list[Row] = []
-    found = Found()
+    reading = Reading(options or Options())
     faults: dict[tuple[str, str], list[tuple[str, RowFault]]] = {}
-    for where, record in records(path, split):
+    for where, record in records(location):
         try:
-            rows.append(read_row(record, where, found, domain=domain, wanted=format))
+            rows.append(read_row(record, where, reading))
         except RowFault as fault:
             faults.setdefault(fault.kind, []).append((where, fault))
     if not rows and not faults:
@@ -86,7 +115,7 @@ def read_source(
     if faults:
         total = len(rows) + sum(map(len, faults.values()))
         raise DataError([_problem(same, total) for same in list(faults.values())[:_MAX_PROBLEMS]])
-    return Source(path, rows, found)
+    return Source(path, rows, reading)
 
 
 def _problem(same: Sequence[tuple[str, RowFault]], total: int) -> Problem:

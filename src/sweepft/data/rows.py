@@ -22,13 +22,13 @@ class Turn:
     Attributes:
         role: As in the data: ``system``, ``user``, ``assistant``, ``tool``, or another one the template knows.
         content: The text; empty where a message has only tool calls.
-        learn: Of assistant turns: whether their tokens are targets.
+        learn: Whether its tokens are targets; by default (None) those of assistant turns are.
         extra: Other keys of the message for the template: ``reasoning_content``, ``tool_calls``, ``name``, ...
     """
 
     role: str
     content: str
-    learn: bool = True
+    learn: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: _NO_EXTRA, hash=False)
 
     @property
@@ -37,9 +37,14 @@ class Turn:
         return any(value for key, value in self.extra.items() if key not in _SAYS_NOTHING)
 
     @property
+    def learned(self) -> bool:
+        """Whether its tokens are targets."""
+        return self.role == "assistant" if self.learn is None else self.learn
+
+    @property
     def is_target(self) -> bool:
-        """Whether it is an assistant turn to learn, with anything in it."""
-        return self.role == "assistant" and self.learn and (bool(self.content.strip()) or self.says_more)
+        """Whether it is a turn to learn, with anything in it."""
+        return self.learned and (bool(self.content.strip()) or self.says_more)
 
     def texts(self) -> Iterator[tuple[str, str]]:
         """Key and text of the content and of the reasoning."""
@@ -76,7 +81,7 @@ class Row:
 
     @property
     def has_target(self) -> bool:
-        """Whether there is anything to learn: some text, or an assistant turn that is not blank."""
+        """Whether there is anything to learn: some text, or a turn to learn that is not blank."""
         if isinstance(self.content, str):
             return bool(self.content.strip())
         return any(turn.is_target for turn in self.content)
@@ -94,7 +99,7 @@ class Row:
         """JSON of all that can change a token or its use: for digests."""
         content: Any = self.content
         if not isinstance(content, str):
-            content = [[turn.role, turn.content, turn.learn, turn.extra] for turn in content]
+            content = [[turn.role, turn.content, turn.learned, turn.extra] for turn in content]
         return json.dumps([content, self.domain, self.tools])
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from sweepft.data.files import records
+from sweepft.data.file_kinds import builder_of, is_data_file
+from sweepft.data.files import is_local, local_files, records
 from sweepft.data.prepared import SourceForm
+from sweepft.data.read import location_of
 from sweepft.spec.sections import TrainSource
 
-_PARQUET: Final = b"PAR1"
 _ROWS: Final = 100  # that are looked at
 _COLUMNS: Final = ("system", "system_prompt", "history", "functions")
 _KEYS: Final = ("weight", "train")
@@ -23,27 +25,31 @@ def source_form(source: TrainSource) -> SourceForm:
     Raises:
         DataError: If it cannot be read.
     """
-    file = Path(source.path)
-    split = source.split or "train"
-    builder = None
-    if file.is_file():
-        with file.open("rb") as stream:
-            builder = "parquet" if stream.read(len(_PARQUET)) == _PARQUET else "json"
-    rows = [record for _, record in islice(records(source.path, split), _ROWS) if isinstance(record, Mapping)]
+    location = location_of(source)
+    files = [file for file in local_files(source.path) if is_data_file(file)] if is_local(source.path) else []
+    looked_at = records(replace(location, split=location.split and location.split.partition("[")[0]))
+    rows = [record for _, record in islice(looked_at, _ROWS) if isinstance(record, Mapping)]
+    reads = {name for name in ("system", "roles") if getattr(source, name)}
+    if source.train_on != "all":
+        reads.add("train_on")
     return SourceForm(
         path=source.path,
-        split=split,
-        builder=builder,
-        form=_form(rows[0], source.format) if rows else "other",
+        split=source.split or "train",
+        config=source.config,
+        revision=source.revision,
+        builder=builder_of(files[0]) if files else None,
+        files=() if Path(source.path).is_file() else tuple(map(str, files)),
+        form="other" if source.columns or not rows else _form(rows[0], source.format),
         tools=any(row.get("tools") is not None for row in rows),
-        unread=tuple(sorted({name for row in rows for name in _unread(row)})),
+        unread=tuple(sorted(reads.union(*(_unread(row) for row in rows)))),
     )
 
 
 def _unread(row: Mapping[str, Any]) -> set[str]:
     """Columns, and keys of messages, that sweepft reads and TRL does not."""
     found = {name for name in _COLUMNS if row.get(name)}
-    messages = [turn for turn in row.get("messages") or () if isinstance(turn, Mapping)]
+    listed = row.get("messages")
+    messages = [turn for turn in listed if isinstance(turn, Mapping)] if isinstance(listed, list) else []
     return found | {f"messages[].{key}" for turn in messages for key in _KEYS if key in turn}
 
 
@@ -54,7 +60,7 @@ def _form(row: Mapping[str, Any], wanted: str | None) -> str:
         return "text"
     given = {name for name, value in row.items() if value is not None}
     if "messages" in given and wanted != "prompt_completion":
-        return "messages"
+        return "messages" if isinstance(row["messages"], list) else "other"
     if {"prompt", "completion"} <= given:
         as_messages = isinstance(row["prompt"], list) and isinstance(row["completion"], list)
         return "chat_prompt_completion" if as_messages else "prompt_completion"

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sweepft.data.files import is_local
 from sweepft.data.order import SampleOrder
 from sweepft.data.outcomes import check_lost, without_targets
-from sweepft.data.read import read_source
+from sweepft.data.read import location_of, options_of, read_source
 from sweepft.data.rows import Row
 from sweepft.errors import DataError, Problem
 from sweepft.spec import domain_problems, is_data_key
@@ -117,6 +117,7 @@ class _Loaded:
     rows: list[Row]
     found: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     keys: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,6 +194,7 @@ def split_data(data: Data, *, remote: bool = True) -> Split:
         n = len(held_rows[h.name])
         counts.append(own.get(h.name) or SourceCount("validation", h.name, "data.train", rows=n, used=n))
     counts += [_count(source, len(source.rows)) for source in test]
+    warnings += dict.fromkeys(warning for source in (*train, *held, *test) for warning in source.warnings)
     notes = dict.fromkeys(note for source in (*train, *held, *test) for note in source.notes)
     done = DataCheck(tuple(counts), len(kept), dropped, tuple(warnings), tuple(notes))
     validation = {h.name: held_rows[h.name] for h in data.validation}
@@ -216,15 +218,15 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         path = source.path or ""
         if not remote and not is_local(path):
             return _Loaded(kind, name, path, [], 0)
-        split = source.split or ("test" if kind == "test" else "train")
-        domain = source.domain if isinstance(source, TrainSource) else None
+        options = options_of(source)
         wanted = None if isinstance(source, TestSource) else source.domains
         try:
             read = read_source(
-                path, split=split, domain=domain if wanted is None else None, format=source.format
+                location_of(source), options if wanted is None else replace(options, domain=None)
             )
             rows = read.rows
             if wanted is not None:
+                domain = options.domain
                 rows = [replace(row, domain=domain or row.domain) for row in _of_domains(rows, wanted, path)]
         except DataError as error:
             problems.extend(error.problems)
@@ -232,7 +234,7 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         found = len(rows)
         if source.limit is not None and source.limit < found:
             rows = [rows[i] for i in sorted(SampleOrder(found, data.seed).indices(0, source.limit))]
-        return _Loaded(kind, name, path, rows, found, tuple(read.notes()))
+        return _Loaded(kind, name, path, rows, found, tuple(read.notes()), tuple(read.warnings()))
 
     train = [load("train", str(i), source) for i, source in enumerate(data.train)]
     held = [load("validation", h.name, h) for h in data.validation if h.path is not None]

@@ -11,14 +11,32 @@ from sweepft.spec.fields import is_template_file
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "chatml": """\
+{%- if tools %}
+{{- '<|im_start|>system\\n' }}
+{%- if messages[0]['role'] == 'system' %}{{- messages[0]['content'] + '\\n\\n' }}{%- endif %}
+{{- 'These functions can be called:\\n' }}
+{%- for tool in tools %}{{- tool | tojson + '\\n' }}{%- endfor %}
+{{- '\\nTo call one, write <tool_call>{"name": ..., "arguments": {...}}</tool_call>.<|im_end|>\\n' }}
+{%- endif %}
 {%- for message in messages %}
+{%- if not (tools and loop.first and message['role'] == 'system') %}
 {{- '<|im_start|>' + message['role'] + '\\n' }}
 {%- if message['role'] == 'assistant' %}
-{%- generation %}{{- message['content'] + '<|im_end|>' }}{%- endgeneration %}
+{%- set thoughts = message['reasoning_content'] or message['reasoning'] or message['thinking'] %}
+{%- generation %}
+{%- if thoughts %}{{- '<think>\\n' + thoughts + '\\n</think>\\n\\n' }}{%- endif %}
+{{- message['content'] }}
+{%- for call in message['tool_calls'] or [] %}
+{{- '\\n' if message['content'] or not loop.first }}
+{{- '<tool_call>' + call['function'] | tojson + '</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>' }}
+{%- endgeneration %}
 {%- else %}
 {{- message['content'] + '<|im_end|>' }}
 {%- endif %}
 {{- '\\n' }}
+{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
 {{- '<|im_start|>assistant\\n' }}
@@ -43,8 +61,9 @@ BUILT_IN: Final[Mapping[str, str]] = {
 }
 """Built-in templates by name, both with generation marks.
 
-``chatml`` adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer lacks them, with new embeddings to
-train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and for short runs.
+``chatml`` writes tools, calls and reasoning. It adds the tokens ``<|im_start|>`` and ``<|im_end|>`` where the tokenizer
+lacks them, with new embeddings to train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and
+for short runs.
 """
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from sweepft.errors import DataError, Problem
 
 _SHOWN: Final = 60
 _REMEDY: Final = "use another model.chat_template, or leave it out of the data"
+_TOOLS_REMEDY: Final = "use one that does, such as the built-in chat_template: chatml, or leave the tools out"
 _THINKS: Final = re.compile(r"<[^<>]*think", re.IGNORECASE)
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
@@ -166,7 +167,7 @@ class ChatFormat:
         trace = self._tracer.trace(turns, tools)
         _check_written(trace, turns)
         if tools and trace.text == self._without_tools(turns):
-            raise NotRenderedError(f"the chat template does not write the tools: {_REMEDY}")
+            raise NotRenderedError(f"the chat template does not write the tools: {_TOOLS_REMEDY}")
         spans = self._marked(trace, turns) if self.marked else self._traced(trace, turns, tools)
         text, spans = self._ended(trace.text, spans, turns)
         return Rendered(text, tuple(spans), _notes(trace, turns, spans))
@@ -182,7 +183,7 @@ class ChatFormat:
     ) -> tuple[str, list[tuple[int, int]]]:
         """With the token that would begin the next turn behind the last answer, if that one is learned."""
         end = self._end.next_turn
-        if end is None or not spans or turns[-1].role != "assistant" or not turns[-1].learn:
+        if end is None or not spans or turns[-1].role != "assistant" or not turns[-1].learned:
             return text, spans
         *before, (start, stop) = spans
         if text[stop:].strip():
@@ -241,9 +242,23 @@ class ChatFormat:
 
     def _marked(self, trace: Trace, turns: Sequence[Turn]) -> list[tuple[int, int]]:
         spans = [(start, stop) for start, stop in trace.marks if stop > start]
-        if not all(turn.learn for turn in turns if turn.role == "assistant"):
+        if not all(turn.learned for turn in turns if turn.role == "assistant"):
             spans = [span for span in spans if _is_learned(span, trace.followed(), turns)]
-        return [self._to_end(trace.text, start, stop) for start, stop in spans]
+        spans = [self._to_end(trace.text, start, stop) for start, stop in spans]
+        if any(turn.learned and turn.role != "assistant" for turn in turns):
+            spans = sorted([*spans, *self._others(trace, turns)])
+        return spans
+
+    def _others(self, trace: Trace, turns: Sequence[Turn]) -> Iterator[tuple[int, int]]:
+        """Spans of turns to learn that are no answers: the text, and the token that ends the turn if there is one."""
+        pieces = trace.followed()
+        for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+            if turns[piece.turn].role == "assistant" or not turns[piece.turn].learned:
+                continue
+            limit = len(trace.text) if following is None else following.start
+            ends = self._special.finditer(trace.text, piece.stop, limit)
+            end = next((found for found in ends if found.group() not in self._end.openers), None)
+            yield piece.start, piece.stop if end is None else end.end()
 
     def _to_end(self, text: str, start: int, stop: int) -> tuple[int, int]:
         """Extend a marked span to just behind the token that ends the turn."""
@@ -269,7 +284,7 @@ class ChatFormat:
         spans = []
         for i, piece in enumerate(pieces):
             turn = turns[piece.turn]
-            if turn.role != "assistant" or not turn.learn:
+            if turn.role != "assistant" or not turn.learned:
                 continue
             if piece.turn in repeated:
                 raise ValueError("the chat template writes the text of an answer more than once")
@@ -277,6 +292,8 @@ class ChatFormat:
                 raise ValueError("the chat template writes other turns into the text of an answer")
             start = self._start(trace.text, pieces[i - 1].stop if i else 0, piece, turns, tools)
             spans.append((start, self._stop(trace.text, piece, pieces[i + 1 : i + 2], turns, tools)))
+        if any(turn.learned and turn.role != "assistant" for turn in turns):
+            spans = sorted([*spans, *self._others(trace, turns)])
         return spans
 
     def _start(self, text: str, lower: int, piece: Piece, turns: Sequence[Turn], tools: Tools) -> int:
@@ -368,7 +385,7 @@ def _first(tokens: re.Pattern[str], text: str, without: Container[str] = ()) -> 
 def _is_learned(span: tuple[int, int], pieces: Sequence[Piece], turns: Sequence[Turn]) -> bool:
     """Whether a marked span is of answers to learn."""
     inside = [turns[p.turn] for p in pieces if span[0] <= p.start and p.stop <= span[1]]
-    learn = {turn.learn for turn in inside if turn.role == "assistant"}
+    learn = {turn.learned for turn in inside if turn.role == "assistant"}
     if len(learn) > 1:
         raise ValueError("the chat template marks answers to learn and others in one span")
     return learn != {False}
@@ -391,7 +408,7 @@ def _check_written(trace: Trace, turns: Sequence[Turn]) -> None:
         role = turns[text.turn].role
         if text.key == "tool_calls":
             raise NotRenderedError(
-                f"the chat template does not write the tool calls of turn {text.turn + 1}: {_REMEDY}"
+                f"the chat template does not write the tool calls of turn {text.turn + 1}: {_TOOLS_REMEDY}"
             )
         if role != "assistant" or text.turn not in there:
             what = f"turn {text.turn + 1}, whose role is {role}"
@@ -402,7 +419,7 @@ def _notes(trace: Trace, turns: Sequence[Turn], spans: Sequence[tuple[int, int]]
     """`Rendered.notes`."""
     notes = {}
     if trace.pieces is None:
-        answers = [turn.content.strip() for turn in turns if turn.role == "assistant" and turn.learn]
+        answers = [turn.content.strip() for turn in turns if turn.learned]
         if len(answers) != len(spans) or any(
             answer not in trace.text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
         ):

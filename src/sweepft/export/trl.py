@@ -154,8 +154,9 @@ def _form(facts: BestFacts, form: str | None) -> dict[str, Any]:
 def _dataset(source: SourceForm, form: str | None) -> dict[str, Any]:
     columns = {} if form is None else {"columns": _COLUMNS[form] + (["tools"] if source.tools else [])}
     if source.builder is None:
-        return {"path": source.path, "split": source.split, **columns}
-    return {"path": source.builder, "data_files": source.path, **columns}
+        named = {"name": source.config} if source.config else {}
+        return {"path": source.path, **named, "split": source.split, **columns}
+    return {"path": source.builder, "data_files": list(source.files) or source.path, **columns}
 
 
 def _optimizer(optimizer: Optimizer) -> dict[str, Any]:

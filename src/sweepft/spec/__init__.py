@@ -9,7 +9,15 @@ from __future__ import annotations
 from sweepft.spec.checks import check_budget
 from sweepft.spec.curriculum import Curriculum, domain_problems, is_data_key
 from sweepft.spec.evaluation import Evaluate, Finalists, HarnessTask, MtBench, Replicates
-from sweepft.spec.fields import CheckpointEvery, MicroTokens, WarmupSteps, flat, is_hub_id, is_template_file
+from sweepft.spec.fields import (
+    CheckpointEvery,
+    MicroTokens,
+    WarmupSteps,
+    flat,
+    has_pattern,
+    is_hub_id,
+    is_template_file,
+)
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.outputs import Mirror, MlflowTrack, Track, WandbTrack
@@ -78,6 +86,7 @@ __all__ = [
     "flat",
     "format_value",
     "from_dict",
+    "has_pattern",
     "is_data_key",
     "is_hub_id",
     "is_template_file",

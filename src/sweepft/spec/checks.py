@@ -15,6 +15,7 @@ from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
+from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Resources, Search, Train
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, TrainConfig, apply, is_sweepable, train_dict
 from sweepft.spec.yaml_source import Document, KeyPath
@@ -73,9 +74,10 @@ def _check_sets(partial: PartialSpec) -> None:
         rule = "must leave rows to train on; the fractions add up to 1 or more"
         partial.add(("data", "validation"), rule, "use fractions of a few percent", round(sum(fractions), 6))
     for i, held in enumerate(validation):
-        if held.fraction is not None and held.split is not None:
-            rule = "applies to a path, not to a fraction of the training rows"
-            partial.add(("data", "validation", i, "split"), rule, "remove it", held.split)
+        for name in RowSource.model_fields if held.fraction is not None else ():
+            if name != "limit" and getattr(held, name) != RowSource.model_fields[name].default:
+                rule = "applies to a path, not to a fraction of the training rows"
+                partial.add(("data", "validation", i, name), rule, "remove it", getattr(held, name))
     seen: dict[str, str] = {}
     sets = [("validation", i, held.name) for i, held in enumerate(validation)]
     sets += [("test", i, source.name) for i, source in enumerate(test)]

@@ -71,6 +71,11 @@ def is_hub_id(path: str) -> bool:
     return _HUB_ID.match(path) is not None and not path.endswith(_FILE_SUFFIXES)
 
 
+def has_pattern(path: str) -> bool:
+    """Whether ``path`` is a pattern of several files, such as ``rows/*.jsonl``."""
+    return any(sign in path for sign in "*?[")
+
+
 def is_template_file(name: str) -> bool:
     """Whether a chat template is a file rather than a built-in name."""
     return "/" in name or name.endswith((".jinja", ".j2", ".txt"))

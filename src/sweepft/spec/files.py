@@ -5,14 +5,16 @@ Rows are not read here (:mod:`sweepft.data` does that), and hub ids are not reso
 
 from __future__ import annotations
 
+import glob
 import json
 from pathlib import Path
 from typing import Final
 
 from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
-from sweepft.spec.fields import is_hub_id, is_template_file
+from sweepft.spec.fields import has_pattern, is_hub_id, is_template_file
 from sweepft.spec.partial import PartialSpec
-from sweepft.spec.sections import Data, Model
+from sweepft.spec.row_source import RowSource
+from sweepft.spec.sections import Data, Model, TestSource, Validation
 from sweepft.spec.yaml_source import KeyPath
 
 _TOKENIZERS: Final = (
@@ -162,21 +164,20 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
     train: dict[str, int] = {}
     for i, source in enumerate(data.train):
         key: KeyPath = ("data", "train", i, "path")
-        there = _check_file(
-            partial, key, source.path, "a .jsonl, .json or .parquet file, or a hub id org/name"
-        )
-        if there and source.domains is None:  # otherwise rows are compared when they are read
-            train.setdefault(_identity(source.path, source.split), i)
-    others: list[tuple[KeyPath, str, str | None]] = [
-        (("data", "validation", i, "path"), held.path, held.split)
+        if _check_rows(partial, key, source.path) and source.domains is None:
+            # with domains, rows are compared when they are read
+            train.setdefault(_identity(source, "train"), i)
+    others: list[tuple[KeyPath, Validation | TestSource, str]] = [
+        (("data", "validation", i, "path"), held, "train")
         for i, held in enumerate(data.validation)
         if held.path is not None
     ]
-    others += [(("data", "test", i, "path"), test.path, test.split) for i, test in enumerate(data.test)]
-    for key, path, split in others:
-        if not _check_file(partial, key, path, "a .jsonl, .json or .parquet file, or a hub id org/name"):
+    others += [(("data", "test", i, "path"), test, "test") for i, test in enumerate(data.test)]
+    for key, other, usual in others:
+        path = other.path or ""
+        if not _check_rows(partial, key, path):
             continue
-        same = train.get(_identity(path, split))
+        same = train.get(_identity(other, usual))
         if same is not None:
             remedy = "name another file, or hold out training rows with fraction: 0.03"
             partial.add(
@@ -185,6 +186,30 @@ def _check_data(partial: PartialSpec, data: Data) -> None:
                 remedy,
                 path,
             )
+
+
+_ROWS: Final = (
+    "a file with rows (.jsonl, .json, .csv, .parquet, ...), a folder or pattern of them, or a hub id"
+)
+
+
+def _check_rows(partial: PartialSpec, key: KeyPath, path: str) -> bool:
+    """Check that a source of rows is there; what is in it is read later."""
+    if Path(path).is_dir():
+        if any(Path(path).glob("*.safetensors")):
+            partial.add(key, "is the folder of a model", f"name {_ROWS}", path)
+            return False
+        if any(file.is_file() for file in Path(path).rglob("*")):
+            return True
+        partial.add(key, "the folder is empty", f"name {_ROWS}", path)
+        return False
+    if has_pattern(path) and not Path(path).exists():
+        if any(Path(name).is_file() for name in glob.glob(path, recursive=True)):
+            return True
+        remedy = f"name {_ROWS}; relative paths are resolved against the spec's folder"
+        partial.add(key, "no file matches the pattern", remedy, path)
+        return False
+    return _check_file(partial, key, path, _ROWS)
 
 
 def _check_file(partial: PartialSpec, key: KeyPath, path: str, wanted: str) -> bool:
@@ -201,8 +226,12 @@ def _check_file(partial: PartialSpec, key: KeyPath, path: str, wanted: str) -> b
     return True
 
 
-def _identity(path: str, split: str | None) -> str:
-    return f"{path}:{split or 'train'}" if _is_remote(path) else str(Path(path).resolve())
+def _identity(source: RowSource, usual: str) -> str:
+    path = str(getattr(source, "path", ""))
+    if _is_remote(path):
+        return f"{path}:{source.config}:{source.split or usual}"
+    several = Path(path).is_dir() or has_pattern(path)
+    return f"{Path(path).resolve()}:{source.config}:{source.split or (usual if several else None)}"
 
 
 def _is_remote(path: str) -> bool:

@@ -29,10 +29,10 @@ from sweepft.spec.fields import (
     exactly_one,
     invalid,
 )
+from sweepft.spec.row_source import RowSource
 from sweepft.spec.space import Dimension
 
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
-RowFormat = Literal["messages", "sharegpt", "prompt_completion", "alpaca", "question_answer", "text"]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
 
 
@@ -58,26 +58,19 @@ class Model(Section):
     They are read with torch's `weights_only`; safetensors are still safer."""
 
 
-class TrainSource(Section):
+class TrainSource(RowSource):
     """Training rows: conversations, requests and answers, or plain text."""
 
     path: Source
-    """File (.jsonl, .ndjson, .json, each also .gz, or .parquet) or hub id of a data set."""
+    """File (.jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow, each also .gz, .bz2, .xz or .zst), pattern of files
+    (`rows/*.jsonl`), folder of files or of `save_to_disk`, or hub id of a data set."""
     domain: str | None = None
     """Domain of these rows, for phases, weights and reports; by default each row's own `domain` field, if any."""
     domains: _Domains | None = None
     """Use only rows with one of these domains (names or shell patterns such as `glue_*`); by default all rows."""
-    split: str | None = None
-    """Split of a hub data set; by default `train`."""
-    limit: PositiveInt | None = None
-    """Maximum number of rows, drawn with `data.seed`; by default all."""
-    format: RowFormat | None = None
-    """Format of the rows, where their columns fit several: `messages`, `sharegpt` (`conversations`),
-    `prompt_completion`, `alpaca` (`instruction`, `input`, `output`), `question_answer` or `text`. By default it is
-    recognised by the columns."""
 
 
-class Validation(Section):
+class Validation(RowSource):
     """A validation set. The objective is the weighted mean of the validation losses."""
 
     name: _Name
@@ -85,18 +78,12 @@ class Validation(Section):
     fraction: Fraction | None = None
     """Fraction of the training rows to hold out, in (0, 1). Give this or `path`."""
     path: Source | None = None
-    """Separate file or hub id, as in `data.train`. Give this or `fraction`."""
+    """Separate file, pattern, folder or hub id, as in `data.train`. Give this or `fraction`."""
     weight: NonNegative = 1.0
     """Weight in the objective. With 0 the set is evaluated and reported but not optimised."""
     domains: _Domains | None = None
     """Use only rows with one of these domains (names or shell patterns). For a `fraction`, the domains of the training
     rows."""
-    limit: PositiveInt | None = None
-    """Maximum number of rows, drawn with `data.seed`; by default all."""
-    split: str | None = None
-    """Split of a hub data set."""
-    format: RowFormat | None = None
-    """Format of the rows, as in `data.train`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -104,19 +91,13 @@ class Validation(Section):
         return self
 
 
-class TestSource(Section):
+class TestSource(RowSource):
     """A test set. It is read only to score the finalists."""
 
     name: _Name
     """Name used in reports."""
     path: Source
-    """File or hub id, as in `data.train`."""
-    limit: PositiveInt | None = None
-    """Maximum number of rows, drawn with `data.seed`; by default all."""
-    split: str | None = None
-    """Split of a hub data set; by default `test`."""
-    format: RowFormat | None = None
-    """Format of the rows, as in `data.train`."""
+    """File, pattern, folder or hub id, as in `data.train`."""
 
 
 class _Sources(Section):

@@ -117,7 +117,7 @@ def expected(family: str, row: Row) -> list[str]:
     last_user = max(i for i, turn in enumerate(turns) if turn.role == "user")
     answers = []
     for i, turn in enumerate(turns):
-        if turn.role == "assistant" and turn.learn:
+        if turn.role == "assistant" and turn.learned:
             final = i > last_user and (i == len(turns) - 1 or bool(turn.extra.get("reasoning_content")))
             written = FAMILIES[family].answer(turn, final)
             if turn is CALL:
@@ -158,6 +158,85 @@ def test_families__learned_text(family: str, shape: str) -> None:
     assert ids.tolist() == made.apply_chat_template(messages, tools=list(row.tools) or None)["input_ids"]
     learned = made.decode(ids[mask], clean_up_tokenization_spaces=False)
     assert learned == "".join(expected(family, row))
+
+
+TEN: dict[str, tuple[str, ...]] = {
+    "qwen2.5": ("tool", "tool, twice", "tool call alone"),
+    "qwen3": ("reasoning", "thinks", "tool call alone"),
+    "llama-3.1": ("tool", "tool, twice", "tool call alone"),
+    "gemma-2": (),
+    "mistral": ("tool", "tool, twice"),
+    "phi-4-mini": (),
+    "granite": (),
+    "olmo-2": (),
+    "smollm3": (),
+    "r1-distill": ("tool call alone",),
+}
+"""Families, and shapes of rows that only some of them take."""
+
+
+@pytest.mark.parametrize("family", TEN)
+def test_families__learned_text_is_what_follows_the_generation_prompt(family: str) -> None:
+    """Computed by `apply_chat_template` alone: a conversation up to an answer, less the same up to its prompt."""
+    made, form = chat_format(family)
+    shapes = [
+        "single",
+        "multi",
+        "three",
+        "system",
+        "unicode",
+        "punctuation",
+        "ends with the user",
+        *TEN[family],
+    ]
+    compared = 0
+    for shape in shapes:
+        row = SHAPES[shape]
+        if outcome(family, shape) != "kept":
+            continue
+        assert not isinstance(row.content, str)
+        messages = [turn.message() for turn in row.content]
+        rendered = form.render(row.content, row.tools)
+        spans = iter(rendered.spans)
+
+        def text(n: int, prompt: bool, messages: Any = messages, row: Row = row) -> str:
+            return str(made.apply_chat_template(
+                messages[:n], tools=list(row.tools) or None, add_generation_prompt=prompt, tokenize=False
+            ))  # fmt: skip
+
+        for i, turn in enumerate(row.content):
+            if turn.role != "assistant":
+                continue
+            start, stop = next(spans)
+            prompt, whole = text(i, True), text(i + 1, False)
+            header = prompt if whole.startswith(prompt) else prompt.removesuffix("<think>\n")
+            body = whole.rstrip().removesuffix(made.eos_token).rstrip()
+            if not whole.startswith(header) or not rendered.text.startswith(body):
+                continue  # the template writes this part otherwise once more follows
+            answer = whole[len(header) :]
+            learned = rendered.text[start:stop]
+            assert answer.lstrip().startswith(learned.lstrip())
+            assert answer[answer.index(learned.strip()) + len(learned.strip()) :].strip() in (
+                "",
+                made.eos_token,
+            )
+            assert rendered.text[len(header) : start].strip() == ""
+            compared += 1
+    assert compared >= 8
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "llama-3.1", "mistral", "smollm3", "granite"])
+def test_families__turns_of_other_roles_can_be_learned(family: str) -> None:
+    _, form = chat_format(family)
+    learned = Turn("user", "What is 2 plus 2?", learn=True)
+    row = chat(learned, A, ("user", "And 3?"), Turn("assistant", "6", learn=False), learned, A)
+    assert not isinstance(row.content, str)
+    rendered = form.render(row.content)
+    parts = [rendered.text[a:b] for a, b in rendered.spans]
+    answer = FAMILIES[family].answer(Turn(*A), False)
+    assert [part.startswith(learned.content) for part in parts] == [True, False, True, False]
+    assert [parts[1], parts[3]] == [answer, answer]
+    assert "And 3?" not in "".join(parts)
 
 
 @pytest.mark.parametrize("answer", ["Yes.", "\nYes.", "  Yes. "])
@@ -243,7 +322,7 @@ def test_next_turns_token__ends_an_answer_if_it_ends_those_of_the_base_model(
     encoder = Encoder(made, form, 4096, "drop")
     [(ids, mask, _)] = encoder.encode([row])
     assert not isinstance(row.content, str)
-    learned = [turn for turn in row.content if turn.role == "assistant" and turn.learn]
+    learned = [turn for turn in row.content if turn.role == "assistant" and turn.learned]
     called = "\n<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>2</arg_value>\n<arg_key>b</arg_key>\n<arg_value>twice"
     written = [
         "\n" + turn.content if turn.content else f"{called}</arg_value>\n</tool_call>" for turn in learned

@@ -14,13 +14,17 @@ import pytest
 
 from support.errors import raises
 from sweepft.data import formats
+from sweepft.data.messages import Options
 from sweepft.data.read import Source, read_source
 from sweepft.errors import DataError
-from sweepft.spec.sections import RowFormat
+from sweepft.spec.row_source import RowFormat
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}
 CALL = {"id": "c0", "type": "function", "function": {"name": "f", "arguments": '{"n": 0}'}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+FUNCTION = {"name": "f", "arguments": '{"n": 0}'}
+CALLED = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"n": 0}}}]}
+SCHEMA = {"name": "f", "parameters": {"type": "object"}}
 Read = Callable[..., Source]
 
 
@@ -36,7 +40,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         if kind == "hub":
             found = datasets.Dataset.from_list(list(records))
             monkeypatch.setattr(datasets, "load_dataset", lambda path, split: found)
-            return read_source("org/rows", **options)
+            return read_source("org/rows", Options(**options))
         if kind == "parquet":
             pq.write_table(pa.Table.from_pylist(list(records)), file)
         elif kind == "json":
@@ -44,7 +48,7 @@ def read(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         else:
             text = "".join(json.dumps(record) + "\n" for record in records)
             file.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
-        return read_source(str(file), **options)
+        return read_source(str(file), Options(**options))
 
     return read_back
 
@@ -55,7 +59,11 @@ def shown(source: Source, row: int = 0) -> Any:
     if isinstance(content, str):
         return content
     return [
-        (t.role[0] + ("" if t.learn else "-"), t.content, *([dict(t.extra)] if t.extra else []))
+        (
+            t.role[0] + ("" if t.learned or t.role != "assistant" else "-"),
+            t.content,
+            *([dict(t.extra)] if t.extra else []),
+        )
         for t in content
     ]
 
@@ -108,15 +116,28 @@ CHAT = [("u", "hi"), ("a", "yo")]
         ({"text": "t", "prompt": "t"}, "t", ["prompt"]),
         ({"messages": [{**USER, "from": "human", "value": "x"}, ANSWER]}, CHAT, ["messages[].from, messages[].value"]),
         ({"text": "t", "labels": 1}, "t", ["labels"]),
+        ({"messages": json.dumps([USER, ANSWER])}, CHAT, []),
+        ({"messages": str([USER, ANSWER])}, CHAT, []),
+        ({"messages": {"role": ["user", "assistant"], "content": ["hi", "yo"]}}, CHAT, []),
+        ({"messages": [USER, {"role": "assistant", "content": "", "function_call": FUNCTION},
+                       {"role": "function", "content": "0", "name": "f"}], "functions": [SCHEMA]},
+         [("u", "hi"), ("a", "", CALLED), ("t", "0", {"name": "f"})], ["function as tool"]),
+        ({"conversations": [{"from": "human", "value": "hi"}, {"from": "function_call", "value": json.dumps(FUNCTION)},
+                            {"from": "observation", "value": "0"}], "tools": json.dumps([SCHEMA])},
+         [("u", "hi"), ("a", "", CALLED), ("t", "0")], ["ShareGPT"]),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]},
+                       {"role": "assistant", "content": [{"type": "thinking", "thinking": "r"},
+                                                         {"type": "text", "text": "yo"}]}]},
+         [("u", "hi"), ("a", "yo", {"reasoning_content": "r"})], []),
     ],
 )  # fmt: skip
 def test_rows__are_read(read: Read, record: dict[str, Any], content: Any, notes: list[str]) -> None:
     source = read(record)
-    found = list(source.notes())
+    first, *found = source.notes()
     assert shown(source) == content
-    assert len(found) == len(notes) or not notes
+    assert "read as" in first
     for note in notes:
-        assert note in " ".join(found)
+        assert note in " ".join([first, *found])
     if not notes:
         assert found == []
 
@@ -148,9 +169,6 @@ def test_tool_calls__without_arguments_have_an_empty_object(read: Read, argument
         ({"prompt": "x", "completion": "y", "tool_calls": [CALL]}, "tool_calls", "messages"),
         ({"messages": [USER, {**ANSWER, "train_detail": [1]}]}, "messages.1.train_detail", "split the turn"),
         ({"messages": [USER, {**ANSWER, "thinking": "a", "reasoning": "b"}]}, "messages.1", "differ"),
-        ({"messages": [USER, {"role": "assistant", "content": "", "function_call": {"name": "f"}}]},
-         "messages.1.function_call", "tool_calls"),
-        ({"messages": [USER, {"role": "function", "content": "0", "name": "f"}, ANSWER]}, "messages.1.role", "tool"),
         ({"messages": [USER, {"role": "assistant", "content": None}]}, "messages.1.content", "tool_calls"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": ["x"]}]}, "messages.1.tool_calls", "tool calls"),
         ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages.1.tool_calls", "name"),
@@ -158,14 +176,15 @@ def test_tool_calls__without_arguments_have_an_empty_object(read: Read, argument
          "messages.0.content.0", "only text"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "t"}, {"type": "image", "text": None}]}]},
          "messages.0.content.1", "only text"),
-        ({"messages": [{"role": "assistant", "content": [{"type": "thinking", "thinking": "t"}]}]},
-         "messages.0.content.0", "reasoning_content"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "t"}]}]},
+         "messages.0.content", "reasoning_content"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "t"}]}]},
          "messages.0.content.0", "tool_calls"),
-        ({"conversations": [{"from": "human", "value": "hi"}, {"from": "observation", "value": "x"}]},
-         "conversations.1.from", "tool"),
-        ({"messages": [USER, ANSWER], "functions": [{"name": "f"}]}, "functions", "`tools`"),
-        ({"messages": [USER, ANSWER], "function_call": "auto"}, "function_call", "`tools`"),
+        ({"conversations": [{"from": "human", "value": "hi"}, {"from": "function_call", "value": "x"}]},
+         "conversations.1.value", "JSON"),
+        ({"messages": [USER, ANSWER], "functions": [{"name": "f"}], "tools": [TOOL]}, "tools", "keep one"),
+        ({"messages": [USER, ANSWER], "function_call": "auto"}, "function_call", "message"),
+        ({"messages": [USER, {**ANSWER, "tool_calls": [CALL], "function_call": {"name": "f"}}]}, "messages.1", "keep one"),
         ({"messages": [USER, ANSWER], "tools": "no json"}, "tools", "list of JSON schemas"),
         ({"text": "t", "tools": [TOOL]}, "tools", "messages"),
         ({"text": "t", "system": "s"}, "system", "messages"),
@@ -228,13 +247,13 @@ def test_rows__named_format_that_they_are_not(read: Read) -> None:
 
 
 def test_rows__named_format_still_refuses_what_changes_the_loss(read: Read) -> None:
-    with raises(DataError, "functions"):
-        read({"messages": [USER, ANSWER], "functions": [{"name": "f"}]}, format="messages")
+    with raises(DataError, "function_call"):
+        read({"messages": [USER, ANSWER], "function_call": "auto"}, format="messages")
 
 
 def test_rows__unused_columns_are_counted(read: Read) -> None:
     source = read({"text": "a", "id": "1", "topic": "x"}, {"text": "b", "id": "2"}, {"text": "c", "id": "3"})
-    [note] = source.notes()
+    _, note = source.notes()
     assert note.endswith("columns not used: id, topic (1 of 3 rows)")
 
 
@@ -244,13 +263,72 @@ def test_rows__formats_may_be_mixed(read: Read) -> None:
     )
     assert [row.form for row in source.rows] == ["text", "chat"]
     [note] = source.notes()
-    assert note.endswith("read as text: 1 rows, question and answer: 1 rows")
+    assert note.endswith("read as text: 1 text, question and answer: 1 row")
 
 
 def test_rows__tools_reach_the_row(read: Read) -> None:
     for tools in ([TOOL], json.dumps([TOOL])):
         [row] = read({"messages": [USER, ANSWER], "tools": tools}).rows
         assert row.tools == (TOOL,)
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "content"),
+    [
+        ({"q": "hi", "reply": "yo"}, {"columns": {"prompt": "q", "completion": "reply"}}, CHAT),
+        ({"q": "hi", "answers": {"text": "yo"}}, {"columns": {"question": "q", "answer": "answers.text"}}, CHAT),
+        ({"prompt": "x", "question": "hi", "answer": "yo"}, {"columns": {"prompt": "question", "completion": "answer"}},
+         CHAT),
+        ({"dialog": [{"who": "agent", "says": "yo"}]},
+         {"columns": {"messages": "dialog", "role": "who", "content": "says"}, "roles": {"agent": "assistant"}}, CHAT[1:]),
+        ({"messages": [{"role": "Customer", "content": "hi"}, ANSWER]}, {"roles": {"customer": "user"}}, CHAT),
+        ({"question": "hi", "answer": "yo"}, {"system": "s"}, [("s", "s"), *CHAT]),
+        ({"question": "hi", "answer": "yo", "system": "own"}, {"system": "s"}, [("s", "own"), *CHAT]),
+        ({"persona": "own", "question": "hi", "answer": "yo"}, {"columns": {"system": "persona"}}, [("s", "own"), *CHAT]),
+        ({"messages": [USER, ANSWER, USER, ANSWER]}, {"train_on": "last"}, [("u", "hi"), ("a-", "yo"), *CHAT]),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, {"train_on": ("user",)}, [("u", "hi"), ("a-", "yo")]),
+    ],
+)  # fmt: skip
+def test_rows__are_read_as_the_source_says(
+    read: Read, record: dict[str, Any], options: dict[str, Any], content: Any
+) -> None:
+    assert shown(read(record, **options)) == content
+
+
+@pytest.mark.parametrize(
+    ("record", "options", "key"),
+    [
+        ({"q": "hi"}, {"columns": {"prompt": "q", "completion": "reply"}}, "reply"),
+        ({"text": "t"}, {"system": "s"}, "system"),
+        ({"question": "hi", "answer": "\ud800"}, {}, "answer"),
+        ({"messages": [USER, ANSWER], "tools": [{"name": "\udfff", "parameters": {}}]}, {}, "tools"),
+        ({"messages": [USER, {**ANSWER, "tool_calls": [{"name": "f", "arguments": {"a": "\ud83d"}}]}]}, {},
+         "messages.1.tool_calls"),
+        ({"text": "t", "domain": "\ud800"}, {}, "domain"),
+        ({"messages": [{"role": "\ud800", "content": "a"}]}, {}, "messages.0.role"),
+    ],
+)  # fmt: skip
+def test_rows__cannot_be_read_as_the_source_says(
+    tmp_path: Path, record: dict[str, Any], options: dict[str, Any], key: str
+) -> None:
+    (tmp_path / "d.jsonl").write_text(json.dumps(record))
+    with raises(DataError, key):
+        read_source(str(tmp_path / "d.jsonl"), Options(**options))
+
+
+def test_rows__unusual_turns_are_named(tmp_path: Path) -> None:
+    rows: list[list[dict[str, Any]]] = [
+        [USER, ANSWER],
+        [ANSWER, USER],
+        [USER, USER, ANSWER],
+        [USER, {"role": "tool", "content": "0"}, ANSWER],
+        [USER, {**ANSWER, "content": " "}, USER, ANSWER],
+    ]
+    file = tmp_path / "d.jsonl"
+    file.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    warnings = list(read_source(str(file)).warnings())
+    assert [int(warning.rpartition(":")[2]) for warning in warnings] == [2, 3, 4, 5]
+    assert all("1 of 5 rows" in warning for warning in warnings)
 
 
 def test_formats__are_those_of_the_spec() -> None:

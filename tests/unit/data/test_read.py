@@ -14,6 +14,8 @@ import pytest
 from support.errors import raises
 from support.rows import chat, turns
 from sweepft.data import formats
+from sweepft.data.files import Location
+from sweepft.data.messages import Options
 from sweepft.data.read import read_source
 from sweepft.data.rows import Row
 from sweepft.errors import DataError
@@ -27,7 +29,7 @@ def lines(*records: Any) -> str:
 
 
 def one(file: Path, **options: Any) -> Row:
-    [row] = read_source(str(file), **options).rows
+    [row] = read_source(str(file), Options(**options)).rows
     return row
 
 
@@ -120,7 +122,7 @@ def test_read_source__same_tool_calls_from_every_file_type(tmp_path: Path) -> No
     first, *others = [[row.written() for row in source.rows] for source in read]
     assert others == [first, first]
     assert ": null" not in "".join(first)
-    noted = [[note for note in source.notes() if "null" in note] for source in read]
+    noted = [[note for note in source.notes() if "are null" in note] for source in read]
     assert ["messages[].tool_calls (1 rows), tools (1 rows)" in "".join(note) for note in noted] == [
         True,
         False,
@@ -139,7 +141,7 @@ def test_read_source__null_in_json_text_is_kept(tmp_path: Path) -> None:
         assert not isinstance(row.content, str)
         [made] = row.content[-1].extra["tool_calls"]
         assert made["function"]["arguments"] == {"city": "Rome", "unit": None}
-        assert not [note for note in source.notes() if "null" in note]
+        assert not [note for note in source.notes() if "are null" in note]
 
 
 GOOD = json.dumps({"text": "fine"})
@@ -232,19 +234,26 @@ ROW = GOOD.encode()
         ("d.jsonl.gz", b"no gzip", "file", "not compressed"),
         ("d.jsonl.gz", gzip.compress(ROW * 99, mtime=0)[:-9], "file", "complete"),
         ("d.parquet", b"no parquet", "file", "complete"),
-        ("d.csv", b"a,b", "path", "to_json"),
-        ("d.TSV", b"a\tb", "path", "to_json"),
+        ("d.csv", b"a,b\n", "rows", "at least one row"),
+        ("d.csv", b"prompt,prompt\n1,2\n", "file", "twice"),
+        ("d.csv", b'prompt,completion\n1,2\n3,4,5\n"6"\n', "row", "2 values"),
+        ("d.csv", b'prompt,completion\n"a,b\n', "file", "quotes"),
+        ("d.csv", b"prompt,completion\na,caf\xe9\n", "row", "iconv -f WINDOWS-1252"),
+        ("d.TSV", b"a\tb\nc\td\n", "columns", "columns: {prompt"),
+        ("d.xlsx", b"x", "path", "to_json"),
         ("d.txt", b"a", "path", ".jsonl"),
-        ("d.parquet.gz", b"x", "path", "unpack"),
-        ("d.jsonl.zst", b"\x28\xb5\x2f\xfdx", "file", "zstd -d"),
-        ("d.jsonl.zst", b"x", "path", "unpack"),
+        ("d.parquet.gz", b"x", "file", "not compressed"),
+        ("d.jsonl.zst", b"\x28\xb5\x2f\xfdx", "file", "complete"),
+        ("d.jsonl.xz", b"x", "file", "not compressed"),
         ("d.jsonl", b"PK\x03\x04rest", "file", "archive"),
         ("d.zip", b"PK\x03\x04rest", "file", "archive"),
         ("d.jsonl.gz", gzip.compress(bytes(257) + b"ustar" + bytes(99), mtime=0), "file", "tar archive"),
         ("d.tar", bytes(257) + b"ustar" + bytes(99), "file", "tar archive"),
-        ("d.jsonl", b"BZh9", "file", "bzip2"),
+        ("d.jsonl", b"BZh9", "file", "complete"),
+        ("d.jsonl", b'{"text": "x"}\n' + bytes(99) + b'\n{"text": "y"}\n', "row", "NUL bytes"),
         ("d.jsonl", b"PAR1....", "file", ".parquet"),
-        ("d.arrow", b"ARROW1..", "file", "to_parquet"),
+        ("d.arrow", b"ARROW1..", "file", "complete"),
+        ("d.jsonl", b"ARROW1..", "file", ".arrow"),
         ("d.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "file", "git lfs pull"),
         ("d.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "file", "git lfs pull"),
         ("d.json", b"\n<!DOCTYPE html><html></html>", "file", "web page"),
@@ -289,10 +298,124 @@ def test_read_source__one_row_over_several_lines(tmp_path: Path) -> None:
     assert one(tmp_path / "d.json").content == CHAT
 
 
-def test_read_source__refuses_a_folder_and_a_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.jsonl"):
+def test_read_source__refuses_a_missing_file_and_an_empty_pattern(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.jsonl", tmp_path / "*.jsonl"):
         with raises(DataError, "path"):
             read_source(str(path))
+
+
+PAIRS = [{"question": "Why, so?", "answer": 'He said "no".\nTwice.'}, {"question": "é 🙂", "answer": "b"}]
+
+
+def _write(file: Path, pairs: list[dict[str, str]] = PAIRS) -> None:
+    """Write pairs as the name of the file says."""
+    import pandas as pd
+
+    frame = pd.DataFrame(pairs)
+    if ".jsonl" in file.name:
+        frame.to_json(file, orient="records", lines=True)
+    elif ".csv" in file.name or ".tsv" in file.name:
+        frame.to_csv(file, index=False, sep="\t" if ".tsv" in file.name else ",")
+    elif file.suffix == ".parquet":
+        frame.to_parquet(file)
+    elif file.suffix == ".arrow":
+        frame.to_feather(file, compression="uncompressed")
+
+
+@pytest.mark.parametrize("packing", ["", ".gz", ".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet", "arrow"])
+def test_read_source__kinds_of_files(tmp_path: Path, kind: str, packing: str) -> None:
+    import bz2
+    import lzma
+
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": _zstd, "": bytes}
+    file = tmp_path / f"d.{kind}"
+    _write(file)
+    packed = tmp_path / f"packed.{kind}{packing}"
+    packed.write_bytes(pack[packing](file.read_bytes()))
+    rows = read_source(str(packed)).rows
+    assert [row.content for row in rows] == [
+        turns(("user", pair["question"]), ("assistant", pair["answer"])) for pair in PAIRS
+    ]
+    assert rows[1].where.removeprefix(str(packed)) == {"jsonl": ":2", "csv": ":4", "tsv": ":4"}.get(
+        kind, ": row 2"
+    )
+
+
+def _zstd(data: bytes) -> bytes:
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "zstd") as stream:
+        stream.write(data)
+    return out.getvalue().to_pybytes()
+
+
+def test_read_source__tables_as_programs_write_them(tmp_path: Path) -> None:
+    for name, content in {
+        "bom.csv": b"\xef\xbb\xbfquestion,answer\r\nq,a\r\n",
+        "semicolon.csv": b"question;answer;note\nq;a;\n",
+        "messages.csv": b'messages\n"[{""role"": ""user"", ""content"": ""q""}, {""role"": ""assistant"", ""content"": ""a""}]"\n',
+        "null.csv": b"instruction,input,output\nq,,a\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        assert one(tmp_path / name).content == turns(("user", "q"), ("assistant", "a"))
+
+
+def test_read_source__patterns_and_folders(tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "rows"
+    (folder / ".hidden").mkdir(parents=True)
+    for name in ("train-b.jsonl", "train-a.jsonl.gz", "test.csv", ".hidden/x.jsonl"):
+        pairs = [{"question": f"{name} {i}", "answer": "b"} for i in range(4)]
+        _write(folder / name.removesuffix(".gz"), pairs)
+        if name.endswith(".gz"):
+            (folder / name).write_bytes(gzip.compress((folder / name.removesuffix(".gz")).read_bytes()))
+            (folder / name.removesuffix(".gz")).unlink()
+
+    def asked(path: Path, **options: Any) -> list[str]:
+        rows = read_source(Location(str(path), **options)).rows
+        return [row.content[0].content for row in rows if not isinstance(row.content, str)]
+
+    names = [f"{name} {i}" for name in ("train-a.jsonl.gz", "train-b.jsonl") for i in range(4)]
+    assert asked(folder / "train*") == names
+    with raises(DataError, "path") as caught:  # files of two kinds
+        asked(folder)
+    assert "pattern" in caught.value.problems[0].remedy
+    (folder / "test.csv").unlink()
+    _write(folder / "test.jsonl", [{"question": "t", "answer": "b"}])
+    assert asked(folder) == names
+    assert asked(folder, usual="test") == asked(folder, split="test") == ["t"]
+    assert asked(folder, split="train[2:5]+test") == [*names[2:5], "t"]
+    for split in ("other", "train[", "train[:10%"):
+        with raises(DataError, "split"):
+            asked(folder, split=split)
+
+    saved = tmp_path / "saved"
+    rows = datasets.Dataset.from_list([{"question": str(i), "answer": "b"} for i in range(10)])
+    datasets.DatasetDict(train=rows, test=rows.select([3])).save_to_disk(saved)
+    assert asked(saved, split="train[:30%]") == ["0", "1", "2"]
+    assert asked(saved, usual="test") == ["3"]
+    assert read_source(Location(str(saved), split="train[4:]")).rows[1].where == f"{saved}[train]: row 6"
+    rows.save_to_disk(tmp_path / "alone")
+    assert len(asked(tmp_path / "alone", usual="test")) == 10
+
+
+def test_read_source__hub_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(path: str, **options: Any) -> Any:
+        asked.append((path, options))
+        return datasets.Dataset.from_list(PAIRS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    read_source(Location("org/rows", config="main", revision="v2", split="train[:5%]"))
+    read_source(Location("org/rows", usual="test"))
+    assert asked == [
+        ("org/rows", {"split": "train[:5%]", "name": "main", "revision": "v2"}),
+        ("org/rows", {"split": "test"}),
+    ]
 
 
 def test_read_source__hub_id_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -441,3 +441,28 @@ def test_encoder__counts_unused_rows_by_reason(over_length: str, kept: int, coun
     assert all(len(ids) <= 64 and mask.any() and not mask[0] for ids, mask, _ in out)
     assert encoder.counts == counts
     assert encoder.example["no_target"].startswith("f:4")
+
+
+def test_built_in_chatml__tools_calls_and_reasoning() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    asks = Turn("assistant", "Let me see.", extra={"tool_calls": [call, call]})
+    thinks = Turn("assistant", "4", extra={"reasoning_content": "easy"})
+    row = chat(("system", "Be brief."), ("user", "2?"), asks, ("tool", "RESULT"), thinks, tools=TOOLS)
+    form = ChatFormat(TOKENIZERS["byte-level"], BUILT_IN["chatml"])
+    assert not isinstance(row.content, str)
+    rendered = form.render(row.content, row.tools)
+    written = '<tool_call>{"name": "add", "arguments": {"a": 2}}</tool_call>'
+    assert [rendered.text[a:b] for a, b in rendered.spans] == [
+        f"Let me see.\n{written}\n{written}<|im_end|>",
+        "<think>\neasy\n</think>\n\n4<|im_end|>",
+    ]
+    assert rendered.text.count('"function": {"name": "add"}') == 1
+    assert rendered.text.count("<|im_start|>system") == 1
+
+
+def test_template_without_tools__names_one_that_has_them() -> None:
+    encoder = Encoder(
+        TOKENIZERS["byte-level"], ChatFormat(TOKENIZERS["byte-level"], BUILT_IN["plain"]), 99, "drop"
+    )
+    assert not list(encoder.encode([chat(("user", "2?"), ("assistant", "4"), tools=TOOLS)]))
+    assert "chat_template: chatml" in encoder.example["not_rendered"]
