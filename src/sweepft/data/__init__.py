@@ -9,7 +9,7 @@ from __future__ import annotations
 from sweepft.data.cache import TokenSet
 from sweepft.data.model_digest import model_digest
 from sweepft.data.order import BlockLosses, Order, SampleOrder, block_size, sample_order
-from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child, survey_in_child
+from sweepft.data.prepare import load_test_sets, prepare, prepare_in_child, survey_in_child, view_in_child
 from sweepft.data.prepared import Prepared, Tokenised, ValidationData
 from sweepft.data.split import DataCheck, SourceCount, check
 from sweepft.data.survey import Survey
@@ -33,4 +33,5 @@ __all__ = [
     "prepare_in_child",
     "sample_order",
     "survey_in_child",
+    "view_in_child",
 ]

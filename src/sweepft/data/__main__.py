@@ -9,6 +9,7 @@ from typing import Any
 
 from sweepft.data.prepare import prepare, tokenise_tests
 from sweepft.data.survey import survey
+from sweepft.data.view import view_data
 from sweepft.errors import DataError, Problem, StorageError
 from sweepft.spec.sweep import SweepSpec
 
@@ -24,6 +25,8 @@ def main() -> int:
             answer = {"tests": {name: found.model_dump(mode="json") for name, found in sets.items()}}
         elif job["what"] == "survey":
             answer = {"survey": survey(spec).to_dict()}
+        elif job["what"] == "view":
+            answer = {"view": view_data(spec, **job["options"])}
         else:
             answer = {"prepared": prepare(spec, job["cache_dir"]).model_dump(mode="json")}
     except DataError as error:

@@ -75,11 +75,27 @@ def survey_in_child(spec: SweepSpec) -> Survey:
     return Survey.from_dict(_in_child(spec, "", "survey"))
 
 
-def _in_child(spec: SweepSpec, cache_dir: str | Path, what: str) -> Any:
+def view_in_child(
+    spec: SweepSpec, *, rows: Sequence[str] = (), first: int = 1, every: bool = False
+) -> dict[str, Any]:
+    """`view_data` in a child process: for commands that import neither transformers nor torch.
+
+    Raises:
+        DataError: As `view_data`.
+        SweepftError: If the process failed in another way, with the end of its output.
+    """
+    options = {"rows": list(rows), "first": first, "every": every}
+    return dict(_in_child(spec, "", "view", options))
+
+
+def _in_child(
+    spec: SweepSpec, cache_dir: str | Path, what: str, options: Mapping[str, Any] | None = None
+) -> Any:
     """Run ``python -m sweepft.data`` and return its answer: plain data."""
     with tempfile.TemporaryDirectory(prefix="sweepft-data-") as folder:
         outcome = Path(folder) / "outcome.json"
         job = {"spec": spec.to_dict(), "cache_dir": str(cache_dir), "outcome": str(outcome), "what": what}
+        job["options"] = options
         done = run_module("sweepft.data", job=job)
         answer: Mapping[str, Any] = (
             json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}

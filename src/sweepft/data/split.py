@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -37,6 +37,7 @@ class SourceCount:
         used: Rows used after limit, overlap and validation split.
         duplicates: Rows that repeat an earlier one of the same source.
         skipped: Whether it was not read because it is not on this machine.
+        formats: Rows by format, as read.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class SourceCount:
     used: int = 0
     duplicates: int = 0
     skipped: bool = False
+    formats: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class _Loaded:
     found: int
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    formats: Mapping[str, int] = field(default_factory=dict)
     keys: list[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -234,7 +237,8 @@ def _load_all(data: Data, remote: bool) -> tuple[list[_Loaded], list[_Loaded], l
         found = len(rows)
         if source.limit is not None and source.limit < found:
             rows = [rows[i] for i in sorted(SampleOrder(found, data.seed).indices(0, source.limit))]
-        return _Loaded(kind, name, path, rows, found, tuple(read.notes()), tuple(read.warnings()))
+        said = tuple(read.notes()), tuple(read.warnings()), dict(read.reading.formats)
+        return _Loaded(kind, name, path, rows, found, *said)
 
     train = [load("train", str(i), source) for i, source in enumerate(data.train)]
     held = [load("validation", h.name, h) for h in data.validation if h.path is not None]
@@ -338,4 +342,5 @@ def _count(source: _Loaded, used: int) -> SourceCount:
         used=used,
         duplicates=len(source.keys) - len(set(source.keys)),
         skipped=not source.rows,
+        formats=source.formats,
     )
