@@ -53,6 +53,7 @@ class Encoder:
         special = special_tokens(tokenizer)
         self._special = any_of(special)
         self._special_ids = np.array(tokenizer.convert_tokens_to_ids(sorted(special)), np.int64)
+        self._most_characters = _most_characters(tokenizer, max_length)
         self.counts: Counter[str] = Counter()
         self.example: dict[str, str] = {}
 
@@ -80,6 +81,8 @@ class Encoder:
         for i, row in enumerate(batch):
             if not row.has_target:
                 self._note("no_target", row, no_target(row))
+            elif self.over_length == "drop" and (size := self._surely_over(row)):
+                self._note("over_length", row, f"{size:,} characters")
             elif isinstance(row.content, str):
                 texts.append((i, row.content))
             else:
@@ -112,6 +115,17 @@ class Encoder:
             kept = self._fit(batch[i], *done[i])
             if kept is not None:
                 yield (*kept, batch[i].domain)
+
+    def _surely_over(self, row: Row) -> int:
+        """Characters of a text that no tokens of `max_length` can hold; 0 without one. It is then not tokenised."""
+        limit = self._most_characters
+        if limit is None:
+            return 0
+        texts = [row.content] if isinstance(row.content, str) else []
+        if not isinstance(row.content, str):  # earlier answers may be written in part
+            last = len(row.content) - 1
+            texts = [t.content for i, t in enumerate(row.content) if t.role != "assistant" or i == last]
+        return max((len(t) for t in texts if len(t) > limit and len("".join(t.split())) > limit), default=0)
 
     def _render(self, row: Row) -> Rendered | None:
         assert self.chat is not None, "rows with messages need a chat format"
@@ -192,6 +206,17 @@ class Encoder:
     def _note(self, outcome: str, row: Row, detail: str) -> None:
         self.counts[outcome] += 1
         self.example.setdefault(outcome, f"{row.where}: {detail}" if detail else row.where)
+
+
+def _most_characters(tokenizer: Any, tokens: int) -> int | None:
+    """The most characters that so many tokens can stand for; None where one may stand for any number of them."""
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    model, normalizer = core["model"], core["normalizer"]
+    steps = normalizer["normalizers"] if normalizer and normalizer["type"] == "Sequence" else [normalizer]
+    exact = all(step is None or step["type"] in ("NFC", "Prepend", "Replace") for step in steps)
+    whole = model.get("byte_fallback") or (model["type"] == "BPE" and model.get("unk_token") is None)
+    composed = 4  # characters that NFC may make one of, and more
+    return composed * tokens * max(map(len, tokenizer.get_vocab())) if exact and whole else None
 
 
 def _reasoning_not_read(row: Row, template: str) -> str | None:

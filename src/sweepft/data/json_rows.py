@@ -14,6 +14,7 @@ from sweepft.data.messages import RowFault
 from sweepft.errors import DataError, Problem
 
 Open = Callable[[], BinaryIO]
+_LONGEST_LITERAL: Final = 1_000_000  # characters; to parse one of Python takes a hundred times its memory
 FRAME: Final = 'with pandas: frame.to_json("NEW.jsonl", orient="records", lines=True)'
 RECODE: Final = "a file in Windows-1252 or Latin-1 is converted by: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
 
@@ -113,7 +114,7 @@ def _why_not_json(text: str, error: Exception) -> RowFault:
     if text.endswith(",") and _is_json(text[:-1]):
         remedy = "remove the commas: sed 's/},$/}/' FILE > NEW"
         return RowFault("row", "a line must be one JSON object, without a comma behind it", remedy=remedy)
-    if text.startswith("{") and _is_python(text):
+    if text.startswith("{") and len(text) < _LONGEST_LITERAL and _is_python(text):
         rule = "rows must be JSON, and this is a Python literal"
         return RowFault("row", rule, remedy="write the rows with json.dumps(row)")
     return RowFault("row", _NOT_JSON, remedy="fix or remove the line", detail=_shown(error))

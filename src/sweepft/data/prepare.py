@@ -94,8 +94,13 @@ def _in_child(
     """Run ``python -m sweepft.data`` and return its answer: plain data."""
     with tempfile.TemporaryDirectory(prefix="sweepft-data-") as folder:
         outcome = Path(folder) / "outcome.json"
-        job = {"spec": spec.to_dict(), "cache_dir": str(cache_dir), "outcome": str(outcome), "what": what}
-        job["options"] = options
+        job: dict[str, Any] = {
+            "spec": spec.to_dict(),
+            "cache_dir": str(cache_dir),
+            "outcome": str(outcome),
+            "what": what,
+            "options": options,
+        }
         done = run_module("sweepft.data", job=job)
         answer: Mapping[str, Any] = (
             json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
