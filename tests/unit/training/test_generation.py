@@ -60,7 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "template": NEXT_TURN, "eos": "<|endoftext|>", "generation": {"eos_token_id": [1, 2]},
             "rename": {"<|im_start|>": "<|user|>", "<|im_end|>": "<|assistant|>"},
         },
-        "end": "<|user|>",
+        "end": "<|user|>", "passes": 1200,  # an adapter needs more of them: every prompt holds the end, too
     },
     "tokenizer-adds-bos": {"base": {"eos": "<|endoftext|>", "adds_bos": True}, "end": "<|im_end|>"},
 }  # fmt: skip
@@ -183,8 +183,6 @@ CASES = [
     )
     for name in FAMILIES
     for lora in (None, LORA)
-    if (name, lora)
-    != ("next-turn-is-end", LORA)  # too little for this adapter: every prompt holds the end, too
 ]
 
 
@@ -193,9 +191,9 @@ def test_export__alone_ends_its_answers_and_exams_agree(name: str, lora: Any, tm
     pytest.importorskip("lm_eval")
     end, family = FAMILIES[name]["end"], FAMILIES[name]
     base = base_model(tmp_path / name, **family["base"])
-    done = trained(
-        sweep_spec(base, rows_of(name), lora=lora, **family.get("model", {})), tmp_path / "run", examined
-    )
+    passes = family.get("passes", 400) if lora else 200
+    spec = sweep_spec(base, rows_of(name), lora=lora, passes=passes, **family.get("model", {}))
+    done = trained(spec, tmp_path / "run", examined)
     for folder, batch in [
         (done.folder, 1),
         (done.folder, 8),
