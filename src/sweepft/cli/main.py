@@ -18,6 +18,7 @@ from sweepft.cli.data import data
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
+from sweepft.cli.presets import presets
 from sweepft.cli.replay import replay
 from sweepft.errors import (
     ClusterError,
@@ -236,7 +237,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
-for command in (data, plan, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
+for command in (data, plan, presets, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 
@@ -328,17 +329,6 @@ def schema() -> None:
     from sweepft.spec import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
-
-
-@cli.command()
-def presets() -> None:
-    """List the presets for search.start_with."""
-    from sweepft.spec import PRESETS, format_value
-
-    for preset in PRESETS.values():
-        click.echo(f"{preset.name}: {preset.about}")
-        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in preset.params.items())}")
-        click.echo(f"  {preset.source}")
 
 
 def main() -> None:

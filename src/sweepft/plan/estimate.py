@@ -28,7 +28,7 @@ from sweepft.plan.trial_shapes import (
     trial_shapes,
 )
 from sweepft.plan.warnings import count, plan_warnings
-from sweepft.spec import MicroTokens, SweepSpec, is_hub_id
+from sweepft.spec import MicroTokens, SweepSpec, is_hub_id, place_range, rate_rule, rate_warnings
 
 _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
@@ -85,6 +85,7 @@ class SweepPlan:
     cost: Cost | None
     measured: Measured | None
     warnings: tuple[str, ...]
+    rates: str | None = None
     assumptions: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,6 +120,7 @@ class SweepPlan:
                 "hours_after_stopping": None if cost.hours is None else cost.after_stopping(cost.hours),
             },
             "measured": None if self.measured is None else asdict(self.measured),
+            "rates": self.rates,
             "warnings": list(self.warnings),
             "assumptions": list(self.assumptions),
         }
@@ -136,6 +138,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
             or steps cannot be measured (``plan.measure``).
     """
     assumed: list[str] = []
+    rule = rate_rule(spec) if flags.files else None
     cluster = _cluster(spec, flags, assumed)
     placement = place(spec.resources, cluster)
     model = _model(spec, flags, assumed)
@@ -169,7 +172,9 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         warnings=(
             *rows.warnings,
             *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+            *rate_warnings(spec, rule),
         ),
+        rates=None if rule is None else place_range(spec, rule),
         assumptions=tuple(assumed),
     )
 

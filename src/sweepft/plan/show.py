@@ -52,6 +52,9 @@ def _show(plan: SweepPlan, console: Console) -> None:
     if plan.rows.notes:
         _section(console, "Data", "")
         _items(console, plan.rows.notes, "")
+    if plan.rates is not None:
+        _section(console, "Learning rates", "sweepft presets --for SPEC")
+        _items(console, (plan.rates,), "")
     if plan.warnings:
         _section(console, "Warnings", "")
         _items(console, plan.warnings, "yellow")

@@ -21,7 +21,8 @@ from sweepft.spec.fields import (
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.outputs import Mirror, MlflowTrack, Track, WandbTrack
-from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value
+from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, presets_for
+from sweepft.spec.rate_rules import RateRule, place_range, rate_rule, rate_warnings, rule_of
 from sweepft.spec.reference import json_schema, reference
 from sweepft.spec.sections import (
     Budget,
@@ -68,6 +69,7 @@ __all__ = [
     "MtBench",
     "Optimizer",
     "Preset",
+    "RateRule",
     "Replicates",
     "Resources",
     "Search",
@@ -93,5 +95,10 @@ __all__ = [
     "json_schema",
     "load",
     "packing_note",
+    "place_range",
+    "presets_for",
+    "rate_rule",
+    "rate_warnings",
     "reference",
+    "rule_of",
 ]

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sweepft.errors import Problem
 from sweepft.spec.curriculum import is_data_key
+from sweepft.spec.fields import flat
 from sweepft.spec.partial import PartialSpec
+from sweepft.spec.partial import partial as read_partial
 from sweepft.spec.problems import did_you_mean
+from sweepft.spec.sections import Lora
 from sweepft.spec.space import same
-from sweepft.spec.sweep import train_dict
-from sweepft.spec.yaml_source import Document, KeyPath
+from sweepft.spec.sweep import SweepSpec, train_dict
+from sweepft.spec.yaml_source import Document, KeyPath, read_value
 
 FEWEST_STEPS: Final = 40
 """Minimum optimizer steps for a meaningful trial: presets with fewer are refused, and ``sweepft plan`` warns about
@@ -34,58 +38,27 @@ class Preset:
         params: Fields of ``train`` and of ``data`` (``data.strategy``).
         about: One sentence of description.
         source: Publication.
+        date: Year and month of it.
+        trains: ``full`` for all weights, ``lora`` for adapters; None where it makes no difference.
     """
 
     name: str
     params: Mapping[str, Any]
     about: str
     source: str
+    date: str
+    trains: Literal["full", "lora"] | None = None
 
 
-def _named(name: str, about: str, source: str, **params: Any) -> tuple[str, Preset]:
-    return name, Preset(name, MappingProxyType(params), about, source)
+def _read_presets() -> dict[str, Preset]:
+    text = files("sweepft.spec").joinpath("presets.yaml").read_text(encoding="utf-8")
+    entries = read_value(text)
+    return {
+        entry["name"]: Preset(**{**entry, "params": MappingProxyType(entry["params"])}) for entry in entries
+    }
 
 
-PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
-    dict(
-        (
-            _named(
-                "large-batch",
-                "the largest batch size, a low constant learning rate, no warmup",
-                "arXiv 2412.13337",
-                batch_size=7680,
-                learning_rate=2e-5,
-                warmup=0.0,
-                schedule="constant",
-            ),
-            _named(
-                "lab",
-                "about 4k samples per step, a constant learning rate after 25 warmup steps, without LAB's phases",
-                "LAB, arXiv 2403.01081, as InstructLab trains it",
-                batch_size=3840,
-                learning_rate=2e-5,
-                warmup={"steps": 25},
-                schedule="constant",
-            ),
-            _named(
-                "tulu",
-                "small batches, a short warmup, then linear decay to zero",
-                "TULU, arXiv 2306.04751 and 2311.10702",
-                batch_size=128,
-                learning_rate=2e-5,
-                warmup=0.03,
-                schedule="linear",
-            ),
-            _named(
-                "orca-phased",
-                "one phase after another without replay; batch size and learning rate are not published and are "
-                "sampled",
-                "Orca and Orca 2, arXiv 2306.02707 and 2311.11045: answers of ChatGPT, then of GPT-4",
-                **{"data.strategy": "phased", "data.replay": 0.0},
-            ),
-        )
-    )
-)
+PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(_read_presets())
 
 
 def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
@@ -122,33 +95,57 @@ def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
 
 def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
     """Refuse presets that lie outside the search space or would train too few steps."""
-    train, search = partial.train, partial.search
-    if train is None or search is None or partial.data is None:
-        return
-    fixed = train_dict(train) | {f"data.{key}": value for key, value in partial.data.curriculum}
     for i, name in names.items():
-        path: KeyPath = ("search", "start_with", i)
-        if "data.strategy" in PRESETS[name].params and not partial.data.phases:
-            remedy = "define data.phases, or remove the preset"
-            partial.add(path, f"{name} trains in phases, but data.phases is not set", remedy)
-            continue
-        for key, value in PRESETS[name].params.items():
-            dimension = search.space.get(key)
-            if dimension is not None and not dimension.contains(value):
-                rule = f"{name} has {key} {format_value(value)}, which is outside search.space.{key}"
-                remedy = f"extend search.space.{key}, or write explicit values instead of the preset"
-                partial.add(path, rule, remedy)
-            elif dimension is None and not same(fixed.get(key), value):
-                full = key if is_data_key(key) else f"train.{key}"
-                rule = f"{name} has {key} {format_value(value)}, but {full} is fixed at another value"
-                remedy = f"sweep {key}, or set {full} to that value, or remove the preset"
-                partial.add(path, rule, remedy)
-        budget, batch = train.budget.samples, int(PRESETS[name].params.get("batch_size", 0))
-        if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
-            rule = f"{name} would train {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}"
-            samples = FEWEST_STEPS * batch
-            remedy = f"raise train.budget to {samples} samples ({FEWEST_STEPS} steps), or remove the preset"
-            partial.add(path, rule, remedy)
+        if (problem := preset_problem(partial, PRESETS[name])) is not None:
+            partial.add(("search", "start_with", i), *problem)
+
+
+def preset_problem(partial: PartialSpec, preset: Preset) -> tuple[str, str] | None:
+    """Rule and remedy if a sweep cannot reproduce a preset; None if it can, or a section is invalid."""
+    train, search, name = partial.train, partial.search, preset.name
+    if train is None or search is None or partial.data is None:
+        return None
+    if "data.strategy" in preset.params and not partial.data.phases:
+        return (
+            f"{name} trains in phases, but data.phases is not set",
+            "define data.phases, or remove the preset",
+        )
+    lora = train.lora is not None or any(key.startswith("lora.") for key in search.space)
+    if preset.trains is not None and lora != (preset.trains == "lora"):
+        own = "adapters" if preset.trains == "lora" else "all weights"
+        remedy = "add train.lora" if preset.trains == "lora" else "remove train.lora"
+        return f"{name} trains {own}, and the sweep does not", f"{remedy}, or remove the preset"
+    fixed = flat(train_dict(train)) | train_dict(train)
+    if lora and train.lora is None:
+        fixed |= flat(Lora().model_dump(mode="json"), "lora")
+    fixed |= {f"data.{key}": value for key, value in partial.data.curriculum}
+    for key, value in preset.params.items():
+        dimension = search.space.get(key)
+        if dimension is not None and not dimension.contains(value):
+            return (
+                f"{name} has {key} {format_value(value)}, which is outside search.space.{key}",
+                f"extend search.space.{key}, or write explicit values instead of the preset",
+            )
+        if dimension is None and not same(fixed.get(key), value):
+            full = key if is_data_key(key) else f"train.{key}"
+            return (
+                f"{name} has {key} {format_value(value)}, but {full} is fixed at another value",
+                f"sweep {key}, or set {full} to that value, or remove the preset",
+            )
+    budget, batch = train.budget.samples, int(preset.params.get("batch_size", 0))
+    if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:
+        samples = FEWEST_STEPS * batch
+        return (
+            f"{name} would train {-(-budget // batch)} optimizer steps: {budget} samples in batches of {batch}",
+            f"raise train.budget to {samples} samples ({FEWEST_STEPS} steps), or remove the preset",
+        )
+    return None
+
+
+def presets_for(spec: SweepSpec) -> dict[str, tuple[str, str] | None]:
+    """Every preset, with rule and remedy where the sweep cannot reproduce it."""
+    found = read_partial(Document("spec", spec.to_dict()), None)
+    return {name: preset_problem(found, preset) for name, preset in PRESETS.items()}
 
 
 def format_value(value: Any) -> str:

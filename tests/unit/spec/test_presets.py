@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,17 @@ from click.testing import CliRunner
 from support import specs
 from support.errors import raises
 from sweepft.errors import SpecError
-from sweepft.spec import FEWEST_STEPS, PRESETS, SweepSpec, dump, format_value, from_dict, load
+from sweepft.spec import (
+    FEWEST_STEPS,
+    PRESETS,
+    RateRule,
+    SweepSpec,
+    dump,
+    format_value,
+    from_dict,
+    load,
+    rate_warnings,
+)
 
 SPACE = {
     "batch_size": {"choice": [128, 3840, 7680]},
@@ -19,6 +30,9 @@ SPACE = {
     "warmup": {"choice": [0.0, 0.03, {"steps": 25}]},
     "schedule": {"choice": ["constant", "linear"]},
 }
+
+
+LORA_SPACE = SPACE | {"batch_size": {"choice": [16, 32, 128]}, "learning_rate": {"log_uniform": [1e-5, 1e-3]}}
 
 
 def spec(
@@ -61,6 +75,9 @@ def test_presets__fields_fixed_at_the_same_value_are_left_out() -> None:
         ("tul", {}, "tulu"),
         ("phased", {}, "orca-phased"),
         ("orca-phased", {}, "data.phases"),
+        ("tulu", {"lora": {"rank": 8}}, "remove train.lora"),
+        ("qlora-default", {}, "add train.lora"),
+        ("qlora-default", {"lora": {"rank": 8}, "space": LORA_SPACE}, "lora.rank"),
     ],
 )  # fmt: skip
 def test_presets__refused_with_a_remedy(name: str, changes: dict, named: str) -> None:
@@ -94,12 +111,66 @@ def test_presets__all_are_valid_and_listed() -> None:
     assert shown.exit_code == 0
     for name, preset in PRESETS.items():
         json.dumps(dict(preset.params))  # plain data for YAML and the ledger
-        if "batch_size" in preset.params:
-            train_config = spec(name).train_config(dict(preset.params), 10_000)
+        assert re.fullmatch(r"20\d\d-\d\d", preset.date)
+        if "data.strategy" not in preset.params:
+            space = {key: {"choice": [value]} for key, value in preset.params.items()}
+            fixed = {"lora": {}} if preset.trains == "lora" else {}
+            train_config = spec(
+                name, space=space | {"optimizer.weight_decay": {"choice": [0.0, 0.1]}}, **fixed
+            ).train_config(dict(preset.params), 10_000)
             assert train_config.batch_size == preset.params["batch_size"]
         assert f"{name}: {preset.about}\n" in shown.output
         assert preset.source in shown.output
     assert "warmup 25 steps, schedule constant" in shown.output
+
+
+def test_presets_for__names_those_that_fit(tmp_path) -> None:
+    from sweepft.cli.main import cli
+
+    (tmp_path / "sweep.yaml").write_text(dump(spec()))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": 2000}))
+    options = ["--for", str(tmp_path / "sweep.yaml"), "--set", f"model.path={tmp_path}", "--json"]
+    found = json.loads(CliRunner().invoke(cli, ["presets", *options]).output)
+    fits = {preset["name"] for preset in found["presets"]} - found["refused"].keys()
+    assert fits == {"large-batch", "lab", "tulu", "tulu3", "training-hub"}
+    assert found["rule"]["rate"]["128"] == pytest.approx(5e-5)
+    assert found["rule"]["rate"]["7680"] == pytest.approx(5e-5 * 60**0.5)
+    [rates] = found["rates"]
+    assert rates.endswith("1e-06 to 0.0001, covers a part of it")
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "lora", "rate"),
+    [
+        ("llama", 2000, False, 5e-5),
+        ("llama", 4000, True, 5e-4 / 2**0.781),
+        ("qwen3", 4000, True, 5e-4 / 2**0.0775),
+        ("olmo2", 4000, False, 5e-5 / 2**0.0775),
+    ],
+)
+def test_rate_rule__by_family_width_and_lora(family: str, width: int, lora: bool, rate: float) -> None:
+    rule = RateRule(width, family, lora)
+    assert rule.rate() == pytest.approx(rate)
+    assert rule.rate(512) == pytest.approx(2 * rate)
+
+
+@pytest.mark.parametrize(
+    ("rates", "lora", "words"),
+    [
+        ([1e-6, 1e-5], False, ["below it"]),
+        ([1e-3, 1e-2], False, ["above it"]),
+        ([1e-5, 1e-3], False, []),
+        ([1e-4, 1e-2], True, ["LoRA learns less"]),
+    ],
+)
+def test_rate_warnings__range_against_the_rule(rates: list[float], lora: bool, words: list[str]) -> None:
+    swept = spec(
+        space={"batch_size": {"choice": [128, 512]}, "learning_rate": {"log_uniform": rates}},
+        **({"lora": {"rank": 8}} if lora else {}),
+    )
+    found = rate_warnings(swept, RateRule(2000, "qwen2", lora))
+    assert len(found) == len(words)
+    assert all(word in warning for word, warning in zip(words, found, strict=True))
 
 
 def test_format_value__warmup_in_steps() -> None:
