@@ -151,6 +151,12 @@ class StorageError(SweepftError):
     key = "storage"
 
 
+class UnsafePath(SweepftError):
+    """A path in a run folder is a link, or leads out of the folder."""
+
+    key = "run_dir.path"
+
+
 class EnvironmentFault(SweepftError):
     """A slot cannot train or score, whatever the settings: its storage, GPU, packages or files.
 

@@ -12,6 +12,7 @@ import click
 
 from sweepft.cli.options import RUN
 from sweepft.errors import JobError, Problem
+from sweepft.files import inside
 
 if TYPE_CHECKING:
     from sweepft.driver.ray_job import Job
@@ -105,7 +106,7 @@ def logs(run: Path) -> None:
     job = job_of(run)
     if job is not None:
         _follow(job, run)
-    file = run / "logs" / "driver.log"
+    file = inside(run, "logs", "driver.log")
     click.echo(
         file.read_text(encoding="utf-8", errors="replace") if file.is_file() else f"{file}: empty", nl=False
     )

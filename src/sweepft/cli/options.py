@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from sweepft.errors import StorageError
+from sweepft.files import inside
 
 SET = click.option(
     "--set",
@@ -78,7 +79,7 @@ def make_derived(run: Path, price: float | None = None, without_weights: bool = 
     view = SweepState.load(run)
     written = list(write_report(run, state=view, price=price).values())
     best = winner(view)
-    if best is not None and (without_weights or (run / "weights" / best.trial_id).is_dir()):
+    if best is not None and (without_weights or inside(run, "weights", best.trial_id).is_dir()):
         folder = write_best(run, view)
         written += [folder] if folder is not None else []
     for path in written:

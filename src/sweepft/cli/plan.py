@@ -9,6 +9,7 @@ import click
 
 from sweepft.cli.options import NO_FILES, SET, SPEC, output_file, writing
 from sweepft.extras import require_run
+from sweepft.files import write_output
 
 
 def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
@@ -103,4 +104,4 @@ def plan(
     show_plan(found, Console(markup=False, emoji=False))
     if json_file is not None:
         with writing(json_file):
-            json_file.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_output(json_file, json.dumps(found.to_dict(), indent=2) + "\n")

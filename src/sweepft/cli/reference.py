@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 
 import click
 
 from sweepft.cli.main import cli
+from sweepft.files import write_output
 
 _HEAD = """\
 # Command line
@@ -72,4 +72,4 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m sweepft.cli.reference PAGE")
-    Path(sys.argv[1]).write_text(reference(), encoding="utf-8")
+    write_output(sys.argv[1], reference())

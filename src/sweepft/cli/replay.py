@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sweepft.cli.options import output_file, writing
 from sweepft.errors import ReplayError
+from sweepft.files import write_output
 
 if TYPE_CHECKING:
     from sweepft.replay.curves import Mode, Study
@@ -221,7 +222,7 @@ def replay(
         _print_stops(rows, console)
     if json_to is not None:
         with writing(json_to):
-            json_to.write_text(json.dumps([r.to_row() for r in rows], indent=1) + "\n", encoding="utf-8")
+            write_output(json_to, json.dumps([r.to_row() for r in rows], indent=1) + "\n")
         console.print(f"rows: {json_to}", soft_wrap=True)
     if plot_to is not None:
         with writing(plot_to):
@@ -281,7 +282,7 @@ def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Con
             key="replay.too_few_sweeps",
         )
     with writing(path):
-        path.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_output(path, json.dumps(found.to_dict(), indent=1) + "\n")
     console.print(f"calibration: level {found.level:g} from {found.sweeps} sweeps: {path}", soft_wrap=True)
 
 

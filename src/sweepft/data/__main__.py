@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from sweepft.data.prepare import prepare, tokenise_tests
 from sweepft.data.survey import survey
 from sweepft.data.view import view_data
 from sweepft.errors import DataError, Problem, StorageError
+from sweepft.files import atomic_write
 from sweepft.spec.sweep import SweepSpec
 
 
@@ -33,7 +33,7 @@ def main() -> int:
         answer = {"problems": [_plain(problem) for problem in error.problems]}
     except StorageError as error:
         answer = {"storage": str(error)}
-    Path(job["outcome"]).write_text(json.dumps(answer), encoding="utf-8")
+    atomic_write(job["outcome"], json.dumps(answer), sync=False)
     return 0
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
-import uuid
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from sweepft.data.cache import CACHE_FORMAT, TokenSet
 from sweepft.data.files import is_local, local_files
 from sweepft.errors import DataError, StorageError
+from sweepft.files import atomic_write
 from sweepft.spec.sweep import SweepSpec
 
 _PREPARED_FORMAT: Final = 10
@@ -189,9 +188,7 @@ def remember(file: Path, prepared: Prepared) -> None:
     Raises:
         StorageError: If the disk is full or read-only.
     """
-    temporary = file.with_name(f".tmp-{file.name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_text(prepared.model_dump_json(indent=1), encoding="utf-8")
-        temporary.replace(file)
+        atomic_write(file, prepared.model_dump_json(indent=1))
     except OSError as error:
         raise StorageError(f"{file}: cannot be written: {error}") from error

@@ -23,6 +23,7 @@ from sweepft.data.template_choice import choose_template
 from sweepft.data.templates import ChatFormat, special_tokens
 from sweepft.data.weight_files import own_file, untrained
 from sweepft.errors import DataError, Problem, StorageError
+from sweepft.files import atomic_write
 from sweepft.spec.sections import Model
 
 _PADS: Final = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>")  # the last one is Llama 3's
@@ -106,7 +107,7 @@ class LoadedTokenizer:
             try:
                 t.save_pretrained(temporary)
                 for name, template in marked.items():
-                    (temporary / name).write_text(template, encoding="utf-8")
+                    atomic_write(temporary / name, template, mode=0o666)
                 if self.sentencepiece is not None:
                     shutil.copyfile(self.sentencepiece, temporary / _SENTENCEPIECE)
                 temporary.rename(folder)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from sweepft.children import run_module
 from sweepft.demo.skills import NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
+from sweepft.files import atomic_write
 
 _VERSION: Final = 1  # increase it if the same seed gives different data or another model
 _TRAIN_ROWS: Final = 3300
@@ -46,12 +47,12 @@ def make_demo(folder: str | Path, seed: int = 0) -> Path:
         _write_rows(data / "skills.jsonl", skills[:_TRAIN_ROWS])
         _write_rows(data / "skills-test.jsonl", skills[_TRAIN_ROWS:])
         _write_rows(data / "knowledge.jsonl", knowledge_rows(seed))
-        (data / "made.json").write_text(stamp, encoding="utf-8")
+        atomic_write(data / "made.json", stamp, mode=0o666)
     if not _is_current(model, stamp):
         _make_model(model, seed, stamp)
     if not spec.exists():
-        spec.write_text(
-            files("sweepft.demo").joinpath("demo.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+        atomic_write(
+            spec, files("sweepft.demo").joinpath("demo.yaml").read_text(encoding="utf-8"), mode=0o666
         )
     return spec
 
@@ -62,7 +63,7 @@ def _is_current(folder: Path, stamp: str) -> bool:
 
 
 def _write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows), mode=0o666)
 
 
 def _make_model(model: Path, seed: int, stamp: str) -> None:
@@ -74,7 +75,7 @@ def _make_model(model: Path, seed: int, stamp: str) -> None:
                 f"the demo's base model could not be created (exit status {done.returncode}):\n{done.tail}",
                 key="demo.model",
             )
-        (temporary / "made.json").write_text(stamp, encoding="utf-8")
+        atomic_write(temporary / "made.json", stamp, mode=0o666)
         if model.exists():
             shutil.rmtree(model)
         temporary.rename(model)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from sweepft.children import run_module
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
+from sweepft.files import atomic_write
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec, from_dict, is_template_file
 
 _ROWS: Final = 400
@@ -228,23 +229,21 @@ def _different(values: Sequence[Any]) -> list[Any]:
 
 
 def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows), mode=0o666)
 
 
 def write_tasks(evaluate: Evaluate, folder: Path) -> None:
     """Write a task file and its items for each task of the section to ``folder/tasks``."""
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
-    (home / "scoring.py").write_text(_SCORE, encoding="utf-8")
+    atomic_write(home / "scoring.py", _SCORE, mode=0o666)
     for task in evaluate.each_task():
         metrics = _metrics(task.name, evaluate)
         listed = "".join(f"  - {{metric: {m}, aggregation: mean, higher_is_better: true}}\n" for m in metrics)
         kind = _CHOICE if set(metrics) <= set(_BY_CHOICE) else _GENERATED
-        (home / f"{task.name}.yaml").write_text(
-            _COMMON.format(name=task.name) + listed + kind, encoding="utf-8"
-        )
+        atomic_write(home / f"{task.name}.yaml", _COMMON.format(name=task.name) + listed + kind, mode=0o666)
         rows = [json.dumps(row | {"metrics": metrics}) for row in _items()]
-        (home / f"{task.name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        atomic_write(home / f"{task.name}.jsonl", "\n".join(rows) + "\n", mode=0o666)
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,7 @@ from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
-from sweepft.errors import LedgerCorrupt
-from sweepft.ledger import EventLog, SweepState
+from sweepft.ledger import EventLog
 from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl, outcome_of
@@ -251,9 +249,6 @@ def build_tuner(
     )
 
 
-_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
-
-
 def restored_search(
     spec: SweepSpec,
     run_dir: Path,
@@ -269,11 +264,8 @@ def restored_search(
         event_log: Open for writing: ``end`` rows that a crash prevented are written.
         control: Of the sweep.
         final_stage: What follows the search.
-    Raises:
-        LedgerCorrupt: If the name of a trial would lead out of the run folder.
     """
     state = event_log.state
-    _check_names(run_dir, state)
     with gc_paused():
         state.drop_partial_results()
         _write_missing_ends(event_log)
@@ -283,16 +275,6 @@ def restored_search(
         return build_search(
             spec, event_log, control, proposer, prior_sweeps, final_stage=final_stage, restore=True
         )
-
-
-def _check_names(run_dir: Path, state: SweepState) -> None:
-    for trial in state.trials.values():
-        if not _FOLDER_NAME.fullmatch(str(trial.trial_id)):
-            raise LedgerCorrupt(
-                f"{run_dir}: row {trial.seq}: trial_id {trial.trial_id!r} cannot be the name of a folder\n"
-                "  this ledger was not written by sweepft: do not resume it",
-                key="ledger.trial_id",
-            )
 
 
 def _write_missing_ends(event_log: EventLog) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import sweepft
 from sweepft.errors import JobError, Problem
 from sweepft.extras import install
+from sweepft.files import atomic_write
 from sweepft.ledger.commands import who_am_i
 from sweepft.redact import redact
 from sweepft.spec import SweepSpec, dump
@@ -144,9 +145,9 @@ def _submit(
     job = Job(address, f"sweepft-{name}-{os.urandom(4).hex()}", run_dir, name)
     with _server(address) as client, tempfile.TemporaryDirectory(prefix="sweepft-job-") as folder:
         for file, text in files.items():
-            (Path(folder) / file).write_text(text, encoding="utf-8")
+            atomic_write(Path(folder) / file, text, sync=False)
         note.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (note / NOTE).write_text(json.dumps(asdict(job), indent=1) + "\n", encoding="utf-8")
+        atomic_write(note / NOTE, json.dumps(asdict(job), indent=1) + "\n")
         client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=job.submission_id,

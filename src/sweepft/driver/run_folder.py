@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import sweepft
 from sweepft.data import Prepared, model_digest
 from sweepft.errors import ResourceError, StorageError, SweepftError
+from sweepft.files import atomic_write, inside
 from sweepft.ledger import Ledger, has_trials
 from sweepft.search import STUDY_FILE
 from sweepft.spec import SweepSpec, dump
@@ -52,8 +53,10 @@ def make_run_folder(
     Raises:
         SweepftError: If the folder already holds a run.
         LedgerLocked: If a sweep is starting in it.
+        UnsafePath: If the folder holds links in place of what a sweep writes.
         StorageError: If it cannot be written.
     """
+    check_links(out)
     if has_trials(out):
         raise SweepftError(
             f"{out}: already holds a run\n  name another folder with --out, or resume it: sweepft resume {out}",
@@ -74,11 +77,35 @@ def make_run_folder(
     return ledger
 
 
+_OURS: Final = (
+    *(
+        "ledger/lease",
+        "logs/driver.log",
+        "study.journal",
+        "spec.yaml",
+        "cache",
+        "home",
+        "ray",
+        "weights",
+        "items",
+    ),
+    *("track", "tensorboard", "wandb", "best", "checkpoints", "mirror", "base"),
+)
+
+
+def check_links(run_dir: Path) -> None:
+    """Refuse a run folder in which a folder or file that a sweep writes is a symbolic link.
+
+    Raises:
+        UnsafePath: With the link's path.
+    """
+    for name in _OURS:
+        inside(run_dir, name)
+
+
 def write_spec(run_dir: Path, spec: SweepSpec) -> None:
     """Write ``spec.yaml``, as a whole. Raises OSError."""
-    new = run_dir / ".spec.yaml.new"
-    new.write_text(dump(spec), encoding="utf-8")
-    new.replace(run_dir / "spec.yaml")
+    atomic_write(run_dir / "spec.yaml", dump(spec))
 
 
 def with_trials(spec: SweepSpec, trials: int | None) -> SweepSpec:
@@ -107,9 +134,7 @@ def storage_problem(out: Path) -> StorageError | None:
     """Why the run folder cannot be written, found by writing a file; None if it can."""
     probe = out / f".probe-{os.getpid()}"
     try:
-        with probe.open("wb") as f:
-            f.write(bytes(_PROBE_BYTES))
-            os.fsync(f.fileno())
+        atomic_write(probe, bytes(_PROBE_BYTES))
     except OSError as error:
         return StorageError(
             f"{out}: the run folder cannot be written: {error.strerror}\n"
@@ -194,7 +219,7 @@ def check_shared(run_dir: Path) -> None:
     if len(nodes) < 2:
         return
     probe = run_dir / f".seen-{os.urandom(8).hex()}"
-    probe.write_text(probe.name, encoding="utf-8")
+    atomic_write(probe, probe.name)
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(_sees)
         asked = {

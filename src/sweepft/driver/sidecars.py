@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from rich.console import Console
 from sweepft.children import run_module
 from sweepft.driver.signals import SweepSignals
 from sweepft.errors import MirrorError
+from sweepft.files import open_to_append
 from sweepft.ledger import EventLog, Row
 from sweepft.mirror.status import MirrorStatus, read_status
 from sweepft.spec import Mirror
@@ -42,7 +44,7 @@ class SidecarProcess:
 
     def __init__(self, command: Sequence[str], log: Path) -> None:
         log.parent.mkdir(exist_ok=True)
-        with log.open("ab") as output:
+        with os.fdopen(open_to_append(log), "ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 stdin=subprocess.PIPE,

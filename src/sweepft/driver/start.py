@@ -29,7 +29,7 @@ from sweepft.driver.resume_rules import (
     drop_checkpoints,
     trials_in_force,
 )
-from sweepft.driver.run_folder import make_run_folder, sweep_row, with_trials, write_spec
+from sweepft.driver.run_folder import check_links, make_run_folder, sweep_row, with_trials, write_spec
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import CommandError, LedgerError, Problem, SpecError, SweepftError
@@ -173,6 +173,7 @@ def resume_sweep(
     console = sweep_console(console)
     say = _warn_on(console)
     run_dir = run_dir.resolve()
+    check_links(run_dir)
     _check_begun(run_dir)
     check_address(address)
     use_short_temp_folder(say)

@@ -33,6 +33,7 @@ from sweepft.early_stopping.from_ledger import replay_state, restore_stopper
 from sweepft.early_stopping.result_reader import ResultReader
 from sweepft.early_stopping.rungs import RungSpec, is_number, parse_rungs
 from sweepft.early_stopping.setup_warnings import SetupWarnings
+from sweepft.files import atomic_write
 from sweepft.ledger import SweepState
 
 if TYPE_CHECKING:
@@ -373,7 +374,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     def save(self, checkpoint_path: str) -> None:
         """Write the state as JSON."""
-        Path(checkpoint_path).write_text(json.dumps(self.state_dict()), encoding="utf-8")
+        atomic_write(checkpoint_path, json.dumps(self.state_dict()))
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 from sweepft.errors import EvaluateError
 from sweepft.evaluation.tasks import EvalTask, inspect_task
+from sweepft.files import atomic_write
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
             found[task.name] = inspect_task(task)
         except EvaluateError as error:
             problems.append(str(error))
-    Path(job["outcome"]).write_text(json.dumps({"found": found, "problems": problems}), encoding="utf-8")
+    atomic_write(job["outcome"], json.dumps({"found": found, "problems": problems}), sync=False)
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from sweepft.children import run_module
 from sweepft.errors import EvaluateError
+from sweepft.files import atomic_write
 
 _SCORING: Final = 2  # raise it when the same weights get other scores
 
@@ -74,9 +75,7 @@ def write_items(file: Path, items: Iterable[Mapping[str, Any]]) -> str:
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(item, ensure_ascii=False, default=str) + "\n" for item in items)
     data = gzip.compress(lines.encode("utf-8", "replace"), mtime=0)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(file)
+    atomic_write(file, data)
     return hashlib.sha256(data).hexdigest()
 
 

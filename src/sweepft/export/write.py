@@ -6,11 +6,11 @@ continues and another trial becomes the best.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import os
-import shutil
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -25,11 +25,19 @@ from sweepft.errors import StorageError, SweepftError
 from sweepft.export.facts import BestFacts, best_facts, facts_of
 from sweepft.export.recipes import deepspeed_config, one_trial_spec
 from sweepft.export.trl import TRAINING_TOKENIZER, needs_tokenizer, trl_config, trl_differences
+from sweepft.files import atomic_folder, atomic_write, inside
 from sweepft.ledger import SweepState, scores_of
 from sweepft.training.generation import set_generation
+from sweepft.visible import one_line
 
 FACTS_FILE: Final = "best.json"
 """The trial's params and results, for programs."""
+
+_OF_TOKENIZER: Final = re.compile(
+    r"(tokenizer|added_tokens|special_tokens|vocab|merges|spiece|sentencepiece)[\w.]*\.(json|txt|model)"
+    r"|additional_chat_templates|[\w.-]+\.jinja"
+)
+"""Files of a tokenizer. Where they lie is said by the ledger, which may name any folder of this machine."""
 
 
 def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None:
@@ -47,32 +55,25 @@ def write_best(run_dir: str | os.PathLike[str], view: SweepState) -> Path | None
     if facts is None:
         return None
     folder = Path(run_dir) / "best"
-    weights = Path(run_dir) / "weights" / facts.trial.trial_id
-    temporary, old = (folder.with_name(f".best-{word}-{os.getpid()}") for word in ("new", "old"))
+    weights = inside(run_dir, "weights", facts.trial.trial_id)
+    has_weights = weights.is_dir()
+    tokenizer = Path(facts.prepared.tokenizer)
+    has_tokenizer = has_weights or (tokenizer / "tokenizer.json").is_file()
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o700)
-        known = (
-            weights if weights.is_dir() else Path(facts.prepared.tokenizer)
-        )  # the tokenizer is always there
-        if known.is_dir():
-            _link(known, temporary)
-        _name_base_model(temporary / "adapter" / "adapter_config.json", facts.hub_model)
-        if needs_tokenizer(facts) and (temporary / TRAINING_TEMPLATE).is_file():
-            _training_tokenizer(temporary)
-        for name, text in _texts(facts, view, weights.is_dir(), known.is_dir()).items():
-            (temporary / name).unlink(missing_ok=True)  # writing through a link would change the weights
-            (temporary / name).write_text(text, encoding="utf-8")
-        with contextlib.suppress(FileNotFoundError):
-            folder.rename(old)
-        temporary.rename(folder)
+        with atomic_folder(folder) as new:
+            if has_weights:
+                _link(weights, new)
+            elif has_tokenizer:
+                _link(tokenizer, new, _OF_TOKENIZER)
+            _name_base_model(new / "adapter" / "adapter_config.json", facts.hub_model)
+            if needs_tokenizer(facts) and (new / TRAINING_TEMPLATE).is_file():
+                _training_tokenizer(new)
+            for name, text in _texts(facts, view, has_weights, has_tokenizer).items():
+                atomic_write(new / name, text, mode=0o666, sync=False)
     except OSError as e:
         raise StorageError(
             f"{folder}: cannot be written: {e.strerror or e}\n  the run is complete without it"
         ) from e
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
     return folder
 
 
@@ -104,19 +105,29 @@ def write_trial_spec(folder: Path, run_dir: Path, trial_id: str) -> Path:
         )
     facts = facts_of(view, trial)
     path = folder / "spec.yaml"
-    path.write_text(_yaml(one_trial_spec(facts)), encoding="utf-8")
-    (folder / FACTS_FILE).write_text(json.dumps(_summary(facts, view), allow_nan=False), encoding="utf-8")
+    atomic_write(path, _yaml(one_trial_spec(facts)))
+    atomic_write(folder / FACTS_FILE, json.dumps(_summary(facts, view), allow_nan=False))
     return path
 
 
-def _link(source: Path, target: Path) -> None:
-    """Every file of a folder as a hard link; where the file system has none, as a symbolic one."""
-    for path in sorted(source.rglob("*")):
-        place = target / path.relative_to(source)
+def _link(source: Path, target: Path, names: re.Pattern[str] | None = None) -> None:
+    """Every file of a folder as a hard link; where the file system has none, as a symbolic one.
+
+    Symbolic links in it are left out: what they point to may be private.
+
+    Args:
+        source, target: The folders.
+        names: Of the files and folders wanted; None for all of them.
+    """
+    for path in sorted(source.iterdir()):
+        place = target / path.name
+        if path.is_symlink() or (names is not None and not names.fullmatch(path.name)):
+            continue
         if path.is_dir():
             place.mkdir(exist_ok=True)
-            continue
-        _link_file(path, place)
+            _link(path, place, names)
+        elif path.is_file():
+            _link_file(path, place)
 
 
 def _link_file(path: Path, place: Path) -> None:
@@ -133,8 +144,7 @@ def _name_base_model(config: Path, hub_model: str | None) -> None:
     if not config.is_file():
         return
     fields = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": hub_model}
-    config.unlink()  # writing through a link would change the adapter in weights/
-    config.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    atomic_write(config, json.dumps(fields, indent=2) + "\n")  # a file of its own: the link's is in weights/
 
 
 def _training_tokenizer(folder: Path) -> None:
@@ -149,9 +159,9 @@ def _training_tokenizer(folder: Path) -> None:
 def _texts(facts: BestFacts, view: SweepState, has_weights: bool, has_tokenizer: bool) -> dict[str, str]:
     """The files beside the weights, by name."""
     values = _values(facts, view) | {"has_weights": has_weights, "has_tokenizer": has_tokenizer}
-    comment = f"# The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml\n"
+    about = f"The best trial of {view.name}, {facts.trial.trial_id}: sweepft train spec.yaml"
     return {
-        "spec.yaml": comment + _yaml(one_trial_spec(facts)),
+        "spec.yaml": _comments([about]) + _yaml(one_trial_spec(facts)),
         "deepspeed.json": json.dumps(deepspeed_config(facts), indent=2) + "\n",
         "trl.yaml": _trl_yaml(facts),
         "train.py": _templates().get_template("train.py.jinja").render(values),
@@ -165,7 +175,12 @@ def _trl_yaml(facts: BestFacts) -> str:
         "cd to this folder, then: trl sft --config trl.yaml",
         *trl_differences(facts),
     ]
-    return "".join(f"# {line}\n" for line in lines) + _yaml(trl_config(facts))
+    return _comments(lines) + _yaml(trl_config(facts))
+
+
+def _comments(lines: Sequence[str]) -> str:
+    """Comments of a YAML file; nothing in a line can end it."""
+    return "".join(f"# {one_line(line)}\n" for line in lines)
 
 
 def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.errors import StorageError
+from sweepft.files import inside, open_to_append, open_to_read
 from sweepft.ledger.codec import decode_row, encode_row, plain
 
 COMMANDS: Final = ("stop", "pin", "clone", "extend", "pause", "continue")
@@ -63,8 +64,8 @@ def who_am_i() -> str:
 
 
 def commands_path(run_dir: str | os.PathLike[str]) -> Path:
-    """The file of commands in a run folder."""
-    return Path(run_dir) / "ledger" / "commands.jsonl"
+    """The file of commands in a run folder. Raises UnsafePath if it is a link."""
+    return inside(run_dir, "ledger", "commands.jsonl")
 
 
 def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
@@ -76,7 +77,7 @@ def send_command(run_dir: str | os.PathLike[str], command: Command) -> None:
     path = commands_path(run_dir)
     line = encode_row(plain(asdict(command)))
     try:
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_to_append(path)
         try:
             with contextlib.suppress(OSError):  # without locks, appends are still whole
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -105,7 +106,7 @@ class CommandInbox:
         try:
             if self._path.stat().st_size <= self._offset:
                 return []
-            with self._path.open("rb") as file:
+            with open_to_read(self._path) as file:
                 file.seek(self._offset)
                 found = file.read()
         except OSError:

@@ -6,7 +6,6 @@ living owner, and one that stays as it is for two minutes has none. The file is 
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from sweepft.files import atomic_write, open_to_read
 from sweepft.ledger.owner import Owner
 
 
@@ -60,16 +60,12 @@ def read_lease(path: Path) -> Lease | None:
         OSError: If it is unknown whether there is one: the file system does not answer.
     """
     try:
-        fd = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC
-        )  # opening asks a network file system for the newest state
+        file = open_to_read(path)  # opening asks a network file system for the newest state
     except FileNotFoundError:
         return None
-    try:
-        text = os.pread(fd, 4096, 0)
-        changed = os.fstat(fd).st_mtime_ns
-    finally:
-        os.close(fd)
+    with file:
+        text = os.pread(file.fileno(), 4096, 0)
+        changed = os.fstat(file.fileno()).st_mtime_ns
     try:
         found = json.loads(text)
         return Lease(Owner.from_dict(found), float(found["time"]), (text, changed))
@@ -84,20 +80,12 @@ def write_lease(path: Path, owner: Owner) -> None:
         OSError: If the file cannot be written.
     """
     text = json.dumps(asdict(owner) | {"time": time.time()}) + "\n"
-    new = path.with_name(f".{path.name}-{owner.lease_id}")
     try:
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-        new.replace(path)
+        atomic_write(path, text, sync=False)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not path.exists():
             raise
-        os.utime(path)  # a full disk must not look like a dead writer
+        os.utime(path, follow_symlinks=False)  # a full disk must not look like a dead writer
 
 
 def current_writer(folder: Path) -> Owner | None:

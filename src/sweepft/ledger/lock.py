@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import LeaseLost, LedgerLocked
+from sweepft.files import open_to_append
 from sweepft.ledger.lease import SECONDS, Lease, read_lease, write_lease
 from sweepft.ledger.owner import Owner
 
@@ -142,7 +143,7 @@ class _Acquisition:
 
     def acquire(self, me: Owner) -> int:
         """The descriptor of the locked file; the lease is then ``me``'s."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_to_append(self._path)
         try:
             while True:
                 kernel = _try_flock(fd)
@@ -210,8 +211,8 @@ class _Acquisition:
 
     def _replace(self, fd: int) -> int:
         """Another lock file in place of the one that a dead host's file server keeps locked."""
-        new = self._path.with_name(f".{self._path.name}-{os.getpid()}")
-        mine = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        new = self._path.with_name(f".{self._path.name}-{os.urandom(8).hex()}")
+        mine = open_to_append(new)
         try:
             _try_flock(mine)
             new.replace(self._path)

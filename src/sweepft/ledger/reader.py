@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion
+from sweepft.files import PLAIN_NAME, inside, open_to_read
 from sweepft.ledger.codec import decode_row, gc_paused
 from sweepft.ledger.rows import SCHEMA_VERSION, Row
+
+LEDGER: Final = ("ledger", "ledger.jsonl")
+"""The ledger's path in a run folder."""
 
 _RESTORE: Final = "  Restore the file from a copy."
 
 
 def ledger_path(run_dir: str | os.PathLike[str]) -> Path:
     """The ledger's file in a run folder."""
-    return Path(run_dir) / "ledger" / "ledger.jsonl"
+    return Path(run_dir, *LEDGER)
 
 
 def iter_ledger(run_dir: str | os.PathLike[str], *, steps: bool = True) -> Iterator[Row]:
@@ -35,9 +39,10 @@ def iter_ledger(run_dir: str | os.PathLike[str], *, steps: bool = True) -> Itera
         LedgerCorrupt: At the first damaged, missing or doubled row; the message names it.
         LedgerVersion: If it was written with another schema version.
     """
-    path = Path(run_dir) if Path(run_dir).suffix == ".jsonl" else ledger_path(run_dir)
+    is_file = Path(run_dir).suffix == ".jsonl"
+    path = Path(run_dir) if is_file else inside(run_dir, *LEDGER)
     try:
-        source = path.open("rb")
+        source = open_to_read(path, links=is_file)
     except OSError as e:
         raise LedgerError(
             f"{path}: cannot read the ledger: {e.strerror or e}\n  Give the folder of a run that has started.",
@@ -79,7 +84,7 @@ class LedgerTail:
     """
 
     def __init__(self, run_dir: str | os.PathLike[str]) -> None:
-        self._path = ledger_path(run_dir)
+        self._path = inside(run_dir, *LEDGER)
         self._offset = 0
         self._seq = 0
 
@@ -93,7 +98,7 @@ class LedgerTail:
 
     def _rows(self) -> Iterator[Row]:
         try:
-            source = self._path.open("rb")
+            source = open_to_read(self._path)
         except OSError as error:
             raise LedgerError(
                 f"{self._path}: cannot read the ledger: {error.strerror}\n  Give the folder of a run.",
@@ -146,5 +151,20 @@ def _check_place(row: Row, path: Path, seq: int) -> None:
         raise LedgerCorrupt(
             f"{where}: row {seq} is missing or doubled: found seq {row.get('seq')!r}\n{_RESTORE}"
         )
+    _check_names(row, where, seq)
     if seq == 0 and row.get("kind") != "sweep":
         raise LedgerCorrupt(f"{where}: row 0 is {row.get('kind')!r}, not a sweep row\n{_RESTORE}")
+
+
+def _check_names(row: Row, where: str, seq: int) -> None:
+    """Refuse names that are no plain ones: they become folders, and lines of generated programs."""
+    names = {key: row.get(key) for key in ("trial_id", "replicate_of") if row.get(key) is not None}
+    if row.get("kind") == "sweep":
+        names["name"] = row.get("name")
+    for key, name in names.items():
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            raise LedgerCorrupt(
+                f"{where}: row {seq}: {key} {name!r:.100} cannot be the name of a folder\n"
+                "  this ledger was not written by sweepft: do not use it",
+                key=f"ledger.{key}",
+            )

@@ -16,10 +16,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
 from sweepft.errors import LeaseLost, LedgerError, LedgerLocked, StorageError
+from sweepft.files import inside, open_to_append, sync_folder
 from sweepft.ledger.codec import as_read, decode_row, encode_row, plain
 from sweepft.ledger.lock import WriterLock
 from sweepft.ledger.owner import Owner
-from sweepft.ledger.reader import has_trials, ledger_path, read_ledger
+from sweepft.ledger.reader import LEDGER, has_trials, read_ledger
 from sweepft.ledger.rows import DURABLE, Row, complete_fields
 from sweepft.ledger.state import SweepState
 
@@ -71,7 +72,7 @@ class Ledger:
             LedgerLocked: If another driver holds the lock.
             StorageError: If the folder cannot be written.
         """
-        path = ledger_path(run_dir)
+        path = inside(run_dir, *LEDGER)
         lock = None
         try:
             _make_private(Path(run_dir))
@@ -83,7 +84,7 @@ class Ledger:
                     f"{path}: this folder already holds a run\n  Resume it, or give the new run another folder.",
                     key="ledger.exists",
                 )
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = open_to_append(path, new=True)
             _sync_folders(path)
         except BaseException as e:
             if lock is not None:
@@ -118,7 +119,7 @@ class Ledger:
             LedgerLocked: If another driver writes it.
             StorageError: If it cannot be written.
         """
-        path = ledger_path(run_dir)
+        path = inside(run_dir, *LEDGER)
         if not path.is_file():
             raise LedgerError(
                 f"{path}: there is no ledger\n  Give the folder of a run that has started.",
@@ -131,7 +132,7 @@ class Ledger:
         fd = -1
         try:
             rows = read_ledger(run_dir)
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            fd = open_to_append(path)
             size = _mend_tail(fd)
         except BaseException as e:
             lock.release()
@@ -335,11 +336,7 @@ def _make_private(folder: Path) -> None:
 def _sync_folders(path: Path) -> None:
     """A new file survives a power cut only if its folders are synced too."""
     for folder in (path.parent, path.parent.parent):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        sync_folder(folder)
 
 
 def _storage_error(path: Path, what: str, cause: OSError) -> StorageError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.errors import MirrorError
+from sweepft.files import inside, open_to_read
 from sweepft.mirror.store import FOLDER, TOPS, Chunk, FileEntry, Manifest, Store, newest
 
 # Append-only files, the ledger first.
@@ -85,7 +86,7 @@ class Copier:
         """Send what has been appended; at most one chunk of each file is sent again."""
         grown = dict(now.grown)
         for name in GROWING:
-            file, known = self._run_dir / name, grown.get(name, ())
+            file, known = inside(self._run_dir, name), grown.get(name, ())
             chunks = known if self._same(name, file) or begins_with(file, known) else ()
             if name == _LEDGER and chunks != known:
                 check_ours(self._run_dir, self._store, now)
@@ -141,7 +142,7 @@ class Copier:
     def _send(self, name: str, between: Callable[[], None] = lambda: None) -> FileEntry | None:
         """Send a file; None if it is gone, or was written meanwhile."""
         try:
-            source = (self._run_dir / name).open("rb")
+            source = open_to_read(inside(self._run_dir, name))
         except FileNotFoundError:
             return None
         with source:
@@ -174,10 +175,10 @@ def check_ours(run_dir: Path, store: Store, found: Manifest) -> None:
         MirrorError: ``mirror.ahead`` or ``mirror.other_run``, if not.
     """
     chunks = found.grown.get(_LEDGER, ())
-    if begins_with(run_dir / _LEDGER, chunks):
+    if begins_with(inside(run_dir, _LEDGER), chunks):
         return
     try:
-        with (run_dir / _LEDGER).open("rb") as source:
+        with open_to_read(inside(run_dir, _LEDGER)) as source:
             first = source.readline()
     except FileNotFoundError:
         first = b""
@@ -220,9 +221,9 @@ def written_once(run_dir: Path) -> dict[str, dict[str, os.stat_result]]:
 
     A trial's weights, a checkpoint, a finalist's items: each folder is copied completely or not at all.
     """
-    checkpoints = [p for trial in _folders(run_dir / "checkpoints") for p in _folders(trial)]
+    checkpoints = [p for trial in _folders(inside(run_dir, "checkpoints")) for p in _folders(trial)]
     paths = [run_dir / "spec.yaml", *(p for p in checkpoints if (p / "complete.json").is_file())]
-    paths += [p for top in ("weights", "items") for p in _folders(run_dir / top)]
+    paths += [p for top in ("weights", "items") for p in _folders(inside(run_dir, top))]
     found = {path.relative_to(run_dir).as_posix(): _files(run_dir, path) for path in paths}
     return {name: files for name, files in found.items() if files}
 
@@ -230,7 +231,7 @@ def written_once(run_dir: Path) -> dict[str, dict[str, os.stat_result]]:
 def shown(run_dir: Path) -> dict[str, os.stat_result]:
     """Files for people: the report, and the files beside the weights in ``best/``."""
     weights = {stat.st_ino for files in written_once(run_dir).values() for stat in files.values()}
-    best = _files(run_dir, run_dir / "best")
+    best = _files(run_dir, inside(run_dir, "best"))
     found = {name: stat for name, stat in best.items() if stat.st_ino not in weights}
     for name in _SHOWN:
         found |= _files(run_dir, run_dir / name)
@@ -240,7 +241,7 @@ def shown(run_dir: Path) -> dict[str, os.stat_result]:
 def begins_with(file: Path, chunks: Sequence[Chunk]) -> bool:
     """Whether a file begins with these chunks."""
     try:
-        with file.open("rb") as source:
+        with open_to_read(file) as source:
             return all(_digest(source.read(chunk.size)) == chunk.sha256 for chunk in chunks)
     except FileNotFoundError:
         return not chunks
@@ -259,7 +260,7 @@ def new_chunks(file: Path, name: str, chunks: Sequence[Chunk]) -> tuple[int, Ite
 
 
 def _chunks(file: Path, name: str, start: int, end: int) -> Iterator[tuple[Chunk, bytes]]:
-    with file.open("rb") as source:
+    with open_to_read(file) as source:
         source.seek(start)
         while start < end:
             data = source.read(min(CHUNK_BYTES, end - start))
@@ -273,7 +274,7 @@ def _chunks(file: Path, name: str, start: int, end: int) -> Iterator[tuple[Chunk
 def _whole_lines(file: Path, known: int) -> int:
     """Where the last complete line of a file ends; ``known`` without a new line, or without a file."""
     try:
-        source = file.open("rb")
+        source = open_to_read(file)
     except FileNotFoundError:
         return known
     with source:
@@ -301,8 +302,8 @@ def _files(run_dir: Path, path: Path) -> dict[str, os.stat_result]:
     meanwhile.
     """
     try:
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        files = {p.relative_to(run_dir): p for p in inside if not p.is_symlink() and p.is_file()}
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files = {p.relative_to(run_dir): p for p in found if not p.is_symlink() and p.is_file()}
         return {str(n): p.stat() for n, p in files.items() if not any(x.startswith(".") for x in n.parts)}
     except FileNotFoundError:
         return {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import MirrorError, StorageError
+from sweepft.files import inside, open_to_append
 from sweepft.ledger import iter_ledger
 from sweepft.mirror.store import STORE_ERRORS, Manifest, Store, newest, refused
 
@@ -33,7 +34,7 @@ def fetch(uri: str, run_dir: Path) -> Manifest:
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise MirrorError(f"{run_dir}: is not empty\n  name a new folder", key="mirror.not_empty")
     store = Store(uri)
-    temporary = run_dir.with_name(f".{run_dir.name}.fetch-{os.getpid()}")
+    temporary = run_dir.with_name(f".{run_dir.name}.fetch-{os.urandom(8).hex()}")
     try:
         for left in reversed(range(_ATTEMPTS)):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -72,11 +73,11 @@ def _fetch_all(store: Store, manifest: Manifest, folder: Path) -> str | None:
     }
     files |= {name: [(name, kept.sha256)] for name, kept in manifest.kept.items()}
     for name, objects in files.items():
-        file = folder / name
+        file = inside(folder, *name.split("/"))
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file.touch(0o600)
+            os.close(open_to_append(file))
         except OSError as error:
             raise _cannot_write(file, error) from error
         for key, digest in objects:

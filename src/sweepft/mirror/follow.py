@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import LeaseLost, LedgerLocked, MirrorError
+from sweepft.files import inside
 from sweepft.ledger.lock import WriterLock
 from sweepft.mirror.copy import Copier, check_ours
 from sweepft.mirror.status import MirrorStatus, write_status
@@ -118,6 +119,5 @@ def _failed(before: MirrorStatus, error: BaseException) -> MirrorStatus:
 
 
 def _lock(run_dir: Path) -> WriterLock:
-    folder = run_dir / FOLDER
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return WriterLock(folder / "lock")
+    inside(run_dir, FOLDER).mkdir(mode=0o700, exist_ok=True)
+    return WriterLock(inside(run_dir, FOLDER, "lock"))

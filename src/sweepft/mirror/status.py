@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+from sweepft.files import atomic_write, inside
 
 _FILE: Final = "mirror/state.json"
 
@@ -32,15 +33,12 @@ class MirrorStatus:
 def read_status(run_dir: Path) -> MirrorStatus | None:
     """The state of a run's mirror, or None without one."""
     try:
-        return MirrorStatus(**json.loads((run_dir / _FILE).read_text(encoding="utf-8")))
+        return MirrorStatus(**json.loads(inside(run_dir, _FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
 def write_status(run_dir: Path, status: MirrorStatus) -> None:
     """Write the state. On a full disk it is not written: the mirror itself matters more."""
-    file = run_dir / _FILE
-    new = file.with_name(f".{file.name}.new")
     with contextlib.suppress(OSError):
-        new.write_text(json.dumps(asdict(status), indent=1), encoding="utf-8")
-        os.replace(new, file)
+        atomic_write(inside(run_dir, _FILE), json.dumps(asdict(status), indent=1), sync=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from pydantic_core import PydanticCustomError
 
 from sweepft.errors import MirrorError
+from sweepft.files import open_to_append
 from sweepft.redact import redact
 from sweepft.spec.outputs import check_address
 
@@ -120,7 +122,10 @@ class Store:
     def fetch(self, name: str, file: Path) -> str:
         """Append an object to a file; returns the SHA-256 of the object."""
         digest = hashlib.sha256()
-        with self._fs.open_input_stream(self._path(name)) as source, file.open("ab") as target:
+        with (
+            self._fs.open_input_stream(self._path(name)) as source,
+            os.fdopen(open_to_append(file), "ab") as target,
+        ):
             while chunk := source.read(_CHUNK):
                 digest.update(chunk)
                 target.write(chunk)

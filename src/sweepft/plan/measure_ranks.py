@@ -23,6 +23,7 @@ from typing import Any
 from sweepft.data import Prepared
 from sweepft.driver.configs import slot_config
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
+from sweepft.files import atomic_write
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
 from sweepft.training.config import EngineConfig
 from sweepft.training.rendezvous import open_listener
@@ -39,7 +40,7 @@ def _main() -> None:
         found = _measure(job)
     except Exception as error:
         found = {"error": str(error)}
-    outcome.write_text(json.dumps(found), encoding="utf-8")
+    atomic_write(outcome, json.dumps(found), sync=False)
 
 
 def _silent(text: str) -> None:

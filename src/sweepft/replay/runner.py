@@ -20,6 +20,7 @@ from sweepft.early_stopping import (
 )
 from sweepft.early_stopping.rungs import RungSpec
 from sweepft.errors import ReplayError
+from sweepft.files import write_output
 from sweepft.replay.clock import Outcome, replay_study
 from sweepft.replay.curves import Study, count_reasons
 from sweepft.replay.policies import EarlyStopperPolicy, ForesightPolicy, OraclePolicy, Policy, RandomPolicy
@@ -265,4 +266,4 @@ def write_plot(rows: Sequence[ReplayRow], path: Path) -> None:
         xaxis={"title": "share of compute saved", "range": [-0.02, 1]},
         yaxis={"title": "sweeps in which the best run was kept", "range": [-0.02, 1.05]},
     )
-    path.write_text(figure.to_html(include_plotlyjs=True, full_html=True), encoding="utf-8")
+    write_output(path, figure.to_html(include_plotlyjs=True, full_html=True))

@@ -7,7 +7,6 @@ goes through jinja's autoescape or the browser's textContent.
 from __future__ import annotations
 
 import base64
-import contextlib
 import gzip
 import json
 import os
@@ -24,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 import sweepft.report.format as fmt
 from sweepft.errors import StorageError
+from sweepft.files import atomic_write
 from sweepft.ledger import SweepState
 from sweepft.report.compare import compare
 from sweepft.report.curves import page_curves, timeline, waits
@@ -96,14 +96,9 @@ def write_comparison(
 
 
 def _write(path: Path, text: str) -> Path:
-    """Write under a temporary name, then rename. Lone surrogates are written as question marks."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(text.encode("utf-8", "replace"))
-        temporary.replace(path)
+        atomic_write(path, text, mode=0o666, sync=False)
     except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise StorageError(
             f"{path}: cannot write the report: {e.strerror or e}\n  free space or make the folder writable; "
             "the ledger is intact, and `sweepft report` writes the report again",

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweepft.errors import SweepftError
 from sweepft.extras import MissingPackages, missing
+from sweepft.files import open_to_append
 from sweepft.search.samplers import MAX_RUNNING, SamplerHistory
 from sweepft.search.space import Param, config_key
 
@@ -46,7 +47,7 @@ class SingleWriterJournal(BaseJournalBackend):
         self._fresh: list[dict[str, Any]] = []  # appended since
         self._stored: list[dict[str, Any]] = []  # all lines of a journal in memory
         if path is not None:
-            path.touch()
+            os.close(open_to_append(path))
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Lines from this number on."""
@@ -66,7 +67,7 @@ class SingleWriterJournal(BaseJournalBackend):
         if self._path is None:
             self._stored += fresh
         else:
-            file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            file = open_to_append(self._path)
             try:
                 os.write(file, ("\n".join(lines) + "\n").encode())
             finally:

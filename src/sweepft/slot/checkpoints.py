@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sweepft.files import atomic_write
+
 _AFFORDABLE = 0.05  # of the training time that a fault would cost again
 _COMPLETE = "complete.json"
 _PAUSED = "paused"
@@ -67,7 +69,7 @@ def mark_paused(folder: Path) -> None:
     """
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _PAUSED).touch()
+        atomic_write(folder / _PAUSED, "", sync=False)
 
 
 def mark_resumed(folder: Path) -> None:
@@ -93,7 +95,7 @@ def request_pause(folder: Path, wanted: bool) -> None:
     with contextlib.suppress(OSError):  # read-only, for example: a sweep works without checkpoints
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / _PAUSE).touch()
+            atomic_write(folder / _PAUSE, "", sync=False)
         else:
             (folder / _PAUSE).unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.evaluation import EvalTask
+from sweepft.files import open_to_append
 from sweepft.output import dropping_stream
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
@@ -161,7 +162,7 @@ def _send_output_to(log_file: str) -> None:
     """Point this process's stdout and stderr at a file; where that cannot be written, Ray's own logs keep them."""
     with contextlib.suppress(OSError):
         Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = open_to_append(log_file)
         sys.stdout.flush()
         sys.stderr.flush()
         os.dup2(descriptor, 1)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from sweepft.files import atomic_write, remove_tree
 
 _NOTE = "kept.json"
 
@@ -57,12 +58,10 @@ class KeepPolicy:
         kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{_NOTE}.tmp"
-        temporary.write_text(json.dumps(kept), encoding="utf-8")
-        temporary.replace(folder / _NOTE)
+        atomic_write(folder / _NOTE, json.dumps(kept))
         for weights in folder.iterdir():
-            if weights.is_dir() and weights.name in objectives and weights.name not in chosen:
-                shutil.rmtree(weights, ignore_errors=True)
+            if weights.name in objectives and weights.name not in chosen:
+                remove_tree(weights)
         return kept
 
 

@@ -8,14 +8,15 @@ import json
 import sys
 from pathlib import Path
 
+from sweepft.files import write_output
 from sweepft.spec.reference import json_schema, with_reference
 
 
 def _main(docs: Path) -> None:
     schema = json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
-    (docs / "sweep.schema.json").write_text(schema, encoding="utf-8")
+    write_output(docs / "sweep.schema.json", schema)
     page = docs / "spec.md"
-    page.write_text(with_reference(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_output(page, with_reference(page.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

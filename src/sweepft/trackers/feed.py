@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.errors import LeaseLost, Problem, SpecError
+from sweepft.files import atomic_write, inside
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState
 from sweepft.ledger.lock import WriterLock
 from sweepft.redact import redact
@@ -83,10 +84,9 @@ class TrackerFeed:
     """
 
     def __init__(self, run_dir: Path, makers: Mapping[str, Callable[[], Tracker]]) -> None:
-        folder = run_dir / "track"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        self._lock = WriterLock(folder / "lock")
-        self._state = folder / "state.json"
+        inside(run_dir, "track").mkdir(mode=0o700, exist_ok=True)
+        self._lock = WriterLock(inside(run_dir, "track", "lock"))
+        self._state = inside(run_dir, "track", "state.json")
         self._sweep = SweepState()
         self._tail = LedgerTail(run_dir)
         self._positions = _read(self._state).get("trackers", {})
@@ -130,11 +130,7 @@ class TrackerFeed:
         for lane in self._lanes:
             lane.flush()
             self._positions[lane.name] = {"next": lane.safe, "failure": lane.failure}
-        new = self._state.with_name(".state.new")
-        new.write_text(
-            json.dumps({"process": os.getpid(), "trackers": self._positions}, indent=1), encoding="utf-8"
-        )
-        os.replace(new, self._state)
+        atomic_write(self._state, json.dumps({"process": os.getpid(), "trackers": self._positions}, indent=1))
 
 
 def failures(run_dir: Path, process: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from sweepft.files import inside
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import flat
 from sweepft.trackers.trackers import Point
@@ -29,13 +30,13 @@ class EventFiles:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._folder = run_dir / "tensorboard"
+        self._run_dir = run_dir
         self._library = _tensorboardx()
         self._writers: dict[str, Any] = {}
 
     def open(self, trial: TrialState, sweep: SweepState, before: Sequence[Point]) -> None:
         """Begin a new file of the trial."""
-        folder = self._folder / trial.trial_id
+        folder = inside(self._run_dir, "tensorboard", trial.trial_id)
         known = len(list(folder.glob("events.*")))
         writer = self._library.SummaryWriter(str(folder), filename_suffix=f".{known}", flush_secs=3600)
         self._writers[trial.trial_id] = writer

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import wandb
 
+from sweepft.files import inside
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import WandbTrack
 from sweepft.trackers.trackers import Point, sweep_id
@@ -39,7 +40,7 @@ class WandbRuns:
         """Create the run of a trial, or continue it."""
         name = f"{sweep_id(sweep)}-{trial.trial_id}"
         if self._offline:
-            for folder in (self._folder / "wandb").glob(f"offline-run-*-{name}"):
+            for folder in inside(self._folder, "wandb").glob(f"offline-run-*-{name}"):
                 shutil.rmtree(folder)
         run = wandb.init(
             id=name,

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from sweepft.files import atomic_write
 from sweepft.training.config import EngineConfig
 from sweepft.training.file_lock import file_lock
 from sweepft.training.lora import base_name
@@ -34,9 +35,7 @@ def shared_copy(config: EngineConfig, name: str, tensor: torch.Tensor) -> torch.
     flat = tensor.detach().reshape(-1).cpu()
     with file_lock(path.with_suffix(".lock")):
         if not path.exists() or path.stat().st_size != flat.numel() * flat.element_size():
-            temporary = _temporary(path)
-            temporary.write_bytes(flat.contiguous().view(torch.uint8).numpy().tobytes())
-            temporary.replace(path)
+            atomic_write(path, flat.contiguous().view(torch.uint8).numpy().tobytes(), sync=False)
     mapped = torch.from_file(str(path), shared=False, size=flat.numel(), dtype=flat.dtype)
     _check_same(path, mapped, flat)
     return mapped

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sweepft.files import atomic_write
 from sweepft.training.deepspeed_engine import ZeroEngine
 
 _COMPLETE = "complete.json"
@@ -64,14 +65,12 @@ def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, shard)
     with shard.open("rb") as f:
         os.fsync(f.fileno())
-        shard.with_suffix(".sha256").write_text(
-            hashlib.file_digest(f, "sha256").hexdigest(), encoding="utf-8"
-        )
+        atomic_write(shard.with_suffix(".sha256"), hashlib.file_digest(f, "sha256").hexdigest())
 
 
 def _publish(temporary: Path, folder: Path, written: Mapping[str, Any]) -> None:
     """Give a complete folder its name, and remove older ones."""
-    (temporary / _COMPLETE).write_text(json.dumps(written), encoding="utf-8")
+    atomic_write(temporary / _COMPLETE, json.dumps(written))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     for older in folder.parent.iterdir():

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sweepft.files import atomic_write
 from sweepft.training.file_lock import file_lock
 
 _OP = "deepspeed_shm_comm"
@@ -54,7 +55,7 @@ def hold_op_lock(folder: Path, patience: float = _PATIENCE) -> Iterator[None]:
         if exclusive and note.exists():
             lock.unlink(missing_ok=True)
         _wait_for_others(lock, patience)
-        note.touch()
+        atomic_write(note, "", sync=False)
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.data.weight_files import own_file
+from sweepft.files import atomic_write
 from sweepft.training.config import EngineConfig
 
 Fields = dict[str, Any]
@@ -98,13 +99,13 @@ def _try(folder: Path, config: EngineConfig, change: Callable[[Fields], set[str]
     if not names:
         return
     known = _read(folder, config)
-    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    atomic_write(path, json.dumps(fields, indent=2, sort_keys=True) + "\n", mode=0o666)
     try:
         same = _is_read(_read(folder, config), known, names)
     except Exception:  # whatever a config class raises at what it does not expect
         same = False
     if not same:
-        path.write_text(before, encoding="utf-8")
+        atomic_write(path, before, mode=0o666)
 
 
 def _read(folder: Path, config: EngineConfig) -> Fields:

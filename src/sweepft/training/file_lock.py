@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from sweepft.files import open_to_append
 
 
 @contextlib.contextmanager
@@ -17,7 +20,7 @@ def file_lock(path: Path) -> Iterator[bool]:
     Yields:
         Whether the lock is held: False on a file system without locks, where other processes are not kept out.
     """
-    with path.open("ab") as file:
+    with os.fdopen(open_to_append(path), "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import numpy as np
 import pytest
 import yaml
 
+from support.errors import raises
 from support.ledger_builder import LedgerBuilder
 from support.specs import spec_dict
 from sweepft.data.order import phased_rows
 from sweepft.driver.start import horizon_notes
+from sweepft.errors import UnsafePath
 from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts
 from sweepft.export.recipes import deepspeed_config, one_trial_spec
@@ -418,3 +421,63 @@ def test_train_script__stacked_has_no_phases(tmp_path: Path) -> None:
     facts = best_facts(view)
     assert facts is not None
     assert from_dict(one_trial_spec(facts)).train_config({"learning_rate": 3e-3}, 100) == facts.train_config
+
+
+def test_write_best__links_nothing_private(tmp_path: Path) -> None:
+    """A copied run folder: its winner's weights are a link, or hold links; the ledger names any folder's tokenizer."""
+    run, private = tmp_path / "run", tmp_path / "private"
+    private.mkdir()
+    for name in ("id_ed25519", "tokenizer.json", "chat_template.jinja", "notes.txt"):
+        (private / name).write_text("x")
+    view = finished(run)
+    (run / "weights").mkdir()
+    (run / "weights" / "t000").symlink_to(private)
+    with raises(UnsafePath, "run_dir.link"):
+        write_best(run, view)
+    (run / "weights" / "t000").unlink()
+    kept = weights(run)
+    (kept / "key").symlink_to(private / "id_ed25519")
+    (kept / "more2").symlink_to(private)
+    folder = write_best(run, view)
+    assert not {"key", "more2", "id_ed25519"} & {p.name for p in folder.iterdir()}
+    shutil.rmtree(run / "weights")
+    view.header["data"]["tokenizer"] = str(private)
+    folder = write_best(run, view)
+    assert {p.name for p in folder.iterdir()} & {p.name for p in private.iterdir()} == {
+        "tokenizer.json", "chat_template.jinja",
+    }  # fmt: skip
+
+
+HOSTILE = 'x"""\nimport os; os.system("no")\n"""\r\n\'\'\'\u2028{{ 7 * 7 }}\x1b]0;t\x07 {% raw %} # : - \\'
+
+
+def test_write_best__texts_of_the_ledger_are_data_in_generated_files(tmp_path: Path) -> None:
+    """The generated program has the same statements, whatever the texts are: they are string constants in it."""
+    view = finished(tmp_path)
+    plain = ast.parse((write_best(tmp_path, view) / "train.py").read_text())
+    view.header["name"] = HOSTILE
+    view.header["versions"] = {HOSTILE: HOSTILE}
+    for place in (view.header["spec"], view.header["data"]):
+        replace_texts(place)
+    view.trials["t000"].trial_id = "t000"
+    folder = write_best(tmp_path, view)
+    hostile = ast.parse((folder / "train.py").read_text())
+    shape = [type(node).__name__ for node in hostile.body]
+    assert shape == [type(node).__name__ for node in plain.body]
+    assert {c for c in texts_of(hostile) if "os.system" in c} == {HOSTILE}
+    for name in ("spec.yaml", "trl.yaml"):
+        assert isinstance(yaml.safe_load((folder / name).read_text()), dict)
+    assert yaml.safe_load((folder / "spec.yaml").read_text())["data"]["train"][0]["path"] == HOSTILE
+
+
+def replace_texts(place: Any) -> None:
+    """The hostile text in place of paths and names that the schema does not restrict."""
+    for key, value in list(place.items()) if isinstance(place, dict) else []:
+        if isinstance(value, str) and key in ("path", "tokenizer", "split", "revision", "chat_template"):
+            place[key] = HOSTILE
+        for part in value if isinstance(value, list) else [value]:
+            replace_texts(part)
+
+
+def texts_of(tree: ast.AST) -> list[str]:
+    return [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]

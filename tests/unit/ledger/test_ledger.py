@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -17,6 +18,7 @@ import textwrap
 import zlib
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,15 +27,20 @@ from hypothesis import strategies as st
 
 import sweepft.ledger
 from support.errors import raises
-from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion, StorageError
+from support.ledger_builder import LedgerBuilder
+from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion, StorageError, SweepftError, UnsafePath
 from sweepft.ledger import (
     SCHEMA_VERSION,
+    Command,
     Ledger,
+    LedgerTail,
     SweepState,
+    has_trials,
     iter_ledger,
     ledger_path,
     ranking,
     read_ledger,
+    send_command,
 )
 from sweepft.ledger.codec import decode_row, encode_row, plain
 from sweepft.ledger.rows import KINDS, NUMBER_FIELDS, complete_fields
@@ -467,3 +474,46 @@ def test_read__restores_the_garbage_collector(tmp_path: Path) -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "..", ".hidden", "", "a\0b", "a" * 81, "/home/you/.ssh", 'x"""\n', 5]
+)
+@pytest.mark.parametrize("field", ["trial_id", "replicate_of", "name"])
+def test_reading__refuses_names_that_are_not_plain(tmp_path: Path, name: Any, field: str) -> None:
+    sweep = LedgerBuilder().trial("t000")
+    row = sweep.rows[0] if field == "name" else sweep.rows[1]
+    row[field] = name
+    sweep.save(tmp_path)
+    for read in (read_ledger, SweepState.load, lambda run: LedgerTail(run).read(), has_trials):
+        with raises(LedgerCorrupt, f"ledger.{field}"):
+            read(tmp_path)
+
+
+def test_reading__follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / "ledger").mkdir()
+    path = tmp_path / "ledger" / "ledger.jsonl"
+    path.symlink_to("/dev/zero")
+    for read in (read_ledger, SweepState.load, LedgerTail):
+        with raises(UnsafePath, "run_dir.link"):
+            read(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    for read in (read_ledger, SweepState.load, lambda run: LedgerTail(run).read()):
+        with raises(LedgerError, "ledger.missing"):
+            read(tmp_path)
+
+
+def test_writing__follows_no_link(tmp_path: Path) -> None:
+    """A lock or commands file that is a link would empty, or be added to, what it points to."""
+    mine = tmp_path / "bashrc"
+    mine.write_text("mine")
+    for name in ("lock", "commands.jsonl", "ledger.jsonl"):
+        run = tmp_path / name
+        (run / "ledger").mkdir(parents=True)
+        (run / "ledger" / name).symlink_to(mine)
+        with contextlib.suppress(SweepftError):
+            Ledger.create(run).close()
+        with contextlib.suppress(SweepftError):
+            send_command(run, Command.new("stop"))
+        assert mine.read_text() == "mine"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from sweepft.errors import StorageError
+from sweepft.files import atomic_write
 
 REQUESTS: Final = "requests.jsonl"
 """Requests without a reply, in OpenAI's batch format."""
@@ -85,15 +83,7 @@ class TextCache:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        atomic_write(path, text, sync=False)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written: {error.strerror}\n"
