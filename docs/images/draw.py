@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 FONT = "font-family='system-ui, -apple-system, Segoe UI, Roboto, sans-serif'"
 NOTES = {
     "cli": "parse, call one function, print",
+    "init": "write a first spec, read configs of other trainers",
     "plan": "estimate, apply rules to recorded runs, example",
     "driver": "one sweep from start to end (Ray Tune)",
     "report": "read the ledger; no Ray session",

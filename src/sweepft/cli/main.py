@@ -15,6 +15,7 @@ import click
 import sweepft
 from sweepft.cli.commands import SWEEP_COMMANDS
 from sweepft.cli.data import data
+from sweepft.cli.init import init
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
@@ -237,7 +238,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
-for command in (data, plan, presets, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
+for command in (data, init, plan, presets, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 

@@ -93,7 +93,7 @@ def place_range(spec: SweepSpec, rule: RateRule) -> str:
         return f"{rule_says}; all of your learning rates, {low:.2g} to {high:.2g}, lie below it"
     if low > rates[-1]:
         return f"{rule_says}; all of your learning rates, {low:.2g} to {high:.2g}, lie above it"
-    covers = "covers it" if low <= rates[0] and high >= rates[-1] else "covers a part of it"
+    covers = "cover it" if low <= rates[0] and high >= rates[-1] else "cover a part of it"
     return f"{rule_says}; your learning rates, {low:.2g} to {high:.2g}, {covers}"
 
 

@@ -136,7 +136,7 @@ def test_presets_for__names_those_that_fit(tmp_path) -> None:
     assert found["rule"]["rate"]["128"] == pytest.approx(5e-5)
     assert found["rule"]["rate"]["7680"] == pytest.approx(5e-5 * 60**0.5)
     [rates] = found["rates"]
-    assert rates.endswith("1e-06 to 0.0001, covers a part of it")
+    assert rates.endswith("1e-06 to 0.0001, cover a part of it")
 
 
 @pytest.mark.parametrize(
