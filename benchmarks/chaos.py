@@ -209,7 +209,7 @@ def kill_in_sweeps(
             home, model, data, train={"batch_size": 16},
             search={"trials": 8, "start_with": [{"learning_rate": 3.0e-3}],
                     "space": {"learning_rate": {"log_uniform": [1.0e-4, 1.0e-2]}}},
-            resources={"workers_per_trial": ranks, "cpus_per_worker": 0.9, "concurrent_trials": 1},
+            resources={"workers_per_trial": ranks, "cpus_per_worker": 0.9, "concurrent_trials": 1, "placement": "any"},
             checkpoint="rungs",
         ))  # fmt: skip
         command = [sys.executable, "-m", "sweepft.cli", "run", str(specs[-1]), "--out", str(home / "calm")]

@@ -25,7 +25,7 @@ SEARCH = {
 TRAIN = {
     "budget": {"samples": 96}, "micro_batch": 4, "precision": "fp32", "zero_stage": 2, "batch_size": 16,
 }  # fmt: skip
-ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1}
+ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1, "placement": "any"}
 """A node of one CPU holds one rank, and the coordinator beside it."""
 
 

@@ -27,7 +27,7 @@ pytestmark = [
     ),
 ]
 
-ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1}
+ACROSS_NODES = {"workers_per_trial": 2, "cpus_per_worker": 0.9, "concurrent_trials": 1, "placement": "any"}
 """A node of one CPU holds one rank, and the coordinator beside it."""
 
 

@@ -72,7 +72,7 @@ def test_two_nodes__trial_of_two_ranks_runs_across_both(tiny_model_dir, tiny_dat
     spec = write_spec(
         tmp_path, tiny_model_dir, tiny_data_file,
         search={"trials": 2}, early_stop={"rule": "none"},
-        resources={"workers_per_trial": 2, "cpus_per_worker": 2, "concurrent_trials": 1},
+        resources={"workers_per_trial": 2, "cpus_per_worker": 2, "concurrent_trials": 1, "placement": "any"},
     )  # fmt: skip
     # Two ranks of two CPUs each fit on neither node alone.
     output = run_script(spec, tmp_path / "run", "no")

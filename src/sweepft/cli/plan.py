@@ -36,6 +36,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--nodes", type=click.IntRange(1), metavar="N", help="Number of nodes.  [default: as many as SPEC needs]"
 )
+@click.option(
+    "--cpus-per-node", type=click.IntRange(1), metavar="N", help="CPUs per node.  [default: enough]"
+)
 @click.option("--peak-tflops", type=_POSITIVE, metavar="T", help="Peak of a GPU in TFLOP/s.  [default: 312]")
 @click.option(
     "--mfu",
@@ -68,6 +71,7 @@ def plan(
     gpu_memory: float | None,
     gpus_per_node: int | None,
     nodes: int | None,
+    cpus_per_node: int | None,
     peak_tflops: float | None,
     mfu: float,
     params: int | None,

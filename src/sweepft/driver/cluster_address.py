@@ -14,7 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
 
 from sweepft.errors import ClusterError, Problem
 from sweepft.redact import redact
@@ -25,6 +28,9 @@ _START_SECONDS: Final = 60.0  # for the child to import Ray, on a busy machine
 
 _FAILURES: Final = ("Failed to connect", "Failed to get", "Unauthenticated", "AuthToken")
 """What Ray prints while it tries again."""
+
+AUTH_MODE: Final = "RAY_AUTH_MODE"
+"""Ray's variable: ``token`` or ``disabled``."""
 
 _HOST_PORT: Final = re.compile(r"\[?(?P<host>[\w.:%-]+?)\]?:(?P<port>\d{1,5})", re.ASCII)
 _HERE: Final = "leave out --address to start Ray on this machine"
@@ -99,7 +105,47 @@ def _join(address: str) -> None:
     """Join and leave the cluster in a child process.
 
     A child that ends without an answer and without a word of failure is on a busy machine: Ray itself decides then.
+    Where the user has set no mode of authentication, a token of this machine is tried too, which an explicit address
+    does not make Ray do; if it is taken, this process and its children use it.
     """
+    problem = _try_to_join(address)
+    if problem is None:
+        return
+    if may_use_token() and not problem.elsewhere:
+        second = _try_to_join(address, {AUTH_MODE: "token"})
+        if second is None:
+            use_token()
+            return
+        problem = second if second.about_token else problem
+    _refuse(address, problem)
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """What Ray said when a child could not join: the error's class and text, and what it printed."""
+
+    kind: str
+    message: str
+    printed: str
+
+    @property
+    def about_token(self) -> bool:
+        text = self.printed + self.message
+        return "AuthToken" in text or "Unauthenticated" in text or "Authentication" in self.kind
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a token cannot help."""
+        others = (
+            "Could not find any running Ray instance",
+            "multiple active Ray instances",
+            "ersion mismatch",
+        )
+        return any(words in self.message for words in others)
+
+
+def _try_to_join(address: str, more: Mapping[str, str] | None = None) -> _Refusal | None:
+    """Join in a child process, with more variables in its environment; what went wrong, or None."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_JOB_CONFIG")}
     try:
         done = subprocess.run(
@@ -108,10 +154,10 @@ def _join(address: str) -> None:
             text=True,
             check=False,
             timeout=_START_SECONDS + _JOIN_SECONDS,
-            env={"RAY_USAGE_STATS_ENABLED": "0"} | environment,
+            env={"RAY_USAGE_STATS_ENABLED": "0"} | environment | dict(more or {}),
         )
     except subprocess.TimeoutExpired:
-        return
+        return None
     said, printed = done.stdout.strip().splitlines()[-1:], done.stderr
     try:
         found: list[str] = json.loads(said[0]) if said else ["TimeoutError", "no answer"]
@@ -119,18 +165,44 @@ def _join(address: str) -> None:
         found = ["ValueError", said[0]]
     silent = not said and done.returncode == -signal.SIGALRM and not any(w in printed for w in _FAILURES)
     if not found or silent:
-        return
-    kind, message = found
+        return None
+    return _Refusal(found[0], found[1], printed)
+
+
+def has_token() -> bool:
+    """Whether this machine has a token for Ray clusters, in the environment or in its usual file."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
+    return Path(file).is_file()
+
+
+def may_use_token() -> bool:
+    """Whether a token can be tried where a cluster refuses to be joined without one."""
+    return not os.environ.get(AUTH_MODE) and has_token()
+
+
+def use_token() -> None:
+    """Have Ray use this machine's token, in this process and its children; also where Ray is imported already."""
+    os.environ[AUTH_MODE] = "token"
+    if (raylet := sys.modules.get("ray._raylet")) is not None:
+        raylet.Config.initialize("")
+
+
+def _refuse(address: str, refusal: _Refusal) -> NoReturn:
+    """Raise what a person can do about it."""
+    kind, message = refusal.kind, refusal.message
     first = redact((message.strip().splitlines() or [kind])[0])
     if "Could not find any running Ray instance" in message:
         raise _refused(address, "no Ray cluster runs on this machine", f"name one as HOST:PORT; {_HERE}")
     if "multiple active Ray instances" in message:
         raise _refused(address, first, "name one of them as HOST:PORT")
-    if "AuthToken" in printed + message or "Unauthenticated" in printed + message or "Authentication" in kind:
+    if refusal.about_token:
         raise _refused(
             address,
-            "the cluster refuses this machine's token",
-            "set RAY_AUTH_MODE=token, and give the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            "the cluster refuses this machine's token" if has_token() else "the cluster wants a token",
+            "set RAY_AUTH_MODE=token, and give the cluster's token (on its head: ray get-auth-token) in RAY_AUTH_TOKEN "
+            "or ~/.ray/auth_token",
         )
     if "ersion mismatch" in message:
         versions = " ".join(message.split())

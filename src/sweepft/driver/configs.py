@@ -9,11 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 
 from sweepft.data import Prepared
-from sweepft.errors import ResourceError
 from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
@@ -21,9 +19,6 @@ from sweepft.slot.state import SlotConfig
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
 from sweepft.training.config import EngineConfig, ValidationSet
-
-COORDINATOR_CPUS = 0.01
-"""Logical CPUs of a slot's coordinator: it waits for its ranks and computes nothing."""
 
 
 def shape(spec: SweepSpec) -> WorkerShape:
@@ -33,44 +28,26 @@ def shape(spec: SweepSpec) -> WorkerShape:
 
 
 def placement(spec: SweepSpec) -> Any:
-    """Placement of one slot: a bundle for the coordinator, then one for each rank, packed together."""
+    """Placement of one slot: a bundle for each rank. The coordinator takes nothing and lies beside rank 0."""
     ranks = shape(spec)
     bundle = {"CPU": ranks.cpus} | ({"GPU": ranks.gpus} if ranks.gpus else {})
-    return tune.PlacementGroupFactory([{"CPU": COORDINATOR_CPUS}, *[bundle] * ranks.workers], strategy="PACK")
+    strategy = "PACK" if spec.resources.placement == "any" else "STRICT_PACK"
+    return tune.PlacementGroupFactory([{}, *[bundle] * ranks.workers], strategy=strategy)
 
 
 def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:
     """Logical CPUs to give a local Ray, and a warning when there are fewer real ones."""
     ranks, slots = shape(spec), spec.resources.concurrent_trials
-    needed = math.ceil(slots * (ranks.workers * ranks.cpus + COORDINATOR_CPUS))
-    busy = math.ceil(slots * ranks.workers * ranks.cpus)
+    needed = math.ceil(slots * ranks.workers * ranks.cpus)
     real = os.cpu_count() or 1
     warning = None
-    if busy > real:
+    if needed > real:
         warning = (
-            f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs need {busy} CPUs, "
+            f"{slots} trials x {ranks.workers} ranks x {ranks.cpus:g} CPUs need {needed} CPUs, "
             f"and this machine has {real}: ranks share them and are slower; "
             "lower resources.concurrent_trials or workers_per_trial"
         )
     return max(needed, real), warning
-
-
-def check_cluster(spec: SweepSpec) -> None:
-    """Refuse a sweep where not even one trial fits.
-
-    Raises:
-        ResourceError: With what a trial needs and what the cluster has.
-    """
-    ranks, total = shape(spec), ray.cluster_resources()
-    for name, per_rank in (("CPU", ranks.cpus), ("GPU", ranks.gpus)):
-        needed, there = per_rank * ranks.workers, total.get(name, 0.0)
-        if needed > there:
-            key = f"resources.{name.lower()}s_per_worker"
-            raise ResourceError(
-                f"{key}: one trial needs {ranks.workers} x {per_rank:g} = {needed:g} {name}s, "
-                f"and the cluster has {there:g}\n"
-                f"  lower {key} or resources.workers_per_trial, or join a larger cluster with --address"
-            )
 
 
 def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfig:

@@ -23,7 +23,7 @@ from sweepft.ledger import EventLog, Row, without_residuals
 from sweepft.search.ray_searcher import INTERRUPTED, Outcome, outcome_of
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
 from sweepft.slot.jobs import EvalJob, TrialJob, job_of
-from sweepft.slot.state import WENT_ON
+from sweepft.slot.state import NOTED, WENT_ON
 
 
 class LedgerCallback(DriverOnly, tune.Callback):
@@ -254,7 +254,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         for fault in faults:
             self._event_log.write("fault", trial_id=trial_id, slot=result["slot"], rank=None, **fault)
         self._faults_written[name] = len(result["faults"])
-        return any(fault["action"] != WENT_ON for fault in faults)
+        return any(fault["action"] not in NOTED for fault in faults)
 
     def _write_costs(self, name: str, trial_id: str | None, result: dict[str, Any]) -> None:
         """The result's own time by phase, and the time that the slot was idle before it."""

@@ -20,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import sweepft
+from sweepft.driver.cluster_address import may_use_token, use_token
 from sweepft.errors import JobError, Problem
 from sweepft.extras import install
 from sweepft.files import atomic_write
@@ -180,7 +181,14 @@ def _server(address: str) -> Iterator[Any]:
         server = urlsplit(address)
         port = server.port or (443 if server.scheme == "https" else 80)
         socket.create_connection((server.hostname or "", port), timeout=_CONNECT_SECONDS).close()
-        yield JobSubmissionClient(address)
+        try:
+            client = JobSubmissionClient(address)
+        except RayError:
+            if not may_use_token():
+                raise
+            use_token()
+            client = JobSubmissionClient(address)
+        yield client
     except (RayError, RuntimeError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _problem(address, redact(lines[0])) from error

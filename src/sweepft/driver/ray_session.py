@@ -20,7 +20,8 @@ from typing import Final
 import ray
 from ray._private import ray_constants, services
 
-from sweepft.driver.configs import check_cluster, local_cpus
+from sweepft.driver.cluster_room import check_cluster
+from sweepft.driver.configs import local_cpus
 from sweepft.driver.run_folder import check_shared
 from sweepft.interrupts import Interrupted
 from sweepft.redact import RedactingFormatter, redact_files
@@ -28,8 +29,8 @@ from sweepft.spec import SweepSpec
 
 
 @contextlib.contextmanager
-def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> Iterator[str | None]:
-    """A Ray session that holds at least one trial; yields a warning about CPUs, or None.
+def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> Iterator[list[str]]:
+    """A Ray session that holds at least one trial; yields warnings about its CPUs and GPUs.
 
     Args:
         spec: Its trials are to fit.
@@ -41,10 +42,11 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     """
     set_environment()
     _log_to(run_dir / "logs" / "driver.log")
-    warning = None
+    found = []
     started = not ray.is_initialized()
     if started and address is None:
-        cpus, warning = local_cpus(spec)
+        cpus, scarce = local_cpus(spec)
+        found += [scarce] if scarce else []
         with _own_signals():
             start_ray(cpus)
     elif started:
@@ -54,9 +56,9 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
             )
     _log_to(run_dir / "logs" / "driver.log")  # again: ray.init adds handlers of its own
     try:
-        check_cluster(spec)
+        found += check_cluster(spec.resources)
         check_shared(run_dir)
-        yield warning
+        yield found
     finally:
         if started:
             with _own_signals():

@@ -27,6 +27,7 @@ from sweepft.driver.build import (
     restored_search,
     trains_from_scratch,
 )
+from sweepft.driver.cluster_room import PlacementWatch
 from sweepft.driver.commands import CommandHandler, CommandPoller
 from sweepft.driver.configs import checkpoint_policy, keep_policy
 from sweepft.driver.control import Limit, SweepControl
@@ -154,6 +155,10 @@ class Sweep:
             "sweep", resumed=True, **row, changes=dict(changes or {}), prior_sweeps=prior_sweeps
         )
 
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def _final_stage(self) -> FinalStage:
         return FinalStage(
             self.spec, self.prepared, self.run_dir, event_log=self.event_log, control=self.control
@@ -223,9 +228,9 @@ def _run_session(
         event_log.listeners.append(Tracking(sweep.run_dir, sweep.console).on_row)
     if search.final_stage is not None:
         event_log.listeners.append(search.final_stage.on_row)
-    with ray_session(sweep.spec, sweep.run_dir, address) as warning:
-        if warning:
-            sweep.console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+    with ray_session(sweep.spec, sweep.run_dir, address) as warnings:
+        for warning in warnings:
+            sweep.warn(warning)
         sweep.control.begin_session()
         commands.begin_session(search.scheduler, search.proposer)
         callback = build_callback(sweep.spec, sweep.run_dir, event_log, search)
@@ -241,7 +246,11 @@ def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: Comma
         sweep.run_dir,
         search=search,
         control=sweep.control,
-        callbacks=[CommandPoller(commands), callback],
+        callbacks=[
+            CommandPoller(commands),
+            PlacementWatch(sweep.spec, sweep.control, sweep.warn),
+            callback,
+        ],
     )
     try:
         tuner.fit()

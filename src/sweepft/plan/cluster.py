@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sweepft.plan.memory import GIB
+from sweepft.slot.room import Node, ranks_on, slots_on
 from sweepft.spec import Resources
 
 
@@ -22,12 +23,14 @@ class Cluster:
         units_per_node: GPUs per node, or CPUs if ranks run on CPUs.
         memory: Bytes of one GPU, or of one node's main memory.
         gpu: Whether units are GPUs.
+        cpus_per_node: Logical CPUs of a node with GPUs; None if unknown: then there are enough.
     """
 
     nodes: int
     units_per_node: int
     memory: int
     gpu: bool
+    cpus_per_node: int | None = None
 
     @property
     def units(self) -> int:
@@ -42,9 +45,11 @@ class Placement:
     Attributes:
         units_per_trial: GPUs (or CPUs) per trial.
         slots: Concurrent trials: ``concurrent_trials``, or fewer if they do not fit.
-        fit: Trials that fit at once, within or across nodes.
+        fit: Trials that fit at once, as ``resources.placement`` has it.
         inside_node: Trials that fit at once with all their ranks on one node.
         idle: Unused GPUs (or CPUs); negative if trials on CPUs share them.
+        short: What bounds the trials of a node: ``GPU`` or ``CPU``.
+        cpus_per_node: Logical CPUs that the trials of one node take.
     """
 
     units_per_trial: float
@@ -52,6 +57,8 @@ class Placement:
     fit: int
     inside_node: int
     idle: float
+    short: str = "GPU"
+    cpus_per_node: float = 0.0
 
     @property
     def across_nodes(self) -> bool:
@@ -63,14 +70,35 @@ def place(resources: Resources, cluster: Cluster) -> Placement:
     """Place the spec's slots on a cluster."""
     each = unit(resources, cluster.gpu)
     ranks = resources.workers_per_trial
-    per_node = math.floor(cluster.units_per_node / each + 1e-9)
-    fit = cluster.nodes * per_node // ranks
-    inside = cluster.nodes * (per_node // ranks)
+    node = _node(cluster)
+    fit = slots_on([node] * cluster.nodes, resources)
+    inside = cluster.nodes * (ranks_on(node, resources) // ranks)
     if not cluster.gpu:  # a local Ray session declares as many logical CPUs as the spec asks for
         fit = inside = max(fit, resources.concurrent_trials)
     slots = min(resources.concurrent_trials, fit)
     idle = round(cluster.units - slots * ranks * each, 6)
-    return Placement(round(ranks * each, 6), slots, fit, inside, idle)
+    scarce_cpus = not cluster.gpu or fit < slots_on([replace(node, cpus=math.inf)] * cluster.nodes, resources)
+    held = min(-(-slots // cluster.nodes) * ranks, ranks_on(node, resources)) if slots else 0
+    return Placement(
+        units_per_trial=round(ranks * each, 6),
+        slots=slots,
+        fit=fit,
+        inside_node=inside,
+        idle=idle,
+        short="CPU" if scarce_cpus else "GPU",
+        cpus_per_node=held * resources.cpus_per_worker,
+    )
+
+
+def _node(cluster: Cluster) -> Node:
+    if not cluster.gpu:
+        return Node(cluster.units_per_node, 0)
+    return Node(math.inf if cluster.cpus_per_node is None else cluster.cpus_per_node, cluster.units_per_node)
+
+
+def slots_across(resources: Resources, cluster: Cluster) -> int:
+    """Trials that would fit if they could span nodes."""
+    return slots_on([_node(cluster)] * cluster.nodes, resources.model_copy(update={"placement": "any"}))
 
 
 def unit(resources: Resources, gpu: bool) -> float:
@@ -84,14 +112,19 @@ def rank_room(resources: Resources, cluster: Cluster) -> int:
     return int(cluster.memory * min(1.0, share))
 
 
-def smallest_cluster(resources: Resources, gpus_per_node: int, memory: int) -> Cluster:
-    """The smallest number of such nodes on which all concurrent trials fit."""
-    per_node = max(1, math.floor(gpus_per_node / resources.gpus_per_worker + 1e-9))
+def smallest_cluster(
+    resources: Resources, gpus_per_node: int, memory: int, cpus_per_node: int | None = None
+) -> Cluster:
+    """The smallest number of such nodes on which all concurrent trials fit; one node where none ever fits."""
+    cluster = Cluster(1, gpus_per_node, memory, gpu=True, cpus_per_node=cpus_per_node)
+    per_node = ranks_on(_node(cluster), resources)
     ranks, slots = resources.workers_per_trial, resources.concurrent_trials
-    # trials that fit one node are not split, so nodes are counted in whole trials
-    inside = per_node // ranks
-    nodes = math.ceil(slots / inside) if inside else math.ceil(slots * ranks / per_node)
-    return Cluster(nodes, gpus_per_node, memory, gpu=True)
+    inside = per_node // ranks  # trials that fit one node are not split, so nodes are counted in whole trials
+    if inside:
+        return replace(cluster, nodes=math.ceil(slots / inside))
+    if resources.placement == "node" or not per_node:
+        return cluster
+    return replace(cluster, nodes=math.ceil(slots * ranks / per_node))
 
 
 def this_machine() -> Cluster:

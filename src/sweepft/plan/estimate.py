@@ -45,6 +45,7 @@ class Flags:
         gpu_memory: GiB per GPU.
         gpus_per_node: GPUs per node; by default 8, or fewer if the spec needs fewer.
         nodes: Number of nodes; by default as many as the spec needs.
+        cpus_per_node: Logical CPUs per node; by default enough.
         mfu: Model FLOPs utilisation, in (0, 1].
         peak_tflops: Peak of one GPU in the training precision, in 1e12 FLOP/s.
         parameters: Number of parameters, if the model is not on this machine.
@@ -57,6 +58,7 @@ class Flags:
     gpu_memory: float | None = None
     gpus_per_node: int | None = None
     nodes: int | None = None
+    cpus_per_node: int | None = None
     mfu: float = 0.4
     peak_tflops: float | None = None
     parameters: int | None = None
@@ -141,6 +143,10 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
     rule = rate_rule(spec) if flags.files else None
     cluster = _cluster(spec, flags, assumed)
     placement = place(spec.resources, cluster)
+    if cluster.gpu and cluster.cpus_per_node is None and placement.slots:
+        assumed.append(
+            f"a node has the {placement.cpus_per_node:g} CPUs that its ranks take (--cpus-per-node)"
+        )
     model = _model(spec, flags, assumed)
     measured = None
     if flags.measure:
@@ -190,10 +196,10 @@ def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
             r = spec.resources
             per_node = min(per_node, ceil(r.concurrent_trials * r.workers_per_trial * r.gpus_per_worker))
         assumed.append(f"{count(per_node, 'GPU')} per node (--gpus-per-node)")
-    size = round(memory * GIB)
+    size, cpus = round(memory * GIB), flags.cpus_per_node
     if flags.nodes is not None:
-        return Cluster(flags.nodes, per_node, size, gpu=True)
-    asked = smallest_cluster(spec.resources, per_node, size)
+        return Cluster(flags.nodes, per_node, size, gpu=True, cpus_per_node=cpus)
+    asked = smallest_cluster(spec.resources, per_node, size, cpus)
     assumed.append(f"{count(asked.nodes, 'node')}, as many as the spec needs (--nodes)")
     return asked
 

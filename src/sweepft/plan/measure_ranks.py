@@ -94,14 +94,14 @@ def _before_ranks(spec: SweepSpec, slots: int) -> float:
     """Seconds for a local Ray to start and to load a coordinator for each slot, as in a sweep without ``--address``."""
     import ray
 
-    from sweepft.driver.configs import COORDINATOR_CPUS, local_cpus
+    from sweepft.driver.configs import local_cpus
     from sweepft.driver.ray_session import set_environment, start_ray
 
     set_environment()
     begin = time.monotonic()
     start_ray(local_cpus(spec)[0])
     try:
-        load = ray.remote(num_cpus=COORDINATOR_CPUS)(_load_coordinator)
+        load = ray.remote(num_cpus=0)(_load_coordinator)
         ray.get([load.remote() for _ in range(slots)])
         return time.monotonic() - begin
     finally:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from sweepft.plan.cluster import Cluster, Placement, rank_room
+from sweepft.plan.cluster import Cluster, Placement, rank_room, slots_across
 from sweepft.plan.cost import Cost
 from sweepft.plan.low_rates import low_rate_warnings
 from sweepft.plan.memory import GIB, RankMemory
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.trial_shapes import TrialShape
+from sweepft.slot.room import need
 from sweepft.spec import FEWEST_STEPS, SweepSpec
 
 
@@ -104,16 +105,27 @@ def _strategy(spec: SweepSpec) -> Iterator[str]:
 def _cluster(spec: SweepSpec, cluster: Cluster, placement: Placement) -> Iterator[str]:
     kind = "GPU" if cluster.gpu else "CPU"
     wanted, each = spec.resources.concurrent_trials, placement.units_per_trial
+    has = f"{cluster.units} {kind}s"
+    if cluster.cpus_per_node is not None:
+        has += f" and {cluster.nodes * cluster.cpus_per_node} CPUs"
     if not placement.fit:
+        if spec.resources.placement == "node" and slots_across(spec.resources, cluster):
+            yield (
+                f"no trial fits one node: a trial needs {need(spec.resources)}; set resources.placement: any to let "
+                "trials span nodes, or lower resources.workers_per_trial"
+            )
+            return
+        lower = "workers_per_trial" if placement.short == "GPU" else "cpus_per_worker"
         yield (
-            f"no trial fits: a trial needs {count(each, kind)}, the cluster has {cluster.units}; "
-            "lower resources.workers_per_trial or add nodes"
+            f"no trial fits: a trial needs {need(spec.resources)}, the cluster has {has}; "
+            f"lower resources.{lower} or add nodes"
         )
         return
     if placement.slots < wanted:
+        lower = ", or lower resources.cpus_per_worker" if cluster.gpu and placement.short == "CPU" else ""
         yield (
-            f"only {placement.slots} of {wanted} concurrent trials fit {cluster.units} {kind}s: "
-            f"set resources.concurrent_trials: {placement.slots}"
+            f"only {placement.slots} of {wanted} concurrent trials fit {has} ({placement.short}s are short): "
+            f"set resources.concurrent_trials: {placement.slots}{lower}"
         )
     if cluster.gpu and placement.idle >= 1:
         more = placement.fit - placement.slots

@@ -69,7 +69,7 @@ class WorkerGroup:
     Args:
         plan: What all trials share.
         shape: How many ranks, and their size.
-        placement: Placement group whose bundle 0 is the coordinator's and bundle i + 1 rank i's.
+        placement: Placement group whose bundle i is rank i's.
         log_prefix: Path prefix of the ranks' log files.
         start_timeout: Seconds for processes, imports and the process group.
     """
@@ -89,12 +89,13 @@ class WorkerGroup:
                 num_gpus=shape.gpus,
                 max_restarts=0,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
-                    placement, placement_group_bundle_index=i + 1
+                    placement, placement_group_bundle_index=i
                 ),
             ).remote(i, plan, f"{log_prefix}-rank{i}.log")
             for i in range(shape.workers)
         ]
         self.places: list[dict[str, Any]] = []
+        self._cpus = shape.cpus
         try:
             self.places = self._call("where", start_timeout)
             first = self.places[0]
@@ -102,6 +103,11 @@ class WorkerGroup:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def narrow(self) -> str | None:
+        """Why the ranks have fewer CPUs than they hold, as a sentence, or None."""
+        return narrow_affinity(self.places, self._cpus)
 
     def start(self, train_config: TrainConfig, timeout: float) -> dict[str, Any]:
         """Check that ranks agree, then begin the trial on all of them.
@@ -162,6 +168,26 @@ class WorkerGroup:
 
     def _call(self, method: str, timeout: float, *args: Any) -> list[Any]:
         return call_all(self._ranks, method, timeout, *args, places=self.places)
+
+
+def narrow_affinity(places: Sequence[Mapping[str, Any]], cpus: float) -> str | None:
+    """Why ranks may run on fewer CPUs than they hold together, or None.
+
+    A batch system that binds what it starts to one core makes ranks many times slower, without any error.
+
+    Args:
+        places: Of each rank ``host``, ``node``, ``usable_cpus`` and ``node_cpus``, as ``Rank.where`` returns them.
+        cpus: Logical CPUs that each rank holds.
+    """
+    for node in dict.fromkeys(place["node"] for place in places):
+        here = [place for place in places if place["node"] == node]
+        usable, there = min(place["usable_cpus"] for place in here), here[0]["node_cpus"]
+        if usable < min(len(here) * cpus, there):
+            return (
+                f"the {len(here)} rank(s) on {here[0]['host']} hold {len(here) * cpus:g} CPUs and may run on {usable} "
+                f"of its {there}: start Ray with all of them (on Slurm: export SRUN_CPUS_PER_TASK)"
+            )
+    return None
 
 
 _BEFORE_SETTINGS: Final = ("where", "join", "fingerprint")

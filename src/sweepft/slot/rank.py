@@ -44,7 +44,9 @@ class Rank:
         faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
     def where(self) -> dict[str, Any]:
-        """This process's node (address, host name, Ray's id), pid and log file, and rank 0's port for the others."""
+        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, and rank 0's
+        port for the others.
+        """
         import ray
 
         address = ray.util.get_node_ip_address()
@@ -57,6 +59,8 @@ class Rank:
             "node": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(),
             "log": self._log_file,
+            "usable_cpus": _usable_cpus(),
+            "node_cpus": os.cpu_count() or 1,
         }
 
     def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
@@ -169,6 +173,11 @@ def _send_output_to(log_file: str) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
     sys.stdout, sys.stderr = dropping_stream(1), dropping_stream(2)  # a full disk must not end what prints
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _quiet_libraries() -> None:

@@ -23,6 +23,12 @@ RANKS_REBUILT: Final = "ranks rebuilt"
 WENT_ON: Final = "went on without"
 """Action of a checkpoint that could not be written; the ranks were not affected."""
 
+SLOWER: Final = "runs more slowly"
+"""Action of ranks that have fewer CPUs than they hold."""
+
+NOTED: Final = (WENT_ON, SLOWER)
+"""Actions that restart nothing."""
+
 _FIRST_WRITE_SECONDS: Final = 3.0
 """Assumed for writing a checkpoint until one has been written."""
 
@@ -121,11 +127,14 @@ class SlotState:
         """Start a trial from the base weights, on new ranks where none live.
 
         Returns:
-            ``warm``, ``data_order``, ``phase_starts``, ``switch_seconds``, ``nodes`` and ``from_step``.
+            ``warm``, ``data_order``, ``phase_starts``, ``switch_seconds``, ``nodes``, ``from_step``, and ``narrow``:
+            why new ranks have fewer CPUs than they hold, or None.
         """
         begin, patience = time.monotonic(), self.config.patience
+        narrow = None
         if self._group is None:
             self._group = self._new_group()
+            narrow = self._group.narrow
         started = self._group.start(train_config, patience)
         if self.config.engine.micro_batch == 0:
             self.set_micro_batch(self._group.find_max_micro_batch(patience))
@@ -133,6 +142,7 @@ class SlotState:
         started["switch_seconds"] = time.monotonic() - begin
         started["nodes"] = sorted({p["host"] for p in self._group.places})
         started["from_step"] = 0
+        started["narrow"] = narrow
         self.clock.spend("switch", started["switch_seconds"])
         return started
 

@@ -16,7 +16,7 @@ from sweepft.slot.checkpoints import (
     remove_checkpoints,
 )
 from sweepft.slot.jobs import ReportPoint, TrialJob, report_points
-from sweepft.slot.state import WENT_ON, SlotState
+from sweepft.slot.state import SLOWER, WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
 _STARTED = ("warm", "switch_seconds", "nodes", "from_step", "phase_starts")
@@ -146,6 +146,8 @@ class TrialRun:
         """Start from the base weights; after a fault or a resume, train up to the last reported result."""
         started = self._slot.start(self.job.train_config)
         self._started = started
+        if started["narrow"] is not None:
+            self._note("NarrowAffinity", started["narrow"], SLOWER)
         if self.position > 0:
             started["from_step"] = self._catch_up(self._points[self.position - 1].samples)
 
@@ -185,10 +187,12 @@ class TrialRun:
         changes.
         """
         _log.warning("checkpoint not written: trial=%s %s", self.name, why)
-        if not any(fault["action"] == WENT_ON for fault in self.faults):
-            self.faults.append(
-                {"error": "StateNotWritten", "message": why, "action": WENT_ON, "lost_seconds": 0.0}
-            )
+        self._note("StateNotWritten", why, WENT_ON)
+
+    def _note(self, error: str, message: str, action: str) -> None:
+        """Note something that restarts nothing, once a trial."""
+        if not any(fault["action"] == action for fault in self.faults):
+            self.faults.append({"error": error, "message": message, "action": action, "lost_seconds": 0.0})
 
     def _end(self, result: dict[str, Any]) -> None:
         """Keep the weights if the trial is among the best; its checkpoints are of no more use."""

@@ -333,6 +333,9 @@ class Resources(Section):
     """Logical CPUs per rank."""
     concurrent_trials: PositiveInt = 1
     """Maximum number of concurrent trials."""
+    placement: Literal["node", "any"] = "node"
+    """`node` keeps all ranks of a trial on one node. `any` lets a trial span nodes where no single one has room, whose
+    network then carries its gradients (and at `zero_stage: 3` its weights)."""
     price_per_gpu_hour: NonNegative | None = None
     """Price of a GPU-hour (on CPU: of a slot-hour) in any currency, used for the costs in reports. May be changed on
     resume."""

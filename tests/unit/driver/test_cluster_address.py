@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -87,6 +88,36 @@ def test_check_address__explains_why_ray_cannot_join(
     with raises(ClusterError, "--address") as caught:
         check_address("auto")
     assert rule in str(caught.value)
+
+
+_WANTS_TOKEN = """
+import json, os
+token = os.environ.get("RAY_AUTH_MODE") == "token" and os.environ.get("RAY_AUTH_TOKEN") == "right"
+print(json.dumps([] if token else ["ConnectionError", "Failed to connect to Ray cluster"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "token", "joins"),
+    [(None, "right", True), (None, None, False), (None, "wrong", False), ("disabled", "right", False), ("token", "right", True)],
+)  # fmt: skip
+def test_check_address__tries_the_token_of_this_machine(
+    mode: str | None, token: str | None, joins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cluster_address, "_JOIN", _WANTS_TOKEN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in (("RAY_AUTH_MODE", mode), ("RAY_AUTH_TOKEN", token)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cluster_address, "use_token", lambda: monkeypatch.setenv("RAY_AUTH_MODE", "token"))
+    if joins:
+        check_address("auto")
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        return
+    with raises(ClusterError, "--address"):
+        check_address("auto")
+    assert os.environ.get("RAY_AUTH_MODE") == mode
 
 
 def test_check_address__ends_a_join_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,8 @@ def test_ray_job_file__has_the_fields_of_its_kind(job: dict) -> None:
     assert re.fullmatch(r"[a-z0-9-]{1,47}", job["metadata"]["name"])
     fields(job["spec"], JOB_FIELDS)
     cluster = job["spec"]["rayClusterSpec"]
-    assert set(cluster) == {"rayVersion", "headGroupSpec", "workerGroupSpecs"}
+    assert set(cluster) == {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
+    assert cluster["authOptions"] == {"mode": "token"}
     fields(cluster["headGroupSpec"], HEAD_FIELDS)
     (workers,) = cluster["workerGroupSpecs"]
     fields(workers, WORKER_FIELDS)
@@ -97,6 +98,15 @@ def test_slurm_script__exclusive_nodes_and_own_ray() -> None:
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     assert "ray stop" not in code
     assert "symmetric-run" not in code
+    assert "sleep" not in code, "it waits for nodes, not for times"
+    ran = code.replace("\\\n", " ")
+    first_step = code.index("srun ")
+    for setting in ("export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK", "export RAY_AUTH_MODE=token"):
+        assert code.index(setting) < first_step
+    starts = re.findall(r"ray start [^\n]*", ran)
+    assert len(starts) == 2
+    assert all('"${has[@]}"' in start for start in starts)
+    assert re.search(r'has=\(--num-cpus="\$SLURM_CPUS_PER_TASK" --num-gpus=', code)
     commands = re.findall(r"(?:^|\s)(sweepft [^\n&]*) &", code)
     assert [c.split()[1] for c in commands] == ["resume", "run"]
     for command in commands:

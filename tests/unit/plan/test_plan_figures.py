@@ -97,23 +97,28 @@ class TestTrialShapes:
 
 class TestPlacement:
     @pytest.mark.parametrize(
-        ("nodes", "ranks", "concurrent", "slots", "fit", "inside", "idle"),
+        ("nodes", "ranks", "concurrent", "placement", "slots", "fit", "inside", "idle"),
         [
-            (1, 8, 1, 1, 1, 1, 0),
-            (1, 4, 2, 2, 2, 2, 0),
-            (1, 4, 3, 2, 2, 2, 0),  # one trial does not fit
-            (2, 4, 2, 2, 4, 4, 8),  # half of the GPUs idle
-            (2, 6, 2, 2, 2, 2, 4),  # two GPUs per node are idle
-            (3, 6, 4, 4, 4, 3, 0),  # the fourth trial spans the rest of three nodes
-            (2, 16, 1, 1, 1, 0, 0),  # larger than a node
-            (1, 16, 1, 0, 0, 0, 8),  # does not fit
+            (1, 8, 1, "node", 1, 1, 1, 0),
+            (1, 4, 2, "node", 2, 2, 2, 0),
+            (1, 4, 3, "node", 2, 2, 2, 0),  # one trial does not fit
+            (2, 4, 2, "node", 2, 4, 4, 8),  # half of the GPUs idle
+            (2, 6, 2, "node", 2, 2, 2, 4),  # two GPUs per node are idle
+            (3, 6, 4, "node", 3, 3, 3, 6),  # the fourth trial would span the rest of three nodes
+            (3, 6, 4, "any", 4, 4, 3, 0),
+            (2, 16, 1, "any", 1, 1, 0, 0),  # larger than a node
+            (2, 16, 1, "node", 0, 0, 0, 16),
+            (1, 16, 1, "any", 0, 0, 0, 8),  # does not fit
         ],
     )
     def test_place__packs_slots_on_nodes(
-        self, nodes: int, ranks: int, concurrent: int, slots: int, fit: int, inside: int, idle: float
-    ) -> None:
+        self, nodes: int, ranks: int, concurrent: int, placement: str,
+        slots: int, fit: int, inside: int, idle: float,
+    ) -> None:  # fmt: skip
         found = place(
-            Resources(workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent),
+            Resources(
+                workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent, placement=placement
+            ),
             cluster(nodes),
         )
         assert (found.slots, found.fit, found.inside_node, found.idle) == (slots, fit, inside, idle)
@@ -127,7 +132,9 @@ class TestPlacement:
         ("ranks", "concurrent", "nodes"), [(4, 2, 1), (4, 3, 2), (16, 1, 2), (16, 2, 4), (6, 2, 2)]
     )
     def test_smallest_cluster__holds_all_trials(self, ranks: int, concurrent: int, nodes: int) -> None:
-        resources = Resources(workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent)
+        resources = Resources(
+            workers_per_trial=ranks, gpus_per_worker=1, concurrent_trials=concurrent, placement="any"
+        )
         asked = smallest_cluster(resources, 8, 80 * GIB)
         assert asked.nodes == nodes
         assert place(resources, asked).slots == concurrent
@@ -253,8 +260,11 @@ class TestWarnings:
             ({}, {"nodes": 2}, "8 of 16 GPUs are idle: set resources.concurrent_trials: 4"),
             ({"resources": {"concurrent_trials": 1, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1, "gpus_per_node": 6}, "2 of 6 GPUs are idle: change workers_per_trial"),
             ({"resources": {"concurrent_trials": 3, "workers_per_trial": 4, "gpus_per_worker": 1}}, {"nodes": 1}, "2 of 3 concurrent trials fit 8 GPUs"),
-            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 1}, "a trial needs 16 GPUs, the cluster has 8"),
-            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {}, "ranks on several nodes"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 1}, "16 x 1 = 16 GPUs on one node, the cluster has 8"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1}}, {"nodes": 2}, "no trial fits one node: a trial needs 16 x 1 = 16 CPUs"),
+            ({"resources": {"workers_per_trial": 16, "gpus_per_worker": 1, "placement": "any"}}, {}, "ranks on several nodes"),
+            ({}, {"cpus_per_node": 7, "nodes": 1}, "only 1 of 2 concurrent trials fit 8 GPUs and 7 CPUs (CPUs are short)"),
+            ({}, {"cpus_per_node": 3}, "a trial needs 4 x 1 = 4 CPUs and 4 x 1 = 4 GPUs on one node, the cluster has 8 GPUs and 3 CPUs; lower resources.cpus_per_worker"),
             ({}, {"gpu_memory": 24.0}, "memory: a GPU needs about"),
             ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials are proposed before tpe"),
             ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials run at once: calibrated"),
@@ -334,6 +344,7 @@ class TestUnknowns:
             gpu_memory=40,
             gpus_per_node=4,
             nodes=2,
+            cpus_per_node=32,
             peak_tflops=989,
             parameters=3_200_000_000,
             tokens=400,
