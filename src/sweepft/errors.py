@@ -222,6 +222,12 @@ class RankOutOfMemory(RankFailed):
     key = "rank.out_of_memory"
 
 
+class HostOutOfMemory(RankOutOfMemory):
+    """Ray ended a rank because its node's main memory ran out."""
+
+    key = "rank.host_out_of_memory"
+
+
 class RankCannotWrite(RankFailed):
     """A rank's storage is full, read-only or broken. New ranks and other trials would fail in the same way."""
 
@@ -314,6 +320,27 @@ def storage_remedy(text: str) -> str:
     if _names_errno(text, _BROKEN):
         return "Check the disk or the network mount, then resume the run."
     return "Free space or make the folder writable, then resume the run."
+
+
+_OUT_OF_MEMORY: Final = (
+    "out of memory",  # CUDA and NCCL ("Cuda failure 2 'out of memory'"), by whatever class
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "Failed to CUDA calloc",  # NCCL's own
+    "DefaultCPUAllocator: can't allocate memory",
+    "not enough memory: you tried to allocate",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a GPU's or the machine's memory is used up, by its class or by its text.
+
+    Libraries beside torch allocate on their own: NCCL, cuBLAS, CUDA itself.
+    """
+    if "OutOfMemoryError" in type(error).__name__ or isinstance(error, MemoryError):
+        return True
+    return any(words.lower() in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
 _BROKEN_GPU: Final = ("CUDA error", "CUDA driver", "No CUDA GPUs", "NVML", "NCCL error", "no NVIDIA driver")

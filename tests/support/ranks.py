@@ -130,7 +130,7 @@ def _rank(
 
     try:
         torch.manual_seed(12345 + rank)  # whatever a process did before must not matter
-        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus, listener)
+        device = join(rank, world_size, "127.0.0.1", port, plan.threads, gpus, listener=listener)
         queue.put((rank, job(TrialRunner(plan, device), *args)))
         leave()
     except Exception as error:

@@ -24,7 +24,7 @@ from sweepft.training.config import EngineConfig, ValidationSet
 def shape(spec: SweepSpec) -> WorkerShape:
     """The ranks of one slot."""
     r = spec.resources
-    return WorkerShape(r.workers_per_trial, r.cpus_per_worker, r.gpus_per_worker)
+    return WorkerShape(r.workers_per_trial, r.cpus_per_worker, r.gpus_per_worker, dict(r.env))
 
 
 def placement(spec: SweepSpec) -> Any:

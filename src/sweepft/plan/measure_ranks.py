@@ -26,6 +26,7 @@ from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.files import atomic_write
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
 from sweepft.training.config import EngineConfig
+from sweepft.training.rank_environment import set_rank_environment
 from sweepft.training.rendezvous import open_listener
 
 _PATIENCE = 3600.0
@@ -159,12 +160,15 @@ def _rank(
 ) -> None:
     try:
         importlib.import_module("ray")
+        set_rank_environment(from_dict(job["spec"]).resources.env)
         from sweepft.training.distributed import join, leave
         from sweepft.training.timing import peak_bytes, time_evaluation, time_steps
         from sweepft.training.trainer import TrialRunner
 
         gpus = from_dict(job["spec"]).resources.gpus_per_worker
-        runner = TrialRunner(engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener))
+        runner = TrialRunner(
+            engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener=listener)
+        )
         runner.start(trials[0])
         if not engine.micro_batch:
             runner.set_micro_batch(runner.find_max_micro_batch())

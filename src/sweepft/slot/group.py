@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from sweepft.errors import (
     ExportMismatch,
+    HostOutOfMemory,
     PackingMismatch,
     RankCannotWrite,
     RankDied,
@@ -30,19 +31,23 @@ from sweepft.errors import (
     RankOutOfMemory,
     TrialError,
     environment_remedy,
+    is_out_of_memory,
     is_storage_error,
 )
 from sweepft.evaluation import EvalTask
 from sweepft.slot.rank import STACKS_SIGNAL, Rank
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
+from sweepft.training.heartbeat import HeartbeatReader
 
 _KINDS: dict[str, type[RankFailed]] = {
-    "OutOfMemoryError": RankOutOfMemory,
     "PackingMismatch": PackingMismatch,
     "ExportMismatch": ExportMismatch,
 }
 """What a rank may raise that has an error class of its own here, by the exception's name."""
+
+CONNECT_SECONDS: Final = 120.0
+"""For the ranks' first collective. It takes seconds where network and GPUs are in order."""
 
 _AFTERMATH = 2.0
 """Seconds in which the other ranks fail as a consequence, which are then not taken for its cause."""
@@ -56,11 +61,13 @@ class WorkerShape:
         workers: Ranks (the world size).
         cpus: Logical CPUs of each.
         gpus: GPUs of each; 0 trains on the CPU.
+        env: Environment variables of each.
     """
 
     workers: int
     cpus: float
     gpus: float
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 class WorkerGroup:
@@ -71,7 +78,7 @@ class WorkerGroup:
         shape: How many ranks, and their size.
         placement: Placement group whose bundle i is rank i's.
         log_prefix: Path prefix of the ranks' log files.
-        start_timeout: Seconds for processes, imports and the process group.
+        start_timeout: Seconds for processes and imports.
     """
 
     def __init__(
@@ -91,17 +98,27 @@ class WorkerGroup:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement, placement_group_bundle_index=i
                 ),
-            ).remote(i, plan, f"{log_prefix}-rank{i}.log")
+            ).remote(i, plan, f"{log_prefix}-rank{i}.log", dict(shape.env))
             for i in range(shape.workers)
         ]
         self.places: list[dict[str, Any]] = []
+        self._beats = HeartbeatReader(None)
         self._cpus = shape.cpus
         try:
             self.places = self._call("where", start_timeout)
-            first = self.places[0]
-            self._call("join", start_timeout, shape.workers, first["address"], first["port"], shape.gpus)
+            self._beats = HeartbeatReader(self.places[0]["beats"])
+            self._call("prepare", start_timeout, self.places, shape.gpus)
+            self._connect()
         except BaseException:
             self.close()
+            raise
+
+    def _connect(self) -> None:
+        """Form the process group and try it, under a limit of its own: a broken network or GPU hangs here."""
+        try:
+            self._call("connect", CONNECT_SECONDS)
+        except TrialError as error:
+            error.args = (f"{error}{network_words(self.places)}",)
             raise
 
     @property
@@ -118,9 +135,23 @@ class WorkerGroup:
         _same(self._call("fingerprint", timeout, train_config))
         return dict(self._call("start", timeout, train_config)[0])
 
-    def run(self, until_samples: int, timeout: float) -> dict[str, Any]:
-        """Train on all ranks up to a number of samples; the result of the whole group."""
-        return dict(self._call("run", timeout, until_samples)[0])
+    def run(self, until_samples: int, timeout: float, hang_seconds: float = 60.0) -> dict[str, Any]:
+        """Train on all ranks up to a number of samples; the result of the whole group.
+
+        Args:
+            until_samples: Of the trial.
+            timeout: Seconds until its first optimizer step is done; for all of it where rank 0 shows no sign of life.
+            hang_seconds: From then on, seconds of silence beyond ten times the longest one so far.
+        """
+        found = call_all(
+            self._ranks,
+            "run",
+            timeout,
+            until_samples,
+            places=self.places,
+            deadline=BeatDeadline(self._beats, timeout, hang_seconds),
+        )
+        return dict(found[0])
 
     def evaluate(self, timeout: float) -> dict[str, Any]:
         """Validation losses, computed by all ranks together."""
@@ -170,6 +201,32 @@ class WorkerGroup:
         return call_all(self._ranks, method, timeout, *args, places=self.places)
 
 
+def network_words(places: Sequence[Mapping[str, Any]]) -> str:
+    """Between which nodes the first collective failed, and what NCCL says of it in the ranks' logs."""
+    hosts = [f"{place['host']} ({place['address']})" for place in places]
+    words = f"\n  in the first all_reduce of {len(places)} ranks on {', '.join(dict.fromkeys(hosts))}"
+    for place in places:
+        warnings = [line for line in _tail(place["log"]).splitlines() if "NCCL WARN" in line]
+        if warnings:
+            words += f"\n  {place['host']}: {warnings[-1].strip()[:300]}"
+    if len(set(hosts)) > 1:
+        words += (
+            "\n  name the network's interface in resources.env (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME), or keep "
+            "trials on one node (resources.placement: node)"
+        )
+    return words
+
+
+def _tail(file: str) -> str:
+    """The end of a log; a rank of another node may write where this one cannot read."""
+    try:
+        with Path(file).open("rb") as log:
+            log.seek(max(0, _size(file) - 65_536))
+            return log.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def narrow_affinity(places: Sequence[Mapping[str, Any]], cpus: float) -> str | None:
     """Why ranks may run on fewer CPUs than they hold together, or None.
 
@@ -190,7 +247,7 @@ def narrow_affinity(places: Sequence[Mapping[str, Any]], cpus: float) -> str | N
     return None
 
 
-_BEFORE_SETTINGS: Final = ("where", "join", "fingerprint")
+_BEFORE_SETTINGS: Final = ("where", "prepare", "connect", "fingerprint")
 """What ranks are asked for before they see a trial's settings."""
 
 
@@ -199,8 +256,58 @@ def before_settings(error: TrialError) -> bool:
     return error.method in _BEFORE_SETTINGS or isinstance(error, RankMismatch)
 
 
+class Deadline:
+    """A moment by which all ranks must have answered.
+
+    Args:
+        seconds: From now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self.limit = seconds
+
+    def left(self) -> float:
+        """Seconds until then; 0 when it has passed."""
+        return max(0.0, self._end - time.monotonic())
+
+
+class BeatDeadline(Deadline):
+    """A moment that each sign of life of rank 0 puts off, once the trial has taken a step.
+
+    Args:
+        beats: Of rank 0.
+        seconds: From now, until the first step is done.
+        hang_seconds: See `WorkerGroup.run`.
+    """
+
+    def __init__(self, beats: HeartbeatReader, seconds: float, hang_seconds: float) -> None:
+        super().__init__(seconds)
+        self._beats = beats
+        self._hang_seconds = hang_seconds
+        self._count = beats.read().count
+
+    def left(self) -> float:
+        """Seconds until then; 0 when it has passed."""
+        beat = self._beats.read()
+        if beat.count != self._count:
+            self._count = beat.count
+            if beat.steps:
+                self.limit = self._hang_seconds + 10.0 * beat.slowest
+                self._end = time.monotonic() + self.limit
+        return super().left()
+
+
+_LOOK_EVERY: Final = 1.0
+
+
 def call_all(
-    ranks: Sequence[Any], method: str, timeout: float, *args: Any, places: Sequence[Mapping[str, Any]] = ()
+    ranks: Sequence[Any],
+    method: str,
+    timeout: float,
+    *args: Any,
+    places: Sequence[Mapping[str, Any]] = (),
+    deadline: Deadline | None = None,
 ) -> list[Any]:
     """Call a method on all ranks at once, and wait for all answers.
 
@@ -210,6 +317,7 @@ def call_all(
         timeout: Seconds for all of them together.
         args: Of the call, the same for each rank.
         places: Where the ranks run, as ``Rank.where`` returns it; with it, ranks that hang dump their stacks.
+        deadline: By when they must have answered; by default after ``timeout``.
     Returns:
         The answers, in the order of the ranks.
     Raises:
@@ -219,13 +327,16 @@ def call_all(
     futures = {getattr(rank, method).remote(*args): i for i, rank in enumerate(ranks)}
     results: list[Any] = [None] * len(futures)
     pending = list(futures)
-    deadline = time.monotonic() + timeout
+    deadline = deadline or Deadline(timeout)
     while pending:
         # One at a time: a failed rank is seen while the others still wait for it in a collective.
-        done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        left = deadline.left()
+        done, pending = ray.wait(pending, num_returns=1, timeout=min(left, _LOOK_EVERY))
+        if not done and left > 0:
+            continue
         if not done:
             silent = ", ".join(str(futures[f]) for f in sorted(pending, key=futures.__getitem__))
-            message = f"{method}: rank {silent} gave no answer in {timeout:.0f} s"
+            message = f"{method}: rank {silent} gave no answer in {deadline.limit:.0f} s"
             hung = RankHung(f"{message}; {dump_stacks(places)}" if places else message)
             hung.method = method
             raise hung
@@ -248,6 +359,10 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
     try:
         ray.get(future)
     except ray.exceptions.RayActorError as error:
+        if is_out_of_memory(error):  # an actor that Ray's monitor has ended
+            return HostOutOfMemory(
+                f"{method}: rank {index} was ended, main memory ran out: {_first_line(error)}"
+            )
         return RankDied(f"{method}: rank {index} died: {_first_line(error)}")
     except ray.exceptions.RayTaskError as error:
         cause = error.cause or error
@@ -255,9 +370,19 @@ def _failure(method: str, index: int, future: Any) -> RankFailed | None:
         if is_storage_error(cause):
             return RankCannotWrite(message)
         kind, remedy = _KINDS.get(type(cause).__name__, RankFailed), environment_remedy(cause)
+        if is_out_of_memory(cause):
+            return RankOutOfMemory(message)
         if kind is RankFailed and remedy is not None:
             return RankEnvironment(f"{message}\n  {remedy}")
         return kind(message)
+    except (
+        ray.exceptions.OutOfMemoryError
+    ) as error:  # Ray's monitor ends a process before the machine's memory is full
+        return HostOutOfMemory(f"{method}: rank {index} was ended, main memory ran out: {_first_line(error)}")
+    except ray.exceptions.ActorUnschedulableError as error:
+        return RankFailed(f"{method}: rank {index} could not be placed: {_first_line(error)}")
+    except ray.exceptions.RayError as error:
+        return RankFailed(f"{method}: rank {index} failed: {_first_line(error)}")
     return None
 
 
@@ -265,6 +390,7 @@ def _by_cause(failure: RankFailed) -> int:
     """A rank that died comes first, then a known cause, then what ranks raise when another one is gone."""
     causes: tuple[type[RankFailed], ...] = (
         *(RankDied, RankCannotWrite),
+        RankOutOfMemory,
         *_KINDS.values(),
         *(RankEnvironment, RankFailed),
     )

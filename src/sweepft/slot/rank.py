@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +18,8 @@ from sweepft.files import open_to_append
 from sweepft.output import dropping_stream
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
+from sweepft.training.heartbeat import Heartbeat, new_file
+from sweepft.training.rank_environment import device_index, set_rank_environment
 from sweepft.training.rendezvous import open_listener
 from sweepft.training.writable_home import use_writable_caches
 
@@ -32,47 +34,86 @@ class Rank:
         index: Rank within the slot.
         plan: What all trials share.
         log_file: Takes what libraries print in this process.
+        env: Environment variables of the spec.
     """
 
-    def __init__(self, index: int, plan: EngineConfig, log_file: str) -> None:
+    def __init__(
+        self, index: int, plan: EngineConfig, log_file: str, env: Mapping[str, str] | None = None
+    ) -> None:
+        set_rank_environment(env or {})
         self._index = index
         self._plan = plan
         self._runner: Any = None
         self._listener: socket.socket | None = None
+        self._met: Any = None
+        self._beats = new_file() if index == 0 else None
+        self._heartbeat = Heartbeat(self._beats)
         self._log_file = log_file
         _send_output_to(log_file)
         faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
     def where(self) -> dict[str, Any]:
-        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, and rank 0's
-        port for the others.
+        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, and the
+        port of its listener.
         """
         import ray
 
         address = ray.util.get_node_ip_address()
-        if self._index == 0 and self._listener is None:
+        if self._listener is None:
             self._listener = open_listener(address)
         return {
             "address": address,
-            "port": self._listener.getsockname()[1] if self._listener else None,
+            "port": self._listener.getsockname()[1],
             "host": socket.gethostname(),
             "node": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(),
             "log": self._log_file,
+            "beats": str(self._beats) if self._beats else None,
             "usable_cpus": _usable_cpus(),
             "node_cpus": os.cpu_count() or 1,
         }
 
-    def join(self, world_size: int, address: str, port: int, gpus: float) -> None:
-        """Form the process group and open the data."""
-        _quiet_libraries()
+    def prepare(self, places: Sequence[Mapping[str, Any]], gpus: float) -> None:
+        """Import the libraries, and meet the other ranks (see ``sweepft.training.distributed.prepare``).
+
+        Args:
+            places: What `where` has returned on each rank.
+            gpus: This rank's share of a GPU.
+        """
+        import ray
+
         use_writable_caches(Path(self._log_file).parent.parent / "home")
-        from sweepft.training.distributed import join
+        from sweepft.training.distributed import check_reach, prepare
+
+        own, first = places[self._index], places[0]
+        firsts = {place["node"]: i for i, place in reversed(list(enumerate(places)))}
+        if firsts[own["node"]] == self._index:
+            others = [places[i] for node, i in firsts.items() if node != own["node"]]
+            check_reach(own["host"], [(p["host"], p["address"], p["port"]) for p in others])
+        self._met = prepare(
+            self._index,
+            len(places),
+            first["address"],
+            first["port"],
+            self._plan.threads,
+            gpus,
+            self._listener if self._index == 0 else None,
+            own_address=own["address"] if len(firsts) > 1 else None,
+            device_index=device_index(
+                ray.get_runtime_context().get_accelerator_ids().get("GPU", []),
+                os.environ.get("CUDA_VISIBLE_DEVICES"),
+            ),
+        )
+
+    def connect(self) -> None:
+        """Form the process group, try device and network, and open the data."""
+        from sweepft.training.distributed import connect
         from sweepft.training.trainer import TrialRunner
 
-        listener, self._listener = self._listener, None
-        device = join(self._index, world_size, address, port, self._plan.threads, gpus, listener)
-        self._runner = TrialRunner(self._plan, device)
+        if self._listener is not None:
+            self._listener.close()  # all nodes have been reached; rank 0's was taken over
+            self._listener = None
+        self._runner = TrialRunner(self._plan, connect(self._met), self._heartbeat)
 
     def fingerprint(self, train_config: TrainConfig) -> dict[str, str]:
         """What must be equal on all ranks (see ``sweepft.training.fingerprint``)."""
@@ -178,8 +219,3 @@ def _send_output_to(log_file: str) -> None:
 def _usable_cpus() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _quiet_libraries() -> None:
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

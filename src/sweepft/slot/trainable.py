@@ -15,6 +15,7 @@ from ray import tune
 from sweepft.errors import (
     EnvironmentFault,
     ExportMismatch,
+    HostOutOfMemory,
     PackingMismatch,
     RankCannotWrite,
     RankEnvironment,
@@ -135,7 +136,8 @@ class Slot(tune.Trainable):
 
     def _remedy(self, error: TrialError) -> str | None:
         """What is done about a fault; None where nothing helps."""
-        if isinstance(error, RankOutOfMemory) and not before_settings(error):
+        beside_gpus = isinstance(error, HostOutOfMemory) and self._state.config.shape.gpus > 0
+        if isinstance(error, RankOutOfMemory) and not before_settings(error) and not beside_gpus:
             return self._run.save_memory()  # new ranks alone would run out of memory again
         if isinstance(
             error, PackingMismatch | ExportMismatch | RankCannotWrite
@@ -159,4 +161,7 @@ class ErrorMemory:
         The rank's number does not count: where all ranks raise, any of them may be seen first.
         """
         last, self._last = self._last, (re.sub(r"\brank \d+", "a rank", str(error)), position)
-        return type(error) in (RankFailed, RankEnvironment, RankOutOfMemory) and self._last == last
+        return (
+            type(error) in (RankFailed, RankEnvironment, RankOutOfMemory, HostOutOfMemory)
+            and self._last == last
+        )

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sweepft.errors import RankCannotWrite, RankFailed, RankOutOfMemory, TrialError
+from sweepft.errors import HostOutOfMemory, RankCannotWrite, RankFailed, RankOutOfMemory, TrialError
 from sweepft.slot.checkpoints import (
     is_paused,
     mark_resumed,
@@ -15,7 +15,7 @@ from sweepft.slot.checkpoints import (
     pause_requested,
     remove_checkpoints,
 )
-from sweepft.slot.jobs import ReportPoint, TrialJob, report_points
+from sweepft.slot.jobs import TrialJob, report_points
 from sweepft.slot.state import SLOWER, WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
@@ -61,11 +61,11 @@ class TrialRun:
             self._checkpoint_if_due()
         group, clock = self._slot.group, self._slot.clock
         point = self._points[self.position]
-        chunk = group.run(point.samples, self._timeout(point))
+        done = self._points[self.position - 1].samples if self.position else 0
+        chunk = self._train(done, point.samples)
         clock.spend("train", chunk["seconds"] - chunk["waited"])
         clock.spend("data", chunk["waited"])
         self._unsaved_seconds += chunk["seconds"]
-        self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
         result = self._result(chunk)
         if chunk["diverged"] is None and point.rung is not None:
             validation = group.evaluate(self._slot.config.patience)
@@ -114,7 +114,12 @@ class TrialRun:
     def failure(self, error: TrialError) -> dict[str, Any]:
         """The last result of a trial that cannot continue. A result, unlike an exception, keeps the whole cause."""
         reason = str(error)
-        if isinstance(error, RankOutOfMemory):
+        if isinstance(error, HostOutOfMemory):
+            reason += (
+                "\n  lower resources.concurrent_trials, use nodes with more main memory, or raise the share of it at "
+                "which Ray ends processes (RAY_memory_usage_threshold, set where Ray starts)"
+            )
+        elif isinstance(error, RankOutOfMemory):
             engine, shape = self._slot.config.engine, self._slot.config.shape
             more = "gpus_per_worker" if 0 < shape.gpus < 1 else "workers_per_trial"
             reason += (
@@ -164,10 +169,11 @@ class TrialRun:
                 raise
             step, reached = restored["step"], restored["samples"]
             clock.spend("lost", restored["seconds"])
-        if reached < samples:
-            chunk = group.run(samples, patience)
-            step = chunk["history"]["step"][-1]
-            clock.spend("lost", chunk["seconds"])
+        for point in self._points:  # as in the first run, so that no part takes long
+            if reached < point.samples <= samples:
+                chunk = self._train(reached, point.samples)
+                step, reached = chunk["history"]["step"][-1], point.samples
+                clock.spend("lost", chunk["seconds"])
         return int(step)
 
     def _checkpoint_if_due(self) -> None:
@@ -229,10 +235,18 @@ class TrialRun:
             result["diverged"] = chunk["diverged"]
         return result
 
-    def _timeout(self, point: ReportPoint) -> float:
-        """Seconds to wait for a chunk: ten times what it would take at the slowest step's pace so far."""
+    def _train(self, done: int, until: int) -> dict[str, Any]:
+        """Train from one report point to the next one."""
+        hang_seconds = self._slot.config.hang_seconds
+        chunk = self._slot.group.run(until, self._timeout(done, until), hang_seconds)
+        self._step_seconds = max(self._step_seconds, *chunk["history"]["seconds"])
+        return chunk
+
+    def _timeout(self, done: int, until: int) -> float:
+        """Seconds to wait for a chunk (its first step, if ranks show signs of life): ten times what it would take
+        at the slowest step's pace so far.
+        """
         if self._step_seconds == 0.0:
             return self._slot.config.patience
-        done = self._points[self.position - 1].samples if self.position else 0
-        steps = -(-(point.samples - done) // self.job.train_config.batch_size)
+        steps = -(-(until - done) // self.job.train_config.batch_size)
         return self._slot.config.hang_seconds + 10.0 * steps * self._step_seconds

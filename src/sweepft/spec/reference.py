@@ -118,6 +118,8 @@ def _type(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         items = (schema.get("prefixItems") or [schema.get("items", {})])[0]
         return f"list of {_type(items)}" if items else "list"
+    if "patternProperties" in schema:
+        return f"mapping of names to {_type(next(iter(schema['patternProperties'].values())))}"
     if schema.get("type") == "object":
         inner = schema["additionalProperties"]
         return f"mapping of fields to {_type(inner) if isinstance(inner, dict) else 'values'}"

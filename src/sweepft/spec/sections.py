@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sweepft.spec.curriculum import Curriculum
 from sweepft.spec.fields import (
@@ -40,6 +40,39 @@ def _rising(rungs: tuple[float, ...]) -> tuple[float, ...]:
     if any(a >= b for a, b in itertools.pairwise(rungs)):
         raise invalid("must be strictly increasing", f"for example rungs: {sorted(set(rungs))}")
     return rungs
+
+
+_OURS: Final = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "DS_ACCELERATOR",
+    "CUDA_VISIBLE_DEVICES",
+)
+"""Variables that a slot sets for each of its ranks."""
+
+
+def _settable(env: Mapping[str, str]) -> Mapping[str, str]:
+    for name in env:
+        if name in _OURS:
+            raise invalid(
+                f"must not set {name}, which differs between ranks", "remove it; Ray and sweepft set it"
+            )
+        if name.startswith(("LD_", "RAY_")):
+            raise invalid(
+                f"cannot set {name}, which is read before a rank starts", "set it where you start Ray"
+            )
+        if name.upper().endswith(("TOKEN", "SECRET", "PASSWORD", "_KEY")):
+            raise invalid(
+                f"must not hold the secret {name}", "set it in the environment of the cluster's nodes"
+            )
+    return env
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) in (int, float) else value
 
 
 class Model(Section):
@@ -321,6 +354,12 @@ class Keep(Section):
     """Number of other completed trials, drawn at random, for an unbiased comparison."""
 
 
+_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_VariableValue = Annotated[
+    str, Field(strict=False), BeforeValidator(_as_text, json_schema_input_type=str | int | float)
+]
+
+
 class Resources(Section):
     """Workers and GPUs of a trial, and the number of concurrent trials."""
 
@@ -336,6 +375,9 @@ class Resources(Section):
     placement: Literal["node", "any"] = "node"
     """`node` keeps all ranks of a trial on one node. `any` lets a trial span nodes where no single one has room, whose
     network then carries its gradients (and at `zero_stage: 3` its weights)."""
+    env: Annotated[Mapping[_Variable, _VariableValue], AfterValidator(_settable)] = {}
+    """Environment variables of the ranks, e.g. `{NCCL_SOCKET_IFNAME: ib0}`. The driver's own environment does not reach
+    the ranks of a cluster. Not for secrets, which belong into the environment of the nodes."""
     price_per_gpu_hour: NonNegative | None = None
     """Price of a GPU-hour (on CPU: of a slot-hour) in any currency, used for the costs in reports. May be changed on
     resume."""
@@ -350,5 +392,5 @@ class Faults(Section):
     """Number of lost slots after which the sweep ends; it can be resumed once the machines are repaired. By default 10
     plus one per started trial. The count restarts on resume."""
     hang_seconds: Positive = 60.0
-    """A rank that is silent for this many seconds longer than ten times its usual step time is considered hung: all
-    ranks of its slot write their stacks to their logs and are replaced."""
+    """A rank that ends no forward and backward pass in this many seconds, plus ten times the longest pass so far, is
+    considered hung: all ranks of its slot write their stacks to their logs and are replaced."""

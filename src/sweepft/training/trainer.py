@@ -26,6 +26,7 @@ from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.export import export
 from sweepft.training.forward import sample_losses
+from sweepft.training.heartbeat import Heartbeat
 from sweepft.training.inference import load_weights
 from sweepft.training.lr_schedules import lr_at
 from sweepft.training.memory import CPU_TOKENS, device_memory, largest_micro_batch
@@ -40,9 +41,13 @@ class TrialRunner:
     Args:
         config: What all trials of the sweep share.
         device: Device of this rank; ``torch.distributed`` must be initialised.
+        heartbeat: Takes a sign of life with each pass and step.
     """
 
-    def __init__(self, config: EngineConfig, device: torch.device) -> None:
+    def __init__(
+        self, config: EngineConfig, device: torch.device, heartbeat: Heartbeat | None = None
+    ) -> None:
+        self._heartbeat = heartbeat or Heartbeat()
         self.config = config
         self.device = device
         self.zero = ZeroEngine(config, device)
@@ -60,6 +65,7 @@ class TrialRunner:
             self.zero.check_packing(self._some_rows())
             self._checked = True
         self._train_config = train_config
+        self._heartbeat.start_trial()
         self._step = self._samples = self._tokens = 0
         self._order, self._prefetch_order = (  # the prefetcher's thread has its own
             sample_order(self.train_set, train_config.seed, train_config.data, self.config.budget_samples)
@@ -85,6 +91,7 @@ class TrialRunner:
             spent waiting for batches.
         """
         begin, waited = time.perf_counter(), self._prefetcher.waited
+        self._heartbeat.resume()
         train_config = self._running()
         goal = min(until_samples, self.config.budget_samples)
         first = self._samples
@@ -97,6 +104,7 @@ class TrialRunner:
             tokens = self._accumulate(self._samples, stop, parts)
             lr = lr_at(self._step, train_config)
             norm = self.zero.step(lr)
+            self._heartbeat.beat(step=True)
             self._step, self._samples, self._tokens = self._step + 1, stop, self._tokens + tokens
             seconds = time.perf_counter() - step_begin
             row = (self._step, stop, self._tokens, math.nan, norm, lr, seconds)
@@ -238,6 +246,7 @@ class TrialRunner:
             else:
                 losses = losses * 0.0
             self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
+            self._heartbeat.beat()
         return step.tokens
 
     def _next_step(self, start: int, stop: int) -> Step:

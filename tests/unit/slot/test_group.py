@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from sweepft.errors import (
     RankMismatch,
     RankOutOfMemory,
 )
-from sweepft.slot.group import WorkerGroup, call_all
+from sweepft.slot import group
+from sweepft.slot.group import WorkerGroup, before_settings, call_all
 
 pytestmark = pytest.mark.ray
 
@@ -60,6 +62,10 @@ class Actor:
             case "packing":
                 raise PackingMismatch("other losses")
         return self.index
+
+    def connect(self) -> None:
+        if self.index == 1:
+            time.sleep(60)
 
     def fingerprint(self, train_config: Any) -> dict[str, str]:
         return {"data": "a", "sweep settings": f"{self.index}"}
@@ -116,9 +122,32 @@ def test_call_all__names_silent_ranks(ranks: list[Any]) -> None:
     assert "rank 0, 2 gave no answer" in str(caught.value)
 
 
+def test_worker_group__first_collective_has_a_limit_of_its_own(
+    ranks: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A network that passes nothing costs minutes, not the hour that a model may take to load."""
+    monkeypatch.setattr(group, "CONNECT_SECONDS", 2.0)
+    log = tmp_path / "slot-rank1.log"
+    log.write_text("n2:1:1 [0] NCCL WARN socketStartConnect: Connect to 10.0.0.3<4711> failed\n")
+    call_all(ranks, "act", 60, {})
+    broken = WorkerGroup.__new__(WorkerGroup)
+    broken._ranks = ranks
+    broken.places = [
+        {"host": f"n{i}", "address": f"10.0.0.{i}", "node": "", "pid": os.getpid() * 10**6, "log": str(log)}
+        for i in (1, 2, 3)
+    ]
+    monkeypatch.setattr(group, "dump_stacks", lambda places: "no stacks")
+    with raises(RankHung, "rank.hung") as caught:
+        broken._connect()
+    assert "rank 1 gave no answer in 2 s" in str(caught.value)
+    assert "3 ranks on n1 (10.0.0.1), n2 (10.0.0.2), n3 (10.0.0.3)" in str(caught.value)
+    assert "Connect to 10.0.0.3<4711> failed" in str(caught.value)
+    assert before_settings(caught.value)
+
+
 def test_worker_group__refuses_ranks_that_differ(ranks: list[Any]) -> None:
-    group = WorkerGroup.__new__(WorkerGroup)  # around these actors, not around engines
-    group._ranks, group.places = ranks, []
+    differing = WorkerGroup.__new__(WorkerGroup)  # around these actors, not around engines
+    differing._ranks, differing.places = ranks, []
     with raises(RankMismatch, "rank.mismatch") as caught:
-        group.start(None, 60)  # type: ignore[arg-type]
+        differing.start(None, 60)  # type: ignore[arg-type]
     assert "rank 1 disagrees with rank 0 on sweep settings" in str(caught.value)

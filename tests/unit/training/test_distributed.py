@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import torch
 
 from support.namespaces import Network, can_make_namespaces
 from sweepft.slot.rank import Rank
-from sweepft.training.distributed import join
+from sweepft.training.distributed import check_reach, join, self_test, use_interface
 from sweepft.training.memory import device_memory, memory_share
+from sweepft.training.rank_environment import device_index, set_rank_environment
 
 
 def test_join__refuses_a_gpu_that_torch_does_not_see(monkeypatch):
@@ -70,13 +72,72 @@ def test_open_listener__holds_the_port(monkeypatch):
     monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
     first, other = (object.__new__(Rank) for _ in range(2))
     for index, rank in enumerate((first, other)):
-        rank._index, rank._listener, rank._log_file = index, None, ""
+        rank._index, rank._listener, rank._log_file, rank._beats = index, None, "", None
     port = first.where()["port"]
     with pytest.raises(OSError, match="in use"):
         socket.create_server(("127.0.0.1", port))
     assert first.where()["port"] == port
-    assert other.where()["port"] is None
-    first._listener.close()
+    for rank in (first, other):
+        rank.where()
+        rank._listener.close()
+
+
+def test_check_reach__names_the_pair_of_nodes():
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        check_reach("n1", [("n2", "127.0.0.1", there.getsockname()[1])])
+        closed = there.getsockname()[1]
+    with pytest.raises(
+        RuntimeError, match=r"node n1 cannot reach node n3 \(127\.0\.0\.1:\d+\): Connection refused"
+    ):
+        check_reach("n1", [("n3", "127.0.0.1", closed)])
+
+
+@pytest.mark.parametrize(
+    ("interface", "nodes", "given", "gloo", "nccl"),
+    [
+        ("eth1", True, None, "eth1", "=eth1"),
+        ("eth1", False, None, "eth1", None),
+        ("lo", False, None, "lo", "=lo"),
+        ("eth1", True, "ib0", "eth1", "ib0"),  # the user's own stays
+        (None, True, None, None, None),
+    ],
+)
+def test_use_interface__of_rays_node_on_several_nodes(monkeypatch, interface, nodes, given, gloo, nccl):
+    monkeypatch.setattr(os, "environ", {"NCCL_SOCKET_IFNAME": given} if given else {})
+    use_interface(interface, several_nodes=nodes)
+    assert (os.environ.get("GLOO_SOCKET_IFNAME"), os.environ.get("NCCL_SOCKET_IFNAME")) == (gloo, nccl)
+
+
+@pytest.mark.parametrize(
+    ("ids", "visible", "place"),
+    [
+        ([3], "3", 0),  # Ray shows the rank its own GPU only
+        (["3"], None, 3),  # or all of them
+        (["3"], "2,3", 1),
+        ([5], "GPU-a,GPU-b", 0),
+        (["GPU-b"], "GPU-a,GPU-b", 1),
+        ([], None, 0),
+    ],
+)
+def test_device_index__is_the_gpu_that_ray_gave(ids, visible, place):
+    assert device_index(ids, visible) == place
+
+
+def test_set_rank_environment__spec_before_defaults(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"NCCL_DEBUG": "INFO"})
+    set_rank_environment({"NCCL_SOCKET_IFNAME": "ib0", "TOKENIZERS_PARALLELISM": "true"})
+    assert os.environ == {
+        "NCCL_DEBUG": "INFO", "NCCL_SOCKET_IFNAME": "ib0", "TOKENIZERS_PARALLELISM": "true",
+        "PYTORCH_ALLOC_CONF": "expandable_segments:True", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }  # fmt: skip
+    monkeypatch.setattr(os, "environ", {"PYTORCH_CUDA_ALLOC_CONF": "max_split_size_mb:64"})
+    set_rank_environment({})
+    assert "PYTORCH_ALLOC_CONF" not in os.environ
+
+
+@pytest.mark.gpu
+def test_self_test__passes_on_a_sound_gpu():
+    self_test(torch.device("cuda", 0))
 
 
 @pytest.mark.gpu
