@@ -23,12 +23,26 @@ def _count(_context: click.Context, _option: click.Parameter, text: str | None) 
         raise click.BadParameter(str(error)) from None
 
 
+def _gpu(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    if text is None:
+        return None
+    from sweepft.plan.estimate import GPUS
+
+    name = text.lower().replace("_", "-").replace(" ", "-")
+    if name not in GPUS:
+        raise click.BadParameter(
+            f"{text!r} is not known; use one of {', '.join(sorted(GPUS))}, or --gpu-memory"
+        )
+    return name
+
+
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @SPEC
 @SET
+@click.option("--gpu", metavar="NAME", callback=_gpu, help="Kind of GPU, e.g. h100: sets memory and peak.")
 @click.option("--gpu-memory", type=_POSITIVE, metavar="GIB", help="Memory of a GPU in GiB.  [default: 80]")
 @click.option(
     "--gpus-per-node", type=click.IntRange(1), metavar="N", help="GPUs per node.  [default: up to 8]"
@@ -68,6 +82,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 def plan(
     spec: Path,
     overrides: tuple[str, ...],
+    gpu: str | None,
     gpu_memory: float | None,
     gpus_per_node: int | None,
     nodes: int | None,
@@ -93,6 +108,7 @@ def plan(
         require_run("sweepft plan")
     loaded = load(spec, overrides, check_files=not no_files)
     flags = Flags(
+        gpu=gpu,
         gpu_memory=gpu_memory,
         gpus_per_node=gpus_per_node,
         nodes=nodes,

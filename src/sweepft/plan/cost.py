@@ -88,9 +88,11 @@ def estimated_cost(
     """
     # forward 2, gradients of activations 2, gradients of weights 2 (none with adapters), recomputed forward 2
     factor = 6 - 2 * (largest_lora_rank(spec) > 0) + 2 * spec.train.gradient_checkpointing
-    train = factor * shape.parameters * budget * rows.tokens
+    # scores and weighted values of attention: half of a row lies before a token, on average
+    per_token = shape.parameters + shape.layers * shape.attention * rows.tokens
+    train = factor * per_token * budget * rows.tokens
     times = len(spec.early_stop.rungs) + 1
-    validation = 2 * shape.parameters * (rows.validation or 0) * rows.tokens * times
+    validation = 2 * per_token * (rows.validation or 0) * rows.tokens * times
     seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
     basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s per GPU"
     return _cost(spec, seconds, 0.0, placement, trials, basis)

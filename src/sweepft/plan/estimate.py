@@ -22,10 +22,12 @@ from sweepft.plan.model_shape import ModelShape, shape_of
 from sweepft.plan.row_counts import RowCount, assumed_rows, count_rows, prepared_rows
 from sweepft.plan.trial_shapes import (
     TrialShape,
+    adapters_drop_out,
     heaviest_optimizer,
     largest_lora_rank,
     trial_count,
     trial_shapes,
+    widest_targets,
 )
 from sweepft.plan.warnings import count, plan_warnings
 from sweepft.spec import MicroTokens, SweepSpec, is_hub_id, place_range, rate_rule, rate_warnings
@@ -34,6 +36,22 @@ _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
 _GPUS_PER_NODE: Final = 8
 _MEMORY: Final = 80.0  # GiB, of the same
+GPUS: Final[Mapping[str, tuple[float, float]]] = {
+    "a10g": (24.0, 70.0),
+    "a100-40gb": (40.0, 312.0),
+    "a100": (80.0, 312.0),
+    "b200": (180.0, 2250.0),
+    "h100-pcie": (80.0, 756.0),
+    "h100": (80.0, 989.0),
+    "h200": (141.0, 989.0),
+    "l4": (24.0, 121.0),
+    "l40s": (48.0, 362.0),
+    "rtx-3090": (24.0, 71.0),
+    "rtx-4090": (24.0, 165.0),
+    "rtx-5090": (32.0, 209.0),
+    "rtx-a6000": (48.0, 155.0),
+}
+"""Memory in GiB and bf16 peak in TFLOP/s, dense, by the makers' data sheets."""
 _SHORT_STEP: Final = 0.05  # seconds; below this, launching kernels dominates
 
 
@@ -42,6 +60,7 @@ class Flags:
     """Settings of a plan that are not in the spec; None means an assumption.
 
     Attributes:
+        gpu: Name of a GPU in `GPUS`, which sets memory and peak.
         gpu_memory: GiB per GPU.
         gpus_per_node: GPUs per node; by default 8, or fewer if the spec needs fewer.
         nodes: Number of nodes; by default as many as the spec needs.
@@ -55,6 +74,7 @@ class Flags:
         measure: Whether to time real optimizer steps on this machine.
     """
 
+    gpu: str | None = None
     gpu_memory: float | None = None
     gpus_per_node: int | None = None
     nodes: int | None = None
@@ -140,6 +160,13 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
             or steps cannot be measured (``plan.measure``).
     """
     assumed: list[str] = []
+    if flags.gpu is not None:
+        memory_gib, tflops = GPUS[flags.gpu]
+        flags = replace(
+            flags,
+            gpu_memory=flags.gpu_memory or memory_gib,
+            peak_tflops=flags.peak_tflops or tflops * (1.0 if spec.train.precision == "bf16" else 0.5),
+        )
     rule = rate_rule(spec) if flags.files else None
     cluster = _cluster(spec, flags, assumed)
     placement = place(spec.resources, cluster)
@@ -177,7 +204,7 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         measured=measured,
         warnings=(
             *rows.warnings,
-            *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost),
+            *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost, model),
             *rate_warnings(spec, rule),
         ),
         rates=None if rule is None else place_range(spec, rule),
@@ -190,7 +217,7 @@ def _cluster(spec: SweepSpec, flags: Flags, assumed: list[str]) -> Cluster:
         return this_machine()
     memory, per_node = flags.gpu_memory or _MEMORY, flags.gpus_per_node or _GPUS_PER_NODE
     if flags.gpu_memory is None:
-        assumed.append(f"GPUs of {memory:g} GiB (--gpu-memory)")
+        assumed.append(f"GPUs of {memory:g} GiB (--gpu, or --gpu-memory)")
     if flags.gpus_per_node is None:
         if flags.nodes is None:  # a spec that uses part of a node should not be warned about the rest
             r = spec.resources
@@ -285,6 +312,8 @@ def _memory(
         lora_rank=largest_lora_rank(spec),
         optimizer=heaviest_optimizer(spec),
         offload=spec.train.offload,
+        lora_targets=widest_targets(spec),
+        lora_dropout=adapters_drop_out(spec),
         checkpointing=spec.train.gradient_checkpointing,
         gpu=cluster.gpu,
     )
@@ -353,7 +382,9 @@ def _cost(
     if model is None:
         return None
     if flags.peak_tflops is None:
-        assumed.append(f"{_PEAK_TFLOPS:g} TFLOP/s per GPU, the peak of an A100 in bf16 (--peak-tflops)")
+        assumed.append(
+            f"{_PEAK_TFLOPS:g} TFLOP/s per GPU, the peak of an A100 in bf16 (--gpu h100, or --peak-tflops)"
+        )
     assumed.append(f"{flags.mfu:.0%} of the peak is reached (--mfu)")
     peak = flags.peak_tflops or _PEAK_TFLOPS
     cost = estimated_cost(spec, model, rows, budget, placement, trials, peak_tflops=peak, mfu=flags.mfu)

@@ -7,6 +7,7 @@ with a real forward pass; fused kernels may need less.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
@@ -18,7 +19,12 @@ _MOMENTS: Final = {"adamw": 8, "adamw_8bit": 2, "sgd": 4, "adafactor": 0}
 
 _LARGEST_BUCKET: Final = 500_000_000  # elements; the engine uses the model's size if that is smaller
 _LOGIT_BYTES: Final = 12  # per logit: the logit, its fp32 copy, log-softmax or gradient
-_GPU_RESERVE: Final = 1 * GIB  # CUDA context, NCCL, fragments
+_MAX_LIVE: Final = (
+    1_000_000_000  # parameters that ZeRO-3 keeps gathered (DeepSpeed's stage3_max_live_parameters)
+)
+_CONTEXT: Final = GIB // 2  # CUDA context, kernels
+_COMMUNICATOR: Final = int(0.6 * GIB)  # of NCCL, outside torch's memory; DeepSpeed uses two of them
+_FRAGMENTS: Final = 0.03  # of everything else, with memory segments that grow
 _CPU_PROCESS: Final = int(0.6 * GIB)  # a rank after importing torch, transformers and deepspeed
 
 
@@ -28,10 +34,11 @@ class RankMemory:
 
     Attributes:
         states: This rank's share of weights, gradients, fp32 master weights and optimizer moments.
+        gathered: Weights that ZeRO-3 keeps gathered beyond the largest layer.
         buckets: Communication buffers.
         activations: Activations of one micro-batch stored for the backward pass.
         logits: Logits of one micro-batch and the intermediate results of the loss.
-        process: The process: CUDA context on a GPU; libraries and mapped base weights on a CPU.
+        process: The process: CUDA context, NCCL and fragments on a GPU; libraries and mapped base weights on a CPU.
         host: Memory offloaded to main memory; not part of the total.
     """
 
@@ -40,6 +47,7 @@ class RankMemory:
     activations: int
     logits: int
     process: int
+    gathered: int = 0
     host: int = 0
 
     @property
@@ -86,17 +94,23 @@ def model_states(
 
 
 def host_states(shape: ModelShape, stage: int, ranks: int, lora_rank: int = 0, offload: str = "none") -> int:
-    """Bytes of main memory for one rank's share of offloaded states.
+    """Bytes of main memory for one rank's share of offloaded states, with 16-bit weights and two moments.
 
-    This is DeepSpeed's estimate for one node with 16-bit weights and two moments, including its 50% for buffers.
+    fp32 gradient, master and moments, and a pinned 16-bit gradient (or weight, where parameters are offloaded): 18
+    bytes a parameter, divided among the ranks. DeepSpeed's own estimate has whole gradients on each rank, and 50%
+    more.
     """
     if offload == "none" or stage == 0:
         return 0
-    p = trained_parameters(shape, lora_rank)
     whole = offload == "optimizer_and_parameters" and stage == 3
-    each = max(4 * ranks, 16) if stage < 3 else 18 if whole else 16
     frozen = 2 * shape.parameters if lora_rank and whole else 0
-    return int((p * each * 1.5 + frozen) / ranks)
+    return (18 * trained_parameters(shape, lora_rank) + frozen) // ranks
+
+
+def loading_bytes(shape: ModelShape, stage: int, precision: str, ranks_on_node: int) -> int:
+    """Bytes of a node's main memory while its ranks load the model: each a copy, at ZeRO-3 one rank alone."""
+    weight = 2 if precision == "bf16" else 4
+    return weight * shape.parameters * (1 if stage == 3 else ranks_on_node)
 
 
 def rank_memory(
@@ -112,6 +126,8 @@ def rank_memory(
     lora_rank: int = 0,
     optimizer: str = "adamw",
     offload: str = "none",
+    lora_targets: Sequence[str] | None = None,
+    lora_dropout: bool = False,
 ) -> RankMemory:
     """Peak memory of one rank.
 
@@ -127,22 +143,33 @@ def rank_memory(
         lora_rank: Rank of adapters on all linear layers; 0 if all weights are trained.
         optimizer: As in the spec.
         offload: As in the spec.
+        lora_targets: Names of the layers that get adapters; None for all linear layers.
+        lora_dropout: Whether adapters drop out parts of their input.
     """
     weight = 2 if precision == "bf16" else 4
     block = _block_bytes(shape, weight, tokens)
+    if lora_rank and lora_dropout:  # peft keeps a dropped copy of each target's input, and its mask
+        block += (weight + 1) * _target_inputs(shape, lora_targets)
     kept = shape.layers * weight * shape.hidden + block if checkpointing else shape.layers * block
     final_norm = (4 + 2 * weight) * shape.hidden
-    bucket = 0 if stage == 0 else weight * min(_LARGEST_BUCKET, shape.parameters)
-    return RankMemory(
+    # a bucket is filled while another one is reduced; at ZeRO-3 it is flattened into a copy
+    buckets = 0 if stage == 0 else 2 * weight * min(_LARGEST_BUCKET, shape.parameters)
+    gathered = 0
+    if stage == 3 and ranks > 1:
+        gathered = max(0, weight * (min(_MAX_LIVE, shape.parameters) - 2 * shape.largest_layer))
+    found = RankMemory(
         states=model_states(shape, stage, precision, ranks, lora_rank, optimizer, offload),
-        buckets=bucket,
+        gathered=gathered,
+        buckets=buckets,
         activations=rows * tokens * (kept + final_norm),
         logits=rows * tokens * shape.vocab * _LOGIT_BYTES,
-        process=_GPU_RESERVE
-        if gpu
-        else _CPU_PROCESS + weight * shape.parameters // (ranks if stage == 3 else 1),
+        process=0 if gpu else _CPU_PROCESS + weight * shape.parameters // (ranks if stage == 3 else 1),
         host=host_states(shape, stage, ranks, lora_rank, offload),
     )
+    if not gpu:
+        return found
+    outside = _CONTEXT + (2 * _COMMUNICATOR if ranks > 1 else 0)
+    return replace(found, process=outside + int(_FRAGMENTS * found.total))
 
 
 def trained_parameters(shape: ModelShape, lora_rank: int) -> int:
@@ -151,6 +178,13 @@ def trained_parameters(shape: ModelShape, lora_rank: int) -> int:
         return shape.parameters
     both_ends = 4 * (shape.hidden + shape.attention) + 3 * (shape.hidden + shape.intermediate)
     return shape.layers * lora_rank * both_ends
+
+
+def _target_inputs(shape: ModelShape, targets: Sequence[str] | None) -> int:
+    """Width of the inputs of a block's adapted layers, added up."""
+    inputs = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), shape.hidden)
+    inputs |= {"o_proj": shape.attention, "down_proj": shape.intermediate}
+    return sum(inputs.values() if targets is None else (inputs.get(name, shape.hidden) for name in targets))
 
 
 def _block_bytes(shape: ModelShape, weight: int, tokens: int) -> int:

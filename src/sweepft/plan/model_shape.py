@@ -70,14 +70,16 @@ def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) 
         if isinstance(config, dict):
             return shape_from_config(config, _stored_parameters(folder) or parameters, folder)
     if parameters is not None:
-        return typical_shape(parameters, "--params, with the shape of a typical model of this size")
+        return typical_shape(
+            parameters, "--params, with the shape of a typical model of this size", vocabulary_of(model.path)
+        )
     named = re.search(
         r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([bm])(?![a-z0-9])", model.path.split("/")[-1].lower()
     )
     if named is None:
         return None
     why = f"the {named[0].upper()} in its name, with the shape of a typical model of this size"
-    return typical_shape(parse_count(named[0]), why)
+    return typical_shape(parse_count(named[0]), why, vocabulary_of(model.path))
 
 
 def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path | str) -> ModelShape:
@@ -118,13 +120,39 @@ def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path
     )
 
 
-def typical_shape(parameters: int, source: str) -> ModelShape:
-    """A model of this size with typical proportions: width 128 x depth, feed-forward 3 x width, 64,000 tokens.
+_VOCABULARIES: Final = (
+    (r"gemma-?3|gemma-?4", 262_144),
+    (r"gemma", 256_000),
+    (r"llama-?[34]", 128_256),
+    (r"qwen|qwq", 151_936),
+    (r"phi-?4", 100_352),
+    (r"olmo-?2|olmo-?3", 100_352),
+    (r"nemo|ministral|mistral-small", 131_072),
+    (r"mistral.*v0\.3", 32_768),
+    (r"smollm|granite", 49_152),
+    (r"deepseek", 129_280),
+    (r"mistral|llama|phi-?3|zephyr|vicuna|tinyllama", 32_000),
+    (r"olmo|pythia", 50_304),
+)
+"""Rows of the embeddings by the family in a model's name; the first that fits."""
+
+
+def vocabulary_of(name: str) -> int:
+    """Rows of the embeddings of a model whose config.json is not here: by its family, or 64,000."""
+    last = name.rstrip("/").split("/")[-1].lower()
+    return next((size for pattern, size in _VOCABULARIES if re.search(pattern, last)), _VOCABULARY)
+
+
+_VOCABULARY: Final = 64_000
+
+
+def typical_shape(parameters: int, source: str, vocab: int = _VOCABULARY) -> ModelShape:
+    """A model of this size with typical proportions: width 128 x depth, feed-forward 3 x width.
 
     A block then has about 13 width^2 parameters. For Llama 3.2 3B, Granite 7B and Mistral 7B the width is within 10%.
     """
     hidden = max(64, round((parameters * 128 / 13) ** (1 / 3) / 64) * 64)
-    layers, vocab = max(1, round(hidden / 128)), 64_000
+    layers = max(1, round(hidden / 128))
     return ModelShape(
         parameters, hidden, layers, 3 * hidden, layers, hidden, vocab, vocab * hidden, source, known=False
     )

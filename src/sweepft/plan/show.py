@@ -13,7 +13,7 @@ from rich.text import Text
 from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import replicate_count
 from sweepft.plan.estimate import SweepPlan
-from sweepft.plan.memory import GIB
+from sweepft.plan.memory import GIB, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape
 from sweepft.plan.warnings import count
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec
@@ -147,9 +147,14 @@ def _breakdown(plan: SweepPlan) -> str:
     assert memory is not None
     sizes = asdict(memory)
     host = sizes.pop("host")
-    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items())
+    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items() if size)
     if host:
         text += f"; offloaded to main memory {host / GIB:.1f}"
+    if plan.cluster.gpu and plan.model is not None:
+        ranks = plan.placement.slots * plan.spec.resources.workers_per_trial // max(1, plan.cluster.nodes)
+        train = plan.spec.train
+        loading = loading_bytes(plan.model, train.zero_stage, train.precision, ranks)
+        text += f"; main memory of a node while loading {loading / GIB:.0f}"
     measured = "" if plan.measured is None else f"; measured {plan.measured.peak_bytes / GIB:.1f}"
     unfit = any(size > _room(plan) for row in plan.grid.values() for size in row.values())
     return f"* this spec: {text}{measured}." + (" (n): does not fit." if unfit else "")

@@ -59,6 +59,21 @@ def largest_lora_rank(spec: SweepSpec) -> int:
     return max([*ranks, fixed.rank if fixed is not None else 0])
 
 
+def widest_targets(spec: SweepSpec) -> tuple[str, ...] | None:
+    """The most target modules of adapters that can be proposed; None for all linear layers."""
+    found = [value for _, value in spec.search.candidates("lora.target_modules", None) if value is not None]
+    if not found:
+        found = [spec.train.lora.target_modules if spec.train.lora is not None else "all-linear"]
+    lists = [tuple(value) for value in found if not isinstance(value, str)]
+    return None if len(lists) < len(found) else max(lists, key=len)
+
+
+def adapters_drop_out(spec: SweepSpec) -> bool:
+    """Whether adapters with dropout can be proposed."""
+    fixed = spec.train.lora.dropout if spec.train.lora is not None else 0.0
+    return any((value or 0.0) > 0 for _, value in spec.search.candidates("lora.dropout", fixed))
+
+
 def heaviest_optimizer(spec: SweepSpec) -> str:
     """The optimizer with the most memory per parameter among those that can be proposed."""
     swept = spec.search.space.get("optimizer.name")

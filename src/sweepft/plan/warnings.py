@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from sweepft.plan.cluster import Cluster, Placement, rank_room, slots_across
 from sweepft.plan.cost import Cost
 from sweepft.plan.low_rates import low_rate_warnings
-from sweepft.plan.memory import GIB, RankMemory
+from sweepft.plan.memory import GIB, RankMemory, trained_parameters
+from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import TrialShape
+from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
 from sweepft.slot.room import need
 from sweepft.spec import FEWEST_STEPS, SweepSpec
+
+_AFFORDABLE: Final = 0.05  # of training, as in sweepft.slot.checkpoints
+_DEAR_SECONDS: Final = 1800.0  # a trial that a fault should not cost
+_WRITE_BYTES: Final = 1e9  # a second, to shared storage
 
 
 def count(number: float, what: str) -> str:
@@ -30,6 +36,7 @@ def plan_warnings(
     placement: Placement,
     memory: RankMemory | None,
     cost: Cost | None,
+    model: ModelShape | None = None,
 ) -> tuple[str, ...]:
     """All warnings, one or two sentences each."""
     found = [
@@ -37,6 +44,7 @@ def plan_warnings(
         *_cluster(spec, cluster, placement),
         *_memory(spec, memory, cluster),
         *_strategy(spec),
+        *_checkpoints(spec, model, cost),
         *low_rate_warnings(spec, trial_shapes),
     ]
     if trials is not None:
@@ -99,6 +107,19 @@ def _strategy(spec: SweepSpec) -> Iterator[str]:
             f"data.strategy is swept and early_stop.rule is {spec.early_stop.rule}: at early rungs phased trials have "
             "not seen their later phases and look worse than stacked ones; set early_stop.rule: none, or place the "
             "first rung in the last phase"
+        )
+
+
+def _checkpoints(spec: SweepSpec, model: ModelShape | None, cost: Cost | None) -> Iterator[str]:
+    if spec.checkpoint != "auto" or model is None or cost is None:
+        return
+    size = 12 * trained_parameters(model, largest_lora_rank(spec))
+    seconds = size / _WRITE_BYTES
+    dear = cost.trial_seconds >= _DEAR_SECONDS
+    if dear and seconds > _AFFORDABLE * cost.trial_seconds * spec.early_stop.rungs[-1]:
+        yield (
+            f"checkpoint: auto writes none: {size / 1e9:.0f} GB take about {seconds:.0f} s at 1 GB/s, more than 5% of "
+            "the training up to the last rung, so a fault costs a trial's whole time; set checkpoint: rungs"
         )
 
 
