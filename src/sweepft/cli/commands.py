@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sweepft.cli.job import job_of, run_folder, stop_the_job
-from sweepft.cli.options import RUN
+from sweepft.cli.options import JSON, RUN
 from sweepft.errors import CommandError, Problem
 
 _TRIAL = click.argument("trial")
 
 
-def _send(run: Path, name: str, trial: str | None = None, arguments: dict[str, Any] | None = None) -> None:
+def _send(
+    run: Path, as_json: bool, name: str, trial: str | None = None, arguments: dict[str, Any] | None = None
+) -> None:
     from sweepft.driver.commands import give_command
 
     answer = give_command(run_folder(run), name, trial, arguments)
-    click.echo(f"{name}{f' {trial}' if trial else ''}: {answer}")
+    if as_json:
+        click.echo(json.dumps({"command": name, "trial": trial, "answer": str(answer)}, indent=2))
+    else:
+        click.echo(f"{name}{f' {trial}' if trial else ''}: {answer}")
 
 
 @click.command()
 @RUN
 @click.argument("trial", required=False)
-def stop(run: Path, trial: str | None) -> None:
+@JSON
+def stop(run: Path, trial: str | None, as_json: bool) -> None:
     """Stop TRIAL, or the whole sweep.
 
     A trial stops at its next report. Without TRIAL, running trials stop at their next rung and the sweep ends.
@@ -33,15 +40,16 @@ def stop(run: Path, trial: str | None) -> None:
     if job is not None and trial is None:
         stop_the_job(job)
     else:
-        _send(run, "stop", trial)
+        _send(run, as_json, "stop", trial)
 
 
 @click.command()
 @RUN
 @_TRIAL
-def pin(run: Path, trial: str) -> None:
+@JSON
+def pin(run: Path, trial: str, as_json: bool) -> None:
     """Exempt TRIAL from early stopping."""
-    _send(run, "pin", trial)
+    _send(run, as_json, "pin", trial)
 
 
 @click.command()
@@ -50,37 +58,41 @@ def pin(run: Path, trial: str) -> None:
 @click.option(
     "--set", "params", multiple=True, required=True, metavar="KEY=VALUE", help="Swept parameter to change."
 )
-def clone(run: Path, trial: str, params: tuple[str, ...]) -> None:
+@JSON
+def clone(run: Path, trial: str, params: tuple[str, ...], as_json: bool) -> None:
     """Queue TRIAL again with changed parameters.
 
     Example: sweepft clone RUN t003 --set learning_rate=2e-5
     """
-    _send(run, "clone", trial, {"params": _parse_params(params)})
+    _send(run, as_json, "clone", trial, {"params": _parse_params(params)})
 
 
 @click.command()
 @RUN
 @click.option("--trials", type=click.IntRange(min=1), required=True, help="Total number of trials.")
-def extend(run: Path, trials: int) -> None:
+@JSON
+def extend(run: Path, trials: int, as_json: bool) -> None:
     """Raise the number of trials of a running sweep."""
-    _send(run, "extend", None, {"trials": trials})
+    _send(run, as_json, "extend", None, {"trials": trials})
 
 
 @click.command()
 @RUN
-def pause(run: Path) -> None:
+@JSON
+def pause(run: Path, as_json: bool) -> None:
     """Pause a running sweep and free its GPUs.
 
     Trials leave at their next report; sweepft continue resumes them there.
     """
-    _send(run, "pause")
+    _send(run, as_json, "pause")
 
 
 @click.command("continue")
 @RUN
-def go_on(run: Path) -> None:
+@JSON
+def go_on(run: Path, as_json: bool) -> None:
     """Continue a paused sweep."""
-    _send(run, "continue")
+    _send(run, as_json, "continue")
 
 
 @click.command()

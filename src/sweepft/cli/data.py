@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from sweepft.cli.options import SET, SPEC, output_file, writing
+from sweepft.cli.options import JSON, SET, SPEC, output_file, writing
 from sweepft.extras import require_run
+from sweepft.files import write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,7 @@ _PAGE_ROWS: Final = 30
     callback=output_file,
     help="Write the same to this file as a page, with 30 rows.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def data(
     spec: Path,
     overrides: tuple[str, ...],
@@ -59,7 +60,7 @@ def data(
     found = view_in_child(loaded, rows=rows, first=_PAGE_ROWS if page else 1, every=every)
     if page is not None:
         with writing(page):
-            page.write_text(_render(loaded.name, found), encoding="utf-8")
+            write_output(page, _render(loaded.name, found))
         click.echo(page)
     elif as_json:
         click.echo(json.dumps(found, indent=2))

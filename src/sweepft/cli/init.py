@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepft.cli.options import output_file, writing
+from sweepft.cli.options import JSON, output_file, writing
 from sweepft.errors import Problem, SpecError, SweepftError
 from sweepft.extras import require_run
+from sweepft.files import write_output
 
 if TYPE_CHECKING:
     from sweepft.init.draft import Draft
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option("--no-files", is_flag=True, help="Do not read the model and data; do not plan.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def init(
     model: str | None,
     sources: tuple[str, ...],
@@ -92,7 +93,7 @@ def init(
         method = click.prompt("Train", type=click.Choice(["lora", "full"]), default="lora")
     draft = draft_spec(Request(model, sources, gpus, method, out.parent), setting)
     with writing(out):
-        out.write_text(draft.text, encoding="utf-8")
+        write_output(out, draft.text)
     if not as_json:
         _say(out, draft, setting.tool if setting else None)
     found = _check(out, no_files, as_json)

@@ -7,8 +7,9 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -17,10 +18,11 @@ from sweepft.cli.commands import SWEEP_COMMANDS
 from sweepft.cli.data import data
 from sweepft.cli.init import init
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
-from sweepft.cli.options import ADDRESS, NO_FILES, OUT, RUN, SET, SPEC, make_derived
+from sweepft.cli.options import ADDRESS, JSON, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.presets import presets
 from sweepft.cli.replay import replay
+from sweepft.cli.results import error_result, result_alone, run_result, schemas
 from sweepft.errors import (
     ClusterError,
     CommandError,
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
 @click.command()
 @RUN
 @click.argument("uri", required=False)
-def mirror(run: Path, uri: str | None) -> None:
+@JSON
+def mirror(run: Path, uri: str | None, as_json: bool) -> None:
     """Create or update the mirror of a run.
 
     URI is an address of s3://, gs:// or file://. Default: the one in the run's YAML file.
@@ -57,21 +60,28 @@ def mirror(run: Path, uri: str | None) -> None:
             f"{run}: has no mirror\n  give an address, e.g. sweepft mirror {run} s3://bucket/folder",
             key="mirror.none",
         )
-    click.echo(f"{uri}: up to date, {copy_once(run.resolve(), uri) / 1e6:.1f} MB")
+    size = copy_once(run.resolve(), uri) / 1e6
+    if as_json:
+        click.echo(json.dumps({"uri": uri, "megabytes": size}, indent=2))
+    else:
+        click.echo(f"{uri}: up to date, {size:.1f} MB")
 
 
 @click.command()
 @click.argument("uri")
 @click.argument("run", type=click.Path(path_type=Path))
-def fetch(uri: str, run: Path) -> None:
+@JSON
+def fetch(uri: str, run: Path, as_json: bool) -> None:
     """Download a run folder from its mirror at URI."""
     from sweepft.driver.progress import describe_run, status_of
     from sweepft.mirror.fetch import fetch as bring
 
     size = bring(uri, run).size
-    click.echo(f"{run}: {size / 1e6:.1f} MB from {uri}")
-    make_derived(run, without_weights=True)
-    click.echo(describe_run(status_of(run)))
+    with result_alone(as_json) as stream:
+        click.echo(f"{run}: {size / 1e6:.1f} MB from {uri}")
+        make_derived(run, without_weights=True)
+        found = status_of(run)
+        click.echo(json.dumps(found, indent=2) if as_json else describe_run(found), file=stream)
 
 
 _SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
@@ -113,7 +123,10 @@ def cli() -> None:
     is_flag=True,
     help="Try SPEC on a CPU in a minute or two, with a tiny model and generated data.",
 )
-def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool) -> None:
+@JSON
+def run(
+    spec: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, tiny: bool, as_json: bool
+) -> None:
     """Run the sweep of SPEC and write its report."""
     from sweepft.spec import load
 
@@ -129,8 +142,8 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
     _check_rows(loaded)
     from sweepft.driver.start import start_sweep  # loads Ray, which takes a second: after validation
 
-    with _resumable(out):
-        _close(start_sweep(loaded, out, address=address))
+    with result_alone(as_json) as stream, _resumable(out):
+        _close(start_sweep(loaded, out, address=address), stream)
 
 
 @cli.command()
@@ -139,8 +152,14 @@ def run(spec: Path, overrides: tuple[str, ...], out: Path | None, address: str |
 @SET
 @OUT
 @ADDRESS
+@JSON
 def train(
-    spec: Path, trial: str | None, overrides: tuple[str, ...], out: Path | None, address: str | None
+    spec: Path,
+    trial: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    address: str | None,
+    as_json: bool,
 ) -> None:
     """Train a single configuration.
 
@@ -150,8 +169,8 @@ def train(
     from sweepft.driver.start import spec_of, train_alone
 
     out = out or _new_folder("train")
-    with spec_of(spec, trial) as one, _resumable(out):
-        _close(train_alone(one, overrides, out, address=address))
+    with result_alone(as_json) as stream, spec_of(spec, trial) as one, _resumable(out):
+        _close(train_alone(one, overrides, out, address=address), stream)
 
 
 def _trial_ids(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -178,12 +197,14 @@ def _trial_ids(_context: click.Context, _option: click.Parameter, text: str | No
     is_flag=True,
     help="Do not wait for a driver on another host that is known to be dead.",
 )
+@JSON
 def resume(
     run: Path,
     overrides: tuple[str, ...],
     address: str | None,
     retry_failed: tuple[str, ...] | None,
     take_over: bool,
+    as_json: bool,
 ) -> None:
     """Resume a run, or extend it.
 
@@ -199,13 +220,16 @@ def resume(
     require_run("sweepft resume")
     from sweepft.driver.start import resume_sweep
 
-    with _resumable(run):
-        _close(resume_sweep(run, overrides, address=address, retry_failed=retry_failed, take_over=take_over))
+    with result_alone(as_json) as stream, _resumable(run):
+        finished = resume_sweep(
+            run, overrides, address=address, retry_failed=retry_failed, take_over=take_over
+        )
+        _close(finished, stream)
 
 
 @cli.command()
 @RUN
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def status(run: Path, as_json: bool) -> None:
     """Show the status of a run."""
     from sweepft.driver.progress import describe_run, status_of
@@ -222,7 +246,8 @@ def status(run: Path, as_json: bool) -> None:
 @SPEC
 @SET
 @NO_FILES
-def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
+@JSON
+def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bool) -> None:
     """Check SPEC and the files it names.
 
     All rows are read. A sample is tokenised if the model is on this machine.
@@ -232,9 +257,12 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool) -> None:
     if not no_files:
         require_run("sweepft validate")
     loaded = load(spec, overrides, check_files=not no_files)
-    if not no_files:
-        for line in _rows_found(loaded):
-            click.echo(line)
+    found = None if no_files else _rows_found(loaded)
+    if as_json:
+        click.echo(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
+        return
+    for line in () if found is None else _rows_lines(found):
+        click.echo(line)
     click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
@@ -250,18 +278,19 @@ for command in (data, init, plan, presets, replay, logs, mirror, fetch, *SWEEP_C
     show_default=True,
     help="Folder of the demo's model, data and runs.",
 )
-def demo(out: Path) -> None:
+@JSON
+def demo(out: Path, as_json: bool) -> None:
     """Run a sweep of 12 trials with a tiny model on generated data."""
     require_run("sweepft demo")
     from sweepft.demo import make_demo
     from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
-    click.echo(f"creating the demo's data and model in {out / 'material'}")
+    click.echo(f"creating the demo's data and model in {out / 'material'}", err=as_json)
     spec = make_demo(out / "material")
     run = out / f"run-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
-    with _resumable(run):
-        _close(start_sweep(load(spec), run))
+    with result_alone(as_json) as stream, _resumable(run):
+        _close(start_sweep(load(spec), run), stream)
 
 
 @cli.command()
@@ -284,15 +313,19 @@ def demo(out: Path) -> None:
     type=click.FloatRange(min=0),
     help="Price per GPU-hour (on CPUs per slot-hour), instead of resources.price_per_gpu_hour.",
 )
-def report(runs: tuple[Path, ...], out: Path, price: float | None) -> None:
+@JSON
+def report(runs: tuple[Path, ...], out: Path, price: float | None, as_json: bool) -> None:
     """Write the report of a run, or compare several."""
     if len(runs) == 1:
-        make_derived(runs[0], price)
-        return
-    from sweepft.report import write_comparison
+        written = make_derived(runs[0], price, quiet=as_json)
+    else:
+        from sweepft.report import write_comparison
 
-    for path in write_comparison(runs, out, price=price).values():
-        click.echo(path)
+        written = list(write_comparison(runs, out, price=price).values())
+        for path in () if as_json else written:
+            click.echo(path)
+    if as_json:
+        click.echo(json.dumps({"files": [str(path) for path in written]}, indent=2))
 
 
 @cli.command()
@@ -314,22 +347,32 @@ def dashboard(run: Path, port: int) -> None:
 @cli.command()
 @RUN
 @SET
-def track(run: Path, overrides: tuple[str, ...]) -> None:
+@JSON
+def track(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Upload metrics missing from the configured trackers."""
     from sweepft.trackers.feed import track_run
 
     found = track_run(run, overrides)
-    for name, failure in found.items():
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    for name, failure in () if as_json else found.items():
         click.echo(f"{name}: {failure or 'up to date'}")
     sys.exit(any(found.values()))
 
 
 @cli.command()
-def schema() -> None:
-    """Print the JSON schema of the YAML file, for editors."""
+@click.argument("name", required=False, default="sweep")
+def schema(name: str) -> None:
+    """Print the JSON schema of the YAML file, or of a command's --json.
+
+    NAME is a command, such as run, validate, data or plan; without it, the schema is that of the YAML file.
+    """
     from sweepft.spec import json_schema
 
-    click.echo(json.dumps(json_schema(), indent=2))
+    known = {"sweep": json_schema, **schemas()}
+    if name not in known:
+        raise click.UsageError(f"there is no schema {name!r}: name one of {', '.join(known)}")
+    click.echo(json.dumps(known[name](), indent=2))
 
 
 def main() -> None:
@@ -369,6 +412,8 @@ def _run() -> int | str | None:
     except OutputError:
         raise
     except SweepftError as error:
+        if "--json" in sys.argv[1:]:
+            click.echo(json.dumps(error_result(error), indent=2))
         click.echo(_message(error), err=True)
         return error.exit_code
     except click.exceptions.Abort as error:
@@ -405,20 +450,28 @@ def _check_rows(spec: SweepSpec) -> DataCheck:
     return check(spec)
 
 
-def _rows_found(spec: SweepSpec) -> Iterator[str]:
-    """Check the rows, tokenise a sample if the model is at hand, and say what was found. Raises DataError."""
+def _rows_found(spec: SweepSpec) -> dict[str, Any]:
+    """Check the rows, tokenise a sample if the model is at hand, and return what was found. Raises DataError."""
     from sweepft.data import survey_in_child
 
     found = _check_rows(spec)
     local = Path(spec.model.path).is_dir() and not all(source.skipped for source in found.sources)
-    warnings = survey_in_child(spec).warnings if local else found.warnings
-    for source in found.sources:
+    return {
+        "sources": [asdict(source) for source in found.sources],
+        "notes": list(found.notes),
+        "warnings": list(survey_in_child(spec).warnings if local else found.warnings),
+        "tokenised": local,
+    }
+
+
+def _rows_lines(found: dict[str, Any]) -> Iterator[str]:
+    for source in found["sources"]:
         elsewhere = "not on this machine; read when the sweep starts"
-        use = elsewhere if source.skipped else f"{source.used:,} of {source.rows:,} rows used"
-        yield f"  {source.kind} {source.name}: {use}"
-    yield from (f"  {note}" for note in found.notes)
-    yield from (f"  warning: {warning}" for warning in warnings)
-    if not local:
+        use = elsewhere if source["skipped"] else f"{source['used']:,} of {source['rows']:,} rows used"
+        yield f"  {source['kind']} {source['name']}: {use}"
+    yield from (f"  {note}" for note in found["notes"])
+    yield from (f"  warning: {warning}" for warning in found["warnings"])
+    if not found["tokenised"]:
         yield "  no row was tokenised: the model is not on this machine"
 
 
@@ -441,8 +494,11 @@ def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
-def _close(finished: SweepResult) -> None:
-    """Print the result and exit with its code."""
+def _close(finished: SweepResult, stream: TextIO | None) -> None:
+    """Print the result, as JSON to `stream` if there is one, and exit with its code."""
+    if stream is not None:
+        click.echo(json.dumps(run_result(finished), indent=2, allow_nan=False), file=stream)
+        sys.exit(finished.exit_code)
     from rich.console import Console
 
     from sweepft.report import terminal_table

@@ -23,6 +23,8 @@ SET = click.option(
 SPEC = click.argument("spec", type=click.Path(dir_okay=False, path_type=Path))
 RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
 NO_FILES = click.option(
     "--no-files",
     is_flag=True,
@@ -43,8 +45,8 @@ ADDRESS = click.option(
 
 def output_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
     """A file that can be written, found out before the work rather than after it; its folder is made."""
-    if path is None:
-        return None
+    if path is None or path == Path("-"):  # standard output, where the option allows it
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -70,8 +72,14 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def make_derived(run: Path, price: float | None = None, without_weights: bool = False) -> None:
-    """Write the report of a run, and ``best/`` if its winner's weights are there or are not needed."""
+def make_derived(
+    run: Path, price: float | None = None, without_weights: bool = False, *, quiet: bool = False
+) -> list[Path]:
+    """Write the report of a run, and ``best/`` if its winner's weights are there or are not needed.
+
+    Returns:
+        The files, which are printed unless `quiet`.
+    """
     from sweepft.export import write_best
     from sweepft.ledger import SweepState, winner
     from sweepft.report import write_report
@@ -82,5 +90,6 @@ def make_derived(run: Path, price: float | None = None, without_weights: bool = 
     if best is not None and (without_weights or inside(run, "weights", best.trial_id).is_dir()):
         folder = write_best(run, view)
         written += [folder] if folder is not None else []
-    for path in written:
+    for path in () if quiet else written:
         click.echo(path)
+    return written

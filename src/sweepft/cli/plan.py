@@ -75,9 +75,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, allow_dash=True),
     callback=output_file,
-    help="Write the plan to this file as JSON.",
+    help="Write the plan to this file as JSON; - prints it.",
 )
 def plan(
     spec: Path,
@@ -121,6 +121,9 @@ def plan(
         measure=measure,
     )
     found = make_plan(loaded, flags)
+    if json_file == Path("-"):
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
     show_plan(found, Console(markup=False, emoji=False))
     if json_file is not None:
         with writing(json_file):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sweepft.cli.options import SET
+from sweepft.cli.options import JSON, SET
 
 if TYPE_CHECKING:
     from sweepft.spec import Preset
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="Show which presets SPEC can start with, and the rule of thumb for its learning rate.",
 )
 @SET
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@JSON
 def presets(spec: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
     """List the presets for search.start_with."""
     from sweepft.spec import PRESETS, format_value
