@@ -111,3 +111,59 @@ def test_slurm_script__exclusive_nodes_and_own_ray() -> None:
     assert [c.split()[1] for c in commands] == ["resume", "run"]
     for command in commands:
         check_command(shlex.split(command))
+
+
+TASKS = {
+    "skypilot.yaml": {
+        "name": str, "resources": dict, "workdir": str, "envs": dict, "secrets": dict, "setup": str, "run": str,
+    },
+    "dstack.yml": {
+        "type": str, "name": str, "image": str, "env": list, "files": list, "commands": list, "resources": dict,
+        "spot_policy": str, "retry": dict,
+    },
+}  # fmt: skip
+"""Fields that are used, with their types: of a SkyPilot task, and of a dstack task."""
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_task_files__have_known_fields_and_go_on_from_the_mirror(name: str, tmp_path: Path) -> None:
+    task = yaml.safe_load((DEPLOY / name).read_text())
+    fields(task, TASKS[name])
+    text = task["run"] if "run" in task else "\n".join(task["commands"])
+    subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    commands = re.findall(r"(?:exec |\$\()(sweepft [^)\n]*)", text)
+    assert [c.split()[1] for c in commands] == ["fetch", "run", "resume"]
+    for command in commands:
+        check_command(shlex.split(command))
+    # what the script does by what the mirror answers
+    tool = tmp_path / "sweepft"
+    tool.write_text(
+        '#!/bin/sh\n[ "$1" = fetch ] || { echo "$1" >> did; exit 0; }\n[ -z "$ANSWER" ] && exit 0\n'
+        'printf \'{"error": {"key": "%s"}}\' "$ANSWER"\nexit 2\n'
+    )
+    tool.chmod(0o755)
+    script = re.sub(r"export PATH=\S+|(?m:^(?:apt-get|python3|/opt).*)", "", text)
+    for answer, did in (("", "resume"), ("mirror.no_run", "run"), ("mirror.unreachable", None)):
+        (tmp_path / "did").unlink(missing_ok=True)
+        env = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "MIRROR": "s3://b/f",
+            "ANSWER": answer,
+            "HOME": str(tmp_path),
+        }
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, check=False)
+        assert (done.returncode == 0) == (did is not None)
+        assert ((tmp_path / "did").read_text().split() if did else []) == ([did] if did else [])
+
+
+def test_dockerfile__installs_the_wheel_with_known_extras_and_runs_as_a_user() -> None:
+    import tomllib
+
+    text = (DEPLOY / "Dockerfile").read_text()
+    steps = re.findall(r"(?m)^([A-Z]+) ", text)
+    assert {"FROM", "RUN", "ENV", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD"} == set(steps)
+    known = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in (DEPLOY / "Dockerfile", *(DEPLOY / name for name in TASKS)):
+        for extras in re.findall(r"(?:wheel|sweepft)\[([a-z0-9,]+)\]", name.read_text()):
+            assert set(extras.split(",")) <= known.keys()
+    assert steps.index("USER") < steps.index("ENTRYPOINT")
