@@ -21,6 +21,7 @@ from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
 from sweepft.cli.options import ADDRESS, JSON, NO_FILES, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.presets import presets
+from sweepft.cli.push import push
 from sweepft.cli.replay import replay
 from sweepft.cli.results import error_result, result_alone, run_result, schemas
 from sweepft.errors import (
@@ -87,7 +88,7 @@ def fetch(uri: str, run: Path, as_json: bool) -> None:
 _SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
 _ACTING: Final = _SWEEPS | {
     *("stop", "pin", "clone", "extend", "pause", "continue"),
-    *("mirror", "fetch", "track", "dashboard"),
+    *("mirror", "fetch", "track", "dashboard", "push"),
 }
 """Commands that do more than print: they do it also if their output cannot be written."""
 
@@ -266,7 +267,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
     click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
-for command in (data, init, plan, presets, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
+for command in (data, init, plan, presets, push, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 

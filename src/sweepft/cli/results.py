@@ -228,6 +228,7 @@ _SCHEMAS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
             "additionalProperties": False,
         },
     ),
+    "push": ("the repository", _object(url=_TEXT)),
     "report": ("the files written", _object(files=_TEXTS)),
     "mirror": ("the mirror after the command", _object(uri=_TEXT, megabytes={"type": "number"})),
     "track": ("each tracker, and why it failed", {"type": "object", "additionalProperties": _TEXT_OR_NULL}),

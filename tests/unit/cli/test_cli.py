@@ -16,7 +16,7 @@ from sweepft.cli.reference import commands
 
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "ray", "optuna", "pandas", "plotly"}
 COMMANDS = {
-    "clone", "continue", "dashboard", "data", "demo", "extend", "fetch", "init", "logs", "mirror", "pause", "pin", "plan", "presets",
+    "clone", "continue", "dashboard", "data", "demo", "extend", "fetch", "init", "logs", "mirror", "pause", "pin", "plan", "presets", "push",
     "replay", "report", "resume", "run", "schema", "status", "stop", "track", "train", "validate", "watch",
 }  # fmt: skip
 
