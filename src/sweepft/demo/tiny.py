@@ -151,6 +151,8 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     search.pop("limit", None)
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
     search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
+    if search.get("baseline") is not None:
+        search["baseline"] = _shrunk(search["baseline"], sizes)
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
     if spec.evaluate is not None:
         tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))

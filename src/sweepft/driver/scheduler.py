@@ -10,8 +10,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.driver.control import SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
-from sweepft.early_stopping.from_ledger import final_loss_problem
-from sweepft.ledger import EventLog, Row, TrialState
+from sweepft.early_stopping.from_ledger import BASELINE, final_loss_problem
+from sweepft.ledger import EventLog, Row, TrialState, is_baseline
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import Outcome
@@ -47,8 +47,11 @@ class SweepScheduler(EarlyDynamicsScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial joins."""
-        if job_of(trial.config).is_search_trial:
+        job = job_of(trial.config)
+        if isinstance(job, TrialJob) and job.is_search_trial:
             super().on_trial_add(tune_controller, trial)
+            if is_baseline(job.number, job.origin):
+                self.early_stopper.pin(job.name, BASELINE)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Judge, then end what is to end."""

@@ -18,6 +18,8 @@ from sweepft.early_stopping.decisions import BY_USER, DIVERGENCE_CHECK, StopDeci
 from sweepft.early_stopping.early_stopper import EarlyStopper
 from sweepft.ledger import Row, StepsReport, SweepState, TrialState
 
+BASELINE: Final = "the spec, as the baseline"
+"""Who pins the baseline."""
 MAX_DECIDED_AGAIN: Final = 2000
 """Decisions that `restore_stopper` makes again, at most: about ten seconds."""
 
@@ -57,6 +59,8 @@ def _feed(
     events = [
         event for trial in state.search_trials for event in _events(trial, early_stopper, report, adopt)
     ]
+    if state.baseline is not None:
+        early_stopper.pin(state.baseline.trial_id, BASELINE)
     events += [(p["seq"], partial(early_stopper.pin, p["trial_id"], p["who"])) for p in state.accepted("pin")]
     for _, happen in sorted(events, key=lambda event: event[0]):
         happen()

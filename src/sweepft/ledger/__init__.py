@@ -25,7 +25,7 @@ from sweepft.ledger.ranking import (
 )
 from sweepft.ledger.reader import LedgerTail, has_trials, iter_ledger, ledger_path, read_ledger
 from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
-from sweepft.ledger.state import SweepState
+from sweepft.ledger.state import SweepState, is_baseline
 from sweepft.ledger.trial_state import HISTORY_KEYS, RETRY, Attempt, StepsReport, TrialState
 from sweepft.ledger.writer import EventLog, Ledger
 
@@ -54,6 +54,7 @@ __all__ = [
     "current_writer",
     "finalists",
     "has_trials",
+    "is_baseline",
     "iter_ledger",
     "ledger_path",
     "metric_of",

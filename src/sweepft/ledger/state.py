@@ -129,6 +129,11 @@ class SweepState:
         return [t for t in self.trials.values() if t.replicate_of is None]
 
     @property
+    def baseline(self) -> TrialState | None:
+        """The trial that others are compared with: the first one, if its params were given (``start_with``)."""
+        return next((t for t in self.search_trials if is_baseline(t.number, t.origin)), None)
+
+    @property
     def decisions(self) -> list[Row]:
         """The decisions on all trials, in the order of the ledger."""
         return sorted((d for t in self.trials.values() for d in t.decisions), key=lambda d: int(d["seq"]))
@@ -251,6 +256,11 @@ class SweepState:
             seq=row["seq"],
             proposed=row.get("time", 0.0),
         )
+
+
+def is_baseline(number: int, origin: str) -> bool:
+    """Whether a trial of the search is the baseline: the first one, if its params were given."""
+    return number == 0 and origin == "start_with"
 
 
 def _trials_of(spec: dict[str, Any]) -> int | None:

@@ -136,9 +136,9 @@ def shorten(text: Any, limit: int) -> str:
 # --- cells of Markdown and CSV ------------------------------------------------------------------------
 
 
-def markdown(text: Any) -> str:
-    """Text that Markdown renders literally: on one line, special characters escaped."""
-    text = html.escape(shorten(one_line(str(text)), 300), quote=False)
+def markdown(text: Any, limit: int = 300) -> str:
+    """Text that Markdown renders literally: on one line, special characters escaped, no longer than ``limit``."""
+    text = html.escape(shorten(one_line(str(text)), limit), quote=False)
     return "".join("\\" + c if c in "\\`*_{}[]#|~" else c for c in text)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sweepft.ledger import Row, SweepState, ranking
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
+from sweepft.report.gain import forgetting_warnings, gain_summary
 from sweepft.report.findings import importances, recipe_findings
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
@@ -40,6 +41,9 @@ def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
     space = (sweep.spec.get("search") or {}).get("space") or {}
     finalists = finalists_summary(sweep)
     result = result_summary(sweep, trials, finalists)
+    cost = cost_summary(sweep, trials, price)
+    result["gain"] = gain_summary(sweep, trials, result, cost)
+    result["forgetting"] = forgetting_warnings(trials, result, finalists)
     summary = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "sweepft_version": sweep.header.get("sweepft_version"),
@@ -57,7 +61,7 @@ def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
         "counts": dict(Counter(t["status"] for t in trials)),
         "result": result,
         "finalists": finalists,
-        "cost": cost_summary(sweep, trials, price),
+        "cost": cost,
         "stops": stop_summary(sweep, trials),
         "signals": signals,
         "importances": importances(space, [t for t in trials if t["rank"] is not None]),

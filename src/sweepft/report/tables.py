@@ -82,7 +82,9 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     result, cost, md = summary["result"], summary["cost"], fmt.markdown
     lines = [f"# {md(summary['name'])}: sweep report", ""]
     lines += [f"**Simulated sweep:** {SIMULATED}", ""] if summary["simulated"] else []
-    lines += [md(result["headline"]), "", *_winner_lines(result)]
+    lines += [f"**{md(result['gain']['text'], 600)}**", "", md(result["headline"]), ""]
+    lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
+    lines += _winner_lines(result)
     lines += [
         f"- **Trials** {fmt.counts(summary['counts'])}",
         f"- **Cost** {duration(cost['used'])} of {fmt.time_unit(cost)} time; {fmt.savings(cost)}",
@@ -254,7 +256,9 @@ def terminal_table(
     cost = summary["cost"]
     parts: list[RenderableType] = [
         *([Text(f"simulated sweep: {SIMULATED}", style="yellow")] if summary["simulated"] else []),
-        Text(summary["result"]["headline"], style="bold"),
+        Text(one_line(summary["result"]["gain"]["text"]), style="bold"),
+        Text(one_line(summary["result"]["headline"])),
+        *(Text(f"warning: {one_line(lost['text'])}", style="yellow") for lost in summary["result"]["forgetting"]),
         _Ranking(summary, limit),
     ]
     if len(summary["trials"]) > limit:

@@ -258,7 +258,7 @@ class Proposer:
 
     def _next_start(self, state: StudyState) -> Mapping[str, Any] | None:
         entries: list[Mapping[str, Any]] = []
-        for entry in self.spec.search.start_with:
+        for entry in self.spec.search.first_trials.values():
             if not any(same(dict(entry), dict(other)) for other in entries):
                 entries.append(entry)
         for entry in entries[state.started :]:

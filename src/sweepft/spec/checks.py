@@ -133,9 +133,9 @@ def _check_values(partial: PartialSpec) -> None:
                     if dimension.kind == "choice" or problem.rule not in rules:  # once for both range ends
                         partial.add(("search", "space", key, *below), problem.rule, problem.remedy, value)
                     rules.add(problem.rule)
-    for i, start in enumerate(search.start_with):
+    for place, start in search.first_trials.items():
         for key, value in start.items():
-            path: KeyPath = ("search", "start_with", i, key)
+            path: KeyPath = (*place, key)
             if key not in search.space:
                 rule = "is not a key of search.space"
                 partial.add(path, rule, did_you_mean(key, search.space), value)
@@ -243,9 +243,9 @@ def _batch_sizes(train: Train, search: Search) -> Iterator[tuple[KeyPath, Any]]:
     dimension = search.space.get("batch_size")
     for i, value in enumerate(dimension.choices if dimension is not None else ()):
         yield ("search", "space", "batch_size", "choice", i), value
-    for i, start in enumerate(search.start_with):
+    for place, start in search.first_trials.items():
         if "batch_size" in start:
-            yield ("search", "start_with", i, "batch_size"), start["batch_size"]
+            yield (*place, "batch_size"), start["batch_size"]
 
 
 def _check_grid(partial: PartialSpec) -> None:

@@ -1,4 +1,4 @@
-"""Presets: published configurations that ``search.start_with`` may refer to by name.
+"""Presets: published configurations that ``search.start_with`` and ``search.baseline`` may refer to by name.
 
 A preset is a set of values of ``train`` and of the sample order. Loading a spec replaces the name by those of its
 values that are swept, so the run folder holds plain values, and refuses a preset that the sweep cannot reproduce.
@@ -61,43 +61,49 @@ def _read_presets() -> dict[str, Preset]:
 PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(_read_presets())
 
 
-def expand_presets(document: Document) -> tuple[dict[int, str], list[Problem]]:
-    """Replace the presets in ``search.start_with`` by their values, without fields that are not swept.
+def expand_presets(document: Document) -> tuple[dict[KeyPath, str], list[Problem]]:
+    """Replace the presets in ``search.start_with`` and ``search.baseline`` by those of their values that are swept.
 
     Returns:
-        The names of the presets by index in ``start_with``, and a problem for each unknown name.
+        The names of the presets by their place, and a problem for each unknown name.
     """
     search = document.data.get("search")
-    entries = search.get("start_with") if isinstance(search, dict) else None
-    if not isinstance(search, dict) or not isinstance(entries, list | tuple):
+    if not isinstance(search, dict):
         return {}, []
     space = search.get("space")
     swept = space if isinstance(space, dict) else {}
-    names: dict[int, str] = {}
+    names: dict[KeyPath, str] = {}
     problems = []
-    expanded: list[Any] = list(entries)
-    for i, entry in enumerate(entries):
+
+    def expanded(entry: Any, path: KeyPath) -> Any:
         if not isinstance(entry, str):
-            continue
+            return entry
         preset = PRESETS.get(entry)
         if preset is None:
-            path: KeyPath = ("search", "start_with", i)
             remedy = f"{did_you_mean(entry, PRESETS)}; or write a mapping of keys to values"
-            where = document.where(path)
-            problems.append(Problem(where, f"search.start_with.{i}", "is not a known preset", remedy, entry))
-            expanded[i] = {}
-        else:
-            names[i] = entry
-            expanded[i] = {key: value for key, value in preset.params.items() if key in swept}
-    document.data = {**document.data, "search": {**search, "start_with": expanded}}
+            key = ".".join(map(str, path))
+            problems.append(Problem(document.where(path), key, "is not a known preset", remedy, entry))
+            return {}
+        names[path] = entry
+        return {key: value for key, value in preset.params.items() if key in swept}
+
+    changed = {}
+    if "baseline" in search:
+        changed["baseline"] = expanded(search["baseline"], ("search", "baseline"))
+    entries = search.get("start_with")
+    if isinstance(entries, list | tuple):
+        changed["start_with"] = [
+            expanded(entry, ("search", "start_with", i)) for i, entry in enumerate(entries)
+        ]
+    document.data = {**document.data, "search": {**search, **changed}}
     return names, problems
 
 
-def check_presets(partial: PartialSpec, names: Mapping[int, str]) -> None:
+def check_presets(partial: PartialSpec, names: Mapping[KeyPath, str]) -> None:
     """Refuse presets that lie outside the search space or would train too few steps."""
-    for i, name in names.items():
+    for path, name in names.items():
         if (problem := preset_problem(partial, PRESETS[name])) is not None:
-            partial.add(("search", "start_with", i), *problem)
+            partial.add(path, *problem)
 
 
 def preset_problem(partial: PartialSpec, preset: Preset) -> tuple[str, str] | None:

@@ -31,6 +31,7 @@ def json_schema() -> dict[str, Any]:
     weights = {"pattern": r"^data\.mixture\.[^.]+$"}
     search["space"]["propertyNames"] = {"anyOf": [{"enum": list(SWEEPABLE)}, weights]}
     search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(PRESETS)}]}
+    search["baseline"]["anyOf"].insert(1, {"enum": list(PRESETS)})
     return schema
 
 

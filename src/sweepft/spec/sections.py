@@ -289,9 +289,19 @@ class Search(Section):
     start_with: Annotated[tuple[Mapping[str, Any], ...], Field(strict=False)] = ()
     """Params to try first, as mappings or as names of presets (`sweepft presets` lists them). Keys that are left out
     are sampled."""
+    baseline: Mapping[str, Any] | None = None
+    """The setting to beat, as params or as the name of a preset: your present one, or a published one. It is trained
+    first and to its end, and the report says how far the winner is ahead of it. Without it, the first entry of
+    `start_with` is the baseline."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
     (`data.strategy`)."""
+
+    @property
+    def first_trials(self) -> dict[tuple[str | int, ...], Mapping[str, Any]]:
+        """Params that are tried first, in order, by their place in the spec: the baseline, then ``start_with``."""
+        named = {} if self.baseline is None else {("search", "baseline"): self.baseline}
+        return named | {("search", "start_with", i): entry for i, entry in enumerate(self.start_with)}
 
     def candidates(self, key: str, fixed: Any) -> list[tuple[tuple[str | int, ...], Any]]:
         """Key path and value of everything a field of `train` can be: its choices or range ends if swept, else

@@ -313,7 +313,7 @@ def _set(document: Document, parent: Any, path: KeyPath, value: Any, where: str)
 
 def _steps(data: Any, parts: Sequence[str], is_one_key: Callable[[str], bool]) -> Iterator[str]:
     """Split a dotted key into steps, but keep dotted keys of the search space together."""
-    in_search = list(parts[:2]) in (["search", "space"], ["search", "start_with"])
+    in_search = list(parts[:2]) in (["search", "space"], ["search", "start_with"], ["search", "baseline"])
     i = 0
     while i < len(parts):
         take = 1

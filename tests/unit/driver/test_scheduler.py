@@ -61,3 +61,24 @@ def test_sweep_scheduler__a_final_loss_that_is_not_finite_is_a_divergence(value:
     scheduler.on_trial_complete(None, trial, result)
     record = scheduler.early_stopper.cohort.trials["t0"]
     assert (record.status, record.final) == (("completed", 1.5) if value == 1.5 else ("diverged", None))
+
+
+@pytest.mark.parametrize(("origin", "pinned"), [("start_with", True), ("sampler", False)])
+def test_sweep_scheduler__baseline_is_trained_to_its_end_live_as_from_the_ledger(
+    origin: str, pinned: bool
+) -> None:
+    live = SweepScheduler(metric="eval_loss", mode="min", budget=100)
+    train = TrainConfig.from_dict(
+        {"batch_size": 8, "micro_batch": 4, "learning_rate": 1e-4, "budget": {"samples": 100}}, 100
+    )
+    ledger = LedgerBuilder()
+    for i in range(2):
+        job = TrialJob(f"t{i}", i, {}, train, origin=origin)
+        live.on_trial_add(None, SimpleNamespace(trial_id=f"ray{i}", config=to_tune_config(job)))
+        ledger.trial(f"t{i}", origin=origin)
+    restored = EarlyStopper(rule=None, rungs=(0.1,), budget=100, mode="min")
+    replay_state(restored, ledger.state())
+    for early_stopper in (live.early_stopper, restored):
+        assert early_stopper.state_dict()["pinned"] == (
+            {"t0": "the spec, as the baseline"} if pinned else {}
+        ), "of several entries of start_with the first alone"

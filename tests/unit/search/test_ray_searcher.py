@@ -277,10 +277,12 @@ class Trainable(tune.Trainable):  # type: ignore[misc]
 class PausesEverySecond(StopsEverySecond):
     """Pauses them instead; the even numbered trials hold the search open until the last of them has ended."""
 
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self.found.outcomes.pop(job_of(trial.config).name, None)  # as the driver does where a trial starts again
+
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         trial_job = job_of(trial.config)
-        if trial_job.resumed:
-            self.found.outcomes.pop(trial_job.trial_id, None)
         if trial_job.resumed or trial_job.number % 2 == 0 or result.get("rung") != 0.5:
             return str(TrialScheduler.CONTINUE)
         self.found.outcomes[trial_job.trial_id] = Outcome("paused", reason="odd")

@@ -188,3 +188,20 @@ def test_format_value__warmup_in_steps() -> None:
         "cosine",
         "True",
     ]
+
+
+def test_baseline__preset_or_params_is_tried_first_and_checked_like_start_with() -> None:
+    found = specs.spec(
+        train={"budget": {"samples": 320_000}, "micro_batch": 4},
+        search={"baseline": "tulu", "start_with": [{"batch_size": 3840}], "space": SPACE},
+    )
+    assert [dict(entry) for entry in found.search.first_trials.values()] == [
+        dict(PRESETS["tulu"].params),
+        {"batch_size": 3840},
+    ]
+    assert from_dict(found.to_dict()) == found
+    for wrong in ("nonesuch", {"batch_size": 64}, {"seed": 1}):
+        given = {**found.to_dict(), "search": {**found.to_dict()["search"], "baseline": wrong}}
+        with pytest.raises(SpecError) as caught:
+            from_dict(given)
+        assert all("search.baseline" in str(problem) for problem in caught.value.problems)

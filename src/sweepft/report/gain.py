@@ -1,0 +1,177 @@
+"""What the sweep was worth: how far the winner is ahead of the baseline, and what it lost elsewhere for that.
+
+The winner is the best of several trials, so a difference counts only where it exceeds the noise by more than the luckiest
+of them would (Bonferroni over the other completed trials). Seed noise is part of it only where both settings were
+trained with several seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from scipy import stats
+
+from sweepft.ledger import SweepState
+from sweepft.report import format as fmt
+from sweepft.report.trials import paired_stderr
+
+MUCH_NATS: Final = 0.1
+"""Loss on a validation set, in nats per target token, from which on the winner's disadvantage is warned of."""
+
+
+def gain_summary(
+    sweep: SweepState, trials: list[dict[str, Any]], result: dict[str, Any], cost: dict[str, Any]
+) -> dict[str, Any]:
+    """How far the winner is ahead of the baseline, and at what cost.
+
+    Args:
+        sweep: The sweep.
+        trials: Records of its trials.
+        result: Of `sweepft.report.winner.result_summary`.
+        cost: Of `sweepft.report.cost.cost_summary`.
+
+    Returns:
+        ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (baseline minus winner,
+        nats per target token), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of the winner
+        among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without), ``samples``
+        (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``, ``no_baseline``,
+        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+    """
+    first, winner = sweep.baseline, result["winner"]
+    record = next((t for t in trials if first is not None and t["trial_id"] == first.trial_id), None)
+    found: dict[str, Any] = {
+        "baseline": None
+        if record is None
+        else {key: record[key] for key in ("trial_id", "params", "objective", "status")},
+        "value": None, "stderr": None, "low": None, "high": None,
+        "compared": 0, "seeds": 0, "samples": None,
+    }  # fmt: skip
+    if record is None:
+        return found | {
+            "verdict": "no_baseline",
+            "text": "No baseline was named, so what the sweep gained is not known: set search.baseline to the "
+            "setting you use today, or to a preset.",
+        }
+    name = f"the baseline {record['trial_id']} ({fmt.assignments(record['params'])})"
+    if winner is None:
+        return found | {"verdict": "no_winner", "text": f"There is no winner to compare with {name}."}
+    if record["rank"] is None:
+        state = "has not ended yet" if record["status"] in ("running", "paused") else record["status"]
+        return found | {"verdict": "baseline_open", "text": f"The gain is not known: {name} {state}."}
+    spent = f"the sweep took {fmt.duration(cost['used'])} of {fmt.time_unit(cost)} time"
+    if winner["trial_id"] == record["trial_id"]:
+        others = sum(t["rank"] is not None for t in trials) - 1
+        return found | {
+            "verdict": "baseline_wins",
+            "compared": others,
+            "text": f"No trial beats {name}: none of the {others} others that completed is better; {spent}.",
+        }
+    found |= _difference(sweep, trials, winner, record)
+    verdict, text = _verdict(found, winner["trial_id"], name)
+    return found | {"verdict": verdict, "text": f"{text}; {spent}."}
+
+
+def _difference(
+    sweep: SweepState, trials: list[dict[str, Any]], winner: dict[str, Any], baseline: dict[str, Any]
+) -> dict[str, Any]:
+    compared = sum(t["rank"] is not None for t in trials) - 1
+    level = 0.025 / max(1, compared)
+    seeds = [
+        [t["objective"] for t in trials if t["replicate_of"] == name and t["objective"] is not None]
+        for name in (winner["trial_id"], baseline["trial_id"])
+    ]
+    if min(map(len, seeds)) > 1:
+        test = stats.ttest_ind(seeds[1], seeds[0], equal_var=False)
+        value, degrees = float(sum(seeds[1]) / len(seeds[1]) - sum(seeds[0]) / len(seeds[0])), float(test.df)
+        stderr: float | None = abs(value / float(test.statistic)) if test.statistic else None
+        # Replicates are new runs, which did not decide who won: no correction for the choice.
+        width = None if stderr is None else float(stats.t.ppf(0.975, degrees)) * stderr
+    else:
+        value = baseline["objective"] - winner["objective"]
+        pair = (sweep.trials[winner["trial_id"]], sweep.trials[baseline["trial_id"]])
+        stderr = paired_stderr(sweep, *pair)
+        if stderr is None and None not in (winner["stderr"], baseline["objective_stderr"]):
+            stderr = math.hypot(winner["stderr"], baseline["objective_stderr"])
+        width = None if stderr is None else float(stats.norm.isf(level)) * stderr
+    declared = (sweep.spec.get("data") or {}).get("validation") or []
+    unweighted = {d.get("name") for d in declared if isinstance(d, dict) and not d.get("weight", 1.0)}
+    sets = [s for name, s in winner["validation"].items() if name not in unweighted]
+    return {
+        "value": value,
+        "stderr": stderr,
+        "low": None if width is None else value - width,
+        "high": None if width is None else value + width,
+        "compared": compared,
+        "seeds": min(map(len, seeds)) if min(map(len, seeds)) > 1 else 0,
+        "samples": sum(s.get("samples") or 0 for s in sets) or None,
+    }
+
+
+def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
+    by = f"by {fmt.loss(found['value'], found['stderr'])} nats of validation loss"
+    if found["seeds"]:
+        over = f"over {found['seeds']} seeds each"
+    else:
+        samples = f"{found['samples']:,} validation samples" if found["samples"] else "the validation samples"
+        over = f"over {samples}, without seed noise"
+    if found["low"] is None:
+        return "unknown", f"{winner} is ahead of {name} {by}, and its noise is not known"
+    if found["low"] > 0:
+        return "better", f"{winner} beats {name} {by}, {over}"
+    chosen = "" if found["seeds"] else f" for the best of {found['compared'] + 1} trials"
+    return (
+        "not_better",
+        f"No better than the baseline, as far as can be told: {winner} is ahead of {name} {by}, {over}, "
+        f"which is within the noise{chosen}",
+    )
+
+
+def forgetting_warnings(
+    trials: list[dict[str, Any]], result: dict[str, Any], finalists: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Validation sets on which the winner is much worse than the base model or the runner-up.
+
+    Returns:
+        Rows ``set, loss`` (the winner's), ``base`` and ``runner_up`` (their losses, None where not measured),
+        ``least`` (``trial_id, loss, behind``: the completed trial with the lowest loss on the set, and how far its objective
+        is behind the winner's) and ``text``; only sets where one of both differs by more than `MUCH_NATS`.
+    """
+    winner, runner_up = result["winner"], result["runner_up"]
+    if winner is None:
+        return []
+    ranked = [t for t in trials if t["rank"] is not None]
+    rows = []
+    for name, own in winner["validation"].items():
+        losses = {t["trial_id"]: t["validation"][name]["loss"] for t in ranked if name in t["validation"]}
+        scored = ((finalists or {}).get("base") or {}).get(name) or {}
+        before = (scored.get("loss") or {}).get("value")
+        second = losses.get(runner_up["trial_id"]) if runner_up else None
+        parts = [
+            f"{who} has {fmt.number(other)}"
+            for who, other in (
+                ("the base model", before),
+                (f"the runner-up {runner_up['trial_id']}" if runner_up else "", second),
+            )
+            if other is not None and own["loss"] - other > MUCH_NATS
+        ]
+        if not parts:
+            continue
+        least = min(losses, key=lambda t: losses[t])
+        behind = next(t["objective"] for t in ranked if t["trial_id"] == least) - winner["objective"]
+        text = (
+            f"The winner may have forgotten: its loss on {name} is {fmt.number(own['loss'])} nats, "
+            f"{' and '.join(parts)}."
+        )
+        if least not in (winner["trial_id"], (runner_up or {}).get("trial_id")):
+            text += (
+                f" {least} has the lowest of the completed trials, {fmt.number(losses[least])}, and is "
+                f"{fmt.number(behind)} behind by the objective."
+            )
+        rows.append(
+            {
+                "set": name, "loss": own["loss"], "base": before, "runner_up": second,
+                "least": {"trial_id": least, "loss": losses[least], "behind": behind}, "text": text,
+            }
+        )  # fmt: skip
+    return rows
