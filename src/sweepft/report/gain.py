@@ -1,8 +1,8 @@
 """What the sweep was worth: how far the winner is ahead of the baseline, and what it lost elsewhere for that.
 
-The winner is the best of several trials, so a difference counts only where it exceeds the noise by more than the luckiest
-of them would (Bonferroni over the other completed trials). Seed noise is part of it only where both settings were
-trained with several seeds.
+The winner is the best of several trials, so a difference counts only where it exceeds the noise by more than the
+luckiest of them would (Bonferroni over the other completed trials). Seed noise is part of it only where both settings
+were trained with several seeds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 from scipy import stats
 
 from sweepft.ledger import SweepState
-from sweepft.report import format as fmt
+from sweepft.report.format import assignments, duration, loss, number, time_unit
 from sweepft.report.trials import paired_stderr
 
 MUCH_NATS: Final = 0.1
@@ -35,8 +35,8 @@ def gain_summary(
         ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (baseline minus winner,
         nats per target token), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of the winner
         among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without), ``samples``
-        (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``, ``no_baseline``,
-        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
+        ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
     """
     first, winner = sweep.baseline, result["winner"]
     record = next((t for t in trials if first is not None and t["trial_id"] == first.trial_id), None)
@@ -53,13 +53,13 @@ def gain_summary(
             "text": "No baseline was named, so what the sweep gained is not known: set search.baseline to the "
             "setting you use today, or to a preset.",
         }
-    name = f"the baseline {record['trial_id']} ({fmt.assignments(record['params'])})"
+    name = f"the baseline {record['trial_id']} ({assignments(record['params'])})"
     if winner is None:
         return found | {"verdict": "no_winner", "text": f"There is no winner to compare with {name}."}
     if record["rank"] is None:
         state = "has not ended yet" if record["status"] in ("running", "paused") else record["status"]
         return found | {"verdict": "baseline_open", "text": f"The gain is not known: {name} {state}."}
-    spent = f"the sweep took {fmt.duration(cost['used'])} of {fmt.time_unit(cost)} time"
+    spent = f"the sweep took {duration(cost['used'])} of {time_unit(cost)} time"
     if winner["trial_id"] == record["trial_id"]:
         others = sum(t["rank"] is not None for t in trials) - 1
         return found | {
@@ -109,7 +109,7 @@ def _difference(
 
 
 def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
-    by = f"by {fmt.loss(found['value'], found['stderr'])} nats of validation loss"
+    by = f"by {loss(found['value'], found['stderr'])} nats of validation loss"
     if found["seeds"]:
         over = f"over {found['seeds']} seeds each"
     else:
@@ -134,8 +134,8 @@ def forgetting_warnings(
 
     Returns:
         Rows ``set, loss`` (the winner's), ``base`` and ``runner_up`` (their losses, None where not measured),
-        ``least`` (``trial_id, loss, behind``: the completed trial with the lowest loss on the set, and how far its objective
-        is behind the winner's) and ``text``; only sets where one of both differs by more than `MUCH_NATS`.
+        ``least`` (``trial_id, loss, behind``: the completed trial with the lowest loss on the set, and how far its
+        objective is behind the winner's) and ``text``; only sets where one of both differs by more than `MUCH_NATS`.
     """
     winner, runner_up = result["winner"], result["runner_up"]
     if winner is None:
@@ -148,7 +148,7 @@ def forgetting_warnings(
         before = (scored.get("loss") or {}).get("value")
         second = losses.get(runner_up["trial_id"]) if runner_up else None
         parts = [
-            f"{who} has {fmt.number(other)}"
+            f"{who} has {number(other)}"
             for who, other in (
                 ("the base model", before),
                 (f"the runner-up {runner_up['trial_id']}" if runner_up else "", second),
@@ -160,13 +160,13 @@ def forgetting_warnings(
         least = min(losses, key=lambda t: losses[t])
         behind = next(t["objective"] for t in ranked if t["trial_id"] == least) - winner["objective"]
         text = (
-            f"The winner may have forgotten: its loss on {name} is {fmt.number(own['loss'])} nats, "
+            f"The winner may have forgotten: its loss on {name} is {number(own['loss'])} nats, "
             f"{' and '.join(parts)}."
         )
         if least not in (winner["trial_id"], (runner_up or {}).get("trial_id")):
             text += (
-                f" {least} has the lowest of the completed trials, {fmt.number(losses[least])}, and is "
-                f"{fmt.number(behind)} behind by the objective."
+                f" {least} has the lowest of the completed trials, {number(losses[least])}, and is "
+                f"{number(behind)} behind by the objective."
             )
         rows.append(
             {

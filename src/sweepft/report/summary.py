@@ -13,8 +13,8 @@ from typing import Any, Final
 from sweepft.ledger import Row, SweepState, ranking
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
-from sweepft.report.gain import forgetting_warnings, gain_summary
 from sweepft.report.findings import importances, recipe_findings
+from sweepft.report.gain import forgetting_warnings, gain_summary
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import rungs_of, swept_keys, trial_record

@@ -258,7 +258,10 @@ def terminal_table(
         *([Text(f"simulated sweep: {SIMULATED}", style="yellow")] if summary["simulated"] else []),
         Text(one_line(summary["result"]["gain"]["text"]), style="bold"),
         Text(one_line(summary["result"]["headline"])),
-        *(Text(f"warning: {one_line(lost['text'])}", style="yellow") for lost in summary["result"]["forgetting"]),
+        *(
+            Text(f"warning: {one_line(lost['text'])}", style="yellow")
+            for lost in summary["result"]["forgetting"]
+        ),
         _Ranking(summary, limit),
     ]
     if len(summary["trials"]) > limit:

@@ -279,7 +279,9 @@ class PausesEverySecond(StopsEverySecond):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)
-        self.found.outcomes.pop(job_of(trial.config).name, None)  # as the driver does where a trial starts again
+        self.found.outcomes.pop(
+            job_of(trial.config).name, None
+        )  # as the driver does where a trial starts again
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         trial_job = job_of(trial.config)
