@@ -1,7 +1,7 @@
 """Score a model in memory on a task. Runs on every rank of a slot.
 
-Where each rank holds all weights, the ranks share the items. Where the weights are sharded (ZeRO-3), every rank runs
-all items, because all ranks must take part in the gathers of each forward pass.
+Where each rank holds all weights, the ranks share the items. Where the weights are sharded (ZeRO-3, and they do not fit
+a rank as a whole), every rank runs all items, because all ranks must take part in the gathers of each forward pass.
 """
 
 from __future__ import annotations
@@ -213,8 +213,14 @@ def _result(name: str, loaded: Mapping[str, Any], results: Mapping[str, Any]) ->
         "items": sum(counts),
         "version": _text(results["versions"].get(name) or results["versions"].get(tasks[0])),
         "num_fewshot": results["n-shot"].get(tasks[0]),
-        "samples": [_sample(task, s) for task in tasks for s in results["samples"][task]],
+        "samples": [_sample(task, s) for task in tasks for s in _in_order(results["samples"][task])],
     }
+
+
+def _in_order(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By filter and document, whichever rank has run which."""
+    filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+    return sorted(samples, key=lambda sample: (filters.index(sample["filter"]), sample["doc_id"]))
 
 
 def _text(value: Any) -> str | None:

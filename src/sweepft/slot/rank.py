@@ -169,14 +169,14 @@ class Rank:
         """
         from sweepft.evaluation.harness import score
         from sweepft.evaluation.tasks import write_items
-        from sweepft.training.inference import plain_model
+        from sweepft.training.inference import gathered_weights, plain_model
 
-        with plain_model(self._runner.zero) as model:
+        with gathered_weights(self._runner.zero) as whole, plain_model(self._runner.zero) as model:
             scores = score(
                 model,
                 tokenizer,
                 task,
-                sharded=self._plan.zero_stage == 3,
+                sharded=not whole,
                 length_class=self._runner.zero.length_class,
             )
         if self._index == 0:
@@ -186,13 +186,13 @@ class Rank:
     def answer(self, chats: Sequence[Any], how: dict[str, Any]) -> list[str]:
         """The model's next turn in each chat (see ``sweepft.evaluation.generate.answer_chats``)."""
         from sweepft.evaluation.generate import answer_chats
-        from sweepft.training.inference import plain_model
+        from sweepft.training.inference import gathered_weights, plain_model
 
-        with plain_model(self._runner.zero) as model:
+        with gathered_weights(self._runner.zero) as whole, plain_model(self._runner.zero) as model:
             said = answer_chats(
                 model,
                 chats=chats,
-                sharded=self._plan.zero_stage == 3,
+                sharded=not whole,
                 length_class=self._runner.zero.length_class,
                 **how,
             )

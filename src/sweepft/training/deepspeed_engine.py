@@ -305,7 +305,13 @@ class ZeroEngine:
             ]
 
     def _deepspeed_config(self, train_config: TrainConfig) -> dict[str, Any]:
+        summed = {}
+        if (
+            self.config.precision == "bf16" and self.config.zero_stage >= 2
+        ):  # stage 1 would take another optimizer class
+            summed = {"data_types": {"grad_accum_dtype": "fp32"}}
         return {
+            **summed,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # backward() sets the boundary itself
             "gradient_clipping": train_config.gradient_clipping,

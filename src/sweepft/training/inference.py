@@ -1,13 +1,13 @@
 """Use the model inside a live engine as a plain one: load kept weights into it, and run a forward pass for scoring.
 
-Each rank copies its own share of the weights, so nothing is gathered and ZeRO-3 needs no more GPU memory than training.
-The next trial's start restores the base weights.
+Each rank copies its own share of the weights, so that loading needs no more GPU memory than training. For scoring,
+ZeRO-3 gathers the weights once where they fit. The next trial's start restores the base weights.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,64 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def gathered_weights(zero: ZeroEngine) -> Iterator[bool]:
+    """Keep all weights whole on every rank; yields whether they are. Called on every rank.
+
+    At ZeRO-3 each forward pass would gather them anew, for every token of an answer. Gathered once, a rank needs no
+    other one, and the ranks share the items. Where a GPU lacks the memory, nothing is changed.
+    """
+    if zero.config.zero_stage < 3:
+        yield True
+        return
+    parameters = list(zero.module.parameters())
+    if not _fit(parameters, zero.device):
+        yield False
+        return
+    import deepspeed
+
+    optimizer = zero.engine.optimizer
+    optimizer._partition_all_parameters()  # what a forward pass has left behind
+    with _hooks_off(optimizer.parameter_offload), deepspeed.zero.GatheredParameters(parameters):
+        yield True
+    zero.gather_persistent()
+
+
+def _fit(parameters: Sequence[Any], device: torch.device) -> bool:
+    """Whether whole weights fit on every rank, with as much again for the buffers of gathering and for generating."""
+    fits = torch.ones(1, device=device)
+    if device.type == "cuda":
+        size = sum(p.ds_numel * p.element_size() for p in parameters)
+        free, _ = torch.cuda.mem_get_info(device)
+        spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        fits.fill_(float(free + spare > 2.2 * size))
+    dist.all_reduce(fits, op=dist.ReduceOp.MIN)
+    return bool(fits.item())
+
+
+@contextlib.contextmanager
+def _hooks_off(offload: Any) -> Iterator[None]:
+    """Without the hooks by which ZeRO-3 gathers and releases weights around each module, then as they were."""
+    handles = [*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook]
+    found = [(handle.hooks_dict_ref(), handle.id) for handle in handles]
+    hooks = {id(registered): registered for registered, _ in found if registered is not None}
+    before = [(registered, dict(registered)) for registered in hooks.values()]
+    for registered, name in found:
+        if registered is not None:
+            registered.pop(name, None)
+    try:
+        yield
+    finally:
+        for registered, were in before:
+            registered.clear()
+            registered.update(were)
+
+
+@contextlib.contextmanager
 def plain_model(zero: ZeroEngine) -> Iterator[Any]:
     """The transformers model for forward passes by other code: no dropout, transformers' own attention.
 
-    At ZeRO-3 every rank must make the same calls. Random states, training mode and attention are restored on exit.
+    At ZeRO-3 every rank must make the same calls, unless in a block of `gathered_weights`. Random states, training mode
+    and attention are restored on exit.
     """
     packed = zero.layout.kind == "packed"
     module = zero.module if zero.lora is None else zero.module.get_base_model()

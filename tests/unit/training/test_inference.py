@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 
@@ -25,11 +26,62 @@ B = train_config(learning_rate=1e-2, seed=3)
 def scored(runner, tokenizer: Path, tasks):
     """Scores of the model as it stands in the engine."""
     from sweepft.evaluation.harness import score
-    from sweepft.training.inference import plain_model
+    from sweepft.training.inference import gathered_weights, plain_model
 
-    with plain_model(runner.zero) as model:
-        sharded = runner.config.zero_stage == 3
-        return {t.name: score(model, str(tokenizer), t, sharded=sharded) for t in tasks}
+    with gathered_weights(runner.zero) as whole, plain_model(runner.zero) as model:
+        assert whole
+        return {t.name: score(model, str(tokenizer), t, sharded=False) for t in tasks}
+
+
+def scored_both_ways(runner, tokenizer: Path, task, chats):
+    """Items and answers at ZeRO-3 with gathered weights, where ranks share them, and without; and their seconds."""
+    import time
+
+    from sweepft.evaluation.generate import answer_chats
+    from sweepft.evaluation.harness import score
+    from sweepft.training.inference import gathered_weights, plain_model
+
+    runner.start(A)
+    runner.run(16)
+    found, seconds = [], []
+    for gather in (True, False):
+        begin = time.perf_counter()
+        block = gathered_weights(runner.zero) if gather else contextlib.nullcontext(False)
+        with block as whole, plain_model(runner.zero) as model:
+            assert whole == gather
+            scores = score(model, str(tokenizer), task, sharded=not whole)
+            said = answer_chats(
+                model, str(tokenizer), chats, temperature=0.0, max_new_tokens=12, seed=0, batch_size=2, sharded=not whole
+            )  # fmt: skip
+        seconds.append(time.perf_counter() - begin)
+        found.append((scores, said))
+    print("seconds gathered, sharded:", seconds)
+    return found, runner.run(64)["history"]["loss"]
+
+
+def trained_only(runner):
+    runner.start(A)
+    return runner.run(16)["history"]["loss"] + runner.run(64)["history"]["loss"]
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
+def test_gathered_weights__same_items_and_answers_as_sharded(tiny_model_dir, tmp_path):
+    tasks = task_folder(tmp_path / "tasks")
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    task = EvalTask("tiny_words", (str(tasks),), batch_size=4)
+    plan = engine_config(tiny_model_dir, tmp_path, zero_stage=3)
+    chats = [[{"role": "user", "content": f"What is {i} and {i}?"}] for i in range(5)]
+    ((gathered, said), (sharded, said_before)), rest = on_ranks(
+        scored_both_ways, 2, plan, tmp_path / "tokenizer", task, chats
+    )
+    assert gathered["metrics"] == sharded["metrics"]
+    assert gathered["samples"] == sharded["samples"]
+    assert said == said_before
+    assert len(said) == 5
+    assert on_ranks(trained_only, 2, plan)[-len(rest) :] == rest, (
+        "training goes on as if nothing had been scored"
+    )
 
 
 def scored_after(runner, folder: Path, tasks, first, second):
