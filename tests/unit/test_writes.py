@@ -1,4 +1,7 @@
-"""Everything that sweepft writes goes through `sweepft.files`; what libraries write themselves is listed here."""
+"""Everything that sweepft writes goes through `sweepft.files`, and all JSON that it reads through one bounded reader.
+
+What libraries write themselves is listed here.
+"""
 
 from __future__ import annotations
 
@@ -60,3 +63,17 @@ def test_writes__the_test_finds_them() -> None:
     assert writes("with p.open('ab') as f: pass") == writes("open(p, mode='w')") == {"open"}
     assert writes("os.open(p, os.O_WRONLY)") == {"os.open"}
     assert writes("open(p)\np.open('rb')\nopen_to_read(p)") == set()
+
+
+READS_ITS_OWN = {"bounded_json.py", "search/study.py", "training/trainer.py", "data/encode.py"}
+
+
+def test_json__is_read_by_the_bounded_reader() -> None:
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("load", "loads")
+        if isinstance(node.value, ast.Name) and node.value.id == "json"
+    }
+    assert found <= READS_ITS_OWN

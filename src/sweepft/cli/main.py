@@ -6,6 +6,8 @@ import contextlib
 import datetime as dt
 import json
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -34,8 +36,11 @@ from sweepft.errors import (
     SweepftError,
 )
 from sweepft.extras import require_run
+from sweepft.files import atomic_write
 from sweepft.interrupts import Interrupted, ignore_signals, signals_raise
 from sweepft.output import end_on_failure, guard_output
+from sweepft.redact import redact
+from sweepft.visible import one_line
 
 if TYPE_CHECKING:
     from sweepft.data import DataCheck
@@ -422,6 +427,30 @@ def _run() -> int | str | None:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except (KeyboardInterrupt, Interrupted):
+        raise
+    except Exception as error:
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    """Report an error that no part of sweepft expects: a fault of its own, or a file that somebody has forged."""
+    text = redact("".join(traceback.format_exception(error)))
+    where = Path(tempfile.gettempdir())
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sweepft-error-"))
+        where = folder / "traceback.txt"
+        atomic_write(where, text)
+        remedy = f"the traceback is in {where}"
+    except OSError:
+        remedy = text
+    last = redact(f"{type(error).__name__}: {error}"[:300])
+    click.echo(
+        f"error: unexpected {one_line(last)}\n"
+        f"  this is a fault of sweepft, or a file that sweepft did not write; {remedy}",
+        err=True,
+    )
+    return 70
 
 
 def _interrupted(cause: BaseException | None) -> int:

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+from sweepft.bounded_json import read_json
 from sweepft.data.prepare import prepare, tokenise_tests
 from sweepft.data.survey import survey
 from sweepft.data.view import view_data
@@ -16,7 +17,7 @@ from sweepft.spec.sweep import SweepSpec
 
 def main() -> int:
     """Run the job. Data and storage errors are part of the answer; any other error ends the process."""
-    job = json.load(sys.stdin)
+    job = read_json(sys.stdin.read())
     answer: dict[str, Any]
     try:
         spec = SweepSpec.model_validate(job["spec"])

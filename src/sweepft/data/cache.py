@@ -29,6 +29,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
+from sweepft.bounded_json import read_json_file
 from sweepft.errors import DataError, Problem, StorageError
 
 CACHE_FORMAT: Final = 2
@@ -230,7 +231,7 @@ def _sweep_stale(parent: Path) -> None:
 def _read_meta(path: Path) -> dict[str, Any]:
     file = path / "meta.json"
     try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
+        meta = read_json_file(file)
     except (OSError, ValueError) as error:
         raise DataError([_broken(file, "a readable meta.json", str(error))]) from error
     for key, expected in (("format", CACHE_FORMAT), ("byteorder", sys.byteorder)):

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from sweepft.bounded_json import read_json
 from sweepft.data.formats import COLUMNS, is_row
 from sweepft.data.messages import RowFault
 from sweepft.errors import DataError, Problem
@@ -127,7 +128,7 @@ def _shown(error: Exception) -> str:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        read_json(text)
     except (ValueError, RecursionError):
         return False
     return True
@@ -174,7 +175,7 @@ def _one_object(file: Path, open_file: Open, first: bytes) -> dict[str, Any] | N
     with open_file() as stream:
         text = stream.read().decode("utf-8-sig", "replace")
     try:
-        found = json.loads(text)
+        found = read_json(text)
     except (ValueError, RecursionError) as error:
         if str(error).startswith("Extra data"):
             remedy = "write one row a line: jq -c . FILE > NEW.jsonl"

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json
 from sweepft.data.rows import REASONING, Turn
 
 FORMS: Final = (
@@ -148,7 +149,7 @@ def _listed(messages: Any) -> Any:
     """Messages as a list, from the forms in which tables hold them."""
     if isinstance(messages, str) and messages.lstrip().startswith("["):
         try:
-            return json.loads(messages)
+            return read_json(messages)
         except ValueError:
             try:  # as pandas writes lists to CSV
                 return ast.literal_eval(messages)
@@ -361,7 +362,7 @@ def _loaded(value: Any) -> Any:
     """JSON in a text as its value; everything else as it is."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
+            return read_json(value)
         except ValueError:
             return value
     return value

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.spec import Model
 
 _WHOLE: Final = 64 << 20
@@ -24,7 +25,7 @@ def model_digest(model: Model) -> str | None:
     folder = _folder(model)
     if folder is None or not (folder / "config.json").is_file():
         return None
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_json_file(folder / "config.json")
     for key in _NOT_THE_MODEL:
         config.pop(key, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())

@@ -9,7 +9,6 @@ read only to remove their examples from training.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import tempfile
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
 from sweepft.data.base_model import check_base_model
 from sweepft.data.cache import TokenRow, TokenSet, write_token_set
@@ -102,9 +102,7 @@ def _in_child(
             "options": options,
         }
         done = run_module("sweepft.data", job=job)
-        answer: Mapping[str, Any] = (
-            json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
-        )
+        answer: Mapping[str, Any] = read_json_file(outcome) if outcome.is_file() else {}
     if what in answer:
         return answer[what]
     if "problems" in answer:

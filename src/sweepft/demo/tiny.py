@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
@@ -105,7 +106,7 @@ def architecture_of(path: str) -> str:
     Granite models before the third generation are Llamas. Other architectures become Llamas too.
     """
     config = Path(path) / "config.json"
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type") if config.is_file() else None
+    kind = read_json_file(config).get("model_type") if config.is_file() else None
     if kind is None:
         name = path.lower().rsplit("/", 1)[-1]
         kind = (

@@ -7,7 +7,6 @@ which can be ended.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import ClusterError, Problem
 from sweepft.redact import redact
 
@@ -160,7 +160,7 @@ def _try_to_join(address: str, more: Mapping[str, str] | None = None) -> _Refusa
         return None
     said, printed = done.stdout.strip().splitlines()[-1:], done.stderr
     try:
-        found: list[str] = json.loads(said[0]) if said else ["TimeoutError", "no answer"]
+        found: list[str] = read_json(said[0]) if said else ["TimeoutError", "no answer"]
     except ValueError:
         found = ["ValueError", said[0]]
     silent = not said and done.returncode == -signal.SIGALRM and not any(w in printed for w in _FAILURES)

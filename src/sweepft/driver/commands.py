@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ray.tune.experiment import Trial
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.driver.scheduler import SweepScheduler, stop_idle_trial
-from sweepft.errors import CommandError, Problem, SpecError
+from sweepft.errors import CommandError, LeaseLost, Problem, SpecError, StorageError
 from sweepft.ledger import (
     Command,
     CommandInbox,
@@ -34,6 +35,8 @@ from sweepft.search import Proposer
 from sweepft.slot.checkpoints import request_pause
 from sweepft.spec import SweepSpec, from_dict
 from sweepft.spec.space import same
+
+_log = logging.getLogger(__name__)
 
 _OPEN = ("running", "paused", "interrupted")
 
@@ -189,10 +192,7 @@ class CommandHandler(DriverOnly):
     def poll(self) -> None:
         """Take the commands that have come. Raises StorageError or LeaseLost where the ledger cannot be written."""
         self._event_log.check()
-        for command in self._inbox.new():
-            if command.command_id not in self._answered:
-                self._answered.add(command.command_id)
-                self._take(command, self._control.closed())
+        self._take_new(self._control.closed)
 
     def wait_while_paused(self) -> bool:
         """Wait while the sweep is paused; whether it continues (else it is to stop)."""
@@ -203,9 +203,25 @@ class CommandHandler(DriverOnly):
 
     def close(self) -> None:
         """Refuse what comes when the sweep is over."""
-        for command in self._inbox.new():
-            if command.command_id not in self._answered:
-                self._take(command, "the sweep is over")
+        self._take_new(lambda: "the sweep is over")
+
+    def _take_new(self, closed: Callable[[], str | None]) -> None:
+        """Answer new commands. One that cannot be read or carried out is passed over: it must not end the sweep."""
+        try:
+            new = self._inbox.new()
+        except Exception:
+            _log.exception("commands not read")
+            return
+        for command in new:
+            if command.command_id in self._answered:
+                continue
+            self._answered.add(command.command_id)
+            try:
+                self._take(command, closed())
+            except (StorageError, LeaseLost):
+                raise
+            except Exception:
+                _log.exception("command passed over: %s", command.command)
 
     def _take(self, command: Command, closed: str | None) -> None:
         problem = command_problem(command, self._event_log.state, self._spec, closed)

@@ -31,7 +31,8 @@ def describe(row: Row, view: SweepState) -> str | None:
     """One plain line for a ledger row, or None for a row that is not shown."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
     if kind == "command":
-        arguments = row["arguments"].get("params") or row["arguments"]
+        arguments = row["arguments"].get("params")
+        arguments = arguments if isinstance(arguments, dict) and arguments else row["arguments"]
         what = " ".join(p for p in (row["command"], row["trial_id"], short_params(arguments)) if p)
         word = "accepted" if row["accepted"] else "refused"
         return f"command {word}: {what} who={row['who']}: {row['answer']}"
@@ -46,9 +47,10 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "trial":
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_params(trial.params)}"
     if kind == "eval":
+        value = math.nan if row["objective"] is None else row["objective"]
         return (
-            f"trial at {row['rung']:.0%}: trial={trial.trial_id} step={row['step']} "
-            f"samples={int(row['samples_seen'])} eval_loss={row['objective']:.4f}"
+            f"trial at {row['rung'] or 0.0:.0%}: trial={trial.trial_id} step={row['step']} "
+            f"samples={int(row['samples_seen'])} eval_loss={value:.4f}"
         )
     if kind == "decision" and row["action"] != "continue":
         return (

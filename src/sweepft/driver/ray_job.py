@@ -20,6 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import sweepft
+from sweepft.bounded_json import read_json_file
 from sweepft.driver.cluster_address import may_use_token, use_token
 from sweepft.errors import JobError, Problem
 from sweepft.extras import install
@@ -105,7 +106,7 @@ def noted_job(folder: Path) -> Job | None:
     file = folder / NOTE
     if not file.is_file():
         return None
-    return Job(**json.loads(file.read_text(encoding="utf-8")))
+    return Job(**read_json_file(file))
 
 
 def job_status(job: Job) -> dict[str, Any]:

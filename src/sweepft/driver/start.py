@@ -7,7 +7,6 @@ complete result without reporting and continues from there. With one slot, a res
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sweepft.bounded_json import read_json_file
 from sweepft.data import Prepared, prepare_in_child
 from sweepft.driver.build import load_prior_sweeps
 from sweepft.driver.cluster_address import check_address
@@ -321,7 +321,7 @@ def train_alone(
             key=f"search.space.{wide[0]}",
         )
     file = spec_path.with_name(FACTS_FILE)
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    before = read_json_file(file) if file.is_file() else None
     for note in horizon_notes(spec, before) if before else ():
         console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
     finished = start_sweep(spec, out, address=address, console=console)

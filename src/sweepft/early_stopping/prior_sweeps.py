@@ -7,12 +7,12 @@ Both are plain data: a sweep records them in its own ledger and never reads the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from sweepft.bounded_json import read_json_file
 from sweepft.early_stopping.audit import audit_rate, audit_weight, top_edge
 from sweepft.early_stopping.calibrated import Calibration
 from sweepft.errors import LedgerError, PriorSweepsError
@@ -136,9 +136,7 @@ def _calibration(item: PriorSweepsItem, max_false_stop_rate: float) -> Calibrati
         found = item
     else:
         try:
-            found = Calibration.from_dict(
-                item if isinstance(item, Mapping) else json.loads(Path(item).read_text(encoding="utf-8"))
-            )
+            found = Calibration.from_dict(item if isinstance(item, Mapping) else read_json_file(Path(item)))
         except FileNotFoundError:
             remedy = "give a calibration file or the folder of a prior run"
             raise _wrong(item, "does not exist", remedy, "absent") from None

@@ -19,6 +19,7 @@ from ray.tune.result import DEFAULT_METRIC
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.utils import flatten_dict
 
+from sweepft.bounded_json import read_json_file
 from sweepft.early_stopping import (
     EarlyStopper,
     PausedTrial,
@@ -378,7 +379,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
 
     def restore(self, checkpoint_path: str) -> None:
         """Read what `save` wrote."""
-        self.load_state_dict(json.loads(Path(checkpoint_path).read_text(encoding="utf-8")))
+        self.load_state_dict(read_json_file(Path(checkpoint_path)))
 
     # ----- beyond Ray's interface ------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import EvaluateError
 from sweepft.evaluation.tasks import EvalTask, inspect_task
 from sweepft.files import atomic_write
@@ -14,7 +15,7 @@ from sweepft.files import atomic_write
 
 def main() -> int:
     """Load each task and render its first item; a sweepft error becomes part of the result."""
-    job = json.load(sys.stdin)
+    job = read_json(sys.stdin.read())
     found, problems = {}, []
     for given in job["tasks"]:
         task = EvalTask(**{**given, "include_path": tuple(given["include_path"])})

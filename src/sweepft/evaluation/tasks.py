@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
 from sweepft.errors import EvaluateError
 from sweepft.files import atomic_write
@@ -93,7 +94,7 @@ def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
         outcome = Path(folder) / "outcome.json"
         job = {"tasks": [asdict(task) for task in tasks], "outcome": str(outcome)}
         done = run_module("sweepft.evaluation", job=job)
-        answer = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else None
+        answer = read_json_file(outcome) if outcome.is_file() else None
     if answer is None:
         raise EvaluateError(
             f"evaluate.tasks: the check of the tasks failed:\n{done.tail}", key="evaluate.tasks"

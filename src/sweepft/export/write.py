@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import sweepft
+from sweepft.bounded_json import read_json_file
 from sweepft.data.generation_marks import TRAINING_TEMPLATE
 from sweepft.data.order import EXPORTED
 from sweepft.errors import StorageError, SweepftError
@@ -143,7 +144,7 @@ def _name_base_model(config: Path, hub_model: str | None) -> None:
     """The hub id of the base model, or nothing, in place of its folder on this machine."""
     if not config.is_file():
         return
-    fields = json.loads(config.read_text(encoding="utf-8")) | {"base_model_name_or_path": hub_model}
+    fields = read_json_file(config) | {"base_model_name_or_path": hub_model}
     atomic_write(config, json.dumps(fields, indent=2) + "\n")  # a file of its own: the link's is in weights/
 
 

@@ -17,10 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from sweepft.bounded_json import read_json
 from sweepft.ledger.rows import NUMBER_FIELDS, Row
 from sweepft.redact import redact
 
 _CRC: Final = b',"crc":'
+MOST_LINE: Final = 16 << 20
+"""Bytes of a row."""
+
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _NON_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -60,6 +64,8 @@ def decode_row(line: bytes) -> Row:
     Raises:
         ValueError: If the line is not a whole, undamaged row; the message says in what way.
     """
+    if len(line) > MOST_LINE:
+        raise ValueError(f"it has more than {MOST_LINE >> 20} MiB")
     cut = line.rfind(_CRC)
     if cut < 0 or not line.endswith(b"}"):
         raise ValueError("not a whole row: its checksum is missing")
@@ -67,7 +73,7 @@ def decode_row(line: bytes) -> Row:
     body = line[:cut] + b"}"
     if digits != b"%d" % zlib.crc32(body):
         raise ValueError("its checksum does not match")
-    row = json.loads(body.decode("ascii"))
+    row = read_json(body, most=MOST_LINE, finite=True)
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     return as_read(row, body)

@@ -21,9 +21,12 @@ from typing import Any, Final
 from sweepft.errors import StorageError
 from sweepft.files import inside, open_to_append, open_to_read
 from sweepft.ledger.codec import decode_row, encode_row, plain
+from sweepft.ledger.rows import is_time
 
 COMMANDS: Final = ("stop", "pin", "clone", "extend", "pause", "continue")
 _MAX_LINE: Final = 64 * 1024  # bytes
+_MOST_AT_ONCE: Final = 16 << 20
+"""Bytes read in one look at the file."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,13 @@ class CommandInbox:
                 return []
             with open_to_read(self._path) as file:
                 file.seek(self._offset)
-                found = file.read()
+                found = file.read(_MOST_AT_ONCE)
         except OSError:
             return []
         whole, _, rest = found.rpartition(b"\n")
+        if not whole and len(found) == _MOST_AT_ONCE:  # one line without an end
+            self._offset += len(found)
+            return []
         if not whole and not found.startswith(b"\n"):
             return []
         self._offset += len(found) - len(rest)
@@ -128,5 +134,5 @@ def _command(line: bytes) -> Command | None:
         return None
     texts = (found.command, found.who, found.command_id)
     sound = all(isinstance(t, str) and t.isprintable() and t for t in texts)
-    sound = sound and isinstance(found.arguments, dict) and isinstance(found.asked, int | float)
+    sound = sound and isinstance(found.arguments, dict) and is_time(found.asked)
     return found if sound and found.command in COMMANDS and isinstance(found.trial_id, str | None) else None

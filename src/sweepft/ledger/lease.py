@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from sweepft.bounded_json import read_json
 from sweepft.files import atomic_write, open_to_read
 from sweepft.ledger.owner import Owner
+from sweepft.ledger.rows import is_time
 
 
 @dataclass
@@ -67,8 +69,9 @@ def read_lease(path: Path) -> Lease | None:
         text = os.pread(file.fileno(), 4096, 0)
         changed = os.fstat(file.fileno()).st_mtime_ns
     try:
-        found = json.loads(text)
-        return Lease(Owner.from_dict(found), float(found["time"]), (text, changed))
+        found = read_json(text, finite=True)
+        time_of_beat = float(found["time"])
+        return Lease(Owner.from_dict(found), time_of_beat, (text, changed)) if is_time(time_of_beat) else None
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
 

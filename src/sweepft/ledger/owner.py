@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from sweepft.ledger.rows import is_time
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -63,11 +65,14 @@ class Owner:
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Self:
         """From the fields of a lease. Raises KeyError, TypeError or ValueError if they are not those of an owner."""
+        pid, since = int(found["pid"]), float(found["since"])
+        if not 0 < pid < 2**31 or not is_time(since):
+            raise ValueError("pid or time out of range")
         return cls(
             host=str(found["host"]),
-            pid=int(found["pid"]),
+            pid=pid,
             started=int(found["started"]),
-            since=float(found["since"]),
+            since=since,
             lease_id=str(found["lease_id"]),
             boot=str(found["boot"]),
             namespace=int(found["namespace"]),

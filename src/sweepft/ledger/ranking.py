@@ -134,7 +134,8 @@ def missing_scores(state: SweepState, trial_id: str | None, since: float = 0.0) 
 
 def all_scored(state: SweepState) -> bool:
     """Whether the replicates have ended, and all finalists and replicates have every score or a reason for none."""
-    chosen = {entry["trial_id"] for entry in (state.finalists or {"chosen": ()})["chosen"]}
+    listed = {entry["trial_id"] for entry in (state.finalists or {"chosen": ()})["chosen"]}
+    chosen = listed & state.trials.keys()
     replicates = [t for t in state.trials.values() if t.replicate_of in chosen]
     scored = [*(state.trials[name] for name in chosen), *(t for t in replicates if t.objective is not None)]
     ended = all(t.end is not None for t in replicates)
@@ -204,6 +205,8 @@ def _weighted(
 ) -> tuple[float, float | None] | None:
     """Weighted mean of the metrics of ``rank_by`` with its standard error; None if one is missing."""
     total, value, square = sum(rank_by.values()), 0.0, 0.0
+    if total <= 0:
+        return None
     for key, weight in rank_by.items():
         if key == OBJECTIVE:
             score = {"value": trial.objective, "stderr": None, "higher_is_better": False}

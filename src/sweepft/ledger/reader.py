@@ -10,11 +10,12 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from sweepft.errors import LedgerCorrupt, LedgerError, LedgerVersion
-from sweepft.files import PLAIN_NAME, inside, open_to_read
-from sweepft.ledger.codec import decode_row, gc_paused
+from sweepft.files import inside, open_to_read
+from sweepft.ledger.codec import MOST_LINE, decode_row, gc_paused
+from sweepft.ledger.row_checks import row_problem
 from sweepft.ledger.rows import SCHEMA_VERSION, Row
 
 LEDGER: Final = ("ledger", "ledger.jsonl")
@@ -49,7 +50,7 @@ def iter_ledger(run_dir: str | os.PathLike[str], *, steps: bool = True) -> Itera
             key="ledger.missing",
         ) from e
     with source:
-        for seq, line in enumerate(source):
+        for seq, line in enumerate(_lines(source, path, 0)):
             if not steps and b'"kind":"steps"' in line[:120]:
                 continue
             row = _decoded(line[:-1], path, seq) if line.endswith(b"\n") else _last_row(line, path, seq)
@@ -106,7 +107,7 @@ class LedgerTail:
             ) from error
         with source:
             source.seek(self._offset)
-            for line in source:
+            for line in _lines(source, self._path, self._seq):
                 if not line.endswith(b"\n"):
                     return
                 row = _decoded(line[:-1], self._path, self._seq)
@@ -151,20 +152,24 @@ def _check_place(row: Row, path: Path, seq: int) -> None:
         raise LedgerCorrupt(
             f"{where}: row {seq} is missing or doubled: found seq {row.get('seq')!r}\n{_RESTORE}"
         )
-    _check_names(row, where, seq)
     if seq == 0 and row.get("kind") != "sweep":
         raise LedgerCorrupt(f"{where}: row 0 is {row.get('kind')!r}, not a sweep row\n{_RESTORE}")
+    broken = row_problem(row)
+    if broken is not None:
+        field, rule = broken
+        raise LedgerCorrupt(
+            f"{where}: row {seq} ({row.get('kind')!s:.40}): {field} {rule:.300} (got {row.get(field)!r:.100})\n"
+            "  this row was not written by sweepft: do not use this ledger",
+            key=f"ledger.{field}",
+        )
 
 
-def _check_names(row: Row, where: str, seq: int) -> None:
-    """Refuse names that are no plain ones: they become folders, and lines of generated programs."""
-    names = {key: row.get(key) for key in ("trial_id", "replicate_of") if row.get(key) is not None}
-    if row.get("kind") == "sweep":
-        names["name"] = row.get("name")
-    for key, name in names.items():
-        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+def _lines(source: BinaryIO, path: Path, seq: int) -> Iterator[bytes]:
+    """The lines of a ledger from row ``seq`` on, none of them longer than a row can be."""
+    while line := source.readline(MOST_LINE + 2):
+        if len(line) > MOST_LINE + 1:
             raise LedgerCorrupt(
-                f"{where}: row {seq}: {key} {name!r:.100} cannot be the name of a folder\n"
-                "  this ledger was not written by sweepft: do not use it",
-                key=f"ledger.{key}",
+                f"{path}:{seq + 1}: row {seq} has more than {MOST_LINE >> 20} MiB\n{_RESTORE}"
             )
+        yield line
+        seq += 1

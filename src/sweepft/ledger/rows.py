@@ -29,6 +29,11 @@ OPEN_STATUSES: Final = ("running", "interrupted", "paused")
 DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_check")
 
 
+def is_time(value: Any) -> bool:
+    """Whether a value is a time in Unix seconds that a calendar can show."""
+    return type(value) in (int, float) and 0 <= value <= 253402300799  # the end of the year 9999
+
+
 @dataclass(frozen=True)
 class SweepRow:
     """The sweep's spec and environment. The first row, and one with ``resumed=True`` at each resume.
@@ -282,10 +287,16 @@ slow file system all slots would wait, and a lost decision is lost with its step
 
 _DECLARED: Final = {kind: {f.name: f for f in fields(row)} for kind, row in KINDS.items()}
 
-_REQUIRED: Final = {
+REQUIRED: Final = {
     kind: [n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING]
     for kind, declared in _DECLARED.items()
 }
+
+
+def declared_types(kind: str) -> dict[str, str]:
+    """The fields of a kind, each with its type as it is written above."""
+    return {name: str(f.type) for name, f in _DECLARED[kind].items()}
+
 
 NUMBER_FIELDS: Final = {
     kind: frozenset(n for n, f in declared.items() if "float" in str(f.type) or "Numbers" in str(f.type))
@@ -303,22 +314,22 @@ def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     if kind not in KINDS:
         raise ValueError(f"ledger row: unknown kind {kind!r}; use one of {', '.join(KINDS)}")
     declared = _DECLARED[kind]
-    missing = [n for n in _REQUIRED[kind] if n not in given]
+    missing = [n for n in REQUIRED[kind] if n not in given]
     if missing or not given.keys() <= declared.keys():
         unknown = sorted(set(given) - set(declared))
         problems = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [
             f"missing {', '.join(missing)}"
         ] * bool(missing)
         raise ValueError(f"ledger row {kind!r}: {'; '.join(problems)}; its fields are {', '.join(declared)}")
-    out: dict[str, Any] = {}
-    for name, declaration in declared.items():
-        if name in given:
-            out[name] = given[name]
-        elif declaration.default is not MISSING:
-            out[name] = declaration.default
-        elif declaration.default_factory is not MISSING:
-            out[name] = declaration.default_factory()
-    return out
+    return {name: given[name] if name in given else default_of(kind, name) for name in declared}
+
+
+def default_of(kind: str, name: str) -> Any:
+    """The default of a field that has one."""
+    declaration = _DECLARED[kind][name]
+    if declaration.default_factory is not MISSING:
+        return declaration.default_factory()
+    return declaration.default
 
 
 def without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

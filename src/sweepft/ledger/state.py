@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from sweepft.errors import LedgerCorrupt
 from sweepft.ledger.codec import gc_paused
 from sweepft.ledger.lease import current_writer
 from sweepft.ledger.owner import Owner
@@ -63,12 +64,23 @@ class SweepState:
     leader: TrialState | None = field(default=None, repr=False)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row]) -> Self:
-        """Fold rows. Trials without an `end` row are ``running`` unless a `finish` row follows."""
+    def from_rows(cls, rows: Iterable[Row], source: str = "ledger") -> Self:
+        """Fold rows. Trials without an `end` row are ``running`` unless a `finish` row follows.
+
+        Raises:
+            LedgerCorrupt: If a row, sound by itself, does not fit to those before it; ``source`` is named.
+        """
         state = cls()
         with gc_paused():
             for row in rows:
-                state.apply(row)
+                try:
+                    state.apply(row)
+                except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+                    raise LedgerCorrupt(
+                        f"{source}: row {row.get('seq')} ({row.get('kind')}) does not fit to the rows before it: "
+                        f"{type(error).__name__}: {error}\n  Restore the ledger from a copy.",
+                        key="ledger.row",
+                    ) from error
         return state
 
     @classmethod
@@ -79,7 +91,7 @@ class SweepState:
             LedgerError, LedgerCorrupt, LedgerVersion: See `iter_ledger`.
         """
         writer = current_writer(ledger_path(run_dir).parent)
-        state = cls.from_rows(iter_ledger(run_dir))
+        state = cls.from_rows(iter_ledger(run_dir), source=str(run_dir))
         state.writer = writer
         if writer is None:
             state.set_unfinished("interrupted")

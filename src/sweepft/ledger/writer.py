@@ -21,6 +21,7 @@ from sweepft.ledger.codec import as_read, decode_row, encode_row, plain
 from sweepft.ledger.lock import WriterLock
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import LEDGER, has_trials, read_ledger
+from sweepft.ledger.row_checks import row_problem
 from sweepft.ledger.rows import DURABLE, Row, complete_fields
 from sweepft.ledger.state import SweepState
 
@@ -163,12 +164,16 @@ class Ledger:
         body = {name: plain(value, name) for name, value in complete_fields(kind, fields).items()}
         row = {"seq": self._seq, "time": self._clock(), "kind": kind, **body}
         line = encode_row(row)
+        read = as_read(row, line)
+        broken = row_problem(read)
+        if broken is not None:
+            raise ValueError(f"ledger row {kind!r}: {broken[0]} {broken[1]}")
         self._write(line)
         self._seq += 1
         self._size += len(line)
         if kind in DURABLE:
             self.sync()
-        return as_read(row, line)
+        return read
 
     @property
     def owner(self) -> Owner:

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.files import atomic_write, inside
+from sweepft.ledger.rows import is_time
 
 _FILE: Final = "mirror/state.json"
 
@@ -33,9 +35,11 @@ class MirrorStatus:
 def read_status(run_dir: Path) -> MirrorStatus | None:
     """The state of a run's mirror, or None without one."""
     try:
-        return MirrorStatus(**json.loads(inside(run_dir, _FILE).read_text(encoding="utf-8")))
+        found = MirrorStatus(**read_json_file(inside(run_dir, _FILE), most=1 << 20, finite=True))
     except (OSError, ValueError, TypeError):
         return None
+    sound = isinstance(found.uri, str) and isinstance(found.failure, str | None)
+    return found if sound and type(found.process) is int and is_time(found.time) else None
 
 
 def write_status(run_dir: Path, status: MirrorStatus) -> None:

@@ -13,14 +13,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from pydantic_core import PydanticCustomError
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import MirrorError
 from sweepft.files import open_to_append
+from sweepft.ledger.rows import is_time
 from sweepft.redact import redact
 from sweepft.spec.outputs import check_address
 
@@ -236,8 +238,19 @@ def newest(store: Store) -> Manifest | None:
     return None
 
 
+def _read(store: Store, name: str, data: bytes) -> Any:
+    try:
+        return read_json(data, finite=True)
+    except ValueError as error:
+        raise MirrorError(
+            f"{store.uri}: {name}: cannot be read: {error}\n"
+            "  this mirror was not written by sweepft; do not use it",
+            key="mirror.foreign",
+        ) from error
+
+
 def _decode(store: Store, name: str, data: bytes) -> Manifest:
-    found = json.loads(data)
+    found = _read(store, name, data)
     version = found.get("version") if isinstance(found, dict) else None
     if version != _VERSION:
         raise MirrorError(
@@ -255,6 +268,15 @@ def _decode(store: Store, name: str, data: bytes) -> Manifest:
             },
             kept={path: FileEntry(**file) for path, file in found["kept"].items()},
         )
+        entries: list[Chunk | FileEntry] = [
+            *manifest.kept.values(),
+            *(chunk for chunks in manifest.grown.values() for chunk in chunks),
+        ]
+        numbers = [manifest.number, *(e.size for e in entries), *(e.modified for e in manifest.kept.values())]
+        if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or not is_time(manifest.time):
+            raise ValueError("a number is out of range")
+        if not all(isinstance(entry.sha256, str) for entry in entries):
+            raise TypeError("a digest is no text")
         strange = [
             path
             for path in sorted({*manifest.grown, *manifest.objects})

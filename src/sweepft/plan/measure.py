@@ -7,13 +7,13 @@ started only to time its start. Nothing heavy is loaded here: the ranks are chil
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
 from sweepft.data import Prepared
 from sweepft.errors import SweepftError
@@ -105,7 +105,7 @@ def _run(
             "most_seconds": most_seconds,
         }
         done = run_module("sweepft.plan.measure_ranks", job=job)
-        found: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
+        found: dict[str, Any] = read_json_file(outcome) if outcome.is_file() else {}
     if "error" in found or not found:
         raise SweepftError(f"measuring optimizer steps failed:\n{found.get('error') or done.tail}")
     return found

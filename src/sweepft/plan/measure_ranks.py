@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweepft.bounded_json import read_json
 from sweepft.data import Prepared
 from sweepft.driver.configs import slot_config
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
@@ -33,7 +34,7 @@ _PATIENCE = 3600.0
 
 
 def _main() -> None:
-    job = json.load(sys.stdin)
+    job = read_json(sys.stdin.read())
     outcome = Path(job["outcome"])
     try:
         use_short_temp_folder(_silent)

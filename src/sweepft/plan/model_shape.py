@@ -6,7 +6,6 @@ with the typical proportions of models with 1 to 8 billion parameters.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.errors import SweepftError
 from sweepft.spec import Model, is_hub_id
 from sweepft.spec.base_model import read_header
@@ -64,7 +64,7 @@ def shape_of(model: Model, parameters: int | None = None, *, look: bool = True) 
     folder = _folder(model) if look else None
     if folder is not None:
         try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            config = read_json_file(folder / "config.json")
         except (OSError, ValueError):
             config = None
         if isinstance(config, dict):
@@ -201,7 +201,7 @@ def _stored_parameters(folder: Path) -> int | None:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            names = set(read_json_file(index)["weight_map"].values())
             files = [folder / str(name) for name in sorted(names)]
         else:
             files = sorted(folder.glob("*.safetensors"))

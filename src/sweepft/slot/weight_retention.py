@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweepft.bounded_json import read_json_file
 from sweepft.files import atomic_write, remove_tree
 
 _NOTE = "kept.json"
@@ -39,7 +41,7 @@ class KeepPolicy:
     def wanted(self, trial_id: str, objective: float) -> bool:
         """Whether to keep a trial that ends with this objective, as far as a slot knows the others."""
         note = Path(self.folder) / _NOTE
-        known: dict[str, float] = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+        known: dict[str, float] = read_json_file(note) if note.exists() else {}
         return trial_id in self.chosen({**known, trial_id: objective})
 
     def chosen(self, objectives: Mapping[str, float]) -> set[str]:
@@ -58,7 +60,7 @@ class KeepPolicy:
         kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / _NOTE, json.dumps(kept))
+        atomic_write(folder / _NOTE, json.dumps({t: v for t, v in kept.items() if math.isfinite(v)}))
         for weights in folder.iterdir():
             if weights.name in objectives and weights.name not in chosen:
                 remove_tree(weights)

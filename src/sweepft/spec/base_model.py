@@ -5,11 +5,12 @@ Neither torch nor transformers is loaded. What needs the model's layers is check
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from sweepft.bounded_json import read_json, read_json_file
 
 _OTHER_HEADS: Final = re.compile(
     r"For(MaskedLM|SequenceClassification|TokenClassification|QuestionAnswering|PreTraining|MultipleChoice"
@@ -83,7 +84,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{file}: a header of {size} bytes")
     with file.open("rb") as stream:
         stream.seek(8)
-        header = json.loads(stream.read(size))
+        header = read_json(stream.read(size))
     if not isinstance(header, dict):
         raise ValueError(f"{file}: the header is no mapping")
     return {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -99,7 +100,7 @@ def _header_size(file: Path) -> int:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json_file(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

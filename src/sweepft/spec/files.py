@@ -6,10 +6,10 @@ Rows are not read here (:mod:`sweepft.data` does that), and hub ids are not reso
 from __future__ import annotations
 
 import glob
-import json
 from pathlib import Path
 from typing import Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
 from sweepft.spec.fields import has_pattern, is_hub_id, is_template_file
 from sweepft.spec.partial import PartialSpec
@@ -118,7 +118,7 @@ def _check_model(partial: PartialSpec, model: Model) -> None:
         rule = f"the weights cannot be read: {'; '.join(damaged[:3])}"
         partial.add(key, rule, "download or copy the files again", model.path)
     if _is_json(folder / "config.json"):
-        for rule, remedy in config_problems(json.loads((folder / "config.json").read_text(encoding="utf-8"))):
+        for rule, remedy in config_problems(read_json_file(folder / "config.json")):
             partial.add(key, rule, remedy, model.path)
 
 
@@ -126,8 +126,8 @@ def _missing_weights(folder: Path) -> list[str]:
     index = folder / _INDEX
     if index.is_file():
         try:
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError):
+            shards = set(read_json_file(index)["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return [f"an unreadable {_INDEX}"]
         lost = sorted(name for name in shards if not _is_filled(folder / name))
         return [f"no {name}, which {_INDEX} lists" for name in lost[:3]]
@@ -142,9 +142,9 @@ def _not_in_shards(folder: Path) -> list[str]:
     if not index.is_file():
         return []
     try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        placed = read_json_file(index)["weight_map"]
         held = {name: read_header(folder / name).keys() for name in set(placed.values())}
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []  # reported as missing or damaged
     return [
         f"{shard} has no {name}, which {_INDEX} lists"
@@ -244,6 +244,6 @@ def _is_filled(path: Path) -> bool:
 
 def _is_json(path: Path) -> bool:
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        return isinstance(read_json_file(path), dict)
     except (OSError, ValueError):
         return False

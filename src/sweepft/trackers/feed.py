@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sweepft.bounded_json import read_json_file
 from sweepft.errors import LeaseLost, Problem, SpecError
 from sweepft.files import atomic_write, inside
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState
@@ -229,7 +230,7 @@ def _last_step(row: Row) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json_file(path)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

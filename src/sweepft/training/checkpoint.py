@@ -19,6 +19,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sweepft.bounded_json import read_json_file
 from sweepft.files import atomic_write
 from sweepft.training.deepspeed_engine import ZeroEngine
 
@@ -97,7 +98,7 @@ def restore(zero: ZeroEngine, folder: Path) -> tuple[dict[str, Any], dict[str, t
     """
     if folder.is_symlink() or folder.parent.is_symlink():
         raise ValueError(f"{folder}: is a link; checkpoints are read from the run folder only")
-    written = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))
+    written = read_json_file(folder / _COMPLETE)
     world, rank = dist.get_world_size(), dist.get_rank()
     if written["world_size"] != world:
         raise ValueError(f"{folder}: written by {written['world_size']} ranks, not by {world}")

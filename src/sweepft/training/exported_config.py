@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json, read_json_file
 from sweepft.data.weight_files import own_file
 from sweepft.files import atomic_write
 from sweepft.training.config import EngineConfig
@@ -54,7 +55,7 @@ def counted_layers(fields: Mapping[str, Any]) -> dict[str, int]:
 
 def _base_fields(config: EngineConfig) -> Fields:
     found = own_file(config.model_path, config.revision, "config.json")
-    fields: Fields = {} if found is None else json.loads(found.read_text(encoding="utf-8"))
+    fields: Fields = {} if found is None else read_json_file(found)
     return fields
 
 
@@ -94,7 +95,7 @@ def _try(folder: Path, config: EngineConfig, change: Callable[[Fields], set[str]
     """Change the file, unless another setting would then be read otherwise."""
     path = folder / "config.json"
     before = path.read_text(encoding="utf-8")
-    fields = json.loads(before)
+    fields = read_json(before)
     names = change(fields)
     if not names:
         return

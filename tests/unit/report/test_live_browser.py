@@ -15,7 +15,8 @@ from test_report_browser import CHROMIUM, DESKTOP, PHONE, browser, scroll_throug
 
 from sweepft.ledger import SweepState
 from sweepft.report import write as report_page
-from sweepft.report import write_comparison, write_report
+from sweepft.report import write_report
+from sweepft.report.compare import compare
 
 __all__ = ["browser", "visit"]  # fixtures
 
@@ -73,11 +74,13 @@ def test_browser__comparison_is_drawn_and_nothing_overflows(
     visit: Callable[..., Any], tmp_path: Path, device: dict, theme: str
 ) -> None:
     hostile = "<script>window.hurt = 1</script>"
-    folders = [Sweep(trials=12, name=f"sweep-{i}", seed=i).write(tmp_path / f"run{i}") for i in range(2)] + [
-        Sweep(trials=6, name=hostile + "x" * 300, slots=2).write(tmp_path / "hostile")
-    ]
-    written = write_comparison(folders, tmp_path / "out", price=2.5)["html"]
-    written.rename(written.with_name("report.html"))
+    states = []
+    for i, trials in enumerate((12, 12, 6)):
+        folder = Sweep(trials=trials, name=f"sweep-{i}", seed=i, slots=2).write(tmp_path / f"run{i}")
+        states.append((str(folder), SweepState.load(folder)))
+    states[2][1].header["name"] = hostile + "x" * 300
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text(report_page.render_comparison(compare(states, 2.5)))
     page = visit(tmp_path / "out", **device, color_scheme=theme)
     assert page.locator("#c-best-over-time .scatterlayer .trace").count() == 3
     assert page.locator("#sweeps thead th").count() == 4

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json, read_json_file
 from sweepft.errors import StorageError
 from sweepft.files import atomic_write
 
@@ -36,7 +37,7 @@ class TextCache:
     def get(self, key: str) -> str | None:
         """The text, or None where there is none or its file is damaged."""
         try:
-            text = json.loads(self.path(key).read_text(encoding="utf-8"))["text"]
+            text = read_json_file(self.path(key))["text"]
         except (OSError, ValueError, LookupError, TypeError):
             return None
         return text if isinstance(text, str) else None
@@ -72,7 +73,7 @@ class TextCache:
             return
         for line in lines:
             try:
-                row = json.loads(line)
+                row = read_json(line)
                 key, text = row["custom_id"], row["response"]["body"]["choices"][0]["message"]["content"]
             except (ValueError, LookupError, TypeError):
                 continue

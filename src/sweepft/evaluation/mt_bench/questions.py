@@ -6,12 +6,12 @@ Every invalid line is reported by file and line before anything is generated.
 from __future__ import annotations
 
 import gzip
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import DataError, Problem
 
 _FORM: Final = '{"question_id": 81, "category": "writing", "turns": ["...", "..."]}'
@@ -80,7 +80,7 @@ def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 count += 1
-                row = json.loads(line)
+                row = read_json(line)
                 if not isinstance(row, dict):
                     raise ValueError("not a JSON object")
                 yield f"{path}:{number}", row

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import json
 import lzma
 from pathlib import Path
 from typing import Any
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import ReplayError
 
 
@@ -49,7 +49,7 @@ def parse_lines(text: str, path: Path, what: str) -> list[dict[str, Any]]:
     filled = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     for place, (number, line) in enumerate(filled):
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except ValueError as error:
             if place == len(filled) - 1 and place:
                 break

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from sweepft.bounded_json import read_json
 from sweepft.replay.sources.cells import flatten
 
 
@@ -20,7 +21,7 @@ def as_config(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_hparams(run: Path) -> dict[str, Any]:
     """Those of Lightning's ``hparams.yaml`` or Ray's ``params.json`` in a run's folder, as columns; else none."""
-    for name, read in (("hparams.yaml", yaml.safe_load), ("params.json", json.loads)):
+    for name, read in (("hparams.yaml", yaml.safe_load), ("params.json", read_json)):
         try:
             found = read((run / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sweepft.bounded_json import read_json
 from sweepft.replay.sources.names import PARAM_PREFIX, is_param, plain
 
 _PARAMS: Final = (
@@ -107,7 +107,7 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, str):
         try:
-            return json.loads(value) if value.startswith(("{", "[")) else float(value)
+            return read_json(value) if value.startswith(("{", "[")) else float(value)
         except ValueError:
             return value
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sweepft.bounded_json import read_json
 from sweepft.errors import ReplayError
 from sweepft.replay.sources.cells import NAN, flatten
 from sweepft.replay.sources.folders import parse_lines, read_text, unreadable
@@ -120,9 +120,7 @@ def _read_json(path: Path) -> pd.DataFrame:
     """JSON objects, one a line or in one list."""
     text = read_text(path)
     rows = (
-        json.loads(text)
-        if text.lstrip().startswith("[")
-        else parse_lines(text, path, "a table of JSON lines")
+        read_json(text) if text.lstrip().startswith("[") else parse_lines(text, path, "a table of JSON lines")
     )
     return pd.DataFrame([flatten(row) for row in rows if isinstance(row, dict)])
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sweepft.bounded_json import read_json_file
 from sweepft.replay.sources.cells import cell
 from sweepft.replay.sources.folders import run_name, unreadable
 from sweepft.replay.sources.frame import Logs
@@ -24,7 +24,7 @@ def read_trainer_states(folder: Path, paths: Sequence[Path]) -> Logs:
     newest: dict[Path, tuple[int, dict[str, Any]]] = {}
     for path in paths:
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = read_json_file(path)
             step, _ = int(state["global_step"]), list(state.get("log_history") or [])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise unreadable(path, "a Trainer state", error) from error
