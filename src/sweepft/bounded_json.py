@@ -32,7 +32,7 @@ def read_json(
     """
     if len(data) > most:
         raise ValueError(f"more than {most} bytes of JSON")
-    text = data if isinstance(data, str) else data.decode("utf-8")
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
     if text.count("[") + text.count("{") > depth and _depth(text) > depth:
         raise ValueError(f"more than {depth} lists and objects within each other")
     numbers = _finite if finite and _HUGE.search(text) else None

@@ -11,9 +11,12 @@ import io
 import os
 import select
 import sys
+from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from sweepft.errors import OutputError
+from sweepft.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,11 +128,53 @@ class _DroppingText:
             self._file.flush()
 
 
+def say(text: object = "", *, file: TextIO | None = None, err: bool = False, nl: bool = True) -> None:
+    """Print text, with control characters as escapes: what a ledger, a spec or a server says commands no terminal.
+
+    Args:
+        text: Any text, also of others.
+        file: Where to; None for standard output or error.
+        file: Where to; None for standard output or error.
+        err: To standard error.
+        nl: Whether a newline follows.
+    """
+    import click
+
+    click.echo(visible(str(text)), file=file, err=err, nl=nl)
+
+
+@cache
+def _console_class() -> type[Console]:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class VisibleConsole(Console):
+        """Shows control characters in texts as escapes; the only ones that it writes are its own."""
+
+        def render(
+            self, renderable: RenderableType, options: ConsoleOptions | None = None
+        ) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                if segment.control:
+                    yield segment
+                else:
+                    yield Segment(visible(segment.text), segment.style)
+
+    return VisibleConsole
+
+
+def make_console(**options: Any) -> Console:
+    """A console for texts of others: no markup, emoji or highlighting in them, control characters as escapes.
+
+    Args:
+        options: Of `rich.console.Console`.
+    """
+    return _console_class()(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+
 def sweep_console(console: Console | None) -> Console:
     """The console of a sweep: the given one, or one on standard output, made unable to end the sweep."""
-    from rich.console import Console
-
-    console = Console(markup=False, emoji=False) if console is None else console
+    console = make_console() if console is None else console
     if not isinstance(console.file, _DroppingText):
         file: Any = _DroppingText(console.file)
         console.file = file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Final
 
@@ -25,3 +26,14 @@ def one_line(text: str) -> str:
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def markdown(text: object) -> str:
+    """Text that Markdown renders literally: on one line, special characters escaped."""
+    escaped = html.escape(one_line(str(text)), quote=False)
+    return "".join("\\" + c if c in "\\`*_{}[]#|~" else c for c in escaped)
+
+
+def code(text: object) -> str:
+    """Text between two backticks, on one line; there, Markdown has no escapes."""
+    return one_line(str(text)).replace("`", "'")

@@ -11,6 +11,7 @@ import click
 from sweepft.cli.job import job_of, run_folder, stop_the_job
 from sweepft.cli.options import JSON, RUN
 from sweepft.errors import CommandError, Problem
+from sweepft.output import say
 
 _TRIAL = click.argument("trial")
 
@@ -22,9 +23,9 @@ def _send(
 
     answer = give_command(run_folder(run), name, trial, arguments)
     if as_json:
-        click.echo(json.dumps({"command": name, "trial": trial, "answer": str(answer)}, indent=2))
+        say(json.dumps({"command": name, "trial": trial, "answer": str(answer)}, indent=2))
     else:
-        click.echo(f"{name}{f' {trial}' if trial else ''}: {answer}")
+        say(f"{name}{f' {trial}' if trial else ''}: {answer}")
 
 
 @click.command()

@@ -13,6 +13,7 @@ import click
 from sweepft.cli.options import JSON, SET, SPEC, output_file, writing
 from sweepft.extras import require_run
 from sweepft.files import write_output
+from sweepft.output import make_console, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,6 @@ def data(
     as_json: bool,
 ) -> None:
     """Show what the rows of SPEC become, and which tokens are learned."""
-    from rich.console import Console
 
     from sweepft.data import view_in_child
     from sweepft.spec import load
@@ -61,11 +61,11 @@ def data(
     if page is not None:
         with writing(page):
             write_output(page, _render(loaded.name, found))
-        click.echo(page)
+        say(page)
     elif as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     else:
-        console = Console(markup=False, emoji=False, highlight=False)
+        console = make_console()
         for line in _lines(found, console):
             console.print(line, soft_wrap=True)
 

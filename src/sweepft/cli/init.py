@@ -15,6 +15,7 @@ from sweepft.cli.options import JSON, output_file, writing
 from sweepft.errors import Problem, SpecError, SweepftError
 from sweepft.extras import require_run
 from sweepft.files import write_output
+from sweepft.output import make_console, say
 
 if TYPE_CHECKING:
     from sweepft.init.draft import Draft
@@ -100,7 +101,7 @@ def init(
     if as_json:
         left = [{"key": item.key, "value": item.value, "why": item.why} for item in draft.left]
         printed = {"file": str(out), "left": left, "quiet": draft.quiet, "notes": draft.notes, **found}
-        click.echo(json.dumps(printed, indent=2, default=str))
+        say(json.dumps(printed, indent=2, default=str))
 
 
 def _gpus() -> int:
@@ -112,15 +113,15 @@ def _gpus() -> int:
 
 
 def _say(out: Path, draft: Draft, tool: str | None) -> None:
-    click.echo(f"{out}: written" + (f" from a config of {tool}" if tool else ""))
+    say(f"{out}: written" + (f" from a config of {tool}" if tool else ""))
     for note in draft.notes:
-        click.echo(f"  {note}")
+        say(f"  {note}")
     if draft.left:
-        click.echo("  not carried over:")
+        say("  not carried over:")
         for left in draft.left:
-            click.echo(f"    {left}")
+            say(f"    {left}")
     if draft.quiet:
-        click.echo(f"  of no effect on the result: {', '.join(draft.quiet)}")
+        say(f"  of no effect on the result: {', '.join(draft.quiet)}")
 
 
 def _check(out: Path, no_files: bool, as_json: bool) -> dict[str, Any]:
@@ -133,12 +134,11 @@ def _check(out: Path, no_files: bool, as_json: bool) -> dict[str, Any]:
     require_run("sweepft init")
     plan = _plan(loaded, as_json)
     if not as_json:
-        click.echo(f"next: sweepft validate {out}; sweepft run {out} --tiny; sweepft run {out}")
+        say(f"next: sweepft validate {out}; sweepft run {out} --tiny; sweepft run {out}")
     return {"plan": plan}
 
 
 def _plan(loaded: SweepSpec, as_json: bool) -> dict[str, Any] | None:
-    from rich.console import Console
 
     from sweepft.data import check
     from sweepft.plan import Flags, make_plan, show_plan
@@ -149,8 +149,8 @@ def _plan(loaded: SweepSpec, as_json: bool) -> dict[str, Any] | None:
     except SweepftError as error:
         if not error.key.startswith("plan."):
             raise
-        click.echo(f"  no plan: {error}", err=as_json)
+        say(f"  no plan: {error}", err=as_json)
         return None
     if not as_json:
-        show_plan(found, Console(markup=False, emoji=False))
+        show_plan(found, make_console())
     return found.to_dict()

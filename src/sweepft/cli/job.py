@@ -13,6 +13,7 @@ import click
 from sweepft.cli.options import RUN
 from sweepft.errors import JobError, Problem
 from sweepft.files import inside
+from sweepft.output import say
 
 if TYPE_CHECKING:
     from sweepft.driver.ray_job import Job
@@ -83,12 +84,12 @@ def show_job(job: Job, as_json: bool) -> None:
     found = job_status(job)
     sweep = status_of(Path(job.run_dir)) if (Path(job.run_dir) / "ledger").is_dir() else None
     if as_json:
-        click.echo(json.dumps(found | {"sweep": sweep}, indent=2))
+        say(json.dumps(found | {"sweep": sweep}, indent=2))
         return
-    click.echo(f"job {found['job']}: {found['status']} at {found['address']}")
+    say(f"job {found['job']}: {found['status']} at {found['address']}")
     if found["message"]:
-        click.echo(found["message"])
-    click.echo(describe_run(sweep) if sweep else f"run folder, on the cluster: {job.run_dir}")
+        say(found["message"])
+    say(describe_run(sweep) if sweep else f"run folder, on the cluster: {job.run_dir}")
 
 
 def stop_the_job(job: Job) -> None:
@@ -96,7 +97,7 @@ def stop_the_job(job: Job) -> None:
     from sweepft.driver.ray_job import stop_job
 
     stop_job(job)
-    click.echo(f"job {job.submission_id}: stop requested; to resume: sweepft resume")
+    say(f"job {job.submission_id}: stop requested; to resume: sweepft resume")
 
 
 @click.command()
@@ -107,9 +108,7 @@ def logs(run: Path) -> None:
     if job is not None:
         _follow(job, run)
     file = inside(run, "logs", "driver.log")
-    click.echo(
-        file.read_text(encoding="utf-8", errors="replace") if file.is_file() else f"{file}: empty", nl=False
-    )
+    say(file.read_text(encoding="utf-8", errors="replace") if file.is_file() else f"{file}: empty", nl=False)
 
 
 def _new_note(name: str) -> Path:
@@ -119,15 +118,13 @@ def _new_note(name: str) -> Path:
 def _follow(job: Job, note: Path) -> NoReturn:
     from sweepft.driver.ray_job import follow
 
-    click.echo(
+    say(
         f"job {job.submission_id} at {job.address}; Ctrl-C stops following, not the job. Local folder: {note}"
     )
     try:
-        status = follow(job, lambda text: click.echo(text, nl=False))
+        status = follow(job, lambda text: say(text, nl=False))
     except KeyboardInterrupt:
-        click.echo(
-            f"\nthe job keeps running; see: sweepft status {note}, sweepft logs {note}, sweepft stop {note}"
-        )
+        say(f"\nthe job keeps running; see: sweepft status {note}, sweepft logs {note}, sweepft stop {note}")
         sys.exit(0)
-    click.echo(f"job {job.submission_id}: {status}")
+    say(f"job {job.submission_id}: {status}")
     sys.exit(0 if status == "succeeded" else 1)

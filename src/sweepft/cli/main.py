@@ -38,7 +38,7 @@ from sweepft.errors import (
 from sweepft.extras import require_run
 from sweepft.files import atomic_write
 from sweepft.interrupts import Interrupted, ignore_signals, signals_raise
-from sweepft.output import end_on_failure, guard_output
+from sweepft.output import end_on_failure, guard_output, make_console, say
 from sweepft.redact import redact
 from sweepft.visible import one_line
 
@@ -68,9 +68,9 @@ def mirror(run: Path, uri: str | None, as_json: bool) -> None:
         )
     size = copy_once(run.resolve(), uri) / 1e6
     if as_json:
-        click.echo(json.dumps({"uri": uri, "megabytes": size}, indent=2))
+        say(json.dumps({"uri": uri, "megabytes": size}, indent=2))
     else:
-        click.echo(f"{uri}: up to date, {size:.1f} MB")
+        say(f"{uri}: up to date, {size:.1f} MB")
 
 
 @click.command()
@@ -84,10 +84,10 @@ def fetch(uri: str, run: Path, as_json: bool) -> None:
 
     size = bring(uri, run).size
     with result_alone(as_json) as stream:
-        click.echo(f"{run}: {size / 1e6:.1f} MB from {uri}")
+        say(f"{run}: {size / 1e6:.1f} MB from {uri}")
         make_derived(run, without_weights=True)
         found = status_of(run)
-        click.echo(json.dumps(found, indent=2) if as_json else describe_run(found), file=stream)
+        say(json.dumps(found, indent=2) if as_json else describe_run(found), file=stream)
 
 
 _SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
@@ -245,7 +245,7 @@ def status(run: Path, as_json: bool) -> None:
         show_job(job, as_json)
         return
     found = status_of(run)
-    click.echo(json.dumps(found, indent=2) if as_json else describe_run(found))
+    say(json.dumps(found, indent=2) if as_json else describe_run(found))
 
 
 @cli.command()
@@ -265,11 +265,11 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
     loaded = load(spec, overrides, check_files=not no_files)
     found = None if no_files else _rows_found(loaded)
     if as_json:
-        click.echo(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
+        say(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
         return
     for line in () if found is None else _rows_lines(found):
-        click.echo(line)
-    click.echo(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
+        say(line)
+    say(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
 
 
 for command in (data, init, plan, presets, push, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
@@ -292,7 +292,7 @@ def demo(out: Path, as_json: bool) -> None:
     from sweepft.driver.start import start_sweep
     from sweepft.spec import load
 
-    click.echo(f"creating the demo's data and model in {out / 'material'}", err=as_json)
+    say(f"creating the demo's data and model in {out / 'material'}", err=as_json)
     spec = make_demo(out / "material")
     run = out / f"run-{dt.datetime.now().strftime('%Y%m%d-%H%M%S')}"
     with result_alone(as_json) as stream, _resumable(run):
@@ -329,9 +329,9 @@ def report(runs: tuple[Path, ...], out: Path, price: float | None, as_json: bool
 
         written = list(write_comparison(runs, out, price=price).values())
         for path in () if as_json else written:
-            click.echo(path)
+            say(path)
     if as_json:
-        click.echo(json.dumps({"files": [str(path) for path in written]}, indent=2))
+        say(json.dumps({"files": [str(path) for path in written]}, indent=2))
 
 
 @cli.command()
@@ -346,7 +346,7 @@ def dashboard(run: Path, port: int) -> None:
     """
     from sweepft.search.study import serve_dashboard
 
-    click.echo(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C stops the server")
+    say(f"http://127.0.0.1:{port}/ shows {run}; Ctrl-C stops the server")
     serve_dashboard(run, port)
 
 
@@ -360,9 +360,9 @@ def track(run: Path, overrides: tuple[str, ...], as_json: bool) -> None:
 
     found = track_run(run, overrides)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     for name, failure in () if as_json else found.items():
-        click.echo(f"{name}: {failure or 'up to date'}")
+        say(f"{name}: {failure or 'up to date'}")
     sys.exit(any(found.values()))
 
 
@@ -378,7 +378,7 @@ def schema(name: str) -> None:
     known = {"sweep": json_schema, **schemas()}
     if name not in known:
         raise click.UsageError(f"there is no schema {name!r}: name one of {', '.join(known)}")
-    click.echo(json.dumps(known[name](), indent=2))
+    say(json.dumps(known[name](), indent=2))
 
 
 def main() -> None:
@@ -402,7 +402,7 @@ def _exit_code() -> int | str | None:
         return code
     except OutputError as error:
         if not error.closed:
-            click.echo(f"error: {error}", err=True)
+            say(f"error: {error}", err=True)
         return error.exit_code
     finally:
         end_on_failure(False)
@@ -419,8 +419,8 @@ def _run() -> int | str | None:
         raise
     except SweepftError as error:
         if "--json" in sys.argv[1:]:
-            click.echo(json.dumps(error_result(error), indent=2))
-        click.echo(_message(error), err=True)
+            say(json.dumps(error_result(error), indent=2))
+        say(_message(error), err=True)
         return error.exit_code
     except click.exceptions.Abort as error:
         return _interrupted(error.__cause__)
@@ -445,7 +445,7 @@ def _unexpected(error: Exception) -> int:
     except OSError:
         remedy = text
     last = redact(f"{type(error).__name__}: {error}"[:300])
-    click.echo(
+    say(
         f"error: unexpected {one_line(last)}\n"
         f"  this is a fault of sweepft, or a file that sweepft did not write; {remedy}",
         err=True,
@@ -516,7 +516,7 @@ def _resumable(run: Path) -> Iterator[None]:
         again = (
             f"to resume: sweepft resume {run}" if started else f"to start again: the same with --out {run}"
         )
-        click.echo(f"{error}; {again}", err=True)
+        say(f"{error}; {again}", err=True)
         raise
 
 
@@ -527,13 +527,12 @@ def _new_folder(name: str) -> Path:
 def _close(finished: SweepResult, stream: TextIO | None) -> None:
     """Print the result, as JSON to `stream` if there is one, and exit with its code."""
     if stream is not None:
-        click.echo(json.dumps(run_result(finished), indent=2, allow_nan=False), file=stream)
+        say(json.dumps(run_result(finished), indent=2, allow_nan=False), file=stream)
         sys.exit(finished.exit_code)
-    from rich.console import Console
 
     from sweepft.report import terminal_table
 
-    console = Console(markup=False, emoji=False)
+    console = make_console()
     console.print(terminal_table(finished.view))
     for path in finished.reports.values():
         console.print(str(path), highlight=False, markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import click
 
 from sweepft.errors import StorageError
 from sweepft.files import inside
+from sweepft.output import say
 
 SET = click.option(
     "--set",
@@ -91,5 +92,5 @@ def make_derived(
         folder = write_best(run, view)
         written += [folder] if folder is not None else []
     for path in () if quiet else written:
-        click.echo(path)
+        say(path)
     return written

@@ -10,6 +10,7 @@ import click
 from sweepft.cli.options import NO_FILES, SET, SPEC, output_file, writing
 from sweepft.extras import require_run
 from sweepft.files import write_output
+from sweepft.output import make_console, say
 
 
 def _count(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
@@ -97,7 +98,6 @@ def plan(
     json_file: Path | None,
 ) -> None:
     """Estimate steps, memory, disk and GPU-hours; list warnings."""
-    from rich.console import Console
 
     from sweepft.plan import Flags, make_plan, show_plan
     from sweepft.spec import load
@@ -122,9 +122,9 @@ def plan(
     )
     found = make_plan(loaded, flags)
     if json_file == Path("-"):
-        click.echo(json.dumps(found.to_dict(), indent=2))
+        say(json.dumps(found.to_dict(), indent=2))
         return
-    show_plan(found, Console(markup=False, emoji=False))
+    show_plan(found, make_console())
     if json_file is not None:
         with writing(json_file):
             write_output(json_file, json.dumps(found.to_dict(), indent=2) + "\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sweepft.cli.options import JSON, SET
+from sweepft.output import say
 
 if TYPE_CHECKING:
     from sweepft.spec import Preset
@@ -33,19 +34,17 @@ def presets(spec: Path | None, overrides: tuple[str, ...], as_json: bool) -> Non
     if spec is not None:
         found |= _for(spec, overrides)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
         return
     for preset in PRESETS.values():
-        click.echo(f"{preset.name}: {preset.about}")
-        click.echo(f"  {', '.join(f'{key} {format_value(value)}' for key, value in preset.params.items())}")
-        click.echo(f"  {preset.source} ({preset.date})")
+        say(f"{preset.name}: {preset.about}")
+        say(f"  {', '.join(f'{key} {format_value(value)}' for key, value in preset.params.items())}")
+        say(f"  {preset.source} ({preset.date})")
         if spec is not None:
             why = found["refused"].get(preset.name)
-            click.echo(
-                "  can be used" if why is None else f"  cannot be used: {why['rule']}; {why['remedy']}"
-            )
+            say("  can be used" if why is None else f"  cannot be used: {why['rule']}; {why['remedy']}")
     for line in found.get("rates", ()):
-        click.echo(line)
+        say(line)
 
 
 def _plain(preset: Preset) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import click
 
 from sweepft.cli.options import JSON, RUN
 from sweepft.extras import require_run
+from sweepft.output import say
 
 
 @click.command()
@@ -29,4 +30,4 @@ def push(run: Path, repo: str, public: bool, adapter: bool, with_specs: bool, as
 
     require_run("sweepft push")
     address = push_best(run, repo, private=not public, adapter=adapter, with_specs=with_specs)
-    click.echo(json.dumps({"url": address}, indent=2) if as_json else address)
+    say(json.dumps({"url": address}, indent=2) if as_json else address)

@@ -14,6 +14,7 @@ from rich.console import Console
 from sweepft.cli.options import output_file, writing
 from sweepft.errors import ReplayError
 from sweepft.files import write_output
+from sweepft.output import make_console, say
 
 if TYPE_CHECKING:
     from sweepft.replay.curves import Mode, Study
@@ -68,7 +69,7 @@ def _known_rules() -> tuple[str, ...]:
 
 def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -> None:
     if asked:
-        click.echo("\n".join(_known_rules()))
+        say("\n".join(_known_rules()))
         context.exit()
 
 
@@ -192,7 +193,7 @@ def replay(
     from sweepft.replay.runner import Replay, replay_all, write_plot
     from sweepft.replay.sources import read_source
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = make_console()
     for rule in rules:
         if rule not in _known_rules():
             raise click.BadParameter(

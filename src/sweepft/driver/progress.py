@@ -19,7 +19,9 @@ from rich.text import Text
 
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, WriterWatch, ledger_path, winner
 from sweepft.mirror.status import read_status
+from sweepft.output import make_console
 from sweepft.spec import format_value
+from sweepft.visible import visible
 
 
 def short_params(params: dict[str, Any]) -> str:
@@ -103,7 +105,7 @@ class Progress:
         if self._live is None:
             line = describe(row, self._view)
             if line is not None:
-                self._console.file.write(f"{line}\n")  # rich would take longer than the row
+                self._console.file.write(f"{visible(line)}\n")  # rich would take longer than the row
                 self._console.file.flush()
 
     def __rich__(self) -> RenderableType:
@@ -159,7 +161,7 @@ class Progress:
             seconds = float(history["seconds"][-20:].mean()) if len(history["seconds"]) else math.nan
             value = trial.evals[-1]["objective"] if trial.evals else None
             table.add_row(
-                trial.trial_id,
+                Text(trial.trial_id),
                 ProgressBar(total=1.0, completed=trial.progress, width=20),
                 loss,
                 "" if value is None else f"{value:.4f}",
@@ -293,7 +295,7 @@ def watch_run(run_dir: Path, console: Console | None = None) -> None:
     Raises:
         LedgerError: If there is no readable ledger.
     """
-    console = console or Console(markup=False, emoji=False)
+    console = console or make_console()
     tail, view, watched = LedgerTail(run_dir), SweepState(), WriterWatch(ledger_path(run_dir).parent)
     while rows := tail.read():
         for row in rows:

@@ -29,7 +29,7 @@ from sweepft.export.trl import TRAINING_TOKENIZER, needs_tokenizer, trl_config, 
 from sweepft.files import atomic_folder, atomic_write, inside
 from sweepft.ledger import SweepState, scores_of
 from sweepft.training.generation import set_generation
-from sweepft.visible import one_line
+from sweepft.visible import code, markdown, one_line
 
 FACTS_FILE: Final = "best.json"
 """The trial's params and results, for programs."""
@@ -263,7 +263,10 @@ def _templates() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["py"] = repr
-    environment.filters["md"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
+    environment.filters["md"] = markdown
+    environment.filters["code"] = code
+    environment.filters["known"] = lambda fields: {k: v for k, v in fields.items() if v is not None}
+    environment.filters["yaml"] = lambda value: _yaml(value).rstrip()
     return environment
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.init.setting import Config, Left, Setting
 
 _SCHEDULES: Final = {
@@ -175,7 +176,6 @@ def optimizer(name: Any, config: Config, setting: Setting, key: str) -> dict[str
 
 def zero_stage(file: Any, path: Path, setting: Setting) -> int | None:
     """The ZeRO stage of a DeepSpeed config: of the file, or of its name."""
-    import json
     import re
 
     if isinstance(file, Mapping):
@@ -183,7 +183,7 @@ def zero_stage(file: Any, path: Path, setting: Setting) -> int | None:
     found = next((p for p in (Path(str(file)), path.parent / str(file)) if p.is_file()), None)
     if found is not None:
         try:
-            config = json.loads(found.read_text(encoding="utf-8"))
+            config = read_json_file(found)
             return int((config.get("zero_optimization") or {}).get("stage", 0))
         except (ValueError, AttributeError, TypeError):
             pass

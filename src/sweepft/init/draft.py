@@ -5,7 +5,6 @@ Ranges are centred on the user's own values, or else on rules of thumb (`sweepft
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from sweepft.bounded_json import read_json_file
 from sweepft.data.read import location_of, options_of, read_source
 from sweepft.errors import DataError, Problem, SpecError
 from sweepft.init.setting import Left, Setting
@@ -154,7 +154,7 @@ def _template(setting: Setting, model: Path, notes: list[str]) -> None:
         return
     own = (model / "chat_template.jinja").is_file() or (model / "chat_template.json").is_file()
     try:
-        config = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+        config = read_json_file(model / "tokenizer_config.json")
     except (OSError, ValueError):
         config = {}
     if not own and not config.get("chat_template"):
@@ -239,7 +239,7 @@ def _hardware(setting: Setting, request: Request, model: str, notes: list[str]) 
         setting.left.append(Left("torch_compile", train.pop("compile"), "is not available at zero_stage 3"))
     length = setting.data.setdefault("max_length", 2048)
     try:
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config = read_json_file(Path(model) / "config.json")
         positions = (config.get("text_config") or config).get("max_position_embeddings")
     except (OSError, ValueError, AttributeError):
         positions = None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sweepft.bounded_json import read_json_file
 from sweepft.errors import Problem, SpecError
 from sweepft.init.axolotl import read_axolotl
 from sweepft.init.llama_factory import read_llama_factory
@@ -59,7 +59,7 @@ def read_setting(path: Path) -> Setting:
 def _values(path: Path) -> Mapping[str, Any]:
     if path.suffix == ".json":
         try:
-            found = json.loads(path.read_text(encoding="utf-8-sig"))
+            found = read_json_file(path)
         except (OSError, ValueError, RecursionError) as error:
             raise SpecError(
                 [Problem(str(path), "--from", f"cannot be read: {error}", "name a JSON file")]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from sweepft.bounded_json import read_json_file
 from sweepft.errors import Problem, SpecError
 from sweepft.init.common import (
     PACKING,
@@ -146,7 +146,7 @@ def _described(name: str, folder: str, path: Path, setting: Setting, key: str) -
             Left(key, name, f"there is no {folder}/dataset_info.json that says what it is: give --data")
         )
         return None
-    entry = json.loads(file.read_text(encoding="utf-8")).get(name)
+    entry = read_json_file(file).get(name)
     if not isinstance(entry, Mapping):
         setting.left.append(Left(key, name, f"{file} does not list it: give --data"))
         return None

@@ -205,7 +205,7 @@ _section = _or_none(_mapping)
 _spec = _fields(
     {},
     {
-        **dict.fromkeys(("model", "train", "evaluate", "mirror", "track", "keep", "checkpoint"), _section),
+        "mirror": _section,
         "search": _or_none(_fields({}, {"trials": _or_none(_count), "space": _or_none(_values(_section))})),
         "data": _or_none(
             _fields(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from sweepft import visible
 from sweepft.spec import format_value
 
 UNKNOWN: Final = "—"
@@ -138,8 +138,7 @@ def shorten(text: Any, limit: int) -> str:
 
 def markdown(text: Any, limit: int = 300) -> str:
     """Text that Markdown renders literally: on one line, special characters escaped, no longer than ``limit``."""
-    text = html.escape(shorten(one_line(str(text)), limit), quote=False)
-    return "".join("\\" + c if c in "\\`*_{}[]#|~" else c for c in text)
+    return visible.markdown(shorten(one_line(str(text)), limit))
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -148,12 +147,16 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[
     return [lines[0], "|" + " --- |" * len(heads), *lines[1:]]
 
 
+_FORMULA: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
 def csv_cell(value: Any) -> Any:
     """A cell of a CSV file: empty for what is not known, JSON for nested values, never a spreadsheet formula."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     if isinstance(value, dict | list):
         return json.dumps(value)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return "'" + value
+    if isinstance(value, str):
+        value = one_line(value).translate(_DIRECTION_MARKS)
+        return "'" + value if value.lstrip()[:1] in _FORMULA else value
     return value

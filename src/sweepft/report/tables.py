@@ -86,10 +86,10 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
     lines += _winner_lines(result)
     lines += [
-        f"- **Trials** {fmt.counts(summary['counts'])}",
+        f"- **Trials** {md(fmt.counts(summary['counts']))}",
         f"- **Cost** {duration(cost['used'])} of {fmt.time_unit(cost)} time; {fmt.savings(cost)}",
         *([f"- **Price** {fmt.price(cost)}"] if cost["price"] else []),
-        *([f"- **GPU sharing** {cost['sharing']['text']}"] if cost["sharing"] else []),
+        *([f"- **GPU sharing** {md(cost['sharing']['text'])}"] if cost["sharing"] else []),
         *_fault_lines(summary["faults"], cost["lost_to_faults"]),
         *_error_rate_lines(summary["stops"]),
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
@@ -100,7 +100,8 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     ]
     lines += ["", "## Recipe findings", ""]
     lines += [
-        f"- {f['claim']} ({md(f['metric'])}) **{f['conclusion']}**. {f['text']}" for f in summary["findings"]
+        f"- {md(f['claim'])} ({md(f['metric'])}) **{md(f['conclusion'])}**. {md(f['text'], 10_000)}"
+        for f in summary["findings"]
     ]
     lines += ["", "## Not measured", "", *(f"- {md(line)}" for line in summary["not_measured"]), ""]
     return "\n".join(lines)
@@ -116,9 +117,9 @@ def _winner_lines(result: dict[str, Any]) -> list[str]:
         f"- **Validation loss** {loss(winner['objective'], winner['stderr'])} nats per target token",
     ]
     if runner_up:
-        by = "" if result["criterion"] == "objective" else f" by {md(result['criterion'])}"
+        by = "" if result["criterion"] == "objective" else f" by {result['criterion']}"
         behind = f"{loss(difference['value'], difference['stderr'])} behind{by}, {difference['text']}"
-        lines.append(f"- **Runner-up** {md(runner_up['trial_id'])}: {behind}")
+        lines.append(f"- **Runner-up** {md(runner_up['trial_id'])}: {md(behind)}")
     return lines
 
 
@@ -268,13 +269,15 @@ def terminal_table(
         parts.append(Text(f"… and {len(summary['trials']) - limit} more in ranked.csv", style="dim"))
     # Reasons are sentences: as a column they would leave no room for the hyperparameters.
     for t in [t for t in summary["trials"][:limit] if t["reason"]]:
-        line = Text(f"{shorten(one_line(t['trial_id']), 24)} {t['status']}: ", style="dim")
+        line = Text(f"{shorten(one_line(t['trial_id']), 24)} {one_line(t['status'])}: ", style="dim")
         parts.append(line.append(shorten(one_line(t["reason"]), 300)))
     notes = [f"{duration(cost['used'])} of trial time on {cost['slots']} slots; {fmt.savings(cost)}"]
     notes += [f"price: {fmt.price(cost)}"] if cost["price"] else []
     notes += [cost["sharing"]["text"]] if cost["sharing"] else []
     parts += [Text(note, style="dim") for note in notes]
-    parts += [Text(f"warning: {edge['text']}", style="yellow") for edge in summary["result"]["edges"]]
+    parts += [
+        Text(f"warning: {one_line(edge['text'])}", style="yellow") for edge in summary["result"]["edges"]
+    ]
     return Group(*parts)
 
 
@@ -317,7 +320,7 @@ class _Ranking:
             cells = [UNKNOWN if t["rank"] is None else str(t["rank"]), shorten(one_line(t["trial_id"]), 24)]
             row = [Text(c) for c in cells]
             status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['progress'])}"
-            row.append(Text(status, style=_STYLES.get(t["status"], "dim")))
+            row.append(Text(one_line(status), style=_STYLES.get(t["status"], "dim")))
             row.append(Text(loss(t["objective"], t["objective_stderr"]).replace("± ", "±")))
             row += [Text(_short_param(t["params"].get(k))) for k in swept]
             row.append(Text(duration(t["seconds"]).replace(" min", "m").replace(" ", "")))

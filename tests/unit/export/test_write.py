@@ -273,7 +273,7 @@ def test_train_script__lora(tmp_path: Path) -> None:
     ast.parse(script)
     assert "r=8, lora_alpha=16.0, lora_dropout=0.0" in script
     assert "target_modules=['q_proj']" in script
-    assert "rank 8, alpha 16, dropout 0.0, on q_proj" in (folder / "README.md").read_text()
+    assert "rank 8, alpha 16, dropout 0.0, on q\\_proj" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
