@@ -26,7 +26,7 @@ _TRL = (
 
 
 def read_setting(path: Path) -> Setting:
-    """The setting of a config file; which tool it belongs to is told by its keys.
+    """The setting of a config file; which tool it belongs to is recognised by its keys.
 
     Raises:
         SpecError: If it cannot be read, or is the config of none of the tools, or of another task than fine-tuning.

@@ -122,7 +122,7 @@ def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
     chosen = "" if found["seeds"] else f" for the best of {found['compared'] + 1} trials"
     return (
         "not_better",
-        f"No better than the baseline, as far as can be told: {winner} is ahead of {name} {by}, {over}, "
+        f"No better than the baseline: {winner} is ahead of {name} {by}, {over}, "
         f"which is within the noise{chosen}",
     )
 
