@@ -217,7 +217,7 @@ def _from_hub(location: Location) -> Iterator[tuple[str, Any]]:
 
 def _hub_problem(location: Location, error: Exception, split: str | None = None) -> DataError:
     """What `datasets` said, with the key of the spec that mends it."""
-    text = str(error)
+    text = " ".join(str(error).split())
     where = location.path if split is None else f"{location.path} (split {split})"
     rule = f"the data set must be loadable: {type(error).__name__}: {text}"
     if "Config name is missing" in text or "BuilderConfig" in text:

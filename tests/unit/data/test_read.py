@@ -400,6 +400,29 @@ def test_read_source__patterns_and_folders(tmp_path: Path) -> None:
     assert len(asked(tmp_path / "alone", usual="test")) == 10
 
 
+def test_read_source__clone_of_the_hub_by_its_card(tmp_path: Path) -> None:
+    card = ["---", "configs:"]
+    for config in ("main", "more"):
+        _write_pairs(tmp_path / config / "train-0.jsonl", config)
+        card += [
+            f"- config_name: {config}",
+            "  data_files:",
+            "  - split: train",
+            f"    path: {config}/train-*",
+        ]
+    (tmp_path / "README.md").write_text("\n".join([*card, "---", "# A card"]))
+    assert read_source(Location(str(tmp_path), config="more")).rows[0].content[0].content == "more"
+    for config in (None, "none"):
+        with raises(DataError, "config") as caught:
+            read_source(Location(str(tmp_path), config=config))
+        assert "'main', 'more'" in caught.value.problems[0].rule
+
+
+def _write_pairs(file: Path, question: str) -> None:
+    file.parent.mkdir()
+    _write(file, [{"question": question, "answer": "b"}])
+
+
 def test_read_source__hub_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

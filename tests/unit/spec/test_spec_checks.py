@@ -105,6 +105,13 @@ BROKEN = [
     (["model.path=train.jsonl"], "model.path"),
     (["model.chat_template=t.jinja"], "model.chat_template"),
     (["data.train.0.path=model"], "data.train.0.path"),
+    (["data.train.0.path=none*.jsonl"], "data.train.0.path"),
+    (["data.train.0.train_on=first"], "data.train.0.train_on"),
+    (["data.train.0.train_on=[tool]"], "data.train.0.train_on"),
+    (["data.train.0.columns={x: y}"], "data.train.0.columns"),
+    (["data.train.0.columns={prompt: a, completion: a}"], "data.train.0.columns"),
+    (["data.train.0.roles={agent: helper}"], "data.train.0.roles"),
+    (["data.validation=[{name: h, fraction: 0.1, columns: {prompt: a}}]"], "data.validation.0.columns"),
     (["train.decay_fraction=0.95", "search.space.schedule={choice: [wsd]}"],
      "search.space.warmup"),
 ]  # fmt: skip
