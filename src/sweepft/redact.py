@@ -16,7 +16,9 @@ from typing import Final
 REDACTED: Final = "[redacted]"
 
 _NAME = re.compile(
-    r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|PASSWORD|PASSWD|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)$", re.I
+    r"TOKEN(?!IZER)|SECRET|PASS(?:WORD|WD|PHRASE)|PASS$|(?:^|_)PWD$|CREDENTIAL|WEBHOOK|(?:^|_)PAT(?:_|$)|(?:^|_)KEY(?:_|$)"
+    r"|APIKEY",
+    re.I,
 )
 
 _SHAPE = re.compile(
@@ -39,6 +41,11 @@ _MARKS: Final = (
 
 _SHORTEST: Final = 8  # characters of a secret value
 _LARGEST: Final = 64 << 20  # bytes of a log file
+
+
+def names_a_secret(variable: str) -> bool:
+    """Whether a variable of this name holds a secret."""
+    return _NAME.search(variable) is not None
 
 
 def redact(text: str) -> str:

@@ -12,8 +12,9 @@ from typing import Final
 from sweepft.errors import ResourceError
 from sweepft.training.writable_home import can_write, use_writable_caches
 
-_MOST_BYTES: Final = 39
-"""The path of a socket has at most 107 bytes, of which Ray's names below its temporary folder take 68."""
+_MOST_BYTES: Final = 31
+"""The path of a socket has at most 107 bytes, of which Ray's names below its temporary folder take 64, and its private
+folder there 12."""
 
 _CANDIDATES: Final = ("/tmp", "/var/tmp", "/dev/shm")
 

@@ -5,12 +5,15 @@ Also what Ray's and Tune's processes read from the environment, and how a local 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
 import os
+import secrets
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,12 +22,14 @@ from typing import Final
 
 import ray
 from ray._private import ray_constants, services
+from ray.tune.execution import class_cache
 
 from sweepft.driver.cluster_room import check_cluster
 from sweepft.driver.configs import local_cpus
 from sweepft.driver.run_folder import check_shared
+from sweepft.files import remove_tree
 from sweepft.interrupts import Interrupted
-from sweepft.redact import RedactingFormatter, redact_files
+from sweepft.redact import RedactingFormatter, names_a_secret, redact_files
 from sweepft.spec import SweepSpec
 
 
@@ -43,12 +48,14 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
     set_environment()
     _log_to(run_dir / "logs" / "driver.log")
     found = []
-    started = not ray.is_initialized()
+    started, local = not ray.is_initialized(), False
+    token = os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN")
     if started and address is None:
         cpus, scarce = local_cpus(spec)
         found += [scarce] if scarce else []
         with _own_signals():
             start_ray(cpus)
+        local = True
     elif started:
         with _own_signals():
             ray.init(
@@ -63,6 +70,8 @@ def ray_session(spec: SweepSpec, run_dir: Path, address: str | None = None) -> I
         if started:
             with _own_signals():
                 ray.shutdown()
+        if local:
+            _set_token(*token)
         redact_files(run_dir / "logs")  # libraries write to the ranks' logs directly
 
 
@@ -131,23 +140,63 @@ def set_environment() -> None:
     """Set what Ray and Tune read from the environment, where the user has not set it."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Tune writes these into each actor's environment, which Ray logs. Processes of a local Ray inherit them anyway.
+    class_cache.ENV_VARS_TO_PROPAGATE = {
+        name
+        for name in class_cache.ENV_VARS_TO_PROPAGATE
+        if not (name.startswith("AWS_") or names_a_secret(name))
+    }
 
 
 def start_ray(cpus: int) -> None:
     """Start a local Ray that listens on the loopback only, and join it. ``ray.shutdown`` ends it.
 
+    Its files are private to the user, and all who connect must show a token, which is in the environment of this
+    process and its children only: other users of the machine can reach the loopback, too.
+
     Args:
         cpus: Logical CPUs it has to give.
     """
-    with _on_loopback(), _own_process_groups():
+    folder = _private_folder()
+    atexit.register(remove_tree, folder)
+    _set_token("token", secrets.token_hex(32))
+    with _on_loopback(), _own_process_groups(), _private_files():
         ray.init(
             address="local",  # else Ray joins a cluster that runs here, and refuses num_cpus
+            _temp_dir=str(folder / "r"),  # Ray opens its own folder to all users, but not the one around it
             num_cpus=cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
             configure_logging=False,
         )
+
+
+def _private_folder() -> Path:
+    """A new folder for the files of a Ray session. Its path is short: those of Ray's sockets have 107 bytes at most."""
+    parent = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(tempfile.mkdtemp(prefix="r", dir=parent))
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Files of this process, and of those that it starts meanwhile, can be read by their user only."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def _set_token(mode: str | None, token: str | None) -> None:
+    """Set what Ray reads of its token in this process and its children; None removes it."""
+    for name, value in (("RAY_AUTH_MODE", mode), ("RAY_AUTH_TOKEN", token)):
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if (raylet := sys.modules.get("ray._raylet")) is not None:
+        raylet.Config.initialize("")
 
 
 @contextlib.contextmanager
