@@ -83,6 +83,11 @@ def _count(value: Any) -> str | None:
     )
 
 
+def _progress(value: Any) -> str | None:
+    """A count that a slot may report as a float."""
+    return None if type(value) in _NUMERIC and 0 <= value <= LARGEST else "must be a count"
+
+
 def _number(value: Any) -> str | None:
     """Any float, or a whole number that has one."""
     return None if type(value) is float else _whole(value) and "must be a number"
@@ -277,6 +282,8 @@ _BY_TYPE: Final[dict[str, Check]] = {
 _BY_FIELD: Final[dict[str, Check]] = {
     "trial_id": _name,
     "replicate_of": _name,
+    "samples_seen": _progress,
+    "tokens_seen": _progress,
     "sweep.name": _name,
     "sweep.spec": _spec,
     "sweep.seed": _whole,
