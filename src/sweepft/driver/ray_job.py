@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shlex
 import socket
 import tempfile
@@ -102,11 +104,54 @@ def resume_job(
 
 
 def noted_job(folder: Path) -> Job | None:
-    """The job of a folder's ``job.json``, or None."""
+    """The job of a folder's ``job.json``, or None.
+
+    Raises:
+        JobError: If this user did not write the file on this machine. Its address is given the cluster's token, so one
+            that somebody else has named is not used.
+    """
     file = folder / NOTE
     if not file.is_file():
         return None
-    return Job(**read_json_file(file))
+    try:
+        found = read_json_file(file, most=1 << 16, links=False)
+        job = Job(**found)
+        sound = all(isinstance(text, str) and text for text in found.values())
+    except (OSError, ValueError, TypeError):
+        raise _strange(folder, "is not a note about a job") from None
+    if not sound or not _ADDRESS.fullmatch(job.address):
+        raise _strange(folder, "does not name a job at http(s)://HOST:PORT")
+    if not _known(job).is_file():
+        raise _strange(folder, "was not written here by this user")
+    return job
+
+
+_ADDRESS: Final = re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+
+
+def _strange(folder: Path, rule: str) -> JobError:
+    remedy = "give the run folder itself, or ask the cluster: ray job status SUBMISSION_ID --address http://HEAD:8265"
+    return JobError([Problem(str(folder / NOTE), "job.note", rule, remedy)])
+
+
+def _known(job: Job) -> Path:
+    """The file that tells this user's own notes from copies of others."""
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    digest = hashlib.sha256(json.dumps(asdict(job), sort_keys=True).encode()).hexdigest()
+    return Path(state) / "sweepft" / "jobs" / digest
+
+
+def write_note(job: Job, folder: Path) -> None:
+    """Write a job's note, and remember that it is this user's own.
+
+    Raises:
+        OSError: If one of the two files cannot be written.
+    """
+    known = _known(job)
+    known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic_write(known, "", sync=False)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic_write(folder / NOTE, json.dumps(asdict(job), indent=1) + "\n")
 
 
 def job_status(job: Job) -> dict[str, Any]:
@@ -148,8 +193,7 @@ def _submit(
     with _server(address) as client, tempfile.TemporaryDirectory(prefix="sweepft-job-") as folder:
         for file, text in files.items():
             atomic_write(Path(folder) / file, text, sync=False)
-        note.mkdir(mode=0o700, parents=True, exist_ok=True)
-        atomic_write(note / NOTE, json.dumps(asdict(job), indent=1) + "\n")
+        write_note(job, note)
         client.submit_job(
             entrypoint=shlex.join(command),
             submission_id=job.submission_id,
@@ -178,7 +222,10 @@ def _server(address: str) -> Iterator[Any]:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise _problem(address, f"Ray's job client is not installed ({error})") from None
+    elsewhere = os.environ.pop("RAY_ADDRESS", None)  # Ray would prefer it to the address that was asked for
     try:
+        if not _ADDRESS.fullmatch(address):
+            raise _problem(address, "must be http://HOST:PORT or https://HOST:PORT, without a user or a path")
         server = urlsplit(address)
         port = server.port or (443 if server.scheme == "https" else 80)
         socket.create_connection((server.hostname or "", port), timeout=_CONNECT_SECONDS).close()
@@ -193,6 +240,9 @@ def _server(address: str) -> Iterator[Any]:
     except (RayError, RuntimeError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise _problem(address, redact(lines[0])) from error
+    finally:
+        if elsewhere is not None:
+            os.environ["RAY_ADDRESS"] = elsewhere
 
 
 def _problem(address: str, rule: str) -> JobError:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from support.errors import raises
 from sweepft.cli.job import is_job
 from sweepft.cli.main import cli
-from sweepft.driver.ray_job import Job, job_metadata, noted_job, resume_job, submit_sweep
+from sweepft.driver.ray_job import Job, job_metadata, noted_job, resume_job, submit_sweep, write_note
 from sweepft.driver.run_folder import not_shared
 from sweepft.errors import JobError
 from sweepft.redact import REDACTED
@@ -50,11 +50,44 @@ def test_submit_sweep__unreachable_server_is_one_error(tmp_path: Path) -> None:
     assert "job server" in problem.remedy or "sweepft[cluster]" in problem.remedy
 
 
-def test_noted_job__reads_job_json(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+JOB = {"address": "http://h:8265", "submission_id": "sweepft-a-1", "run_dir": "/shared/a", "name": "a"}
+
+
+def test_noted_job__reads_its_own_note(tmp_path: Path) -> None:
     assert noted_job(tmp_path) is None
-    job = {"address": "http://h:8265", "submission_id": "sweepft-a-1", "run_dir": "/shared/a", "name": "a"}
-    (tmp_path / "job.json").write_text(json.dumps(job))
-    assert noted_job(tmp_path) == Job(**job)
+    write_note(Job(**JOB), tmp_path)
+    assert noted_job(tmp_path) == Job(**JOB)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        "[" * 20_000,
+        json.dumps(JOB),
+        json.dumps({**JOB, "address": 5}),
+        json.dumps({**JOB, "x": 1}),
+    ]
+    + [
+        json.dumps({**JOB, "address": a})
+        for a in ("evilmod://x", "auto", "ray://h:1", "http://u:p@h:1", "http://h:1/x")
+    ],
+)
+def test_noted_job__refuses_notes_of_others(tmp_path: Path, text: str) -> None:
+    """Their address would be sent the cluster's token, or be imported as a module by Ray."""
+    (tmp_path / "job.json").write_text(text)
+    with raises(JobError, "job.note"):
+        noted_job(tmp_path)
+    for command in ("status", "logs", "stop"):
+        done = CliRunner().invoke(cli, [command, str(tmp_path)])
+        assert isinstance(done.exception, JobError)
 
 
 def test_job_metadata__holds_no_secret(tmp_path: Path) -> None:
@@ -72,7 +105,7 @@ def test_job_metadata__holds_no_secret(tmp_path: Path) -> None:
 
 def test_command__needs_the_run_folder_of_a_job(tmp_path: Path) -> None:
     job = {"address": "http://h:8265", "submission_id": "s", "run_dir": str(tmp_path / "far"), "name": "a"}
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    write_note(Job(**job), tmp_path)
     done = CliRunner().invoke(cli, ["stop", str(tmp_path), "t001"])
     assert isinstance(done.exception, JobError)
     assert done.exception.key == "run_dir"
