@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,6 +55,16 @@ def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ())
     """Run a spec in this process's Ray session, with its progress written to a file."""
     loaded = spec if isinstance(spec, SweepSpec) else load(spec, overrides)
     out.mkdir(exist_ok=True)
-    (out / "cache").symlink_to(_CACHE)
+    _share(_CACHE, out / "cache")
     with (out.parent / f"{out.name}.txt").open("w") as console:
-        return start_sweep(loaded, out, console=Console(file=console))
+        try:
+            return start_sweep(loaded, out, console=Console(file=console))
+        finally:
+            _share(out / "cache", _CACHE)
+
+
+def _share(source: Path, target: Path) -> None:
+    """Give ``target`` the token sets of ``source`` that it lacks, as hard links: a link to a folder is refused."""
+    for entry in source.iterdir() if source.is_dir() else ():
+        if entry.is_dir() and not (target / entry.name).exists():
+            shutil.copytree(entry, target / entry.name, copy_function=os.link)
