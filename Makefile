@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test chaos chaos-long test-full wheel-check check docs reference study findings format clean
+.PHONY: help setup demo test chaos chaos-long test-full wheel-check audit check docs reference study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,9 @@ test-full: $(STAMP) ## all tests, the slow ones too
 
 wheel-check: ## build the wheel and try it in clean environments, without extras and with [run] (ARGS="bare" or "run")
 	.ci/wheel-check $(ARGS)
+
+audit: $(STAMP) ## compare versions with the list of known vulnerabilities in advisories.toml
+	$(BIN)/python -m pytest -q tests/unit/test_advisories.py
 
 check: $(STAMP) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
