@@ -167,6 +167,10 @@ class WorkerGroup:
         """Write a checkpoint; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
         return dict(self._call("save", timeout, folder)[0])
 
+    def estimate_checkpoint(self, folder: str, timeout: float) -> float:
+        """Seconds that a checkpoint is likely to take, from its bytes and a short write on every rank."""
+        return float(max(self._call("estimate_checkpoint", timeout, folder)))
+
     def restore(self, folder: str, timeout: float) -> dict[str, Any]:
         """Restore a checkpoint on all ranks; ``step``, ``samples`` and ``seconds``."""
         return dict(self._call("restore", timeout, folder)[0])

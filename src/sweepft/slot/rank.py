@@ -146,6 +146,10 @@ class Rank:
         """Write a checkpoint (see ``TrialRunner.save``)."""
         return self._only_first(self._runner.save(folder))
 
+    def estimate_checkpoint(self, folder: str) -> float:
+        """Seconds that a checkpoint is likely to take (see ``TrialRunner.estimate_checkpoint``)."""
+        return float(self._runner.estimate_checkpoint(folder))
+
     def restore(self, folder: str) -> dict[str, Any]:
         """Restore a checkpoint (see ``TrialRunner.restore``)."""
         return self._only_first(self._runner.restore(folder))

@@ -29,8 +29,8 @@ SLOWER: Final = "runs more slowly"
 NOTED: Final = (WENT_ON, SLOWER)
 """Actions that restart nothing."""
 
-_FIRST_WRITE_SECONDS: Final = 3.0
-"""Assumed for writing a checkpoint until one has been written."""
+_LEAST_WRITE_SECONDS: Final = 3.0
+"""Assumed for writing a checkpoint, at least, until one has been written."""
 
 _SPARE_SECONDS: Final = 120
 """How long a slot that lost a node waits for another one. A slot that never started waits without limit."""
@@ -107,14 +107,14 @@ class SlotState:
     Attributes:
         name: Of the slot.
         clock: Since the last result.
-        write_seconds: What writing a checkpoint took last time.
+        write_seconds: What writing a checkpoint took last time; None before the first one.
     """
 
     def __init__(self, config: SlotConfig) -> None:
         self.config = config
         self.name = f"{ray.util.get_node_ip_address().replace('.', '-')}-{os.getpid()}"
         self.clock = PhaseClock()
-        self.write_seconds = _FIRST_WRITE_SECONDS
+        self.write_seconds: float | None = None
         self._group: WorkerGroup | None = None
 
     @property
@@ -145,6 +145,17 @@ class SlotState:
         started["narrow"] = narrow
         self.clock.spend("switch", started["switch_seconds"])
         return started
+
+    def expected_write_seconds(self, folder: str) -> float:
+        """What writing a checkpoint took last time, or is likely to take: all GPUs of the slot wait for it.
+
+        Args:
+            folder: Of a trial's checkpoints.
+        """
+        if self.write_seconds is None:
+            found = self.group.estimate_checkpoint(folder, self.config.patience)
+            self.write_seconds = max(_LEAST_WRITE_SECONDS, found)
+        return self.write_seconds
 
     def set_micro_batch(self, rows: int) -> None:
         """Use another micro-batch for this and all later jobs; new ranks start with it."""

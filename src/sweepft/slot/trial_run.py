@@ -177,7 +177,10 @@ class TrialRun:
         return int(step)
 
     def _checkpoint_if_due(self) -> None:
-        if self._slot.config.checkpoints.due(self._unsaved_seconds, self._slot.write_seconds):
+        policy = self._slot.config.checkpoints
+        auto = policy.policy == "auto"
+        seconds = self._slot.expected_write_seconds(str(self._checkpoints)) if auto else 0.0
+        if policy.due(self._unsaved_seconds, seconds):
             self._write_checkpoint(self._points[self.position - 1].samples)
 
     def _write_checkpoint(self, samples: int) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sweepft.training.deepspeed_engine import ZeroEngine
 
 _COMPLETE = "complete.json"
 _HEADROOM = 1.05
+_PROBE_BYTES = 64 * 2**20
 
 
 def save(
@@ -58,6 +60,31 @@ def save(
             shutil.rmtree(temporary, ignore_errors=True)
         return {"skipped": problem, "bytes": 0}
     return {"bytes": int(size)}
+
+
+def estimate_seconds(zero: ZeroEngine, folder: Path) -> float:
+    """About how long writing this rank's part of a checkpoint takes: by its bytes, and the time of a short write.
+
+    Args:
+        zero: The engine in a trial.
+        folder: Of the trial's checkpoints; made if missing.
+    Returns:
+        Seconds; 0 where nothing can be written, which `save` will say.
+    """
+    size = sum(t.numel() * t.element_size() for t in zero.state().values())
+    probe = min(size, _PROBE_BYTES)
+    file = folder / f".probe{dist.get_rank()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        begin = time.perf_counter()
+        with file.open("wb") as f:
+            f.write(os.urandom(1 << 16) * -(-probe // (1 << 16)))
+            os.fsync(f.fileno())
+        seconds = time.perf_counter() - begin
+        file.unlink()
+    except OSError:
+        return 0.0
+    return seconds * size / max(1, probe)
 
 
 def _write_shard(temporary: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -238,8 +238,11 @@ class ZeroEngine:
         for i, live in enumerate(self._live()):
             if self.config.zero_stage in (1, 2):
                 # Every rank holds all weights but only a shard of the masters: read the other shards from their files.
-                whole = torch.cat([read(f"master{i}").reshape(-1) for read in all_ranks])
-                live.copy_(whole.view_as(live))
+                flat, begin = live.view(-1), 0
+                for read in all_ranks:  # one share at a time in main memory, not the whole model
+                    share = read(f"master{i}").reshape(-1)
+                    flat.narrow(0, begin, share.numel()).copy_(share)
+                    begin += share.numel()
             else:
                 live.copy_(mine(f"master{i}").view_as(live))
         self.gather_persistent()

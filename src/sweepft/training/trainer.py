@@ -21,7 +21,7 @@ from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, sample_order
 from sweepft.spec import TrainConfig
 from sweepft.training.batching import BatchPrefetcher, Row, Step, collate_step
-from sweepft.training.checkpoint import restore, save
+from sweepft.training.checkpoint import estimate_seconds, restore, save
 from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.export import export
@@ -167,6 +167,10 @@ class TrialRunner:
         facts = {"trial": self._facts(), "step": self._step, "samples": self._samples, "tokens": self._tokens}
         done = save(self.zero, Path(folder), facts, {"open_block": torch.from_numpy(self._open_block)})
         return done | {"seconds": time.perf_counter() - begin}
+
+    def estimate_checkpoint(self, folder: str) -> float:
+        """Seconds that `save` is likely to take (see ``sweepft.training.checkpoint.estimate_seconds``)."""
+        return estimate_seconds(self.zero, Path(folder))
 
     def restore(self, folder: str) -> dict[str, Any]:
         """Continue the trial just started from a checkpoint.

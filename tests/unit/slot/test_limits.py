@@ -11,8 +11,10 @@ import ray
 
 from sweepft.errors import HostOutOfMemory, RankDied, RankFailed, RankHung, RankOutOfMemory
 from sweepft.slot import group
+from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import BeatDeadline
 from sweepft.slot.jobs import TrialJob
+from sweepft.slot.state import SlotState
 from sweepft.slot.trial_run import TrialRun
 from sweepft.training.heartbeat import Heartbeat, HeartbeatReader, new_file
 
@@ -120,3 +122,21 @@ def test_failure__knows_every_lack_of_memory(
 
     monkeypatch.setattr(ray, "get", get)
     assert type(group._failure("run", 1, object())) is kind
+
+
+def test_checkpoint__first_write_is_estimated_not_tried(tmp_path: Path) -> None:
+    """84 GB that take 150 s do not stop an 82-minute trial at its first rung to find that out."""
+    asked: list[str] = []
+
+    def estimate(folder: str, timeout: float) -> float:
+        asked.append(folder)
+        return 150.0
+
+    state: Any = object.__new__(SlotState)
+    state.config = SimpleNamespace(patience=60.0)
+    state.write_seconds, state._group = None, SimpleNamespace(estimate_checkpoint=estimate)
+    policy = CheckpointPolicy(str(tmp_path), "auto")
+    written = [policy.due(4900 * rung, state.expected_write_seconds("t000")) for rung in (0.1, 0.25, 0.5)]
+    assert written == [False, False, False]
+    assert policy.due(3001.0, state.expected_write_seconds("t000"))
+    assert asked == ["t000"], "once a slot"
