@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from sweepft.errors import JudgeError
 from sweepft.evaluation.mt_bench.cache import RESPONSES, TextCache
@@ -71,7 +72,10 @@ class JudgeClient:
             base_url=base_url,
             max_retries=retries,
             timeout=timeout,
-            http_client=openai.DefaultHttpxClient(follow_redirects=False),
+            http_client=openai.DefaultHttpxClient(
+                follow_redirects=False,
+                trust_env=not _is_loopback(base_url),  # a proxy would read the key
+            ),
         )
 
     def ask(self, body: Mapping[str, Any]) -> str | Failure:
@@ -96,7 +100,7 @@ class JudgeClient:
             return self._status_failure(error.status_code, error.response.text)
         except openai.OpenAIError as error:
             return Failure("unavailable", self._readable(str(error.__cause__ or error)))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
             return Failure("unavailable", self._readable(f"the reply is not a chat completion: {error}"))
         if not isinstance(text, str):
             return Failure("request", f"the judge returned no text (finish_reason {why!r})")
@@ -120,6 +124,11 @@ class JudgeClient:
     def _readable(self, text: str) -> str:
         # The key is removed before the text is cut, so that no part of it remains at the end.
         return " ".join(self._without_key(text).split())[:_LONGEST_TEXT]
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _read_key(name: str) -> str:

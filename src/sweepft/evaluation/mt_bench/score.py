@@ -27,19 +27,24 @@ _FORMS: Final = (
     re.compile(r"(?<![\w\])\[])\[\s*(\d+(?:\.\d+)?)\s*\](?!\])"),  # but not x[1]
 )
 
+_SAID: Final = re.compile(r"\brating:\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
+
 
 def parse_verdict(text: str) -> float | None:
     """The rating from 1 to 10, or None.
 
-    ``[[7]]`` takes precedence over ``[7]``, and the last one over earlier ones: judges explain first and may quote the
-    answer, which can contain such marks itself.
+    ``[[7]]`` takes precedence over ``[7]``. Two different ratings are no verdict: one of them may be quoted from the
+    answer, which can contain such marks to raise its own rating.
     """
-    for form in _FORMS:
-        found = form.findall(text)
-        if found:
-            value = float(found[-1])
-            return value if _LOWEST <= value <= _HIGHEST else None
-    return None
+    double, single = (form.findall(text) for form in _FORMS)
+    said = {float(number) for number in _SAID.findall(text)}
+    if double:
+        found = {float(number) for number in double} | said
+    else:
+        found = {float(single[-1])} if single else set()
+        found |= said if single else set()
+    value = found.pop() if len(found) == 1 else 0.0
+    return value if _LOWEST <= value <= _HIGHEST else None
 
 
 Chat = list[dict[str, str]]
