@@ -23,6 +23,7 @@ NOTES = {
     "early_stopping": "rules; Ray and Optuna adapters",
     "ledger": "rows, state, ranking",
     "extras": "optional packages, streams, signals, child processes, secrets",
+    "bounded_json": "the one reader of JSON, with limits",
     "files": "writing files; text that is safe to show",
     "errors": "the error tree",
 }
