@@ -12,7 +12,7 @@ from rich.console import Console
 
 from support.errors import raises
 from support.sweeps import run_spec, write_spec
-from sweepft.driver.commands import give_command
+from sweepft.driver.give_command import give_command
 from sweepft.driver.progress import watch_run
 from sweepft.driver.start import resume_sweep
 from sweepft.errors import CommandError

@@ -28,7 +28,7 @@ SWEEPFT = """
 import sys
 from sweepft.ledger.lease import SECONDS
 SECONDS.unchanged = float(sys.argv.pop(1))
-from sweepft.cli.main import main
+from sweepft.cli.process import main
 main()
 """
 

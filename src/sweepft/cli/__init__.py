@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sweepft.cli.main import main
+from sweepft.cli.process import main
 
 __all__ = ["main"]

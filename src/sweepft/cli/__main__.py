@@ -1,5 +1,5 @@
 """``python -m sweepft.cli``."""
 
-from sweepft.cli.main import main
+from sweepft.cli.process import main
 
 main()

@@ -19,7 +19,7 @@ _TRIAL = click.argument("trial")
 def _send(
     run: Path, as_json: bool, name: str, trial: str | None = None, arguments: dict[str, Any] | None = None
 ) -> None:
-    from sweepft.driver.commands import give_command
+    from sweepft.driver.give_command import give_command
 
     answer = give_command(run_folder(run), name, trial, arguments)
     if as_json:

@@ -6,10 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -20,78 +17,24 @@ from sweepft.cli.commands import SWEEP_COMMANDS
 from sweepft.cli.data import data
 from sweepft.cli.init import init
 from sweepft.cli.job import is_job, job_of, logs, resubmit, show_job, submit
-from sweepft.cli.options import ADDRESS, JSON, NO_FILES, OUT, RUN, SET, SPEC, make_derived
+from sweepft.cli.mirror import fetch, mirror
+from sweepft.cli.options import ADDRESS, JSON, OUT, RUN, SET, SPEC, make_derived
 from sweepft.cli.plan import plan
 from sweepft.cli.presets import presets
 from sweepft.cli.push import push
 from sweepft.cli.replay import replay
-from sweepft.cli.results import error_result, result_alone, run_result, schemas
-from sweepft.errors import (
-    ClusterError,
-    CommandError,
-    JobError,
-    MirrorError,
-    OutputError,
-    ProblemsError,
-    SweepftError,
-)
+from sweepft.cli.results import result_alone, run_result, schemas
+from sweepft.cli.validate import check_rows, validate
 from sweepft.extras import require_run
-from sweepft.files import atomic_write
-from sweepft.interrupts import Interrupted, ignore_signals, signals_raise
-from sweepft.output import end_on_failure, guard_output, make_console, say
-from sweepft.redact import redact
-from sweepft.visible import one_line
+from sweepft.interrupts import Interrupted
+from sweepft.output import end_on_failure, make_console, say
 
 if TYPE_CHECKING:
-    from sweepft.data import DataCheck
     from sweepft.driver.sweep import SweepResult
-    from sweepft.spec import SweepSpec
 
 
-@click.command()
-@RUN
-@click.argument("uri", required=False)
-@JSON
-def mirror(run: Path, uri: str | None, as_json: bool) -> None:
-    """Create or update the mirror of a run.
-
-    URI is an address of s3://, gs:// or file://. Default: the one in the run's YAML file.
-    """
-    from sweepft.ledger import SweepState
-    from sweepft.mirror.follow import copy_once
-
-    uri = uri or (SweepState.load(run).spec.get("mirror") or {}).get("uri")
-    if uri is None:
-        raise MirrorError(
-            f"{run}: has no mirror\n  give an address, e.g. sweepft mirror {run} s3://bucket/folder",
-            key="mirror.none",
-        )
-    size = copy_once(run.resolve(), uri) / 1e6
-    if as_json:
-        say(json.dumps({"uri": uri, "megabytes": size}, indent=2))
-    else:
-        say(f"{uri}: up to date, {size:.1f} MB")
-
-
-@click.command()
-@click.argument("uri")
-@click.argument("run", type=click.Path(path_type=Path))
-@JSON
-def fetch(uri: str, run: Path, as_json: bool) -> None:
-    """Download a run folder from its mirror at URI."""
-    from sweepft.driver.progress import describe_run, status_of
-    from sweepft.mirror.fetch import fetch as bring
-
-    size = bring(uri, run).size
-    with result_alone(as_json) as stream:
-        say(f"{run}: {size / 1e6:.1f} MB from {uri}")
-        make_derived(run, without_weights=True)
-        found = status_of(run)
-        say(json.dumps(found, indent=2) if as_json else describe_run(found), file=stream)
-
-
-_SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
-_ACTING: Final = _SWEEPS | {
+SWEEPS: Final = frozenset({"run", "train", "resume", "demo"})
+_ACTING: Final = SWEEPS | {
     *("stop", "pin", "clone", "extend", "pause", "continue"),
     *("mirror", "fetch", "track", "dashboard", "push"),
 }
@@ -145,7 +88,7 @@ def run(
         from sweepft.demo import make_tiny
 
         loaded = make_tiny(loaded, out / "material")
-    _check_rows(loaded)
+    check_rows(loaded)
     from sweepft.driver.start import start_sweep  # loads Ray, which takes a second: after validation
 
     with result_alone(as_json) as stream, _resumable(out):
@@ -248,31 +191,7 @@ def status(run: Path, as_json: bool) -> None:
     say(json.dumps(found, indent=2) if as_json else describe_run(found))
 
 
-@cli.command()
-@SPEC
-@SET
-@NO_FILES
-@JSON
-def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bool) -> None:
-    """Check SPEC and the files it names.
-
-    All rows are read. A sample is tokenised if the model is on this machine.
-    """
-    from sweepft.spec import load
-
-    if not no_files:
-        require_run("sweepft validate")
-    loaded = load(spec, overrides, check_files=not no_files)
-    found = None if no_files else _rows_found(loaded)
-    if as_json:
-        say(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
-        return
-    for line in () if found is None else _rows_lines(found):
-        say(line)
-    say(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
-
-
-for command in (data, init, plan, presets, push, replay, logs, mirror, fetch, *SWEEP_COMMANDS):
+for command in (data, fetch, init, logs, mirror, plan, presets, push, replay, validate, *SWEEP_COMMANDS):
     cli.add_command(command)
 
 
@@ -379,130 +298,6 @@ def schema(name: str) -> None:
     if name not in known:
         raise click.UsageError(f"there is no schema {name!r}: name one of {', '.join(known)}")
     say(json.dumps(known[name](), indent=2))
-
-
-def main() -> None:
-    """Entry point: turns errors and signals into a message and an exit code."""
-    is_process = guard_output()
-    end_on_failure(True)
-    with contextlib.ExitStack() as handling:
-        handling.enter_context(signals_raise())
-        code = _exit_code()
-        if is_process:
-            ignore_signals()
-            handling.pop_all()
-    if code:
-        sys.exit(code)
-
-
-def _exit_code() -> int | str | None:
-    try:
-        code = _run()
-        sys.stdout.flush()
-        return code
-    except OutputError as error:
-        if not error.closed:
-            say(f"error: {error}", err=True)
-        return error.exit_code
-    finally:
-        end_on_failure(False)
-
-
-def _run() -> int | str | None:
-    """Run the command. Returns its exit code; raises OutputError if it depends on output that cannot be written."""
-    try:
-        left = cli.main(prog_name="sweepft", standalone_mode=False)
-        return left if isinstance(left, int) else 0
-    except SystemExit as leaving:
-        return leaving.code
-    except OutputError:
-        raise
-    except SweepftError as error:
-        if "--json" in sys.argv[1:]:
-            say(json.dumps(error_result(error), indent=2))
-        say(_message(error), err=True)
-        return error.exit_code
-    except click.exceptions.Abort as error:
-        return _interrupted(error.__cause__)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, Interrupted):
-        raise
-    except Exception as error:
-        return _unexpected(error)
-
-
-def _unexpected(error: Exception) -> int:
-    """Report an error that no part of sweepft expects: a fault of its own, or a file that somebody has forged."""
-    text = redact("".join(traceback.format_exception(error)))
-    where = Path(tempfile.gettempdir())
-    try:
-        folder = Path(tempfile.mkdtemp(prefix="sweepft-error-"))
-        where = folder / "traceback.txt"
-        atomic_write(where, text)
-        remedy = f"the traceback is in {where}"
-    except OSError:
-        remedy = text
-    last = redact(f"{type(error).__name__}: {error}"[:300])
-    say(
-        f"error: unexpected {one_line(last)}\n"
-        f"  this is a fault of sweepft, or a file that sweepft did not write; {remedy}",
-        err=True,
-    )
-    return 70
-
-
-def _interrupted(cause: BaseException | None) -> int:
-    """The exit code of a command that a signal has ended.
-
-    That of a sweep is the same for every signal: it can be resumed.
-    """
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    if command in _SWEEPS or not isinstance(cause, Interrupted):
-        return 130
-    return 128 + cause.number
-
-
-def _message(error: SweepftError) -> str:
-    if isinstance(error, ClusterError | CommandError | JobError):
-        return str(error)
-    if isinstance(error, ProblemsError):
-        count = len(error.problems)
-        return f"{error}\n{count} problem{'s' if count != 1 else ''}; nothing was started"
-    return f"error: {error}"
-
-
-def _check_rows(spec: SweepSpec) -> DataCheck:
-    """Read every local row, without a tokenizer. Raises DataError."""
-    from sweepft.data import check
-
-    return check(spec)
-
-
-def _rows_found(spec: SweepSpec) -> dict[str, Any]:
-    """Check the rows, tokenise a sample if the model is at hand, and return what was found. Raises DataError."""
-    from sweepft.data import survey_in_child
-
-    found = _check_rows(spec)
-    local = Path(spec.model.path).is_dir() and not all(source.skipped for source in found.sources)
-    return {
-        "sources": [asdict(source) for source in found.sources],
-        "notes": list(found.notes),
-        "warnings": list(survey_in_child(spec).warnings if local else found.warnings),
-        "tokenised": local,
-    }
-
-
-def _rows_lines(found: dict[str, Any]) -> Iterator[str]:
-    for source in found["sources"]:
-        elsewhere = "not on this machine; read when the sweep starts"
-        use = elsewhere if source["skipped"] else f"{source['used']:,} of {source['rows']:,} rows used"
-        yield f"  {source['kind']} {source['name']}: {use}"
-    yield from (f"  {note}" for note in found["notes"])
-    yield from (f"  warning: {warning}" for warning in found["warnings"])
-    if not found["tokenised"]:
-        yield "  no row was tokenised: the model is not on this machine"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
 from sweepft.data.outcomes import no_target
 from sweepft.data.rows import REASONING, Row
-from sweepft.data.templates import ChatFormat, NotRenderedError, Rendered, any_of, special_tokens
+from sweepft.data.templates import ChatFormat, Rendered, any_of, special_tokens
+from sweepft.data.written import NotRenderedError
 
 _BATCH: Final = 512
 _ENCODER_VERSION: Final = 3  # raise it when the same row gives other tokens or another mask

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from sweepft.data.json_rows import FRAME, RECODE, Open, from_json, refuse
-from sweepft.data.messages import RowFault, without_nulls
+from sweepft.data.messages import without_nulls
+from sweepft.data.reading import RowFault
 
 _HEAD: Final = 4096  # bytes that are looked at to tell what a file is
 _JSON: Final = (".jsonl", ".ndjson", ".json")

@@ -13,16 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sweepft.data.messages import (
-    FORMS,
-    Options,
-    Reading,
-    RowFault,
-    read_tools,
-    read_turns,
-    refuse_keys,
-    text_of,
-)
+from sweepft.data.messages import read_tools, read_turns, refuse_keys, text_of
+from sweepft.data.reading import FORMS, Options, Reading, RowFault
+from sweepft.data.refused_columns import BY_NAME, MAP, PREFERENCE, REFUSED
 from sweepft.data.rows import Row, Turn
 
 Content = tuple[Turn, ...] | str
@@ -114,55 +107,6 @@ _NEEDED: Final = frozenset(column for f in FORMATS for column in f.columns)
 
 _SYSTEM: Final = ("system", "system_prompt")
 _HONOURED: Final = frozenset(("domain", "tools", "functions", *_SYSTEM))
-_TOKENISED: Final = ("tokenised rows are not read", "give the text; rows are tokenised once per sweep")
-_MEDIA: Final = ("only text is trained on", "leave these rows out, or remove the column")
-_VARIABLES: Final = (
-    "variables of the chat template are not supported",
-    "write them into a copy of the template (model.chat_template: ./mine.jinja), and remove the column",
-)
-_WEIGHT: Final = (
-    "rows have no weights of their own",
-    "give groups of rows a `domain` and set data.mixture, or mark turns with weight: 0",
-)
-_CALLS: Final = (
-    "tool calls belong to a message",
-    "write the row as `messages`, with the calls in the assistant's",
-)
-_REFUSED: Final[Mapping[str, tuple[str, str]]] = {
-    **dict.fromkeys(("input_ids", "token_ids", "assistant_masks", "loss_mask"), _TOKENISED),
-    **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
-    "chat_template_kwargs": _VARIABLES,
-    **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight", "train", "mask"), _WEIGHT),
-    "function_call": _CALLS,
-    "tool_calls": _CALLS,
-}
-"""Columns that cannot be honoured, with rule and remedy."""
-
-_MAP: Final = "name the columns in the source, for example `columns: {prompt: question, completion: reply}`"
-_PREFERENCE: Final = (
-    "preferences are not trained on",
-    "to train on the preferred answers alone, write them as `completion`, or as `messages`",
-)
-_JUDGED: Final = (
-    "rows are not chosen by a judgement of them",
-    "leave out the rows that are not to be learned, and remove the column",
-)
-_CONTEXT: Final = (
-    "context is read beside `instruction` and `response` only",
-    "write it into the question or prompt",
-)
-_REASONED: Final = (
-    "reasoning is read as a key of a message",
-    "write the row as `messages`, with `reasoning_content` beside the assistant's `content`",
-)
-_BY_NAME: Final[Mapping[str, tuple[str, str]]] = {
-    **dict.fromkeys(("chosen", "rejected"), _PREFERENCE),
-    **dict.fromkeys(("label", "score", "rating", "reward"), _JUDGED),
-    **dict.fromkeys(("context", "documents"), _CONTEXT),
-    **dict.fromkeys(("reasoning_content", "reasoning", "thinking"), _REASONED),
-    "history": ("earlier rounds are read beside `instruction` only", "write them as `messages`"),
-}
-"""Columns that are refused unless the source names its format: they may be what the user wants to train on."""
 
 
 def read_row(record: Any, where: str, reading: Reading) -> Row:
@@ -186,7 +130,7 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
         given, wanted = _renamed(given, options), wanted or _format_of(tuple(options.columns))
     layout = _layout(tuple(given), wanted)
     if layout.refused:
-        refuse_keys(given, _REFUSED)
+        refuse_keys(given, REFUSED)
     chosen = layout.chosen
     if chosen is None:
         raise _unrecognised(given, wanted)
@@ -314,7 +258,7 @@ class _Layout:
 
 @functools.lru_cache(maxsize=1024)
 def _layout(names: tuple[str, ...], wanted: str | None) -> _Layout:
-    refused = any(name in _REFUSED for name in names)
+    refused = any(name in REFUSED for name in names)
     chosen = next(
         (f for f in FORMATS if wanted in (None, f.name) and all(column in names for column in f.columns)),
         None,
@@ -331,7 +275,7 @@ def _layout(names: tuple[str, ...], wanted: str | None) -> _Layout:
         complete = len(columns) == len(other.columns) or chosen.name == "text"
         if complete and any(column not in used for column in columns):
             rivals.append((other, tuple(columns)))
-    by_name = tuple(name for name in names if name in _BY_NAME and name not in used)
+    by_name = tuple(name for name in names if name in BY_NAME and name not in used)
     return _Layout(chosen, tuple(rivals), by_name, refused, unused)
 
 
@@ -348,7 +292,7 @@ def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
         rule = f"a row of format {wanted} needs {needed}"
         return RowFault("columns", rule, names, "name the format of the rows, or leave `format` out")
     if "chosen" in given or "rejected" in given:
-        return RowFault("chosen", _PREFERENCE[0], names, _PREFERENCE[1])
+        return RowFault("chosen", PREFERENCE[0], names, PREFERENCE[1])
     if {"role", "content"} <= given.keys() or {"from", "value"} <= given.keys():
         remedy = 'write the list of a conversation as one row: {"messages": [...]}'
         return RowFault("row", "a row must be a conversation, not one of its messages", names, remedy)
@@ -359,13 +303,13 @@ def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
                 f"write `{answer}`, name its column (columns: {{{answer}: NAME}}), or leave these rows out"
             )
             return RowFault(answer, rule, names, remedy)
-    return RowFault("columns", "no column to train on", names, f"{_MAP}, or {FORMS}")
+    return RowFault("columns", "no column to train on", names, f"{MAP}, or {FORMS}")
 
 
 def _refuse_unnamed(name: str, value: Any, chosen: Format) -> None:
     if not _is_given(value) or (name == "label" and not isinstance(value, bool)):
         return  # a label that is a class does not judge the answer
-    rule, remedy = _BY_NAME[name]
+    rule, remedy = BY_NAME[name]
     aside = f"to leave it aside, write `format: {chosen.name}` in the source"
     raise RowFault(name, rule, remedy=f"{remedy}; {aside}")
 

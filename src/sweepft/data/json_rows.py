@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from sweepft.bounded_json import read_json
 from sweepft.data.formats import COLUMNS, is_row
-from sweepft.data.messages import RowFault
+from sweepft.data.reading import RowFault
 from sweepft.errors import DataError, Problem
 
 Open = Callable[[], BinaryIO]

@@ -8,7 +8,7 @@ from typing import Final
 
 from sweepft.data.files import Location, records
 from sweepft.data.formats import TITLES, read_row
-from sweepft.data.messages import Options, Reading, RowFault
+from sweepft.data.reading import Options, Reading, RowFault
 from sweepft.data.rows import Row
 from sweepft.errors import DataError, Problem
 from sweepft.spec.sections import TestSource, TrainSource, Validation

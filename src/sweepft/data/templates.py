@@ -17,12 +17,10 @@ from typing import Any, Final
 
 from sweepft.data.rows import Turn
 from sweepft.data.template_choice import BUILT_IN
-from sweepft.data.trace import Field, Piece, Tools, Trace, Tracer
+from sweepft.data.trace import Piece, Tools, Trace, Tracer
+from sweepft.data.written import TOOLS_REMEDY, NotRenderedError, check_written, notes_on
 from sweepft.errors import DataError, Problem
 
-_SHOWN: Final = 60
-_REMEDY: Final = "use another model.chat_template, or leave it out of the data"
-_TOOLS_REMEDY: Final = "use one that does, such as the built-in chat_template: chatml, or leave the tools out"
 _THINKS: Final = re.compile(r"<[^<>]*think", re.IGNORECASE)
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
@@ -48,10 +46,6 @@ class Rendered:
     text: str
     spans: tuple[tuple[int, int], ...]
     notes: Mapping[str, str] = field(default_factory=dict)
-
-
-class NotRenderedError(ValueError):
-    """The template leaves out a turn."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +159,12 @@ class ChatFormat:
         if self.of(tools) is not self:
             return self.of(tools).render(turns, tools)
         trace = self._tracer.trace(turns, tools)
-        _check_written(trace, turns)
+        check_written(trace, turns)
         if tools and trace.text == self._without_tools(turns):
-            raise NotRenderedError(f"the chat template does not write the tools: {_TOOLS_REMEDY}")
+            raise NotRenderedError(f"the chat template does not write the tools: {TOOLS_REMEDY}")
         spans = self._marked(trace, turns) if self.marked else self._traced(trace, turns, tools)
         text, spans = self._ended(trace.text, spans, turns)
-        return Rendered(text, tuple(spans), _notes(trace, turns, spans))
+        return Rendered(text, tuple(spans), notes_on(trace, turns, spans))
 
     def _without_tools(self, turns: Sequence[Turn]) -> str | None:
         try:
@@ -389,62 +383,3 @@ def _is_learned(span: tuple[int, int], pieces: Sequence[Piece], turns: Sequence[
     if len(learn) > 1:
         raise ValueError("the chat template marks answers to learn and others in one span")
     return learn != {False}
-
-
-def _check_written(trace: Trace, turns: Sequence[Turn]) -> None:
-    """Raise `NotRenderedError` if the template leaves out what it was given.
-
-    Reasoning and other parts of an answer that is written at least in part are no such loss.
-    """
-    if trace.pieces is None:
-        texts = (
-            Field(i, "content", turn.content) for i, turn in enumerate(turns) if turn.role != "assistant"
-        )
-        missing = [text for text in texts if text.text.strip() not in trace.text]
-        there: set[int] = set()
-    else:
-        missing, there = list(trace.missing), {piece.turn for piece in trace.pieces}
-    for text in missing:
-        role = turns[text.turn].role
-        if text.key == "tool_calls":
-            raise NotRenderedError(
-                f"the chat template does not write the tool calls of turn {text.turn + 1}: {_TOOLS_REMEDY}"
-            )
-        if role != "assistant" or text.turn not in there:
-            what = f"turn {text.turn + 1}, whose role is {role}"
-            raise NotRenderedError(f"the chat template does not write {what}: {_REMEDY}")
-
-
-def _notes(trace: Trace, turns: Sequence[Turn], spans: Sequence[tuple[int, int]]) -> dict[str, str]:
-    """`Rendered.notes`."""
-    notes = {}
-    if trace.pieces is None:
-        answers = [turn.content.strip() for turn in turns if turn.learned]
-        if len(answers) != len(spans) or any(
-            answer not in trace.text[start:stop] for answer, (start, stop) in zip(answers, spans, strict=True)
-        ):
-            notes["not_as_written"] = ""
-        return notes
-    cut = [text for text in (*trace.missing, *trace.cut) if turns[text.turn].role == "assistant"]
-    if cut:
-        notes["answer_cut"] = f"turn {cut[0].turn + 1}: {_shortened(cut[0].text)}"
-    lost = {(text.turn, text.key) for text in cut}
-    changed = [text.turn for text in trace.changed]
-    changed += [text.turn for text in trace.cut if turns[text.turn].role != "assistant"]
-    for piece in trace.pieces:
-        turn = turns[piece.turn]
-        whole = (piece.turn, "content") not in lost and not turn.says_more
-        if whole and turn.content.strip() not in trace.text[piece.start : piece.stop]:
-            changed.append(piece.turn)
-        found = any(start <= piece.stop and piece.start <= stop for start, stop in spans)
-        if turn.is_target and not found:
-            changed.append(piece.turn)
-    if changed:
-        first = min(changed)
-        notes["not_as_written"] = f"turn {first + 1}: {_shortened(turns[first].content)}"
-    return notes
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "...")

@@ -14,8 +14,8 @@ import pytest
 
 from support.errors import raises
 from sweepft.data import formats
-from sweepft.data.messages import Options
 from sweepft.data.read import Source, read_source
+from sweepft.data.reading import Options
 from sweepft.errors import DataError
 from sweepft.spec.row_source import RowFormat
 

@@ -15,8 +15,8 @@ from support.errors import raises
 from support.rows import chat, turns
 from sweepft.data import formats
 from sweepft.data.files import Location
-from sweepft.data.messages import Options
 from sweepft.data.read import read_source
+from sweepft.data.reading import Options
 from sweepft.data.rows import Row
 from sweepft.errors import DataError
 
@@ -207,7 +207,7 @@ def test_read_source__lists_each_fault_once(tmp_path: Path) -> None:
 
 def test_read_source__lists_ten_faults_at_most(tmp_path: Path) -> None:
     file = tmp_path / "d.jsonl"
-    file.write_text(lines(*({"text": "x", name: [1]} for name in formats._REFUSED)))
+    file.write_text(lines(*({"text": "x", name: [1]} for name in formats.REFUSED)))
     with pytest.raises(DataError) as caught:
         read_source(str(file))
     assert len(caught.value.problems) == 10

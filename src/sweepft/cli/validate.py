@@ -1,0 +1,75 @@
+"""``sweepft validate``: check a spec, and every row of the files that it names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sweepft.cli.options import JSON, NO_FILES, SET, SPEC
+from sweepft.extras import require_run
+from sweepft.output import say
+
+if TYPE_CHECKING:
+    from sweepft.data import DataCheck
+    from sweepft.spec import SweepSpec
+
+
+@click.command()
+@SPEC
+@SET
+@NO_FILES
+@JSON
+def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bool) -> None:
+    """Check SPEC and the files it names.
+
+    All rows are read. A sample is tokenised if the model is on this machine.
+    """
+    from sweepft.spec import load
+
+    if not no_files:
+        require_run("sweepft validate")
+    loaded = load(spec, overrides, check_files=not no_files)
+    found = None if no_files else _rows_found(loaded)
+    if as_json:
+        say(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
+        return
+    for line in () if found is None else _rows_lines(found):
+        say(line)
+    say(f"{spec}: ok" + (" (model and data not checked)" if no_files else ""))
+
+
+def check_rows(spec: SweepSpec) -> DataCheck:
+    """Read every local row, without a tokenizer. Raises DataError."""
+    from sweepft.data import check
+
+    return check(spec)
+
+
+def _rows_found(spec: SweepSpec) -> dict[str, Any]:
+    """Check the rows, tokenise a sample if the model is at hand, and return what was found. Raises DataError."""
+    from sweepft.data import survey_in_child
+
+    found = check_rows(spec)
+    local = Path(spec.model.path).is_dir() and not all(source.skipped for source in found.sources)
+    return {
+        "sources": [asdict(source) for source in found.sources],
+        "notes": list(found.notes),
+        "warnings": list(survey_in_child(spec).warnings if local else found.warnings),
+        "tokenised": local,
+    }
+
+
+def _rows_lines(found: dict[str, Any]) -> Iterator[str]:
+    for source in found["sources"]:
+        elsewhere = "not on this machine; read when the sweep starts"
+        use = elsewhere if source["skipped"] else f"{source['used']:,} of {source['rows']:,} rows used"
+        yield f"  {source['kind']} {source['name']}: {use}"
+    yield from (f"  {note}" for note in found["notes"])
+    yield from (f"  warning: {warning}" for warning in found["warnings"])
+    if not found["tokenised"]:
+        yield "  no row was tokenised: the model is not on this machine"
