@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, if not by name
@@ -35,10 +34,16 @@ _PROBE_SECONDS = 10.0
 
 
 def join(
-    rank: int, world_size: int, address: str, port: int, threads: int, gpus: float, **more: Any
+    rank: int,
+    world_size: int,
+    address: str,
+    port: int,
+    threads: int,
+    gpus: float,
+    listener: socket.socket | None = None,
 ) -> torch.device:
     """`prepare` and `connect` in one: initialise torch.distributed through DeepSpeed; returns this rank's device."""
-    return connect(prepare(rank, world_size, address, port, threads, gpus, **more))
+    return connect(prepare(rank, world_size, address, port, threads, gpus, listener))
 
 
 @dataclass(frozen=True)
