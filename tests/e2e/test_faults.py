@@ -155,7 +155,7 @@ def test_faults__out_of_memory_at_one_sample_gives_up(ray_here, tiny_model_dir, 
 
 @pytest.fixture
 def group(ray_here, tiny_model_dir, tmp_path):
-    placement = placement_group([{"CPU": 0.01}, {"CPU": 1}, {"CPU": 1}])
+    placement = placement_group([{"CPU": 1}, {"CPU": 1}])
     ray.get(placement.ready())
     made = WorkerGroup(
         engine_config(tiny_model_dir, tmp_path), WorkerShape(2, 1, 0), placement, str(tmp_path / "log")
