@@ -326,7 +326,7 @@ def _spec(
         "model": setting.model,
         "data": {"train": setting.sources, "validation": validation, **setting.data, "overlap": "drop"},
         "train": {key: train[key] for key in (*first, *(k for k in train if k not in first))},
-        "search": {"trials": _TRIALS, "sampler": "tpe", "start_with": [dict(point)], "space": dict(space)},
+        "search": {"trials": _TRIALS, "sampler": "tpe", "baseline": dict(point), "space": dict(space)},
         "early_stop": {"rule": "calibrated"},
         "resources": {
             "workers_per_trial": ranks,
@@ -345,7 +345,7 @@ _COMMENTS: Final = {
     "train.budget": "of each trial, whatever its batch size",
     "train.micro_batch": "rows of a forward pass; auto finds the largest that fits",
     "search": "What is swept. The first trial is {first}.",
-    "search.start_with": "the baseline to beat; presets can be added (sweepft presets --for THIS_FILE)",
+    "search.baseline": "the setting to beat, tried first; start_with can add presets (sweepft presets)",
     "search.space": "ranges around it",
     "early_stop": "Trials that will not win are stopped early; a sample of them is trained on to measure the errors.",
     "resources": "One trial takes workers_per_trial x gpus_per_worker GPUs.",

@@ -87,7 +87,7 @@ def read_state(config: Config, path: Path) -> Setting:
         Left(
             "train_batch_size",
             setting.batch,
-            "accumulation and number of GPUs are not in the state: correct batch_size in start_with",
+            "accumulation and number of GPUs are not in the state: correct batch_size in search.baseline",
         )
     )
     setting.point["learning_rate"] = max((rate for _, rate in rates), default=5e-5)

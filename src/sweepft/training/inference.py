@@ -62,7 +62,7 @@ def load_weights(zero: ZeroEngine, folder: Path) -> None:
 def gathered_weights(zero: ZeroEngine) -> Iterator[bool]:
     """Keep all weights whole on every rank; yields whether they are. Called on every rank.
 
-    At ZeRO-3 each forward pass would gather them anew, for every token of an answer. Gathered once, a rank needs no
+    At ZeRO-3 each forward pass would gather them again, for every token of an answer. Gathered once, a rank needs no
     other one, and the ranks share the items. Where a GPU lacks the memory, nothing is changed.
     """
     if zero.config.zero_stage < 3:

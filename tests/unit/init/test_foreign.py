@@ -129,7 +129,7 @@ def spec_of(tmp_path: Path, setting: Setting, **request: Any) -> SweepSpec:
 
 
 def first(spec: SweepSpec) -> dict[str, Any]:
-    return dict(spec.search.start_with[0])
+    return dict(spec.search.baseline)
 
 
 def test_axolotl(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_draft__first_trial_lies_in_the_space_and_paths_are_relative(tmp_path: P
     assert "{path: rows.json}" in draft.text
     (tmp_path / "s.yaml").write_text(draft.text)
     spec = load(tmp_path / "s.yaml", check_files=False)
-    for key, value in spec.search.start_with[0].items():
+    for key, value in spec.search.baseline.items():
         assert spec.search.space[key].contains(value)
     largest = max(spec.search.space["batch_size"].choices)
     assert 2 * 475 / largest >= 40
