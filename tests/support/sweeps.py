@@ -64,7 +64,16 @@ def run_spec(spec: Path | SweepSpec, out: Path, overrides: tuple[str, ...] = ())
 
 
 def _share(source: Path, target: Path) -> None:
-    """Give ``target`` the token sets of ``source`` that it lacks, as hard links: a link to a folder is refused."""
+    """Give ``target`` the token sets of ``source`` that it lacks, as hard links where they can be: a link to a
+    folder is refused.
+    """
     for entry in source.iterdir() if source.is_dir() else ():
         if entry.is_dir() and not (target / entry.name).exists():
-            shutil.copytree(entry, target / entry.name, copy_function=os.link)
+            shutil.copytree(entry, target / entry.name, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another file system
+        shutil.copy2(source, target)

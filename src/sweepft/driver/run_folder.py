@@ -219,7 +219,7 @@ def check_shared(run_dir: Path) -> None:
     if len(nodes) < 2:
         return
     probe = run_dir / f".seen-{os.urandom(8).hex()}"
-    atomic_write(probe, probe.name)
+    atomic_write(probe, probe.name, sync=False)
     try:
         look = ray.remote(num_cpus=0, max_retries=0)(_sees)
         asked = {

@@ -60,7 +60,9 @@ class KeepPolicy:
         kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / _NOTE, json.dumps({t: v for t, v in kept.items() if math.isfinite(v)}))
+        atomic_write(
+            folder / _NOTE, json.dumps({t: v for t, v in kept.items() if math.isfinite(v)}), sync=False
+        )
         for weights in folder.iterdir():
             if weights.name in objectives and weights.name not in chosen:
                 remove_tree(weights)
