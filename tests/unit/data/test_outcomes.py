@@ -134,16 +134,20 @@ def test_outcomes__no_usable_row_is_an_error_whatever_is_accepted(
 def test_outcomes__every_command_prints_the_same(sweep: Any, tmp_path: Path) -> None:
     file = sweep(40, [refused(i) | {"topic": "x"} for i in range(10)], max_lost=0.2)
     prepared = prepare(load(file), tmp_path / "c")
-    [warning], [note] = prepared.warnings, prepared.notes
-    assert note.endswith("columns not used: topic (10 of 50 rows)")
+    [warning], notes = prepared.warnings, list(prepared.notes)
+    assert [note.split(": ", 1)[1] for note in notes] == [
+        "read as chat (messages): 50 conversations",
+        "columns not used: topic (10 of 50 rows)",
+        "read as chat (messages): 8 conversations",
+    ]
     said = command("validate", file)
     assert f"warning: {warning}" in said
-    assert f"  {note}" in said
+    assert all(f"  {note}" in said for note in notes)
     out = tmp_path / "plan.json"
     command("plan", file, "--json", out)
     planned = json.loads(out.read_text())
     assert warning in planned["warnings"]
-    assert planned["data"]["notes"] == [note]
+    assert planned["data"]["notes"] == notes
     assert (planned["data"]["train"], planned["data"]["left_out"]) == (40, 10)
 
 
