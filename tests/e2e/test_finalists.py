@@ -161,7 +161,7 @@ def test_finalists__winner_is_first_by_rank_by_and_exported_to_best(done):
     facts = json.loads((done.run_dir / "best" / "best.json").read_text())
     assert facts["trial_id"] == first.trial.trial_id
     assert (done.run_dir / "best" / "model.safetensors").exists()
-    card = (done.run_dir / "best" / "README.md").read_text()
+    card = (done.run_dir / "best" / "README.md").read_text().replace("\\_", "_")  # Markdown's escape
     assert "the first of 2 finalists by\ntest_set.loss, tiny_choice.acc" in card
     assert "| test_set | loss |" in card
 
