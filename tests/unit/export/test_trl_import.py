@@ -46,7 +46,7 @@ def test_exported_trl_config__is_read_back_as_the_same_setting(
     assert [source.path for source in found.data.train] == ["/data/chats.jsonl.gz"]
     assert found.data.max_length == facts.spec.data.max_length
     old = facts.train_config
-    new = found.train_config(dict(found.search.start_with[0]), found.train.budget.samples or 0)
+    new = found.train_config(dict(found.search.baseline), found.train.budget.samples or 0)
     assert new.planned_steps == old.planned_steps
     assert [lr_at(step, new) for step in range(new.planned_steps)] == pytest.approx(
         trial_rates(facts), rel=1e-9
