@@ -622,3 +622,17 @@ SPECIAL: Final = (
 """Special tokens of all the templates."""
 ADDED: Final = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 """Added tokens that are not special, as Qwen's tokenizers have them."""
+
+SWITCH = """\
+{%- set think = enable_thinking | default(true) %}
+{%- for m in messages %}
+{{- '<|im_start|>' + m['role'] + '\n' }}
+{%- if m['role'] == 'assistant' and not think %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{{- m['content'] + '<|im_end|>' + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- if not think %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}
+{%- endif %}
+"""
+"""Has a variable that switches thinking off, in answers and in the generation prompt."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sweepft.data.cache import CACHE_FORMAT, TokenRow
 from sweepft.data.outcomes import no_target
 from sweepft.data.rows import REASONING, Row
+from sweepft.data.template_choice import reads
 from sweepft.data.templates import ChatFormat, Rendered, any_of, special_tokens
 from sweepft.data.written import NotRenderedError
 
@@ -31,8 +32,9 @@ class Encoder:
 
     Attributes:
         counts: Rows by outcome since the start: ``kept``; kept or not, ``truncated``, ``not_as_written`` (the template
-            changes a text), ``answer_cut`` (it leaves out some of an answer, such as its reasoning) and
-            ``special_in_text`` (a text spells a special token); left out are ``no_target`` (no target, or cut off),
+            changes a text), ``answer_cut`` (it leaves out some of an answer, such as its reasoning),
+            ``variables_not_read`` (it does not read a variable that the row gives) and ``special_in_text`` (a text
+            spells a special token); left out are ``no_target`` (no target, or cut off),
             ``over_length``, ``not_rendered`` (the template does not write a turn) and ``refused`` (the template
             refuses the row, or its answers cannot be found).
         example: For each outcome but ``kept``, the place of one such row and what is wrong with it.
@@ -131,19 +133,22 @@ class Encoder:
     def _render(self, row: Row) -> Rendered | None:
         assert self.chat is not None, "rows with messages need a chat format"
         assert not isinstance(row.content, str)
-        unread = _reasoning_not_read(row, self.chat.of(row.tools).template)
+        template = self.chat.of(row.tools).template
+        unread = _reasoning_not_read(row, template)
         if unread is not None:
             remedy = "use one that does, or write the reasoning into `content`"
             self._note("not_rendered", row, f"the chat template does not read {unread}: {remedy}")
             return None
         try:
-            rendered = self.chat.render(row.content, row.tools)
+            rendered = self.chat.render(row.content, row.tools, row.variables)
         except ValueError as error:
             outcome = "not_rendered" if isinstance(error, NotRenderedError) else "refused"
             self._note(outcome, row, str(error))
             return None
         for outcome, detail in rendered.notes.items():
             self._note(outcome, row, detail)
+        if other := [name for name in row.variables if not reads(template, name)]:
+            self._note("variables_not_read", row, ", ".join(other))
         self._note_special(row, (text for turn in row.content for _, text in turn.texts()))
         return rendered
 

@@ -13,10 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sweepft.data.messages import read_tools, read_turns, refuse_keys, text_of
+from sweepft.data.messages import (
+    check_unicode,
+    json_in,
+    read_tools,
+    read_turns,
+    refuse_keys,
+    text_of,
+    without_nulls,
+)
 from sweepft.data.reading import FORMS, Options, Reading, RowFault
 from sweepft.data.refused_columns import BY_NAME, MAP, PREFERENCE, REFUSED
 from sweepft.data.rows import Row, Turn
+from sweepft.spec.template_variables import variable_problem
 
 Content = tuple[Turn, ...] | str
 
@@ -106,7 +115,8 @@ COLUMNS: Final = frozenset(column for f in FORMATS for column in (*f.columns, *f
 _NEEDED: Final = frozenset(column for f in FORMATS for column in f.columns)
 
 _SYSTEM: Final = ("system", "system_prompt")
-_HONOURED: Final = frozenset(("domain", "tools", "functions", *_SYSTEM))
+_VARIABLES: Final = "chat_template_kwargs"
+_HONOURED: Final = frozenset(("domain", "tools", "functions", _VARIABLES, *_SYSTEM))
 
 
 def read_row(record: Any, where: str, reading: Reading) -> Row:
@@ -140,7 +150,7 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
     if layout.rivals:
         _refuse_second(given, chosen, layout.rivals, content)
     content = _with_system(content, given, options.system)
-    tools = _tools(given, content, reading)
+    tools, variables = _tools(given, content, reading), _variables(given, content)
     if not isinstance(content, str):
         content = _with_targets(content, options.train_on)
         for what in _odd(content):
@@ -149,7 +159,8 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
     for name in layout.unused:
         if _is_given(given[name]):
             reading.unused[name] += 1
-    return Row(content, options.domain if options.domain is not None else _domain(given), where, tools)
+    domain = options.domain if options.domain is not None else _domain(given)
+    return Row(content, domain, where, tools, variables)
 
 
 def _renamed(given: Mapping[str, Any], options: Options) -> dict[str, Any]:
@@ -195,6 +206,25 @@ def _tools(given: Mapping[str, Any], content: Content, reading: Reading) -> tupl
         return read_tools(given["tools"], reading)
     functions = read_tools(given["functions"], reading)
     return tuple(f if "function" in f else {"type": "function", "function": f} for f in functions)
+
+
+def _variables(given: Mapping[str, Any], content: Content) -> Mapping[str, Any]:
+    """Variables of the chat template that the row gives; null in a table is none."""
+    value = given.get(_VARIABLES)
+    if not _is_given(value):
+        return {}
+    if isinstance(content, str):
+        rule, remedy = "a plain text is written without a chat template", "write the row as `messages`"
+        raise RowFault(_VARIABLES, rule, remedy=remedy)
+    found = without_nulls(json_in(value))
+    if not isinstance(found, Mapping):
+        remedy = 'for example {"enable_thinking": false}'
+        raise RowFault(_VARIABLES, "must be an object of variables", value, remedy)
+    check_unicode(found, _VARIABLES)
+    if (problem := variable_problem(found)) is not None:
+        name, rule, remedy = problem
+        raise RowFault(f"{_VARIABLES}.{name}", rule, found[name], remedy)
+    return found
 
 
 def _with_targets(turns: tuple[Turn, ...], train_on: str | tuple[str, ...]) -> tuple[Turn, ...]:

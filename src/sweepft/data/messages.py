@@ -146,7 +146,7 @@ def _role(given: Mapping[str, Any], key: str, reading: Reading) -> str:
 
 def _calls_in(value: Any, key: str) -> list[Any]:
     """The calls in the text of a message whose role says that it is one: JSON of an object or a list."""
-    calls = _loaded(value)
+    calls = json_in(value)
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, Mapping) and "name" in call for call in calls):
         raise RowFault(key, 'a tool call must be JSON: {"name": ..., "arguments": ...}', value, _TOOL_REMEDY)
@@ -197,10 +197,10 @@ def _extra(given: Mapping[str, Any], key: str, nulls: set[str]) -> Mapping[str, 
     if given.get("function_call"):
         if calls:
             raise RowFault(key, "tool_calls and function_call are given", remedy="keep one of them")
-        calls, name = [_loaded(given["function_call"])], "function_call"
+        calls, name = [json_in(given["function_call"])], "function_call"
     if calls:
         extra["tool_calls"] = _tool_calls(calls, f"{key}.{name}", nulls)
-        _check_unicode(extra["tool_calls"], f"{key}.{name}")
+        check_unicode(extra["tool_calls"], f"{key}.{name}")
     return extra
 
 
@@ -226,7 +226,7 @@ def _tool_calls(calls: Any, key: str, nulls: set[str]) -> list[Mapping[str, Any]
 
 def _arguments(value: Any) -> Any:
     """Arguments as an object; null, an empty text and none at all are the same: a call without arguments."""
-    loaded = _loaded(value)
+    loaded = json_in(value)
     return {} if loaded is None or (isinstance(loaded, str) and not loaded.strip()) else loaded
 
 
@@ -241,11 +241,11 @@ def read_tools(value: Any, reading: Reading) -> tuple[Mapping[str, Any], ...]:
     """
     nulls: set[str] = set()
     tools = _without_nulls(value, "tools", nulls)
-    tools = [_loaded(tool) for tool in tools] if isinstance(tools, list) else tools
+    tools = [json_in(tool) for tool in tools] if isinstance(tools, list) else tools
     reading.nulls.update(nulls)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise RowFault("tools", "must be a list of JSON schemas of functions", value, _TOOL_REMEDY)
-    _check_unicode(tools, "tools")
+    check_unicode(tools, "tools")
     bare = [isinstance(tool.get("name"), str) and "parameters" in tool for tool in tools]
     return tuple(
         {"type": "function", "function": tool} if alone else tool
@@ -253,7 +253,7 @@ def read_tools(value: Any, reading: Reading) -> tuple[Mapping[str, Any], ...]:
     )
 
 
-def _check_unicode(value: Any, key: str) -> None:
+def check_unicode(value: Any, key: str) -> None:
     """Refuse names and texts inside tools and calls that are no valid Unicode."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
@@ -269,7 +269,7 @@ def _without_nulls(value: Any, key: str, nulls: set[str]) -> Any:
     text is as written.
     """
     if isinstance(value, str):
-        return _loaded(value)
+        return json_in(value)
     plain = without_nulls(value)
     if plain != value:
         nulls.add(re.sub(r"\.\d+", "[]", key))
@@ -283,7 +283,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _loaded(value: Any) -> Any:
+def json_in(value: Any) -> Any:
     """JSON in a text as its value; everything else as it is."""
     if isinstance(value, str):
         try:

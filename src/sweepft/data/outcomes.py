@@ -26,6 +26,7 @@ KEPT: Final[Mapping[str, str]] = {
     "special_in_text": "spell a special token in their text, which is tokenised as that token",
     "not_as_written": "have text that the chat template changes or does not mark",
     "answer_cut": "have an answer that the chat template writes in part only",
+    "variables_not_read": "give the chat template variables that it does not read",
 }
 """Outcomes of rows that are kept, but not as they are."""
 

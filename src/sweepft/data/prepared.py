@@ -72,6 +72,8 @@ class SourceForm(_Fact):
     """Of the first row: `messages`, `prompt_completion`, `chat_prompt_completion` (of messages), `text` or `other`."""
     tools: bool = False
     """Whether rows have a column `tools`."""
+    variables: bool = False
+    """Whether all rows have a column `chat_template_kwargs`."""
     unread: tuple[str, ...] = ()
     """Columns and keys of messages that sweepft reads and TRL does not."""
 

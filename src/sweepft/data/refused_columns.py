@@ -7,10 +7,6 @@ from typing import Final
 
 _TOKENISED: Final = ("tokenised rows are not read", "give the text; rows are tokenised once per sweep")
 _MEDIA: Final = ("only text is trained on", "leave these rows out, or remove the column")
-_VARIABLES: Final = (
-    "variables of the chat template are not supported",
-    "write them into a copy of the template (model.chat_template: ./mine.jinja), and remove the column",
-)
 _WEIGHT: Final = (
     "rows have no weights of their own",
     "give groups of rows a `domain` and set data.mixture, or mark turns with weight: 0",
@@ -22,7 +18,6 @@ _CALLS: Final = (
 REFUSED: Final[Mapping[str, tuple[str, str]]] = {
     **dict.fromkeys(("input_ids", "token_ids", "assistant_masks", "loss_mask"), _TOKENISED),
     **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _MEDIA),
-    "chat_template_kwargs": _VARIABLES,
     **dict.fromkeys(("weight", "weights", "sample_weight", "loss_weight", "train", "mask"), _WEIGHT),
     "function_call": _CALLS,
     "tool_calls": _CALLS,

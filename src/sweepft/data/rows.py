@@ -67,12 +67,14 @@ class Row:
         domain: What kind of example it is, if known.
         where: ``file:line`` (1-based), or ``file: row N`` where rows are not lines.
         tools: JSON schemas of the functions that the template offers to the model.
+        variables: Further variables of the template, such as ``enable_thinking``.
     """
 
     content: tuple[Turn, ...] | str
     domain: str | None
     where: str
     tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    variables: Mapping[str, Any] = field(default_factory=lambda: _NO_EXTRA, hash=False)
 
     @property
     def form(self) -> Literal["chat", "text"]:
@@ -89,7 +91,7 @@ class Row:
     def key(self) -> bytes:
         """Digest of the content, blind to case, white space and Unicode forms: equal keys, same example.
 
-        Tools, and which turns are learned, do not enter: with others it is still the same example.
+        Tools, variables, and which turns are learned, do not enter: with others it is still the same example.
         """
         turns = (Turn("", self.content),) if isinstance(self.content, str) else self.content
         plain = "\x1e".join(_plain_turn(turn) for turn in turns)
@@ -100,7 +102,7 @@ class Row:
         content: Any = self.content
         if not isinstance(content, str):
             content = [[turn.role, turn.content, turn.learned, turn.extra] for turn in content]
-        return json.dumps([content, self.domain, self.tools])
+        return json.dumps([content, self.domain, self.tools, *([self.variables] if self.variables else [])])
 
 
 def _plain_turn(turn: Turn) -> str:

@@ -17,6 +17,7 @@ from sweepft.spec.sections import TrainSource
 _ROWS: Final = 100  # that are looked at
 _COLUMNS: Final = ("system", "system_prompt", "history", "functions")
 _KEYS: Final = ("weight", "train")
+_VARIABLES: Final = "chat_template_kwargs"
 
 
 def source_form(source: TrainSource) -> SourceForm:
@@ -32,6 +33,10 @@ def source_form(source: TrainSource) -> SourceForm:
     reads = {name for name in ("system", "roles") if getattr(source, name)}
     if source.train_on != "all":
         reads.add("train_on")
+    given = [row.get(_VARIABLES) for row in rows]
+    variables = any(given) and all(isinstance(value, Mapping) for value in given)
+    if any(given) and not variables:  # TRL takes objects, and one in every row
+        reads.add(_VARIABLES)
     return SourceForm(
         path=source.path,
         split=source.split or "train",
@@ -41,6 +46,7 @@ def source_form(source: TrainSource) -> SourceForm:
         files=() if Path(source.path).is_file() else tuple(map(str, files)),
         form="other" if source.columns or not rows else _form(rows[0], source.format),
         tools=any(row.get("tools") is not None for row in rows),
+        variables=variables,
         unread=tuple(sorted(reads.union(*(_unread(row) for row in rows)))),
     )
 

@@ -1,7 +1,9 @@
-"""Which chat template a sweep uses: the tokenizer's own, a built-in one, or a Jinja file."""
+"""Which chat template a sweep uses: the tokenizer's own, a built-in one, or a Jinja file, with the spec's variables."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -68,7 +70,9 @@ for short runs.
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 
 
-def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> tuple[str, str | None]:
+def choose_template(
+    tokenizer: Any, chat_template: str | None, model: str, variables: Mapping[str, Any] | None = None
+) -> tuple[str, str | None]:
     """The template a sweep uses, set on the tokenizer too, with the tokens it needs added.
 
     A tokenizer may have several templates by name: transformers takes ``tool_use`` for conversations with tools, and
@@ -78,17 +82,63 @@ def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> tu
         tokenizer: A transformers tokenizer; changed in place.
         chat_template: A built-in name, a Jinja file, or None for the tokenizer's own.
         model: The model's path, for error messages.
+        variables: Values of the template's variables; see `with_defaults`.
     Returns:
         The template, and the one for conversations with tools if that is another one.
     Raises:
-        DataError: If there is no such template, or the tokenizer has none.
+        DataError: If there is no such template, the tokenizer has none, or it does not read a variable.
     """
+    _choose(tokenizer, chat_template, model)
+    own = tokenizer.chat_template
+    named = dict(own) if isinstance(own, Mapping) else {"default": own}
+    if variables:
+        for name in variables:
+            if not any(reads(template, name) for template in named.values()):
+                rule = f"the chat template has no variable {name}"
+                remedy = "remove it, or look for its name in the template"
+                raise DataError([Problem(model, "model.chat_template_kwargs", rule, remedy, variables[name])])
+        named = {name: with_defaults(template, variables) for name, template in named.items()}
+        tokenizer.chat_template = named if isinstance(own, Mapping) else named["default"]
+    return named["default"], named.get("tool_use")
+
+
+def reads(template: str, variable: str) -> bool:
+    """Whether a variable's name occurs in a template."""
+    return re.search(rf"(?<![\w.'\"]){re.escape(variable)}(?![\w'\"])", template) is not None
+
+
+def with_defaults(template: str, variables: Mapping[str, Any]) -> str:
+    """The template with values for variables that its caller does not give.
+
+    It renders every conversation as the bare template does with these variables, so that whoever loads the saved
+    tokenizer gets the text of training.
+    """
+    lines = (
+        f"{{%- if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}\n"
+        for name, value in variables.items()
+    )
+    return "".join(lines) + template
+
+
+def _literal(value: Any) -> str:
+    """A value of JSON as Jinja writes it."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(key)}: {_literal(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _choose(tokenizer: Any, chat_template: str | None, model: str) -> None:
     key = "model.chat_template"
     names = " or ".join(BUILT_IN)
     if chat_template is None:
         own = tokenizer.chat_template
         if own and isinstance(own, Mapping):
-            return _named(own, model)
+            _check_named(own, model)
+            return
         if not own:
             rule = "the tokenizer has no chat template, which rows with messages need"
             remedy = f"write model.chat_template: {names} (built in), or name a Jinja file"
@@ -108,16 +158,14 @@ def choose_template(tokenizer: Any, chat_template: str | None, model: str) -> tu
             [Problem(model, key, "there is no built-in template of this name", remedy, chat_template)]
         )
     tokenizer.chat_template = template
-    return template, None
 
 
-def _named(templates: Mapping[str, str], model: str) -> tuple[str, str | None]:
-    """Of several templates the ones that transformers takes."""
+def _check_named(templates: Mapping[str, str], model: str) -> None:
+    """Check that several templates have the one that transformers takes."""
     if "default" not in templates:
         rule = "the tokenizer has several chat templates, and none is named default"
         remedy = f"save the one to train with as a Jinja file and name it, or write {' or '.join(BUILT_IN)}"
         raise DataError([Problem(model, "model.chat_template", rule, remedy, ", ".join(sorted(templates)))])
-    return templates["default"], templates.get("tool_use")
 
 
 def _built_in(tokenizer: Any, name: str, model: str) -> str:

@@ -9,6 +9,7 @@ learns to stop.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,9 @@ from sweepft.data.trace import Piece, Tools, Trace, Tracer
 from sweepft.data.written import TOOLS_REMEDY, NotRenderedError, check_written, notes_on
 from sweepft.errors import DataError, Problem
 
+Variables = Mapping[str, Any]
+_NONE: Final[Variables] = {}
+_MOST_FORMATS: Final = 64  # with variables of their own that are kept at once
 _THINKS: Final = re.compile(r"<[^<>]*think", re.IGNORECASE)
 _MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _PROBE: Final = (Turn("user", "Question one"), Turn("assistant", "Answer one"), Turn("user", "Question two"))
@@ -104,6 +108,7 @@ class ChatFormat:
         tool_template: str | None = None,
         ends: Collection[str] = (),
         probe_tools: Tools = (),
+        variables: Variables = _NONE,
     ) -> None:
         """Try the template on a small conversation.
 
@@ -114,6 +119,7 @@ class ChatFormat:
             ends: Tokens at which the base model's generation config ends an answer. If the template writes no end of a
                 turn, but the next turn begins with one of them, that is the end, as in GLM-4.
             probe_tools: Tools of the small conversation, for a template that cannot do without.
+            variables: Further variables of the template.
         Raises:
             DataError: If it cannot be rendered, or does not separate turns.
         """
@@ -124,11 +130,13 @@ class ChatFormat:
             else ChatFormat(tokenizer, tool_template, ends=ends, probe_tools=_PROBE_TOOL)
         )
         self.marked = _MARKS.search(template) is not None
-        self._tracer = Tracer(template, dict(tokenizer.special_tokens_map), marked=self.marked)
+        self._tokenizer, self._varied = tokenizer, dict[str, ChatFormat]()
+        given = {**tokenizer.special_tokens_map, **variables}
+        self._tracer = Tracer(template, given, marked=self.marked)
         special = special_tokens(tokenizer)
         self._special = any_of(special)
         self._added = any_of(special | {token.content for token in tokenizer.added_tokens_decoder.values()})
-        self._ends, self._probe_tools = any_of(ends), probe_tools
+        self._ends, self._end_tokens, self._probe_tools = any_of(ends), ends, probe_tools
         try:
             self._begin = self._probe_begin()
             self._end = self._probe_end()
@@ -145,19 +153,47 @@ class ChatFormat:
         """The texts of all templates that rows are rendered with."""
         return (self.template,) if self.with_tools is None else (self.template, self.with_tools.template)
 
-    def of(self, tools: Tools) -> ChatFormat:
-        """The format of a conversation with these tools."""
-        return self.with_tools if tools and self.with_tools is not None else self
+    def of(self, tools: Tools, variables: Variables = _NONE) -> ChatFormat:
+        """The format of a conversation with these tools and variables.
 
-    def render(self, turns: Sequence[Turn], tools: Tools = ()) -> Rendered:
+        Raises:
+            ValueError: If the template fails with the variables.
+        """
+        form = self.with_tools if tools and self.with_tools is not None else self
+        return form._with(variables) if variables else form
+
+    def _with(self, variables: Variables) -> ChatFormat:
+        """The same template with further variables, which may change how a turn begins and ends."""
+        key = json.dumps(variables, sort_keys=True)
+        if key not in self._varied:
+            if len(self._varied) >= _MOST_FORMATS:
+                del self._varied[next(iter(self._varied))]
+            try:
+                self._varied[key] = ChatFormat(
+                    self._tokenizer,
+                    self.template,
+                    ends=self._end_tokens,
+                    probe_tools=self._probe_tools,
+                    variables=variables,
+                )
+            except DataError as error:
+                raise ValueError(error.problems[0].rule) from error
+        return self._varied[key]
+
+    def render(self, turns: Sequence[Turn], tools: Tools = (), variables: Variables = _NONE) -> Rendered:
         """Render a conversation and find its target spans; those of turns with ``learn=False`` are left out.
 
+        Args:
+            turns: The conversation.
+            tools: JSON schemas for the template.
+            variables: Further variables for the template.
         Raises:
             NotRenderedError: If the template leaves out a turn, its tool calls, or the tools.
             ValueError: If the template refuses the conversation, or an answer to learn cannot be found in its text.
         """
-        if self.of(tools) is not self:
-            return self.of(tools).render(turns, tools)
+        form = self.of(tools, variables)
+        if form is not self:
+            return form.render(turns, tools)
         trace = self._tracer.trace(turns, tools)
         check_written(trace, turns)
         if tools and trace.text == self._without_tools(turns):

@@ -155,7 +155,9 @@ def load_tokenizer(model: Model, *, chats: bool) -> LoadedTokenizer:
     if chats or model.chat_template is not None:
         if model.chat_template is None:
             _restore_marks(tokenizer, model)
-        template, tool_template = choose_template(tokenizer, model.chat_template, model.path)
+        template, tool_template = choose_template(
+            tokenizer, model.chat_template, model.path, model.chat_template_kwargs
+        )
         own = tokenizer.convert_ids_to_tokens(_own_ends(tokenizer, model, text_config))
         chat = ChatFormat(tokenizer, template, tool_template=tool_template, ends=own)
         warnings += _about_ends(chat)

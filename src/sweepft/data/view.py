@@ -156,7 +156,7 @@ def _parts(encoder: Encoder, row: Row, kept: Any) -> list[dict[str, Any]]:
         texts = [decode(ids[a:b], clean_up_tokenization_spaces=False) for a, b in itertools.pairwise(cuts)]
     else:
         assert encoder.chat is not None
-        text = encoder.chat.render(row.content, row.tools).text
+        text = encoder.chat.render(row.content, row.tools, row.variables).text
         offsets = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
             "offset_mapping"
         ]

@@ -152,7 +152,10 @@ def _form(facts: BestFacts, form: str | None) -> dict[str, Any]:
 
 
 def _dataset(source: SourceForm, form: str | None) -> dict[str, Any]:
-    columns = {} if form is None else {"columns": _COLUMNS[form] + (["tools"] if source.tools else [])}
+    more = [
+        name for name, there in (("tools", source.tools), ("chat_template_kwargs", source.variables)) if there
+    ]
+    columns = {} if form is None else {"columns": _COLUMNS[form] + more}
     if source.builder is None:
         named = {"name": source.config} if source.config else {}
         return {"path": source.path, **named, "split": source.split, **columns}

@@ -93,6 +93,8 @@ def read_axolotl(config: Config, path: Path) -> Setting:
 
 
 def _template(config: Config, setting: Setting, path: Path) -> None:
+    if variables := config.take("chat_template_kwargs"):
+        setting.model["chat_template_kwargs"] = variables
     template, file = config.take("chat_template"), config.take("chat_template_jinja")
     if template == "chatml":
         setting.model["chat_template"] = "chatml"

@@ -37,7 +37,6 @@ _WORDS: Final = {
     "mix_strategy": "rows of all sources are mixed in one order",
     "interleave_probs": "see data.mixture",
     "streaming": "rows are tokenised once per sweep",
-    "enable_thinking": "write it into a copy of the chat template",
     "freeze_trainable_layers": "all weights are trained, or adapters",
     "additional_target": "only adapters are trained, and the embeddings of tokens that were added",
 }
@@ -70,6 +69,8 @@ def read_llama_factory(config: Config, path: Path) -> Setting:
     for key, name in (("revision", "model_revision"), ("trust_remote_code", "trust_remote_code")):
         if (value := config.take(name)) not in (None, False, "main"):
             setting.model[key] = value
+    if config.take("enable_thinking") is False:  # by default templates think
+        setting.model["chat_template_kwargs"] = {"enable_thinking": False}
     _data(config, setting, path)
     _training(config, setting, path)
     rank = config.number("lora_rank", default=8)

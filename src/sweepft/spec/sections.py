@@ -31,6 +31,7 @@ from sweepft.spec.fields import (
 )
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.space import Dimension
+from sweepft.spec.template_variables import TemplateVariables
 
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
@@ -84,6 +85,9 @@ class Model(Section):
     """Commit, tag or branch of a hub id; pin a commit for runs that must be repeatable."""
     chat_template: TemplateName | None = None
     """Name of a built-in chat template, or a Jinja file; by default the tokenizer's own."""
+    chat_template_kwargs: TemplateVariables | None = None
+    """Variables of the chat template, e.g. `{enable_thinking: false}`. They become its defaults: in training, in
+    evaluation, and in the exported tokenizer. A row's own `chat_template_kwargs` go before them."""
     trust_remote_code: bool = False
     """Allow Python code shipped with the model to run on your machines."""
     allow_pickle: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -47,6 +47,7 @@ weight_decay: 0.01
 special_tokens: {pad_token: "<pad>"}
 deepspeed: deepspeed_configs/zero2.json
 wandb_project:
+chat_template_kwargs: {enable_thinking: false}
 """
 LLAMA_FACTORY = """
 model_name_or_path: org/model
@@ -69,6 +70,7 @@ lr_scheduler_type: cosine
 warmup_ratio: 0.1
 bf16: true
 val_size: 0.1
+enable_thinking: false
 neftune_noise_alpha: 5
 """
 INFO = {
@@ -142,6 +144,7 @@ def test_axolotl(tmp_path: Path) -> None:
     }
     assert setting.quiet == ["output_dir"]
     spec = spec_of(tmp_path, setting, gpus=2)
+    assert spec.model.chat_template_kwargs == {"enable_thinking": False}
     assert first(spec) == {
         "batch_size": 16, "learning_rate": 2e-4, "warmup": {"steps": 10}, "schedule": "cosine", "lora.rank": 32,
     }  # fmt: skip
@@ -168,6 +171,7 @@ def test_llama_factory(tmp_path: Path) -> None:
     setting = setting_of(tmp_path, LLAMA_FACTORY)
     assert {left.key for left in setting.left} == {"template", "neftune_noise_alpha"}
     spec = spec_of(tmp_path, setting)
+    assert spec.model.chat_template_kwargs == {"enable_thinking": False}
     assert first(spec) == {
         "batch_size": 8, "learning_rate": 1e-4, "warmup": 0.1, "schedule": "cosine", "lora.rank": 8,
     }  # fmt: skip
