@@ -154,6 +154,16 @@ def open_to_append(path: str | os.PathLike[str], *, mode: int = 0o600, new: bool
     return descriptor
 
 
+def open_to_change(path: str | os.PathLike[str]) -> BinaryIO:
+    """A regular file that exists, open to overwrite parts of it.
+
+    Raises:
+        OSError: If it is a symbolic link, is not a regular file, or cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    return cast(BinaryIO, os.fdopen(_regular(path, flags), "r+b"))
+
+
 def open_to_read(path: str | os.PathLike[str], *, links: bool = False) -> BinaryIO:
     """A regular file, open for reading.
 

@@ -15,7 +15,6 @@ PACKAGE = Path(sweepft.__file__).parent
 # Module: calls that may stay there, and why.
 ALLOWED = {
     "files.py": None,  # the functions themselves
-    "redact.py": {"write_text"},  # cleans logs in place, for the process that still appends to them
     "output.py": {"os.open"},  # the null device, in place of a closed standard stream
     "data/cache.py": {"mkdir", "open"},  # arrays written piece by piece into a fresh folder of a random name
     "data/tokenizer.py": {"copyfile"},  # the same, by transformers

@@ -17,7 +17,7 @@ from sweepft.errors import ClusterError, CommandError, JobError, OutputError, Pr
 from sweepft.files import atomic_write
 from sweepft.interrupts import Interrupted, ignore_signals, signals_raise
 from sweepft.output import end_on_failure, guard_output, say
-from sweepft.redact import redact
+from sweepft.redact import redact, redact_within
 from sweepft.visible import one_line
 
 
@@ -59,8 +59,8 @@ def _run() -> int | str | None:
         raise
     except SweepftError as error:
         if "--json" in sys.argv[1:]:
-            say(json.dumps(error_result(error), indent=2))
-        say(_message(error), err=True)
+            say(json.dumps(redact_within(error_result(error)), indent=2))
+        say(redact(_message(error)), err=True)
         return error.exit_code
     except click.exceptions.Abort as error:
         return _interrupted(error.__cause__)

@@ -27,6 +27,7 @@ from sweepft.ledger import (
     SweepState,
     TrialState,
 )
+from sweepft.redact import redact_within
 from sweepft.search import Proposer
 from sweepft.slot.checkpoints import request_pause
 from sweepft.spec import SweepSpec
@@ -232,7 +233,7 @@ class CommandHandler(DriverOnly):
             command_id=command.command_id,
             command=command.command,
             trial_id=command.trial_id,
-            arguments=arguments,
+            arguments=arguments if problem is None else redact_within(arguments),
             who=command.who,
             asked=command.asked,
             accepted=problem is None,

@@ -47,7 +47,7 @@ def give_command(
             [Problem(str(run_dir), name, f"no driver runs this sweep ({view.status})", remedy)]
         )
     command = Command.new(name, trial_id, arguments)
-    spec: SweepSpec = from_dict(view.spec)
+    spec: SweepSpec = from_dict(view.spec, recorded=True)
     problem = command_problem(command, view, spec)
     if problem is not None:
         raise CommandError([_of(run_dir, problem)])

@@ -29,7 +29,8 @@ from sweepft.driver.configs import local_cpus
 from sweepft.driver.run_folder import check_shared
 from sweepft.files import remove_tree
 from sweepft.interrupts import Interrupted
-from sweepft.redact import RedactingFormatter, names_a_secret, redact_files
+from sweepft.redact import RedactingFormatter, redact_files
+from sweepft.secret_shapes import names_a_secret
 from sweepft.spec import SweepSpec
 
 

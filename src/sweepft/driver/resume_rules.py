@@ -50,7 +50,9 @@ def check_changes(before: Mapping[str, Any], spec: SweepSpec) -> dict[str, list[
     Raises:
         SpecError: If old and new trials would not be comparable; lists all such keys.
     """
-    old = flat(from_dict(before).to_dict(), without=({},))  # keys that were unknown then have their defaults
+    old = flat(
+        from_dict(before, recorded=True).to_dict(), without=({},)
+    )  # keys that were unknown then have their defaults
     new = flat(spec.to_dict(), without=({},))
     changes = {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys())}
     changes = {key: pair for key, pair in changes.items() if pair[0] != pair[1]}

@@ -253,8 +253,8 @@ def _write_retries(event_log: EventLog, trials: Sequence[TrialState]) -> None:
 def _spec_now(run_dir: Path, overrides: Sequence[str]) -> tuple[SweepSpec, int | None]:
     """The run's spec with the overrides, and the number of trials in its file."""
     file = run_dir / "spec.yaml"
-    spec = load(file, overrides, check_prior_sweeps=False)  # the ledger holds what they taught
-    plain = load(file, (), check_prior_sweeps=False, check_files=False) if overrides else spec
+    spec = load(file, overrides, recorded=True)
+    plain = load(file, (), recorded=True, check_files=False) if overrides else spec
     return spec, plain.search.trials
 
 

@@ -82,7 +82,7 @@ def best_facts(view: SweepState) -> BestFacts | None:
 
 def facts_of(view: SweepState, trial: TrialState) -> BestFacts:
     """Any trial's facts, completed or not."""
-    spec = from_dict(view.spec)
+    spec = from_dict(view.spec, recorded=True)
     sets = trial.evals[-1]["sets"] if trial.evals else {}
     decides = [h.name for h in spec.data.validation if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None

@@ -19,7 +19,6 @@ import numpy as np
 
 from sweepft.bounded_json import read_json
 from sweepft.ledger.rows import NUMBER_FIELDS, Row
-from sweepft.redact import redact
 
 _CRC: Final = b',"crc":'
 MOST_LINE: Final = 16 << 20
@@ -32,15 +31,11 @@ _NON_FINITE: Final = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 def plain(value: Any, where: str = "value") -> Any:
     """The value in JSON's own types: numpy scalars and arrays unpacked, tuples as lists, NaN and infinity as text.
 
-    Secrets in texts are redacted.
-
     Raises:
         TypeError: For anything JSON cannot hold; the message names the field.
     """
     kind = type(value)
-    if kind is str:
-        return redact(value)
-    if value is None or kind in (bool, int):
+    if value is None or kind in (str, bool, int):
         return value
     if kind is float:
         return value if math.isfinite(value) else _spell(value)

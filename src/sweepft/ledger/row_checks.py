@@ -267,6 +267,7 @@ _ARGUMENTS: Final[dict[str, Check]] = {
 
 _BY_TYPE: Final[dict[str, Check]] = {
     "str": _text,
+    "FreeText": _text,
     "int": _count,
     "float": _number,
     "bool": _flag,

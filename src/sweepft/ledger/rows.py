@@ -17,6 +17,10 @@ Numbers: TypeAlias = dict[str, Any]
 """A field that holds numbers by name, nested or in lists. JSON has no NaN and no infinity: a row spells them as text,
 and a reader turns the text back into a number in fields declared as `Numbers` or ``float``, and nowhere else."""
 
+FreeText: TypeAlias = str
+"""A field for people: secrets are taken out of it. Other fields are written as they are, because a resumed run
+compares them with the spec and with what is on disk."""
+
 SCHEMA_VERSION: Final = 2
 
 STATUSES: Final = ("completed", "stopped", "diverged", "failed", "interrupted")
@@ -58,7 +62,7 @@ class SweepRow:
     versions: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     git_commit: str | None = None
-    command: Any = None
+    command: FreeText | None = None
     resumed: bool = False
     prior_sweeps: Numbers | None = None
     simulated: dict[str, Any] | None = None
@@ -153,7 +157,7 @@ class DecisionRow:
     rung: float | None
     action: str
     rule: str
-    reason: str
+    reason: FreeText
     p_top: float | None = None
     evidence: Numbers = field(default_factory=dict)
     score: float | None = None
@@ -166,7 +170,7 @@ class EndRow:
     trial_id: str
     attempt: int
     status: str
-    reason: str | None
+    reason: FreeText | None
     objective: float | None
     step: int
     samples_seen: int
@@ -194,9 +198,9 @@ class FaultRow:
     trial_id: str | None
     slot: int | str | None
     rank: int | None
-    error: str
-    message: str
-    action: str
+    error: FreeText
+    message: FreeText
+    action: FreeText
     lost_seconds: float = 0.0
 
 
@@ -212,10 +216,10 @@ class CommandRow:
     command: str
     trial_id: str | None
     arguments: dict[str, Any]
-    who: str
+    who: FreeText
     asked: float
     accepted: bool
-    answer: str
+    answer: FreeText
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,7 @@ class ScoreRow:
     file_digest: str | None = None
     slot: int | str | None = None
     seconds: float = 0.0
-    reason: str | None = None
+    reason: FreeText | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +266,7 @@ class FinishRow:
     """The driver ends (``finished | interrupted | limit | failed``) or waits (``paused``)."""
 
     status: str
-    reason: str | None = None
+    reason: FreeText | None = None
 
 
 KINDS: Final[dict[str, type]] = {
@@ -303,6 +307,13 @@ NUMBER_FIELDS: Final = {
     for kind, declared in _DECLARED.items()
 }
 """Fields of each kind in which the texts ``nan``, ``inf`` and ``-inf`` stand for numbers."""
+
+
+FREE_TEXT_FIELDS: Final = {
+    kind: frozenset(n for n, f in declared.items() if "FreeText" in str(f.type))
+    for kind, declared in _DECLARED.items()
+}
+"""Fields of each kind that are redacted."""
 
 
 def complete_fields(kind: str, given: dict[str, Any]) -> dict[str, Any]:

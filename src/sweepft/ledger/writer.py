@@ -22,8 +22,9 @@ from sweepft.ledger.lock import WriterLock
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import LEDGER, has_trials, read_ledger
 from sweepft.ledger.row_checks import row_problem
-from sweepft.ledger.rows import DURABLE, Row, complete_fields
+from sweepft.ledger.rows import DURABLE, FREE_TEXT_FIELDS, Row, complete_fields
 from sweepft.ledger.state import SweepState
+from sweepft.redact import redact
 
 T = TypeVar("T")
 
@@ -145,7 +146,7 @@ class Ledger:
         return cls(path, lock, fd, next_seq=len(rows), size=size), rows
 
     def append(self, kind: str, **fields: Any) -> Row:
-        """Write one row.
+        """Write one row. Secrets in its free texts are redacted.
 
         Args:
             kind: A key of `rows.KINDS`.
@@ -162,6 +163,7 @@ class Ledger:
         if self._seq == 0 and kind != "sweep":
             raise ValueError(f"ledger row {kind!r}: the first row of a ledger is 'sweep'")
         body = {name: plain(value, name) for name, value in complete_fields(kind, fields).items()}
+        body |= {name: redact(body[name]) for name in FREE_TEXT_FIELDS[kind] if isinstance(body[name], str)}
         row = {"seq": self._seq, "time": self._clock(), "kind": kind, **body}
         line = encode_row(row)
         read = as_read(row, line)

@@ -50,7 +50,7 @@ def _silent(text: str) -> None:
 
 
 def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
-    spec = from_dict(job["spec"])
+    spec = from_dict(job["spec"], recorded=True)
     prepared = Prepared.model_validate(job["prepared"])
     engine = slot_config(spec, prepared, Path(job["folder"])).engine
     trials = [_train_config(spec, size, prepared.budget_samples) for size in spec.batch_sizes]
@@ -161,12 +161,12 @@ def _rank(
 ) -> None:
     try:
         importlib.import_module("ray")
-        set_rank_environment(from_dict(job["spec"]).resources.env)
+        set_rank_environment(from_dict(job["spec"], recorded=True).resources.env)
         from sweepft.training.distributed import join, leave
         from sweepft.training.timing import peak_bytes, time_evaluation, time_steps
         from sweepft.training.trainer import TrialRunner
 
-        gpus = from_dict(job["spec"]).resources.gpus_per_worker
+        gpus = from_dict(job["spec"], recorded=True).resources.gpus_per_worker
         runner = TrialRunner(
             engine, join(rank, world, "127.0.0.1", port, engine.threads, gpus, listener=listener)
         )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from sweepft.errors import Problem
-from sweepft.redact import looks_secret
+from sweepft.redact import redact, secret_in
 from sweepft.spec.curriculum import domain_problems, is_data_key
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
@@ -18,7 +18,7 @@ from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Resources, Search, Train
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec, TrainConfig, apply, is_sweepable, train_dict
-from sweepft.spec.yaml_source import Document, KeyPath
+from sweepft.spec.yaml_source import Document, KeyPath, dotted
 
 _LARGEST_GRID: Final = 1_000_000
 
@@ -45,19 +45,38 @@ def _check_precision(partial: PartialSpec) -> None:
         partial.add(("train", "zero_stage"), rule, "set train.zero_stage: 1, or train.precision: fp32", 0)
 
 
-def _check_secrets(partial: PartialSpec) -> None:
-    """Refuse credentials: the spec is copied to the run folder, its ledger and its report."""
-    for path, text in _texts(partial.document.data, ()):
-        if looks_secret(text):
-            remedy = "remove it, revoke it, and set it in the environment, e.g. as HF_TOKEN"
-            partial.add(path, "must not contain a token, key or password", remedy)
+def check_secrets(partial: PartialSpec, data: Mapping[str, Any], *, overrides_only: bool = False) -> None:
+    """Refuse credentials, without showing them: the spec is copied to the run folder, its ledger and its report.
+
+    Args:
+        partial: Takes the problems. Others at the same key are dropped: they may show the value.
+        data: The spec as written, or resolved.
+        overrides_only: Whether to look at values from ``--set`` only.
+    """
+    for path, text, name in _texts(data, ()):
+        where = partial.document.where(path)
+        what = None if overrides_only and not where.startswith("--set ") else secret_in(text, name)
+        if what is None:
+            continue
+        key = redact(dotted(path))
+        rule = f"must not contain a token, key or password, but has what looks like {what}"
+        remedy = (
+            "set it in the environment, e.g. as HF_TOKEN, and revoke it if others have seen it; "
+            "if it is none of these, rename the file, folder or value"
+        )
+        partial.problems = [p for p in partial.problems if p.key != dotted(path)]
+        partial.problems.append(Problem(redact(where), key, rule, remedy))
 
 
-def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    if isinstance(data, str):
-        yield path, data
+def _texts(data: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str, str]]:
+    """Each text with its key path and the name of its key; numbers too, as a password may be one."""
+    if isinstance(data, str | int) and not isinstance(data, bool):
+        name = next((part for part in reversed(path) if isinstance(part, str)), "")
+        yield path, str(data), name
     elif isinstance(data, dict | list):
         for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            if isinstance(key, str):
+                yield (*path, key), key, ""
             yield from _texts(value, (*path, key))
 
 
@@ -346,7 +365,6 @@ def _check_rank_by(partial: PartialSpec) -> None:
 
 _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_precision,
-    _check_secrets,
     _check_sets,
     _check_space_keys,
     _check_fixed_or_swept,

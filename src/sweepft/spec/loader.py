@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.errors import Problem, SpecError
-from sweepft.spec.checks import check_all
+from sweepft.spec.checks import check_all, check_secrets
 from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
 from sweepft.spec.files import check_prior_sweeps as _check_prior_sweeps
@@ -27,7 +27,7 @@ def load(
     overrides: Sequence[str] = (),
     *,
     check_files: bool = True,
-    check_prior_sweeps: bool = True,
+    recorded: bool = False,
 ) -> SweepSpec:
     """Read a sweep's YAML file.
 
@@ -35,7 +35,8 @@ def load(
         path: The file. Relative paths in it and in overrides are resolved against its folder.
         overrides: ``key.path=value`` strings, applied in order. Values are YAML; null removes a key.
         check_files: Check that model and data files exist.
-        check_prior_sweeps: Check that ``early_stop.prior_sweeps`` can be read; not needed on resume.
+        recorded: Whether it is the spec of a run that has started: its prior sweeps are not read again, and only
+            overrides are searched for secrets.
 
     Raises:
         SpecError: With every problem.
@@ -46,16 +47,19 @@ def load(
     problems = document.override(overrides, lambda key: key in fields or is_sweepable(key))
     if problems:
         raise SpecError(problems)
-    return _validated(document, path.absolute().parent, check_files, check_files and check_prior_sweeps)
+    return _validated(document, path.absolute().parent, check_files, recorded)
 
 
-def from_dict(data: Mapping[str, Any], *, check_files: bool = False) -> SweepSpec:
+def from_dict(data: Mapping[str, Any], *, check_files: bool = False, recorded: bool = False) -> SweepSpec:
     """A spec from plain data, e.g. of :meth:`SweepSpec.to_dict`; relative paths stay relative.
 
+    Args:
+        data: The sections.
+        check_files, recorded: See :func:`load`.
     Raises:
         SpecError: With every problem.
     """
-    return _validated(Document("spec", dict(data)), None, check_files, check_files)
+    return _validated(Document("spec", dict(data)), None, check_files, recorded)
 
 
 def dump(spec: SweepSpec) -> str:
@@ -63,9 +67,7 @@ def dump(spec: SweepSpec) -> str:
     return to_yaml(spec.to_dict())
 
 
-def _validated(
-    document: Document, root: Path | None, check_files: bool, check_prior_sweeps: bool
-) -> SweepSpec:
+def _validated(document: Document, root: Path | None, check_files: bool, recorded: bool) -> SweepSpec:
     names, unknown = expand_presets(document)
     found = partial(document, root)
     found.problems += unknown
@@ -73,11 +75,16 @@ def _validated(
     check_all(found)
     if check_files:
         _check_files(found)
-    if check_prior_sweeps:
+    if check_files and not recorded:
         _check_prior_sweeps(found)
+    check_secrets(found, document.data, overrides_only=recorded)
+    if not found.problems:
+        spec = SweepSpec.model_validate(document.data, context={"root": root})
+        # Again, now with the spec's folder before its paths: a run is resumed from this form.
+        check_secrets(found, spec.to_dict(), overrides_only=recorded)
     if found.problems:
         raise SpecError(sorted(found.problems, key=_line))
-    return SweepSpec.model_validate(document.data, context={"root": root})
+    return spec
 
 
 def _line(problem: Problem) -> int:

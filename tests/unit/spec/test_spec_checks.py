@@ -266,7 +266,7 @@ def test_prior_sweeps__refuses_entries_that_do_not_fit(place: Path, problems: Pr
 
 
 def test_prior_sweeps__not_read_on_resume(place: Path) -> None:
-    spec = load(place / "valid.yaml", ("early_stop.prior_sweeps=gone",), check_prior_sweeps=False)
+    spec = load(place / "valid.yaml", ("early_stop.prior_sweeps=gone",), recorded=True)
     assert spec.early_stop.prior_sweeps == (str(place / "gone"),)
 
 
