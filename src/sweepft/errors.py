@@ -163,13 +163,19 @@ class EnvironmentFault(SweepftError):
     Args:
         message: Cause and remedy.
         certain: False if no trial of the sweep has taken a step yet, so that the settings may be the cause after all.
+        nodes: Ray's ids of the nodes of the ranks that failed; of all ranks where it is unknown which one did.
+        control_failed: Whether another trial, which has trained before, could not start there either.
     """
 
     key = "environment"
 
-    def __init__(self, message: str, certain: bool = True) -> None:
+    def __init__(
+        self, message: str, certain: bool = True, nodes: Sequence[str] = (), control_failed: bool = False
+    ) -> None:
         super().__init__(message)
         self.certain = certain
+        self.nodes = tuple(nodes)
+        self.control_failed = control_failed
 
 
 class OutputError(SweepftError):
@@ -192,10 +198,14 @@ class TrialError(SweepftError):
 
     Attributes:
         method: What the ranks were asked for; None outside them.
+        ranks: The ranks that failed; empty where it is unknown which one did.
+        nodes: Ray's ids of their nodes.
     """
 
     key = "trial"
     method: str | None = None
+    ranks: tuple[int, ...] = ()
+    nodes: tuple[str, ...] = ()
 
 
 class RankMismatch(TrialError):

@@ -186,6 +186,7 @@ _STATUS: Final = {
         "planned_trials": {"type": ["integer", "null"]},
         "running": {"type": "array"},
         "best": _or_null(_object(trial_id=_TEXT, objective=_NUMBER_OR_NULL, params=_PARAMS)),
+        "nodes_kept_out": {"type": "object"},
         "resume": {"type": "boolean"},
     },
     "required": ["run", "name", "status", "trials", "best", "resume"],

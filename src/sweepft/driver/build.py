@@ -14,11 +14,13 @@ from typing import Any, Literal
 from ray import tune
 
 from sweepft.data import Prepared
+from sweepft.driver.cluster_room import cluster_nodes
 from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
 from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, restarts
 from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
+from sweepft.driver.node_health import NodeHealth, SlotPlacement
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
 from sweepft.ledger import EventLog
@@ -123,7 +125,8 @@ def build_search(
         restore: Whether the scheduler, too, is restored from the ledger.
     """
     view, outcomes = event_log.state, dict[str, Outcome]()
-    fault_policy = FaultPolicy(spec.faults, view, control, outcomes)
+    health = NodeHealth(spec.resources, cluster_nodes)
+    fault_policy = FaultPolicy(spec.faults, view, control, outcomes, health)
     scheduler = build_scheduler(
         spec, view.budget_samples, prior_sweeps, control=control, fault_policy=fault_policy
     )
@@ -218,6 +221,8 @@ def build_tuner(
     callbacks: Iterable[tune.Callback],
 ) -> tune.Tuner:
     """A Tuner ready to ``fit``. Tune's own checkpoints are not used: the ledger holds everything."""
+    health = search.fault_policy.health
+    SlotPlacement.kept_out = staticmethod(lambda: health.kept_out)
     trainable: Any = tune.with_parameters(Slot, slot_config=slot_config(spec, prepared, run_dir))
     trainable = tune.with_resources(trainable, placement(spec))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 import ray
@@ -33,7 +33,7 @@ def check_cluster(resources: Resources) -> list[str]:
     Raises:
         ResourceError: With what a trial needs and what the cluster has.
     """
-    return check_nodes(cluster_nodes(), resources)
+    return check_nodes(list(cluster_nodes().values()), resources)
 
 
 def check_nodes(nodes: Sequence[Node], resources: Resources) -> list[str]:
@@ -86,18 +86,20 @@ def _totals(nodes: Sequence[Node]) -> str:
     return f"{count}: {cpus:g} CPUs and {gpus:g} GPUs"
 
 
-def cluster_nodes() -> list[Node]:
-    """What the living nodes of the cluster have."""
-    return [
-        _node(node["Resources"], node["NodeManagerAddress"])
+def cluster_nodes() -> dict[str, Node]:
+    """What the living nodes of the cluster have, by Ray's id of the node."""
+    return {
+        node["NodeID"]: _node(
+            node["Resources"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        )
         for node in ray.nodes()
         if node["Alive"] and node["Resources"]
-    ]
+    }
 
 
-def free_nodes() -> list[Node]:
-    """What the living nodes have left."""
-    return [_node(free, node_id) for node_id, free in available_resources_per_node().items()]
+def free_nodes() -> dict[str, Node]:
+    """What the living nodes have left, by Ray's id of the node."""
+    return {node_id: _node(free, node_id) for node_id, free in available_resources_per_node().items()}
 
 
 def _node(found: dict[str, float], name: str) -> Node:
@@ -115,6 +117,7 @@ class PlacementWatch(DriverOnly, tune.Callback):
         control: Ends it.
         say: Takes a line for the terminal.
         clock: Seconds that never run backwards.
+        kept_out: Ray's ids of the nodes on which no slot is placed.
     """
 
     def __init__(
@@ -123,11 +126,13 @@ class PlacementWatch(DriverOnly, tune.Callback):
         control: SweepControl,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        kept_out: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._resources = spec.resources
         self._bundles = placement(spec).bundles
         self._control = control
         self._say = say
+        self._kept_out = kept_out
         self._clock = clock
         self._look_at = 0.0
         self._since: float | None = None
@@ -146,11 +151,18 @@ class PlacementWatch(DriverOnly, tune.Callback):
         waited = now - self._since
         if waited >= _SAY_AFTER and not self._said:
             self._said = True
-            self._say(shortage(free_nodes(), self._resources, waited))
+            self._say(shortage(self._usable(free_nodes()), self._resources, waited))
         running = any(trial.status == Trial.RUNNING for trial in trials)
-        if waited >= _GIVE_UP_AFTER and not running and not slots_on(cluster_nodes(), self._resources):
-            why = shortage(cluster_nodes(), self._resources, waited)
+        if waited < _GIVE_UP_AFTER or running:
+            return
+        usable = self._usable(cluster_nodes())
+        if not slots_on(usable, self._resources):
+            why = shortage(usable, self._resources, waited)
             self._control.give_up(f"no node of the cluster can hold a trial: {why}", resumable=True)
+
+    def _usable(self, nodes: Mapping[str, Node]) -> list[Node]:
+        kept_out = self._kept_out()
+        return [node for node_id, node in nodes.items() if node_id not in kept_out]
 
     def _unplaced(self) -> bool:
         """Whether Ray has a placement group of this size that it cannot place."""

@@ -7,11 +7,9 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
-
-from ray import tune
 
 from sweepft.data import Prepared
+from sweepft.driver.node_health import SlotPlacement
 from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
@@ -27,12 +25,12 @@ def shape(spec: SweepSpec) -> WorkerShape:
     return WorkerShape(r.workers_per_trial, r.cpus_per_worker, r.gpus_per_worker, dict(r.env))
 
 
-def placement(spec: SweepSpec) -> Any:
+def placement(spec: SweepSpec) -> SlotPlacement:
     """Placement of one slot: a bundle for each rank. The coordinator takes nothing and lies beside rank 0."""
     ranks = shape(spec)
     bundle = {"CPU": ranks.cpus} | ({"GPU": ranks.gpus} if ranks.gpus else {})
     strategy = "PACK" if spec.resources.placement == "any" else "STRICT_PACK"
-    return tune.PlacementGroupFactory([{}, *[bundle] * ranks.workers], strategy=strategy)
+    return SlotPlacement([{}, *[bundle] * ranks.workers], strategy=strategy)
 
 
 def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:

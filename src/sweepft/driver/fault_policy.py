@@ -3,8 +3,8 @@
 The death of a coordinator, or of its node, says nothing about the trial. For scheduler and study the trial is still
 running; it is proposed again before anything new, and trains without reporting up to its last reported result.
 
-A slot that cannot start a trial for reasons of its machine gives it back. The sweep goes on while other slots train,
-and ends, to be resumed, when none does.
+A slot that cannot start a trial for reasons of its machine gives it back. The sweep goes on while other slots train or
+other nodes have room, and ends, to be resumed, when there are none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
 from sweepft.driver.control import DriverOnly, SweepControl
+from sweepft.driver.node_health import NodeHealth
 from sweepft.errors import EnvironmentFault, SlotLost, is_storage_error, storage_remedy
 from sweepft.ledger import SweepState, TrialState
 from sweepft.search.ray_searcher import Outcome
@@ -52,12 +53,16 @@ class SlotFailure:
         message: One line; two with the remedy of an ``EnvironmentFault``.
         raised: Whether its own code raised, in which case the same trial may raise again.
         certain: Of an ``EnvironmentFault``: whether the settings are known not to be the cause.
+        nodes: Of an ``EnvironmentFault``: Ray's ids of the nodes of the ranks that failed.
+        control_failed: Of an ``EnvironmentFault``: whether a trial that has trained before failed there, too.
     """
 
     error: str
     message: str
     raised: bool
     certain: bool = True
+    nodes: tuple[str, ...] = ()
+    control_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class LostSlot:
         error, message, action: Of the ledger's ``fault`` row.
         status: ``lost`` (it runs again), ``failed``, or ``interrupted`` (a resumed sweep continues it).
         last: Whether a lost trial runs after all others, not before.
+        node: Names of the nodes where it could not start, None if it had started.
     """
 
     error: str
@@ -75,6 +81,7 @@ class LostSlot:
     action: str
     status: Literal["lost", "failed", "interrupted"]
     last: bool = False
+    node: str | None = None
 
 
 class FaultPolicy(DriverOnly):
@@ -85,14 +92,22 @@ class FaultPolicy(DriverOnly):
         view: The sweep's state; its faults count, those of earlier drivers included.
         control: Of the sweep; gives up when too many slots are lost.
         outcomes: Where the outcome is noted for the searcher.
+        health: Of the cluster's nodes in this session.
 
     Attributes:
         lost_slots: Decisions by job name; the ledger's callback takes them out.
+        health: As given.
     """
 
     def __init__(
-        self, limits: Faults, view: SweepState, control: SweepControl, outcomes: dict[str, Outcome]
+        self,
+        limits: Faults,
+        view: SweepState,
+        control: SweepControl,
+        outcomes: dict[str, Outcome],
+        health: NodeHealth,
     ) -> None:
+        self.health = health
         self._limits = limits
         self._view = view
         self._control = control
@@ -124,19 +139,29 @@ class FaultPolicy(DriverOnly):
 
     def _decide_start(self, name: str, failure: SlotFailure) -> LostSlot:
         """A slot could not start a job, or write its results, whatever the job's settings."""
-        error, message = failure.error, failure.message
+        error, message, health = failure.error, failure.message, self.health
+        node = ", ".join(map(health.name, failure.nodes)) or None
         if self._control.ending:
-            return LostSlot(error, message, "left for a resume", "interrupted")
+            return LostSlot(error, message, "left for a resume", "interrupted", node=node)
         again, others = name in self._unstarted, self._others_may_train(name)
         self._unstarted.add(name)
-        if self.proven(name) is not None and not failure.certain:  # by now: it will tell
-            return LostSlot(error, message, _ELSEWHERE, "lost")
-        if others and failure.certain:
-            return LostSlot(error, message, _ELSEWHERE, "lost")
-        if others or not (failure.certain or again or len(self._unstarted) >= _MOST_UNSTARTED):
-            return LostSlot(error, message, _SET_ASIDE, "lost", last=True)
-        self._control.give_up(f"no trial can go on: {message}", resumable=True)
-        return LostSlot(error, message, _ENDED, "interrupted")
+        proven = self.proven(name)
+        control = proven.trial_id if proven is not None and failure.control_failed else None
+        health.failed(name, failure.nodes, message, control)
+        if proven is not None and not failure.certain:  # by now: it will tell
+            return LostSlot(error, message, _ELSEWHERE, "lost", node=node)
+        if failure.certain:
+            if others or health.avoid(failure.nodes):
+                last = again and health.room_without(failure.nodes)  # let another trial try the nodes
+                return LostSlot(error, message, _ELSEWHERE, "lost", last, node)
+        elif (
+            others
+            or not (again or len(self._unstarted) >= _MOST_UNSTARTED)
+            or (not health.shared and health.avoid_common())
+        ):
+            return LostSlot(error, message, _SET_ASIDE, "lost", last=True, node=node)
+        self._control.give_up(f"no trial can go on: {message}{health.describe()}", resumable=True)
+        return LostSlot(error, message, _ENDED, "interrupted", node=node)
 
     def _others_may_train(self, name: str) -> bool:
         """Whether another trial trains, or starts for the first time in this session."""
@@ -185,8 +210,14 @@ def read_slot_failure(trial: Trial) -> SlotFailure:
     if isinstance(error, RayTaskError):
         cause = error.cause or error
         if type(cause).__name__ == EnvironmentFault.__name__:
-            certain = bool(getattr(cause, "certain", True))
-            return SlotFailure(EnvironmentFault.__name__, str(cause), raised=False, certain=certain)
+            return SlotFailure(
+                EnvironmentFault.__name__,
+                str(cause),
+                raised=False,
+                certain=bool(getattr(cause, "certain", True)),
+                nodes=tuple(getattr(cause, "nodes", ())),
+                control_failed=bool(getattr(cause, "control_failed", False)),
+            )
         if type(cause).__name__ == SlotLost.__name__:
             return SlotFailure(SlotLost.__name__, _one_line(cause), raised=False)
         message = f"the coordinator raised {type(cause).__name__}: {_one_line(cause)}"

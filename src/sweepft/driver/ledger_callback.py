@@ -97,6 +97,9 @@ class LedgerCallback(DriverOnly, tune.Callback):
         if isinstance(job, EvalJob):
             return
         outcome = self._outcomes.pop(job.trial_id, INTERRUPTED)
+        if outcome.status == "failed":
+            self._fault_policy.health.withdraw(job.trial_id)
+            self._write_node_faults()
         if outcome.status in ("paused", "interrupted") and self._is_paused(job):
             return  # a paused trial has not ended, also if it was about to resume
         self._write_end(job, outcome, result)
@@ -122,7 +125,9 @@ class LedgerCallback(DriverOnly, tune.Callback):
             message=lost.message,
             action=lost.action,
             lost_seconds=seconds,
+            node=lost.node,
         )
+        self._write_node_faults()
         if slot:
             self._write_cost(trial_id, slot, "lost", seconds)
         if isinstance(job, EvalJob):
@@ -162,6 +167,8 @@ class LedgerCallback(DriverOnly, tune.Callback):
         name = job.trial_id
         restarted = self._write_faults(name, result, trial_id=name)
         if "history" in result:
+            self._fault_policy.health.reported(result.get("node_ids", ()))
+            self._write_node_faults()
             self._write_steps(name, result, self._attempt(name, result, restarted))
         for decision in self._scheduler.drain_decisions():
             row = self._event_log.write("decision", **decision.to_row())
@@ -255,6 +262,11 @@ class LedgerCallback(DriverOnly, tune.Callback):
             self._event_log.write("fault", trial_id=trial_id, slot=result["slot"], rank=None, **fault)
         self._faults_written[name] = len(result["faults"])
         return any(fault["action"] not in NOTED for fault in faults)
+
+    def _write_node_faults(self) -> None:
+        """Nodes that are kept out from now on, or used again."""
+        for fault in self._fault_policy.health.news():
+            self._event_log.write("fault", trial_id=None, slot=None, rank=None, lost_seconds=0.0, **fault)
 
     def _write_costs(self, name: str, trial_id: str | None, result: dict[str, Any]) -> None:
         """The result's own time by phase, and the time that the slot was idle before it."""

@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, WriterWatch, ledger_path, winner
+from sweepft.ledger.rows import NODE_KEPT_OUT, NODE_USED_AGAIN
 from sweepft.mirror.status import read_status
 from sweepft.output import make_console
 from sweepft.spec import format_value
@@ -44,6 +45,8 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "score":
         found = " ".join(f"{metric}={format_value(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
+    if kind == "fault" and row["action"] in (NODE_KEPT_OUT, NODE_USED_AGAIN):
+        return f"{row['action']}: {row['message'].splitlines()[0]}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
@@ -62,7 +65,9 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "start" and trial.decisions and trial.decisions[-1]["action"] == "pause":
         return f"trial resumed: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
-        return f"fault: trial={trial.trial_id} {row['error']}: {row['message'].splitlines()[0]} ({row['action']})"
+        where = f" node={row['node']!r}" if row.get("node") else ""
+        line = row["message"].splitlines()[0]
+        return f"fault: trial={trial.trial_id} {row['error']}: {line} ({row['action']}){where}"
     if kind == "end":
         value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
         best = winner(view)
@@ -130,6 +135,8 @@ class Progress:
             )
         if self._view.paused:
             text.append("  paused", style="cyan")
+        for node in self._view.nodes_kept_out:
+            text.append(f"  kept out: {visible(node)}", style="red")
         began = self._view.sessions[-1][0] if self._view.sessions else time.time()
         text.append(f"  {_duration(max(0.0, time.time() - began))} elapsed")
         eta = self._eta(done, planned)
@@ -239,6 +246,7 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         ],
         "best": best and {"trial_id": best.trial_id, "objective": best.objective, "params": best.params},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
+        "nodes_kept_out": view.nodes_kept_out,
         "mirror": note and {"uri": note.uri, "time": note.time, "failure": note.failure},
         "resume": view.status in ("crashed", "interrupted", "limit")
         or (view.status == "paused" and view.writer is None)
@@ -264,6 +272,8 @@ def describe_run(found: dict[str, Any]) -> str:
         lines.append(
             f"best so far: {best['trial_id']}  {best['objective']:.4f}  {short_params(best['params'])}"
         )
+    for message in found["nodes_kept_out"].values():
+        lines.append(f"node kept out: {visible(message.splitlines()[0])}")
     if found["mirror"]:
         lines.append(_mirror(found["mirror"]))
     if found["status"] == "paused" and not found["resume"]:

@@ -239,7 +239,7 @@ def _run_session(
 
 
 def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: CommandHandler) -> None:
-    event_log = sweep.event_log
+    event_log, health = sweep.event_log, search.fault_policy.health
     tuner = build_tuner(
         sweep.spec,
         sweep.prepared,
@@ -248,7 +248,7 @@ def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: Comma
         control=sweep.control,
         callbacks=[
             CommandPoller(commands),
-            PlacementWatch(sweep.spec, sweep.control, sweep.warn),
+            PlacementWatch(sweep.spec, sweep.control, sweep.warn, kept_out=lambda: health.kept_out),
             callback,
         ],
     )

@@ -193,7 +193,11 @@ class CostRow:
 
 @dataclass(frozen=True)
 class FaultRow:
-    """A failure, the ``action`` taken, and the seconds of slot time that were lost."""
+    """A failure, the ``action`` taken, and the seconds of slot time that were lost.
+
+    ``node`` has the host names and addresses of the nodes where a trial could not start, or of the node that the row is
+    about: `NODE_KEPT_OUT` or `NODE_USED_AGAIN`.
+    """
 
     trial_id: str | None
     slot: int | str | None
@@ -202,6 +206,14 @@ class FaultRow:
     message: FreeText
     action: FreeText
     lost_seconds: float = 0.0
+    node: str | None = None
+
+
+NODE_KEPT_OUT: Final = "node kept out"
+"""Action of a fault after which no new slot is placed on its node, until the sweep is resumed."""
+
+NODE_USED_AGAIN: Final = "node used again"
+"""Action that takes it back: the trials that failed there failed elsewhere, too."""
 
 
 @dataclass(frozen=True)

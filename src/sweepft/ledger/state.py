@@ -16,7 +16,7 @@ from sweepft.ledger.codec import gc_paused
 from sweepft.ledger.lease import current_writer
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import iter_ledger, ledger_path
-from sweepft.ledger.rows import Row
+from sweepft.ledger.rows import NODE_KEPT_OUT, NODE_USED_AGAIN, Row
 from sweepft.ledger.trial_state import TrialState
 
 
@@ -134,6 +134,19 @@ class SweepState:
         begun = self.sessions[-1][0] if self.sessions else 0.0
         given = [c for c in self.accepted("pause", "continue") if c["time"] >= begun]
         return bool(given) and given[-1]["command"] == "pause"
+
+    @property
+    def nodes_kept_out(self) -> dict[str, str]:
+        """Nodes on which this session places no more slots, each with the reason."""
+        begun, found = self.sessions[-1][0] if self.sessions else 0.0, dict[str, str]()
+        for row in self.faults:
+            if row["time"] < begun or not row.get("node"):
+                continue
+            if row["action"] == NODE_KEPT_OUT:
+                found[row["node"]] = row["message"]
+            elif row["action"] == NODE_USED_AGAIN:
+                found.pop(row["node"], None)
+        return found
 
     @property
     def search_trials(self) -> list[TrialState]:

@@ -15,6 +15,7 @@ from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import importances, recipe_findings
 from sweepft.report.gain import forgetting_warnings, gain_summary
+from sweepft.report.nodes import node_rows
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import rungs_of, swept_keys, trial_record
@@ -24,7 +25,17 @@ REPORT_SCHEMA_VERSION: Final = 2
 SIMULATED: Final = (
     "no model was trained; losses, times and costs were made up or played back from recorded runs."
 )
-_FAULT_KEYS: Final = ("time", "trial_id", "slot", "rank", "error", "message", "action", "lost_seconds")
+_FAULT_KEYS: Final = (
+    "time",
+    "trial_id",
+    "slot",
+    "rank",
+    "error",
+    "message",
+    "action",
+    "lost_seconds",
+    "node",
+)
 _COMMAND_KEYS: Final = ("time", "who", "command", "trial_id", "arguments", "accepted", "answer")
 
 
@@ -67,6 +78,7 @@ def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
         "importances": importances(space, [t for t in trials if t["rank"] is not None]),
         "findings": recipe_findings(sweep, trials, signals),
         "faults": [_pick(row, _FAULT_KEYS) for row in sweep.faults],
+        "nodes": node_rows(sweep),
         "commands": [_pick(row, _COMMAND_KEYS) for row in sweep.commands],
         "provenance": _provenance(sweep),
         "not_measured": _not_measured(sweep, trials, finalists, result),

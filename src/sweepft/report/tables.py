@@ -15,6 +15,7 @@ from rich.text import Text
 import sweepft.report.format as fmt
 from sweepft.ledger import SweepState
 from sweepft.report.format import UNKNOWN, duration, loss, number, one_line, percent, shorten
+from sweepft.report.nodes import node_lines
 from sweepft.report.summary import SIMULATED, summarise
 
 # Swept hyperparameters follow by their key, then `validation.<set>` losses, then the finalists' scores.
@@ -91,6 +92,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *([f"- **Price** {fmt.price(cost)}"] if cost["price"] else []),
         *([f"- **GPU sharing** {md(cost['sharing']['text'])}"] if cost["sharing"] else []),
         *_fault_lines(summary["faults"], cost["lost_to_faults"]),
+        *node_lines(summary["nodes"]),
         *_error_rate_lines(summary["stops"]),
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
         *_divergence_lines(summary["stops"]["divergence_check"]),

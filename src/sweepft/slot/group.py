@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from sweepft.errors import (
@@ -79,7 +79,13 @@ class WorkerGroup:
         placement: Placement group whose bundle i is rank i's.
         log_prefix: Path prefix of the ranks' log files.
         start_timeout: Seconds for processes and imports.
+
+    Attributes:
+        places: What ``Rank.where`` has returned on each rank.
+        nodes: Ray's id of each rank's node.
     """
+
+    nodes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -102,6 +108,7 @@ class WorkerGroup:
             for i in range(shape.workers)
         ]
         self.places: list[dict[str, Any]] = []
+        self.nodes = nodes_of(placement)
         self._beats = HeartbeatReader(None)
         self._cpus = shape.cpus
         try:
@@ -132,7 +139,7 @@ class WorkerGroup:
         Raises:
             RankMismatch: If ranks differ in settings, data, weights or package versions.
         """
-        _same(self._call("fingerprint", timeout, train_config))
+        _same(self._call("fingerprint", timeout, train_config), self.nodes)
         return dict(self._call("start", timeout, train_config)[0])
 
     def run(self, until_samples: int, timeout: float, hang_seconds: float = 60.0) -> dict[str, Any]:
@@ -143,15 +150,8 @@ class WorkerGroup:
             timeout: Seconds until its first optimizer step is done; for all of it where rank 0 shows no sign of life.
             hang_seconds: From then on, seconds of silence beyond ten times the longest one so far.
         """
-        found = call_all(
-            self._ranks,
-            "run",
-            timeout,
-            until_samples,
-            places=self.places,
-            deadline=BeatDeadline(self._beats, timeout, hang_seconds),
-        )
-        return dict(found[0])
+        deadline = BeatDeadline(self._beats, timeout, hang_seconds)
+        return dict(self._call("run", timeout, until_samples, deadline=deadline)[0])
 
     def evaluate(self, timeout: float) -> dict[str, Any]:
         """Validation losses, computed by all ranks together."""
@@ -201,8 +201,35 @@ class WorkerGroup:
             ray.kill(rank, no_restart=True)
         self._ranks = []
 
-    def _call(self, method: str, timeout: float, *args: Any) -> list[Any]:
-        return call_all(self._ranks, method, timeout, *args, places=self.places)
+    def _call(self, method: str, timeout: float, *args: Any, deadline: Deadline | None = None) -> list[Any]:
+        try:
+            return call_all(self._ranks, method, timeout, *args, places=self.places, deadline=deadline)
+        except TrialError as error:
+            error.nodes = failed_nodes(error, self.nodes)
+            raise
+
+
+def nodes_of(placement: PlacementGroup) -> tuple[str, ...]:
+    """Ray's id of the node of each bundle."""
+    found = placement_group_table(placement)["bundles_to_node_id"]
+    return tuple(str(found[bundle]) for bundle in sorted(found))
+
+
+def failed_nodes(error: TrialError, nodes: Sequence[str]) -> tuple[str, ...]:
+    """The nodes of the ranks that failed.
+
+    All nodes of the slot where it is unknown which rank did, and where ranks that cannot meet complain of each other.
+
+    Args:
+        error: Of a call of all ranks.
+        nodes: Of each rank.
+    """
+    if not nodes:
+        return ()
+    of_one_rank = isinstance(error, RankDied | RankEnvironment | RankCannotWrite | RankOutOfMemory)
+    between_ranks = error.method in ("prepare", "connect") and not of_one_rank
+    ranks = range(len(nodes)) if between_ranks or not error.ranks else error.ranks
+    return tuple(dict.fromkeys(nodes[rank] for rank in ranks))
 
 
 def network_words(places: Sequence[Mapping[str, Any]]) -> str:
@@ -342,7 +369,7 @@ def call_all(
             silent = ", ".join(str(futures[f]) for f in sorted(pending, key=futures.__getitem__))
             message = f"{method}: rank {silent} gave no answer in {deadline.limit:.0f} s"
             hung = RankHung(f"{message}; {dump_stacks(places)}" if places else message)
-            hung.method = method
+            hung.method, hung.ranks = method, tuple(sorted(futures[f] for f in pending))
             raise hung
         try:
             results[futures[done[0]]] = ray.get(done[0])
@@ -351,10 +378,11 @@ def call_all(
             late: list[Any] = []
             if pending:
                 late, _ = ray.wait(pending, num_returns=len(pending), timeout=_AFTERMATH)
-            failures = [_failure(method, futures[d], d) for d in (*done, *late)]
-            first = min((f for f in failures if f is not None), key=_by_cause)
-            first.method = method
-            raise first from None
+            failures = {d: _failure(method, futures[d], d) for d in (*done, *late)}
+            known = {d: failure for d, failure in failures.items() if failure is not None}
+            cause = min(known, key=lambda d: _by_cause(known[d]))
+            known[cause].method, known[cause].ranks = method, (futures[cause],)
+            raise known[cause] from None
     return results
 
 
@@ -401,15 +429,17 @@ def _by_cause(failure: RankFailed) -> int:
     return next(i for i, kind in enumerate(causes) if isinstance(failure, kind))
 
 
-def _same(fingerprints: list[dict[str, str]]) -> None:
+def _same(fingerprints: list[dict[str, str]], nodes: Sequence[str]) -> None:
     first = fingerprints[0]
     for rank, other in enumerate(fingerprints[1:], start=1):
         for name, value in first.items():
             if other.get(name) != value:
-                raise RankMismatch(
+                mismatch = RankMismatch(
                     f"rank {rank} disagrees with rank 0 on {name}: {other.get(name)} against {value}\n"
                     "  make model, data and packages the same on every node, then resume"
                 )
+                mismatch.nodes = tuple(dict.fromkeys(nodes))  # either may be the odd one
+                raise mismatch
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import ray
 
 from sweepft.errors import SlotLost
 from sweepft.slot.checkpoints import CheckpointPolicy
-from sweepft.slot.group import WorkerGroup, WorkerShape
+from sweepft.slot.group import WorkerGroup, WorkerShape, nodes_of
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
@@ -108,6 +108,7 @@ class SlotState:
         name: Of the slot.
         clock: Since the last result.
         write_seconds: What writing a checkpoint took last time; None before the first one.
+        nodes: Ray's ids of the nodes of its ranks; empty before the first ones.
     """
 
     def __init__(self, config: SlotConfig) -> None:
@@ -115,6 +116,7 @@ class SlotState:
         self.name = f"{ray.util.get_node_ip_address().replace('.', '-')}-{os.getpid()}"
         self.clock = PhaseClock()
         self.write_seconds: float | None = None
+        self.nodes: tuple[str, ...] = ()
         self._group: WorkerGroup | None = None
 
     @property
@@ -171,5 +173,6 @@ class SlotState:
         placement = ray.util.get_current_placement_group()
         if not placement.wait(_SPARE_SECONDS):  # one of its nodes is gone, and no other one has room
             raise SlotLost(f"no node has had room for all ranks of the slot for {_SPARE_SECONDS} s")
+        self.nodes = tuple(dict.fromkeys(nodes_of(placement)))
         prefix = str(Path(self.config.log_dir) / f"slot-{self.name}")
         return WorkerGroup(self.config.engine, self.config.shape, placement, prefix)

@@ -27,7 +27,7 @@ from sweepft.errors import (
 )
 from sweepft.slot.eval_run import EvalRun
 from sweepft.slot.group import before_settings
-from sweepft.slot.jobs import EvalJob, job_of
+from sweepft.slot.jobs import EvalJob, job_of, report_points
 from sweepft.slot.state import RANKS_REBUILT, SlotConfig, SlotState
 from sweepft.slot.trial_run import TrialRun
 from sweepft.spec import TrainConfig
@@ -109,30 +109,38 @@ class Slot(tune.Trainable):
         Raises:
             EnvironmentFault: If it could not, or if that is unknown.
         """
-        run = self._run
+        run, nodes = self._run, error.nodes or self._state.nodes
         if isinstance(error, RankCannotWrite):
             if isinstance(run, EvalRun):
                 raise EnvironmentFault(f"{error}\n  {storage_remedy(str(error))}")
             return  # the trial's last result says so: what it has measured is kept
-        if before_settings(error) or (isinstance(run, TrialRun) and run.job.reported_samples > 0):
-            raise EnvironmentFault(str(error))
+        if before_settings(error) or (isinstance(run, TrialRun) and run.repeating):
+            raise EnvironmentFault(str(error), nodes=nodes)
         if isinstance(run, EvalRun) or isinstance(error, RankOutOfMemory | PackingMismatch | ExportMismatch):
             return
+        if run.job.proven is None and run.position > 0:
+            return  # it has caught up here, so this slot can train
         if run.job.proven is None:
-            raise EnvironmentFault(str(error), certain=isinstance(error, RankEnvironment))
-        if not self._can_start(run.job.proven):
-            raise EnvironmentFault(str(error))
+            raise EnvironmentFault(str(error), certain=isinstance(error, RankEnvironment), nodes=nodes)
+        control = self._failure_of(run.job.proven)
+        if control is not None:
+            both = [node for node in nodes if node in control.nodes]
+            raise EnvironmentFault(str(error), nodes=both or nodes, control_failed=True)
 
-    def _can_start(self, train_config: TrainConfig) -> bool:
-        """Whether a trial with these settings takes its first step on new ranks of this slot."""
+    def _failure_of(self, train_config: TrainConfig) -> TrialError | None:
+        """Train with other settings on new ranks of this slot, as far as a trial's first report; what failed, if
+        anything.
+        """
+        engine = self._state.config.engine
+        first = report_points(engine.budget_samples, engine.rungs, train_config.batch_size)[0]
         try:
             self._state.start(train_config)
-            self._state.group.run(train_config.batch_size, self._state.config.patience)
+            self._state.group.run(first.samples, self._state.config.patience, self._state.config.hang_seconds)
         except TrialError as error:
             _log.warning("another trial cannot start either: %s", error)
             self._state.close_ranks()
-            return False
-        return True
+            return error
+        return None
 
     def _remedy(self, error: TrialError) -> str | None:
         """What is done about a fault; None where nothing helps."""

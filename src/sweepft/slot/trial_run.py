@@ -48,6 +48,7 @@ class TrialRun:
         self.position = sum(point.samples <= job.reported_samples for point in self._points)
         self._checkpoints = Path(slot.config.checkpoints.folder) / job.trial_id
         self._started: dict[str, Any] | None = None
+        self._reported = self._caught_up = False
         self._unsaved_seconds = 0.0
         self._at_rung = False
         self._step_seconds = 0.0
@@ -84,16 +85,19 @@ class TrialRun:
                 self._write_checkpoint(point.samples)
             result["paused"] = True
         self.position += 1  # the point is reached once nothing can fail any more: a fault before repeats it
+        self._reported = True
         self._at_rung = point.rung is not None
         return result | {"phase_seconds": clock.close()}
 
     @property
     def starting(self) -> bool:
-        """Whether the trial has not taken a step since its ranks were asked to start it, as far as is known here.
+        """Whether the trial has not reported on this slot, or not started again since its ranks were lost."""
+        return self._started is None or not self._reported
 
-        What it trains again without reporting counts as steps.
-        """
-        return self._started is None or self.position == 0
+    @property
+    def repeating(self) -> bool:
+        """Whether the trial is on the way to a point that it has reached before, on this slot or another."""
+        return self.position > 0 and not self._caught_up
 
     def reset(self) -> None:
         """The ranks are gone: the next `advance` starts the trial again."""
@@ -149,12 +153,14 @@ class TrialRun:
 
     def _start(self) -> None:
         """Start from the base weights; after a fault or a resume, train up to the last reported result."""
+        self._caught_up = False
         started = self._slot.start(self.job.train_config)
         self._started = started
         if started["narrow"] is not None:
             self._note("NarrowAffinity", started["narrow"], SLOWER)
         if self.position > 0:
             started["from_step"] = self._catch_up(self._points[self.position - 1].samples)
+        self._caught_up = True
 
     def _catch_up(self, samples: int) -> int:
         """Restore the newest checkpoint and train what is missing, without reporting. Returns the step reached."""
@@ -230,6 +236,7 @@ class TrialRun:
             "planned_steps": self.job.train_config.planned_steps,
             "budget_samples": engine.budget_samples,
             "slot": self._slot.name,
+            "node_ids": list(self._slot.nodes),
             "micro_batch": engine.micro_batch,
             "started": {k: self._started[k] for k in _STARTED},
             "faults": list(self.faults),

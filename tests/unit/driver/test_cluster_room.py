@@ -6,14 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import cloudpickle
+from ray._private.label_utils import validate_label_selector
 from ray.tune.experiment import Trial
 
 from support.errors import raises
 from support.specs import spec
-from sweepft.driver import cluster_room
+from sweepft.driver import cluster_room, node_health
 from sweepft.driver.cluster_room import PlacementWatch, check_nodes
 from sweepft.driver.configs import placement
 from sweepft.driver.control import SweepControl
+from sweepft.driver.node_health import SlotPlacement
 from sweepft.errors import ResourceError
 from sweepft.slot.group import narrow_affinity
 from sweepft.slot.room import Node, ranks_on, slots_on
@@ -63,6 +66,21 @@ def test_placement__coordinator_takes_nothing() -> None:
     assert spanning.strategy == "PACK"
 
 
+def test_placement__keeps_away_from_nodes_that_are_kept_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(node_health, "placement_group", lambda *given, **more: asked.append((given, more)))
+    before = placement(spec({"train.micro_batch": 1}, resources=FOUR))
+    copy = cloudpickle.loads(cloudpickle.dumps(before))  # as Tune does, for each trial
+    monkeypatch.setattr(SlotPlacement, "kept_out", staticmethod(lambda: {"b" * 56, "a" * 56}))
+    copy.to_placement_group()
+    (((bundles, strategy), more),) = asked
+    assert (bundles, strategy) == ([{"CPU": 1.0}] * 4, "STRICT_PACK")
+    elsewhere = {"ray.io/node-id": f"!in({'a' * 56},{'b' * 56})"}
+    assert more == {"bundle_label_selector": [elsewhere] * 4}
+    assert validate_label_selector(elsewhere) is None
+    assert (copy, hash(copy)) == (before, hash(before)), "living slots are used on"
+
+
 @pytest.mark.parametrize(
     ("nodes", "asked", "key", "words"),
     [
@@ -106,13 +124,16 @@ class Cluster:
     ) -> None:
         group = {"state": "PENDING", "bundles": {0: bundle}}
         monkeypatch.setattr(cluster_room, "placement_group_table", lambda: {"a": group})
-        monkeypatch.setattr(cluster_room, "free_nodes", lambda: free)
-        monkeypatch.setattr(cluster_room, "cluster_nodes", lambda: whole)
+        monkeypatch.setattr(cluster_room, "free_nodes", lambda: dict(enumerate(free)))
+        monkeypatch.setattr(cluster_room, "cluster_nodes", lambda: dict(enumerate(whole)))
         self.group = group
         self.now, self.said = 0.0, []
         self.control = SweepControl()
         one = spec(resources={"cpus_per_worker": 4})
-        self.watch = PlacementWatch(one, self.control, self.said.append, lambda: self.now)
+        self.kept_out: set[int] = set()
+        self.watch = PlacementWatch(
+            one, self.control, self.said.append, lambda: self.now, lambda: self.kept_out
+        )
 
     def turn(self, seconds: float, *states: str) -> None:
         self.now += seconds
@@ -152,6 +173,11 @@ def test_placement_watch__ends_a_sweep_that_no_node_can_hold(monkeypatch: pytest
     gone.turn(200, Trial.PENDING)
     assert gone.control.resumable
     assert "CPUs are short" in str(gone.control.reason)
+    sick = Cluster(monkeypatch, [Node(8, 0), Node(1, 0)], [Node(8, 0), Node(1, 0)], {"CPU": 4.0})
+    sick.kept_out.add(0)
+    sick.turn(1, Trial.PENDING)
+    sick.turn(3700, Trial.PENDING)
+    assert sick.control.resumable, "the only node that could hold a slot is kept out"
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from support.ray_session import local_ray
 from sweepft.driver.control import SweepControl
 from sweepft.driver.fault_policy import RETRIED, FaultPolicy, read_slot_failure, restarts
+from sweepft.driver.node_health import NodeHealth
 from sweepft.errors import EnvironmentFault, SlotLost
 from sweepft.ledger import SweepState
 from sweepft.search.ray_searcher import Outcome
+from sweepft.slot.room import Node
 from sweepft.slot.state import RANKS_REBUILT
-from sweepft.spec import Faults
+from sweepft.spec import Faults, Resources
 
 
 def trial_with(error: Exception | None) -> Any:
@@ -38,7 +40,9 @@ class Sweep:
         self.view = SweepState()
         self.control = SweepControl()
         self.outcomes: dict[str, Outcome] = {}
-        self.policy = FaultPolicy(Faults(**limits), self.view, self.control, self.outcomes)
+        self.nodes = {"n1": Node(1, 0, "one"), "n2": Node(1, 0, "two"), "n3": Node(1, 0, "three")}
+        self.health = NodeHealth(Resources(), lambda: self.nodes)
+        self.policy = FaultPolicy(Faults(**limits), self.view, self.control, self.outcomes, self.health)
         self.view.apply({"kind": "trial", "trial_id": "t000", "number": 0, "params": {}})
 
     def fault(self, action: str) -> None:
@@ -135,9 +139,9 @@ def test_read_slot_failure__names_the_cause(error: Exception | None, name: str, 
     assert len(failure.message) < 500
 
 
-def unstarted(certain: bool) -> RayTaskError:
+def unstarted(certain: bool, *nodes: str, control_failed: bool = False) -> RayTaskError:
     error = raised("")
-    error.cause = EnvironmentFault("start: rank 0 raised RuntimeError: no", certain)
+    error.cause = EnvironmentFault("start: rank 0 raised RuntimeError: no", certain, nodes, control_failed)
     return error
 
 
@@ -157,11 +161,26 @@ class Unstarted(Sweep):
     def add(self, name: str) -> None:
         self.view.apply({"kind": "trial", "trial_id": name, "number": int(name[1:]), "params": {}})
 
-    def lose_trial(self, name: str, certain: bool) -> tuple[str, str, bool]:
+    def lose_trial(
+        self, name: str, certain: bool, *nodes: str, control_failed: bool = False
+    ) -> tuple[str, str, bool]:
         if name not in self.view.trials:
             self.add(name)
-        lost = self.policy.slot_lost(name, read_slot_failure(trial_with(unstarted(certain))))
+        error = unstarted(certain, *nodes, control_failed=control_failed)
+        lost = self.policy.slot_lost(name, read_slot_failure(trial_with(error)))
         return lost.status, lost.action, lost.last
+
+    def work(self, name: str, *nodes: str) -> None:
+        """A trial reports on these nodes."""
+        if name not in self.view.trials:
+            self.add(name)
+        history = {"step": [1], "samples_seen": [8]}
+        self.view.apply({"kind": "steps", "trial_id": name, "history": history, "time": 1.0})
+        self.health.reported(nodes)
+
+    def kept_out(self) -> list[str]:
+        """What the ledger is given of nodes since the last call."""
+        return [f"{row['node']}: {row['action']}" for row in self.health.news()]
 
     @property
     def gave_up(self) -> bool:
@@ -216,6 +235,92 @@ def test_fault_policy__two_slots_that_cannot_start_end_the_sweep() -> None:
     sweep = Unstarted("starts")
     assert sweep.lose_trial("t000", True) == ELSEWHERE
     assert sweep.lose_trial("t009", True) == ENDED
+
+
+def test_node__two_trials_that_fail_before_their_first_report_keep_it_out() -> None:
+    sweep = Unstarted()
+    assert [sweep.lose_trial(name, False, "n3") for name in ("t000", "t001")] == [ASIDE, ASIDE]
+    assert sweep.health.kept_out == {"n3"}
+    assert sweep.kept_out() == [], "until a trial has worked, the cause may be one that all nodes share"
+    sweep.work("t002", "n1", "n2")
+    (row,) = sweep.health.news()
+    assert (row["node"], row["action"]) == ("three", "node kept out")
+    assert "t000 and t001 failed there before the first report: start: rank 0 raised" in row["message"]
+    assert not sweep.gave_up
+    assert sweep.kept_out() == []
+
+
+def test_node__one_trial_beside_one_that_has_trained_before_is_enough() -> None:
+    sweep = Unstarted("has trained")
+    sweep.health.reported(["n1"])
+    assert sweep.lose_trial("t000", True, "n3", control_failed=True) == ELSEWHERE
+    assert sweep.kept_out() == ["three: node kept out"]
+
+
+def test_node__the_same_trial_twice_is_not_two_trials() -> None:
+    sweep = Unstarted("trains")
+    sweep.health.reported(["n1"])
+    assert [sweep.lose_trial("t000", True, "n3") for _ in range(2)] == [ELSEWHERE, (*ELSEWHERE[:2], True)]
+    assert sweep.kept_out() == [], "another trial is to try the node next"
+    sweep.lose_trial("t001", True, "n3")
+    assert sweep.kept_out() == ["three: node kept out"]
+
+
+def test_node__a_lone_trial_runs_elsewhere() -> None:
+    sweep = Unstarted()
+    assert [sweep.lose_trial("t000", False, "n3") for _ in range(2)] == [ASIDE, ASIDE]
+    assert sweep.health.kept_out == {"n3"}
+    sweep.work("t000", "n1")
+    assert (sweep.health.kept_out, sweep.kept_out()) == (set(), []), "one failure of one trial"
+
+
+@pytest.mark.parametrize("certain", [False, True])
+def test_node__a_cause_that_all_nodes_share_keeps_none_out(certain: bool) -> None:
+    sweep = Unstarted()
+    given = [sweep.lose_trial(f"t{i:03d}", certain, f"n{i % 3 + 1}") for i in range(3)]
+    assert given[-1] == ENDED
+    assert sweep.gave_up
+    assert sweep.kept_out() == []
+    reason = str(sweep.control.reason)
+    assert all(f"{name}: t" in reason for name in ("one", "two", "three")), reason
+    assert sweep.view.trials["t000"].open, "no trial has failed"
+
+
+def test_node__when_none_is_left_the_sweep_ends_resumable() -> None:
+    sweep = Unstarted("has trained")
+    sweep.health.reported(["n1"])
+    given = [sweep.lose_trial("t000", True, node, control_failed=True) for node in ("n1", "n2", "n3")]
+    assert given[0] == ELSEWHERE
+    assert given[-1] == ENDED
+    assert sweep.gave_up
+    assert "three: t" in str(sweep.control.reason)
+    again = Unstarted("has trained")
+    assert again.health.kept_out == set(), "a resume begins with all nodes"
+
+
+def test_node__trials_that_fail_for_their_settings_take_it_back() -> None:
+    sweep = Unstarted("starts")
+    for name in ("t000", "t001"):
+        sweep.lose_trial(name, False, "n3")
+    sweep.work("t009", "n1")
+    assert sweep.kept_out() == ["three: node kept out"]
+    sweep.health.withdraw("t000")
+    assert sweep.kept_out() == ["three: node used again"]
+    assert sweep.health.kept_out == set()
+
+
+def test_node__the_one_that_took_part_in_every_failure_is_found() -> None:
+    """Ranks of a slot across nodes hang together: which node is the cause shows when others work together."""
+    sweep = Unstarted()
+    sweep.health._resources = Resources(workers_per_trial=2, placement="any")
+    assert [sweep.lose_trial(f"t{i:03d}", False, "n1", "n3") for i in range(2)] == [ASIDE, ASIDE]
+    (first,) = sweep.health.kept_out
+    other = "n1" if first == "n3" else "n3"
+    assert sweep.lose_trial("t002", False, other, "n2") == ASIDE, "the other one may be the cause"
+    assert sweep.health.kept_out == {other}
+    sweep.work("t003", first, "n2")
+    assert sweep.health.kept_out == {other}
+    assert sweep.kept_out() == [f"{sweep.nodes[other].name}: node kept out"]
 
 
 def test_fault_policy__full_disk_of_a_coordinator_is_no_fault_of_the_trial() -> None:

@@ -1,11 +1,18 @@
-"""When a slot takes an error for the trial's own, which new ranks would raise too."""
+"""When a slot takes an error for the trial's own, which new ranks or another slot would raise too."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from sweepft.errors import RankDied, RankFailed
-from sweepft.slot.trainable import ErrorMemory
+from sweepft.errors import EnvironmentFault, RankDied, RankFailed
+from sweepft.slot.group import failed_nodes
+from sweepft.slot.jobs import TrialJob, to_tune_config
+from sweepft.slot.state import PhaseClock
+from sweepft.slot.trainable import ErrorMemory, Slot
 
 RAISED = RankFailed("run: rank 0 raised ValueError: no")
 
@@ -26,3 +33,104 @@ def test_error_memory__same_error_at_same_point_repeats(before, now, at, own):
     if before is not None:
         assert not errors.repeats(before, 3)
     assert errors.repeats(now, at) == own
+
+
+def failing(node: str) -> RankFailed:
+    error = RankFailed("run: rank 1 raised RuntimeError: broken")
+    error.method, error.ranks, error.nodes = "run", (1,), (node,)
+    return error
+
+
+class Ranks:
+    """Of two nodes; ``sick`` holds the samples from which on a trial of each learning rate fails, if it does."""
+
+    def __init__(self, config: Any, sick: dict[float, int]) -> None:
+        self.config, self.sick = config, sick
+        self.name, self.nodes, self.clock = "slot", ("n1", "n2"), PhaseClock()
+
+    @property
+    def group(self) -> Any:
+        return self
+
+    def start(self, train_config: Any) -> dict[str, Any]:
+        self.rate, self.batch = train_config.learning_rate, train_config.batch_size
+        return {
+            "narrow": None,
+            "warm": False,
+            "switch_seconds": 0,
+            "nodes": [],
+            "from_step": 0,
+        } | dict.fromkeys(("data_order", "phase_starts"))
+
+    def run(self, until: int, timeout: float, hang_seconds: float = 60.0) -> dict[str, Any]:
+        if until >= self.sick.get(self.rate, until + 1):
+            raise failing("n2")
+        steps = {"step": [until // self.batch], "samples_seen": [until], "seconds": [1.0]}
+        return {"history": steps, "seconds": 1.0, "waited": 0.0, "diverged": None, "blocks": []}
+
+    def evaluate(self, timeout: float) -> dict[str, Any]:
+        return {"objective": 1.0, "sets": {}, "seconds": 1.0}
+
+    def close_ranks(self) -> None:
+        """Nothing to end."""
+
+
+def slot_with(folder: Path, sick: dict[float, int], **job: Any) -> Slot:
+    """A slot between its jobs and `Ranks`."""
+    config = SimpleNamespace(
+        engine=SimpleNamespace(budget_samples=400, rungs=(0.5,), micro_batch=1),
+        checkpoints=SimpleNamespace(folder=str(folder), policy="none", due=lambda *given: False),
+        patience=60.0, hang_seconds=5.0, max_faults=2,
+    )  # fmt: skip
+    slot = Slot.__new__(Slot)
+    slot._state = Ranks(config, sick)  # type: ignore[assignment]
+    given: Any = {"train_config": settings(0.1)} | job
+    slot._take(to_tune_config(TrialJob("t000", 0, {}, **given)))
+    return slot
+
+
+def settings(rate: float) -> Any:
+    return SimpleNamespace(batch_size=4, learning_rate=rate, warmup_steps=0, planned_steps=100)
+
+
+@pytest.mark.parametrize(
+    ("sick", "own"),
+    [
+        ({0.1: 4}, True),
+        ({0.1: 4, 0.2: 4}, False),
+        ({0.1: 20, 0.2: 8}, False),  # a GPU that fails under load, not at the first step
+    ],
+)
+def test_slot__another_trial_shows_whether_slot_or_settings_are_the_cause(
+    tmp_path: Path, sick: dict[float, int], own: bool
+) -> None:
+    slot = slot_with(tmp_path, sick, proven=settings(0.2))
+    if own:
+        assert "broken" in slot.step()["failed"]
+        return
+    with pytest.raises(EnvironmentFault) as caught:
+        slot.step()
+    assert (caught.value.certain, caught.value.control_failed, caught.value.nodes) == (True, True, ("n2",))
+
+
+def test_slot__a_trial_that_reported_elsewhere_is_not_failed_by_another_slot(tmp_path: Path) -> None:
+    """A slot is lost, its trial goes to a node whose ranks always fail: it must run on a third one."""
+    slot = slot_with(tmp_path, {0.1: 4}, reported_samples=200, proven=settings(0.2))
+    with pytest.raises(EnvironmentFault) as caught:
+        slot.step()
+    assert (caught.value.certain, caught.value.nodes) == (True, ("n2",))
+    own = slot_with(tmp_path, {0.1: 220}, reported_samples=200, proven=settings(0.2))
+    assert "broken" in own.step()["failed"], "it has come further than before"
+
+
+def test_failed_nodes__names_one_node_where_one_rank_is_the_cause() -> None:
+    nodes = ("n1", "n2", "n2")
+    assert failed_nodes(failing("n2"), nodes) == ("n2",)
+    for method, expected in (("connect", ("n1", "n2")), ("start", ("n1",))):
+        error = RankFailed("cannot be reached")
+        error.method, error.ranks = method, (0,)
+        assert failed_nodes(error, nodes) == expected
+    died = RankDied("connect: rank 2 died")
+    died.method, died.ranks = "connect", (2,)
+    assert failed_nodes(died, nodes) == ("n2",)
+    assert failed_nodes(RankFailed("no rank is known"), nodes) == ("n1", "n2")
