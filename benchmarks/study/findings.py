@@ -15,6 +15,7 @@ from typing import Any
 import click
 import jinja2
 import pandas as pd
+from benchmarks.study import bounds
 from benchmarks.study.effects import (
     METRICS,
     at_equal_steps,
@@ -73,6 +74,7 @@ def page(frame: pd.DataFrame, replayed: dict[str, Any] | None, larger: pd.DataFr
         steps_cells=len(at_equal_steps(main, runs).groupby(["lr", "batch_size"])),
         front=len(pareto),
         pareto=_table(["learning rate", "batch size", "in-domain", "retention"], pareto),
+        bounds=bounds.summary(main, runs, _table),
         replayed=replayed,
         rules=_rules(replayed) if replayed else "",
         larger=None if larger is None else _larger(larger),

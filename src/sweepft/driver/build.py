@@ -16,7 +16,7 @@ from ray import tune
 from sweepft.data import Prepared
 from sweepft.driver.cluster_room import cluster_nodes
 from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
-from sweepft.driver.control import DriverOnly, SweepControl
+from sweepft.driver.control import DriverOnly, KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, restarts
 from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
@@ -78,12 +78,14 @@ def build_scheduler(
     *,
     control: SweepControl | None = None,
     fault_policy: FaultPolicy | None = None,
+    bounds: KnownBounds | None = None,
 ) -> SweepScheduler:
     """The scheduler that a spec asks for."""
     stop = spec.early_stop
     return SweepScheduler(
         control=control,
         fault_policy=fault_policy,
+        bounds=bounds,
         metric="eval_loss",
         mode="min",
         budget=budget_samples,
@@ -128,7 +130,12 @@ def build_search(
     health = NodeHealth(spec.resources, cluster_nodes)
     fault_policy = FaultPolicy(spec.faults, view, control, outcomes, health)
     scheduler = build_scheduler(
-        spec, view.budget_samples, prior_sweeps, control=control, fault_policy=fault_policy
+        spec,
+        view.budget_samples,
+        prior_sweeps,
+        control=control,
+        fault_policy=fault_policy,
+        bounds=KnownBounds(view),
     )
     if restore:
         scheduler.restore_ledger(view)
@@ -168,6 +175,15 @@ class _SweepSearchControl(DriverOnly, SearchControl):
             return ()
         paused = self._scheduler.paused_trials(from_scratch=trains_from_scratch(self._spec))
         return [trial.trial_id for trial in paused if trial.worth]
+
+    def limits(self) -> dict[str, float] | None:
+        bounds = self._event_log.state.bounds
+        return None if bounds.pending else bounds.limits
+
+    def next_before_search(self) -> Job | None:
+        if self._final_stage is None or not self._control.may_propose():
+            return None
+        return self._final_stage.base_job()
 
     def restarts(self, trial_id: str) -> int:
         return restarts(self._event_log.state, trial_id)

@@ -103,6 +103,8 @@ def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolic
         top=spec.kept.top,
         random=spec.kept.random,
         seed=spec.search.seed,
+        pareto=spec.kept.pareto,
+        bounded=tuple(spec.search.subject_to),
     )
 
 

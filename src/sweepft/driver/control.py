@@ -27,6 +27,27 @@ class DriverOnly:
         return {}
 
 
+class KnownBounds(DriverOnly):
+    """The bounds on validation losses of a running sweep, with the base model's losses once they are measured.
+
+    Args:
+        view: State of the sweep.
+    """
+
+    def __init__(self, view: SweepState) -> None:
+        self._view = view
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Largest loss allowed by validation set."""
+        return self._view.bounds.limits
+
+    @property
+    def base(self) -> dict[str, float]:
+        """The base model's losses, as far as they are known."""
+        return self._view.bounds.base
+
+
 class Limit:
     """``search.limit``: when to propose no more trials.
 

@@ -1,4 +1,5 @@
-"""The final evaluation: replicates of the best trials, then scores of the finalists and the base model.
+"""The final evaluation: replicates of the best trials, then scores of the finalists and the base model. Where bounds on
+validation losses need the base model's, these are measured first of all.
 
 All of it runs on the sweep's own slots once the search is over; study and scheduler know nothing of it. The ledger
 holds what is done, so a resumed sweep runs only what is missing. ``check_final_evaluation`` finds out before the
@@ -24,7 +25,7 @@ from sweepft.evaluation.tasks import check_tasks
 from sweepft.extras import problems_of
 from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
 from sweepft.slot.jobs import EvalItem, EvalJob, Job, Judging, TrialJob
-from sweepft.slot.weight_retention import choose_trials
+from sweepft.slot.weight_retention import choose_trials, standing_of
 from sweepft.spec import Evaluate, SweepSpec, TrainConfig
 from sweepft.training.fingerprint import weights_digest
 
@@ -68,8 +69,13 @@ def check_final_evaluation(spec: SweepSpec) -> dict[str, int]:
     return {name: int(facts["items"]) for name, facts in found.items()}
 
 
+def _is_scored(row: Row | None, since: float) -> bool:
+    """Whether a score is known, or was tried in vain since then (Unix seconds)."""
+    return row is not None and (not row.get("reason") or row["time"] >= since)
+
+
 class FinalStage(DriverOnly):
-    """Proposes replicates and evaluation jobs once the search is over.
+    """Proposes replicates and evaluation jobs once the search is over, and the base model's before it.
 
     Args:
         spec: Of the sweep; its ``evaluate`` section says what to run.
@@ -112,6 +118,36 @@ class FinalStage(DriverOnly):
                 return job
         return "wait" if self._running else "finished"
 
+    def base_job(self) -> EvalJob | None:
+        """The evaluation of the base model that the bounds need, if it is neither done nor running."""
+        state = self._event_log.state
+        since = state.sessions[-1][0]
+        needed = {name for name, bound in self._spec.search.subject_to.items() if bound.above == "base"}
+        missing = [
+            EvalItem("validation", held.name, held.data.digest, cache=held.data.path)
+            for held in self._prepared.validation
+            if held.name in needed and not _is_scored(state.scores.get((None, held.name)), since)
+        ]
+        name = "base-losses"
+        if not missing or name in self._running:
+            return None
+        if self._tries.get(name, 0) >= _TRIES:
+            parts = [{"what": item.what, "name": item.name, "digest": item.digest} for item in missing]
+            self._write_unscored(None, parts, f"its slot was lost {_TRIES} times")
+            return None
+        self._running.add(name)
+        self._tries[name] = self._tries.get(name, 0) + 1
+        params = {key: dimension.examples()[0][1] for key, dimension in self._spec.search.space.items()}
+        return EvalJob(
+            name=name,
+            subject=None,
+            weights=None,
+            run_dir=str(self._run_dir),
+            tokenizer=self._prepared.tokenizer,
+            items=tuple(missing),
+            train_config=self._spec.train_config(params, state.budget_samples),
+        )
+
     def on_left(self, name: str) -> None:
         """A job has left its slot, done or not."""
         self._running.discard(name)
@@ -135,7 +171,7 @@ class FinalStage(DriverOnly):
             if r.rank is not None and r.trial.objective is not None
         }
         chosen = choose_trials(
-            objectives,
+            {name: standing_of(view, name) for name in objectives},
             top=evaluate.finalists.top,
             random=evaluate.finalists.random,
             seed=self._spec.search.seed,
@@ -212,7 +248,8 @@ class FinalStage(DriverOnly):
             name = None if trial is None else trial.trial_id
             missing = missing_scores(view, name, since=view.sessions[-1][0])
             if missing and name is not None and not Path(keep.folder, name).is_dir():
-                self._write_unscored(name, missing)
+                why = f"its weights were not kept: there is no weights/{name}; keep.top was smaller when it ended"
+                self._write_unscored(name, missing, why)
                 missing = []
             if missing:
                 yield EvalJob(
@@ -228,8 +265,7 @@ class FinalStage(DriverOnly):
     def _train_config(self, trial: TrialState) -> TrainConfig:
         return TrainConfig.from_dict(trial.train_config, self._event_log.state.budget_samples)
 
-    def _write_unscored(self, name: str, missing: list[dict[str, Any]]) -> None:
-        why = f"its weights were not kept: there is no weights/{name}; keep.top was smaller when it ended"
+    def _write_unscored(self, name: str | None, missing: list[dict[str, Any]], why: str) -> None:
         for part in missing:
             self._event_log.write("score", trial_id=name, **part, metrics={}, reason=why)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from sweepft.driver.control import SweepControl
+from sweepft.driver.control import KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
 from sweepft.early_stopping.from_ledger import BASELINE, final_loss_problem
 from sweepft.ledger import EventLog, Row, TrialState, is_baseline
@@ -28,6 +28,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
     Args:
         control: Of the sweep.
         fault_policy: Decides about trials that lost their slot; without one they have failed.
+        bounds: Those on validation losses, as far as they are known.
         settings: See `EarlyDynamicsScheduler`.
     """
 
@@ -38,9 +39,11 @@ class SweepScheduler(EarlyDynamicsScheduler):
         *,
         control: SweepControl | None = None,
         fault_policy: FaultPolicy | None = None,
+        bounds: KnownBounds | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        self._bounds = bounds
         self._control = control or SweepControl()
         self._fault_policy = fault_policy
         self._left: set[str] = set()  # Tune ids of trials that left their slot without having ended
@@ -57,6 +60,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
         """Judge, then end what is to end."""
         job = job_of(trial.config)
         if job.is_search_trial:
+            self._take_bounds()
             if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
                 return str(TrialScheduler.STOP)
             reason = self._control.take_trial_stop(job.name)
@@ -89,10 +93,15 @@ class SweepScheduler(EarlyDynamicsScheduler):
         if result and result.get("failed"):
             super().on_trial_error(tune_controller, trial)
             return
+        self._take_bounds()
         if result and "eval_loss" in result and result["samples_seen"] >= result["budget_samples"]:
             problem = final_loss_problem(result["eval_loss"])
             result = result if problem is None else {**result, "diverged": problem}
         super().on_trial_complete(tune_controller, trial, result)
+
+    def _take_bounds(self) -> None:
+        if self._bounds is not None:
+            self.early_stopper.set_bounds(self._bounds.limits, self._bounds.base)
 
     def _name(self, trial: Any) -> str:
         return job_of(trial.config).name

@@ -43,10 +43,10 @@ from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import PackingMismatch, SweepftError
 from sweepft.export import write_best
 from sweepft.interrupts import Interrupted
-from sweepft.ledger import EventLog, Row, SweepState, winner
+from sweepft.ledger import EventLog, Row, SweepState, ranking, winner
 from sweepft.report import write_report
-from sweepft.search import STUDY_FILE, Proposer
-from sweepft.slot.weight_retention import KeepPolicy
+from sweepft.search import STUDY_FILE, Proposer, startup_trials
+from sweepft.slot.weight_retention import KeepPolicy, standing_of
 from sweepft.spec import SweepSpec
 
 _log = logging.getLogger(__name__)
@@ -185,6 +185,7 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
         LiveReport(run_dir, event_log.state).on_row,
         stop_when_nothing_works(control, event_log.state),
         keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.state),
+        say_when_bounds_are_not_met(spec, event_log.state, sweep.warn),
     ]
     lasting = tuple(event_log.listeners)  # a session adds its own
     try:
@@ -352,17 +353,48 @@ def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable
     return on_row
 
 
+def say_when_bounds_are_not_met(
+    spec: SweepSpec, view: SweepState, say: Callable[[str], None]
+) -> Callable[[Row], None]:
+    """Say once, after the start-up trials, that no completed trial meets the bounds, and how near the best comes."""
+    first, said = startup_trials(spec.search.trials), not spec.search.subject_to
+
+    def on_row(row: Row) -> None:
+        nonlocal said
+        if said or row["kind"] != "end" or not view.bounds.limits:
+            return
+        ranked = [entry.trial for entry in ranking(view) if entry.rank is not None]
+        ended = sum(t.end is not None for t in view.search_trials)
+        if ranked and ended >= first:
+            said = True
+            over = view.violation(ranked[0])
+            if over > 0:
+                say(
+                    f"search.subject_to: none of {len(ranked)} completed trials meets the bounds; "
+                    f"{ranked[0].trial_id} comes nearest, {over:.4g} nats above. The search continues; allow more with "
+                    "sweepft resume RUN --set search.subject_to..., or start a sweep of lower learning rates"
+                )
+
+    return on_row
+
+
 def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:
-    """Remove the weights of trials that are no longer among the best."""
+    """Remove the weights of trials that are no longer among the best, as known when a trial or the base model's
+    evaluation for the bounds ends.
+    """
     ended = (t for t in view.trials.values() if t.replicate_of is None)
-    kept = {t.trial_id: t.objective for t in ended if t.objective is not None}
+    kept = {t.trial_id for t in ended if t.objective is not None}
 
     def on_row(row: Row) -> None:
         nonlocal kept
-        if row["kind"] != "end" or row["status"] != "completed":
+        if row["kind"] == "end" and row["status"] == "completed":
+            if view.trials[row["trial_id"]].replicate_of is None:
+                kept = kept | {row["trial_id"]}
+        elif not (row["kind"] == "score" and row["trial_id"] is None and row["name"] in keep.bounded):
             return
-        if view.trials[row["trial_id"]].replicate_of is None:
-            kept = keep.settle({**kept, row["trial_id"]: row["objective"]})
+        bounds = view.bounds
+        standings = {name: standing_of(view, name) for name in kept}
+        kept = set(keep.settle(standings, None if bounds.pending else bounds.limits))
 
     return on_row
 

@@ -15,6 +15,7 @@ from sweepft.early_stopping.early_stopper import EarlyStopper
 from sweepft.early_stopping.from_ledger import replay_state, restore_stopper
 from sweepft.early_stopping.pausing import PausedTrial
 from sweepft.early_stopping.prior_sweeps import PastAudits, PriorSweeps, PriorSweepsLike, read_prior_sweeps
+from sweepft.early_stopping.result_reader import set_losses
 from sweepft.early_stopping.rules import RULES, AshaRule, MedianRule, NoRule, RecipeRule, Rule, make_rule
 from sweepft.early_stopping.rungs import Rung, eligible, parse_rungs, rung_steps
 from sweepft.early_stopping.trial import TrialRecord
@@ -52,4 +53,5 @@ __all__ = [
     "replay_state",
     "restore_stopper",
     "rung_steps",
+    "set_losses",
 ]

@@ -207,6 +207,7 @@ class Cohort:
                 "lowest_score": t.lowest_score,
                 "judged_on": t.judged_on,
                 "warmup_steps": t.warmup_steps,
+                "losses": t.losses,
                 "reached": sorted([w.kind, w.value] for w in t.reached),
                 "curve": t.curve.to_state(),
                 "snapshots": [
@@ -235,6 +236,7 @@ class Cohort:
             record.p_flagged, record.lowest_score = row["p_flagged"], row["lowest_score"]
             record.judged_on = row.get("judged_on", 0)
             record.warmup_steps = row["warmup_steps"]
+            record.losses = row.get("losses", {})
             record.reached = {Rung(kind, value) for kind, value in row["reached"]}
             record.curve = Curve.from_state(row["curve"])
             for kind, value, position, snap in row["snapshots"]:

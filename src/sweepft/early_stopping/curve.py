@@ -60,6 +60,7 @@ class Report:
         phase_starts: Progress at which later phases of its curriculum begin: training losses of different phases are
             not compared.
         phase: Name or number of the phase, where the starts are not known; another one begins a phase.
+        losses: Losses by validation set, as of the last observation.
     """
 
     observations: Sequence[Observation]
@@ -69,6 +70,7 @@ class Report:
     bad: str | None = None
     phase_starts: Sequence[float] = ()
     phase: str | float | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def make_report(
@@ -84,6 +86,7 @@ def make_report(
     diverged: str | None = None,
     phase_starts: Sequence[float] = (),
     phase: str | float | None = None,
+    losses: Mapping[str, float] | None = None,
 ) -> Report:
     """A report from raw values: columns of equal length, and the objective as of the last row.
 
@@ -91,9 +94,9 @@ def make_report(
     many programs log NaN or infinity. A training loss that is not finite counts against the trial if it stays so (see
     `sweepft.early_stopping.divergence`); a gradient norm does not: loss scaling in fp16 makes such ones now and then.
     """
-    losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
+    train_losses, norms = loss or [None] * len(step), grad_norm or [None] * len(step)
     points = []
-    for s, p, raw_loss, raw_norm in zip(step, progress, losses, norms, strict=True):
+    for s, p, raw_loss, raw_norm in zip(step, progress, train_losses, norms, strict=True):
         value = _float(raw_loss)
         if raw_loss is not None and not math.isfinite(value):
             value = math.inf
@@ -102,7 +105,14 @@ def make_report(
     if points and math.isfinite(value):
         points[-1] = points[-1]._replace(metric=value)
     return Report(
-        points, blocks or {}, data_order, warmup_steps, diverged or None, tuple(phase_starts), phase
+        points,
+        blocks or {},
+        data_order,
+        warmup_steps,
+        diverged or None,
+        tuple(phase_starts),
+        phase,
+        losses or {},
     )
 
 

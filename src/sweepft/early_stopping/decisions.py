@@ -21,6 +21,13 @@ DIVERGENCE_CHECK: Final = "divergence_check"
 """The ``rule`` of decisions by the divergence check: to end a trial, or (once in a sweep) to stand down."""
 
 
+BOUNDS: Final = "bounds"
+"""The ``rule`` of a decision to stop a trial that is too far above a bound on a validation loss to meet it."""
+
+NOT_BY_RULES: Final = (BY_USER, DIVERGENCE_CHECK, BOUNDS)
+"""What decides without a rule: such a stop says nothing on the objective, so it is no flag."""
+
+
 @dataclass(frozen=True)
 class RuleDecision:
     """A rule's answer for one trial at one rung.

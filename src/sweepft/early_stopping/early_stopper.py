@@ -13,10 +13,12 @@ from dataclasses import replace
 from typing import Any, Final, Literal
 
 from sweepft.early_stopping.audit import AuditResult, audit_result, is_audited, top_edge
+from sweepft.early_stopping.bound_check import BoundCheck
 from sweepft.early_stopping.calibrated import CalibratedRule
 from sweepft.early_stopping.cohort import Cohort, FinishedTrials
 from sweepft.early_stopping.curve import Report, Snapshot
 from sweepft.early_stopping.decisions import (
+    BOUNDS,
     BY_USER,
     DIVERGENCE_CHECK,
     Action,
@@ -107,6 +109,7 @@ class EarlyStopper:
         self.decisions: list[StopDecision] = []
         self._pinned: dict[str, str] = {}
         self._stood_down = False
+        self._bounds = BoundCheck()
 
     # ----- events: what happens to trials ----------------------------------------------------------------
 
@@ -132,6 +135,8 @@ class EarlyStopper:
         """
         record = self.cohort.trials[trial_id]
         decisions = self._check_divergence(record, bad)
+        if reached and not (decisions and decisions[-1].ends_trial):
+            decisions += self._check_bounds(record)
         over = record.last_progress >= self.budget  # nothing is left to save
         for rung in reached if not over else ():
             if not decisions or not decisions[-1].ends_trial:
@@ -196,9 +201,11 @@ class EarlyStopper:
             return
         reached = self._take(record, report)
         checked = self._check_divergence(record, report.bad)
+        if reached and not (checked and checked[-1].ends_trial):
+            checked += self._check_bounds(record)
         self.decisions += checked
         if checked and checked[-1].ends_trial:
-            self._end(record, "divergence_check")
+            self._end(record, checked[-1].action)
         elif record.curve.last_progress < self.budget and (reached or self._due_again(record)):
             record.judged_on = self.cohort.seen(record)
 
@@ -224,6 +231,15 @@ class EarlyStopper:
     def give_up(self, trial_id: str) -> None:
         """A paused trial will not resume."""
         self._leave(trial_id, "stopped", "paused")
+
+    def set_bounds(self, limits: Mapping[str, float], base: Mapping[str, float]) -> None:
+        """Bounds on validation losses, from now on.
+
+        Args:
+            limits: Largest loss allowed by validation set.
+            base: The base model's losses, as far as they are known.
+        """
+        self._bounds.limits, self._bounds.base = dict(limits), dict(base)
 
     def pin(self, trial_id: str, who: str) -> None:
         """A user exempts this trial from early stopping; the divergence check still applies."""
@@ -280,6 +296,8 @@ class EarlyStopper:
         curve = record.curve
         curve.data_order = report.data_order or curve.data_order
         curve.blocks.update(report.blocks)
+        if report.losses:
+            self._bounds.take(record, report.losses)
         begins_phase = curve.set_phases(report)
         judged = []
         ahead = [rung for rung in self.rungs if rung not in record.reached]
@@ -335,6 +353,18 @@ class EarlyStopper:
         evidence = {"alike": found.alike, "compared": found.compared}
         rule_decision = RuleDecision(False, reason, evidence=evidence)
         return [self._decision(record, None, "continue", DIVERGENCE_CHECK, rule_decision)]
+
+    def _check_bounds(self, record: TrialRecord) -> list[StopDecision]:
+        """The decision to stop a trial that cannot meet a bound any more. It is stopped also where flagged trials are
+        paused or audited, which is about the objective.
+        """
+        over = record.last_progress >= self.budget or record.trial_id in self._pinned
+        found = None if over else self._bounds.out_of_reach(record, self.cohort)
+        if found is None:
+            return []
+        reason, evidence = found
+        rung = next(reversed(record.snapshots), None)
+        return [self._decision(record, rung, "stop", BOUNDS, RuleDecision(True, reason, evidence=evidence))]
 
     def _leads_others(self, rung: Rung, snapshot: Snapshot) -> bool:
         others = self.cohort.peers(rung, "metric", snapshot.metric)
@@ -399,7 +429,7 @@ class EarlyStopper:
             return f"only {self.cohort.remaining} trials remain"
         if self.audits().status == "refuted":
             return "rule switched off: audits found too many wrong stops"
-        return None
+        return self._bounds.spares(record, rung, self.cohort)
 
     def audits(self) -> AuditResult:
         """What the completed audits say, those of prior sweeps first.
@@ -478,6 +508,7 @@ class EarlyStopper:
             "decisions": [v.to_row() for v in self.decisions],
             "pinned": dict(self._pinned),
             "stood_down": self._stood_down,
+            "bounds": self._bounds.to_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -501,6 +532,7 @@ class EarlyStopper:
         self.decisions = [StopDecision.from_row(row) for row in state["decisions"]]
         self._pinned = dict(state["pinned"])
         self._stood_down = state["stood_down"]
+        self._bounds.load_state(state.get("bounds", {}))
 
 
 def _counts(outcomes: Sequence[bool]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepft.early_stopping.curve import Report, make_report
-from sweepft.early_stopping.decisions import BY_USER, DIVERGENCE_CHECK, StopDecision
+from sweepft.early_stopping.decisions import NOT_BY_RULES, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
 from sweepft.ledger import Row, StepsReport, SweepState, TrialState
 
@@ -62,6 +62,10 @@ def _feed(
     if state.baseline is not None:
         early_stopper.pin(state.baseline.trial_id, BASELINE)
     events += [(p["seq"], partial(early_stopper.pin, p["trial_id"], p["who"])) for p in state.accepted("pin")]
+    bounded = {bound.name for bound in state.bounds.entries if bound.above_base}
+    known = [state.scores[None, name]["seq"] for name in bounded if (None, name) in state.scores]
+    limits, base = state.bounds.limits, state.bounds.base
+    events.append((max(known, default=-1), partial(early_stopper.set_bounds, limits, base)))
     for _, happen in sorted(events, key=lambda event: event[0]):
         happen()
 
@@ -112,6 +116,7 @@ def _report(
             metric=metric,
             diverged=diverged,
             phase_starts=trial.phase_starts,
+            losses=_losses(evaluated),
         )
     first, last = np.searchsorted(history["step"], [after, reported.step], side="right")
     step, progress, loss, grad_norm = (
@@ -128,7 +133,13 @@ def _report(
         warmup_steps=trial.warmup_steps,
         diverged=diverged,
         phase_starts=trial.phase_starts,
+        losses=_losses(evaluated),
     )
+
+
+def _losses(evaluated: Row | None) -> dict[str, float]:
+    sets = {} if evaluated is None else evaluated.get("sets") or {}
+    return {name: float(found["loss"]) for name, found in sets.items() if found.get("loss") is not None}
 
 
 def _diverged(
@@ -175,5 +186,7 @@ def _end(early_stopper: EarlyStopper, trial: TrialState) -> None:
 
 
 def _by_the_rule(decision: Row) -> bool:
-    """Whether the rule made it. Divergence checks are made again at no cost; a user's stop shows in the trial's end."""
-    return decision["rule"] not in (BY_USER, DIVERGENCE_CHECK)
+    """Whether the rule made it. Checks of divergence and bounds are made again at no cost; a user's stop shows in the
+    trial's end.
+    """
+    return decision["rule"] not in NOT_BY_RULES

@@ -113,6 +113,7 @@ class ResultReader:
             warmup_steps=as_count(_get(result, "warmup_steps")) or 0,
             diverged=_diverged(_get(result, "diverged")),
             phase_starts=self._sequence(_get(result, "phase_starts"), as_number) or (),
+            losses=set_losses(result),
             phase=phase if isinstance(phase, str) else as_number(phase),
         )
 
@@ -192,6 +193,19 @@ class ResultReader:
                 and as_number(value) is not None
             ):
                 self.others[key] = None
+
+
+def set_losses(result: Mapping[str, Any]) -> dict[str, float]:
+    """Losses by validation set in a result, flat as Tune passes it (``eval_sets/NAME/loss``) or nested."""
+    flat = {
+        parts[1]: value
+        for key, value in result.items()
+        if len(parts := str(key).split("/")) == 3 and parts[0] == "eval_sets" and parts[2] == "loss"
+    }
+    nested = result.get("eval_sets")
+    sets = nested if isinstance(nested, Mapping) else {}
+    flat |= {str(name): found.get("loss") for name, found in sets.items() if isinstance(found, Mapping)}
+    return {name: number for name, value in flat.items() if (number := as_number(value)) is not None}
 
 
 def _get(result: Mapping[str, Any], *path: str) -> Any:

@@ -34,6 +34,7 @@ class TrialRecord:
         judged_on: Number of snapshots at its rungs when it was last judged; see `Cohort.has_news`.
         snapshots: By rung; a rung at which the trial was not eligible has none.
         reached: All rungs it has reached, judged there or not.
+        losses: Its last losses by validation set.
     """
 
     trial_id: str
@@ -50,6 +51,7 @@ class TrialRecord:
     curve: Curve = field(default_factory=Curve)
     snapshots: dict[Rung, Snapshot] = field(default_factory=dict)
     reached: set[Rung] = field(default_factory=set)
+    losses: dict[str, float] = field(default_factory=dict)
     _covariates: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     _numbers: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
 

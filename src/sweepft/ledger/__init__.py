@@ -8,6 +8,7 @@ Everything else in a run folder can be rebuilt from the ledger. Needs the standa
 
 from __future__ import annotations
 
+from sweepft.ledger.bounds import Bound, Bounds, excesses, pareto_front, violation
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.ledger.lease import WriterWatch, current_writer
 from sweepft.ledger.owner import Owner
@@ -35,6 +36,8 @@ __all__ = [
     "SCHEMA_VERSION",
     "STATUSES",
     "Attempt",
+    "Bound",
+    "Bounds",
     "Command",
     "CommandInbox",
     "EventLog",
@@ -52,6 +55,7 @@ __all__ = [
     "all_scored",
     "commands_path",
     "current_writer",
+    "excesses",
     "finalists",
     "has_trials",
     "is_baseline",
@@ -59,10 +63,12 @@ __all__ = [
     "ledger_path",
     "metric_of",
     "missing_scores",
+    "pareto_front",
     "ranking",
     "read_ledger",
     "scores_of",
     "send_command",
+    "violation",
     "winner",
     "without_residuals",
 ]

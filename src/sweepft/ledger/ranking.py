@@ -1,5 +1,8 @@
 """The ranking of a sweep's trials and finalists, and its winner.
 
+Trials that meet the bounds of ``search.subject_to`` come before those that do not, everywhere. The bounds apply to the
+losses of the trial itself, whose weights are kept, not to those of its replicates.
+
 All numbers that order finalists are turned so that higher is better (a loss counts negative). A configuration that was
 trained again with other seeds counts by these replicates alone, because it was selected for its first run.
 """
@@ -66,11 +69,11 @@ class Finalist:
 
 
 def ranking(state: SweepState) -> list[Ranked]:
-    """Completed trials by objective, best first, ranked 1..n; then all others, unranked, by their progress.
+    """Completed trials, best first by `SweepState.rank_key`, ranked 1..n; then all others, unranked, by their progress.
 
-    Trials without a finite objective and replicates are not ranked. Ties keep the order of proposal.
+    Trials without a finite objective and replicates are not ranked.
     """
-    ranked = sorted((t for t in state.trials.values() if t.ranked), key=lambda t: t.rank_key)
+    ranked = sorted((t for t in state.trials.values() if t.ranked), key=state.rank_key)
     others = sorted((t for t in state.trials.values() if not t.ranked), key=lambda t: (-t.progress, t.number))
     return [Ranked(i, t) for i, t in enumerate(ranked, 1)] + [Ranked(None, t) for t in others]
 
@@ -78,13 +81,14 @@ def ranking(state: SweepState) -> list[Ranked]:
 def winner(state: SweepState) -> TrialState | None:
     """The best of the finalists by ``rank_by`` once all are scored, else the first of the ranking; None without any."""
     chosen = finalists(state)
-    if chosen and any(f.standing is not None for f in chosen) and all_scored(state):
+    if chosen and chosen[0].standing is not None and all_scored(state):
         return chosen[0].trial
     return state.leader
 
 
 def finalists(state: SweepState) -> list[Finalist]:
-    """The finalists, best first by ``rank_by``; those that lack a score come last, by the objective.
+    """The finalists, best first by ``rank_by``; those that lack a score come last, by the objective. Finalists that do
+    not meet the bounds follow all that do, the nearest first.
 
     Finalists with replicates come before those without: a mean over replicates is not comparable with the single run
     that a trial was selected for.
@@ -96,12 +100,13 @@ def finalists(state: SweepState) -> list[Finalist]:
     found = [_finalist(state, entry["trial_id"], entry["why"], rank_by) for entry in chosen]
     replicated = any(f.standing is not None and f.standing.replicates for f in found)
 
-    def place(f: Finalist) -> tuple[bool, bool, float, float]:
+    def place(f: Finalist) -> tuple[float, bool, bool, float, float]:
         value, replicates = (
             (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.replicates)
         )
         objective = math.inf if f.trial.objective is None else f.trial.objective
-        return f.standing is None, replicated and not replicates, -value, objective
+        over = state.violation(f.trial)
+        return over, f.standing is None, replicated and not replicates, -value, objective
 
     return sorted(found, key=place)
 

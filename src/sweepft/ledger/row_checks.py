@@ -211,7 +211,16 @@ _spec = _fields(
     {},
     {
         "mirror": _section,
-        "search": _or_none(_fields({}, {"trials": _or_none(_count), "space": _or_none(_values(_section))})),
+        "search": _or_none(
+            _fields(
+                {},
+                {
+                    "trials": _or_none(_count),
+                    "space": _or_none(_values(_section)),
+                    "subject_to": _or_none(_values(_fields({"at_most": _amount}))),
+                },
+            )
+        ),
         "data": _or_none(
             _fields(
                 {},

@@ -6,12 +6,14 @@ replay all read this state, so they agree about what happened.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sweepft.errors import LedgerCorrupt
+from sweepft.ledger.bounds import Bounds, violation
 from sweepft.ledger.codec import gc_paused
 from sweepft.ledger.lease import current_writer
 from sweepft.ledger.owner import Owner
@@ -28,7 +30,7 @@ class SweepState:
         header: The first `sweep` row; an empty dict before it.
         resumes: Later `sweep` rows.
         trials: By trial_id, in the order of proposal.
-        leader: The first trial of the ranking by objective, or None. See `sweepft.ledger.ranking`.
+        leader: The first trial of the ranking, or None. See `sweepft.ledger.ranking`.
         finish: The `finish` row, or None while a driver runs and after a crash.
         faults, commands: All rows of these kinds.
         asked_trials: Number of trials without clones: of the last spec or extension; None where the spec sets none.
@@ -37,6 +39,7 @@ class SweepState:
         slots: Names of the slots in `cost` rows, for each of ``sessions``.
         finalists: The last `finalists` row, or None during the search.
         scores: The last `score` row by trial_id (None: the base model) and name of the item.
+        bounds: ``search.subject_to`` with its limits, as far as they are known.
         writer: The process that wrote the ledger when it was loaded, or None.
         rows: Number of rows folded.
         first_time, last_time: Unix seconds of the first and last row.
@@ -56,6 +59,7 @@ class SweepState:
     slots: list[set[int | str]] = field(default_factory=list)
     finalists: Row | None = None
     scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
+    bounds: Bounds = field(default_factory=Bounds)
     writer: Owner | None = None
     rows: int = 0
     first_time: float = 0.0
@@ -163,6 +167,19 @@ class SweepState:
         """The decisions on all trials, in the order of the ledger."""
         return sorted((d for t in self.trials.values() for d in t.decisions), key=lambda d: int(d["seq"]))
 
+    def violation(self, trial: TrialState) -> float:
+        """How far a trial is above the bounds on its losses at its last evaluation, in nats: 0 where it meets all of
+        them, and while the base model's loss is not known.
+        """
+        return violation(trial.losses, self.bounds.limits)
+
+    def rank_key(self, trial: TrialState) -> tuple[float, float, int]:
+        """What the ranking sorts by: trials that meet the bounds first, by the objective; then those that do not, by
+        how far they are above them. Ties keep the order of proposal.
+        """
+        objective = math.inf if trial.objective is None else trial.objective
+        return self.violation(trial), objective, trial.number
+
     def accepted(self, *commands: str) -> list[Row]:
         """The accepted `command` rows of these commands, in order."""
         return [c for c in self.commands if c["command"] in commands and c["accepted"]]
@@ -207,7 +224,7 @@ class SweepState:
         elif kind == "finalists":
             self.finalists = row
         elif kind == "score":
-            self.scores[row["trial_id"], row["name"]] = row
+            self._score(row)
         trial = self.trials.get(row.get("trial_id") or "")
         if trial is not None and kind != "trial":
             trial.apply(row)
@@ -231,10 +248,20 @@ class SweepState:
     def _update_leader(self, trial: TrialState) -> None:
         """Keep the first of the ranking at hand: sorting all trials at each end would be slow in long sweeps."""
         if trial is self.leader:  # it has restarted, or ended with another objective
-            ranked = [t for t in self.trials.values() if t.ranked]
-            self.leader = min(ranked, key=lambda t: t.rank_key, default=None)
-        elif trial.ranked and (self.leader is None or trial.rank_key < self.leader.rank_key):
+            self._find_leader()
+        elif trial.ranked and (self.leader is None or self.rank_key(trial) < self.rank_key(self.leader)):
             self.leader = trial
+
+    def _find_leader(self) -> None:
+        ranked = (t for t in self.trials.values() if t.ranked)
+        self.leader = min(ranked, key=self.rank_key, default=None)
+
+    def _set_bounds(self) -> None:
+        """Take the bounds from the spec and the base model's scores; the ranking depends on them."""
+        bounds = Bounds.of(self.spec, self.scores)
+        if bounds != self.bounds:
+            self.bounds = bounds
+            self._find_leader()
 
     def _cost(self, row: Row) -> None:
         phase, seconds = row["phase"], row["seconds"]
@@ -244,6 +271,11 @@ class SweepState:
             self.slots[-1].add(row["slot"])
         if row.get("trial_id") is None:
             self.costs.append(row)
+
+    def _score(self, row: Row) -> None:
+        self.scores[row["trial_id"], row["name"]] = row
+        if row["trial_id"] is None:
+            self._set_bounds()
 
     def _command(self, row: Row) -> None:
         self.commands.append(row)
@@ -265,6 +297,7 @@ class SweepState:
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
         else:
             self.header = row
+        self._set_bounds()
 
     def _trial(self, row: Row) -> None:
         self.trials[row["trial_id"]] = TrialState(

@@ -189,9 +189,10 @@ class TrialState:
         return known and self.status == "completed" and self.replicate_of is None
 
     @property
-    def rank_key(self) -> tuple[float, int]:
-        """What the ranking sorts by: the objective, then the order of proposal."""
-        return math.inf if self.objective is None else self.objective, self.number
+    def losses(self) -> dict[str, float | None]:
+        """Losses by validation set at its last evaluation; those of a completed trial are at full budget."""
+        sets = (self.evals[-1].get("sets") or {}) if self.evals else {}
+        return {name: found.get("loss") for name, found in sets.items()}
 
     def apply(self, row: Row) -> None:
         """Fold one row of this trial."""

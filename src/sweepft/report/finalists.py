@@ -33,11 +33,16 @@ def finalists_summary(sweep: SweepState) -> dict[str, Any] | None:
         "columns": _columns(sweep, chosen, base),
         "base": {name: _metrics(row, {}) for name, row in base.items()},
         "rows": [_row(place, f, base) for place, f in enumerate(chosen, 1)],
-        "difference": finalist_difference(chosen[0], chosen[1]) if len(chosen) > 1 else None,
+        "difference": finalist_difference(*chosen[:2]) if _comparable(sweep, chosen) else None,
         "in_progress": not all_scored(sweep),
         "unscored": sum(f.standing is None for f in chosen),
         "seconds": sum(float(row.get("seconds") or 0.0) for row in sweep.scores.values()),
     }
+
+
+def _comparable(sweep: SweepState, chosen: list[Finalist]) -> bool:
+    """Whether the first two finalists both meet the bounds, so that their scores decide."""
+    return len(chosen) > 1 and not any(sweep.violation(finalist.trial) for finalist in chosen[:2])
 
 
 def finalist_difference(first: Finalist, second: Finalist) -> dict[str, Any] | None:

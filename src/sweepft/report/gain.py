@@ -36,7 +36,8 @@ def gain_summary(
         nats per target token), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of the winner
         among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without), ``samples``
         (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
-        ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not, ``no_baseline``,
+        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
     """
     first, winner = sweep.baseline, result["winner"]
     record = next((t for t in trials if first is not None and t["trial_id"] == first.trial_id), None)
@@ -65,9 +66,18 @@ def gain_summary(
         return found | {
             "verdict": "baseline_wins",
             "compared": others,
-            "text": f"No trial beats {name}: none of the {others} others that completed is better; {spent}.",
+            "text": f"No trial beats {name}: none of the {others} others that completed is better"
+            f"{' and meets the bounds' if record['violation'] == 0 else ''}; {spent}.",
         }
     found |= _difference(sweep, trials, winner, record)
+    if record["violation"] and not sweep.violation(sweep.trials[winner["trial_id"]]):
+        ahead = "ahead" if found["value"] >= 0 else "behind"
+        text = (
+            f"{winner['trial_id']} meets the bounds, which {name} does not "
+            f"({number(record['violation'], 3)} nats above them); by validation loss it is "
+            f"{loss(abs(found['value']), found['stderr'])} nats {ahead}"
+        )
+        return found | {"verdict": "baseline_over_bounds", "text": f"{text}; {spent}."}
     verdict, text = _verdict(found, winner["trial_id"], name)
     return found | {"verdict": verdict, "text": f"{text}; {spent}."}
 
@@ -128,9 +138,13 @@ def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
 
 
 def forgetting_warnings(
-    trials: list[dict[str, Any]], result: dict[str, Any], finalists: dict[str, Any] | None
+    sweep: SweepState,
+    trials: list[dict[str, Any]],
+    result: dict[str, Any],
+    finalists: dict[str, Any] | None,
 ) -> list[dict[str, Any]]:
-    """Validation sets on which the winner is much worse than the base model or the runner-up.
+    """Validation sets on which the winner is much worse than the base model or the runner-up. Sets with a bound are
+    left out: what may be lost on them was asked for.
 
     Returns:
         Rows ``set, loss`` (the winner's), ``base`` and ``runner_up`` (their losses, None where not measured),
@@ -143,6 +157,8 @@ def forgetting_warnings(
     ranked = [t for t in trials if t["rank"] is not None]
     rows = []
     for name, own in winner["validation"].items():
+        if name in sweep.bounds.limits:
+            continue
         losses = {t["trial_id"]: t["validation"][name]["loss"] for t in ranked if name in t["validation"]}
         scored = ((finalists or {}).get("base") or {}).get(name) or {}
         before = (scored.get("loss") or {}).get("value")

@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any, Final
 
 from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, audit_weight, top_edge
-from sweepft.early_stopping.decisions import BY_USER, DIVERGENCE_CHECK
+from sweepft.early_stopping.decisions import BOUNDS, BY_USER, DIVERGENCE_CHECK, NOT_BY_RULES
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.ledger import SweepState, TrialState
 
@@ -35,7 +35,8 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
     by_rung = Counter(_rung_label((t["stop"] or {}).get("rung")) for t in stopped)
-    audits, false_stops = _error_rates(sweep, trials, len(stopped))
+    by_a_rule = sum((t["stop"] or {}).get("rule") not in NOT_BY_RULES for t in stopped)
+    audits, false_stops = _error_rates(sweep, trials, by_a_rule)
     return {
         "stopped": len(stopped),
         "by_rule": dict(by_rule),
@@ -148,15 +149,17 @@ def _by_basis(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, dict
 
 
 def _flagged_by(trial: TrialState) -> dict[str, Any] | None:
-    """The rule's first decision against a trial; a trial that a user stopped was not flagged."""
+    """The rule's first decision against a trial; one that a user or a bound stopped was not flagged."""
     against = ("stop", "pause", "audit")
-    return next((d for d in trial.decisions if d.get("action") in against and d.get("rule") != BY_USER), None)
+    return next(
+        (d for d in trial.decisions if d.get("action") in against and d.get("rule") not in NOT_BY_RULES), None
+    )
 
 
 def _basis(decision: dict[str, Any]) -> str:
-    """The basis of the level that flagged the trial, as the rule names it; ``user``, or ``none``."""
-    if decision.get("rule") == BY_USER:
-        return "user"
+    """The basis of the level that flagged the trial, as the rule names it; ``user``, ``bounds``, or ``none``."""
+    if decision.get("rule") in (BY_USER, BOUNDS):
+        return str(decision["rule"])
     evidence = decision.get("evidence")
     named = evidence.get("basis") if isinstance(evidence, dict) else None
     return named if isinstance(named, str) else "none"

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
+from collections.abc import Collection
 from typing import Any, Final
 
 from sweepft.ledger import Row, SweepState, ranking
+from sweepft.report.bounds import bounds_summary
 from sweepft.report.cost import cost_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import importances, recipe_findings
@@ -39,12 +41,15 @@ _FAULT_KEYS: Final = (
 _COMMAND_KEYS: Final = ("time", "who", "command", "trial_id", "arguments", "accepted", "answer")
 
 
-def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
+def summarise(
+    sweep: SweepState, price: float | None = None, kept: Collection[str] | None = None
+) -> dict[str, Any]:
     """The report of a sweep, finished or not, as strict JSON data; docs/reference/report.md has every key.
 
     Args:
         sweep: The sweep.
         price: Of a GPU-hour (a slot-hour on a CPU), in any currency; None takes the spec's, if it has one.
+        kept: Trials with weights in the run folder; None where that is not known.
     """
     rungs = rungs_of(sweep)
     trials = [trial_record(sweep, r.trial, r.rank, rungs) for r in ranking(sweep)]
@@ -54,7 +59,7 @@ def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
     result = result_summary(sweep, trials, finalists)
     cost = cost_summary(sweep, trials, price)
     result["gain"] = gain_summary(sweep, trials, result, cost)
-    result["forgetting"] = forgetting_warnings(trials, result, finalists)
+    result["forgetting"] = forgetting_warnings(sweep, trials, result, finalists)
     summary = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "sweepft_version": sweep.header.get("sweepft_version"),
@@ -71,6 +76,7 @@ def summarise(sweep: SweepState, price: float | None = None) -> dict[str, Any]:
         "swept": swept_keys(sweep),
         "counts": dict(Counter(t["status"] for t in trials)),
         "result": result,
+        "bounds": bounds_summary(sweep, trials, kept),
         "finalists": finalists,
         "cost": cost,
         "stops": stop_summary(sweep, trials),

@@ -21,7 +21,7 @@ from sweepft.report.summary import SIMULATED, summarise
 # Swept hyperparameters follow by their key, then `validation.<set>` losses, then the finalists' scores.
 CSV_COLUMNS: Final = (
     "trial_id", "rank", "status", "objective", "objective_stderr", "progress", "step", "samples_seen", "tokens_seen",
-    "stop_rung", "reason", "seconds", "origin",
+    "stop_rung", "reason", "seconds", "origin", "violation",
 )  # fmt: skip
 _STYLES: Final = {
     "completed": "blue",
@@ -84,6 +84,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines = [f"# {md(summary['name'])}: sweep report", ""]
     lines += [f"**Simulated sweep:** {SIMULATED}", ""] if summary["simulated"] else []
     lines += [f"**{md(result['gain']['text'], 600)}**", "", md(result["headline"]), ""]
+    lines += [f"{md(summary['bounds']['text'], 600)}", ""] if summary["bounds"] else []
     lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
     lines += _winner_lines(result)
     lines += [
@@ -98,6 +99,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *_divergence_lines(summary["stops"]["divergence_check"]),
         "",
         *_finalist_lines(summary["finalists"]),
+        *_front_lines(summary["bounds"]),
         *_ranking_lines(summary, limit),
     ]
     lines += ["", "## Recipe findings", ""]
@@ -188,11 +190,39 @@ def _finalist_lines(finalists: dict[str, Any] | None) -> list[str]:
     return ["## Finalists", "", intro, "", *fmt.markdown_table(heads, rows), ""]
 
 
+def _front_lines(bounds: dict[str, Any] | None) -> list[str]:
+    """The front of objective against bounded losses; no lines without bounds."""
+    if not bounds or not bounds["front"]:
+        return []
+    names = [row["set"] for row in bounds["sets"]]
+    heads = ["trial", "validation loss", *names, "bounds", "weights"]
+    rows = [
+        [
+            *(row["trial_id"], loss(row["objective"])),
+            *(loss(row["losses"][name]) for name in names),
+            *(
+                _bounds_cell(row["violation"]),
+                {None: UNKNOWN, True: "kept", False: "not kept"}[row["weights"]],
+            ),
+        ]
+        for row in bounds["front"]
+    ]
+    intro = "Completed trials that no other one beats on the objective and on all bounded losses."
+    return ["## Objective against bounded losses", "", intro, "", *fmt.markdown_table(heads, rows), ""]
+
+
+def _bounds_cell(violation: float | None) -> str:
+    """Whether a trial meets the bounds, or by how much it does not."""
+    return UNKNOWN if violation is None else f"+{number(violation, 3)}" if violation else "met"
+
+
 def _ranking_lines(summary: dict[str, Any], limit: int) -> list[str]:
-    heads = ["rank", "trial", "status", "validation loss", *summary["swept"], "progress", "reason"]
+    bounded = ["bounds"] if summary["bounds"] else []
+    heads = ["rank", "trial", "status", "validation loss", *bounded, *summary["swept"], "progress", "reason"]
     rows = [
         [
             *(number(t["rank"]), t["trial_id"], t["status"], loss(t["objective"])),
+            *(_bounds_cell(t["violation"]) for _ in bounded),
             *(number(t["params"].get(k)) for k in summary["swept"]),
             *(percent(t["progress"]), shorten(t["reason"] or "", 120)),
         ]
@@ -261,6 +291,7 @@ def terminal_table(
         *([Text(f"simulated sweep: {SIMULATED}", style="yellow")] if summary["simulated"] else []),
         Text(one_line(summary["result"]["gain"]["text"]), style="bold"),
         Text(one_line(summary["result"]["headline"])),
+        *_bounds_texts(summary["bounds"]),
         *(
             Text(f"warning: {one_line(lost['text'])}", style="yellow")
             for lost in summary["result"]["forgetting"]
@@ -283,12 +314,19 @@ def terminal_table(
     return Group(*parts)
 
 
+def _bounds_texts(bounds: dict[str, Any] | None) -> list[Text]:
+    if bounds is None:
+        return []
+    return [Text(one_line(bounds["text"]), style="yellow" if bounds["nearest"] else "")]
+
+
 class _Ranking:
     """The table of trials with as many hyperparameters as fit into the terminal without cutting a cell."""
 
     def __init__(self, summary: dict[str, Any], limit: int) -> None:
         self._trials = summary["trials"][:limit]
         self._swept = list(summary["swept"])
+        self._bounded = summary["bounds"] is not None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for shown in range(len(self._swept), -1, -1):
@@ -313,6 +351,8 @@ class _Ranking:
         table.add_column("trial", no_wrap=True)
         table.add_column("status", no_wrap=True)
         table.add_column("validation\nloss", justify="right", no_wrap=True)
+        if self._bounded:
+            table.add_column("bounds", justify="right", no_wrap=True)
         for key in swept:
             # A name broken between its words keeps the column narrow.
             name = shorten(one_line(key.rsplit(".", 1)[-1]), 24).replace("_", "\n")
@@ -324,6 +364,7 @@ class _Ranking:
             status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['progress'])}"
             row.append(Text(one_line(status), style=_STYLES.get(t["status"], "dim")))
             row.append(Text(loss(t["objective"], t["objective_stderr"]).replace("± ", "±")))
+            row += [Text(_bounds_cell(t["violation"]))] if self._bounded else []
             row += [Text(_short_param(t["params"].get(k))) for k in swept]
             row.append(Text(duration(t["seconds"]).replace(" min", "m").replace(" ", "")))
             table.add_row(*row, style="bold" if t["rank"] == 1 else None)

@@ -129,6 +129,7 @@ def trial_record(
         "objective": trial.objective,
         "objective_stderr": objective_stderr(sweep, sets) if sets else None,
         "validation": without_residuals(sets),
+        "violation": sweep.violation(trial) if rank is not None and sweep.bounds.limits else None,
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("rung", "step", "samples_seen", "objective")},

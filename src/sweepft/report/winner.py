@@ -26,14 +26,18 @@ def result_summary(
         finalists once these are scored; ``criterion``: what orders them; ``replicated``: the winner's validation loss
         over its replicates, or None; ``difference``: ``{value, stderr, paired, clear, text}`` (runner-up minus
         winner, nats per target token; ``clear`` where it exceeds 1.96 standard errors, None where these are unknown);
-        ``within_noise``: ids of trials at most 1.96 standard errors behind; ``edges``; ``headline``.
+        ``within_noise``: ids of trials at most 1.96 standard errors behind; ``edges``; ``headline``. Where trials meet
+        the bounds on validation losses, the others are neither runner-up nor within noise; where none does, there is
+        no runner-up.
     """
     ranked = [t for t in trials if t["rank"] is not None]
     decided = finalists if finalists and _decide(sweep, finalists) else None
     if decided:
         order = [row["trial_id"] for row in decided["rows"]]
         ranked.sort(key=lambda t: order.index(t["trial_id"]) if t["trial_id"] in order else len(order))
-    candidates = [_candidate(t) for t in ranked]
+    bounded = bool(sweep.bounds.limits)
+    met = [t for t in ranked if not t["violation"]]
+    candidates = [_candidate(t) for t in (met or ranked[:1])]
     first, others = candidates[0] if candidates else None, candidates[1:]
     second = others[0] if others else None
     if decided and (len(decided["rows"]) < 2 or decided["rows"][1]["place"] is None):
@@ -45,19 +49,20 @@ def result_summary(
     else:
         difference = None if second is None else _behind(sweep, first, second)
         close = [t["trial_id"] for t in others if _behind(sweep, first, t)["clear"] is False]
-        headline = _headline(
-            f"{first['trial_id']} is first of {len(ranked)} completed trials ({len(trials)} in all)",
-            difference,
-            "validation noise",
-        )
+        of = f"{len(ranked)} completed trials ({len(trials)} in all)"
+        if bounded and met:
+            of = f"{len(met)} trials that meet the bounds ({len(ranked)} completed, {len(trials)} in all)"
+        headline = _headline(f"{first['trial_id']} is first of {of}", difference, "validation noise")
+        if not met:
+            headline = f"{first['trial_id']} is nearest to the bounds, which no completed trial meets."
     if decided:
         close = []
         if decided["criterion"] != "objective" or decided["rows"][0]["replicated"]:
-            difference = decided["difference"]
+            difference = None if second is None else decided["difference"]
         name, n = decided["rows"][0]["trial_id"], len(decided["rows"])
-        headline = _headline(
-            f"{name} is first of {n} finalists by {decided['criterion']}", difference, "noise"
-        )
+        if met or not bounded:
+            of = f"{n} finalists by {decided['criterion']}"
+            headline = _headline(f"{name} is first of {of}", difference, "noise")
     return {
         "winner": first,
         "runner_up": second,

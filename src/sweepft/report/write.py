@@ -53,7 +53,9 @@ def write_report(
     """
     folder = Path(run_dir)
     sweep = state if state is not None else SweepState.load(folder)
-    summary = summarise(sweep, price)
+    weights = folder / "weights"
+    kept = [path.name for path in weights.iterdir() if path.is_dir()] if weights.is_dir() else []
+    summary = summarise(sweep, price, kept)
     contents = {
         "csv": ("ranked.csv", ranked_csv(summary)),
         "json": ("report.json", json.dumps(summary, indent=1, allow_nan=False) + "\n"),

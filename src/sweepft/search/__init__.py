@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from sweepft.search.proposer import Proposal, Proposer
+from sweepft.search.samplers import startup_trials
 from sweepft.search.study import STUDY_FILE, open_study
 
-__all__ = ["STUDY_FILE", "Proposal", "Proposer", "open_study"]
+__all__ = ["STUDY_FILE", "Proposal", "Proposer", "open_study", "startup_trials"]

@@ -4,6 +4,10 @@ Everything the proposer knows is in the study, and every trial ends in it: a com
 is PRUNED with all its validation losses; a diverged one is PRUNED, or FAIL without any validation loss; a failed one is
 FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked
 FAIL at once and asked again, so that nothing is trained twice.
+
+Bounds on validation losses (``search.subject_to``) are Optuna constraints of the ended trials: of a completed one by
+its final losses, of another one by the last that were measured. While the base model's loss is not known, ended trials
+are open in the study.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any, Final, Literal
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.ledger import SweepState
+from sweepft.ledger import SweepState, excesses
 from sweepft.ledger import TrialState as SweepTrial
 from sweepft.search.samplers import LATEST, SamplerHistory, derived_seed, random_sampler, sampler_for
 from sweepft.search.space import Param, Space, config_key
@@ -76,6 +80,7 @@ class Proposer:
 
     Attributes:
         paused: Paused trials by trial id.
+        limits: Largest loss allowed by bounded validation set; None while the base model's loss is not known.
         trials: Number of trials to propose without clones: ``search.trials``, or more after an extension.
     """
 
@@ -89,6 +94,9 @@ class Proposer:
         self._clones: list[dict[str, Param]] = []
         self.trials = spec.search.trials
         self.paused: dict[str, Proposal] = {}
+        self.limits: Mapping[str, float] | None = {}
+        self._losses: dict[str, Mapping[str, float | None]] = {}  # last ones, by open trial
+        self._untold: dict[str, tuple[str, float | None, str | None]] = {}  # ended, while limits are unknown
         self._order: list[int] = []  # of a finite space, seeded; all before `_tried` are proposed
         self._tried = 0
 
@@ -117,6 +125,7 @@ class Proposer:
         """
         if self._waiting:
             return self._waiting.pop(0)
+        self._tell_untold()
         state, search = self._state, self.spec.search
         number = len(state.numbers)
         while self._clones:
@@ -178,15 +187,20 @@ class Proposer:
         """Propose a paused trial next."""
         self._waiting.append(self.paused.pop(trial_id))
 
-    def report(self, trial_id: str, step: int, value: float) -> None:
-        """Record a validation loss of a running trial.
+    def report(
+        self, trial_id: str, step: int, value: float, losses: Mapping[str, float | None] | None = None
+    ) -> None:
+        """Record the validation losses of a running trial.
 
         Args:
             trial_id: Of the proposal.
             step: `nominal_step` of the rung, which is the same for every trial of the sweep.
             value: The objective there. Ignored if it is not finite, or a second one for the step.
+            losses: By validation set.
         """
         state = self._state
+        if trial_id in state.open and losses:
+            self._losses[trial_id] = losses
         if trial_id in state.open and math.isfinite(value):
             state.report(trial_id, step, value)
 
@@ -206,15 +220,31 @@ class Proposer:
         state = self._state
         if trial_id not in state.numbers:
             raise KeyError(f"trial {trial_id} was not proposed here; {len(state.numbers)} trials were")
-        if trial_id not in state.open:
+        if trial_id not in state.open or trial_id in self._untold:
             return
         self.paused.pop(trial_id, None)
         self._waiting = [waiting for waiting in self._waiting if waiting.trial_id != trial_id]
+        if self.limits is None:
+            self._untold[trial_id] = status, value, reason
+        else:
+            self._close(trial_id, status, value, reason)
+
+    def _close(self, trial_id: str, status: str, value: float | None, reason: str | None) -> None:
+        state = self._state
         ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
-        state.close(trial_id, ending, value, attrs)
+        constraints = _constraints(ending, self._losses.pop(trial_id, {}), self.limits or {})
+        state.close(trial_id, ending, value, attrs, constraints)
+
+    def _tell_untold(self, *, all_of_them: bool = False) -> None:
+        """Close the trials that ended while the limits were unknown."""
+        if self.limits is not None or all_of_them:
+            untold, self._untold = self._untold, {}
+            for trial_id, ended in untold.items():
+                self._close(trial_id, *ended)
 
     def close(self, reason: str = "the sweep ended") -> None:
         """End every open trial as interrupted, so that none stays RUNNING."""
+        self._tell_untold(all_of_them=True)
         for trial_id in list(self._state.open):
             self.tell(trial_id, "interrupted", reason=reason)
 
@@ -225,6 +255,8 @@ class Proposer:
             Trials that had not ended, which `ask` proposes first, with their validation losses in place. Paused ones
             are in ``paused`` instead.
         """
+        self.limits = None if state.bounds.pending else state.bounds.limits
+        self._losses, self._untold = {}, {}
         records = sorted(state.search_trials, key=lambda trial: trial.number)
         trials: list[FrozenTrial] = []
         for record in records:
@@ -236,6 +268,10 @@ class Proposer:
         for record in records:
             number = self._opened.open.get(record.trial_id)
             if number is None:
+                continue
+            self._losses[record.trial_id] = record.losses
+            if record.end is not None and record.status != "interrupted":  # the limits are unknown
+                self._untold[record.trial_id] = record.status, _finite(record.objective), record.reason
                 continue
             origin = _ORIGINS.get(record.origin, "sampler")
             proposal = Proposal(
@@ -323,7 +359,7 @@ class Proposer:
 
     def _frozen(self, record: SweepTrial) -> FrozenTrial:
         """The trial as the study holds it: ended, or RUNNING while it is open."""
-        ended = record.end is not None and record.status != "interrupted"
+        ended = record.end is not None and record.status != "interrupted" and self.limits is not None
         try:
             optuna_params = self.space.encode(record.params)
         except ValueError as error:  # proposed under a wider space: counted, but not learned from
@@ -332,10 +368,9 @@ class Proposer:
         values = _values(record)
         state, value, attrs = TrialState.RUNNING, None, {}
         if ended:
-            objective = (
-                record.objective if record.objective is None or math.isfinite(record.objective) else None
+            state, value, attrs = _ending(
+                record.status, _finite(record.objective), record.reason, bool(values)
             )
-            state, value, attrs = _ending(record.status, objective, record.reason, bool(values))
         if state == TrialState.PRUNED and values:
             value = values[max(values)]  # as Optuna's tell does
         return create_trial(
@@ -345,7 +380,25 @@ class Proposer:
             distributions=self.space.distributions,
             intermediate_values=values,
             user_attrs={**_attrs(record), **attrs},
+            constraints=_constraints(state, record.losses, self.limits or {}),
         )
+
+
+_MOST_OVER: Final = 100.0
+"""Largest excess of a loss that a sampler is given, in nats: it stands for a loss that is not finite."""
+
+
+def _constraints(
+    state: TrialState, losses: Mapping[str, float | None], limits: Mapping[str, float]
+) -> dict[str, float]:
+    """Optuna's constraints of an ended trial, 0 or less where a bound is met."""
+    if state not in (TrialState.COMPLETE, TrialState.PRUNED) or (state == TrialState.PRUNED and not losses):
+        return {}
+    return {name: min(over, _MOST_OVER) for name, over in excesses(losses, limits).items()}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _values(record: SweepTrial) -> dict[int, float]:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 from ray.tune.search import Searcher
 
+from sweepft.early_stopping import set_losses
 from sweepft.search.proposer import Proposal, Proposer
 from sweepft.search.study import nominal_step
 from sweepft.slot.jobs import Job, TrialJob, to_tune_config
@@ -99,6 +100,14 @@ class SearchControl:
         """Paused trials that are worth resuming, the best first."""
         return ()
 
+    def limits(self) -> Mapping[str, float] | None:
+        """Largest loss allowed by bounded validation set; None while the base model's loss is not known."""
+        return {}
+
+    def next_before_search(self) -> Job | None:
+        """What runs before any trial, if it has not been given out."""
+        return None
+
     def restarts(self, trial_id: str) -> int:
         """How often a trial was restarted after a fault."""
         return 0
@@ -152,6 +161,10 @@ class OptunaSearcher(Searcher):
         """The next job, or FINISHED; None while a running trial may still lead to another proposal."""
         if self._control.ending():
             return str(Searcher.FINISHED)
+        first = self._control.next_before_search()
+        if first is not None:
+            return to_tune_config(first)
+        self.proposer.limits = self._control.limits()
         if self._lost and time.monotonic() < self._hold_until:
             return None
         proposal = self._lost.pop(0) if self._lost else self._new()
@@ -191,6 +204,7 @@ class OptunaSearcher(Searcher):
         if proposal is None:
             return
         result = result or {}
+        self.proposer.limits = self._control.limits()
         self._note(proposal, result)  # Tune passes a trial's last result here only
         outcome = self.outcomes.get(proposal.trial_id)
         if outcome is None:
@@ -235,4 +249,5 @@ class OptunaSearcher(Searcher):
     def _note(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
         rung, value = result.get("rung"), result.get("eval_loss")
         if rung is not None and value is not None:
-            self.proposer.report(proposal.trial_id, nominal_step(rung, self.budget_samples), value)
+            step = nominal_step(rung, self.budget_samples)
+            self.proposer.report(proposal.trial_id, step, value, set_losses(result))

@@ -18,7 +18,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweepft.errors import SweepftError
 from sweepft.extras import MissingPackages, missing
@@ -27,6 +27,8 @@ from sweepft.search.samplers import MAX_RUNNING, SamplerHistory
 from sweepft.search.space import Param, config_key
 
 STUDY_FILE: Final = "study.journal"
+_CONSTRAINT: Final = "constraints:"
+"""How Optuna's system attributes of constraints begin."""
 
 
 def nominal_step(rung: float, budget_samples: int) -> int:
@@ -142,7 +144,12 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
     for number, trial in enumerate(trials):
         old = by_number.get(number)
         if old is not None and old.params == trial.params:
-            trial.system_attrs = old.system_attrs
+            constraints = trial.constraints  # those of the ledger: bounds may have changed
+            trial.system_attrs = {
+                key: value for key, value in old.system_attrs.items() if not key.startswith(_CONSTRAINT)
+            }
+            for key, value in constraints.items():
+                trial.set_constraint(key, value)
         study.add_trial(trial)
     if path is None or fresh is None:
         return study, storage
@@ -221,9 +228,19 @@ class StudyState:
         if step not in self.values(trial_id):
             self.storage.set_trial_intermediate_value(self._row(self.open[trial_id]), step, float(value))
 
-    def close(self, trial_id: str, state: TrialState, value: float | None, attrs: Mapping[str, Any]) -> None:
-        """End an open trial."""
+    def close(
+        self,
+        trial_id: str,
+        state: TrialState,
+        value: float | None,
+        attrs: Mapping[str, Any],
+        constraints: Mapping[str, float],
+    ) -> None:
+        """End an open trial; ``constraints`` are 0 or less where they are met."""
         number = self.open[trial_id]
+        trial = Trial(self.study, self._row(number))
+        for name, over in constraints.items():
+            trial.set_constraint(name, over)
         for key, attr in attrs.items():
             self.storage.set_trial_user_attr(self._row(number), key, attr)
         self._over(trial_id, self.study.tell(number, value, state))

@@ -212,7 +212,10 @@ class TrialRun:
     def _end(self, result: dict[str, Any]) -> None:
         """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
         keep, value, name = self._slot.config.keep, result.get("eval_loss"), self.name
-        if value is not None and math.isfinite(value) and (self.job.keep_weights or keep.wanted(name, value)):
+        losses = {held: found["loss"] for held, found in (result.get("eval_sets") or {}).items()}
+        if (value is not None and math.isfinite(value)) and (
+            self.job.keep_weights or keep.wanted(name, value, losses)
+        ):
             folder = str(Path(keep.folder) / name)
             try:
                 done = self._slot.group.export(folder, keep.tokenizer, self._slot.config.patience)

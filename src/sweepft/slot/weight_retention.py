@@ -1,4 +1,5 @@
-"""Which trials' weights to keep: those of the best completed trials, and of some drawn at random.
+"""Which trials' weights to keep: those of the best completed trials, of some drawn at random, and of some on the front
+of objective against bounded losses.
 
 A slot decides when a trial ends, from a file that the driver keeps in ``weights/``; the driver then removes weights
 that are no longer chosen. The random draw takes the smallest hashes, so that it does not depend on the order in which
@@ -13,11 +14,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from sweepft.bounded_json import read_json_file
 from sweepft.files import atomic_write, remove_tree
+from sweepft.ledger import SweepState, pareto_front, violation
 
 _NOTE = "kept.json"
+
+Standing: TypeAlias = tuple[float, ...]
+"""What a completed trial is chosen by, lower is better: how far it is above the bounds on validation losses (0 where it
+meets them), its objective, and its losses on the bounded sets, in the order of the spec."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class KeepPolicy:
         top: Best completed trials to keep.
         random: Others to keep, drawn at random.
         seed: Of the draw.
+        pareto: Trials to keep from the front of objective against bounded losses.
+        bounded: Validation sets with a bound.
     """
 
     folder: str
@@ -37,53 +46,101 @@ class KeepPolicy:
     top: int = 1
     random: int = 0
     seed: int = 0
+    pareto: int = 0
+    bounded: tuple[str, ...] = ()
 
-    def wanted(self, trial_id: str, objective: float) -> bool:
-        """Whether to keep a trial that ends with this objective, as far as a slot knows the others."""
+    def wanted(
+        self, trial_id: str, objective: float, losses: Mapping[str, float | None] | None = None
+    ) -> bool:
+        """Whether to keep a trial that ends with this objective and these losses by validation set, as far as a slot
+        knows the others. While the base model's loss, and so a bound, is not known, every trial is kept.
+        """
         note = Path(self.folder) / _NOTE
-        known: dict[str, float] = read_json_file(note) if note.exists() else {}
-        return trial_id in self.chosen({**known, trial_id: objective})
+        found = read_json_file(note) if note.exists() else {"limits": None if self.bounded else {}}
+        limits = found.get("limits")
+        if limits is None:
+            return True
+        known = {name: tuple(values) for name, values in found.get("trials", {}).items()}
+        own = make_standing(objective, losses or {}, self.bounded, limits)
+        return trial_id in self.chosen({**known, trial_id: own})
 
-    def chosen(self, objectives: Mapping[str, float]) -> set[str]:
+    def chosen(self, standings: Mapping[str, Standing]) -> set[str]:
         """The trials to keep among completed ones; see `choose_trials`."""
-        return choose_trials(objectives, top=self.top, random=self.random, seed=self.seed)
+        return choose_trials(standings, top=self.top, random=self.random, seed=self.seed, pareto=self.pareto)
 
-    def settle(self, objectives: Mapping[str, float]) -> dict[str, float]:
+    def settle(
+        self, standings: Mapping[str, Standing], limits: Mapping[str, float] | None = None
+    ) -> dict[str, Standing]:
         """Write the file for the slots and remove weights that are no longer chosen, as the driver does.
 
         Args:
-            objectives: Of completed trials: all of them, or those chosen before and those that ended since.
+            standings: Of completed trials: all of them, or those chosen before and those that ended since.
+            limits: Largest loss allowed by bounded set; None while the base model's loss is not known, when all stay.
         Returns:
-            The objectives of the trials chosen now, which is enough to choose among later ones.
+            The standings of the trials chosen now, which is enough to choose among later ones.
         """
-        chosen = self.chosen(objectives)
-        kept = {trial_id: value for trial_id, value in objectives.items() if trial_id in chosen}
+        if not self.bounded:
+            limits = {}
+        chosen = set(standings) if limits is None else self.chosen(standings)
+        kept = {trial_id: value for trial_id, value in standings.items() if trial_id in chosen}
         folder = Path(self.folder)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(
-            folder / _NOTE, json.dumps({t: v for t, v in kept.items() if math.isfinite(v)}), sync=False
-        )
+        finite = {name: value for name, value in kept.items() if all(map(math.isfinite, value))}
+        atomic_write(folder / _NOTE, json.dumps({"limits": limits, "trials": finite}), sync=False)
         for weights in folder.iterdir():
-            if weights.name in objectives and weights.name not in chosen:
+            if weights.name in standings and weights.name not in chosen:
                 remove_tree(weights)
         return kept
 
 
-def choose_trials(objectives: Mapping[str, float], *, top: int, random: int, seed: int) -> set[str]:
-    """The best trials, and some others drawn at random.
+def make_standing(
+    objective: float,
+    losses: Mapping[str, float | None],
+    bounded: tuple[str, ...],
+    limits: Mapping[str, float],
+) -> Standing:
+    """The `Standing` of a trial with these losses by validation set."""
+    own = (losses.get(name) for name in bounded)
+    return violation(losses, limits), objective, *(math.inf if loss is None else loss for loss in own)
+
+
+def standing_of(state: SweepState, trial_id: str) -> Standing:
+    """The `Standing` of a completed trial as the ledger has it."""
+    trial, bounds = state.trials[trial_id], state.bounds
+    objective = math.inf if trial.objective is None else trial.objective
+    bounded = tuple(bound.name for bound in bounds.entries)
+    return make_standing(objective, trial.losses, bounded, bounds.limits)
+
+
+def choose_trials(
+    standings: Mapping[str, Standing], *, top: int, random: int, seed: int, pareto: int = 0
+) -> set[str]:
+    """The best trials, some others drawn at random, and some on the front of objective against bounded losses.
 
     The draw does not depend on the order in which trials end. A trial that is not chosen now is never chosen later,
-    whatever trials end after it.
+    whatever trials end after it, unless it was left out of a front with more trials than ``pareto``.
 
     Args:
-        objectives: Of completed trials, lower is better.
+        standings: Of completed trials.
         top: How many of the best.
         random: How many of the others.
         seed: Of the draw.
+        pareto: How many of the front, spread evenly over it.
     """
 
     def draw(trial_id: str) -> str:
         return hashlib.sha256(f"{seed}:{trial_id}".encode()).hexdigest()
 
-    best = set(sorted(objectives, key=lambda t: (objectives[t], t))[:top])
-    return best | set(sorted(objectives.keys() - best, key=draw)[:random])
+    best = set(sorted(standings, key=lambda t: (standings[t][:2], t))[:top])
+    drawn = set(sorted(standings.keys() - best, key=draw)[:random])
+    front = pareto_front({name: value[1:] for name, value in standings.items()}) if pareto else []
+    return best | drawn | set(spread(front, pareto))
+
+
+def spread(names: list[str], most: int) -> list[str]:
+    """At most so many of the names, evenly over the list, with its ends."""
+    if len(names) <= most:
+        return names
+    if most == 1:
+        return names[:1]
+    return [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]

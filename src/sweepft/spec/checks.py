@@ -290,6 +290,33 @@ def _check_grid(partial: PartialSpec) -> None:
             partial.add(("search", "sampler"), rule, "use tpe, or sweep another numeric key", search.sampler)
 
 
+def _check_bounds(partial: PartialSpec) -> None:
+    """Check that bounds name validation sets, and that the sampler can learn them."""
+    search, data, keep = partial.search, partial.data, partial.keep
+    if search is None:
+        return
+    if keep is not None and keep.pareto and not search.subject_to:
+        remedy = (
+            "for example search.subject_to: {retention: {at_most: 0.05, above: base}}, or remove keep.pareto"
+        )
+        partial.add(("keep", "pareto"), "requires bounds in search.subject_to", remedy, keep.pareto)
+    if search.subject_to and search.sampler == "cmaes":
+        rule = "cmaes cannot take the bounds of search.subject_to"
+        partial.add(("search", "sampler"), rule, "use tpe or gp, or remove the bounds", search.sampler)
+    if data is None:
+        return
+    sets = [held.name for held in data.validation]
+    tests = [test.name for test in data.test]
+    for name in search.subject_to:
+        if name in tests:
+            rule = "is a test set, which is read for finalists only, not during the search"
+            partial.add(("search", "subject_to", name), rule, "bound a set of data.validation")
+        elif name not in sets:
+            rule = "is not a validation set; a bound needs its loss at every rung"
+            remedy = did_you_mean(name, sets)
+            partial.add(("search", "subject_to", name), rule, remedy)
+
+
 def _check_wsd(partial: PartialSpec) -> None:
     train, search = partial.train, partial.search
     if train is None or search is None:
@@ -373,6 +400,7 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_batches,
     _check_tokens,
     _check_grid,
+    _check_bounds,
     _check_wsd,
     _check_rank_by,
 )

@@ -17,7 +17,7 @@ from sweepft.errors import Problem
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Section, sections_in
 from sweepft.spec.problems import paths_of, problems_of
-from sweepft.spec.sections import Data, EarlyStop, Model, Resources, Search, Train
+from sweepft.spec.sections import Data, EarlyStop, Keep, Model, Resources, Search, Train
 from sweepft.spec.sweep import SweepSpec
 from sweepft.spec.yaml_source import Document, KeyPath, dotted
 
@@ -35,6 +35,7 @@ class PartialSpec:
     search: Search | None = None
     early_stop: EarlyStop | None = None
     resources: Resources | None = None
+    keep: Keep | None = None
     evaluate: Evaluate | None = None
     problems: list[Problem] = field(default_factory=list)
 
@@ -55,7 +56,7 @@ def partial(document: Document, root: Path | None) -> PartialSpec:
         SweepSpec.model_validate(data, context={"root": root})
     except ValidationError as error:
         result.problems = problems_of(error, SweepSpec, data, document.where)
-    for name in ("model", "data", "train", "search", "early_stop", "resources"):
+    for name in ("model", "data", "train", "search", "early_stop", "resources", "keep"):
         (section,) = sections_in(SweepSpec.model_fields[name].annotation)
         setattr(result, name, _salvage(section, data.get(name, {}), root))
     if isinstance(data.get("evaluate"), dict):

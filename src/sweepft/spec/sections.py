@@ -279,6 +279,22 @@ class Limit(Section):
         return self
 
 
+class Bound(Section):
+    """Largest loss allowed on a validation set."""
+
+    at_most: NonNegative
+    """Largest loss, or with `above: base` the largest increase, in nats per target token."""
+    above: Literal["base"] | None = None
+    """With `base`, `at_most` is counted from the base model's loss, which is measured before the first trial ends; by
+    default it is the loss itself."""
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.above is None and self.at_most == 0:
+            raise invalid("must be greater than 0, as every loss is", "add above: base, or allow more")
+        return self
+
+
 class Search(Section):
     """Search space, sampler and number of trials."""
 
@@ -297,6 +313,10 @@ class Search(Section):
     """The setting to beat, as params or as the name of a preset: your present one, or a published one. It is trained
     first and to its end, and the report says how far the winner is ahead of it. Without it, the first entry of
     `start_with` is the baseline."""
+    subject_to: Mapping[str, Bound] = {}
+    """Bounds on validation losses, by name of the set, e.g. `{retention: {at_most: 0.05, above: base}}`: the best trial
+    is the best of those that meet them. The sampler learns them, trials far above them are stopped, and the report has
+    the front of objective against bounded losses."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
     (`data.strategy`)."""
@@ -366,6 +386,9 @@ class Keep(Section):
     """Number of best completed trials."""
     random: Annotated[int, Field(ge=0)] = 0
     """Number of other completed trials, drawn at random, for an unbiased comparison."""
+    pareto: Annotated[int, Field(ge=0)] = 0
+    """Number of trials from the front of objective against the losses bounded by `search.subject_to`: trials that no
+    other one beats on all of them. Of a longer front, trials spread evenly over it."""
 
 
 _Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]

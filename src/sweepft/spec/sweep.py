@@ -161,7 +161,11 @@ class SweepSpec(Section):
     def kept(self) -> Keep:
         """Which trials' weights are kept: those of ``keep`` and the finalists."""
         finalists = self.evaluate.finalists if self.evaluate is not None else Keep(top=0)
-        return Keep(top=max(self.keep.top, finalists.top), random=max(self.keep.random, finalists.random))
+        return Keep(
+            top=max(self.keep.top, finalists.top),
+            random=max(self.keep.random, finalists.random),
+            pareto=self.keep.pareto,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that validates to an equal spec: with all defaults, without swept fields."""

@@ -58,12 +58,13 @@ def test_report_points__at_most_twenty_and_every_third_step(steps, reports):
     [(0, 0, set()), (1, 0, {"b"}), (2, 0, {"a", "b"}), (9, 0, {"a", "b", "c"})],
 )
 def test_choose_trials__keeps_the_best(tmp_path, top, random, kept):
-    assert KeepPolicy(str(tmp_path), "", top, random).chosen({"a": 2.0, "b": 1.0, "c": 3.0}) == kept
+    standings = {"a": (0.0, 2.0), "b": (0.0, 1.0), "c": (0.0, 3.0)}
+    assert KeepPolicy(str(tmp_path), "", top, random).chosen(standings) == kept
 
 
 def test_choose_trials__draw_is_independent_of_order(tmp_path):
     plan = KeepPolicy(str(tmp_path), "", top=0, random=2, seed=5)
-    objectives = {f"t{i}": float(i) for i in range(20)}
+    objectives = {f"t{i}": (0.0, float(i)) for i in range(20)}
     final = plan.chosen(objectives)
     assert len(final) == 2
     backwards = dict(reversed(objectives.items()))
@@ -80,7 +81,7 @@ def test_choose_trials__draw_is_independent_of_order(tmp_path):
 def test_choose_trials__final_choice_was_always_kept(values, top, lots, finalists):
     """Also of a smaller choice with the same lot: that of the finalists, of whom weights are kept."""
     kept = KeepPolicy("", "", max(top, finalists[0]), max(lots, finalists[1]))
-    objectives = {f"t{i}": value for i, value in enumerate(values)}
+    objectives = {f"t{i}": (0.0, value) for i, value in enumerate(values)}
     chosen = KeepPolicy("", "", *finalists).chosen(objectives)
     assert len(chosen) == min(len(values), sum(finalists)), "lots are drawn among the others"
     for i in range(len(values)):
@@ -91,13 +92,26 @@ def test_choose_trials__final_choice_was_always_kept(values, top, lots, finalist
 def test_keep_policy__removes_overtaken_weights(tmp_path):
     plan = KeepPolicy(str(tmp_path / "weights"), "", top=1)
     assert plan.wanted("t0", 9.0), "the first is always among the best"
-    plan.settle({"t0": 9.0})
+    plan.settle({"t0": (0.0, 9.0)})
     (tmp_path / "weights" / "t0").mkdir()
     assert not plan.wanted("t1", 9.5)
     assert plan.wanted("t2", 8.0)
     (tmp_path / "weights" / "t2").mkdir()
-    plan.settle({"t0": 9.0, "t1": 9.5, "t2": 8.0})
+    plan.settle({"t0": (0.0, 9.0), "t1": (0.0, 9.5), "t2": (0.0, 8.0)})
     assert [p.name for p in (tmp_path / "weights").iterdir() if p.is_dir()] == ["t2"]
+
+
+def test_keep_policy__with_bounds_keeps_the_best_that_meets_them_and_the_front(tmp_path):
+    policy = KeepPolicy(str(tmp_path), "", top=1, bounded=("retention",))
+    assert policy.wanted("t0", 9.0, {"retention": 9.0}), "the base model's loss is not known yet"
+    standings = {"t0": (0.0, 2.0, 1.0), "t1": (0.5, 1.0, 2.0)}
+    assert policy.settle(standings, None) == standings, "all stay until it is"
+    assert set(policy.settle(standings, {"retention": 1.5})) == {"t0"}
+    assert not policy.wanted("t2", 1.5, {"retention": 1.6})
+    assert policy.wanted("t2", 1.5, {"retention": 1.5})
+    points = {f"t{i}": (0.0, float(i), 5.0 - i) for i in range(6)} | {"worse": (0.0, 4.0, 4.0)}
+    front = KeepPolicy("", "", top=0, pareto=3, bounded=("retention",)).chosen(points)
+    assert front == {"t0", "t2", "t5"}, "spread over the front, with its ends"
 
 
 @pytest.mark.parametrize(

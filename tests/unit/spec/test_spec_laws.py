@@ -112,7 +112,8 @@ anything = plain | st.sampled_from(  # copied, because drawn values are changed
 
 
 def test_from_dict__large_spec_is_valid() -> None:
-    assert from_dict(WHOLE).to_dict()["search"] == {**WHOLE["search"], "sampler": "tpe", "seed": 0}
+    defaults = {"sampler": "tpe", "seed": 0, "subject_to": {}}
+    assert from_dict(WHOLE).to_dict()["search"] == {**WHOLE["search"], **defaults}
 
 
 @settings(deadline=None, max_examples=300)

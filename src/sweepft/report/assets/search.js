@@ -78,7 +78,8 @@ function bestFigure() {
   const held = R.cost.slots * gpus;
   const [scale, unit] = timeUnit(list.at(-1)[0] * held);
   let best = Infinity;
-  const line = list.map(([, t]) => (best = Math.min(best, t.objective)));
+  const counts = (t) => !t.violation || R.bounds.nearest; // a trial over the bounds is not the best one
+  const line = list.map(([, t]) => (best = counts(t) ? Math.min(best, t.objective) : best)).map((v) => (v === Infinity ? null : v));
   const x = list.map(([time]) => (time * held) / scale);
   return {
     traces: [
@@ -183,7 +184,8 @@ function scaleOf(key) {
 }
 
 function objectiveScale(list) {
-  const low = list[0].objective, high = list.at(-1).objective;
+  const values = list.map((t) => t.objective);
+  const low = Math.min(...values), high = Math.max(...values);
   const width = high > low ? high - low : 1;
   return { at: (t) => (t.objective - low) / width, ticks: [0, 0.5, 1].map((p) => [p, num(low + p * width, 4)]), discrete: false };
 }
@@ -196,11 +198,22 @@ function decades(values) {
   return { tickvals: tickvals.map(Math.log10), ticktext };
 }
 
+// Lines at the limit of a bounded loss and at the base model's loss.
+function boundLines(bound) {
+  const lines = [[bound?.limit, "bound", "stopped"], [bound?.base, "base model", "muted"]].filter(([y]) => isNumber(y));
+  return {
+    shapes: lines.map(([y, , color]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css(color), width: 1.5, dash: "dash" } })),
+    annotations: lines.map(([y, text], i) => ({ xref: "paper", x: i ? 0.6 : 1, xanchor: "right", y, yanchor: "bottom", text: text + " " + num(y), showarrow: false, font: { size: 11, color: css("muted") } })),
+  };
+}
+
 function paretoFigure() {
   const list = done();
   const names = [...new Set(list.flatMap((t) => Object.keys(t.validation)))];
   const differs = (name) => list.some((t) => isNumber(t.validation[name]?.loss) && Math.abs(t.validation[name].loss - t.objective) > 1e-9);
-  const other = names.find((name) => D.unweighted_sets.includes(name) && differs(name)) ?? names.find(differs);
+  const bounded = (R.bounds?.sets ?? []).map((b) => b.set);
+  const other = bounded.find((name) => names.includes(name) && differs(name)) ?? names.find((name) => D.unweighted_sets.includes(name) && differs(name)) ?? names.find(differs);
+  const bound = R.bounds?.sets.find((b) => b.set === other);
   if (!other) return null;
   const points = list.filter((t) => isNumber(t.validation[other]?.loss));
   if (points.length < 2) return null;
@@ -216,6 +229,6 @@ function paretoFigure() {
       { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
         marker: { ...shaded, size: dot(points.length, 10), line: { width: points.length > 200 ? 0 : 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
     ],
-    layout: layout({ xaxis: axis("objective: " + objective), yaxis: axis(label(other, 24) + " loss (nats per target token)") }),
+    layout: layout({ xaxis: axis("objective: " + objective), yaxis: axis(label(other, 24) + " loss (nats per target token)"), ...boundLines(bound) }),
   };
 }

@@ -1,0 +1,101 @@
+"""Bounds on validation losses (``search.subject_to``): which trials meet them, and the front of what can be had.
+
+The front holds the completed trials that no other one beats on the objective and on all bounded losses: what each nat
+of forgetting buys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from sweepft.ledger import Bound, SweepState, pareto_front
+from sweepft.report.format import number
+
+
+def bounds_summary(
+    sweep: SweepState, trials: list[dict[str, Any]], kept: Collection[str] | None = None
+) -> dict[str, Any] | None:
+    """The bounds and how completed trials stand to them; None without bounds.
+
+    Args:
+        sweep: The sweep.
+        trials: Records of its trials, in the order of the ranking.
+        kept: Trials with weights in the run folder; None where that is not known.
+
+    Returns:
+        ``sets``: rows ``set, at_most, above_base, base, limit, problem``; ``pending``: whether a limit waits for the
+        base model's loss; ``completed`` and ``met``: numbers of trials; ``nearest``: ``{trial_id, over}`` of the trial
+        that comes nearest, where none meets the bounds; ``front``: rows ``trial_id, objective, losses, violation,
+        weights`` by ascending objective; ``text``.
+    """
+    bounds = sweep.bounds
+    if not bounds.entries:
+        return None
+    ranked = [t for t in trials if t["rank"] is not None]
+    names = [bound.name for bound in bounds.entries]
+    points = {
+        t["trial_id"]: (t["objective"], *((t["validation"].get(n) or {}).get("loss") for n in names))
+        for t in ranked
+    }
+    points = {n: point for n, point in points.items() if None not in point and all(map(math.isfinite, point))}
+    records = {t["trial_id"]: t for t in ranked}
+    met = sum(t["violation"] == 0 for t in ranked)
+    nearest = None
+    if bounds.limits and ranked and not met:
+        nearest = {"trial_id": ranked[0]["trial_id"], "over": ranked[0]["violation"]}
+    found = {
+        "sets": [_row(bound) for bound in bounds.entries],
+        "pending": bounds.pending,
+        "completed": len(ranked),
+        "met": met if bounds.limits else None,
+        "nearest": nearest,
+        "front": [
+            {
+                "trial_id": name,
+                "objective": points[name][0],
+                "losses": dict(zip(names, points[name][1:], strict=True)),
+                "violation": records[name]["violation"],
+                "weights": None if kept is None else name in kept,
+            }
+            for name in pareto_front(points)
+        ],
+    }
+    return found | {"text": _text(found)}
+
+
+def _row(bound: Bound) -> dict[str, Any]:
+    return {
+        "set": bound.name, "at_most": bound.at_most, "above_base": bound.above_base, "base": bound.base,
+        "limit": bound.limit, "problem": bound.problem,
+    }  # fmt: skip
+
+
+def _text(found: dict[str, Any]) -> str:
+    asked = "; ".join(map(_asked, found["sets"]))
+    if found["pending"]:
+        return f"Bounds: {asked}."
+    if found["nearest"] is not None:
+        near = found["nearest"]
+        over = "by an unknown amount" if near["over"] is None or math.isinf(near["over"]) else (
+            f"{number(near['over'], 3)} nats above"
+        )  # fmt: skip
+        return (
+            f"No completed trial meets the bounds ({asked}): {near['trial_id']} comes nearest, {over}, and stands "
+            "first. Allow more, or extend the search towards settings that forget less, such as lower learning rates."
+        )
+    if found["met"] is None:
+        return f"The bounds do not apply: {asked}."
+    return f"{found['met']} of {found['completed']} completed trials meet the bounds: {asked}."
+
+
+def _asked(row: dict[str, Any]) -> str:
+    if not row["above_base"]:
+        return f"{row['set']} at most {number(row['limit'])} nats"
+    text = f"{row['set']} at most {number(row['at_most'])} nats above the base model"
+    if row["problem"]:
+        return f"{text}, whose loss was not measured ({row['problem']})"
+    return text + (
+        f"'s {number(row['base'])}" if row["base"] is not None else ", whose loss is being measured"
+    )

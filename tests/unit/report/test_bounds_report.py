@@ -1,0 +1,79 @@
+"""Bounds in the report: who wins, what is said, the front."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.ledger_builder import LedgerBuilder
+from sweepft.report import summarise
+from sweepft.report.tables import markdown, ranked_csv
+
+ABOVE_BASE = {"retention": {"at_most": 0.2, "above": "base"}}
+TRIALS = {"t0": (2.0, 3.0), "t1": (2.1, 1.4), "t2": (2.3, 1.15), "t3": (2.4, 1.05), "t4": (2.5, 1.3)}
+
+
+def report(bounds: dict[str, Any], base: float | None = None) -> dict[str, Any]:
+    sets = [{"name": "math"}, {"name": "retention", "weight": 0.0}]
+    sweep = LedgerBuilder(spec={"data": {"validation": sets}, "search": {"subject_to": bounds}})
+    if base is not None:
+        sweep.score(None, "retention", {"loss": base}, what="validation")
+    for i, (name, (objective, retention)) in enumerate(TRIALS.items()):
+        losses = {
+            key: {"loss": loss, "stderr": 0.01, "tokens": 100, "samples": 10, "residuals": [0.1 * i, -0.1]}
+            for key, loss in (("math", objective), ("retention", retention))
+        }
+        sweep.trial(name, origin="start_with" if i == 0 else "sampler").steps(name, 10)
+        sweep.eval(name, objective, sets=losses).cost(name).end(name, "completed", objective)
+    return summarise(sweep.finish().state(), kept=["t2"])
+
+
+@pytest.mark.parametrize(
+    ("bounds", "base", "winner", "runner_up", "words"),
+    [
+        ({}, None, "t0", "t1", None),
+        (
+            ABOVE_BASE,
+            1.0,
+            "t2",
+            "t3",
+            "2 of 5 completed trials meet the bounds: retention at most 0.2 nats above",
+        ),
+        (ABOVE_BASE, 0.5, "t3", None, "No completed trial meets the bounds"),
+        (ABOVE_BASE, None, "t0", "t1", "whose loss is being measured"),
+        ({"retention": {"at_most": 1.2}}, None, "t2", "t3", "retention at most 1.2 nats"),
+    ],
+)
+def test_report__the_winner_is_the_best_that_meets_the_bounds(
+    bounds: dict[str, Any], base: float | None, winner: str, runner_up: str | None, words: str | None
+) -> None:
+    found = report(bounds, base)
+    result = found["result"]
+    second = (result["runner_up"] or {}).get("trial_id")
+    assert (result["winner"]["trial_id"], second) == (winner, runner_up)
+    if words is None:
+        assert found["bounds"] is None
+        assert [row["set"] for row in result["forgetting"]] == ["retention"], "warned of without a bound"
+        return
+    assert words in found["bounds"]["text"]
+    assert words.partition(":")[0] in markdown(found)
+    if winner == "t3":
+        assert found["bounds"]["nearest"] == {"trial_id": "t3", "over": pytest.approx(0.35)}
+        assert result["headline"] == "t3 is nearest to the bounds, which no completed trial meets."
+    if winner == "t2":
+        assert "first of 2 trials that meet the bounds (5 completed, 5 in all)" in result["headline"]
+        assert (result["gain"]["verdict"], result["forgetting"]) == ("baseline_over_bounds", [])
+
+
+def test_report__front_and_violations() -> None:
+    found = report(ABOVE_BASE, 1.0)
+    front = [(row["trial_id"], row["weights"]) for row in found["bounds"]["front"]]
+    assert front == [("t0", False), ("t1", False), ("t2", True), ("t3", False)], "t4 is beaten by t2"
+    assert [(t["trial_id"], round(t["violation"], 3)) for t in found["trials"]] == [
+        ("t2", 0.0), ("t3", 0.0), ("t4", 0.1), ("t1", 0.2), ("t0", 1.8),
+    ]  # fmt: skip
+    assert ranked_csv(found).splitlines()[0].split(",")[13] == "violation"
+    text = markdown(found)
+    assert "## Objective against bounded losses" in text
+    assert "| t1 | 2.1000 | 1.4000 | +0.2 | not kept |" in text
