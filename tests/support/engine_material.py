@@ -15,8 +15,13 @@ from sweepft.training.config import EngineConfig, ValidationSet
 VOCAB = 384
 
 
-def write_rows(folder: Path, rows: int, seed: int, domains: Sequence[str] = ("any",)) -> Path:
-    """Random rows of uneven length, about two thirds of the tokens trained on; domains in turn."""
+def write_rows(
+    folder: Path, rows: int, seed: int, domains: Sequence[str] = ("any",), *, weighted: bool = False
+) -> Path:
+    """Random rows of uneven length, about two thirds of the tokens trained on; domains in turn.
+
+    With `weighted`, two of three rows have weights: one for the first half of their tokens, one for the second.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for i in range(rows):
@@ -24,7 +29,11 @@ def write_rows(folder: Path, rows: int, seed: int, domains: Sequence[str] = ("an
         mask = rng.random(n) < 0.66
         mask[0] = False
         mask[-1] = True
-        made.append((rng.integers(4, VOCAB, n), mask, domains[i % len(domains)]))
+        ids = rng.integers(4, VOCAB, n)
+        if weighted and i % 3:
+            halves = np.where(np.arange(n) < n // 2, *rng.choice([0.1, 0.5, 1.0, 3.0], 2)).astype(np.float32)
+            mask = mask * halves
+        made.append((ids, mask, domains[i % len(domains)]))
     write_token_set(folder, made, digest=f"{seed:064d}", vocab_size=VOCAB)
     return folder
 

@@ -128,6 +128,8 @@ def _row_lines(row: Mapping[str, Any], console: Console) -> Iterator[str | Text]
     for part in row["parts"]:
         if part["learned"]:
             text.append(part["text"] if console.is_terminal else f"{{+{part['text']}+}}", "bold green")
+            if part["weight"] != 1.0:
+                text.append(f"(weight {part['weight']:g})", "green")
         else:
             text.append(part["text"], "dim")
     yield text

@@ -170,7 +170,7 @@ _ROW: Final = _object(
     tokens={"type": ["integer", "null"]},
     targets={"type": ["integer", "null"]},
     outcomes={"type": "object", "additionalProperties": _TEXT},
-    parts=_list(_object(text=_TEXT, learned={"type": "boolean"})),
+    parts=_list(_object(text=_TEXT, learned={"type": "boolean"}, weight={"type": "number"})),
 )
 _PRESET: Final = _object(
     name=_TEXT, params=_PARAMS, about=_TEXT, source=_TEXT, date=_TEXT, trains={"enum": ["full", "lora", None]}

@@ -8,6 +8,8 @@ A folder holds raw arrays (native byte order, no header), described by ``meta.js
 
     tokens.bin   uint16 or uint32, all rows one after another
     mask.bin     bool, same length: True where the token is trained on (a label)
+    weights.bin  float32, same length: of each token in the loss, 0 where it is no label; only if some turn has a weight
+    sums.bin     float64, rows: sum of a row's weights; only with weights.bin
     offsets.bin  int64, rows + 1: row i is tokens[offsets[i]:offsets[i + 1]]
     targets.bin  int32, rows: trained-on tokens of the row
     domains.bin  int32, rows: index into meta["domains"]
@@ -35,7 +37,9 @@ from sweepft.errors import DataError, Problem, StorageError
 CACHE_FORMAT: Final = 2
 """Version of the folder layout; it enters every digest."""
 _STALE_SECONDS: Final = 24 * 3600.0  # a temporary folder this old belongs to a writer that died
-TokenRow = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_], str | None]
+Mask = npt.NDArray[np.bool_] | npt.NDArray[np.float32]
+"""Which tokens of a row are labels: bool, or their weights in the loss, 0 for a token that is none."""
+TokenRow = tuple[npt.NDArray[np.int64], Mask, str | None]
 """One row to write: token ids, loss mask (same length), domain."""
 
 
@@ -56,10 +60,22 @@ class TokenSet:
         self.meta = _read_meta(self.path)
         rows, n_tokens = int(self.meta["rows"]), int(self.meta["tokens"])
         self._tokens = self._map("tokens", np.dtype(str(self.meta["dtype"])), n_tokens)
-        self._mask = self._map("mask", np.dtype(np.bool_), n_tokens)
+        self.weighted = bool(self.meta.get("weighted"))
+        """Whether labels have weights of their own."""
+        self._mask: Mask = (
+            self._map("weights", np.dtype(np.float32), n_tokens)
+            if self.weighted
+            else self._map("mask", np.dtype(np.bool_), n_tokens)
+        )
         self._offsets = self._map("offsets", np.dtype(np.int64), rows + 1)
         self.targets: npt.NDArray[np.int32] = self._map("targets", np.dtype(np.int32), rows)
         """Trained-on tokens of each row, int32, shape ``(rows,)``; at least 1."""
+        self.weights: npt.NDArray[np.float64] = (
+            self._map("sums", np.dtype(np.float64), rows)
+            if self.weighted
+            else self.targets.astype(np.float64)
+        )
+        """Sum of the weights of each row's labels in the loss, float64, shape ``(rows,)``: usually their number."""
         self.domains: npt.NDArray[np.int32] = self._map("domains", np.dtype(np.int32), rows)
         """Domain of each row as an index into `domain_names`, int32, shape ``(rows,)``."""
         self.lengths: npt.NDArray[np.int64] = np.diff(self._offsets)
@@ -83,20 +99,22 @@ class TokenSet:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (str(self.path),))
 
-    def row(self, i: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    def row(self, i: int) -> tuple[npt.NDArray[np.int64], Mask]:
         """Tokens of row `i` and which of them are trained on.
 
         Returns:
             ``(input_ids, loss_mask)``: int64 and bool, both of shape ``(lengths[i],)``, own copies. Where
             ``loss_mask[j]`` is True, token ``j`` is a label, predicted from the tokens before it;
-            ``loss_mask[0]`` is always False.
+            ``loss_mask[0]`` is always False. In a set that is `weighted` the mask is float32: the weight of each
+            label, and 0 for other tokens.
         Raises:
             IndexError: Unless ``0 <= i < len(self)``.
         """
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         span = slice(int(self._offsets[i]), int(self._offsets[i + 1]))
-        return self._tokens[span].astype(np.int64), np.array(self._mask[span])
+        mask: Mask = np.array(self._mask[span])
+        return self._tokens[span].astype(np.int64), mask
 
     def _map(self, name: str, dtype: np.dtype[Any], length: int) -> Any:
         file = self.path / f"{name}.bin"
@@ -157,11 +175,25 @@ def write_token_set(
 def _write_arrays(folder: Path, rows: Iterable[TokenRow], dtype: np.dtype[Any]) -> dict[str, Any]:
     offsets, targets, domains = [0], [], []
     names: dict[str, int] = {}
-    with _durable(folder / "tokens.bin") as tokens_out, _durable(folder / "mask.bin") as mask_out:
+    sums: list[float] = []
+    with contextlib.ExitStack() as files:
+        tokens_out, mask_out = (
+            files.enter_context(_durable(folder / name)) for name in ("tokens.bin", "mask.bin")
+        )
+        weights_out: BinaryIO | None = None
         for n, (ids, mask, domain) in enumerate(rows):
             _check_row(folder, n, ids, mask, dtype)
+            if (
+                weights_out is None and mask.dtype != np.bool_
+            ):  # the first row with weights: all before it have 1
+                mask_out.flush()
+                weights_out = files.enter_context(_durable(folder / "weights.bin"))
+                weights_out.write(np.fromfile(folder / "mask.bin", np.bool_).astype(np.float32).tobytes())
+            if weights_out is not None:
+                weights_out.write(mask.astype(np.float32).tobytes())
             tokens_out.write(ids.astype(dtype).tobytes())
             mask_out.write(mask.astype(np.bool_).tobytes())
+            sums.append(float(mask.sum(dtype=np.float64)))
             offsets.append(offsets[-1] + len(ids))
             targets.append(int(np.count_nonzero(mask)))
             domains.append(names.setdefault(domain or "", len(names)))
@@ -175,6 +207,8 @@ def _write_arrays(folder: Path, rows: Iterable[TokenRow], dtype: np.dtype[Any]) 
         "targets": counts,
         "domains": np.array(domains, np.int32),
     }
+    if weights_out is not None:
+        small["sums"] = np.array(sums, np.float64)
     for name, array in small.items():
         with _durable(folder / f"{name}.bin") as out:
             out.write(array.tobytes())
@@ -185,6 +219,7 @@ def _write_arrays(folder: Path, rows: Iterable[TokenRow], dtype: np.dtype[Any]) 
         "longest": int(np.diff(ends).max()),
         "dtype": dtype.name,
         "domains": list(names),
+        "weighted": weights_out is not None,
     }
 
 
@@ -196,6 +231,8 @@ def _check_row(
         wrong = f"ids and mask must be 1-d, equally long and hold 2 tokens or more: {ids.shape}, {mask.shape}"
     elif mask[0] or not mask.any():
         wrong = "the first token can be no label, and one other must be"
+    elif mask.dtype != np.bool_ and not (np.isfinite(mask).all() and mask.min() >= 0):
+        wrong = "weights must be finite and at least 0"
     elif ids.min() < 0 or ids.max() > np.iinfo(dtype).max:
         wrong = f"ids must fit {dtype}: {ids.min()} to {ids.max()}"
     if wrong:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from sweepft.data.cache import CACHE_FORMAT, TokenRow
+from sweepft.data.cache import CACHE_FORMAT, Mask, TokenRow
 from sweepft.data.outcomes import no_target
 from sweepft.data.rows import REASONING, Row
 from sweepft.data.template_choice import reads
@@ -92,7 +92,7 @@ class Encoder:
                 rendered = self._render(row)
                 if rendered is not None:
                     chats.append((i, rendered))
-        done: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]] = {}
+        done: dict[int, tuple[npt.NDArray[np.int64], Mask]] = {}
         if chats:
             out = self.tokenizer(
                 [rendered.text for _, rendered in chats],
@@ -105,7 +105,7 @@ class Encoder:
             ):
                 tokens = np.array(ids, np.int64)
                 special = np.isin(tokens, self._special_ids)
-                done[i] = tokens, _token_mask(offsets, rendered.spans, special)
+                done[i] = tokens, _token_mask(offsets, rendered.spans, special, rendered.weights)
         if texts:
             out = self.tokenizer(
                 [text for _, text in texts], add_special_tokens=False, return_attention_mask=False
@@ -192,15 +192,15 @@ class Encoder:
                 return
 
     def _fit(
-        self, row: Row, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]] | None:
+        self, row: Row, ids: npt.NDArray[np.int64], mask: Mask
+    ) -> tuple[npt.NDArray[np.int64], Mask] | None:
         length = len(ids)
         if length > self.max_length:
             if self.over_length == "drop":
                 self._note("over_length", row, f"{length} tokens")
                 return None
             ids, mask = ids[: self.max_length], mask[: self.max_length]
-        mask[:1] = False  # nothing predicts the first token
+        mask[:1] = 0  # nothing predicts the first token
         if not mask.any():
             self._note("no_target", row, f"cut away, {length} tokens" if length > len(ids) else "")
             return None
@@ -242,20 +242,25 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def _token_mask(
-    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]], special: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    """Which tokens overlap a target span.
+    offsets: Sequence[tuple[int, int]],
+    spans: Sequence[tuple[int, int]],
+    special: npt.NDArray[np.bool_],
+    weights: Sequence[float] = (),
+) -> Mask:
+    """Which tokens overlap a target span; with `weights` of the spans, the weight of each token.
 
     Args:
         offsets: ``[start, stop)`` of each token in characters.
         spans: Learned parts, ascending, not overlapping.
         special: Which tokens are special. One that begins before a span is no part of it, even if it swallows the white
             space behind it (``rstrip``, as the tokens of Phi-3 do).
+        weights: Of the spans; empty where all are 1.
     """
     starts, stops = np.array(offsets, np.int64).reshape(-1, 2).T
     before = np.concatenate([[0], np.maximum.accumulate(stops)[:-1]]) if len(stops) else stops
     starts = np.where(starts < stops, starts, before)  # a token of trimmed white space has an empty offset
-    mask = np.zeros(len(starts), np.bool_)
-    for start, stop in spans:
-        mask |= (starts < stop) & (stops > start) & ~(special & (starts < start))
+    mask: Mask = np.zeros(len(starts), np.float32 if weights else np.bool_)
+    for i, (start, stop) in enumerate(spans):
+        inside = (starts < stop) & (stops > start) & ~(special & (starts < start))
+        mask[inside] = weights[i] if weights else True
     return mask

@@ -23,9 +23,11 @@ _NAMES: Final[Mapping[str, str]] = {
 }
 _ROLES: Final = frozenset(("system", "developer", "user", "assistant", "tool"))
 _PLAIN: Final = frozenset(("role", "content"))
-_FLAGS: Final = ("weight", "loss_weight", "train", "training", "loss")
+_WEIGHTS: Final = ("weight", "loss_weight")
+_FLAGS: Final = ("train", "training", "loss")
+_LARGEST_WEIGHT: Final = 1000.0
 _WITHOUT_TEXT: Final = ("tool_calls", *REASONING)  # a message with one of these needs no content
-_USED: Final = frozenset(("name", "tool_call_id", "function_call", *_FLAGS, *_WITHOUT_TEXT))
+_USED: Final = frozenset(("name", "tool_call_id", "function_call", *_WEIGHTS, *_FLAGS, *_WITHOUT_TEXT))
 _TOOL_REMEDY: Final = (
     "write calls as `tool_calls` of the assistant's message, results as messages of role `tool`, and the functions "
     "as a column `tools`"
@@ -119,8 +121,8 @@ def _turn(message: Any, key: str, reading: Reading, unused: set[str], nulls: set
         rule = "must be text; only a message with `tool_calls` may be without"
         raise RowFault(f"{key}.{name}", rule, remedy="write the text, or leave these rows out")
     unused.update(given.keys() - _USED - {"role" if "role" in given else "from", name})
-    flag = _learn(given, role, key, options.train_on)
-    return Turn(role, content, flag if learn or role != "assistant" else False, extra)
+    flag, weight = _learn(given, role, key, options.train_on)
+    return Turn(role, content, flag if learn or role != "assistant" else False, extra, weight)
 
 
 def _role(given: Mapping[str, Any], key: str, reading: Reading) -> str:
@@ -168,20 +170,26 @@ def _with_reasoning(given: Mapping[str, Any], name: str, key: str) -> dict[str, 
     return {**given, name: parts[len(thoughts) :], "reasoning_content": "\n".join(map(str, texts))}
 
 
-def _learn(given: Mapping[str, Any], role: str, key: str, train_on: str | tuple[str, ...]) -> bool | None:
-    """What the flags of a message say; None without one."""
+def _learn(
+    given: Mapping[str, Any], role: str, key: str, train_on: str | tuple[str, ...]
+) -> tuple[bool | None, float]:
+    """Whether the flags of a message say that it is learned (None without a flag), and its weight."""
     learnable = ("assistant",) if isinstance(train_on, str) else train_on
-    flags = {name: given[name] for name in _FLAGS if name in given}
+    flags = {name: given[name] for name in (*_WEIGHTS, *_FLAGS) if name in given}
     for name, value in flags.items():
-        if not isinstance(value, bool | int | float) or value not in (0, 1):
-            remedy = "round it, or leave the turn out; parts of a loss are not supported"
+        if name in _FLAGS and (not isinstance(value, bool | int | float) or value not in (0, 1)):
+            remedy = "write true or false, or `weight` for a part of the loss"
             raise RowFault(f"{key}.{name}", "must be 0 or 1, or false or true", value, remedy)
+        if not isinstance(value, bool | int | float) or not 0 <= value <= _LARGEST_WEIGHT:
+            rule, remedy = f"must be a number from 0 to {_LARGEST_WEIGHT:g}", "for example 0.5"
+            raise RowFault(f"{key}.{name}", rule, value, remedy)
         if value and role not in learnable:
             remedy = f"remove `{name}` from messages of other roles, or list the role in train_on"
             raise RowFault(f"{key}.{name}", f"only {' and '.join(learnable)} turns are learned", role, remedy)
-    if len({bool(value) for value in flags.values()}) > 1:
+    weights = {float(flags[name]) for name in _WEIGHTS if name in flags}
+    if len({bool(value) for value in flags.values()}) > 1 or len(weights) > 1:
         raise RowFault(key, f"{' and '.join(flags)} disagree", flags, "keep one of them")
-    return all(flags.values()) if flags else None
+    return all(flags.values()) if flags else None, max(weights, default=1.0) or 1.0
 
 
 def _extra(given: Mapping[str, Any], key: str, nulls: set[str]) -> Mapping[str, Any]:

@@ -133,10 +133,10 @@ class BlockLosses:
             raise ValueError(f"start must lie in [0, {budget_samples}], got {start}")
         self.start = start
         self._open: dict[
-            int, tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.int64]]
+            int, tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
         ] = {}
         self._closed: set[int] = set()
-        self._ready: list[tuple[int, float, int]] = []
+        self._ready: list[tuple[int, float, float]] = []
 
     def add(self, positions: npt.ArrayLike, loss_sums: npt.ArrayLike, tokens: npt.ArrayLike) -> None:
         """Add the losses of some samples.
@@ -144,13 +144,13 @@ class BlockLosses:
         Args:
             positions: Positions in the sample order, shape ``(n,)``.
             loss_sums: Summed loss of each sample's target tokens in nats, shape ``(n,)``; may be NaN or inf.
-            tokens: Target tokens of each sample, shape ``(n,)``.
+            tokens: Target tokens of each sample, shape ``(n,)``; where they have weights, the sums of these.
         Raises:
             ValueError: If shapes differ, a position is outside the budget, or a sample comes twice.
         """
         where = np.asarray(positions, dtype=np.int64).reshape(-1)
         losses = np.asarray(loss_sums, dtype=np.float64).reshape(-1)
-        counts = np.asarray(tokens, dtype=np.int64).reshape(-1)
+        counts = np.asarray(tokens, dtype=np.float64).reshape(-1)
         if not where.size == losses.size == counts.size:
             raise ValueError(
                 f"lengths differ: {where.size} positions, {losses.size} losses, {counts.size} tokens"
@@ -177,7 +177,7 @@ class BlockLosses:
         return {
             "index": [index for index, _, _ in ready],
             "loss": [loss / tokens if tokens else math.nan for _, loss, tokens in ready],
-            "tokens": [tokens for _, _, tokens in ready],
+            "tokens": [int(tokens) if tokens.is_integer() else tokens for _, _, tokens in ready],
         }
 
     def _fill(
@@ -185,13 +185,13 @@ class BlockLosses:
         index: int,
         offsets: npt.NDArray[np.int64],
         losses: npt.NDArray[np.float64],
-        counts: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.float64],
     ) -> None:
         if index in self._closed:
             raise ValueError(f"block {index} is already complete: a sample came twice")
         if index not in self._open:
             length = min(self.size, self.budget_samples - index * self.size)
-            self._open[index] = (np.zeros(length, np.bool_), np.zeros(length), np.zeros(length, np.int64))
+            self._open[index] = (np.zeros(length, np.bool_), np.zeros(length), np.zeros(length))
         seen, sums, tokens = self._open[index]
         if seen[offsets].any() or np.unique(offsets).size != offsets.size:
             raise ValueError(f"a sample of block {index} came twice")
@@ -199,7 +199,7 @@ class BlockLosses:
         sums[offsets] = losses
         tokens[offsets] = counts
         if seen.all():
-            self._ready.append((index, float(np.sum(sums)), int(np.sum(tokens))))
+            self._ready.append((index, float(np.sum(sums)), float(np.sum(tokens))))
             self._closed.add(index)
             del self._open[index]
 

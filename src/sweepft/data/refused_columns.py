@@ -9,7 +9,7 @@ _TOKENISED: Final = ("tokenised rows are not read", "give the text; rows are tok
 _MEDIA: Final = ("only text is trained on", "leave these rows out, or remove the column")
 _WEIGHT: Final = (
     "rows have no weights of their own",
-    "give groups of rows a `domain` and set data.mixture, or mark turns with weight: 0",
+    "give groups of rows a `domain` and set data.mixture, or write `weight` in the assistant's messages",
 )
 _CALLS: Final = (
     "tool calls belong to a message",

@@ -23,6 +23,7 @@ class Turn:
         role: As in the data: ``system``, ``user``, ``assistant``, ``tool``, or another one the template knows.
         content: The text; empty where a message has only tool calls.
         learn: Whether its tokens are targets; by default (None) those of assistant turns are.
+        weight: Of each of its targets in the loss, positive.
         extra: Other keys of the message for the template: ``reasoning_content``, ``tool_calls``, ``name``, ...
     """
 
@@ -30,6 +31,7 @@ class Turn:
     content: str
     learn: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: _NO_EXTRA, hash=False)
+    weight: float = 1.0
 
     @property
     def says_more(self) -> bool:
@@ -91,7 +93,7 @@ class Row:
     def key(self) -> bytes:
         """Digest of the content, blind to case, white space and Unicode forms: equal keys, same example.
 
-        Tools, variables, and which turns are learned, do not enter: with others it is still the same example.
+        Tools, variables, which turns are learned and their weights do not enter: with others it is the same example.
         """
         turns = (Turn("", self.content),) if isinstance(self.content, str) else self.content
         plain = "\x1e".join(_plain_turn(turn) for turn in turns)
@@ -101,7 +103,10 @@ class Row:
         """JSON of all that can change a token or its use: for digests."""
         content: Any = self.content
         if not isinstance(content, str):
-            content = [[turn.role, turn.content, turn.learned, turn.extra] for turn in content]
+            content = [
+                [turn.role, turn.content, turn.learned, turn.extra, *([turn.weight] * (turn.weight != 1.0))]
+                for turn in content
+            ]
         return json.dumps([content, self.domain, self.tools, *([self.variables] if self.variables else [])])
 
 

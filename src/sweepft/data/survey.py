@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
+import numpy as np
+
 from sweepft.data.base_model import check_base_model
 from sweepft.data.cache import TokenRow
 from sweepft.data.encode import Encoder
@@ -87,7 +89,7 @@ def survey(spec: SweepSpec, sampled: int = SAMPLED) -> Survey:
         tokenised=sum(outcomes.rows for outcomes, _ in train),
         every=every,
         tokens=_mean(train, lambda row: len(row[0])),
-        targets=_mean(train, lambda row: int(row[1].sum())),
+        targets=_mean(train, lambda row: int(np.count_nonzero(row[1]))),
         longest=longest if every else spec.data.max_length,
         warnings=(
             *split.check.warnings,

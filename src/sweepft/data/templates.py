@@ -43,6 +43,7 @@ class Rendered:
     Attributes:
         text: What is tokenised.
         spans: Target spans as ``[start, stop)`` in characters, ascending, not overlapping.
+        weights: Of the targets of each span in the loss; empty where all are 1.
         notes: What a user may want to know, by outcome: ``not_as_written`` (the template changes a text),
             ``answer_cut`` (it leaves out some of an answer, such as its reasoning).
     """
@@ -50,6 +51,7 @@ class Rendered:
     text: str
     spans: tuple[tuple[int, int], ...]
     notes: Mapping[str, str] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -199,8 +201,9 @@ class ChatFormat:
         if tools and trace.text == self._without_tools(turns):
             raise NotRenderedError(f"the chat template does not write the tools: {TOOLS_REMEDY}")
         spans = self._marked(trace, turns) if self.marked else self._traced(trace, turns, tools)
+        weights = tuple(_weight(span, trace.followed(), turns) for span in spans) if _weighted(turns) else ()
         text, spans = self._ended(trace.text, spans, turns)
-        return Rendered(text, tuple(spans), notes_on(trace, turns, spans))
+        return Rendered(text, tuple(spans), notes_on(trace, turns, spans), weights)
 
     def _without_tools(self, turns: Sequence[Turn]) -> str | None:
         try:
@@ -410,6 +413,24 @@ def _common(a: str, b: str) -> str:
 
 def _first(tokens: re.Pattern[str], text: str, without: Container[str] = ()) -> str | None:
     return next((token for token in tokens.findall(text) if token not in without), None)
+
+
+def _weighted(turns: Sequence[Turn]) -> bool:
+    return any(turn.weight != 1.0 and turn.learned for turn in turns)
+
+
+def _weight(span: tuple[int, int], pieces: Sequence[Piece], turns: Sequence[Turn]) -> float:
+    """The weight of the turns that wrote a span.
+
+    Raises:
+        ValueError: If they have several.
+    """
+    start, stop = span
+    inside = (p for p in pieces if (p.start < stop and start < p.stop) or start <= p.start == p.stop <= stop)
+    weights = {turns[p.turn].weight for p in inside if turns[p.turn].learned}
+    if len(weights) > 1:
+        raise ValueError("the chat template writes answers of several weights as one")
+    return weights.pop() if weights else 1.0
 
 
 def _is_learned(span: tuple[int, int], pieces: Sequence[Piece], turns: Sequence[Turn]) -> bool:

@@ -84,7 +84,7 @@ def _set(spec: SweepSpec, loaded: LoadedTokenizer, one: RowSet, every: bool) -> 
     encoder = new_encoder(spec, loaded)
     encoded = list(encoder.encode(rows))
     lengths = np.array([len(ids) for ids, _, _ in encoded], np.int64)
-    targets = np.array([int(mask.sum()) for _, mask, _ in encoded], np.int64)
+    targets = np.array([np.count_nonzero(mask) for _, mask, _ in encoded], np.int64)
     return {
         "kind": one.kind,
         "name": one.name,
@@ -141,14 +141,16 @@ def _row(spec: SweepSpec, loaded: LoadedTokenizer, one: RowSet, i: int) -> dict[
         "where": row.where,
         "domain": row.domain,
         "tokens": len(kept[0]) if kept else None,
-        "targets": int(kept[1].sum()) if kept else None,
+        "targets": int(np.count_nonzero(kept[1])) if kept else None,
         "outcomes": {name: encoder.example[name] for name in encoder.counts if name != "kept"},
-        "parts": _parts(encoder, row, kept) if kept else [{"text": row.written(), "learned": False}],
+        "parts": _parts(encoder, row, kept)
+        if kept
+        else [{"text": row.written(), "learned": False, "weight": 0.0}],
     }
 
 
 def _parts(encoder: Encoder, row: Row, kept: Any) -> list[dict[str, Any]]:
-    """The text of a row in runs of tokens that are learned and tokens that are not."""
+    """The text of a row in runs of tokens with the same weight in the loss; 0 for those that are not learned."""
     ids, mask, _ = kept
     cuts = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
     if isinstance(row.content, str):
@@ -162,4 +164,7 @@ def _parts(encoder: Encoder, row: Row, kept: Any) -> list[dict[str, Any]]:
         ]
         ends = [0, *(offsets[cut][0] for cut in cuts[1:-1]), offsets[len(ids) - 1][1]]
         texts = [text[a:b] for a, b in itertools.pairwise(ends)]
-    return [{"text": text, "learned": bool(mask[a])} for text, a in zip(texts, cuts, strict=False)]
+    return [
+        {"text": text, "learned": bool(mask[a]), "weight": float(mask[a])}
+        for text, a in zip(texts, cuts, strict=False)
+    ]

@@ -1,8 +1,8 @@
 """Split a global batch into micro-batches, collate samples for a forward pass, and prefetch the next step's batches.
 
-The split never changes the result: loss and gradient are token means over the *global* batch, so micro-batches may
-hold rows of similar length, or as many tokens as fit. Where a model's rotary embeddings depend on the longest row of a
-batch, rows of different length classes never share one. Every rank computes the same split by itself.
+The split never changes the result: loss and gradient are weighted token means over the *global* batch, so micro-batches
+may hold rows of similar length, or as many tokens as fit. Where a model's rotary embeddings depend on the longest row
+of a batch, rows of different length classes never share one. Every rank computes the same split by itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.data.cache import TokenSet
+from sweepft.data.cache import Mask, TokenSet
 from sweepft.data.order import Order
 from sweepft.training.length_classes import LengthClasses
 
 _IGNORE = -100
-Row = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""(input_ids, loss_mask) of a sample; a token whose mask is True is a target."""
+Row = tuple[NDArray[np.int64], Mask]
+"""(input_ids, loss_mask) of a sample; a token whose mask is not 0 is a target, a mask in float32 has its weight."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Batch:
         targets: Token ids to predict there, shape (targets,).
         samples: Index of the sample that each target belongs to, shape (targets,).
         count: Number of samples.
+        weights: Of each target in the loss, shape (targets,); None where all are 1.
     """
 
     input_ids: NDArray[np.int64]
@@ -59,6 +60,7 @@ class Batch:
     targets: NDArray[np.int64]
     samples: NDArray[np.int64]
     count: int
+    weights: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def pad(rows: list[Row], pad_id: int) -> tuple[NDArray[np.int64], NDArray[np.int
         n = len(ids)
         input_ids[i, :n] = ids
         attention[i, :n] = 1
-        labels[i, :n] = np.where(mask, ids, _IGNORE)
+        labels[i, :n] = np.where(mask != 0, ids, _IGNORE)
         labels[i, 0] = _IGNORE
     return input_ids, attention, labels
 
@@ -248,13 +250,14 @@ def _padded(rows: list[Row], pad_id: int) -> Batch:
         targets=input_ids[samples, columns + 1],
         samples=samples,
         count=len(rows),
+        weights=_weights(rows),
     )
 
 
 def _packed(rows: list[Row]) -> Batch:
     lengths = np.asarray([len(ids) for ids, _ in rows], dtype=np.int64)
     ids = np.concatenate([ids for ids, _ in rows])
-    wanted = np.concatenate([mask for _, mask in rows])
+    wanted = np.concatenate([mask != 0 for _, mask in rows])
     wanted[np.cumsum(lengths) - lengths] = False  # a sample's first token has no prediction, packed or not
     targets = np.nonzero(wanted)[0]
     return Batch(
@@ -265,7 +268,15 @@ def _packed(rows: list[Row]) -> Batch:
         targets=ids[targets],
         samples=np.repeat(np.arange(len(rows)), lengths)[targets],
         count=len(rows),
+        weights=_weights(rows),
     )
+
+
+def _weights(rows: list[Row]) -> NDArray[np.float32] | None:
+    """Weights of all targets, sample by sample; None where no sample has any."""
+    if all(mask.dtype == np.bool_ for _, mask in rows):
+        return None
+    return np.concatenate([mask[1:][mask[1:] != 0].astype(np.float32) for _, mask in rows])
 
 
 @dataclass(frozen=True)
@@ -274,11 +285,13 @@ class Step:
 
     Attributes:
         tokens: Target tokens of the whole global batch.
+        weight: The sum of their weights in the loss: their number, where turns have no weights.
         micro_batches: For each forward pass the positions of its samples in the sample order, and its batch. Without
             positions it is a filler: backward must happen on all ranks alike.
     """
 
     tokens: int
+    weight: float
     micro_batches: list[tuple[NDArray[np.int64], Batch]]
 
 
@@ -291,7 +304,7 @@ def collate_step(
     for micro in layout.split_micro_batches(rows.lengths[indices], world_size)[rank]:
         chosen = indices[micro.rows] if len(micro.rows) else indices[:1]
         made.append((start + micro.rows, layout.collate([rows.row(int(r)) for r in chosen])))
-    return Step(int(rows.targets[indices].sum()), made)
+    return Step(int(rows.targets[indices].sum()), float(rows.weights[indices].sum()), made)
 
 
 class BatchPrefetcher:

@@ -88,7 +88,7 @@ def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of each sample, summed over its target tokens.
+    """Cross-entropy of each sample, summed over its target tokens with their weights.
 
     Args:
         logits: At the batch's target positions, shape (targets, vocabulary).
@@ -98,4 +98,7 @@ def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """
     samples = torch.from_numpy(batch.samples).to(logits.device)
     sums = torch.zeros(batch.count, dtype=torch.float32, device=logits.device)
-    return sums.index_add(0, samples, token_losses(logits, batch))
+    losses = token_losses(logits, batch)
+    if batch.weights is not None:
+        losses = losses * torch.from_numpy(batch.weights).to(logits.device)
+    return sums.index_add(0, samples, losses)

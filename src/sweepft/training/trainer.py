@@ -188,8 +188,8 @@ class TrialRunner:
         self._open_block = extra["open_block"].numpy()
         first = self._samples - len(self._open_block)
         self._blocks = BlockLosses(self.config.budget_samples, start=first)
-        targets = self.train_set.targets[self._order.indices(first, self._samples)]
-        self._blocks.add(np.arange(first, self._samples), self._open_block, targets)
+        weights = self.train_set.weights[self._order.indices(first, self._samples)]
+        self._blocks.add(np.arange(first, self._samples), self._open_block, weights)
         return {"step": self._step, "samples": self._samples, "seconds": time.perf_counter() - begin}
 
     def export(self, folder: str, tokenizer: str) -> dict[str, Any]:
@@ -249,7 +249,7 @@ class TrialRunner:
                 parts.append((positions, losses.detach()))
             else:
                 losses = losses * 0.0
-            self.zero.backward(losses.sum() / step.tokens, last=i == len(step.micro_batches) - 1)
+            self.zero.backward(losses.sum() / step.weight, last=i == len(step.micro_batches) - 1)
             self._heartbeat.beat()
         return step.tokens
 
@@ -274,13 +274,13 @@ class TrialRunner:
         dist.all_reduce(sums)
         loss_sums = sums.cpu().numpy()
         positions = np.arange(first, self._samples)
-        targets = self.train_set.targets[self._order.indices(first, self._samples)]
+        weights = self.train_set.weights[self._order.indices(first, self._samples)]
         begin = 0
         for i, seen in enumerate(history["samples_seen"]):
             end = int(seen) - first
-            history["loss"][i] = float(loss_sums[begin:end].sum() / targets[begin:end].sum())
+            history["loss"][i] = float(loss_sums[begin:end].sum() / weights[begin:end].sum())
             begin = end
-        self._blocks.add(positions, loss_sums, targets)
+        self._blocks.add(positions, loss_sums, weights)
         # Samples of the block that is not complete yet belong into a checkpoint.
         open_samples = self._samples % self._blocks.size if self._samples < self.config.budget_samples else 0
         self._open_block = np.concatenate([self._open_block, loss_sums])[

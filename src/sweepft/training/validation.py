@@ -41,9 +41,11 @@ def set_loss(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     """Mean loss of one token set; returns the engine to training mode.
 
     Returns:
-        ``loss`` and ``stderr`` (nats per target token), ``tokens``, ``samples``, and ``residuals`` (nats): for up to
-        `GROUPS` groups of samples, every n-th one, the sum of their losses minus what the mean loss predicts. The
-        residuals of two models on the same set give the standard error of their difference.
+        ``loss`` and ``stderr`` (nats per target token, weighted as in training), ``tokens``, ``samples``, and
+        ``residuals`` (nats): for up to `GROUPS` groups of samples, every n-th one, the sum of their losses minus what
+        the mean loss predicts. The
+        residuals of two models on the same set, divided by ``tokens``, give the standard error of their difference;
+        where turns have weights, they are scaled for that.
     """
     zero.eval()
     try:
@@ -64,16 +66,18 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
         if len(micro.rows):
             sums[torch.from_numpy(micro.rows)] = losses
     sums = _all_reduce(sums, zero.device)
-    loss_sums, targets = sums.numpy(), np.asarray(tokens.targets, dtype=np.float64)
-    loss = float(loss_sums.sum() / targets.sum())
-    residuals = loss_sums - loss * targets
+    loss_sums, weights = sums.numpy(), np.asarray(tokens.weights)
+    loss = float(loss_sums.sum() / weights.sum())
+    residuals = loss_sums - loss * weights
     n = len(tokens)
-    stderr = float(np.sqrt(n / max(1, n - 1) * np.square(residuals).sum()) / targets.sum())
-    groups = np.bincount(np.arange(n) % GROUPS, weights=residuals)
+    stderr = float(np.sqrt(n / max(1, n - 1) * np.square(residuals).sum()) / weights.sum())
+    count = int(tokens.targets.sum())
+    scaled = residuals * (count / float(weights.sum()))  # by 1, unless turns have weights
+    groups = np.bincount(np.arange(n) % GROUPS, weights=scaled)
     return {
         "loss": loss,
         "stderr": stderr,
-        "tokens": int(targets.sum()),
+        "tokens": count,
         "samples": n,
         "residuals": [float(f"{value:.5g}") for value in groups],
     }

@@ -158,7 +158,10 @@ def test_tool_calls__without_arguments_have_an_empty_object(read: Read, argument
 @pytest.mark.parametrize(
     ("record", "key", "says"),
     [
-        ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "messages.1.weight", "0 or 1"),
+        ({"messages": [USER, {**ANSWER, "weight": -0.5}]}, "messages.1.weight", "from 0 to 1000"),
+        ({"messages": [USER, {**ANSWER, "weight": "0.5"}]}, "messages.1.weight", "a number"),
+        ({"messages": [USER, {**ANSWER, "weight": 0.5, "loss_weight": 0.7}]}, "messages.1", "disagree"),
+        ({"messages": [USER, {**ANSWER, "train": 0.5}]}, "messages.1.train", "weight"),
         ({"messages": [USER, {**ANSWER, "train": "no"}]}, "messages.1.train", "false or true"),
         ({"messages": [{**USER, "weight": 1}, {**ANSWER, "weight": 1}]}, "messages.0.weight", "only assistant"),
         ({"messages": [USER, {**ANSWER, "weight": 1, "train": False}]}, "messages.1", "disagree"),
