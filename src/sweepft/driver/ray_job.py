@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import sweepft
 from sweepft.bounded_json import read_json_file
 from sweepft.driver.cluster_address import may_use_token, use_token
+from sweepft.driver.notify import with_secret_apart
 from sweepft.errors import JobError, Problem
 from sweepft.extras import install
 from sweepft.files import atomic_write
@@ -75,7 +76,9 @@ def submit_sweep(spec: SweepSpec, run_dir: Path | None, address: str, note: Path
             [Problem("sweepft run", "--out", rule, "for example --out /shared/runs/my-sweep", found)]
         )
     command = ["python", "-m", "sweepft.cli", "run", "spec.yaml", "--out", str(run_dir), "--address", "auto"]
-    return _submit(command, {"spec.yaml": dump(spec)}, spec.name, str(run_dir), address, note)
+    return _submit(
+        command, {"spec.yaml": dump(with_secret_apart(spec))}, spec.name, str(run_dir), address, note
+    )
 
 
 def resume_job(

@@ -26,6 +26,7 @@ _MAY_CHANGE: Final = (
         "keep",
         "checkpoint",
         "track",
+        "notify",
         "mirror",
         "evaluate",
         "faults",

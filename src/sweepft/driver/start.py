@@ -22,6 +22,7 @@ from sweepft.driver.cluster_address import check_address
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.driver.final_stage import check_final_evaluation
+from sweepft.driver.notify import notified, with_secret_apart
 from sweepft.driver.resume_rules import (
     check_changes,
     check_data,
@@ -77,6 +78,7 @@ def start_sweep(
     use_short_temp_folder(say)
     check_packages(spec)
     check_final_evaluation(spec)
+    spec = with_secret_apart(spec, say)
     out = out.resolve()
     check_mirror(spec.mirror, out)
     prior_sweeps = load_prior_sweeps(spec)
@@ -87,8 +89,12 @@ def start_sweep(
         sweep = Sweep.begin(spec, prepared, out, event_log, console)
         with sweep.signals:
             event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
-            with mirrored(spec.mirror, out, event_log, console):
-                return run_sweep(sweep, sweep.new_search(prior_sweeps), address)
+            with (
+                notified(spec, out, event_log.state, say) as results,
+                mirrored(spec.mirror, out, event_log, console),
+            ):
+                results.append(run_sweep(sweep, sweep.new_search(prior_sweeps), address))
+            return results[0]
 
 
 def _warn_on(console: Console) -> Callable[[str], None]:
@@ -188,6 +194,7 @@ def resume_sweep(
                 key="ledger.simulated",
             )
         spec, in_file = _spec_now(run_dir, overrides)
+        spec = with_secret_apart(spec, say)
         changes = check_changes(view.spec, spec)
         check_model(view, spec)
         retried = failed_trials(view, retry_failed)
@@ -215,8 +222,12 @@ def resume_sweep(
             done = sum(t.replicate_of is None for t in view.trials.values()) - waiting - paused
             text = f"{done} trials done, {waiting} to continue" + (f", {paused} paused" if paused else "")
             console.print(f"resuming {spec.name}: {text}", highlight=False, markup=False)
-            with mirrored(spec.mirror, run_dir, event_log, console):
-                return run_sweep(sweep, search, address)
+            with (
+                notified(spec, run_dir, event_log.state, say) as results,
+                mirrored(spec.mirror, run_dir, event_log, console),
+            ):
+                results.append(run_sweep(sweep, search, address))
+            return results[0]
 
 
 def failed_trials(view: SweepState, wanted: Sequence[str] | None) -> list[TrialState]:

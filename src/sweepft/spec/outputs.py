@@ -1,11 +1,12 @@
-"""The ``mirror`` and ``track`` sections: copies of the run folder and of the curves outside this machine."""
+"""The ``mirror``, ``track`` and ``notify`` sections: what leaves this machine, and where it goes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+import re
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sweepft.spec.fields import Positive, Section, invalid
 
@@ -102,3 +103,51 @@ class Track(Section):
     def names(self) -> tuple[str, ...]:
         """Names of the trackers in use."""
         return tuple(name for name in type(self).model_fields if getattr(self, name) not in (None, False))
+
+
+def _webhook(address: str) -> str:
+    if re.fullmatch(r"\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\})", address):
+        return address
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        usable = False
+    if not usable or any(sign.isspace() for sign in address):
+        raise invalid(
+            "must be an address that begins with https:// or http://, or name a variable",
+            "for example $SLACK_WEBHOOK",
+        )
+    return address
+
+
+def _command(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Word = Annotated[str, Field(min_length=1)]
+
+
+class Notify(Section):
+    """Message when a sweep ends: finished, failed or interrupted. Give `command`, `webhook` or both. A message that
+    cannot be sent within 20 seconds is a warning."""
+
+    command: (
+        Annotated[
+            _Word | Annotated[tuple[_Word, ...], Field(min_length=1)],
+            BeforeValidator(_command, json_schema_input_type=str | list[str]),
+        ]
+        | None
+    ) = None
+    """Command to run: a text for the shell, or a list of words. It gets the message as JSON on standard input, and
+    `SWEEPFT_TEXT`, `SWEEPFT_STATUS`, `SWEEPFT_NAME`, `SWEEPFT_RUN` and `SWEEPFT_REASON` in its environment."""
+    webhook: Annotated[str, AfterValidator(_webhook)] | None = Field(default=None, repr=False)
+    """Address that takes the message as JSON by POST (Slack, Mattermost and Discord show its text), or better the
+    environment variable that holds the address: `$SLACK_WEBHOOK`. An address is not written to the run folder: for a
+    resume, set it in `SWEEPFT_WEBHOOK`."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.command is None and self.webhook is None:
+            raise invalid("must have command, webhook or both", "for example webhook: $SLACK_WEBHOOK")
+        return self

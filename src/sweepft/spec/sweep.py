@@ -20,7 +20,7 @@ from sweepft.errors import SpecError
 from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_data_key, is_mixture_key
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Checkpoint, Positive, PositiveInt, Section, WarmupSteps, leaf_fields
-from sweepft.spec.outputs import Mirror, Track
+from sweepft.spec.outputs import Mirror, Notify, Track
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
     Data,
@@ -115,6 +115,8 @@ class SweepSpec(Section):
     """Evaluation of the finalists after the search; by default trials are ranked by the objective alone."""
     track: Track = Track()
     """Experiment trackers to send curves to."""
+    notify: Notify | None = None
+    """Message when the sweep ends; none by default."""
     mirror: Mirror | None = None
     """Copy of the run folder on other storage; none by default."""
     faults: Faults = Faults()
