@@ -24,6 +24,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "dashboard": ("optuna_dashboard",),
     "wandb": ("wandb",),
     "mlflow": ("mlflow",),
+    "trackio": ("trackio",),
     "cluster": ("aiohttp",),  # of ray[default]
 }  # fmt: skip
 """Modules by the extra that brings them."""

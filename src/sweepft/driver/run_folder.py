@@ -89,7 +89,7 @@ _OURS: Final = (
         "weights",
         "items",
     ),
-    *("track", "tensorboard", "wandb", "best", "checkpoints", "mirror", "base"),
+    *("track", "tensorboard", "wandb", "trackio", "best", "checkpoints", "mirror", "base"),
 )
 
 

@@ -120,6 +120,7 @@ def check_packages(spec: SweepSpec) -> None:
         ("train.liger", "liger_kernel", spec.train.liger),
         ("track.wandb", "wandb", spec.track.wandb is not None),
         ("track.mlflow", "mlflow", spec.track.mlflow is not None),
+        ("track.trackio", "trackio", spec.track.trackio is not None),
     ]
     require_run(spec.name)
     problems = problems_of(needs, spec.name)

@@ -57,6 +57,7 @@ _QUIET_STARTS: Final = (
         "report",
         "wandb",
         "mlflow",
+        "trackio",
         "comet",
         "hub_",
         "push_to_hub",

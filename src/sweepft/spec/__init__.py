@@ -20,7 +20,7 @@ from sweepft.spec.fields import (
 )
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
-from sweepft.spec.outputs import Mirror, MlflowTrack, Notify, Track, WandbTrack
+from sweepft.spec.outputs import Mirror, MlflowTrack, Notify, Track, TrackioTrack, WandbTrack
 from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, presets_for
 from sweepft.spec.rate_rules import RateRule, place_range, rate_rule, rate_warnings, rule_of
 from sweepft.spec.reference import json_schema, reference
@@ -77,6 +77,7 @@ __all__ = [
     "SweepSpec",
     "TestSource",
     "Track",
+    "TrackioTrack",
     "Train",
     "TrainConfig",
     "TrainSource",

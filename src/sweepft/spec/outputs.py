@@ -87,6 +87,17 @@ class MlflowTrack(Section):
     """Experiment; by default the sweep's name."""
 
 
+class TrackioTrack(Section):
+    """Trackio: one run per trial, grouped by sweep; `{}` uses the defaults. Needs `pip install 'sweepft[trackio]'`."""
+
+    project: Annotated[str, Field(min_length=1)] | None = None
+    """Project; by default the sweep's name."""
+    space: Annotated[str, Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")] | None = None
+    """Hugging Face Space that takes the runs, created private where there is none; by default `TRACKIO_SPACE_ID` or
+    `TRACKIO_SERVER_URL`, otherwise a database in the run folder's `trackio/`. The token comes from `HF_TOKEN` or
+    `hf auth login`."""
+
+
 class Track(Section):
     """Experiment trackers. A separate process sends the curves, against samples; its errors are logged once and do not
     affect the sweep. `sweepft track RUN` uploads what is missing."""
@@ -98,6 +109,8 @@ class Track(Section):
     """Weights & Biases."""
     mlflow: MlflowTrack | None = None
     """MLflow."""
+    trackio: TrackioTrack | None = None
+    """Trackio."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from sweepft.files import inside
 from sweepft.ledger import Row, SweepState, TrialState
 from sweepft.spec import Track
 
@@ -118,6 +119,8 @@ def make_trackers(track: Track, run_dir: Path) -> dict[str, Callable[[], Tracker
         makers["wandb"] = partial(_wandb, track, run_dir)
     if track.mlflow is not None:
         makers["mlflow"] = partial(_mlflow, track, run_dir)
+    if track.trackio is not None:
+        makers["trackio"] = partial(_trackio, track, run_dir)
     return makers
 
 
@@ -143,3 +146,13 @@ def _mlflow(track: Track, run_dir: Path) -> Tracker:
 
     assert track.mlflow is not None
     return MlflowRuns(track.mlflow, run_dir)
+
+
+def _trackio(track: Track, run_dir: Path) -> Tracker:
+    os.environ.setdefault(
+        "TRACKIO_DIR", str(inside(run_dir.resolve(), "trackio"))
+    )  # read when it is imported
+    from sweepft.trackers.trackio import TrackioRuns
+
+    assert track.trackio is not None
+    return TrackioRuns(track.trackio, run_dir)

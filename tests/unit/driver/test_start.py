@@ -61,7 +61,7 @@ def test_check_packages__full_training_needs_no_peft(monkeypatch):
     check_packages(spec_to_plan())
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow", "trackio"])
 def test_check_packages__trackers_need_their_package(monkeypatch, tracker):
     only_run_is_installed(monkeypatch)
     with raises(SpecError, f"track.{tracker}"):

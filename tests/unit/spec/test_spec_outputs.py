@@ -51,8 +51,8 @@ def test_track__is_off_by_default() -> None:
 
 
 def test_track__empty_section_uses_the_defaults() -> None:
-    track = Track.model_validate({"tensorboard": True, "wandb": {}, "mlflow": {}})
-    assert track.names == ("tensorboard", "wandb", "mlflow")
+    track = Track.model_validate({"tensorboard": True, "wandb": {}, "mlflow": {}, "trackio": {}})
+    assert track.names == ("tensorboard", "wandb", "mlflow", "trackio")
     assert Track.model_validate(track.model_dump(exclude_none=True)) == track
 
 
