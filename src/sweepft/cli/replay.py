@@ -156,7 +156,11 @@ def _list_rules(context: click.Context, _option: click.Parameter, asked: bool) -
     help="Write a calibration file.",
 )
 @click.option(
-    "--json", "json_to", type=click.Path(path_type=Path), callback=output_file, help="Write the rows as JSON."
+    "--json",
+    "json_to",
+    type=click.Path(path_type=Path),
+    callback=output_file,
+    help="Write the rows as JSON; - is standard output.",
 )
 @click.option(
     "--plot",
@@ -193,7 +197,8 @@ def replay(
     from sweepft.replay.runner import Replay, replay_all, write_plot
     from sweepft.replay.sources import read_source
 
-    console = make_console()
+    alone = json_to == Path("-")
+    console = make_console(stderr=alone)
     for rule in rules:
         if rule not in _known_rules():
             raise click.BadParameter(
@@ -221,7 +226,9 @@ def replay(
     _print(rows, console)
     if show_stops:
         _print_stops(rows, console)
-    if json_to is not None:
+    if json_to is not None and alone:
+        say(json.dumps([r.to_row() for r in rows], indent=1))
+    elif json_to is not None:
         with writing(json_to):
             write_output(json_to, json.dumps([r.to_row() for r in rows], indent=1) + "\n")
         console.print(f"rows: {json_to}", soft_wrap=True)

@@ -238,6 +238,23 @@ _SCHEMAS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
         "the estimate; docs/reference/plan-json.md",
         {"type": "object", "required": ["name", "warnings"]},
     ),
+    "replay": (
+        "one row for each study and rule; docs/how-to/replay.md",
+        _list(
+            _object(
+                source=_TEXT,
+                study=_TEXT,
+                rule=_TEXT,
+                orders=_INTEGER,
+                runs=_INTEGER,
+                **dict.fromkeys(
+                    ("saved", "best_kept", "best_kept_within_noise", "false_stop", "regret", "regret_scaled"),
+                    {"type": "number"},
+                ),
+                time_to_best={"type": "number"},
+            )
+        ),
+    ),
     "command": (
         "stop, pin, clone, extend, pause and continue",
         _object(command=_TEXT, trial=_TEXT_OR_NULL, answer=_TEXT),

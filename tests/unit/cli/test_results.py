@@ -77,6 +77,19 @@ def test_json__of_a_run(tmp_path: Path) -> None:
     check("status", printed("status", tmp_path / "run"))
 
 
+def test_json__of_a_replay(tmp_path: Path) -> None:
+    table = tmp_path / "runs.csv"
+    rows = [f"r{run},{step},{run + 10 / step}" for run in range(6) for step in range(1, 11)]
+    table.write_text("run_id,step,eval_loss\n" + "\n".join(rows) + "\n")
+    done = CliRunner().invoke(
+        cli, ["replay", str(table), "--rule", "median", "--orders", "2", "--json", "-"], catch_exceptions=False
+    )
+    found = json.loads(done.stdout)
+    check("replay", found)
+    assert [(row["rule"], row["runs"], row["orders"]) for row in found] == [("median", 6, 2)]
+    assert "6 runs" in done.stderr
+
+
 def test_json__errors_name_every_problem(spec: Path) -> None:
     command = [sys.executable, "-m", "sweepft", "validate", str(spec), "--set", "train.schedule=cos", "--set"]
     done = subprocess.run(
@@ -94,7 +107,7 @@ def test_json__schema_of_every_command_that_prints_json() -> None:
         name for name, command in cli.commands.items() if any("--json" in p.opts for p in command.params)
     }
     asked = {"stop", "pin", "clone", "extend", "pause", "continue"}
-    assert with_json - asked - {"replay"} == schemas().keys() - {"command", "error"}
+    assert with_json - asked == schemas().keys() - {"command", "error"}
     for make in schemas().values():
         jsonschema.Draft202012Validator.check_schema(make())
     assert CliRunner().invoke(cli, ["schema", "nonesuch"]).exit_code == 2
