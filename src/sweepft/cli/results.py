@@ -191,6 +191,17 @@ _STATUS: Final = {
     },
     "required": ["run", "name", "status", "trials", "best", "resume"],
 }
+_SCORES: Final = (
+    *(
+        "saved",
+        "best_kept",
+        "best_kept_within_noise",
+        "false_stop",
+        "regret",
+        "regret_scaled",
+        "time_to_best",
+    ),
+)
 _SCHEMAS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
     **dict.fromkeys(("run", "train", "resume", "demo"), ("the result of a sweep", _RUN)),
     "validate": ("a valid spec and its data", _object(spec=_TEXT, name=_TEXT, data=_or_null(_CHECKED))),
@@ -247,11 +258,7 @@ _SCHEMAS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {
                 rule=_TEXT,
                 orders=_INTEGER,
                 runs=_INTEGER,
-                **dict.fromkeys(
-                    ("saved", "best_kept", "best_kept_within_noise", "false_stop", "regret", "regret_scaled"),
-                    {"type": "number"},
-                ),
-                time_to_best={"type": "number"},
+                **{key: {"type": "number"} for key in _SCORES},
             )
         ),
     ),

@@ -82,7 +82,9 @@ def test_json__of_a_replay(tmp_path: Path) -> None:
     rows = [f"r{run},{step},{run + 10 / step}" for run in range(6) for step in range(1, 11)]
     table.write_text("run_id,step,eval_loss\n" + "\n".join(rows) + "\n")
     done = CliRunner().invoke(
-        cli, ["replay", str(table), "--rule", "median", "--orders", "2", "--json", "-"], catch_exceptions=False
+        cli,
+        ["replay", str(table), "--rule", "median", "--orders", "2", "--json", "-"],
+        catch_exceptions=False,
     )
     found = json.loads(done.stdout)
     check("replay", found)
