@@ -36,7 +36,7 @@ test-full: $(STAMP) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not chaos"
 	$(BIN)/python -m pytest -m "chaos and not gpu"
 
-wheel-check: ## build the wheel and try it in clean environments, without extras and with [run] (ARGS="bare" or "run")
+wheel-check: ## build the wheel and try it in clean environments, without extras, with [run] and with [run,eval,lora] (ARGS="bare", "run", "finalist")
 	.ci/wheel-check $(ARGS)
 
 audit: $(STAMP) ## compare versions with the list of known vulnerabilities in advisories.toml
