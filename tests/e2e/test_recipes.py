@@ -27,9 +27,8 @@ LEADERBOARD = {f"leaderboard_{part}" for part in ("ifeval", "bbh", "math_hard", 
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.full] if i else []) for i, name in enumerate(RECIPES)]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipes__whole_path_runs(name: str, ray_here: None, tmp_path: Path) -> None:
     architecture, stage = RECIPES[name]
     out = tmp_path / "run"

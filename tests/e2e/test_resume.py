@@ -132,6 +132,7 @@ def test_resume__after_ctrl_c_and_sigterm(spec, undisturbed):
     check_resumed(run, undisturbed)
 
 
+@pytest.mark.full
 def test_resume__extends_but_does_not_change(undisturbed, tmp_path):
     import shutil
 

@@ -21,7 +21,7 @@ from sweepft.search import STUDY_FILE, open_study
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.full)], ids=["one rank", "two ranks"])
 def finished(request, ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     spec = write_spec(
@@ -148,6 +148,7 @@ def test_sweep__run_folder_holds_report_logs_and_spec(finished):
     assert "trial completed: trial=" in progress
 
 
+@pytest.mark.full
 def test_sweep__same_seed_gives_the_same_sweep(ray_here, tiny_model_dir, tiny_data_file, tmp_path):
     spec = write_spec(tmp_path, tiny_model_dir, tiny_data_file, resources={"concurrent_trials": 1})
     first, second = (run_spec(spec, tmp_path / name, ("search.trials=5",)).view for name in "ab")

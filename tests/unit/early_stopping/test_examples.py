@@ -66,6 +66,7 @@ def test_examples__a_transformers_trainer_in_ray(outputs: dict[str, str]) -> Non
     assert "'failed'" not in output
 
 
+@pytest.mark.full
 def test_examples__an_optuna_study(outputs: dict[str, str]) -> None:
     found = re.search(r"completed=(\d+) pruned=(\d+) best=([\d.]+)", outputs["optuna_pruner.py"])
     assert found

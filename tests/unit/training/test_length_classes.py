@@ -217,8 +217,8 @@ def trained(runner, plans, trial):
     ("model", "kind", "world_size"),
     [
         (phi3, "grouped", 1),
-        (llama, "packed", 2),
         (dynamic_llama, "packed", 1),
+        pytest.param(llama, "packed", 2, marks=pytest.mark.full),
         pytest.param(phi3, "grouped", 2, marks=pytest.mark.full),
     ],
 )
