@@ -21,7 +21,9 @@ from sweepft.search import STUDY_FILE, open_study
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.full)], ids=["one rank", "two ranks"])
+@pytest.fixture(
+    scope="module", params=[1, pytest.param(2, marks=pytest.mark.full)], ids=["one rank", "two ranks"]
+)
 def finished(request, ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     spec = write_spec(
