@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -16,8 +17,9 @@ import torch.distributed as dist
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM, normalize_gen_kwargs
 
+from sweepft.errors import EvaluateError
 from sweepft.evaluation.generate import pad_from_end
-from sweepft.evaluation.task_loading import load_tasks, metric_names
+from sweepft.evaluation.task_loading import hub_offline, load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
 
 
@@ -46,7 +48,7 @@ def score(
         EvaluateError: If the task cannot be loaded.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    loaded = load_tasks(task)
+    loaded = load_on_nodes(task)
     fewest = min(len(one.eval_docs) for one in loaded["tasks"].values())
     world = dist.get_world_size()
     shares = not sharded and min(fewest, task.limit or fewest) >= world
@@ -68,6 +70,43 @@ def score(
             fewshot_as_multiturn=lm.chats,
         )
     return {} if results is None or dist.get_rank() != 0 else _result(task.name, loaded, results)
+
+
+def load_on_nodes(task: EvalTask) -> dict[str, Any]:
+    """`load_tasks` on every rank: one rank of each node asks the hub, then the others read that node's caches.
+
+    All ranks at once would ask for each data set, and the hub refuses clients that ask too often. Ranks whose host has
+    the same name share a node.
+
+    Raises:
+        EvaluateError: On every rank, if it cannot be loaded on one.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    if world == 1:
+        return load_tasks(task)
+    hosts: list[Any] = [None] * world
+    dist.all_gather_object(hosts, socket.gethostname())
+    loaded: dict[str, Any] | None = None
+    problem: Exception | None = None
+    if hosts.index(hosts[rank]) == rank:
+        try:
+            loaded = load_tasks(task)
+        except EvaluateError as error:
+            problem = error
+        except Exception as error:  # the others wait
+            problem = RuntimeError(f"{task.name}: {type(error).__name__}: {error}")
+    problems: list[Any] = [None] * world
+    dist.all_gather_object(problems, problem)
+    for found in problems:
+        if found is not None:
+            raise found
+    if loaded is None:
+        try:
+            with hub_offline():
+                loaded = load_tasks(task)
+        except EvaluateError:  # data that no cache holds
+            loaded = load_tasks(task)
+    return loaded
 
 
 @contextlib.contextmanager

@@ -45,6 +45,23 @@ def load_tasks(wanted: EvalTask) -> dict[str, Any]:
     return loaded
 
 
+@contextlib.contextmanager
+def hub_offline() -> Iterator[None]:
+    """Have Hugging Face's libraries take data sets from their caches, without asking the hub for newer ones."""
+    import datasets
+    import huggingface_hub
+
+    switches = ((datasets.config, "HF_HUB_OFFLINE"), (huggingface_hub.constants, "HF_HUB_OFFLINE"))
+    before = [getattr(module, name) for module, name in switches]
+    try:
+        for module, name in switches:
+            setattr(module, name, True)
+        yield
+    finally:
+        for (module, name), value in zip(switches, before, strict=True):
+            setattr(module, name, value)
+
+
 def metric_names(metrics: Iterable[str]) -> dict[str, str]:
     """Short names of the harness's ``metric,filter`` keys: the metric alone if it has one filter.
 
