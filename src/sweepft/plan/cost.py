@@ -14,7 +14,7 @@ from typing import Final
 
 from sweepft.plan.cluster import Cluster, Placement
 from sweepft.plan.measure import Measured
-from sweepft.plan.memory import trained_parameters
+from sweepft.plan.memory import checkpoint_bytes
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
@@ -205,8 +205,8 @@ def disk_uses(
         nodes = f", on each of {cluster.nodes} nodes" if cluster.nodes > 1 else ""
         uses.append(DiskUse(f"base weights for resets{nodes}", weight * p, stays=False))
         if spec.checkpoint != "none":
-            # fp32 weights and two moments; the old checkpoint remains until the new one is complete
-            states = 2 * 12 * trained_parameters(shape, largest_lora_rank(spec)) * max(1, placement.slots)
+            # the old checkpoint remains until the new one is complete
+            states = 2 * checkpoint_bytes(shape, largest_lora_rank(spec)) * max(1, placement.slots)
             uses.append(DiskUse("checkpoints of running trials (old and new)", states, stays=False))
         if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
             uses.append(DiskUse("model in the hub's cache (16-bit files)", 2 * p, stays=True))

@@ -107,6 +107,11 @@ def host_states(shape: ModelShape, stage: int, ranks: int, lora_rank: int = 0, o
     return (18 * trained_parameters(shape, lora_rank) + frozen) // ranks
 
 
+def checkpoint_bytes(shape: ModelShape, lora_rank: int = 0) -> int:
+    """Bytes of a trial's checkpoint: fp32 weights and two moments. Ranks copy their shares of it to main memory."""
+    return 12 * trained_parameters(shape, lora_rank)
+
+
 def loading_bytes(shape: ModelShape, stage: int, precision: str, ranks_on_node: int) -> int:
     """Bytes of a node's main memory while its ranks load the model: each a copy, at ZeRO-3 one rank alone."""
     weight = 2 if precision == "bf16" else 4

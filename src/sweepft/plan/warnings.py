@@ -9,7 +9,7 @@ from typing import Final
 from sweepft.plan.cluster import Cluster, Placement, rank_room, slots_across
 from sweepft.plan.cost import Cost
 from sweepft.plan.low_rates import low_rate_warnings
-from sweepft.plan.memory import GIB, RankMemory, trained_parameters
+from sweepft.plan.memory import GIB, RankMemory, checkpoint_bytes
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
 from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
@@ -19,6 +19,8 @@ from sweepft.spec import FEWEST_STEPS, SweepSpec
 _AFFORDABLE: Final = 0.05  # of training, as in sweepft.slot.checkpoints
 _DEAR_SECONDS: Final = 1800.0  # a trial that a fault should not cost
 _WRITE_BYTES: Final = 1e9  # a second, to shared storage
+_COPY_BYTES: Final = 5e9  # a second, of each rank to main memory
+_LEAST_STALL_SECONDS: Final = 3.0  # as in sweepft.slot.state
 
 
 def count(number: float, what: str) -> str:
@@ -113,14 +115,20 @@ def _strategy(spec: SweepSpec) -> Iterator[str]:
 def _checkpoints(spec: SweepSpec, model: ModelShape | None, cost: Cost | None) -> Iterator[str]:
     if spec.checkpoint != "auto" or model is None or cost is None:
         return
-    size = 12 * trained_parameters(model, largest_lora_rank(spec))
-    seconds = size / _WRITE_BYTES
-    dear = cost.trial_seconds >= _DEAR_SECONDS
-    if dear and seconds > _AFFORDABLE * cost.trial_seconds * spec.early_stop.rungs[-1]:
-        yield (
-            f"checkpoint: auto writes none: {size / 1e9:.0f} GB take about {seconds:.0f} s at 1 GB/s, more than 5% of "
-            "the training up to the last rung, so a fault costs a trial's whole time; set checkpoint: rungs"
-        )
+    size = checkpoint_bytes(model, largest_lora_rank(spec))
+    stalled = max(_LEAST_STALL_SECONDS, size / spec.resources.workers_per_trial / _COPY_BYTES)
+    written, trained = size / _WRITE_BYTES, cost.trial_seconds * spec.early_stop.rungs[-1]
+    if cost.trial_seconds < _DEAR_SECONDS or (stalled <= _AFFORDABLE * trained and written <= trained):
+        return
+    why = (
+        f"{size / 1e9:.0f} GB take about {written:.0f} s at 1 GB/s, more than the training up to the last rung"
+        if written > trained
+        else f"training would wait about {stalled:.0f} s for it, more than 5% of the training up to the last rung"
+    )
+    yield (
+        f"checkpoint: auto writes none: {why}, so a fault costs a trial's whole time; set checkpoint: rungs, "
+        "or a later rung"
+    )
 
 
 def _cluster(spec: SweepSpec, cluster: Cluster, placement: Placement) -> Iterator[str]:

@@ -34,12 +34,14 @@ class CheckpointPolicy:
     policy: Literal["none", "rungs", "auto", "every"] = "auto"
     seconds: float = 0.0
 
-    def due(self, trained_seconds: float, write_seconds: float) -> bool:
+    def due(self, trained_seconds: float, stalled: float, written: float) -> bool:
         """Whether to write a checkpoint at this rung.
 
         Args:
             trained_seconds: Training since the last checkpoint (or the start), which a fault would cost again.
-            write_seconds: What writing took last time, or is expected to take.
+            stalled: Seconds for which training waited last time, or is expected to wait.
+            written: Seconds of the write behind it. One that takes longer than the training since the last one would
+                make the next one wait.
         """
         match self.policy:
             case "none":
@@ -49,7 +51,7 @@ class CheckpointPolicy:
             case "every":
                 return trained_seconds >= self.seconds
             case "auto":
-                return write_seconds <= _AFFORDABLE * trained_seconds
+                return stalled <= _AFFORDABLE * trained_seconds and written <= trained_seconds
 
 
 def newest_checkpoint(folder: Path, at_most: int) -> Path | None:

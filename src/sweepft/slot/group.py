@@ -164,12 +164,21 @@ class WorkerGroup:
         return int(rows)
 
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
-        """Write a checkpoint; ``seconds``, ``bytes`` and, where it was not written, ``skipped``."""
+        """Begin to write a checkpoint; ``seconds`` that training waited, ``bytes``, ``former`` (as of
+        `settle_checkpoint`) and, where it will not be written, ``skipped``.
+        """
         return dict(self._call("save", timeout, folder)[0])
 
-    def estimate_checkpoint(self, folder: str, timeout: float) -> float:
-        """Seconds that a checkpoint is likely to take, from its bytes and a short write on every rank."""
-        return float(max(self._call("estimate_checkpoint", timeout, folder)))
+    def settle_checkpoint(self, timeout: float, *, cancel: bool = False) -> dict[str, Any]:
+        """Wait for the checkpoint that is being written, or give it up; ``seconds`` of the write, or ``skipped``."""
+        return dict(self._call("settle_checkpoint", timeout, cancel)[0])
+
+    def estimate_checkpoint(self, folder: str, timeout: float) -> dict[str, float]:
+        """Seconds that training is likely to wait for a checkpoint, ``stalled``, and that the write behind it takes,
+        ``written``: from its bytes, and a short copy and write on every rank.
+        """
+        found = self._call("estimate_checkpoint", timeout, folder)
+        return {name: max(rank[name] for rank in found) for name in ("stalled", "written")}
 
     def restore(self, folder: str, timeout: float) -> dict[str, Any]:
         """Restore a checkpoint on all ranks; ``step``, ``samples`` and ``seconds``."""

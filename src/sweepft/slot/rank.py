@@ -143,12 +143,16 @@ class Rank:
         self._runner.set_micro_batch(rows)
 
     def save(self, folder: str) -> dict[str, Any]:
-        """Write a checkpoint (see ``TrialRunner.save``)."""
+        """Begin to write a checkpoint (see ``TrialRunner.save``)."""
         return self._only_first(self._runner.save(folder))
 
-    def estimate_checkpoint(self, folder: str) -> float:
-        """Seconds that a checkpoint is likely to take (see ``TrialRunner.estimate_checkpoint``)."""
-        return float(self._runner.estimate_checkpoint(folder))
+    def settle_checkpoint(self, cancel: bool) -> dict[str, Any]:
+        """Wait for the checkpoint that is being written, or give it up (see ``TrialRunner.settle_checkpoint``)."""
+        return self._only_first(self._runner.settle_checkpoint(cancel))
+
+    def estimate_checkpoint(self, folder: str) -> dict[str, float]:
+        """What a checkpoint is likely to take (see ``TrialRunner.estimate_checkpoint``)."""
+        return dict(self._runner.estimate_checkpoint(folder))
 
     def restore(self, folder: str) -> dict[str, Any]:
         """Restore a checkpoint (see ``TrialRunner.restore``)."""

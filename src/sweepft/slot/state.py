@@ -29,8 +29,8 @@ SLOWER: Final = "runs more slowly"
 NOTED: Final = (WENT_ON, SLOWER)
 """Actions that restart nothing."""
 
-_LEAST_WRITE_SECONDS: Final = 3.0
-"""Assumed for writing a checkpoint, at least, until one has been written."""
+_LEAST_STALL_SECONDS: Final = 3.0
+"""Assumed for what training waits for a checkpoint, at least, until one has been written."""
 
 _SPARE_SECONDS: Final = 120
 """How long a slot that lost a node waits for another one. A slot that never started waits without limit."""
@@ -107,7 +107,8 @@ class SlotState:
     Attributes:
         name: Of the slot.
         clock: Since the last result.
-        write_seconds: What writing a checkpoint took last time; None before the first one.
+        checkpoint_seconds: How long training waited for the last checkpoint, ``stalled``, and how long it was written
+            behind it, ``written``; estimates until then, None before it matters.
         nodes: Ray's ids of the nodes of its ranks; empty before the first ones.
     """
 
@@ -115,7 +116,7 @@ class SlotState:
         self.config = config
         self.name = f"{ray.util.get_node_ip_address().replace('.', '-')}-{os.getpid()}"
         self.clock = PhaseClock()
-        self.write_seconds: float | None = None
+        self.checkpoint_seconds: dict[str, float] | None = None
         self.nodes: tuple[str, ...] = ()
         self._group: WorkerGroup | None = None
 
@@ -148,16 +149,16 @@ class SlotState:
         self.clock.spend("switch", started["switch_seconds"])
         return started
 
-    def expected_write_seconds(self, folder: str) -> float:
-        """What writing a checkpoint took last time, or is likely to take: all GPUs of the slot wait for it.
+    def expected_checkpoint_seconds(self, folder: str) -> dict[str, float]:
+        """`checkpoint_seconds`, estimated where there was no checkpoint yet.
 
         Args:
             folder: Of a trial's checkpoints.
         """
-        if self.write_seconds is None:
+        if self.checkpoint_seconds is None:
             found = self.group.estimate_checkpoint(folder, self.config.patience)
-            self.write_seconds = max(_LEAST_WRITE_SECONDS, found)
-        return self.write_seconds
+            self.checkpoint_seconds = found | {"stalled": max(_LEAST_STALL_SECONDS, found["stalled"])}
+        return self.checkpoint_seconds
 
     def set_micro_batch(self, rows: int) -> None:
         """Use another micro-batch for this and all later jobs; new ranks start with it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ class TrialRun:
         self._started: dict[str, Any] | None = None
         self._reported = self._caught_up = False
         self._unsaved_seconds = 0.0
+        self._writing = False
         self._at_rung = False
         self._step_seconds = 0.0
         mark_resumed(self._checkpoints)
@@ -83,6 +85,8 @@ class TrialRun:
         elif pause_requested(Path(self._slot.config.checkpoints.folder)):
             if self._slot.config.checkpoints.policy != "none":
                 self._write_checkpoint(point.samples)
+                self._settle_checkpoint()
+                result["faults"] = list(self.faults)
             result["paused"] = True
         self.position += 1  # the point is reached once nothing can fail any more: a fault before repeats it
         self._reported = True
@@ -102,6 +106,7 @@ class TrialRun:
     def reset(self) -> None:
         """The ranks are gone: the next `advance` starts the trial again."""
         self._started = None
+        self._writing = False
 
     def save_memory(self) -> str | None:
         """Halve the micro-batch after the ranks ran out of memory; what was done, None where nothing can be.
@@ -142,14 +147,16 @@ class TrialRun:
 
     def leave(self) -> None:
         """The slot takes another job. A paused trial leaves a checkpoint; those of an ended one go."""
-        if not is_paused(self._checkpoints):
-            remove_checkpoints(self._checkpoints)
-        elif self._started is not None and self._at_rung:
-            try:
+        paused = is_paused(self._checkpoints)
+        try:
+            if paused and self._started is not None and self._at_rung:
                 self._checkpoint_if_due()
-            except TrialError as error:
-                _log.warning("checkpoint not written: trial=%s %s", self.name, error)
-                self._slot.close_ranks()
+            self._settle_checkpoint(cancel=not paused)
+        except TrialError as error:
+            _log.warning("checkpoint not written: trial=%s %s", self.name, error)
+            self._slot.close_ranks()
+        if not paused:
+            remove_checkpoints(self._checkpoints)
 
     def _start(self) -> None:
         """Start from the base weights; after a fault or a resume, train up to the last reported result."""
@@ -183,19 +190,41 @@ class TrialRun:
         return int(step)
 
     def _checkpoint_if_due(self) -> None:
-        policy = self._slot.config.checkpoints
-        auto = policy.policy == "auto"
-        seconds = self._slot.expected_write_seconds(str(self._checkpoints)) if auto else 0.0
-        if policy.due(self._unsaved_seconds, seconds):
+        policy, seconds = self._slot.config.checkpoints, {"stalled": 0.0, "written": 0.0}
+        if policy.policy == "auto":
+            seconds = self._slot.expected_checkpoint_seconds(str(self._checkpoints))
+        if policy.due(self._unsaved_seconds, **seconds):
             self._write_checkpoint(self._points[self.position - 1].samples)
 
     def _write_checkpoint(self, samples: int) -> None:
+        """Begin to write a checkpoint; the one before is complete then."""
         done = self._slot.group.save(str(self._checkpoints / str(samples)), self._slot.config.patience)
         self._slot.clock.spend("checkpoint", done["seconds"])
+        self._note_written(done["former"])
         if "skipped" in done:
             self._note_unwritten(done["skipped"])
         else:
-            self._slot.write_seconds, self._unsaved_seconds = done["seconds"], 0.0
+            known = self._slot.checkpoint_seconds or {"written": 0.0}
+            self._slot.checkpoint_seconds = known | {"stalled": done["seconds"]}
+            self._writing, self._unsaved_seconds = True, 0.0
+
+    def _settle_checkpoint(self, cancel: bool = False) -> None:
+        """Wait for the checkpoint that is being written, or give it up where it is of no more use."""
+        if not self._writing:
+            return
+        begin = time.monotonic()
+        done = self._slot.group.settle_checkpoint(self._slot.config.patience, cancel=cancel)
+        self._writing = False
+        self._slot.clock.spend("checkpoint", time.monotonic() - begin)
+        if not cancel:
+            self._note_written(done)
+
+    def _note_written(self, done: dict[str, Any]) -> None:
+        """How long a checkpoint was written behind training, or why there is none."""
+        if "skipped" in done:
+            self._note_unwritten(done["skipped"])
+        elif done["seconds"] and self._slot.checkpoint_seconds is not None:
+            self._slot.checkpoint_seconds |= {"written": done["seconds"]}
 
     def _note_unwritten(self, why: str) -> None:
         """Note once a trial that its checkpoint could not be written. A fault would now cost more; nothing else
@@ -211,6 +240,8 @@ class TrialRun:
 
     def _end(self, result: dict[str, Any]) -> None:
         """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
+        self._settle_checkpoint()
+        result["faults"] = list(self.faults)
         keep, value, name = self._slot.config.keep, result.get("eval_loss"), self.name
         losses = {held: found["loss"] for held, found in (result.get("eval_sets") or {}).items()}
         if (value is not None and math.isfinite(value)) and (

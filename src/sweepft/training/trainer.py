@@ -21,7 +21,8 @@ from sweepft.data.cache import TokenSet
 from sweepft.data.order import BlockLosses, sample_order
 from sweepft.spec import TrainConfig
 from sweepft.training.batching import BatchPrefetcher, Row, Step, collate_step
-from sweepft.training.checkpoint import estimate_seconds, restore, save
+from sweepft.training.checkpoint import estimate_seconds, restore
+from sweepft.training.checkpoint_writer import CheckpointWriter
 from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.export import export
@@ -56,6 +57,7 @@ class TrialRunner:
         self._train_config: TrainConfig | None = None
         self._checked = False
         self._prefetcher = BatchPrefetcher()
+        self._checkpoints = CheckpointWriter()
 
     def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
@@ -162,14 +164,21 @@ class TrialRunner:
         return set_loss(self.zero, TokenSet(cache))
 
     def save(self, folder: str) -> dict[str, Any]:
-        """Write a checkpoint (see ``sweepft.training.checkpoint.save``); adds ``seconds`` to its result."""
+        """Begin to write a checkpoint (see ``CheckpointWriter.save``); adds ``seconds``, which training waited for it,
+        to its result.
+        """
         begin = time.perf_counter()
         facts = {"trial": self._facts(), "step": self._step, "samples": self._samples, "tokens": self._tokens}
-        done = save(self.zero, Path(folder), facts, {"open_block": torch.from_numpy(self._open_block)})
+        extra = {"open_block": torch.from_numpy(self._open_block)}
+        done = self._checkpoints.save(self.zero, Path(folder), facts, extra)
         return done | {"seconds": time.perf_counter() - begin}
 
-    def estimate_checkpoint(self, folder: str) -> float:
-        """Seconds that `save` is likely to take (see ``sweepft.training.checkpoint.estimate_seconds``)."""
+    def settle_checkpoint(self, cancel: bool = False) -> dict[str, Any]:
+        """Wait for the checkpoint that is being written, or give it up (see ``CheckpointWriter.settle``)."""
+        return self._checkpoints.settle(self.device, cancel)
+
+    def estimate_checkpoint(self, folder: str) -> dict[str, float]:
+        """What a checkpoint is likely to take (see ``sweepft.training.checkpoint.estimate_seconds``)."""
         return estimate_seconds(self.zero, Path(folder))
 
     def restore(self, folder: str) -> dict[str, Any]:

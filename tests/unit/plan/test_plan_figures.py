@@ -268,7 +268,7 @@ class TestWarnings:
             ({}, {"cpus_per_node": 7, "nodes": 1}, "only 1 of 2 concurrent trials fit 8 GPUs and 7 CPUs (CPUs are short)"),
             ({}, {"cpus_per_node": 3}, "a trial needs 4 x 1 = 4 CPUs and 4 x 1 = 4 GPUs on one node, the cluster has 8 GPUs and 3 CPUs; lower resources.cpus_per_worker"),
             ({}, {"gpu_memory": 24.0}, "memory: a GPU needs about"),
-            ({"train": {"budget": {"samples": 307_200}, "micro_batch": 4}, "early_stop": {"rungs": [0.1, 0.25]}}, {"gpu": "h100", "rows": 200_000}, "checkpoint: auto writes none: 36 GB take about 36 s"),
+            ({"train": {"budget": {"samples": 307_200}, "micro_batch": 4}, "early_stop": {"rungs": [0.005, 0.01]}}, {"gpu": "h100", "rows": 200_000}, "checkpoint: auto writes none: 36 GB take about 36 s"),
             ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials are proposed before tpe"),
             ({"search": {"trials": 8}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "all 8 trials run at once: calibrated"),
             ({"search": {"trials": 24}, "resources": {"workers_per_trial": 1, "gpus_per_worker": 1, "concurrent_trials": 8}}, {}, "24 trials, 8 at a time, are 3 waves"),

@@ -124,19 +124,29 @@ def test_failure__knows_every_lack_of_memory(
     assert type(group._failure("run", 1, object())) is kind
 
 
-def test_checkpoint__first_write_is_estimated_not_tried(tmp_path: Path) -> None:
-    """84 GB that take 150 s do not stop an 82-minute trial at its first rung to find that out."""
+@pytest.mark.parametrize(
+    ("found", "rungs"),
+    [
+        ({"stalled": 0.5, "written": 150.0}, [True, True, True]),  # 84 GB behind an 82-minute trial
+        ({"stalled": 0.5, "written": 600.0}, [False, True, True]),
+        ({"stalled": 150.0, "written": 150.0}, [False, False, False]),
+        ({"stalled": 0.1, "written": 0.1}, [True, True, True]),
+    ],
+)
+def test_checkpoint__first_one_is_estimated_not_tried(
+    tmp_path: Path, found: dict[str, float], rungs: list[bool]
+) -> None:
     asked: list[str] = []
 
-    def estimate(folder: str, timeout: float) -> float:
+    def estimate(folder: str, timeout: float) -> dict[str, float]:
         asked.append(folder)
-        return 150.0
+        return found
 
     state: Any = object.__new__(SlotState)
     state.config = SimpleNamespace(patience=60.0)
-    state.write_seconds, state._group = None, SimpleNamespace(estimate_checkpoint=estimate)
+    state.checkpoint_seconds, state._group = None, SimpleNamespace(estimate_checkpoint=estimate)
     policy = CheckpointPolicy(str(tmp_path), "auto")
-    written = [policy.due(4900 * rung, state.expected_write_seconds("t000")) for rung in (0.1, 0.25, 0.5)]
-    assert written == [False, False, False]
-    assert policy.due(3001.0, state.expected_write_seconds("t000"))
+    due = [policy.due(4900 * rung, **state.expected_checkpoint_seconds("t000")) for rung in (0.1, 0.25, 0.5)]
+    assert due == rungs
+    assert not policy.due(59.0, **state.expected_checkpoint_seconds("t000")), "short trials write none"
     assert asked == ["t000"], "once a slot"

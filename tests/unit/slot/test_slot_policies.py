@@ -115,18 +115,19 @@ def test_keep_policy__with_bounds_keeps_the_best_that_meets_them_and_the_front(t
 
 
 @pytest.mark.parametrize(
-    ("plan", "trained", "write", "due"),
+    ("plan", "trained", "stalled", "written", "due"),
     [
-        (CheckpointPolicy("", "none"), 1e9, 0.0, False),
-        (CheckpointPolicy("", "rungs"), 0.0, 1e9, True),
-        (CheckpointPolicy("", "every", 600.0), 599.0, 0.0, False),
-        (CheckpointPolicy("", "every", 600.0), 600.0, 0.0, True),
-        (CheckpointPolicy("", "auto"), 100.0, 5.0, True),
-        (CheckpointPolicy("", "auto"), 100.0, 5.1, False),
+        (CheckpointPolicy("", "none"), 1e9, 0.0, 0.0, False),
+        (CheckpointPolicy("", "rungs"), 0.0, 1e9, 1e9, True),
+        (CheckpointPolicy("", "every", 600.0), 599.0, 0.0, 0.0, False),
+        (CheckpointPolicy("", "every", 600.0), 600.0, 0.0, 0.0, True),
+        (CheckpointPolicy("", "auto"), 100.0, 5.0, 100.0, True),
+        (CheckpointPolicy("", "auto"), 100.0, 5.1, 0.0, False),
+        (CheckpointPolicy("", "auto"), 100.0, 0.1, 101.0, False),
     ],
 )
-def test_checkpoint_policy__due(plan, trained, write, due):
-    assert plan.due(trained, write) is due
+def test_checkpoint_policy__due(plan, trained, stalled, written, due):
+    assert plan.due(trained, stalled, written) is due
 
 
 def test_newest_checkpoint__complete_and_not_ahead(tmp_path):

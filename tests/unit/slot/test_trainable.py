@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from sweepft.errors import EnvironmentFault, RankDied, RankFailed
+from sweepft.slot.checkpoints import CheckpointPolicy, mark_paused, request_pause
 from sweepft.slot.group import failed_nodes
 from sweepft.slot.jobs import TrialJob, to_tune_config
 from sweepft.slot.state import PhaseClock
 from sweepft.slot.trainable import ErrorMemory, Slot
+from sweepft.slot.weight_retention import KeepPolicy
 
 RAISED = RankFailed("run: rank 0 raised ValueError: no")
 
@@ -47,6 +49,9 @@ class Ranks:
     def __init__(self, config: Any, sick: dict[float, int]) -> None:
         self.config, self.sick = config, sick
         self.name, self.nodes, self.clock = "slot", ("n1", "n2"), PhaseClock()
+        self.checkpoint_seconds: dict[str, float] | None = None
+        self.asked: list[str] = []
+        self.former: dict[str, Any] = {"seconds": 2.0}
 
     @property
     def group(self) -> Any:
@@ -71,15 +76,27 @@ class Ranks:
     def evaluate(self, timeout: float) -> dict[str, Any]:
         return {"objective": 1.0, "sets": {}, "seconds": 1.0}
 
+    def save(self, folder: str, timeout: float) -> dict[str, Any]:
+        self.asked.append(f"save {Path(folder).name}")
+        return {
+            "seconds": 0.5,
+            "bytes": 1,
+            "former": self.former if len(self.asked) > 1 else {"seconds": 0.0},
+        }
+
+    def settle_checkpoint(self, timeout: float, *, cancel: bool) -> dict[str, Any]:
+        self.asked.append("give up" if cancel else "wait")
+        return {"seconds": 2.0}
+
     def close_ranks(self) -> None:
         """Nothing to end."""
 
 
-def slot_with(folder: Path, sick: dict[float, int], **job: Any) -> Slot:
+def slot_with(folder: Path, sick: dict[float, int], policy: Any = "none", **job: Any) -> Slot:
     """A slot between its jobs and `Ranks`."""
     config = SimpleNamespace(
-        engine=SimpleNamespace(budget_samples=400, rungs=(0.5,), micro_batch=1),
-        checkpoints=SimpleNamespace(folder=str(folder), policy="none", due=lambda *given: False),
+        engine=SimpleNamespace(budget_samples=400, rungs=(0.25, 0.5), micro_batch=1),
+        checkpoints=CheckpointPolicy(str(folder), policy), keep=KeepPolicy("", "", 0),
         patience=60.0, hang_seconds=5.0, max_faults=2,
     )  # fmt: skip
     slot = Slot.__new__(Slot)
@@ -121,6 +138,53 @@ def test_slot__a_trial_that_reported_elsewhere_is_not_failed_by_another_slot(tmp
     assert (caught.value.certain, caught.value.nodes) == (True, ("n2",))
     own = slot_with(tmp_path, {0.1: 220}, reported_samples=200, proven=settings(0.2))
     assert "broken" in own.step()["failed"], "it has come further than before"
+
+
+def asked_of(slot: Slot) -> list[str]:
+    return slot._state.asked  # type: ignore[attr-defined]
+
+
+def steps_until(slot: Slot, rung: float) -> dict[str, Any]:
+    while (result := slot.step()).get("rung") != rung:
+        pass
+    return result
+
+
+def test_slot__waits_for_a_checkpoint_where_it_is_needed(tmp_path: Path) -> None:
+    slot = slot_with(tmp_path, {}, "rungs")
+    steps_until(slot, 0.5)
+    assert asked_of(slot) == ["save 100"], "a checkpoint is begun with the training after its rung"
+    assert steps_until(slot, 1.0)["faults"] == []
+    assert asked_of(slot) == ["save 100", "save 200", "wait"], "the end of the trial waits"
+    state: Any = slot._state
+    assert state.checkpoint_seconds == {"stalled": 0.5, "written": 2.0}
+
+
+def test_slot__gives_up_the_checkpoint_of_a_trial_that_was_stopped(tmp_path: Path) -> None:
+    slot = slot_with(tmp_path, {}, "rungs")
+    steps_until(slot, 0.25)
+    slot.step()
+    slot.reset_config(to_tune_config(TrialJob("t001", 1, {}, settings(0.1))))
+    assert asked_of(slot) == ["save 100", "give up"]
+    steps_until(slot, 0.25)
+    slot.step()
+    mark_paused(tmp_path / "t001")
+    slot.reset_config(to_tune_config(TrialJob("t002", 2, {}, settings(0.1))))
+    assert asked_of(slot)[2:] == ["save 100", "wait"], "a paused trial needs it"
+
+
+def test_slot__pauses_once_the_checkpoint_is_complete_and_notes_one_that_failed(tmp_path: Path) -> None:
+    slot = slot_with(tmp_path, {}, "rungs")
+    state: Any = slot._state
+    state.former = {"seconds": 1.0, "skipped": "disk full"}
+    steps_until(slot, 0.25)
+    slot.step()
+    request_pause(tmp_path, True)
+    result = slot.step()
+    assert (result["paused"], asked_of(slot)[0], asked_of(slot)[-1]) == (True, "save 100", "wait")
+    assert [(fault["error"], fault["message"]) for fault in result["faults"]] == [
+        ("StateNotWritten", "disk full")
+    ]
 
 
 def test_failed_nodes__names_one_node_where_one_rank_is_the_cause() -> None:

@@ -22,6 +22,7 @@ def interrupted(runner, folder: Path, first: TrainConfig, second: TrainConfig):
     begun = runner.start(first)
     history = runner.run(40)["history"]
     runner.save(str(folder))
+    runner.settle_checkpoint()
     other = runner.start(second)["data_order"]
     runner.run(64)
     runner.start(first)

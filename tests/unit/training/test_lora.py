@@ -140,6 +140,7 @@ def packed_and_exported(runner, rows, packed, folder: Path):
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     runner.export(str(folder / "weights"), str(folder / "tokenizer"))
     size = runner.save(str(folder / "state" / "64"))["bytes"]
+    runner.settle_checkpoint()
     runner.start(settings)
     runner.restore(str(folder / "state" / "64"))
     return histories, size, runner.evaluate()["objective"]

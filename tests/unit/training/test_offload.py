@@ -48,6 +48,7 @@ def saved_and_restored(runner, folder):
     runner.start(A)
     runner.run(32)
     runner.save(str(folder / "32"))
+    runner.settle_checkpoint()
     rest = runner.run(64)["history"]["loss"]
     runner.start(B)
     runner.run(8)
