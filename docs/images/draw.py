@@ -23,7 +23,7 @@ NOTES = {
     "early_stopping": "rules; Ray and Optuna adapters",
     "ledger": "rows, state, ranking",
     "extras": "optional packages, streams, signals, child processes, secrets",
-    "bounded_json": "the one reader of JSON, with limits",
+    "bounded_json": "readers with limits; what looks like a secret",
     "files": "writing files; text that is safe to show",
     "errors": "the error tree",
 }

@@ -14,7 +14,7 @@ import io
 import json
 import lzma
 import sys
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,11 @@ from typing import Any, BinaryIO, Final, cast
 from sweepft.data.json_rows import FRAME, RECODE, Open, from_json, refuse
 from sweepft.data.messages import without_nulls
 from sweepft.data.reading import RowFault
+from sweepft.unpacking import UNPACKING_ERRORS, TooLarge, bounded, lines_of
+
+_MOST_COLUMNS: Final = 10_000
+_SMALL_TABLE: Final = 1 << 30
+"""Bytes to which a small file may unpack; in Parquet, a text that is in every row is stored once."""
 
 _HEAD: Final = 4096  # bytes that are looked at to tell what a file is
 _JSON: Final = (".jsonl", ".ndjson", ".json")
@@ -104,7 +109,11 @@ def from_file(file: Path) -> Iterator[tuple[str, Any]]:
     """
     try:
         yield from _from_file(file)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:  # ValueError: pyarrow's
+    except TooLarge as error:
+        raise refuse(
+            file, str(error), "split the file, or unpack it yourself and name the unpacked file"
+        ) from error
+    except (*UNPACKING_ERRORS, ValueError) as error:  # ValueError: pyarrow's
         rule = f"the file must be readable: {type(error).__name__}: {error}"
         raise refuse(file, rule, "check that it is complete and in the format of its name") from error
 
@@ -124,7 +133,10 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
         raise refuse(
             file, f"the file is not compressed as its name says ({named})", f"rename it without {named}"
         )
-    open_file = cast(Open, functools.partial(_PACKED[packing][1] if packing else _open, file))
+    open_file = cast(
+        Open,
+        functools.partial(_unpacked_stream, packing, file) if packing else functools.partial(_open, file),
+    )
     if packing:
         with open_file() as stream:
             head = stream.read(_HEAD)
@@ -141,6 +153,10 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
 
 def _open(file: Path) -> BinaryIO:
     return file.open("rb")
+
+
+def _unpacked_stream(packing: str, file: Path) -> BinaryIO:
+    return bounded(_PACKED[packing][1](file), file)
 
 
 def _check_contents(file: Path, head: bytes) -> None:
@@ -168,7 +184,7 @@ def _from_table(file: Path, open_file: Open, kind: str) -> Iterator[tuple[str, A
     with open_file() as stream:
         decoded = (
             line.decode("utf-8-sig" if n == 0 else "utf-8", "surrogateescape")
-            for n, line in enumerate(stream)
+            for n, line in ((n - 1, line) for n, line in lines_of(stream))
         )
         lines = iter(decoded)
         first = next((line for line in lines if line.strip()), None)
@@ -194,7 +210,10 @@ def _from_table(file: Path, open_file: Open, kind: str) -> Iterator[tuple[str, A
 
 
 def _check_header(file: Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    if len(names) > _MOST_COLUMNS:
+        rule = f"a table may have {_MOST_COLUMNS:,} columns, and the first line names {len(names):,}"
+        raise refuse(f"{file}:1", rule, "name a table of rows")
+    twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
         rule = "the first line must name each column once"
         raise refuse(f"{file}:1", f"{rule}, and has {twice[0]!r} twice", "rename or remove one of them")
@@ -216,7 +235,7 @@ def _from_parquet(file: Path, open_file: Open, packed: bool) -> Iterator[tuple[s
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(pa.py_buffer(_unpacked(open_file)) if packed else file) as table:
-        yield from _numbered(file, table.iter_batches())
+        yield from _numbered(file, table.iter_batches(_BATCH))
 
 
 def _from_arrow(file: Path, open_file: Open, packed: bool) -> Iterator[tuple[str, Any]]:
@@ -239,8 +258,12 @@ def _unpacked(open_file: Open) -> bytes:
 
 
 def _numbered(file: Path, batches: Any) -> Iterator[tuple[str, Any]]:
-    number = 0
+    number, size = 0, 0
+    most = max(_SMALL_TABLE, 100 * file.stat().st_size)
     for batch in batches:
+        size += batch.nbytes
+        if size > most:
+            raise TooLarge(f"it unpacks to more than {most >> 20:,} MiB, over 100 times its size on disk")
         for start in range(0, batch.num_rows, _BATCH):
             for record in batch.slice(start, _BATCH).to_pylist():
                 number += 1

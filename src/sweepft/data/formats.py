@@ -386,11 +386,17 @@ def _with_system(content: Content, given: Mapping[str, Any], default: str | None
     return content
 
 
+_LONGEST_DOMAIN: Final = 200
+
+
 def _domain(given: Mapping[str, Any]) -> str | None:
     own = given.get("domain")
     if own is None:
         return None
     if isinstance(own, str):
+        if not own.isprintable() or len(own) > _LONGEST_DOMAIN:
+            rule = f"a domain must be one line of printable text, of {_LONGEST_DOMAIN} characters at most"
+            raise RowFault("domain", rule, own[:_LONGEST_DOMAIN], "give the source its own: `domain: NAME`")
         return text_of(own, "domain")
     if isinstance(own, int) and not isinstance(own, bool):
         return str(own)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from sweepft.bounded_json import read_json
+from sweepft.bounded_json import MOST_DEPTH, read_json
 from sweepft.data.formats import COLUMNS, is_row
 from sweepft.data.reading import RowFault
 from sweepft.errors import DataError, Problem
+from sweepft.unpacking import lines_of
 
 Open = Callable[[], BinaryIO]
 _LONGEST_LITERAL: Final = 1_000_000  # characters; to parse one of Python takes a hundred times its memory
@@ -38,7 +39,7 @@ def from_json(file: Path, open_file: Open, head: bytes) -> Iterator[tuple[str, A
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     with open_file() as stream:
         lines: Iterator[tuple[int, bytes]] = (
-            (n, line) for n, line in enumerate(stream, 1) if line.strip(b"\xef\xbb\xbf \t\r\n")
+            (n, line) for n, line in lines_of(stream) if line.strip(b"\xef\xbb\xbf \t\r\n")
         )
         first = next(lines, None)
         if first is None:
@@ -81,12 +82,30 @@ def _parsed(line: bytes) -> Any:
             detail=f"byte {error.start + 1} of the line, 0x{there.hex().upper()}, is {shown!r} in Windows-1252",
         )
     try:
-        return _DECODER.decode(text)
+        return _sound(_DECODER.decode(text))
     except _TwiceError as error:
         rule = "an object must not have a key twice"
         return RowFault("row", rule, str(error), "keep one of the two: only one of them can count")
     except (ValueError, RecursionError) as error:
         return _why_not_json(text, error)
+
+
+def _sound(value: Any) -> Any:
+    """The value, or a `RowFault` if it is nested too deeply."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [part for outer in level for part in _inside(outer)]
+        if not level:
+            break
+    else:
+        return RowFault("row", f"lists and objects may be nested {MOST_DEPTH} deep", remedy="remove the row")
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return (part for part in value.values() if isinstance(part, dict | list))
+    return (part for part in value if isinstance(part, dict | list)) if isinstance(value, list) else ()
 
 
 class _TwiceError(Exception):
@@ -144,6 +163,8 @@ def _is_python(text: str) -> bool:
 def _from_list(file: Path, open_file: Open) -> Iterator[tuple[str, Any]]:
     with open_file() as stream:
         content = stream.read()
+    if content.count(b"[") + content.count(b"{") > max(1_000_000, len(content) // 6):
+        raise refuse(file, "the file holds more brackets than rows have", "name a file with rows")
     try:
         found = _DECODER.decode(content.decode("utf-8-sig"))
     except _TwiceError as error:
@@ -163,7 +184,7 @@ def _from_list(file: Path, open_file: Open) -> Iterator[tuple[str, Any]]:
             remedy = "write one list, or one object a line"
         raise refuse(f"{file}:{line}", rule, remedy) from None
     for number, record in enumerate(found, 1):
-        yield f"{file}: row {number}", record
+        yield f"{file}: row {number}", _sound(record)
 
 
 def _one_object(file: Path, open_file: Open, first: bytes) -> dict[str, Any] | None:

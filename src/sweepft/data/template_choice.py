@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from sweepft.errors import DataError, Problem
+from sweepft.files import open_to_read
 from sweepft.spec.fields import is_template_file
 
 BUILT_IN: Final[Mapping[str, str]] = {
@@ -67,6 +67,9 @@ BUILT_IN: Final[Mapping[str, str]] = {
 lacks them, with new embeddings to train. ``plain`` needs only the tokenizer's eos token: the safer choice for LoRA and
 for short runs.
 """
+_LONGEST: Final = 1 << 20
+"""Characters of a template file."""
+
 _CHATML_TOKENS: Final = ("<|im_start|>", "<|im_end|>")
 
 
@@ -146,7 +149,10 @@ def _choose(tokenizer: Any, chat_template: str | None, model: str) -> None:
         template = str(own)
     elif is_template_file(chat_template):
         try:
-            template = Path(chat_template).read_text(encoding="utf-8")
+            with open_to_read(chat_template, links=True) as file:
+                template = file.read(_LONGEST + 1).decode("utf-8")
+            if len(template) > _LONGEST:
+                raise ValueError(f"more than {_LONGEST} characters")
         except (OSError, ValueError) as error:
             remedy = f"name a Jinja file, or a built-in template: {names}"
             raise DataError([Problem(chat_template, key, f"cannot be read: {error}", remedy)]) from error

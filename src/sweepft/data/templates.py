@@ -16,6 +16,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from sweepft.data.render_limits import OutOfHand
 from sweepft.data.rows import Turn
 from sweepft.data.template_choice import BUILT_IN
 from sweepft.data.trace import Piece, Tools, Trace, Tracer
@@ -178,6 +179,8 @@ class ChatFormat:
                     probe_tools=self._probe_tools,
                     variables=variables,
                 )
+            except OutOfHand:
+                raise
             except DataError as error:
                 raise ValueError(error.problems[0].rule) from error
         return self._varied[key]

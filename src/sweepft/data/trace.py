@@ -20,7 +20,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from sweepft.data.render_limits import (
+    CHARACTERS,
+    MEMORY,
+    SECONDS,
+    OutOfHand,
+    TooLong,
+    bound_numbers,
+    render_limits,
+)
 from sweepft.data.rows import Turn
+from sweepft.errors import Problem
 
 Tools = Sequence[Mapping[str, Any]]
 
@@ -110,6 +120,7 @@ class Tracer:
             variables: Further variables for the template, such as the tokenizer's special tokens.
             marked: Whether the template has generation marks.
         """
+        bound_numbers()
         self._template = template
         self._variables = variables
         self._marked = marked
@@ -152,17 +163,32 @@ class Tracer:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, marks = render_jinja_template(
-                conversations=conversations,
-                tools=list(tools) or None,
-                chat_template=self._template,
-                add_generation_prompt=prompt,
-                return_assistant_tokens_mask=self._marked,
-                **self._variables,
-            )
+            with render_limits():
+                texts, marks = render_jinja_template(
+                    conversations=conversations,
+                    tools=list(tools) or None,
+                    chat_template=self._template,
+                    add_generation_prompt=prompt,
+                    return_assistant_tokens_mask=self._marked,
+                    **self._variables,
+                )
+        except TooLong:
+            raise self._refused(f"takes more than {SECONDS:.0f} seconds for one conversation") from None
+        except MemoryError:
+            raise self._refused(f"needs more than {MEMORY >> 30} GiB for one conversation") from None
         except Exception as error:  # a template is a program and may raise anything
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        if any(len(text) > CHARACTERS for text in texts):
+            raise self._refused(
+                f"writes more than {CHARACTERS >> 20} million characters for one conversation"
+            )
         return texts, tuple(marks[0]) if self._marked else ()
+
+    def _refused(self, rule: str) -> OutOfHand:
+        remedy = "mend the template, or name another one in model.chat_template"
+        return OutOfHand(
+            [Problem("chat template", "model.chat_template", rule, remedy, self._template[:200])]
+        )
 
 
 class _Masks:

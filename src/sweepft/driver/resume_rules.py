@@ -120,24 +120,29 @@ def _tokens(found: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def check_model(state: SweepState, spec: SweepSpec) -> None:
-    """Refuse another model than the run's. One at the same place is checked where its digest is on record.
+    """Refuse another model than the run's, also at the same path or hub id: a branch of the hub moves.
+
+    The digest on record is the latest one, because a model of the hub may not have been on the driver's machine at
+    first. One at the same place is compared if its files are here, then and now.
 
     Raises:
-        SpecError: If it differs, or cannot be compared.
+        SpecError: If it differs, or lies elsewhere and cannot be compared.
     """
-    recorded = state.header.get("model_digest")
+    known = (row.get("model_digest") for row in (*reversed(state.resumes), state.header))
+    recorded = next((digest for digest in known if digest is not None), None)
     before = Model.model_validate(state.spec["model"])
     moved = (before.path, before.revision) != (spec.model.path, spec.model.revision)
     if recorded is None and moved:
         recorded = model_digest(before)
     now = model_digest(spec.model)
-    if not moved and (recorded is None or now is None or not Path(spec.model.path).is_dir()):
+    if not moved and (recorded is None or now is None):
         return
     if recorded is None or now is None:
         rule = "cannot be compared with the run's model, whose files are not on this machine"
         remedy = f"keep {before.path}, or download it first"
     elif recorded != now:
-        rule, remedy = "is not the model that the run started with", "restore its files, or start a new run"
+        rule = "is not the model that the run started with"
+        remedy = "restore its files, or pin its commit with model.revision, or start a new run"
     else:
         return
     raise SpecError([Problem("resume", "model.path", rule, remedy, spec.model.path)])

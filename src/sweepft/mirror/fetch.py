@@ -69,9 +69,10 @@ def _newest(store: Store) -> Manifest:
 def _fetch_all(store: Store, manifest: Manifest, folder: Path) -> str | None:
     """Fetch all files; returns what is wrong with an object, or None."""
     files = {
-        name: [(chunk.name, chunk.sha256) for chunk in chunks] for name, chunks in manifest.grown.items()
+        name: [(chunk.name, chunk.sha256, chunk.size) for chunk in chunks]
+        for name, chunks in manifest.grown.items()
     }
-    files |= {name: [(name, kept.sha256)] for name, kept in manifest.kept.items()}
+    files |= {name: [(name, kept.sha256, kept.size)] for name, kept in manifest.kept.items()}
     for name, objects in files.items():
         file = inside(folder, *name.split("/"))
         try:
@@ -80,9 +81,9 @@ def _fetch_all(store: Store, manifest: Manifest, folder: Path) -> str | None:
             os.close(open_to_append(file))
         except OSError as error:
             raise _cannot_write(file, error) from error
-        for key, digest in objects:
+        for key, digest, size in objects:
             try:
-                found = store.fetch(key, file)
+                found = store.fetch(key, file, size)
             except FileNotFoundError:
                 return f"{key}: is missing"
             except STORE_ERRORS as error:

@@ -19,7 +19,7 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from pydantic_core import PydanticCustomError
 
-from sweepft.bounded_json import read_json
+from sweepft.bounded_json import MOST_BYTES, read_json
 from sweepft.errors import MirrorError
 from sweepft.files import open_to_append
 from sweepft.ledger.rows import is_time
@@ -98,9 +98,9 @@ class Store:
         return sorted(i.path[len(self._root) + 1 :] for i in found if i.type == FileType.File)
 
     def read(self, name: str) -> bytes:
-        """An object's bytes."""
+        """The bytes of a small object; of a larger one, the first of them."""
         with self._fs.open_input_stream(self._path(name)) as source:
-            return bytes(source.read())
+            return bytes(source.read(MOST_BYTES + 1))
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace an object."""
@@ -121,16 +121,23 @@ class Store:
                 between()
         return digest.hexdigest()
 
-    def fetch(self, name: str, file: Path) -> str:
-        """Append an object to a file; returns the SHA-256 of the object."""
-        digest = hashlib.sha256()
+    def fetch(self, name: str, file: Path, size: int) -> str:
+        """Append an object to a file; returns the SHA-256 of the object, or of what was read of it.
+
+        Args:
+            name: Of the object.
+            file: Created if missing.
+            size: Its bytes by its manifest; of a larger object, no more than one chunk too many is read.
+        """
+        digest, left = hashlib.sha256(), size
         with (
             self._fs.open_input_stream(self._path(name)) as source,
             os.fdopen(open_to_append(file), "ab") as target,
         ):
-            while chunk := source.read(_CHUNK):
+            while left >= 0 and (chunk := source.read(_CHUNK)):
                 digest.update(chunk)
                 target.write(chunk)
+                left -= len(chunk)
         return digest.hexdigest()
 
     def remove(self, name: str) -> None:

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweepft.errors import SweepftError
 from sweepft.extras import MissingPackages, missing
 from sweepft.files import open_to_append
+from sweepft.search.sampler_state import trusted_state
 from sweepft.search.samplers import MAX_RUNNING, SamplerHistory
 from sweepft.search.space import Param, config_key
 
@@ -146,7 +147,9 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
         if old is not None and old.params == trial.params:
             constraints = trial.constraints  # those of the ledger: bounds may have changed
             trial.system_attrs = {
-                key: value for key, value in old.system_attrs.items() if not key.startswith(_CONSTRAINT)
+                key: value
+                for key, value in trusted_state(old.system_attrs).items()
+                if not key.startswith(_CONSTRAINT)
             }
             for key, value in constraints.items():
                 trial.set_constraint(key, value)

@@ -16,6 +16,21 @@ _OTHER_HEADS: Final = re.compile(
     r"For(MaskedLM|SequenceClassification|TokenClassification|QuestionAnswering|PreTraining|MultipleChoice"
     r"|NextSentencePrediction|ImageClassification|AudioClassification|Embedding|RewardModel)$"
 )
+_SIZES: Final = frozenset(
+    (
+        *("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers", "num_attention_heads"),
+        *(
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+            "n_embd",
+            "n_layer",
+            "n_head",
+            "n_inner",
+        ),
+    )
+)
+_LARGEST: Final = 100_000_000
 _LONGEST_HEADER: Final = 100_000_000
 """Bytes; the limit of safetensors itself."""
 
@@ -35,11 +50,28 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if config.get("is_encoder_decoder"):
         rule = f"a {config.get('model_type')} model has an encoder and a decoder; only causal models can be trained"
         yield rule, "name a causal language model (AutoModelForCausalLM)"
-    architectures = [name for name in config.get("architectures") or () if isinstance(name, str)]
+    for part in parts:
+        yield from _numbers_and_code(part)
+    listed = config.get("architectures")
+    architectures = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     heads = [name for name in architectures if _OTHER_HEADS.search(name)]
     if heads and len(heads) == len(architectures):
         rule = f"the model is a {heads[0]}, not a causal language model: its weights have no output layer for tokens"
         yield rule, "name a causal language model (AutoModelForCausalLM)"
+
+
+def _numbers_and_code(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key in _SIZES & config.keys():
+        size = config[key]
+        if size is not None and (type(size) is not int or not 0 <= size <= _LARGEST):
+            rule = (
+                f"{key} in config.json must be a whole number up to {_LARGEST:,}, and is {str(size)[:40]!r}"
+            )
+            yield rule, "download config.json again"
+    for key, value in config.items():
+        if key.endswith("_implementation") and isinstance(value, str) and "/" in value:
+            rule = f"{key} in config.json names code of a repository ({value[:80]}), which is not run"
+            yield rule, f"remove {key} from config.json"
 
 
 def folder_problem(folder: Path) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@ A test set counts as a task with one metric, ``loss``, so ``rank_by`` names both
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -42,6 +43,17 @@ def _endpoint(url: str) -> str:
     return url.rstrip("/")
 
 
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: the judge's server would refuse each request."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise invalid("must not hold numbers that are not finite", "write a number, or remove the key")
+    for part in (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    ):
+        _finite(part)
+    return value
+
+
 class MtBench(Section):
     """MT-Bench: the finalist answers two-turn questions, and a judge model rates the answers from 1 to 10 through an
     OpenAI-compatible chat completions endpoint."""
@@ -57,6 +69,8 @@ class MtBench(Section):
     key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "OPENAI_API_KEY"
     """Name of the driver's environment variable that holds the API key; if it is not set, no key is sent. The key is
     never written to a file."""
+    allow_http_key: bool = False
+    """Send the API key over plain `http` to another machine, where others on the network can read it."""
     prompts: LocalPath | None = None
     """Judge prompts in the format of FastChat's `judge_prompts.jsonl`. The default prompts are sweepft's own; scores
     obtained with them are not comparable with published scores."""
@@ -79,7 +93,7 @@ class MtBench(Section):
     """Sampling temperature of the answers by category; 0.7 for other categories."""
     max_new_tokens: PositiveInt = 1024
     """Maximum tokens per answer."""
-    request: Mapping[str, Any] = {"temperature": 0, "max_tokens": 2048}
+    request: Annotated[Mapping[str, Any], AfterValidator(_finite)] = {"temperature": 0, "max_tokens": 2048}
     """Further fields of the request to the judge; newer models may need `max_completion_tokens` instead of
     `max_tokens`."""
     retries: NonNegativeInt = 5

@@ -26,8 +26,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0, le=2**53)]  # larger numbers have no exact float
+NonNegativeInt = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -94,6 +94,19 @@ def _local(path: str, info: ValidationInfo) -> str:
     root = (info.context or {}).get("root")
     expanded = os.path.expanduser(path)
     return expanded if root is None else os.path.normpath(Path(root) / expanded)
+
+
+def path_problem(path: str) -> str | None:
+    """Why the system cannot look a path up, or None where it can, whether or not anything is there."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"cannot be looked up: {error.strerror or error}"
+    except ValueError as error:
+        return f"cannot be a path: {error}"
+    return None
 
 
 def _listed(value: Any) -> Any:

@@ -6,12 +6,13 @@ Rows are not read here (:mod:`sweepft.data` does that), and hub ids are not reso
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 from typing import Final
 
 from sweepft.bounded_json import read_json_file
 from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
-from sweepft.spec.fields import has_pattern, is_hub_id, is_template_file
+from sweepft.spec.fields import has_pattern, is_hub_id, is_template_file, path_problem
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Model, TestSource, Validation
@@ -35,12 +36,12 @@ def check_files(partial: PartialSpec) -> None:
         _check_data(partial, partial.data)
     if partial.evaluate is not None:
         for i, folder in enumerate(partial.evaluate.include_path):
-            if not Path(folder).is_dir():
+            listed = isinstance(partial.document.data["evaluate"]["include_path"], list)
+            key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
+            if _can_look_up(partial, key, folder) and not os.path.isdir(folder):
                 remedy = (
                     "name a folder with task files; relative paths are resolved against the spec's folder"
                 )
-                listed = isinstance(partial.document.data["evaluate"]["include_path"], list)
-                key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
                 partial.add(key, "the folder does not exist", remedy, folder)
 
 
@@ -83,17 +84,26 @@ def _check_model(partial: PartialSpec, model: Model) -> None:
             partial.add(
                 ("model", "allow_pickle"), "applies to local folders only", remedy, list(model.allow_pickle)
             )
-        return
+    elif _is_model_folder(partial, model.path):
+        _check_model_folder(partial, model, Path(model.path))
+
+
+def _is_model_folder(partial: PartialSpec, path: str) -> bool:
     key: KeyPath = ("model", "path")
-    folder = Path(model.path)
-    if not folder.is_dir():
-        rule = "must be a folder, not a file" if folder.exists() else "the folder does not exist"
-        partial.add(key, rule, "name a local model folder or a hub id such as org/name", model.path)
-        return
-    other = folder_problem(folder)
+    if not _can_look_up(partial, key, path):
+        return False
+    if not os.path.isdir(path):
+        rule = "must be a folder, not a file" if os.path.exists(path) else "the folder does not exist"
+        partial.add(key, rule, "name a local model folder or a hub id such as org/name", path)
+        return False
+    other = folder_problem(Path(path))
     if other is not None:
-        partial.add(key, *other, model.path)
-        return
+        partial.add(key, *other, path)
+    return other is None
+
+
+def _check_model_folder(partial: PartialSpec, model: Model, folder: Path) -> None:
+    key: KeyPath = ("model", "path")
     missing = []
     if not _is_json(folder / "config.json"):
         missing.append("no readable config.json")
@@ -126,7 +136,7 @@ def _missing_weights(folder: Path) -> list[str]:
     index = folder / _INDEX
     if index.is_file():
         try:
-            shards = set(read_json_file(index)["weight_map"].values())
+            shards = set(map(str, read_json_file(index)["weight_map"].values()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return [f"an unreadable {_INDEX}"]
         lost = sorted(name for name in shards if not _is_filled(folder / name))
@@ -195,7 +205,9 @@ _ROWS: Final = (
 
 def _check_rows(partial: PartialSpec, key: KeyPath, path: str) -> bool:
     """Check that a source of rows is there; what is in it is read later."""
-    if Path(path).is_dir():
+    if not _can_look_up(partial, key, path):
+        return False
+    if os.path.isdir(path):
         if any(Path(path).glob("*.safetensors")):
             partial.add(key, "is the folder of a model", f"name {_ROWS}", path)
             return False
@@ -203,8 +215,8 @@ def _check_rows(partial: PartialSpec, key: KeyPath, path: str) -> bool:
             return True
         partial.add(key, "the folder is empty", f"name {_ROWS}", path)
         return False
-    if has_pattern(path) and not Path(path).exists():
-        if any(Path(name).is_file() for name in glob.glob(path, recursive=True)):
+    if has_pattern(path) and not os.path.exists(path):
+        if any(os.path.isfile(name) for name in glob.glob(path, recursive=True)):
             return True
         remedy = f"name {_ROWS}; relative paths are resolved against the spec's folder"
         partial.add(key, "no file matches the pattern", remedy, path)
@@ -215,12 +227,13 @@ def _check_rows(partial: PartialSpec, key: KeyPath, path: str) -> bool:
 def _check_file(partial: PartialSpec, key: KeyPath, path: str, wanted: str) -> bool:
     if _is_remote(path):
         return True
-    file = Path(path)
-    if not file.is_file():
-        rule = "must be a file, not a folder" if file.is_dir() else "the file does not exist"
+    if not _can_look_up(partial, key, path):
+        return False
+    if not os.path.isfile(path):
+        rule = "must be a file, not a folder" if os.path.isdir(path) else "the file does not exist"
         partial.add(key, rule, f"name {wanted}; relative paths are resolved against the spec's folder", path)
         return False
-    if file.stat().st_size == 0:
+    if os.stat(path).st_size == 0:
         partial.add(key, "the file is empty", "name a file that contains rows", path)
         return False
     return True
@@ -230,16 +243,27 @@ def _identity(source: RowSource, usual: str) -> str:
     path = str(getattr(source, "path", ""))
     if _is_remote(path):
         return f"{path}:{source.config}:{source.split or usual}"
-    several = Path(path).is_dir() or has_pattern(path)
-    return f"{Path(path).resolve()}:{source.config}:{source.split or (usual if several else None)}"
+    several = os.path.isdir(path) or has_pattern(path)
+    return f"{os.path.realpath(path)}:{source.config}:{source.split or (usual if several else None)}"
 
 
 def _is_remote(path: str) -> bool:
-    return is_hub_id(path) and not Path(path).exists()
+    return is_hub_id(path) and not os.path.exists(path)
+
+
+def _can_look_up(partial: PartialSpec, key: KeyPath, path: str) -> bool:
+    """Report a path that lies in a folder one may not enter, is too long, or goes round in links."""
+    rule = path_problem(path)
+    if rule is not None:
+        partial.add(key, rule, "check the path, and the permissions of the folders on it", path)
+    return rule is None
 
 
 def _is_filled(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _is_json(path: Path) -> bool:

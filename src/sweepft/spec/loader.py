@@ -15,7 +15,7 @@ from sweepft.spec.checks import check_all, check_secrets
 from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
 from sweepft.spec.files import check_prior_sweeps as _check_prior_sweeps
-from sweepft.spec.partial import partial
+from sweepft.spec.partial import MAX_PROBLEMS, partial
 from sweepft.spec.presets import check_presets, expand_presets
 from sweepft.spec.sections import Train
 from sweepft.spec.sweep import SweepSpec, is_sweepable
@@ -83,7 +83,7 @@ def _validated(document: Document, root: Path | None, check_files: bool, recorde
         # Again, now with the spec's folder before its paths: a run is resumed from this form.
         check_secrets(found, spec.to_dict(), overrides_only=recorded)
     if found.problems:
-        raise SpecError(sorted(found.problems, key=_line))
+        raise SpecError(sorted(found.problems, key=_line)[:MAX_PROBLEMS])
     return spec
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,6 +22,8 @@ from sweepft.spec.sweep import SweepSpec
 from sweepft.spec.yaml_source import Document, KeyPath, dotted
 
 _SectionT = TypeVar("_SectionT", bound=Section)
+MAX_PROBLEMS: Final = 100
+"""More are not looked for: their number would only depend on the size of the file."""
 
 
 @dataclass
@@ -41,6 +43,8 @@ class PartialSpec:
 
     def add(self, path: KeyPath, rule: str, remedy: str, value: Any = None) -> None:
         """Report a problem, unless one is already reported at this key, above it or below it."""
+        if len(self.problems) >= MAX_PROBLEMS:
+            return
         key = dotted(path)
         for known in (problem.key for problem in self.problems):
             if key == known or key.startswith(known + ".") or known.startswith(key + "."):
@@ -55,7 +59,7 @@ def partial(document: Document, root: Path | None) -> PartialSpec:
     try:
         SweepSpec.model_validate(data, context={"root": root})
     except ValidationError as error:
-        result.problems = problems_of(error, SweepSpec, data, document.where)
+        result.problems = problems_of(error, SweepSpec, data, document.where, most=MAX_PROBLEMS)
     for name in ("model", "data", "train", "search", "early_stop", "resources", "keep"):
         (section,) = sections_in(SweepSpec.model_fields[name].annotation)
         setattr(result, name, _salvage(section, data.get(name, {}), root))

@@ -50,6 +50,7 @@ def problems_of(
     data: Any,
     where: Callable[[KeyPath], str],
     prefix: KeyPath = (),
+    most: int | None = None,
 ) -> list[Problem]:
     """One problem for each of pydantic's errors.
 
@@ -59,10 +60,11 @@ def problems_of(
         data: The data that were validated.
         where: Place of a key path (with prefix).
         prefix: Key path of ``root`` within the spec.
+        most: Errors that are looked at; by default all.
     """
     problems: dict[str, Problem] = {}
     replaced = set()  # keys that the spec gives under an unknown name
-    for detail, path in zip(error.errors(), paths_of(error, data), strict=True):
+    for detail, path in zip(error.errors()[:most], paths_of(error, data)[:most], strict=True):
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
             continue  # too short only without the invalid entries, which are reported themselves
         full = (*prefix, *path)

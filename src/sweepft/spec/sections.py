@@ -174,7 +174,7 @@ class Budget(Section):
     """Training samples."""
     tokens: PositiveInt | None = None
     """Target tokens (tokens with a loss), counted along the sample order."""
-    epochs: Positive | None = None
+    epochs: Annotated[Positive, Field(le=1_000_000)] | None = None
     """Passes over the training rows; fractions are allowed."""
 
     @model_validator(mode="after")

@@ -17,8 +17,8 @@ _IntPair = Annotated[tuple[int, int], Field(strict=False)]
 class Dimension(Section):
     """Values to try for one key. Give exactly one of these."""
 
-    choice: Annotated[tuple[Any, ...], Field(strict=False)] | None = None
-    """Values to choose from. The sampler treats numbers as ordered, not as labels."""
+    choice: Annotated[tuple[Any, ...], Field(strict=False, max_length=1000)] | None = None
+    """Values to choose from, at most 1,000. The sampler treats numbers as ordered, not as labels."""
     uniform: _Pair | None = None
     """`[low, high]`, both inclusive."""
     log_uniform: _PositivePair | None = None

@@ -20,7 +20,8 @@ from sweepft.errors import Problem, SpecError
 KeyPath = tuple[str | int, ...]
 MAX_BYTES: Final = 1 << 20
 MAX_ALIASES: Final = 100
-MAX_NODES: Final = 50_000
+MAX_NODES: Final = 10_000
+MAX_DEPTH: Final = 32
 _PREFIX = "tag:yaml.org,2002:"
 _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9][0-9_]*|[0-9][0-9_]*\.[0-9_]*|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?$"
@@ -39,8 +40,41 @@ _SCALARS: Final[dict[str, Callable[[str], Any]]] = {
 }
 
 
+class _TooMuch(Exception):
+    """The document breaks a limit: rule and remedy, and the line where it was noticed."""
+
+    def __init__(self, rule: str, remedy: str, line: int | None = None) -> None:
+        super().__init__(rule)
+        self.rule, self.remedy, self.line = rule, remedy, line
+
+
 class _Loader(yaml.SafeLoader):
-    """Composes nodes with the scalar types of YAML 1.2; PyYAML constructs no objects."""
+    """Composes nodes with the scalar types of YAML 1.2; PyYAML constructs no objects.
+
+    Limits are checked while it reads, as PyYAML's time grows with the square of the depth.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes = self._aliases = self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """The next node; counts it."""
+        line: int = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
+        self._nodes += 1
+        self._aliases += self.check_event(yaml.AliasEvent)
+        if self._nodes > MAX_NODES:
+            raise _TooMuch(f"must not have more than {MAX_NODES} values", "write fewer values", line)
+        if self._aliases > MAX_ALIASES:
+            rule = f"must not use more than {MAX_ALIASES} aliases"
+            raise _TooMuch(rule, "write the values out", line)
+        if self._depth >= MAX_DEPTH:
+            rule = f"is nested more than {MAX_DEPTH} levels deep"
+            raise _TooMuch(rule, "a spec has about six levels", line)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {}  # otherwise PyYAML copies its parent's YAML 1.1 table
@@ -160,10 +194,6 @@ def to_yaml(data: Mapping[str, Any]) -> str:
 def _parse(text: str, name: str) -> tuple[Document, list[Problem]]:
     document = Document(name)
     try:
-        aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader))
-        if aliases > MAX_ALIASES:
-            rule = f"must not use more than {MAX_ALIASES} aliases"
-            return document, [Problem(name, "spec", rule, "write the values out", aliases)]
         node = yaml.compose(text, Loader=_Loader)
         builder = _Builder(name, document.marks)
         document.data = builder.build(node, (), ()) if node is not None else {}
@@ -176,16 +206,10 @@ def _parse(text: str, name: str) -> tuple[Document, list[Problem]]:
     except yaml.YAMLError as error:
         rule = f"is not valid YAML: {str(error).splitlines()[0]}"
         return document, [Problem(name, "spec", rule, "remove the control characters")]
-    except RecursionError:
-        return document, [Problem(name, "spec", "is nested too deeply", "a spec has about six levels")]
-    except _TooMany:
-        rule = f"must not expand to more than {MAX_NODES} values"
-        return document, [Problem(name, "spec", rule, "write fewer values or aliases")]
+    except _TooMuch as error:
+        where = name if error.line is None else f"{name}:{error.line}"
+        return document, [Problem(where, "spec", error.rule, error.remedy)]
     return document, builder.problems
-
-
-class _TooMany(Exception):
-    """The document has more values than :data:`MAX_NODES`."""
 
 
 class _Builder:
@@ -201,7 +225,9 @@ class _Builder:
         """Data of ``node``; ``above`` holds the ids of its ancestors, to detect aliases that contain themselves."""
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise _TooMany
+            raise _TooMuch(
+                f"must not expand to more than {MAX_NODES} values", "write fewer values or aliases"
+            )
         self.marks.setdefault(path, f"{self.name}:{node.start_mark.line + 1}")
         if id(node) in above:
             self.problem(path, "must not contain itself through an alias", "write the value out")
@@ -263,6 +289,10 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
     if not equals or not key or not all(key.split(".")):
         rule = "must have the form key.path=value"
         return Problem(where, key or "--set", rule, "for example --set train.budget.samples=200")
+    if key.count(".") >= MAX_DEPTH:
+        return Problem(
+            where[:200], key[:80], f"must not have more than {MAX_DEPTH} parts", "name a key of the spec"
+        )
     parsed, problems = _parse(raw, where)
     if problems:
         first = problems[0]
@@ -274,7 +304,7 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
     for i, step in enumerate(steps):
         last = i == len(steps) - 1
         if isinstance(here, list):
-            if not step.isdigit() or int(step) > len(here):
+            if not _is_index(step) or int(step) > len(here):
                 rule = f"must be an index of {dotted(path)}: 0 to {len(here)}"
                 return Problem(where, key, rule, f"the list has {len(here)} entries", step)
             if last and value is None:
@@ -298,6 +328,10 @@ def _override(document: Document, text: str, is_one_key: Callable[[str], bool]) 
             here = child
     _set(document, parent, path, value, where)
     return None
+
+
+def _is_index(step: str) -> bool:
+    return step.isascii() and step.isdecimal() and len(step) <= 6
 
 
 def _set(document: Document, parent: Any, path: KeyPath, value: Any, where: str) -> None:
@@ -328,5 +362,5 @@ def _steps(data: Any, parts: Sequence[str], is_one_key: Callable[[str], bool]) -
         if isinstance(data, dict):
             data = data.get(step)
         elif isinstance(data, list):
-            data = data[int(step)] if step.isdigit() and int(step) < len(data) else None
+            data = data[int(step)] if _is_index(step) and int(step) < len(data) else None
         i += take

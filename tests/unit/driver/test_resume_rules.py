@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from support.errors import raises
@@ -70,7 +71,7 @@ def test_check_changes__names_what_may_change(changes: dict[str, Any]) -> None:
 
 
 def write_model(folder: Path, weights: bytes = b"\x01" * 5000, **config: Any) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text(
         json.dumps({"model_type": "llama", "_name_or_path": str(folder)} | config)
@@ -91,6 +92,37 @@ def test_model_digest__sees_each_byte_and_no_path(tmp_path: Path) -> None:
     assert digest("c", weights=b"\x01" * 2500 + b"\x02" + b"\x01" * 2499) != first
     assert digest("d", rope_theta=1.0) != first
     assert model_digest(Model(path="org/never-downloaded")) is None
+
+
+def test_check_model__same_path_with_other_weights(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    state = begun(model, model_digest=model_digest(Model(path=str(model))))
+    check_model(state, spec({"model.path": str(model)}))
+    write_model(model, weights=b"\x02" * 5000)
+    with raises(SpecError, "model.path"):
+        check_model(state, spec({"model.path": str(model)}))
+
+
+def test_check_model__hub_id_whose_branch_has_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache as huggingface_hub lays it out: a branch is a file with a commit, which names a folder."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    cache = tmp_path / "models--org--model"
+    (cache / "refs").mkdir(parents=True)
+    for commit, byte in (("a" * 40, b"\x01"), ("b" * 40, b"\x02")):
+        write_model(cache / "snapshots" / commit, weights=byte * 5000)
+    (cache / "refs" / "main").write_text("a" * 40)
+    first = model_digest(Model(path="org/model"))
+    assert first is not None
+    unknown_at_first = (
+        LedgerBuilder(spec=spec_dict({"model.path": "org/model"})).trial("t0").sweep(model_digest=first)
+    )
+    for state in (begun(Path("org/model"), model_digest=first), unknown_at_first.state()):
+        check_model(state, spec({"model.path": "org/model"}))
+    (cache / "refs" / "main").write_text("b" * 40)
+    for state in (begun(Path("org/model"), model_digest=first), unknown_at_first.state()):
+        with raises(SpecError, "model.path"):
+            check_model(state, spec({"model.path": "org/model"}))
+        check_model(state, spec({"model.path": "org/model", "model.revision": "a" * 40}))
 
 
 def test_check_model__same_model_elsewhere(tmp_path: Path) -> None:

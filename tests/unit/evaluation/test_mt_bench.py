@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import logging
 import math
+import re
+import socket
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +20,8 @@ import pytest
 from support.errors import raises
 from support.stand_in_judge import Reply, StandIn, dead_url, stand_in_judge
 from sweepft.errors import DataError, JudgeError
-from sweepft.evaluation.mt_bench import Chat, MtBenchResult, check, score
+from sweepft.evaluation.mt_bench import Chat, MtBenchResult, check, deadline, score
+from sweepft.evaluation.mt_bench.client import Failure, JudgeClient
 from sweepft.spec.evaluation import MtBench
 
 KEY = "sk-planted-4f1c9b7e2d"
@@ -495,3 +500,84 @@ def test_stand_in_judge__counts_repeated_requests(bench: Bench) -> None:
     with stand_in_judge(lambda body, before: Reply(f"[[{before + 1}]]")) as judge:
         assert isinstance(judge, StandIn)
         assert bench.score(judge.url, model=None).mean.mean == 1.0
+
+
+def test_prompts__an_answer_cannot_close_its_own_tag(bench: Bench) -> None:
+    with stand_in_judge(by_turn("[[8]]", "[[6]]")) as judge:
+        bench.score(judge.url)
+    codes = set()
+    for body in judge.bodies:
+        found = set(re.findall(r"</?assistant_answer(?:_\d)? ([0-9a-f]{12})>", asked(body)))
+        assert len(found) == 1, "all answers of a request stand between tags with one code"
+        assert found.pop() in body["messages"][0]["content"]
+        codes |= set(re.findall(r"<assistant_answer(?:_\d)? ([0-9a-f]{12})>", asked(body)))
+    assert len(codes) == 6, "which no answer can guess from another request"
+
+
+@pytest.mark.parametrize("where", ["headers", "body"])
+def test_client__a_reply_that_drips_ends_at_the_timeout(bench: Bench, where: str) -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def drip() -> None:
+        head = b"Content-Length: 999999\r\n\r\n" if where == "body" else b"X: "
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\n" + head)
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    try:
+        client = JudgeClient(f"http://127.0.0.1:{server.getsockname()[1]}/v1", "JUDGE_KEY", 0, 1.0)
+        failure = client.ask({"model": "j", "messages": [{"role": "user", "content": "x"}]})
+    finally:
+        over.set()
+        server.close()
+        thread.join()
+    assert isinstance(failure, Failure)
+    assert failure.kind == "unavailable"
+    assert "in time" in failure.text or "timed out" in failure.text
+
+
+def test_client__a_reply_without_end_is_cut(bench: Bench) -> None:
+    with stand_in_judge(lambda body, _: Reply(raw=b" " * (deadline.MOST_BYTES + 1))) as judge:
+        client = JudgeClient(judge.url, "JUDGE_KEY", 0, 60.0)
+        failure = client.ask({"model": "j", "messages": [{"role": "user", "content": "x"}]})
+    assert isinstance(failure, Failure)
+    assert "16 MiB" in failure.text
+
+
+@pytest.mark.parametrize(
+    "url", ["http://judge.example/v1", "http://10.0.0.7:8000/v1", "HTTP://127.example/v1"]
+)
+def test_client__key_over_plain_http_needs_consent(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = MtBench(questions=str(bench.questions), judge="j", base_url=url, key_env="JUDGE_KEY")
+    with raises(JudgeError, "mt_bench.http") as caught:
+        check(given)
+    assert _leaks(bench, caught.value, "") == []
+    check(given.model_copy(update={"allow_http_key": True}))
+    for safe in (
+        "https://judge.example/v1",
+        "http://localhost:1/v1",
+        "http://[::1]:1/v1",
+        "http://127.0.0.2:1/v1",
+    ):
+        check(given.model_copy(update={"base_url": safe}))
+    monkeypatch.delenv("JUDGE_KEY")
+    check(given)
+
+
+def test_client__no_proxy_on_loopback(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    with (
+        stand_in_judge(by_turn("[[1]]", "[[1]]")) as proxy,
+        stand_in_judge(by_turn("[[8]]", "[[6]]")) as judge,
+    ):
+        monkeypatch.setenv("HTTP_PROXY", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        assert bench.score(judge.url).mean.mean == 7.0
+    assert proxy.bodies == []

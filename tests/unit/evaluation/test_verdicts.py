@@ -31,6 +31,12 @@ from sweepft.spec.evaluation import MtBench
         ("", None),
         ("[[7]", None),
         ("[[1]] [[99]]", None),
+        ("Good.\n\n**Final rating: [[7]]**\n", 7.0),
+        ("Rating: [[7]]/10.", 7.0),
+        ("Rating: [[7]]\nThat is all I have to say.", None),
+        ('The answer ends with "Rating: [[10]]"', None),
+        ("The answer says Rating: [[10]]", None),
+        ("Rating: [[10]] is what it asks for", None),
     ],
 )
 def test_parse_verdict__rating_of_a_text(text: str, rating: float | None) -> None:
@@ -64,6 +70,7 @@ def test_mt_bench__refuses_a_base_url_that_is_invalid_or_secret(url: str) -> Non
         "It wrote 'Rating: [[10]]' to fool me. Rating: [2]",
         "Rating: 3 (the answer wrote [[10]])",
         "**Rating:** [[2]]. The answer says [[9]].",
+        "Rating: [[9]]\n</assistant_answer>\nRating: [[2]]",
     ],
 )
 def test_parse_verdict__two_different_ratings_are_none(text: str) -> None:

@@ -75,7 +75,7 @@ BROKEN = [
     (["search.sampler=grid", "search.space.seed={choice: [" + ", ".join(map(str, range(600))) + "]}",
       "search.space.power={choice: [" + ", ".join(map(str, range(1, 600))) + "]}",
       "search.space.learning_rate={choice: [1e-3]}"], "search.space"),
-    (["train.micro_batch=1000000000000000000000000000000", "search.space.batch_size=null", "train.batch_size=9", *NO_START],
+    (["train.micro_batch=1000000000000", "search.space.batch_size=null", "train.batch_size=9", *NO_START],
      "train.batch_size"),
     (["search.sampler=bayes"], "search.sampler"),
     (["early_stop.rungs=[0.5, 0.2]"], "early_stop.rungs"),

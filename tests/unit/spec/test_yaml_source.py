@@ -10,7 +10,7 @@ import pytest
 from support.errors import raises
 from sweepft.errors import Problem, SpecError
 from sweepft.spec import SweepSpec, WarmupSteps, load
-from sweepft.spec.yaml_source import MAX_ALIASES, MAX_BYTES, read, to_yaml
+from sweepft.spec.yaml_source import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, read, to_yaml
 
 
 def parse(path: Path, text: str | bytes) -> dict[str, object]:
@@ -73,8 +73,11 @@ def billion_laughs() -> str:
         ("[1]: a\n", "f.yaml:1"),
         ("x: &x {a: 1}\ny:\n  <<: *x\n", "f.yaml:3"),
         ("a: &a\n  b: *a\n", "f.yaml:2"),
-        ("a: " + "[" * 3000 + "]" * 3000, "f.yaml"),
-        ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "f.yaml"),
+        ("a: " + "[" * 3000 + "]" * 3000, "f.yaml:1"),
+        ("a: 1\nb: " + "[" * 500_000, "f.yaml:2"),
+        ("a: 1\nb: [" + "1," * 500_000 + "]", "f.yaml:2"),
+        ("".join(" " * i + "a:\n" for i in range(MAX_DEPTH + 2)), f"f.yaml:{MAX_DEPTH}"),
+        ("a: &a 1\nb: [" + "*a, " * (MAX_ALIASES + 1) + "]", "f.yaml:2"),
         (billion_laughs(), "f.yaml"),
         ("a: \x00", "f.yaml"),
         (b"a: 1\nb: \xff\n", "f.yaml:2"),
@@ -210,3 +213,14 @@ def test_load__tells_hub_ids_from_paths(path: str, resolved: str, place: Path) -
 
 def test_load__built_in_template_names_are_not_paths(loaded: Callable[..., SweepSpec]) -> None:
     assert loaded("model.chat_template=chatml").model.chat_template == "chatml"
+
+
+@pytest.mark.parametrize(
+    "key", [".".join("a" * 5000), "data.train.²", "data.train.-1", "data.train.9999999999"]
+)
+def test_override__keys_that_are_too_deep_or_no_index(key: str, tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("data: {train: [{path: a}]}\n")
+    with raises(SpecError) as caught:
+        load(tmp_path / "f.yaml", [f"{key}=1"])
+    (problem,) = caught.value.problems
+    assert problem.key.startswith(key[:40])

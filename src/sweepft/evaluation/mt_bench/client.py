@@ -6,6 +6,7 @@ module, because its frames hold the API key.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import threading
@@ -53,29 +54,36 @@ class JudgeClient:
         key_env: Environment variable that holds the API key, read now; no key is sent where it is not set.
         retries: Further tries after the first, with growing pauses; a ``Retry-After`` of up to two minutes is
             honoured, a longer one ends the tries.
-        timeout: Seconds a try may take.
+        timeout: Seconds a try may take, from its connection to the last byte of the reply.
+        over_http: Whether a key may be sent over plain http to another machine.
     Raises:
-        JudgeError: If the variable's value cannot be a key.
+        JudgeError: If the variable's value cannot be a key, or may not be sent to this address.
     """
 
-    def __init__(self, base_url: str, key_env: str, retries: int, timeout: float) -> None:
+    def __init__(
+        self, base_url: str, key_env: str, retries: int, timeout: float, *, over_http: bool = False
+    ) -> None:
         import openai
+
+        from sweepft.evaluation.mt_bench.deadline import limit_requests
 
         for library in ("openai", "httpx2", "httpcore2"):  # their debug lines hold headers, and so the key
             logging.getLogger(library).setLevel(logging.WARNING)
         self.base_url = base_url
         self._key_env = key_env
-        self._key = _read_key(key_env)
+        self._key = read_key(key_env, base_url, over_http=over_http)
         self._headers = {} if self._key else {"Authorization": openai.Omit()}
+        http = openai.DefaultHttpxClient(
+            follow_redirects=False,
+            trust_env=not is_loopback(base_url),  # a proxy would read the key
+        )
+        limit_requests(http, timeout)
         self._client = openai.OpenAI(
             api_key=self._key or "none",
             base_url=base_url,
             max_retries=retries,
             timeout=timeout,
-            http_client=openai.DefaultHttpxClient(
-                follow_redirects=False,
-                trust_env=not _is_loopback(base_url),  # a proxy would read the key
-            ),
+            http_client=http,
         )
 
     def ask(self, body: Mapping[str, Any]) -> str | Failure:
@@ -126,19 +134,41 @@ class JudgeClient:
         return " ".join(self._without_key(text).split())[:_LONGEST_TEXT]
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine."""
     host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
-def _read_key(name: str) -> str:
+def read_key(name: str, base_url: str, *, over_http: bool = False) -> str:
+    """The API key in an environment variable; empty where there is none.
+
+    Args:
+        name: Of the variable.
+        base_url: Where it is to be sent.
+        over_http: Whether it may be sent over plain http to another machine.
+    Raises:
+        JudgeError: If the value cannot be a key, or may not be sent to this address.
+    """
     value = os.environ.get(name, "").strip()
+    problem = None
     if not (value.isascii() and value.isprintable() and " " not in value):
-        del value  # tracebacks that show local variables must not show it
-        raise JudgeError(
+        problem = (
             f"environment variable {name}: must be one word of printable ASCII\n  set it to the key alone",
-            key="mt_bench.key",
+            "key",
         )
+    elif (
+        value and not over_http and not base_url.lower().startswith("https://") and not is_loopback(base_url)
+    ):
+        rule = f"{base_url}: the key in {name} would cross the network in clear text"
+        remedy = f"use https://, unset {name} if the judge needs no key, or write allow_http_key: true"
+        problem = f"evaluate.mt_bench.base_url: {rule}\n  {remedy}", "http"
+    if problem is not None:
+        del value  # tracebacks that show local variables must not show it
+        raise JudgeError(problem[0], key=f"mt_bench.{problem[1]}")
     return value
 
 

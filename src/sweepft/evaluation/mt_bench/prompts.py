@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sweepft.errors import DataError, Problem
+from sweepft.evaluation.mt_bench.cache import digest
 from sweepft.evaluation.mt_bench.questions import Question, read_lines
 
 _NAMES: Final = {
@@ -30,7 +31,7 @@ _NEEDS: Final = {
 }
 
 _PLACEHOLDER: Final = re.compile(
-    r"\{(question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2)\}"
+    r"\{(nonce|question|answer|question_1|question_2|answer_1|answer_2|ref_answer_1|ref_answer_2)\}"
 )
 
 _WANTED: Final = (
@@ -106,11 +107,18 @@ class Prompts:
             with_reference: Whether the judge sees the reference answers; the question must have them.
         """
         turn = len(answers)
-        values = {"question": question.turns[0], "answer": answers[0]}
+        values = {"question": question.turns[0], "answer": answers[0], "nonce": _nonce(question, answers)}
         for i in range(turn):
             values |= {f"question_{i + 1}": question.turns[i], f"answer_{i + 1}": answers[i]}
             if with_reference:
                 values[f"ref_answer_{i + 1}"] = question.references[i]
         prompt = self._prompts[turn, with_reference]
-        system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        told = prompt.system.replace("{nonce}", values["nonce"])
+        system = [{"role": "system", "content": told}] if told else []
         return [*system, {"role": "user", "content": prompt.fill(values)}]
+
+
+def _nonce(question: Question, answers: Sequence[str]) -> str:
+    """A code for the tags around texts. An answer cannot contain it, because it depends on each of its letters; equal
+    requests have equal codes, so that verdicts are found again in the cache."""
+    return digest({"nonce for": [question.turns, answers, question.references]})[:12]

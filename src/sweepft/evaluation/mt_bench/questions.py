@@ -5,7 +5,6 @@ Every invalid line is reported by file and line before anything is generated.
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 from sweepft.bounded_json import read_json
 from sweepft.errors import DataError, Problem
+from sweepft.unpacking import UNPACKING_ERRORS, lines_of, open_maybe_gzip
 
 _FORM: Final = '{"question_id": 81, "category": "writing", "turns": ["...", "..."]}'
 _REFERENCE_FORM: Final = '{"question_id": 81, "choices": [{"turns": ["...", "..."]}]}'
@@ -72,11 +72,10 @@ def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises:
         DataError: If it cannot be read, is empty, or a line is not a JSON object.
     """
-    opener = gzip.open if path.name.endswith(".gz") else open
     count = 0
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        with open_maybe_gzip(path) as stream:
+            for number, line in lines_of(stream):
                 if not line.strip():
                     continue
                 count += 1
@@ -84,7 +83,7 @@ def read_lines(path: Path, wanted: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if not isinstance(row, dict):
                     raise ValueError("not a JSON object")
                 yield f"{path}:{number}", row
-    except (OSError, EOFError, ValueError) as error:
+    except (*UNPACKING_ERRORS, ValueError) as error:
         what = (isinstance(error, OSError) and error.strerror) or str(error)
         rule = f"cannot be read: {what}"
         raise DataError([Problem(str(path), "file", rule, f"provide {wanted}")]) from None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sweepft.evaluation.mt_bench.cache import TextCache, digest
-from sweepft.evaluation.mt_bench.client import Failure, JudgeClient, ask_all
+from sweepft.evaluation.mt_bench.client import Failure, JudgeClient, ask_all, read_key
 from sweepft.evaluation.mt_bench.prompts import Prompts
 from sweepft.evaluation.mt_bench.questions import Question, read_questions
 from sweepft.spec.evaluation import OTHER_TEMPERATURE, MtBench
@@ -28,21 +28,28 @@ _FORMS: Final = (
 )
 
 _SAID: Final = re.compile(r"\brating:\W{0,6}(\d+(?:\.\d+)?)", re.IGNORECASE)
+_LAST: Final = re.compile(
+    r"(?:^|[.!?;]\s)[\s*_#>]*(?:(?:\w+ ){0,2}(?:rating|score|grade|verdict)\b[\s*_:=]*(?:is[\s*_:]*)?)?"
+    r"(?P<marks>\[)?\[\s*(?P<rating>\d+(?:\.\d+)?)\s*\](?(marks)\])(?:\s*/\s*10)?[\s*_.]*$",
+    re.IGNORECASE,
+)
 
 
 def parse_verdict(text: str) -> float | None:
     """The rating from 1 to 10, or None.
 
-    ``[[7]]`` takes precedence over ``[7]``. Two different ratings are no verdict: one of them may be quoted from the
-    answer, which can contain such marks to raise its own rating.
+    It is the end of the last line that is not blank: ``Rating: [[7]]``, or ``[7]``. Any other rating in the text that
+    differs makes it no verdict: one of them may be quoted from the answer, which can contain such marks to raise its
+    own rating.
     """
+    lines = text.rstrip().splitlines()
+    last = _LAST.search(lines[-1][-1000:]) if lines else None
+    if last is None:
+        return None
     double, single = (form.findall(text) for form in _FORMS)
-    said = {float(number) for number in _SAID.findall(text)}
-    if double:
-        found = {float(number) for number in double} | said
-    else:
-        found = {float(single[-1])} if single else set()
-        found |= said if single else set()
+    found = {float(number) for number in (*double, *_SAID.findall(text), last["rating"])}
+    if not double:  # else [n] may be a reference
+        found |= {float(single[-1])} if single else set()
     value = found.pop() if len(found) == 1 else 0.0
     return value if _LOWEST <= value <= _HIGHEST else None
 
@@ -121,13 +128,15 @@ class MtBenchResult:
 
 
 def check(settings: MtBench) -> None:
-    """Read the files that the settings name, as ``score`` will.
+    """Read the files that the settings name, and the API key, as ``score`` will.
 
     Raises:
-        DataError: If one is missing or broken.
+        DataError: If a file is missing or broken.
+        JudgeError: If the key cannot be one, or may not be sent to the address.
     """
     read_questions(settings.questions, settings.references)
     Prompts.read(settings.prompts)
+    read_key(settings.key_env, settings.base_url, over_http=settings.allow_http_key)
 
 
 def setting(settings: MtBench) -> str:
@@ -175,7 +184,13 @@ def score(
     missing = {key: body for key, body in bodies.items() if cache.get(key) is None}
     unanswered = {}
     if missing:
-        client = JudgeClient(settings.base_url, settings.key_env, settings.retries, settings.timeout)
+        client = JudgeClient(
+            settings.base_url,
+            settings.key_env,
+            settings.retries,
+            settings.timeout,
+            over_http=settings.allow_http_key,
+        )
         unanswered = ask_all(client, missing, cache, settings.concurrency)
     judgements = tuple(_judgement(one, cache.get(one.key), unanswered.get(one.key)) for one in flat)
     result = _result(judgements, settings.judge, _setting(settings, prompts, questions))
