@@ -20,6 +20,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from sweepft.bounded_json import read_json
 from sweepft.children import run_module
 from sweepft.errors import LeaseLost
 from sweepft.interrupts import Interrupted
@@ -196,7 +197,7 @@ def _fail(why: str) -> NoReturn:
 
 def main() -> None:
     """Send one message, given as a job on standard input."""
-    job = json.load(sys.stdin)
+    job = read_json(sys.stdin.read())
     (_post if job["kind"] == "webhook" else _run)(job["to"], job["message"])
 
 
