@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -122,7 +124,26 @@ TASKS = {
         "spot_policy": str, "retry": dict,
     },
 }  # fmt: skip
-"""Fields that are used, with their types: of a SkyPilot task, and of a dstack task."""
+"""Fields that are used, with their types: of a SkyPilot task, and of a dstack task. They are written by hand; where the
+projects themselves are installed, `test_task_files__are_what_the_projects_take` asks them."""
+
+READERS = {
+    "skypilot.yaml": (
+        "sky",
+        "SKYPILOT_PYTHON",
+        "import jsonschema, sky, sys, yaml; from sky.utils import schemas\n"
+        "task = yaml.safe_load(sys.stdin)\n"
+        "jsonschema.validate(task, schemas.get_task_schema())\n"
+        "sky.Task.from_yaml_config(task, secrets_overrides=[('HF_TOKEN', 'x')])\n",
+    ),
+    "dstack.yml": (
+        "dstack",
+        "DSTACK_PYTHON",
+        "import sys, yaml; from dstack._internal.core.models.configurations import parse_run_configuration\n"
+        "parse_run_configuration(yaml.safe_load(sys.stdin))\n",
+    ),
+}
+"""How each project reads a task: its module, the variable that may name an interpreter which has it, and the program."""
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -154,6 +175,23 @@ def test_task_files__have_known_fields_and_go_on_from_the_mirror(name: str, tmp_
         done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, check=False)
         assert (done.returncode == 0) == (did is not None)
         assert ((tmp_path / "did").read_text().split() if did else []) == ([did] if did else [])
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", READERS)
+def test_task_files__are_what_the_projects_take(name: str) -> None:
+    module, variable, program = READERS[name]
+    python = os.environ.get(variable, sys.executable)
+    found = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    if found.returncode:
+        pytest.skip(f"{module} is not installed here; name an interpreter that has it in {variable}")
+    text = (DEPLOY / name).read_text()
+    task = yaml.safe_load(text)
+    for content, right in ((text, True), (yaml.safe_dump(task | {"nonesuch": 1}), False)):
+        read = subprocess.run(
+            [python, "-c", program], input=content, text=True, capture_output=True, check=False
+        )
+        assert (read.returncode == 0) is right, read.stderr[-2000:]
 
 
 def test_dockerfile__installs_the_wheel_with_known_extras_and_runs_as_a_user() -> None:
