@@ -49,6 +49,11 @@ class OnTerminal:
         self._open = True
         self._reader.start()
 
+    def answer(self, question: str, text: str) -> None:
+        """Wait until the command has asked a question, and type the answer."""
+        until(lambda: question.encode() in self.shown, self.process)
+        os.write(self._master, text.encode())
+
     def close(self) -> None:
         """Close the terminal: the kernel sends SIGHUP to its processes, and later writes fail."""
         self._open = False

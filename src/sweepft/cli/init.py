@@ -79,19 +79,19 @@ def init(
     if out.exists() and not force:
         raise SpecError([Problem(str(out), "--out", "the file exists", "name another one, or give --force")])
     setting = None if config is None else read_setting(config)
-    ask = sys.stdin.isatty() and not as_json
+    ask = sys.stdin.isatty() and sys.stderr.isatty() and not as_json
     if ask and model is None and not (setting and setting.model):
-        model = click.prompt("Base model (folder or hub id)")
+        model = click.prompt("Base model (folder or hub id)", err=True)
     if ask and not sources and not (setting and setting.sources):
-        sources = (click.prompt("Training data (file, folder or hub id)"),)
+        sources = (click.prompt("Training data (file, folder or hub id)", err=True),)
     if gpus is None:
         gpus = (
-            click.prompt("GPUs", default=_gpus(), type=click.IntRange(0))
+            click.prompt("GPUs", default=_gpus(), type=click.IntRange(0), err=True)
             if ask and config is None
             else _gpus()
         )
     if ask and method is None and config is None:
-        method = click.prompt("Train", type=click.Choice(["lora", "full"]), default="lora")
+        method = click.prompt("Train", type=click.Choice(["lora", "full"]), default="lora", err=True)
     draft = draft_spec(Request(model, sources, gpus, method, out.parent), setting)
     with writing(out):
         write_output(out, draft.text)
