@@ -346,6 +346,11 @@ class ChatFormat:
             at = text.rfind(opening, lower, piece.start)
             if at >= 0:
                 return at + len(opening)
+        if before and before[-1].role == "tool":  # no header is written behind a result
+            with contextlib.suppress(ValueError, IndexError):
+                prompt = self._tracer.trace(before, tools, prompt=True)
+                asked = prompt.text[prompt.followed()[-1].stop :]
+                return lower + len(_common(asked, text[lower : piece.start]))
         return piece.start
 
     def _stop(

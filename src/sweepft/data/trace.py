@@ -5,16 +5,17 @@ therefore rendered twice: as it is, and with the characters of its turns replace
 text has. The second text then says of each of its characters which character of which turn it is. White space, and what
 the template may search a turn for (``</think>``), stay as they are, so that the template does the same both times. If
 the two texts are equal everywhere else, the characters of the second one name those of the first.
-(A little over 400 lines: masking a text and reading it back use the same tables of placeholders.)
+(Over 400 lines: masking a text and reading it back use the same tables of placeholders.)
 """
 
 from __future__ import annotations
 
 import ast
 import functools
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -52,11 +53,13 @@ class Field:
         turn: Number of the turn.
         key: Its key in the message; names and arguments of calls are under ``tool_calls``.
         text: As in the data.
+        named: Whether it is the name of a function, which a template may write again beside the result.
     """
 
     turn: int
     key: str
     text: str
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class Tracer:
         Raises:
             ValueError: If the template refuses the conversation, with its message.
         """
+        turns = self._with_arguments(turns, tools, prompt)
         messages = [turn.message() for turn in turns]
         blank = any(_is_blank_answer(turn) for turn in turns)
         for spaces, answers_only in ((False, False), (True, False), (True, True)):
@@ -153,8 +157,31 @@ class Tracer:
 
     def render(self, turns: Sequence[Turn], tools: Tools = (), *, prompt: bool = False) -> Trace:
         """As `trace`, without the pieces."""
+        turns = self._with_arguments(turns, tools, prompt)
         (text,), marks = self._render([[turn.message() for turn in turns]], tools, prompt)
         return Trace(text, marks)
+
+    def _with_arguments(self, turns: Sequence[Turn], tools: Tools, prompt: bool) -> Sequence[Turn]:
+        """The turns with the arguments of calls as the template takes them: as objects, or else as JSON text.
+
+        Some templates put arguments into their text as they are (DeepSeek's): they fail with an object, or write it as
+        Python does.
+        """
+        objects = [
+            arguments for turn in turns for arguments in _arguments(turn) if isinstance(arguments, Mapping)
+        ]
+        if not objects:
+            return turns
+        as_text = [_with_text_arguments(turn) for turn in turns]
+        try:
+            (text,), _ = self._render([[turn.message() for turn in turns]], tools, prompt)
+        except ValueError:
+            try:
+                self._render([[turn.message() for turn in as_text]], tools, prompt)
+            except ValueError:
+                return turns
+            return as_text
+        return as_text if any(arguments and str(arguments) in text for arguments in objects) else turns
 
     def _render(
         self, conversations: list[list[dict[str, Any]]], tools: Tools, prompt: bool
@@ -235,12 +262,15 @@ class _Masks:
                     message["tool_calls"] = self._calls(i, message["tool_calls"])
             self.messages.append(message)
 
-    def _calls(self, turn: int, value: Any, inside: bool = False) -> Any:
+    def _calls(self, turn: int, value: Any, inside: bool = False, named: bool = False) -> Any:
         """Tool calls with names and arguments masked; ids and types stay, for the template compares them."""
         if isinstance(value, str) and inside:
-            return self._mask(Field(turn, "tool_calls", value))
+            return self._mask(Field(turn, "tool_calls", value, named))
         if isinstance(value, Mapping):
-            return {k: self._calls(turn, v, inside or k in ("name", "arguments")) for k, v in value.items()}
+            return {
+                k: self._calls(turn, v, inside or k in ("name", "arguments"), not inside and k == "name")
+                for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
             return [self._calls(turn, v, inside) for v in value]
         return value
@@ -332,6 +362,11 @@ class _Masks:
         same[real] = True
         if not same.all():
             return None
+        again = np.array([f.named for f in self._fields], np.bool_)[field]
+        if again.any():
+            first = np.zeros(len(source), np.bool_)
+            first[np.unique(source, return_index=True)[1]] = True
+            at, field, source, place = (x[first | ~again] for x in (at, field, source, place))
         written = _codes("".join(f.text for f in self._fields))[source]
         return {
             "pieces": tuple(self._pieces(text, at, field, source, place)),
@@ -406,6 +441,26 @@ class _Masks:
             own, text = (own[n:], text[n:]) if step > 0 else (own[:-n], text[:-n])
             found += n
         return found
+
+
+def _arguments(turn: Turn) -> Iterator[Any]:
+    for call in turn.extra.get("tool_calls") or ():
+        yield (call.get("function") or call).get("arguments")
+
+
+def _with_text_arguments(turn: Turn) -> Turn:
+    """The turn with the arguments of its calls as JSON text."""
+
+    def written(call: Mapping[str, Any]) -> Mapping[str, Any]:
+        if isinstance(call.get("function"), Mapping):
+            return {**call, "function": written(call["function"])}
+        arguments = call.get("arguments")
+        if not isinstance(arguments, Mapping):
+            return call
+        return {**call, "arguments": json.dumps(arguments, ensure_ascii=False)}
+
+    calls = turn.extra.get("tool_calls")
+    return replace(turn, extra={**turn.extra, "tool_calls": list(map(written, calls))}) if calls else turn
 
 
 def _is_blank_answer(turn: Turn) -> bool:

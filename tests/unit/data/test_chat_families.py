@@ -381,3 +381,52 @@ def test_families__any_conversation(family: str, pairs: list[tuple[str, str, boo
         messages = [turn.message() for turn in row.content]
         assert ids.tolist() == made.apply_chat_template(messages)["input_ids"]
         assert np.array_equal(mask.nonzero()[0] > 0, np.ones(mask.sum(), bool))
+
+
+CONCATENATES = """\
+{%- for m in messages %}
+{%- if m.role == 'user' %}{{- '<|user|>' + m.content }}
+{%- elif m.role == 'tool' %}{{- '<|observation|>' + m.content + '<|end|>' }}
+{%- elif m.tool_calls %}
+{%- if messages[loop.index0 - 1].role == 'user' %}{{- '<|assistant|>' }}{%- endif %}
+{%- for call in m.tool_calls %}
+{{- '<|tool_call_begin|>' + call.function.name + '\\n' + CALL_ARGUMENTS + '<|tool_call_end|>' }}
+{%- endfor %}
+{{- '<|end|>' }}
+{%- else %}
+{%- if messages[loop.index0 - 1].role == 'user' %}{{- '<|assistant|>' }}{%- endif %}
+{{- m.content + '<|end|>' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt and messages[-1].role == 'user' %}{{- '<|assistant|>' }}{%- endif %}
+"""
+"""Begins no turn behind a result, and puts arguments into its text as they are; neither does it write tools."""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["call.function.arguments", "'' ~ call.function.arguments", "call.function.arguments | tojson"],
+)
+def test_tool_calls__behind_a_result_and_with_arguments_as_text(arguments: str) -> None:
+    template = CONCATENATES.replace("CALL_ARGUMENTS", f"({arguments})")
+    made = tokenizer("<|end|>", "<s>", template)
+    form = ChatFormat(made, template)
+    row = replace(SHAPES["tool, twice"], tools=())
+    rendered = form.render(row.content, row.tools)  # type: ignore[arg-type]
+    call = '<|tool_call_begin|>add\n{"a": 2, "b": "twice"}<|tool_call_end|><|end|>'
+    assert [rendered.text[a:b] for a, b in rendered.spans] == [call, call, "It is 4.<|end|>"]
+    assert '"twice"}' in rendered.text
+
+
+def test_tool_calls__function_that_the_result_names_again() -> None:
+    named = CONCATENATES.replace("CALL_ARGUMENTS", "(call.function.arguments | tojson)").replace(
+        "'<|observation|>' + m.content",
+        "'<|observation|>' + messages[loop.index0 - 1].tool_calls[0].function.name + m.content",
+    )
+    made = tokenizer("<|end|>", "<s>", named)
+    form = ChatFormat(made, named)
+    row = replace(SHAPES["tool, twice"], tools=())
+    rendered = form.render(row.content, row.tools)  # type: ignore[arg-type]
+    call = '<|tool_call_begin|>add\n{"a": 2, "b": "twice"}<|tool_call_end|><|end|>'
+    assert [rendered.text[a:b] for a, b in rendered.spans] == [call, call, "It is 4.<|end|>"]
+    assert '<|observation|>add{"sum": "4"}<|end|>' in rendered.text
