@@ -23,8 +23,11 @@ def node_rows(sweep: SweepState) -> list[dict[str, Any]]:
             row = found.setdefault(name, {"node": name, "trials": [], "kept_out": False, "reason": ""})
             row["trials"] = list(dict.fromkeys([*row["trials"], fault["trial_id"]]))
             row["reason"] = str(fault["message"]).partition("\n")[0]
-    for name in sweep.nodes_kept_out:
-        found.setdefault(name, {"node": name, "trials": [], "reason": ""})["kept_out"] = True
+    for name, message in sweep.nodes_kept_out.items():  # by evaluation jobs alone, where no trial is named
+        reason = message.partition("\n")[0]
+        found.setdefault(name, {"node": name, "trials": [], "kept_out": True, "reason": reason})[
+            "kept_out"
+        ] = True
     return list(found.values())
 
 
@@ -33,7 +36,7 @@ def node_lines(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in rows:
         what = "kept out" if row["kept_out"] else "could not start"
-        trials = ", ".join(row["trials"]) or "an evaluation"
+        trials = ", ".join(row["trials"]) or "evaluation jobs"
         lines.append(
             f"- **Node {markdown(row['node'])}** {what}: {markdown(trials)} failed there before the first "
             f"report: {markdown(row['reason'], 300)}"

@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.planning import shape_3b
-from sweepft.plan.memory import GIB, _block_bytes, host_states, loading_bytes, model_states, rank_memory
+from sweepft.plan.memory import (
+    GIB,
+    _block_bytes,
+    checkpoint_bytes,
+    host_states,
+    loading_bytes,
+    model_states,
+    rank_memory,
+)
 from sweepft.plan.model_shape import ModelShape, shape_from_config, shape_of, vocabulary_of
 from sweepft.spec import Model
 
@@ -62,6 +70,11 @@ def test_host_states__hold_each_state_once(ranks: int, gib_a_node: int) -> None:
     assert ranks * host_states(mistral_7b(), 2, ranks, offload="optimizer") / GIB == pytest.approx(
         gib_a_node, abs=0.6
     )
+
+
+def test_checkpoint_bytes__masters_and_moments() -> None:
+    assert checkpoint_bytes(mistral_7b()) / 1e9 == pytest.approx(87, abs=0.5)
+    assert checkpoint_bytes(mistral_7b(), lora_rank=16) < checkpoint_bytes(mistral_7b()) / 100
 
 
 def test_loading_bytes__a_copy_a_rank() -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from synthetic_sweep import Sweep
 
+from sweepft.driver.progress import describe_run, status_of
 from sweepft.ledger import Ledger
+from sweepft.ledger.rows import NODE_KEPT_OUT
 from sweepft.report import write_report
 
 
@@ -44,3 +46,30 @@ def test_report__says_where_there_were_no_faults(tmp_path: Path) -> None:
     page = (run / "report.html").read_text()
     assert '<p class="muted">None.</p>' in page[page.index("<h3>Faults and retries</h3>") :][:200]
     assert "Faults" not in (run / "report.md").read_text()
+
+
+def test_report__names_the_nodes_where_trials_could_not_start(tmp_path: Path) -> None:
+    run = Sweep(trials=4, slots=2, seed=0, faulty=False).write(tmp_path / "run")
+    with Ledger.open(run) as ledger:
+        for trial, node in (("t001", "n3 (10.0.0.3)"), ("t002", "n2 (10.0.0.2), n3 (10.0.0.3)")):
+            ledger.append(
+                "fault", trial_id=trial, slot=None, rank=None, error="EnvironmentFault", action="waits for another slot",
+                message="run: rank 1 raised RuntimeError: <broken>\n  a remedy", node=node,
+            )  # fmt: skip
+        ledger.append(
+            "fault", trial_id=None, slot=None, rank=None, error="NodeFailed", action=NODE_KEPT_OUT,
+            message="n3 (10.0.0.3): t001 and t002 failed", node="n3 (10.0.0.3)",
+        )  # fmt: skip
+    write_report(run)
+    third, second = json.loads((run / "report.json").read_text())["nodes"]
+    assert (third["node"], third["trials"], third["kept_out"]) == ("n3 (10.0.0.3)", ["t001", "t002"], True)
+    assert (second["trials"], second["kept_out"]) == (["t002"], False)
+    assert third["reason"] == "run: rank 1 raised RuntimeError: <broken>"
+    page = (run / "report.html").read_text()
+    assert "Node n3 (10.0.0.3) was kept out." in page
+    assert (
+        "t001, t002 failed there before the first report: run: rank 1 raised RuntimeError: &lt;broken&gt;"
+        in page
+    )
+    assert "kept out: t001, t002 failed there" in (run / "report.md").read_text()
+    assert "node kept out: n3" in describe_run(status_of(run))
