@@ -89,6 +89,7 @@ class NodeHealth(DriverOnly):
         if self._avoided or doubtful:
             self._avoided.clear()
             self._choose()
+        self._common = None
 
     def withdraw(self, trial: str) -> None:
         """A trial has failed for its own settings: that it failed on a node says nothing about the node."""
@@ -98,13 +99,23 @@ class NodeHealth(DriverOnly):
         if there:
             self._choose()
 
-    def avoid(self, nodes: Sequence[str]) -> bool:
-        """Place no new slot on these nodes until a trial has reported; whether there is room on others."""
-        if self.shared or not self.room_without(nodes):
+    def avoid(self, nodes: Collection[str]) -> bool:
+        """Place no new slot on these nodes, where a trial has just failed, until a trial has reported.
+
+        Where one of several is the cause, one that took part in every failure is tried first.
+
+        Returns:
+            Whether the next slot is placed elsewhere; False where there is no room, or the cause is a shared one.
+        """
+        if self.shared:
             return False
-        self._avoided |= set(nodes)
+        avoided = set() if self._common else set(self._avoided)
+        for node in sorted(self._common or nodes, key=lambda node: -len(self._failures[node])):
+            if self._room(avoided | {node}):
+                avoided.add(node)
+        self._avoided = avoided
         self._choose()
-        return True
+        return not self.kept_out.isdisjoint(nodes)
 
     def room_without(self, nodes: Collection[str]) -> bool:
         """Whether a slot fits the nodes that are neither kept out nor among these; False where these are unknown."""
@@ -112,7 +123,7 @@ class NodeHealth(DriverOnly):
 
     def avoid_common(self) -> bool:
         """`avoid` the nodes that took part in each failure so far, if there are such nodes."""
-        return self.avoid(sorted(self._common or ()))
+        return bool(self._common) and self.avoid(self._common or ())
 
     @property
     def shared(self) -> bool:

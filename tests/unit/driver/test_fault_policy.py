@@ -323,6 +323,37 @@ def test_node__the_one_that_took_part_in_every_failure_is_found() -> None:
     assert sweep.kept_out() == [f"{sweep.nodes[other].name}: node kept out"]
 
 
+@pytest.mark.parametrize("sick", ["n1", "n2", "n3"])
+def test_node__one_that_no_other_reaches_is_found(sick: str) -> None:
+    """Ranks that cannot meet fail before a trial's settings matter, and each node may be the cause."""
+    sweep = Unstarted()
+    sweep.health._resources = Resources(workers_per_trial=2, placement="any")
+    tried = []
+    while True:
+        pair = [node for node in sweep.nodes if node not in sweep.health.kept_out][:2]
+        tried.append(pair)
+        if sick not in pair:
+            break
+        assert len(tried) < 4
+        assert sweep.lose_trial("t000", True, *pair)[:2] == ELSEWHERE[:2]
+    sweep.work("t000", *pair)
+    assert not sweep.gave_up
+    assert (sweep.health.kept_out, sweep.kept_out()) == (set(), []), "one trial condemns no node"
+
+
+def test_node__a_network_that_joins_no_nodes_ends_the_sweep() -> None:
+    sweep = Unstarted()
+    sweep.health._resources = Resources(workers_per_trial=2, placement="any")
+    given = None
+    for _ in range(4):
+        pair = [node for node in sweep.nodes if node not in sweep.health.kept_out][:2]
+        given = sweep.lose_trial("t000", True, *pair)
+        if given == ENDED:
+            break
+    assert given == ENDED
+    assert sweep.kept_out() == []
+
+
 def test_fault_policy__full_disk_of_a_coordinator_is_no_fault_of_the_trial() -> None:
     sweep, error = Unstarted(), raised("")
     error.cause = OSError(errno.ENOSPC, "No space left on device", "/full/file")
