@@ -187,25 +187,33 @@ def _from_table(file: Path, open_file: Open, kind: str) -> Iterator[tuple[str, A
             for n, line in ((n - 1, line) for n, line in lines_of(stream))
         )
         lines = iter(decoded)
-        first = next((line for line in lines if line.strip()), None)
+        above = 0  # blank lines above the first one
+        first = next(lines, None)
+        while first is not None and not first.strip():
+            first, above = next(lines, None), above + 1
         if first is None:
             return
         delimiter = "\t" if kind == ".tsv" else max(",;\t", key=first.count)
         table = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
+        before = 0
         try:
             names = next(table)
             _check_header(file, names)
             before = table.line_num
             for row in table:
                 if row:
-                    yield f"{file}:{before + 1}", _as_record(names, row)
+                    yield f"{file}:{above + before + 1}", _as_record(names, row)
                 before = table.line_num
         except csv.Error as error:
+            if "unexpected end" in str(error):
+                rule = "a quote is opened in this row and never closed"
+                remedy = 'close it, or double quotes that belong to the text ("")'
+                raise refuse(f"{file}:{above + before + 1}", rule, remedy) from None
             remedy = (
                 'put values with quotes, delimiters or line breaks in quotes, and double quotes inside ("")'
             )
             raise refuse(
-                f"{file}:{table.line_num}", f"must be a valid {kind[1:].upper()} row: {error}", remedy
+                f"{file}:{above + table.line_num}", f"must be a valid {kind[1:].upper()} row: {error}", remedy
             ) from None
 
 

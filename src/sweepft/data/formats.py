@@ -333,6 +333,11 @@ def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
                 f"write `{answer}`, name its column (columns: {{{answer}: NAME}}), or leave these rows out"
             )
             return RowFault(answer, rule, names, remedy)
+    for ask, answer in (("prompt", "completion"), ("instruction", "output"), ("question", "answer")):
+        if answer in given:
+            rule = f"a row with `{answer}` needs `{ask}`, which is missing or null"
+            remedy = f"write `{ask}`, name its column (columns: {{{ask}: NAME}}), or leave these rows out"
+            return RowFault(ask, rule, names, remedy)
     return RowFault("columns", "no column to train on", names, f"{MAP}, or {FORMS}")
 
 

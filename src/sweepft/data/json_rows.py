@@ -134,6 +134,23 @@ def _why_not_json(text: str, error: Exception) -> RowFault:
     if text.endswith(",") and _is_json(text[:-1]):
         remedy = "remove the commas: sed 's/},$/}/' FILE > NEW"
         return RowFault("row", "a line must be one JSON object, without a comma behind it", remedy=remedy)
+    said = getattr(error, "msg", "")
+    if said == "Extra data" and text[error.pos :].lstrip().startswith(("{", "[")):  # type: ignore[attr-defined]
+        return RowFault("row", "each row must be on a line of its own", remedy="jq -c . FILE > NEW.jsonl")
+    if said == "Invalid control character at":
+        rule = "control characters in texts must be written as escapes"
+        shown = f"{ord(text[error.pos]):04X}"  # type: ignore[attr-defined]
+        return RowFault(
+            "row", rule, remedy="write the rows with json.dumps(row)", detail=f"U+{shown} {_shown(error)}"
+        )
+    if said == "Unterminated string starting at":
+        rule = "rows must be valid JSON, and a text has no closing quote on its line"
+        remedy = "fix or remove the line; line breaks in texts are written as \\n"
+        return RowFault("row", rule, remedy=remedy, detail=_shown(error))
+    if "“" in text[:20]:
+        return RowFault(
+            "row", "texts and names must be in straight quotes", remedy="write the rows with json.dumps(row)"
+        )
     if text.startswith("{") and len(text) < _LONGEST_LITERAL and _is_python(text):
         rule = "rows must be JSON, and this is a Python literal"
         return RowFault("row", rule, remedy="write the rows with json.dumps(row)")

@@ -317,6 +317,8 @@ def text_of(value: Any, key: str) -> str:
     """
     if isinstance(value, list):
         value = "".join(_part(part, f"{key}.{i}") for i, part in enumerate(value))
+    if isinstance(value, bytes):
+        raise RowFault(key, "must be text, and is bytes", value, "cast the column to text (in UTF-8)")
     if not isinstance(value, str):
         raise RowFault(key, "must be text", value, "write the text in quotes; only text can be trained on")
     try:

@@ -118,7 +118,11 @@ def no_target(row: Row) -> str:
     answers = [turn for turn in row.content if turn.role == "assistant"]
     if not answers:
         roles = ", ".join(dict.fromkeys(turn.role for turn in row.content)) or "none"
-        return f"no assistant turn (roles: {roles})"
+        known = {"system", "developer", "user", "assistant", "tool"}
+        other = any(turn.role not in known for turn in row.content)
+        return (
+            f"no assistant turn (roles: {roles}{'; `roles` of the source maps other names' if other else ''})"
+        )
     return "every assistant turn is blank or not to be learned"
 
 

@@ -80,7 +80,7 @@ def command(*arguments: object) -> str:
 OTHERS = pytest.mark.parametrize(
     ("other", "why"),
     [
-        (asked, "no assistant turn (roles: user, narrator)"),
+        (asked, "no assistant turn (roles: user, narrator; `roles` of the source maps other names)"),
         (refused, "no system turns here"),
         (long, "longer than data.max_length"),
     ],
@@ -163,7 +163,9 @@ def test_validate__sees_rows_without_answers_if_the_model_is_elsewhere(sweep: An
     file = sweep(0, [asked(i) for i in range(6)])
     with raises(DataError, "data.train") as caught:
         command("validate", file, "--set", "model.path=org/model", "--set", "model.chat_template=chatml")
-    assert "no assistant turn (roles: user, narrator)" in str(caught.value)
+    assert "no assistant turn (roles: user, narrator; `roles` of the source maps other names)" in str(
+        caught.value
+    )
     file = sweep(99, [asked(0)])
     said = command("validate", file, "--set", "model.path=org/model", "--set", "model.chat_template=chatml")
     assert "1 of 100 rows have nothing to learn" in said
