@@ -20,6 +20,7 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "eval": ("lm_eval", "openai"),
     "lora": ("peft",),
     "8bit": ("bitsandbytes",),
+    "qlora": ("peft", "bitsandbytes"),
     "liger": ("liger_kernel",),
     "dashboard": ("optuna_dashboard",),
     "wandb": ("wandb",),
@@ -28,6 +29,8 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "cluster": ("aiohttp",),  # of ray[default]
 }  # fmt: skip
 """Modules by the extra that brings them."""
+_OF_KEY: Final = {"train.lora.quantize": "qlora"}
+"""The extra to name for a key of a spec, where several bring its module."""
 
 
 class MissingPackages(ProblemsError):
@@ -50,12 +53,20 @@ def missing(module: str, where: str, key: str) -> Problem | None:
     if is_installed(module):
         return None
     name = module.replace("_", "-")
-    return Problem(where, key, f"needs the package {name}, which is not installed", install(module))
+    return Problem(where, key, f"needs the package {name}, which is not installed", install(module, key=key))
 
 
-def install(*modules: str) -> str:
-    """The command that installs modules, by their extras."""
-    extras = [extra for extra, members in EXTRAS.items() if set(members) & set(modules)]
+def install(*modules: str, key: str = "") -> str:
+    """The command that installs modules, by their extras.
+
+    Args:
+        *modules: Of `EXTRAS`.
+        key: What needs them; some keys have an extra of their own.
+    """
+    if key in _OF_KEY:
+        return f"pip install 'sweepft[{_OF_KEY[key]}]'"
+    own = {extra: members for extra, members in EXTRAS.items() if extra not in _OF_KEY.values()}
+    extras = [extra for extra, members in own.items() if set(members) & set(modules)]
     return f"pip install 'sweepft[{','.join(extras)}]'"
 
 
@@ -74,7 +85,7 @@ def require_run(command: str) -> None:
 
 def import_error(module: str, key: str) -> ImportError:
     """What a rank raises where a module that its trial needs is not installed on its node."""
-    return ImportError(f"{key} needs the package {module.replace('_', '-')}: {install(module)}")
+    return ImportError(f"{key} needs the package {module.replace('_', '-')}: {install(module, key=key)}")
 
 
 def problems_of(needs: Iterable[tuple[str, str, bool]], where: str) -> list[Problem]:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +10,7 @@ import transformers
 from click.testing import CliRunner
 from rich.console import Console
 
+from support.exported_script import run_script
 from support.sweeps import run_spec, write_spec
 from sweepft.cli.main import cli
 from sweepft.driver.start import spec_of, train_alone
@@ -35,20 +32,6 @@ def finished(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
         search={"trials": 3, "start_with": start, "space": space},
     )  # fmt: skip
     return folder / "run", run_spec(spec, folder / "run")
-
-
-def run_script(best, out, ranks=1):
-    """Run the exported script as its user would: no sweepft of this checkout, any number of processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *(launcher if ranks > 1 else ()), str(best / "train.py"), "--out", str(out)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=out.parent, check=False
-    )
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    validation = {line["validation"]: line["loss"] for line in lines if "validation" in line}
-    return [line["loss"] for line in lines if "step" in line], validation
 
 
 def assert_same_weights(one, other):

@@ -73,9 +73,6 @@ def init(
     """
     from sweepft.init import Request, draft_spec, read_setting
 
-    if method == "qlora":
-        rule = "base weights are not quantized"
-        raise SpecError([Problem("init", "--qlora", rule, "use --lora: adapters on base weights in 16 bits")])
     if out.exists() and not force:
         raise SpecError([Problem(str(out), "--out", "the file exists", "name another one, or give --force")])
     setting = None if config is None else read_setting(config)
@@ -91,7 +88,7 @@ def init(
             else _gpus()
         )
     if ask and method is None and config is None:
-        method = click.prompt("Train", type=click.Choice(["lora", "full"]), default="lora", err=True)
+        method = click.prompt("Train", type=click.Choice(["lora", "qlora", "full"]), default="lora", err=True)
     draft = draft_spec(Request(model, sources, gpus, method, out.parent), setting)
     with writing(out):
         write_output(out, draft.text)

@@ -38,7 +38,13 @@ def check_base_model(spec: SweepSpec, new_ids: Sequence[int]) -> tuple[str, ...]
     info: Mapping[str, Any] = {}
     if not problems and skeleton is not None:
         info = _loading_info(spec.model)
-        problems = [*_weight_problems(spec.model, info), *_adapter_problems(spec, skeleton, new_ids)]
+        problems = [
+            *_weight_problems(spec.model, info),
+            *_adapter_problems(spec, skeleton, new_ids),
+            *_whole_problems(spec.train.lora, skeleton),
+        ]
+        if not problems and spec.train.lora is not None and spec.train.lora.quantize:
+            problems += _quantizer_problems(spec.train.lora, skeleton)
     if problems:
         raise DataError(problems)
     return (*_not_loaded(spec.model, skeleton, info), *_not_trained(skeleton))
@@ -161,7 +167,9 @@ def _adapters(spec: SweepSpec) -> list[tuple[str, Lora]]:
     found = []
     for path, targets in spec.search.candidates("lora.target_modules", fixed.target_modules):
         dropouts = [value for _, value in spec.search.candidates("lora.dropout", fixed.dropout)]
-        lora = Lora.model_validate({"target_modules": targets, "dropout": max(dropouts), "rank": 1})
+        lora = Lora(
+            target_modules=targets, dropout=max(dropouts), rank=1, modules_to_save=fixed.modules_to_save
+        )
         found.append((".".join(map(str, path)), lora))
     return found
 
@@ -182,7 +190,7 @@ def _target_problems(key: str, lora: Lora, skeleton: Any, new_ids: Sequence[int]
             remedy = f"name layers of the model: {', '.join(sorted(linear))}; or write all-linear"
             yield Problem("train", key, "the model has no layer of this name", remedy, target)
         elif any(isinstance(m, torch.nn.Embedding) for m in matched):
-            remedy = "leave it out; to train embeddings, train all weights (without train.lora)"
+            remedy = "leave it out; to train embeddings, name them in train.lora.modules_to_save"
             yield Problem("train", key, "embeddings get no adapters", remedy, target)
         elif new_ids and not tied and any(m is output for m in matched):
             remedy = "leave it out, or use a template without new tokens (model.chat_template: plain)"
@@ -192,6 +200,51 @@ def _target_problems(key: str, lora: Lora, skeleton: Any, new_ids: Sequence[int]
         rule = "the model's output layer has a bias, with which peft cannot train the rows of added tokens"
         remedy = "use a template without new tokens (model.chat_template: plain), or train without train.lora"
         yield Problem("train", key, rule, remedy)
+
+
+def _whole_problems(lora: Lora | None, skeleton: Any) -> Iterator[Problem]:
+    """Names of ``modules_to_save`` that no layer has; peft takes a layer by the end of its name."""
+    modules = [name for name, _ in skeleton.named_modules() if name]
+    for name in lora.modules_to_save if lora is not None else ():
+        if not any(module.endswith(name) for module in modules):
+            known = [skeleton.get_input_embeddings(), skeleton.get_output_embeddings()]
+            names = [n.rpartition(".")[2] for n, m in skeleton.named_modules() if any(m is k for k in known)]
+            remedy = f"name layers of the model, for example {', '.join(names)}"
+            key = "train.lora.modules_to_save"
+            yield Problem("train", key, "the model has no layer of this name", remedy, name)
+
+
+_LEAST_QUANTIZED: Final = 0.9
+
+
+def _quantizer_problems(lora: Lora, skeleton: Any) -> Iterator[Problem]:
+    """Matrices that bitsandbytes leaves in 16 bits, where they are more than a small part of the model.
+
+    It quantizes plain linear layers. Embeddings, the output layer and layers that are trained whole stay as they are
+    in any model; fused weights of mixture-of-experts layers are no linear layers.
+    """
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    apart = [skeleton.get_output_embeddings()]
+    apart += [m for m in skeleton.modules() if isinstance(m, torch.nn.Embedding)]
+    apart += [m for name, m in skeleton.named_modules() if name.endswith(tuple(lora.modules_to_save))]
+    meant = {id(p) for module in apart if module is not None for p in module.parameters()}
+    quantized = {
+        id(m.weight) for m in skeleton.modules() if type(m) is torch.nn.Linear or isinstance(m, Conv1D)
+    }
+    matrices = [(n, p) for n, p in skeleton.named_parameters() if p.dim() >= 2 and id(p) not in meant]
+    left = {name: p.numel() for name, p in matrices if id(p) not in quantized}
+    share = sum(left.values()) / max(1, sum(p.numel() for _, p in matrices))
+    if not matrices or share > 1 - _LEAST_QUANTIZED:
+        shown = ", ".join(sorted(left, key=lambda name: -left[name])[:_SHOWN]) or "all of them"
+        more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+        rule = (
+            f"bitsandbytes quantizes plain linear layers only, and {share:.0%} of the model's matrices are none: "
+            f"{shown}{more} would stay in 16 bits"
+        )
+        remedy = "remove train.lora.quantize, or name a model without fused mixture-of-experts weights"
+        yield Problem("train", "train.lora.quantize", rule, remedy, lora.quantize)
 
 
 def _is_fused(target: str, lora: Lora, skeleton: Any) -> bool:
@@ -216,7 +269,13 @@ def _peft_problems(key: str, lora: Lora, skeleton: Any, new_ids: Sequence[int]) 
     from peft import LoraConfig, get_peft_model
 
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    config = LoraConfig(r=1, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=1,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        modules_to_save=list(lora.modules_to_save) or None,
+        task_type="CAUSAL_LM",
+    )
     try:
         with _quiet():
             get_peft_model(copy.deepcopy(skeleton), config, autocast_adapter_dtype=False)

@@ -50,6 +50,7 @@ def local_cpus(spec: SweepSpec) -> tuple[int, str | None]:
 
 def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfig:
     """The configuration of every slot of a sweep."""
+    lora = spec.train.lora
     engine = EngineConfig(
         model_path=spec.model.path,
         revision=spec.model.revision,
@@ -71,6 +72,8 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         offload=spec.train.offload,
         liger=spec.train.liger,
         compiled=spec.train.compile,
+        quantize=None if lora is None else lora.quantize,
+        kept_whole=() if lora is None else lora.modules_to_save,
         scratch=str(run_dir / "base"),
         longest=prepared.train.longest,
         threads=max(1, int(spec.resources.cpus_per_worker)),

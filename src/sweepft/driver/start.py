@@ -116,6 +116,11 @@ def check_packages(spec: SweepSpec) -> None:
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     needs = [
         ("train.lora", "peft", adapters),
+        (
+            "train.lora.quantize",
+            "bitsandbytes",
+            spec.train.lora is not None and spec.train.lora.quantize is not None,
+        ),
         ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
         ("train.liger", "liger_kernel", spec.train.liger),
         ("track.wandb", "wandb", spec.track.wandb is not None),

@@ -178,6 +178,13 @@ def _peft(lora: Lora) -> dict[str, Any]:
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": lora.dropout,
         "lora_target_modules": named,
+        **({"use_rslora": True} if lora.scaling == "rslora" else {}),
+        **({"lora_modules_to_save": list(lora.modules_to_save)} if lora.modules_to_save else {}),
+        **(
+            {"load_in_4bit": True, "bnb_4bit_quant_type": lora.quantize, "use_bnb_nested_quant": True}
+            if lora.quantize
+            else {}
+        ),
     }
 
 

@@ -29,11 +29,9 @@ _WORDS: Final = {
     "special_tokens": "the tokenizer's own are used; a missing pad token is added",
     "flash_attention": "transformers' default is used",
     "sdp_attention": "transformers' default is used",
-    "lora_modules_to_save": "only adapters are trained, and the embeddings of tokens that were added",
     "lora_model_dir": "each trial starts from the base model",
     "loraplus_lr_ratio": "both matrices of an adapter have the same rate",
     "peft_use_dora": "adapters are plain LoRA",
-    "peft_use_rslora": "adapters are scaled by alpha / rank",
     "loss_watchdog_threshold": "see early_stop.divergence_check",
     "loss_watchdog_patience": "see early_stop.divergence_check",
     "curriculum_sampling": "see data.phases",
@@ -223,13 +221,21 @@ def _adapter(config: Config, setting: Setting) -> None:
         config.take("lora_target_linear"),
         config.take("lora_target_modules", default="all-linear"),
     )
+    stabilized, saved = config.take("peft_use_rslora"), config.take("lora_modules_to_save")
     if not adapter:
         return
     if adapter not in ("lora", "qlora"):
         setting.left.append(Left("adapter", adapter, "adapters are plain LoRA"))
-    if adapter == "qlora":
-        setting.left.append(Left("adapter", adapter, "base weights are not quantized: they stay in 16 bits"))
-    setting.train["lora"] = lora(rank, alpha, dropout, "all-linear" if every else targets)
+    quantized = bool(config.take("load_in_4bit")) or adapter == "qlora"
+    setting.train["lora"] = lora(
+        rank,
+        alpha,
+        dropout,
+        "all-linear" if every else targets,
+        stabilized=stabilized,
+        saved=saved,
+        quantized=quantized,
+    )
 
 
 def _training(config: Config, setting: Setting, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,10 +36,8 @@ _LOUD: Final = {
     "dtype": "see train.precision",
     "attn_implementation": "transformers' default is used",
     "use_dora": "adapters are plain LoRA",
-    "use_rslora": "adapters are scaled by alpha / rank",
-    "lora_modules_to_save": "only adapters are trained, and the embeddings of tokens that were added",
-    "load_in_4bit": "base weights are not quantized",
-    "load_in_8bit": "base weights are not quantized",
+    "load_in_4bit": "only base weights under adapters are quantized (train.lora)",
+    "load_in_8bit": "base weights stay in 16 bits; train.lora.quantize: nf4 quantizes them to 4",
     "fsdp": "trials train with DeepSpeed ZeRO (train.zero_stage)",
     "fsdp_config": "trials train with DeepSpeed ZeRO (train.zero_stage)",
     "init_adapters": "each trial starts from the base model",
@@ -201,13 +199,49 @@ def place(name: str, path: Path, builder: str | None = None) -> str:
     return str(local.resolve()) if not Path(name).is_absolute() and local.exists() else name
 
 
-def lora(rank: Any, alpha: Any, dropout: Any, targets: Any) -> dict[str, Any]:
-    """The `lora` section."""
-    if isinstance(targets, str) and targets not in ("all-linear", "all"):
-        targets = [part.strip() for part in targets.split(",") if part.strip()]
-    if isinstance(targets, str):
-        targets = "all-linear"
-    return {"rank": int(rank), "alpha": float(alpha), "dropout": float(dropout), "target_modules": targets}
+def lora(
+    rank: Any,
+    alpha: Any,
+    dropout: Any,
+    targets: Any,
+    *,
+    stabilized: Any = False,
+    saved: Any = None,
+    quantized: bool = False,
+) -> dict[str, Any]:
+    """The `lora` section.
+
+    Args:
+        rank, alpha, dropout: As in peft.
+        targets: Names of layers, as a list or joined by commas, or all linear ones.
+        stabilized: Whether adapters are scaled by alpha / sqrt(rank).
+        saved: Names of layers that are trained whole, as a list or joined by commas.
+        quantized: Whether the base weights are in 4 bits.
+    """
+    section = {"rank": int(rank), "alpha": float(alpha), "dropout": float(dropout)}
+    every = targets in ("all-linear", "all")
+    more = {"target_modules": "all-linear" if every else _names(targets)}
+    more |= {"scaling": "rslora"} if stabilized else {}
+    more |= {"modules_to_save": _names(saved)} if saved else {}
+    more |= {"quantize": "nf4"} if quantized else {}
+    return {**section, **more}
+
+
+def _names(value: Any) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return [str(part).strip() for part in parts if str(part).strip()]
+
+
+def four_bits(config: Config, setting: Setting, names: Sequence[str]) -> None:
+    """The format of 4-bit base weights, where it is another one than `nf4`.
+
+    Args:
+        config, setting: The foreign config, and what is made of it.
+        names: The keys of the config that have it.
+    """
+    kind = config.take(*names, default="nf4")
+    if kind != "nf4":
+        setting.left.append(Left(names[0], kind, "base weights are quantized to nf4"))
 
 
 def with_bf16(config: Config, setting: Setting) -> None:

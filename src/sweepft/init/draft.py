@@ -39,7 +39,7 @@ class Request:
         model: Folder or hub id.
         data: Files, patterns, folders or hub ids.
         gpus: GPUs to use; 0 trains on the CPU.
-        method: `lora` or `full`; None for the config's own, else LoRA.
+        method: `lora`, `qlora` or `full`; None for the config's own, else LoRA.
         folder: Where the spec will be written: paths are relative to it where they lie below it.
     """
 
@@ -84,10 +84,16 @@ def draft_spec(request: Request, setting: Setting | None = None) -> Draft:
     _shorten_paths(setting, request.folder)
     if request.method == "full" and "lora" in setting.train:
         setting.left.append(Left("lora", setting.train.pop("lora"), "--full trains all weights"))
-    elif request.method == "lora" or (not own and request.method is None):
-        setting.train.setdefault(
+    elif request.method in ("lora", "qlora") or (not own and request.method is None):
+        lora = setting.train.setdefault(
             "lora", {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
         )
+        if request.method == "qlora":
+            lora["quantize"] = "nf4"
+        elif request.method == "lora" and "quantize" in lora:
+            setting.left.append(
+                Left("quantize", lora.pop("quantize"), "--lora keeps base weights in 16 bits")
+            )
     model = _absolute(setting.model["path"], request.folder)
     _template(setting, Path(model), notes)
     rows = _rows(setting, request.folder, notes)
@@ -235,6 +241,10 @@ def _hardware(setting: Setting, request: Request, model: str, notes: list[str]) 
         train["zero_stage"] = 1
         notes.append("zero_stage 1 instead of 0, which bf16 needs here; its numbers are the same")
     train.setdefault("zero_stage", 2 if request.gpus > 1 and "lora" not in train else 1)
+    lora = train.get("lora", {})
+    if train["zero_stage"] == 3 and ("quantize" in lora or "modules_to_save" in lora):
+        train["zero_stage"] = 2
+        notes.append("zero_stage 2 instead of 3, at which adapters have neither quantize nor modules_to_save")
     if train.get("compile") and train["zero_stage"] == 3:
         setting.left.append(Left("torch_compile", train.pop("compile"), "is not available at zero_stage 3"))
     length = setting.data.setdefault("max_length", 2048)

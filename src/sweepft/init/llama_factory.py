@@ -11,6 +11,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.init.common import (
     PACKING,
     WORDS,
+    four_bits,
     is_quiet,
     lora,
     optimizer,
@@ -25,8 +26,7 @@ from sweepft.init.setting import Config, Left, Setting
 _WORDS: Final = {
     **WORDS,
     "template": "the tokenizer's own chat template is used; see model.chat_template",
-    "quantization_bit": "base weights are not quantized",
-    "quantization_method": "base weights are not quantized",
+    "quantization_bit": "only base weights under adapters are quantized, and to 4 bits (train.lora.quantize: nf4)",
     "train_on_prompt": "prompts are not learned; see train_on of a source",
     "packing": PACKING,
     "neat_packing": PACKING,
@@ -38,7 +38,6 @@ _WORDS: Final = {
     "interleave_probs": "see data.mixture",
     "streaming": "rows are tokenised once per sweep",
     "freeze_trainable_layers": "all weights are trained, or adapters",
-    "additional_target": "only adapters are trained, and the embeddings of tokens that were added",
 }
 _COLUMNS: Final = {
     "prompt": "instruction",
@@ -76,8 +75,12 @@ def read_llama_factory(config: Config, path: Path) -> Setting:
     rank = config.number("lora_rank", default=8)
     alpha = config.number("lora_alpha", default=2 * rank)
     dropout, targets = config.number("lora_dropout", default=0.0), config.take("lora_target", default="all")
+    stabilized, saved = config.take("use_rslora"), config.take("additional_target")
     if kind == "lora":
-        setting.train["lora"] = lora(rank, alpha, dropout, targets)
+        quantized = _quantized(config, setting)
+        setting.train["lora"] = lora(
+            rank, alpha, dropout, targets, stabilized=stabilized, saved=saved, quantized=quantized
+        )
     quiet = (
         "overwrite_cache",
         "cache_path",
@@ -88,6 +91,22 @@ def read_llama_factory(config: Config, path: Path) -> Setting:
     )
     config.leave(setting, _WORDS, quiet, is_quiet)
     return setting
+
+
+def _quantized(config: Config, setting: Setting) -> bool:
+    """Whether the base weights are in 4 bits; other numbers of bits are left."""
+    if config.number("quantization_bit") is None:
+        return False
+    method = config.take("quantization_method", default="bnb")
+    four_bits(config, setting, ["quantization_type"])
+    config.take("double_quantization")
+    bits = int(config.number("quantization_bit"))
+    if bits != 4:
+        why = "base weights stay in 16 bits; train.lora.quantize: nf4 quantizes them to 4"
+        setting.left.append(Left("quantization_bit", bits, why))
+    elif method not in ("bnb", "bitsandbytes"):
+        setting.left.append(Left("quantization_method", method, "bitsandbytes quantizes to nf4"))
+    return bits == 4
 
 
 def _training(config: Config, setting: Setting, path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sweepft.init.common import (
     PACKING,
     WORDS,
+    four_bits,
     is_quiet,
     lora,
     optimizer,
@@ -52,9 +53,15 @@ def read_trl(config: Config, path: Path) -> Setting:
             config.take("lora_alpha", default=32),
             config.take("lora_dropout", default=0.05),
             config.take("lora_target_modules", default="all-linear"),
+            stabilized=config.take("use_rslora"),
+            saved=config.take("lora_modules_to_save"),
+            quantized=bool(config.take("load_in_4bit")),
         )
+        four_bits(config, setting, ["bnb_4bit_quant_type"])
     else:
         config.take("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+        config.take("use_rslora", "lora_modules_to_save", "bnb_4bit_quant_type")
+    config.take("use_bnb_nested_quant", "bnb_4bit_quant_storage")
     test = config.take("dataset_test_split")
     if test not in (None, "test"):
         setting.left.append(Left("dataset_test_split", test, "name it as an entry of data.validation"))

@@ -17,7 +17,7 @@ from sweepft.plan.measure import Measured
 from sweepft.plan.memory import checkpoint_bytes
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
+from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank, whole_modules
 from sweepft.spec import SweepSpec, is_hub_id
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
@@ -206,7 +206,8 @@ def disk_uses(
         uses.append(DiskUse(f"base weights for resets{nodes}", weight * p, stays=False))
         if spec.checkpoint != "none":
             # the old checkpoint remains until the new one is complete
-            states = 2 * checkpoint_bytes(shape, largest_lora_rank(spec)) * max(1, placement.slots)
+            each = checkpoint_bytes(shape, largest_lora_rank(spec), whole_modules(spec))
+            states = 2 * each * max(1, placement.slots)
             uses.append(DiskUse("checkpoints of running trials (old and new)", states, stays=False))
         if is_hub_id(spec.model.path) and not Path(spec.model.path).exists():
             uses.append(DiskUse("model in the hub's cache (16-bit files)", 2 * p, stays=True))

@@ -24,9 +24,11 @@ from sweepft.plan.trial_shapes import (
     TrialShape,
     adapters_drop_out,
     heaviest_optimizer,
+    is_quantized,
     largest_lora_rank,
     trial_count,
     trial_shapes,
+    whole_modules,
     widest_targets,
 )
 from sweepft.plan.warnings import count, plan_warnings
@@ -314,6 +316,8 @@ def _memory(
         offload=spec.train.offload,
         lora_targets=widest_targets(spec),
         lora_dropout=adapters_drop_out(spec),
+        quantized=is_quantized(spec),
+        saved=whole_modules(spec),
         checkpointing=spec.train.gradient_checkpointing,
         gpu=cluster.gpu,
     )
@@ -352,8 +356,9 @@ def _micro_batch(
 def _grid(
     spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, cluster: Cluster
 ) -> dict[int, dict[int, int]]:
-    """Bytes per rank by ZeRO stage and number of ranks. A spec cannot combine stage 0 with bf16."""
+    """Bytes per rank by ZeRO stage and number of ranks. A spec cannot combine stage 0 with bf16, nor 3 with QLoRA."""
     stages = (0, 1, 2, 3) if spec.train.precision == "fp32" else (1, 2, 3)
+    stages = tuple(stage for stage in stages if stage < 3 or not is_quantized(spec))
     own = spec.resources.workers_per_trial
     ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
     return {

@@ -34,6 +34,7 @@ class ModelShape:
         attention: Width of queries (heads x head size); keys and values are repeated to it.
         vocab: Embedding rows.
         largest_layer: Parameters of the largest module, for DeepSpeed's ZeRO-3 estimate.
+        embeddings: Parameters of the input and output embeddings; tied ones count once.
         source: Source of the numbers, in words.
         known: Whether they were read rather than assumed.
     """
@@ -46,6 +47,7 @@ class ModelShape:
     attention: int
     vocab: int
     largest_layer: int
+    embeddings: int
     source: str
     known: bool
 
@@ -115,8 +117,9 @@ def shape_from_config(config: Mapping[str, Any], stored: int | None, where: Path
         )
     source = "its weight files" if stored is not None else "its config.json"
     largest = max(vocab * hidden, hidden * intermediate, hidden * heads * head)
+    ends = vocab * hidden * (1 if text.get("tie_word_embeddings") else 2)
     return ModelShape(
-        total, hidden, layers, intermediate, heads, heads * head, vocab, largest, source, known=True
+        total, hidden, layers, intermediate, heads, heads * head, vocab, largest, ends, source, known=True
     )
 
 
@@ -153,8 +156,10 @@ def typical_shape(parameters: int, source: str, vocab: int = _VOCABULARY) -> Mod
     """
     hidden = max(64, round((parameters * 128 / 13) ** (1 / 3) / 64) * 64)
     layers = max(1, round(hidden / 128))
+    ends = min(2 * vocab * hidden, parameters // 2)
     return ModelShape(
-        parameters, hidden, layers, 3 * hidden, layers, hidden, vocab, vocab * hidden, source, known=False
+        *(parameters, hidden, layers, 3 * hidden, layers, hidden, vocab, vocab * hidden, ends, source),
+        known=False,
     )
 
 

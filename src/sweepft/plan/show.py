@@ -14,7 +14,7 @@ from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import replicate_count
 from sweepft.plan.estimate import SweepPlan
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
-from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
+from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.plan.warnings import count
 from sweepft.spec import Evaluate, MicroTokens, SweepSpec
 
@@ -153,11 +153,11 @@ def _breakdown(plan: SweepPlan) -> str:
     if plan.cluster.gpu and plan.model is not None:
         ranks = plan.placement.slots * plan.spec.resources.workers_per_trial // max(1, plan.cluster.nodes)
         train = plan.spec.train
-        loading = loading_bytes(plan.model, train.zero_stage, train.precision, ranks)
+        loading = loading_bytes(plan.model, train.zero_stage, train.precision, ranks, is_quantized(plan.spec))
         text += f"; main memory of a node while loading {loading / GIB:.0f}"
         if plan.spec.checkpoint != "none":
-            copies = checkpoint_bytes(plan.model, largest_lora_rank(plan.spec)) * ranks
-            text += f", for checkpoints {copies / plan.spec.resources.workers_per_trial / GIB:.0f}"
+            each = checkpoint_bytes(plan.model, largest_lora_rank(plan.spec), whole_modules(plan.spec))
+            text += f", for checkpoints {each * ranks / plan.spec.resources.workers_per_trial / GIB:.0f}"
     measured = "" if plan.measured is None else f"; measured {plan.measured.peak_bytes / GIB:.1f}"
     unfit = any(size > _room(plan) for row in plan.grid.values() for size in row.values())
     return f"* this spec: {text}{measured}." + (" (n): does not fit." if unfit else "")

@@ -74,6 +74,16 @@ def adapters_drop_out(spec: SweepSpec) -> bool:
     return any((value or 0.0) > 0 for _, value in spec.search.candidates("lora.dropout", fixed))
 
 
+def is_quantized(spec: SweepSpec) -> bool:
+    """Whether adapters are trained on a base in 4 bits."""
+    return spec.train.lora is not None and spec.train.lora.quantize is not None
+
+
+def whole_modules(spec: SweepSpec) -> tuple[str, ...]:
+    """Names of layers that are trained whole beside adapters."""
+    return spec.train.lora.modules_to_save if spec.train.lora is not None else ()
+
+
 def heaviest_optimizer(spec: SweepSpec) -> str:
     """The optimizer with the most memory per parameter among those that can be proposed."""
     swept = spec.search.space.get("optimizer.name")

@@ -12,7 +12,7 @@ from sweepft.plan.low_rates import low_rate_warnings
 from sweepft.plan.memory import GIB, RankMemory, checkpoint_bytes
 from sweepft.plan.model_shape import ModelShape
 from sweepft.plan.row_counts import RowCount
-from sweepft.plan.trial_shapes import TrialShape, largest_lora_rank
+from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.slot.room import need
 from sweepft.spec import FEWEST_STEPS, SweepSpec
 
@@ -115,7 +115,7 @@ def _strategy(spec: SweepSpec) -> Iterator[str]:
 def _checkpoints(spec: SweepSpec, model: ModelShape | None, cost: Cost | None) -> Iterator[str]:
     if spec.checkpoint != "auto" or model is None or cost is None:
         return
-    size = checkpoint_bytes(model, largest_lora_rank(spec))
+    size = checkpoint_bytes(model, largest_lora_rank(spec), whole_modules(spec))
     stalled = max(_LEAST_STALL_SECONDS, size / spec.resources.workers_per_trial / _COPY_BYTES)
     written, trained = size / _WRITE_BYTES, cost.trial_seconds * spec.early_stop.rungs[-1]
     if cost.trial_seconds < _DEAR_SECONDS or (stalled <= _AFFORDABLE * trained and written <= trained):
@@ -180,11 +180,13 @@ def _memory(spec: SweepSpec, memory: RankMemory | None, cluster: Cluster) -> Ite
         ranks = spec.resources.workers_per_trial * spec.resources.concurrent_trials
     room = rank_room(spec.resources, cluster)
     if ranks * memory.total > room:
+        adapters = largest_lora_rank(spec) > 0 and not is_quantized(spec)
+        more = "set train.lora.quantize: nf4, " if adapters else ""
         what = "a GPU" if cluster.gpu else f"the total of {count(ranks, 'rank')}"
         yield (
             f"memory: {what} needs about {ranks * memory.total / GIB:.0f} GiB, available are "
             f"{room / GIB:.0f}: "
-            "lower train.micro_batch, set train.gradient_checkpointing: true, or raise train.zero_stage or "
+            f"lower train.micro_batch, set train.gradient_checkpointing: true, {more}or raise train.zero_stage or "
             "resources.workers_per_trial"
         )
 

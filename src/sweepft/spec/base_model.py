@@ -46,7 +46,10 @@ def config_problems(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             bits = [n for n in (4, 8) if quantized.get(f"load_in_{n}bit")]
             method = f"bitsandbytes, {bits[0]} bits" if bits else None
         rule = f"the weights are quantized ({method or 'quantization_config in config.json'}), and are not trained so"
-        yield rule, "name the model's original weights in bf16, fp16 or fp32"
+        remedy = (
+            "name the model's original weights in bf16, fp16 or fp32; train.lora.quantize: nf4 quantizes them"
+        )
+        yield rule, remedy
     if config.get("is_encoder_decoder"):
         rule = f"a {config.get('model_type')} model has an encoder and a decoder; only causal models can be trained"
         yield rule, "name a causal language model (AutoModelForCausalLM)"

@@ -34,8 +34,10 @@ def check_hardware(partial: PartialSpec) -> None:
         return
     _check_offload_stage(partial, train)
     _check_compile(partial, train)
+    _check_adapters(partial, train)
     if partial.search is not None:
         _check_adafactor(partial, train, partial.search)
+        _check_whole_adapters(partial, partial.search)
     if resources is not None and resources.gpus_per_worker == 0:
         _check_gpu_only(partial, train)
 
@@ -68,6 +70,30 @@ def _check_compile(partial: PartialSpec, train: Train) -> None:
             "is not available at zero_stage 3: gathering the weights of each layer breaks the compiled graph"
         )
         partial.add(("train", "compile"), rule, "set compile: false, or train.zero_stage: 2", train.compile)
+
+
+def _check_adapters(partial: PartialSpec, train: Train) -> None:
+    lora, stage = train.lora, train.zero_stage
+    if lora is None or stage < 3:
+        return
+    if lora.quantize is not None:
+        rule = "is not available at zero_stage 3, which would partition 4-bit weights without their scales"
+        remedy = "set train.zero_stage: 2; the 4-bit base takes a quarter of the memory on each rank"
+        partial.add(("train", "lora", "quantize"), rule, remedy, lora.quantize)
+    if lora.modules_to_save:
+        rule = "is not available at zero_stage 3, which partitions the weights that would be copied"
+        remedy = "set train.zero_stage: 2, or train all weights (remove train.lora)"
+        partial.add(("train", "lora", "modules_to_save"), rule, remedy, list(lora.modules_to_save))
+
+
+def _check_whole_adapters(partial: PartialSpec, search: Search) -> None:
+    """What the base model has to be loaded for is the same for all trials, also where `lora` is swept as a whole."""
+    for path, value in search.candidates("lora", None):
+        for name in ("quantize", "modules_to_save") if isinstance(value, dict) else ():
+            if value.get(name):
+                rule = "is the same for every trial and cannot be swept"
+                remedy = f"set train.lora.{name}, and sweep other keys of lora, e.g. lora.rank"
+                partial.add((*path, name), rule, remedy, value[name])
 
 
 def _check_adafactor(partial: PartialSpec, train: Train, search: Search) -> None:

@@ -20,7 +20,7 @@ from sweepft.spec.partial import partial as read_partial
 from sweepft.spec.problems import did_you_mean
 from sweepft.spec.sections import Lora
 from sweepft.spec.space import same
-from sweepft.spec.sweep import SweepSpec, train_dict
+from sweepft.spec.sweep import SweepSpec, is_sweepable, train_dict
 from sweepft.spec.yaml_source import Document, KeyPath, read_value
 
 FEWEST_STEPS: Final = 40
@@ -134,9 +134,10 @@ def preset_problem(partial: PartialSpec, preset: Preset) -> tuple[str, str] | No
             )
         if dimension is None and not same(fixed.get(key), value):
             full = key if is_data_key(key) else f"train.{key}"
+            sweep = f"sweep {key}, or " if is_sweepable(key) else ""
             return (
                 f"{name} has {key} {format_value(value)}, but {full} is fixed at another value",
-                f"sweep {key}, or set {full} to that value, or remove the preset",
+                f"{sweep}set {full} to that value, or remove the preset",
             )
     budget, batch = train.budget.samples, int(preset.params.get("batch_size", 0))
     if budget is not None and batch and -(-budget // batch) < FEWEST_STEPS:

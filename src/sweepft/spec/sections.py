@@ -207,12 +207,22 @@ class Lora(Section):
     rank: PositiveInt = 16
     """Rank of the adapters. A trial with another rank or other target modules gets new adapters on the same base."""
     alpha: Positive = 32.0
-    """Scaling: adapter outputs are multiplied by alpha / rank."""
+    """Adapter outputs are multiplied by alpha / rank, or as `scaling` has it."""
+    scaling: Literal["standard", "rslora"] = "standard"
+    """Factor of adapter outputs: alpha / rank (`standard`), or alpha / sqrt(rank) (`rslora`, rank-stabilized LoRA, with
+    which one learning rate suits all ranks)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapters' input."""
     target_modules: TargetModules = "all-linear"
     """Names of the layers that get adapters, e.g. `[q_proj, v_proj]`; `all-linear` is every linear layer except the
     output layer."""
+    modules_to_save: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
+    """Names of layers that are trained as a whole beside the adapters and saved with them, e.g. `[embed_tokens,
+    lm_head]`. Not available at zero_stage 3."""
+    quantize: Literal["nf4"] | None = None
+    """Keep the frozen base weights in 4 bits (QLoRA): `nf4`, with double quantization, computing in `precision`. Linear
+    layers take about a quarter of their 16-bit memory; embeddings, norms and the output layer stay as they are. Needs
+    zero_stage 0 to 2 and `pip install 'sweepft[qlora]'`."""
 
 
 class Train(Section):

@@ -74,7 +74,10 @@ class TrainConfig(Train):
         return int(exact.to_integral_value(rounding=ROUND_CEILING))
 
 
-_FIXED = ("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile")
+_FIXED = (
+    *("budget", "micro_batch", "precision", "zero_stage", "offload", "liger", "compile"),
+    *("lora.quantize", "lora.modules_to_save"),
+)
 SWEEPABLE: tuple[str, ...] = (
     *(
         key

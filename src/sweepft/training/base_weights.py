@@ -89,7 +89,9 @@ def _layout(config: EngineConfig) -> str:
 
 
 def _path(config: EngineConfig, name: str) -> Path:
-    identity = f"{config.model_path}|{config.revision}|{config.vocab_size}|{config.precision}"
+    identity = (
+        f"{config.model_path}|{config.revision}|{config.vocab_size}|{config.precision}|{config.quantize}"
+    )
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     path = Path(config.scratch) / f"base-{digest}-{name}"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,8 @@ class EngineConfig:
         liger: Whether Liger's kernels replace the model's own.
         allow_pickle: Names of pickle files with the model's weights that may be loaded.
         compiled: Whether ``torch.compile`` runs the model.
+        quantize: Number format of frozen linear layers under adapters (``nf4``); None for that of the sweep.
+        kept_whole: Names of layers that are trained whole beside adapters, and therefore not quantized.
     """
 
     model_path: str
@@ -77,6 +79,8 @@ class EngineConfig:
     liger: bool = False
     allow_pickle: tuple[str, ...] = ()
     compiled: bool = False
+    quantize: str | None = None
+    kept_whole: tuple[str, ...] = ()
 
     @property
     def least_micro_batch(self) -> int:

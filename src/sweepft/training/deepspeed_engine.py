@@ -270,7 +270,7 @@ class ZeroEngine:
 
     def _load(self, ds_config: dict[str, Any]) -> Any:
         keep = self._partition_while_loading(ds_config)
-        model = load_model(self.config)
+        model = load_model(self.config, self.device)
         del keep
         usual = model.config._attn_implementation
         self.padded_attention = usual if self.config.packed and attend_by_documents(model) else None
@@ -285,8 +285,9 @@ class ZeroEngine:
         model = self._load(ds_config) if base is None else base
         if train_config.lora is not None:
             model = attach_adapter(model, train_config.lora, self.config.model_path, self.config.new_tokens)
-        # By default ZeRO allocates a bucket of 5e8 elements, however small the model.
-        size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+        # By default ZeRO allocates a bucket of 5e8 elements, however few gradients there are.
+        every = self.config.zero_stage == 3  # which gathers frozen weights in buckets, too
+        size = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if every or p.requires_grad)
         for name in ("reduce_bucket_size", "allgather_bucket_size"):
             ds_config["zero_optimization"][name] = min(500_000_000, max(65_536, size))
         optimizer = make_optimizer(
@@ -410,7 +411,7 @@ class ZeroEngine:
 
 
 def _shape(lora: Lora | None) -> object:
-    return None if lora is None else (lora.rank, lora.target_modules)
+    return None if lora is None else (lora.rank, lora.target_modules, lora.modules_to_save)
 
 
 def _checkpoints_activations(module: Any) -> bool:

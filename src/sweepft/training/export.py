@@ -19,6 +19,7 @@ from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.exported_config import complete_config
 from sweepft.training.lora import save_adapter, untie_adapted_output
 from sweepft.training.model import load_base
+from sweepft.training.quantized import copy_quantized
 from sweepft.training.read_back import check_adapter, check_model, random_states_kept
 
 ADAPTER = "adapter"
@@ -71,7 +72,10 @@ def _copy_processor(config: EngineConfig, folder: Path) -> None:
 
 
 def _write_adapter(zero: ZeroEngine, trained: dict[str, torch.Tensor], folder: Path, tokenizer: Path) -> None:
-    """The adapter, and the model that plain peft makes of it and the base model's files."""
+    """The adapter, and the model that plain peft makes of it and the base model's files.
+
+    Over a quantized base, the adapter is merged into the weights that it was trained with, in the sweep's precision.
+    """
     from peft import PeftModel
 
     adapter = folder / ADAPTER
@@ -79,6 +83,8 @@ def _write_adapter(zero: ZeroEngine, trained: dict[str, torch.Tensor], folder: P
     with random_states_kept(zero.device):
         base = load_base(zero.config)
         untie_adapted_output(base, adapter)
+        if zero.config.quantize is not None:
+            copy_quantized(zero.module, base)
         adapted = PeftModel.from_pretrained(base, str(adapter))
         check_adapter(adapter, adapted, zero.module, trained)
         merged = adapted.merge_and_unload()

@@ -8,6 +8,7 @@ peft's: layers that it adapts as parameters (fused mixture-of-experts weights) h
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def attach_adapter(model: Any, lora: Lora, model_path: str, new_tokens: Sequence
         lora: Shape and scale of the adapter.
         model_path: The base model's folder or hub id, for the adapter's config.
         new_tokens: Ids of tokens that the base model has not seen. Their embeddings are trained with the adapter, in
-            the output layer too where it has weights of its own.
+            the output layer too where it has weights of its own; not where ``lora.modules_to_save`` trains the layer.
     Raises:
         ImportError: If ``peft`` is not installed.
     """
@@ -36,6 +37,9 @@ def attach_adapter(model: Any, lora: Lora, model_path: str, new_tokens: Sequence
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise import_error("peft", "train.lora") from error
+    saved = [name for name in embedding_names(model) if is_named(name, lora.modules_to_save)]
+    tied = model.get_output_embeddings() is not None and len(embedding_names(model)) == 1
+    rows = [name for name in embedding_names(model) if name not in saved] if new_tokens else []
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
@@ -43,14 +47,15 @@ def attach_adapter(model: Any, lora: Lora, model_path: str, new_tokens: Sequence
         target_modules=lora.target_modules
         if isinstance(lora.target_modules, str)
         else list(lora.target_modules),
-        trainable_token_indices={name: list(new_tokens) for name in embedding_names(model)}
-        if new_tokens
-        else None,
+        trainable_token_indices={name: list(new_tokens) for name in rows} or None,
+        use_rslora=lora.scaling == "rslora",
+        modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=bool(saved) and tied,
         task_type="CAUSAL_LM",
         base_model_name_or_path=model_path,
     )
     torch.manual_seed(0)
-    with _embeddings_gathered(model if new_tokens else None):
+    with _embeddings_gathered(model if rows else None):
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     adapted.train()
     return adapted
@@ -62,16 +67,19 @@ def detach_adapter(adapted: Any) -> Any:
 
 
 def set_in_place(adapted: Any, lora: Lora) -> None:
-    """Set alpha and dropout of an adapter of the same shape."""
+    """Set alpha, scaling and dropout of an adapter of the same shape."""
     config = adapted.peft_config[_NAME]
     config.lora_alpha, config.lora_dropout = lora.alpha, lora.dropout
-    # A layer with a rank of its own has the alpha that gives the same scale.
+    config.use_rslora = stabilized = lora.scaling == "rslora"
+    # A layer with a rank of its own has an alpha in the same proportion.
     config.alpha_pattern = {
-        layer: lora.alpha * rank / lora.rank for layer, rank in (config.rank_pattern or {}).items()
+        layer: lora.alpha * (rank / lora.rank) for layer, rank in (config.rank_pattern or {}).items()
     }
     for _, layer in lora_layers(adapted):
-        layer.lora_alpha[_NAME] = lora.alpha * layer.r[_NAME] / lora.rank
-        layer.scaling[_NAME] = lora.alpha / lora.rank
+        rank = layer.r[_NAME]
+        layer.use_rslora[_NAME] = stabilized
+        layer.lora_alpha[_NAME] = alpha = lora.alpha * (rank / lora.rank)
+        layer.scaling[_NAME] = alpha / (math.sqrt(rank) if stabilized else rank)
         layer.lora_dropout[_NAME] = torch.nn.Dropout(lora.dropout) if lora.dropout else torch.nn.Identity()
         layer.lora_dropout[_NAME].train(layer.training)
 
@@ -85,8 +93,13 @@ def by_saved_name(adapted: Any, parameters: Mapping[str, torch.Tensor]) -> dict[
     """
     from peft import get_peft_model_state_dict
 
+    every, names = dict(parameters), {}
+    for name, parameter in adapted.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(parameter), name)
+        if first in every:  # layers with the same weight, trained whole, are saved under each name
+            every[name] = every[first]
     found: dict[str, torch.Tensor] = get_peft_model_state_dict(
-        adapted, state_dict=dict(parameters), adapter_name=_NAME, save_embedding_layers=False
+        adapted, state_dict=every, adapter_name=_NAME, save_embedding_layers=False
     )
     return found
 
@@ -102,7 +115,8 @@ def save_adapter(adapted: Any, trained: Mapping[str, torch.Tensor], folder: Path
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True)
-    tensors = {name: tensor.contiguous() for name, tensor in by_saved_name(adapted, trained).items()}
+    saved = by_saved_name(adapted, trained)
+    tensors = {name: t.clone(memory_format=torch.contiguous_format) for name, t in saved.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     adapted.peft_config[_NAME].save_pretrained(folder)
 
@@ -119,9 +133,14 @@ def lora_layers(adapted: Any) -> list[tuple[str, Any]]:
     return [(name, module) for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]
 
 
+def is_named(module: str, names: Sequence[str]) -> bool:
+    """Whether peft takes a module for one of ``modules_to_save``: by the end of its name."""
+    return module.endswith(tuple(names))
+
+
 def base_name(name: str) -> str:
     """The name of a frozen parameter, the same for adapters on any layers."""
-    for inserted in (".base_layer", ".token_adapter"):
+    for inserted in (".base_layer", ".token_adapter", ".original_module"):
         name = name.replace(inserted, "")
     return name
 

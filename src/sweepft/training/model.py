@@ -11,27 +11,37 @@ from sweepft.extras import import_error
 from sweepft.training.attention import register
 from sweepft.training.config import EngineConfig
 from sweepft.training.generation import set_generation
+from sweepft.training.quantized import loading_options, settle
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load_model(config: EngineConfig) -> Any:
-    """The base model as trials start from it (:func:`load_base`), in training mode, with Liger's kernels if wanted."""
-    model = load_base(config)
+def load_model(config: EngineConfig, device: torch.device | None = None) -> Any:
+    """The base model as trials start from it (:func:`load_base`), in training mode, with Liger's kernels if wanted.
+
+    Args:
+        config: Of the sweep.
+        device: Where quantized weights are made, the CPU by default; others are on the CPU.
+    """
+    model = load_base(config, (device or torch.device("cpu")) if config.quantize else None)
     if config.liger:
         use_liger(model)
     model.train()
     return model
 
 
-def load_base(config: EngineConfig) -> Any:
+def load_base(config: EngineConfig, quantized_on: torch.device | None = None) -> Any:
     """The base model in the sweep's precision, on the CPU.
 
     Embeddings are extended where the tokenizer has tokens the model lacks; the new rows are drawn from a fixed seed,
     so that every rank and every trial starts from the same weights. Weights are read from safetensors, or from the
     pickle files in ``allow_pickle``, of which torch loads plain tensors only.
 
+    Args:
+        config: Of the sweep.
+        quantized_on: Device for a model with linear layers in ``config.quantize``; None for one without.
     Raises:
+        ImportError: If the weights are to be quantized and ``bitsandbytes`` is not installed.
         ValueError: If the folder has only pickle files, and one of them is not allowed.
     """
     from transformers import AutoModelForCausalLM
@@ -47,7 +57,10 @@ def load_base(config: EngineConfig) -> Any:
         trust_remote_code=config.trust_remote_code,
         use_safetensors=plain,
         dtype=_DTYPES[config.precision],
+        **({} if quantized_on is None else loading_options(config, quantized_on)),
     )
+    if quantized_on is not None:
+        settle(model)
     if config.vocab_size > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(config.vocab_size)
     set_generation(model, config.end_ids, config.pad_id)

@@ -126,6 +126,32 @@ def test_check_base_model__experts_have_no_dropout(models, targets):
         check_base_model(spec, ())
 
 
+@pytest.mark.parametrize(
+    ("family", "lora", "key", "named"),
+    [
+        ("llama", {"modules_to_save": ["embeddings"]}, "train.lora.modules_to_save", "embed_tokens, lm_head"),
+        (
+            "olmoe",
+            {"quantize": "nf4", "target_modules": ["q_proj"]},
+            "train.lora.quantize",
+            "experts.gate_up_proj",
+        ),
+        ("llama", {"quantize": "nf4", "modules_to_save": ["lm_head", "mlp"]}, None, ""),
+        ("gpt2", {"quantize": "nf4"}, None, ""),
+        ("qwen3", {"quantize": "nf4", "modules_to_save": ["embed_tokens"]}, None, ""),
+    ],
+)
+def test_check_base_model__layers_trained_whole_and_quantized(models, family, lora, key, named):
+    pytest.importorskip("peft")
+    spec = spec_of(models(family), train__lora=lora)
+    if key is None:
+        check_base_model(spec, ())
+        return
+    with raises(DataError, key) as caught:
+        check_base_model(spec, ())
+    assert named in str(caught.value)
+
+
 def test_prepare__checks_the_model_in_the_child(models, tmp_path):
     values = {
         "model.path": str(models("llama")),

@@ -47,6 +47,7 @@ def test_check_packages__lora_needs_peft(monkeypatch, sections):
             "8bit",
         ),
         ({"train": {**TRAIN, "liger": True}}, "train.liger", "liger"),
+        ({"train": {**TRAIN, "lora": {"quantize": "nf4"}}}, "train.lora.quantize", "qlora"),
     ],
 )  # fmt: skip
 def test_check_packages__optional_packages(monkeypatch, sections, key, extra):

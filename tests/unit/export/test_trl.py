@@ -33,6 +33,7 @@ LORA = {"rank": 4, "alpha": 8, "target_modules": ["q_proj", "v_proj"]}
         {"optimizer": {"name": "adafactor"}, "zero_stage": 0},
         {"lora": LORA},
         {"lora": {"rank": 4}},
+        {"lora": {"rank": 4, "quantize": "nf4", "scaling": "rslora", "modules_to_save": ["lm_head"]}},
     ],
     ids=str,
 )
@@ -54,6 +55,10 @@ def test_trl_config__parser_accepts_every_key(
     assert (adapter is not None) == ("lora" in settings)
     if settings.get("lora") == LORA:
         assert (adapter.r, adapter.lora_alpha, set(adapter.target_modules)) == (4, 8, {"q_proj", "v_proj"})
+    if settings.get("lora", {}).get("quantize"):
+        four_bits = trl.get_quantization_config(model)
+        assert (four_bits.bnb_4bit_quant_type, four_bits.bnb_4bit_use_double_quant) == ("nf4", True)
+        assert (adapter.use_rslora, adapter.modules_to_save) == (True, ["lm_head"])
 
 
 def test_trl_differences__name_what_the_templates_do(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sweepft.training.lr_schedules import lr_at
         {"optimizer": {"name": "adamw_8bit", "betas": [0.8, 0.99], "eps": 1e-7}, "seed": 7},
         {"lora": LORA},
         {"lora": {"rank": 4, "dropout": 0.1}},
+        {"lora": {"rank": 4, "quantize": "nf4", "scaling": "rslora", "modules_to_save": ["lm_head"]}},
     ],
     ids=str,
 )

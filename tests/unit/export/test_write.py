@@ -276,6 +276,24 @@ def test_train_script__lora(tmp_path: Path) -> None:
     assert "rank 8, alpha 16, dropout 0.0, on q\\_proj" in (folder / "README.md").read_text()
 
 
+def test_train_script__base_in_four_bits(tmp_path: Path) -> None:
+    lora = {"quantize": "nf4", "scaling": "rslora", "modules_to_save": ["embed_tokens"]}
+    weights(tmp_path)
+    folder = write_best(tmp_path, finished(tmp_path, lora=lora))
+    assert folder is not None
+    script, card = (folder / "train.py").read_text(), (folder / "README.md").read_text()
+    ast.parse(script)
+    for part in (
+        "bnb_4bit_quant_type='nf4'",
+        "use_rslora=True",
+        "modules_to_save=['embed_tokens']",
+        ".dequantize(",
+    ):
+        assert part in script
+    assert "BitsAndBytesConfig(" in card
+    assert "base weights in 4 bits (nf4)" in card
+
+
 @pytest.mark.parametrize(
     ("optimizer", "line", "arguments", "row"),
     [

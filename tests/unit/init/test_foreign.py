@@ -136,12 +136,7 @@ def first(spec: SweepSpec) -> dict[str, Any]:
 
 def test_axolotl(tmp_path: Path) -> None:
     setting = setting_of(tmp_path, AXOLOTL)
-    assert {left.key for left in setting.left} == {
-        "load_in_4bit",
-        "adapter",
-        "sample_packing",
-        "special_tokens",
-    }
+    assert {left.key for left in setting.left} == {"sample_packing", "special_tokens"}
     assert setting.quiet == ["output_dir"]
     spec = spec_of(tmp_path, setting, gpus=2)
     assert spec.model.chat_template_kwargs == {"enable_thinking": False}
@@ -154,7 +149,7 @@ def test_axolotl(tmp_path: Path) -> None:
     assert (chats.roles, chats.train_on) == ({"client": "user", "agent": "assistant"}, ("assistant", "user"))
     train, lora = spec.train, spec.train.lora
     assert lora is not None
-    assert (lora.alpha, lora.dropout, lora.target_modules) == (16.0, 0.05, "all-linear")
+    assert (lora.alpha, lora.dropout, lora.target_modules, lora.quantize) == (16.0, 0.05, "all-linear", "nf4")
     assert (train.micro_batch, train.zero_stage, train.min_lr_ratio, train.budget.epochs) == (2, 2, 0.1, 3.0)
     assert (train.optimizer.name, train.optimizer.betas, train.optimizer.weight_decay) == (
         "adamw",
@@ -256,6 +251,61 @@ def test_foreign_config__no_key_is_dropped(tmp_path: Path, config: str | dict[st
 def test_foreign_config__that_is_none(tmp_path: Path, config: Any, key: str) -> None:
     with raises(SpecError, key):
         setting_of(tmp_path, config if isinstance(config, str) else yaml.safe_dump(config))
+
+
+ADAPTERS = {
+    "axolotl": {"base_model": "org/m", "adapter": "lora", "load_in_4bit": True, "peft_use_rslora": True,
+                "lora_modules_to_save": ["embed_tokens", "lm_head"], "deepspeed": "zero3.json"},
+    "LLaMA-Factory": {"model_name_or_path": "org/m", "stage": "sft", "finetuning_type": "lora", "use_rslora": True,
+                      "quantization_bit": 4, "quantization_method": "bnb", "double_quantization": True,
+                      "quantization_type": "nf4", "additional_target": "embed_tokens,lm_head",
+                      "deepspeed": "ds_z3_config.json"},
+    "TRL": {"model_name_or_path": "org/m", "dataset_name": "org/d", "use_peft": True, "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True, "use_rslora": True,
+            "lora_modules_to_save": ["embed_tokens", "lm_head"], "deepspeed": "zero3.json"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tool", ADAPTERS)
+def test_foreign_config__four_bits_rslora_and_whole_layers(tmp_path: Path, tool: str) -> None:
+    setting = setting_of(tmp_path, ADAPTERS[tool])
+    assert not setting.left
+    spec = spec_of(tmp_path, setting, data=["org/rows"])
+    lora = spec.train.lora
+    assert lora is not None
+    assert (lora.quantize, lora.scaling, lora.modules_to_save) == (
+        "nf4",
+        "rslora",
+        ("embed_tokens", "lm_head"),
+    )
+    assert spec.train.zero_stage == 2, "4-bit weights are not partitioned"
+    plain = draft_spec(Request(data=["org/rows"], method="lora"), setting_of(tmp_path, ADAPTERS[tool]))
+    assert "quantize:" not in plain.text
+    assert [left.key for left in plain.left] == ["quantize"]
+
+
+@pytest.mark.parametrize(
+    ("config", "left"),
+    [
+        (ADAPTERS["LLaMA-Factory"] | {"quantization_bit": 8}, "quantization_bit"),
+        (ADAPTERS["LLaMA-Factory"] | {"quantization_method": "hqq"}, "quantization_method"),
+        (ADAPTERS["TRL"] | {"bnb_4bit_quant_type": "fp4"}, "bnb_4bit_quant_type"),
+        (ADAPTERS["TRL"] | {"use_peft": False}, "load_in_4bit"),
+        (ADAPTERS["axolotl"] | {"load_in_4bit": False, "load_in_8bit": True}, "load_in_8bit"),
+    ],
+)
+def test_foreign_config__other_quantization_is_listed(
+    tmp_path: Path, config: dict[str, Any], left: str
+) -> None:
+    assert [found.key for found in setting_of(tmp_path, config).left] == [left]
+
+
+def test_draft__qlora_quantizes_the_base(tmp_path: Path) -> None:
+    draft = draft_spec(Request("org/model", ["org/rows"], method="qlora", folder=tmp_path))
+    (tmp_path / "s.yaml").write_text(draft.text)
+    spec = load(tmp_path / "s.yaml", check_files=False)
+    assert spec.train.lora is not None
+    assert (spec.train.lora.quantize, spec.train.zero_stage) == ("nf4", 1)
 
 
 def test_draft__first_trial_lies_in_the_space_and_paths_are_relative(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ from support.planning import shape_3b
 from sweepft.plan.memory import (
     GIB,
     _block_bytes,
+    base_bytes,
     checkpoint_bytes,
     host_states,
     loading_bytes,
     model_states,
     rank_memory,
+    trained_parameters,
 )
 from sweepft.plan.model_shape import ModelShape, shape_from_config, shape_of, vocabulary_of
 from sweepft.spec import Model
@@ -210,3 +212,28 @@ def test_model_states__adapters_need_little(stage: int) -> None:
     frozen = 2 * shape.parameters // (8 if stage == 3 else 1)
     adapters = [model_states(shape, stage, "bf16", 8, lora_rank=rank) for rank in (8, 64)]
     assert frozen < adapters[0] < adapters[1] < model_states(shape, stage, "bf16", 8)
+
+
+def test_base_bytes__mistral_7b_in_four_bits() -> None:
+    """By hand: 7.248 B parameters, of which 2 x 32,768 x 4,096 embeddings stay in 16 bits; 4.127 bits for the others."""
+    ends = 2 * 32_768 * 4_096
+    assert mistral_7b().embeddings == ends
+    found = base_bytes(mistral_7b(), "bf16", quantized=True)
+    assert found == pytest.approx(2 * ends + 0.51587 * (7.248e9 - ends), rel=1e-3)
+    linear = mistral_7b().parameters - ends
+    assert (found - 2 * ends) / (2 * linear) == pytest.approx(0.258, abs=1e-3), "a quarter of 16 bits"
+    kw = {**KW, "stage": 1, "ranks": 1, "lora_rank": 16}
+    four, sixteen = (rank_memory(mistral_7b(), **kw, quantized=q) for q in (True, False))  # type: ignore[arg-type]
+    assert sixteen.states - four.states == base_bytes(mistral_7b(), "bf16", quantized=False) - found
+    assert four.gathered == 2 * 4_096 * 14_336, "a layer in 16 bits while it is computed with"
+    assert loading_bytes(mistral_7b(), 1, "bf16", 1, quantized=True) < 0.5 * GIB
+
+
+def test_trained_parameters__layers_trained_whole_are_added() -> None:
+    plain = trained_parameters(mistral_7b(), 16)
+    assert trained_parameters(mistral_7b(), 16, ("embed_tokens", "lm_head")) - plain == 2 * 32_768 * 4_096
+    assert trained_parameters(mistral_7b(), 16, ("lm_head",)) - plain == 32_768 * 4_096
+    assert (
+        trained_parameters(mistral_7b(), 16, ("model.layers.0.mlp", "down_proj")) - plain
+        == 32 * 4 * 4_096 * 14_336
+    )

@@ -31,7 +31,7 @@ def test_sweeps__promised_files_exist() -> None:
     assert {path.stem for path in SWEEPS} >= {
         "demo",
         "gsm8k-tiny",
-        "single-gpu-lora",
+        "lora-7b-one-gpu",
         "one-node-8gpu",
         "multi-node",
         *recipes,

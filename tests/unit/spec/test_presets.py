@@ -23,6 +23,7 @@ from sweepft.spec import (
     load,
     rate_warnings,
 )
+from sweepft.spec.sweep import is_sweepable
 
 SPACE = {
     "batch_size": {"choice": [128, 3840, 7680]},
@@ -77,7 +78,8 @@ def test_presets__fields_fixed_at_the_same_value_are_left_out() -> None:
         ("orca-phased", {}, "data.phases"),
         ("tulu", {"lora": {"rank": 8}}, "remove train.lora"),
         ("qlora-default", {}, "add train.lora"),
-        ("qlora-default", {"lora": {"rank": 8}, "space": LORA_SPACE}, "lora.rank"),
+        ("qlora-default", {"lora": {"rank": 8, "quantize": "nf4"}, "space": LORA_SPACE}, "lora.rank"),
+        ("qlora-default", {"lora": {"rank": 64, "alpha": 16.0, "dropout": 0.1}, "space": LORA_SPACE}, "set train.lora.quantize"),
     ],
 )  # fmt: skip
 def test_presets__refused_with_a_remedy(name: str, changes: dict, named: str) -> None:
@@ -113,8 +115,9 @@ def test_presets__all_are_valid_and_listed() -> None:
         json.dumps(dict(preset.params))  # plain data for YAML and the ledger
         assert re.fullmatch(r"20\d\d-\d\d", preset.date)
         if "data.strategy" not in preset.params:
-            space = {key: {"choice": [value]} for key, value in preset.params.items()}
-            fixed = {"lora": {}} if preset.trains == "lora" else {}
+            space = {key: {"choice": [value]} for key, value in preset.params.items() if is_sweepable(key)}
+            whole = {k.removeprefix("lora."): v for k, v in preset.params.items() if not is_sweepable(k)}
+            fixed = {"lora": whole} if preset.trains == "lora" else {}
             train_config = spec(
                 name, space=space | {"optimizer.weight_decay": {"choice": [0.0, 0.1]}}, **fixed
             ).train_config(dict(preset.params), 10_000)
