@@ -357,13 +357,12 @@ def _grid(
     spec: SweepSpec, model: ModelShape, rows: RowCount, micro: int, cluster: Cluster
 ) -> dict[int, dict[int, int]]:
     """Bytes per rank by ZeRO stage and number of ranks. A spec cannot combine stage 0 with bf16, nor 3 with QLoRA."""
-    stages = (0, 1, 2, 3) if spec.train.precision == "fp32" else (1, 2, 3)
-    stages = tuple(stage for stage in stages if stage < 3 or not is_quantized(spec))
+    first, last = (0 if spec.train.precision == "fp32" else 1), (2 if is_quantized(spec) else 3)
     own = spec.resources.workers_per_trial
     ranks = sorted({n for n in _RANKS_SHOWN if n <= max(8, own)} | {own})
     return {
         stage: {n: _memory(spec, model, rows, micro, cluster, stage=stage, ranks=n).total for n in ranks}
-        for stage in stages
+        for stage in range(first, last + 1)
     }
 
 

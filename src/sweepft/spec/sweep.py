@@ -128,7 +128,7 @@ class SweepSpec(Section):
     """When to checkpoint running trials: at every rung (`rungs`), at rungs at least `{minutes: N}` apart, never
     (`none`), or at rungs where training waits for less than a twentieth of the time that it saves (`auto`). Checkpoints
     are written behind training, from a copy in main memory of 12 bytes a trained parameter. After a fault
-    a trial resumes from its checkpoint; without one it is trained from the start, with identical results."""
+    a trial resumes from its checkpoint; without one it is trained from the start, with the same results."""
 
     def train_config(self, params: Mapping[str, Any], budget_samples: int) -> TrainConfig:
         """What a trial with these params trains with.

@@ -31,7 +31,8 @@ def fingerprint(config: EngineConfig, train_config: TrainConfig | None) -> dict[
     fields |= {f"validation data {s.name}": TokenSet(s.cache).digest for s in config.validation}
     if train_config is not None:
         fields["train config"] = _digest(train_config.model_dump(mode="json"))
-    return fields | {f"{name} version": version(name) for name in _PACKAGES}
+    quantizer = ("bitsandbytes",) if config.quantize is not None else ()  # each rank quantizes for itself
+    return fields | {f"{name} version": version(name) for name in (*_PACKAGES, *quantizer)}
 
 
 def _digest(value: object) -> str:

@@ -93,7 +93,8 @@ def by_saved_name(adapted: Any, parameters: Mapping[str, torch.Tensor]) -> dict[
     """
     from peft import get_peft_model_state_dict
 
-    every, names = dict(parameters), {}
+    every = dict(parameters)
+    names: dict[int, str] = {}
     for name, parameter in adapted.named_parameters(remove_duplicate=False):
         first = names.setdefault(id(parameter), name)
         if first in every:  # layers with the same weight, trained whole, are saved under each name
