@@ -105,7 +105,8 @@ def _if_no_clone(command: Command, trial: TrialState, view: SweepState, spec: Sw
         if dimension is None:
             remedy = f"a clone may change: {', '.join(spec.search.space)}"
             return _problem(command, f"{key} is not swept", remedy, value)
-        if not dimension.contains(value):
+        batch = clone_params(command, trial).get("batch_size", spec.train.batch_size)
+        if not dimension.contains(value, batch):
             shown = list(dimension.choices) if dimension.choices else list(dimension.bounds)
             rule = f"{key} must lie in search.space.{key}: {dimension.kind} {shown}"
             return _problem(command, rule, "choose a value in it, or start a sweep with a wider space", value)

@@ -160,6 +160,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
             warmup_steps=job.train_config.warmup_steps,
             study_number=job.study_number,
             replicate_of=job.replicate_of,
+            coordinates=dict(job.coordinates),
         )
 
     def _write_report(self, job: TrialJob, result: dict[str, Any]) -> None:

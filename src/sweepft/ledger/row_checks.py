@@ -217,6 +217,7 @@ _spec = _fields(
                 {
                     "trials": _or_none(_count),
                     "space": _or_none(_values(_section)),
+                    "tied": _or_none(_values(_section)),
                     "subject_to": _or_none(_values(_fields({"at_most": _amount}))),
                 },
             )

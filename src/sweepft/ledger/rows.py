@@ -73,7 +73,8 @@ class TrialRow:
     """A proposed trial: ``params`` has the swept values, ``train_config`` the whole train section.
 
     ``origin`` is ``start_with | sampler | clone | replicate``; a replicate trains the params of trial ``replicate_of``
-    with another seed. ``study_number`` is the trial's number in the Optuna study.
+    with another seed. ``study_number`` is the trial's number in the Optuna study. ``coordinates`` has the values on the
+    sampler's own scale where these differ from ``params``: a learning rate at ``at_batch``.
     """
 
     trial_id: str
@@ -85,6 +86,7 @@ class TrialRow:
     warmup_steps: int
     study_number: int | None = None
     replicate_of: str | None = None
+    coordinates: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,7 @@ class SweepState:
             warmup_steps=row.get("warmup_steps", 0),
             study_number=row.get("study_number"),
             replicate_of=row.get("replicate_of"),
+            coordinates=row.get("coordinates") or {},
             budget_samples=self.budget_samples,
             seq=row["seq"],
             proposed=row.get("time", 0.0),

@@ -72,8 +72,8 @@ class TrialState:
     """The state of one trial.
 
     Attributes:
-        trial_id, number, params, train_config, origin, planned_steps, warmup_steps, study_number, replicate_of: Of its
-            `trial` row; ``seq`` is the row's.
+        trial_id, number, params, train_config, origin, planned_steps, warmup_steps, study_number, replicate_of,
+            coordinates: Of its `trial` row; ``seq`` is the row's.
         budget_samples: Training samples at full budget.
         status: One of `STATUSES` after an `end` row, else of `OPEN_STATUSES`.
         reason: Why it ended or was paused, or None.
@@ -100,6 +100,7 @@ class TrialState:
     warmup_steps: int = 0
     study_number: int | None = None
     replicate_of: str | None = None
+    coordinates: dict[str, Any] = field(default_factory=dict)
     budget_samples: int = 0
     status: str = "running"
     reason: str | None = None

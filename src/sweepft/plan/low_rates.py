@@ -55,11 +55,7 @@ def low_rate_warnings(spec: SweepSpec, trial_shapes: Sequence[TrialShape]) -> It
 
 def _lowest_rate(spec: SweepSpec) -> float:
     """The lowest peak learning rate that can be proposed."""
-    swept = spec.search.space.get("learning_rate")
-    if swept is None:
-        assert spec.train.learning_rate is not None
-        return spec.train.learning_rate
-    return min(float(value) for _, value in swept.examples())
+    return spec.rate_range[0]
 
 
 def _steps_like_adam(spec: SweepSpec) -> bool:

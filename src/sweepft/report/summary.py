@@ -20,7 +20,7 @@ from sweepft.report.gain import forgetting_warnings, gain_summary
 from sweepft.report.nodes import node_rows
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
-from sweepft.report.trials import rungs_of, swept_keys, trial_record
+from sweepft.report.trials import derived_keys, rungs_of, swept_keys, trial_record
 from sweepft.report.winner import result_summary
 
 REPORT_SCHEMA_VERSION: Final = 2
@@ -74,6 +74,7 @@ def summarise(
         "budget_samples": sweep.budget_samples,
         "rungs": rungs,
         "swept": swept_keys(sweep),
+        "derived": list(derived_keys(sweep)),
         "counts": dict(Counter(t["status"] for t in trials)),
         "result": result,
         "bounds": bounds_summary(sweep, trials, kept),

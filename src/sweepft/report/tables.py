@@ -47,14 +47,15 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     }
     sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["validation"]))
     scored, scores = _score_columns(summary["finalists"])
-    heads = [*CSV_COLUMNS, *swept.values(), *(f"validation.{s}" for s in sets), *scored]
+    derived = summary["derived"]
+    heads = [*CSV_COLUMNS, *swept.values(), *derived, *(f"validation.{s}" for s in sets), *scored]
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
     write.writerow(fmt.csv_cell(c) for c in heads)
     for t in summary["trials"]:
         fixed = {**t, "stop_rung": (t["stop"] or {}).get("rung")}
         cells = [fixed[c] for c in CSV_COLUMNS]
-        cells += [t["params"].get(k) for k in swept]
+        cells += [t["params"].get(k) for k in swept] + [t["derived"].get(k) for k in derived]
         cells += [(t["validation"].get(s) or {}).get("loss") for s in sets]
         cells += scores.get(t["trial_id"], [None] * len(scored))
         write.writerow(fmt.csv_cell(c) for c in cells)
@@ -117,7 +118,7 @@ def _winner_lines(result: dict[str, Any]) -> list[str]:
         return []
     md = fmt.markdown
     lines = [
-        f"- **Winner** {md(winner['trial_id'])}: {md(fmt.assignments(winner['params']))}",
+        f"- **Winner** {md(winner['trial_id'])}: {md(fmt.assignments(winner['params'] | winner['derived']))}",
         f"- **Validation loss** {loss(winner['objective'], winner['stderr'])} nats per target token",
     ]
     if runner_up:

@@ -28,6 +28,31 @@ def swept_keys(sweep: SweepState) -> list[str]:
     return found
 
 
+def derived_keys(sweep: SweepState) -> dict[str, str]:
+    """What is shown beside the swept keys: fields tied to another one, and a learning rate at its ``at_batch``; the
+    field by its name in the report.
+    """
+    search = sweep.spec.get("search") or {}
+    found = {key: key for key in search.get("tied") or {}}
+    for key, dimension in (search.get("space") or {}).items():
+        if isinstance(dimension, dict) and dimension.get("at_batch"):
+            found[f"{key} at batch {dimension['at_batch']}"] = key
+    return found
+
+
+def derived_values(sweep: SweepState, trial: TrialState) -> dict[str, Any]:
+    """Values of `derived_keys` in a trial, as far as its row has them."""
+    tied = (sweep.spec.get("search") or {}).get("tied") or {}
+    values = {}
+    for name, key in derived_keys(sweep).items():
+        value: Any = trial.train_config if key in tied else trial.coordinates.get(key)
+        for part in key.split(".") if key in tied else ():
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is not None:
+            values[name] = value
+    return values
+
+
 def rungs_of(sweep: SweepState) -> list[float]:
     """The rungs, at which trials may be stopped, as fractions of the budget below 1."""
     given = (sweep.spec.get("early_stop") or {}).get("rungs")
@@ -126,6 +151,7 @@ def trial_record(
         "origin": trial.origin,
         "replicate_of": trial.replicate_of,
         "params": trial.params,
+        "derived": derived_values(sweep, trial),
         "objective": trial.objective,
         "objective_stderr": objective_stderr(sweep, sets) if sets else None,
         "validation": without_residuals(sets),

@@ -68,7 +68,7 @@ def result_summary(
         "runner_up": second,
         "difference": difference,
         "within_noise": close,
-        "edges": [] if first is None else edge_warnings(sweep, first["params"]),
+        "edges": [] if first is None else edge_warnings(sweep, first["params"], first["derived"]),
         "criterion": decided["criterion"] if decided else "objective",
         "replicated": decided["rows"][0]["replicated"] if decided else None,
         "headline": headline,
@@ -85,7 +85,7 @@ def _decide(sweep: SweepState, finalists: dict[str, Any]) -> bool:
 
 
 def _candidate(trial: dict[str, Any]) -> dict[str, Any]:
-    kept = {k: trial[k] for k in ("trial_id", "params", "objective", "validation", "seconds")}
+    kept = {k: trial[k] for k in ("trial_id", "params", "derived", "objective", "validation", "seconds")}
     return {**kept, "stderr": trial["objective_stderr"]}
 
 
@@ -129,7 +129,9 @@ def difference_of(
     return found | {"stderr": stderr, "clear": clear, "text": text}
 
 
-def edge_warnings(sweep: SweepState, params: dict[str, Any]) -> list[dict[str, Any]]:
+def edge_warnings(
+    sweep: SweepState, params: dict[str, Any], derived: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Where the winner sits on an edge of the search space: ``{key, value, side, text}``.
 
     The edge of a range is its outer `EDGE_SHARE` on the range's own scale; that of a choice of three or more numbers
@@ -138,14 +140,17 @@ def edge_warnings(sweep: SweepState, params: dict[str, Any]) -> list[dict[str, A
     space = (sweep.spec.get("search") or {}).get("space") or {}
     found = []
     for key, dimension in space.items():
-        value = params.get(key)
+        value, name = params.get(key), key
+        if isinstance(dimension, dict) and dimension.get("at_batch"):
+            name = f"{key} at batch {dimension['at_batch']}"
+            value = (derived or {}).get(name)
         if not isinstance(dimension, dict) or value is None or not _is_number(value):
             continue
         side = _edge(float(value), dimension)
         if side is None or (side == "low" and value == 0):
             continue
         direction, end = ("upwards", "upper") if side == "high" else ("downwards", "lower")
-        text = f"The winner's {key} = {value:g} lies on the {end} edge: widen {key} {direction}."
+        text = f"The winner's {name} = {value:g} lies on the {end} edge: widen {key} {direction}."
         found.append({"key": key, "value": value, "side": side, "text": text})
     return found
 

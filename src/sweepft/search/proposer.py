@@ -16,7 +16,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,6 +58,7 @@ class Proposal:
         origin: Where it comes from; a clone was requested by a user while the sweep ran.
         study_number: Number of the trial in the Optuna study, which also counts repeated params.
         resumed: Whether the trial had started before, and was interrupted or paused.
+        coordinates: Values on the sampler's own scale where these differ from ``params``.
     """
 
     trial_id: str
@@ -66,6 +67,7 @@ class Proposal:
     origin: Origin
     study_number: int
     resumed: bool = False
+    coordinates: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Proposer:
@@ -275,7 +277,13 @@ class Proposer:
                 continue
             origin = _ORIGINS.get(record.origin, "sampler")
             proposal = Proposal(
-                record.trial_id, record.number, dict(record.params), origin, number, resumed=True
+                record.trial_id,
+                record.number,
+                dict(record.params),
+                origin,
+                number,
+                resumed=True,
+                coordinates=record.coordinates,
             )
             if record.is_paused:
                 self.pause(proposal)
@@ -331,6 +339,7 @@ class Proposer:
             self.space.decode(trial.params),
             origin if as_wanted else "sampler",
             trial.number,
+            coordinates=self.space.coordinates(trial.params),
         )
         for key, value in _attrs(proposal).items():
             trial.set_user_attr(key, value)
@@ -361,7 +370,7 @@ class Proposer:
         """The trial as the study holds it: ended, or RUNNING while it is open."""
         ended = record.end is not None and record.status != "interrupted" and self.limits is not None
         try:
-            optuna_params = self.space.encode(record.params)
+            optuna_params = self.space.encode(record.params, record.coordinates)
         except ValueError as error:  # proposed under a wider space: counted, but not learned from
             attrs = {**_attrs(record), "status": record.status if ended else None, "reason": str(error)}
             return create_trial(state=TrialState.FAIL, user_attrs=attrs)

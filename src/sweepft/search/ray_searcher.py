@@ -185,6 +185,7 @@ class OptunaSearcher(Searcher):
                 resumed=proposal.resumed,
                 reported_samples=self.reported.get(proposal.trial_id, 0),
                 restarts=self._control.restarts(proposal.trial_id),
+                coordinates=dict(proposal.coordinates),
                 proven=self._control.proven(proposal.trial_id),
             )
         )

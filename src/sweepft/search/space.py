@@ -7,9 +7,10 @@ Numbers to choose from are an ordered scale: a batch size out of 8, 16, 32 is th
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from optuna.distributions import (
     BaseDistribution,
@@ -23,6 +24,8 @@ from sweepft.spec.space import same
 
 Param = bool | int | float | str | None
 """What Optuna stores for a value."""
+
+_RATE: Final = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Space:
 
     def __init__(self, spec: SweepSpec) -> None:
         self.size = spec.space_size
+        self._rate = spec.search.space.get("learning_rate")
+        self._batch_size = spec.train.batch_size
         self.mappings = {key: param_mapping(key, dimension) for key, dimension in spec.search.space.items()}
 
     @property
@@ -112,8 +117,16 @@ class Space:
         """Distribution by parameter."""
         return {mapping.param: mapping.distribution for mapping in self.mappings.values()}
 
-    def encode(self, params: Mapping[str, Any]) -> dict[str, Param]:
-        """Optuna's parameters of params, which may be partial; `ValueError` if a key or value is not in the space."""
+    def encode(
+        self, params: Mapping[str, Any], coordinates: Mapping[str, Any] | None = None
+    ) -> dict[str, Param]:
+        """Optuna's parameters of params, which may be partial; `ValueError` if a key or value is not in the space.
+
+        Args:
+            params: Swept field to value.
+            coordinates: Values on the sampler's own scale that are known exactly; see `coordinates`.
+        """
+        params = {**self._on_own_scale(params), **(coordinates or {})}
         unknown = sorted(set(params) - set(self.mappings))
         if unknown:
             raise ValueError(f"not in the space: {', '.join(unknown)}")
@@ -121,7 +134,40 @@ class Space:
 
     def decode(self, optuna_params: Mapping[str, Param]) -> dict[str, Any]:
         """Params of a full set of Optuna's parameters."""
+        params = self._decoded(optuna_params)
+        if _RATE in params:
+            params[_RATE] = _rounded(params[_RATE], self._scale(params))
+        return params
+
+    def coordinates(self, optuna_params: Mapping[str, Param]) -> dict[str, Any]:
+        """Values on the sampler's own scale that differ from the params: a learning rate at ``at_batch``."""
+        if self._rate is None or self._rate.at_batch is None:
+            return {}
+        return {_RATE: self._decoded(optuna_params)[_RATE]}
+
+    def _decoded(self, optuna_params: Mapping[str, Param]) -> dict[str, Any]:
         return {key: mapping.decode(optuna_params[mapping.param]) for key, mapping in self.mappings.items()}
+
+    def _on_own_scale(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The params with a scaled learning rate as it is at ``at_batch``; the end of its range that it equals but for
+        rounding is that end.
+        """
+        found = dict(params)
+        scale = self._scale(params) if _RATE in params else 1.0
+        if scale == 1.0 or self._rate is None:
+            return found
+        own = found[_RATE] / scale
+        ends = self._rate.choices or self._rate.bounds
+        found[_RATE] = next((end for end in ends if math.isclose(own, end, rel_tol=1e-9)), own)
+        return found
+
+    def _scale(self, params: Mapping[str, Any]) -> float:
+        if self._rate is None or self._rate.at_batch is None:
+            return 1.0
+        batch_size = params.get("batch_size", self._batch_size)
+        if batch_size is None:
+            raise ValueError("learning_rate: is scaled with batch_size, which is not given")
+        return self._rate.scale(int(batch_size))
 
     def nth(self, position: int) -> dict[str, Param]:
         """Optuna's parameters at a position of a finite space, 0 <= position < size."""
@@ -131,6 +177,11 @@ class Space:
             position, here = divmod(position, mapping.size)
             optuna_params[mapping.param] = mapping.nth(here)
         return optuna_params
+
+
+def _rounded(rate: float, scale: float) -> float:
+    """A scaled rate, rounded so that a rate given by a user is found again."""
+    return rate if scale == 1.0 else float(f"{rate * scale:.12g}")
 
 
 def config_key(optuna_params: Mapping[str, Param]) -> str:

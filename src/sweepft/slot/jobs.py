@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sweepft.early_stopping import parse_rungs, rung_steps
@@ -36,6 +36,7 @@ class TrialJob:
         keep_weights: Whether to keep its weights whatever its objective.
         proven: Train config of another trial of the sweep that has taken steps, None if there is none. Where this trial
             cannot start, that one is tried: it tells whether slot or settings are the cause.
+        coordinates: Values on the sampler's own scale where these differ from ``params``.
     """
 
     trial_id: str
@@ -50,6 +51,7 @@ class TrialJob:
     restarts: int = 0
     keep_weights: bool = False
     proven: TrainConfig | None = None
+    coordinates: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

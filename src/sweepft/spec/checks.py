@@ -17,7 +17,16 @@ from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Resources, Search, Train
-from sweepft.spec.sweep import SWEEPABLE, SweepSpec, TrainConfig, apply, is_sweepable, train_dict
+from sweepft.spec.space import Dimension
+from sweepft.spec.sweep import (
+    SWEEPABLE,
+    SweepSpec,
+    TrainConfig,
+    apply,
+    get_dotted,
+    is_sweepable,
+    train_dict,
+)
 from sweepft.spec.yaml_source import Document, KeyPath, dotted
 
 _LARGEST_GRID: Final = 1_000_000
@@ -157,12 +166,79 @@ def _check_values(partial: PartialSpec) -> None:
     for place, start in search.first_trials.items():
         for key, value in start.items():
             path: KeyPath = (*place, key)
-            if key not in search.space:
+            if key in search.tied:
+                remedy = f"remove it: every trial has {search.tied[key].times:g} x {search.tied[key].of}"
+                partial.add(path, "follows another field (search.tied)", remedy, value)
+            elif key not in search.space:
                 rule = "is not a key of search.space"
                 partial.add(path, rule, did_you_mean(key, search.space), value)
-            elif not search.space[key].contains(value):
-                remedy = f"use a value of search.space.{key}, or extend it"
-                partial.add(path, "must lie in the search space", remedy, value)
+            else:
+                _check_start(
+                    partial, path, search.space[key], start.get("batch_size", train.batch_size), value
+                )
+
+
+def _check_start(
+    partial: PartialSpec, path: KeyPath, dimension: Dimension, batch_size: Any, value: Any
+) -> None:
+    """Check a start value, which for a scaled learning rate is that of the trial's own batch size."""
+    if dimension.at_batch is not None and not isinstance(batch_size, int):
+        rule = "needs the trial's batch_size, as the rate is scaled with it"
+        partial.add(path, rule, "add batch_size to the entry, or remove learning_rate", value)
+        return
+    if not dimension.contains(value, batch_size if dimension.at_batch is not None else None):
+        remedy = f"use a value of search.space.{path[-1]}, or extend it"
+        rule = "must lie in the search space"
+        if dimension.at_batch is not None and isinstance(value, int | float):
+            own = value / dimension.scale(batch_size)
+            rule += f": at batch size {dimension.at_batch} it is {own:.4g}"
+        partial.add(path, rule, remedy, value)
+
+
+def _check_tied(partial: PartialSpec) -> None:
+    """Check that tied fields are fields of ``train`` that nothing else sets, and valid at every value they can have."""
+    train, search = partial.train, partial.search
+    if train is None or search is None:
+        return
+    for key, dimension in search.space.items():
+        if dimension.at_batch is not None and key != "learning_rate":
+            partial.add(("search", "space", key, "at_batch"), "applies to learning_rate only", "remove it")
+    fields = [key for key in SWEEPABLE if not is_data_key(key)]
+    for key, tie in search.tied.items():
+        path: KeyPath = ("search", "tied", key)
+        if key in ("learning_rate", "batch_size"):
+            remedy = "sweep it; search.space.learning_rate: {at_batch: N} scales the rate with the batch size"
+            partial.add(path, "cannot follow another field", remedy)
+        elif key not in fields:
+            partial.add(
+                path, "is not a field of train that may differ between trials", did_you_mean(key, fields)
+            )
+        elif key in search.space:
+            partial.add(path, "is both swept and tied", f"remove {key} from search.space or from search.tied")
+        elif _is_given(partial.document.data.get("train"), key):
+            partial.add(path, "is both set in train and tied", f"remove train.{key}, or the tie")
+        elif tie.of in search.tied:
+            remedy = f"give it as a multiple of {search.tied[tie.of].of}"
+            partial.add((*path, "of"), "must not be tied itself", remedy, tie.of)
+        elif tie.of not in fields and get_dotted(train_dict(train), tie.of) is None:
+            partial.add((*path, "of"), "is not a field of train", did_you_mean(tie.of, fields), tie.of)
+        else:
+            _check_tied_values(partial, train, search, key)
+
+
+def _check_tied_values(partial: PartialSpec, train: Train, search: Search, key: str) -> None:
+    path: KeyPath = ("search", "tied", key)
+    tie = search.tied[key]
+    for _, value in search.candidates(tie.of, get_dotted(train_dict(train), tie.of)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            rule = (
+                "is not a number in every trial" if value is not None else "is neither set in train nor swept"
+            )
+            partial.add((*path, "of"), rule, f"set train.{tie.of}, or sweep numbers", tie.of)
+            return
+        for problem in _try(partial, train, key, tie.value(value)):
+            rule = f"{problem.rule} where {tie.of} is {value:g}"
+            partial.add(path, rule, problem.remedy, tie.value(value))
 
 
 def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Problem]:
@@ -398,6 +474,7 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_space_keys,
     _check_fixed_or_swept,
     _check_values,
+    _check_tied,
     _check_curriculum,
     _check_batches,
     _check_tokens,

@@ -127,7 +127,8 @@ def preset_problem(partial: PartialSpec, preset: Preset) -> tuple[str, str] | No
     fixed |= {f"data.{key}": value for key, value in partial.data.curriculum}
     for key, value in preset.params.items():
         dimension = search.space.get(key)
-        if dimension is not None and not dimension.contains(value):
+        batch = preset.params.get("batch_size", train.batch_size)
+        if dimension is not None and not dimension.contains(value, batch):
             return (
                 f"{name} has {key} {format_value(value)}, which is outside search.space.{key}",
                 f"extend search.space.{key}, or write explicit values instead of the preset",

@@ -76,8 +76,7 @@ def batch_sizes(spec: SweepSpec) -> list[int]:
 
 def rate_range(spec: SweepSpec) -> tuple[float, float]:
     """Lowest and highest learning rate of a sweep."""
-    rates = [float(rate) for _, rate in spec.search.candidates("learning_rate", spec.train.learning_rate)]
-    return min(rates), max(rates)
+    return spec.rate_range
 
 
 def place_range(spec: SweepSpec, rule: RateRule) -> str:

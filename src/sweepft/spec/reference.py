@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from sweepft.spec.curriculum import is_data_key
 from sweepft.spec.fields import Section, sections_in
 from sweepft.spec.presets import PRESETS
 from sweepft.spec.sweep import SWEEPABLE, SweepSpec
@@ -23,12 +24,13 @@ def json_schema() -> dict[str, Any]:
     schema["title"] = "sweepft sweep"
     for name, definition in schema["$defs"].items():
         if name in _EXACTLY_ONE:
-            definition["minProperties"] = definition["maxProperties"] = 1
+            definition["oneOf"] = [{"required": [key]} for key in _EXACTLY_ONE[name]]
         if name == "Dimension":
             definition["properties"]["choice"]["anyOf"][0]["minItems"] = 1
     schema["$defs"]["Limit"]["minProperties"] = 1
     search = schema["$defs"]["Search"]["properties"]
     weights = {"pattern": r"^data\.mixture\.[^.]+$"}
+    search["tied"]["propertyNames"] = {"enum": [key for key in SWEEPABLE if not is_data_key(key)]}
     search["space"]["propertyNames"] = {"anyOf": [{"enum": list(SWEEPABLE)}, weights]}
     search["start_with"]["items"] = {"anyOf": [search["start_with"]["items"], {"enum": list(PRESETS)}]}
     search["baseline"]["anyOf"].insert(1, {"enum": list(PRESETS)})

@@ -30,7 +30,7 @@ from sweepft.spec.fields import (
     invalid,
 )
 from sweepft.spec.row_source import RowSource
-from sweepft.spec.space import Dimension
+from sweepft.spec.space import Dimension, Tied
 from sweepft.spec.template_variables import TemplateVariables
 
 _Domains = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1, strict=False)]
@@ -330,6 +330,9 @@ class Search(Section):
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
     (`data.strategy`)."""
+    tied: Mapping[str, Tied] = {}
+    """Fields of `train` that follow another one in every trial, e.g. `{lora.alpha: {times: 2, of: lora.rank}}`. They
+    are no dimensions of the space."""
 
     @property
     def first_trials(self) -> dict[tuple[str | int, ...], Mapping[str, Any]]:

@@ -1,13 +1,14 @@
-"""One dimension of a search space: a choice, or a range with a scale."""
+"""One dimension of a search space: a choice, or a range with a scale; and fields that follow another one."""
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sweepft.spec.fields import Positive, Section, exactly_one, invalid
+from sweepft.spec.fields import Positive, PositiveInt, Section, exactly_one, invalid
 
 _Pair = Annotated[tuple[float, float], Field(strict=False)]
 _PositivePair = Annotated[tuple[Positive, Positive], Field(strict=False)]
@@ -25,10 +26,30 @@ class Dimension(Section):
     """`[low, high]`, both inclusive and positive, on a logarithmic scale."""
     int_uniform: _IntPair | None = None
     """`[low, high]`, whole numbers, both inclusive."""
+    at_batch: PositiveInt | None = None
+    """For `learning_rate`: batch size that the values are for. A trial of another batch size trains with the value
+    scaled to it, so that the sampler compares rates of different batch sizes on one scale."""
+    scaling: Literal["sqrt", "linear"] | None = None
+    """With `at_batch`: the rate grows with the square root of the batch size (the default), or in proportion to it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_tie(cls, data: Any) -> Any:
+        if isinstance(data, dict) and {"times", "of"} & data.keys():
+            raise invalid(
+                "follows another field, so it is no dimension of the space", "move it to search.tied"
+            )
+        return data
 
     @model_validator(mode="after")
     def _validate(self) -> Self:
         exactly_one(self, ("choice", "uniform", "log_uniform", "int_uniform"))
+        if self.scaling is not None and self.at_batch is None:
+            raise invalid("scaling requires at_batch", "add at_batch: the batch size that the values are for")
+        if self.at_batch is not None and (self.int_uniform is not None or not self.is_numeric):
+            raise invalid(
+                "at_batch requires numbers of a continuous scale", "use log_uniform, or a choice of numbers"
+            )
         if self.choice is not None:
             if not self.choice:
                 raise invalid("must have at least one choice", "for example choice: [0.0, 0.03]")
@@ -79,8 +100,27 @@ class Dimension(Section):
         """Whether its values are numbers: a range, or a choice of numbers only."""
         return self.choice is None or all(_is_number(value) for value in self.choice)
 
-    def contains(self, value: Any) -> bool:
-        """Whether ``value`` can be proposed."""
+    def scale(self, batch_size: int) -> float:
+        """What a value is multiplied by for a trial of this batch size; 1 without ``at_batch``."""
+        if self.at_batch is None:
+            return 1.0
+        ratio = batch_size / self.at_batch
+        return ratio if self.scaling == "linear" else math.sqrt(ratio)
+
+    def contains(self, value: Any, batch_size: int | None = None) -> bool:
+        """Whether ``value`` can be proposed.
+
+        Args:
+            value: Of the field.
+            batch_size: Of the trial, with ``at_batch``; None where the value is one of the dimension's own scale.
+        """
+        scale = 1.0 if batch_size is None else self.scale(batch_size)
+        if scale != 1.0 and _is_number(value):
+            own = value / scale  # rounding must not put an end of the range outside
+            ends = self.choice if self.choice is not None else self.bounds
+            if any(math.isclose(own, end, rel_tol=1e-9) for end in ends):
+                return True
+            return self.choice is None and self.bounds[0] < own < self.bounds[1]
         if self.choice is not None:
             return any(same(value, option) for option in self.choice)
         low, high = self.bounds
@@ -93,6 +133,20 @@ class Dimension(Section):
         if self.choice is not None:
             return [(("choice", i), value) for i, value in enumerate(self.choice)]
         return [((self.kind, i), value) for i, value in enumerate(self.bounds)]
+
+
+class Tied(Section):
+    """A field that follows another one."""
+
+    times: Positive
+    """Factor."""
+    of: Annotated[str, Field(min_length=1)]
+    """Field of `train`, swept or fixed, that this one is a multiple of."""
+
+    def value(self, of: float) -> float:
+        """The field's value where the other one has this value; whole numbers stay whole."""
+        value = self.times * of
+        return int(value) if float(value).is_integer() else value
 
 
 def same(a: Any, b: Any) -> bool:

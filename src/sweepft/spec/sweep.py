@@ -143,7 +143,7 @@ class SweepSpec(Section):
         data = train_dict(self.train)
         if self.data.curriculum != Curriculum() or any(map(is_data_key, self.search.space)):
             data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
-        data = apply(data, params)
+        data = with_ties(apply(data, params), self.search)
         try:
             return TrainConfig.from_dict(data, budget_samples)
         except ValidationError as error:
@@ -155,6 +155,14 @@ class SweepSpec(Section):
         swept = self.search.space.get("batch_size")
         sizes = swept.choices if swept is not None else (self.train.batch_size,)
         return tuple(sorted(int(size) for size in sizes if size is not None))
+
+    @property
+    def rate_range(self) -> tuple[float, float]:
+        """The lowest and the highest learning rate that a trial can train with."""
+        dimension = self.search.space.get("learning_rate")
+        rates = [float(rate) for _, rate in self.search.candidates("learning_rate", self.train.learning_rate)]
+        scales = [1.0] if dimension is None else [dimension.scale(size) for size in self.batch_sizes]
+        return min(rates) * min(scales), max(rates) * max(scales)
 
     @property
     def space_size(self) -> int | None:
@@ -175,7 +183,7 @@ class SweepSpec(Section):
     def to_dict(self) -> dict[str, Any]:
         """Plain data that validates to an equal spec: with all defaults, without swept fields."""
         data = self.model_dump(mode="json", exclude_none=True)
-        for key in self.search.space:
+        for key in (*self.search.space, *self.search.tied):
             remove_dotted(data if is_data_key(key) else data["train"], key)
         return data
 
@@ -191,6 +199,23 @@ def apply(train: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]
     for key, value in params.items():
         set_dotted(result, key, copy.deepcopy(value))
     return result
+
+
+def with_ties(train: dict[str, Any], search: Search) -> dict[str, Any]:
+    """A train section with the fields of ``search.tied`` set from those that they follow."""
+    for key, tie in search.tied.items():
+        of = get_dotted(train, tie.of)
+        if isinstance(of, int | float) and not isinstance(of, bool):
+            set_dotted(train, key, tie.value(of))
+    return train
+
+
+def get_dotted(data: Mapping[str, Any], key: str) -> Any:
+    """``a.b`` of nested mappings; None where it is not there."""
+    value: Any = data
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def set_dotted(data: dict[str, Any], key: str, value: Any) -> None:

@@ -19,6 +19,7 @@ function columns() {
     ...(R.bounds ? [{ key: "bounds", name: "bounds", n: true, value: (t) => t.violation, text: (t) => (isNumber(t.violation) ? (t.violation ? "+" + num(t.violation, 3) : "met") : "—") }] : []),
     ...shownSets.map((s) => ({ key: "set:" + s, name: clip(s, 24), n: true, value: (t) => t.validation[s]?.loss ?? null, text: (t) => (isNumber(t.validation[s]?.loss) ? t.validation[s].loss.toFixed(4) : "—") })),
     ...R.swept.map((k) => ({ key: "params:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.params[k] ?? null, text: (t) => num(t.params[k]) })),
+    ...R.derived.map((k) => ({ key: "derived:" + k, name: clip(k, 30), n: true, value: (t) => t.derived[k] ?? null, text: (t) => num(t.derived[k]) })),
     { key: "progress", name: "progress", value: (t) => t.progress, node: (t) => make("span", {}, make("span", { class: "progress" }, progressBar(t)), percent(t.progress)) },
     { key: "seconds", name: onGpus() ? "GPU time" : "time", n: true, value: (t) => t.seconds * (onGpus() ? t.gpus : 1), text: (t) => duration(t.seconds * (onGpus() ? t.gpus : 1)) },
     { key: "reason", name: "reason", value: (t) => t.reason, cls: "reason", node: (t) => make("div", {}, clip((t.audited ? "audited · " : "") + (t.reason ?? (t.rank ? "full budget" : "")), 200)) },
