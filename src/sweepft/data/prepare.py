@@ -30,9 +30,10 @@ from sweepft.data.rows import Row
 from sweepft.data.source_form import source_form
 from sweepft.data.split import RowSet, check_domains, split_data, test_rows
 from sweepft.data.survey import Survey, check_positions, new_encoder, outcomes_of
+from sweepft.data.target_text import target_text
 from sweepft.data.tokenizer import LoadedTokenizer, load_tokenizer
 from sweepft.errors import DataError, Problem, StorageError, SweepftError
-from sweepft.spec.sections import Budget
+from sweepft.spec.sections import Budget, Validation
 from sweepft.spec.sweep import SweepSpec
 
 
@@ -235,8 +236,7 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
     train = tokenise([one for one in sets if one.kind == "train"])
     held = [tokenise([one]) for one in sets if one.kind == "validation"]
     validation = tuple(
-        ValidationData(name=h.name, weight=h.weight, data=data)
-        for h, data in zip(spec.data.validation, held, strict=True)
+        _validation(h, data, loaded) for h, data in zip(spec.data.validation, held, strict=True)
     )
     for one in sets:
         if one.kind == "test":  # looked at only; it is stored when finalists are scored
@@ -269,6 +269,11 @@ def _prepare(spec: SweepSpec, cache: Path) -> Prepared:
         warnings=tuple(warnings),
         notes=split.check.notes,
     )
+
+
+def _validation(held: Validation, data: Tokenised, loaded: LoadedTokenizer) -> ValidationData:
+    size, digest = target_text(TokenSet(data.path), loaded.tokenizer)
+    return ValidationData(name=held.name, weight=held.weight, data=data, text_bytes=size, text_digest=digest)
 
 
 def _check_phases(spec: SweepSpec, train: Tokenised, budget: int) -> None:

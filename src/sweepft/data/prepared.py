@@ -20,7 +20,7 @@ from sweepft.errors import DataError, StorageError
 from sweepft.files import atomic_write
 from sweepft.spec.sweep import SweepSpec
 
-_PREPARED_FORMAT: Final = 10
+_PREPARED_FORMAT: Final = 11
 
 
 class _Fact(BaseModel):
@@ -51,6 +51,10 @@ class ValidationData(_Fact):
     name: str
     weight: float
     data: Tokenised
+    text_bytes: int | None = None
+    """UTF-8 bytes of the text of its target tokens."""
+    text_digest: str | None = None
+    """SHA-256 of that text without white space: equal where models with different tokenizers predict the same text."""
 
 
 class SourceForm(_Fact):

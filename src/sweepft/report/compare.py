@@ -1,6 +1,7 @@
 """Several sweeps side by side: the best trial of each, what it cost, and where their specs differ.
 
-Losses are comparable only on the same validation tokens. Where these differ, the sweeps are shown but not ranked.
+Losses per token are comparable only on the same validation tokens. Where these differ but the text behind them is the
+same, as with base models of different tokenizers, sweeps are ranked by bits per byte; else they are not ranked.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import sweepft
 from sweepft.ledger import SweepState, ranking
@@ -37,21 +38,25 @@ def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None =
         path = Path(folder).resolve()
         label = sweep.name if names[sweep.name] == 1 else path.name if folders[path.name] == 1 else str(path)
         sweeps.append(_sweep(label, path, sweep, summarise(sweep, price)))
-    not_comparable = _not_comparable(states, sweeps)
+    unit, not_comparable = _unit(states, sweeps)
+    values = {s["label"]: _value(s["winner"], unit) for s in sweeps if s["winner"]}
     best = None if not_comparable else min(
-        (s for s in sweeps if s["winner"]), key=lambda s: s["winner"]["objective"], default=None
+        (s for s in sweeps if s["label"] in values), key=lambda s: values[s["label"]]["objective"], default=None
     )  # fmt: skip
     for s in sweeps:
         known = best is not None and s["winner"] is not None and s is not best
-        s["behind"] = difference_of(best["winner"], s["winner"]) if best is not None and known else None
+        s["behind"] = (
+            difference_of(values[best["label"]], values[s["label"]]) if best is not None and known else None
+        )
     result: dict[str, Any] = finite(
         {
             "schema_version": COMPARISON_SCHEMA_VERSION,
             "sweepft_version": sweepft.__version__,
             "generated": round(time.time(), 3),
             "not_comparable": not_comparable,
+            "unit": unit,
             "best": None if best is None else best["label"],
-            "headline": _headline(best, sweeps, not_comparable),
+            "headline": _headline(best, sweeps, not_comparable, unit),
             "sweeps": sweeps,
             "differences": _differences(states),
         }
@@ -97,11 +102,31 @@ def _elapsed(sweep: SweepState, moment: float) -> float:
     return sum(min(max(moment - first, 0.0), last - first) for first, last in sweep.sessions)
 
 
-def _not_comparable(states: Sequence[SweepState], sweeps: Sequence[dict[str, Any]]) -> list[str]:
-    """Why the losses or costs of these sweeps cannot be compared."""
+def _value(winner: dict[str, Any], unit: str) -> dict[str, Any]:
+    """A winner's loss and its standard error in the unit of the comparison, as `difference_of` takes them."""
+    if unit != "bits_per_byte":
+        return winner
+    value = winner["bits_per_byte"]["objective"]
+    stderr = winner["stderr"]
+    return {
+        "objective": value,
+        "stderr": None if stderr is None else stderr * value / winner["objective"],
+    }
+
+
+def _unit(
+    states: Sequence[SweepState], sweeps: Sequence[dict[str, Any]]
+) -> tuple[Literal["nats_per_token", "bits_per_byte"], list[str]]:
+    """The unit in which the winners of these sweeps compare, and why their losses or costs do not."""
+    unit: Literal["nats_per_token", "bits_per_byte"] = "nats_per_token"
     reasons = []
     if len({_validation(sweep) for sweep in states}) > 1:
-        reasons.append("the validation data or their tokens differ, so the losses cannot be compared")
+        known = all(s["winner"] is None or s["winner"]["bits_per_byte"] for s in sweeps)
+        texts = {_text(sweep) for sweep in states}
+        if known and len(texts) == 1 and None not in texts:
+            unit = "bits_per_byte"
+        else:
+            reasons.append("the validation data or their tokens differ, so the losses cannot be compared")
     if len({s["cost"]["unit"] for s in sweeps}) > 1:
         reasons.append("some sweeps ran on GPUs and some on CPUs, so their hours cannot be compared")
     if (
@@ -109,7 +134,16 @@ def _not_comparable(states: Sequence[SweepState], sweeps: Sequence[dict[str, Any
         and len({json.dumps(sweep.simulated) for sweep in states}) > 1
     ):
         reasons.append("some sweeps are simulated, or by different curves")
-    return reasons
+    return unit, reasons
+
+
+def _text(sweep: SweepState) -> str | None:
+    """Identity of the text of the objective's validation sets, whatever the tokenizer; None where it is not known."""
+    sets = (sweep.header.get("data") or {}).get("validation")
+    if not isinstance(sets, list) or not all(isinstance(s, dict) for s in sets):
+        return None
+    decide = [(s.get("name"), s.get("weight"), s.get("text_digest")) for s in sets if s.get("weight")]
+    return json.dumps(decide) if decide and all(digest for _, _, digest in decide) else None
 
 
 def _validation(sweep: SweepState) -> str:
@@ -135,13 +169,14 @@ def _differences(states: Sequence[SweepState]) -> list[dict[str, Any]]:
 
 
 def _headline(
-    best: dict[str, Any] | None, sweeps: Sequence[dict[str, Any]], not_comparable: list[str]
+    best: dict[str, Any] | None, sweeps: Sequence[dict[str, Any]], not_comparable: list[str], unit: str
 ) -> str:
     if not_comparable:
         return "These sweeps cannot be ranked: " + "; ".join(not_comparable) + "."
     if best is None:
         return "No trial of any sweep has completed the full budget yet."
-    text = f"{best['label']} has the best trial, {best['winner']['trial_id']}"
+    by = " by bits per byte" if unit == "bits_per_byte" else ""
+    text = f"{best['label']} has the best trial{by}, {best['winner']['trial_id']}"
     behind = [s["behind"] for s in sweeps if s["behind"]]
     if not behind:
         return text + ": nothing to compare it with."

@@ -119,13 +119,18 @@ def _winner_lines(result: dict[str, Any]) -> list[str]:
     md = fmt.markdown
     lines = [
         f"- **Winner** {md(winner['trial_id'])}: {md(fmt.assignments(winner['params'] | winner['derived']))}",
-        f"- **Validation loss** {loss(winner['objective'], winner['stderr'])} nats per target token",
+        f"- **Validation loss** {loss(winner['objective'], winner['stderr'])} nats per target token{_bits(winner)}",
     ]
     if runner_up:
         by = "" if result["criterion"] == "objective" else f" by {result['criterion']}"
         behind = f"{loss(difference['value'], difference['stderr'])} behind{by}, {difference['text']}"
         lines.append(f"- **Runner-up** {md(runner_up['trial_id'])}: {md(behind)}")
     return lines
+
+
+def _bits(winner: dict[str, Any]) -> str:
+    found = winner["bits_per_byte"]
+    return f", {loss(found['objective'])} bits per byte" if found else ""
 
 
 def _fault_lines(faults: list[dict[str, Any]], lost: float) -> list[str]:
@@ -240,8 +245,8 @@ def _ranking_lines(summary: dict[str, Any], limit: int) -> list[str]:
 
 def comparison_markdown(comparison: dict[str, Any]) -> str:
     """Several sweeps for a pull request: the best trial of each, its cost, and where the specs differ."""
-    heads = ["sweep", "status", "best trial", "validation loss", "behind the best", "hyperparameters", "trials",
-             "time held", "saved", "price"]  # fmt: skip
+    heads = ["sweep", "status", "best trial", "validation loss", "bits per byte", "behind the best",
+             "hyperparameters", "trials", "time held", "saved", "price"]  # fmt: skip
     rows = [_comparison_row(s, comparison["best"]) for s in comparison["sweeps"]]
     lines = [
         "# Sweeps compared",
@@ -264,6 +269,7 @@ def _comparison_row(sweep: dict[str, Any], best: str | None) -> list[str]:
     return [
         *(sweep["label"], sweep["status"], winner.get("trial_id") or UNKNOWN),
         loss(winner.get("objective"), winner.get("stderr")),
+        loss((winner.get("bits_per_byte") or {}).get("objective")),
         f"{loss(behind['value'])}, {behind['text']}" if behind else gap,
         fmt.assignments(winner.get("params") or {}),
         f"{sweep['trials']} ({fmt.counts(sweep['counts'])})",

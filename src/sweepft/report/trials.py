@@ -69,6 +69,30 @@ def objective_stderr(sweep: SweepState, sets: dict[str, Any]) -> float | None:
     return _weighted_error(sweep, {name: _number(found.get("stderr")) for name, found in sets.items()})
 
 
+def bits_per_byte(sweep: SweepState, sets: dict[str, Any]) -> dict[str, float] | None:
+    """Losses as bits per byte of the text of the target tokens, by validation set, and ``objective``, their weighted
+    mean. None where the ledger has no sizes of texts, or a set that counts is missing.
+
+    Args:
+        sweep: The sweep.
+        sets: Of a trial's last `eval` row.
+    """
+    declared = (sweep.header.get("data") or {}).get("validation") or []
+    found, total, weights = dict[str, float](), 0.0, 0.0
+    for entry in declared if isinstance(declared, list) else ():
+        name, size = entry.get("name"), entry.get("text_bytes")
+        loss, tokens = (_number((sets.get(name) or {}).get(key)) for key in ("loss", "tokens"))
+        value = loss * tokens / (size * math.log(2)) if size else math.nan
+        weight = float(entry.get("weight", 1.0) or 0.0)
+        if weight > 0:
+            total, weights = total + weight * value, weights + weight
+        if math.isfinite(value):
+            found[name] = value
+    if not weights or not math.isfinite(total):
+        return None
+    return {"objective": total / weights, **found}
+
+
 def paired_stderr(sweep: SweepState, first: TrialState, second: TrialState) -> float | None:
     """Standard error of the difference of two completed trials' objectives, which were evaluated on the same samples.
 
@@ -155,6 +179,7 @@ def trial_record(
         "objective": trial.objective,
         "objective_stderr": objective_stderr(sweep, sets) if sets else None,
         "validation": without_residuals(sets),
+        "bits_per_byte": bits_per_byte(sweep, sets),
         "violation": sweep.violation(trial) if rank is not None and sweep.bounds.limits else None,
         "last_eval": None
         if last is None

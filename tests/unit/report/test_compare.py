@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,30 @@ def test_compare__other_validation_data_make_losses_incomparable(folders: list[P
     assert "cannot be ranked" in found["headline"]
     views[1].header["data"]["validation"][0]["data"]["digest"] = "a"
     assert compare(list(zip(folders[:2], views, strict=True)))["not_comparable"] == []
+
+
+def test_compare__other_tokens_of_the_same_text_compare_by_bits_per_byte(folders: list[Path]) -> None:
+    views = [SweepState.load(f) for f in folders[:2]]
+    for digest, size, view in zip("ab", (1000, 4000), views, strict=True):
+        about = {"data": {"digest": digest}, "text_bytes": size, "text_digest": "same"}
+        other = {"name": "retention", "weight": 0.0, "data": {"digest": digest}}
+        view.header["data"] = {"validation": [{"name": "math", "weight": 1.0} | about, other]}
+    runs = list(zip(folders[:2], views, strict=True))
+    found = compare(runs)
+    assert (found["unit"], found["not_comparable"]) == ("bits_per_byte", [])
+    assert found["best"] == found["sweeps"][1]["label"], "its tokens hold four times the text"
+    for sweep in found["sweeps"]:
+        winner = sweep["winner"]
+        math_set, size = winner["validation"]["math"], 1000 if sweep is found["sweeps"][0] else 4000
+        bits = math_set["loss"] * math_set["tokens"] / size / math.log(2)
+        assert winner["bits_per_byte"] == {"objective": pytest.approx(bits), "math": pytest.approx(bits)}
+    behind = found["sweeps"][0]["behind"]
+    first, second = (s["winner"]["bits_per_byte"]["objective"] for s in found["sweeps"])
+    assert behind["value"] == pytest.approx(first - second)
+    assert "by bits per byte" in found["headline"]
+    views[1].header["data"]["validation"][0]["text_digest"] = "other"
+    found = compare(runs)
+    assert (found["best"], found["unit"]) == (None, "nats_per_token")
 
 
 def test_compare__gpu_hours_and_cpu_hours_are_incomparable(folders: list[Path], tmp_path: Path) -> None:
