@@ -108,6 +108,7 @@ def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolic
         seed=spec.search.seed,
         pareto=spec.kept.pareto,
         bounded=tuple(spec.search.subject_to),
+        baseline=spec.baseline_finalist,
     )
 
 

@@ -186,12 +186,12 @@ class FinalStage(DriverOnly):
         if evaluate.mt_bench is not None:
             items.append({"what": "mt_bench", "name": "mt_bench", "digest": setting(evaluate.mt_bench)[:16]})
         in_order = list(objectives)
-        top = in_order[: evaluate.finalists.top]
+        top, baseline = in_order[: evaluate.finalists.top], self._spec.baseline_finalist
+        why = {name: "top" if name in top else "random" for name in sorted(chosen, key=in_order.index)}
+        if baseline in objectives and baseline not in top:
+            why[baseline] = "baseline"
         row = {
-            "chosen": [
-                {"trial_id": name, "why": "top" if name in top else "random"}
-                for name in sorted(chosen, key=in_order.index)
-            ],
+            "chosen": [{"trial_id": name, "why": reason} for name, reason in why.items()],
             "items": items,
             "rank_by": evaluate.weights,
         }
@@ -217,12 +217,16 @@ class FinalStage(DriverOnly):
         yield from self._eval_jobs(trials[entry["trial_id"]] for entry in row["chosen"])
 
     def _replicates(self, evaluate: Evaluate, row: Row) -> Iterator[TrialJob]:
-        """The best finalists with other seeds."""
+        """The best finalists, and the baseline, with other seeds."""
         if evaluate.replicates is None:
             return
         trials = self._event_log.state.trials
         best = [entry["trial_id"] for entry in row["chosen"] if entry["why"] == "top"]
-        for name in best[: evaluate.replicates.top]:
+        names = best[: evaluate.replicates.top]
+        baseline = self._spec.baseline_finalist
+        if baseline not in names:  # so that the gain over it includes seed noise
+            names += [entry["trial_id"] for entry in row["chosen"] if entry["trial_id"] == baseline]
+        for name in names:
             trial = trials[name]
             train_config = self._train_config(trial)
             for i in range(1, evaluate.replicates.seeds + 1):

@@ -52,7 +52,7 @@ class Finalist:
 
     Attributes:
         trial: The trial.
-        why: ``top`` or ``random``.
+        why: ``top``, ``random`` or ``baseline``.
         scores: Its `score` rows by name of the item.
         replicates: Completed replicates of the trial; ``replicate_scores`` are theirs.
         replicates_lost: How many more diverged or failed.

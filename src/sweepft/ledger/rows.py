@@ -240,9 +240,9 @@ class CommandRow:
 class FinalistsRow:
     """The trials to evaluate after the search, and on what. A later row replaces an earlier one.
 
-    ``chosen`` has ``{trial_id, why}`` (``top`` or ``random``); ``items`` has ``{what, name, digest}``, where ``what``
-    is ``test`` (a test set), ``task`` (a benchmark), ``mt_bench``, or ``validation`` (evaluated for the base model
-    only); ``rank_by`` is the weight of each metric in the ranking.
+    ``chosen`` has ``{trial_id, why}`` (``top``, ``random`` or ``baseline``); ``items`` has ``{what, name, digest}``,
+    where ``what`` is ``test`` (a test set), ``task`` (a benchmark), ``mt_bench``, or ``validation`` (evaluated for the
+    base model only); ``rank_by`` is the weight of each metric in the ranking.
     """
 
     chosen: list[dict[str, Any]]

@@ -142,7 +142,9 @@ def _cost(
 def replicate_count(spec: SweepSpec) -> int:
     """Number of trials trained after the search as replicates."""
     replicates = spec.evaluate.replicates if spec.evaluate is not None else None
-    return 0 if replicates is None else replicates.top * replicates.seeds
+    if replicates is None:
+        return 0
+    return (replicates.top + (spec.baseline_finalist is not None)) * replicates.seeds
 
 
 def _in_limit(spec: SweepSpec, unit_seconds: float, seconds: float, placement: Placement) -> int | None:

@@ -87,7 +87,8 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
 def _finalists(spec: SweepSpec, evaluate: Evaluate) -> str:
     """Work after the search."""
     seeds = replicate_count(spec)
-    models = evaluate.finalists.top + evaluate.finalists.random + seeds + 1
+    models = evaluate.finalists.top + evaluate.finalists.random + seeds + 1  # with the base model
+    models += spec.baseline_finalist is not None
     parts = len(spec.data.test) + len(evaluate.tasks) + (evaluate.mt_bench is not None)
     work = [f"{count(seeds, 'replicate')}"] if seeds else []
     if parts:

@@ -8,8 +8,10 @@ were trained with several seeds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Final
 
+import numpy as np
 from scipy import stats
 
 from sweepft.ledger import SweepState
@@ -21,7 +23,11 @@ MUCH_NATS: Final = 0.1
 
 
 def gain_summary(
-    sweep: SweepState, trials: list[dict[str, Any]], result: dict[str, Any], cost: dict[str, Any]
+    sweep: SweepState,
+    trials: list[dict[str, Any]],
+    result: dict[str, Any],
+    cost: dict[str, Any],
+    finalists: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """How far the winner is ahead of the baseline, and at what cost.
 
@@ -30,6 +36,7 @@ def gain_summary(
         trials: Records of its trials.
         result: Of `sweepft.report.winner.result_summary`.
         cost: Of `sweepft.report.cost.cost_summary`.
+        finalists: Of `sweepft.report.finalists.finalists_summary`.
 
     Returns:
         ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (baseline minus winner,
@@ -38,6 +45,9 @@ def gain_summary(
         (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
         ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not, ``no_baseline``,
         ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        ``over_base``: rows ``set, base, winner`` of losses on validation sets where the base model's is known;
+        ``scores``: rows ``name, metric, higher_is_better, winner, baseline, base`` of tests and tasks, each
+        ``{value, stderr, n}`` or None, where ``n`` counts replicates; ``details``: these in sentences.
     """
     first, winner = sweep.baseline, result["winner"]
     record = next((t for t in trials if first is not None and t["trial_id"] == first.trial_id), None)
@@ -47,7 +57,9 @@ def gain_summary(
         else {key: record[key] for key in ("trial_id", "params", "objective", "status")},
         "value": None, "stderr": None, "low": None, "high": None,
         "compared": 0, "seeds": 0, "samples": None,
+        "over_base": _over_base(sweep, winner), "scores": _scores(winner, record, finalists),
     }  # fmt: skip
+    found["details"] = _details(found, winner, record)
     if record is None:
         return found | {
             "verdict": "no_baseline",
@@ -82,6 +94,90 @@ def gain_summary(
     return found | {"verdict": verdict, "text": f"{text}; {spent}."}
 
 
+def _over_base(sweep: SweepState, winner: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Losses of the base model and of the winner, on validation sets where both are known."""
+    known = base_losses(sweep)
+    own = {} if winner is None else winner["validation"]
+    return [
+        {"set": name, "base": known[name], "winner": found["loss"]}
+        for name, found in own.items()
+        if name in known
+    ]
+
+
+def base_losses(sweep: SweepState) -> dict[str, float]:
+    """The base model's losses by validation set, as far as they were measured."""
+    rows = (
+        row for (trial_id, _), row in sweep.scores.items() if trial_id is None and row["what"] == "validation"
+    )
+    found = {row["name"]: (row["metrics"].get("loss") or {}).get("value") for row in rows}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _scores(
+    winner: dict[str, Any] | None, baseline: dict[str, Any] | None, finalists: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Scores of winner, baseline and base model on each test set and task of the finalists."""
+    if winner is None or finalists is None:
+        return []
+    rows = {row["trial_id"]: row for row in finalists["rows"]}
+
+    def of(trial: dict[str, Any] | None, name: str, metric: str) -> dict[str, Any] | None:
+        row = rows.get((trial or {}).get("trial_id", ""))
+        if row is None:
+            return None
+        over = row["replicate_scores"].get(name, {}).get(metric)
+        if over is not None and over["n"] > 1:
+            return {"value": over["mean"], "stderr": over["stderr"], "n": over["n"]}
+        one = row["scores"].get(name, {}).get(metric)
+        return None if one is None else {"value": one["value"], "stderr": one["stderr"], "n": 0}
+
+    found = []
+    for column in finalists["columns"]:
+        name, metric = column["name"], column["metric"]
+        base = finalists["base"].get(name, {}).get(metric)
+        found.append(
+            {
+                "name": name,
+                "metric": metric,
+                "higher_is_better": column["higher_is_better"],
+                "winner": of(winner, name, metric),
+                "baseline": of(baseline, name, metric),
+                "base": None if base is None else {"value": base["value"], "stderr": base["stderr"], "n": 0},
+            }
+        )
+    return [row for row in found if row["winner"] is not None]
+
+
+def _details(
+    found: dict[str, Any], winner: dict[str, Any] | None, baseline: dict[str, Any] | None
+) -> list[str]:
+    """The gain over the base model, and that on each test and task, in sentences."""
+    if winner is None:
+        return []
+    lines = []
+    if found["over_base"]:
+        parts = [
+            f"{row['set']} {number(row['base'])} to {number(row['winner'])}" for row in found["over_base"]
+        ]
+        lines.append(
+            f"From the base model to {winner['trial_id']}, loss in nats per token: {', '.join(parts)}."
+        )
+    other = baseline is not None and baseline["trial_id"] != winner["trial_id"]
+    for row in found["scores"]:
+        parts = [f"{winner['trial_id']} {_measured(row['winner'])}"]
+        parts += [f"baseline {_measured(row['baseline'])}"] if other and row["baseline"] else []
+        parts += [f"base model {_measured(row['base'])}"] if row["base"] else []
+        better = "higher" if row["higher_is_better"] else "lower"
+        lines.append(f"{row['name']} ({row['metric']}, {better} is better): {', '.join(parts)}.")
+    return lines
+
+
+def _measured(score: dict[str, Any]) -> str:
+    error = "" if score["stderr"] is None else f" ± {number(score['stderr'], 2)}"
+    return f"{number(score['value'])}{error}" + (f" over {score['n']} seeds" if score["n"] else "")
+
+
 def _difference(
     sweep: SweepState, trials: list[dict[str, Any]], winner: dict[str, Any], baseline: dict[str, Any]
 ) -> dict[str, Any]:
@@ -91,12 +187,10 @@ def _difference(
         [t["objective"] for t in trials if t["replicate_of"] == name and t["objective"] is not None]
         for name in (winner["trial_id"], baseline["trial_id"])
     ]
+    stderr: float | None
     if min(map(len, seeds)) > 1:
-        test = stats.ttest_ind(seeds[1], seeds[0], equal_var=False)
-        value, degrees = float(sum(seeds[1]) / len(seeds[1]) - sum(seeds[0]) / len(seeds[0])), float(test.df)
-        stderr: float | None = abs(value / float(test.statistic)) if test.statistic else None
         # Replicates are new runs, which did not decide who won: no correction for the choice.
-        width = None if stderr is None else float(stats.t.ppf(0.975, degrees)) * stderr
+        value, stderr, width = seed_difference(seeds[1], seeds[0])
     else:
         value = baseline["objective"] - winner["objective"]
         pair = (sweep.trials[winner["trial_id"]], sweep.trials[baseline["trial_id"]])
@@ -116,6 +210,24 @@ def _difference(
         "seeds": min(map(len, seeds)) if min(map(len, seeds)) > 1 else 0,
         "samples": sum(s.get("samples") or 0 for s in sets) or None,
     }
+
+
+def seed_difference(
+    baseline: Sequence[float], winner: Sequence[float]
+) -> tuple[float, float | None, float | None]:
+    """Difference of the mean losses of two configurations over their seeds, by Welch's t.
+
+    Returns:
+        The difference (positive: the winner is better), its standard error, and half the width of its 95% interval; the
+        latter two are None without any spread.
+    """
+    value = float(np.mean(baseline) - np.mean(winner))
+    parts = [float(np.var(losses, ddof=1)) / len(losses) for losses in (baseline, winner)]
+    if not sum(parts):
+        return value, None, None
+    stderr = math.sqrt(sum(parts))
+    below = sum(part**2 / (len(losses) - 1) for part, losses in zip(parts, (baseline, winner), strict=True))
+    return value, stderr, float(stats.t.ppf(0.975, sum(parts) ** 2 / below)) * stderr
 
 
 def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
@@ -138,10 +250,7 @@ def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
 
 
 def forgetting_warnings(
-    sweep: SweepState,
-    trials: list[dict[str, Any]],
-    result: dict[str, Any],
-    finalists: dict[str, Any] | None,
+    sweep: SweepState, trials: list[dict[str, Any]], result: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Validation sets on which the winner is much worse than the base model or the runner-up. Sets with a bound are
     left out: what may be lost on them was asked for.
@@ -151,7 +260,7 @@ def forgetting_warnings(
         ``least`` (``trial_id, loss, behind``: the completed trial with the lowest loss on the set, and how far its
         objective is behind the winner's) and ``text``; only sets where one of both differs by more than `MUCH_NATS`.
     """
-    winner, runner_up = result["winner"], result["runner_up"]
+    winner, runner_up, known = result["winner"], result["runner_up"], base_losses(sweep)
     if winner is None:
         return []
     ranked = [t for t in trials if t["rank"] is not None]
@@ -160,8 +269,7 @@ def forgetting_warnings(
         if name in sweep.bounds.limits:
             continue
         losses = {t["trial_id"]: t["validation"][name]["loss"] for t in ranked if name in t["validation"]}
-        scored = ((finalists or {}).get("base") or {}).get(name) or {}
-        before = (scored.get("loss") or {}).get("value")
+        before = known.get(name)
         second = losses.get(runner_up["trial_id"]) if runner_up else None
         parts = [
             f"{who} has {number(other)}"

@@ -58,8 +58,8 @@ def summarise(
     finalists = finalists_summary(sweep)
     result = result_summary(sweep, trials, finalists)
     cost = cost_summary(sweep, trials, price)
-    result["gain"] = gain_summary(sweep, trials, result, cost)
-    result["forgetting"] = forgetting_warnings(sweep, trials, result, finalists)
+    result["gain"] = gain_summary(sweep, trials, result, cost, finalists)
+    result["forgetting"] = forgetting_warnings(sweep, trials, result)
     summary = {
         "schema_version": REPORT_SCHEMA_VERSION,
         "sweepft_version": sweep.header.get("sweepft_version"),

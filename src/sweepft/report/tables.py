@@ -85,6 +85,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines = [f"# {md(summary['name'])}: sweep report", ""]
     lines += [f"**Simulated sweep:** {SIMULATED}", ""] if summary["simulated"] else []
     lines += [f"**{md(result['gain']['text'], 600)}**", "", md(result["headline"]), ""]
+    lines += [f"- {md(detail, 600)}" for detail in result["gain"]["details"]] + [""]
     lines += [f"{md(summary['bounds']['text'], 600)}", ""] if summary["bounds"] else []
     lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
     lines += _winner_lines(result)
@@ -298,6 +299,7 @@ def terminal_table(
         *([Text(f"simulated sweep: {SIMULATED}", style="yellow")] if summary["simulated"] else []),
         Text(one_line(summary["result"]["gain"]["text"]), style="bold"),
         Text(one_line(summary["result"]["headline"])),
+        *(Text(one_line(detail)) for detail in summary["result"]["gain"]["details"]),
         *_bounds_texts(summary["bounds"]),
         *(
             Text(f"warning: {one_line(lost['text'])}", style="yellow")

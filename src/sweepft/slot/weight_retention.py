@@ -39,6 +39,7 @@ class KeepPolicy:
         seed: Of the draw.
         pareto: Trials to keep from the front of objective against bounded losses.
         bounded: Validation sets with a bound.
+        baseline: A trial that is kept whatever its place: it is a finalist.
     """
 
     folder: str
@@ -48,6 +49,7 @@ class KeepPolicy:
     seed: int = 0
     pareto: int = 0
     bounded: tuple[str, ...] = ()
+    baseline: str | None = None
 
     def wanted(
         self, trial_id: str, objective: float, losses: Mapping[str, float | None] | None = None
@@ -65,8 +67,9 @@ class KeepPolicy:
         return trial_id in self.chosen({**known, trial_id: own})
 
     def chosen(self, standings: Mapping[str, Standing]) -> set[str]:
-        """The trials to keep among completed ones; see `choose_trials`."""
-        return choose_trials(standings, top=self.top, random=self.random, seed=self.seed, pareto=self.pareto)
+        """The trials to keep among completed ones: the baseline, and those of `choose_trials`."""
+        found = choose_trials(standings, top=self.top, random=self.random, seed=self.seed, pareto=self.pareto)
+        return found | ({self.baseline} & standings.keys() if self.baseline is not None else set())
 
     def settle(
         self, standings: Mapping[str, Standing], limits: Mapping[str, float] | None = None

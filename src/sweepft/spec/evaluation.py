@@ -111,7 +111,8 @@ _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Finalists(Section):
-    """Which completed trials are scored. Their weights are kept independently of `keep`."""
+    """Which completed trials are scored; the trial of `search.baseline` is always one of them. Their weights are kept
+    independently of `keep`."""
 
     top: PositiveInt = 3
     """Number of trials with the best objective."""
@@ -136,7 +137,8 @@ class Replicates(Section):
     """Replicates: the best params trained again with new seeds, which change sample order and dropout."""
 
     top: PositiveInt = 3
-    """Number of finalists, best objective first, to replicate."""
+    """Number of finalists, best objective first, to replicate. The trial of `search.baseline` is replicated as well, so
+    that the gain over it includes seed noise."""
     seeds: Annotated[int, Field(ge=2)] = 3
     """Number of new seeds per finalist. At least two, to compute an interval."""
 

@@ -180,6 +180,11 @@ class SweepSpec(Section):
             pareto=self.keep.pareto,
         )
 
+    @property
+    def baseline_finalist(self) -> str | None:
+        """The trial of ``search.baseline``, which is a finalist whatever its place; None without one, or finalists."""
+        return "t000" if self.evaluate is not None and self.search.baseline is not None else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data that validates to an equal spec: with all defaults, without swept fields."""
         data = self.model_dump(mode="json", exclude_none=True)

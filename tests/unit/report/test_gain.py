@@ -124,3 +124,31 @@ def test_forgetting__winner_that_lost_much_is_warned_of(
     for words in named:
         assert words in rows[0]["text"]
         assert "may have forgotten" in markdown(summary)
+
+
+def test_gain__over_the_base_model_and_on_every_task() -> None:
+    sets = [{"name": "math"}, {"name": "general", "weight": 0.0}]
+    sweep = LedgerBuilder(spec={"data": {"validation": sets}})
+    for i, (loss, general) in enumerate([(2.0, 3.5), (1.5, 4.0)]):
+        trial(
+            sweep,
+            f"t{i}",
+            {"math": (loss, None), "general": (general, None)},
+            origin="sampler" if i else "start_with",
+        )
+    items = [{"what": "task", "name": "maths", "digest": "d-maths"}]
+    items += [{"what": "validation", "name": name, "digest": f"d-{name}"} for name in ("math", "general")]
+    sweep.finalists("t1", "t0", items=items, rank_by={"objective": 1.0})
+    for name, accuracy in ((None, 0.1), ("t0", 0.3), ("t1", 0.5)):
+        sweep.score(name, "maths", {"acc": (accuracy, 0.02)})
+    sweep.score(None, "math", {"loss": 3.0}, what="validation")
+    sweep.score(None, "general", {"loss": 3.4}, what="validation")
+    found = summarise(sweep.finish().state())["result"]["gain"]
+    assert found["over_base"] == [
+        {"set": "math", "base": 3.0, "winner": 1.5},
+        {"set": "general", "base": 3.4, "winner": 4.0},
+    ]
+    assert found["details"] == [
+        "From the base model to t1, loss in nats per token: math 3 to 1.5, general 3.4 to 4.",
+        "maths (acc, higher is better): t1 0.5 ± 0.02, baseline 0.3 ± 0.02, base model 0.1 ± 0.02.",
+    ]
