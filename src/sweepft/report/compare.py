@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import sweepft
-from sweepft.ledger import SweepState, ranking
+from sweepft.ledger import SweepState
 from sweepft.report.summary import finite, summarise
 from sweepft.report.winner import difference_of
 from sweepft.spec import flat
@@ -33,17 +33,19 @@ def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None =
     states = [sweep for _, sweep in runs]
     names = Counter(sweep.name for sweep in states)
     folders = Counter(Path(folder).resolve().name for folder, _ in runs)
-    sweeps = []
+    sweeps, summaries = [], []
     for folder, sweep in runs:
         path = Path(folder).resolve()
         label = sweep.name if names[sweep.name] == 1 else path.name if folders[path.name] == 1 else str(path)
-        sweeps.append(_sweep(label, path, sweep, summarise(sweep, price)))
+        summaries.append(summarise(sweep, price))
+        sweeps.append(_sweep(label, path, sweep, summaries[-1]))
     unit, not_comparable = _unit(states, sweeps)
     values = {s["label"]: _value(s["winner"], unit) for s in sweeps if s["winner"]}
     best = None if not_comparable else min(
         (s for s in sweeps if s["label"] in values), key=lambda s: values[s["label"]]["objective"], default=None
     )  # fmt: skip
-    for s in sweeps:
+    for s, sweep, summary in zip(sweeps, states, summaries, strict=True):
+        s["best_over_time"] = _best_over_time(sweep, summary["cost"], _candidates(summary, unit))
         known = best is not None and s["winner"] is not None and s is not best
         s["behind"] = (
             difference_of(values[best["label"]], values[s["label"]]) if best is not None and known else None
@@ -78,23 +80,37 @@ def _sweep(label: str, path: Path, sweep: SweepState, summary: dict[str, Any]) -
         "winner": summary["result"]["winner"],
         "cost": {k: cost[k] for k in kept},
         "stops": {"stopped": stops["stopped"], "audits": stops["audits"]},
-        "best_over_time": _best_over_time(sweep, cost),
     }
 
 
-def _best_over_time(sweep: SweepState, cost: dict[str, Any]) -> list[list[Any]]:
-    """Rows ``[hours held, best objective, trial_id]``: hours of all slots (times their GPUs) until each new best."""
+def _best_over_time(sweep: SweepState, cost: dict[str, Any], values: dict[str, float]) -> list[list[Any]]:
+    """Rows ``[hours held, best value, trial_id]``: hours of all slots (times their GPUs) until each new best.
+
+    Args:
+        sweep: The sweep.
+        cost: Of its report.
+        values: By trial, of those that can be its best.
+    """
     wall = cost["wall_seconds"]
     held = cost["capacity"] / wall / 3600 if wall > 0 else 0.0
-    ended = [r.trial for r in ranking(sweep) if r.rank is not None and r.trial.ended is not None]
+    ended = [t for t in map(sweep.trials.__getitem__, values) if t.ended is not None]
     best, rows = math.inf, []
     for trial in sorted(ended, key=lambda t: t.ended or 0.0):
-        if trial.objective is not None and trial.objective < best:
-            best = trial.objective
+        if values[trial.trial_id] < best:
+            best = values[trial.trial_id]
             rows.append([held * _elapsed(sweep, trial.ended or 0.0), best, trial.trial_id])
     if rows:
         rows.append([held * wall, best, rows[-1][2]])
     return rows
+
+
+def _candidates(summary: dict[str, Any], unit: str) -> dict[str, float]:
+    """The value of each trial that can be a sweep's best: those that meet the bounds, or all where none does."""
+    ranked = [t for t in summary["trials"] if t["rank"] is not None]
+    met = [t for t in ranked if not t["violation"]] or ranked
+    if unit != "bits_per_byte":
+        return {t["trial_id"]: t["objective"] for t in met}
+    return {t["trial_id"]: t["bits_per_byte"]["objective"] for t in met if t["bits_per_byte"]}
 
 
 def _elapsed(sweep: SweepState, moment: float) -> float:
