@@ -8,6 +8,7 @@ replaced by a few generated questions with the same names and metrics.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -151,9 +152,9 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     search = tiny["search"]
     search.pop("limit", None)
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
-    search["start_with"] = [_shrunk(entry, sizes) for entry in search["start_with"]]
+    search["start_with"] = [_shrunk(_unscaled(entry, spec), sizes) for entry in search["start_with"]]
     if search.get("baseline") is not None:
-        search["baseline"] = _shrunk(search["baseline"], sizes)
+        search["baseline"] = _shrunk(_unscaled(search["baseline"], spec), sizes)
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
     if spec.evaluate is not None:
         tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))
@@ -213,11 +214,23 @@ def _shrunk(values: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, An
     return shrunk
 
 
+def _unscaled(entry: Mapping[str, Any], spec: SweepSpec) -> dict[str, Any]:
+    """Params with the learning rate as it is at ``at_batch``: tiny batch sizes do not scale it."""
+    dimension, rate = spec.search.space.get("learning_rate"), entry.get("learning_rate")
+    if dimension is None or dimension.at_batch is None or rate is None:
+        return dict(entry)
+    own = rate / dimension.scale(int(entry.get("batch_size", spec.train.batch_size)))
+    ends = dimension.choices or dimension.bounds
+    nearest = min(ends, key=lambda end: abs(end - own))  # rounding must not put an end outside the range
+    return {**entry, "learning_rate": nearest if math.isclose(own, nearest, rel_tol=1e-9) else own}
+
+
 def _on_cpu(optimizer: str) -> str:
     return "adamw" if optimizer == "adamw_8bit" else optimizer
 
 
 def _dimension(key: str, dimension: Mapping[str, Any], sizes: Mapping[int, int]) -> dict[str, Any]:
+    dimension = {name: value for name, value in dimension.items() if name not in ("at_batch", "scaling")}
     if key == "warmup.steps" and "int_uniform" in dimension:
         low, high = dimension["int_uniform"]
         return {"int_uniform": [min(low, 2), min(high, 3)]}

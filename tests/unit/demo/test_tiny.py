@@ -15,6 +15,7 @@ from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_sp
 from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.spec import Evaluate, SweepSpec, load
+from sweepft.spec.space import Tied
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
 
@@ -61,6 +62,28 @@ def test_tiny_spec__every_shipped_sweep_shrinks(path: Path, shrink) -> None:
     ]
     assert min(steps) == 12
     assert max(steps) <= 12 * len(sizes)
+
+
+def test_tiny_spec__keeps_bounds_ties_and_rates_at_one_batch_size(shrink) -> None:
+    rate = {"log_uniform": [1e-5, 1e-3], "at_batch": 128}
+    search = {
+        "baseline": {"batch_size": 8, "learning_rate": 2.5e-4},  # 1e-3 at batch size 128
+        "subject_to": {"own": {"at_most": 0.1, "above": "base"}},
+        "space": {
+            "batch_size": {"choice": [8, 128]},
+            "learning_rate": rate,
+            "lora.rank": {"choice": [8, 16]},
+        },
+        "tied": {"lora.alpha": {"times": 2.0, "of": "lora.rank"}},
+    }
+    small = shrink(
+        specs.spec(train={"budget": {"samples": 512}, "micro_batch": 4, "lora": {}}, search=search)
+    )
+    assert small.search.baseline == {"batch_size": 2, "learning_rate": 1e-3}
+    assert (small.search.tied, list(small.search.subject_to)) == (
+        {"lora.alpha": Tied(times=2.0, of="lora.rank")},
+        ["own"],
+    )
 
 
 def test_tiny_spec__shrinks_sizes_and_drops_gpu_options(shrink, tmp_path: Path) -> None:
