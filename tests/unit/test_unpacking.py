@@ -90,3 +90,14 @@ def test_read_questions__of_damaged_files_are_refused(damage: bytes, tmp_path: P
     (tmp_path / "q.jsonl.gz").write_bytes(damage)
     with raises(DataError, "file"):
         read_questions(tmp_path / "q.jsonl.gz")
+
+
+def test_read_source__a_table_whose_indices_lead_nowhere(tmp_path: Path) -> None:
+    """pyarrow raises an IndexError of its own for it, when the rows are read."""
+    indices = pa.array([5, 6], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(["a"]), safe=False)
+    table = pa.table({"text": column})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with raises(DataError, "file"):
+        read_source(str(tmp_path / "a.arrow"))

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final, cast
 from sweepft.data.json_rows import FRAME, RECODE, Open, from_json, refuse
 from sweepft.data.messages import without_nulls
 from sweepft.data.reading import RowFault
+from sweepft.errors import DataError
 from sweepft.unpacking import UNPACKING_ERRORS, TooLarge, bounded, lines_of
 
 _MOST_COLUMNS: Final = 10_000
@@ -145,7 +146,12 @@ def _from_file(file: Path) -> Iterator[tuple[str, Any]]:
     if binary is not None and binary != kind:
         raise refuse(file, f"the file is in {binary[1:].title()} format", f"rename it to end in {binary}")
     if kind in _BINARY:
-        yield from (_from_parquet if kind == ".parquet" else _from_arrow)(file, open_file, bool(packing))
+        try:
+            yield from (_from_parquet if kind == ".parquet" else _from_arrow)(file, open_file, bool(packing))
+        except (DataError, TooLarge, *UNPACKING_ERRORS):
+            raise
+        except Exception as error:  # pyarrow has an error class for each of Python's
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         return
     _check_encoding(file, head)
     yield from from_json(file, open_file, head) if kind in _JSON else _from_table(file, open_file, kind)
