@@ -137,7 +137,7 @@ def _secrets(text: str, *, latin: bool = False) -> Iterator[Span]:
 
 def _known(latin: bool) -> tuple[tuple[str, str], ...]:
     # Comparing the bytes below os.environ is a hundred times as fast as reading every variable.
-    raw: dict[Any, Any] = getattr(os.environ, "_data", os.environ)
+    raw: Any = getattr(os.environ, "_data", os.environ)
     if not _variables or raw != _variables[0]:
         _variables[:] = [dict(raw), tuple((k, v) for k, v in os.environ.items() if names_a_secret(k))]
     return _forms(_variables[1], latin)
