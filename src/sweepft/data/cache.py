@@ -113,7 +113,7 @@ class TokenSet:
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         span = slice(int(self._offsets[i]), int(self._offsets[i + 1]))
-        mask: Mask = np.array(self._mask[span])
+        mask: Any = np.array(self._mask[span])
         return self._tokens[span].astype(np.int64), mask
 
     def _map(self, name: str, dtype: np.dtype[Any], length: int) -> Any:

@@ -345,13 +345,13 @@ class _Masks:
     def follow_characters(self, text: str, masked: str) -> dict[str, Any] | None:
         """`follow`, one character at a time."""
         true, shown = _codes(text), _codes(masked)
-        at = np.flatnonzero(shown >= _FIRST)
-        source = (shown[at] - _FIRST).astype(np.int64)
+        at: npt.NDArray[Any] = np.flatnonzero(shown >= _FIRST)
+        source: npt.NDArray[Any] = (shown[at] - _FIRST).astype(np.int64)
         if len(source) and source.max() >= self._size:
             return None
         sizes = np.array(self._sizes, np.int64)
-        field = np.repeat(np.arange(len(sizes)), sizes)[source]
-        place = np.array(self._places, np.bool_)[field]
+        field: npt.NDArray[Any] = np.repeat(np.arange(len(sizes)), sizes)[source]
+        place: npt.NDArray[Any] = np.array(self._places, np.bool_)[field]
         if place.any():
             shown = np.delete(shown, at[place])
             at = at - np.cumsum(place) + place

@@ -56,3 +56,34 @@ def test_train_script__keeps_the_marked_template(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr[-3000:]
     for name in ("chat_template.jinja", "training_chat_template.jinja", "tokenizer.json"):
         assert (tmp_path / "out" / name).read_text() == (best / name).read_text()
+
+
+@pytest.mark.full
+def test_train_script__weights_of_turns(tmp_path: Path) -> None:
+    """The first loss is the weighted sum over the weighted count of the first batch."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sweepft.data import TokenSet
+
+    rows = chat_rows()
+    for i, row in enumerate(rows):
+        row["messages"][-1]["weight"] = [0.25, 1.0, 3.0][i % 3]
+    base = base_model(tmp_path / "base", **BARE)
+    best, prepared = best_of(sweep_spec(base, rows, chat_template="plain"), tmp_path)
+    ran = run_script(best, tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    logged = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    data = TokenSet(prepared.train.path)
+    assert (data.weighted, len(data)) == (True, 8), "one batch of 8 is all rows"
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    total, plain = 0.0, 0.0
+    with torch.no_grad():
+        for ids, mask in map(data.row, range(len(data))):
+            logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, :-1]
+            each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[1:]), reduction="none")
+            total += (each * torch.from_numpy(mask[1:])).sum().item()
+            plain += each[torch.from_numpy(mask[1:] != 0)].sum().item()
+    weighted = total / data.weights.sum()
+    assert logged[0]["loss"] == pytest.approx(weighted, abs=1e-4)
+    assert abs(weighted - plain / data.targets.sum()) > 1e-3
