@@ -13,7 +13,7 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 SESSION = textwrap.dedent("""
-    import os, socket, stat, subprocess, sys
+    import http.client, os, socket, stat, subprocess, sys, urllib.error, urllib.request
     from pathlib import Path
     from sweepft.driver.ray_session import set_environment, start_ray
 
@@ -39,8 +39,20 @@ SESSION = textwrap.dedent("""
             ["cat", f"/proc/{os.getpid()}/environ"], user=65534, group=65534, extra_groups=[], capture_output=True, cwd="/"
         )
         other = "refused" if seen.returncode and environment.returncode else "allowed"
+    import psutil
+    agents = [p for p in psutil.Process().children(recursive=True) if "dashboard" in " ".join(p.cmdline())]
+    ports = sorted({c.laddr.port for p in agents for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN})
+    job = "no answer"
+    for port in ports:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/api/job_agent/jobs/", timeout=5)
+            job = "answers"
+        except urllib.error.HTTPError:
+            job = "answers"
+        except (OSError, http.client.HTTPException):  # another protocol
+            pass
     ray.shutdown()
-    print("RESULT", private, leaks, other)
+    print("RESULT", private, leaks, other, len(agents) > 0, job)
 """)
 
 
@@ -61,5 +73,5 @@ def test_local_ray__is_private(tmp_path) -> None:
     )
     found = re.search(r"RESULT (.*)", done.stdout)
     assert found is not None, done.stderr[-2000:]
-    assert found[1] == f"True [] {'refused' if os.getuid() == 0 else 'not tried'}"
+    assert found[1] == f"True [] {'refused' if os.getuid() == 0 else 'not tried'} True no answer"
     assert not (tmp_path / ".ray" / "auth_token").exists(), "the token is in the environment only"

@@ -22,6 +22,7 @@ from typing import Final
 
 import ray
 from ray._private import ray_constants, services
+from ray._private import utils as ray_utils
 from ray.tune.execution import class_cache
 
 from sweepft.driver.cluster_room import check_cluster
@@ -161,7 +162,7 @@ def start_ray(cpus: int) -> None:
     folder = _private_folder()
     atexit.register(remove_tree, folder)
     _set_token("token", secrets.token_hex(32))
-    with _on_loopback(), _own_process_groups(), _private_files():
+    with _on_loopback(), _own_process_groups(), _private_files(), _without_agent_servers():
         ray.init(
             address="local",  # else Ray joins a cluster that runs here, and refuses num_cpus
             _temp_dir=str(folder / "r"),  # Ray opens its own folder to all users, but not the one around it
@@ -213,6 +214,20 @@ def _own_process_groups() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+@contextlib.contextmanager
+def _without_agent_servers() -> Iterator[None]:
+    """Have Ray's agent start without its HTTP server, which takes jobs (programs to run), and without metrics ports.
+
+    Ray has no option for it, but starts so where ``ray[default]`` is not installed: here it is made to think so.
+    """
+    before = ray_utils.get_dashboard_dependency_error
+    ray_utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
+    try:
+        yield
+    finally:
+        ray_utils.get_dashboard_dependency_error = before
 
 
 @contextlib.contextmanager
