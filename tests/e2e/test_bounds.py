@@ -18,14 +18,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.full]
 
 @pytest.fixture(scope="module")
 def done(ray_here, tiny_model_dir, tiny_data_file, tmp_path_factory):
-    """The highest rate changes most; the bound forbids it."""
+    """The trial that starts at a rate of 1e-5 learns next to nothing, so that it does not meet the absolute bound."""
     folder = tmp_path_factory.mktemp("bounds")
     search = {
         "trials": 6,
         "sampler": "tpe",
         "baseline": {"batch_size": 8, "learning_rate": 3.0e-2},
         "start_with": [{"batch_size": 8, "learning_rate": 1.0e-5}],
-        "subject_to": {"kept": {"at_most": 0.01, "above": "base"}},
+        "subject_to": {"kept": {"at_most": 0.01, "above": "base"}, "own": {"at_most": 5.0}},
         "space": {
             "batch_size": {"choice": [8, 16]},
             "learning_rate": {"log_uniform": [1.0e-6, 1.0e-1], "at_batch": 8},
@@ -44,7 +44,7 @@ def test_bounds__base_model_is_measured_once_on_the_bounded_set(done):
     scores = [row for row in read_ledger(done.run_dir) if row["kind"] == "score"]
     assert [(row["trial_id"], row["what"], row["name"]) for row in scores] == [(None, "validation", "kept")]
     assert scores[0]["reason"] is None
-    (bound,) = done.view.bounds.entries
+    bound = done.view.bounds.entries[0]
     assert bound.limit == pytest.approx(scores[0]["metrics"]["loss"]["value"] + 0.01)
 
 
@@ -54,10 +54,9 @@ def test_bounds__decide_who_wins_and_whose_weights_are_kept(done):
     over = [view.violation(trial) for trial in ranked]
     assert over == sorted(over)
     assert view.violation(winner(view)) == min(over)
-    assert view.violation(view.trials["t000"]) > 0, "the baseline trains at a rate that is too high"
     kept = {folder.name for folder in (done.run_dir / "weights").iterdir() if folder.is_dir()}
     assert winner(view).trial_id in kept
-    points = {t.trial_id: (t.objective, t.losses["kept"]) for t in ranked}
+    points = {t.trial_id: (t.objective, t.losses["kept"], t.losses["own"]) for t in ranked}
     assert kept <= set(pareto_front(points)) | {winner(view).trial_id}
     assert (done.run_dir / "best" / "config.json").is_file()
     report = json.loads((done.run_dir / "report.json").read_text())
@@ -80,10 +79,11 @@ def test_bounds__are_constraints_of_the_study_also_after_a_resume(done):
         return {t.user_attrs["trial_id"]: t.constraints for t in study.trials if "trial_id" in t.user_attrs}
 
     before = constraints()
-    limit = done.view.bounds.limits["kept"]
+    limits = done.view.bounds.limits
     for trial in done.view.trials.values():
         if trial.status == "completed":
-            assert before[trial.trial_id] == {"kept": pytest.approx(trial.losses["kept"] - limit)}
+            expected = {name: pytest.approx(trial.losses[name] - limit) for name, limit in limits.items()}
+            assert before[trial.trial_id] == expected
     with (done.run_dir.parent / "resumed.txt").open("w") as console:
         after = resume_sweep(done.run_dir, ["search.trials=7"], console=Console(file=console))
     assert len([row for row in read_ledger(done.run_dir) if row["kind"] == "score"]) == 1, "known already"
