@@ -17,6 +17,7 @@ from test_secrets import leaks
 
 from support.specs import spec
 from support.sweeps import run_spec, write_spec
+from support.tiny import tiny_model
 from sweepft.data.view import view_data
 from sweepft.driver.notify import VARIABLE
 from sweepft.ledger import SweepState
@@ -116,12 +117,13 @@ class Hook(BaseHTTPRequestHandler):
 
 
 def test_twelve_files__are_read_looked_at_and_trained_on(
-    ray_here: Any, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, "")  # restored at the end
     files = write_files(tmp_path)
     sources = [{"path": str(tmp_path / name), **keys} for name, keys in files.items()]
-    model = {"path": str(tiny_model_dir), "chat_template": "chatml"}
+    base = tiny_model(tmp_path / "model", max_position_embeddings=512)
+    model = {"path": str(base), "chat_template": "chatml"}
     jsonl(tmp_path / "held.jsonl", [{"question": "Really?", "answer": "Yes."}])
     held = [{"name": "held", "path": str(tmp_path / "held.jsonl")}]
     for source, wanted in zip(sources, FORMATS, strict=True):
@@ -138,7 +140,7 @@ def test_twelve_files__are_read_looked_at_and_trained_on(
     secret = "services/T0/PLANTEDSECRET"
     try:
         file = write_spec(
-            tmp_path, tiny_model_dir, tmp_path / "chat.jsonl", model=model,
+            tmp_path, base, tmp_path / "chat.jsonl", model=model,
             data={"train": sources, "validation": [{"name": "own", "fraction": 0.1}], "max_length": 512},
             search={"trials": 2}, early_stop={"rule": "none"},
             notify={"webhook": f"http://127.0.0.1:{server.server_address[1]}/{secret}"},
@@ -150,7 +152,7 @@ def test_twelve_files__are_read_looked_at_and_trained_on(
         server.server_close()
     assert done.status == "finished"
     state = SweepState.load(tmp_path / "run")
-    assert state.header["data"]["train"]["rows"] >= 11 * N
+    assert state.header["data"]["train"]["rows"] >= 10 * N
     [message] = server.got  # type: ignore[attr-defined]
     assert (message["status"], message["trials"]) == ("finished", {"completed": 2})
     assert message["winner"]["trial_id"] == state.leader.trial_id  # type: ignore[union-attr]

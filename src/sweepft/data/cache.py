@@ -62,10 +62,9 @@ class TokenSet:
         self._tokens = self._map("tokens", np.dtype(str(self.meta["dtype"])), n_tokens)
         self.weighted = bool(self.meta.get("weighted"))
         """Whether labels have weights of their own."""
-        self._mask: Mask = (
-            self._map("weights", np.dtype(np.float32), n_tokens)
-            if self.weighted
-            else self._map("mask", np.dtype(np.bool_), n_tokens)
+        self._mask = self._map("mask", np.dtype(np.bool_), n_tokens)
+        self._loss_mask = (
+            self._map("weights", np.dtype(np.float32), n_tokens) if self.weighted else self._mask
         )
         self._offsets = self._map("offsets", np.dtype(np.int64), rows + 1)
         self.targets: npt.NDArray[np.int32] = self._map("targets", np.dtype(np.int32), rows)
@@ -99,22 +98,31 @@ class TokenSet:
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (str(self.path),))
 
-    def row(self, i: int) -> tuple[npt.NDArray[np.int64], Mask]:
+    def row(self, i: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Tokens of row `i` and which of them are trained on.
 
         Returns:
             ``(input_ids, loss_mask)``: int64 and bool, both of shape ``(lengths[i],)``, own copies. Where
             ``loss_mask[j]`` is True, token ``j`` is a label, predicted from the tokens before it;
-            ``loss_mask[0]`` is always False. In a set that is `weighted` the mask is float32: the weight of each
-            label, and 0 for other tokens.
+            ``loss_mask[0]`` is always False.
         Raises:
             IndexError: Unless ``0 <= i < len(self)``.
         """
+        span = self._span(i)
+        return self._tokens[span].astype(np.int64), np.array(self._mask[span])
+
+    def weighted_row(self, i: int) -> tuple[npt.NDArray[np.int64], Mask]:
+        """As `row`, for a loss: in a set that is `weighted` the mask is float32, the weight of each label and 0 for
+        other tokens.
+        """
+        span = self._span(i)
+        mask: Any = np.array(self._loss_mask[span])
+        return self._tokens[span].astype(np.int64), mask
+
+    def _span(self, i: int) -> slice:
         if not 0 <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
-        span = slice(int(self._offsets[i]), int(self._offsets[i + 1]))
-        mask: Any = np.array(self._mask[span])
-        return self._tokens[span].astype(np.int64), mask
+        return slice(int(self._offsets[i]), int(self._offsets[i + 1]))
 
     def _map(self, name: str, dtype: np.dtype[Any], length: int) -> Any:
         file = self.path / f"{name}.bin"

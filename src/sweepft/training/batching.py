@@ -303,7 +303,7 @@ def collate_step(
     made = []
     for micro in layout.split_micro_batches(rows.lengths[indices], world_size)[rank]:
         chosen = indices[micro.rows] if len(micro.rows) else indices[:1]
-        made.append((start + micro.rows, layout.collate([rows.row(int(r)) for r in chosen])))
+        made.append((start + micro.rows, layout.collate([rows.weighted_row(int(r)) for r in chosen])))
     return Step(int(rows.targets[indices].sum()), float(rows.weights[indices].sum()), made)
 
 

@@ -61,7 +61,7 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     for micro in layout.split_micro_batches(np.asarray(tokens.lengths), world)[rank]:
         # A filler row keeps ZeRO-3 ranks in step.
         rows = micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
-        batch = layout.collate([tokens.row(int(i)) for i in rows])
+        batch = layout.collate([tokens.weighted_row(int(i)) for i in rows])
         losses = sample_losses(zero.logits(batch), batch).double().cpu()
         if len(micro.rows):
             sums[torch.from_numpy(micro.rows)] = losses

@@ -111,9 +111,22 @@ def test_token_set__rows_before_the_first_weight_have_weight_1(tmp_path: Path) -
     assert found.weighted
     assert found.weights.tolist() == [2.0, 2.5, 2.0]
     assert found.targets.tolist() == [2, 2, 2]
-    assert [found.row(i)[1].tolist() for i in range(3)] == [plain.tolist(), weights.tolist(), plain.tolist()]
+    assert [found.weighted_row(i)[1].tolist() for i in range(3)] == [
+        plain.tolist(),
+        weights.tolist(),
+        plain.tolist(),
+    ]
+    assert [found.row(i)[1].tolist() for i in range(3)] == [
+        plain.tolist(),
+        (weights > 0).tolist(),
+        plain.tolist(),
+    ]
     again = write_token_set(tmp_path / "plain", [(ids, plain, None)], digest="d", vocab_size=9)
-    assert (again.weighted, again.row(0)[1].dtype, again.weights.tolist()) == (False, np.bool_, [2.0])
+    assert (again.weighted, again.weighted_row(0)[1].dtype, again.weights.tolist()) == (
+        False,
+        np.bool_,
+        [2.0],
+    )
     assert not (again.path / "weights.bin").exists()
     meta = json.loads((again.path / "meta.json").read_text())
     del meta["weighted"]  # as caches were written until now

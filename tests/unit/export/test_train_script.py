@@ -79,7 +79,7 @@ def test_train_script__weights_of_turns(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     total, plain = 0.0, 0.0
     with torch.no_grad():
-        for ids, mask in map(data.row, range(len(data))):
+        for ids, mask in map(data.weighted_row, range(len(data))):
             logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, :-1]
             each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[1:]), reduction="none")
             total += (each * torch.from_numpy(mask[1:])).sum().item()

@@ -34,10 +34,10 @@ def plain_loop(config, settings):
     losses, norms = [], []
     for step in range(STEPS):
         rows = order.indices(step * settings.batch_size, (step + 1) * settings.batch_size)
-        weight = sum(float(data.row(int(i))[1][1:].sum()) for i in rows)
+        weight = sum(float(data.weighted_row(int(i))[1][1:].sum()) for i in rows)
         total = 0.0
         for i in rows:
-            ids, mask = (torch.from_numpy(a)[None] for a in data.row(int(i)))
+            ids, mask = (torch.from_numpy(a)[None] for a in data.weighted_row(int(i)))
             logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
             picked = mask[0, 1:] != 0
             each = torch.nn.functional.cross_entropy(logits[picked], ids[0, 1:][picked], reduction="none")
@@ -111,7 +111,7 @@ def test_validation__weights_of_turns(tiny_model_dir, tmp_path):
     import numpy as np
 
     rows = TokenSet(write_rows(tmp_path / "rows", 30, 4, weighted=True))
-    double = [(ids, 2 * mask, None) for ids, mask in map(rows.row, range(len(rows)))]
+    double = [(ids, 2 * mask, None) for ids, mask in map(rows.weighted_row, range(len(rows)))]
     write_token_set(tmp_path / "double", double, digest="d", vocab_size=VOCAB)
     found = []
     for folder in ("rows", "double"):
@@ -124,7 +124,7 @@ def test_validation__weights_of_turns(tiny_model_dir, tmp_path):
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     sums = []
-    for ids, mask in map(rows.row, range(len(rows))):
+    for ids, mask in map(rows.weighted_row, range(len(rows))):
         logits = model(input_ids=torch.from_numpy(ids)[None]).logits[0, :-1]
         each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(ids[1:]), reduction="none")
         sums.append((each * torch.from_numpy(mask[1:])).sum().item())
