@@ -84,7 +84,9 @@ def test_read_source__refuses_half_characters_deep_rows_and_odd_domains(tmp_path
 
 
 @pytest.mark.parametrize(
-    "damage", [b"\x1f\x8bxx", b"", gzip.compress(b'{"a": 1}' * 1000)[:-40], b"\xff" * 50]
+    "damage",
+    [b"\x1f\x8bxx", b"", gzip.compress(b'{"a": 1}' * 1000)[:-40], b"\xff" * 50],
+    ids=["two bytes", "empty", "cut", "no text"],
 )
 def test_read_questions__of_damaged_files_are_refused(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl.gz").write_bytes(damage)
