@@ -177,6 +177,17 @@ def open_to_read(path: str | os.PathLike[str], *, links: bool = False) -> Binary
     return cast(BinaryIO, os.fdopen(_regular(path, flags), "rb"))
 
 
+def open_named(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file that the user named on the command line, open for reading: a regular one, or a stream of the shell.
+
+    Raises:
+        OSError: If it is another pipe, a device or a folder: reading it might not end, or not begin.
+    """
+    if os.path.abspath(path).startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        return open(path, "rb")
+    return open_to_read(path, links=True)
+
+
 def _regular(path: str | os.PathLike[str], flags: int, mode: int = 0) -> int:
     """The descriptor of a regular file. O_NONBLOCK has no effect on one, and keeps a pipe from blocking."""
     try:

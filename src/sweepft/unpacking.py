@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from sweepft.files import open_to_read
+
 UNPACKING_ERRORS: Final = (OSError, EOFError, zlib.error, lzma.LZMAError)
 """What the readers of compressed files raise for a damaged one; OSError where it cannot be read at all."""
 
@@ -84,6 +86,8 @@ def lines_of(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def open_maybe_gzip(file: Path) -> BinaryIO:
     """A file, unpacked with limits if its name ends in ``.gz``."""
-    if file.name.endswith(".gz"):
-        return bounded(gzip.open(file), file)  # type: ignore[arg-type]
-    return file.open("rb")
+    stream = open_to_read(file, links=True)
+    if not file.name.endswith(".gz"):
+        return stream
+    stream.close()  # it is a regular file
+    return bounded(gzip.open(file), file)  # type: ignore[arg-type]

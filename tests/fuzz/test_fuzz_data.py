@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support.fuzzing import CASES, HOSTILE, check, damage, mutate, run_cases
+from support.fuzzing import CASES, FULL, HOSTILE, check, damage, mutate, run_cases
 from sweepft.data.files import Location
 from sweepft.data.read import read_source
 from sweepft.data.reading import Options
@@ -87,7 +87,7 @@ def _contents(kind: str, random: Random) -> bytes:
             return _table(rows, kind)
 
 
-@pytest.mark.parametrize("cases", [150, pytest.param(CASES, marks=pytest.mark.full)])
+@pytest.mark.parametrize("cases", [150, pytest.param(CASES, marks=FULL)])
 def test_fuzz__data_files(cases: int, tmp_path: Path) -> None:
     def case(random: Random) -> None:
         kind = random.choice((".jsonl", ".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"))
@@ -114,7 +114,7 @@ def test_fuzz__data_files(cases: int, tmp_path: Path) -> None:
     check(run_cases(cases, cases, tmp_path, case), cases)
 
 
-@pytest.mark.parametrize("cases", [50, pytest.param(CASES, marks=pytest.mark.full)])
+@pytest.mark.parametrize("cases", [50, pytest.param(CASES, marks=FULL)])
 def test_fuzz__questions_of_mt_bench(cases: int, tmp_path: Path) -> None:
     def case(random: Random) -> None:
         row = mutate(ROWS[-1], random, HOSTILE) if random.random() < 0.8 else ROWS[-1]

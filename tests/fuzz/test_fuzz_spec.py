@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.fuzzing import CASES, HOSTILE, check, damage, mutate, run_cases
+from support.fuzzing import CASES, FULL, HOSTILE, check, damage, mutate, run_cases
 from support.specs import spec_dict
 from sweepft.errors import SpecError
 from sweepft.spec import dump, load
@@ -48,7 +48,7 @@ def good(folder: Path) -> dict[str, Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("cases", [100, pytest.param(CASES, marks=pytest.mark.full)])
+@pytest.mark.parametrize("cases", [100, pytest.param(CASES, marks=FULL)])
 def test_fuzz__specs(cases: int, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     sound = good(tmp_path / "files")

@@ -9,18 +9,25 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
+
 from support.forged import VALUES
 from sweepft.errors import ProblemsError, SweepftError
 
 CASES = 10_000
+FULL = (pytest.mark.full, pytest.mark.timeout(3600))
 SECONDS = 20.0
 """CPU time of a case, far above what any takes."""
+
+WAITING = 30.0
+"""Seconds after which a case that has not ended is looked at, and after as many again ended."""
 
 GROWTH = 1 << 20
 """KiB of memory that all cases together may take."""
@@ -50,8 +57,10 @@ def run_cases(
     """
     found, began = Counter[str](), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     before = signal.signal(signal.SIGVTALRM, _hang)
-    with writes_outside(folder) as outside:
+    at = [0]
+    with writes_outside(folder) as outside, _watched_for_blocking(at):
         for number in range(cases):
+            at[0] = number
             random = Random(f"{seed}:{number}")
             signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
             try:
@@ -74,6 +83,27 @@ def run_cases(
     for path in sorted(outside):
         found[f"wrote {path}"] += 1
     return found
+
+
+@contextlib.contextmanager
+def _watched_for_blocking(at: list[int]) -> Iterator[None]:
+    """End a case that waits, for a pipe or a server, rather than computes."""
+    main, over = threading.get_ident(), threading.Event()
+
+    def watch() -> None:
+        seen = -1
+        while not over.wait(WAITING):
+            if at[0] == seen:
+                signal.pthread_kill(main, signal.SIGVTALRM)
+            seen = at[0]
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def check(found: Counter[str], cases: int, *, both: bool = True) -> None:

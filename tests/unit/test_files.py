@@ -10,7 +10,15 @@ import pytest
 
 from support.errors import raises
 from sweepft.errors import UnsafePath
-from sweepft.files import atomic_folder, atomic_write, inside, open_to_append, open_to_read, write_output
+from sweepft.files import (
+    atomic_folder,
+    atomic_write,
+    inside,
+    open_named,
+    open_to_append,
+    open_to_read,
+    write_output,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,20 @@ def test_write_output__writes_to_a_device_and_through_the_users_link(tmp_path: P
     (tmp_path / "link").symlink_to(tmp_path / "target")
     write_output(tmp_path / "link", "x")
     assert (tmp_path / "target").read_text() == "x"
+
+
+def test_open_named__no_pipe_without_a_writer_and_no_device(tmp_path: Path) -> None:
+    """Opening such a pipe would wait without end; what the shell passes is read."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="regular"):
+            open_named(path)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("file")
+    reader, writer = os.pipe()
+    os.write(writer, b"x")
+    os.close(writer)
+    for path in (tmp_path / "link", Path(f"/dev/fd/{reader}")):
+        with open_named(path) as file:
+            assert file.read() == b"x"
+    os.close(reader)

@@ -104,6 +104,14 @@ def test_unexpected_error__is_one_line_with_a_traceback_in_a_private_file(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+def test_usage_error__shows_what_was_given_without_its_control_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sweepft", "init", "\x1b]0;P\x07", "--nothing"])
+    assert process._run() == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_mirror__on_a_disk_is_private(tmp_path: Path) -> None:
     Store(f"file://{tmp_path}/mirror/of-x").write("ledger/a", b"x")
     assert stat.S_IMODE((tmp_path / "mirror" / "of-x").stat().st_mode) == 0o700

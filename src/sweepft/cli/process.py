@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -65,7 +66,9 @@ def _run() -> int | str | None:
     except click.exceptions.Abort as error:
         return _interrupted(error.__cause__)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(redact(shown.getvalue()).rstrip(), err=True)
         return error.exit_code
     except (KeyboardInterrupt, Interrupted):
         raise

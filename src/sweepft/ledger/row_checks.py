@@ -296,6 +296,7 @@ _BY_FIELD: Final[dict[str, Check]] = {
     "samples_seen": _progress,
     "tokens_seen": _progress,
     "sweep.name": _name,
+    "sweep.command": lambda value: _text(value) and _list_of(_text, 100_000)(value),
     "sweep.spec": _spec,
     "sweep.seed": _whole,
     "sweep.changes": _values(_anything),

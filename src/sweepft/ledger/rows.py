@@ -62,7 +62,7 @@ class SweepRow:
     versions: dict[str, Any] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     git_commit: str | None = None
-    command: FreeText | None = None
+    command: FreeText | list[str] | None = None
     resumed: bool = False
     prior_sweeps: Numbers | None = None
     simulated: dict[str, Any] | None = None

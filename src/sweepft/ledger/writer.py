@@ -24,7 +24,7 @@ from sweepft.ledger.reader import LEDGER, has_trials, read_ledger
 from sweepft.ledger.row_checks import row_problem
 from sweepft.ledger.rows import DURABLE, FREE_TEXT_FIELDS, Row, complete_fields
 from sweepft.ledger.state import SweepState
-from sweepft.redact import redact
+from sweepft.redact import redact_within
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ class Ledger:
         if self._seq == 0 and kind != "sweep":
             raise ValueError(f"ledger row {kind!r}: the first row of a ledger is 'sweep'")
         body = {name: plain(value, name) for name, value in complete_fields(kind, fields).items()}
-        body |= {name: redact(body[name]) for name in FREE_TEXT_FIELDS[kind] if isinstance(body[name], str)}
+        body |= {name: redact_within(body[name]) for name in FREE_TEXT_FIELDS[kind]}
         row = {"seq": self._seq, "time": self._clock(), "kind": kind, **body}
         line = encode_row(row)
         read = as_read(row, line)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.bounded_json import read_json, read_json_file
+from sweepft.files import open_to_read
 
 _OTHER_HEADS: Final = re.compile(
     r"For(MaskedLM|SequenceClassification|TokenClassification|QuestionAnswering|PreTraining|MultipleChoice"
@@ -117,7 +118,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     size = _header_size(file)
     if size > _LONGEST_HEADER:
         raise ValueError(f"{file}: a header of {size} bytes")
-    with file.open("rb") as stream:
+    with open_to_read(file, links=True) as stream:
         stream.seek(8)
         header = read_json(stream.read(size))
     if not isinstance(header, dict):
@@ -126,7 +127,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _header_size(file: Path) -> int:
-    with file.open("rb") as stream:
+    with open_to_read(file, links=True) as stream:
         first = stream.read(8)
     if len(first) < 8:
         raise ValueError(f"{file}: has no header")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sweepft.bounded_json import read_json
+from sweepft.bounded_json import read_json_file
 from sweepft.spec.sections import Model
 from sweepft.spec.sweep import SweepSpec
 
@@ -61,7 +61,7 @@ def rate_rule(spec: SweepSpec) -> RateRule | None:
 def rule_of(model: Model, lora: bool) -> RateRule | None:
     """The rule for a local model folder; None for another one."""
     try:
-        config = read_json((Path(model.path) / "config.json").read_text(encoding="utf-8"))
+        config = read_json_file(Path(model.path) / "config.json")
         text = config.get("text_config") or config
         width = int(text.get("hidden_size") or text["n_embd"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

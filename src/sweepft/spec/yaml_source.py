@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from sweepft.errors import Problem, SpecError
+from sweepft.files import open_named
 
 KeyPath = tuple[str | int, ...]
 MAX_BYTES: Final = 1 << 20
@@ -146,7 +147,7 @@ def read(path: Path, name: str) -> Document:
         SpecError: If it cannot be read, is not a single YAML mapping, or has duplicate keys, tags or merge keys.
     """
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or str(error)

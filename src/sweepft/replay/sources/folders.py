@@ -10,6 +10,8 @@ from typing import Any
 
 from sweepft.bounded_json import read_json
 from sweepft.errors import ReplayError
+from sweepft.files import open_to_read
+from sweepft.unpacking import UNPACKING_ERRORS, bounded
 
 
 def run_name(run: Path, folder: Path) -> str:
@@ -27,8 +29,11 @@ def unreadable(path: Path, what: str, error: object) -> ReplayError:
 def read_text(path: Path) -> str:
     """The text of a file, also of a ``.gz``, ``.bz2`` or ``.xz``."""
     opener: Any = {".gz": gzip, ".bz2": bz2, ".xz": lzma}.get(path.suffix.lower())
-    data: bytes = path.read_bytes() if opener is None else opener.decompress(path.read_bytes())
-    return data.decode("utf-8-sig")
+    with open_to_read(path, links=True) as file:
+        if opener is None:
+            return file.read().decode("utf-8-sig")
+    with bounded(opener.open(path), path) as unpacked:
+        return unpacked.read().decode("utf-8-sig")
 
 
 def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
@@ -39,7 +44,7 @@ def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
     """
     try:
         return parse_lines(read_text(path), path, what)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (*UNPACKING_ERRORS, ValueError) as error:
         raise unreadable(path, what, error) from error
 
 

@@ -16,6 +16,7 @@ from sweepft.replay.sources.experiments import (
     read_mlflow_folder,
     read_ray_results,
 )
+from sweepft.replay.sources.folders import unreadable
 from sweepft.replay.sources.frame import Logs, frame_to_studies
 from sweepft.replay.sources.run_folder import read_run_folder
 from sweepft.replay.sources.tables import is_table, read_folder_of_tables, read_table
@@ -39,7 +40,10 @@ class FolderKind:
 
     def find(self, folder: Path) -> list[Path]:
         """The files below a folder that make it one of this kind."""
-        found = {p for pattern in self.files for p in folder.glob(pattern) if p.is_file()}
+        try:
+            found = {p for pattern in self.files for p in folder.glob(pattern) if p.is_file()}
+        except OSError as error:  # it changes meanwhile, or its names are too long
+            raise unreadable(folder, "a folder that can be searched", error) from error
         return sorted(p for p in found if (p.parent / self.beside).is_dir())
 
 

@@ -19,6 +19,7 @@ from sweepft.replay.sources.cells import NAN, flatten
 from sweepft.replay.sources.folders import parse_lines, read_text, unreadable
 from sweepft.replay.sources.frame import Logs
 from sweepft.replay.sources.names import COLUMNS, plain
+from sweepft.unpacking import UNPACKING_ERRORS
 
 SUFFIXES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json")
 _COMPRESSED: Final = (".gz", ".bz2", ".xz", ".zip", ".zst")
@@ -75,7 +76,7 @@ def _read(path: Path) -> pd.DataFrame:
         if suffix in (".jsonl", ".ndjson", ".json"):
             return _read_json(path)
         return read_csv(path)
-    except (OSError, ValueError, pa.ArrowException, EOFError) as error:
+    except (*UNPACKING_ERRORS, ValueError, pa.ArrowException) as error:
         raise unreadable(path, "a table", error) from error
 
 
