@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from transformers import AutoModelForCausalLM
 
 from support.engine_material import changed, engine_config, train_config
+from support.families import family_model
 from support.ranks import on_ranks, run_trials
 from sweepft.spec import Lora
 from sweepft.training.base_weights import shared_copy
 from sweepft.training.deepspeed_engine import ZeroEngine
+from sweepft.training.lora import attach_adapter, scales, set_in_place
 
 pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -127,6 +131,45 @@ def test_shared_copy__concurrent_ranks_map_one_file(tiny_model_dir, tmp_path):
     regions = on_ranks(shared_at_once, 2, engine_config(tiny_model_dir, tmp_path), "once")
     assert len(regions) == 20
     assert all(there for *_, there, _ in regions)
+
+
+@pytest.mark.parametrize(
+    ("family", "saved", "rows"),
+    [
+        ("qwen3", ("embed_tokens",), None),  # tied: its output layer is trained with it
+        ("llama", ("lm_head",), {"model.embed_tokens": [380]}),
+        ("llama", ("embed_tokens", "lm_head"), None),
+    ],
+)
+def test_attach_adapter__layers_trained_whole_need_no_rows_of_new_tokens(tmp_path, family, saved, rows):
+    model = family_model(tmp_path / "model", family)
+    base = AutoModelForCausalLM.from_pretrained(model)
+    adapted = attach_adapter(base, Lora(rank=4, modules_to_save=saved), str(model), (380,))
+    config = adapted.peft_config["default"]
+    assert config.trainable_token_indices == rows
+    whole = {n: p for n, p in adapted.named_parameters(remove_duplicate=False) if "modules_to_save" in n}
+    assert all(p.requires_grad for p in whole.values())
+    tied = family == "qwen3"
+    assert len(whole) == len(saved) + tied
+    assert len({id(p) for p in whole.values()}) == len(saved)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["llama", pytest.param("mixtral", marks=pytest.mark.full)])
+def test_set_in_place__rslora_scales_as_a_new_adapter(tmp_path, family):
+    model = family_model(tmp_path / "model", family)
+    targets = ("q_proj", "w1", "w3") if family == "mixtral" else "all-linear"
+    plain = Lora(rank=8, alpha=16.0, target_modules=targets)
+    wanted = plain.model_copy(update={"scaling": "rslora", "alpha": 6.0})
+    old, new = (
+        attach_adapter(AutoModelForCausalLM.from_pretrained(model), lora, str(model))
+        for lora in (plain, wanted)
+    )
+    set_in_place(old, wanted)
+    assert scales(old) == scales(new)
+    assert {scale for rank, scale in scales(old).values() if rank == 8} == {6.0 / math.sqrt(8)}
+    set_in_place(old, plain)
+    assert {scale for _, scale in scales(old).values()} == {2.0}
 
 
 def packed_and_exported(runner, rows, packed, folder: Path):
