@@ -112,6 +112,29 @@ def test_usage_error__shows_what_was_given_without_its_control_characters(
     assert "\x1b" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "x" * 300),
+        ("mirror", "FILE/run", "tpe"),
+        ("fetch", "file:///x", "a/" * 3000),
+        ("status", "x" * 5000),
+    ],
+)
+def test_path__that_the_system_refuses_is_no_fault_of_sweepft(
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(
+        "sys.argv", ["sweepft", *(word.replace("FILE", str(tmp_path / "file")) for word in words)]
+    )
+    assert process._run() in (1, 2)
+    assert "unexpected" not in capsys.readouterr().err
+
+
 def test_mirror__on_a_disk_is_private(tmp_path: Path) -> None:
     Store(f"file://{tmp_path}/mirror/of-x").write("ledger/a", b"x")
     assert stat.S_IMODE((tmp_path / "mirror" / "of-x").stat().st_mode) == 0o700

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -59,10 +60,7 @@ def _run() -> int | str | None:
     except OutputError:
         raise
     except SweepftError as error:
-        if "--json" in sys.argv[1:]:
-            say(json.dumps(redact_within(error_result(error)), indent=2))
-        say(redact(_message(error)), err=True)
-        return error.exit_code
+        return _refused(error)
     except click.exceptions.Abort as error:
         return _interrupted(error.__cause__)
     except click.ClickException as error:
@@ -72,8 +70,27 @@ def _run() -> int | str | None:
         return error.exit_code
     except (KeyboardInterrupt, Interrupted):
         raise
+    except OSError as error:
+        return _unexpected(error) if error.filename is None else _refused(_of_path(error))
     except Exception as error:
         return _unexpected(error)
+
+
+def _refused(error: SweepftError) -> int:
+    if "--json" in sys.argv[1:]:
+        say(json.dumps(redact_within(error_result(error)), indent=2))
+    say(redact(_message(error)), err=True)
+    return error.exit_code
+
+
+def _of_path(error: OSError) -> SweepftError:
+    """The error of a path that the system refuses: too long, no folder, not permitted."""
+    reason, path = error.strerror or str(error), os.fsdecode(error.filename)
+    found = SweepftError(
+        f"{path}: {reason}\n  check the path, and the permissions of the folders on it", key="path"
+    )
+    found.exit_code = 2
+    return found
 
 
 def _unexpected(error: Exception) -> int:
