@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test chaos chaos-long test-full wheel-check audit check docs reference study findings format clean
+.PHONY: help setup demo test chaos chaos-long test-full gpu-check wheel-check audit check docs reference study findings format clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,9 @@ chaos-long: $(STAMP) ## 200 random kills over real sweeps on a cluster of three 
 test-full: $(STAMP) ## all tests, the slow ones too
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not gpu and not chaos"
 	$(BIN)/python -m pytest -m "chaos and not gpu"
+
+gpu-check: $(STAMP) ## try a machine with GPUs in eight minutes, or the same stages with tiny models on CPUs (ARGS="--only qlora --json FILE")
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 wheel-check: ## build the wheel and try it in clean environments, without extras, with [run] and with [run,eval,lora] (ARGS="bare", "run", "finalist")
 	.ci/wheel-check $(ARGS)
