@@ -91,7 +91,10 @@ def test_fuzz__command_lines(cases: int, tmp_path: Path, monkeypatch: pytest.Mon
             )
         assert "\x1b]0;" not in out.getvalue(), words
 
-    check(run_cases(cases, cases, inside, case), cases, both=False)
+    found = run_cases(cases, cases, inside, case)
+    for place in ("open /tmp", "open /tmp/ray", "os.mkdir /tmp", "os.mkdir /tmp/ray"):
+        found.pop(f"wrote {place}", None)  # by Ray, when it looks for a running cluster
+    check(found, cases, both=False)
 
 
 @pytest.mark.parametrize("cases", [300, pytest.param(CASES, marks=FULL)])
