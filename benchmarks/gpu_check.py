@@ -29,7 +29,7 @@ from gpu_stages import STAGES
 from sweepft.children import end_group
 
 SMALLEST: Final = 75_000  # MiB of the GPU that the sizes are made for
-SECONDS: Final = {"gpu": 480.0, "cpu": 1800.0}
+SECONDS: Final = {"gpu": 480.0, "cpu": 2400.0}
 """Limit of all stages together."""
 RESERVE: Final = 5.0  # seconds kept for the report
 
@@ -130,7 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
     parser.add_argument("--form", choices=("cpu", "gpu"), help="by default gpu where nvidia-smi lists one")
     parser.add_argument(
-        "--seconds", type=float, help="limit of all stages together: 480 on GPUs, 1800 on CPUs"
+        "--seconds", type=float, help="limit of all stages together: 480 on GPUs, 2400 on CPUs"
     )
     parser.add_argument("--folder", type=Path, help="where models are written: 25 GB in the GPU form")
     record.add_options(parser)

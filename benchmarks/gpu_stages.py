@@ -144,13 +144,13 @@ def killed_rank_and_exam(place: Place) -> Figures:
 
 
 STAGES: Final[dict[str, Stage]] = {
-    "imports": Stage(imports, {"gpu": 60, "cpu": 300}),
-    "zero3": Stage(zero3, {"gpu": 120, "cpu": 300}),
-    "lora": Stage(lora, {"gpu": 100, "cpu": 300}),
-    "qlora": Stage(qlora, {"gpu": 90, "cpu": 300}),
-    "throughput": Stage(throughput, {"gpu": 110, "cpu": 300}),
-    "out_of_memory": Stage(out_of_memory, {"gpu": 90, "cpu": 300}),
-    "killed_rank_and_exam": Stage(killed_rank_and_exam, {"gpu": 110, "cpu": 300}),
+    "imports": Stage(imports, {"gpu": 60, "cpu": 600}),
+    "zero3": Stage(zero3, {"gpu": 120, "cpu": 600}),
+    "lora": Stage(lora, {"gpu": 100, "cpu": 600}),
+    "qlora": Stage(qlora, {"gpu": 90, "cpu": 600}),
+    "throughput": Stage(throughput, {"gpu": 110, "cpu": 600}),
+    "out_of_memory": Stage(out_of_memory, {"gpu": 90, "cpu": 600}),
+    "killed_rank_and_exam": Stage(killed_rank_and_exam, {"gpu": 110, "cpu": 600}),
 }
 """In the order in which a failure is cheapest; the limits of all together are above that of the whole check, which
 ends them first."""

@@ -59,7 +59,7 @@ def test_visible_gpus__decide_the_form(check, monkeypatch, tmp_path, listed, sho
 
 
 @pytest.mark.full
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(2700)
 def test_gpu_check__every_stage_passes_in_its_cpu_form(tmp_path):
     command = [
         sys.executable,
