@@ -96,6 +96,7 @@ class Playback:
             "slot": self._slot,
             "started": self._started,
             "faults": [],
+            "node_ids": [],
             "phase_seconds": phases,
             "training_iteration": self._next + 1,
         }
