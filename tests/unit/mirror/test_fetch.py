@@ -109,12 +109,12 @@ def test_fetch__retries_when_the_mirror_changes_meanwhile(
 ) -> None:
     original, moved = Store.fetch, []
 
-    def late(self: Store, name: str, file: Path) -> str:
+    def late(self: Store, name: str, file: Path, size: int) -> str:
         if name.endswith("model.safetensors") and not moved:
             moved.append(name)
             shutil.rmtree(tmp_path / "run/weights/t000")
             Copier(tmp_path / "run", Store(uri)).step()
-        return original(self, name, file)
+        return original(self, name, file, size)
 
     monkeypatch.setattr(Store, "fetch", late)
     fetch(uri, tmp_path / "back")
