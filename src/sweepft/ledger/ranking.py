@@ -1,7 +1,7 @@
 """The ranking of a sweep's trials and finalists, and its winner.
 
 Trials that meet the bounds of ``search.subject_to`` come before those that do not, everywhere. The bounds apply to the
-losses of the trial itself, whose weights are kept, not to those of its replicates.
+losses of the trial itself, which is what is exported, not to those of its replicates.
 
 All numbers that order finalists are turned so that higher is better (a loss counts negative). A configuration that was
 trained again with other seeds counts by these replicates alone, because it was selected for its first run.

@@ -113,8 +113,8 @@ class Prompts:
             if with_reference:
                 values[f"ref_answer_{i + 1}"] = question.references[i]
         prompt = self._prompts[turn, with_reference]
-        told = prompt.system.replace("{nonce}", values["nonce"])
-        system = [{"role": "system", "content": told}] if told else []
+        instructions = prompt.system.replace("{nonce}", values["nonce"])
+        system = [{"role": "system", "content": instructions}] if instructions else []
         return [*system, {"role": "user", "content": prompt.fill(values)}]
 
 
