@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import resource
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -56,6 +59,30 @@ def outcomes(folder: Path, cases: int, seed: int, every: int) -> Counter[str]:
 
 def test_forged__the_sound_one_is_shown(tmp_path: Path) -> None:
     look_at(forged.write(tmp_path / "run", forged.rows()), report=False)
+
+
+def _kind_is_a_list(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "kind": ["nan"]}
+
+
+def _says_nothing(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {k: "" for k in ("message", "reason") if isinstance(row.get(k), str)}
+
+
+def _has_no_objective(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"objective": None} if row["kind"] == "end" else row
+
+
+@pytest.mark.parametrize("change", [_kind_is_a_list, _says_nothing, _has_no_objective])
+def test_forged__row_by_row(tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    good = forged.rows()
+    for some in ({i} for i in range(len(good))):
+        forged.write(tmp_path / "run", [change(r) if i in some else r for i, r in enumerate(good)])
+        with contextlib.suppress(SweepftError):
+            look_at(tmp_path / "run", report=False)
+    forged.write(tmp_path / "run", [change(r) for r in good])
+    with contextlib.suppress(SweepftError):
+        look_at(tmp_path / "run", report=True)
 
 
 @pytest.mark.parametrize(("cases", "every"), [(150, 25), pytest.param(10_000, 10, marks=pytest.mark.full)])

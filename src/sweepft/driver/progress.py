@@ -46,7 +46,7 @@ def describe(row: Row, view: SweepState) -> str | None:
         found = " ".join(f"{metric}={format_value(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
     if kind == "fault" and row["action"] in (NODE_KEPT_OUT, NODE_USED_AGAIN):
-        return f"{row['action']}: {row['message'].splitlines()[0]}"
+        return f"{row['action']}: {first_line(row['message'])}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
     if kind == "trial":
@@ -66,14 +66,23 @@ def describe(row: Row, view: SweepState) -> str | None:
         return f"trial resumed: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
         where = f" node={row['node']!r}" if row.get("node") else ""
-        line = row["message"].splitlines()[0]
+        line = first_line(row["message"])
         return f"fault: trial={trial.trial_id} {row['error']}: {line} ({row['action']}){where}"
     if kind == "end":
         value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
         best = winner(view)
-        so_far = f" best={best.trial_id} ({best.objective:.4f})" if best is not None else ""
+        so_far = f" best={best.trial_id} ({_loss(best.objective)})" if best is not None else ""
         return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{so_far}"
     return None
+
+
+def first_line(text: str) -> str:
+    """The first line of a text; nothing of an empty one."""
+    return next(iter(text.splitlines()), "")
+
+
+def _loss(objective: float | None) -> str:
+    return "no loss" if objective is None else f"{objective:.4f}"
 
 
 _FINALISTS = (("chosen", "trial_id"), ("items", "name"))
@@ -151,7 +160,7 @@ class Progress:
         return Text.assemble(
             "best so far: ",
             (best.trial_id, "bold"),
-            f"  eval_loss {best.objective:.4f}  {short_params(best.params)}",
+            f"  eval_loss {_loss(best.objective)}  {short_params(best.params)}",
         )
 
     def _running(self) -> Table:
@@ -270,10 +279,10 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["best"]:
         best = found["best"]
         lines.append(
-            f"best so far: {best['trial_id']}  {best['objective']:.4f}  {short_params(best['params'])}"
+            f"best so far: {best['trial_id']}  {_loss(best['objective'])}  {short_params(best['params'])}"
         )
     for message in found["nodes_kept_out"].values():
-        lines.append(f"node kept out: {visible(message.splitlines()[0])}")
+        lines.append(f"node kept out: {visible(first_line(message))}")
     if found["mirror"]:
         lines.append(_mirror(found["mirror"]))
     if found["status"] == "paused" and not found["resume"]:
@@ -288,7 +297,7 @@ def describe_run(found: dict[str, Any]) -> str:
 def _mirror(found: dict[str, Any]) -> str:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found["time"]))
     state = f"up to date at {when}" if found["time"] else "nothing copied yet"
-    behind = f", behind since: {found['failure'].splitlines()[0]}" if found["failure"] else ""
+    behind = f", behind since: {first_line(found['failure'])}" if found["failure"] else ""
     return f"mirror: {found['uri']}, {state}{behind}"
 
 

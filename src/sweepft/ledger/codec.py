@@ -78,7 +78,8 @@ def as_read(row: Row, line: bytes) -> Row:
     """A `plain` row as its reader gets it from this line: numbers that are not finite restored."""
     if b'nan"' not in line and b'inf"' not in line:  # most rows: walking through a row is slow
         return row
-    numbers = NUMBER_FIELDS.get(row.get("kind", ""), frozenset())
+    kind = row.get("kind")  # not checked yet: anything that JSON can write
+    numbers = NUMBER_FIELDS.get(kind, frozenset()) if isinstance(kind, str) else frozenset()
     return {k: _numbers(v) if k in numbers else v for k, v in row.items()}
 
 
