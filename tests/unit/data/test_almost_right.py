@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_templates import TOKENIZERS
 
@@ -40,6 +40,7 @@ BAD = [
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from([*GOOD, *BAD, ""]), min_size=1, max_size=12))
+@example(["", "\0" * 9])
 def test_lines__each_is_a_row_or_in_an_error(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:
@@ -54,6 +55,9 @@ def test_lines__each_is_a_row_or_in_an_error(
     with pytest.raises(DataError) as caught:
         read_source(str(file))
     problems = caught.value.problems
+    if [problem.where for problem in problems] == [str(file)]:  # no text: the file as a whole is refused
+        assert "\0" * 9 in lines
+        return
     named = {int(problem.where.rpartition(":")[2]) for problem in problems}
     for problem in problems:
         _, more, places = problem.rule.rpartition("rows: ")
