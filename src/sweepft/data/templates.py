@@ -4,6 +4,7 @@ Targets are found in *characters* first, from the template's ``{% generation %}`
 each turn into the rendered conversation (`sweepft.data.trace`), and then mapped to tokens. An assistant turn is trained
 on from where the generation prompt would end, up to and including the token that ends the turn, so that the model
 learns to stop.
+(Over 400 lines: where turns begin and end is found by probes that all of `ChatFormat` shares.)
 """
 
 from __future__ import annotations
