@@ -23,10 +23,10 @@ from rich.console import Console
 from sweepft.driver.build import build_callback, build_search, load_prior_sweeps, trains_from_scratch
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.control import SweepControl
+from sweepft.driver.ledger_listeners import stop_when_nothing_works
 from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
 from sweepft.driver.scheduler import stop_paused_trials
-from sweepft.driver.sweep import stop_when_nothing_works
 from sweepft.ledger import EventLog, SweepState, ledger_path
 from sweepft.report import write_report
 from sweepft.search import STUDY_FILE, Proposer

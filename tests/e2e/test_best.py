@@ -13,7 +13,7 @@ from rich.console import Console
 from support.exported_script import run_script
 from support.sweeps import run_spec, write_spec
 from sweepft.cli.main import cli
-from sweepft.driver.start import spec_of, train_alone
+from sweepft.driver.train_alone import spec_of, train_alone
 from sweepft.errors import SweepftError
 from sweepft.ledger import winner
 

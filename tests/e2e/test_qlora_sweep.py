@@ -10,7 +10,7 @@ from rich.console import Console
 from support.exported_script import run_script
 from support.sweeps import run_spec, write_spec
 from sweepft.data.cache import TokenSet
-from sweepft.driver.start import spec_of, train_alone
+from sweepft.driver.train_alone import spec_of, train_alone
 from sweepft.export.facts import best_facts
 from sweepft.ledger import winner
 

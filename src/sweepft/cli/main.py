@@ -115,7 +115,7 @@ def train(
     SPEC is a YAML file without a search space, such as best/spec.yaml, or a run folder with --trial.
     """
     require_run("sweepft train")
-    from sweepft.driver.start import spec_of, train_alone
+    from sweepft.driver.train_alone import spec_of, train_alone
 
     out = out or _new_folder("train")
     with result_alone(as_json) as stream, spec_of(spec, trial) as one, _resumable(out):

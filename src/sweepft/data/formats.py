@@ -8,26 +8,29 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sweepft.data.messages import (
-    check_unicode,
-    json_in,
-    read_tools,
     read_turns,
     refuse_keys,
     text_of,
-    without_nulls,
 )
 from sweepft.data.reading import FORMS, Options, Reading, RowFault
 from sweepft.data.refused_columns import BY_NAME, MAP, PREFERENCE, REFUSED
+from sweepft.data.row_fields import (
+    SYSTEM,
+    VARIABLES,
+    Content,
+    domain_of,
+    is_given,
+    is_missing,
+    tools_of,
+    variables_of,
+    with_system,
+)
 from sweepft.data.rows import Row, Turn
-from sweepft.spec.template_variables import variable_problem
-
-Content = tuple[Turn, ...] | str
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def _pair(name: str, ask: str, answer: str, more: str | None = None) -> Format:
             before = read_turns(asked, ask, reading, learn=False)
         else:
             text = text_of(asked, ask)
-            if more is not None and _is_given(row.get(more)):
+            if more is not None and is_given(row.get(more)):
                 text = f"{text}\n{text_of(row[more], more)}" if text else text_of(row[more], more)
             before = (*_history(row), Turn("user", text)) if name == "alpaca" else (Turn("user", text),)
         if _is_messages(answered):
@@ -114,9 +117,7 @@ COLUMNS: Final = frozenset(column for f in FORMATS for column in (*f.columns, *f
 """Columns that hold what is trained on, in one format or another."""
 _NEEDED: Final = frozenset(column for f in FORMATS for column in f.columns)
 
-_SYSTEM: Final = ("system", "system_prompt")
-_VARIABLES: Final = "chat_template_kwargs"
-_HONOURED: Final = frozenset(("domain", "tools", "functions", _VARIABLES, *_SYSTEM))
+_HONOURED: Final = frozenset(("domain", "tools", "functions", VARIABLES, *SYSTEM))
 
 
 def read_row(record: Any, where: str, reading: Reading) -> Row:
@@ -134,7 +135,7 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
         raise record
     if not isinstance(record, Mapping):
         raise RowFault("row", "each row must be an object of columns", record)
-    given = {name: value for name, value in record.items() if not _is_missing(value)}
+    given = {name: value for name, value in record.items() if not is_missing(value)}
     wanted = options.format
     if options.columns:
         given, wanted = _renamed(given, options), wanted or _format_of(tuple(options.columns))
@@ -149,17 +150,17 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
     content = chosen.read(given, reading)
     if layout.rivals:
         _refuse_second(given, chosen, layout.rivals, content)
-    content = _with_system(content, given, options.system)
-    tools, variables = _tools(given, content, reading), _variables(given, content)
+    content = with_system(content, given, options.system)
+    tools, variables = tools_of(given, content, reading), variables_of(given, content)
     if not isinstance(content, str):
         content = _with_targets(content, options.train_on)
         for what in _odd(content):
             reading.note_odd(what, where)
     reading.formats[chosen.name] += 1
     for name in layout.unused:
-        if _is_given(given[name]):
+        if is_given(given[name]):
             reading.unused[name] += 1
-    domain = options.domain if options.domain is not None else _domain(given)
+    domain = options.domain if options.domain is not None else domain_of(given)
     return Row(content, domain, where, tools, variables)
 
 
@@ -171,7 +172,7 @@ def _renamed(given: Mapping[str, Any], options: Options) -> dict[str, Any]:
         value = given[name] if name in given else _inside(given, name)
         if key in renamed:
             renamed[f"{key} (not mapped)"] = renamed.pop(key)
-        if not _is_missing(value):
+        if not is_missing(value):
             renamed[key] = value
         elif key in _NEEDED:
             there = ", ".join(sorted(map(str, given))) or "none"
@@ -192,39 +193,6 @@ def _format_of(keys: tuple[str, ...]) -> str | None:
     mapped = {key for key in keys if key in COLUMNS}
     names = {f.name for f in FORMATS if mapped <= {*f.columns, *f.optional}}
     return names.pop() if mapped and len(names) == 1 else None
-
-
-def _tools(given: Mapping[str, Any], content: Content, reading: Reading) -> tuple[Mapping[str, Any], ...]:
-    names = [name for name in ("tools", "functions") if _is_given(given.get(name))]
-    if not names:
-        return ()
-    if isinstance(content, str):
-        raise RowFault(names[0], "a plain text has no tools", remedy="write the row as `messages`")
-    if len(names) > 1:
-        raise RowFault("tools", "the row has tools and functions", remedy="keep one of them")
-    if names == ["tools"]:
-        return read_tools(given["tools"], reading)
-    functions = read_tools(given["functions"], reading)
-    return tuple(f if "function" in f else {"type": "function", "function": f} for f in functions)
-
-
-def _variables(given: Mapping[str, Any], content: Content) -> Mapping[str, Any]:
-    """Variables of the chat template that the row gives; null in a table is none."""
-    value = given.get(_VARIABLES)
-    if not _is_given(value):
-        return {}
-    if isinstance(content, str):
-        rule, remedy = "a plain text is written without a chat template", "write the row as `messages`"
-        raise RowFault(_VARIABLES, rule, remedy=remedy)
-    found = without_nulls(json_in(value))
-    if not isinstance(found, Mapping):
-        remedy = 'for example {"enable_thinking": false}'
-        raise RowFault(_VARIABLES, "must be an object of variables", value, remedy)
-    check_unicode(found, _VARIABLES)
-    if (problem := variable_problem(found)) is not None:
-        name, rule, remedy = problem
-        raise RowFault(f"{_VARIABLES}.{name}", rule, found[name], remedy)
-    return found
 
 
 def _with_targets(turns: tuple[Turn, ...], train_on: str | tuple[str, ...]) -> tuple[Turn, ...]:
@@ -342,7 +310,7 @@ def _unrecognised(given: Mapping[str, Any], wanted: str | None) -> RowFault:
 
 
 def _refuse_unnamed(name: str, value: Any, chosen: Format) -> None:
-    if not _is_given(value) or (name == "label" and not isinstance(value, bool)):
+    if not is_given(value) or (name == "label" and not isinstance(value, bool)):
         return  # a label that is a class does not judge the answer
     rule, remedy = BY_NAME[name]
     aside = f"to leave it aside, write `format: {chosen.name}` in the source"
@@ -358,7 +326,7 @@ def _refuse_second(
     """Refuse a row that holds two formats, unless the second only repeats texts of the first."""
     said = {content} if isinstance(content, str) else {turn.content for turn in content}
     for other, columns in rivals:
-        if not all(_is_given(given[column]) for column in columns):
+        if not all(is_given(given[column]) for column in columns):
             continue
         if all(isinstance(given[column], str) and given[column] in said for column in columns):
             continue
@@ -370,53 +338,6 @@ def _refuse_second(
         raise RowFault("columns", rule, ", ".join(sorted(given)), remedy)
 
 
-def _with_system(content: Content, given: Mapping[str, Any], default: str | None) -> Content:
-    texts = {text_of(given[name], name) for name in _SYSTEM if _is_given(given.get(name))}
-    if not texts:
-        has_own = not isinstance(content, str) and any(turn.role == "system" for turn in content)
-        if default is None or has_own:
-            return content
-        texts = {default}
-    if len(texts) > 1:
-        raise RowFault("system", "system and system_prompt differ", remedy="keep one of them")
-    [text] = texts
-    if isinstance(content, str):
-        raise RowFault("system", "a plain text has no system turn", remedy="write the row as `messages`")
-    own = [turn.content for turn in content if turn.role == "system"]
-    if not own:
-        return Turn("system", text), *content
-    if own != [text]:
-        rule = "the row has a system column and another system message"
-        raise RowFault("system", rule, text, "keep one of them")
-    return content
-
-
-_LONGEST_DOMAIN: Final = 200
-
-
-def _domain(given: Mapping[str, Any]) -> str | None:
-    own = given.get("domain")
-    if own is None:
-        return None
-    if isinstance(own, str):
-        if not own.isprintable() or len(own) > _LONGEST_DOMAIN:
-            rule = f"a domain must be one line of printable text, of {_LONGEST_DOMAIN} characters at most"
-            raise RowFault("domain", rule, own[:_LONGEST_DOMAIN], "give the source its own: `domain: NAME`")
-        return text_of(own, "domain")
-    if isinstance(own, int) and not isinstance(own, bool):
-        return str(own)
-    remedy = "write it as text, leave it out, or give the source its own: `domain: NAME`"
-    raise RowFault("domain", "a domain must be text or a whole number", own, remedy)
-
-
 def _is_messages(value: Any) -> bool:
     """A list of messages, rather than of text parts."""
     return isinstance(value, list) and not any(isinstance(p, Mapping) and "type" in p for p in value)
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value not in ("", [], {})

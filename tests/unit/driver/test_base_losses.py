@@ -10,7 +10,7 @@ from support.ledger_builder import HEADER
 from support.search_material import BUDGET, make_spec
 from sweepft.driver.control import SweepControl
 from sweepft.driver.final_stage import FinalStage
-from sweepft.driver.sweep import say_when_bounds_are_not_met
+from sweepft.driver.ledger_listeners import say_when_bounds_are_not_met
 from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, SearchControl

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweepft.driver.sweep import LiveReport
+from sweepft.driver.ledger_listeners import LiveReport
 from sweepft.ledger import SweepState
 
 

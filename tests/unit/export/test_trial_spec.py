@@ -9,7 +9,7 @@ import pytest
 from test_write import two_trials
 
 from support.errors import raises
-from sweepft.driver.start import spec_of
+from sweepft.driver.train_alone import spec_of
 from sweepft.errors import SweepftError
 from sweepft.export import write_best, write_trial_spec
 from sweepft.ledger import SweepState

@@ -19,7 +19,7 @@ from support.errors import raises
 from support.ledger_builder import LedgerBuilder
 from support.specs import spec_dict
 from sweepft.data.order import phased_rows
-from sweepft.driver.start import horizon_notes
+from sweepft.driver.train_alone import horizon_notes
 from sweepft.errors import UnsafePath
 from sweepft.export import write_best
 from sweepft.export.facts import BestFacts, best_facts

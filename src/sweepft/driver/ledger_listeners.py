@@ -1,0 +1,141 @@
+"""What listens to the ledger while a sweep runs: gives up a sweep in which nothing works, says when no trial meets the
+bounds, removes weights that are no longer among the best, and keeps the report up to date.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from sweepft.driver.control import SweepControl
+from sweepft.errors import PackingMismatch
+from sweepft.ledger import Row, SweepState, ranking
+from sweepft.report import write_report
+from sweepft.search import startup_trials
+from sweepft.slot.weight_retention import KeepPolicy, standing_of
+from sweepft.spec import SweepSpec
+
+_log = logging.getLogger(__name__)
+
+_GIVE_UP_AFTER: Final = 3
+"""Failed trials, where no trial has worked."""
+
+_AFTER_AN_END: Final = 20.0
+"""Shortest time between two reports, in seconds, when a trial has ended since."""
+
+_USUAL: Final = 60.0
+"""The same when no trial has ended."""
+
+_SHARE: Final = 0.02
+"""Largest share of the driver's time for reports: the more one costs, the longer the next one waits."""
+
+
+def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable[[Row], None]:
+    """Give up a sweep when its first trials all fail, or its model cannot be packed: the next trials would fail too."""
+    ended = [t.status for t in view.trials.values() if t.end is not None and t.status != "interrupted"]
+    failed, worked = ended.count("failed"), len(ended) > ended.count("failed")
+
+    def on_row(row: Row) -> None:
+        nonlocal failed, worked
+        if row["kind"] == "fault" and row["error"] == PackingMismatch.__name__:
+            control.give_up(row["message"])
+        if row["kind"] != "end" or row["status"] == "interrupted":
+            return
+        failed, worked = failed + (row["status"] == "failed"), worked or row["status"] != "failed"
+        if failed >= _GIVE_UP_AFTER and not worked:
+            control.give_up(f"the first {failed} trials all failed: {row['reason']}")
+
+    return on_row
+
+
+def say_when_bounds_are_not_met(
+    spec: SweepSpec, view: SweepState, say: Callable[[str], None]
+) -> Callable[[Row], None]:
+    """Say once, after the start-up trials, that no completed trial meets the bounds, and how near the best comes."""
+    first, said = startup_trials(spec.search.trials), not spec.search.subject_to
+
+    def on_row(row: Row) -> None:
+        nonlocal said
+        if said or row["kind"] != "end" or not view.bounds.limits:
+            return
+        ranked = [entry.trial for entry in ranking(view) if entry.rank is not None]
+        ended = sum(t.end is not None for t in view.search_trials)
+        if ranked and ended >= first:
+            said = True
+            over = view.violation(ranked[0])
+            if over > 0:
+                say(
+                    f"search.subject_to: none of {len(ranked)} completed trials meets the bounds; "
+                    f"{ranked[0].trial_id} comes nearest, {over:.4g} nats above. The search continues; allow more with "
+                    "sweepft resume RUN --set search.subject_to..., or start a sweep of lower learning rates"
+                )
+
+    return on_row
+
+
+def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:
+    """Remove the weights of trials that are no longer among the best, as known when a trial or the base model's
+    evaluation for the bounds ends.
+    """
+    ended = (t for t in view.trials.values() if t.replicate_of is None)
+    kept = {t.trial_id for t in ended if t.objective is not None}
+
+    def on_row(row: Row) -> None:
+        nonlocal kept
+        if row["kind"] == "end" and row["status"] == "completed":
+            if view.trials[row["trial_id"]].replicate_of is None:
+                kept = kept | {row["trial_id"]}
+        elif not (row["kind"] == "score" and row["trial_id"] is None and row["name"] in keep.bounded):
+            return
+        bounds = view.bounds
+        standings = {name: standing_of(view, name) for name in kept}
+        kept = set(keep.settle(standings, None if bounds.pending else bounds.limits))
+
+    return on_row
+
+
+class LiveReport:
+    """Keeps the report files of a running sweep up to date, as a listener of the event log.
+
+    A report that cannot be written is logged; the sweep continues.
+
+    Args:
+        run_dir: The run folder.
+        view: The sweep's state.
+        write: Writes the files.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        view: SweepState,
+        write: Callable[..., Any] = write_report,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = run_dir
+        self._view = view
+        self._write = write
+        self._clock = clock
+        self._last = -math.inf
+        self._cost = 0.0
+        self._ended = False
+
+    def on_row(self, row: Row) -> None:
+        """Take one ledger row; write the report if it is due. Errors of the report are logged."""
+        self._ended = self._ended or row["kind"] == "end"
+        pause = max(_AFTER_AN_END if self._ended else _USUAL, self._cost / _SHARE)
+        begin = self._clock()
+        if begin - self._last < pause or row["kind"] == "finish":  # the final report follows
+            return
+        try:
+            self._write(self._run_dir, live=True, state=self._view)
+        except Exception as error:
+            _log.warning("report not written: run=%s error=%r", self._run_dir, error)
+        self._last = self._clock()
+        self._cost = self._last - begin
+        self._ended = False
