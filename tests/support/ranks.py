@@ -137,3 +137,11 @@ def _rank(
         import traceback
 
         queue.put((rank, RuntimeError(f"rank {rank}: {error}\n{traceback.format_exc()}")))
+
+
+def numbers(result: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in two trials that are equal: every step and every evaluation, but no times."""
+    return {
+        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
+        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
+    }

@@ -59,3 +59,14 @@ class TrackedRun(LedgerBuilder):
 
     def finish(self) -> TrackedRun:
         return super().finish().close()
+
+    def two_trials(self) -> None:
+        """``t000`` is audited and completes; ``t001`` has a loss that is no number, and is paused."""
+        self.trial()
+        self.trial("t001")
+        self.result("t000", objective=2.25)
+        self.decision("audit", "t000")
+        self.result("t001", loss=float("nan"))
+        self.decision("pause", "t001")
+        self.result("t000", objective=2.0)
+        self.end("t000", objective=2.0)

@@ -41,14 +41,7 @@ def history(run_dir: Path, run: Run, key: str) -> list[tuple[int, float]]:
 
 def test_mlflow__run_has_curves_params_metric_and_decisions(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"mlflow": {}})
-    run.trial()
-    run.trial("t001")
-    run.result("t000", objective=2.25)
-    run.decision("audit", "t000")
-    run.result("t001", loss=float("nan"))
-    run.decision("pause", "t001")
-    run.result("t000", objective=2.0)
-    run.end("t000", objective=2.0)
+    run.two_trials()
     assert track_run(tmp_path) == {"mlflow": None}
     found = runs(tmp_path)
     assert {name: one.info.status for name, one in found.items()} == {"t000": "FINISHED", "t001": "SCHEDULED"}

@@ -54,14 +54,7 @@ def test_trackio__run_has_curves_config_objective_and_decisions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = TrackedRun(tmp_path, {"trackio": {}})
-    run.trial()
-    run.trial("t001")
-    run.result("t000", objective=2.25)
-    run.decision("audit", "t000")
-    run.result("t001", loss=float("nan"))
-    run.decision("pause", "t001")
-    run.result("t000", objective=2.0)
-    run.end("t000", objective=2.0)
+    run.two_trials()
     assert track(tmp_path, monkeypatch) == {"trackio": None}
     found = runs(tmp_path, monkeypatch)
     assert set(found) == {"t000", "t001"}

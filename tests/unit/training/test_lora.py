@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from support.engine_material import changed, engine_config, train_config
 from support.families import family_model
-from support.ranks import on_ranks, run_trials
+from support.ranks import numbers, on_ranks, run_trials
 from sweepft.spec import Lora
 from sweepft.training.base_weights import shared_copy
 from sweepft.training.deepspeed_engine import ZeroEngine
@@ -31,13 +31,6 @@ B = train_config(learning_rate=3e-2, schedule="constant", seed=3, lora=FOUR_PLAI
 C = train_config(
     batch_size=32, lora=Lora(rank=8, alpha=16.0, dropout=0.05, target_modules=("q_proj", "v_proj"))
 )
-
-
-def numbers(result):
-    return {
-        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
-        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
-    }
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,11 @@ from dataclasses import replace
 import pytest
 
 from support.engine_material import engine_config, train_config
-from support.ranks import on_ranks, run_trials
+from support.ranks import numbers, on_ranks, run_trials
 
 A = train_config(batch_size=16, weight_decay=0.1, gradient_checkpointing=True)
 B = train_config(learning_rate=1e-2, gradient_clipping=0.0, optimizer="adamw")
 FULL = pytest.mark.full
-
-
-def numbers(result):
-    return {
-        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
-        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
-    }
 
 
 @pytest.mark.parametrize(

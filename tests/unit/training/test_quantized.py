@@ -10,7 +10,7 @@ import torch
 
 from support.engine_material import changed, engine_config, train_config
 from support.families import family_model
-from support.ranks import on_ranks, run_trials
+from support.ranks import numbers, on_ranks, run_trials
 from support.tiny import tiny_model
 from sweepft.spec import Lora
 from sweepft.training.quantized import quantized_layers
@@ -26,13 +26,6 @@ B = train_config(
 C = train_config(
     batch_size=32, lora=NF4.model_copy(update={"rank": 8, "target_modules": ("q_proj", "v_proj")})
 )
-
-
-def numbers(result):
-    return {
-        "history": {k: v for k, v in result["history"].items() if k != "seconds"},
-        "evals": [(e["objective"], e["sets"]) for e in result["evals"]],
-    }
 
 
 @pytest.mark.parametrize(
