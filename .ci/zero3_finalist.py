@@ -1,4 +1,4 @@
-"""What a wheel with [run,eval,lora] must do on GPUs, here on CPUs: ``python zero3_finalist.py FOLDER [RANKS]``.
+"""What a wheel with [run,eval] must do on GPUs, here on CPUs: ``python zero3_finalist.py FOLDER [RANKS]``.
 
 Ranks (two by default) load a model the way of ZeRO-3 on GPUs, which has transformers partition each weight on loading
 and needs accelerate; train a trial of all weights and one of adapters; and score both on a task of the harness. Losses

@@ -15,12 +15,11 @@ from sweepft.errors import Problem, ProblemsError
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "run": (
         "torch", "transformers", "datasets", "deepspeed", "accelerate", "safetensors", "huggingface_hub", "ninja",
-        "tensorboardX", "cmaes", "greenlet",
+        "peft", "tensorboardX", "cmaes", "greenlet",
     ),
     "eval": ("lm_eval", "openai"),
-    "lora": ("peft",),
     "8bit": ("bitsandbytes",),
-    "qlora": ("peft", "bitsandbytes"),
+    "qlora": ("bitsandbytes",),
     "liger": ("liger_kernel",),
     "dashboard": ("optuna_dashboard",),
     "wandb": ("wandb",),

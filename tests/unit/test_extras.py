@@ -27,7 +27,7 @@ def test_extras__are_those_of_pyproject() -> None:
 
 
 def test_install__names_every_extra_once() -> None:
-    assert extras.install("torch", "deepspeed", "peft") == "pip install 'sweepft[run,lora]'"
+    assert extras.install("torch", "lm_eval", "peft") == "pip install 'sweepft[run,eval]'"
     assert extras.install("bitsandbytes") == "pip install 'sweepft[8bit]'"
     assert "sweepft[qlora]" in str(extras.import_error("bitsandbytes", "train.lora.quantize"))
 

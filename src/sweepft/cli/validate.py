@@ -29,12 +29,16 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
 
     All rows are read. A sample is tokenised if the model is on this machine.
     """
-    from sweepft.spec import load
+    from sweepft.spec import load, missing_packages
 
     if not no_files:
         require_run("sweepft validate")
     loaded = load(spec, overrides, check_files=not no_files)
     found = None if no_files else _rows_found(loaded)
+    if found is not None:
+        found["warnings"] += [
+            f"{p.key}: {p.rule} here; before sweepft run: {p.remedy}" for p in missing_packages(loaded)
+        ]
     if as_json:
         say(json.dumps({"spec": str(spec), "name": loaded.name, "data": found}, indent=2))
         return

@@ -7,7 +7,6 @@ a trial can have. What either refuses, a rank would refuse as well, hours later.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -154,7 +153,7 @@ def _adapter_problems(spec: SweepSpec, skeleton: Any, new_ids: Sequence[int]) ->
     """What is wrong with the adapters that trials can have."""
     for key, lora in _adapters(spec):
         problems = list(_target_problems(key, lora, skeleton, new_ids))
-        if not problems and importlib.util.find_spec("peft"):
+        if not problems:
             problems = list(_peft_problems(key, lora, skeleton, new_ids))
         yield from problems
 
@@ -249,8 +248,6 @@ def _quantizer_problems(lora: Lora, skeleton: Any) -> Iterator[Problem]:
 
 def _is_fused(target: str, lora: Lora, skeleton: Any) -> bool:
     """Whether peft knows a name as a part of fused mixture-of-experts weights, which it then adapts as a whole."""
-    if importlib.util.find_spec("peft") is None:
-        return False
     from peft import LoraConfig
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 

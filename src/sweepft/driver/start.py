@@ -32,7 +32,7 @@ from sweepft.driver.run_folder import check_links, make_run_folder, sweep_row, w
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
 from sweepft.errors import CommandError, LedgerError, Problem, SpecError
-from sweepft.extras import problems_of, require_run
+from sweepft.extras import require_run
 from sweepft.ledger import (
     RETRY,
     Command,
@@ -44,7 +44,7 @@ from sweepft.ledger import (
     ledger_path,
 )
 from sweepft.output import sweep_console
-from sweepft.spec import SweepSpec, check_budget, load, packing_note
+from sweepft.spec import SweepSpec, check_budget, load, missing_packages, packing_note
 
 
 def start_sweep(
@@ -108,23 +108,8 @@ def check_packages(spec: SweepSpec) -> None:
     Raises:
         SpecError: With the key and the package to install.
     """
-    adapters = spec.train.lora is not None or any(key.split(".")[0] == "lora" for key in spec.search.space)
-    names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
-    needs = [
-        ("train.lora", "peft", adapters),
-        (
-            "train.lora.quantize",
-            "bitsandbytes",
-            spec.train.lora is not None and spec.train.lora.quantize is not None,
-        ),
-        ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
-        ("train.liger", "liger_kernel", spec.train.liger),
-        ("track.wandb", "wandb", spec.track.wandb is not None),
-        ("track.mlflow", "mlflow", spec.track.mlflow is not None),
-        ("track.trackio", "trackio", spec.track.trackio is not None),
-    ]
     require_run(spec.name)
-    problems = problems_of(needs, spec.name)
+    problems = missing_packages(spec)
     if problems:
         raise SpecError(problems)
 

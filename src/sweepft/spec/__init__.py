@@ -21,6 +21,7 @@ from sweepft.spec.fields import (
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
 from sweepft.spec.outputs import Mirror, MlflowTrack, Notify, Track, TrackioTrack, WandbTrack
+from sweepft.spec.packages import missing_packages
 from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, presets_for
 from sweepft.spec.rate_rules import RateRule, place_range, rate_rule, rate_warnings, rule_of
 from sweepft.spec.reference import json_schema, reference
@@ -96,6 +97,7 @@ __all__ = [
     "is_template_file",
     "json_schema",
     "load",
+    "missing_packages",
     "packing_note",
     "place_range",
     "presets_for",

@@ -202,7 +202,7 @@ class Optimizer(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters (LoRA) on frozen base weights. Needs `pip install 'sweepft[lora]'`."""
+    """Low-rank adapters (LoRA) on frozen base weights."""
 
     rank: PositiveInt = 16
     """Rank of the adapters. A trial with another rank or other target modules gets new adapters on the same base."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from click.testing import CliRunner
 
 from support.errors import raises
 from support.planning import spec_to_plan
 from sweepft import extras
+from sweepft.cli.main import cli
 from sweepft.driver.start import check_packages
 from sweepft.errors import SpecError
 
@@ -16,20 +20,6 @@ def only_run_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 TRAIN = {"budget": {"samples": 1024}, "micro_batch": 4}
-
-
-@pytest.mark.parametrize(
-    "sections",
-    [
-        {"train": {**TRAIN, "lora": {}}},
-        {"search": {"space": {"batch_size": {"choice": [128]}, "lora.rank": {"choice": [8, 16]}}}},
-    ],
-)
-def test_check_packages__lora_needs_peft(monkeypatch, sections):
-    only_run_is_installed(monkeypatch)
-    with raises(SpecError, "train.lora") as refused:
-        check_packages(spec_to_plan(**sections))
-    assert "pip install 'sweepft[lora]'" in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +47,10 @@ def test_check_packages__optional_packages(monkeypatch, sections, key, extra):
     assert f"sweepft[{extra}]" in str(refused.value)
 
 
-def test_check_packages__full_training_needs_no_peft(monkeypatch):
+@pytest.mark.parametrize("train", [TRAIN, {**TRAIN, "lora": {}}])
+def test_check_packages__training_and_adapters_need_the_run_extra_alone(monkeypatch, train):
     only_run_is_installed(monkeypatch)
-    check_packages(spec_to_plan())
+    check_packages(spec_to_plan(train=train))
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow", "trackio"])
@@ -75,3 +66,17 @@ def test_check_packages__training_needs_the_run_extra(monkeypatch):
         check_packages(spec_to_plan())
     assert "transformers, deepspeed" in str(refused.value)
     assert "pip install 'sweepft[run]'" in str(refused.value)
+
+
+def test_validate__names_the_packages_that_run_will_ask_for(monkeypatch, tmp_path, tiny_model_dir):
+    only_run_is_installed(monkeypatch)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(30)))
+    spec = spec_to_plan(train={**TRAIN, "liger": True})
+    file = tmp_path / "sweep.yaml"
+    data = {"train": [{"path": str(rows)}], "validation": [{"name": "own", "fraction": 0.2, "weight": 1.0}]}
+    file.write_text(json.dumps({**spec.to_dict(), "model": {"path": str(tiny_model_dir)}, "data": data}))
+    done = CliRunner().invoke(cli, ["validate", str(file)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "warning: train.liger: needs the package liger-kernel" in done.output
+    assert "pip install 'sweepft[liger]'" in done.output

@@ -1,0 +1,22 @@
+"""The packages outside ``sweepft[run]`` that a spec needs."""
+
+from __future__ import annotations
+
+from sweepft.errors import Problem
+from sweepft.extras import problems_of
+from sweepft.spec.sweep import SweepSpec
+
+
+def missing_packages(spec: SweepSpec) -> list[Problem]:
+    """A problem, with what to install, for each key that needs a package which is not installed here."""
+    names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
+    quantized = spec.train.lora is not None and spec.train.lora.quantize is not None
+    needs = [
+        ("train.lora.quantize", "bitsandbytes", quantized),
+        ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
+        ("train.liger", "liger_kernel", spec.train.liger),
+        ("track.wandb", "wandb", spec.track.wandb is not None),
+        ("track.mlflow", "mlflow", spec.track.mlflow is not None),
+        ("track.trackio", "trackio", spec.track.trackio is not None),
+    ]
+    return problems_of(needs, spec.name)
