@@ -131,9 +131,9 @@ def _run(spec: SweepSpec, courses: CurveSource, name: str, seed: int, until: flo
 
     def after(trial: VirtualTrial) -> None:
         result = trial.last_result
-        if result["samples_seen"] >= budget and math.isfinite(result.get("eval_loss", math.nan)):
+        if result["samples_seen"] >= budget and math.isfinite(result.get("objective", math.nan)):
             sweep.ended.append((tuner.clock.now, trial.playback.course.ideal))
-            sweep.objectives.append(result["eval_loss"])
+            sweep.objectives.append(result["objective"])
 
     tuner = VirtualTuner(
         system.searcher,
@@ -172,10 +172,10 @@ def _plain(spec: SweepSpec, budget: int, seed: int) -> _System:
 def _ray(spec: SweepSpec, budget: int, seed: int) -> _System:
     searcher = OptunaSearch(
         OptunaSearch.convert_search_space({k: _domain(d) for k, d in spec.search.space.items()}),
-        metric="eval_loss", mode="min", seed=seed,
+        metric="objective", mode="min", seed=seed,
     )  # fmt: skip
     scheduler = ASHAScheduler(
-        "samples_seen", "eval_loss", "min", max_t=budget, grace_period=budget // 10, reduction_factor=3
+        "samples_seen", "objective", "min", max_t=budget, grace_period=budget // 10, reduction_factor=3
     )
     return _System(searcher, scheduler, rungs=False)
 

@@ -108,7 +108,7 @@ class Playback:
                 name: {"loss": value, "stderr": 0.01, "tokens": 100_000, "samples": 500}
                 for name in self._sets
             }
-            result |= {"eval_loss": value, "eval_sets": sets, "eval_seconds": phases.get("evaluate", 0.0)}
+            result |= {"objective": value, "eval_sets": sets, "eval_seconds": phases.get("evaluate", 0.0)}
             result |= {"rung": point.rung} if point.rung is not None else {}
         self._next += 1
         self._done, self._fresh, self._lost = last, False, 0.0

@@ -19,7 +19,7 @@ from sweepft.children import run_module
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 from sweepft.files import atomic_write
-from sweepft.spec import Evaluate, MicroTokens, SweepSpec, from_dict, is_template_file
+from sweepft.spec import Evaluate, MicroTokens, Objective, SweepSpec, from_dict, is_template_file
 
 _ROWS: Final = 400
 _VALIDATION: Final = 24
@@ -81,8 +81,7 @@ def make_tiny(spec: SweepSpec, folder: Path) -> SweepSpec:
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(spec, folder / "train.jsonl")
     _write(folder / "other.jsonl", list(knowledge_rows(0)))
-    if spec.evaluate is not None:
-        write_tasks(spec.evaluate, folder)
+    write_tasks(spec, folder)
     model = folder / "model"
     done = run_module("sweepft.demo.twin", str(model), architecture_of(spec.model.path))
     if done.returncode != 0:
@@ -156,6 +155,8 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     if search.get("baseline") is not None:
         search["baseline"] = _shrunk(_unscaled(search["baseline"], spec), sizes)
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
+    if spec.objective.task is not None:
+        tiny["objective"] = tiny_objective(spec.objective, data)
     if spec.evaluate is not None:
         tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))
     tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
@@ -248,18 +249,44 @@ def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write(file, "".join(json.dumps(row) + "\n" for row in rows), mode=0o666)
 
 
-def write_tasks(evaluate: Evaluate, folder: Path) -> None:
-    """Write a task file and its items for each task of the section to ``folder/tasks``."""
+def write_tasks(spec: SweepSpec, folder: Path) -> None:
+    """Write a task file and its items for each benchmark task and that of the objective to ``folder/tasks``."""
+    found: dict[str, list[str]] = {}
+    if spec.evaluate is not None:
+        found = {task.name: _metrics(task.name, spec.evaluate) for task in spec.evaluate.each_task()}
+    wanted = spec.objective.task
+    if wanted is not None:
+        found[wanted.task] = list(dict.fromkeys([*found.get(wanted.task, ()), _plain(wanted.metric)]))
+    if spec.evaluate is None and wanted is None:
+        return
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
     atomic_write(home / "scoring.py", _SCORE, mode=0o666)
-    for task in evaluate.each_task():
-        metrics = _metrics(task.name, evaluate)
+    for name, metrics in found.items():
         listed = "".join(f"  - {{metric: {m}, aggregation: mean, higher_is_better: true}}\n" for m in metrics)
         kind = _CHOICE if set(metrics) <= set(_BY_CHOICE) else _GENERATED
-        atomic_write(home / f"{task.name}.yaml", _COMMON.format(name=task.name) + listed + kind, mode=0o666)
+        atomic_write(home / f"{name}.yaml", _COMMON.format(name=name) + listed + kind, mode=0o666)
         rows = [json.dumps(row | {"metrics": metrics}) for row in _items()]
-        atomic_write(home / f"{task.name}.jsonl", "\n".join(rows) + "\n", mode=0o666)
+        atomic_write(home / f"{name}.jsonl", "\n".join(rows) + "\n", mode=0o666)
+
+
+def _plain(metric: str) -> str:
+    """A metric without the name of a filter; generated tasks have a single filter."""
+    return metric.partition(",")[0]
+
+
+def tiny_objective(objective: Objective, folder: Path) -> dict[str, Any]:
+    """The section with few items of its task in ``folder/tasks``.
+
+    Args:
+        objective: The section of the full sweep, with a task.
+        folder: The folder given to ``write_tasks``.
+    """
+    wanted = objective.task
+    assert wanted is not None
+    task = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size", "max_share"})
+    task |= {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
+    return {objective.key.removeprefix("objective."): task}
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:
@@ -288,7 +315,7 @@ def _rank_by(weights: Mapping[str, float]) -> dict[str, float]:
     kept: dict[str, float] = {}
     for key, weight in weights.items():
         if key.partition(".")[0] != "mt_bench":
-            name = key.partition(",")[0]
+            name = _plain(key)
             kept[name] = kept.get(name, 0.0) + weight
     return kept or {"objective": 1.0}
 

@@ -22,6 +22,7 @@ from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.node_health import NodeHealth, SlotPlacement
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
+from sweepft.driver.task_objective import objective_rungs
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
 from sweepft.ledger import EventLog
 from sweepft.ledger.codec import gc_paused
@@ -86,8 +87,8 @@ def build_scheduler(
         control=control,
         fault_policy=fault_policy,
         bounds=bounds,
-        metric="eval_loss",
-        mode="min",
+        metric="objective",
+        mode=spec.objective.mode,
         budget=budget_samples,
         rungs=stop.rungs,
         min_steps=stop.min_steps,
@@ -188,6 +189,9 @@ class _SweepSearchControl(DriverOnly, SearchControl):
     def restarts(self, trial_id: str) -> int:
         return restarts(self._event_log.state, trial_id)
 
+    def objective_rungs(self, trial_id: str) -> tuple[float, ...] | None:
+        return objective_rungs(self._spec, self._event_log.state, trial_id)
+
     def proven(self, trial_id: str) -> TrainConfig | None:
         trial = self._fault_policy.proven(but=trial_id)
         if trial is None:
@@ -248,8 +252,8 @@ def build_tuner(
     return tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            metric="eval_loss",
-            mode="min",
+            metric="objective",
+            mode=spec.objective.mode,
             search_alg=search.searcher,
             scheduler=search.scheduler,
             num_samples=-1,  # until the searcher says FINISHED
@@ -311,7 +315,7 @@ def _write_missing_ends(event_log: EventLog) -> None:
             continue
         result: dict[str, Any] = {"samples_seen": trial.samples_seen, "budget_samples": budget}
         if trial.evals and trial.evals[-1]["final"]:
-            result["eval_loss"] = trial.evals[-1]["objective"]
+            result["objective"] = trial.evals[-1]["objective"]
         if diverged:
             result["diverged"] = f"the gradient norm is {float(grad_norm)} at step {trial.step}"
         write_end(

@@ -11,8 +11,10 @@ from pathlib import Path
 from sweepft.data import Prepared
 from sweepft.driver.node_health import SlotPlacement
 from sweepft.evaluation import EvalTask
+from sweepft.ledger import Objective
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
+from sweepft.slot.jobs import ObjectiveTask
 from sweepft.slot.state import SlotConfig
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
@@ -88,6 +90,7 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         checkpoints=checkpoint_policy(spec, run_dir),
         max_faults=spec.faults.per_trial,
         hang_seconds=spec.faults.hang_seconds,
+        objective=objective_task(spec, prepared.tokenizer),
     )
 
 
@@ -109,7 +112,30 @@ def keep_policy(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> KeepPolic
         pareto=spec.kept.pareto,
         bounded=tuple(spec.search.subject_to),
         baseline=spec.baseline_finalist,
+        objective=objective_of(spec),
     )
+
+
+def objective_of(spec: SweepSpec) -> Objective:
+    """The objective as the ledger's readers know it."""
+    return Objective.of({"objective": spec.objective.model_dump(mode="json", exclude_none=True)})
+
+
+def objective_task(spec: SweepSpec, tokenizer: str) -> ObjectiveTask | None:
+    """The task that trials are judged by; None for the validation loss."""
+    wanted = spec.objective.task
+    if wanted is None:
+        return None
+    task = EvalTask(
+        name=wanted.task,
+        include_path=wanted.include_path,
+        limit=wanted.limit,
+        num_fewshot=wanted.num_fewshot,
+        chat_template=wanted.chat_template,
+        batch_size=wanted.batch_size,
+        place=f"{spec.objective.key}.task",
+    )
+    return ObjectiveTask(task, wanted.metric, tokenizer)
 
 
 def eval_tasks(spec: SweepSpec) -> list[EvalTask]:

@@ -241,6 +241,7 @@ class FinalStage(DriverOnly):
                     replicate_of=name,
                     reported_samples=trials[replicate].samples_seen if replicate in trials else 0,
                     keep_weights=bool(row["items"]),
+                    objective_rungs=(),
                     proven=train_config,
                 )
 

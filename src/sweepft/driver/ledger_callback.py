@@ -161,6 +161,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
             study_number=job.study_number,
             replicate_of=job.replicate_of,
             coordinates=dict(job.coordinates),
+            objective_rungs=None if job.objective_rungs is None else list(job.objective_rungs),
         )
 
     def _write_report(self, job: TrialJob, result: dict[str, Any]) -> None:
@@ -211,7 +212,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
             data_order=result["data_order"],
             phase_seconds=result["phase_seconds"],
         )
-        if "eval_loss" in result:
+        if "eval_sets" in result:
             final = result["samples_seen"] >= result["budget_samples"]
             self._event_log.write(
                 "eval",
@@ -221,9 +222,10 @@ class LedgerCallback(DriverOnly, tune.Callback):
                 samples_seen=result["samples_seen"],
                 rung=result["rung"],
                 final=final,
-                objective=result["eval_loss"],
+                objective=result.get("objective"),
                 sets=result["eval_sets"] if final else without_residuals(result["eval_sets"]),
                 seconds=result["eval_seconds"],
+                task=_task(result, final),
             )
 
     def _write_end(self, job: TrialJob, outcome: Outcome, result: dict[str, Any]) -> None:
@@ -282,6 +284,12 @@ class LedgerCallback(DriverOnly, tune.Callback):
         self._event_log.write(
             "cost", trial_id=trial_id, slot=slot, phase=phase, seconds=seconds, gpus=self._gpus
         )
+
+
+def _task(result: Mapping[str, Any], final: bool) -> dict[str, Any] | None:
+    """What the objective's task has shown, with residuals at the end only."""
+    found: dict[str, Any] | None = result.get("objective_task")
+    return found if found is None or final else {k: v for k, v in found.items() if k != "residuals"}
 
 
 def _elapsed_since(begin: float) -> Callable[[], float]:

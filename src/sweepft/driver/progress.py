@@ -25,6 +25,12 @@ from sweepft.spec import format_value
 from sweepft.visible import visible
 
 
+def _value(objective: float | None, stderr: float | None = None) -> str:
+    """A value of the objective, with its standard error where it is noisy: ``0.62±0.034``."""
+    text = "none" if objective is None else f"{objective:.4f}"
+    return text if stderr is None else f"{text}±{stderr:.2g}"
+
+
 def short_params(params: dict[str, Any]) -> str:
     """Params on one line: ``batch_size=32 learning_rate=0.001``."""
     return " ".join(f"{key.rsplit('.', 1)[-1]}={format_value(value)}" for key, value in params.items())
@@ -52,10 +58,14 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "trial":
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_params(trial.params)}"
     if kind == "eval":
-        value = math.nan if row["objective"] is None else row["objective"]
+        task = row.get("task") or {}
+        value = _value(row["objective"], task.get("stderr"))
+        if row["objective"] is None:
+            value = "not measured"
+        items = f" items={task['items']}" if task else ""
         return (
             f"trial at {row['rung'] or 0.0:.0%}: trial={trial.trial_id} step={row['step']} "
-            f"samples={int(row['samples_seen'])} eval_loss={value:.4f}"
+            f"samples={int(row['samples_seen'])} {view.objective.short}={value}{items}"
         )
     if kind == "decision" and row["action"] != "continue":
         return (
@@ -69,9 +79,10 @@ def describe(row: Row, view: SweepState) -> str | None:
         line = first_line(row["message"])
         return f"fault: trial={trial.trial_id} {row['error']}: {line} ({row['action']}){where}"
     if kind == "end":
-        value = f" eval_loss={row['objective']:.4f}" if row["objective"] is not None else ""
+        known = row["objective"] is not None
+        value = f" {view.objective.short}={_value(row['objective'])}" if known else ""
         best = winner(view)
-        so_far = f" best={best.trial_id} ({_loss(best.objective)})" if best is not None else ""
+        so_far = f" best={best.trial_id} ({_value(best.objective)})" if best is not None else ""
         return f"trial {row['status']}: trial={trial.trial_id} samples={row['samples_seen']}{value}{so_far}"
     return None
 
@@ -79,10 +90,6 @@ def describe(row: Row, view: SweepState) -> str | None:
 def first_line(text: str) -> str:
     """The first line of a text; nothing of an empty one."""
     return next(iter(text.splitlines()), "")
-
-
-def _loss(objective: float | None) -> str:
-    return "no loss" if objective is None else f"{objective:.4f}"
 
 
 _FINALISTS = (("chosen", "trial_id"), ("items", "name"))
@@ -160,7 +167,7 @@ class Progress:
         return Text.assemble(
             "best so far: ",
             (best.trial_id, "bold"),
-            f"  eval_loss {_loss(best.objective)}  {short_params(best.params)}",
+            f"  {self._view.objective.short} {self._of(best)}  {short_params(best.params)}",
         )
 
     def _running(self) -> Table:
@@ -168,7 +175,7 @@ class Progress:
         table.add_column("running", no_wrap=True)
         table.add_column("budget", width=22)
         table.add_column("loss", justify="right")
-        table.add_column("eval_loss", justify="right")
+        table.add_column(self._view.objective.short, justify="right")
         table.add_column("steps/s", justify="right")
         table.add_column("params", overflow="ellipsis", no_wrap=True, ratio=1)
         for trial in self._view.with_status("running"):
@@ -180,7 +187,7 @@ class Progress:
                 Text(trial.trial_id),
                 ProgressBar(total=1.0, completed=trial.progress, width=20),
                 loss,
-                "" if value is None else f"{value:.4f}",
+                "" if value is None else _value(value, (trial.evals[-1].get("task") or {}).get("stderr")),
                 "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
                 Text(short_params(trial.params)),
             )
@@ -193,12 +200,20 @@ class Progress:
         text = Text()
         for trial in ended[-4:]:
             value = (
-                f"eval_loss {trial.objective:.4f}" if trial.objective is not None else (trial.reason or "")
+                f"{self._view.objective.short} {self._of(trial)}"
+                if trial.objective is not None
+                else (trial.reason or "")
             )
             text.append(f"{trial.trial_id} ")
             text.append(trial.status, style=_STYLES.get(trial.status, ""))
             text.append(f" at {trial.progress:.0%}: {value}\n")
         return text
+
+    @staticmethod
+    def _of(trial: TrialState) -> str:
+        """A completed trial's objective with its noise: ``0.62±0.034, 200 items``."""
+        task = (trial.evals[-1].get("task") or {}) if trial.evals else {}
+        return _value(trial.objective, task.get("stderr")) + (f", {task['items']} items" if task else "")
 
     def _eta(self, done: int, planned: int | None) -> float | None:
         if planned is None or done < 2:
@@ -279,7 +294,7 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["best"]:
         best = found["best"]
         lines.append(
-            f"best so far: {best['trial_id']}  {_loss(best['objective'])}  {short_params(best['params'])}"
+            f"best so far: {best['trial_id']}  {_value(best['objective'])}  {short_params(best['params'])}"
         )
     for message in found["nodes_kept_out"].values():
         lines.append(f"node kept out: {visible(first_line(message))}")

@@ -10,7 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.driver.control import KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
-from sweepft.early_stopping.from_ledger import BASELINE, final_loss_problem
+from sweepft.early_stopping.from_ledger import BASELINE, final_problem
 from sweepft.ledger import EventLog, Row, TrialState, is_baseline
 from sweepft.schedulers import EarlyDynamicsScheduler
 from sweepft.search import Proposer
@@ -94,8 +94,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
             super().on_trial_error(tune_controller, trial)
             return
         self._take_bounds()
-        if result and "eval_loss" in result and result["samples_seen"] >= result["budget_samples"]:
-            problem = final_loss_problem(result["eval_loss"])
+        if result and "objective" in result and result["samples_seen"] >= result["budget_samples"]:
+            problem = final_problem(result["objective"])
             result = result if problem is None else {**result, "diverged": problem}
         super().on_trial_complete(tune_controller, trial, result)
 

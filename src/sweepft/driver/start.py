@@ -31,6 +31,7 @@ from sweepft.driver.resume_rules import (
 from sweepft.driver.run_folder import check_links, make_run_folder, sweep_row, with_trials, write_spec
 from sweepft.driver.sidecars import check_mirror, mirrored
 from sweepft.driver.sweep import Sweep, SweepResult, run_sweep
+from sweepft.driver.task_objective import check_objective
 from sweepft.errors import CommandError, LedgerError, Problem, SpecError
 from sweepft.extras import require_run
 from sweepft.ledger import (
@@ -74,6 +75,7 @@ def start_sweep(
     use_short_temp_folder(say)
     check_packages(spec)
     check_final_evaluation(spec)
+    check_objective(spec, say)
     spec = with_secret_apart(spec, say)
     out = out.resolve()
     check_mirror(spec.mirror, out)
@@ -186,6 +188,7 @@ def resume_sweep(
         check_model(view, spec)
         retried = failed_trials(view, retry_failed)
         check_final_evaluation(spec)
+        check_objective(spec)
         check_mirror(spec.mirror, run_dir)
         use_writable_home(run_dir, say)
         prepared = prepare_in_child(spec, (run_dir / "cache").resolve())

@@ -43,6 +43,7 @@ from sweepft.driver.run_folder import storage_problem, sweep_row, with_trials
 from sweepft.driver.scheduler import stop_paused_trials
 from sweepft.driver.sidecars import Tracking
 from sweepft.driver.signals import SweepSignals
+from sweepft.driver.task_objective import say_where_objective_is_measured
 from sweepft.early_stopping import PriorSweeps
 from sweepft.errors import SweepftError
 from sweepft.export import write_best
@@ -189,6 +190,7 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
         stop_when_nothing_works(control, event_log.state),
         keep_weights(keep_policy(spec, sweep.prepared, run_dir), event_log.state),
         say_when_bounds_are_not_met(spec, event_log.state, sweep.warn),
+        say_where_objective_is_measured(spec, event_log.state, sweep.warn),
     ]
     lasting = tuple(event_log.listeners)  # a session adds its own
     try:

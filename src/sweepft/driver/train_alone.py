@@ -65,7 +65,7 @@ def train_alone(
     if before and best is not None:
         was = before["objective"]  # None for a stopped trial
         had = "did not reach its end" if was is None else f"had {was:.4f}"
-        text = f"validation loss {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
+        text = f"{finished.view.objective.name} {best.objective:.4f}; in the sweep {before['trial_id']} {had}"
         console.print(text, highlight=False, markup=False)
     return finished
 

@@ -175,6 +175,22 @@ class Cohort:
 
         return pick(n // 2) if n % 2 else 0.5 * (pick(n // 2 - 1) + pick(n // 2))
 
+    def share_worse(self, rung: Rung, record: TrialRecord) -> float:
+        """Share of the other trials with a worse objective at the rung, ties counted half; NaN without any. A trial is
+        given the benefit of one standard error of its own objective.
+        """
+        snapshot = record.snapshots[rung]
+        noise = self.sign * snapshot.metric_stderr if math.isfinite(snapshot.metric_stderr) else 0.0
+        if not noise:
+            below = self.share_below(rung, "metric", snapshot.metric)
+            return 1.0 - below if self.mode == "min" else below
+        own = self.sign * (snapshot.metric + noise)
+        others = [self.sign * s.metric for name, s in self.at(rung).items() if name != record.trial_id]
+        known = [value for value in others if math.isfinite(value)]
+        return (
+            sum((value < own) + 0.5 * (value == own) for value in known) / len(known) if known else math.nan
+        )
+
     def leads(self, rung: Rung, own: float) -> bool:
         """Whether no other trial had a better objective at the rung."""
         values = self._sorted.get((rung, "metric"), [])

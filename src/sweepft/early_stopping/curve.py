@@ -38,6 +38,7 @@ class Observation(NamedTuple):
         loss: Training loss of this step.
         grad_norm: Gradient norm of this step.
         metric: The objective on validation data, in its own direction.
+        metric_stderr: Its standard error.
     """
 
     step: int
@@ -45,6 +46,7 @@ class Observation(NamedTuple):
     loss: float = _NAN
     grad_norm: float = _NAN
     metric: float = _NAN
+    metric_stderr: float = _NAN
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def make_report(
     loss: Sequence[Any] | None = None,
     grad_norm: Sequence[Any] | None = None,
     metric: Any = None,
+    metric_stderr: Any = None,
     blocks: Mapping[int, tuple[float, float]] | None = None,
     data_order: str | None = None,
     warmup_steps: int = 0,
@@ -103,7 +106,7 @@ def make_report(
         points.append(Observation(int(s), float(p), value, _float(raw_norm)))
     value = _float(metric)
     if points and math.isfinite(value):
-        points[-1] = points[-1]._replace(metric=value)
+        points[-1] = points[-1]._replace(metric=value, metric_stderr=_float(metric_stderr))
     return Report(
         points,
         blocks or {},
@@ -129,6 +132,7 @@ class Snapshot:
         progress: Value of the time attribute.
         metric: Last objective on validation data so far, in its own direction.
         metric_step: The step at which it was computed; 0 without any.
+        metric_stderr: Its standard error.
         mean_metric: Mean of all objectives so far, each weighted by its progress: late ones count most, and the
             noise of one evaluation counts little.
         metric_weight: The sum of those weights; 0 without any objective.
@@ -149,6 +153,7 @@ class Snapshot:
     mean_metric: float = _NAN
     metric_weight: float = 0.0
     metric_step: int = 0
+    metric_stderr: float = _NAN
 
     def to_state(self) -> dict[str, Any]:
         """JSON-able fields; NaN becomes None."""
@@ -176,6 +181,7 @@ class Curve:
         self.last_progress = -math.inf
         self.last_metric = _NAN
         self.last_metric_step = 0
+        self.last_metric_stderr = _NAN
         self.watch = LossWatch()
         self.phase_starts: Sequence[float] = ()
         self.phase: str | float | None = None
@@ -201,7 +207,7 @@ class Curve:
         if not math.isnan(observation.loss):
             self.watch.add_loss(observation.loss, self.last_progress)
         if math.isfinite(observation.metric):
-            self._add_objective(observation.metric)
+            self._add_objective(observation)
         return True
 
     def _merge(self, observation: Observation) -> None:
@@ -214,11 +220,12 @@ class Curve:
         if math.isfinite(observation.metric):
             if self.metric:
                 self.metric[-1] = observation.metric
-            self._add_objective(observation.metric)
+            self._add_objective(observation)
 
-    def _add_objective(self, value: float) -> None:
-        self.last_metric, self.last_metric_step = value, self.last_step
-        self.watch.add_objective(value, self.last_progress)
+    def _add_objective(self, observation: Observation) -> None:
+        self.last_metric, self.last_metric_step = observation.metric, self.last_step
+        self.last_metric_stderr = observation.metric_stderr
+        self.watch.add_objective(observation.metric, self.last_progress)
 
     def set_phases(self, report: Report) -> bool:
         """Take over what a report says of the phases, before its points. True where its ``phase`` is another one: a
@@ -240,6 +247,7 @@ class Curve:
         """The trial as of its last point."""
         snap = Snapshot(step=self.last_step, progress=self.last_progress, metric=self.last_metric)
         snap.metric_step, snap.data_order = self.last_metric_step, self.data_order
+        snap.metric_stderr = self.last_metric_stderr
         progress = np.frombuffer(self.progress) if self.progress else np.empty(0)
         tail = in_tail(progress, self.last_progress)
         loss = np.frombuffer(self.loss) if self.loss else np.empty(0)
@@ -278,6 +286,7 @@ class Curve:
             "last_progress": self.last_progress if math.isfinite(self.last_progress) else None,
             "last_metric": self.last_metric if math.isfinite(self.last_metric) else None,
             "last_metric_step": self.last_metric_step,
+            "last_metric_stderr": self.last_metric_stderr if math.isfinite(self.last_metric_stderr) else None,
             "watch": self.watch.to_state(),
             "phase_starts": list(self.phase_starts),
             "phase": self.phase,
@@ -295,6 +304,8 @@ class Curve:
         curve.last_progress = -math.inf if state["last_progress"] is None else state["last_progress"]
         curve.last_metric = _NAN if state["last_metric"] is None else state["last_metric"]
         curve.last_metric_step = state["last_metric_step"]
+        stderr = state.get("last_metric_stderr")
+        curve.last_metric_stderr = _NAN if stderr is None else stderr
         curve.watch = LossWatch.from_state(state["watch"])
         curve.phase_starts, curve.phase = tuple(state["phase_starts"]), state["phase"]
         return curve

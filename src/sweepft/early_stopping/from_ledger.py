@@ -108,12 +108,14 @@ def _report(
 ) -> Report:
     """The report of the steps after step ``after``, as the live sweep made it; or of an evaluation alone."""
     metric = None if evaluated is None else evaluated["objective"]
+    stderr = None if evaluated is None else (evaluated.get("task") or {}).get("stderr")
     if reported is None:
         assert evaluated is not None
         return make_report(
             step=[evaluated["step"]],
             progress=[evaluated["samples_seen"]],
             metric=metric,
+            metric_stderr=stderr,
             diverged=diverged,
             phase_starts=trial.phase_starts,
             losses=_losses(evaluated),
@@ -128,6 +130,7 @@ def _report(
         loss=loss,
         grad_norm=grad_norm,
         metric=metric,
+        metric_stderr=stderr,
         blocks={index: (loss, float(tokens)) for index, (loss, tokens) in reported.blocks.items()},
         data_order=trial.data_order,
         warmup_steps=trial.warmup_steps,
@@ -150,22 +153,22 @@ def _diverged(
 ) -> str | None:
     """Why the trial ended by itself with this report, without a usable model; None where it did not.
 
-    Its ranks end a trial at the first gradient norm that is not finite, and a trial with a final validation loss that
-    is not finite has diverged.
+    Its ranks end a trial at the first gradient norm that is not finite, and a trial with a final objective that is not
+    finite has diverged.
     """
     if trial.status != "diverged":
         return None
     if evaluated is not None and evaluated.get("final"):
-        return final_loss_problem(evaluated["objective"])
+        return final_problem(evaluated["objective"])
     if reported is None or reported is not trial.reports[-1] or math.isfinite(history["grad_norm"][-1]):
         return None
     return str(trial.reason)
 
 
-def final_loss_problem(value: float | None) -> str | None:
-    """Why a trial with this validation loss at the full budget has diverged; None for a finite one."""
+def final_problem(value: float | None) -> str | None:
+    """Why a trial with this objective at the full budget has diverged; None for a finite one."""
     finite = value is not None and math.isfinite(value)
-    return None if finite else f"the validation loss at the end is {value}"
+    return None if finite else f"the objective at the end is {value}"
 
 
 def _adopt(early_stopper: EarlyStopper, decision: Row) -> None:

@@ -199,7 +199,7 @@ def _audits(
     completed = [t for t in state.search_trials if t.ranked]
     completed.sort(key=lambda t: t.end["seq"] if t.end is not None else 0)
     flagged = [_flagged(t) for t in completed]
-    finals = [-float(t.objective) for t in completed if t.objective is not None]
+    finals = [-state.objective.cost(t.objective) for t in completed]
     audit = audit_rate(rule, stop.get("audit"))
     edge = top_edge(finals, [audit_weight(audited, audit) for audited in flagged], top_fraction)
     outcomes = tuple(final >= edge for final, audited in zip(finals, flagged, strict=True) if audited)

@@ -58,7 +58,8 @@ class ResultReader:
     """Reads results of one sweep. Any key may be absent from any result.
 
     Args:
-        metric: Result key of the objective; also as a path, ``eval/loss`` or ``eval.loss``.
+        metric: Result key of the objective; also as a path, ``eval/loss`` or ``eval.loss``. Its standard error may be
+            reported by the same name with ``_stderr``.
         loss: Of the training loss.
         grad_norm: Of the gradient norm.
         time_attr: Of a counter that grows: the progress of a trial. None for ``samples_seen``, and for Ray's
@@ -108,6 +109,7 @@ class ResultReader:
             loss=columns["loss"],
             grad_norm=columns["grad_norm"],
             metric=metric,
+            metric_stderr=as_number(_get(result, f"{self.metric}_stderr")),
             blocks=self._blocks(result),
             data_order=order if isinstance(order, str) else None,
             warmup_steps=as_count(_get(result, "warmup_steps")) or 0,

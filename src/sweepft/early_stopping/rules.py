@@ -61,7 +61,7 @@ class NoRule:
 
 class AshaRule:
     """Asynchronous successive halving (Li et al., 2020): flags a trial that is not among the best 1/eta at the rung so
-    far.
+    far. Where the standard error of its objective is known, it is given the benefit of one.
 
     Args:
         eta: Reduction factor.
@@ -83,8 +83,7 @@ class AshaRule:
             return RuleDecision(
                 False, f"no objective or no other trial at {rung.name}", evidence={"peers": others}
             )
-        below = cohort.share_below(rung, "metric", own)
-        beats = 1.0 - below if cohort.mode == "min" else below
+        beats = cohort.share_worse(rung, trial)
         needed = 1.0 - 1.0 / self.eta
         return RuleDecision(
             beats < needed,
@@ -100,7 +99,7 @@ class AshaRule:
 
 class MedianRule:
     """Flags a trial with an objective strictly worse than the median of the other trials at the rung (Golovin et al.,
-    2017).
+    2017); where its standard error is known, worse by more than one.
 
     Args:
         min_peers: Other trials needed at the rung before any trial is flagged there.
@@ -133,10 +132,17 @@ class MedianRule:
             return RuleDecision(False, too_few(peers, self.min_peers, rung), evidence=evidence)
         median = cohort.median_of_others(rung, "metric", own)
         evidence["median"] = median
-        worse = own > median if cohort.mode == "min" else own < median
+        stderr = trial.snapshots[rung].metric_stderr
+        noise, known = 0.0, ""
+        if math.isfinite(stderr):
+            noise, known = stderr, f" ± {stderr:.2g}"
+            evidence["stderr"] = stderr
+        behind = cohort.sign * (median - own)
+        worse = behind > noise
+        word = "worse" if worse else "no worse" if behind <= 0 else "worse by no more than its noise"
         return RuleDecision(
             worse,
-            f"objective {own:.4g} is {'worse' if worse else 'no worse'} than the median {median:.4g} of {peers} other"
+            f"objective {own:.4g}{known} is {word} than the median {median:.4g} of {peers} other"
             f" trials at {rung.name}",
             evidence=evidence,
         )

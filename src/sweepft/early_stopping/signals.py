@@ -142,7 +142,8 @@ _SHIFTED: Final = 0.4  # the prior where hyperparameters vary that shift the tra
 def rank_stability(
     cohort: Cohort, rung: Rung, names: Sequence[str], scores: Floats, batch_key: str
 ) -> Floats:
-    """Rank correlation of each of `SIGNALS` with itself at the previous rung, shrunk to a prior.
+    """Rank correlation of each of `SIGNALS` with itself at the previous rung, shrunk to a prior. Where the noise of the
+    objective is known, its correlation is no higher than that allows.
 
     Args:
         cohort: The sweep.
@@ -164,7 +165,22 @@ def rank_stability(
                 stability[k] = (_STABILITY_WORTH * stability[k] + len(both) * seen) / (
                     _STABILITY_WORTH + len(both)
                 )
+    stability[0] = min(stability[0], _known_reliability(cohort, rung, names))
     return stability
+
+
+def _known_reliability(cohort: Cohort, rung: Rung, names: Sequence[str]) -> float:
+    """Share of the variance of these trials' objectives at a rung that is not noise; 1 where the noise is not known.
+
+    Two measurements of the same models would correlate by this much (Spearman, 1904).
+    """
+    found = [cohort.at(rung)[name] for name in names]
+    known = [s for s in found if math.isfinite(s.metric) and math.isfinite(s.metric_stderr)]
+    if len(known) < 3:
+        return 1.0
+    variance = float(np.var([s.metric for s in known], ddof=1))
+    noise = float(np.mean([s.metric_stderr**2 for s in known]))
+    return max(0.0, 1.0 - noise / variance) if variance > 0 else 0.0
 
 
 def relative_reliability(stability: Floats) -> Floats:

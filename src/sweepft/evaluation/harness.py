@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,11 @@ from lm_eval.models.huggingface import HFLM, normalize_gen_kwargs
 
 from sweepft.errors import EvaluateError
 from sweepft.evaluation.generate import pad_from_end
-from sweepft.evaluation.task_loading import hub_offline, load_tasks, metric_names
+from sweepft.evaluation.task_loading import FEWSHOT_SEED, hub_offline, load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
+
+_KEPT: Final[dict[EvalTask, dict[str, Any]]] = {}
+"""Loaded tasks that this process scores again and again."""
 
 
 def score(
@@ -30,6 +33,8 @@ def score(
     *,
     sharded: bool,
     length_class: Callable[[int], int] | None = None,
+    keep: bool = False,
+    bootstrap: bool = True,
 ) -> dict[str, Any]:
     """Scores of a model on one task or group.
 
@@ -40,6 +45,8 @@ def score(
         task: The task and its settings.
         sharded: Whether each rank holds only a part of the weights.
         length_class: Class of a length in tokens; items of different classes never share a batch. None: all may.
+        keep: Keep the loaded task in this process, for a task that is scored many times.
+        bootstrap: Estimate errors of metrics that are no means over items by resampling, which can take minutes.
     Returns:
         On rank 0 ``metrics`` (name -> value, stderr, higher_is_better), ``parts`` (the same by task of a group),
         ``items`` (documents scored), ``version``, ``num_fewshot`` and ``samples`` (one record an item and filter);
@@ -48,7 +55,11 @@ def score(
         EvaluateError: If the task cannot be loaded.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    loaded = load_on_nodes(task)
+    loaded = _KEPT.get(task) or load_on_nodes(task)
+    if keep:
+        _KEPT[task] = loaded
+    for one in loaded["tasks"].values():  # each evaluation draws the same few-shot examples
+        one.set_fewshot_seed(seed=FEWSHOT_SEED)
     fewest = min(len(one.eval_docs) for one in loaded["tasks"].values())
     world = dist.get_world_size()
     shares = not sharded and min(fewest, task.limit or fewest) >= world
@@ -68,6 +79,7 @@ def score(
             limit=task.limit,
             apply_chat_template=lm.chats,
             fewshot_as_multiturn=lm.chats,
+            bootstrap_iters=100_000 if bootstrap else 0,
         )
     return {} if results is None or dist.get_rank() != 0 else _result(task.name, loaded, results)
 

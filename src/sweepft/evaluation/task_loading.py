@@ -11,10 +11,13 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sweepft.errors import EvaluateError
 from sweepft.evaluation.tasks import EvalTask
+
+FEWSHOT_SEED: Final = 1234
+"""The harness's default."""
 
 
 def load_tasks(wanted: EvalTask) -> dict[str, Any]:
@@ -41,7 +44,7 @@ def load_tasks(wanted: EvalTask) -> dict[str, Any]:
             task.set_config(key="num_fewshot", value=wanted.num_fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
-        task.set_fewshot_seed(seed=1234)  # the harness's default
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return loaded
 
 
@@ -83,7 +86,7 @@ def _load(manager: Any, wanted: EvalTask) -> dict[str, Any]:
         except KeyError:
             raise
         except Exception as error:
-            raise EvaluateError(_no_data(wanted.name, entry, error), key="evaluate.tasks.data") from error
+            raise EvaluateError(_no_data(wanted, entry, error), key="evaluate.tasks.data") from error
 
 
 @contextlib.contextmanager
@@ -94,19 +97,25 @@ def _in_folder_of(file: Path | None, include_path: Iterable[str]) -> Iterator[No
         yield
 
 
+def _folders(wanted: EvalTask) -> str:
+    """The key of the spec with the folders of task files."""
+    section = wanted.place.removesuffix(".tasks").removesuffix(".task")
+    return f"{section}.include_path"
+
+
 def _unknown(wanted: EvalTask, own: list[str], every: list[str]) -> str:
     near = difflib.get_close_matches(wanted.name, every, n=3) or own[:5]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     return (
-        f"evaluate.tasks: {wanted.name}: no such task\n  {hint}`lm_eval ls tasks` lists those of the harness"
+        f"{wanted.place}: {wanted.name}: no such task\n  {hint}`lm_eval ls tasks` lists those of the harness"
     )
 
 
-def _no_data(name: str, entry: Any, error: Exception) -> str:
+def _no_data(wanted: EvalTask, entry: Any, error: Exception) -> str:
     config = entry.cfg or {}
     dataset = config.get("dataset_path")
     cause = (str(error).strip().splitlines() or [""])[0][:300]
-    place = f"evaluate.tasks: {name} ({entry.yaml_path})"
+    place, folders = f"{wanted.place}: {wanted.name} ({entry.yaml_path})", _folders(wanted)
     if isinstance(error, ConnectionError) or "offline" in cause.lower() or "couldn't reach" in cause.lower():
         from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -114,7 +123,7 @@ def _no_data(name: str, entry: Any, error: Exception) -> str:
             f"{place}: {dataset or 'its data set'} is not on this machine and cannot be downloaded: {cause}\n"
             "  download it on a machine with network access "
             f"(hf download --repo-type dataset {dataset or 'NAME'}) and copy "
-            f"its folder into {HF_HUB_CACHE}, or write a task file with local data in evaluate.include_path"
+            f"its folder into {HF_HUB_CACHE}, or write a task file with local data in {folders}"
         )
     if isinstance(error, ImportError):
         return (
@@ -123,5 +132,5 @@ def _no_data(name: str, entry: Any, error: Exception) -> str:
         )
     return (
         f"{place}: cannot be loaded: {type(error).__name__}: {cause}\n"
-        "  correct the task file; relative data files are resolved against the folder in evaluate.include_path"
+        f"  correct the task file; relative data files are resolved against the folder in {folders}"
     )

@@ -35,6 +35,7 @@ class EvalTask:
         num_fewshot: Examples before each item; None for the task's own number.
         chat_template: Whether items are rendered as chat turns, if the tokenizer has a chat template.
         batch_size: Items per forward pass of a rank.
+        place: Key of the spec that names it, for messages.
     """
 
     name: str
@@ -43,6 +44,7 @@ class EvalTask:
     num_fewshot: int | None = None
     chat_template: bool = True
     batch_size: int = 8
+    place: str = "evaluate.tasks"
 
     @property
     def digest(self) -> str:
@@ -50,7 +52,7 @@ class EvalTask:
 
         Data files that a task file names are not part of it. Scores with equal digests are reused.
         """
-        settings = {k: v for k, v in asdict(self).items() if k not in ("batch_size", "include_path")}
+        settings = {k: v for k, v in asdict(self).items() if k not in ("batch_size", "include_path", "place")}
         digest = hashlib.sha256(json.dumps([settings, _harness(), _SCORING], sort_keys=True).encode())
         for folder in map(Path, self.include_path):
             for file in sorted(
@@ -84,7 +86,8 @@ def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
     """Load every task in a child process.
 
     Returns:
-        Task -> ``items`` (documents, after the limit) and ``metrics`` (names).
+        Task -> ``items`` (documents, after the limit), ``documents`` (of the largest task, without it), ``metrics``
+        (names) and ``higher`` (those of which higher is better).
     Raises:
         EvaluateError: Lists every task that cannot be loaded.
     """
@@ -97,7 +100,7 @@ def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
         answer = read_json_file(outcome) if outcome.is_file() else None
     if answer is None:
         raise EvaluateError(
-            f"evaluate.tasks: the check of the tasks failed:\n{done.tail}", key="evaluate.tasks"
+            f"{tasks[0].place}: the check of the tasks failed:\n{done.tail}", key="evaluate.tasks"
         )
     if answer["problems"]:
         raise EvaluateError("\n".join(answer["problems"]), key="evaluate.tasks")
@@ -113,9 +116,10 @@ def inspect_task(wanted: EvalTask) -> dict[str, Any]:
     from sweepft.evaluation.task_loading import load_tasks, metric_names
 
     loaded = load_tasks(wanted)
-    items, keys = 0, []
+    items, documents, keys, better = 0, 0, [], set[str]()
     for name, task in loaded["tasks"].items():
         items += min(len(task.eval_docs), wanted.limit or len(task.eval_docs))
+        documents = max(documents, len(task.eval_docs))
         try:
             first = task.eval_docs[0]
             task.doc_to_text(first)
@@ -123,9 +127,12 @@ def inspect_task(wanted: EvalTask) -> dict[str, Any]:
         except Exception as error:
             cause = f"{type(error).__name__}: {str(error)[:200]}"
             raise EvaluateError(
-                f"evaluate.tasks: {name}: its first document cannot be rendered: {cause}\n"
+                f"{wanted.place}: {name}: its first document cannot be rendered: {cause}\n"
                 "  correct doc_to_text and doc_to_target of the task file",
                 key="evaluate.tasks",
             ) from error
         keys += [f"{m},{f.name}" for m in task.aggregation() for f in task._filters]
-    return {"items": items, "metrics": list(metric_names(dict.fromkeys(keys)).values())}
+        better |= {metric for metric, higher in (task.higher_is_better() or {}).items() if higher}
+    metrics = list(metric_names(dict.fromkeys(keys)).values())
+    higher = [name for name in metrics if name.partition(",")[0] in better]
+    return {"items": items, "documents": documents, "metrics": metrics, "higher": higher}

@@ -12,7 +12,7 @@ from typing import Any
 
 from sweepft.data import Prepared
 from sweepft.data.order import Shares, phase_shares
-from sweepft.ledger import SweepState, TrialState, winner, without_residuals
+from sweepft.ledger import VALIDATION_LOSS, Objective, SweepState, TrialState, winner, without_residuals
 from sweepft.spec import MicroTokens, SweepSpec, TrainConfig, from_dict, is_hub_id
 
 
@@ -25,7 +25,10 @@ class BestFacts:
         train_config: What it trained with.
         spec: Spec of the sweep.
         prepared: Data of the sweep.
-        stderr: Standard error of its objective over validation samples; None where several sets make the objective.
+        objective: What the sweep optimised.
+        stderr: Standard error of its objective over validation samples, or items of its task; None where several sets
+            make the objective.
+        items: Of the objective's task.
     """
 
     trial: TrialState
@@ -33,6 +36,8 @@ class BestFacts:
     spec: SweepSpec
     prepared: Prepared
     stderr: float | None
+    objective: Objective = VALIDATION_LOSS
+    items: int | None = None
 
     @property
     def validation(self) -> dict[str, dict[str, Any]]:
@@ -86,10 +91,15 @@ def facts_of(view: SweepState, trial: TrialState) -> BestFacts:
     sets = trial.evals[-1]["sets"] if trial.evals else {}
     decides = [h.name for h in spec.data.validation if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
+    task = (trial.evals[-1].get("task") or {}) if trial.evals else {}
+    if view.objective.task is not None:
+        stderr = task.get("stderr")
     return BestFacts(
         trial=trial,
         train_config=TrainConfig.from_dict(trial.train_config, view.budget_samples),
         spec=spec,
         prepared=Prepared.model_validate(view.header["data"]),
         stderr=stderr,
+        objective=view.objective,
+        items=task.get("items"),
     )

@@ -348,7 +348,7 @@ def _spec(
 
 _COMMENTS: Final = {
     "data": "Rows are read by their columns: sweepft data shows what they become.",
-    "data.validation": "The objective is the loss on these rows.",
+    "data.validation": "The objective is the loss on these rows, unless a section `objective` names a task.",
     "data.overlap": "training rows that are also in a validation set are left out",
     "data.max_length": "tokens of a row; with over_length: drop longer ones are left out, with truncate cut off",
     "train": "The same for every trial.",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from sweepft.ledger.bounds import Bound, Bounds, excesses, pareto_front, violation
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.ledger.lease import WriterWatch, current_writer
+from sweepft.ledger.objective import VALIDATION_LOSS, Objective, affordable_rungs, task_cost
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.ranking import (
     Finalist,
@@ -35,6 +36,7 @@ __all__ = [
     "RETRY",
     "SCHEMA_VERSION",
     "STATUSES",
+    "VALIDATION_LOSS",
     "Attempt",
     "Bound",
     "Bounds",
@@ -44,6 +46,7 @@ __all__ = [
     "Finalist",
     "Ledger",
     "LedgerTail",
+    "Objective",
     "Owner",
     "Ranked",
     "Row",
@@ -52,6 +55,7 @@ __all__ = [
     "SweepState",
     "TrialState",
     "WriterWatch",
+    "affordable_rungs",
     "all_scored",
     "commands_path",
     "current_writer",
@@ -68,6 +72,7 @@ __all__ = [
     "read_ledger",
     "scores_of",
     "send_command",
+    "task_cost",
     "violation",
     "winner",
     "without_residuals",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sweepft.ledger.objective import Objective
 from sweepft.ledger.rows import Row
 from sweepft.ledger.state import SweepState
 from sweepft.ledger.trial_state import TrialState
@@ -104,9 +105,8 @@ def finalists(state: SweepState) -> list[Finalist]:
         value, replicates = (
             (-math.inf, 0) if f.standing is None else (f.standing.value, f.standing.replicates)
         )
-        objective = math.inf if f.trial.objective is None else f.trial.objective
-        over = state.violation(f.trial)
-        return over, f.standing is None, replicated and not replicates, -value, objective
+        over, cost = state.violation(f.trial), state.objective.cost(f.trial.objective)
+        return over, f.standing is None, replicated and not replicates, -value, cost
 
     return sorted(found, key=place)
 
@@ -187,13 +187,13 @@ def _finalist(state: SweepState, trial_id: str, why: str, rank_by: Mapping[str, 
         replicate_scores=tuple(scores_of(state, t.trial_id) for t in completed),
         replicates_lost=sum(t.status in ("diverged", "failed") for t in started),
     )
-    return replace(finalist, standing=_standing(finalist, rank_by))
+    return replace(finalist, standing=_standing(finalist, rank_by, state.objective))
 
 
-def _standing(finalist: Finalist, rank_by: Mapping[str, float]) -> Standing | None:
+def _standing(finalist: Finalist, rank_by: Mapping[str, float], objective: Objective) -> Standing | None:
     """The mean over two or more replicates if all of them have every score, else the value of the first run."""
     runs = [
-        _weighted(trial, scores, rank_by)
+        _weighted(trial, scores, rank_by, objective)
         for trial, scores in zip(finalist.replicates, finalist.replicate_scores, strict=True)
     ]
     values = [run[0] for run in runs if run is not None]
@@ -201,12 +201,12 @@ def _standing(finalist: Finalist, rank_by: Mapping[str, float]) -> Standing | No
         mean = sum(values) / len(values)
         spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
         return Standing(mean, spread / math.sqrt(len(values)), len(values), tuple(values))
-    own = _weighted(finalist.trial, finalist.scores, rank_by)
+    own = _weighted(finalist.trial, finalist.scores, rank_by, objective)
     return None if own is None else Standing(*own)
 
 
 def _weighted(
-    trial: TrialState, scores: Mapping[str, Row], rank_by: Mapping[str, float]
+    trial: TrialState, scores: Mapping[str, Row], rank_by: Mapping[str, float], objective: Objective
 ) -> tuple[float, float | None] | None:
     """Weighted mean of the metrics of ``rank_by`` with its standard error; None if one is missing."""
     total, value, square = sum(rank_by.values()), 0.0, 0.0
@@ -214,7 +214,7 @@ def _weighted(
         return None
     for key, weight in rank_by.items():
         if key == OBJECTIVE:
-            score = {"value": trial.objective, "stderr": None, "higher_is_better": False}
+            score = {"value": trial.objective, "stderr": None, "higher_is_better": objective.maximize}
         else:
             metrics = {name: list(row["metrics"]) for name, row in scores.items() if row["metrics"]}
             try:

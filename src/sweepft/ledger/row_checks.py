@@ -204,13 +204,21 @@ def _blocks(value: Any) -> str | None:
     return _columns(value, "index", ("index", "tokens"))
 
 
+def _loss_or_task(value: Any) -> str | None:
+    return None if isinstance(value, str) else _task(value)
+
+
 # --- the spec, as far as readers look into it without validating it -----------------------------------
 
 _section = _or_none(_mapping)
+_task = _fields({"task": _text, "metric": _text}, {"max_share": _or_none(_share)})
 _spec = _fields(
     {},
     {
         "mirror": _section,
+        "objective": _or_none(
+            _fields({}, {"maximize": _or_none(_task), "minimize": _or_none(_loss_or_task)})
+        ),
         "search": _or_none(
             _fields(
                 {},
@@ -267,6 +275,10 @@ _sets = _values(
         },
     )
 )
+_scored = _fields(
+    {"seconds": _amount, "items": _count},
+    {"stderr": _or_none(_number), "residuals": _or_none(_list_of(_or_none(_number), 100_000))},
+)
 _metric = _fields({"value": _or_none(_number), "stderr": _or_none(_number), "higher_is_better": _flag})
 
 _ARGUMENTS: Final[dict[str, Check]] = {
@@ -287,6 +299,7 @@ _BY_TYPE: Final[dict[str, Check]] = {
     "Numbers": _mapping,
     "list[str]": _list_of(_text, 100_000),
     "list[int]": _list_of(_count, 100_000),
+    "list[float]": _list_of(_number, 100_000),
     "list[dict[str, Any]]": _list_of(_mapping, 100_000),
 }
 
@@ -304,6 +317,8 @@ _BY_FIELD: Final[dict[str, Check]] = {
     "steps.blocks": _blocks,
     "steps.phase_seconds": _values(_amount),
     "eval.sets": _sets,
+    "eval.task": _scored,
+    "trial.objective_rungs": _list_of(_share, 1000),
     "eval.rung": _share,
     "decision.rung": _share,
     "decision.action": _word,

@@ -74,7 +74,8 @@ class TrialRow:
 
     ``origin`` is ``start_with | sampler | clone | replicate``; a replicate trains the params of trial ``replicate_of``
     with another seed. ``study_number`` is the trial's number in the Optuna study. ``coordinates`` has the values on the
-    sampler's own scale where these differ from ``params``: a learning rate at ``at_batch``.
+    sampler's own scale where these differ from ``params``: a learning rate at ``at_batch``. ``objective_rungs`` are the
+    rungs at which the task of the objective is measured beside the end; None for all of them.
     """
 
     trial_id: str
@@ -87,6 +88,7 @@ class TrialRow:
     study_number: int | None = None
     replicate_of: str | None = None
     coordinates: dict[str, Any] = field(default_factory=dict)
+    objective_rungs: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +128,13 @@ class StepsRow:
 
 @dataclass(frozen=True)
 class EvalRow:
-    """Validation losses at a rung, or at the end (``final``).
+    """Validation losses, and the objective, at a rung or at the end (``final``).
 
-    ``objective`` is the weighted mean in nats per target token; ``sets`` holds
-    ``{name: {loss, stderr, tokens, samples}}``. The final row also has ``residuals``: for up to 64 groups of samples,
-    the sum of their losses minus what the mean loss predicts (nats), which gives the error of a difference between
-    two trials.
+    ``objective`` is the weighted mean of the losses in nats per target token, or the metric of a task as the spec has
+    it, None at a rung where the task is not measured; ``sets`` holds ``{name: {loss, stderr, tokens, samples}}``,
+    ``task`` ``{stderr, items, seconds}`` of the objective's task. The final row also has ``residuals`` of each set: for
+    up to 64 groups of samples, the sum of their losses minus what the mean loss predicts (nats), which gives the error
+    of a difference between two trials; those of ``task`` are sums of items' scores minus the mean score.
     """
 
     trial_id: str
@@ -143,6 +146,7 @@ class EvalRow:
     objective: float | None
     sets: Numbers
     seconds: float = 0.0
+    task: Numbers | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ replay all read this state, so they agree about what happened.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from sweepft.errors import LedgerCorrupt
 from sweepft.ledger.bounds import Bounds, violation
 from sweepft.ledger.codec import gc_paused
 from sweepft.ledger.lease import current_writer
+from sweepft.ledger.objective import Objective
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import iter_ledger, ledger_path
 from sweepft.ledger.rows import NODE_KEPT_OUT, NODE_USED_AGAIN, Row
@@ -39,6 +39,7 @@ class SweepState:
         slots: Names of the slots in `cost` rows, for each of ``sessions``.
         finalists: The last `finalists` row, or None during the search.
         scores: The last `score` row by trial_id (None: the base model) and name of the item.
+        objective: What the sweep optimises.
         bounds: ``search.subject_to`` with its limits, as far as they are known.
         writer: The process that wrote the ledger when it was loaded, or None.
         rows: Number of rows folded.
@@ -59,6 +60,7 @@ class SweepState:
     slots: list[set[int | str]] = field(default_factory=list)
     finalists: Row | None = None
     scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
+    objective: Objective = field(default_factory=Objective)
     bounds: Bounds = field(default_factory=Bounds)
     writer: Owner | None = None
     rows: int = 0
@@ -177,8 +179,7 @@ class SweepState:
         """What the ranking sorts by: trials that meet the bounds first, by the objective; then those that do not, by
         how far they are above them. Ties keep the order of proposal.
         """
-        objective = math.inf if trial.objective is None else trial.objective
-        return self.violation(trial), objective, trial.number
+        return self.violation(trial), self.objective.cost(trial.objective), trial.number
 
     def accepted(self, *commands: str) -> list[Row]:
         """The accepted `command` rows of these commands, in order."""
@@ -297,6 +298,7 @@ class SweepState:
                 trial.budget_samples = int(row.get("budget_samples") or trial.budget_samples)
         else:
             self.header = row
+        self.objective = Objective.of(self.spec)
         self._set_bounds()
 
     def _trial(self, row: Row) -> None:
@@ -311,6 +313,7 @@ class SweepState:
             study_number=row.get("study_number"),
             replicate_of=row.get("replicate_of"),
             coordinates=row.get("coordinates") or {},
+            objective_rungs=None if (rungs := row.get("objective_rungs")) is None else tuple(rungs),
             budget_samples=self.budget_samples,
             seq=row["seq"],
             proposed=row.get("time", 0.0),

@@ -77,7 +77,8 @@ class TrialState:
         budget_samples: Training samples at full budget.
         status: One of `STATUSES` after an `end` row, else of `OPEN_STATUSES`.
         reason: Why it ended or was paused, or None.
-        objective: Value at full budget (nats per target token, lower is better); None unless ``completed``.
+        objective: Value at full budget, as measured (see `Objective`); None unless ``completed``.
+        objective_rungs: Of its `trial` row.
         attempts: In order.
         reports: One entry a `steps` row, except rows whose steps were trained again.
         evals, decisions: `eval` and `decision` rows, with the same exception.
@@ -101,6 +102,7 @@ class TrialState:
     study_number: int | None = None
     replicate_of: str | None = None
     coordinates: dict[str, Any] = field(default_factory=dict)
+    objective_rungs: tuple[float, ...] | None = None
     budget_samples: int = 0
     status: str = "running"
     reason: str | None = None

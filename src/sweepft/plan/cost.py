@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sweepft.ledger import affordable_rungs
 from sweepft.plan.cluster import Cluster, Placement
 from sweepft.plan.measure import Measured
 from sweepft.plan.memory import checkpoint_bytes
@@ -45,6 +46,7 @@ class Cost:
         hours: Wall-clock hours of the same with the slots that fit; None if none fits.
         saved: Lowest and highest share assumed to be saved by early stopping.
         trials_in_limit: Complete trials within ``search.limit``; None without a limit.
+        objective: What the objective's task takes; None without one.
         basis: Source of the seconds, in words.
     """
 
@@ -56,11 +58,45 @@ class Cost:
     saved: tuple[float, float]
     trials_in_limit: int | None
     basis: str
+    objective: ObjectiveCost | None = None
 
     def after_stopping(self, hours: float) -> tuple[float, float]:
         """Lowest and highest number of hours that remain of ``hours`` with early stopping."""
         least, most = self.saved
         return hours * (1 - most), hours * (1 - least)
+
+
+@dataclass(frozen=True)
+class ObjectiveCost:
+    """What the task of the objective takes.
+
+    Attributes:
+        seconds: Of one measurement, on the base model; None where it was not measured.
+        rungs: At which it is measured beside the end, as far as they are known to be affordable.
+        share: Of a trial's time; at most, where it was not measured.
+    """
+
+    seconds: float | None
+    rungs: tuple[float, ...]
+    share: float
+
+
+def objective_cost(spec: SweepSpec, seconds: float, measured: float | None) -> ObjectiveCost | None:
+    """What the objective's task takes in a trial; None for a validation loss.
+
+    Args:
+        spec: The sweep.
+        seconds: Of a trial without it.
+        measured: Seconds of one measurement; None where it is not known.
+    """
+    wanted, rungs = spec.objective.task, spec.early_stop.rungs
+    if wanted is None:
+        return None
+    if measured is None:
+        return ObjectiveCost(None, rungs, wanted.max_share)
+    kept = affordable_rungs(rungs, measured, seconds, wanted.max_share)
+    taken = (len(kept) + 1) * measured
+    return ObjectiveCost(measured, kept, taken / (taken + seconds))
 
 
 def estimated_cost(
@@ -95,7 +131,7 @@ def estimated_cost(
     validation = 2 * per_token * (rows.validation or 0) * rows.tokens * times
     seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
     basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s per GPU"
-    return _cost(spec, seconds, 0.0, placement, trials, basis)
+    return _cost(spec, seconds, 0.0, placement, trials, basis, None)
 
 
 def measured_cost(
@@ -116,12 +152,22 @@ def measured_cost(
     basis = f"{found.steps} optimizer steps per batch size, measured here"
     if found.slots > 1:
         basis += f" with {found.slots} slots running"
-    return _cost(spec, sum(each) / len(each), found.start_seconds, placement, trials, basis)
+    seconds = sum(each) / len(each)
+    return _cost(spec, seconds, found.start_seconds, placement, trials, basis, found.objective_seconds)
 
 
 def _cost(
-    spec: SweepSpec, seconds: float, start: float, placement: Placement, trials: int | None, basis: str
+    spec: SweepSpec,
+    seconds: float,
+    start: float,
+    placement: Placement,
+    trials: int | None,
+    basis: str,
+    measured: float | None,
 ) -> Cost:
+    objective = objective_cost(spec, seconds, measured)
+    if objective is not None and objective.share < 1:
+        seconds /= 1 - objective.share  # of the whole trial
     gpu = spec.resources.gpus_per_worker > 0
     held = placement.units_per_trial if gpu else 1.0
     room = _in_limit(spec, seconds * held, seconds, placement)
@@ -136,6 +182,7 @@ def _cost(
         saved=SAVED[spec.early_stop.rule],
         trials_in_limit=room,
         basis=basis,
+        objective=objective,
     )
 
 

@@ -35,6 +35,7 @@ class Measured:
         slots_per_gpu: Concurrent slots on one GPU; 1 where none is shared.
         alone_step_seconds: As ``step_seconds``, with a single slot; None where no GPU is shared.
         switch_seconds: Seconds to reset a warm engine for the next trial.
+        objective_seconds: Seconds of one measurement of the objective's task, on the base model; 0 without a task.
     """
 
     step_seconds: Mapping[int, float]
@@ -47,6 +48,7 @@ class Measured:
     slots_per_gpu: int = 1
     alone_step_seconds: Mapping[int, float] | None = None
     switch_seconds: float = 0.0
+    objective_seconds: float = 0.0
 
     @property
     def sharing_gain(self) -> float | None:
@@ -87,6 +89,7 @@ def measure(
         slots_per_gpu=min(int(1 / each + 1e-9), slots) if shared else 1,
         alone_step_seconds=None if alone is None else _means(alone),
         switch_seconds=found["switch_seconds"],
+        objective_seconds=found["objective_seconds"],
     )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from sweepft.bounded_json import read_json
 from sweepft.data import Prepared
-from sweepft.driver.configs import slot_config
+from sweepft.driver.configs import objective_task, slot_config
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.files import atomic_write
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
@@ -125,7 +125,10 @@ def _train_config(spec: SweepSpec, size: int, budget_samples: int) -> TrainConfi
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:
     """Maximum start time and peak of all ranks, and the step times of each slot's first rank."""
     steps: dict[str, list[float]] = {size: [] for size in sizes}
-    names = ("evaluate_seconds", "start_seconds", "switch_seconds", "peak_bytes", "micro_batch")
+    names = (
+        *("evaluate_seconds", "objective_seconds", "start_seconds", "switch_seconds"),
+        *("peak_bytes", "micro_batch"),
+    )
     found: dict[str, Any] = dict.fromkeys(names, 0)
     deadline = time.monotonic() + _PATIENCE
     while expected:
@@ -182,6 +185,8 @@ def _rank(
             switches.append(switched)
         together.wait(_PATIENCE)
         evaluated = time_evaluation(runner)
+        together.wait(_PATIENCE)
+        measured = _time_objective(runner, job)
         answer: dict[str, Any] = {
             "rank": rank,
             "slot": slot,
@@ -189,6 +194,7 @@ def _rank(
             "start_seconds": start,
             "switch_seconds": sum(switches) / len(switches),
             "evaluate_seconds": evaluated,
+            "objective_seconds": measured,
             "peak_bytes": peak_bytes(runner.device),
             "micro_batch": runner.config.micro_batch,
         }
@@ -197,6 +203,20 @@ def _rank(
         answers.put(answer)
     except Exception as error:
         answers.put({"error": f"rank {rank}: {type(error).__name__}: {error}\n{traceback.format_exc()}"})
+
+
+def _time_objective(runner: Any, job: Mapping[str, Any]) -> float:
+    """Seconds of one measurement of the objective's task, as in a trial; 0 without a task. The first one, which also
+    reads the data, does not count.
+    """
+    wanted = objective_task(from_dict(job["spec"], recorded=True), job["prepared"]["tokenizer"])
+    if wanted is None:
+        return 0.0
+    from sweepft.slot.rank import measure_engine
+
+    for _ in range(2):
+        found = measure_engine(runner.zero, wanted.tokenizer, wanted.task, wanted.metric)
+    return float(found["seconds"])
 
 
 def _show_gpu(index: int, each: float, visible: str | None) -> None:

@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.plan.cluster import rank_room
-from sweepft.plan.cost import replicate_count
+from sweepft.plan.cost import ObjectiveCost, replicate_count
 from sweepft.plan.estimate import SweepPlan
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.plan.warnings import count
-from sweepft.spec import Evaluate, MicroTokens, SweepSpec
+from sweepft.spec import Evaluate, MicroTokens, SweepSpec, TaskMetric
 
 _LABEL = 11
 _WIDEST = 100
@@ -80,8 +80,20 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     nodes = f"{count(cluster.nodes, 'node')} with {count(cluster.units_per_node, kind)}"
     held = f"{count(placement.units_per_trial, kind)} per trial, {where}"
     yield "cluster", f"{nodes}; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
+    if spec.objective.task is not None:
+        yield "objective", _objective(spec, spec.objective.task)
     if spec.evaluate is not None:
         yield "finalists", _finalists(spec, spec.evaluate)
+
+
+def _objective(spec: SweepSpec, wanted: TaskMetric) -> str:
+    """What the trials are judged by, and how precisely."""
+    verb = "maximize" if spec.objective.mode == "max" else "minimize"
+    items = "all items" if wanted.limit is None else f"{wanted.limit:,} items"
+    noise = (
+        "" if wanted.limit is None else f", ± {0.5 / wanted.limit**0.5:.2g} at most if an item scores 0 or 1"
+    )
+    return f"{verb} {wanted.task} {wanted.metric} on {items}{noise}"
 
 
 def _finalists(spec: SweepSpec, evaluate: Evaluate) -> str:
@@ -177,6 +189,8 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     cost = plan.cost
     assert cost is not None
     yield "one trial", _duration(cost.trial_seconds)
+    if cost.objective is not None:
+        yield "objective", _objective_time(plan.spec, cost.objective)
     gain = None if plan.measured is None else plan.measured.sharing_gain
     if plan.measured is not None and gain is not None:
         yield (
@@ -200,6 +214,18 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         yield "replicates", f"{_hours(cost.replicate_hours)} {cost.unit}-hours, after the search"
     if cost.trials_in_limit is not None:
         yield "limit", f"about {cost.trials_in_limit:,} complete trials"
+
+
+def _objective_time(spec: SweepSpec, cost: ObjectiveCost) -> str:
+    """Where the task is measured, and its share of a trial."""
+    if cost.seconds is None:
+        return (
+            f"at most {cost.share:.0%} of each trial ({spec.objective.key}.max_share): it is measured at fewer rungs "
+            "where it takes more, at the end always (--measure times it)"
+        )
+    rungs = [f"{rung:.0%}" for rung in cost.rungs]
+    where = f"at {', '.join(rungs)} and the end" if rungs else "at the end only"
+    return f"{_duration(cost.seconds)} each time {where}: {cost.share:.1%} of a trial (base model, measured here)"
 
 
 def _section(console: Console, title: str, about: str) -> None:

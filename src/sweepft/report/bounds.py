@@ -28,7 +28,7 @@ def bounds_summary(
         ``sets``: rows ``set, at_most, above_base, base, limit, problem``; ``pending``: whether a limit waits for the
         base model's loss; ``completed`` and ``met``: numbers of trials; ``nearest``: ``{trial_id, over}`` of the trial
         that comes nearest, where none meets the bounds; ``front``: rows ``trial_id, objective, losses, violation,
-        weights`` by ascending objective; ``text``.
+        weights``, the best objective first; ``text``.
     """
     bounds = sweep.bounds
     if not bounds.entries:
@@ -36,7 +36,10 @@ def bounds_summary(
     ranked = [t for t in trials if t["rank"] is not None]
     names = [bound.name for bound in bounds.entries]
     points = {
-        t["trial_id"]: (t["objective"], *((t["validation"].get(n) or {}).get("loss") for n in names))
+        t["trial_id"]: (
+            sweep.objective.cost(t["objective"]),
+            *((t["validation"].get(n) or {}).get("loss") for n in names),
+        )
         for t in ranked
     }
     points = {n: point for n, point in points.items() if None not in point and all(map(math.isfinite, point))}
@@ -54,7 +57,7 @@ def bounds_summary(
         "front": [
             {
                 "trial_id": name,
-                "objective": points[name][0],
+                "objective": records[name]["objective"],
                 "losses": dict(zip(names, points[name][1:], strict=True)),
                 "violation": records[name]["violation"],
                 "weights": None if kept is None else name in kept,

@@ -12,15 +12,16 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import sweepft
 from sweepft.ledger import SweepState
 from sweepft.report.summary import finite, summarise
-from sweepft.report.winner import difference_of
+from sweepft.report.winner import NOISE, difference_of
 from sweepft.spec import flat
 
 COMPARISON_SCHEMA_VERSION: Final = 2
+Unit: TypeAlias = Literal["nats_per_token", "bits_per_byte", "score"]
 
 
 def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None = None) -> dict[str, Any]:
@@ -41,14 +42,19 @@ def compare(runs: Sequence[tuple[str | Path, SweepState]], price: float | None =
         sweeps.append(_sweep(label, path, sweep, summaries[-1]))
     unit, not_comparable = _unit(states, sweeps)
     values = {s["label"]: _value(s["winner"], unit) for s in sweeps if s["winner"]}
+    objective = states[0].objective  # that of all, where they are comparable
     best = None if not_comparable else min(
-        (s for s in sweeps if s["label"] in values), key=lambda s: values[s["label"]]["objective"], default=None
+        (s for s in sweeps if s["label"] in values),
+        key=lambda s: objective.cost(values[s["label"]]["objective"]),
+        default=None,
     )  # fmt: skip
     for s, sweep, summary in zip(sweeps, states, summaries, strict=True):
         s["best_over_time"] = _best_over_time(sweep, summary["cost"], _candidates(summary, unit))
         known = best is not None and s["winner"] is not None and s is not best
         s["behind"] = (
-            difference_of(values[best["label"]], values[s["label"]]) if best is not None and known else None
+            difference_of(values[best["label"]], values[s["label"]], objective=objective)
+            if best is not None and known
+            else None
         )
     result: dict[str, Any] = finite(
         {
@@ -77,6 +83,7 @@ def _sweep(label: str, path: Path, sweep: SweepState, summary: dict[str, Any]) -
         "budget_samples": sweep.budget_samples,
         "trials": len(summary["trials"]),
         "counts": summary["counts"],
+        "objective": summary["objective"],
         "winner": summary["result"]["winner"],
         "cost": {k: cost[k] for k in kept},
         "stops": {"stopped": stops["stopped"], "audits": stops["audits"]},
@@ -94,9 +101,9 @@ def _best_over_time(sweep: SweepState, cost: dict[str, Any], values: dict[str, f
     wall = cost["wall_seconds"]
     held = cost["capacity"] / wall / 3600 if wall > 0 else 0.0
     ended = [t for t in map(sweep.trials.__getitem__, values) if t.ended is not None]
-    best, rows = math.inf, []
+    best, rows = math.nan, []
     for trial in sorted(ended, key=lambda t: t.ended or 0.0):
-        if values[trial.trial_id] < best:
+        if sweep.objective.cost(values[trial.trial_id]) < sweep.objective.cost(best):
             best = values[trial.trial_id]
             rows.append([held * _elapsed(sweep, trial.ended or 0.0), best, trial.trial_id])
     if rows:
@@ -130,13 +137,16 @@ def _value(winner: dict[str, Any], unit: str) -> dict[str, Any]:
     }
 
 
-def _unit(
-    states: Sequence[SweepState], sweeps: Sequence[dict[str, Any]]
-) -> tuple[Literal["nats_per_token", "bits_per_byte"], list[str]]:
-    """The unit in which the winners of these sweeps compare, and why their losses or costs do not."""
-    unit: Literal["nats_per_token", "bits_per_byte"] = "nats_per_token"
+def _unit(states: Sequence[SweepState], sweeps: Sequence[dict[str, Any]]) -> tuple[Unit, list[str]]:
+    """The unit in which the winners of these sweeps compare, and why their objectives or costs do not."""
+    unit: Unit = "nats_per_token"
     reasons = []
-    if len({_validation(sweep) for sweep in states}) > 1:
+    objectives = {_objective(sweep) for sweep in states}
+    if len(objectives) > 1:
+        reasons.append("their objectives differ")
+    elif states[0].objective.task is not None:
+        unit = "score"
+    elif len({_validation(sweep) for sweep in states}) > 1:
         known = all(s["winner"] is None or s["winner"]["bits_per_byte"] for s in sweeps)
         texts = {_text(sweep) for sweep in states}
         if known and len(texts) == 1 and None not in texts:
@@ -151,6 +161,18 @@ def _unit(
     ):
         reasons.append("some sweeps are simulated, or by different curves")
     return unit, reasons
+
+
+def _objective(sweep: SweepState) -> str:
+    """Identity of the objective: of a task, all that changes a score but where its files lie."""
+    section = sweep.spec.get("objective") or {}
+    task = section.get("maximize") or section.get("minimize")
+    settings = task if isinstance(task, dict) else {}
+    apart = ("include_path", "batch_size", "max_share")
+    return json.dumps(
+        [sweep.objective.name, sweep.objective.mode, {k: v for k, v in settings.items() if k not in apart}],
+        sort_keys=True,
+    )
 
 
 def _text(sweep: SweepState) -> str | None:
@@ -193,11 +215,11 @@ def _headline(
         return "No trial of any sweep has completed the full budget yet."
     by = " by bits per byte" if unit == "bits_per_byte" else ""
     text = f"{best['label']} has the best trial{by}, {best['winner']['trial_id']}"
-    behind = [s["behind"] for s in sweeps if s["behind"]]
+    behind, noise = [s["behind"] for s in sweeps if s["behind"]], NOISE[unit == "score"]
     if not behind:
         return text + ": nothing to compare it with."
     if all(d["clear"] for d in behind):
-        return text + ", ahead by more than the validation noise."
+        return text + f", ahead by more than the {noise}."
     if any(d["clear"] is False for d in behind):
-        return text + ", but another sweep's best is within the validation noise."
+        return text + f", but another sweep's best is within the {noise}."
     return text + "."

@@ -32,7 +32,7 @@ def finalists_summary(sweep: SweepState) -> dict[str, Any] | None:
         else next(iter(rank_by)),
         "columns": _columns(sweep, chosen, base),
         "base": {name: _metrics(row, {}) for name, row in base.items()},
-        "rows": [_row(place, f, base) for place, f in enumerate(chosen, 1)],
+        "rows": [_row(place, f, base, sweep.objective.metric) for place, f in enumerate(chosen, 1)],
         "difference": finalist_difference(*chosen[:2]) if _comparable(sweep, chosen) else None,
         "in_progress": not all_scored(sweep),
         "unscored": sum(f.standing is None for f in chosen),
@@ -82,7 +82,8 @@ def _welch(a: Standing, b: Standing) -> float:
     return sum(parts) ** 2 / below if below > 0 else 1.0
 
 
-def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]:
+def _row(place: int, finalist: Finalist, base: dict[str, Row], metric: str | None) -> dict[str, Any]:
+    """A finalist; ``metric`` is that of the objective where it is a task's."""
     trial, standing = finalist.trial, finalist.standing
     validation = (trial.evals[-1].get("sets") or {}) if trial.evals else {}
     forgotten = {
@@ -100,7 +101,7 @@ def _row(place: int, finalist: Finalist, base: dict[str, Row]) -> dict[str, Any]
         "objective": trial.objective,
         "replicated": _replicated(
             [t.objective for t in finalist.replicates if t.objective is not None],
-            _range_of("validation", "loss"),
+            _range_of("task" if metric else "validation", metric or "loss"),
         ),
         "replicates_lost": finalist.replicates_lost,
         "scores": {name: _metrics(row, base) for name, row in finalist.scores.items()},

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from sweepft.ledger import SweepState
+from sweepft.ledger import VALIDATION_LOSS, Objective, SweepState
 from sweepft.report.signals import Estimate, final_metrics, least_squares
 
 Columns = dict[str, list[float]]
@@ -29,12 +29,13 @@ def recipe_findings(
 
     Returns:
         Rows ``finding, claim, metric, effect, unit, low, high, n, conclusion, text``; ``effect`` is in nats per
-        target token (negative: better), None without enough trials, or where nothing was varied.
+        target token, or in the unit of the objective (negative: better), None without enough trials, or where nothing
+        was varied.
     """
     done = [t for t in trials if t["rank"] is not None]
     train_config = {name: t.train_config for name, t in sweep.trials.items()}
     full = [{**train_config.get(t["trial_id"], {}), **t["params"]} for t in done]
-    finals = final_metrics(done)
+    finals = final_metrics(done, sweep.objective)
     columns = _columns(full)
     rows = []
     for metric, final in finals.items() if finals["objective"] else [("objective", [])]:
@@ -43,9 +44,9 @@ def recipe_findings(
         fitted = least_squares(used, np.asarray(final)[keep]) if keep.any() and used else None
         for key, finding, claim, unit in _CLAIMS:
             if _varies(columns.get(key)):
-                rows.append(
-                    _row(finding, claim, metric, unit, fitted.get(key) if fitted else None, int(keep.sum()))
-                )
+                effect = fitted.get(key) if fitted else None
+                of = sweep.objective if metric == "objective" else VALIDATION_LOSS
+                rows.append(_row(finding, claim, metric, unit, effect, int(keep.sum()), of))
             elif metric == "objective":
                 rows.append(_not_varied(finding, claim, metric, unit, len(done)))
     rows += _signal_rows(signals)
@@ -109,7 +110,9 @@ def _warmup(params: dict[str, Any]) -> float:
     return float(value["steps"] if isinstance(value, dict) else value)
 
 
-def _row(finding: str, claim: str, metric: str, unit: str, effect: Estimate | None, n: int) -> dict[str, Any]:
+def _row(
+    finding: str, claim: str, metric: str, unit: str, effect: Estimate | None, n: int, objective: Objective
+) -> dict[str, Any]:
     row = {"finding": finding, "claim": claim, "metric": metric, "unit": unit}
     if effect is None:
         nothing = {"effect": None, "low": None, "high": None, "n": n}
@@ -122,7 +125,7 @@ def _row(finding: str, claim: str, metric: str, unit: str, effect: Estimate | No
     values = asdict(effect)
     values["effect"] = values.pop("value")
     conclusion = _conclusion(finding, effect)
-    return {**row, **values, "conclusion": conclusion, "text": _effect_text(finding, unit, effect)}
+    return {**row, **values, "conclusion": conclusion, "text": _effect_text(unit, effect, objective)}
 
 
 def _conclusion(finding: str, effect: Estimate) -> str:
@@ -134,12 +137,16 @@ def _conclusion(finding: str, effect: Estimate) -> str:
     return "holds here" if effect.sign == wanted else "does not hold here"
 
 
-def _effect_text(finding: str, unit: str, effect: Estimate) -> str:
-    low, high = f"{effect.low:+.3f}", f"{effect.high:+.3f}"
+def _effect_text(unit: str, effect: Estimate, objective: Objective) -> str:
+    """An effect in words, with the numbers of the objective as it is measured: a larger one can be better."""
+    of, nats = ("loss", " nats") if objective.task is None else (objective.name, "")
+    bounds = (-effect.high, -effect.low) if objective.maximize else (effect.low, effect.high)
+    low, high = (f"{bound:+.3f}" for bound in bounds)
     if effect.sign == 0:
-        return f"No effect seen, {unit}: anything from {low} to {high} nats is possible."
-    word = "higher (worse)" if effect.sign > 0 else "lower (better)"
-    return f"Final loss {abs(effect.value):.3f} nats {word} {unit} ({low} to {high})."
+        return f"No effect seen, {unit}: anything from {low} to {high}{nats} is possible."
+    up = (effect.sign > 0) != objective.maximize
+    word = f"{'higher' if up else 'lower'} ({'worse' if effect.sign > 0 else 'better'})"
+    return f"Final {of} {abs(effect.value):.3f}{nats} {word} {unit} ({low} to {high})."
 
 
 def _not_varied(finding: str, claim: str, metric: str, unit: str, n: int) -> dict[str, Any]:
@@ -192,7 +199,7 @@ def importances(space: dict[str, Any], trials: list[dict[str, Any]]) -> dict[str
 
     Args:
         space: ``search.space`` of the spec: ``{key: {choice | uniform | log_uniform | int_uniform: ...}}``.
-        trials: Records of completed trials, with ``params`` and ``objective``.
+        trials: Records of completed trials, with ``params`` and ``objective``, turned so that lower is better.
     """
     usable = [t for t in trials if isinstance(t["objective"], int | float) and math.isfinite(t["objective"])]
     varied = [k for k in space if len({_label(t["params"].get(k)) for t in usable}) > 1]

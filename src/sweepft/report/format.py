@@ -69,6 +69,19 @@ def loss(value: float | None, stderr: float | None = None) -> str:
     return f"{value:.4f}" if stderr is None else f"{value:.4f} ± {number(stderr, 2)}"
 
 
+def value(number_: float | None, stderr: float | None, objective: dict[str, Any]) -> str:
+    """A value of the objective: a loss as by `loss`, a task's metric as ``0.62 ± 0.034``.
+
+    Args:
+        number_: The value.
+        stderr: Its standard error, where one is known.
+        objective: Of `sweepft.report.objective.objective_summary`.
+    """
+    if objective["task"] is None or number_ is None:
+        return loss(number_, stderr)
+    return number(number_) if stderr is None else f"{number(number_)} ± {number(stderr, 2)}"
+
+
 def score(found: dict[str, Any] | None) -> str:
     """A finalist's metric ``{value, stderr, change}``: value, standard error, change from the base model."""
     if not found:

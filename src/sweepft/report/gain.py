@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from sweepft.ledger import SweepState
+from sweepft.ledger import Objective, SweepState
 from sweepft.report.format import assignments, duration, loss, number, time_unit
 from sweepft.report.trials import paired_stderr
 
@@ -39,12 +39,12 @@ def gain_summary(
         finalists: Of `sweepft.report.finalists.finalists_summary`.
 
     Returns:
-        ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (baseline minus winner,
-        nats per target token), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of the winner
-        among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without), ``samples``
-        (of the objective's validation sets), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
-        ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not, ``no_baseline``,
-        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (how far the winner is
+        ahead, in the unit of the objective), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of
+        the winner among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without),
+        ``samples`` (of the objective's validation sets, or items of its task), ``verdict`` (``better``, ``not_better``,
+        ``baseline_wins``, ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not,
+        ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
         ``over_base``: rows ``set, base, winner`` of losses on validation sets where the base model's is known;
         ``scores``: rows ``name, metric, higher_is_better, winner, baseline, base`` of tests and tasks, each
         ``{value, stderr, n}`` or None, where ``n`` counts replicates; ``details``: these in sentences.
@@ -86,11 +86,11 @@ def gain_summary(
         ahead = "ahead" if found["value"] >= 0 else "behind"
         text = (
             f"{winner['trial_id']} meets the bounds, which {name} does not "
-            f"({number(record['violation'], 3)} nats above them); by validation loss it is "
-            f"{loss(abs(found['value']), found['stderr'])} nats {ahead}"
+            f"({number(record['violation'], 3)} nats above them); by {sweep.objective.name} it is "
+            f"{_amount(sweep.objective, abs(found['value']), found['stderr'])} {ahead}"
         )
         return found | {"verdict": "baseline_over_bounds", "text": f"{text}; {spent}."}
-    verdict, text = _verdict(found, winner["trial_id"], name)
+    verdict, text = _verdict(found, winner["trial_id"], name, sweep.objective)
     return found | {"verdict": verdict, "text": f"{text}; {spent}."}
 
 
@@ -183,8 +183,13 @@ def _difference(
 ) -> dict[str, Any]:
     compared = sum(t["rank"] is not None for t in trials) - 1
     level = 0.025 / max(1, compared)
+    objective = sweep.objective
     seeds = [
-        [t["objective"] for t in trials if t["replicate_of"] == name and t["objective"] is not None]
+        [
+            objective.cost(t["objective"])
+            for t in trials
+            if t["replicate_of"] == name and t["objective"] is not None
+        ]
         for name in (winner["trial_id"], baseline["trial_id"])
     ]
     stderr: float | None
@@ -192,7 +197,7 @@ def _difference(
         # Replicates are new runs, which did not decide who won: no correction for the choice.
         value, stderr, width = seed_difference(seeds[1], seeds[0])
     else:
-        value = baseline["objective"] - winner["objective"]
+        value = objective.ahead(winner["objective"], baseline["objective"])
         pair = (sweep.trials[winner["trial_id"]], sweep.trials[baseline["trial_id"]])
         stderr = paired_stderr(sweep, *pair)
         if stderr is None and None not in (winner["stderr"], baseline["objective_stderr"]):
@@ -201,6 +206,10 @@ def _difference(
     declared = (sweep.spec.get("data") or {}).get("validation") or []
     unweighted = {d.get("name") for d in declared if isinstance(d, dict) and not d.get("weight", 1.0)}
     sets = [s for name, s in winner["validation"].items() if name not in unweighted]
+    samples = sum(s.get("samples") or 0 for s in sets)
+    if objective.task is not None:
+        final = sweep.trials[winner["trial_id"]].evals
+        samples = ((final[-1].get("task") or {}) if final else {}).get("items") or 0
     return {
         "value": value,
         "stderr": stderr,
@@ -208,14 +217,15 @@ def _difference(
         "high": None if width is None else value + width,
         "compared": compared,
         "seeds": min(map(len, seeds)) if min(map(len, seeds)) > 1 else 0,
-        "samples": sum(s.get("samples") or 0 for s in sets) or None,
+        "samples": samples or None,
     }
 
 
 def seed_difference(
     baseline: Sequence[float], winner: Sequence[float]
 ) -> tuple[float, float | None, float | None]:
-    """Difference of the mean losses of two configurations over their seeds, by Welch's t.
+    """Difference of the mean losses of two configurations over their seeds, by Welch's t. Of a metric that is maximized
+    the negatives are given.
 
     Returns:
         The difference (positive: the winner is better), its standard error, and half the width of its 95% interval; the
@@ -230,12 +240,20 @@ def seed_difference(
     return value, stderr, float(stats.t.ppf(0.975, sum(parts) ** 2 / below)) * stderr
 
 
-def _verdict(found: dict[str, Any], winner: str, name: str) -> tuple[str, str]:
-    by = f"by {loss(found['value'], found['stderr'])} nats of validation loss"
+def _amount(objective: Objective, value: float, stderr: float | None) -> str:
+    """A difference of the objective with its unit."""
+    if objective.task is None:
+        return f"{loss(value, stderr)} nats"
+    return number(value) if stderr is None else f"{number(value)} ± {number(stderr, 2)}"
+
+
+def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective) -> tuple[str, str]:
+    by = f"by {_amount(objective, found['value'], found['stderr'])} of {objective.name}"
     if found["seeds"]:
         over = f"over {found['seeds']} seeds each"
     else:
-        samples = f"{found['samples']:,} validation samples" if found["samples"] else "the validation samples"
+        what = "validation samples" if objective.task is None else "items"
+        samples = f"{found['samples']:,} {what}" if found["samples"] else f"the {what}"
         over = f"over {samples}, without seed noise"
     if found["low"] is None:
         return "unknown", f"{winner} is ahead of {name} {by}, and its noise is not known"
@@ -253,7 +271,8 @@ def forgetting_warnings(
     sweep: SweepState, trials: list[dict[str, Any]], result: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Validation sets on which the winner is much worse than the base model or the runner-up. Sets with a bound are
-    left out: what may be lost on them was asked for.
+    left out: what may be lost on them was asked for. So are rows held out from training where a task is the objective:
+    a higher loss on them is no forgetting.
 
     Returns:
         Rows ``set, loss`` (the winner's), ``base`` and ``runner_up`` (their losses, None where not measured),
@@ -263,10 +282,12 @@ def forgetting_warnings(
     winner, runner_up, known = result["winner"], result["runner_up"], base_losses(sweep)
     if winner is None:
         return []
+    declared = (sweep.spec.get("data") or {}).get("validation") or []
+    held_out = {d.get("name") for d in declared if isinstance(d, dict) and d.get("fraction") is not None}
     ranked = [t for t in trials if t["rank"] is not None]
     rows = []
     for name, own in winner["validation"].items():
-        if name in sweep.bounds.limits:
+        if name in sweep.bounds.limits or (sweep.objective.task is not None and name in held_out):
             continue
         losses = {t["trial_id"]: t["validation"][name]["loss"] for t in ranked if name in t["validation"]}
         before = known.get(name)
@@ -282,7 +303,8 @@ def forgetting_warnings(
         if not parts:
             continue
         least = min(losses, key=lambda t: losses[t])
-        behind = next(t["objective"] for t in ranked if t["trial_id"] == least) - winner["objective"]
+        other = next(t["objective"] for t in ranked if t["trial_id"] == least)
+        behind = sweep.objective.ahead(winner["objective"], other)
         text = (
             f"The winner may have forgotten: its loss on {name} is {number(own['loss'])} nats, "
             f"{' and '.join(parts)}."

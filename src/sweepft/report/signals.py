@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sweepft.early_stopping.curve import in_tail
-from sweepft.ledger import SweepState, TrialState
+from sweepft.ledger import Objective, SweepState, TrialState
 
 MIN_PAIRS: Final = 5  # fewer pairs give no rank correlation
 SIGNALS: Final = {
     "loss": "training loss",
     "loss_drop": "drop of the training loss",
     "grad_norm": "gradient norm",
-    "eval_loss": "validation loss",
+    "objective": "objective at the rung",
 }
 # The sign that arXiv 2412.13337 expects against a final loss: low gradient norm and high training loss are good.
 PAPER: Final = {"grad_norm": 1, "loss": -1}
@@ -53,7 +53,7 @@ def signal_at(trial: TrialState, rung: float) -> dict[str, float]:
     }
     for e in trial.evals:
         if e.get("rung") == rung and isinstance(e.get("objective"), int | float):
-            values["eval_loss"] = float(e["objective"])
+            values["objective"] = float(e["objective"])
     return values
 
 
@@ -64,11 +64,11 @@ def early_signals(
 
     Returns:
         Rows ``signal, rung, metric, cohort (all | batch_size), rho, low, high, n, interpretation``. ``rho`` > 0:
-        a low signal goes with a low (good) final loss. ``metric`` is ``objective`` or the name of a
-        validation set.
+        a low signal goes with a low final loss, or with a good final objective. ``metric`` is ``objective`` or the name
+        of a validation set.
     """
     done = [t for t in trials if t["rank"] is not None]
-    finals = final_metrics(done)
+    finals = final_metrics(done, sweep.objective)
     cohorts = [t["params"].get("batch_size") for t in done]
     several = len(set(map(str, cohorts))) > 1
     rows = []
@@ -86,9 +86,11 @@ def early_signals(
     return rows
 
 
-def final_metrics(done: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """Final losses of completed trials: ``objective``, and each validation set that is not the objective itself."""
-    finals = {"objective": [float(t["objective"]) for t in done]}
+def final_metrics(done: list[dict[str, Any]], objective: Objective) -> dict[str, list[float]]:
+    """Final losses of completed trials: ``objective``, turned so that lower is better, and each validation set that is
+    not the objective itself.
+    """
+    finals = {"objective": [objective.cost(float(t["objective"])) for t in done]}
     for name in dict.fromkeys(name for t in done for name in t["validation"]):
         losses = [(t["validation"].get(name) or {}).get("loss") for t in done]
         values = [float(v) if isinstance(v, int | float) else np.nan for v in losses]

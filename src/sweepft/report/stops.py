@@ -78,9 +78,10 @@ def _error_rates(
     top_fraction, limit = _setting(sweep, "top_fraction"), _setting(sweep, "max_false_discovery_rate")
     rate = _audit_rate(sweep, stopped, len(audited))
     weights = [audit_weight(_audit_outcome(sweep, t), rate) for t in ended]
-    edge = top_edge([-t["objective"] for t in ended], weights, top_fraction)
-    own = [-t["objective"] >= edge for t in ended if t["audited"]]
-    kept = sum(-t["objective"] >= edge and _audit_outcome(sweep, t) is None for t in ended)
+    values = {t["trial_id"]: -sweep.objective.cost(t["objective"]) for t in ended}
+    edge = top_edge(list(values.values()), weights, top_fraction)
+    own = [values[t["trial_id"]] >= edge for t in ended if t["audited"]]
+    kept = sum(values[t["trial_id"]] >= edge and _audit_outcome(sweep, t) is None for t in ended)
     prior = PriorSweeps.from_dict(sweep.header.get("prior_sweeps") or {})
     result = audit_result([*prior.outcomes, *own], limit)
     interval = {"value": result.rate, "low": result.interval[0], "high": result.interval[1]}

@@ -18,6 +18,7 @@ from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import importances, recipe_findings
 from sweepft.report.gain import forgetting_warnings, gain_summary
 from sweepft.report.nodes import node_rows
+from sweepft.report.objective import objective_summary
 from sweepft.report.signals import early_signals
 from sweepft.report.stops import stop_summary
 from sweepft.report.trials import derived_keys, rungs_of, swept_keys, trial_record
@@ -73,6 +74,7 @@ def summarise(
         "ledger_rows": sweep.rows,
         "budget_samples": sweep.budget_samples,
         "rungs": rungs,
+        "objective": objective_summary(sweep, rungs),
         "swept": swept_keys(sweep),
         "derived": list(derived_keys(sweep)),
         "counts": dict(Counter(t["status"] for t in trials)),
@@ -82,7 +84,14 @@ def summarise(
         "cost": cost,
         "stops": stop_summary(sweep, trials),
         "signals": signals,
-        "importances": importances(space, [t for t in trials if t["rank"] is not None]),
+        "importances": importances(
+            space,
+            [
+                t | {"objective": sweep.objective.cost(t["objective"])}
+                for t in trials
+                if t["rank"] is not None
+            ],
+        ),
         "findings": recipe_findings(sweep, trials, signals),
         "faults": [_pick(row, _FAULT_KEYS) for row in sweep.faults],
         "nodes": node_rows(sweep),
@@ -141,8 +150,9 @@ def _not_measured(
     stops = [t for t in trials if t["status"] == "stopped"]
     if stops and not any(t["audited"] for t in trials):
         missing.append("Whether stops were right: no flagged trial was trained to completion as an audit.")
-    if len({name for t in trials for name in t["validation"]}) == 1:
+    if not sweep.objective.task and len({name for t in trials for name in t["validation"]}) == 1:
         missing.append("Forgetting: the only validation set is the objective.")
     if "task" not in scored:
-        missing.append("Benchmarks and downstream tasks.")
+        others = "Other benchmarks" if sweep.objective.task else "Benchmarks"
+        missing.append(f"{others} and downstream tasks.")
     return missing

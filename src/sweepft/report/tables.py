@@ -88,7 +88,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines += [f"- {md(detail, 600)}" for detail in result["gain"]["details"]] + [""]
     lines += [f"{md(summary['bounds']['text'], 600)}", ""] if summary["bounds"] else []
     lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
-    lines += _winner_lines(result)
+    lines += _winner_lines(result, summary["objective"])
     lines += [
         f"- **Trials** {md(fmt.counts(summary['counts']))}",
         f"- **Cost** {duration(cost['used'])} of {fmt.time_unit(cost)} time; {fmt.savings(cost)}",
@@ -100,8 +100,8 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
         *_divergence_lines(summary["stops"]["divergence_check"]),
         "",
-        *_finalist_lines(summary["finalists"]),
-        *_front_lines(summary["bounds"]),
+        *_finalist_lines(summary["finalists"], summary["objective"]),
+        *_front_lines(summary["bounds"], summary["objective"]),
         *_ranking_lines(summary, limit),
     ]
     lines += ["", "## Recipe findings", ""]
@@ -113,18 +113,23 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     return "\n".join(lines)
 
 
-def _winner_lines(result: dict[str, Any]) -> list[str]:
+def _winner_lines(result: dict[str, Any], objective: dict[str, Any]) -> list[str]:
     winner, runner_up, difference = result["winner"], result["runner_up"], result["difference"]
     if winner is None:
         return []
     md = fmt.markdown
+    name, task = objective["name"], objective["task"]
+    heading = md(name) if task else name.capitalize()
+    unit = f", {task['items']:,} items" if task and task["items"] else "" if task else f" {objective['unit']}"
     lines = [
         f"- **Winner** {md(winner['trial_id'])}: {md(fmt.assignments(winner['params'] | winner['derived']))}",
-        f"- **Validation loss** {loss(winner['objective'], winner['stderr'])} nats per target token{_bits(winner)}",
+        f"- **{heading}** {fmt.value(winner['objective'], winner['stderr'], objective)}{unit}{_bits(winner)}",
     ]
+    lines += [f"- **Objective** {md(task['text'], 600)}"] if task else []
     if runner_up:
         by = "" if result["criterion"] == "objective" else f" by {result['criterion']}"
-        behind = f"{loss(difference['value'], difference['stderr'])} behind{by}, {difference['text']}"
+        gap = fmt.value(difference["value"], difference["stderr"], objective)
+        behind = f"{gap} behind{by}, {difference['text']}"
         lines.append(f"- **Runner-up** {md(runner_up['trial_id'])}: {md(behind)}")
     return lines
 
@@ -175,12 +180,12 @@ def _divergence_lines(check: dict[str, Any]) -> list[str]:
     return [f"- **Warning** divergence checks stood down ({at}): {fmt.markdown(found['reason'])}"]
 
 
-def _finalist_lines(finalists: dict[str, Any] | None) -> list[str]:
+def _finalist_lines(finalists: dict[str, Any] | None, objective: dict[str, Any]) -> list[str]:
     """The finalists' table; no lines without finalists."""
     if not finalists:
         return []
     columns = finalists["columns"]
-    heads = ["#", "trial", "validation loss", "over replicates"]
+    heads = ["#", "trial", objective["name"], "over replicates"]
     heads += [f"{c['name']} ({c['metric']})" for c in columns]
     rows = []
     for row in finalists["rows"]:
@@ -197,15 +202,15 @@ def _finalist_lines(finalists: dict[str, Any] | None) -> list[str]:
     return ["## Finalists", "", intro, "", *fmt.markdown_table(heads, rows), ""]
 
 
-def _front_lines(bounds: dict[str, Any] | None) -> list[str]:
+def _front_lines(bounds: dict[str, Any] | None, objective: dict[str, Any]) -> list[str]:
     """The front of objective against bounded losses; no lines without bounds."""
     if not bounds or not bounds["front"]:
         return []
     names = [row["set"] for row in bounds["sets"]]
-    heads = ["trial", "validation loss", *names, "bounds", "weights"]
+    heads = ["trial", objective["name"], *names, "bounds", "weights"]
     rows = [
         [
-            *(row["trial_id"], loss(row["objective"])),
+            *(row["trial_id"], fmt.value(row["objective"], None, objective)),
             *(loss(row["losses"][name]) for name in names),
             *(
                 _bounds_cell(row["violation"]),
@@ -225,10 +230,12 @@ def _bounds_cell(violation: float | None) -> str:
 
 def _ranking_lines(summary: dict[str, Any], limit: int) -> list[str]:
     bounded = ["bounds"] if summary["bounds"] else []
-    heads = ["rank", "trial", "status", "validation loss", *bounded, *summary["swept"], "progress", "reason"]
+    objective = summary["objective"]
+    heads = ["rank", "trial", "status", objective["name"], *bounded, *summary["swept"], "progress", "reason"]
     rows = [
         [
-            *(number(t["rank"]), t["trial_id"], t["status"], loss(t["objective"])),
+            *(number(t["rank"]), t["trial_id"], t["status"]),
+            fmt.value(t["objective"], t["objective_stderr"] if objective["task"] else None, objective),
             *(_bounds_cell(t["violation"]) for _ in bounded),
             *(number(t["params"].get(k)) for k in summary["swept"]),
             *(percent(t["progress"]), shorten(t["reason"] or "", 120)),
@@ -246,7 +253,9 @@ def _ranking_lines(summary: dict[str, Any], limit: int) -> list[str]:
 
 def comparison_markdown(comparison: dict[str, Any]) -> str:
     """Several sweeps for a pull request: the best trial of each, its cost, and where the specs differ."""
-    heads = ["sweep", "status", "best trial", "validation loss", "bits per byte", "behind the best",
+    names = {s["objective"]["name"] for s in comparison["sweeps"]}
+    objective = names.pop() if len(names) == 1 else "objective"
+    heads = ["sweep", "status", "best trial", objective, "bits per byte", "behind the best",
              "hyperparameters", "trials", "time held", "saved", "price"]  # fmt: skip
     rows = [_comparison_row(s, comparison["best"]) for s in comparison["sweeps"]]
     lines = [
@@ -269,9 +278,9 @@ def _comparison_row(sweep: dict[str, Any], best: str | None) -> list[str]:
     gap = "best" if sweep["label"] == best else UNKNOWN
     return [
         *(sweep["label"], sweep["status"], winner.get("trial_id") or UNKNOWN),
-        loss(winner.get("objective"), winner.get("stderr")),
+        fmt.value(winner.get("objective"), winner.get("stderr"), sweep["objective"]),
         loss((winner.get("bits_per_byte") or {}).get("objective")),
-        f"{loss(behind['value'])}, {behind['text']}" if behind else gap,
+        f"{fmt.value(behind['value'], None, sweep['objective'])}, {behind['text']}" if behind else gap,
         fmt.assignments(winner.get("params") or {}),
         f"{sweep['trials']} ({fmt.counts(sweep['counts'])})",
         f"{duration(cost['capacity'])} of {fmt.time_unit(cost)} time",
@@ -300,6 +309,7 @@ def terminal_table(
         Text(one_line(summary["result"]["gain"]["text"]), style="bold"),
         Text(one_line(summary["result"]["headline"])),
         *(Text(one_line(detail)) for detail in summary["result"]["gain"]["details"]),
+        *_objective_texts(summary),
         *_bounds_texts(summary["bounds"]),
         *(
             Text(f"warning: {one_line(lost['text'])}", style="yellow")
@@ -323,6 +333,20 @@ def terminal_table(
     return Group(*parts)
 
 
+def _objective_texts(summary: dict[str, Any]) -> list[Text]:
+    """The winner's score with its noise, and what the task took; nothing for a validation loss."""
+    objective, winner = summary["objective"], summary["result"]["winner"]
+    task = objective["task"]
+    if task is None or winner is None:
+        return []
+    value = fmt.value(winner["objective"], winner["stderr"], objective)
+    items = f", {task['items']:,} items" if task["items"] else ""
+    return [
+        Text(one_line(f"{winner['trial_id']}: {objective['name']} {value}{items}")),
+        Text(one_line(task["text"]), style="dim"),
+    ]
+
+
 def _bounds_texts(bounds: dict[str, Any] | None) -> list[Text]:
     if bounds is None:
         return []
@@ -336,6 +360,7 @@ class _Ranking:
         self._trials = summary["trials"][:limit]
         self._swept = list(summary["swept"])
         self._bounded = summary["bounds"] is not None
+        self._objective = summary["objective"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for shown in range(len(self._swept), -1, -1):
@@ -359,7 +384,9 @@ class _Ranking:
         table.add_column("#", justify="right", no_wrap=True)
         table.add_column("trial", no_wrap=True)
         table.add_column("status", no_wrap=True)
-        table.add_column("validation\nloss", justify="right", no_wrap=True)
+        table.add_column(
+            Text(self._objective["name"].replace(" ", "\n").replace("_", "\n")), justify="right", no_wrap=True
+        )
         if self._bounded:
             table.add_column("bounds", justify="right", no_wrap=True)
         for key in swept:
@@ -372,7 +399,9 @@ class _Ranking:
             row = [Text(c) for c in cells]
             status = t["status"] if t["status"] == "completed" else f"{t['status']} {percent(t['progress'])}"
             row.append(Text(one_line(status), style=_STYLES.get(t["status"], "dim")))
-            row.append(Text(loss(t["objective"], t["objective_stderr"]).replace("± ", "±")))
+            row.append(
+                Text(fmt.value(t["objective"], t["objective_stderr"], self._objective).replace("± ", "±"))
+            )
             row += [Text(_bounds_cell(t["violation"]))] if self._bounded else []
             row += [Text(_short_param(t["params"].get(k))) for k in swept]
             row.append(Text(duration(t["seconds"]).replace(" min", "m").replace(" ", "")))

@@ -94,24 +94,30 @@ def bits_per_byte(sweep: SweepState, sets: dict[str, Any]) -> dict[str, float] |
 
 
 def paired_stderr(sweep: SweepState, first: TrialState, second: TrialState) -> float | None:
-    """Standard error of the difference of two completed trials' objectives, which were evaluated on the same samples.
+    """Standard error of the difference of two completed trials' objectives, which were evaluated on the same samples,
+    or on the same items of a task.
 
     For each set, over n groups of samples with residuals r: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens. None where
     residuals were not recorded, or are of another set.
     """
-    sets = [
-        (t.evals[-1].get("sets") or {}) if t.evals and t.evals[-1].get("final") else {}
-        for t in (first, second)
-    ]
-    errors = {}
-    for name in sets[0] | sets[1]:
-        one, other = (s.get(name) or {} for s in sets)
-        residuals = [np.asarray(s.get("residuals") or [math.nan], dtype=np.float64) for s in (one, other)]
-        n, tokens = len(residuals[0]), one.get("tokens") or 0
-        alike = n == len(residuals[1]) and n > 1 and tokens and tokens == other.get("tokens")
-        square = float(np.square(residuals[0] - residuals[1]).sum()) if alike else math.nan
-        errors[name] = math.sqrt(n / (n - 1) * square) / tokens if alike else math.nan
+    final = [t.evals[-1] if t.evals and t.evals[-1].get("final") else {} for t in (first, second)]
+    if sweep.objective.task is not None:
+        error = _paired_error(*(row.get("task") or {} for row in final), size="items")
+        return error if math.isfinite(error) else None
+    sets = [row.get("sets") or {} for row in final]
+    errors = {
+        name: _paired_error(*(s.get(name) or {} for s in sets), size="tokens") for name in sets[0] | sets[1]
+    }
     return _weighted_error(sweep, errors)
+
+
+def _paired_error(one: dict[str, Any], other: dict[str, Any], size: str) -> float:
+    """Standard error of the difference of two means, from the residuals of both; NaN where they do not pair."""
+    residuals = [np.asarray(s.get("residuals") or [math.nan], dtype=np.float64) for s in (one, other)]
+    n, count = len(residuals[0]), one.get(size) or 0
+    if n != len(residuals[1]) or n < 2 or not count or count != other.get(size):
+        return math.nan
+    return math.sqrt(n / (n - 1) * float(np.square(residuals[0] - residuals[1]).sum())) / count
 
 
 def _weighted_error(sweep: SweepState, errors: dict[str, float]) -> float | None:
@@ -161,7 +167,8 @@ def trial_record(
     done = trial.status == "completed"
     last = trial.evals[-1] if trial.evals else None
     final = last if done and last is not None and last.get("final") else None
-    sets = (final or {}).get("sets") or {}
+    sets, task = (final or {}).get("sets") or {}, (final or {}).get("task") or {}
+    stderr = task.get("stderr") if sweep.objective.task else objective_stderr(sweep, sets) if sets else None
     stop = trial.stopped_by or next(
         (d for d in reversed(trial.decisions) if d.get("action") == "divergence_check"), None
     )
@@ -177,9 +184,9 @@ def trial_record(
         "params": trial.params,
         "derived": derived_values(sweep, trial),
         "objective": trial.objective,
-        "objective_stderr": objective_stderr(sweep, sets) if sets else None,
+        "objective_stderr": stderr,
         "validation": without_residuals(sets),
-        "bits_per_byte": bits_per_byte(sweep, sets),
+        "bits_per_byte": None if sweep.objective.task else bits_per_byte(sweep, sets),
         "violation": sweep.violation(trial) if rank is not None and sweep.bounds.limits else None,
         "last_eval": None
         if last is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from sweepft.ledger import SweepState, winner
+from sweepft.ledger import VALIDATION_LOSS, Objective, SweepState, winner
 from sweepft.report.trials import paired_stderr
 
 EDGE_SHARE: Final = 0.05  # a value within this share of the end of a range, on its own scale, is on the edge
@@ -24,8 +24,9 @@ def result_summary(
     Returns:
         ``winner``, ``runner_up``: ``{trial_id, params, objective, stderr, validation, seconds}`` or None, of the
         finalists once these are scored; ``criterion``: what orders them; ``replicated``: the winner's validation loss
-        over its replicates, or None; ``difference``: ``{value, stderr, paired, clear, text}`` (runner-up minus
-        winner, nats per target token; ``clear`` where it exceeds 1.96 standard errors, None where these are unknown);
+        over its replicates, or None; ``difference``: ``{value, stderr, paired, clear, text}`` (how far the runner-up is
+        behind, in the unit of the objective; ``clear`` where it exceeds 1.96 standard errors, None where these are
+        unknown);
         ``within_noise``: ids of trials at most 1.96 standard errors behind; ``edges``; ``headline``. Where trials meet
         the bounds on validation losses, the others are neither runner-up nor within noise; where none does, there is
         no runner-up.
@@ -52,7 +53,8 @@ def result_summary(
         of = f"{len(ranked)} completed trials ({len(trials)} in all)"
         if bounded and met:
             of = f"{len(met)} trials that meet the bounds ({len(ranked)} completed, {len(trials)} in all)"
-        headline = _headline(f"{first['trial_id']} is first of {of}", difference, "validation noise")
+        noise = NOISE[sweep.objective.task is not None]
+        headline = _headline(f"{first['trial_id']} is first of {of}", difference, noise)
         if not met:
             headline = f"{first['trial_id']} is nearest to the bounds, which no completed trial meets."
     if decided:
@@ -104,11 +106,18 @@ def _headline(text: str, difference: dict[str, Any] | None, noise: str) -> str:
 
 def _behind(sweep: SweepState, first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     paired = paired_stderr(sweep, *(sweep.trials[t["trial_id"]] for t in (first, second)))
-    return difference_of(first, second, paired)
+    return difference_of(first, second, paired, sweep.objective)
+
+
+NOISE: Final = {False: "validation noise", True: "noise over the items"}
+"""What the standard error of an objective is, by whether it is a task's."""
 
 
 def difference_of(
-    first: dict[str, Any], second: dict[str, Any], paired: float | None = None
+    first: dict[str, Any],
+    second: dict[str, Any],
+    paired: float | None = None,
+    objective: Objective = VALIDATION_LOSS,
 ) -> dict[str, Any]:
     """How far ``second`` is behind ``first``: ``{value, stderr, paired, clear, text}``, as in `result_summary`.
 
@@ -116,19 +125,20 @@ def difference_of(
         first, second: With ``objective`` and ``stderr``.
         paired: Standard error of their difference, where known; else both are treated as independent, which
             overstates it.
+        objective: What the values are of.
     """
-    value = second["objective"] - first["objective"]
+    value, noise = objective.ahead(first["objective"], second["objective"]), NOISE[objective.task is not None]
     found = {"value": value, "paired": paired is not None}
     if paired is None and (first["stderr"] is None or second["stderr"] is None):
         return found | {"stderr": None, "clear": None, "text": "no standard error was recorded"}
     stderr = math.hypot(first["stderr"], second["stderr"]) if paired is None else paired
     clear = bool(value > Z_95 * stderr)
     if clear:
-        text = "more than the validation noise, which does not include seed noise"
+        text = f"more than the {noise}, which does not include seed noise"
     elif paired is None:
-        text = "within the unpaired validation noise: the order of the two is not certain"
+        text = f"within the unpaired {noise}: the order of the two is not certain"
     else:
-        text = "within the validation noise: the order of the two is not certain"
+        text = f"within the {noise}: the order of the two is not certain"
     return found | {"stderr": stderr, "clear": clear, "text": text}
 
 

@@ -169,6 +169,7 @@ def _environment() -> Environment:
         fmt.inline,
         fmt.money,
         fmt.loss,
+        fmt.value,
     )
     environment.filters |= {function.__name__: function for function in cells}
     environment.filters["yaml_block"] = lambda v: yaml.safe_dump(

@@ -27,7 +27,14 @@ from sweepft.ledger import SweepState, excesses
 from sweepft.ledger import TrialState as SweepTrial
 from sweepft.search.samplers import LATEST, SamplerHistory, derived_seed, random_sampler, sampler_for
 from sweepft.search.space import Param, Space, config_key
-from sweepft.search.study import StudyState, StudyStorage, nominal_step, open_study, rewrite_study
+from sweepft.search.study import (
+    Direction,
+    StudyState,
+    StudyStorage,
+    nominal_step,
+    open_study,
+    rewrite_study,
+)
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
@@ -190,20 +197,21 @@ class Proposer:
         self._waiting.append(self.paused.pop(trial_id))
 
     def report(
-        self, trial_id: str, step: int, value: float, losses: Mapping[str, float | None] | None = None
+        self, trial_id: str, step: int, value: float | None, losses: Mapping[str, float | None] | None = None
     ) -> None:
-        """Record the validation losses of a running trial.
+        """Record the objective and the validation losses of a running trial.
 
         Args:
             trial_id: Of the proposal.
             step: `nominal_step` of the rung, which is the same for every trial of the sweep.
-            value: The objective there. Ignored if it is not finite, or a second one for the step.
+            value: The objective there, None if it was not measured. Ignored if it is not finite, or a second one for
+                the step.
             losses: By validation set.
         """
         state = self._state
         if trial_id in state.open and losses:
             self._losses[trial_id] = losses
-        if trial_id in state.open and math.isfinite(value):
+        if trial_id in state.open and value is not None and math.isfinite(value):
             state.report(trial_id, step, value)
 
     def tell(self, trial_id: str, status: str, value: float | None = None, reason: str | None = None) -> None:
@@ -265,7 +273,7 @@ class Proposer:
             while record.study_number is not None and len(trials) < record.study_number:
                 trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
             trials.append(self._frozen(record))
-        self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials))
+        self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials, self._direction))
         self._waiting, self.paused, self._tried = [], {}, 0
         for record in records:
             number = self._opened.open.get(record.trial_id)
@@ -294,11 +302,15 @@ class Proposer:
     @property
     def _state(self) -> StudyState:
         if self._opened is None:
-            self._opened = self._state_of(open_study(self._path, self.spec.name))
+            self._opened = self._state_of(open_study(self._path, self.spec.name, self._direction))
         return self._opened
 
     def _state_of(self, opened: tuple[Study, StudyStorage]) -> StudyState:
-        return StudyState(*opened, SamplerHistory(self._learn_from))
+        return StudyState(*opened, SamplerHistory(self._learn_from, maximize=self._direction == "maximize"))
+
+    @property
+    def _direction(self) -> Direction:
+        return "minimize" if self.spec.objective.mode == "min" else "maximize"
 
     def _next_start(self, state: StudyState) -> Mapping[str, Any] | None:
         entries: list[Mapping[str, Any]] = []

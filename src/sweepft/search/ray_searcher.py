@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from ray.tune.search import Searcher
 
 from sweepft.early_stopping import set_losses
+from sweepft.early_stopping.from_ledger import final_problem
 from sweepft.search.proposer import Proposal, Proposer
 from sweepft.search.study import nominal_step
 from sweepft.slot.jobs import Job, TrialJob, to_tune_config
@@ -28,7 +29,7 @@ class Outcome:
     Attributes:
         status: ``completed | stopped | paused | diverged | failed | interrupted``, or ``lost``: its slot is gone, and
             it runs again on another one.
-        objective: Validation loss at the full budget; None unless completed.
+        objective: Value at the full budget; None unless completed.
         reason: A sentence; None for a completed trial.
         delay: Seconds to wait before a lost trial is proposed again.
         last: Whether a lost trial is proposed after all others, not before.
@@ -56,9 +57,10 @@ def outcome_of(result: Mapping[str, Any], decision: Mapping[str, Any] | None) ->
     if result.get("diverged"):
         return Outcome("diverged", reason=str(result["diverged"]))
     if result.get("samples_seen", 0) >= result.get("budget_samples", math.inf):
-        value = result.get("eval_loss")
-        if value is None or not math.isfinite(value):
-            return Outcome("diverged", reason=f"the validation loss at the end is {value}")
+        value = result.get("objective")
+        problem = final_problem(value)
+        if value is None or problem is not None:
+            return Outcome("diverged", reason=problem)
         return Outcome("completed", float(value))
     if decision is not None and decision["action"] == "divergence_check":
         return Outcome("diverged", reason=decision["reason"])
@@ -75,7 +77,7 @@ def outcome_without_decisions(result: Mapping[str, Any], budget_samples: int, er
         return Outcome("failed", reason="the trial raised an error")
     if result.get("diverged"):
         return Outcome("diverged", reason=str(result["diverged"]))
-    value = result.get("eval_loss")
+    value = result.get("objective")
     if result.get("samples_seen", -math.inf) >= budget_samples and value is not None:
         return Outcome("completed", float(value))
     if not result:
@@ -112,6 +114,10 @@ class SearchControl:
         """How often a trial was restarted after a fault."""
         return 0
 
+    def objective_rungs(self, trial_id: str) -> tuple[float, ...] | None:
+        """Rungs at which the task of the objective is measured in a trial; None for all of them."""
+        return None
+
     def proven(self, trial_id: str) -> TrainConfig | None:
         """Train config of another trial, which has taken steps; None if there is none."""
         return None
@@ -126,7 +132,7 @@ class OptunaSearcher(Searcher):
 
     Args:
         proposer: Where trials come from.
-        budget_samples: Samples of every trial; validation losses are noted at the rungs' share of it.
+        budget_samples: Samples of every trial; objectives are noted at the rungs' share of it.
         control: Of the sweep.
         outcomes: How trials end, by trial id, noted by the driver before Tune reports the end.
         reported: Samples up to which the ledger holds each trial.
@@ -140,7 +146,7 @@ class OptunaSearcher(Searcher):
         outcomes: dict[str, Outcome] | None = None,
         reported: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(metric="eval_loss", mode="min")
+        super().__init__(metric="objective", mode=proposer.spec.objective.mode)
         self.proposer = proposer
         self.budget_samples = budget_samples
         self.outcomes = {} if outcomes is None else outcomes
@@ -186,12 +192,13 @@ class OptunaSearcher(Searcher):
                 reported_samples=self.reported.get(proposal.trial_id, 0),
                 restarts=self._control.restarts(proposal.trial_id),
                 coordinates=dict(proposal.coordinates),
+                objective_rungs=self._control.objective_rungs(proposal.trial_id),
                 proven=self._control.proven(proposal.trial_id),
             )
         )
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Note the validation loss of a rung, and how far the trial has come."""
+        """Note the objective and the losses of a rung, and how far the trial has come."""
         proposal = self._proposals.get(trial_id)
         if proposal is not None:
             self._note(proposal, result)
@@ -248,7 +255,7 @@ class OptunaSearcher(Searcher):
         return str(Searcher.FINISHED) if following == "finished" else to_tune_config(following)
 
     def _note(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
-        rung, value = result.get("rung"), result.get("eval_loss")
-        if rung is not None and value is not None:
+        rung = result.get("rung")
+        if rung is not None:
             step = nominal_step(rung, self.budget_samples)
-            self.proposer.report(proposal.trial_id, step, value, set_losses(result))
+            self.proposer.report(proposal.trial_id, step, result.get("objective"), set_losses(result))

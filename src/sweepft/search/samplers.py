@@ -35,10 +35,12 @@ class SamplerHistory:
     Args:
         latest: Number of the latest trials, by trial number; None for all.
         best: Number of the best completed trials before these.
+        maximize: Whether the study maximizes.
     """
 
-    def __init__(self, latest: int | None = LATEST, best: int = BEST) -> None:
+    def __init__(self, latest: int | None = LATEST, best: int = BEST, *, maximize: bool = False) -> None:
         self._latest, self._best_count = latest, best
+        self._sign = -1.0 if maximize else 1.0
         self._finished: list[tuple[int, FrozenTrial]] = []
         self._best: list[tuple[float, int, FrozenTrial]] = []
 
@@ -48,7 +50,7 @@ class SamplerHistory:
             return
         insort(self._finished, (trial.number, trial))
         if trial.state == TrialState.COMPLETE and trial.value is not None:
-            insort(self._best, (trial.value, trial.number, trial))
+            insort(self._best, (self._sign * trial.value, trial.number, trial))
             del self._best[self._best_count :]
 
     def trials(self) -> list[FrozenTrial]:

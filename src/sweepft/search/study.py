@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import optuna
 from optuna.storages import JournalStorage
@@ -33,7 +33,7 @@ _CONSTRAINT: Final = "constraints:"
 
 
 def nominal_step(rung: float, budget_samples: int) -> int:
-    """The step of a rung's validation loss in the study: its share of the budget in samples, equal for every trial."""
+    """The step of a rung's objective in the study: its share of the budget in samples, equal for every trial."""
     return round(rung * budget_samples)
 
 
@@ -108,19 +108,23 @@ class StudyStorage(JournalStorage):
         return copy.deepcopy(found) if deepcopy else found
 
 
-def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
-    """Open or create the study of the sweep ``name``, which minimises.
+Direction: TypeAlias = Literal["minimize", "maximize"]
+
+
+def open_study(path: Path | None, name: str, direction: Direction = "minimize") -> tuple[Study, StudyStorage]:
+    """Open or create the study of the sweep ``name``.
 
     Args:
         path: The journal file; None for a study in memory.
         name: Of the sweep.
+        direction: Of a new study; one that exists keeps its own.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # no info lines on the sweep's terminal
     storage = StudyStorage(path)
     study = optuna.create_study(
         study_name=name,
         storage=storage,
-        direction="minimize",
+        direction=direction,
         load_if_exists=True,
         sampler=optuna.samplers.RandomSampler(0),
         pruner=optuna.pruners.NopPruner(),
@@ -128,7 +132,9 @@ def open_study(path: Path | None, name: str) -> tuple[Study, StudyStorage]:
     return study, storage
 
 
-def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -> tuple[Study, StudyStorage]:
+def rewrite_study(
+    path: Path | None, name: str, trials: Sequence[FrozenTrial], direction: Direction = "minimize"
+) -> tuple[Study, StudyStorage]:
     """Replace a study by one that holds these trials, in this order, numbered from 0.
 
     The samplers' state in the old study (CMA-ES, the position in a QMC sequence) is kept for trials with the same
@@ -138,7 +144,7 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
     fresh = None if path is None else path.with_name(path.name + ".new")
     if fresh is not None:
         fresh.unlink(missing_ok=True)
-    study, storage = open_study(fresh, name)
+    study, storage = open_study(fresh, name, direction)
     study_id = storage.get_study_id_from_name(name)
     for key, value in notes.items():
         storage.set_study_system_attr(study_id, key, value)
@@ -159,7 +165,7 @@ def rewrite_study(path: Path | None, name: str, trials: Sequence[FrozenTrial]) -
     os.replace(fresh, path)
     # A killed driver leaves its lock, which would block for 30 s. The ledger's lock already excludes other writers.
     path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    return open_study(path, name)
+    return open_study(path, name, direction)
 
 
 def _sampler_state(path: Path | None, name: str) -> tuple[dict[str, Any], dict[int, FrozenTrial]]:
@@ -223,11 +229,11 @@ class StudyState:
         return sorted([*self._sampler_history.trials(), *running], key=lambda trial: trial.number)
 
     def values(self, trial_id: str) -> dict[int, float]:
-        """Validation losses of a trial by `nominal_step`."""
+        """Objectives of a trial by `nominal_step`."""
         return self.storage.get_trial(self._row(self.numbers[trial_id])).intermediate_values
 
     def report(self, trial_id: str, step: int, value: float) -> None:
-        """Record a validation loss of an open trial; the first one at a step counts."""
+        """Record an objective of an open trial; the first one at a step counts."""
         if step not in self.values(trial_id):
             self.storage.set_trial_intermediate_value(self._row(self.open[trial_id]), step, float(value))
 

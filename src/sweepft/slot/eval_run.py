@@ -12,17 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sweepft.errors import DataError, JudgeError, StorageError, TrialError
 from sweepft.evaluation.mt_bench import Chat, MtBenchResult, Score, score
 from sweepft.evaluation.tasks import write_items
 from sweepft.slot.group import WorkerGroup
 from sweepft.slot.jobs import EvalItem, EvalJob, Judging
-from sweepft.slot.state import SlotState
-
-_PATIENCE: Final = 24.0
-"""Times the slot's patience for one item: a large benchmark runs for hours without a sign of life."""
+from sweepft.slot.state import TASK_PATIENCE, SlotState
 
 
 class EvalRun:
@@ -54,7 +51,7 @@ class EvalRun:
         if not self._started:
             self._start()
         begin = time.monotonic()
-        fields = self._score(self._items[0], _PATIENCE * self._slot.config.patience)
+        fields = self._score(self._items[0], TASK_PATIENCE * self._slot.config.patience)
         seconds = 0.0 if fields.get("reason") and not fields["metrics"] else time.monotonic() - begin
         self._slot.clock.spend("evaluate", seconds)
         return self._result({**fields, "seconds": seconds})

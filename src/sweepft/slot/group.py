@@ -200,6 +200,10 @@ class WorkerGroup:
         """Scores on a task of the harness (see ``Rank.score``)."""
         return dict(self._call("score", timeout, task, tokenizer, items)[0])
 
+    def measure(self, task: EvalTask, metric: str, tokenizer: str, timeout: float) -> dict[str, Any]:
+        """A metric of the weights as they stand (see ``Rank.measure``)."""
+        return dict(self._call("measure", timeout, task, metric, tokenizer)[0])
+
     def answer(self, chats: Sequence[Any], timeout: float, **how: Any) -> list[str]:
         """The model's next turn in each chat (see ``sweepft.evaluation.generate``)."""
         return list(self._call("answer", timeout, chats, how)[0])

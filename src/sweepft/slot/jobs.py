@@ -37,6 +37,7 @@ class TrialJob:
         proven: Train config of another trial of the sweep that has taken steps, None if there is none. Where this trial
             cannot start, that one is tried: it tells whether slot or settings are the cause.
         coordinates: Values on the sampler's own scale where these differ from ``params``.
+        objective_rungs: Rungs at which the task of the objective is measured, beside the end; None for all of them.
     """
 
     trial_id: str
@@ -52,6 +53,7 @@ class TrialJob:
     keep_weights: bool = False
     proven: TrainConfig | None = None
     coordinates: Mapping[str, Any] = field(default_factory=dict)
+    objective_rungs: tuple[float, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -65,6 +67,21 @@ class TrialJob:
 
     def __str__(self) -> str:
         return self.name
+
+
+@dataclass(frozen=True)
+class ObjectiveTask:
+    """The task whose metric is the objective of the trials.
+
+    Attributes:
+        task: The task.
+        metric: As the spec has it.
+        tokenizer: Folder of the tokenizer.
+    """
+
+    task: EvalTask
+    metric: str
+    tokenizer: str
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,10 @@ class Rank:
             scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
         return self._only_first(scores)
 
+    def measure(self, task: EvalTask, metric: str, tokenizer: str) -> dict[str, Any]:
+        """A metric of the model as it stands on a task (see `measure_engine`)."""
+        return self._only_first(measure_engine(self._runner.zero, tokenizer, task, metric))
+
     def answer(self, chats: Sequence[Any], how: dict[str, Any]) -> list[str]:
         """The model's next turn in each chat (see ``sweepft.evaluation.generate.answer_chats``)."""
         from sweepft.evaluation.generate import answer_chats
@@ -209,6 +214,26 @@ class Rank:
     def _only_first(self, result: dict[str, Any]) -> dict[str, Any]:
         # All ranks hold the same numbers: send them through the object store once.
         return result if self._index == 0 else {}
+
+
+def measure_engine(zero: Any, tokenizer: str, task: EvalTask, metric: str) -> dict[str, Any]:
+    """A metric of the weights in a live engine, in the middle of a trial. Runs on every rank.
+
+    Training is not affected: weights, gradients, modes and random states stay as they are.
+
+    Args:
+        zero: The ``sweepft.training.deepspeed_engine.ZeroEngine`` of this rank.
+        tokenizer, task, metric: See ``sweepft.evaluation.objective.measure``.
+    Returns:
+        ``seconds``, and on rank 0 what ``sweepft.evaluation.objective.measured`` returns.
+    """
+    from sweepft.evaluation.objective import measure
+    from sweepft.training.inference import gathered_weights, plain_model
+
+    begin = time.perf_counter()
+    with gathered_weights(zero) as whole, plain_model(zero) as model:
+        found = measure(model, tokenizer, task, metric, sharded=not whole, length_class=zero.length_class)
+    return found | {"seconds": time.perf_counter() - begin}
 
 
 def _send_output_to(log_file: str) -> None:

@@ -13,6 +13,7 @@ import ray
 from sweepft.errors import SlotLost
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerGroup, WorkerShape, nodes_of
+from sweepft.slot.jobs import ObjectiveTask
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
@@ -32,6 +33,9 @@ NOTED: Final = (WENT_ON, SLOWER)
 _LEAST_STALL_SECONDS: Final = 3.0
 """Assumed for what training waits for a checkpoint, at least, until one has been written."""
 
+TASK_PATIENCE: Final = 24.0
+"""Times the slot's patience for one task or test set: a large benchmark runs for hours without a sign of life."""
+
 _SPARE_SECONDS: Final = 120
 """How long a slot that lost a node waits for another one. A slot that never started waits without limit."""
 
@@ -49,6 +53,7 @@ class SlotConfig:
         max_faults: How often a trial is restarted, by new ranks or on another slot, before it has failed.
         hang_seconds: How long a rank may be silent beyond ten times the usual pace.
         patience: Longest wait in seconds for anything not measured yet (model load, a trial's first steps).
+        objective: The task that trials are judged by; None for the validation loss.
         judge_key: The driver's key for the judge of MT-Bench; it never goes to disk.
     """
 
@@ -60,6 +65,7 @@ class SlotConfig:
     max_faults: int = 2
     hang_seconds: float = 60.0
     patience: float = 3600.0
+    objective: ObjectiveTask | None = None
     judge_key: str | None = field(default=None, repr=False)
 
 
@@ -163,6 +169,16 @@ class SlotState:
     def set_micro_batch(self, rows: int) -> None:
         """Use another micro-batch for this and all later jobs; new ranks start with it."""
         self.config = replace(self.config, engine=replace(self.config.engine, micro_batch=rows))
+
+    def halve_objective_batch(self) -> str | None:
+        """Halve the batch size of the objective's task after it ran out of memory; what was done, None at one item."""
+        wanted = self.config.objective
+        if wanted is None or wanted.task.batch_size == 1:
+            return None
+        size = wanted.task.batch_size // 2
+        smaller = replace(wanted, task=replace(wanted.task, batch_size=size))
+        self.config = replace(self.config, objective=smaller)
+        return f"{wanted.task.place.removesuffix('.task')}.batch_size {wanted.task.batch_size} -> {size}"
 
     def close_ranks(self) -> None:
         """End the ranks, if there are any."""

@@ -17,7 +17,7 @@ from sweepft.slot.checkpoints import (
     remove_checkpoints,
 )
 from sweepft.slot.jobs import TrialJob, report_points
-from sweepft.slot.state import SLOWER, WENT_ON, SlotState
+from sweepft.slot.state import SLOWER, TASK_PATIENCE, WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
 _STARTED = ("warm", "switch_seconds", "nodes", "from_step", "phase_starts")
@@ -54,10 +54,12 @@ class TrialRun:
         self._writing = False
         self._at_rung = False
         self._step_seconds = 0.0
+        self._measuring = False
         mark_resumed(self._checkpoints)
 
     def advance(self) -> dict[str, Any]:
         """Train to the next report point; the result holds every step on the way there."""
+        self._measuring = False
         if self._started is None:
             self._start()
         elif self._at_rung:
@@ -74,10 +76,10 @@ class TrialRun:
             validation = group.evaluate(self._slot.config.patience)
             clock.spend("evaluate", validation["seconds"])
             result |= {
-                "eval_loss": validation["objective"],
                 "eval_sets": validation["sets"],
                 "eval_seconds": validation["seconds"],
                 "rung": point.rung,
+                **self._objective(validation["objective"], point.rung),
             }
         result["done"] = chunk["diverged"] is not None or point is self._points[-1]
         if result["done"]:
@@ -92,6 +94,26 @@ class TrialRun:
         self._reported = True
         self._at_rung = point.rung is not None
         return result | {"phase_seconds": clock.close()}
+
+    def _objective(self, loss: float, rung: float) -> dict[str, Any]:
+        """The objective at a rung: the validation loss, or the metric of a task where it is due there.
+
+        Args:
+            loss: The weighted validation loss.
+            rung: Nominal fraction of the budget.
+        """
+        wanted, rungs = self._slot.config.objective, self.job.objective_rungs
+        if wanted is None or not math.isfinite(loss):
+            return {"objective": loss}
+        if rung < 1 and rungs is not None and rung not in rungs:
+            return {}
+        self._measuring = True
+        patience = TASK_PATIENCE * self._slot.config.patience
+        found = self._slot.group.measure(wanted.task, wanted.metric, wanted.tokenizer, patience)
+        self._measuring = False
+        self._slot.clock.spend("evaluate", found["seconds"])
+        value, stderr = found.pop("value"), found["stderr"]
+        return {"objective": value, "objective_stderr": stderr, "objective_task": found}
 
     @property
     def starting(self) -> bool:
@@ -109,10 +131,13 @@ class TrialRun:
         self._writing = False
 
     def save_memory(self) -> str | None:
-        """Halve the micro-batch after the ranks ran out of memory; what was done, None where nothing can be.
+        """Halve the micro-batch after the ranks ran out of memory, or the batch of the task that they were measured on;
+        what was done, None where nothing can be.
 
         The global batch stays the same.
         """
+        if self._measuring:
+            return self._slot.halve_objective_batch()
         engine = self._slot.config.engine
         if engine.micro_batch <= engine.least_micro_batch:
             return None
@@ -242,7 +267,7 @@ class TrialRun:
         """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
         self._settle_checkpoint()
         result["faults"] = list(self.faults)
-        keep, value, name = self._slot.config.keep, result.get("eval_loss"), self.name
+        keep, value, name = self._slot.config.keep, result.get("objective"), self.name
         losses = {held: found["loss"] for held, found in (result.get("eval_sets") or {}).items()}
         if (value is not None and math.isfinite(value)) and (
             self.job.keep_weights or keep.wanted(name, value, losses)

@@ -18,13 +18,13 @@ from typing import TypeAlias
 
 from sweepft.bounded_json import read_json_file
 from sweepft.files import atomic_write, remove_tree
-from sweepft.ledger import SweepState, pareto_front, violation
+from sweepft.ledger import VALIDATION_LOSS, Objective, SweepState, pareto_front, violation
 
 _NOTE = "kept.json"
 
 Standing: TypeAlias = tuple[float, ...]
 """What a completed trial is chosen by, lower is better: how far it is above the bounds on validation losses (0 where it
-meets them), its objective, and its losses on the bounded sets, in the order of the spec."""
+meets them), its objective (`Objective.cost`), and its losses on the bounded sets, in the order of the spec."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class KeepPolicy:
         pareto: Trials to keep from the front of objective against bounded losses.
         bounded: Validation sets with a bound.
         baseline: A trial that is kept whatever its place: it is a finalist.
+        objective: Which way the objective is good.
     """
 
     folder: str
@@ -50,6 +51,7 @@ class KeepPolicy:
     pareto: int = 0
     bounded: tuple[str, ...] = ()
     baseline: str | None = None
+    objective: Objective = VALIDATION_LOSS
 
     def wanted(
         self, trial_id: str, objective: float, losses: Mapping[str, float | None] | None = None
@@ -63,7 +65,7 @@ class KeepPolicy:
         if limits is None:
             return True
         known = {name: tuple(values) for name, values in found.get("trials", {}).items()}
-        own = make_standing(objective, losses or {}, self.bounded, limits)
+        own = make_standing(self.objective.cost(objective), losses or {}, self.bounded, limits)
         return trial_id in self.chosen({**known, trial_id: own})
 
     def chosen(self, standings: Mapping[str, Standing]) -> set[str]:
@@ -97,22 +99,21 @@ class KeepPolicy:
 
 
 def make_standing(
-    objective: float,
+    cost: float,
     losses: Mapping[str, float | None],
     bounded: tuple[str, ...],
     limits: Mapping[str, float],
 ) -> Standing:
-    """The `Standing` of a trial with these losses by validation set."""
+    """The `Standing` of a trial with this objective, as of `Objective.cost`, and these losses by validation set."""
     own = (losses.get(name) for name in bounded)
-    return violation(losses, limits), objective, *(math.inf if loss is None else loss for loss in own)
+    return violation(losses, limits), cost, *(math.inf if loss is None else loss for loss in own)
 
 
 def standing_of(state: SweepState, trial_id: str) -> Standing:
     """The `Standing` of a completed trial as the ledger has it."""
     trial, bounds = state.trials[trial_id], state.bounds
-    objective = math.inf if trial.objective is None else trial.objective
     bounded = tuple(bound.name for bound in bounds.entries)
-    return make_standing(objective, trial.losses, bounded, bounds.limits)
+    return make_standing(state.objective.cost(trial.objective), trial.losses, bounded, bounds.limits)
 
 
 def choose_trials(

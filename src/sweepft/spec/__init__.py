@@ -20,6 +20,7 @@ from sweepft.spec.fields import (
 )
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
+from sweepft.spec.objective import Objective, TaskMetric
 from sweepft.spec.outputs import Mirror, MlflowTrack, Notify, Track, TrackioTrack, WandbTrack
 from sweepft.spec.packages import missing_packages
 from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, presets_for
@@ -69,6 +70,7 @@ __all__ = [
     "Model",
     "MtBench",
     "Notify",
+    "Objective",
     "Optimizer",
     "Preset",
     "RateRule",
@@ -76,6 +78,7 @@ __all__ = [
     "Resources",
     "Search",
     "SweepSpec",
+    "TaskMetric",
     "TestSource",
     "Track",
     "TrackioTrack",

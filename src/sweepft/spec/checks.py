@@ -395,6 +395,20 @@ def _check_bounds(partial: PartialSpec) -> None:
             partial.add(("search", "subject_to", name), rule, remedy)
 
 
+def _check_objective(partial: PartialSpec) -> None:
+    """Check that the objective's task is not confused with a set of the data."""
+    objective, data = partial.objective, partial.data
+    if objective is None or objective.task is None or data is None:
+        return
+    sets = {held.name: f"data.validation.{i}" for i, held in enumerate(data.validation)}
+    sets |= {test.name: f"data.test.{i}" for i, test in enumerate(data.test)}
+    name = objective.task.task
+    if name in sets:
+        rule = f"must not have the name of {sets[name]}: its scores and losses could be confused"
+        path: KeyPath = (*objective.key.split("."), "task")
+        partial.add(path, rule, "rename the set in data", name)
+
+
 def _check_wsd(partial: PartialSpec) -> None:
     train, search = partial.train, partial.search
     if train is None or search is None:
@@ -480,6 +494,7 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_tokens,
     _check_grid,
     _check_bounds,
+    _check_objective,
     _check_wsd,
     _check_rank_by,
 )

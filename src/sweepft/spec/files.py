@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sweepft.bounded_json import read_json_file
 from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
@@ -35,14 +35,23 @@ def check_files(partial: PartialSpec) -> None:
     if partial.data is not None:
         _check_data(partial, partial.data)
     if partial.evaluate is not None:
-        for i, folder in enumerate(partial.evaluate.include_path):
-            listed = isinstance(partial.document.data["evaluate"]["include_path"], list)
-            key: KeyPath = ("evaluate", "include_path", i) if listed else ("evaluate", "include_path")
-            if _can_look_up(partial, key, folder) and not os.path.isdir(folder):
-                remedy = (
-                    "name a folder with task files; relative paths are resolved against the spec's folder"
-                )
-                partial.add(key, "the folder does not exist", remedy, folder)
+        _check_task_folders(partial, ("evaluate",), partial.evaluate.include_path)
+    if partial.objective is not None and partial.objective.task is not None:
+        place = tuple(partial.objective.key.split("."))
+        _check_task_folders(partial, place, partial.objective.task.include_path)
+
+
+def _check_task_folders(partial: PartialSpec, place: KeyPath, folders: tuple[str, ...]) -> None:
+    """Check the folders in the ``include_path`` of a section."""
+    section: Any = partial.document.data
+    for part in place:
+        section = section[part]
+    for i, folder in enumerate(folders):
+        listed = isinstance(section["include_path"], list)
+        key: KeyPath = (*place, "include_path", i) if listed else (*place, "include_path")
+        if _can_look_up(partial, key, folder) and not os.path.isdir(folder):
+            remedy = "name a folder with task files; relative paths are resolved against the spec's folder"
+            partial.add(key, "the folder does not exist", remedy, folder)
 
 
 def check_prior_sweeps(partial: PartialSpec) -> None:

@@ -12,6 +12,7 @@ def missing_packages(spec: SweepSpec) -> list[Problem]:
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     quantized = spec.train.lora is not None and spec.train.lora.quantize is not None
     needs = [
+        (f"{spec.objective.key}.task", "lm_eval", spec.objective.task is not None),
         ("train.lora.quantize", "bitsandbytes", quantized),
         ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
         ("train.liger", "liger_kernel", spec.train.liger),

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sweepft.errors import Problem
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Section, sections_in
+from sweepft.spec.objective import Objective
 from sweepft.spec.problems import paths_of, problems_of
 from sweepft.spec.sections import Data, EarlyStop, Keep, Model, Resources, Search, Train
 from sweepft.spec.sweep import SweepSpec
@@ -35,6 +36,7 @@ class PartialSpec:
     data: Data | None = None
     train: Train | None = None
     search: Search | None = None
+    objective: Objective | None = None
     early_stop: EarlyStop | None = None
     resources: Resources | None = None
     keep: Keep | None = None
@@ -60,7 +62,7 @@ def partial(document: Document, root: Path | None) -> PartialSpec:
         SweepSpec.model_validate(data, context={"root": root})
     except ValidationError as error:
         result.problems = problems_of(error, SweepSpec, data, document.where, most=MAX_PROBLEMS)
-    for name in ("model", "data", "train", "search", "early_stop", "resources", "keep"):
+    for name in ("model", "data", "train", "search", "objective", "early_stop", "resources", "keep"):
         (section,) = sections_in(SweepSpec.model_fields[name].annotation)
         setattr(result, name, _salvage(section, data.get(name, {}), root))
     if isinstance(data.get("evaluate"), dict):

@@ -70,11 +70,12 @@ def with_reference(page: str) -> str:
 
 
 def _below(section: type[Section], prefix: str, definitions: dict[str, Any]) -> list[str]:
-    parts = []
+    parts, shown = [], set[type[Section]]()
     for name, info in section.model_fields.items():
         for inner in sections_in(info.annotation):
-            if inner.__name__ in _FORMS:
+            if inner.__name__ in _FORMS or inner in shown:
                 continue
+            shown.add(inner)
             suffix = {"space": ".FIELD"}.get(
                 name, "[]" if inner is not info.annotation and _many(info) else ""
             )

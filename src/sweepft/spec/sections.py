@@ -108,7 +108,7 @@ class TrainSource(RowSource):
 
 
 class Validation(RowSource):
-    """A validation set. The objective is the weighted mean of the validation losses."""
+    """A validation set. The objective is the weighted mean of their losses, unless `objective` names a task."""
 
     name: _Name
     """Name used in reports."""

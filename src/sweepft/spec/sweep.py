@@ -20,6 +20,7 @@ from sweepft.errors import SpecError
 from sweepft.spec.curriculum import CURRICULUM_KEYS, Curriculum, is_data_key, is_mixture_key
 from sweepft.spec.evaluation import Evaluate
 from sweepft.spec.fields import Checkpoint, Positive, PositiveInt, Section, WarmupSteps, leaf_fields
+from sweepft.spec.objective import Objective
 from sweepft.spec.outputs import Mirror, Notify, Track
 from sweepft.spec.problems import problems_of
 from sweepft.spec.sections import (
@@ -108,6 +109,8 @@ class SweepSpec(Section):
     """Training settings of every trial."""
     search: Search
     """Search space, sampler and number of trials."""
+    objective: Objective = Objective()
+    """What the search optimises; by default it minimizes the validation loss."""
     early_stop: EarlyStop = EarlyStop()
     """Early stopping of trials."""
     resources: Resources = Resources()

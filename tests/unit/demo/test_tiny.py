@@ -143,14 +143,18 @@ def test_write_tasks__tasks_have_the_metrics_of_rank_by(tmp_path: Path) -> None:
             "gsm8k.exact_match,x": 1.0,
         },
     )
-    write_tasks(evaluate, tmp_path)
+    task = {"task": "gsm8k", "metric": "f1", "limit": 100}
+    write_tasks(specs.spec(evaluate=evaluate.model_dump(mode="json"), objective={"maximize": task}), tmp_path)
     small = Evaluate(**tiny_evaluate(evaluate, tmp_path, tests=0))
     tasks = [EvalTask(task.name, small.include_path, limit=task.limit) for task in small.each_task()]
     found = check_tasks(tasks)
     assert found == {
-        "mmlu": {"items": 4, "metrics": ["acc"]},
-        "leaderboard_ifeval": {"items": 4, "metrics": ["prompt_level_strict_acc"]},
-        "gsm8k": {"items": 4, "metrics": ["exact_match"]},
+        name: {"items": 4, "documents": 8, "metrics": metrics, "higher": metrics}
+        for name, metrics in {
+            "mmlu": ["acc"],
+            "leaderboard_ifeval": ["prompt_level_strict_acc"],
+            "gsm8k": ["exact_match", "f1"],
+        }.items()
     }
 
 

@@ -78,7 +78,7 @@ def test_searcher__runs_the_base_model_first_and_trials_meanwhile(tmp_path: Path
     first, second = (job_of(searcher.suggest(name) or {}) for name in "ab")
     assert isinstance(first, EvalJob)
     assert isinstance(second, TrialJob)
-    last = {"samples_seen": BUDGET, "rung": 1.0, "eval_loss": 2.0, "eval_sets/own/loss": 1.2, "done": True}
+    last = {"samples_seen": BUDGET, "rung": 1.0, "objective": 2.0, "eval_sets/own/loss": 1.2, "done": True}
     searcher.on_trial_complete("b", last)
     assert [t.state.name for t in searcher.proposer.study.trials] == ["RUNNING"], "the limit is not known"
     score(event_log, metrics={"loss": {"value": 1.0, "stderr": 0.1, "higher_is_better": False}})

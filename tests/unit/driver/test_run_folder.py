@@ -35,7 +35,7 @@ def test_is_storage_error__by_errno_or_text(error: BaseException, is_one: bool) 
     [
         ({"failed": "rank 0 raised ValueError"}, "failed"),
         ({"failed": "rank 0 raised OSError", "storage": "No space left"}, "interrupted"),
-        ({"samples_seen": 9, "budget_samples": 9, "eval_loss": 2.0, "storage": "No space left"}, "completed"),
+        ({"samples_seen": 9, "budget_samples": 9, "objective": 2.0, "storage": "No space left"}, "completed"),
     ],
 )
 def test_outcome_of__full_disk_does_not_fail_the_trial(result: dict, status: str) -> None:

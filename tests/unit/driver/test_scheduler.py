@@ -17,7 +17,7 @@ from sweepft.spec import TrainConfig, from_dict
 
 
 def test_sweep_scheduler__knows_repeats_live_and_from_ledger() -> None:
-    live = SweepScheduler(metric="eval_loss", mode="min", budget=100, min_peers=2, rule="calibrated")
+    live = SweepScheduler(metric="objective", mode="min", budget=100, min_peers=2, rule="calibrated")
     ledger = LedgerBuilder()
     for i, (rate, seed) in enumerate([(1e-4, 0), (1e-4, 1), (2e-4, 0)]):
         swept = {"learning_rate": rate, "seed": seed}
@@ -44,7 +44,7 @@ def test_build_scheduler__the_spec_switches_the_divergence_check(on: bool) -> No
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.5])
 def test_sweep_scheduler__a_final_loss_that_is_not_finite_is_a_divergence(value: float) -> None:
-    scheduler = SweepScheduler(metric="eval_loss", mode="min", budget=100)
+    scheduler = SweepScheduler(metric="objective", mode="min", budget=100)
     train = TrainConfig.from_dict(
         {"batch_size": 8, "micro_batch": 4, "learning_rate": 1e-4, "budget": {"samples": 100}}, 100
     )
@@ -55,7 +55,7 @@ def test_sweep_scheduler__a_final_loss_that_is_not_finite_is_a_divergence(value:
         "budget_samples": 100,
         "step": 13,
         "loss": 1.0,
-        "eval_loss": value,
+        "objective": value,
         "done": True,
     }
     scheduler.on_trial_complete(None, trial, result)
@@ -67,7 +67,7 @@ def test_sweep_scheduler__a_final_loss_that_is_not_finite_is_a_divergence(value:
 def test_sweep_scheduler__baseline_is_trained_to_its_end_live_as_from_the_ledger(
     origin: str, pinned: bool
 ) -> None:
-    live = SweepScheduler(metric="eval_loss", mode="min", budget=100)
+    live = SweepScheduler(metric="objective", mode="min", budget=100)
     train = TrainConfig.from_dict(
         {"batch_size": 8, "micro_batch": 4, "learning_rate": 1e-4, "budget": {"samples": 100}}, 100
     )

@@ -104,5 +104,5 @@ def test_searcher__waits_for_the_last_trial_as_a_clone_may_follow() -> None:
     assert isinstance(clone, dict)
     assert clone["job"].origin == "clone"
     for name in ("a", "b"):
-        searcher.on_trial_complete(name, {"samples_seen": BUDGET, "eval_loss": 2.5, "done": True})
+        searcher.on_trial_complete(name, {"samples_seen": BUDGET, "objective": 2.5, "done": True})
     assert searcher.suggest("c") == Searcher.FINISHED

@@ -44,6 +44,11 @@ def test_sampler_history__keeps_best_and_latest_in_any_order(values: list[float 
     assert {n for _, n in best} <= set(numbers)
     if len(taught) <= 10:
         assert numbers == [t.number for t in taught]
+    highest = SamplerHistory(latest=10, best=3, maximize=True)
+    for t in trials:
+        highest.add(t)
+    best = sorted((-t.value, t.number) for t in taught if t.value is not None)[:3]
+    assert {n for _, n in best} <= {t.number for t in highest.trials()}
 
 
 def test_study__written_by_one_driver_reads_as_optunas_own(tmp_path: Path) -> None:

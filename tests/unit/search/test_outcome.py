@@ -19,8 +19,8 @@ def decision(action: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("result", "last_decision", "outcome"),
     [
-        ({**DONE, "eval_loss": 2.0}, decision("continue"), Outcome("completed", 2.0)),
-        ({**DONE, "eval_loss": 2.0}, decision("audit"), Outcome("completed", 2.0)),
+        ({**DONE, "objective": 2.0}, decision("continue"), Outcome("completed", 2.0)),
+        ({**DONE, "objective": 2.0}, decision("audit"), Outcome("completed", 2.0)),
         ({"samples_seen": 3}, decision("stop"), Outcome("stopped", reason="why")),
         ({"samples_seen": 3}, decision("pause"), Outcome("paused", reason="why")),
         ({"samples_seen": 3}, decision("divergence_check"), Outcome("diverged", reason="why")),
@@ -40,4 +40,4 @@ def test_outcome_of__result_and_decision(
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf])
 def test_outcome_of__no_finite_objective_is_diverged(value: float | None) -> None:
-    assert outcome_of({**DONE, "eval_loss": value}, None).status == "diverged"
+    assert outcome_of({**DONE, "objective": value}, None).status == "diverged"

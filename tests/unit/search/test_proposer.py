@@ -33,6 +33,7 @@ from support.search_material import (
 from sweepft.ledger import SweepState
 from sweepft.search import STUDY_FILE, Proposal, Proposer
 from sweepft.search.study import nominal_step
+from sweepft.spec import Objective, TaskMetric
 
 SAMPLERS = ["tpe", "gp", "random", "qmc", "grid", "cmaes"]
 START = [
@@ -527,3 +528,23 @@ def test_rebuild__interleaved_rows_of_trials_change_nothing() -> None:
         rows.append(rng.choice(queues).pop(0))
     mixed.rebuild(SweepState.from_rows(rows))
     assert content(mixed) == content(plain) == content(proposer)
+
+
+def test_proposer__maximizes_where_the_spec_does(tmp_path: Path) -> None:
+    """The sampler is drawn to high scores, and a rebuilt study keeps its direction."""
+    task = {"task": "maths", "metric": "acc"}
+    asked = make_spec(trials=40, sampler="tpe").model_copy(
+        update={"objective": Objective(maximize=TaskMetric(**task))}
+    )
+    proposer = Proposer(asked, tmp_path / STUDY_FILE)
+    rates = []
+    while (proposal := proposer.ask()) is not None:
+        rates.append(math.log10(proposal.params["learning_rate"]))
+        proposer.report(proposal.trial_id, BUDGET, rates[-1])
+        proposer.tell(proposal.trial_id, "completed", rates[-1])
+    assert proposer.study.direction.name == "MAXIMIZE"
+    early, late = sum(rates[:10]) / 10, sum(rates[-10:]) / 10
+    assert late > early + 0.2
+    assert proposer.study.best_value == max(rates)
+    proposer.rebuild(LedgerBuilder(spec=asked.to_dict()).state())
+    assert proposer.study.direction.name == "MAXIMIZE"

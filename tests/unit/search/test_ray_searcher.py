@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-LAST = {"samples_seen": BUDGET, "rung": 1.0, "eval_loss": 2.5, "done": True}
+LAST = {"samples_seen": BUDGET, "rung": 1.0, "objective": 2.5, "done": True}
 
 
 class Control(SearchControl):
@@ -98,7 +98,7 @@ def test_optuna_searcher__lost_trial_comes_first_despite_limit() -> None:
     control.restarted = {"t000": 1}
     found = searcher(control)
     first = job(found.suggest("a"))
-    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "objective": 9.0})
     found.outcomes["t000"] = Outcome("lost", reason="its coordinator died", delay=0.05)
     found.on_trial_complete("a", error=True)
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
@@ -133,10 +133,10 @@ def test_optuna_searcher__trial_that_was_set_aside_comes_last() -> None:
     [
         (None, LAST, False, TrialState.COMPLETE, 2.5, "completed"),
         (None, {**LAST, "samples_seen": BUDGET + 7}, False, TrialState.COMPLETE, 2.5, "completed"),
-        (None, {**LAST, "eval_loss": math.nan}, False, TrialState.PRUNED, None, "diverged"),
+        (None, {**LAST, "objective": math.nan}, False, TrialState.PRUNED, None, "diverged"),
         (
             None,
-            {"samples_seen": 500, "rung": 0.5, "eval_loss": 4.0},
+            {"samples_seen": 500, "rung": 0.5, "objective": 4.0},
             False,
             TrialState.FAIL,
             None,
@@ -164,15 +164,15 @@ def test_optuna_searcher__tells_study_how_a_trial_ended(
 ) -> None:
     found = searcher()
     found.suggest("ray_1")
-    found.on_trial_result("ray_1", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("ray_1", {"samples_seen": 104, "rung": 0.1, "objective": 9.0})
     found.on_trial_result("ray_1", {"samples_seen": 150, "loss": 9.0})  # a report point that is no rung
-    found.on_trial_result("ray_1", {"samples_seen": 256, "rung": 0.25, "eval_loss": math.nan})
+    found.on_trial_result("ray_1", {"samples_seen": 256, "rung": 0.25, "objective": math.nan})
     if outcome is not None:
         found.outcomes["t000"] = Outcome(*outcome)
     found.on_trial_complete("ray_1", result, error)
     (trial,) = found.proposer.study.trials
     assert (trial.state, trial.user_attrs["status"]) == (state, status)
-    last = {round(result["rung"] * BUDGET): result["eval_loss"]} if result and "rung" in result else {}
+    last = {round(result["rung"] * BUDGET): result["objective"]} if result and "rung" in result else {}
     assert trial.intermediate_values == {100: 9.0} | {k: v for k, v in last.items() if math.isfinite(v)}
     if state == TrialState.COMPLETE:
         assert trial.value == value
@@ -187,9 +187,9 @@ def test_optuna_searcher__resumes_paused_trial_when_nothing_new_is_left() -> Non
     control = Control()
     found = searcher(control, trials=2)
     first = job(found.suggest("a"))
-    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "eval_loss": 9.0})
+    found.on_trial_result("a", {"samples_seen": 104, "rung": 0.1, "objective": 9.0})
     found.outcomes["t000"] = Outcome("paused", reason="poor")
-    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
+    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "objective": 8.0, "done": True})
     assert found.proposer.study.trials[0].state == TrialState.RUNNING
     control.worth = ["t000"]
     assert job(found.suggest("b")).trial_id == "t001", "new trials come before paused ones"
@@ -200,7 +200,7 @@ def test_optuna_searcher__resumes_paused_trial_when_nothing_new_is_left() -> Non
     control.worth = []
     found.on_trial_complete("b", LAST)
     found.outcomes["t000"] = Outcome("paused", reason="poor again")
-    found.on_trial_complete("c", {"samples_seen": 512, "rung": 0.5, "eval_loss": 7.0, "done": True})
+    found.on_trial_complete("c", {"samples_seen": 512, "rung": 0.5, "objective": 7.0, "done": True})
     assert found.suggest("d") == Searcher.FINISHED
     found.proposer.tell("t000", "stopped", reason="not worth it")
     (stopped, _) = found.proposer.study.trials
@@ -214,7 +214,7 @@ def test_optuna_searcher__resumes_no_paused_trial_after_limit() -> None:
     found = searcher(control, trials=1)
     found.suggest("a")
     found.outcomes["t000"] = Outcome("paused", reason="poor")
-    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "eval_loss": 8.0, "done": True})
+    found.on_trial_complete("a", {"samples_seen": 256, "rung": 0.25, "objective": 8.0, "done": True})
     control.limit = True
     assert found.suggest("b") == Searcher.FINISHED
 
@@ -268,7 +268,7 @@ class Trainable(tune.Trainable):  # type: ignore[misc]
             raise RuntimeError("a rank died")
         diverged = number == 4 and rung == 0.5
         value = math.nan if diverged else loss(self.job.params, rung)
-        result = {"rung": rung, "samples_seen": rung * BUDGET, "eval_loss": value}
+        result = {"rung": rung, "samples_seen": rung * BUDGET, "objective": value}
         if diverged:
             result |= {"diverged": "the loss is nan", "done": True}
         return {**result, "done": result.get("done", rung == 1.0)}
@@ -305,7 +305,7 @@ class GoesOn(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         rung = self.left.pop(0)
         result = {"rung": rung, "samples_seen": rung * BUDGET, "done": rung == 1.0}
-        return {**result, "eval_loss": loss(self.job.params, rung)}
+        return {**result, "objective": loss(self.job.params, rung)}
 
 
 @pytest.fixture(scope="module")

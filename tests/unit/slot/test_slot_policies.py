@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sweepft.ledger import Objective
 from sweepft.slot.checkpoints import (
     CheckpointPolicy,
     is_paused,
@@ -96,6 +97,10 @@ def test_keep_policy__removes_overtaken_weights(tmp_path):
     (tmp_path / "weights" / "t0").mkdir()
     assert not plan.wanted("t1", 9.5)
     assert plan.wanted("t2", 8.0)
+    highest = KeepPolicy(str(tmp_path / "weights"), "", top=1, objective=Objective(maximize=True))
+    highest.settle({"t0": (0.0, highest.objective.cost(0.6))})
+    assert highest.wanted("t1", 0.7)
+    assert not highest.wanted("t1", 0.5)
     (tmp_path / "weights" / "t2").mkdir()
     plan.settle({"t0": (0.0, 9.0), "t1": (0.0, 9.5), "t2": (0.0, 8.0)})
     assert [p.name for p in (tmp_path / "weights").iterdir() if p.is_dir()] == ["t2"]

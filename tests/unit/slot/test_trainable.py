@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from sweepft.errors import EnvironmentFault, RankDied, RankFailed
+from sweepft.errors import EnvironmentFault, RankDied, RankFailed, RankOutOfMemory
+from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy, mark_paused, request_pause
 from sweepft.slot.group import failed_nodes
-from sweepft.slot.jobs import TrialJob, to_tune_config
-from sweepft.slot.state import PhaseClock
+from sweepft.slot.jobs import ObjectiveTask, TrialJob, to_tune_config
+from sweepft.slot.state import PhaseClock, SlotConfig, SlotState
 from sweepft.slot.trainable import ErrorMemory, Slot
 from sweepft.slot.weight_retention import KeepPolicy
 
@@ -76,6 +77,15 @@ class Ranks:
     def evaluate(self, timeout: float) -> dict[str, Any]:
         return {"objective": 1.0, "sets": {}, "seconds": 1.0}
 
+    def measure(self, task: EvalTask, metric: str, tokenizer: str, timeout: float) -> dict[str, Any]:
+        self.asked.append(f"measure {task.name} by {task.batch_size}")
+        if task.batch_size > 2:
+            raise RankOutOfMemory("measure: rank 0 raised OutOfMemoryError")
+        return {"value": 0.25, "stderr": 0.1, "items": 9, "residuals": [0.75, -0.75], "seconds": 2.0}
+
+    def halve_objective_batch(self) -> str | None:
+        return SlotState.halve_objective_batch(self)  # type: ignore[arg-type]
+
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
         self.asked.append(f"save {Path(folder).name}")
         return {
@@ -97,7 +107,7 @@ def slot_with(folder: Path, sick: dict[float, int], policy: Any = "none", **job:
     config = SimpleNamespace(
         engine=SimpleNamespace(budget_samples=400, rungs=(0.25, 0.5), micro_batch=1),
         checkpoints=CheckpointPolicy(str(folder), policy), keep=KeepPolicy("", "", 0),
-        patience=60.0, hang_seconds=5.0, max_faults=2,
+        objective=None, patience=60.0, hang_seconds=5.0, max_faults=2,
     )  # fmt: skip
     slot = Slot.__new__(Slot)
     slot._state = Ranks(config, sick)  # type: ignore[assignment]
@@ -198,3 +208,36 @@ def test_failed_nodes__names_one_node_where_one_rank_is_the_cause() -> None:
     died.method, died.ranks = "connect", (2,)
     assert failed_nodes(died, nodes) == ("n2",)
     assert failed_nodes(RankFailed("no rank is known"), nodes) == ("n1", "n2")
+
+
+def slot_with_task(folder: Path, *, batch_size: int = 1, **job: Any) -> Slot:
+    """A slot whose trials are judged by a task."""
+    slot = slot_with(folder, {}, **job)
+    task = ObjectiveTask(EvalTask("maths", batch_size=batch_size, place="objective.maximize.task"), "acc", "")
+    fields = vars(slot._state.config) | {"objective": task, "shape": SimpleNamespace(gpus=0), "log_dir": ""}
+    slot._state.config = SlotConfig(**fields)
+    return slot
+
+
+@pytest.mark.parametrize(("rungs", "at"), [(None, [0.25, 0.5, 1.0]), ((0.5,), [0.5, 1.0]), ((), [1.0])])
+def test_slot__task_is_measured_where_it_is_due_and_at_the_end(
+    tmp_path: Path, rungs: tuple[float, ...] | None, at: list[float]
+) -> None:
+    slot = slot_with_task(tmp_path, objective_rungs=rungs)
+    found = {rung: steps_until(slot, rung) for rung in (0.25, 0.5, 1.0)}
+    assert [rung for rung, result in found.items() if "objective" in result] == at
+    assert all("eval_sets" in result for result in found.values()), "validation losses come at every rung"
+    last = found[1.0]
+    assert (last["objective"], last["objective_stderr"], last["objective_task"]["items"]) == (0.25, 0.1, 9)
+    assert last["phase_seconds"]["evaluate"] == 3.0, "both evaluations"
+
+
+def test_slot__a_task_that_runs_out_of_memory_takes_smaller_batches(tmp_path: Path) -> None:
+    slot = slot_with_task(tmp_path, batch_size=8)
+    found = steps_until(slot, 0.25)
+    assert asked_of(slot) == [f"measure maths by {size}" for size in (8, 4, 2)]
+    actions = [fault["action"] for fault in found["faults"]]
+    assert actions == ["objective.maximize.batch_size 8 -> 4", "objective.maximize.batch_size 4 -> 2"]
+    assert slot._state.config.engine.micro_batch == 1, "training is not touched"
+    steps_until(slot, 0.5)
+    assert asked_of(slot)[3:] == ["measure maths by 2"], "later measurements begin there"

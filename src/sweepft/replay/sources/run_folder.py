@@ -29,12 +29,14 @@ def read_run_folder(
     Raises:
         ReplayError: Fewer than two did, or an option says what the run folder itself says.
     """
-    for option, value in (("--column", columns), ("--mode", mode if mode == "max" else None)):
+    state = SweepState.load(path)
+    objective = state.objective
+    for option, value in (("--column", columns), ("--mode", None if mode == objective.mode else mode)):
         if value:
-            rule = "does not apply to a run folder: its objective is a validation loss, less is better"
+            better = "more" if objective.maximize else "less"
+            rule = f"does not apply to a run folder: its objective is {objective.name}, {better} is better"
             problem = Problem(str(path), option, rule, "leave it out", value)
             raise ReplayError(str(problem), key="replay.column" if columns else "replay.mode")
-    state = SweepState.load(path)
     return state_to_curves(
         state, name=path.name or str(path), source=str(path), budget=budget, cut_runs=cut_runs
     )
@@ -67,8 +69,11 @@ def state_to_curves(
             key="replay.no_runs",
         )
     full = float(budget or state.budget_samples)
-    study = Study(name, source, "min", full, runs, dict(omitted))
-    return Curves(source, "run folder", (study,), "validation loss", "min", f"{full:g} samples", omitted)
+    objective = state.objective
+    study = Study(name, source, objective.mode, full, runs, dict(omitted))
+    return Curves(
+        source, "run folder", (study,), objective.name, objective.mode, f"{full:g} samples", omitted
+    )
 
 
 def _ledger_run(trial: TrialState, cut_runs: bool) -> Run:
@@ -117,7 +122,7 @@ def live_decisions(state: SweepState) -> list[StopDecision]:
         rule=rule,
         rungs=stop["rungs"],
         budget=float(state.budget_samples),
-        mode="min",
+        mode=state.objective.mode,
         seed=int(state.header.get("seed") or 0),
         prior_sweeps=prior_sweeps,
         **{k: stop[k] for k in keys if k in stop},

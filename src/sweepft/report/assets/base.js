@@ -63,6 +63,12 @@ function ago(seconds) {
   return seconds < 5400 ? Math.round(seconds / 60) + " min ago" : Math.round(seconds / 3600) + " h ago";
 }
 
+// The objective's name, the same with its unit, and whether a value is better than another one.
+const objectiveName = () => clip(R.objective.name, 60);
+const objectiveAxis = () => label(R.objective.name, 60) + (R.objective.unit ? " (" + R.objective.unit + ")" : "");
+const better = (a, b) => (R.objective.mode === "max" ? a > b : a < b);
+const showObjective = (v) => (R.objective.task ? num(v) : v.toFixed(4));
+
 const percent = (v) => (isNumber(v) ? Math.round(100 * v) + "%" : "—");
 
 // Text for Plotly, which interprets some markup.

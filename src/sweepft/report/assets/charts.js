@@ -10,11 +10,11 @@ function yAxes() {
   const sets = new Set();
   for (const { curve } of byId.values()) for (const e of curve.e) for (const name of Object.keys(e[4])) sets.add(name);
   const several = sets.size > 1 ? [...sets].map((name) => ["e:" + name, "validation loss: " + name]) : [];
-  return [["l", "training loss"], ["e", "validation loss"], ...several, ["g", "gradient norm"], ["r", "learning rate"]];
+  return [["l", "training loss"], ["e", objectiveName()], ...several, ["g", "gradient norm"], ["r", "learning rate"]];
 }
 
 const UNITS = { l: "training loss (nats per target token)", g: "gradient norm (L2, before clipping)", r: "learning rate" };
-const unitOf = (y) => UNITS[y] ?? "validation loss (nats per target token" + (y === "e" ? ")" : ", " + label(y.slice(2)) + ")");
+const unitOf = (y) => UNITS[y] ?? (y === "e" ? objectiveAxis() : "validation loss (nats per target token, " + label(y.slice(2)) + ")");
 
 function series(curve, y, x) {
   if (!y.startsWith("e")) return [curve[x], curve[y]];
@@ -137,7 +137,7 @@ function curveControls() {
   check(host, "log y", state.logy, update("logy"));
 }
 
-const SIGNALS = { eval_loss: "validation loss", grad_norm: "gradient norm", loss_drop: "drop of training loss", loss: "training loss" };
+const SIGNALS = { objective: "objective at the rung", grad_norm: "gradient norm", loss_drop: "drop of training loss", loss: "training loss" };
 
 function signalsFigure() {
   const rows = R.signals.filter((s) => s.metric === state.metric && s.cohort === state.cohort);
@@ -157,7 +157,7 @@ function signalsFigure() {
     };
   });
   const middle = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("muted"), width: 1.2, dash: "dot" } };
-  const words = isPhone() ? "← high is good · low is good →" : "← high is good · Spearman's ρ with the final loss · low is good →";
+  const words = isPhone() ? "← high is good · low is good →" : "← high is good · Spearman's ρ with the final " + (state.metric === "objective" ? "objective" : "loss") + " · low is good →";
   return { traces, height: 110 + 78 * names.length, layout: layout({ shapes: [middle], xaxis: axis(words, { range: [-1.05, 1.05], zeroline: false }),
     yaxis: axis("", { tickvals: names.map((_, i) => i), ticktext: names.map((n) => SIGNALS[n].replace(" of ", isPhone() ? "<br>of " : " of ")), range: [-0.6, names.length - 0.4], zeroline: false, showgrid: false }) }) };
 }

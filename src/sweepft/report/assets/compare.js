@@ -12,7 +12,7 @@ function bestFigure() {
     line: { shape: "hv", width: s.label === R.best ? 3 : 2, color: css(GROUPS[i % 8]) }, marker: { size: s.best_over_time.map((_, j) => (j === s.best_over_time.length - 1 ? 0 : 6)) },
     text: s.best_over_time.map((c) => "<b>" + label(s.label, 40) + "</b><br>" + label(c[2], 24) + " " + num(c[1], 5)), hovertemplate: "%{text}<extra></extra>",
   }));
-  return { traces, layout: layout({ xaxis: axis((gpus ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis("best validation loss (" + (R.unit === "bits_per_byte" ? "bits per byte" : "nats per target token") + ")") }) };
+  return { traces, layout: layout({ xaxis: axis((gpus ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis("best " + (R.unit === "score" ? label(R.sweeps[0].objective.name) : "validation loss (" + (R.unit === "bits_per_byte" ? "bits per byte" : "nats per target token") + ")")) }) };
 }
 
 async function begin() {

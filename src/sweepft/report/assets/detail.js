@@ -49,7 +49,7 @@ function step(by) {
 function facts(t) {
   const gpu = R.cost.unit === "gpu_seconds";
   const list = [
-    ["validation loss", isNumber(t.objective) ? num(t.objective, 6) + (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "") + " nats per target token" : "none: the trial did not reach the full budget"],
+    [objectiveName(), isNumber(t.objective) ? num(t.objective, 6) + (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "") + (R.objective.unit ? " " + R.objective.unit : "") : "none: the trial did not reach the full budget"],
     ...Object.entries(t.validation).map(([name, s]) => ["· " + clip(name, 40), num(s.loss, 5) + (isNumber(s.stderr) ? " ± " + num(s.stderr, 2) : "") + (isNumber(s.samples) ? " on " + num(s.samples) + " samples" : "")]),
     ...(t.rank === null && t.last_eval ? [["at " + percent(t.last_eval.rung) + " of the budget", num(t.last_eval.objective, 5) + " (partial, not ranked)"]] : []),
     ["progress", percent(t.progress) + " of the budget: " + num(t.samples_seen) + " samples, " + num(t.tokens_seen) + " target tokens"],
@@ -96,7 +96,7 @@ function trialFigure(t, curve) {
   const shapes = marks.map((v) => ({ type: "line", x0: v.samples_seen, x1: v.samples_seen, yref: "paper", y0: 0, y1: 1, line: { color: css("stopped"), width: 1.4, dash: "dot" } }));
   const notes = marks.map((v) => ({ x: v.samples_seen, yref: "paper", y: 1, yanchor: "bottom", text: label(v.action, 12), showarrow: false, font: { size: 11, color: css("stopped") } }));
   const heights = robust(curve.l.slice(1).filter(isNumber), false);
-  const held = curve.e.flatMap((e) => [e[3], ...Object.values(e[4])]).filter(isNumber);
+  const held = curve.e.flatMap((e) => [R.objective.task ? null : e[3], ...Object.values(e[4])]).filter(isNumber);
   if (heights && held.length) { // a training loss can lie outside the range, a validation loss never
     const pad = 0.06 * (Math.max(...held) - Math.min(...held));
     heights[0] = Math.min(heights[0], Math.min(...held) - pad);

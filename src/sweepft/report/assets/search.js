@@ -15,8 +15,6 @@ function spread(key) {
 
 const isNumeric = (key) => R.trials.length > 0 && R.trials.every((t) => isNumber(t.params[key]));
 const varied = () => R.swept.filter((k) => new Set(R.trials.map((t) => plain(t.params[k]))).size > 1);
-const objective = "validation loss (nats per target token)";
-
 // Numbers from a range are drawn on their own scale; everything else as ordered labels.
 const isRange = (key, labels) => isNumeric(key) && labels.length > 1 && !D.space[key]?.choice && (key in D.space || labels.length > 6);
 
@@ -42,20 +40,20 @@ function cuts(values, log) {
   return Array.from({ length: 8 }, (_, i) => (i === 0 ? low : i === 7 ? high : back(f(low) + ((f(high) - f(low)) * i) / 7)));
 }
 
-// The cells of two hyperparameters: the mean loss of the completed trials in each.
+// The cells of two hyperparameters: the mean objective of the completed trials in each.
 function heat(list, ax, ay, range) {
   const cell = (v, edges) => Math.max(0, Math.min(edges.length - 2, edges.findLastIndex((e) => v >= e)));
   const sums = ay.edges.slice(1).map(() => ax.edges.slice(1).map(() => []));
   for (const t of list) sums[cell(ay.at(t), ay.edges)][cell(ax.at(t), ax.edges)].push(t.objective);
   const z = sums.map((row) => row.map((v) => (v.length ? v.reduce((a, b) => a + b) / v.length : null)));
-  return { type: "heatmap", x: ax.edges, y: ay.edges, z, colorscale: ramp(), zmin: range.cmin, zmax: range.cmax, showscale: false, opacity: 0.38, xgap: 2, ygap: 2, hoverongaps: false,
-    text: sums.map((row) => row.map((v) => v.length + " completed")), hovertemplate: "mean loss %{z:.4f}<br>%{text}<extra></extra>" };
+  return { type: "heatmap", x: ax.edges, y: ay.edges, z, colorscale: objectiveRamp(), zmin: range.cmin, zmax: range.cmax, showscale: false, opacity: 0.38, xgap: 2, ygap: 2, hoverongaps: false,
+    text: sums.map((row) => row.map((v) => v.length + " completed")), hovertemplate: "mean " + label(R.objective.name) + " %{z:.4f}<br>%{text}<extra></extra>" };
 }
 
 // A small deterministic shift, so that trials with one label do not hide each other.
 const shift = (t, size) => size * Math.sin(12.9898 * (t.number + 1));
 
-const about = (t) => "<b>" + label(t.trial_id, 24) + "</b>" + (t.rank ? " rank " + t.rank + "<br>loss " + num(t.objective, 5) : " " + t.status) +
+const about = (t) => "<b>" + label(t.trial_id, 24) + "</b>" + (t.rank ? " rank " + t.rank + "<br>" + label(R.objective.name) + " " + num(t.objective, 5) : " " + t.status) +
   R.swept.map((k) => "<br>" + label(k, 24) + " " + label(num(t.params[k]), 30)).join("");
 
 function importanceFigure() {
@@ -77,9 +75,9 @@ function bestFigure() {
   const gpus = onGpus() ? Math.max(...R.trials.map((t) => t.gpus)) : 1;
   const held = R.cost.slots * gpus;
   const [scale, unit] = timeUnit(list.at(-1)[0] * held);
-  let best = Infinity;
+  let best = null;
   const counts = (t) => !t.violation || R.bounds.nearest; // a trial over the bounds is not the best one
-  const line = list.map(([, t]) => (best = counts(t) ? Math.min(best, t.objective) : best)).map((v) => (v === Infinity ? null : v));
+  const line = list.map(([, t]) => (best = counts(t) && (best === null || better(t.objective, best)) ? t.objective : best));
   const x = list.map(([time]) => (time * held) / scale);
   return {
     traces: [
@@ -87,18 +85,22 @@ function bestFigure() {
         marker: { color: css("completed"), size: 7, opacity: 0.55 }, hovertemplate: "%{text}<extra></extra>" },
       { type: "scatter", mode: "lines", name: "best so far", x, y: line, line: { shape: "hv", color: css("ink"), width: 2 }, hoverinfo: "skip" },
     ],
-    layout: layout({ xaxis: axis((onGpus() ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objective) }),
+    layout: layout({ xaxis: axis((onGpus() ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objectiveAxis()) }),
   };
 }
 
+// Good values have the colours at the beginning of the ramp, whichever way the objective is good.
+const objectiveRamp = () => (R.objective.mode === "max" ? ramp().map(([at], i, all) => [at, all[all.length - 1 - i][1]]) : ramp());
+
 function colorbar(values) {
-  return { color: values, colorscale: ramp(), showscale: true, colorbar: { title: { text: "validation loss", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } };
+  return { color: values, colorscale: objectiveRamp(), showscale: true, colorbar: { title: { text: label(R.objective.name), side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } };
 }
 
-// The colour scale ends at the 85th percentile, else one poor trial makes all others look alike.
+// The colour scale leaves out the worst 15%, else one poor trial makes all others look alike.
 function colorRange(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  return { cmin: sorted[0], cmax: sorted[Math.floor(0.85 * (sorted.length - 1))] };
+  const sorted = [...values].sort((a, b) => (better(b, a) ? 1 : better(a, b) ? -1 : 0));
+  const ends = [sorted[0], sorted[Math.floor(0.85 * (sorted.length - 1))]];
+  return { cmin: Math.min(...ends), cmax: Math.max(...ends) };
 }
 
 function mapFigure() {
@@ -138,7 +140,7 @@ function slicesFigure() {
       customdata: list.map((t) => t.trial_id), text: list.map(about), hovertemplate: "%{text}<extra></extra>",
       marker: { color: list.map((t) => css(t === first ? "ink" : "completed")), size: list.map((t) => (t === first ? 10 : dot(list.length, 6.5))), line: { width: 0 }, opacity: list.map((t) => (t === first ? 1 : 0.6)) } });
     figure.layout["xaxis" + n] = { ...a.axis };
-    figure.layout["yaxis" + n] = axis(i % across === 0 ? "validation loss" : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
+    figure.layout["yaxis" + n] = axis(i % across === 0 ? label(R.objective.name) : "", { matches: i ? "y" : undefined, showticklabels: i % across === 0 });
   });
   return figure;
 }
@@ -147,7 +149,7 @@ function parallelFigure() {
   const keys = varied();
   const list = done().slice(0, 400);
   if (keys.length < 2 || list.length < 2) return null;
-  const columns = [...keys.map((key) => ({ name: key, ...scaleOf(key) })), { name: "validation loss", ...objectiveScale(list) }];
+  const columns = [...keys.map((key) => ({ name: key, ...scaleOf(key) })), { name: R.objective.name, ...objectiveScale(list) }];
   const classes = list.length < 10 ? 2 : 4;
   const traces = [];
   for (let c = classes - 1; c >= 0; c--) {
@@ -220,7 +222,8 @@ function paretoFigure() {
   const y = (t) => t.validation[other].loss;
   const front = [];
   let best = Infinity;
-  for (const t of [...points].sort((a, b) => a.objective - b.objective || y(a) - y(b))) if (y(t) < best) { best = y(t); front.push(t); }
+  const ahead = (a, b) => (better(a.objective, b.objective) ? -1 : better(b.objective, a.objective) ? 1 : y(a) - y(b));
+  for (const t of [...points].sort(ahead)) if (y(t) < best) { best = y(t); front.push(t); }
   const key = varied().includes("learning_rate") && isLog("learning_rate") ? "learning_rate" : null;
   const shaded = key ? { color: points.map((t) => Math.log10(t.params[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.params[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
   return {
@@ -229,6 +232,6 @@ function paretoFigure() {
       { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
         marker: { ...shaded, size: dot(points.length, 10), line: { width: points.length > 200 ? 0 : 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
     ],
-    layout: layout({ xaxis: axis("objective: " + objective), yaxis: axis(label(other, 24) + " loss (nats per target token)"), ...boundLines(bound) }),
+    layout: layout({ xaxis: axis("objective: " + objectiveAxis()), yaxis: axis(label(other, 24) + " loss (nats per target token)"), ...boundLines(bound) }),
   };
 }

@@ -15,7 +15,7 @@ function columns() {
     { key: "place", name: "rank", n: true, value: order, text: (t) => t.rank ?? "—" },
     { key: "trial_id", name: "trial", value: (t) => t.number, text: (t) => clip(t.trial_id, 40) },
     { key: "status", name: "status", value: (t) => t.status, node: (t) => make("span", { class: "tag tag-" + (STATUSES.includes(t.status) ? t.status : "other") }, clip(t.status, 20)) },
-    { key: "objective", name: "validation loss", n: true, value: (t) => t.objective, text: (t) => (isNumber(t.objective) ? t.objective.toFixed(4) + stderr(t) : "—") },
+    { key: "objective", name: objectiveName(), n: true, value: (t) => t.objective, text: (t) => (isNumber(t.objective) ? showObjective(t.objective) + stderr(t) : "—") },
     ...(R.bounds ? [{ key: "bounds", name: "bounds", n: true, value: (t) => t.violation, text: (t) => (isNumber(t.violation) ? (t.violation ? "+" + num(t.violation, 3) : "met") : "—") }] : []),
     ...shownSets.map((s) => ({ key: "set:" + s, name: clip(s, 24), n: true, value: (t) => t.validation[s]?.loss ?? null, text: (t) => (isNumber(t.validation[s]?.loss) ? t.validation[s].loss.toFixed(4) : "—") })),
     ...R.swept.map((k) => ({ key: "params:" + k, name: clip(k, 30), n: isNumeric(k), value: (t) => t.params[k] ?? null, text: (t) => num(t.params[k]) })),

@@ -1,0 +1,59 @@
+"""At which rungs the objective's task is measured: chosen once, recorded, said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from support.ledger_builder import LedgerBuilder
+from support.specs import spec
+from sweepft.driver.task_objective import objective_rungs, say_where_objective_is_measured
+
+RUNGS = [0.1, 0.25, 0.5]
+
+
+def sweep_of(seconds: float) -> tuple[Any, LedgerBuilder]:
+    """A sweep with one completed trial that trained 90 seconds, and whose task took so many each time."""
+    wanted = {"task": "maths", "metric": "acc", "max_share": 0.1}
+    asked = spec(objective={"maximize": wanted}, early_stop={"rungs": RUNGS})
+    sweep = LedgerBuilder(spec=asked.to_dict())
+    return asked, completed(sweep, "t000", seconds)
+
+
+def completed(sweep: LedgerBuilder, name: str, seconds: float, **fields: Any) -> LedgerBuilder:
+    sweep.trial(name, **fields).steps(name, 10)
+    sweep.eval(name, 0.5, task={"stderr": 0.1, "items": 20, "seconds": seconds})
+    sweep.cost(name, seconds=90.0).cost(name, "evaluate", seconds)
+    return sweep.end(name, "completed", 0.5)
+
+
+def test_objective_rungs__all_until_a_trial_has_shown_the_cost() -> None:
+    asked, sweep = sweep_of(3.0)
+    assert objective_rungs(asked, LedgerBuilder(spec=asked.to_dict()).state(), "t000") is None
+    assert objective_rungs(asked, sweep.state(), "t001") == (0.25, 0.5)
+    assert objective_rungs(spec(), sweep.state(), "t001") is None, (
+        "a validation loss is computed at every rung"
+    )
+
+
+def test_objective_rungs__hold_for_all_later_trials_and_for_a_resumed_one() -> None:
+    asked, sweep = sweep_of(3.0)
+    sweep.trial("t001", objective_rungs=None).trial("t002", objective_rungs=[0.25, 0.5])
+    for i in range(3, 6):  # the task has become ten times slower since
+        completed(sweep, f"t00{i}", 30.0, objective_rungs=[0.25, 0.5])
+    state = sweep.state()
+    assert objective_rungs(asked, state, "t009") == (0.25, 0.5)
+    assert objective_rungs(asked, state, "t001") is None
+    assert objective_rungs(asked, state, "t002") == (0.25, 0.5)
+
+
+def test_driver__says_once_what_is_left_out() -> None:
+    asked, sweep = sweep_of(3.0)
+    said: list[str] = []
+    listener = say_where_objective_is_measured(asked, sweep.state(), said.append)
+    for name in ("t001", "t002"):
+        listener(sweep.trial(name, start=False, objective_rungs=[0.25, 0.5]).row)
+    assert len(said) == 1
+    assert "from t001 on it is not measured at 10%" in said[0]
+    again = say_where_objective_is_measured(asked, sweep.state(), said.append)
+    again(sweep.trial("t003", start=False, objective_rungs=[0.25, 0.5]).row)
+    assert len(said) == 1, "a resumed sweep has said it"
