@@ -31,8 +31,8 @@ def test_init__asks_for_what_is_missing(rows: Path, tmp_path: Path) -> None:
     terminal.answer("Base model", "org/base\n")
     terminal.answer("Training data", f"{rows}\n")
     terminal.answer("GPUs", "some\n")
-    terminal.answer("some", "0\n")
-    terminal.answer("Train (lora, full)", "\n")
+    terminal.answer("not a valid integer", "0\n")
+    terminal.answer("Train (lora, qlora, full)", "\n")
     assert terminal.process.wait(240) == 0
     spec = yaml.safe_load(out.read_text())
     assert (spec["model"]["path"], spec["data"]["train"][0]["path"]) == ("org/base", "alpaca.json")
