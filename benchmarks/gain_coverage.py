@@ -4,7 +4,8 @@
 that were trained with two seeds, the mean is taken as the true loss, and the differences of the pairs as the noise. A
 sweep draws some of these configurations, gives each one run with fresh noise, takes the first as the baseline and the
 best run as the winner, and trains both again with new seeds, as `evaluate.replicates` does. The interval is that of the
-report (`sweepft.report.gain.seed_difference`).
+report (`sweepft.report.gain.seed_difference`). Without replicates of the two, the report's interval is that of two
+single runs (`sweepft.report.gain.single_run_error`), measured in the second table.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pandas as pd
 from benchmarks.study.effects import runs_of
 from numpy.typing import NDArray
 
-from sweepft.report.gain import seed_difference
+from sweepft.report.gain import seed_difference, single_run_error
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "benchmarks" / "data" / "study.parquet"
@@ -24,6 +25,8 @@ RESULT = ROOT / "benchmarks" / "results" / "gain-coverage.md"
 CONFIG = ["lr", "batch_size", "warmup", "schedule", "data_order"]
 SWEEPS = 2000
 TRIALS = 12
+SAMPLING = 0.01
+"""Standard error of a difference over the validation samples, in nats."""
 
 
 def configurations(runs: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -74,6 +77,43 @@ def measure(
     }
 
 
+def measure_single(
+    means: NDArray[np.float64], noise: NDArray[np.float64], groups: int, near: bool, rng: np.random.Generator
+) -> dict[str, float]:
+    """Coverage of the interval where winner and baseline have one run each.
+
+    Args:
+        means, noise, near, rng: As in `measure`.
+        groups: Other configurations with three seeds each, by which seed noise is known; 0 for none.
+    """
+    pool = means[means <= means.min() + 0.1] if near else means
+    covered, widths, claimed, wrong, sweeps = 0, [], 0, 0, 0
+    for _ in range(SWEEPS):
+        chosen = rng.choice(pool, TRIALS, replace=len(pool) < TRIALS)
+        runs = chosen + rng.choice(noise, TRIALS) * rng.choice([-1.0, 1.0], TRIALS)
+        winner = int(np.argmin(runs))
+        if not winner:
+            continue
+        true = chosen[0] - chosen[winner]
+        value = runs[0] - runs[winner] + rng.normal(0, SAMPLING)
+        repeats = rng.choice(noise, (groups, 3)) * rng.choice([-1.0, 1.0], (groups, 3))
+        pooled = float(np.sqrt(repeats.var(axis=1, ddof=1).mean())) if groups else 0.0
+        known = {"value": pooled, "freedom": 2 * groups} if groups else None
+        _, width = single_run_error(SAMPLING, known, 0.025 / (TRIALS - 1))
+        assert width is not None
+        sweeps += 1
+        covered += abs(value - true) <= width
+        claimed += value - width > 0
+        wrong += value - width > 0 and true <= 0
+        widths.append(width)
+    return {
+        "covered": covered / sweeps,
+        "claimed": claimed / sweeps,
+        "wrong": wrong / sweeps,
+        "width": float(np.median(widths)),
+    }
+
+
 def page() -> str:
     """The result as Markdown."""
     frame = pd.read_parquet(TABLE)
@@ -102,7 +142,29 @@ the estimated minus the true gain, in nats, by the runs that decided the winner 
 | configurations | new seeds | interval covers | claims better | claims it wrongly | off, first runs | off, new seeds |
 | --- | --- | --- | --- | --- | --- | --- |
 """
-    return text + "\n".join(rows) + "\n"
+    rng, single = np.random.default_rng(1), []
+    for near in (False, True):
+        for groups in (0, 1, 2, 3, 5):
+            found = measure_single(means, noise, groups, near, rng)
+            cells = [
+                "within 0.1 nats of the best" if near else "all",
+                f"{groups} x 3" if groups else "none",
+                *(f"{found[key]:.1%}" for key in ("covered", "claimed", "wrong")),
+                f"{found['width']:.3f}",
+            ]
+            single.append(f"| {' | '.join(cells)} |")
+    second = f"""
+## Without replicates of winner and baseline
+
+One run each; the interval is the report's, corrected for the choice of the winner among {TRIALS} trials. Its standard
+error over validation samples is {SAMPLING:g} nats here. *Repeated runs*: other configurations that the sweep has
+trained with three seeds each, whose pooled spread widens the interval; without any it leaves seed noise out. Sweeps
+whose best run is the baseline's are left out.
+
+| configurations | repeated runs | interval covers | claims better | claims it wrongly | half width (nats) |
+| --- | --- | --- | --- | --- | --- |
+"""
+    return text + "\n".join(rows) + "\n" + second + "\n".join(single) + "\n"
 
 
 if __name__ == "__main__":

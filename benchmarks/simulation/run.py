@@ -20,16 +20,24 @@ from benchmarks.simulation.trainable import Playback
 from benchmarks.simulation.tuner import Clock, VirtualTrial, VirtualTuner
 from rich.console import Console
 
-from sweepft.driver.build import build_callback, build_search, load_prior_sweeps, trains_from_scratch
+from sweepft.driver.build import (
+    build_callback,
+    build_search,
+    load_prior_sweeps,
+    new_proposer,
+    read_learned,
+    trains_from_scratch,
+)
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.control import SweepControl
+from sweepft.driver.enough import EnoughCheck
 from sweepft.driver.ledger_listeners import stop_when_nothing_works
 from sweepft.driver.progress import Progress
 from sweepft.driver.run_folder import asked_row, make_run_folder
 from sweepft.driver.scheduler import stop_paused_trials
 from sweepft.ledger import EventLog, SweepState, ledger_path
 from sweepft.report import write_report
-from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search import STUDY_FILE
 from sweepft.slot.jobs import TrialJob, job_of
 from sweepft.spec import SweepSpec
 
@@ -133,9 +141,10 @@ def simulate(
             budget_samples=budget,
             simulated=about,
             prior_sweeps=prior_sweeps.to_dict(),
+            learned=read_learned(spec),
         )
         control = SweepControl()
-        search = build_search(spec, event_log, control, Proposer(spec, out / STUDY_FILE), prior_sweeps)
+        search = build_search(spec, event_log, control, new_proposer(spec, out, view), prior_sweeps)
         sets = tuple(h.name for h in spec.data.validation)
 
         def play(name: str, config: Any, slot: str, warm: bool) -> Playback:
@@ -162,6 +171,8 @@ def simulate(
         with open(os.devnull, "w") as devnull:
             progress = Progress(view, spec.resources.concurrent_trials, Console(file=devnull))
             event_log.listeners += [progress.on_row, stop_when_nothing_works(control, view)]
+            if spec.search.enough is not None:
+                event_log.listeners.append(EnoughCheck(spec, spec.search.enough, event_log, control).on_row)
             tuner.fit()
             if not control.stopping:
                 stop_paused_trials(
@@ -175,7 +186,7 @@ def simulate(
             search.proposer.close()
             callback.close()
             status = "failed" if control.stopping else "finished"
-            event_log.write("finish", status=status, reason=control.reason)
+            event_log.write("finish", status=status, reason=control.reason or control.enough)
         measurements.take()
         before = time.process_time()
         reports = write_report(out)

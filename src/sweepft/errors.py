@@ -295,8 +295,8 @@ class ReplayError(SweepftError):
     key = "replay"
 
 
-class PriorSweepsError(SweepftError, ValueError):
-    """An entry of ``prior_sweeps`` cannot be used: no calibration, no ledger, or of a sweep that was run otherwise.
+class _EarlierSweepError(SweepftError, ValueError):
+    """An earlier sweep, or what was made from it, cannot be used.
 
     Args:
         entry: As given.
@@ -305,14 +305,28 @@ class PriorSweepsError(SweepftError, ValueError):
     """
 
     exit_code = 2
-    key = "early_stop.prior_sweeps"
+    _list = ""
 
     def __init__(self, entry: str, rule: str, remedy: str, key: str | None = None) -> None:
         self.entry, self.rule, self.remedy = entry, rule, remedy
-        super().__init__(f"prior_sweeps: {entry[:200]} {rule}\n  {remedy}", key=key)
+        super().__init__(f"{self._list}: {entry[:200]} {rule}\n  {remedy}", key=key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.entry, self.rule, self.remedy, self.key))
+
+
+class PriorSweepsError(_EarlierSweepError):
+    """An entry of ``prior_sweeps`` cannot be used: no calibration, no ledger, or of a sweep that was run otherwise."""
+
+    key = "early_stop.prior_sweeps"
+    _list = "prior_sweeps"
+
+
+class LearnFromError(_EarlierSweepError):
+    """An entry of ``search.learn_from`` cannot be used: no ledger, or no trials in this search space."""
+
+    key = "search.learn_from"
+    _list = "search.learn_from"
 
 
 def is_storage_error(error: BaseException) -> bool:

@@ -18,15 +18,15 @@ VALUES: tuple[Any, ...] = (
     [], {}, [None], [[]], [0], ["x"], {"": None}, {"trials": 10**9}, {"a": {"b": []}}, [1, 2, 3], [3, 2, 1], {"loss": None},
     {"value": 1e308, "stderr": None, "higher_is_better": True}, {"params": {"learning_rate": "x"}}, {"step": [1]},
 )  # fmt: skip
-KINDS = ("sweep", "trial", "start", "steps", "eval", "decision", "end", "cost", "fault", "finalists", "score", "command",
-         "finish", "unknown")  # fmt: skip
+KINDS = ("sweep", "trial", "start", "steps", "eval", "decision", "end", "cost", "fault", "enough", "finalists", "score",
+         "command", "finish", "unknown")  # fmt: skip
 
 
 def rows() -> list[dict[str, Any]]:
     """A sweep in which everything happens."""
     sweep = LedgerBuilder(
         spec={
-            "search": {"trials": 4, "space": {"learning_rate": {"log_uniform": [1e-5, 1e-2]}}},
+            "search": {"trials": 4, "enough": {"gain": 0.002, "min_trials": 2}, "space": {"learning_rate": {"log_uniform": [1e-5, 1e-2]}}},
             "early_stop": {"rule": "calibrated", "rungs": [0.25, 0.5], "audit": 0.1, "top_fraction": 0.25},
             "resources": {"concurrent_trials": 2, "price_per_gpu_hour": 2.0},
             "data": {"validation": [{"name": "own", "weight": 1.0}, {"name": "other", "weight": 0.0}], "test": []},
@@ -50,6 +50,7 @@ def rows() -> list[dict[str, Any]]:
     sweep.write("cost", trial_id=None, slot=0, phase="idle", seconds=3.0, gpus=0.0)
     sweep.end("t003", "failed", reason="lost")
     sweep.completed("t004", 1.4, replicate_of="t000")
+    sweep.write("enough", completed=3, expected=0.001, gain=0.002, enough=True, left=1)
     sweep.write(
         "finalists", chosen=[{"trial_id": "t000", "why": "top"}, {"trial_id": "t001", "why": "random"}],
         items=[{"what": "task", "name": "gsm8k", "digest": "d"}, {"what": "validation", "name": "own", "digest": "d"}],

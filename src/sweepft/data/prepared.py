@@ -135,6 +135,11 @@ class Prepared(_Fact):
     notes: tuple[str, ...] = ()
     """What was read as what, and which columns are not used."""
 
+    @property
+    def tokens_per_sample(self) -> float:
+        """Mean target tokens of a training row."""
+        return self.train.targets / self.train.rows
+
 
 def memo_file(spec: SweepSpec, cache: Path) -> Path | None:
     """Memo file of exactly this input; None when not all of it is on this machine."""

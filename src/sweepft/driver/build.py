@@ -24,13 +24,14 @@ from sweepft.driver.node_health import NodeHealth, SlotPlacement
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
 from sweepft.driver.task_objective import objective_rungs
 from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
-from sweepft.ledger import EventLog
+from sweepft.ledger import EventLog, SweepState
 from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl, outcome_of
 from sweepft.slot.jobs import Job, job_of
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec, TrainConfig
+from sweepft.spec.learn_from import EarlierSweep, read_earlier_sweeps
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,24 @@ def load_prior_sweeps(spec: SweepSpec) -> PriorSweeps:
         rule=stop.rule,
         top_fraction=stop.top_fraction,
         max_false_stop_rate=stop.max_false_stop_rate,
+    )
+
+
+def read_learned(spec: SweepSpec) -> dict[str, Any] | None:
+    """What ``search.learn_from`` names, for the ledger; None without any.
+
+    Raises:
+        LearnFromError: If an entry cannot be used (the spec's validation says so earlier).
+    """
+    sweeps = read_earlier_sweeps(spec.search)
+    return {"sweeps": [sweep.to_dict() for sweep in sweeps]} if sweeps else None
+
+
+def new_proposer(spec: SweepSpec, run_dir: Path, state: SweepState) -> Proposer:
+    """A proposer with the earlier sweeps that the ledger records."""
+    learned = state.header.get("learned") or {"sweeps": ()}
+    return Proposer(
+        spec, run_dir / STUDY_FILE, earlier=[EarlierSweep.from_dict(sweep) for sweep in learned["sweeps"]]
     )
 
 
@@ -142,7 +161,9 @@ def build_search(
         scheduler.restore_ledger(view)
     search_control = _SweepSearchControl(spec, event_log, control, scheduler, fault_policy, final_stage)
     reported = {t.trial_id: t.samples_seen for t in view.trials.values()}
-    searcher = OptunaSearcher(proposer, view.budget_samples, search_control, outcomes, reported)
+    searcher = OptunaSearcher(
+        proposer, view.budget_samples, search_control, outcomes, reported, view.tokens_per_sample
+    )
     return Search(searcher, scheduler, fault_policy, outcomes, final_stage)
 
 
@@ -170,6 +191,9 @@ class _SweepSearchControl(DriverOnly, SearchControl):
 
     def may_propose(self) -> bool:
         return self._control.may_propose()
+
+    def found_enough(self) -> bool:
+        return self._control.enough is not None
 
     def resume_candidates(self) -> Sequence[str]:
         if not self._spec.early_stop.pause:
@@ -294,7 +318,7 @@ def restored_search(
     with gc_paused():
         state.drop_partial_results()
         _write_missing_ends(event_log)
-        proposer = Proposer(spec, run_dir / STUDY_FILE)
+        proposer = new_proposer(spec, run_dir, state)
         proposer.rebuild(state)
         prior_sweeps = PriorSweeps.from_dict(state.header.get("prior_sweeps") or {})
         return build_search(

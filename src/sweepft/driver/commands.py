@@ -93,7 +93,8 @@ def _if_ended(command: Command, trial: TrialState, view: SweepState) -> Problem 
 def _if_closed(command: Command, closed: str | None) -> Problem | None:
     if closed is None:
         return None
-    return _problem(command, f"no more trials are started: {closed}", "later: sweepft resume RUN")
+    changed = " --set search.enough=null" if closed.startswith("search.enough") else ""
+    return _problem(command, f"no more trials are started: {closed}", f"later: sweepft resume RUN{changed}")
 
 
 def _if_no_clone(command: Command, trial: TrialState, view: SweepState, spec: SweepSpec) -> Problem | None:
@@ -112,7 +113,7 @@ def _if_no_clone(command: Command, trial: TrialState, view: SweepState, spec: Sw
             return _problem(command, rule, "choose a value in it, or start a sweep with a wider space", value)
     params = clone_params(command, trial)
     try:
-        spec.train_config(params, view.budget_samples)
+        spec.train_config(params, view.budget_samples, view.tokens_per_sample)
     except SpecError as error:
         first = error.problems[0]
         return _problem(command, f"{first.key}: {first.rule}", first.remedy, first.value)

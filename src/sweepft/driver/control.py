@@ -90,6 +90,8 @@ class SweepControl(DriverOnly):
         gave_up: Whether it stops because continuing is useless.
         resumable: Whether it gave up until something outside the sweep is mended.
         paused_in_session: Whether a pause has ended trials of this session: what follows needs a new session.
+        enough: Why the search needs no more trials (``search.enough``), as a sentence; None while it does. Trials that
+            have begun run to their ends.
     """
 
     def __init__(self, limit: Callable[[], str | None] = lambda: None) -> None:
@@ -98,6 +100,7 @@ class SweepControl(DriverOnly):
         self.immediate = False
         self.gave_up = self.resumable = False
         self.paused_in_session = False
+        self.enough: str | None = None
         self.limit_reached = limit
         self._trial_stops: dict[str, str] = {}
 
@@ -165,7 +168,7 @@ class SweepControl(DriverOnly):
                 return "the finalists are chosen"
             case "done":
                 return "the sweep is over"
-        return self.limit_reached()
+        return self.enough or self.limit_reached()
 
     def ends_at(self, result: Mapping[str, Any]) -> bool:
         """Whether a trial that reports this result is to leave its slot now.

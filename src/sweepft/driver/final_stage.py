@@ -145,7 +145,7 @@ class FinalStage(DriverOnly):
             run_dir=str(self._run_dir),
             tokenizer=self._prepared.tokenizer,
             items=tuple(missing),
-            train_config=self._spec.train_config(params, state.budget_samples),
+            train_config=self._spec.train_config(params, state.budget_samples, state.tokens_per_sample),
         )
 
     def on_left(self, name: str) -> None:

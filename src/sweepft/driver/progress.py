@@ -48,6 +48,10 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "finalists":
         chosen, parts = (" ".join(e[key] for e in row[name]) for name, key in _FINALISTS)
         return f"finalists: {chosen}; scored on {parts}"
+    if kind == "enough":
+        expected = "unknown" if row["expected"] is None else f"{row['expected']:.2g}"
+        end = "; the search ends" if row["enough"] else ""
+        return f"expected gain of a further trial: {expected} after {row['completed']} completed ones{end}"
     if kind == "score":
         found = " ".join(f"{metric}={format_value(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
@@ -59,9 +63,8 @@ def describe(row: Row, view: SweepState) -> str | None:
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_params(trial.params)}"
     if kind == "eval":
         task = row.get("task") or {}
-        value = _value(row["objective"], task.get("stderr"))
-        if row["objective"] is None:
-            value = "not measured"
+        known = row["objective"] is not None
+        value = _value(row["objective"], task.get("stderr")) if known else "not measured"
         items = f" items={task['items']}" if task else ""
         return (
             f"trial at {row['rung'] or 0.0:.0%}: trial={trial.trial_id} step={row['step']} "
@@ -144,6 +147,8 @@ class Progress:
         saved = _saved_share(list(self._view.trials.values()))
         if saved > 0:
             text.append(f"  {saved:.0%} of the compute saved so far", style="green")
+        if self._view.found_enough is not None:
+            text.append("  enough found", style="cyan")
         if self._view.finalists is not None:
             replicates = sum(t.replicate_of is not None for t in self._view.trials.values())
             text.append(

@@ -21,6 +21,7 @@ _MAY_CHANGE: Final = (
     *(
         "search.trials",
         "search.limit",
+        "search.enough",
         "search.subject_to",
         "resources",
         "keep",

@@ -206,7 +206,7 @@ def stop_paused_trials(
         proposer: Of the sweep.
         checkpoints: The run's ``checkpoints/``.
         from_scratch: Whether a resumed trial would have trained again from its start.
-        limit: The limit that was reached, as a sentence; None without one.
+        limit: The limit that was reached, or why the search needs no more trials, as a sentence; None without any.
     """
     for paused in scheduler.paused_trials(from_scratch=from_scratch):
         trial = event_log.state.trials[paused.trial_id]

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from sweepft.data import Prepared, prepare_in_child
-from sweepft.driver.build import load_prior_sweeps
+from sweepft.driver.build import load_prior_sweeps, read_learned
 from sweepft.driver.cluster_address import check_address
 from sweepft.driver.configs import checkpoint_policy
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
@@ -45,6 +45,7 @@ from sweepft.ledger import (
     ledger_path,
 )
 from sweepft.output import sweep_console
+from sweepft.report import learned_lines
 from sweepft.spec import SweepSpec, check_budget, load, missing_packages, packing_note
 
 
@@ -64,6 +65,7 @@ def start_sweep(
         EvaluateError: If a benchmark task or its data cannot be loaded.
         DataError: If the data cannot be used.
         PriorSweepsError: If an entry of ``early_stop.prior_sweeps`` cannot be used.
+        LearnFromError: If an entry of ``search.learn_from`` cannot be used.
         MirrorError: If the mirror cannot be used.
         ResourceError: If not even one trial fits.
         SweepftError: If the folder already holds a run.
@@ -79,14 +81,21 @@ def start_sweep(
     spec = with_secret_apart(spec, say)
     out = out.resolve()
     check_mirror(spec.mirror, out)
-    prior_sweeps = load_prior_sweeps(spec)
+    prior_sweeps, learned = load_prior_sweeps(spec), read_learned(spec)
     with make_run_folder(out, spec, say=say) as ledger:
         use_writable_home(out, say)
         prepared = _prepare(spec, out, console)
         event_log = EventLog(ledger, SweepState())
         sweep = Sweep.begin(spec, prepared, out, event_log, console)
         with sweep.signals:
-            event_log.write("sweep", **sweep_row(spec, prepared), prior_sweeps=prior_sweeps.to_dict())
+            event_log.write(
+                "sweep",
+                **sweep_row(spec, prepared),
+                prior_sweeps=prior_sweeps.to_dict(),
+                learned=learned,
+            )
+            for line in learned_lines(event_log.state):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
             with (
                 notified(spec, out, event_log.state, say) as results,
                 mirrored(spec.mirror, out, event_log, console),

@@ -22,6 +22,7 @@ from sweepft.driver.build import (
     build_callback,
     build_search,
     build_tuner,
+    new_proposer,
     restored_search,
     trains_from_scratch,
 )
@@ -29,6 +30,7 @@ from sweepft.driver.cluster_room import PlacementWatch
 from sweepft.driver.commands import CommandHandler, CommandPoller
 from sweepft.driver.configs import checkpoint_policy, keep_policy
 from sweepft.driver.control import Limit, SweepControl
+from sweepft.driver.enough import EnoughCheck
 from sweepft.driver.final_stage import FinalStage
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.ledger_listeners import (
@@ -50,7 +52,6 @@ from sweepft.export import write_best
 from sweepft.interrupts import Interrupted
 from sweepft.ledger import EventLog, Row, SweepState, winner
 from sweepft.report import write_report
-from sweepft.search import STUDY_FILE, Proposer
 from sweepft.spec import SweepSpec
 
 _log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Sweep:
 
     def new_search(self, prior_sweeps: PriorSweeps) -> Search:
         """A search that has proposed nothing yet."""
-        proposer = Proposer(self.spec, self.run_dir / STUDY_FILE)
+        proposer = new_proposer(self.spec, self.run_dir, self.event_log.state)
         return build_search(
             self.spec,
             self.event_log,
@@ -192,6 +193,10 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
         say_when_bounds_are_not_met(spec, event_log.state, sweep.warn),
         say_where_objective_is_measured(spec, event_log.state, sweep.warn),
     ]
+    if spec.search.enough is not None:
+        enough = EnoughCheck(spec, spec.search.enough, event_log, control)
+        enough.take_up()
+        event_log.listeners.append(enough.on_row)
     lasting = tuple(event_log.listeners)  # a session adds its own
     try:
         with progress:
@@ -215,7 +220,7 @@ def run_sweep(sweep: Sweep, search: Search, address: str | None) -> SweepResult:
             proposer=search.proposer,
             checkpoints=Path(checkpoint_policy(spec, run_dir).folder),
             from_scratch=trains_from_scratch(spec),
-            limit=control.limit_reached(),
+            limit=control.enough or control.limit_reached(),
         )
     return _finish(sweep, search, commands)
 
@@ -315,7 +320,7 @@ def _status(control: SweepControl, view: SweepState) -> tuple[str, str | None]:
         return "limit", limit
     if winner(view) is None:
         return "failed", "no trial has reached its full budget"
-    return "finished", None
+    return "finished", control.enough
 
 
 def _write_best(run_dir: Path, view: SweepState) -> Path | None:

@@ -224,6 +224,7 @@ _spec = _fields(
                 {},
                 {
                     "trials": _or_none(_count),
+                    "enough": _or_none(_fields({"gain": _amount}, {"min_trials": _count})),
                     "space": _or_none(_values(_section)),
                     "tied": _or_none(_values(_section)),
                     "subject_to": _or_none(_values(_fields({"at_most": _amount}))),
@@ -281,6 +282,18 @@ _scored = _fields(
 )
 _metric = _fields({"value": _or_none(_number), "stderr": _or_none(_number), "higher_is_better": _flag})
 
+_earlier_trial = _fields({"values": _mapping, "place": _share, "over": _values(_finite)})
+_earlier_sweep = _fields(
+    {
+        "source": _text,
+        "name": _text,
+        "began": _time,
+        "spread": _amount,
+        "trials": _list_of(_earlier_trial, 1000),
+        "notes": _list_of(_text, 1000),
+    }
+)
+
 _ARGUMENTS: Final[dict[str, Check]] = {
     "clone": _fields({"params": _mapping}),
     "extend": _fields({"trials": _count}),
@@ -312,6 +325,7 @@ _BY_FIELD: Final[dict[str, Check]] = {
     "sweep.command": lambda value: _text(value) and _list_of(_text, 100_000)(value),
     "sweep.spec": _spec,
     "sweep.seed": _whole,
+    "sweep.learned": _fields({"sweeps": _list_of(_earlier_sweep, 1000)}),
     "sweep.changes": _values(_anything),
     "steps.history": _history,
     "steps.blocks": _blocks,
@@ -324,6 +338,8 @@ _BY_FIELD: Final[dict[str, Check]] = {
     "decision.action": _word,
     "end.status": _word,
     "command.asked": _time,
+    "enough.expected": _amount,
+    "enough.gain": _amount,
     "finalists.chosen": _list_of(_fields({"trial_id": _name, "why": _text}), 10_000),
     "finalists.items": _list_of(_fields({"what": _text, "name": _text, "digest": _text}), 10_000),
     "finalists.rank_by": _values(_amount),

@@ -46,7 +46,8 @@ class SweepRow:
     ``model_digest`` is that of `sweepft.data.model_digest`, None where the model is not on the driver's machine;
     ``changes`` has what differs from the spec before a resume, by dotted key: ``[old, new]``;
     ``prior_sweeps`` is a `sweepft.early_stopping.PriorSweeps` as a dict; ``simulated`` describes the simulation of a
-    sweep that trained nothing, and is None in a real one.
+    sweep that trained nothing, and is None in a real one; ``learned`` has the trials of earlier sweeps that the sampler
+    is shown (``search.learn_from``): ``{sweeps: [...]}``, each a `sweepft.spec.learn_from.EarlierSweep` as a dict.
     """
 
     name: str
@@ -66,6 +67,7 @@ class SweepRow:
     resumed: bool = False
     prior_sweeps: Numbers | None = None
     simulated: dict[str, Any] | None = None
+    learned: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,22 @@ class CommandRow:
 
 
 @dataclass(frozen=True)
+class EnoughRow:
+    """What a further trial is expected to gain (``search.enough``), written when a trial has completed.
+
+    ``completed`` counts the trials that the estimate is based on; ``expected`` is in the unit of the objective, None
+    where it cannot be estimated; ``gain`` is the spec's; ``enough`` says that the search ends here, with ``left``
+    trials of ``search.trials`` not proposed (None where the spec sets no number).
+    """
+
+    completed: int
+    expected: float | None
+    gain: float
+    enough: bool
+    left: int | None = None
+
+
+@dataclass(frozen=True)
 class FinalistsRow:
     """The trials to evaluate after the search, and on what. A later row replaces an earlier one.
 
@@ -297,13 +315,14 @@ KINDS: Final[dict[str, type]] = {
     "end": EndRow,
     "cost": CostRow,
     "fault": FaultRow,
+    "enough": EnoughRow,
     "finalists": FinalistsRow,
     "score": ScoreRow,
     "command": CommandRow,
     "finish": FinishRow,
 }
 
-DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "finalists", "score", "finish"})
+DURABLE: Final = frozenset({"sweep", "end", "fault", "command", "enough", "finalists", "score", "finish"})
 """Kinds that are on disk (fsync), with all rows before them, before `Ledger.append` returns. Decisions are not: on a
 slow file system all slots would wait, and a lost decision is lost with its steps, which are then trained again."""
 

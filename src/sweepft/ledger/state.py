@@ -37,6 +37,7 @@ class SweepState:
         costs: `cost` rows that belong to no trial: idle slots.
         phases, gpu_phases: Wall seconds and GPU-seconds by phase, of all `cost` rows.
         slots: Names of the slots in `cost` rows, for each of ``sessions``.
+        enough: All `enough` rows.
         finalists: The last `finalists` row, or None during the search.
         scores: The last `score` row by trial_id (None: the base model) and name of the item.
         objective: What the sweep optimises.
@@ -58,6 +59,7 @@ class SweepState:
     phases: dict[str, float] = field(default_factory=dict)
     gpu_phases: dict[str, float] = field(default_factory=dict)
     slots: list[set[int | str]] = field(default_factory=list)
+    enough: list[Row] = field(default_factory=list)
     finalists: Row | None = None
     scores: dict[tuple[str | None, str], Row] = field(default_factory=dict)
     objective: Objective = field(default_factory=Objective)
@@ -125,9 +127,30 @@ class SweepState:
         return int(self.header.get("budget_samples") or 0)
 
     @property
+    def tokens_per_sample(self) -> float | None:
+        """Mean target tokens of a training row; None where the ledger does not have them."""
+        train = (self.header.get("data") or {}).get("train")
+        rows, targets = (train.get(key) if isinstance(train, dict) else None for key in ("rows", "targets"))
+        if not isinstance(rows, int) or not isinstance(targets, int) or rows < 1:
+            return None
+        return targets / rows
+
+    @property
     def planned_trials(self) -> int | None:
         """Trials the sweep will run, with extensions and clones; None where the spec sets no number."""
+        if self.found_enough is not None:
+            return len(self.search_trials)
         return None if self.asked_trials is None else self.asked_trials + self.clones
+
+    @property
+    def found_enough(self) -> Row | None:
+        """The `enough` row that ended the search; None while it goes on, or if ``search.enough`` now asks for more."""
+        asked = (self.spec.get("search") or {}).get("enough")
+        last = self.enough[-1] if self.enough else None
+        if not asked or last is None or not last["enough"] or last["expected"] is None:
+            return None
+        kept = last["gain"] == asked["gain"] and last["completed"] >= asked.get("min_trials", 0)
+        return last if kept else None
 
     @property
     def clones(self) -> int:
@@ -218,8 +241,8 @@ class SweepState:
             self.set_unfinished("interrupted")
         elif kind == "cost":
             self._cost(row)
-        elif kind == "fault":
-            self.faults.append(row)
+        elif kind in ("fault", "enough"):
+            (self.faults if kind == "fault" else self.enough).append(row)
         elif kind == "command":
             self._command(row)
         elif kind == "finalists":

@@ -53,7 +53,7 @@ def _measure(job: Mapping[str, Any]) -> dict[str, Any]:
     spec = from_dict(job["spec"], recorded=True)
     prepared = Prepared.model_validate(job["prepared"])
     engine = slot_config(spec, prepared, Path(job["folder"])).engine
-    trials = [_train_config(spec, size, prepared.budget_samples) for size in spec.batch_sizes]
+    trials = [_train_config(spec, size, prepared) for size in spec.batch_sizes]
     slots, world = int(job["slots"]), spec.resources.workers_per_trial
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
@@ -114,12 +114,12 @@ def _load_coordinator() -> None:
     importlib.import_module("sweepft.slot.trainable")
 
 
-def _train_config(spec: SweepSpec, size: int, budget_samples: int) -> TrainConfig:
+def _train_config(spec: SweepSpec, size: int, prepared: Prepared) -> TrainConfig:
     """The train config of a trial of this batch size, with the first value of every other swept field."""
     params = {key: dimension.examples()[0][1] for key, dimension in spec.search.space.items()}
     if "batch_size" in params:
         params["batch_size"] = size
-    return spec.train_config(params, budget_samples)
+    return spec.train_config(params, prepared.budget_samples, prepared.tokens_per_sample)
 
 
 def _gathered(answers: Any, expected: int, sizes: list[str], processes: list[Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ were trained with several seeds.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, Final
@@ -42,9 +43,10 @@ def gain_summary(
         ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (how far the winner is
         ahead, in the unit of the objective), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of
         the winner among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without),
-        ``samples`` (of the objective's validation sets, or items of its task), ``verdict`` (``better``, ``not_better``,
-        ``baseline_wins``, ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not,
-        ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        ``seed_noise`` (of `seed_noise`, where it widens the interval of single runs), ``samples`` (of the objective's
+        validation sets, or items of its task), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
+        ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not, ``no_baseline``,
+        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
         ``over_base``: rows ``set, base, winner`` of losses on validation sets where the base model's is known;
         ``scores``: rows ``name, metric, higher_is_better, winner, baseline, base`` of tests and tasks, each
         ``{value, stderr, n}`` or None, where ``n`` counts replicates; ``details``: these in sentences.
@@ -56,7 +58,7 @@ def gain_summary(
         if record is None
         else {key: record[key] for key in ("trial_id", "params", "objective", "status")},
         "value": None, "stderr": None, "low": None, "high": None,
-        "compared": 0, "seeds": 0, "samples": None,
+        "compared": 0, "seeds": 0, "seed_noise": None, "samples": None,
         "over_base": _over_base(sweep, winner), "scores": _scores(winner, record, finalists),
     }  # fmt: skip
     found["details"] = _details(found, winner, record)
@@ -184,6 +186,7 @@ def _difference(
     compared = sum(t["rank"] is not None for t in trials) - 1
     level = 0.025 / max(1, compared)
     objective = sweep.objective
+    noise: dict[str, Any] | None = None
     seeds = [
         [
             objective.cost(t["objective"])
@@ -202,7 +205,8 @@ def _difference(
         stderr = paired_stderr(sweep, *pair)
         if stderr is None and None not in (winner["stderr"], baseline["objective_stderr"]):
             stderr = math.hypot(winner["stderr"], baseline["objective_stderr"])
-        width = None if stderr is None else float(stats.norm.isf(level)) * stderr
+        noise = seed_noise(trials)
+        stderr, width = single_run_error(stderr, noise, level)
     declared = (sweep.spec.get("data") or {}).get("validation") or []
     unweighted = {d.get("name") for d in declared if isinstance(d, dict) and not d.get("weight", 1.0)}
     sets = [s for name, s in winner["validation"].items() if name not in unweighted]
@@ -217,8 +221,51 @@ def _difference(
         "high": None if width is None else value + width,
         "compared": compared,
         "seeds": min(map(len, seeds)) if min(map(len, seeds)) > 1 else 0,
+        "seed_noise": noise,
         "samples": samples or None,
     }
+
+
+def seed_noise(trials: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """How much runs of one configuration differ by their seeds, pooled over all that the sweep has repeated: replicates
+    of a trial, and trials that differ in ``seed`` only.
+
+    Args:
+        trials: Records of all trials.
+
+    Returns:
+        ``value`` (standard deviation, nats), ``runs`` and ``freedom`` (degrees of freedom); None without repeated runs.
+    """
+    groups: dict[str, list[float]] = {}
+    for trial in trials:
+        name = trial["replicate_of"]
+        if name is None and "seed" in trial["params"]:
+            others = {key: value for key, value in trial["params"].items() if key != "seed"}
+            name = json.dumps(others, sort_keys=True, default=str)
+        if name is not None and trial["objective"] is not None:
+            groups.setdefault(name, []).append(trial["objective"])
+    repeated = [losses for losses in groups.values() if len(losses) > 1]
+    freedom = sum(map(len, repeated)) - len(repeated)
+    if not freedom:
+        return None
+    squares = sum(float(np.var(losses)) * len(losses) for losses in repeated)
+    return {"value": math.sqrt(squares / freedom), "runs": sum(map(len, repeated)), "freedom": freedom}
+
+
+def single_run_error(
+    sampling: float | None, noise: dict[str, Any] | None, level: float
+) -> tuple[float | None, float | None]:
+    """Standard error of the difference of two single runs, and half the width of its interval.
+
+    Args:
+        sampling: Its standard error over the validation samples; None where it is not known.
+        noise: Of `seed_noise`; None leaves the noise of seeds out, so the interval is too narrow.
+        level: Probability on each side of the interval.
+    """
+    if sampling is None or noise is None:
+        return sampling, None if sampling is None else float(stats.norm.isf(level)) * sampling
+    stderr = math.sqrt(sampling**2 + 2 * noise["value"] ** 2)
+    return stderr, float(stats.t.isf(level, noise["freedom"])) * stderr
 
 
 def seed_difference(
@@ -254,7 +301,13 @@ def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective
     else:
         what = "validation samples" if objective.task is None else "items"
         samples = f"{found['samples']:,} {what}" if found["samples"] else f"the {what}"
-        over = f"over {samples}, without seed noise"
+        noise = found["seed_noise"]
+        over = f"over {samples}, "
+        over += (
+            f"with the seed noise of {noise['runs']} repeated runs"
+            if noise
+            else "without seed noise, which is often larger (evaluate.replicates measures it)"
+        )
     if found["low"] is None:
         return "unknown", f"{winner} is ahead of {name} {by}, and its noise is not known"
     if found["low"] > 0:

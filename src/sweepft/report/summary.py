@@ -14,9 +14,11 @@ from typing import Any, Final
 from sweepft.ledger import Row, SweepState, ranking
 from sweepft.report.bounds import bounds_summary
 from sweepft.report.cost import cost_summary
+from sweepft.report.enough import enough_summary
 from sweepft.report.finalists import finalists_summary
 from sweepft.report.findings import importances, recipe_findings
 from sweepft.report.gain import forgetting_warnings, gain_summary
+from sweepft.report.learned import learned_summary
 from sweepft.report.nodes import node_rows
 from sweepft.report.objective import objective_summary
 from sweepft.report.signals import early_signals
@@ -80,6 +82,8 @@ def summarise(
         "counts": dict(Counter(t["status"] for t in trials)),
         "result": result,
         "bounds": bounds_summary(sweep, trials, kept),
+        "enough": enough_summary(sweep, trials, cost),
+        "learned": learned_summary(sweep),
         "finalists": finalists,
         "cost": cost,
         "stops": stop_summary(sweep, trials),

@@ -87,6 +87,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
     lines += [f"**{md(result['gain']['text'], 600)}**", "", md(result["headline"]), ""]
     lines += [f"- {md(detail, 600)}" for detail in result["gain"]["details"]] + [""]
     lines += [f"{md(summary['bounds']['text'], 600)}", ""] if summary["bounds"] else []
+    lines += [f"{md(summary['enough']['text'], 600)}", ""] if summary["enough"] else []
     lines += [f"**Warning:** {md(lost['text'], 600)}\n" for lost in result["forgetting"]]
     lines += _winner_lines(result, summary["objective"])
     lines += [
@@ -97,6 +98,7 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *_fault_lines(summary["faults"], cost["lost_to_faults"]),
         *node_lines(summary["nodes"]),
         *_error_rate_lines(summary["stops"]),
+        *_learned_lines(summary["learned"]),
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
         *_divergence_lines(summary["stops"]["divergence_check"]),
         "",
@@ -132,6 +134,15 @@ def _winner_lines(result: dict[str, Any], objective: dict[str, Any]) -> list[str
         behind = f"{gap} behind{by}, {difference['text']}"
         lines.append(f"- **Runner-up** {md(runner_up['trial_id'])}: {md(behind)}")
     return lines
+
+
+def _learned_lines(learned: dict[str, Any] | None) -> list[str]:
+    """The earlier sweeps that the sampler was shown."""
+    if learned is None:
+        return []
+    md = fmt.markdown
+    notes = [f"  - {md(row['name'])}: {md(note)}" for row in learned["sweeps"] for note in row["notes"]]
+    return [f"- **Earlier sweeps** {md(learned['text'], 600)}", *notes]
 
 
 def _bits(winner: dict[str, Any]) -> str:
@@ -311,6 +322,7 @@ def terminal_table(
         *(Text(one_line(detail)) for detail in summary["result"]["gain"]["details"]),
         *_objective_texts(summary),
         *_bounds_texts(summary["bounds"]),
+        *([Text(one_line(summary["enough"]["text"]))] if summary["enough"] else []),
         *(
             Text(f"warning: {one_line(lost['text'])}", style="yellow")
             for lost in summary["result"]["forgetting"]
@@ -326,6 +338,7 @@ def terminal_table(
     notes = [f"{duration(cost['used'])} of trial time on {cost['slots']} slots; {fmt.savings(cost)}"]
     notes += [f"price: {fmt.price(cost)}"] if cost["price"] else []
     notes += [cost["sharing"]["text"]] if cost["sharing"] else []
+    notes += [one_line(summary["learned"]["text"])] if summary["learned"] else []
     parts += [Text(note, style="dim") for note in notes]
     parts += [
         Text(f"warning: {one_line(edge['text'])}", style="yellow") for edge in summary["result"]["edges"]

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from sweepft.ledger import SweepState, TrialState, without_residuals
+from sweepft.spec.sweep import HALF_LIFE, get_dotted
+
+_BETA2: Final = "optimizer.beta2"
 
 
 def swept_keys(sweep: SweepState) -> list[str]:
@@ -29,14 +32,16 @@ def swept_keys(sweep: SweepState) -> list[str]:
 
 
 def derived_keys(sweep: SweepState) -> dict[str, str]:
-    """What is shown beside the swept keys: fields tied to another one, and a learning rate at its ``at_batch``; the
-    field by its name in the report.
+    """What is shown beside the swept keys: fields tied to another one, a learning rate at its ``at_batch``, and the
+    decay rate that follows from a half-life; the field by its name in the report.
     """
     search = sweep.spec.get("search") or {}
     found = {key: key for key in search.get("tied") or {}}
     for key, dimension in (search.get("space") or {}).items():
         if isinstance(dimension, dict) and dimension.get("at_batch"):
             found[f"{key} at batch {dimension['at_batch']}"] = key
+    if HALF_LIFE in (search.get("space") or {}) or get_dotted(sweep.spec.get("train") or {}, HALF_LIFE):
+        found[_BETA2] = "optimizer.betas"
     return found
 
 
@@ -45,9 +50,10 @@ def derived_values(sweep: SweepState, trial: TrialState) -> dict[str, Any]:
     tied = (sweep.spec.get("search") or {}).get("tied") or {}
     values = {}
     for name, key in derived_keys(sweep).items():
-        value: Any = trial.train_config if key in tied else trial.coordinates.get(key)
-        for part in key.split(".") if key in tied else ():
-            value = value.get(part) if isinstance(value, dict) else None
+        in_config = key in tied or name == _BETA2
+        value = get_dotted(trial.train_config, key) if in_config else trial.coordinates.get(key)
+        if name == _BETA2:
+            value = value[1] if isinstance(value, list) and len(value) == 2 else None
         if value is not None:
             values[name] = value
     return values

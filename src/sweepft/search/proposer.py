@@ -1,9 +1,8 @@
 """Proposes trials by ask and tell on an Optuna study.
 
-Everything the proposer knows is in the study, and every trial ends in it: a completed trial is COMPLETE; a stopped one
-is PRUNED with all its validation losses; a diverged one is PRUNED, or FAIL without any validation loss; a failed one is
-FAIL. A paused trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked
-FAIL at once and asked again, so that nothing is trained twice.
+Everything the proposer knows is in the study, and every trial ends in it (`sweepft.search.trial_records`). A paused
+trial stays open (RUNNING) until it is resumed or stopped. Params that were proposed before are marked FAIL at once and
+asked again, so that nothing is trained twice.
 
 Bounds on validation losses (``search.subject_to``) are Optuna constraints of the ended trials: of a completed one by
 its final losses, of another one by the last that were measured. While the base model's loss is not known, ended trials
@@ -15,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,19 +22,14 @@ from typing import Any, Final, Literal
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from sweepft.ledger import SweepState, excesses
-from sweepft.ledger import TrialState as SweepTrial
+from sweepft.ledger import SweepState
+from sweepft.search.learned import Learned
 from sweepft.search.samplers import LATEST, SamplerHistory, derived_seed, random_sampler, sampler_for
 from sweepft.search.space import Param, Space, config_key
-from sweepft.search.study import (
-    Direction,
-    StudyState,
-    StudyStorage,
-    nominal_step,
-    open_study,
-    rewrite_study,
-)
+from sweepft.search.study import Direction, StudyState, StudyStorage, open_study, rewrite_study
+from sweepft.search.trial_records import attrs_of, constraints_of, ending_of, finite, frozen_trial
 from sweepft.spec import SweepSpec
+from sweepft.spec.learn_from import EarlierSweep
 from sweepft.spec.space import same
 
 Origin = Literal["start_with", "sampler", "clone"]
@@ -85,7 +79,8 @@ class Proposer:
     Args:
         spec: The sweep.
         storage: The study's journal file, or None for a study in memory.
-        learn_from: Most finished trials that the sampler looks at; None for all. See `sweepft.search.samplers`.
+        latest: Most finished trials that the sampler looks at; None for all. See `sweepft.search.samplers`.
+        earlier: Earlier sweeps to learn from; see `sweepft.search.learned`.
 
     Attributes:
         paused: Paused trials by trial id.
@@ -93,11 +88,18 @@ class Proposer:
         trials: Number of trials to propose without clones: ``search.trials``, or more after an extension.
     """
 
-    def __init__(self, spec: SweepSpec, storage: Path | None, learn_from: int | None = LATEST) -> None:
+    def __init__(
+        self,
+        spec: SweepSpec,
+        storage: Path | None,
+        latest: int | None = LATEST,
+        earlier: Sequence[EarlierSweep] = (),
+    ) -> None:
         self.spec = spec
         self.space = Space(spec)
         self._path = storage
-        self._learn_from = learn_from
+        self._latest = latest
+        self._learned = Learned(earlier, self.space, spec)
         self._opened: StudyState | None = None
         self._waiting: list[Proposal] = []
         self._clones: list[dict[str, Param]] = []
@@ -133,7 +135,7 @@ class Proposer:
         After `rebuild`, interrupted trials come first, then clones.
         """
         if self._waiting:
-            return self._waiting.pop(0)
+            return self.next_waiting()
         self._tell_untold()
         state, search = self._state, self.spec.search
         number = len(state.numbers)
@@ -168,6 +170,10 @@ class Proposer:
             if proposal is not None:
                 return proposal
         raise AssertionError("the loop above does not end")
+
+    def next_waiting(self) -> Proposal | None:
+        """The next interrupted trial, if one is left."""
+        return self._waiting.pop(0) if self._waiting else None
 
     def clone(self, params: Mapping[str, Any]) -> None:
         """Propose these params next.
@@ -241,8 +247,8 @@ class Proposer:
 
     def _close(self, trial_id: str, status: str, value: float | None, reason: str | None) -> None:
         state = self._state
-        ending, value, attrs = _ending(status, value, reason, bool(state.values(trial_id)))
-        constraints = _constraints(ending, self._losses.pop(trial_id, {}), self.limits or {})
+        ending, value, attrs = ending_of(status, value, reason, bool(state.values(trial_id)))
+        constraints = constraints_of(ending, self._losses.pop(trial_id, {}), self.limits or {})
         state.close(trial_id, ending, value, attrs, constraints)
 
     def _tell_untold(self, *, all_of_them: bool = False) -> None:
@@ -272,7 +278,7 @@ class Proposer:
         for record in records:
             while record.study_number is not None and len(trials) < record.study_number:
                 trials.append(create_trial(state=TrialState.FAIL, user_attrs={"reason": "proposed before"}))
-            trials.append(self._frozen(record))
+            trials.append(frozen_trial(record, self.space, self.limits))
         self._opened = self._state_of(rewrite_study(self._path, self.spec.name, trials, self._direction))
         self._waiting, self.paused, self._tried = [], {}, 0
         for record in records:
@@ -281,7 +287,7 @@ class Proposer:
                 continue
             self._losses[record.trial_id] = record.losses
             if record.end is not None and record.status != "interrupted":  # the limits are unknown
-                self._untold[record.trial_id] = record.status, _finite(record.objective), record.reason
+                self._untold[record.trial_id] = record.status, finite(record.objective), record.reason
                 continue
             origin = _ORIGINS.get(record.origin, "sampler")
             proposal = Proposal(
@@ -306,7 +312,7 @@ class Proposer:
         return self._opened
 
     def _state_of(self, opened: tuple[Study, StudyStorage]) -> StudyState:
-        return StudyState(*opened, SamplerHistory(self._learn_from, maximize=self._direction == "maximize"))
+        return StudyState(*opened, SamplerHistory(self._latest, maximize=self._direction == "maximize"))
 
     @property
     def _direction(self) -> Direction:
@@ -337,7 +343,8 @@ class Proposer:
                 state.study.enqueue_trial(dict(fixed))
             trial = state.study.ask(self.space.distributions)
         else:
-            with state.storage.showing(state.history()):
+            own = state.history()
+            with state.storage.showing([*self._learned.trials(number, own), *own]):
                 trial = state.study.ask(self.space.distributions)
         seen = state.seen.get(config_key(trial.params))
         if seen is not None:
@@ -353,7 +360,7 @@ class Proposer:
             trial.number,
             coordinates=self.space.coordinates(trial.params),
         )
-        for key, value in _attrs(proposal).items():
+        for key, value in attrs_of(proposal.trial_id, proposal.params, proposal.origin).items():
             trial.set_user_attr(key, value)
         state.add(proposal.trial_id, trial.number, trial.params, proposal.origin)
         return proposal
@@ -377,80 +384,3 @@ class Proposer:
                 return optuna_params
             first = first or optuna_params
         return first
-
-    def _frozen(self, record: SweepTrial) -> FrozenTrial:
-        """The trial as the study holds it: ended, or RUNNING while it is open."""
-        ended = record.end is not None and record.status != "interrupted" and self.limits is not None
-        try:
-            optuna_params = self.space.encode(record.params, record.coordinates)
-        except ValueError as error:  # proposed under a wider space: counted, but not learned from
-            attrs = {**_attrs(record), "status": record.status if ended else None, "reason": str(error)}
-            return create_trial(state=TrialState.FAIL, user_attrs=attrs)
-        values = _values(record)
-        state, value, attrs = TrialState.RUNNING, None, {}
-        if ended:
-            state, value, attrs = _ending(
-                record.status, _finite(record.objective), record.reason, bool(values)
-            )
-        if state == TrialState.PRUNED and values:
-            value = values[max(values)]  # as Optuna's tell does
-        return create_trial(
-            state=state,
-            value=value,
-            params=optuna_params,
-            distributions=self.space.distributions,
-            intermediate_values=values,
-            user_attrs={**_attrs(record), **attrs},
-            constraints=_constraints(state, record.losses, self.limits or {}),
-        )
-
-
-_MOST_OVER: Final = 100.0
-"""Largest excess of a loss that a sampler is given, in nats: it stands for a loss that is not finite."""
-
-
-def _constraints(
-    state: TrialState, losses: Mapping[str, float | None], limits: Mapping[str, float]
-) -> dict[str, float]:
-    """Optuna's constraints of an ended trial, 0 or less where a bound is met."""
-    if state not in (TrialState.COMPLETE, TrialState.PRUNED) or (state == TrialState.PRUNED and not losses):
-        return {}
-    return {name: min(over, _MOST_OVER) for name, over in excesses(losses, limits).items()}
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _values(record: SweepTrial) -> dict[int, float]:
-    """Validation losses by `nominal_step`."""
-    values: dict[int, float] = {}
-    for row in record.evals:
-        rung, value = 1.0 if row["final"] else row["rung"], row["objective"]
-        if rung is not None and value is not None and math.isfinite(value):
-            values.setdefault(nominal_step(rung, record.budget_samples), float(value))
-    return values
-
-
-def _attrs(trial: Proposal | SweepTrial) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, "params": trial.params, "origin": trial.origin}
-
-
-def _ending(
-    status: str, value: float | None, reason: str | None, has_values: bool
-) -> tuple[TrialState, float | None, dict[str, Any]]:
-    """State, value and user attributes of an ended trial in the study."""
-    attrs = {"status": status} if reason is None else {"status": status, "reason": reason}
-    if status == "completed":
-        if value is not None and math.isfinite(value):
-            return TrialState.COMPLETE, float(value), attrs
-        status = "diverged"
-        attrs = {"status": status, "reason": reason or f"the objective is {value}"}
-    match status:
-        case "stopped":
-            return TrialState.PRUNED, None, attrs
-        case "diverged":
-            return TrialState.PRUNED if has_values else TrialState.FAIL, None, attrs
-        case "failed" | "interrupted":
-            return TrialState.FAIL, None, attrs
-    raise ValueError(f"status {status!r} is none of completed, stopped, diverged, failed, interrupted")

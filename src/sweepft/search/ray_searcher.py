@@ -98,6 +98,10 @@ class SearchControl:
         """Whether new and paused trials are proposed."""
         return True
 
+    def found_enough(self) -> bool:
+        """Whether trials that have begun are the last ones: nothing new is proposed and no paused trial resumed."""
+        return False
+
     def resume_candidates(self) -> Sequence[str]:
         """Paused trials that are worth resuming, the best first."""
         return ()
@@ -136,6 +140,7 @@ class OptunaSearcher(Searcher):
         control: Of the sweep.
         outcomes: How trials end, by trial id, noted by the driver before Tune reports the end.
         reported: Samples up to which the ledger holds each trial.
+        tokens_per_sample: Mean target tokens of a training row, for half-lives in tokens.
     """
 
     def __init__(
@@ -145,10 +150,12 @@ class OptunaSearcher(Searcher):
         control: SearchControl | None = None,
         outcomes: dict[str, Outcome] | None = None,
         reported: Mapping[str, int] | None = None,
+        tokens_per_sample: float | None = None,
     ) -> None:
         super().__init__(metric="objective", mode=proposer.spec.objective.mode)
         self.proposer = proposer
         self.budget_samples = budget_samples
+        self._tokens_per_sample = tokens_per_sample
         self.outcomes = {} if outcomes is None else outcomes
         self.reported = dict(reported or {})
         self._control = control or SearchControl()
@@ -179,7 +186,9 @@ class OptunaSearcher(Searcher):
         if proposal is None:
             return None if self._proposals else self._after_search()
         self._proposals[trial_id] = proposal
-        train_config = self.proposer.spec.train_config(proposal.params, self.budget_samples)
+        train_config = self.proposer.spec.train_config(
+            proposal.params, self.budget_samples, self._tokens_per_sample
+        )
         return to_tune_config(
             TrialJob(
                 trial_id=proposal.trial_id,
@@ -240,6 +249,8 @@ class OptunaSearcher(Searcher):
         """A new trial, or a paused one to resume."""
         if not self._control.may_propose():
             return None
+        if self._control.found_enough():
+            return self.proposer.next_waiting()
         return self.proposer.ask() or self._resume_paused()
 
     def _resume_paused(self) -> Proposal | None:

@@ -11,16 +11,18 @@ import hashlib
 import warnings
 from bisect import insort
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from sweepft.search.prior import Belief, Prior, PriorQmc, PriorSampler, place_of
 from sweepft.spec import Search
 
 LATEST: Final = 250
@@ -68,12 +70,41 @@ def derived_seed(seed: int, *parts: int | str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
+@dataclass(frozen=True)
+class _Beliefs:
+    """The priors that one proposal follows.
+
+    Attributes:
+        drawn: Those that a start-up trial is drawn from; empty if it is drawn from the whole range.
+        weighed: Those that a model prefers, with this exponent.
+    """
+
+    drawn: Mapping[str, Belief]
+    weighed: Mapping[str, Belief]
+    exponent: float
+
+    @classmethod
+    def of(cls, prior: Prior, number: int) -> _Beliefs:
+        """Those of one trial."""
+        return cls(prior.beliefs if prior.draws(number) else {}, prior.beliefs, prior.exponent(number))
+
+    def log_weight(self, places: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | float:
+        """What a model adds to the logarithm of what it maximises, at places on the scales of the ranges."""
+        found = (belief.log_density(places[name]) for name, belief in self.weighed.items() if name in places)
+        return self.exponent * sum(found)
+
+
 class _Tpe(TPESampler):
     """TPE for a fixed space. Optuna's compares the spaces of all trials, which takes a third of its time."""
 
-    def __init__(self, space: Mapping[str, BaseDistribution], **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self, space: Mapping[str, BaseDistribution], beliefs: _Beliefs, seed: int, **settings: Any
+    ) -> None:
+        super().__init__(seed=seed, **settings)
         self._known = {name: space[name] for name in sorted(space) if not space[name].single()}
+        self._beliefs = beliefs
+        if beliefs.drawn:
+            self._random_sampler = PriorSampler(beliefs.drawn, seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space: every trial of a sweep has every parameter."""
@@ -88,6 +119,45 @@ class _Tpe(TPESampler):
             name: np.asarray([distribution.to_internal_repr(given[name]) for given in params])
             for name, distribution in search_space.items()
         }
+
+    def _compute_acquisition_func(
+        self, samples: dict[str, NDArray[Any]], mpe_below: Any, mpe_above: Any
+    ) -> NDArray[np.float64]:
+        """As Optuna's, times the priors."""
+        found: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
+        places = {
+            name: place_of(values, distribution)
+            for name, values in samples.items()
+            if isinstance(distribution := self._known[name], FloatDistribution | IntDistribution)
+        }
+        return found + self._beliefs.log_weight(places)
+
+
+class _Gp(GPSampler):
+    """Optuna's, which multiplies the expected improvement by the priors."""
+
+    def __init__(self, beliefs: _Beliefs, seed: int, **settings: Any) -> None:
+        independent = PriorSampler(beliefs.drawn, seed) if beliefs.drawn else None
+        super().__init__(
+            seed=seed, independent_sampler=independent, warn_independent_sampling=False, **settings
+        )
+        self._beliefs = beliefs
+        self._names: list[str] = []
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """As Optuna's."""
+        space = super().infer_relative_search_space(study, trial)
+        self._names = list(space)
+        return space
+
+    def _optimize_acqf(self, acqf: Any, best_params: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        weighed = self._beliefs.weighed
+        columns = {self._names.index(name): belief for name, belief in weighed.items() if name in self._names}
+        if columns:
+            from sweepft.search.gp_prior import WithPrior
+
+            acqf = WithPrior(acqf, columns, self._beliefs.exponent)
+        return super()._optimize_acqf(acqf, best_params)
 
 
 def sampler_for(
@@ -105,11 +175,12 @@ def sampler_for(
     """
     seed = derived_seed(search.seed, number, attempt)
     startup = startup_trials(search.trials)
+    beliefs = _Beliefs.of(Prior(search, startup), number)
     match search.sampler:
         case "tpe":
-            return _Tpe(space, seed=seed, n_startup_trials=startup, constant_liar=parallel)
+            return _Tpe(space, beliefs, seed, n_startup_trials=startup, constant_liar=parallel)
         case "gp":
-            return GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
+            return _Gp(beliefs, seed, n_startup_trials=startup)
         case "cmaes":
             return CmaEsSampler(
                 seed=seed,
@@ -118,9 +189,9 @@ def sampler_for(
                 independent_sampler=RandomSampler(seed),
             )
         case "qmc":
-            return _qmc(search.seed, RandomSampler(seed))
+            return _qmc(search.seed, beliefs, PriorSampler(beliefs.drawn, seed))
         case "random" | "grid":  # the proposer enumerates a grid
-            return RandomSampler(seed)
+            return PriorSampler(beliefs.drawn, seed)
 
 
 def random_sampler(search: Search, number: int, attempt: int) -> BaseSampler:
@@ -128,13 +199,11 @@ def random_sampler(search: Search, number: int, attempt: int) -> BaseSampler:
     return RandomSampler(derived_seed(search.seed, number, attempt, "random"))
 
 
-def _qmc(seed: int, independent: BaseSampler) -> BaseSampler:
+def _qmc(seed: int, beliefs: _Beliefs, independent: RandomSampler) -> BaseSampler:
     """One sequence for the whole sweep, so one seed; Optuna keeps the position in the study."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # its interface is unchanged since 3.0
-        return QMCSampler(
-            seed=seed, scramble=True, warn_independent_sampling=False, independent_sampler=independent
-        )
+        return PriorQmc(beliefs.drawn, seed, independent)
 
 
 def startup_trials(trials: int | None) -> int:

@@ -19,6 +19,7 @@ from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Resources, Search, Train
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import (
+    HALF_LIFE,
     SWEEPABLE,
     SweepSpec,
     TrainConfig,
@@ -252,6 +253,24 @@ def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Probl
     return []
 
 
+def _check_half_life(partial: PartialSpec) -> None:
+    """Check that a half-life of the second moment has an optimizer with one, and no betas beside it."""
+    train, search = partial.train, partial.search
+    if train is None or search is None:
+        return
+    swept, key = HALF_LIFE in search.space, HALF_LIFE.rpartition(".")[2]
+    if train.optimizer.beta2_half_life is None and not swept:
+        return
+    path: KeyPath = ("search", "space", HALF_LIFE) if swept else ("train", "optimizer", key)
+    written = partial.document.data["train"].get("optimizer")
+    if "optimizer.betas" in search.space or (isinstance(written, dict) and "betas" in written):
+        partial.add(path, "sets the decay rate of the second moment, as betas does", "remove one of the two")
+    names = [name for _, name in search.candidates("optimizer.name", train.optimizer.name)]
+    if not any(str(name).startswith("adamw") for name in names):
+        rule = f"applies to adamw and adamw_8bit, not to {', '.join(map(str, names))}"
+        partial.add(path, rule, "remove it, or use adamw")
+
+
 def _check_curriculum(partial: PartialSpec) -> None:
     """Check strategy, phases and replay. Domains are checked if every source names its own; else when rows are read."""
     data, search = partial.data, partial.search
@@ -366,6 +385,39 @@ def _check_grid(partial: PartialSpec) -> None:
         if len(numeric) < 2:
             rule = "cmaes requires at least two numeric dimensions"
             partial.add(("search", "sampler"), rule, "use tpe, or sweep another numeric key", search.sampler)
+
+
+def _check_priors(partial: PartialSpec) -> None:
+    search = partial.search
+    if search is None or search.sampler != "cmaes":
+        return
+    for key, dimension in search.space.items():
+        if dimension.prior is not None:
+            remedy = "use tpe, gp, random or qmc, or remove the prior"
+            path: KeyPath = ("search", "space", key, "prior")
+            partial.add(path, "sampler cmaes takes no priors", remedy, dimension.prior)
+
+
+def _check_learn_from(partial: PartialSpec) -> None:
+    search = partial.search
+    if search is not None and search.learn_from and search.sampler not in ("tpe", "gp"):
+        rule = f"sampler {search.sampler} cannot learn from earlier sweeps (search.learn_from)"
+        remedy = "use tpe or gp, or remove search.learn_from"
+        partial.add(("search", "sampler"), rule, remedy, search.sampler)
+
+
+def _check_enough(partial: PartialSpec) -> None:
+    search = partial.search
+    if search is None or search.enough is None:
+        return
+    path: KeyPath = ("search", "enough")
+    if search.sampler == "grid":
+        rule = "does not apply to sampler grid, which tries every combination"
+        partial.add(path, rule, "remove it, or use another sampler")
+    elif search.trials is not None and search.enough.min_trials >= search.trials:
+        rule = f"must be less than search.trials, which is {search.trials}: the search would never end before"
+        remedy = "lower search.enough.min_trials, or raise search.trials"
+        partial.add((*path, "min_trials"), rule, remedy, search.enough.min_trials)
 
 
 def _check_bounds(partial: PartialSpec) -> None:
@@ -489,10 +541,14 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_fixed_or_swept,
     _check_values,
     _check_tied,
+    _check_half_life,
     _check_curriculum,
     _check_batches,
     _check_tokens,
     _check_grid,
+    _check_priors,
+    _check_learn_from,
+    _check_enough,
     _check_bounds,
     _check_objective,
     _check_wsd,

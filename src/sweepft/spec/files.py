@@ -82,6 +82,22 @@ def check_prior_sweeps(partial: PartialSpec) -> None:
         attempt(stop.prior_sweeps)
 
 
+def check_learn_from(partial: PartialSpec) -> None:
+    """Report entries of ``search.learn_from`` that cannot be used."""
+    search = partial.search
+    if search is None or not search.learn_from:
+        return
+    from sweepft.errors import LearnFromError
+    from sweepft.spec.learn_from import read_earlier_sweeps
+
+    try:
+        read_earlier_sweeps(search)
+    except LearnFromError as error:
+        written = partial.document.data["search"]["learn_from"]
+        place = (search.learn_from.index(error.entry),) if isinstance(written, list) else ()
+        partial.add(("search", "learn_from", *place), error.rule, error.remedy, error.entry)
+
+
 def _check_model(partial: PartialSpec, model: Model) -> None:
     if model.chat_template is not None and is_template_file(model.chat_template):
         _check_file(

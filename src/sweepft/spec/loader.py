@@ -14,6 +14,7 @@ from sweepft.errors import Problem, SpecError
 from sweepft.spec.checks import check_all, check_secrets
 from sweepft.spec.fields import leaf_fields
 from sweepft.spec.files import check_files as _check_files
+from sweepft.spec.files import check_learn_from as _check_learn_from
 from sweepft.spec.files import check_prior_sweeps as _check_prior_sweeps
 from sweepft.spec.partial import MAX_PROBLEMS, partial
 from sweepft.spec.presets import check_presets, expand_presets
@@ -77,6 +78,7 @@ def _validated(document: Document, root: Path | None, check_files: bool, recorde
         _check_files(found)
     if check_files and not recorded:
         _check_prior_sweeps(found)
+        _check_learn_from(found)
     check_secrets(found, document.data, overrides_only=recorded)
     if not found.problems:
         spec = SweepSpec.model_validate(document.data, context={"root": root})

@@ -193,6 +193,11 @@ class Optimizer(Section):
         tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]], Field(strict=False)
     ] = (0.9, 0.95)
     """For `adamw` and `adamw_8bit`: decay rates of the first and second moment."""
+    beta2_half_life: Annotated[Positive, Field(le=1e12)] | None = None
+    """For `adamw` and `adamw_8bit`, instead of `betas`: target tokens after which a squared gradient counts half in the
+    second moment, e.g. `10_000_000`, for every batch size. The decay rate of a trial is `0.5 ** (tokens per step /
+    beta2_half_life)`, with the batch size times the mean target tokens of a training row as the tokens of a step. That
+    of the first moment is 0.9."""
     eps: Positive = 1e-8
     """For `adamw` and `adamw_8bit`: term added to the denominator."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -305,6 +310,17 @@ class Bound(Section):
         return self
 
 
+class Enough(Section):
+    """When the search has found enough."""
+
+    gain: Positive
+    """The search ends when a further trial is expected to be ahead of the best one by less than this: in nats per
+    target token, or in the unit of the objective's metric."""
+    min_trials: PositiveInt = 12
+    """Completed trials before the search may end; trials that were stopped early do not count. The baseline is awaited
+    as well."""
+
+
 class Search(Section):
     """Search space, sampler and number of trials."""
 
@@ -312,6 +328,9 @@ class Search(Section):
     """Maximum number of trials. Required unless `limit` is given or the sampler is `grid`."""
     limit: Limit | None = None
     """Limit on time or cost."""
+    enough: Enough | None = None
+    """End the search before `trials` or `limit` when more trials are not worth their cost; by default it does not. May
+    be changed on resume."""
     sampler: Literal["tpe", "gp", "random", "qmc", "grid", "cmaes"] = "tpe"
     """Optuna sampler. `grid` tries every combination once and needs `choice` for every key."""
     seed: Seed = 0
@@ -323,6 +342,9 @@ class Search(Section):
     """The setting to beat, as params or as the name of a preset: your present one, or a published one. It is trained
     first and to its end, and the report says how far the winner is ahead of it. Without it, the first entry of
     `start_with` is the baseline."""
+    learn_from: Paths = ()
+    """Run folders of earlier sweeps, for `tpe` and `gp`: the ranking of their trials stands in for trials of this sweep
+    until it has its own. One path or a list. Read once at the start and stored in the ledger."""
     subject_to: Mapping[str, Bound] = {}
     """Bounds on validation losses, by name of the set, e.g. `{retention: {at_most: 0.05, above: base}}`: the best trial
     is the best of those that meet them. The sampler learns them, trials far above them are stopped, and the report has

@@ -26,6 +26,14 @@ class Dimension(Section):
     """`[low, high]`, both inclusive and positive, on a logarithmic scale."""
     int_uniform: _IntPair | None = None
     """`[low, high]`, whole numbers, both inclusive."""
+    prior: float | None = None
+    """Where in the range you expect the best value, e.g. `2e-4`: most start-up trials are drawn from around it, and the
+    samplers `tpe`, `gp`, `random` and `qmc` prefer values near it, the less the more trials there are. With `at_batch`,
+    the value at that batch size."""
+    width: Positive | None = None
+    """How sure you are: with this probability of two thirds the best value lies within this factor of `prior`
+    (`log_uniform`), or within this difference (`uniform`, `int_uniform`). By default an eighth of the range on its own
+    scale."""
     at_batch: PositiveInt | None = None
     """For `learning_rate`: batch size that the values are for. A trial of another batch size trains with the value
     scaled to it, so that the sampler compares rates of different batch sizes on one scale."""
@@ -50,7 +58,12 @@ class Dimension(Section):
             raise invalid(
                 "at_batch requires numbers of a continuous scale", "use log_uniform, or a choice of numbers"
             )
+        if self.width is not None and self.prior is None:
+            raise invalid("width requires prior", "add prior: the value that you expect to be the best")
         if self.choice is not None:
+            if self.prior is not None:
+                remedy = "use log_uniform, uniform or int_uniform, or list likely values in search.start_with"
+                raise invalid("prior requires a range, not a choice", remedy)
             if not self.choice:
                 raise invalid("must have at least one choice", "for example choice: [0.0, 0.03]")
             for i, value in enumerate(self.choice):
@@ -60,6 +73,13 @@ class Dimension(Section):
         low, high = self.bounds
         if low >= high:
             raise invalid("must have low < high", f"for example {self.kind}: [{high}, {low}]")
+        if self.prior is not None and not low <= self.prior <= high:
+            remedy = f"use a value from {low:g} to {high:g}, or widen the range"
+            raise invalid(f"prior {self.prior:g} lies outside of the range", remedy)
+        if self.width is not None and self.log_uniform is not None and self.width <= 1:
+            raise invalid(
+                "width must be greater than 1 with log_uniform, where it is a factor", "for example width: 3"
+            )
         return self
 
     @property

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import Field, ValidationError
 
@@ -29,6 +29,7 @@ from sweepft.spec.sections import (
     Faults,
     Keep,
     Model,
+    Optimizer,
     Resources,
     Search,
     Train,
@@ -133,12 +134,16 @@ class SweepSpec(Section):
     are written behind training, from a copy in main memory of 12 bytes a trained parameter. After a fault
     a trial resumes from its checkpoint; without one it is trained from the start, with the same results."""
 
-    def train_config(self, params: Mapping[str, Any], budget_samples: int) -> TrainConfig:
+    def train_config(
+        self, params: Mapping[str, Any], budget_samples: int, tokens_per_sample: float | None = None
+    ) -> TrainConfig:
         """What a trial with these params trains with.
 
         Args:
             params: Dotted field of ``train``, or of ``data``, to value, for every key of ``search.space``.
             budget_samples: Samples every trial of the sweep trains on, at least 1.
+            tokens_per_sample: Mean target tokens of a training row; without it a half-life of the second moment stays
+                as it is, and the trial cannot be trained.
 
         Raises:
             SpecError: If a value is not valid, or a field is missing.
@@ -146,7 +151,7 @@ class SweepSpec(Section):
         data = train_dict(self.train)
         if self.data.curriculum != Curriculum() or any(map(is_data_key, self.search.space)):
             data["data"] = self.data.curriculum.model_dump(mode="json", exclude_none=True)
-        data = with_ties(apply(data, params), self.search)
+        data = with_beta2(with_ties(apply(data, params), self.search), tokens_per_sample)
         try:
             return TrainConfig.from_dict(data, budget_samples)
         except ValidationError as error:
@@ -193,6 +198,8 @@ class SweepSpec(Section):
         data = self.model_dump(mode="json", exclude_none=True)
         for key in (*self.search.space, *self.search.tied):
             remove_dotted(data if is_data_key(key) else data["train"], key)
+        if self.train.optimizer.beta2_half_life is not None or HALF_LIFE in self.search.space:
+            data["train"]["optimizer"].pop("betas", None)  # a default, and refused beside a half-life
         return data
 
 
@@ -215,6 +222,21 @@ def with_ties(train: dict[str, Any], search: Search) -> dict[str, Any]:
         of = get_dotted(train, tie.of)
         if isinstance(of, int | float) and not isinstance(of, bool):
             set_dotted(train, key, tie.value(of))
+    return train
+
+
+HALF_LIFE: Final = "optimizer.beta2_half_life"
+
+
+def with_beta2(train: dict[str, Any], tokens_per_sample: float | None) -> dict[str, Any]:
+    """A train section with ``betas`` in place of a half-life of the second moment in tokens."""
+    half_life, batch_size = get_dotted(train, HALF_LIFE), train.get("batch_size")
+    if tokens_per_sample is None or not isinstance(half_life, int | float) or not isinstance(batch_size, int):
+        return train
+    optimizer = train["optimizer"]
+    del optimizer["beta2_half_life"]
+    beta1, _ = Optimizer().betas
+    optimizer["betas"] = [beta1, 0.5 ** (batch_size * tokens_per_sample / half_life)]
     return train
 
 

@@ -96,4 +96,8 @@ def _constants(optimizer: Optimizer) -> dict[str, Any]:
         return {"momentum": optimizer.momentum}
     if optimizer.name == "adafactor":
         return {}
+    if optimizer.beta2_half_life is not None:
+        raise ValueError(
+            "beta2_half_life is not converted to betas, for which the tokens of a step must be known"
+        )
     return {"betas": optimizer.betas, "eps": optimizer.eps}

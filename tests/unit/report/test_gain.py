@@ -11,6 +11,7 @@ from scipy import stats
 
 from support.ledger_builder import LedgerBuilder
 from sweepft.report import summarise
+from sweepft.report.gain import seed_noise
 from sweepft.report.tables import markdown
 
 TOKENS = 1000
@@ -152,3 +153,39 @@ def test_gain__over_the_base_model_and_on_every_task() -> None:
         "From the base model to t1, loss in nats per token: math 3 to 1.5, general 3.4 to 4.",
         "maths (acc, higher is better): t1 0.5 ± 0.02, baseline 0.3 ± 0.02, base model 0.1 ± 0.02.",
     ]
+
+
+def test_gain__single_runs_are_widened_by_the_spread_of_repeated_ones() -> None:
+    sweep = LedgerBuilder(spec={"data": {"validation": [{"name": "math"}]}})
+    for i, loss in enumerate((2.0, 1.9, 1.8)):
+        params = {"learning_rate": 10.0**-i}
+        trial(
+            sweep,
+            f"t{i}",
+            {"math": (loss, [0.0] * 9 + [i * 0.1])},
+            origin="start_with" if not i else "sampler",
+            params=params,
+        )
+    narrow = summarise(sweep.state())["result"]["gain"]
+    assert (narrow["seed_noise"], narrow["verdict"]) == (None, "better")
+    assert "evaluate.replicates measures it" in narrow["text"]
+    for i, loss in enumerate((1.7, 1.9, 2.1)):
+        trial(sweep, f"t1-seed{i}", {"math": (loss, None)}, replicate_of="t1", params={"learning_rate": 0.1})
+    wide = summarise(sweep.state())["result"]["gain"]
+    assert wide["seed_noise"] == {"value": pytest.approx(0.2), "runs": 3, "freedom": 2}
+    assert wide["value"] == narrow["value"]
+    assert wide["stderr"] == pytest.approx(math.hypot(narrow["stderr"], math.sqrt(2) * 0.2))
+    assert wide["high"] - wide["value"] == pytest.approx(stats.t.isf(0.025 / 2, 2) * wide["stderr"])
+    assert wide["verdict"] == "not_better"
+    assert "with the seed noise of 3 repeated runs" in wide["text"]
+
+
+def test_seed_noise__is_pooled_over_trials_that_differ_in_their_seed_only() -> None:
+    rows = [
+        {"objective": loss, "replicate_of": None, "params": {"seed": seed, "rate": rate}}
+        for rate, losses in ((1, (1.0, 1.2)), (2, (5.0, 5.4)), (3, (7.0,)))
+        for seed, loss in enumerate(losses)
+    ]
+    assert seed_noise(rows) == {"value": pytest.approx(math.sqrt((0.02 + 0.08) / 2)), "runs": 4, "freedom": 2}
+    alike = [{"objective": 1.0 + i, "replicate_of": None, "params": {"rate": 1}} for i in range(3)]
+    assert seed_noise(alike) is None

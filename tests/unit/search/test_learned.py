@@ -88,7 +88,7 @@ def test_tpe__reads_parameters_of_trials_as_optuna_does() -> None:
         study.tell(study.ask(space), 1.0)
     study.ask(space)
     ours = sampler_for(
-        Search.model_construct(sampler="tpe", seed=0, trials=None), 0, 0, parallel=True, space=space
+        Search.model_construct(space={}, sampler="tpe", seed=0, trials=None), 0, 0, parallel=True, space=space
     )
     theirs = optuna.samplers.TPESampler(seed=0)
     for trials in (study.trials, []):

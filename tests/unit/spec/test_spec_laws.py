@@ -112,7 +112,7 @@ anything = plain | st.sampled_from(  # copied, because drawn values are changed
 
 
 def test_from_dict__large_spec_is_valid() -> None:
-    defaults = {"sampler": "tpe", "seed": 0, "subject_to": {}, "tied": {}}
+    defaults = {"sampler": "tpe", "seed": 0, "learn_from": [], "subject_to": {}, "tied": {}}
     assert from_dict(WHOLE).to_dict()["search"] == {**WHOLE["search"], **defaults}
 
 
