@@ -90,5 +90,5 @@ def _by_item(samples: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
     name, _, wanted = metric.partition(",")
     filters = list(dict.fromkeys(sample["filter"] for sample in samples if name in sample))
     own = wanted or (filters[0] if filters else "")
-    values = [sample.get(name) for sample in samples if sample["filter"] == own and name in sample]
+    values = [sample[name] for sample in samples if sample["filter"] == own and name in sample]
     return [float(v) for v in values] if all(isinstance(v, bool | int | float) for v in values) else []

@@ -35,7 +35,7 @@ def bounds_summary(
         return None
     ranked = [t for t in trials if t["rank"] is not None]
     names = [bound.name for bound in bounds.entries]
-    points = {
+    points: dict[str, tuple[Any, ...]] = {
         t["trial_id"]: (
             sweep.objective.cost(t["objective"]),
             *((t["validation"].get(n) or {}).get("loss") for n in names),

@@ -7,7 +7,7 @@ Only a trial that reached the full budget has an objective. The last partial val
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -108,17 +108,16 @@ def paired_stderr(sweep: SweepState, first: TrialState, second: TrialState) -> f
     """
     final = [t.evals[-1] if t.evals and t.evals[-1].get("final") else {} for t in (first, second)]
     if sweep.objective.task is not None:
-        error = _paired_error(*(row.get("task") or {} for row in final), size="items")
+        error = _paired_error([row.get("task") or {} for row in final], "items")
         return error if math.isfinite(error) else None
     sets = [row.get("sets") or {} for row in final]
-    errors = {
-        name: _paired_error(*(s.get(name) or {} for s in sets), size="tokens") for name in sets[0] | sets[1]
-    }
+    errors = {name: _paired_error([s.get(name) or {} for s in sets], "tokens") for name in sets[0] | sets[1]}
     return _weighted_error(sweep, errors)
 
 
-def _paired_error(one: dict[str, Any], other: dict[str, Any], size: str) -> float:
+def _paired_error(pair: Sequence[dict[str, Any]], size: str) -> float:
     """Standard error of the difference of two means, from the residuals of both; NaN where they do not pair."""
+    one, other = pair
     residuals = [np.asarray(s.get("residuals") or [math.nan], dtype=np.float64) for s in (one, other)]
     n, count = len(residuals[0]), one.get(size) or 0
     if n != len(residuals[1]) or n < 2 or not count or count != other.get(size):
