@@ -27,7 +27,7 @@ def _count(_context: click.Context, _option: click.Parameter, text: str | None) 
 def _gpu(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
     if text is None:
         return None
-    from sweepft.plan.estimate import GPUS
+    from sweepft.plan.gpus import GPUS
 
     name = text.lower().replace("_", "-").replace(" ", "-")
     if name not in GPUS:
@@ -55,6 +55,12 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     "--cpus-per-node", type=click.IntRange(1), metavar="N", help="CPUs per node.  [default: enough]"
 )
 @click.option("--peak-tflops", type=_POSITIVE, metavar="T", help="Peak of a GPU in TFLOP/s.  [default: 312]")
+@click.option(
+    "--network",
+    type=_POSITIVE,
+    metavar="GBIT",
+    help="Gbit/s between nodes, for trials on several.  [default: 100]",
+)
 @click.option(
     "--mfu",
     type=click.FloatRange(0, 1, min_open=True),
@@ -89,6 +95,7 @@ def plan(
     nodes: int | None,
     cpus_per_node: int | None,
     peak_tflops: float | None,
+    network: float | None,
     mfu: float,
     params: int | None,
     tokens_per_sample: float | None,
@@ -112,8 +119,10 @@ def plan(
         gpu_memory=gpu_memory,
         gpus_per_node=gpus_per_node,
         nodes=nodes,
+        cpus_per_node=cpus_per_node,
         mfu=mfu,
         peak_tflops=peak_tflops,
+        network=network,
         parameters=params,
         tokens=tokens_per_sample,
         rows=rows,

@@ -16,6 +16,8 @@ from sweepft.data import prepare_in_child
 from sweepft.errors import SweepftError
 from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, smallest_cluster, this_machine
 from sweepft.plan.cost import Cost, DiskUse, disk_uses, estimated_cost, measured_cost
+from sweepft.plan.fastest import FILLED, Fastest, Rates, Way, fastest_for
+from sweepft.plan.gpus import GPUS
 from sweepft.plan.measure import Measured, measure
 from sweepft.plan.memory import GIB, RankMemory, rank_memory
 from sweepft.plan.model_shape import ModelShape, shape_of
@@ -38,22 +40,7 @@ _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
 _GPUS_PER_NODE: Final = 8
 _MEMORY: Final = 80.0  # GiB, of the same
-GPUS: Final[Mapping[str, tuple[float, float]]] = {
-    "a10g": (24.0, 70.0),
-    "a100-40gb": (40.0, 312.0),
-    "a100": (80.0, 312.0),
-    "b200": (180.0, 2250.0),
-    "h100-pcie": (80.0, 756.0),
-    "h100": (80.0, 989.0),
-    "h200": (141.0, 989.0),
-    "l4": (24.0, 121.0),
-    "l40s": (48.0, 362.0),
-    "rtx-3090": (24.0, 71.0),
-    "rtx-4090": (24.0, 165.0),
-    "rtx-5090": (32.0, 209.0),
-    "rtx-a6000": (48.0, 155.0),
-}
-"""Memory in GiB and bf16 peak in TFLOP/s, dense, by the makers' data sheets."""
+_NETWORK_GBIT: Final = 100.0
 _SHORT_STEP: Final = 0.05  # seconds; below this, launching kernels dominates
 
 
@@ -69,6 +56,7 @@ class Flags:
         cpus_per_node: Logical CPUs per node; by default enough.
         mfu: Model FLOPs utilisation, in (0, 1].
         peak_tflops: Peak of one GPU in the training precision, in 1e12 FLOP/s.
+        network: Gbit/s between nodes.
         parameters: Number of parameters, if the model is not on this machine.
         tokens: Mean tokens per row.
         rows: Training rows, if the data are not on this machine.
@@ -83,6 +71,7 @@ class Flags:
     cpus_per_node: int | None = None
     mfu: float = 0.4
     peak_tflops: float | None = None
+    network: float | None = None
     parameters: int | None = None
     tokens: float | None = None
     rows: int | None = None
@@ -109,6 +98,7 @@ class SweepPlan:
     cost: Cost | None
     measured: Measured | None
     warnings: tuple[str, ...]
+    fastest: Fastest | None = None
     rates: str | None = None
     assumptions: tuple[str, ...] = field(default=())
 
@@ -143,6 +133,7 @@ class SweepPlan:
                 "unit_hours_after_stopping": cost.after_stopping(cost.unit_hours),
                 "hours_after_stopping": None if cost.hours is None else cost.after_stopping(cost.hours),
             },
+            "fastest": None if self.fastest is None else asdict(self.fastest),
             "measured": None if self.measured is None else asdict(self.measured),
             "rates": self.rates,
             "warnings": list(self.warnings),
@@ -163,11 +154,11 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
     """
     assumed: list[str] = []
     if flags.gpu is not None:
-        memory_gib, tflops = GPUS[flags.gpu]
+        named = GPUS[flags.gpu]
         flags = replace(
             flags,
-            gpu_memory=flags.gpu_memory or memory_gib,
-            peak_tflops=flags.peak_tflops or tflops * (1.0 if spec.train.precision == "bf16" else 0.5),
+            gpu_memory=flags.gpu_memory or named.memory,
+            peak_tflops=flags.peak_tflops or named.tflops * (1.0 if spec.train.precision == "bf16" else 0.5),
         )
     rule = rate_rule(spec) if flags.files else None
     cluster = _cluster(spec, flags, assumed)
@@ -209,6 +200,9 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
             *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost, model),
             *rate_warnings(spec, rule),
         ),
+        fastest=None
+        if model is None
+        else _fastest(spec, flags, model, rows, micro, cluster, placement, assumed),
         rates=None if rule is None else place_range(spec, rule),
         assumptions=tuple(assumed),
     )
@@ -302,8 +296,9 @@ def _memory(
     *,
     stage: int | None = None,
     ranks: int | None = None,
+    checkpointing: bool | None = None,
 ) -> RankMemory:
-    """Memory of one rank; by default with the ZeRO stage and number of ranks of the spec."""
+    """Memory of one rank; by default with the ZeRO stage, number of ranks and checkpointing of the spec."""
     return rank_memory(
         model,
         stage=spec.train.zero_stage if stage is None else stage,
@@ -318,7 +313,7 @@ def _memory(
         lora_dropout=adapters_drop_out(spec),
         quantized=is_quantized(spec),
         saved=whole_modules(spec),
-        checkpointing=spec.train.gradient_checkpointing,
+        checkpointing=spec.train.gradient_checkpointing if checkpointing is None else checkpointing,
         gpu=cluster.gpu,
     )
 
@@ -346,11 +341,44 @@ def _micro_batch(
     micro = 1
     while micro < 1024 and cluster.gpu:
         wanted = _memory(spec, model, rows, 2 * micro, cluster)
-        if wanted.total > 0.9 * rank_room(spec.resources, cluster):
+        if wanted.total > FILLED * rank_room(spec.resources, cluster):
             break
         micro *= 2
     assumed.append(f"micro_batch auto is {micro}")
     return micro
+
+
+def _fastest(
+    spec: SweepSpec,
+    flags: Flags,
+    model: ModelShape,
+    rows: RowCount,
+    micro: int,
+    cluster: Cluster,
+    placement: Placement,
+    assumed: list[str],
+) -> Fastest | None:
+    """The fastest ZeRO stage, micro-batch and checkpointing; None on CPUs, with offload, and where no trial fits."""
+    if not cluster.gpu or spec.train.offload != "none" or not placement.slots:
+        return None
+    gpu, across = GPUS[flags.gpu or "a100"], placement.across_nodes
+    network = _NETWORK_GBIT if flags.network is None else flags.network
+    if across and flags.network is None:
+        assumed.append(f"{network:g} Gbit/s between nodes (--network)")
+    elif not across and spec.resources.workers_per_trial > 1 and flags.gpu is None:
+        assumed.append(f"GPUs of a node exchange {gpu.link:g} GB/s, as A100s with NVLink do (--gpu)")
+
+    def memory(way: Way) -> int:
+        stage, recomputed = way.zero_stage, way.gradient_checkpointing
+        found = _memory(spec, model, rows, way.micro_batch, cluster, stage=stage, checkpointing=recomputed)
+        return found.total
+
+    rates = Rates(
+        flops=(flags.peak_tflops or _PEAK_TFLOPS) * 1e12 * flags.mfu,
+        reads=gpu.reads * 1e12,
+        link=network * 1e9 / 8 if across else gpu.link * 1e9,
+    )
+    return fastest_for(spec, model, rows, micro, rates, memory, rank_room(spec.resources, cluster))
 
 
 def _grid(

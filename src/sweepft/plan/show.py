@@ -13,6 +13,7 @@ from rich.text import Text
 from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import ObjectiveCost, replicate_count
 from sweepft.plan.estimate import SweepPlan
+from sweepft.plan.fastest import Fastest
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.plan.warnings import count
@@ -212,6 +213,8 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         )
     if cost.replicate_hours:
         yield "replicates", f"{_hours(cost.replicate_hours)} {cost.unit}-hours, after the search"
+    if plan.fastest is not None:
+        yield "fastest", _fastest(plan, plan.fastest)
     if cost.trials_in_limit is not None:
         yield "limit", f"about {cost.trials_in_limit:,} complete trials"
 
@@ -226,6 +229,24 @@ def _objective_time(spec: SweepSpec, cost: ObjectiveCost) -> str:
     rungs = [f"{rung:.0%}" for rung in cost.rungs]
     where = f"at {', '.join(rungs)} and the end" if rungs else "at the end only"
     return f"{_duration(cost.seconds)} each time {where}: {cost.share:.1%} of a trial (base model, measured here)"
+
+
+def _fastest(plan: SweepPlan, found: Fastest) -> str:
+    train, packed = plan.spec.train, isinstance(plan.spec.train.micro_batch, MicroTokens)
+    changes = []
+    if found.zero_stage != train.zero_stage:
+        changes.append(f"zero_stage: {found.zero_stage}")
+    if found.micro_batch != plan.micro_batch and train.micro_batch != "auto":
+        size = f"{{tokens: {found.micro_batch}}}" if packed else f"{found.micro_batch}"
+        changes.append(f"micro_batch: {size}")
+    if found.gradient_checkpointing != train.gradient_checkpointing:
+        changes.append(f"gradient_checkpointing: {str(found.gradient_checkpointing).lower()}")
+    if not changes:
+        return "this spec, of the ZeRO stages and micro-batches that fit"
+    return (
+        f"{', '.join(changes)} would train {found.times_as_fast:.2f} times as fast in "
+        f"{found.rank_bytes / GIB:.0f} GiB per GPU"
+    )
 
 
 def _section(console: Console, title: str, about: str) -> None:

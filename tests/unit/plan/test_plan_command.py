@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
+from unittest import mock
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +18,8 @@ from support.errors import raises
 from support.sweeps import write_spec
 from sweepft.cli.main import cli
 from sweepft.errors import DataError, SpecError
+from sweepft.plan import Flags
+from sweepft.spec import SweepSpec
 
 ROOT = Path(__file__).parents[3]
 LIGHT = """
@@ -107,6 +112,25 @@ def test_plan__refuses_invalid_flags(arguments: list[str], words: str) -> None:
     code, text = plan(ROOT / "sweeps" / "demo.yaml", *arguments)
     assert code == 2
     assert words in text
+
+
+def test_plan__every_flag_reaches_the_plan() -> None:
+    """Each option is a field of ``Flags``: one that is not passed on would change nothing, without a word."""
+    given = {
+        "gpu": "h100", "gpu_memory": 70.0, "gpus_per_node": 4, "nodes": 3, "cpus_per_node": 40, "mfu": 0.3,
+        "peak_tflops": 500.0, "network": 50.0, "parameters": 3_000_000_000, "tokens": 500.0, "rows": 9000,
+    }  # fmt: skip
+    names = {"parameters": "params", "tokens": "tokens-per-sample"}
+    options = [(f"--{names.get(name, name).replace('_', '-')}", value) for name, value in given.items()]
+    seen: list[Flags] = []
+
+    def keep(spec: SweepSpec, flags: Flags) -> NoReturn:
+        seen.append(flags)
+        raise DataError([])
+
+    with mock.patch("sweepft.plan.make_plan", keep), pytest.raises(DataError):
+        plan(ROOT / "sweeps" / "one-node-8gpu.yaml", "--no-files", *itertools.chain(*options))
+    assert seen == [Flags(**given, files=False)]  # type: ignore[arg-type]
 
 
 def test_plan__refuses_a_broken_spec(tmp_path: Path) -> None:

@@ -344,6 +344,7 @@ class TestUnknowns:
 
     def test_make_plan__flags_replace_assumptions(self) -> None:
         flags = Flags(
+            gpu="h100",
             gpu_memory=40,
             gpus_per_node=4,
             nodes=2,
