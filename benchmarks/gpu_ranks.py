@@ -17,7 +17,17 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["Figures", "Place", "config_of", "make_model", "on_ranks", "planned", "speed_job", "train_job"]
+__all__ = [
+    "Figures",
+    "Place",
+    "config_of",
+    "head_job",
+    "make_model",
+    "on_ranks",
+    "planned",
+    "speed_job",
+    "train_job",
+]
 Figures = dict[str, Any]
 
 
@@ -113,11 +123,40 @@ def speed_job(runner: Any, folder: Path) -> Figures:
     tokens = trial.batch_size * float(np.mean(runner.train_set.lengths))
     seconds = statistics.median(steps)
     parameters = sum(p.numel() for p in runner.zero.module.parameters())
-    found = {"tokens_per_second": round(tokens / seconds), "step_seconds": round(seconds, 4)}
+    found: Figures = {"tokens_per_second": round(tokens / seconds), "step_seconds": round(seconds, 4)}
+    if runner.zero.liger.given_up is not None:
+        found["without_liger"] = runner.zero.liger.given_up
     peak = _peak_tflops()
     if peak is not None:
         flops = 6 * parameters * tokens / seconds / dist.get_world_size()
         found["mfu"] = round(flops / (peak * 1e12), 3)
+    return found
+
+
+def head_job(runner: Any, folder: Path) -> Figures:
+    """Milliseconds of the output layer, forward and backward, with a vocabulary that is no multiple of 8."""
+    import torch
+
+    from sweepft.training import output_layer
+
+    gpu = runner.device.type == "cuda"
+    hidden, vocab, rows = (4096, 32_771, 2048) if gpu else (64, 389, 512)
+    model = torch.nn.Module()
+    head = torch.nn.Linear(hidden, vocab, bias=False, device=runner.device, dtype=torch.bfloat16)
+    model.get_output_embeddings = lambda: head  # type: ignore[assignment]
+    states = torch.randn(rows, hidden, device=runner.device, dtype=torch.bfloat16, requires_grad=True)
+    found: Figures = {"vocabulary": vocab, "hidden": hidden, "rows": rows}
+    for way in ("plain", "padded"):
+        if way == "padded":
+            output_layer.pad_output_layer(model)
+        for round_ in range(2):  # the first chooses kernels
+            begin = time.perf_counter()
+            for _ in range(10):
+                head(states).float().logsumexp(-1).sum().backward()
+            if gpu:
+                torch.cuda.synchronize()
+            if round_:
+                found[f"{way}_ms"] = round(100 * (time.perf_counter() - begin), 3)
     return found
 
 
@@ -145,13 +184,13 @@ def _peak_tflops() -> float | None:
     """The bf16 peak of this GPU by its name, as `sweepft plan --gpu` has it."""
     import torch
 
-    from sweepft.plan.estimate import GPUS
+    from sweepft.plan.gpus import GPUS
 
     if not torch.cuda.is_available():
         return None
     name = re.sub(r"[^a-z0-9]+", " ", torch.cuda.get_device_name().lower())
     known = [key for key in GPUS if all(part in name for part in key.split("-"))]
-    return GPUS[max(known, key=len)][1] if known else None
+    return GPUS[max(known, key=len)].tflops if known else None
 
 
 def on_ranks(place: Place, config: Any, job: Callable[..., Figures]) -> Figures:
@@ -228,6 +267,7 @@ def config_of(place: Place, name: str, zero_stage: int) -> Any:
         scratch=str(place.folder / "base"),
         precision="bf16",
         zero_stage=zero_stage,
+        liger="auto",
     )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from gpu_ranks import Figures, Place, config_of, on_ranks, planned, speed_job, train_job
+from gpu_ranks import Figures, Place, config_of, head_job, on_ranks, planned, speed_job, train_job
 
 __all__ = ["STAGES", "Stage"]
 
@@ -81,13 +81,14 @@ def _adapters(place: Place, quantize: str | None) -> Figures:
 
 
 def throughput(place: Place) -> Figures:
-    """Tokens a second and MFU of a 1B model: padded, packed, and packed with Liger's kernels."""
-    plain = config_of(place, "1B" if place.gpu else "tiny", zero_stage=1)
+    """Tokens a second and MFU of a 1B model: padded, packed, with Liger's kernels; the output layer alone."""
+    plain = replace(config_of(place, "1B" if place.gpu else "tiny", zero_stage=1), liger=False)
     tokens = plain.micro_batch * plain.longest
     ways = {"eager": plain, "packed": replace(plain, packed=True, micro_batch=tokens)}
     if place.gpu and importlib.util.find_spec("liger_kernel"):
-        ways["packed_liger"] = replace(ways["packed"], liger=True)
+        ways["packed_liger"] = replace(ways["packed"], liger="auto")
     found = {name: on_ranks(place, config, speed_job) for name, config in ways.items()}
+    found["output_layer"] = on_ranks(place, plain, head_job)
     return found if "packed_liger" in found else {**found, "not_run": "liger: needs a GPU and liger-kernel"}
 
 

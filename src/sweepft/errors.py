@@ -165,15 +165,22 @@ class EnvironmentFault(SweepftError):
         certain: False if no trial of the sweep has taken a step yet, so that the settings may be the cause after all.
         nodes: Ray's ids of the nodes of the ranks that failed; of all ranks where it is unknown which one did.
         control_failed: Whether another trial, which has trained before, could not start there either.
+        gpus: The GPU of the rank that failed, as of `TrialError`.
     """
 
     key = "environment"
 
     def __init__(
-        self, message: str, certain: bool = True, nodes: Sequence[str] = (), control_failed: bool = False
+        self,
+        message: str,
+        certain: bool = True,
+        nodes: Sequence[str] = (),
+        control_failed: bool = False,
+        gpus: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
         self.certain = certain
+        self.gpus = tuple(gpus)
         self.nodes = tuple(nodes)
         self.control_failed = control_failed
 
@@ -200,12 +207,15 @@ class TrialError(SweepftError):
         method: What the ranks were asked for; None outside them.
         ranks: The ranks that failed; empty where it is unknown which one did.
         nodes: Ray's ids of their nodes.
+        gpus: Of the one rank that failed, Ray's ids of its node and of its GPU; empty where it has none, where several
+            ranks failed, or where it is unknown which one did.
     """
 
     key = "trial"
     method: str | None = None
     ranks: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
+    gpus: tuple[tuple[str, str], ...] = ()
 
 
 class RankMismatch(TrialError):
@@ -254,6 +264,12 @@ class PackingMismatch(RankFailed):
     """Packed samples give other losses than padded ones, so this model must not be packed."""
 
     key = "rank.packing_mismatch"
+
+
+class LigerMismatch(RankFailed):
+    """Liger's kernels give other losses than the model's own."""
+
+    key = "rank.liger_mismatch"
 
 
 class ExportMismatch(RankFailed):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sweepft.driver.control import SweepControl
-from sweepft.errors import PackingMismatch
+from sweepft.errors import LigerMismatch, PackingMismatch
 from sweepft.ledger import Row, SweepState, ranking
 from sweepft.report import write_report
 from sweepft.search import startup_trials
@@ -23,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 _GIVE_UP_AFTER: Final = 3
 """Failed trials, where no trial has worked."""
+
+_OF_THE_MODEL: Final = (PackingMismatch.__name__, LigerMismatch.__name__)
+"""Faults that each trial would have."""
 
 _AFTER_AN_END: Final = 20.0
 """Shortest time between two reports, in seconds, when a trial has ended since."""
@@ -35,13 +38,15 @@ _SHARE: Final = 0.02
 
 
 def stop_when_nothing_works(control: SweepControl, view: SweepState) -> Callable[[Row], None]:
-    """Give up a sweep when its first trials all fail, or its model cannot be packed: the next trials would fail too."""
+    """Give up a sweep when its first trials all fail, or its model gives other losses packed or with Liger's kernels:
+    the next trials would fail too.
+    """
     ended = [t.status for t in view.trials.values() if t.end is not None and t.status != "interrupted"]
     failed, worked = ended.count("failed"), len(ended) > ended.count("failed")
 
     def on_row(row: Row) -> None:
         nonlocal failed, worked
-        if row["kind"] == "fault" and row["error"] == PackingMismatch.__name__:
+        if row["kind"] == "fault" and row["error"] in _OF_THE_MODEL:
             control.give_up(row["message"])
         if row["kind"] != "end" or row["status"] == "interrupted":
             return

@@ -55,7 +55,7 @@ def trl_config(facts: BestFacts) -> dict[str, Any]:
         "seed": s.seed,
         "logging_steps": 1,
         "deepspeed": "deepspeed.json",
-        **({"use_liger_kernel": True} if s.liger else {}),
+        **({"use_liger_kernel": True} if s.liger is True else {}),
         **({"torch_compile": True} if s.compile else {}),
         **({} if s.lora is None else _peft(s.lora)),
     }

@@ -27,7 +27,10 @@ WENT_ON: Final = "went on without"
 SLOWER: Final = "runs more slowly"
 """Action of ranks that have fewer CPUs than they hold."""
 
-NOTED: Final = (WENT_ON, SLOWER)
+PLAIN_KERNELS: Final = "runs without Liger's kernels"
+"""Action of ranks that have tried Liger's kernels and given them up."""
+
+NOTED: Final = (WENT_ON, SLOWER, PLAIN_KERNELS)
 """Actions that restart nothing."""
 
 _LEAST_STALL_SECONDS: Final = 3.0
@@ -136,8 +139,8 @@ class SlotState:
         """Start a trial from the base weights, on new ranks where none live.
 
         Returns:
-            ``warm``, ``data_order``, ``phase_starts``, ``switch_seconds``, ``nodes``, ``from_step``, and ``narrow``:
-            why new ranks have fewer CPUs than they hold, or None.
+            ``warm``, ``data_order``, ``phase_starts``, ``switch_seconds``, ``nodes``, ``from_step``, and None or why:
+            ``narrow``, new ranks have fewer CPUs than they hold; ``plain_kernels``, they have given Liger's kernels up.
         """
         begin, patience = time.monotonic(), self.config.patience
         narrow = None
@@ -147,7 +150,8 @@ class SlotState:
         started = self._group.start(train_config, patience)
         if self.config.engine.micro_batch == 0:
             self.set_micro_batch(self._group.find_max_micro_batch(patience))
-            started = self._group.start(train_config, patience)
+            known = {"plain_kernels": started["plain_kernels"]}
+            started = self._group.start(train_config, patience) | known
         started["switch_seconds"] = time.monotonic() - begin
         started["nodes"] = sorted({p["host"] for p in self._group.places})
         started["from_step"] = 0

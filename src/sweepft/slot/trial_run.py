@@ -17,7 +17,7 @@ from sweepft.slot.checkpoints import (
     remove_checkpoints,
 )
 from sweepft.slot.jobs import TrialJob, report_points
-from sweepft.slot.state import SLOWER, TASK_PATIENCE, WENT_ON, SlotState
+from sweepft.slot.state import PLAIN_KERNELS, SLOWER, TASK_PATIENCE, WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
 _STARTED = ("warm", "switch_seconds", "nodes", "from_step", "phase_starts")
@@ -190,6 +190,8 @@ class TrialRun:
         self._started = started
         if started["narrow"] is not None:
             self._note("NarrowAffinity", started["narrow"], SLOWER)
+        if started["plain_kernels"] is not None:
+            self._note("LigerGivenUp", started["plain_kernels"], PLAIN_KERNELS)
         if self.position > 0:
             started["from_step"] = self._catch_up(self._points[self.position - 1].samples)
         self._caught_up = True

@@ -172,6 +172,16 @@ TargetModules = Annotated[
 ]
 
 
+def _switch_kind(value: Any) -> str:
+    return "as_word" if isinstance(value, str) else "as_switch"
+
+
+AutoSwitch = Annotated[
+    Annotated[bool, Tag("as_switch")] | Annotated[Literal["auto"], Tag("as_word")],
+    Discriminator(_switch_kind),
+]
+
+
 def _micro_batch_kind(value: Any) -> str:
     if isinstance(value, dict | MicroTokens):
         return "as_tokens"

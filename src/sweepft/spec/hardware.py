@@ -113,6 +113,6 @@ def _check_adafactor(partial: PartialSpec, train: Train, search: Search) -> None
 
 def _check_gpu_only(partial: PartialSpec, train: Train) -> None:
     for name, value in (("offload", train.offload), ("liger", train.liger)):
-        if value not in ("none", False):
+        if value not in ("none", "auto", False):
             rule = "requires GPUs, but resources.gpus_per_worker is 0"
             partial.add(("train", name), rule, "set resources.gpus_per_worker: 1, or remove the key", value)

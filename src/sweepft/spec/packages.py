@@ -15,7 +15,7 @@ def missing_packages(spec: SweepSpec) -> list[Problem]:
         (f"{spec.objective.key}.task", "lm_eval", spec.objective.task is not None),
         ("train.lora.quantize", "bitsandbytes", quantized),
         ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
-        ("train.liger", "liger_kernel", spec.train.liger),
+        ("train.liger", "liger_kernel", spec.train.liger is True),
         ("track.wandb", "wandb", spec.track.wandb is not None),
         ("track.mlflow", "mlflow", spec.track.mlflow is not None),
         ("track.trackio", "trackio", spec.track.trackio is not None),

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from sweepft.spec.curriculum import Curriculum
 from sweepft.spec.fields import (
+    AutoSwitch,
     Fraction,
     MicroBatch,
     NonNegative,
@@ -265,9 +266,9 @@ class Train(Section):
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     """Keep optimizer states, fp32 weights and gradients in main memory (`optimizer`, zero_stage 1 to 3), or the
     parameters as well (`optimizer_and_parameters`, zero_stage 3). Needs GPUs."""
-    liger: bool = False
-    """Use Liger kernels for norms, rotary embeddings and feed-forward layers. Needs GPUs and `pip install
-    'sweepft[liger]'`."""
+    liger: AutoSwitch = "auto"
+    """Use Liger's kernels for norms, rotary embeddings and feed-forward layers (GPUs; `pip install 'sweepft[liger]'`).
+    `auto`: where they are installed and give the same losses as the model's own, and without `compile`."""
     compile: bool = False
     """Compile the model's repeated blocks with `torch.compile`: steps are faster, each slot starts more slowly. Not
     available at zero_stage 3."""

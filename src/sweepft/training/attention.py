@@ -37,13 +37,17 @@ class Documents:
     @classmethod
     def of(cls, lengths: NDArray[np.int64], device: torch.device) -> Documents:
         """Lay documents of these lengths one after another."""
-        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-        positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-        return cls(
-            tuple(int(n) for n in lengths),
-            torch.from_numpy(cu_seqlens.astype(np.int32)).to(device),
-            torch.from_numpy(positions[None]).to(device),
+        cu_seqlens, position_ids = (
+            torch.from_numpy(bounds).to(device) for bounds in document_bounds(lengths)
         )
+        return cls(tuple(int(n) for n in lengths), cu_seqlens, position_ids)
+
+
+def document_bounds(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """``cu_seqlens`` and ``position_ids`` of documents one after another, as `Documents` has them."""
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+    return cu_seqlens.astype(np.int32), positions[None]
 
 
 def register(compiled: bool = False) -> None:

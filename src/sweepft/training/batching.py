@@ -51,6 +51,7 @@ class Batch:
         samples: Index of the sample that each target belongs to, shape (targets,).
         count: Number of samples.
         weights: Of each target in the loss, shape (targets,); None where all are 1.
+        block: The arrays laid out for one transfer (``sweepft.training.transfer``); None before that.
     """
 
     input_ids: NDArray[np.int64]
@@ -61,6 +62,7 @@ class Batch:
     samples: NDArray[np.int64]
     count: int
     weights: NDArray[np.float32] | None = None
+    block: Any = None
 
 
 @dataclass(frozen=True)
@@ -296,14 +298,22 @@ class Step:
 
 
 def collate_step(
-    rows: TokenSet, order: Order, layout: Layout, start: int, stop: int, rank: int, world_size: int
+    rows: TokenSet,
+    order: Order,
+    layout: Layout,
+    start: int,
+    stop: int,
+    rank: int,
+    world_size: int,
+    finish: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Step:
-    """A rank's share of the positions [start, stop) of the sample order."""
+    """A rank's share of the positions [start, stop) of the sample order; ``finish`` is applied to each batch."""
     indices = order.indices(start, stop)
     made = []
     for micro in layout.split_micro_batches(rows.lengths[indices], world_size)[rank]:
         chosen = indices[micro.rows] if len(micro.rows) else indices[:1]
-        made.append((start + micro.rows, layout.collate([rows.weighted_row(int(r)) for r in chosen])))
+        batch = layout.collate([rows.weighted_row(int(r)) for r in chosen])
+        made.append((start + micro.rows, finish(batch)))
     return Step(int(rows.targets[indices].sum()), float(rows.weights[indices].sum()), made)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 def deepspeed_offload(offload: str) -> dict[str, Any]:
@@ -15,6 +15,20 @@ def deepspeed_offload(offload: str) -> dict[str, Any]:
         "optimizer_and_parameters": ("offload_optimizer", "offload_param"),
     }
     return {key: dict(host) for key in named[offload]}
+
+
+def overlaps_reduction(zero_stage: int, offload: str, device: str, ranks: int) -> bool | None:
+    """``overlap_comm`` of DeepSpeed: whether gradients are reduced on a stream of their own during the backward pass.
+
+    DeepSpeed waits for that stream and drops its buffers at the end of each backward pass, so that a reset finds
+    nothing of the trial before.
+
+    Returns:
+        None where DeepSpeed's own default applies: on at stage 3, off where gradients are offloaded.
+    """
+    if zero_stage not in (1, 2) or offload != "none":
+        return None
+    return device == "cuda" and ranks > 1
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,7 @@ class EngineConfig:
         threads: CPU threads of a rank.
         longest: Tokens of the longest training row.
         offload: What is kept in main memory instead of the GPU's (see ``sweepft.spec.Train``).
-        liger: Whether Liger's kernels replace the model's own.
+        liger: Whether Liger's kernels replace the model's own; ``auto``: where they run and give the same losses.
         allow_pickle: Names of pickle files with the model's weights that may be loaded.
         compiled: Whether ``torch.compile`` runs the model.
         quantize: Number format of frozen linear layers under adapters (``nf4``); None for that of the sweep.
@@ -76,7 +90,7 @@ class EngineConfig:
     packed: bool = False
     largest_batch: int = 1
     offload: str = "none"
-    liger: bool = False
+    liger: bool | Literal["auto"] = False
     allow_pickle: tuple[str, ...] = ()
     compiled: bool = False
     quantize: str | None = None

@@ -18,12 +18,14 @@ import torch
 import torch.distributed as dist
 
 from sweepft.spec import Lora, TrainConfig
+from sweepft.training import output_layer
 from sweepft.training.attention import DOCUMENTS
 from sweepft.training.base_weights import share_frozen, shared_copy
 from sweepft.training.batching import Batch, Layout, Row
-from sweepft.training.config import EngineConfig, deepspeed_offload
+from sweepft.training.config import EngineConfig, deepspeed_offload, overlaps_reduction
 from sweepft.training.forward import attend_by_documents, compare_with_padding, scored_logits, token_losses
 from sweepft.training.length_classes import LengthClasses, forget_earlier_lengths, length_classes
+from sweepft.training.liger import Liger
 from sweepft.training.lora import attach_adapter, detach_adapter, set_in_place
 from sweepft.training.memory import release_engine_memory
 from sweepft.training.model import compile_blocks, load_model, parameter_groups
@@ -35,6 +37,7 @@ from sweepft.training.optimizers import (
     state_to_tensors,
     zero_state,
 )
+from sweepft.training.transfer import DeviceBatch
 
 # (ZeRO stage, precision) whose reset in place is proved equal, bit for bit, to a fresh process by the tests, for
 # the optimizers of ZEROED_IS_FRESH. Everything else rebuilds the engine inside the living process.
@@ -50,6 +53,9 @@ class ZeroEngine:
         config: What all trials of the sweep share.
         device: Device of this rank.
         reset_in_place: Whether later trials reset the engine in place; None: as ``RESET_IN_PLACE`` has it.
+
+    Attributes:
+        liger: Whether Liger's kernels are in the model.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class ZeroEngine:
         self._base: list[torch.Tensor] = []
         self.padded_attention: str | None = None
         self.length_classes = LengthClasses()
+        self.liger = Liger("auto" if config.liger == "auto" and not config.compiled else config.liger is True)
         self._lora: Lora | None = None
         self._optimizer = ""
 
@@ -123,7 +130,7 @@ class ZeroEngine:
             kind = "packed" if self.padded_attention else "grouped"
         return Layout(kind, self.config.micro_batch, self.config.pad_id, self.length_classes)
 
-    def logits(self, batch: Batch) -> torch.Tensor:
+    def logits(self, batch: Batch | DeviceBatch) -> torch.Tensor:
         """Next-token logits at the batch's target positions, shape (targets, vocabulary)."""
         return scored_logits(self._engine, batch, self.device)
 
@@ -150,6 +157,19 @@ class ZeroEngine:
             self.module.set_attn_implementation(DOCUMENTS)
             self.train()
         compare_with_padding(packed_losses, single_losses, next(self.module.parameters()).dtype)
+
+    def check_liger(self, rows: list[Row]) -> bool:
+        """Compare losses with and without Liger's kernels (see ``Liger.agrees``). Draws no random number."""
+        batches = [self.layout.collate([row]) for row in rows]
+
+        def losses() -> torch.Tensor:
+            return torch.cat([token_losses(self.logits(batch), batch) for batch in batches])
+
+        self.eval()
+        try:
+            return self.liger.agrees(losses, next(self.module.parameters()).dtype)
+        finally:
+            self.train()
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Accumulate the gradient of one micro-batch.
@@ -269,9 +289,13 @@ class ZeroEngine:
         return detach_adapter(self.module) if keep and self.config.zero_stage < 3 else None
 
     def _load(self, ds_config: dict[str, Any]) -> Any:
+        self.liger.remove()  # of the model before, also from transformers' own code
         keep = self._partition_while_loading(ds_config)
         model = load_model(self.config, self.device)
         del keep
+        self.liger.put_into(model, self.device)
+        if output_layer.pads_vocabulary(self.device):
+            output_layer.pad_output_layer(model)
         usual = model.config._attn_implementation
         self.padded_attention = usual if self.config.packed and attend_by_documents(model) else None
         self.length_classes = length_classes(model)
@@ -314,13 +338,19 @@ class ZeroEngine:
             self.config.precision == "bf16" and self.config.zero_stage >= 2
         ):  # stage 1 would take another optimizer class
             summed = {"data_types": {"grad_accum_dtype": "fp32"}}
+        zero = {"stage": self.config.zero_stage, **deepspeed_offload(self.config.offload)}
+        overlap = overlaps_reduction(
+            self.config.zero_stage, self.config.offload, self.device.type, dist.get_world_size()
+        )
+        if overlap is not None:
+            zero["overlap_comm"] = overlap
         return {
             **summed,
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,  # backward() sets the boundary itself
             "gradient_clipping": train_config.gradient_clipping,
             "bf16": {"enabled": self.config.precision == "bf16"},
-            "zero_optimization": {"stage": self.config.zero_stage, **deepspeed_offload(self.config.offload)},
+            "zero_optimization": zero,
             "zero_allow_untested_optimizer": True,
             "zero_force_ds_cpu_optimizer": False,  # torch's optimizers on the CPU too: nothing to compile
             "steps_per_print": 10**9,

@@ -14,11 +14,17 @@ import torch.nn.functional as F
 
 from sweepft.errors import PackingMismatch
 from sweepft.spec import PACKABLE
-from sweepft.training.attention import DOCUMENTS, Documents, register
+from sweepft.training.attention import DOCUMENTS, register
 from sweepft.training.batching import Batch
+from sweepft.training.transfer import DeviceBatch, send
 
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Nats by which packed and padded losses of a token may differ on average, by the precision of the weights."""
+"""Nats by which losses of a token, computed in two ways, may differ on average, by the precision of the weights."""
+
+
+def losses_agree(difference: float, precision: torch.dtype) -> bool:
+    """Whether losses of tokens differ by no more than rounding does: ``difference`` nats on average."""
+    return difference <= _TOLERANCE[precision]
 
 
 def attend_by_documents(model: Any) -> bool:
@@ -30,29 +36,28 @@ def attend_by_documents(model: Any) -> bool:
     return bool(model.config._attn_implementation == DOCUMENTS)  # remote code may ignore it
 
 
-def scored_logits(model: Callable[..., Any], batch: Batch, device: torch.device) -> torch.Tensor:
+def scored_logits(
+    model: Callable[..., Any], batch: Batch | DeviceBatch, device: torch.device
+) -> torch.Tensor:
     """Next-token logits at the batch's target positions, shape (targets, vocabulary).
 
     Args:
         model: A transformers causal language model, or a DeepSpeed engine around one.
-        batch: Collated samples.
+        batch: Collated samples, on the device or not yet.
         device: Device of the model.
     """
-    ids = torch.from_numpy(batch.input_ids).to(device)
-    wanted = torch.from_numpy(batch.positions).to(device)
-    if batch.lengths is not None:
+    here = send(batch, device)
+    if here.documents is not None:
         # No mask and no cache: with either, transformers would mask the packed row as one document.
-        documents = Documents.of(batch.lengths, device)
         out = model(
-            input_ids=ids, position_ids=documents.position_ids, documents=documents, logits_to_keep=wanted,
-            use_cache=False,
+            input_ids=here.input_ids, position_ids=here.documents.position_ids, documents=here.documents,
+            logits_to_keep=here.positions, use_cache=False,
         )  # fmt: skip
         packed: torch.Tensor = out.logits[0]
         return packed
-    assert batch.attention_mask is not None
-    mask = torch.from_numpy(batch.attention_mask).to(device)
-    out = model(input_ids=ids, attention_mask=mask, use_cache=False)
-    padded: torch.Tensor = out.logits.flatten(0, 1)[wanted]
+    assert here.attention_mask is not None
+    out = model(input_ids=here.input_ids, attention_mask=here.attention_mask, use_cache=False)
+    padded: torch.Tensor = out.logits.flatten(0, 1)[here.positions]
     return padded
 
 
@@ -67,14 +72,14 @@ def compare_with_padding(packed: torch.Tensor, padded: torch.Tensor, precision: 
         PackingMismatch: If they differ by more than rounding does.
     """
     difference = float((packed - padded).abs().mean())
-    if not difference <= _TOLERANCE[precision]:
+    if not losses_agree(difference, precision):
         raise PackingMismatch(
             f"packed and padded losses differ by {difference:.2g} nats per token, more than rounding "
             f"({_TOLERANCE[precision]:g}); set train.micro_batch to a number of samples instead"
         )
 
 
-def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+def token_losses(logits: torch.Tensor, batch: Batch | DeviceBatch) -> torch.Tensor:
     """Cross-entropy of each target token.
 
     Args:
@@ -83,11 +88,10 @@ def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     Returns:
         Nats, shape (targets,), float32, differentiable.
     """
-    targets = torch.from_numpy(batch.targets).to(logits.device)
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+    return F.cross_entropy(logits.float(), send(batch, logits.device).targets, reduction="none")
 
 
-def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+def sample_losses(logits: torch.Tensor, batch: Batch | DeviceBatch) -> torch.Tensor:
     """Cross-entropy of each sample, summed over its target tokens with their weights.
 
     Args:
@@ -96,9 +100,9 @@ def sample_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     Returns:
         Nats, shape (samples,), float32, differentiable. Zero for a sample without targets.
     """
-    samples = torch.from_numpy(batch.samples).to(logits.device)
-    sums = torch.zeros(batch.count, dtype=torch.float32, device=logits.device)
-    losses = token_losses(logits, batch)
-    if batch.weights is not None:
-        losses = losses * torch.from_numpy(batch.weights).to(logits.device)
-    return sums.index_add(0, samples, losses)
+    here = send(batch, logits.device)
+    sums = torch.zeros(here.count, dtype=torch.float32, device=logits.device)
+    losses = token_losses(logits, here)
+    if here.weights is not None:
+        losses = losses * here.weights
+    return sums.index_add(0, here.samples, losses)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import torch
 
-from sweepft.extras import import_error
 from sweepft.training.attention import register
 from sweepft.training.config import EngineConfig
 from sweepft.training.generation import set_generation
@@ -17,15 +16,13 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def load_model(config: EngineConfig, device: torch.device | None = None) -> Any:
-    """The base model as trials start from it (:func:`load_base`), in training mode, with Liger's kernels if wanted.
+    """The base model as trials start from it (:func:`load_base`), in training mode.
 
     Args:
         config: Of the sweep.
         device: Where quantized weights are made, the CPU by default; others are on the CPU.
     """
     model = load_base(config, (device or torch.device("cpu")) if config.quantize else None)
-    if config.liger:
-        use_liger(model)
     model.train()
     return model
 
@@ -65,26 +62,6 @@ def load_base(config: EngineConfig, quantized_on: torch.device | None = None) ->
         model.resize_token_embeddings(config.vocab_size)
     set_generation(model, config.end_ids, config.pad_id)
     return model
-
-
-def use_liger(model: Any) -> None:
-    """Replace the model's norms, rotary embeddings and feed-forward parts by Liger's kernels, where it has them.
-
-    Liger's loss is not used: sweepft computes logits at target positions only.
-
-    Raises:
-        RuntimeError: Without a CUDA device; the package itself would fail later.
-        ImportError: If the package is not installed.
-    """
-    if not torch.cuda.is_available():
-        raise RuntimeError(
-            "train.liger: Liger's kernels run on GPUs only, and torch sees none; set liger: false"
-        )
-    try:
-        from liger_kernel.transformers.monkey_patch import _apply_liger_kernel_to_instance
-    except ImportError as error:
-        raise import_error("liger_kernel", "train.liger") from error
-    _apply_liger_kernel_to_instance(model=model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

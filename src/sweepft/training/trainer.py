@@ -9,6 +9,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from sweepft.training.heartbeat import Heartbeat
 from sweepft.training.inference import load_weights
 from sweepft.training.lr_schedules import lr_at
 from sweepft.training.memory import CPU_TOKENS, device_memory, largest_micro_batch
+from sweepft.training.transfer import lay_out, send
 from sweepft.training.validation import evaluate, set_loss
 
 _COLUMNS = ("step", "samples_seen", "tokens_seen", "loss", "grad_norm", "lr", "seconds")
@@ -60,12 +62,22 @@ class TrialRunner:
         self._checkpoints = CheckpointWriter()
 
     def start(self, train_config: TrainConfig) -> dict[str, Any]:
-        """Begin a trial from the base weights. Returns ``warm``, ``seconds`` and the sample order's digest."""
+        """Begin a trial from the base weights.
+
+        Returns:
+            ``warm``, ``seconds``, ``data_order`` (the sample order's digest), ``phase_starts``, and ``plain_kernels``:
+            why this process has just given Liger's kernels up, or None.
+        """
         begin = time.perf_counter()
         warm = self.zero.start(train_config)
+        plain_kernels = None
         if not self._checked:
             self.zero.check_packing(self._some_rows())
+            if not self.zero.check_liger(self._some_rows()):
+                self.zero.close()
+                self.zero.start(train_config)
             self._checked = True
+            plain_kernels = self.zero.liger.given_up
         self._train_config = train_config
         self._heartbeat.start_trial()
         self._step = self._samples = self._tokens = 0
@@ -80,6 +92,7 @@ class TrialRunner:
             "seconds": time.perf_counter() - begin,
             "data_order": self._order.digest,
             "phase_starts": list(self._order.phase_starts),
+            "plain_kernels": plain_kernels,
         }
 
     def run(self, until_samples: int) -> dict[str, Any]:
@@ -252,7 +265,8 @@ class TrialRunner:
             Target tokens of the whole global batch.
         """
         step = self._next_step(start, stop)
-        for i, (positions, batch) in enumerate(step.micro_batches):
+        for i, (positions, collated) in enumerate(step.micro_batches):
+            batch = send(collated, self.device)
             losses = sample_losses(self.zero.logits(batch), batch)
             if len(positions):
                 parts.append((positions, losses.detach()))
@@ -269,7 +283,8 @@ class TrialRunner:
         then = range(stop, min(stop + self._running().batch_size, self.config.budget_samples))
 
         def make(begin: int, end: int) -> Step:
-            return collate_step(self.train_set, order, layout, begin, end, rank, world)
+            finish = {"finish": partial(lay_out, pin=True)} if self.device.type == "cuda" else {}
+            return collate_step(self.train_set, order, layout, begin, end, rank, world, **finish)
 
         return self._prefetcher.take(make, (order.digest, layout), range(start, stop), then)
 
@@ -278,8 +293,9 @@ class TrialRunner:
     ) -> dict[str, list[int] | list[float]]:
         """Reduce the ranks' sample losses once, for the losses of steps and of blocks."""
         sums = torch.zeros(self._samples - first, dtype=torch.float64, device=self.device)
-        for positions, losses in parts:
-            sums[torch.from_numpy(positions - first).to(self.device)] = losses.double()
+        if parts:
+            places = np.concatenate([positions for positions, _ in parts]) - first
+            sums[torch.from_numpy(places).to(self.device)] = torch.cat([found for _, found in parts]).double()
         dist.all_reduce(sums)
         loss_sums = sums.cpu().numpy()
         positions = np.arange(first, self._samples)

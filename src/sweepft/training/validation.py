@@ -13,6 +13,7 @@ from sweepft.data.cache import TokenSet
 from sweepft.training.config import EngineConfig
 from sweepft.training.deepspeed_engine import ZeroEngine
 from sweepft.training.forward import sample_losses
+from sweepft.training.transfer import send
 
 GROUPS = 64
 """Maximum number of sample groups with residuals; enough to estimate an error."""
@@ -58,13 +59,16 @@ def _one_set(zero: ZeroEngine, tokens: TokenSet) -> dict[str, Any]:
     rank, world = dist.get_rank(), dist.get_world_size()
     sums = torch.zeros(len(tokens), dtype=torch.float64)
     layout = zero.layout
+    parts: list[tuple[Any, torch.Tensor]] = []
     for micro in layout.split_micro_batches(np.asarray(tokens.lengths), world)[rank]:
         # A filler row keeps ZeRO-3 ranks in step.
         rows = micro.rows if len(micro.rows) else np.zeros(1, dtype=np.int64)
-        batch = layout.collate([tokens.weighted_row(int(i)) for i in rows])
-        losses = sample_losses(zero.logits(batch), batch).double().cpu()
+        batch = send(layout.collate([tokens.weighted_row(int(i)) for i in rows]), zero.device)
+        losses = sample_losses(zero.logits(batch), batch)
         if len(micro.rows):
-            sums[torch.from_numpy(micro.rows)] = losses
+            parts.append((micro.rows, losses))
+    for rows, losses in parts:  # read once all passes are queued, so that none waits for another one
+        sums[torch.from_numpy(rows)] = losses.double().cpu()
     sums = _all_reduce(sums, zero.device)
     loss_sums, weights = sums.numpy(), np.asarray(tokens.weights)
     loss = float(loss_sums.sum() / weights.sum())

@@ -62,6 +62,7 @@ class Ranks:
         self.rate, self.batch = train_config.learning_rate, train_config.batch_size
         return {
             "narrow": None,
+            "plain_kernels": None,
             "warm": False,
             "switch_seconds": 0,
             "nodes": [],

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 from support.engine_material import changed, engine_config, train_config
 from support.errors import raises
 from support.ranks import run_trials
-from sweepft.training.model import use_liger
+from sweepft.training import liger
+from sweepft.training.liger import LigerKernels
 
 A = train_config(batch_size=16, weight_decay=0.1)
 B = train_config(learning_rate=1e-2)
@@ -21,9 +21,9 @@ def losses(config, *trials):
 
 
 def test_liger__refused_without_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(liger, "sees_gpu", lambda: False)
     with raises(RuntimeError, "train.liger"):
-        use_liger(None)
+        LigerKernels(None)
 
 
 @pytest.mark.gpu
@@ -56,10 +56,13 @@ def test_gpu__offload_equals_and_repeats(tiny_model_dir, tmp_path, offload):
 
 
 @pytest.mark.gpu
-def test_gpu__liger_equals(tiny_model_dir, tmp_path):
+@pytest.mark.parametrize("wanted", [True, "auto"])
+def test_gpu__liger_equals(tiny_model_dir, tmp_path, wanted):
     pytest.importorskip("liger_kernel")
     config = engine_config(tiny_model_dir, tmp_path)
-    assert losses(replace(config, liger=True), A)[0] == pytest.approx(losses(config, A)[0], abs=1e-3)
+    (here,) = run_trials(replace(config, liger=wanted), [A], 1, gpus=1)
+    assert here["plain_kernels"] is None
+    assert here["history"]["loss"] == pytest.approx(losses(config, A)[0], abs=1e-3)
 
 
 @pytest.mark.gpu
