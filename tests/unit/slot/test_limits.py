@@ -44,7 +44,10 @@ def test_trial_run__comes_back_part_by_part(tmp_path: Path) -> None:
     )
     clock = SimpleNamespace(spend=lambda phase, seconds: None)
     slot: Any = SimpleNamespace(
-        config=config, group=ranks, clock=clock, start=lambda train_config: {"narrow": None, "plain_kernels": None}
+        config=config,
+        group=ranks,
+        clock=clock,
+        start=lambda train_config: {"narrow": None, "plain_kernels": None},
     )
     job = TrialJob("t000", 0, {}, SimpleNamespace(batch_size=1), reported_samples=190)  # type: ignore[arg-type]
     run = TrialRun(slot, job)
