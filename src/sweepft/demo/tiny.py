@@ -150,7 +150,10 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     tiny["train"] = _shrunk(tiny["train"], sizes)
     search = tiny["search"]
     search.pop("limit", None)
+    search.pop("learn_from", None)  # its trials have the full sweep's batch sizes
     search["trials"] = min(_TRIALS, spec.search.trials or _TRIALS)
+    if "enough" in search:
+        search["enough"]["min_trials"] = min(search["enough"]["min_trials"], search["trials"] - 1)
     search["start_with"] = [_shrunk(_unscaled(entry, spec), sizes) for entry in search["start_with"]]
     if search.get("baseline") is not None:
         search["baseline"] = _shrunk(_unscaled(search["baseline"], spec), sizes)

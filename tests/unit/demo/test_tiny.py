@@ -64,6 +64,19 @@ def test_tiny_spec__every_shipped_sweep_shrinks(path: Path, shrink) -> None:
     assert max(steps) <= 12 * len(sizes)
 
 
+def test_tiny_spec__fits_the_end_of_the_search_and_leaves_earlier_sweeps_out(shrink) -> None:
+    search = {
+        "trials": 40,
+        "enough": {"gain": 0.01},
+        "learn_from": ["absent"],
+        "space": {"learning_rate": {"log_uniform": [1e-5, 1e-3], "prior": 1e-4, "width": 2.0}},
+    }
+    small = shrink(specs.spec(train={"budget": {"samples": 512}, "micro_batch": 4}, search=search)).search
+    assert small.enough is not None
+    assert (small.enough.gain, small.enough.min_trials, small.learn_from) == (0.01, small.trials - 1, ())
+    assert small.space["learning_rate"].prior == 1e-4
+
+
 def test_tiny_spec__keeps_bounds_ties_and_rates_at_one_batch_size(shrink) -> None:
     rate = {"log_uniform": [1e-5, 1e-3], "at_batch": 128}
     search = {
