@@ -90,8 +90,9 @@ class _Beliefs:
 
     def log_weight(self, places: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | float:
         """What a model adds to the logarithm of what it maximises, at places on the scales of the ranges."""
-        found = (belief.log_density(places[name]) for name, belief in self.weighed.items() if name in places)
-        return self.exponent * sum(found)
+        return self.exponent * sum(
+            belief.log_density(places[name]) for name, belief in self.weighed.items() if name in places
+        )
 
 
 class _Tpe(TPESampler):
@@ -125,11 +126,11 @@ class _Tpe(TPESampler):
     ) -> NDArray[np.float64]:
         """As Optuna's, times the priors."""
         found: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
-        places = {
-            name: place_of(values, distribution)
-            for name, values in samples.items()
-            if isinstance(distribution := self._known[name], FloatDistribution | IntDistribution)
-        }
+        places = {}
+        for name in self._beliefs.weighed.keys() & samples.keys():
+            distribution = self._known[name]
+            assert isinstance(distribution, FloatDistribution | IntDistribution)
+            places[name] = place_of(samples[name], distribution)
         return found + self._beliefs.log_weight(places)
 
 
