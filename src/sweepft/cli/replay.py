@@ -296,7 +296,7 @@ def _calibrate(studies: Sequence[Study], asked: Replay, path: Path, console: Con
 
 def _replay_live(sources: Sequence[Path], console: Console) -> None:
     """Compare the recorded decisions with those that the recorded rule makes on the recorded rows."""
-    from sweepft.early_stopping import BY_USER
+    from sweepft.early_stopping import BY_USER, PATIENCE
     from sweepft.ledger import SweepState, ledger_path
     from sweepft.replay.sources import live_decisions
 
@@ -307,7 +307,10 @@ def _replay_live(sources: Sequence[Path], console: Console) -> None:
             )
         state = SweepState.load(path)
         again = [(d.trial_id, d.step, d.action) for d in live_decisions(state)]
-        recorded = [(d["trial_id"], d["step"], d["action"]) for d in state.decisions if d["rule"] != BY_USER]
+        others = (BY_USER, PATIENCE)  # which are no decisions of the rule
+        recorded = [
+            (d["trial_id"], d["step"], d["action"]) for d in state.decisions if d["rule"] not in others
+        ]
         if recorded != again:
             first = next((i for i, (a, b) in enumerate(zip(recorded, again, strict=False)) if a != b), None)
             where = (

@@ -23,11 +23,13 @@ from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.node_health import NodeHealth, SlotPlacement
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
 from sweepft.driver.task_objective import objective_rungs
-from sweepft.early_stopping import PriorSweeps, read_prior_sweeps
-from sweepft.ledger import EventLog, SweepState
+from sweepft.early_stopping import PATIENCE, PriorSweeps, read_prior_sweeps
+from sweepft.ledger import EventLog, SweepState, is_baseline
 from sweepft.ledger.codec import gc_paused
 from sweepft.search import STUDY_FILE, Proposer
+from sweepft.search.proposer import Proposal
 from sweepft.search.ray_searcher import OptunaSearcher, Outcome, SearchControl, outcome_of
+from sweepft.slot.best_point import BestPoint, best_point_of
 from sweepft.slot.jobs import Job, job_of
 from sweepft.slot.trainable import Slot
 from sweepft.spec import SweepSpec, TrainConfig
@@ -222,6 +224,15 @@ class _SweepSearchControl(DriverOnly, SearchControl):
             return None
         return TrainConfig.from_dict(trial.train_config, self._event_log.state.budget_samples)
 
+    def best_point(self, trial_id: str) -> BestPoint | None:
+        trial = self._event_log.state.trials.get(trial_id)
+        return None if trial is None else best_point_of(trial)
+
+    def patience(self, proposal: Proposal) -> int | None:
+        pinned = (row["trial_id"] for row in self._event_log.state.accepted("pin"))
+        exempt = is_baseline(proposal.number, proposal.origin) or proposal.trial_id in pinned
+        return None if exempt else self._spec.early_stop.patience
+
     def next_after_search(self) -> Job | Literal["wait", "finished"]:
         return "finished" if self._final_stage is None else self._final_stage.next_job()
 
@@ -335,11 +346,16 @@ def _write_missing_ends(event_log: EventLog) -> None:
         grad_norm, budget = trial.history["grad_norm"][-1], event_log.state.budget_samples
         flagged = decision is not None and decision["action"] in ("stop", "divergence_check")
         diverged = not math.isfinite(grad_norm)
-        if not (flagged or diverged or trial.samples_seen >= budget):
+        out_of_patience = decision is not None and decision["action"] == PATIENCE
+        if not (flagged or diverged or out_of_patience or trial.samples_seen >= budget):
             continue
         result: dict[str, Any] = {"samples_seen": trial.samples_seen, "budget_samples": budget}
         if trial.evals and trial.evals[-1]["final"]:
             result["objective"] = trial.evals[-1]["objective"]
+        if trial.counted is not None and trial.counted["objective"] is not None:
+            result["best_objective"] = trial.counted["objective"]
+        if decision is not None and out_of_patience:
+            result["patience"] = decision["reason"]
         if diverged:
             result["diverged"] = f"the gradient norm is {float(grad_norm)} at step {trial.step}"
         write_end(

@@ -29,7 +29,7 @@ from sweepft.ledger import (
 )
 from sweepft.redact import redact_within
 from sweepft.search import Proposer
-from sweepft.slot.checkpoints import request_pause
+from sweepft.slot.checkpoints import mark_exempt, request_pause
 from sweepft.spec import SweepSpec
 from sweepft.spec.space import same
 
@@ -275,6 +275,8 @@ class CommandHandler(DriverOnly):
                 self._stop(trial_id, f"stopped by {who}")
             case "pin" if self._scheduler is not None and self._proposer is not None:
                 self._scheduler.early_stopper.pin(trial_id, who)
+                if self._spec.early_stop.patience is not None:
+                    mark_exempt(self._checkpoints / trial_id)
                 if trial_id in self._proposer.paused:
                     self._proposer.recall(trial_id)
             case "extend":

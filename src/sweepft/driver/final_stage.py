@@ -24,6 +24,7 @@ from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.extras import problems_of
 from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
+from sweepft.slot.best_point import best_point_of
 from sweepft.slot.jobs import EvalItem, EvalJob, Job, Judging, TrialJob
 from sweepft.slot.weight_retention import choose_trials, standing_of
 from sweepft.spec import Evaluate, SweepSpec, TrainConfig
@@ -220,7 +221,7 @@ class FinalStage(DriverOnly):
         """The best finalists, and the baseline, with other seeds."""
         if evaluate.replicates is None:
             return
-        trials = self._event_log.state.trials
+        trials, at_best = self._event_log.state.trials, self._spec.objective.at == "best"
         best = [entry["trial_id"] for entry in row["chosen"] if entry["why"] == "top"]
         names = best[: evaluate.replicates.top]
         baseline = self._spec.baseline_finalist
@@ -240,6 +241,8 @@ class FinalStage(DriverOnly):
                     origin="replicate",
                     replicate_of=name,
                     reported_samples=trials[replicate].samples_seen if replicate in trials else 0,
+                    best=best_point_of(trials[replicate]) if at_best and replicate in trials else None,
+                    limits=self._event_log.state.bounds.limits if at_best else {},
                     keep_weights=bool(row["items"]),
                     objective_rungs=(),
                     proven=train_config,

@@ -18,10 +18,11 @@ from ray.tune.experiment import Trial
 from sweepft.driver.control import DriverOnly
 from sweepft.driver.fault_policy import FaultPolicy
 from sweepft.driver.scheduler import SweepScheduler, write_end
+from sweepft.early_stopping import PATIENCE
 from sweepft.errors import StorageError, storage_remedy
 from sweepft.ledger import EventLog, Row, without_residuals
 from sweepft.search.ray_searcher import INTERRUPTED, Outcome, outcome_of
-from sweepft.slot.checkpoints import mark_paused, remove_checkpoints
+from sweepft.slot.checkpoints import mark_paused, remove_checkpoints, remove_exemption
 from sweepft.slot.jobs import EvalJob, TrialJob, job_of
 from sweepft.slot.state import NOTED, WENT_ON
 
@@ -175,6 +176,8 @@ class LedgerCallback(DriverOnly, tune.Callback):
         for decision in self._scheduler.drain_decisions():
             row = self._event_log.write("decision", **decision.to_row())
             self._decisions[row["trial_id"]] = row
+        if "patience" in result:
+            self._write_patience(name, result)
         for where, error in self._scheduler.drain_errors().items():  # logged already, with their tracebacks
             self._event_log.write(
                 "fault",
@@ -214,6 +217,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         )
         if "eval_sets" in result:
             final = result["samples_seen"] >= result["budget_samples"]
+            with_residuals = final or result.get("best_is_new", False)
             self._event_log.write(
                 "eval",
                 trial_id=name,
@@ -223,12 +227,28 @@ class LedgerCallback(DriverOnly, tune.Callback):
                 rung=result["rung"],
                 final=final,
                 objective=result.get("objective"),
-                sets=result["eval_sets"] if final else without_residuals(result["eval_sets"]),
+                sets=result["eval_sets"] if with_residuals else without_residuals(result["eval_sets"]),
                 seconds=result["eval_seconds"],
-                task=_task(result, final),
+                task=_task(result, with_residuals),
+                counts=result.get("best_is_new", True),
             )
 
+    def _write_patience(self, name: str, result: dict[str, Any]) -> None:
+        """The decision of a slot to end a trial that did not become better."""
+        self._event_log.write(
+            "decision",
+            trial_id=name,
+            step=result["step"],
+            samples_seen=result["samples_seen"],
+            rung=result["rung"],
+            action=PATIENCE,
+            rule=PATIENCE,
+            reason=result["patience"],
+            evidence={"objective": result["best_objective"], "objective_step": result["best_step"]},
+        )
+
     def _write_end(self, job: TrialJob, outcome: Outcome, result: dict[str, Any]) -> None:
+        remove_exemption(self._checkpoints / job.trial_id)
         write_end(
             self._event_log,
             job.trial_id,
@@ -286,10 +306,10 @@ class LedgerCallback(DriverOnly, tune.Callback):
         )
 
 
-def _task(result: Mapping[str, Any], final: bool) -> dict[str, Any] | None:
-    """What the objective's task has shown, with residuals at the end only."""
+def _task(result: Mapping[str, Any], with_residuals: bool) -> dict[str, Any] | None:
+    """What the objective's task has shown."""
     found: dict[str, Any] | None = result.get("objective_task")
-    return found if found is None or final else {k: v for k, v in found.items() if k != "residuals"}
+    return found if found is None or with_residuals else {k: v for k, v in found.items() if k != "residuals"}
 
 
 def _elapsed_since(begin: float) -> Callable[[], float]:

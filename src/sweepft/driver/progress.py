@@ -187,12 +187,13 @@ class Progress:
             history = trial.history
             loss = f"{history['loss'][-1]:.4f}" if len(history["loss"]) else "starting"
             seconds = float(history["seconds"][-20:].mean()) if len(history["seconds"]) else math.nan
-            value = trial.evals[-1]["objective"] if trial.evals else None
+            counted = trial.counted or {}
+            value = counted.get("objective")
             table.add_row(
                 Text(trial.trial_id),
                 ProgressBar(total=1.0, completed=trial.progress, width=20),
                 loss,
-                "" if value is None else _value(value, (trial.evals[-1].get("task") or {}).get("stderr")),
+                "" if value is None else _value(value, (counted.get("task") or {}).get("stderr")),
                 "" if math.isnan(seconds) or seconds == 0 else f"{1 / seconds:.2f}",
                 Text(short_params(trial.params)),
             )
@@ -217,7 +218,7 @@ class Progress:
     @staticmethod
     def _of(trial: TrialState) -> str:
         """A completed trial's objective with its noise: ``0.62±0.034, 200 items``."""
-        task = (trial.evals[-1].get("task") or {}) if trial.evals else {}
+        task = (trial.counted or {}).get("task") or {}
         return _value(trial.objective, task.get("stderr")) + (f", {task['items']} items" if task else "")
 
     def _eta(self, done: int, planned: int | None) -> float | None:

@@ -10,6 +10,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from sweepft.driver.control import KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, read_slot_failure
+from sweepft.early_stopping import value_so_far
 from sweepft.early_stopping.from_ledger import BASELINE, final_problem
 from sweepft.ledger import EventLog, Row, TrialState, is_baseline
 from sweepft.schedulers import EarlyDynamicsScheduler
@@ -61,7 +62,8 @@ class SweepScheduler(EarlyDynamicsScheduler):
         job = job_of(trial.config)
         if job.is_search_trial:
             self._take_bounds()
-            if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            judged = super().on_trial_result(tune_controller, trial, value_so_far(result))
+            if judged == TrialScheduler.STOP:
                 return str(TrialScheduler.STOP)
             reason = self._control.take_trial_stop(job.name)
             if reason is not None:
@@ -97,7 +99,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
         if result and "objective" in result and result["samples_seen"] >= result["budget_samples"]:
             problem = final_problem(result["objective"])
             result = result if problem is None else {**result, "diverged": problem}
-        super().on_trial_complete(tune_controller, trial, result)
+        super().on_trial_complete(tune_controller, trial, value_so_far(result or {}))
 
     def _take_bounds(self) -> None:
         if self._bounds is not None:

@@ -130,7 +130,7 @@ def _prepare(spec: SweepSpec, out: Path, console: Console) -> Prepared:
         console.status("reading and tokenising the data") if console.is_terminal else contextlib.nullcontext()
     ):
         prepared = prepare_in_child(spec, (out / "cache").resolve())
-    problems = check_budget(spec, prepared.budget_samples)
+    problems = check_budget(spec, prepared.budget_samples, prepared.train.rows)
     if problems:
         raise SpecError(problems)
     for line in prepared.notes:

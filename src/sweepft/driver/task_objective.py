@@ -64,7 +64,12 @@ def objective_rungs(spec: SweepSpec, state: SweepState, trial_id: str) -> tuple[
     cost = task_cost(state.search_trials)
     if cost is None:
         return None
-    return affordable_rungs(spec.early_stop.rungs, *cost, spec.objective.task.max_share)
+    return affordable_rungs(_points(spec, state), *cost, spec.objective.task.max_share)
+
+
+def _points(spec: SweepSpec, state: SweepState) -> tuple[float, ...]:
+    """Where trials are evaluated before their end."""
+    return spec.evaluation_points(state.budget_samples, state.training_rows)
 
 
 def say_where_objective_is_measured(
@@ -79,7 +84,7 @@ def say_where_objective_is_measured(
             return
         said = True
         cost = task_cost(state.search_trials)
-        left_out = [rung for rung in spec.early_stop.rungs if rung not in row["objective_rungs"]]
+        left_out = [rung for rung in _points(spec, state) if rung not in row["objective_rungs"]]
         if left_out and cost is not None and spec.objective.task is not None:
             each, rest = cost
             share = each / (each + rest)

@@ -24,7 +24,12 @@ DIVERGENCE_CHECK: Final = "divergence_check"
 BOUNDS: Final = "bounds"
 """The ``rule`` of a decision to stop a trial that is too far above a bound on a validation loss to meet it."""
 
-NOT_BY_RULES: Final = (BY_USER, DIVERGENCE_CHECK, BOUNDS)
+PATIENCE: Final = "patience"
+"""The ``action`` and ``rule`` of the decision that completes a trial which has not become better for so many
+evaluations. The slot makes it, not the early stopper, for which the trial reached its end.
+"""
+
+NOT_BY_RULES: Final = (BY_USER, DIVERGENCE_CHECK, BOUNDS, PATIENCE)
 """What decides without a rule: such a stop says nothing on the objective, so it is no flag."""
 
 

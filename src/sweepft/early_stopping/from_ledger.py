@@ -78,7 +78,9 @@ def _events(
     yield trial.seq, lambda: early_stopper.add(name, {**trial.train_config, **trial.params})
 
     def give(first: int, reported: StepsReport | None, evaluated: Row | None) -> None:
-        final = evaluated is not None and evaluated.get("final")
+        final = evaluated is not None and (
+            evaluated.get("final") or evaluated["step"] == trial.ended_early_at
+        )
         diverged = _diverged(trial, history, reported, evaluated)
         (early_stopper.complete if final or diverged else report)(
             name, _report(trial, history, first, reported, evaluated, diverged)
@@ -107,8 +109,9 @@ def _report(
     diverged: str | None,
 ) -> Report:
     """The report of the steps after step ``after``, as the live sweep made it; or of an evaluation alone."""
-    metric = None if evaluated is None else evaluated["objective"]
-    stderr = None if evaluated is None else (evaluated.get("task") or {}).get("stderr")
+    counted = None if evaluated is None else trial.value_at(evaluated)
+    metric = None if counted is None else counted["objective"]
+    stderr = None if counted is None else (counted.get("task") or {}).get("stderr")
     if reported is None:
         assert evaluated is not None
         return make_report(
@@ -118,7 +121,7 @@ def _report(
             metric_stderr=stderr,
             diverged=diverged,
             phase_starts=trial.phase_starts,
-            losses=_losses(evaluated),
+            losses=_losses(counted),
         )
     first, last = np.searchsorted(history["step"], [after, reported.step], side="right")
     step, progress, loss, grad_norm = (
@@ -136,7 +139,7 @@ def _report(
         warmup_steps=trial.warmup_steps,
         diverged=diverged,
         phase_starts=trial.phase_starts,
-        losses=_losses(evaluated),
+        losses=_losses(counted),
     )
 
 

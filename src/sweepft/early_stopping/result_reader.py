@@ -197,14 +197,26 @@ class ResultReader:
                 self.others[key] = None
 
 
-def set_losses(result: Mapping[str, Any]) -> dict[str, float]:
+def value_so_far(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a trial that counts by its best evaluation, with the losses of that one in place of the last ones;
+    any other result as it is.
+    """
+    if "best_objective" not in result:
+        return dict(result)
+    best = {name: {"loss": loss} for name, loss in set_losses(result, "best_sets").items()}
+    others = {key: value for key, value in result.items() if not str(key).startswith("eval_sets")}
+    values = {"objective": result["best_objective"], "objective_stderr": result.get("best_stderr")}
+    return others | values | {"eval_sets": best}
+
+
+def set_losses(result: Mapping[str, Any], sets_key: str = "eval_sets") -> dict[str, float]:
     """Losses by validation set in a result, flat as Tune passes it (``eval_sets/NAME/loss``) or nested."""
     flat = {
         parts[1]: value
         for key, value in result.items()
-        if len(parts := str(key).split("/")) == 3 and parts[0] == "eval_sets" and parts[2] == "loss"
+        if len(parts := str(key).split("/")) == 3 and parts[0] == sets_key and parts[2] == "loss"
     }
-    nested = result.get("eval_sets")
+    nested = result.get(sets_key)
     sets = nested if isinstance(nested, Mapping) else {}
     flat |= {str(name): found.get("loss") for name, found in sets.items() if isinstance(found, Mapping)}
     return {name: number for name, value in flat.items() if (number := as_number(value)) is not None}

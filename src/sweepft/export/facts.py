@@ -41,8 +41,17 @@ class BestFacts:
 
     @property
     def validation(self) -> dict[str, dict[str, Any]]:
-        """``{set: {loss, stderr, tokens, samples}}`` at full budget."""
-        return without_residuals(self.trial.evals[-1]["sets"]) if self.trial.evals else {}
+        """``{set: {loss, stderr, tokens, samples}}`` at the evaluation that gives its value."""
+        counted = self.trial.counted
+        return {} if counted is None else without_residuals(counted["sets"])
+
+    @property
+    def best_step(self) -> int | None:
+        """The step before its end that its weights are from, where trials count by their best evaluation; else None."""
+        counted = self.trial.counted if self.spec.objective.at == "best" else None
+        if counted is None or counted.get("final") or self.trial.status != "completed":
+            return None
+        return int(counted["step"])
 
     @property
     def hub_model(self) -> str | None:
@@ -88,10 +97,10 @@ def best_facts(view: SweepState) -> BestFacts | None:
 def facts_of(view: SweepState, trial: TrialState) -> BestFacts:
     """Any trial's facts, completed or not."""
     spec = from_dict(view.spec, recorded=True)
-    sets = trial.evals[-1]["sets"] if trial.evals else {}
+    sets = {} if trial.counted is None else trial.counted["sets"]
     decides = [h.name for h in spec.data.validation if h.weight > 0]
     stderr = sets.get(decides[0], {}).get("stderr") if len(decides) == 1 else None
-    task = (trial.evals[-1].get("task") or {}) if trial.evals else {}
+    task = (trial.counted or {}).get("task") or {}
     if view.objective.task is not None:
         stderr = task.get("stderr")
     return BestFacts(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sweepft.export.facts import BestFacts
+from sweepft.ledger import is_baseline
 from sweepft.training.config import deepspeed_offload
 
 
@@ -16,7 +17,8 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
 
     The learning rate is the only dimension of the space; everything else is fixed in ``train``.
     """
-    spec = facts.spec.to_dict()
+    spec, patience = facts.spec.to_dict(), facts.spec.early_stop.patience
+    baseline = is_baseline(facts.trial.number, facts.trial.origin)
     spec.pop("evaluate", None)  # there are no finalists
     spec.pop("mirror", None)  # the mirror belongs to the sweep
     train = facts.train_config.model_dump(mode="json", exclude={"budget_samples"}, exclude_none=True)
@@ -33,7 +35,11 @@ def one_trial_spec(facts: BestFacts) -> dict[str, Any]:
             "seed": facts.spec.search.seed,
             "space": {"learning_rate": {"choice": [rate]}},
         },
-        "early_stop": {"rule": "none", "rungs": list(facts.spec.early_stop.rungs)},
+        "early_stop": {
+            "rule": "none",
+            "rungs": list(facts.spec.early_stop.rungs),
+            **({"patience": patience} if patience is not None and not baseline else {}),
+        },
         "resources": {**spec["resources"], "concurrent_trials": 1},
         "keep": {"top": 1},
     }

@@ -67,6 +67,11 @@ def trl_differences(facts: BestFacts) -> Iterator[str]:
     yield from _rows_read_otherwise(facts)
     if any(held.fraction for held in facts.spec.data.validation):
         yield "TRL trains on the rows that the trial kept apart for validation, too: do not validate on them."
+    if facts.best_step is not None:
+        yield (
+            f"The trial's weights are those of step {facts.best_step} of {facts.trial.planned_steps}, its best "
+            "evaluation; TRL trains to the end: evaluate as it goes, and set load_best_model_at_end."
+        )
     if facts.train_config.schedule == "wsd" and facts.train_config.warmup_steps:
         yield "TRL's warmup starts at min_lr_ratio of the peak rate instead of 0."
     if facts.train_config.lora is not None and needs_tokenizer(facts):

@@ -191,6 +191,7 @@ def _summary(facts: BestFacts, view: SweepState) -> dict[str, Any]:
         "sweepft_version": sweepft.__version__,
         "objective": facts.trial.objective,
         "stderr": facts.stderr,
+        "best_step": facts.best_step,
         "validation": facts.validation,
         "params": facts.trial.params,
         "budget_samples": view.budget_samples,

@@ -246,6 +246,7 @@ _spec = _fields(
                 {
                     "rungs": _or_none(_list_of(_share, 1000)),
                     "rule": _or_none(_text),
+                    "patience": _or_none(_count),
                     **dict.fromkeys(
                         ("audit", "top_fraction", "max_false_stop_rate", "max_false_discovery_rate"),
                         _or_none(_finite),

@@ -30,7 +30,7 @@ OPEN_STATUSES: Final = ("running", "interrupted", "paused")
 """The status of a trial without an ``end`` row. It is ``paused`` from a decision to pause it until its next start, and
 ``interrupted`` when no driver works on the sweep."""
 
-DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_check")
+DECISION_ACTIONS: Final = ("continue", "stop", "pause", "audit", "divergence_check", "patience")
 
 
 def is_time(value: Any) -> bool:
@@ -134,9 +134,12 @@ class EvalRow:
 
     ``objective`` is the weighted mean of the losses in nats per target token, or the metric of a task as the spec has
     it, None at a rung where the task is not measured; ``sets`` holds ``{name: {loss, stderr, tokens, samples}}``,
-    ``task`` ``{stderr, items, seconds}`` of the objective's task. The final row also has ``residuals`` of each set: for
-    up to 64 groups of samples, the sum of their losses minus what the mean loss predicts (nats), which gives the error
-    of a difference between two trials; those of ``task`` are sums of items' scores minus the mean score.
+    ``task`` ``{stderr, items, seconds}`` of the objective's task. A row that may give the trial's value, the final one
+    or a best one, also has ``residuals`` of each set: for up to 64 groups of samples, the sum of their losses minus
+    what the mean loss predicts (nats), which gives the error of a difference between two trials; those of ``task`` are
+    sums of items' scores minus the mean score. ``counts`` says whether the trial's value would be that of this
+    evaluation if there were no later one: False for one that is worse than an earlier one, where trials count by their
+    best (``objective.at``).
     """
 
     trial_id: str
@@ -149,6 +152,7 @@ class EvalRow:
     sets: Numbers
     seconds: float = 0.0
     task: Numbers | None = None
+    counts: bool = True
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ class DecisionRow:
 
 @dataclass(frozen=True)
 class EndRow:
-    """A trial ended; ``status`` is one of `STATUSES`, ``objective`` the value at full budget or None."""
+    """A trial ended; ``status`` is one of `STATUSES`, ``objective`` the trial's value (at full budget, or of its best
+    evaluation) or None. ``step``, ``samples_seen`` and ``tokens_seen`` are those trained.
+    """
 
     trial_id: str
     attempt: int

@@ -136,6 +136,13 @@ class SweepState:
         return targets / rows
 
     @property
+    def training_rows(self) -> int | None:
+        """Training rows, the samples of an epoch; None where they are not recorded."""
+        train = (self.header.get("data") or {}).get("train")
+        rows = train.get("rows") if isinstance(train, dict) else None
+        return rows if isinstance(rows, int) and rows > 0 else None
+
+    @property
     def planned_trials(self) -> int | None:
         """Trials the sweep will run, with extensions and clones; None where the spec sets no number."""
         if self.found_enough is not None:

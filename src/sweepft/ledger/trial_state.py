@@ -77,7 +77,7 @@ class TrialState:
         budget_samples: Training samples at full budget.
         status: One of `STATUSES` after an `end` row, else of `OPEN_STATUSES`.
         reason: Why it ended or was paused, or None.
-        objective: Value at full budget, as measured (see `Objective`); None unless ``completed``.
+        objective: Its value, of the evaluation `counted`, as measured (see `Objective`); None unless ``completed``.
         objective_rungs: Of its `trial` row.
         attempts: In order.
         reports: One entry a `steps` row, except rows whose steps were trained again.
@@ -192,9 +192,30 @@ class TrialState:
         return known and self.status == "completed" and self.replicate_of is None
 
     @property
+    def counted(self) -> Row | None:
+        """The evaluation that its value is from: the last one, or the best one with ``objective.at: best``."""
+        return self.counted_at(self.evals[-1]) if self.evals else None
+
+    def counted_at(self, row: Row) -> Row:
+        """The evaluation that its value was from when it had this one, of `evals`."""
+        before = (e for e in reversed(self.evals) if e["step"] <= row["step"] and e.get("counts", True))
+        return next(before, row)
+
+    def value_at(self, row: Row) -> Row:
+        """The same, or the evaluation itself where its objective was not measured: it tells nothing new."""
+        return row if row["objective"] is None else self.counted_at(row)
+
+    @property
+    def ended_early_at(self) -> int | None:
+        """The step at which its patience ended it, completed; None for any other trial."""
+        ended = self.status == "completed" and self.decisions and self.decisions[-1]["action"] == "patience"
+        return int(self.decisions[-1]["step"]) if ended else None
+
+    @property
     def losses(self) -> dict[str, float | None]:
-        """Losses by validation set at its last evaluation; those of a completed trial are at full budget."""
-        sets = (self.evals[-1].get("sets") or {}) if self.evals else {}
+        """Losses by validation set at the evaluation `counted`."""
+        counted = self.counted
+        sets = {} if counted is None else counted.get("sets") or {}
         return {name: found.get("loss") for name, found in sets.items()}
 
     def apply(self, row: Row) -> None:

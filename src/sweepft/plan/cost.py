@@ -127,7 +127,7 @@ def estimated_cost(
     # scores and weighted values of attention: half of a row lies before a token, on average
     per_token = shape.parameters + shape.layers * shape.attention * rows.tokens
     train = factor * per_token * budget * rows.tokens
-    times = len(spec.early_stop.rungs) + 1
+    times = len(spec.evaluation_points(budget, rows.train)) + 1
     validation = 2 * per_token * (rows.validation or 0) * rows.tokens * times
     seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
     basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s per GPU"
@@ -140,9 +140,10 @@ def measured_cost(
     found: Measured,
     placement: Placement,
     trials: int | None,
+    evaluations: int,
 ) -> Cost:
-    """Time from steps measured on this machine, as the plain mean over batch sizes."""
-    times = len(spec.early_stop.rungs) + 1
+    """Time from steps measured on this machine, as the plain mean over batch sizes; ``evaluations`` of each trial."""
+    times = evaluations
     each = [
         found.switch_seconds
         + trial.steps * found.step_seconds[trial.batch_size]

@@ -315,6 +315,7 @@ def _memory(
         saved=whole_modules(spec),
         checkpointing=spec.train.gradient_checkpointing if checkpointing is None else checkpointing,
         gpu=cluster.gpu,
+        at_best=spec.objective.at == "best",
     )
 
 
@@ -407,7 +408,8 @@ def _cost(
     assumed: list[str],
 ) -> Cost | None:
     if measured is not None:
-        return measured_cost(spec, found, measured, placement, trials)
+        evaluations = len(spec.evaluation_points(budget, rows.train)) + 1
+        return measured_cost(spec, found, measured, placement, trials, evaluations)
     if spec.resources.gpus_per_worker == 0:
         assumed.append("time is not estimated for trials on CPUs (--measure)")
         return None

@@ -43,7 +43,8 @@ class RankMemory:
         activations: Activations of one micro-batch stored for the backward pass.
         logits: Logits of one micro-batch and the intermediate results of the loss.
         process: The process: CUDA context, NCCL and fragments on a GPU; libraries and mapped base weights on a CPU.
-        host: Memory offloaded to main memory; not part of the total.
+        kept: The copy of the weights at a trial's best evaluation, on a CPU; beside GPUs it is in ``host``.
+        host: What a rank on a GPU has in main memory: what is offloaded, and that copy; not part of the total.
     """
 
     states: int
@@ -52,6 +53,7 @@ class RankMemory:
     logits: int
     process: int
     gathered: int = 0
+    kept: int = 0
     host: int = 0
 
     @property
@@ -132,6 +134,16 @@ def host_states(
     return (18 * trained_parameters(shape, lora_rank, saved) + frozen) // ranks
 
 
+def best_weights_bytes(
+    shape: ModelShape, stage: int, precision: str, ranks: int, lora_rank: int = 0, saved: Sequence[str] = ()
+) -> int:
+    """Bytes of main memory that a rank takes for the weights at a trial's best evaluation, at most: one copy of the
+    trained weights a slot, on its first rank, or at ZeRO-3 in shards.
+    """
+    weight = 2 if precision == "bf16" else 4
+    return weight * trained_parameters(shape, lora_rank, saved) // (ranks if stage == 3 else 1)
+
+
 def checkpoint_bytes(shape: ModelShape, lora_rank: int = 0, saved: Sequence[str] = ()) -> int:
     """Bytes of a trial's checkpoint: fp32 weights and two moments. Ranks copy their shares of it to main memory."""
     return 12 * trained_parameters(shape, lora_rank, saved)
@@ -167,6 +179,7 @@ def rank_memory(
     lora_dropout: bool = False,
     quantized: bool = False,
     saved: Sequence[str] = (),
+    at_best: bool = False,
 ) -> RankMemory:
     """Peak memory of one rank.
 
@@ -186,8 +199,10 @@ def rank_memory(
         lora_dropout: Whether adapters drop out parts of their input.
         quantized: Whether the base under adapters is in 4 bits.
         saved: Names of layers trained whole beside adapters.
+        at_best: Whether the weights of a trial's best evaluation are kept.
     """
     weight = 2 if precision == "bf16" else 4
+    best = best_weights_bytes(shape, stage, precision, ranks, lora_rank, saved) if at_best else 0
     block = _block_bytes(shape, weight, tokens)
     if lora_rank and lora_dropout:  # peft keeps a dropped copy of each target's input, and its mask
         block += (weight + 1) * _target_inputs(shape, lora_targets)
@@ -209,7 +224,8 @@ def rank_memory(
         activations=rows * tokens * (kept + final_norm),
         logits=rows * tokens * shape.vocab * _LOGIT_BYTES,
         process=0 if gpu else _CPU_PROCESS + base // (ranks if stage == 3 else 1),
-        host=host_states(shape, stage, ranks, lora_rank, offload, saved),
+        kept=0 if gpu else best,
+        host=host_states(shape, stage, ranks, lora_rank, offload, saved) + (best if gpu else 0),
     )
     if not gpu:
         return found

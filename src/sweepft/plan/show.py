@@ -163,7 +163,7 @@ def _breakdown(plan: SweepPlan) -> str:
     host = sizes.pop("host")
     text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in sizes.items() if size)
     if host:
-        text += f"; offloaded to main memory {host / GIB:.1f}"
+        text += f"; in main memory {host / GIB:.1f}"
     if plan.cluster.gpu and plan.model is not None:
         ranks = plan.placement.slots * plan.spec.resources.workers_per_trial // max(1, plan.cluster.nodes)
         train = plan.spec.train

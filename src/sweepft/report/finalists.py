@@ -85,7 +85,7 @@ def _welch(a: Standing, b: Standing) -> float:
 def _row(place: int, finalist: Finalist, base: dict[str, Row], metric: str | None) -> dict[str, Any]:
     """A finalist; ``metric`` is that of the objective where it is a task's."""
     trial, standing = finalist.trial, finalist.standing
-    validation = (trial.evals[-1].get("sets") or {}) if trial.evals else {}
+    validation = (trial.counted or {}).get("sets") or {}
     forgotten = {
         name: found["loss"] - base[name]["metrics"]["loss"]["value"]
         for name, found in validation.items()

@@ -1,7 +1,8 @@
 """What the sweep was worth: how far the winner is ahead of the baseline, and what it lost elsewhere for that.
 
 The winner is the best of several trials, so a difference counts only where it exceeds the noise by more than the
-luckiest of them would (Bonferroni over the other completed trials). Seed noise is part of it only where both settings
+luckiest of them would (Bonferroni over the other completed trials, and over the evaluations of both trials where each
+counts by its best one). Seed noise is part of it only where both settings
 were trained with several seeds.
 """
 
@@ -42,11 +43,12 @@ def gain_summary(
     Returns:
         ``baseline`` (``trial_id, params, objective, status``, or None without one), ``value`` (how far the winner is
         ahead, in the unit of the objective), ``stderr`` and the 95% interval ``low, high``, corrected for the choice of
-        the winner among ``compared`` other trials; ``seeds`` (smaller number of replicates of the two, 0 without),
-        ``seed_noise`` (of `seed_noise`, where it widens the interval of single runs), ``samples`` (of the objective's
-        validation sets, or items of its task), ``verdict`` (``better``, ``not_better``, ``baseline_wins``,
-        ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not, ``no_baseline``,
-        ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
+        the winner among ``compared`` other trials and of the best of so many evaluations of both, at most ``best_of``
+        of one (both choices only where there are no seeds); ``seeds`` (smaller number of replicates of the two, 0
+        without), ``seed_noise`` (of `seed_noise`, where it widens the interval of single runs), ``samples`` (of the
+        objective's validation sets, or items of its task), ``verdict`` (``better``, ``not_better``,
+        ``baseline_wins``, ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not,
+        ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
         ``over_base``: rows ``set, base, winner`` of losses on validation sets where the base model's is known;
         ``scores``: rows ``name, metric, higher_is_better, winner, baseline, base`` of tests and tasks, each
         ``{value, stderr, n}`` or None, where ``n`` counts replicates; ``details``: these in sentences.
@@ -58,7 +60,7 @@ def gain_summary(
         if record is None
         else {key: record[key] for key in ("trial_id", "params", "objective", "status")},
         "value": None, "stderr": None, "low": None, "high": None,
-        "compared": 0, "seeds": 0, "seed_noise": None, "samples": None,
+        "compared": 0, "best_of": 1, "seeds": 0, "seed_noise": None, "samples": None,
         "over_base": _over_base(sweep, winner), "scores": _scores(winner, record, finalists),
     }  # fmt: skip
     found["details"] = _details(found, winner, record)
@@ -184,7 +186,8 @@ def _difference(
     sweep: SweepState, trials: list[dict[str, Any]], winner: dict[str, Any], baseline: dict[str, Any]
 ) -> dict[str, Any]:
     compared = sum(t["rank"] is not None for t in trials) - 1
-    level = 0.025 / max(1, compared)
+    best_of = [(t["best"] or {"evaluations": 1})["evaluations"] for t in (winner, baseline)]
+    level = 0.025 / (max(1, compared) * math.prod(best_of))
     objective = sweep.objective
     noise: dict[str, Any] | None = None
     seeds = [
@@ -212,14 +215,15 @@ def _difference(
     sets = [s for name, s in winner["validation"].items() if name not in unweighted]
     samples = sum(s.get("samples") or 0 for s in sets)
     if objective.task is not None:
-        final = sweep.trials[winner["trial_id"]].evals
-        samples = ((final[-1].get("task") or {}) if final else {}).get("items") or 0
+        counted = sweep.trials[winner["trial_id"]].counted or {}
+        samples = (counted.get("task") or {}).get("items") or 0
     return {
         "value": value,
         "stderr": stderr,
         "low": None if width is None else value - width,
         "high": None if width is None else value + width,
         "compared": compared,
+        "best_of": max(best_of),
         "seeds": min(map(len, seeds)) if min(map(len, seeds)) > 1 else 0,
         "seed_noise": noise,
         "samples": samples or None,
@@ -298,6 +302,7 @@ def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective
     by = f"by {_amount(objective, found['value'], found['stderr'])} of {objective.name}"
     if found["seeds"]:
         over = f"over {found['seeds']} seeds each"
+        over += f", each the best of {found['best_of']} evaluations" if found["best_of"] > 1 else ""
     else:
         what = "validation samples" if objective.task is None else "items"
         samples = f"{found['samples']:,} {what}" if found["samples"] else f"the {what}"
@@ -308,6 +313,8 @@ def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective
             if noise
             else "without seed noise, which is often larger (evaluate.replicates measures it)"
         )
+        if found["best_of"] > 1:
+            over += f", each trial at the best of its {found['best_of']} evaluations, which the interval allows for"
     if found["low"] is None:
         return "unknown", f"{winner} is ahead of {name} {by}, and its noise is not known"
     if found["low"] > 0:

@@ -15,6 +15,7 @@ from sweepft.early_stopping.audit import AuditResult, audit_rate, audit_result, 
 from sweepft.early_stopping.decisions import BOUNDS, BY_USER, DIVERGENCE_CHECK, NOT_BY_RULES
 from sweepft.early_stopping.prior_sweeps import PriorSweeps
 from sweepft.ledger import SweepState, TrialState
+from sweepft.report.trials import remaining_seconds, rungs_of
 
 # The scheduler's defaults, for specs without these keys.
 _DEFAULTS: Final = {"top_fraction": 0.2, "max_false_discovery_rate": 0.1, "max_false_stop_rate": 0.1}
@@ -29,8 +30,10 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         ``stopped``, ``by_rule``, ``by_rung``: counts; ``paused``: trials paused now; ``resumed``: trials that trained
         on after a pause; ``audits``: P(top | flagged), see `_audits`; ``false_stops``: P(flagged | top), see
         `_false_stops`; ``by_basis``: trials stopped and time saved (in the unit of the cost) by the basis of the
-        rule's level, ``none`` for rules without a bound; ``divergence_check``: whether it was ``on``, how many trials
-        it ``ended``, and why it ``stood_down`` (``{trial_id, step, reason}``, None where it did not).
+        rule's level, ``none`` for rules without a bound; ``patience``: trials that it ``ended``, completed, and the
+        time ``saved`` (in the unit of the cost), None where the spec sets none; ``divergence_check``: whether it was
+        ``on``, how many trials it ``ended``, and why it ``stood_down`` (``{trial_id, step, reason}``, None where it
+        did not).
     """
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
@@ -46,8 +49,20 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         "audits": audits,
         "false_stops": false_stops,
         "by_basis": _by_basis(sweep, trials),
+        "patience": _patience(sweep, trials),
         "divergence_check": _divergence_check(sweep),
     }
+
+
+def _patience(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, Any] | None:
+    limit = (sweep.spec.get("early_stop") or {}).get("patience")
+    if limit is None:
+        return None
+    ended = [t for t in trials if sweep.trials[t["trial_id"]].ended_early_at is not None]
+    saved = [
+        remaining_seconds(sweep.trials[t["trial_id"]], rungs_of(sweep)) * (t["gpus"] or 1.0) for t in ended
+    ]
+    return {"evaluations": limit, "ended": len(ended), "saved": sum(saved)}
 
 
 def _divergence_check(sweep: SweepState) -> dict[str, Any]:

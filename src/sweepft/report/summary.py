@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any, Final
 
 from sweepft.ledger import Row, SweepState, ranking
+from sweepft.report.best_of import counts_by_best, losses_by_length
 from sweepft.report.bounds import bounds_summary
 from sweepft.report.cost import cost_summary
 from sweepft.report.enough import enough_summary
@@ -84,6 +85,7 @@ def summarise(
         "bounds": bounds_summary(sweep, trials, kept),
         "enough": enough_summary(sweep, trials, cost),
         "learned": learned_summary(sweep),
+        "by_length": losses_by_length(sweep),
         "finalists": finalists,
         "cost": cost,
         "stops": stop_summary(sweep, trials),
@@ -156,6 +158,11 @@ def _not_measured(
         missing.append("Whether stops were right: no flagged trial was trained to completion as an audit.")
     if not sweep.objective.task and len({name for t in trials for name in t["validation"]}) == 1:
         missing.append("Forgetting: the only validation set is the objective.")
+    if counts_by_best(sweep):
+        missing.append(
+            "How much of a lead is due to the choice of each trial's best evaluation: only the gain's interval allows "
+            "for it."
+        )
     if "task" not in scored:
         others = "Other benchmarks" if sweep.objective.task else "Benchmarks"
         missing.append(f"{others} and downstream tasks.")

@@ -14,6 +14,7 @@ from rich.text import Text
 
 import sweepft.report.format as fmt
 from sweepft.ledger import SweepState
+from sweepft.report.best_of import LENGTH_INTRO
 from sweepft.report.format import UNKNOWN, duration, loss, number, one_line, percent, shorten
 from sweepft.report.nodes import node_lines
 from sweepft.report.summary import SIMULATED, summarise
@@ -21,7 +22,7 @@ from sweepft.report.summary import SIMULATED, summarise
 # Swept hyperparameters follow by their key, then `validation.<set>` losses, then the finalists' scores.
 CSV_COLUMNS: Final = (
     "trial_id", "rank", "status", "objective", "objective_stderr", "progress", "step", "samples_seen", "tokens_seen",
-    "stop_rung", "reason", "seconds", "origin", "violation",
+    "stop_rung", "reason", "seconds", "origin", "violation", "best_step", "end_objective",
 )  # fmt: skip
 _STYLES: Final = {
     "completed": "blue",
@@ -53,7 +54,13 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     write = csv.writer(out, lineterminator="\n")
     write.writerow(fmt.csv_cell(c) for c in heads)
     for t in summary["trials"]:
-        fixed = {**t, "stop_rung": (t["stop"] or {}).get("rung")}
+        best = t["best"] or {}
+        fixed = {
+            **t,
+            "stop_rung": (t["stop"] or {}).get("rung"),
+            "best_step": best.get("step"),
+            "end_objective": best.get("end"),
+        }
         cells = [fixed[c] for c in CSV_COLUMNS]
         cells += [t["params"].get(k) for k in swept] + [t["derived"].get(k) for k in derived]
         cells += [(t["validation"].get(s) or {}).get("loss") for s in sets]
@@ -98,12 +105,14 @@ def markdown(summary: dict[str, Any], limit: int = 20) -> str:
         *_fault_lines(summary["faults"], cost["lost_to_faults"]),
         *node_lines(summary["nodes"]),
         *_error_rate_lines(summary["stops"]),
+        *_patience_lines(summary["stops"]["patience"], fmt.time_unit(cost)),
         *_learned_lines(summary["learned"]),
         *(f"- **Warning** {md(edge['text'])}" for edge in result["edges"]),
         *_divergence_lines(summary["stops"]["divergence_check"]),
         "",
         *_finalist_lines(summary["finalists"], summary["objective"]),
         *_front_lines(summary["bounds"], summary["objective"]),
+        *_length_lines(summary["by_length"], summary["objective"]),
         *_ranking_lines(summary, limit),
     ]
     lines += ["", "## Recipe findings", ""]
@@ -128,6 +137,8 @@ def _winner_lines(result: dict[str, Any], objective: dict[str, Any]) -> list[str
         f"- **{heading}** {fmt.value(winner['objective'], winner['stderr'], objective)}{unit}{_bits(winner)}",
     ]
     lines += [f"- **Objective** {md(task['text'], 600)}"] if task else []
+    if winner["best"]:
+        lines.append(f"- **Evaluation** {md(winner['best']['text'])}")
     if runner_up:
         by = "" if result["criterion"] == "objective" else f" by {result['criterion']}"
         gap = fmt.value(difference["value"], difference["stderr"], objective)
@@ -180,6 +191,32 @@ def _error_rate_lines(stops: dict[str, Any]) -> list[str]:
         f"- **False discovery rate** (flagged trials that would have ended in the top {share}) {wrong}",
         f"- **False stop rate** (trials of the top {share} that were flagged) {missed}",
     ]
+
+
+def _patience_lines(patience: dict[str, Any] | None, unit: str) -> list[str]:
+    """How many trials their patience has ended; no line where the spec sets none."""
+    if patience is None:
+        return []
+    trials = "trial" if patience["ended"] == 1 else "trials"
+    return [
+        f"- **Patience** ended {patience['ended']} {trials} after {patience['evaluations']} evaluations without a "
+        f"better one, which saved {duration(patience['saved'])} of {unit} time"
+    ]
+
+
+def _length_lines(rows: list[dict[str, Any]], objective: dict[str, Any]) -> list[str]:
+    """The best objective by length of training; no lines where trials count by their end."""
+    if not rows:
+        return []
+    heads = ["budget", "epochs", "trials", "best trial", fmt.markdown(objective["name"]), "honest end"]
+    cells = [
+        [
+            *(percent(row["fraction"]), number(row["epochs"], 3), number(row["trials"]), row["trial_id"]),
+            *(fmt.value(row["objective"], None, objective), "yes" if row["honest_end"] else "no"),
+        ]
+        for row in rows
+    ]
+    return ["## Results by length of training", "", LENGTH_INTRO, "", *fmt.markdown_table(heads, cells), ""]
 
 
 def _divergence_lines(check: dict[str, Any]) -> list[str]:
@@ -321,6 +358,7 @@ def terminal_table(
         Text(one_line(summary["result"]["headline"])),
         *(Text(one_line(detail)) for detail in summary["result"]["gain"]["details"]),
         *_objective_texts(summary),
+        *_best_texts(summary["result"]["winner"]),
         *_bounds_texts(summary["bounds"]),
         *([Text(one_line(summary["enough"]["text"]))] if summary["enough"] else []),
         *(
@@ -358,6 +396,11 @@ def _objective_texts(summary: dict[str, Any]) -> list[Text]:
         Text(one_line(f"{winner['trial_id']}: {objective['name']} {value}{items}")),
         Text(one_line(task["text"]), style="dim"),
     ]
+
+
+def _best_texts(winner: dict[str, Any] | None) -> list[Text]:
+    best = (winner or {}).get("best")
+    return [Text(one_line(f"{winner['trial_id']} counts by {best['text']}."))] if winner and best else []
 
 
 def _bounds_texts(bounds: dict[str, Any] | None) -> list[Text]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from sweepft.ledger import SweepState, TrialState, without_residuals
+from sweepft.report.best_of import best_evaluation
 from sweepft.spec.sweep import HALF_LIFE, get_dotted
 
 _BETA2: Final = "optimizer.beta2"
@@ -106,11 +107,11 @@ def paired_stderr(sweep: SweepState, first: TrialState, second: TrialState) -> f
     For each set, over n groups of samples with residuals r: sqrt(n / (n - 1) sum (r1 - r2)^2) / tokens. None where
     residuals were not recorded, or are of another set.
     """
-    final = [t.evals[-1] if t.evals and t.evals[-1].get("final") else {} for t in (first, second)]
+    counted = [(t.counted if t.status == "completed" else None) or {} for t in (first, second)]
     if sweep.objective.task is not None:
-        error = _paired_error([row.get("task") or {} for row in final], "items")
+        error = _paired_error([row.get("task") or {} for row in counted], "items")
         return error if math.isfinite(error) else None
-    sets = [row.get("sets") or {} for row in final]
+    sets = [row.get("sets") or {} for row in counted]
     errors = {name: _paired_error([s.get(name) or {} for s in sets], "tokens") for name in sets[0] | sets[1]}
     return _weighted_error(sweep, errors)
 
@@ -150,10 +151,15 @@ def saved_seconds(sweep: SweepState, trial: TrialState, rungs: Iterable[float]) 
     """Slot-seconds that stopping this trial saved, at its own measured speed.
 
     Its remaining steps times its median step time, plus its remaining evaluations times their mean time. A paused
-    trial can be resumed, so it counts only once the sweep is over.
+    trial can be resumed, so it counts only once the sweep is over. One that its patience has ended is not counted here.
     """
     if trial.status != "stopped" and not (trial.status == "paused" and sweep.finish is not None):
         return 0.0
+    return remaining_seconds(trial, rungs)
+
+
+def remaining_seconds(trial: TrialState, rungs: Iterable[float]) -> float:
+    """Slot-seconds that a trial would have taken from where it is to the full budget, at its own measured speed."""
     seconds = trial.history["seconds"]
     seconds = seconds[np.isfinite(seconds)]
     per_step = float(np.median(seconds)) if len(seconds) else 0.0
@@ -171,8 +177,8 @@ def trial_record(
     """A trial's record; docs/reference/report.md has every key."""
     done = trial.status == "completed"
     last = trial.evals[-1] if trial.evals else None
-    final = last if done and last is not None and last.get("final") else None
-    sets, task = (final or {}).get("sets") or {}, (final or {}).get("task") or {}
+    counted = (trial.counted if done else None) or {}
+    sets, task = counted.get("sets") or {}, counted.get("task") or {}
     stderr = task.get("stderr") if sweep.objective.task else objective_stderr(sweep, sets) if sets else None
     stop = trial.stopped_by or next(
         (d for d in reversed(trial.decisions) if d.get("action") == "divergence_check"), None
@@ -193,6 +199,7 @@ def trial_record(
         "validation": without_residuals(sets),
         "bits_per_byte": None if sweep.objective.task else bits_per_byte(sweep, sets),
         "violation": sweep.violation(trial) if rank is not None and sweep.bounds.limits else None,
+        "best": best_evaluation(sweep, trial),
         "last_eval": None
         if last is None
         else {k: last.get(k) for k in ("rung", "step", "samples_seen", "objective")},

@@ -89,7 +89,10 @@ def _decide(sweep: SweepState, finalists: dict[str, Any]) -> bool:
 def _candidate(trial: dict[str, Any]) -> dict[str, Any]:
     kept = {
         k: trial[k]
-        for k in ("trial_id", "params", "derived", "objective", "bits_per_byte", "validation", "seconds")
+        for k in (
+            *("trial_id", "params", "derived", "objective", "bits_per_byte", "validation", "best"),
+            "seconds",
+        )
     }
     return {**kept, "stderr": trial["objective_stderr"]}
 

@@ -25,6 +25,7 @@ import sweepft.report.format as fmt
 from sweepft.errors import StorageError
 from sweepft.files import atomic_write
 from sweepft.ledger import SweepState
+from sweepft.report.best_of import LENGTH_INTRO
 from sweepft.report.compare import compare
 from sweepft.report.curves import page_curves, timeline, waits
 from sweepft.report.summary import SIMULATED, finite, summarise
@@ -134,7 +135,12 @@ def render_page(sweep: SweepState, summary: dict[str, Any], *, live: bool = Fals
         "refresh": REFRESH_SECONDS if live else 0,
     }
     spec_yaml = fmt.shorten(yaml.safe_dump(spec, sort_keys=False, allow_unicode=True), 60_000)
-    values = {"live": live, "spec_yaml": spec_yaml, "simulated": SIMULATED}
+    values = {
+        "live": live,
+        "spec_yaml": spec_yaml,
+        "simulated": SIMULATED,
+        "length_intro": LENGTH_INTRO,
+    }
     return _render("page.html.jinja", _SCRIPTS, data, r=summary, **values)
 
 

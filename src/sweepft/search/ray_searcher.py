@@ -14,10 +14,11 @@ from typing import Any, Final, Literal
 
 from ray.tune.search import Searcher
 
-from sweepft.early_stopping import set_losses
+from sweepft.early_stopping import set_losses, value_so_far
 from sweepft.early_stopping.from_ledger import final_problem
 from sweepft.search.proposer import Proposal, Proposer
 from sweepft.search.study import nominal_step
+from sweepft.slot.best_point import BestPoint
 from sweepft.slot.jobs import Job, TrialJob, to_tune_config
 from sweepft.spec import TrainConfig
 
@@ -29,8 +30,8 @@ class Outcome:
     Attributes:
         status: ``completed | stopped | paused | diverged | failed | interrupted``, or ``lost``: its slot is gone, and
             it runs again on another one.
-        objective: Value at the full budget; None unless completed.
-        reason: A sentence; None for a completed trial.
+        objective: The trial's value, at the full budget or at its best evaluation; None unless completed.
+        reason: A sentence; None for a trial that reached the full budget.
         delay: Seconds to wait before a lost trial is proposed again.
         last: Whether a lost trial is proposed after all others, not before.
     """
@@ -61,7 +62,9 @@ def outcome_of(result: Mapping[str, Any], decision: Mapping[str, Any] | None) ->
         problem = final_problem(value)
         if value is None or problem is not None:
             return Outcome("diverged", reason=problem)
-        return Outcome("completed", float(value))
+        return Outcome("completed", float(result.get("best_objective", value)))
+    if result.get("patience"):
+        return Outcome("completed", float(result["best_objective"]), reason=str(result["patience"]))
     if decision is not None and decision["action"] == "divergence_check":
         return Outcome("diverged", reason=decision["reason"])
     if decision is not None and decision["action"] == "stop":
@@ -77,8 +80,9 @@ def outcome_without_decisions(result: Mapping[str, Any], budget_samples: int, er
         return Outcome("failed", reason="the trial raised an error")
     if result.get("diverged"):
         return Outcome("diverged", reason=str(result["diverged"]))
-    value = result.get("objective")
-    if result.get("samples_seen", -math.inf) >= budget_samples and value is not None:
+    value = value_so_far(result).get("objective")
+    over = result.get("samples_seen", -math.inf) >= budget_samples or result.get("patience")
+    if over and value is not None:
         return Outcome("completed", float(value))
     if not result:
         return Outcome("failed", reason="the trial ended without a result")
@@ -124,6 +128,14 @@ class SearchControl:
 
     def proven(self, trial_id: str) -> TrainConfig | None:
         """Train config of another trial, which has taken steps; None if there is none."""
+        return None
+
+    def best_point(self, trial_id: str) -> BestPoint | None:
+        """The best evaluation of a trial that was reported before; None without any."""
+        return None
+
+    def patience(self, proposal: Proposal) -> int | None:
+        """Evaluations without a better one after which a trial ends; None where it trains to its end."""
         return None
 
     def next_after_search(self) -> Job | Literal["wait", "finished"]:
@@ -177,7 +189,10 @@ class OptunaSearcher(Searcher):
         first = self._control.next_before_search()
         if first is not None:
             return to_tune_config(first)
-        self.proposer.limits = self._control.limits()
+        at_best = self.proposer.spec.objective.at == "best"
+        limits = self.proposer.limits = self._control.limits()
+        if at_best and limits is None and self._control.may_propose():
+            return None  # they decide which evaluation of a trial is its best, and are being measured
         if self._lost and time.monotonic() < self._hold_until:
             return None
         proposal = self._lost.pop(0) if self._lost else self._new()
@@ -203,11 +218,14 @@ class OptunaSearcher(Searcher):
                 coordinates=dict(proposal.coordinates),
                 objective_rungs=self._control.objective_rungs(proposal.trial_id),
                 proven=self._control.proven(proposal.trial_id),
+                best=self._control.best_point(proposal.trial_id) if at_best else None,
+                limits=dict(limits or {}) if at_best else {},
+                patience=self._control.patience(proposal),
             )
         )
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
-        """Note the objective and the losses of a rung, and how far the trial has come."""
+        """Note the trial's value and losses at a rung, and how far the trial has come."""
         proposal = self._proposals.get(trial_id)
         if proposal is not None:
             self._note(proposal, result)
@@ -266,6 +284,7 @@ class OptunaSearcher(Searcher):
         return str(Searcher.FINISHED) if following == "finished" else to_tune_config(following)
 
     def _note(self, proposal: Proposal, result: Mapping[str, Any]) -> None:
+        result = value_so_far(result)
         rung = result.get("rung")
         if rung is not None:
             step = nominal_step(rung, self.budget_samples)

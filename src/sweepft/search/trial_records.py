@@ -68,10 +68,10 @@ def finite(value: float | None) -> float | None:
 
 
 def values_of(record: SweepTrial) -> dict[int, float]:
-    """Validation losses by `nominal_step`."""
+    """The trial's value by `nominal_step`."""
     values: dict[int, float] = {}
     for row in record.evals:
-        rung, value = 1.0 if row["final"] else row["rung"], row["objective"]
+        rung, value = 1.0 if row["final"] else row["rung"], record.value_at(row)["objective"]
         if rung is not None and value is not None and math.isfinite(value):
             values.setdefault(nominal_step(rung, record.budget_samples), float(value))
     return values

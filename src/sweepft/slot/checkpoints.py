@@ -18,6 +18,7 @@ _AFFORDABLE = 0.05  # of the training time that a fault would cost again
 _COMPLETE = "complete.json"
 _PAUSED = "paused"
 _PAUSE = "pause"
+_EXEMPT = ".exempt"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,28 @@ def mark_resumed(folder: Path) -> None:
 def is_paused(folder: Path) -> bool:
     """Whether a trial is paused."""
     return (folder / _PAUSED).exists()
+
+
+def mark_exempt(folder: Path) -> None:
+    """Mark a trial as exempt from early stopping, as the driver does at a user's command.
+
+    Args:
+        folder: Of the trial's checkpoints. The mark lies beside it, where it outlives them.
+    """
+    with contextlib.suppress(OSError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder.with_name(folder.name + _EXEMPT), "", sync=False)
+
+
+def remove_exemption(folder: Path) -> None:
+    """Remove that mark: the trial has ended."""
+    with contextlib.suppress(OSError):
+        folder.with_name(folder.name + _EXEMPT).unlink(missing_ok=True)
+
+
+def is_exempt(folder: Path) -> bool:
+    """Whether a trial was exempted from early stopping while it ran."""
+    return folder.with_name(folder.name + _EXEMPT).exists()
 
 
 def request_pause(folder: Path, wanted: bool) -> None:

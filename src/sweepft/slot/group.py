@@ -165,6 +165,14 @@ class WorkerGroup:
         self._call("set_micro_batch", timeout, rows)
         return int(rows)
 
+    def keep_weights(self, timeout: float) -> dict[str, Any]:
+        """Copy the trial's weights as they are now to the ranks' main memory; ``seconds``."""
+        return dict(self._call("keep_weights", timeout)[0])
+
+    def use_kept_weights(self, samples: int, timeout: float) -> dict[str, Any]:
+        """Put the copy made at this number of samples back, before an export; ``found`` and ``seconds``."""
+        return dict(self._call("use_kept_weights", timeout, samples)[0])
+
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
         """Begin to write a checkpoint; ``seconds`` that training waited, ``bytes``, ``former`` (as of
         `settle_checkpoint`) and, where it will not be written, ``skipped``.

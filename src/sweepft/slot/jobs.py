@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sweepft.early_stopping import parse_rungs, rung_steps
+from sweepft.slot.best_point import BestPoint
 
 if TYPE_CHECKING:
     from sweepft.evaluation import EvalTask
@@ -38,6 +39,9 @@ class TrialJob:
             cannot start, that one is tried: it tells whether slot or settings are the cause.
         coordinates: Values on the sampler's own scale where these differ from ``params``.
         objective_rungs: Rungs at which the task of the objective is measured, beside the end; None for all of them.
+        best: Its best evaluation up to ``reported_samples``, where trials count by their best one.
+        limits: Largest loss allowed by validation set, by which the best evaluation is chosen.
+        patience: Evaluations without a better one after which it ends; None where it trains to its end.
     """
 
     trial_id: str
@@ -54,6 +58,9 @@ class TrialJob:
     proven: TrainConfig | None = None
     coordinates: Mapping[str, Any] = field(default_factory=dict)
     objective_rungs: tuple[float, ...] | None = None
+    best: BestPoint | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    patience: int | None = None
 
     @property
     def name(self) -> str:

@@ -144,6 +144,14 @@ class Rank:
         self._plan = replace(self._plan, micro_batch=rows)
         self._runner.set_micro_batch(rows)
 
+    def keep_weights(self) -> dict[str, Any]:
+        """Copy the weights to main memory (see ``TrialRunner.keep_weights``)."""
+        return self._only_first(self._runner.keep_weights())
+
+    def use_kept_weights(self, samples: int) -> dict[str, Any]:
+        """Put the copy back (see ``TrialRunner.use_kept_weights``)."""
+        return self._only_first(self._runner.use_kept_weights(samples))
+
     def save(self, folder: str) -> dict[str, Any]:
         """Begin to write a checkpoint (see ``TrialRunner.save``)."""
         return self._only_first(self._runner.save(folder))

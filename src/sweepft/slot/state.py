@@ -53,6 +53,7 @@ class SlotConfig:
         log_dir: Folder for the ranks' log files.
         keep: Which trials' weights to keep.
         checkpoints: When trials are checkpointed, and where.
+        at_best: Whether a trial's value and weights are those of its best evaluation, not of its end.
         max_faults: How often a trial is restarted, by new ranks or on another slot, before it has failed.
         hang_seconds: How long a rank may be silent beyond ten times the usual pace.
         patience: Longest wait in seconds for anything not measured yet (model load, a trial's first steps).
@@ -65,6 +66,7 @@ class SlotConfig:
     log_dir: str
     keep: KeepPolicy
     checkpoints: CheckpointPolicy
+    at_best: bool = False
     max_faults: int = 2
     hang_seconds: float = 60.0
     patience: float = 3600.0

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from sweepft.errors import HostOutOfMemory, RankCannotWrite, RankFailed, RankOutOfMemory, TrialError
+from sweepft.slot.best_point import BestPoint, better_of, out_of_patience
 from sweepft.slot.checkpoints import (
+    is_exempt,
     is_paused,
     mark_resumed,
     newest_checkpoint,
@@ -53,6 +55,7 @@ class TrialRun:
         self._unsaved_seconds = 0.0
         self._writing = False
         self._at_rung = False
+        self._best = job.best
         self._step_seconds = 0.0
         self._measuring = False
         mark_resumed(self._checkpoints)
@@ -81,9 +84,10 @@ class TrialRun:
                 "rung": point.rung,
                 **self._objective(validation["objective"], point.rung),
             }
-        result["done"] = chunk["diverged"] is not None or point is self._points[-1]
+        best = self._best_after(result)
+        result["done"] = chunk["diverged"] is not None or point is self._points[-1] or "patience" in result
         if result["done"]:
-            self._end(result)
+            self._end(result, best)
         elif pause_requested(Path(self._slot.config.checkpoints.folder)):
             if self._slot.config.checkpoints.policy != "none":
                 self._write_checkpoint(point.samples)
@@ -93,6 +97,7 @@ class TrialRun:
         self.position += 1  # the point is reached once nothing can fail any more: a fault before repeats it
         self._reported = True
         self._at_rung = point.rung is not None
+        self._best = best
         return result | {"phase_seconds": clock.close()}
 
     def _objective(self, loss: float, rung: float) -> dict[str, Any]:
@@ -114,6 +119,45 @@ class TrialRun:
         self._slot.clock.spend("evaluate", found["seconds"])
         value, stderr = found.pop("value"), found["stderr"]
         return {"objective": value, "objective_stderr": stderr, "objective_task": found}
+
+    def _best_after(self, result: dict[str, Any]) -> BestPoint | None:
+        """The trial's best evaluation after this result, which gets its fields. The weights of a new best one are
+        copied where they may be needed.
+        """
+        if not self._slot.config.at_best or "eval_sets" not in result:
+            return self._best
+        if "objective" not in result:  # of a task that is not measured here
+            result["best_is_new"] = False
+            return self._best
+        point = self._points[self.position]
+        found = self._evaluation(result)
+        best = better_of(self._best, found, self.job.limits, self._slot.config.keep.objective)
+        if best is None:
+            return None
+        result |= best.fields()
+        if point is self._points[-1]:
+            return best
+        reason = out_of_patience(best, self.job.patience)
+        if reason is not None and math.isfinite(found.objective) and not is_exempt(self._checkpoints):
+            result["patience"] = reason
+        elif best is found and self._wanted(best):
+            self._keep_copy()
+        return best
+
+    def _evaluation(self, result: dict[str, Any]) -> BestPoint:
+        """The evaluation in a result."""
+        losses = {name: found["loss"] for name, found in result["eval_sets"].items()}
+        samples, stderr = self._points[self.position].samples, result.get("objective_stderr")
+        return BestPoint(result["step"], samples, result["objective"], losses, stderr=stderr)
+
+    def _keep_copy(self) -> None:
+        """Copy the weights as they are now: they may be those that are exported."""
+        copied = self._slot.group.keep_weights(self._slot.config.patience)
+        self._slot.clock.spend("export", copied["seconds"])
+
+    def _wanted(self, best: BestPoint) -> bool:
+        """Whether the weights of this point are kept if the trial does not become better."""
+        return self.job.keep_weights or self._slot.config.keep.wanted(self.name, best.objective, best.losses)
 
     @property
     def starting(self) -> bool:
@@ -209,12 +253,34 @@ class TrialRun:
                 raise
             step, reached = restored["step"], restored["samples"]
             clock.spend("lost", restored["seconds"])
+            self._copy_again(reached)
         for point in self._points:  # as in the first run, so that no part takes long
             if reached < point.samples <= samples:
                 chunk = self._train(reached, point.samples)
                 step, reached = chunk["history"]["step"][-1], point.samples
                 clock.spend("lost", chunk["seconds"])
+                self._copy_again(reached)
         return int(step)
+
+    def _copy_again(self, samples: int) -> None:
+        """Copy the weights where the best evaluation was: the copy went with the ranks or another trial."""
+        if self._best is not None and samples == self._best.samples and self._wanted(self._best):
+            self._keep_copy()
+
+    def _return_to(self, best: BestPoint) -> None:
+        """Have the weights of the best evaluation in the engine: from the copy, or by training up to there again."""
+        group, clock, patience = self._slot.group, self._slot.clock, self._slot.config.patience
+        loaded = group.use_kept_weights(best.samples, patience)
+        clock.spend("export", loaded["seconds"])
+        if loaded["found"]:
+            return
+        self._slot.start(self.job.train_config)
+        reached = 0
+        for point in self._points:
+            if reached < point.samples <= best.samples:
+                chunk = self._train(reached, point.samples)
+                reached = point.samples
+                clock.spend("lost", chunk["seconds"])
 
     def _checkpoint_if_due(self) -> None:
         policy, seconds = self._slot.config.checkpoints, {"stalled": 0.0, "written": 0.0}
@@ -265,23 +331,31 @@ class TrialRun:
         if not any(fault["action"] == action for fault in self.faults):
             self.faults.append({"error": error, "message": message, "action": action, "lost_seconds": 0.0})
 
-    def _end(self, result: dict[str, Any]) -> None:
-        """Keep the weights if the trial is among the best; its checkpoints are of no more use."""
+    def _end(self, result: dict[str, Any], best: BestPoint | None) -> None:
+        """Keep the weights if the trial is among the best; its checkpoints are of no more use.
+
+        Args:
+            result: Its last one.
+            best: Its best evaluation where trials count by that; else None, and the last one counts.
+        """
         self._settle_checkpoint()
         result["faults"] = list(self.faults)
-        keep, value, name = self._slot.config.keep, result.get("objective"), self.name
-        losses = {held: found["loss"] for held, found in (result.get("eval_sets") or {}).items()}
-        if (value is not None and math.isfinite(value)) and (
-            self.job.keep_weights or keep.wanted(name, value, losses)
-        ):
-            folder = str(Path(keep.folder) / name)
-            try:
-                done = self._slot.group.export(folder, keep.tokenizer, self._slot.config.patience)
-                self._slot.clock.spend("export", done["seconds"])
-            except RankCannotWrite as error:  # the losses are valid; the sweep ends with this result
-                result["storage"] = str(error)
-                self._slot.close_ranks()
-                self.reset()
+        last, keep = result.get("objective"), self._slot.config.keep
+        if last is not None and math.isfinite(last):
+            end = self._evaluation(result)
+            counts = best or end
+            if self._wanted(counts):
+                try:
+                    if counts.samples != end.samples:
+                        self._return_to(counts)
+                    done = self._slot.group.export(
+                        str(Path(keep.folder) / self.name), keep.tokenizer, self._slot.config.patience
+                    )
+                    self._slot.clock.spend("export", done["seconds"])
+                except RankCannotWrite as error:  # the losses are valid; the sweep ends with this result
+                    result["storage"] = str(error)
+                    self._slot.close_ranks()
+                    self.reset()
         remove_checkpoints(self._checkpoints)
 
     def _result(self, chunk: dict[str, Any]) -> dict[str, Any]:

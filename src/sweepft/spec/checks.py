@@ -24,6 +24,7 @@ from sweepft.spec.sweep import (
     SweepSpec,
     TrainConfig,
     apply,
+    evaluation_points,
     get_dotted,
     is_sweepable,
     train_dict,
@@ -41,11 +42,59 @@ def check_all(partial: PartialSpec) -> None:
         _check_budget(partial, partial.train, partial.search, partial.train.budget.samples)
 
 
-def check_budget(spec: SweepSpec, budget_samples: int) -> list[Problem]:
-    """Check a spec again once a budget in tokens or epochs is known in samples (per trial)."""
+def check_budget(spec: SweepSpec, budget_samples: int, rows: int | None = None) -> list[Problem]:
+    """Check a spec again once a budget in tokens or epochs is known in samples (per trial).
+
+    Args:
+        spec: Valid so far.
+        budget_samples: Samples of a trial.
+        rows: Training rows, as far as they are known.
+    """
     found = PartialSpec(Document("spec"))
     _check_budget(found, spec.train, spec.search, budget_samples)
+    if not found.problems and spec.objective.at == "best":
+        _check_evaluations(found, spec, budget_samples, rows)
     return found.problems
+
+
+def _check_evaluations(partial: PartialSpec, spec: SweepSpec, budget: int, rows: int | None) -> None:
+    """Check that trials are evaluated before their end, and often enough for ``patience`` to end one."""
+    from sweepft.early_stopping import parse_rungs, rung_steps  # which loads numpy: not for `validate`
+
+    points = parse_rungs(spec.evaluation_points(budget, rows))
+    most = 0
+    for path, size in _batch_sizes(spec.train, spec.search):
+        steps = set(rung_steps(points, batch_size=size, budget=budget).values()) - {-(-budget // size)}
+        most = max(most, len(steps))
+        if not steps:
+            rule = f"best has no evaluation to choose from: a trial of batch size {size} is evaluated at its end only"
+            remedy = (
+                f"add an earlier rung to early_stop.rungs, lower {dotted(path)}, or set objective.at: end"
+            )
+            partial.add(("objective", "at"), rule, remedy, "best")
+    patience = spec.early_stop.patience
+    if patience is not None and patience >= most > 0:
+        _refuse_patience(partial, patience, most)
+
+
+def _refuse_patience(partial: PartialSpec, patience: int, evaluations: int) -> None:
+    rule = f"must be less than the {evaluations} evaluations before a trial's end, or it ends no trial"
+    partial.add(("early_stop", "patience"), rule, "lower it, or add rungs to early_stop.rungs", patience)
+
+
+def _check_patience(partial: PartialSpec) -> None:
+    """Check that a trial which its patience ends has a value, and that there are enough evaluations for it."""
+    train, stop, objective = partial.train, partial.early_stop, partial.objective
+    if train is None or stop is None or objective is None or stop.patience is None:
+        return
+    if objective.at == "end":
+        rule = "requires objective.at: best; a trial that ends early has no value at its end"
+        remedy = "set objective: {at: best}, or remove it"
+        partial.add(("early_stop", "patience"), rule, remedy, stop.patience)
+    elif train.budget.epochs is not None:
+        points = len(evaluation_points(stop.rungs, train.budget.epochs))
+        if stop.patience >= points:
+            _refuse_patience(partial, stop.patience, points)
 
 
 def _check_precision(partial: PartialSpec) -> None:
@@ -551,6 +600,7 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_enough,
     _check_bounds,
     _check_objective,
+    _check_patience,
     _check_wsd,
     _check_rank_by,
 )

@@ -206,7 +206,7 @@ def _ranked(state: SweepState, limits: Mapping[str, float]) -> list[TrialState]:
 
 def _last_objective(trial: TrialState) -> float | None:
     """The last one that was measured: a task is not measured at every rung."""
-    measured = [row["objective"] for row in trial.evals if row["objective"] is not None]
+    measured = [trial.counted_at(row)["objective"] for row in trial.evals if row["objective"] is not None]
     return float(measured[-1]) if measured and math.isfinite(measured[-1]) else None
 
 

@@ -53,13 +53,18 @@ _Minimized = Annotated[
 
 
 class Objective(Section):
-    """What the search optimises: sampler, early stopping, ranking and report follow it. Give one key."""
+    """What the search optimises: sampler, early stopping, ranking and report follow it. Give `maximize` or
+    `minimize`."""
 
     maximize: Annotated[TaskMetric | None, BeforeValidator(_a_task)] = None
     """A task's metric of which more is better, e.g. `{task: gsm8k, metric: exact_match, limit: 200}`."""
     minimize: _Minimized | None = None
     """`validation_loss`, the weighted mean over the sets of `data.validation` (the default), or a task's metric of
     which less is better, with the keys of `maximize`."""
+    at: Literal["end", "best"] = "end"
+    """Which evaluation of a trial gives its value: the one at its end, or its best one (at a rung, at the end of an
+    epoch, or at its end). With `best` the weights of that evaluation are kept and exported, and trials are also
+    evaluated at the ends of epochs."""
 
     @model_validator(mode="before")
     @classmethod

@@ -410,6 +410,9 @@ class EarlyStop(Section):
     prior_sweeps: Paths = ()
     """Earlier sweeps to learn from: run folders, which add their audits to this sweep's, and for `calibrated` one file
     written by `sweepft replay --calibrate`. One path or a list. Read once at the start and stored in the ledger."""
+    patience: PositiveInt | None = None
+    """End a trial after this many evaluations without a better one, whatever the rule; the baseline is not ended. The
+    trial is completed, with the value of its best evaluation, so this needs `objective: {at: best}`."""
     pause: bool = False
     """Pause flagged trials instead of stopping them. When there is nothing left to propose, paused trials that are
     likely enough to be good for their remaining cost are resumed, within `search.limit`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import cached_property
 from typing import Annotated, Any, Final, Self
@@ -172,6 +172,18 @@ class SweepSpec(Section):
         scales = [1.0] if dimension is None else [dimension.scale(size) for size in self.batch_sizes]
         return min(rates) * min(scales), max(rates) * max(scales)
 
+    def evaluation_points(self, budget_samples: int, rows: int | None) -> tuple[float, ...]:
+        """Where trials are evaluated before their end, as increasing fractions of the budget: at the rungs, and with
+        ``objective.at: best`` at the ends of epochs, at most `MOST_EPOCH_ENDS` of them.
+
+        Args:
+            budget_samples: Samples of a trial.
+            rows: Training rows, the samples of an epoch; None where the number is not known.
+        """
+        if self.objective.at == "end" or not rows:
+            return self.early_stop.rungs
+        return evaluation_points(self.early_stop.rungs, budget_samples / rows)
+
     @property
     def space_size(self) -> int | None:
         """Number of different params in the search space; None if it has a continuous dimension."""
@@ -201,6 +213,23 @@ class SweepSpec(Section):
         if self.train.optimizer.beta2_half_life is not None or HALF_LIFE in self.search.space:
             data["train"]["optimizer"].pop("betas", None)  # a default, and refused beside a half-life
         return data
+
+
+MOST_EPOCH_ENDS: Final = 20
+"""Ends of epochs at which a trial is evaluated, at most; of more epochs, every second, third, ... one."""
+
+
+def evaluation_points(rungs: Sequence[float], epochs: float) -> tuple[float, ...]:
+    """The rungs and the ends of epochs before the end of a trial, as increasing fractions of the budget.
+
+    Args:
+        rungs: Increasing fractions.
+        epochs: Passes over the training rows in the whole budget.
+    """
+    whole = math.ceil(epochs - 1e-6) - 1
+    every = max(1, math.ceil(whole / MOST_EPOCH_ENDS))
+    ends = (epoch / epochs for epoch in range(every, whole + 1, every))
+    return tuple(sorted({*rungs, *(end for end in ends if all(abs(end - rung) > 1e-9 for rung in rungs))}))
 
 
 def train_dict(train: Train) -> dict[str, Any]:

@@ -229,6 +229,26 @@ class ZeroEngine:
             tensors |= {f"state{i}.{name}": tensor for name, tensor in state_to_tensors(state).items()}
         return tensors
 
+    def live_weights(self) -> list[torch.Tensor]:
+        """The trained weights as forward passes use them: at ZeRO-3 this rank's shards, else all of them."""
+        return self._live()
+
+    @torch.no_grad()
+    def set_live_weights(self, weights: Sequence[torch.Tensor] | None) -> None:
+        """Load what :meth:`live_weights` returned, for an export or an evaluation. The optimizer's masters stay as they
+        are, so that training cannot go on.
+
+        Args:
+            weights: None below ZeRO-3 on all ranks but the first, which get its weights.
+        """
+        if self.config.zero_stage == 3:
+            self._engine.optimizer._partition_all_parameters()
+        for live, saved in zip(self._live(), weights, strict=True) if weights is not None else ():
+            live.copy_(saved)
+        for live in self._live() if self.config.zero_stage < 3 else ():
+            dist.broadcast(live.view(-1).view(torch.uint8), 0)
+        self.gather_persistent()
+
     @torch.no_grad()
     def load_state(
         self,

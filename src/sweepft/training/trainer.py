@@ -30,6 +30,7 @@ from sweepft.training.export import export
 from sweepft.training.forward import sample_losses
 from sweepft.training.heartbeat import Heartbeat
 from sweepft.training.inference import load_weights
+from sweepft.training.kept_weights import KeptWeights
 from sweepft.training.lr_schedules import lr_at
 from sweepft.training.memory import CPU_TOKENS, device_memory, largest_micro_batch
 from sweepft.training.transfer import lay_out, send
@@ -60,6 +61,7 @@ class TrialRunner:
         self._checked = False
         self._prefetcher = BatchPrefetcher()
         self._checkpoints = CheckpointWriter()
+        self._kept = KeptWeights()
 
     def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Begin a trial from the base weights.
@@ -69,6 +71,7 @@ class TrialRunner:
             why this process has just given Liger's kernels up, or None.
         """
         begin = time.perf_counter()
+        self._kept.drop()
         warm = self.zero.start(train_config)
         plain_kernels = None
         if not self._checked:
@@ -175,6 +178,22 @@ class TrialRunner:
     def set_loss(self, cache: str) -> dict[str, Any]:
         """Loss of any token set (see ``sweepft.training.validation.set_loss``)."""
         return set_loss(self.zero, TokenSet(cache))
+
+    def keep_weights(self) -> dict[str, Any]:
+        """Copy the trained weights as they are now to main memory, in place of an earlier copy; returns ``seconds``."""
+        begin = time.perf_counter()
+        self._kept.keep(self.zero, self._samples)
+        return {"seconds": time.perf_counter() - begin}
+
+    def use_kept_weights(self, samples: int) -> dict[str, Any]:
+        """Put the copy made at this number of samples into the engine, after which only an export may follow.
+
+        Returns:
+            ``seconds``, and ``found``: whether there is such a copy.
+        """
+        begin = time.perf_counter()
+        found = self._kept.load(self.zero, samples)
+        return {"found": found, "seconds": time.perf_counter() - begin}
 
     def save(self, folder: str) -> dict[str, Any]:
         """Begin to write a checkpoint (see ``CheckpointWriter.save``); adds ``seconds``, which training waited for it,

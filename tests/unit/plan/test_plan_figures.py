@@ -184,6 +184,7 @@ class TestTime:
             found,
             place(spec.resources, Cluster(1, 2, GIB, gpu=False)),
             32,
+            evaluations=4,
         )
         assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0 + 0.5
         assert cost.unit == "slot"

@@ -107,7 +107,7 @@ def slot_with(folder: Path, sick: dict[float, int], policy: Any = "none", **job:
     """A slot between its jobs and `Ranks`."""
     config = SimpleNamespace(
         engine=SimpleNamespace(budget_samples=400, rungs=(0.25, 0.5), micro_batch=1),
-        checkpoints=CheckpointPolicy(str(folder), policy), keep=KeepPolicy("", "", 0),
+        checkpoints=CheckpointPolicy(str(folder), policy), at_best=False, keep=KeepPolicy("", "", 0),
         objective=None, patience=60.0, hang_seconds=5.0, max_faults=2,
     )  # fmt: skip
     slot = Slot.__new__(Slot)

@@ -12,6 +12,7 @@ import pytest
 
 from sweepft.errors import Problem
 from sweepft.spec import Budget, MicroTokens, SweepSpec, Train, check_budget, load, packing_note
+from sweepft.spec.sweep import evaluation_points
 
 Problems = Callable[..., list[Problem]]
 
@@ -38,6 +39,11 @@ BROKEN = [
     (["search.subject_to={own: {at_most: 1, above: baseline}}"], "search.subject_to.own.above"),
     (["search.subject_to={own: {at_most: 1}}", "search.sampler=cmaes"], "search.sampler"),
     (["keep.pareto=3"], "keep.pareto"),
+    (["objective.at=last"], "objective.at"),
+    (["early_stop.patience=1"], "early_stop.patience"),
+    (["objective.at=best", "early_stop.patience=0"], "early_stop.patience"),
+    (["objective.at=best", "early_stop.patience=3", "train.budget={epochs: 1}"], "early_stop.patience"),
+    (["objective.at=best", "early_stop.patience=5", "train.budget={epochs: 4}"], "early_stop.patience"),
     (["search.space.warmup.at_batch=8"], "search.space.warmup.at_batch"),
     (["search.space.learning_rate.scaling=sqrt"], "search.space.learning_rate"),
     (["search.space.learning_rate.at_batch=8", "search.start_with=[{learning_rate: 1e-3}]"],
@@ -300,6 +306,49 @@ def test_check_budget__checks_once_samples_are_known(loaded: Callable[..., Sweep
         "search.space.batch_size.choice.1",
         "search.space.warmup.choice.0",
     }
+
+
+BEST: tuple[str, ...] = (*NO_START, "objective.at=best", "early_stop.rungs=[0.25, 0.5]")
+
+
+def test_check_budget__a_best_evaluation_needs_one_before_the_end(loaded: Callable[..., SweepSpec]) -> None:
+    spec = loaded(*BEST, "search.space.batch_size.choice=[8, 64]")
+    assert check_budget(spec, 256, rows=256) == []
+    (problem,) = check_budget(spec, 64, rows=64)
+    assert problem.key == "objective.at"
+    assert "batch size 64" in problem.rule
+    assert check_budget(spec, 128, rows=32) == [], "the ends of its epochs are evaluated"
+
+
+@pytest.mark.parametrize(("rows", "patience", "refused"), [(256, 1, False), (256, 2, True), (64, 2, False)])
+def test_check_budget__patience_needs_evaluations(
+    loaded: Callable[..., SweepSpec], rows: int, patience: int, refused: bool
+) -> None:
+    spec = loaded(*BEST, f"early_stop.patience={patience}", "search.space.batch_size.choice=[8, 16]")
+    keys = [problem.key for problem in check_budget(spec, 256, rows=rows)]
+    assert keys == (["early_stop.patience"] if refused else [])
+
+
+@pytest.mark.parametrize(
+    ("rungs", "epochs", "points"),
+    [
+        ((0.1, 0.5), 0.9, (0.1, 0.5)),
+        ((0.1, 0.5), 1.0, (0.1, 0.5)),
+        ((0.1, 0.5), 4.0, (0.1, 0.25, 0.5, 0.75)),
+        ((0.1,), 2.5, (0.1, 0.4, 0.8)),
+        ((0.5,), 3.0000001, (1 / 3.0000001, 0.5, 2 / 3.0000001)),  # a budget in samples, a rounded epoch
+    ],
+)
+def test_evaluation_points__are_rungs_and_ends_of_epochs(
+    rungs: tuple[float, ...], epochs: float, points: tuple[float, ...]
+) -> None:
+    assert evaluation_points(rungs, epochs) == points
+
+
+def test_evaluation_points__are_few_for_many_epochs() -> None:
+    points = evaluation_points((0.5,), 1000.0)
+    assert len(points) <= 21
+    assert points[0] == pytest.approx(0.05)
 
 
 def test_batch_size__auto_micro_batch_needs_equal_shares_per_rank(

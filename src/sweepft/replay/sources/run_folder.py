@@ -78,7 +78,7 @@ def state_to_curves(
 
 def _ledger_run(trial: TrialState, cut_runs: bool) -> Run:
     history = trial.history
-    metric = {int(row["step"]): _number(row["objective"]) for row in trial.evals}
+    metric = {int(row["step"]): _number(trial.value_at(row)["objective"]) for row in trial.evals}
     metrics = np.array([metric.get(int(step), math.nan) for step in history["step"]], dtype=float)
     seconds = np.cumsum(np.nan_to_num(history["seconds"]))
     bad = np.nonzero(~np.isfinite(history["loss"]))[0].tolist() if trial.status == "diverged" else []

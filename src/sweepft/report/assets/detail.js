@@ -50,6 +50,7 @@ function facts(t) {
   const gpu = R.cost.unit === "gpu_seconds";
   const list = [
     [objectiveName(), isNumber(t.objective) ? num(t.objective, 6) + (isNumber(t.objective_stderr) ? " ± " + num(t.objective_stderr, 2) : "") + (R.objective.unit ? " " + R.objective.unit : "") : "none: the trial did not reach the full budget"],
+    ...(t.best ? [["evaluation", t.best.text]] : []),
     ...Object.entries(t.validation).map(([name, s]) => ["· " + clip(name, 40), num(s.loss, 5) + (isNumber(s.stderr) ? " ± " + num(s.stderr, 2) : "") + (isNumber(s.samples) ? " on " + num(s.samples) + " samples" : "")]),
     ...(t.rank === null && t.last_eval ? [["at " + percent(t.last_eval.rung) + " of the budget", num(t.last_eval.objective, 5) + " (partial, not ranked)"]] : []),
     ["progress", percent(t.progress) + " of the budget: " + num(t.samples_seen) + " samples, " + num(t.tokens_seen) + " target tokens"],
