@@ -75,6 +75,8 @@ VALIDATION_LOSS: Final = Objective()
 def task_cost(trials: Iterable[TrialState]) -> tuple[float, float] | None:
     """What the objective's task takes: median seconds of one measurement, and of the rest of a whole trial.
 
+    The start of a trial is left out: that of a slot's first one includes the start of its ranks.
+
     Args:
         trials: Of the sweep.
     Returns:
@@ -85,7 +87,7 @@ def task_cost(trials: Iterable[TrialState]) -> tuple[float, float] | None:
         taken = [row["task"]["seconds"] for row in trial.evals if row.get("task")]
         each += taken
         if trial.status == "completed" and taken:
-            own = sum(seconds for phase, seconds in trial.costs.items() if phase != "lost")
+            own = sum(seconds for phase, seconds in trial.costs.items() if phase not in ("lost", "switch"))
             rest.append(max(0.0, own - sum(taken)))
     return (statistics.median(each), statistics.median(rest)) if rest else None
 

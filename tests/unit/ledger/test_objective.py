@@ -66,6 +66,10 @@ def test_task_cost__is_known_once_a_trial_has_completed() -> None:
     assert task_cost(sweep.state().search_trials) is None
     measured(sweep, "t1", 0.5)
     assert task_cost(sweep.state().search_trials) == (2.0, 8.0)
+    sweep.trial("t2").cost("t2", "switch", 60.0)  # its slot's ranks start
+    measured_again = sweep.steps("t2", 10).eval("t2", 0.5, task={"stderr": 0.1, "items": 20, "seconds": 2.0})
+    measured_again.cost("t2", seconds=6.0).cost("t2", "evaluate", 2.0).end("t2", "completed", 0.5)
+    assert task_cost(sweep.state().search_trials) == (2.0, 7.0), "the median of 8 and 6 seconds"
 
 
 @pytest.mark.parametrize(
