@@ -162,7 +162,13 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
         tiny["objective"] = tiny_objective(spec.objective, data)
     if spec.evaluate is not None:
         tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))
-    tiny["early_stop"] |= {"min_steps": 2, "min_peers": 2}
+    stop = tiny["early_stop"]
+    stop |= {"min_steps": 2, "min_peers": 2}
+    evaluations = {math.ceil(_STEPS * rung) for rung in spec.early_stop.rungs} - {
+        _STEPS
+    }  # ends of epochs: none
+    patience = min(stop.pop("patience", 0), len(evaluations) - 1)
+    stop |= {"patience": patience} if patience > 0 else {}
     tiny["resources"] = {
         "workers_per_trial": ranks,
         "gpus_per_worker": 0,
@@ -289,7 +295,7 @@ def tiny_objective(objective: Objective, folder: Path) -> dict[str, Any]:
     assert wanted is not None
     task = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size", "max_share"})
     task |= {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
-    return {objective.key.removeprefix("objective."): task}
+    return {objective.key.removeprefix("objective."): task, "at": objective.at}
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from sweepft.data import check
 from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
 from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.spec import Evaluate, SweepSpec, load
+from sweepft.spec import Evaluate, SweepSpec, check_budget, load
 from sweepft.spec.space import Tied
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
@@ -75,6 +75,23 @@ def test_tiny_spec__fits_the_end_of_the_search_and_leaves_earlier_sweeps_out(shr
     assert small.enough is not None
     assert (small.enough.gain, small.enough.min_trials, small.learn_from) == (0.01, small.trials - 1, ())
     assert small.space["learning_rate"].prior == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("rungs", "patience"), [([0.25, 0.5, 0.75], 2), ([0.25, 0.5], 1), ([0.01, 0.02], None)]
+)
+def test_tiny_spec__patience_fits_its_few_evaluations(
+    shrink, rungs: list[float], patience: int | None
+) -> None:
+    spec = specs.spec(
+        train={"budget": {"epochs": 4}, "micro_batch": 4},
+        objective={"at": "best"},
+        early_stop={"rungs": rungs, "patience": 2},
+    )
+    small = shrink(spec)
+    assert (small.objective.at, small.early_stop.patience) == ("best", patience)
+    assert small.train.budget.samples is not None
+    assert check_budget(small, small.train.budget.samples, rows=400) == []
 
 
 def test_tiny_spec__keeps_bounds_ties_and_rates_at_one_batch_size(shrink) -> None:
