@@ -49,9 +49,6 @@ class Learned:
         self._trials = [(self._optuna_params(trial, rng), trial) for trial, _ in entries]
         self._spread = float(np.median([spread for _, spread in entries])) if entries else 1.0
 
-    def __bool__(self) -> bool:
-        return bool(self._trials)
-
     def trials(self, number: int, own: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """What a sampler is shown when it proposes a trial.
 

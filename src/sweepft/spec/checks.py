@@ -16,10 +16,17 @@ from sweepft.spec.hardware import check_hardware
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.row_source import RowSource
+from sweepft.spec.search_checks import (
+    check_bounds,
+    check_enough,
+    check_grid,
+    check_half_life,
+    check_learn_from,
+    check_priors,
+)
 from sweepft.spec.sections import Data, Resources, Search, Train
 from sweepft.spec.space import Dimension
 from sweepft.spec.sweep import (
-    HALF_LIFE,
     SWEEPABLE,
     SweepSpec,
     TrainConfig,
@@ -30,8 +37,6 @@ from sweepft.spec.sweep import (
     train_dict,
 )
 from sweepft.spec.yaml_source import Document, KeyPath, dotted
-
-_LARGEST_GRID: Final = 1_000_000
 
 
 def check_all(partial: PartialSpec) -> None:
@@ -302,24 +307,6 @@ def _try(partial: PartialSpec, train: Train, key: str, value: Any) -> list[Probl
     return []
 
 
-def _check_half_life(partial: PartialSpec) -> None:
-    """Check that a half-life of the second moment has an optimizer with one, and no betas beside it."""
-    train, search = partial.train, partial.search
-    if train is None or search is None:
-        return
-    swept, key = HALF_LIFE in search.space, HALF_LIFE.rpartition(".")[2]
-    if train.optimizer.beta2_half_life is None and not swept:
-        return
-    path: KeyPath = ("search", "space", HALF_LIFE) if swept else ("train", "optimizer", key)
-    written = partial.document.data["train"].get("optimizer")
-    if "optimizer.betas" in search.space or (isinstance(written, dict) and "betas" in written):
-        partial.add(path, "sets the decay rate of the second moment, as betas does", "remove one of the two")
-    names = [name for _, name in search.candidates("optimizer.name", train.optimizer.name)]
-    if not any(str(name).startswith("adamw") for name in names):
-        rule = f"applies to adamw and adamw_8bit, not to {', '.join(map(str, names))}"
-        partial.add(path, rule, "remove it, or use adamw")
-
-
 def _check_curriculum(partial: PartialSpec) -> None:
     """Check strategy, phases and replay. Domains are checked if every source names its own; else when rows are read."""
     data, search = partial.data, partial.search
@@ -411,89 +398,6 @@ def _batch_sizes(train: Train, search: Search) -> Iterator[tuple[KeyPath, Any]]:
     for place, start in search.first_trials.items():
         if "batch_size" in start:
             yield (*place, "batch_size"), start["batch_size"]
-
-
-def _check_grid(partial: PartialSpec) -> None:
-    search = partial.search
-    if search is None:
-        return
-    if search.sampler == "grid":
-        for key, dimension in search.space.items():
-            if dimension.kind != "choice":
-                rule = f"must be a choice for sampler grid, not {dimension.kind}"
-                partial.add(("search", "space", key), rule, "list the values, or use another sampler")
-        size = math.prod(len(dimension.choices) for dimension in search.space.values())
-        if size > _LARGEST_GRID:
-            rule = f"must have at most {_LARGEST_GRID} combinations for sampler grid"
-            partial.add(("search", "space"), rule, "use sampler random or qmc", size)
-    elif search.trials is None and search.limit is None:
-        remedy = "for example trials: 16, or limit: {hours: 8}"
-        partial.add(("search", "trials"), "is required without search.limit or sampler grid", remedy)
-    if search.sampler == "cmaes":
-        numeric = [key for key, dimension in search.space.items() if dimension.is_numeric]
-        if len(numeric) < 2:
-            rule = "cmaes requires at least two numeric dimensions"
-            partial.add(("search", "sampler"), rule, "use tpe, or sweep another numeric key", search.sampler)
-
-
-def _check_priors(partial: PartialSpec) -> None:
-    search = partial.search
-    if search is None or search.sampler != "cmaes":
-        return
-    for key, dimension in search.space.items():
-        if dimension.prior is not None:
-            remedy = "use tpe, gp, random or qmc, or remove the prior"
-            path: KeyPath = ("search", "space", key, "prior")
-            partial.add(path, "sampler cmaes takes no priors", remedy, dimension.prior)
-
-
-def _check_learn_from(partial: PartialSpec) -> None:
-    search = partial.search
-    if search is not None and search.learn_from and search.sampler not in ("tpe", "gp"):
-        rule = f"sampler {search.sampler} cannot learn from earlier sweeps (search.learn_from)"
-        remedy = "use tpe or gp, or remove search.learn_from"
-        partial.add(("search", "sampler"), rule, remedy, search.sampler)
-
-
-def _check_enough(partial: PartialSpec) -> None:
-    search = partial.search
-    if search is None or search.enough is None:
-        return
-    path: KeyPath = ("search", "enough")
-    if search.sampler == "grid":
-        rule = "does not apply to sampler grid, which tries every combination"
-        partial.add(path, rule, "remove it, or use another sampler")
-    elif search.trials is not None and search.enough.min_trials >= search.trials:
-        rule = f"must be less than search.trials, which is {search.trials}: the search would never end before"
-        remedy = "lower search.enough.min_trials, or raise search.trials"
-        partial.add((*path, "min_trials"), rule, remedy, search.enough.min_trials)
-
-
-def _check_bounds(partial: PartialSpec) -> None:
-    """Check that bounds name validation sets, and that the sampler can learn them."""
-    search, data, keep = partial.search, partial.data, partial.keep
-    if search is None:
-        return
-    if keep is not None and keep.pareto and not search.subject_to:
-        remedy = (
-            "for example search.subject_to: {retention: {at_most: 0.05, above: base}}, or remove keep.pareto"
-        )
-        partial.add(("keep", "pareto"), "requires bounds in search.subject_to", remedy, keep.pareto)
-    if search.subject_to and search.sampler == "cmaes":
-        rule = "cmaes cannot take the bounds of search.subject_to"
-        partial.add(("search", "sampler"), rule, "use tpe or gp, or remove the bounds", search.sampler)
-    if data is None:
-        return
-    sets = [held.name for held in data.validation]
-    tests = [test.name for test in data.test]
-    for name in search.subject_to:
-        if name in tests:
-            rule = "is a test set, which is read for finalists only, not during the search"
-            partial.add(("search", "subject_to", name), rule, "bound a set of data.validation")
-        elif name not in sets:
-            rule = "is not a validation set; a bound needs its loss at every rung"
-            remedy = did_you_mean(name, sets)
-            partial.add(("search", "subject_to", name), rule, remedy)
 
 
 def _check_objective(partial: PartialSpec) -> None:
@@ -590,15 +494,15 @@ _CHECKS: Final[tuple[Callable[[PartialSpec], None], ...]] = (
     _check_fixed_or_swept,
     _check_values,
     _check_tied,
-    _check_half_life,
+    check_half_life,
     _check_curriculum,
     _check_batches,
     _check_tokens,
-    _check_grid,
-    _check_priors,
-    _check_learn_from,
-    _check_enough,
-    _check_bounds,
+    check_grid,
+    check_priors,
+    check_learn_from,
+    check_enough,
+    check_bounds,
     _check_objective,
     _check_patience,
     _check_wsd,
