@@ -28,7 +28,7 @@ _MICRO_BATCH: Final = 2
 _MICRO_TOKENS: Final = 256
 _TRIALS: Final = 6
 _STEPS: Final = 12  # with the largest batch size
-_NO_GPU: Final = {"offload": "none", "liger": False, "compile": False}
+_NO_GPU: Final = {"offload": "none", "compile": False}
 _FOLDER: Final = "tasks"
 _ITEMS: Final = 8
 _LIMIT: Final = 4
@@ -147,6 +147,8 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     packed = isinstance(spec.train.micro_batch, MicroTokens)
     micro = {"tokens": _MICRO_TOKENS} if packed else _MICRO_BATCH
     tiny["train"] |= {"budget": {"samples": _STEPS * max(sizes.values())}, "micro_batch": micro} | _NO_GPU
+    if spec.train.liger is True:  # `auto` needs none
+        tiny["train"]["liger"] = False
     tiny["train"] = _shrunk(tiny["train"], sizes)
     search = tiny["search"]
     search.pop("limit", None)
