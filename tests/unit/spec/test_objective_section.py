@@ -19,7 +19,7 @@ def test_objective__validation_loss_is_minimized_by_default() -> None:
     plain, named = spec(), spec(objective={"minimize": "validation_loss"})
     assert plain == named
     assert (plain.objective.task, plain.objective.mode) == (None, "min")
-    assert plain.to_dict()["objective"] == {"minimize": "validation_loss"}
+    assert plain.to_dict()["objective"] == {"minimize": "validation_loss", "at": "end"}
 
 
 @pytest.mark.parametrize(("key", "mode"), [("maximize", "max"), ("minimize", "min")])
