@@ -1,17 +1,17 @@
 """The calibrated rule: flags the trials that together hold only a small share of the chances of the top fraction.
 
-A trial's early signals are blended into a score. Score and final result are modelled as a normal pair; their
-correlation starts from a prior, is smaller the less objective and loss agree, and is learned from finished trials.
-Where repeats of a trial's configuration have finished, the part that the signals missed of their results is expected of
-it, too. That gives each trial its probability of ending in the top fraction. Trials are flagged from the least likely
-upwards as long as all flagged ones together, now and earlier, hold no more than a *level* of the sum of these
-probabilities: the cumulative risk.
+A trial's objective and training loss, each by its rank, make one score. How well it tells the final result is learned
+in the sweep (see `sweepft.early_stopping.evidence`): from trials that have finished, from the persistence of ranks from
+rung to rung, and from the agreement of loss and objective. That gives each trial a probability of ending in the top
+fraction. Trials are flagged from the least likely upwards as long as all flagged ones together, now and earlier, are
+expected to hold no more than ``max_false_stop_rate`` of the top trials. Before two trials have finished, none is
+flagged, unless eight have shown the objective side by side: then prior belief flags few. Where signals say nothing, all
+trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more.
 
 The basis of the level decides what may be claimed:
 
-- ``heuristic``: three to four times the ``max_false_stop_rate`` asked for (0.33 for 0.10) where as much is known of the
-  trials' results as is assumed of fine-tunes (on those it was chosen on, 0.13 of the top trials were stopped), less
-  where less is known, down to the rate itself. Nothing is guaranteed.
+- ``heuristic``: the rate itself. Where signals say nothing, the share of top trials lost is about the rate on average;
+  where they say something, nothing is guaranteed.
 - ``prior_sweeps``: set by conformal risk control on replays of prior sweeps: a new sweep like those loses no more than
   ``max_false_stop_rate`` of its top trials on average.
 - ``conformal``: in a sweep with enough top trials of its own, run in full or audited: a top trial is flagged with
@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -31,16 +32,20 @@ from numpy.typing import NDArray
 
 from sweepft.early_stopping.cohort import Cohort, FinishedTrials
 from sweepft.early_stopping.decisions import RuleDecision, too_few
-from sweepft.early_stopping.rungs import Rung
-from sweepft.early_stopping.signal_model import (
-    DEFAULT_WEIGHTS,
+from sweepft.early_stopping.evidence import (
+    CONFIRMED,
     FINISHED,
-    Learner,
-    SignalWeights,
+    PEERS_WITHOUT,
+    Hypotheses,
+    persistence,
     predict_residual,
+    prior_correlation,
+    prior_hypotheses,
+    repeat_noise,
 )
-from sweepft.early_stopping.signals import signal_table
-from sweepft.early_stopping.statistics import cdf, normal_scores, quantile
+from sweepft.early_stopping.rungs import Rung
+from sweepft.early_stopping.signals import Agreement, Scores, main_scores
+from sweepft.early_stopping.statistics import SCORE_GRID, cdf, normal_scores, place_weights, quantile
 from sweepft.early_stopping.trial import TrialRecord
 
 Floats = NDArray[np.float64]
@@ -48,7 +53,9 @@ Floats = NDArray[np.float64]
 # n * variance: of a normal score known by its rank among n trials, with the edge of the top fraction; of a result.
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
-_SLACK: Final = 2.8  # gives level 0.33 for a rate of 0.10 where as much is known as on fine-tunes
+_OVERSTATED: Final = 3.0  # the normal model's risk, where signals tell, beside that seen on fine-tunes
+_TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
+_OUT: Final = ("paused", "stopped", "diverged")
 
 
 @dataclass(frozen=True)
@@ -59,28 +66,52 @@ class Calibration:
         level: The level that conformal risk control allows.
         max_false_stop_rate: The bound it was made for.
         sweeps: Number of prior sweeps.
-        rho: Learned (rung fraction, correlation) pairs; the prior where empty.
-        weights: Learned weights of `SIGNALS`; the prior where empty.
     """
 
     level: float
     max_false_stop_rate: float
     sweeps: int
-    rho: tuple[tuple[float, float], ...] = ()
-    weights: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {**self.__dict__, "rho": [list(r) for r in self.rho], "weights": list(self.weights)}
+        return dict(self.__dict__)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
         """The inverse of `to_dict`."""
-        rho = tuple((float(w), float(r)) for w, r in data.get("rho", ()))
-        weights = tuple(float(x) for x in data.get("weights", ()))
-        return cls(
-            float(data["level"]), float(data["max_false_stop_rate"]), int(data["sweeps"]), rho, weights
-        )
+        return cls(float(data["level"]), float(data["max_false_stop_rate"]), int(data["sweeps"]))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known at a rung.
+
+    Attributes:
+        hypotheses: Their correlations are those at the rung.
+        finished: Trials learned from.
+        persistence: Of the score, up to the rung at which finished trials were compared.
+        objective_seen: Whether the objective was seen early there.
+    """
+
+    hypotheses: Hypotheses
+    finished: int
+    persistence: float
+    objective_seen: bool
+
+    @property
+    def rests_on(self) -> str:
+        """What a decision rests on, in words."""
+        return f"{self.finished} finished trials" if self.finished >= 2 else "prior belief"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "rests_on": self.rests_on,
+            "uninformative": round(self.hypotheses.nothing, 4),
+            "correlation": round(self.hypotheses.correlation, 4),
+            "persistence": round(self.persistence, 4),
+            "finished": self.finished,
+        }
 
 
 @dataclass(frozen=True)
@@ -90,27 +121,20 @@ class _Estimate:
     Attributes:
         names: The trials.
         chances: (n,) probability of each to end in the top fraction.
-        signals: (n, k) their scores in each signal.
+        risks: (n,) the part of it that counts towards the level.
+        scores: Their signals.
         repeats: Number of finished trials of each one's configuration.
-        lost: Sum of the chances of trials that ended early without reaching the rung.
-        ranked: Number of trials compared, those among them.
-        known: Share of the variance of results that is known of running trials, relative to what is assumed a priori.
-        learned: What the signals are worth.
+        ranked: Number of trials compared, those that ended before the rung among them.
+        evidence: What it rests on.
     """
 
     names: Sequence[str]
     chances: Floats
-    signals: Floats
+    risks: Floats
+    scores: Scores
     repeats: Sequence[int]
-    lost: float
     ranked: int
-    known: float
-    learned: SignalWeights
-
-    def cumulative_risk(self, own: int) -> float:
-        """Share of all chances that a trial and all less likely ones hold, those that ended early among them."""
-        behind = self.chances[self.chances <= self.chances[own] + 1e-12].sum()
-        return float((behind + self.lost) / (self.chances.sum() + self.lost))
+    evidence: _Evidence
 
 
 class CalibratedRule:
@@ -120,15 +144,17 @@ class CalibratedRule:
         top_fraction: The best share of the trials, which the rule must keep.
         max_false_stop_rate: Share of the top trials that may be flagged.
         min_peers: Other trials needed at a rung before any trial is flagged there.
-        covariates: Hyperparameters that may explain final results; their weights start at zero.
+        covariates: Hyperparameters that may explain final results, besides gradient norm; finished trials must show it.
         audit: The rate of audits: an audited trial stands for 1 / audit flagged ones.
         calibration: From prior sweeps.
-        level: Overrides the heuristic level (used to calibrate).
+        level: Overrides the level (used to calibrate).
         batch_key: Parameter that holds the batch size.
-        weights: Overrides the prior weights of `SIGNALS` (used by ablations).
+        objective_error: Standard error of one value of the objective, where known and not reported with it: for an
+            accuracy p on n questions, sqrt(p (1 - p) / n). Trials that differ from the top by less than it can tell are
+            not flagged.
 
     Raises:
-        ValueError: A share is not in (0, 1), or the calibration was made for a larger bound.
+        ValueError: A share is not in (0, 1), an error is negative, or the calibration was made for a larger bound.
     """
 
     name = "calibrated"
@@ -145,11 +171,13 @@ class CalibratedRule:
         calibration: Calibration | None = None,
         level: float | None = None,
         batch_key: str = "batch_size",
-        weights: Sequence[float] | None = None,
+        objective_error: float = 0.0,
     ) -> None:
         for name, value in (("top_fraction", top_fraction), ("max_false_stop_rate", max_false_stop_rate)):
             if not 0 < value < 1:
                 raise ValueError(f"{name}: must lie between 0 and 1 (got {value!r})")
+        if not (math.isfinite(objective_error) and objective_error >= 0):
+            raise ValueError(f"objective_error: must be a number of at least 0 (got {objective_error!r})")
         if calibration is not None and calibration.max_false_stop_rate > max_false_stop_rate + 1e-9:
             raise ValueError(
                 f"prior_sweeps: the calibration is for max_false_stop_rate {calibration.max_false_stop_rate}, not"
@@ -158,12 +186,11 @@ class CalibratedRule:
         self.top_fraction, self.max_false_stop_rate = top_fraction, max_false_stop_rate
         self.min_peers = max(1, min_peers)
         self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
-        self.calibration, self._level = calibration, level
+        self.calibration, self._level, self.objective_error = calibration, level, objective_error
         self._finished = FinishedTrials(None)
         self._own_level: float | None = None
-        prior = calibration.weights if calibration is not None and calibration.weights else DEFAULT_WEIGHTS
-        rho = calibration.rho if calibration is not None else ()
-        self._learner = Learner(weights if weights is not None else prior, rho, batch_key)
+        self._agreement: Agreement | None = None
+        self._cache: tuple[Cohort | None, int, dict[Any, Any]] = (None, -1, {})
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Flags a trial with a cumulative risk at or below the level in force."""
@@ -173,36 +200,35 @@ class CalibratedRule:
             return RuleDecision(False, too_few(peers, self.min_peers, rung), evidence={"peers": peers})
         estimate = self._estimate(cohort, chosen, self._sample(cohort, chosen, trial.trial_id))
         own = estimate.names.index(trial.trial_id)
-        basis, level = self._level_in_force(cohort, estimate.known)
-        risk, p_top, repeats = (
-            estimate.cumulative_risk(own),
-            float(estimate.chances[own]),
-            estimate.repeats[own],
-        )
+        known, p_top, repeats = estimate.evidence, float(estimate.chances[own]), estimate.repeats[own]
         evidence: dict[str, Any] = {
             "compared_at": chosen.name,
             "peers": estimate.ranked - 1,
-            "signals": dict(
-                zip(
-                    estimate.learned.columns,
-                    (round(x, 4) for x in estimate.signals[own].tolist()),
-                    strict=True,
-                )
-            ),
+            "signals": estimate.scores.of(own),
+            "weights": estimate.scores.weights,
+            "agreement": round(estimate.scores.agreement, 4),
             "repeats": repeats,
-            "mass": round(risk, 6),
-            "level": round(level, 6),
-            "basis": basis,
-            **estimate.learned.to_dict(),
+            **known.to_dict(),
         }
         if trial.snapshots[chosen].metric_step:
             evidence["objective_step"] = trial.snapshots[chosen].metric_step
+        if known.finished < CONFIRMED and not (known.objective_seen and peers >= PEERS_WITHOUT):
+            reason = f"{known.finished} finished trials show what signals at {chosen.name} are worth"
+            return RuleDecision(False, f"{reason} ({CONFIRMED} needed)", p_top, evidence)
+        basis, level = self._level_in_force(cohort)
+        risk = self._cumulative_risk(cohort, chosen, estimate, own)
+        evidence |= {"mass": round(risk, 6), "level": round(level, 6), "basis": basis}
         finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
             f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}"
             f"{finished}; cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} "
-            f"limit {100 * level:.1f}% ({basis})"
+            f"limit {100 * level:.1f}% ({basis}; rests on {known.rests_on})"
         )
+        tied = self._tied(cohort, chosen, trial) if risk <= level else None
+        if tied is not None:
+            return RuleDecision(
+                False, f"{tied} at {chosen.name}", p_top, evidence | {"tied": True}, score=risk
+            )
         return RuleDecision(risk <= level, reason, p_top, evidence, score=risk)
 
     def chances(self, cohort: Cohort, trials: Sequence[TrialRecord]) -> dict[str, float]:
@@ -221,47 +247,170 @@ class CalibratedRule:
 
     def _uncertainty(self, cohort: Cohort, rung: Rung) -> float:
         """Prior variance of the final result given the rank at this rung: late rungs and many peers win."""
-        rho = self._learner.prior_rho(rung)
+        rho = prior_correlation(rung)
         n = len(cohort.at(rung)) + cohort.ended_before(rung)[0]
         return 1.0 - rho * rho + rho * rho * _RANK_NOISE / n
-
-    def _estimate(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> _Estimate:
-        """The estimate for these trials, all of which have been at the rung."""
-        table = signal_table(cohort, rung, names, self.covariates, self.batch_key)
-        learned = self._learner.learn(cohort, rung, table)
-        count, spent = cohort.ended_before(rung)
-        scale = len(names) / len(cohort.at(rung))
-        blended = np.concatenate([table.scores @ learned.weights, np.full(round(count * scale), -1e6)])
-        scores = normal_scores(blended)
-        rho, ranked = learned.rho, len(scores)
-        mean, variance, repeats = _results(cohort, names, scores[: len(names)], rho)
-        spread = np.sqrt(variance + rho * rho * _RANK_NOISE / ranked)
-        chances = 1.0 - cdf((quantile(1.0 - self.top_fraction) - mean) / spread)
-        running = [i for i, n in enumerate(names) if n not in cohort.finals]
-        known = 1.0
-        if running:
-            known = float(1.0 - variance[running].mean()) / self._learner.prior_rho(rung) ** 2
-        return _Estimate(
-            names, chances, table.scores, repeats, spent * scale, ranked, min(1.0, max(0.0, known)), learned
-        )
 
     def _sample(self, cohort: Cohort, rung: Rung, own: str) -> list[str]:
         picked = cohort.sample_at(rung)
         return picked if own in picked else [*picked, own]
 
-    def _level_in_force(self, cohort: Cohort, known: float = 1.0) -> tuple[str, float]:
+    # ----- chances ---------------------------------------------------------------------------------------
+
+    def _estimate(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> _Estimate:
+        """The estimate for these trials, all of which have been at the rung."""
+        scores = self._scores(cohort, rung, names)
+        known = self._evidence(cohort, rung, scores)
+        count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
+        ranked = np.concatenate([scores.columns, np.full((count, scores.columns.shape[1]), -1e6)])
+        ranks = np.stack([normal_scores(column) for column in ranked.T], axis=1)
+        places = [place_weights(column)[: len(names)] for column in ranked.T]
+        edge = quantile(1.0 - self.top_fraction)
+        hypotheses, repeats = known.hypotheses, _count_repeats(cohort, names)
+        chances = np.zeros(len(names))
+        risks = np.zeros(len(names))
+        for k, rho, probability in zip(
+            hypotheses.signal.tolist(), hypotheses.rho.tolist(), hypotheses.probability.tolist(), strict=True
+        ):
+            mean, variance = _results(cohort, names, ranks[: len(names), k], rho, repeats)
+            rest = (mean - rho * ranks[: len(names), k])[:, None]
+            each = 1.0 - cdf((edge - rho * SCORE_GRID - rest) / np.sqrt(variance)[:, None])
+            each = probability * (places[k] * each).sum(axis=1)
+            chances += each
+            risks += each / (_OVERSTATED if rho > 0 else 1.0)
+        return _Estimate(names, chances, risks, scores, repeats, len(ranked), known)
+
+    def _scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
+        return self._kept(cohort, (rung, *names), self._new_scores, cohort, rung, names)  # type: ignore[no-any-return]
+
+    def _new_scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
+        if self._agreement is None or self._agreement.of is not cohort:
+            self._agreement = Agreement(cohort, self.batch_key)
+        return main_scores(cohort, rung, names, self._agreement, self.covariates, self.batch_key)
+
+    def _evidence(self, cohort: Cohort, rung: Rung, scores: Scores) -> _Evidence:
+        """What is known at a rung; ``scores`` are those of trials there."""
+        later = [w for w in cohort.rungs() if w.kind == rung.kind and w.value >= rung.value]
+        done = {w: sum(t in cohort.at(w) for t in cohort.latest_finished(FINISHED)) for w in later}
+        compared = max((w for w in later if done[w] == max(done.values())), key=lambda w: w.value)
+        found, labels, seen, finished = self._kept(cohort, ("found", rung), self._found, cohort, rung)
+        if compared != rung:  # whether results can be known at all is one question for all rungs
+            nothing = self._kept(cohort, ("found", compared), self._found, cohort, compared)[0].nothing
+            found = found.with_nothing(nothing)
+        last = max(
+            (w for w in later if len(cohort.at(w)) > self.min_peers), key=lambda w: w.value, default=rung
+        )
+        kept = max(0.0, self._kept(cohort, (rung, last), self._persistence, cohort, rung, last))
+        here = [scores.labels.index(label) if label in scores.labels else -1 for label in labels]
+        column = np.array(here, dtype=np.intp)[found.signal]
+        most = np.where(column == 0, kept, np.where(column < 0, 0.0, 1.0))
+        known = Hypotheses(np.maximum(column, 0), np.clip(found.rho, -most, most), found.probability)
+        return _Evidence(known, finished, kept, seen)
+
+    def _found(self, cohort: Cohort, rung: Rung) -> tuple[Hypotheses, tuple[str, ...], bool, int]:
+        """What finished trials say of the signals at a rung, the signals' labels, whether the objective was seen there,
+        and the number of these trials.
+        """
+        there = [t for t in cohort.latest_finished(FINISHED) if t in cohort.at(rung)]
+        names = cohort.sample_at(rung)
+        names += [t for t in there if t not in set(names)]
+        scores = self._scores(cohort, rung, names)
+        prior = prior_hypotheses(prior_correlation(rung), len(scores.labels) - 1, scores.objective_seen)
+        ranks = np.stack([normal_scores(c) for c in scores.columns.T], axis=1)
+        places = {name: i for i, name in enumerate(names)}
+        finals = np.array([cohort.sign * cohort.finals[t] for t in there])
+        found = prior.given(ranks[[places[t] for t in there]], finals)
+        if len(there) < CONFIRMED and scores.objective_seen:
+            found = found.right_way_round()
+        return found, scores.labels, scores.objective_seen, len(there)
+
+    def _kept(self, cohort: Cohort, key: Any, make: Callable[..., Any], *args: Any) -> Any:
+        """What ``make`` returns, until the sweep changes: a decision asks for it at several rungs."""
+        if self._cache[:2] != (cohort, cohort.changes):
+            self._cache = (cohort, cohort.changes, {})
+        known = self._cache[2]
+        if key not in known:
+            known[key] = make(*args)
+        return known[key]
+
+    def _persistence(self, cohort: Cohort, first: Rung, last: Rung) -> float:
+        """Correlation of the score at two rungs: the product over the rungs between."""
+        between = (w for w in cohort.rungs() if w.kind == first.kind and first.value <= w.value <= last.value)
+        rungs = sorted(between, key=lambda w: w.value)
+        kept = 1.0
+        for before, after in pairwise(rungs):
+            sampled, there = cohort.sample_at(before), cohort.at(after)
+            names = [t for t in sampled if t in there]
+            one = self._scores(cohort, before, sampled)
+            other = self._scores(cohort, after, list(there) if len(there) == len(names) else names)
+            kept *= persistence(one.main_of(names), other.main_of(names))
+        return kept
+
+    # ----- risk ------------------------------------------------------------------------------------------
+
+    def _cumulative_risk(self, cohort: Cohort, rung: Rung, estimate: _Estimate, own: int) -> float:
+        """Share of the top trials that a trial, all less likely ones and all that ended early are expected to hold.
+
+        Half of the trial itself counts, as in a mid-rank: the bound is for the average, not for each moment.
+        """
+        gone = np.array([cohort.trials[t].status in _OUT for t in estimate.names])
+        behind = gone | (estimate.chances < estimate.chances[own] - 1e-12)
+        behind[own] = False
+        risk = float(estimate.risks[behind].sum()) + 0.5 * float(estimate.risks[own])
+        share = len(estimate.names) / len(cohort.at(rung))
+        for earlier in cohort.rungs():
+            if earlier.kind == rung.kind and earlier.value < rung.value:
+                risk += share * self._kept(cohort, ("spent", earlier), self._spent, cohort, earlier)
+        return risk / (self.top_fraction * estimate.ranked)
+
+    def _spent(self, cohort: Cohort, rung: Rung) -> float:
+        """Expected number of top trials among those that ended early and were last seen at this rung."""
+        names = cohort.sample_at(rung)
+        ended = [cohort.trials[t] for t in names]
+        last = [
+            i for i, t in enumerate(ended)
+            if t.status in ("paused", "stopped") and max(t.snapshots, key=lambda w: w.value) == rung
+        ]  # fmt: skip
+        if not last:
+            return 0.0
+        risks = self._estimate(cohort, rung, names).risks
+        return float(risks[last].sum()) * len(cohort.at(rung)) / len(names)
+
+    def _tied(self, cohort: Cohort, rung: Rung, trial: TrialRecord) -> str | None:
+        """Why a trial cannot be told from the top fraction, if it cannot."""
+        names = cohort.sample_at(rung)
+        kinds = [cohort.trials[t].configuration for t in names]
+        if trial.configuration is not None and set(kinds) == {trial.configuration}:
+            return "all trials have the same configuration"
+        own, at = trial.snapshots[rung].mean_metric, cohort.at(rung)
+        values = cohort.sign * np.array([at[t].mean_metric for t in names])
+        values_seen = np.sort(values[np.isfinite(values)])[::-1]
+        if not math.isfinite(own) or not len(values_seen):
+            return None
+        noise = repeat_noise(values, kinds)
+        stderr = trial.snapshots[rung].metric_stderr
+        error = stderr if math.isfinite(stderr) else self.objective_error
+        noise = math.hypot(0.0 if math.isnan(noise) else noise, error)
+        edge = float(values_seen[max(0, math.ceil(self.top_fraction * len(values_seen)) - 1)])
+        if abs(edge - cohort.sign * own) >= _TIED * noise:
+            return None
+        return f"objective {own:.4g} differs from the top {100 * self.top_fraction:g}% by no more than noise"
+
+    def _level_in_force(self, cohort: Cohort) -> tuple[str, float]:
         if self._level is not None:
             return "given", self._level
         if self._finished.of is not cohort or self._finished.seen > len(cohort.finals):
             self._finished = FinishedTrials(cohort)
         if self._finished.update(self.audit):
             self._own_level = self._conformal_level(self._finished)
-        own = self._own_level
-        if own is not None:
-            return "conformal", own
-        if self.calibration is not None:
-            return "prior_sweeps", self.calibration.level
-        return "heuristic", 1.0 - (1.0 - self.max_false_stop_rate) ** (1.0 + _SLACK * known)
+        own, calibration = self._own_level, self.calibration
+        if (
+            own is not None
+        ):  # it may only lower the level: later trials need not be like those it was found on
+            return "conformal", min(own, calibration.level if calibration else self.max_false_stop_rate)
+        if calibration is not None:
+            return "prior_sweeps", calibration.level
+        return "heuristic", self.max_false_stop_rate
 
     def _conformal_level(self, finished: FinishedTrials) -> float | None:
         """The largest level at which a top trial is flagged with probability ``max_false_stop_rate`` at most.
@@ -289,14 +438,15 @@ class CalibratedRule:
         return float(np.nextafter(scores[ranked[0]], -math.inf))  # below every top trial seen
 
     def summary(self, cohort: Cohort) -> dict[str, Any]:
-        """The level (a heuristic one: the largest), its basis, and what was learned and is in force at each rung."""
+        """The level, its basis, and what was learned and is in force at each rung."""
         basis, level = self._level_in_force(cohort)
         learned = {}
         for rung in cohort.rungs():
-            names = self._sample(cohort, rung, cohort.names_at(rung)[0])
-            estimate = self._estimate(cohort, rung, names)
-            level_there = self._level_in_force(cohort, estimate.known)[1]
-            learned[rung.name] = estimate.learned.to_dict() | {"level": level_there}
+            estimate = self._estimate(cohort, rung, self._sample(cohort, rung, cohort.names_at(rung)[0]))
+            known = estimate.evidence.to_dict()
+            learned[rung.name] = {
+                **known, "weights": estimate.scores.weights, "agreement": round(estimate.scores.agreement, 4)
+            }  # fmt: skip
         return {
             "top_fraction": self.top_fraction,
             "max_false_stop_rate": self.max_false_stop_rate,
@@ -308,27 +458,34 @@ class CalibratedRule:
         }
 
 
+def _count_repeats(cohort: Cohort, names: Sequence[str]) -> Sequence[int]:
+    """How many of each trial's configuration are among the latest finished ones of these."""
+    kinds = [cohort.trials[n].configuration for n in names]
+    counts = Counter(kinds[i] for i in _done(cohort, names))
+    counts.pop(None, None)
+    return [counts[k] for k in kinds]
+
+
+def _done(cohort: Cohort, names: Sequence[str]) -> list[int]:
+    return [i for i, n in enumerate(names) if n in cohort.finals][-FINISHED:]
+
+
 def _results(
-    cohort: Cohort, names: Sequence[str], scores: Floats, rho: float
-) -> tuple[Floats, Floats, Sequence[int]]:
-    """Mean and variance of each trial's result, as a normal score, and how many of its configuration have finished.
+    cohort: Cohort, names: Sequence[str], scores: Floats, rho: float, repeats: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """Mean and variance of each trial's result, as a normal score, with a signal of this correlation.
 
     Trials that ended early count as worse than finished ones.
     """
-    rest = 1.0 - rho * rho
-    finals = cohort.finals
+    rest, finals = 1.0 - rho * rho, cohort.finals
     kinds = [cohort.trials[n].configuration for n in names]
-    done = [i for i, n in enumerate(names) if n in finals][-FINISHED:]
-    counts = Counter(kinds[i] for i in done)
-    counts.pop(None, None)
-    repeats = [counts[k] for k in kinds]
-    finished = set(done)
-    if len(set(kinds)) < 2 or not any(count > (i in finished) for i, count in enumerate(repeats)):
-        return rho * scores, np.full(len(names), rest), repeats
+    if len(set(kinds)) < 2 or not any(count > (n in finals) for n, count in zip(names, repeats, strict=True)):
+        return rho * scores, np.full(len(names), rest)
+    done = _done(cohort, names)
     values = [cohort.sign * finals[names[i]] for i in done]
     stopped = round(cohort.ended_early * len(done) / len(finals))
     ranks = normal_scores(values + [min(values) - 1.0] * stopped)
     missed = (ranks[: len(done)] - rho * scores[done]) / math.sqrt(rest)
     noise = np.full(len(done), _RESULT_NOISE / len(ranks) / rest)
     mean, variance = predict_residual(kinds, done, missed, noise)
-    return rho * scores + math.sqrt(rest) * mean, rest * variance, repeats
+    return rho * scores + math.sqrt(rest) * mean, rest * variance

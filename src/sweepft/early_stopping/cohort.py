@@ -123,12 +123,12 @@ class Cohort:
         return self._tables.get(rung) or RungTable()
 
     def has_news(self, record: TrialRecord) -> bool:
-        """Whether the rungs of a trial hold more than 5% more snapshots than when it was last judged."""
+        """Whether 5% more snapshots at its rungs and finished trials are known than when a trial was last judged."""
         return self.seen(record) > 1.05 * record.judged_on
 
     def seen(self, record: TrialRecord) -> int:
-        """Number of snapshots at the rungs where this trial has been."""
-        return sum(len(self.at(w)) for w in record.snapshots)
+        """Number of snapshots at the rungs where this trial has been, and of finished trials."""
+        return sum(len(self.at(w)) for w in record.snapshots) + len(self._finals)
 
     def rungs(self) -> Sequence[Rung]:
         """Rungs at which at least one trial has been."""
@@ -202,6 +202,10 @@ class Cohort:
     def finals(self) -> Mapping[str, float]:
         """Final objective of each completed trial, in order of completion."""
         return self._finals
+
+    def latest_finished(self, count: int) -> list[str]:
+        """The trials that completed last, so many at most, in order of completion."""
+        return list(itertools.islice(reversed(self._finals), count))[::-1]
 
     @property
     def remaining(self) -> int:

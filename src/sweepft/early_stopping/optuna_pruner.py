@@ -94,6 +94,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         covariates: Parameters that may explain final results (``calibrated``).
         top_fraction: The best share of the trials, which should be kept.
         max_false_stop_rate: Share of the top trials that may be pruned (``calibrated``).
+        objective_error: Standard error of one value of the objective, where known (``calibrated``).
         audit: Share of flagged trials trained to completion to measure the error rate.
         max_false_discovery_rate: Share of top trials among the flagged ones above which the rule is switched off.
         min_peers: Other trials needed at a rung.
@@ -139,6 +140,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
         covariates: Sequence[str] = (),
         top_fraction: float = 0.2,
         max_false_stop_rate: float = 0.10,
+        objective_error: float = 0.0,
         audit: float = 0.0,
         max_false_discovery_rate: float = 0.10,
         min_peers: int = 3,
@@ -157,6 +159,7 @@ class EarlyDynamicsPruner(optuna.pruners.BasePruner):
             "eta": eta,
             "top_fraction": top_fraction,
             "max_false_stop_rate": max_false_stop_rate,
+            "objective_error": objective_error,
             "covariates": covariates,
             "audit": audit,
             "prior_sweeps": known,

@@ -89,6 +89,8 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         covariates: Hyperparameters that may explain final results (``calibrated``).
         top_fraction: The best share of the trials, which should be kept (``calibrated``, audits).
         max_false_stop_rate: Share of the top trials that may be flagged (``calibrated``).
+        objective_error: Standard error of one value of the objective, where known, as sqrt(p (1 - p) / n) of an
+            accuracy p on n questions: trials within it of the top are not flagged (``calibrated``).
         audit: Share of flagged trials trained to completion to measure the error rate; by default 0.05 for
             ``calibrated`` and 0 for other rules.
         max_false_discovery_rate: Share of top trials among the flagged ones above which the rule is switched off.
@@ -146,6 +148,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
         covariates: Sequence[str] = (),
         top_fraction: float = 0.2,
         max_false_stop_rate: float = 0.10,
+        objective_error: float = 0.0,
         audit: float | None = None,
         max_false_discovery_rate: float = 0.10,
         min_peers: int = 3,
@@ -209,6 +212,7 @@ class EarlyDynamicsScheduler(FIFOScheduler):
             eta=3.0 if eta is None else eta,
             top_fraction=top_fraction,
             max_false_stop_rate=max_false_stop_rate,
+            objective_error=objective_error,
             covariates=covariates,
             audit=audit,
             prior_sweeps=known,

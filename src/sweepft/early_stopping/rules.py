@@ -223,6 +223,7 @@ def make_rule(
     eta: float = 3.0,
     top_fraction: float = 0.2,
     max_false_stop_rate: float = 0.10,
+    objective_error: float = 0.0,
     covariates: Sequence[str] = (),
     audit: float = 0.0,
     prior_sweeps: PriorSweepsLike = None,
@@ -236,6 +237,7 @@ def make_rule(
         eta: Reduction factor of ``asha``.
         top_fraction: See `CalibratedRule`, as for all that follows.
         max_false_stop_rate: See there.
+        objective_error: See there.
         covariates: See there.
         audit: See there.
         prior_sweeps: The rule takes its calibration from there.
@@ -262,6 +264,7 @@ def make_rule(
         return CalibratedRule(
             top_fraction=top_fraction,
             max_false_stop_rate=max_false_stop_rate,
+            objective_error=objective_error,
             min_peers=min_peers,
             covariates=covariates,
             audit=audit,

@@ -1,8 +1,8 @@
 """The early signals of trials at a rung on one scale, and how reliable they are before any trial has ended.
 
-Two things show that. A signal with ranks that change from rung to rung is mostly noise. And where training loss and
-validation objective order the trials differently, at most one of them can be right: the loss counts as far as, and in
-the direction in which, it agrees with the objective, and less is known of how trials will end.
+Objective and training loss make one score. Two things show how much each should count. A signal with ranks that change
+from rung to rung is mostly noise. And where training loss and objective order the trials differently, the objective
+decides: the loss counts as far as it agrees with the objective, and not at all where it contradicts it.
 """
 
 from __future__ import annotations
@@ -131,11 +131,86 @@ def _covariate(key: str, trials: Sequence[TrialRecord]) -> list[tuple[str, Float
     ]
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What trials are compared by.
+
+    Attributes:
+        names: (n,) trial ids.
+        columns: (n, k) scores, larger is better: first the main one, from objective and loss, then each other signal
+            that has values, on the scale of normal scores.
+        labels: (k,) what they are; ``score`` is the main one.
+        objective_seen: Whether the main score rests on the objective, and not on the loss alone.
+        agreement: Of objective and loss, see `Agreement`.
+        weights: Of `SIGNALS` in the main score.
+        table: The signals.
+    """
+
+    names: Sequence[str]
+    columns: Floats
+    labels: tuple[str, ...]
+    objective_seen: bool
+    agreement: float
+    weights: dict[str, float]
+    table: SignalTable
+
+    @property
+    def main(self) -> Floats:
+        """(n,) the main score."""
+        return self.columns[:, 0]
+
+    def main_of(self, names: Sequence[str]) -> Floats:
+        """The main score of these of the trials."""
+        place = {name: i for i, name in enumerate(self.names)}
+        return self.main[[place[name] for name in names]]
+
+    def of(self, trial: int) -> dict[str, float]:
+        """The signals of the trial at this position, by name."""
+        values = (round(x, 4) for x in self.table.scores[trial].tolist())
+        return dict(zip(self.table.columns, values, strict=True))
+
+
+def main_scores(
+    cohort: Cohort,
+    rung: Rung,
+    names: Sequence[str],
+    agreement: Agreement,
+    covariates: Sequence[str] = (),
+    batch_key: str = "batch_size",
+) -> Scores:
+    """The scores of these trials at a rung.
+
+    Args:
+        cohort: The sweep.
+        rung: Where all of them have been.
+        names: n trials.
+        agreement: Of objective and loss in this sweep.
+        covariates: Hyperparameters that may explain results.
+        batch_key: Parameter that holds the batch size.
+    """
+    table = signal_table(cohort, rung, names, covariates, batch_key)
+    objective, loss = table.scores[:, 0], table.scores[:, 1]
+    seen, agreed, weights = bool(objective.any()), 1.0, (0.0, 1.0)
+    if seen:
+        weights = (1.0, 0.0)
+        if loss.any():
+            stability = rank_stability(cohort, rung, names, table.scores, batch_key)
+            agreed = agreement.up_to(rung, stability)
+            weights = weights_of(np.clip(stability[:2], _LEAST_STABILITY, _MOST_STABILITY), agreed)
+    others = [k for k in range(2, len(table.columns)) if table.scores[:, k].any()]
+    main = normal_scores(weights[0] * objective + weights[1] * loss)
+    columns = np.stack([main, *(table.scores[:, k] for k in others)], axis=1)
+    labels = ("score", *(table.columns[k] for k in others))
+    named = {"objective": round(weights[0], 4), "loss": round(weights[1], 4)}
+    return Scores(names, columns, labels, seen, agreed, named, table)
+
+
 _STABILITY: Final = np.array([0.85, 0.93, 0.90])  # prior rank correlation of each signal from rung to rung
 _STABILITY_WORTH: Final = 5.0  # in trials
 _LEAST_STABILITY: Final = 0.2  # no more than a fivefold correction for noise
+_MOST_STABILITY: Final = 0.98
 _AGREED: Final = 0.85  # from this correlation on, the two rankings agree fully
-_AGREED_WORTH: Final = 12.0  # of the prior (full agreement), in trials
+_AGREED_WORTH: Final = 4.0  # of the prior (full agreement), in trials
 _SHIFTED: Final = 0.4  # the prior where hyperparameters vary that shift the training loss itself
 
 
@@ -161,6 +236,8 @@ def rank_stability(
         if len(both) >= 3:
             old = signal_table(cohort, before, [names[i] for i in both], batch_key=batch_key).scores
             for k in range(len(SIGNALS)):
+                if not (old[:, k].any() and scores[both, k].any()):
+                    continue  # not measured at one of the rungs: that says nothing of its noise
                 seen = max(0.0, _correlation(scores[both, k], old[:, k]))
                 stability[k] = (_STABILITY_WORTH * stability[k] + len(both) * seen) / (
                     _STABILITY_WORTH + len(both)
@@ -183,11 +260,19 @@ def _known_reliability(cohort: Cohort, rung: Rung, names: Sequence[str]) -> floa
     return max(0.0, 1.0 - noise / variance) if variance > 0 else 0.0
 
 
-def relative_reliability(stability: Floats) -> Floats:
-    """Reliability of each signal, relative to the most reliable one."""
-    reliability: Floats = (1.0 / (1.02 - stability**2)) ** 2
-    relative: Floats = reliability / reliability.max()
-    return relative
+def weights_of(reliability: Floats, agreement: float) -> tuple[float, float]:
+    """Weights of objective and loss, in normal scores, that best predict what the objective measures.
+
+    Each signal is a true order and noise; reliability is the share of the true order in its variance, agreement the
+    correlation of the two true orders (classical test theory). A loss that contradicts the objective gets no weight.
+
+    Args:
+        reliability: (2,) of objective and loss, in (0, 1).
+        agreement: From -1 to 1.
+    """
+    a, (own, other) = max(0.0, agreement), reliability.tolist()
+    rest = 1.0 - a * a * own * other
+    return math.sqrt(own) * (1.0 - a * a * other) / rest, a * math.sqrt(other) * (1.0 - own) / rest
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,5 @@
-"""Normal scores, and which signals order final results: a pairwise logistic model with a prior, and rank correlation.
-
-Pairs of finished trials are compared, not their values. Trials finish because their early signals were good; that
-selection leaves comparisons between them fair, but would bias a regression on the values. With numpy alone: importing
-scipy.special takes a second, and its last digits differ from those that recorded decisions rest on.
+"""The normal distribution and normal scores, with numpy alone: importing scipy.special takes a second, and its last
+digits differ from those that recorded decisions rest on.
 """
 
 from __future__ import annotations
@@ -56,49 +53,35 @@ def normal_scores(values: Any) -> Floats:
     return out
 
 
-def fit_weights(features: Floats, values: Floats, prior: Floats, strength: float) -> Floats:
-    """Weights under which ``features @ weights`` orders the finals, pulled towards ``prior``.
+SCORE_GRID = np.linspace(-4.0, 4.0, 81)
+"""Standard scores over which unknown places are averaged."""
 
-    Args:
-        features: (n, k), on the scale of normal scores.
-        values: (n,) final objectives, larger is better.
-        prior: (k,) weights to start from.
-        strength: Inverse variance of the prior, about the number of trials that it is worth.
+
+@lru_cache(maxsize=128)
+def _place_weights(n: int) -> Floats:
+    rank = 0.5 * np.arange(2, 2 * n + 1)[:, None]
+    below = cdf(SCORE_GRID)
+    log = (rank - 1.0) * np.log(below) + (n - rank) * np.log(1.0 - below + 1e-12) - 0.5 * SCORE_GRID**2
+    weights = np.exp(log - log.max(axis=1, keepdims=True))
+    shares: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return shares
+
+
+def place_weights(values: Any) -> Floats:
+    """Where each of n values lies in the population that all were drawn from: an order statistic, known by rank alone.
 
     Returns:
-        (k,) weights; the prior when there are no unequal pairs.
+        (n, g) probabilities over `SCORE_GRID`; the whole population for NaN, and where all values are equal.
     """
-    i, j = _pairs(len(values))
-    sign = np.sign(values[i] - values[j])
-    keep = sign != 0
-    delta = (features[i] - features[j])[keep] * sign[keep][:, None]
-    weights = prior.copy()
-    if not len(delta):
-        return weights
-    share = len(values) / len(delta)  # the pairs of n trials hold no more information than n trials
-    ridge = strength * np.eye(len(prior))
-    for _ in range(8):
-        miss = 1.0 / (1.0 + np.exp(np.clip(delta @ weights, -30.0, 30.0)))
-        gradient = strength * (weights - prior) - share * (delta.T @ miss)
-        curvature = share * (delta.T * (miss * (1.0 - miss))) @ delta + ridge
-        step = np.linalg.solve(curvature, gradient)
-        weights = weights - step
-        if float(np.abs(step).max()) < 1e-4:
-            break
-    return weights
-
-
-def rank_correlation(scores: Floats, values: Floats) -> float:
-    """Correlation of the normal pair behind two rankings: sin(pi/2 * Kendall's tau-a), in [-1, 1]."""
-    i, j = _pairs(len(values))
-    if not len(i):
-        return 0.0
-    tau = float(np.mean(np.sign(scores[i] - scores[j]) * np.sign(values[i] - values[j])))
-    return math.sin(math.pi / 2 * tau)
-
-
-@lru_cache(maxsize=256)
-def _pairs(n: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Positions of all pairs among n."""
-    i, j = np.triu_indices(n, 1)
-    return i, j
+    data = np.asarray(values, dtype=float)
+    whole = np.exp(-0.5 * SCORE_GRID**2)
+    out = np.tile(whole / whole.sum(), (len(data), 1))
+    seen = np.isfinite(data)
+    n = int(seen.sum())
+    if n < 2 or np.ptp(data[seen]) == 0:
+        return out
+    own = data[seen]
+    ordered = np.sort(own)
+    twice_rank = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    out[seen] = _place_weights(n)[twice_rank - 1]
+    return out

@@ -31,7 +31,7 @@ class TrialRecord:
         p_flagged: Its probability of ending in the top fraction when it was flagged.
         lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
-        judged_on: Number of snapshots at its rungs when it was last judged; see `Cohort.has_news`.
+        judged_on: What was known when it was last judged; see `Cohort.has_news`.
         snapshots: By rung; a rung at which the trial was not eligible has none.
         reached: All rungs it has reached, judged there or not.
         losses: Its last losses by validation set.

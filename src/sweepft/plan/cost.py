@@ -23,13 +23,13 @@ from sweepft.spec import SweepSpec, is_hub_id
 
 SAVED: Final[Mapping[str, tuple[float, float]]] = {
     "none": (0.0, 0.0),
-    "calibrated": (0.41, 0.63),
+    "calibrated": (0.12, 0.42),
     "median": (0.45, 0.63),
     "recipe": (0.36, 0.55),
     "asha": (0.66, 0.78),
 }
-"""Lowest and highest share of compute saved by each rule over three kinds of public curves, with four slots and, for
-``calibrated``, 5% audits. Source: benchmarks/results/stopping.md; a test compares the two."""
+"""Lowest and highest share of compute saved by each rule over kinds of recorded curves, in sweeps of about 20 runs on
+four slots. Sources: benchmarks/results/stopping.md, and calibration.md for ``calibrated``; tests compare them."""
 
 _STEP_BYTES = 150  # of one step in the ledger, measured on demo runs
 

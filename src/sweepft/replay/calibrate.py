@@ -2,28 +2,23 @@
 
 Conformal risk control (Angelopoulos et al., 2022): the rule is replayed over the prior sweeps at rising levels, and the
 largest one is taken at which (n * mean false stops + 1) / (n + 1) stays within the bound. A new sweep, drawn as those
-were, then loses no more than that share of its top trials on average. With twenty sweeps or more, weights and
-correlations are learned too, and each sweep is replayed with those learned from the other half (so the bound is, as in
-cross-validation, that of a rule learned from half as much).
+were, then loses no more than that share of its top trials on average. Sweeps that share experiments, data or code are
+not drawn one by one: they are one *cluster*, and clusters are counted.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from sweepft.early_stopping import CalibratedRule, Calibration, EarlyStopper, Rule, parse_rungs
+from sweepft.early_stopping import CalibratedRule, Calibration, EarlyStopper
 from sweepft.early_stopping.rungs import RungSpec
-from sweepft.early_stopping.signal_model import DEFAULT_WEIGHTS
-from sweepft.early_stopping.signals import signal_table
-from sweepft.early_stopping.statistics import fit_weights, rank_correlation
 from sweepft.errors import ReplayError
-from sweepft.replay.clock import Outcome, replay_study
-from sweepft.replay.curves import Floats, Study, count_reasons
+from sweepft.replay.clock import replay_study
+from sweepft.replay.curves import Study, count_reasons
 from sweepft.replay.policies import EarlyStopperPolicy
 from sweepft.replay.score import top_runs
 
@@ -43,8 +38,9 @@ def calibrate(
     orders: int = 3,
     group: int = 24,
     seed: int = 0,
+    cluster: Callable[[Study], str] = lambda study: study.name,
 ) -> Calibration | None:
-    """The calibration that prior sweeps allow; None when they are too few (fewer than 1 / max_false_stop_rate - 1).
+    """The calibration that prior sweeps allow; None when there are fewer than 1 / max_false_stop_rate - 1 clusters.
 
     Args:
         studies: Prior sweeps, all runs to the end, comparable with the new sweep as far as known.
@@ -56,35 +52,28 @@ def calibrate(
         orders: Random orders per sweep.
         group: Runs per replay; larger sweeps are sampled.
         seed: Of orders and samples.
+        cluster: Names the cluster of a sweep; by default each is one of its own.
 
     Raises:
         ReplayError: A sweep has too many runs whose result is not known: its top trials may be among them.
     """
-    if len(studies) + 1 < 1.0 / max_false_stop_rate:
-        return None
     for study in studies:
         _check_ends(study)
     replays = _Replays(top_fraction, rungs, min_steps, slots, orders, group, seed)
-    ranked = sorted(studies, key=lambda s: s.name)
-    halves = [ranked[::2], ranked[1::2]]
-    draft = Calibration(0.0, max_false_stop_rate, len(studies))
-    if len(halves[1]) < _LEARN_FROM:
-        folds = [(draft, ranked)]
-    else:
-        folds = [(replays.learn(learn, draft), test) for learn, test in (halves, halves[::-1])]
-        draft = replays.learn(ranked, draft)
-    level, worst, n = 0.0, 0.0, len(studies)
+    members: dict[str, list[Study]] = {}
+    for study in studies:
+        members.setdefault(cluster(study), []).append(study)
+    level, worst, n = 0.0, 0.0, len(members)
+    if n + 1 < 1.0 / max_false_stop_rate:
+        return None
     for candidate in LEVELS:
-        risks = [
-            replays.false_stop_rate(study, replace(fold, level=candidate))
-            for fold, test in folds
-            for study in test
-        ]
+        draft = Calibration(candidate, max_false_stop_rate, n)
+        risks = [np.mean([replays.false_stop_rate(s, draft) for s in own]) for own in members.values()]
         worst = max(worst, float(np.mean(risks)))
         if (n * worst + 1.0) / (n + 1.0) > max_false_stop_rate:
             break
         level = candidate
-    return replace(draft, level=level)
+    return Calibration(level, max_false_stop_rate, n)
 
 
 def _check_ends(study: Study) -> None:
@@ -113,18 +102,6 @@ class _Replays:
     group: int
     seed: int
 
-    def _replay(self, study: Study, rule: Rule | None, slots: int) -> tuple[EarlyStopper, Outcome]:
-        stopper = EarlyStopper(
-            rule=rule,
-            rungs=self.rungs,
-            budget=study.budget,
-            mode=study.mode,
-            min_steps=self.min_steps,
-            divergence_check=False,
-        )
-        order = range(len(study.runs))
-        return stopper, replay_study(study, EarlyStopperPolicy(stopper), slots=slots, order=order)
-
     def false_stop_rate(self, study: Study, calibration: Calibration) -> float:
         """Mean share of the top runs that the rule stops."""
         lost = []
@@ -135,36 +112,16 @@ class _Replays:
                 max_false_stop_rate=calibration.max_false_stop_rate,
                 calibration=calibration,
             )
-            _, outcome = self._replay(picked, rule, self.slots)
+            stopper = EarlyStopper(
+                rule=rule,
+                rungs=self.rungs,
+                budget=study.budget,
+                mode=study.mode,
+                min_steps=self.min_steps,
+                divergence_check=False,
+            )
+            policy = EarlyStopperPolicy(stopper)
+            outcome = replay_study(picked, policy, slots=self.slots, order=range(len(picked.runs)))
             top = top_runs(picked, self.top_fraction)
             lost.append(sum(outcome.runs[r].status != "completed" for r in top) / max(1, len(top)))
         return float(np.mean(lost))
-
-    def learn(self, studies: Sequence[Study], draft: Calibration) -> Calibration:
-        """The draft with weights of the signals over all rungs, and the correlation at each fraction rung."""
-        tables: dict[float, list[tuple[Floats, Floats]]] = {}
-        for study in studies:
-            picked = study.sample(self.group, self.seed)
-            stopper, _ = self._replay(picked, None, slots=len(picked.runs))
-            values = dict(zip((r.run_id for r in picked.runs), picked.values.tolist(), strict=True))
-            for rung in parse_rungs(self.rungs):
-                names = [n for n in stopper.cohort.names_at(rung) if values[n] > -math.inf]
-                if rung.fraction is None or len(names) < 4:
-                    continue
-                scores = signal_table(stopper.cohort, rung, names).scores
-                results = np.array([values[n] for n in names])
-                tables.setdefault(rung.fraction, []).append((scores, results))
-        fits = [
-            fit_weights(scores, results, np.array(DEFAULT_WEIGHTS), strength=1.0)
-            for pairs in tables.values()
-            for scores, results in pairs
-        ]
-        if not fits:
-            return draft
-        weights = np.mean(fits, axis=0)
-        weights = weights / max(1e-9, float(np.abs(weights).max()))
-        rho = tuple(
-            (fraction, max(0.02, float(np.mean([rank_correlation(s @ weights, r) for s, r in pairs]))))
-            for fraction, pairs in sorted(tables.items())
-        )
-        return replace(draft, rho=rho, weights=tuple(float(w) for w in weights))

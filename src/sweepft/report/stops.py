@@ -31,9 +31,9 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         on after a pause; ``audits``: P(top | flagged), see `_audits`; ``false_stops``: P(flagged | top), see
         `_false_stops`; ``by_basis``: trials stopped and time saved (in the unit of the cost) by the basis of the
         rule's level, ``none`` for rules without a bound; ``patience``: trials that it ``ended``, completed, and the
-        time ``saved`` (in the unit of the cost), None where the spec sets none; ``divergence_check``: whether it was
-        ``on``, how many trials it ``ended``, and why it ``stood_down`` (``{trial_id, step, reason}``, None where it
-        did not).
+        time ``saved`` (in the unit of the cost), None where the spec sets none; ``tied``: trials that were not flagged
+        because they differ from the top by no more than noise; ``divergence_check``: whether it was ``on``, how many
+        trials it ``ended``, and why it ``stood_down`` (``{trial_id, step, reason}``, None where it did not).
     """
     stopped = [t for t in trials if t["status"] == "stopped"]
     by_rule = Counter(str((t["stop"] or {}).get("rule") or "not recorded") for t in stopped)
@@ -50,6 +50,7 @@ def stop_summary(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, A
         "false_stops": false_stops,
         "by_basis": _by_basis(sweep, trials),
         "patience": _patience(sweep, trials),
+        "tied": sum(_tied(sweep.trials[t["trial_id"]]) for t in trials),
         "divergence_check": _divergence_check(sweep),
     }
 
@@ -162,6 +163,12 @@ def _by_basis(sweep: SweepState, trials: list[dict[str, Any]]) -> dict[str, dict
         row["stopped"] += 1
         row["saved"] += t["saved_seconds"] * (t["gpus"] or 1.0)
     return found
+
+
+def _tied(trial: TrialState) -> bool:
+    """Whether noise alone kept the rule from flagging the trial, to the end."""
+    decided = [d.get("evidence") for d in trial.decisions if d.get("rung") is not None]
+    return _flagged_by(trial) is None and any(isinstance(e, dict) and bool(e.get("tied")) for e in decided)
 
 
 def _flagged_by(trial: TrialState) -> dict[str, Any] | None:

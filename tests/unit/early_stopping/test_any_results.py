@@ -97,7 +97,7 @@ def test_scheduler__an_odd_value_ends_no_sweep_and_no_trial(key: str, value: Any
         plain = {"loss": 2.0 + i + 1 / n, "grad_norm": 1.0, "step": n}
         return {**plain, key: value} if i == 0 and (always or n == 7) else plain
 
-    done = sweep(s, results)
+    done = sweep(s, results, trials=9)
     assert done[0] == 100
     assert min(done[1:]) < 100, "the others are judged all the same"
     assert not any("error" in message for message in s.warnings)
@@ -261,7 +261,7 @@ ASHA = [
 def test_scheduler__understands_the_arguments_of_asha(make: Any, arguments: dict[str, Any]) -> None:
     """Trainables that never end by themselves end at ``max_t``, and nothing ends before ``grace_period``."""
     s = make(metric="eval_loss", mode="min", **arguments)
-    done = sweep(s, iterations=300, trials=10)
+    done = sweep(s, iterations=300, trials=12)
     assert max(done) == arguments["max_t"]
     assert done[0] == arguments["max_t"]
     assert min(done) < arguments["max_t"]

@@ -24,7 +24,7 @@ from sweepft.early_stopping import (
 )
 from sweepft.early_stopping.audit import audit_result, is_audited
 from sweepft.early_stopping.signals import relative_norms, signal_table
-from sweepft.early_stopping.statistics import cdf, fit_weights, normal_scores, rank_correlation
+from sweepft.early_stopping.statistics import cdf, normal_scores
 from sweepft.errors import PriorSweepsError
 
 RUNGS = (0.1, 0.25, 0.5)
@@ -39,20 +39,35 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
 
 
 @pytest.mark.parametrize(
-    ("rows", "stopped"),
+    ("rows", "finished", "stopped"),
     [
-        ([(1.0, 1.0)], 0),
-        ([(1.0, 1.0)] * 8, 0),  # ties say nothing
-        ([(None, None)] * 8, 0),
-        ([(1.0 + i, None) for i in range(8)], 4),
-        ([(None, 1.0 + i) for i in range(8)], 4),
-        ([(1.0 + i, 1.0 + i) for i in range(8)], 4),
-        ([(8.0 - i, 8.0 - i) for i in range(8)], 0),  # each one is the best so far
-        ([(1.0, 1.0), (1.1, 1.1), (9.0, 9.0)], 0),  # too few peers
+        ([(1.0, 1.0)], 0, 0),
+        ([(1.0, 1.0)] * 8, 0, 0),  # ties say nothing
+        ([(None, None)] * 8, 0, 0),
+        ([(1.0 + i, 1.0 + i) for i in range(7)], 0, 0),  # nothing has finished
+        ([(1.0 + i, 1.0 + i) for i in range(12)], 0, 2),  # but many stand side by side: prior belief
+        ([(None, 1.0 + i) for i in range(12)], 0, 0),  # not by loss alone
+        ([(None, 1.0 + i) for i in range(12)], 1, 0),
+        ([(1.0 + i, 1.0 + i) for i in range(12)], 6, 8),  # finished trials confirm the prior
+        ([(1.0 + i, None) for i in range(12)], 6, 6),
+        ([(1.0 + i, 1.0 + i) for i in range(12)], -6, 2),  # they contradict it: low is bad
+        ([(None, 1.0 + i) for i in range(12)], 3, 2),  # an objective that is known at the end only
+        ([(None, 1.0 + i) for i in range(12)], 6, 7),
+        ([(None, 1.0 + i) for i in range(12)], -6, 5),  # here a high loss is good
+        ([(1.0 - i, 1.0 - i) for i in range(12)], 0, 0),  # each one is the best so far
+        ([(1.0, 1.0), (1.1, 1.1), (9.0, 9.0)], 0, 0),  # too few peers
     ],
 )
-def test_calibrated__flags_the_least_likely_at_one_rung(rows: list[tuple[Any, Any]], stopped: int) -> None:
+def test_calibrated__flags_as_far_as_evidence_goes(
+    rows: list[tuple[Any, Any]], finished: int, stopped: int
+) -> None:
+    """Before the others, so many trials finish in the order of their signals, or (negative) in the opposite one."""
     r = early_stopper(rungs=(0.1,))
+    for i in range(abs(finished)):
+        shown = 2.0 + i if rows[0][0] is not None else None
+        r.add(f"f{i}")
+        r.report(f"f{i}", at(10, metric=shown, loss=2.0 + i))
+        r.complete(f"f{i}", at(100, metric=2.0 + i if finished > 0 else -2.0 - i))
     for i, (metric, loss) in enumerate(rows):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=metric, loss=loss))
@@ -60,6 +75,98 @@ def test_calibrated__flags_the_least_likely_at_one_rung(rows: list[tuple[Any, An
     for v in r.decisions:
         json.dumps(v.to_row(), allow_nan=False)
         assert v.reason
+
+
+@pytest.mark.parametrize(
+    ("finished", "objective", "rests_on", "waits"),
+    [
+        (0, True, "prior belief", True),
+        (1, False, "prior belief", True),
+        (5, True, "5 finished trials", False),
+        (5, False, "5 finished trials", False),
+    ],
+)
+def test_calibrated__says_what_a_decision_rests_on(
+    finished: int, objective: bool, rests_on: str, waits: bool
+) -> None:
+    r = early_stopper(rungs=(0.1,))
+    for i in range(6):
+        r.add(f"t{i}")
+        decisions = r.report(f"t{i}", at(10, metric=9.0 - i if objective else None, loss=9.0 - i))
+        if i < finished:
+            r.complete(f"t{i}", at(100, metric=9.0 - i))
+    assert decisions[-1].evidence["rests_on"] == rests_on
+    assert ("needed" in decisions[-1].reason) is waits
+
+
+@pytest.mark.parametrize("finals", ["seeds", "noise"])
+def test_calibrated__loses_no_more_than_asked_where_nothing_can_be_known(finals: str) -> None:
+    """Signals persist from rung to rung, but results are drawn independently of them."""
+    lost = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        r = early_stopper()
+        results = rng.normal(size=20)
+        top = set(np.argsort(results)[:4].tolist())
+        for wave in range(5):
+            running = list(range(4 * wave, 4 * wave + 4))
+            shown = rng.normal(size=20)
+            for step in (10, 25, 50):
+                for i in list(running):
+                    r.add(f"t{i}", {"lr": 1e-4, "seed": i} if finals == "seeds" else {"lr": float(i)})
+                    decided = r.report(f"t{i}", at(step, metric=float(shown[i]), loss=float(shown[i])))
+                    if decided and decided[-1].ends_trial:
+                        running.remove(i)
+            for i in running:
+                r.complete(f"t{i}", at(100, metric=float(results[i])))
+        lost.append(np.mean([f"t{i}" not in r.cohort.finals for i in top]))
+    assert np.mean(lost) <= (0.0 if finals == "seeds" else 0.15)
+
+
+@pytest.mark.parametrize(
+    ("error", "configs", "flagged"),
+    [
+        (0.0, lambda i: {"lr": i}, True),
+        (0.1, lambda i: {"lr": i}, True),  # the last one differs by much more
+        (2.0, lambda i: {"lr": i}, False),
+        (0.0, lambda i: {"lr": 1.0, "seed": i}, False),  # they differ in nothing
+        (0.0, lambda i: {"lr": i // 2 % 2, "seed": i}, False),  # repeats differ as much
+        (0.0, lambda i: {}, True),  # what is not known is no repeat
+    ],
+)
+def test_calibrated__does_not_flag_ties(error: float, configs: Any, flagged: bool) -> None:
+    r = early_stopper(CalibratedRule(objective_error=error), rungs=(0.1,))
+    for i in range(18):  # every other one is worse by 1; the first six show noise, and that the order holds
+        value = 1.0 + i % 2 + 0.01 * i
+        r.add(f"t{i}", configs(i))
+        r.report(f"t{i}", at(10, metric=value, loss=value))
+        if i < 6:
+            r.complete(f"t{i}", at(100, metric=value))
+    stopped = [d.trial_id for d in r.decisions if d.action == "stop"]
+    assert bool({f"t{i}" for i in range(6, 18)} & set(stopped)) is flagged
+    assert flagged or any(d.evidence.get("tied", False) for d in r.decisions)
+
+
+def test_calibrated__a_flag_counts_where_it_was_and_at_later_rungs() -> None:
+    """A trial that was stopped has used up its share, however it ranks at later rungs of the others."""
+    r = early_stopper(rungs=(0.1, 0.5))
+    for i in range(18):
+        r.add(f"t{i}")
+        r.report(f"t{i}", at(10, metric=1.0 + i, loss=1.0 + i))
+        if i < 5:
+            r.complete(f"t{i}", at(100, metric=1.0 + i))
+    (rung, later) = parse_rungs([0.1, 0.5])
+    out = [t for t in r.cohort.trials.values() if t.status == "stopped"]
+    assert out
+    rule = CalibratedRule()
+    for name in (t.trial_id for t in r.cohort.trials.values() if t.status == "running"):
+        r.take(name, at(50, metric=1.0, loss=1.0))
+    names = r.cohort.names_at(later)
+    estimate = rule._estimate(r.cohort, later, names)
+    before = rule._cumulative_risk(r.cohort, later, estimate, 0)
+    spent = rule._spent(r.cohort, rung)
+    assert spent > 0
+    assert before >= spent / (0.2 * estimate.ranked)
 
 
 def test_calibrated__evidence_holds_each_signal() -> None:
@@ -71,8 +178,10 @@ def test_calibrated__evidence_holds_each_signal() -> None:
         r.add(f"t{i}", {"learning_rate": 0.1 * (i + 1)})
         r.report(f"t{i}", at(10, metric=1.0 + i, loss=9.0 - i, norm=None))
     evidence = r.decisions[-1].evidence
-    assert evidence["signals"].keys() == evidence["weights"].keys()
     assert evidence["signals"] == {"objective": -1.5341, "loss": 1.5341, "grad_norm": 0.0}
+    assert (
+        evidence["weights"]["loss"] < 0.1 < evidence["weights"]["objective"]
+    )  # it contradicts the objective, which decides
 
 
 def start_sweep(
@@ -129,38 +238,36 @@ def test_calibrated__stops_less_where_signals_predict_nothing() -> None:
     assert len(uninformative.finals) > len(informative.finals)
 
 
-def test_calibrated__learns_weight_and_sign_of_the_gradient_norm() -> None:
-    """Here high gradient norms are good: the paper's direction is not assumed."""
-    r = start_sweep(1, 60, useful=False)
-    fresh = start_sweep(1, 2, useful=False)
-    learned = r.summary()["rule_summary"]["learned"]["10%"]["weights"]["grad_norm"]
-    assert fresh.summary()["rule_summary"]["learned"]["10%"]["weights"]["grad_norm"] == 0.0
-    assert learned < -0.1  # the score of a low norm counts against a trial
-
-
-def test_calibrated__learns_covariates() -> None:
-    r = start_sweep(2, 60, useful=False, covariates=("learning_rate",))
-    weights = r.summary()["rule_summary"]["learned"]["10%"]["weights"]
-    assert weights["learning_rate"] < -0.1  # the objective grows with it, and less is better
+@pytest.mark.parametrize("key", ["grad_norm", "learning_rate"])
+def test_calibrated__learns_the_sign_of_gradient_norm_and_covariates(key: str) -> None:
+    """The loss says nothing. High gradient norms, or low rates, are good: the paper's direction is not assumed."""
+    norms, covariates = key == "grad_norm", ("learning_rate",) if key == "learning_rate" else ()
+    informed = start_sweep(1, 40, useful=False, norms=norms, covariates=covariates)
+    ignorant = start_sweep(1, 40, useful=False, norms=False)
+    nothing = [r.summary()["rule_summary"]["learned"]["10%"]["uninformative"] for r in (informed, ignorant)]
+    assert nothing[0] < 0.01 < nothing[1]
+    assert informed.summary()["trials_saved"] > ignorant.summary()["trials_saved"]
 
 
 def test_calibrated__is_conformal_with_enough_audited_top_trials() -> None:
     small = start_sweep(3, 24, audit=0.3).summary()
     assert (small["rule_summary"]["basis"], small["rule_summary"]["certified"]) == ("heuristic", False)
-    large = start_sweep(3, 300, audit=0.3).summary()
+    large = start_sweep(3, 130, audit=0.5).summary()
     assert (large["rule_summary"]["basis"], large["rule_summary"]["certified"]) == ("conformal", True)
-    assert large["audits"]["audited"] > 30
+    assert large["audits"]["audited"] > 15
     json.dumps(large, allow_nan=False)
 
 
-def test_calibrated__takes_level_weights_and_correlation_from_prior_sweeps() -> None:
-    prior_sweeps = Calibration(0.03, 0.10, 40, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.2, -0.3))
+def test_calibrated__takes_its_level_from_prior_sweeps() -> None:
+    prior_sweeps = Calibration(0.03, 0.10, 40)
     again = Calibration.from_dict(json.loads(json.dumps(prior_sweeps.to_dict())))
     assert again == prior_sweeps
     r = early_stopper(make_rule("calibrated", prior_sweeps=prior_sweeps.to_dict()))  # type: ignore[arg-type]
     for i in range(10):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=float(i), loss=float(i)))
+        if i < 5:
+            r.complete(f"t{i}", at(100, metric=float(i)))
     evidence = r.decisions[-1].evidence
     assert (evidence["basis"], evidence["level"]) == ("prior_sweeps", 0.03)
     with raises(ValueError, "prior_sweeps"):
@@ -176,17 +283,18 @@ def test_calibrated__takes_level_weights_and_correlation_from_prior_sweeps() -> 
         {"top_fraction": 1.0},
         {"max_false_stop_rate": 0.0},
         {"max_false_stop_rate": 2.0},
+        {"objective_error": -0.1},
+        {"objective_error": math.nan},
     ],
 )
-def test_calibrated__refuses_shares_outside_0_to_1(kw: dict[str, float]) -> None:
+def test_calibrated__refuses_wrong_arguments(kw: dict[str, float]) -> None:
     with raises(ValueError, *kw):
         CalibratedRule(**kw)
 
 
 def test_calibrated__compares_with_a_bounded_number_of_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of a decision must not grow with the sweep."""
-    from sweepft.early_stopping import calibrated
-    from sweepft.early_stopping import signals as trust
+    from sweepft.early_stopping import signals
 
     sizes = []
 
@@ -195,11 +303,10 @@ def test_calibrated__compares_with_a_bounded_number_of_peers(monkeypatch: pytest
         return signal_table(cohort, rung, names, *args, **kw)
 
     r = early_stopper(rungs=(0.1,))
-    for i in range(1200):
+    for i in range(600):
         r.add(f"t{i}")
-        if i == 1190:
-            for module in (calibrated, trust):
-                monkeypatch.setattr(module, "signal_table", counted)
+        if i == 590:
+            monkeypatch.setattr(signals, "signal_table", counted)
         r.report(f"t{i}", at(10, metric=float(i % 97), loss=float(i % 89)))
     assert len(sizes) >= 10
     assert 150 <= max(sizes) <= 202
@@ -310,16 +417,6 @@ def test_signal_table__averages_objectives() -> None:
     assert scores[0] > scores[1]
 
 
-@settings(deadline=None, max_examples=60)
-@given(bound=st.floats(0.001, 0.999))
-def test_calibrated__heuristic_level_lies_between_bound_and_1(bound: float) -> None:
-    r = early_stopper(CalibratedRule(max_false_stop_rate=bound))
-    r.add("t0")
-    r.report("t0", at(10, metric=1.0))
-    level = r.summary()["rule_summary"]["level"]
-    assert bound < level < 1.0
-
-
 @pytest.mark.parametrize("same_order", [True, False])
 def test_signal_table__pairs_losses_by_block_of_one_data_order(same_order: bool) -> None:
     """The hard block hits everyone alike; only pairing shows that t0 is the better one."""
@@ -349,15 +446,3 @@ def test_normal_scores__keep_order_and_balance(values: list[float]) -> None:
             elif data[i] == data[j]:
                 assert scores[i] == scores[j]
     assert cdf(0.0) == pytest.approx(0.5)
-
-
-def test_fit_weights__follow_pairs_and_stay_at_the_prior_without() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.normal(size=(40, 2))
-    prior = np.array([0.0, 1.0])
-    weights = fit_weights(features, features[:, 0], prior, strength=1.0)
-    assert weights[0] > 1.0 > abs(weights[1])
-    assert (fit_weights(features[:1], np.array([1.0]), prior, 1.0) == prior).all()
-    assert (fit_weights(features, np.zeros(40), prior, 1.0) == prior).all()
-    assert rank_correlation(features[:, 0], features[:, 0]) == pytest.approx(1.0)
-    assert rank_correlation(features[:, 0], -features[:, 0]) == pytest.approx(-1.0)

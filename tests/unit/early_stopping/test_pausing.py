@@ -79,9 +79,11 @@ def test_pause__a_resumed_trial_may_be_paused_again_or_end() -> None:
 def test_paused_trials__the_likeliest_is_first_at_its_price() -> None:
     r = paused(8)
     r.report("t5", at(40, 0.5))
-    assert [p.trial_id for p in r.paused_trials()] == ["t3", "t4", "t6", "t7"]
-    first, *_, last = r.paused_trials()
-    assert first.p_top > last.p_top
+    found = r.paused_trials()
+    assert {p.trial_id for p in found} == {"t3", "t4", "t6", "t7"}
+    assert found == sorted(found, key=lambda p: -p.p_top)
+    first, last = found[0], found[-1]
+    assert (first.trial_id, first.p_top > last.p_top) == ("t3", True)
     assert (first.price, first.needed) == (0.9, pytest.approx(0.18))
     assert {p.price for p in r.paused_trials(from_scratch=True)} == {1.0}
     r.give_up("t3")

@@ -1,4 +1,4 @@
-"""How far signals are trusted before any trial has ended."""
+"""How far training loss is trusted beside the objective, and what persistence of ranks is worth."""
 
 from __future__ import annotations
 
@@ -6,26 +6,24 @@ from typing import Any
 
 import pytest
 
-from sweepft.early_stopping import CalibratedRule, Calibration, EarlyStopper, make_report
+from sweepft.early_stopping import CalibratedRule, EarlyStopper, make_report
 
 TRIALS = 16
 
 
-def judged(losses: Any, *, config: Any = None, calibration: Calibration | None = None) -> dict[str, Any]:
-    """What was known when the last of 16 trials reached its rungs; its objective is the worst."""
+def judged(
+    losses: Any, *, config: Any = None, objectives: Any = None, trials: int = TRIALS
+) -> dict[str, Any]:
+    """What was known at the first rung when all of 16 trials have been at both."""
     r = EarlyStopper(
-        rule=CalibratedRule(calibration=calibration),
-        rungs=(0.1, 0.25),
-        budget=100,
-        mode="min",
-        divergence_check=False,
+        rule=CalibratedRule(), rungs=(0.1, 0.25), budget=100, mode="min", divergence_check=False, audit=1.0
     )
     for step in (10, 25):
-        for i in range(TRIALS):
+        for i in range(trials):
             r.add(f"t{i}", config(i) if config else {})
-            loss = losses(i)
-            r.report(f"t{i}", make_report(step=[step], progress=[step], loss=[loss], metric=2.0 + i))
-    evidence: dict[str, Any] = next(v for v in r.decisions if v.trial_id == f"t{TRIALS - 1}").evidence
+            objective = 2.0 + i if objectives is None else objectives(step, i)
+            r.report(f"t{i}", make_report(step=[step], progress=[step], loss=[losses(i)], metric=objective))
+    evidence: dict[str, Any] = r.rule.summary(r.cohort)["learned"]["10%"]
     return evidence
 
 
@@ -41,15 +39,15 @@ def opposite(i: int) -> float:
     return 30.0 - i
 
 
-def test_agreement__lowers_correlation_and_level() -> None:
-    """The loss counts as far as, and in the direction in which, it goes with the objective."""
+def test_agreement__the_objective_decides() -> None:
+    """The loss counts as far as it goes with the objective, and not at all against it."""
     full, some, against = judged(alike), judged(mixed), judged(opposite)
     assert full["agreement"] == 1.0
     assert abs(some["agreement"]) < 0.7
     assert against["agreement"] < some["agreement"]
-    assert full["correlation"] > some["correlation"]
-    assert full["level"] > some["level"] > 0.10
-    assert full["weights"]["loss"] > some["weights"]["loss"]
+    weights = [found["weights"]["loss"] for found in (full, some, against)]
+    assert weights[0] > weights[1] >= weights[2] == 0.0
+    assert full["weights"]["objective"] > 0
 
 
 def test_agreement__is_full_where_a_signal_is_missing() -> None:
@@ -58,12 +56,22 @@ def test_agreement__is_full_where_a_signal_is_missing() -> None:
 
 @pytest.mark.parametrize("key", ["dropout", "lora_dropout", "label_smoothing", "neftune_noise_alpha"])
 def test_agreement__prior_is_lower_with_shifted_losses(key: str) -> None:
-    same = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1})
-    shifted = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1 * (i % 2)})
+    same = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1}, trials=5)
+    shifted = judged(alike, config=lambda i: {"lr": 0.1 * i, key: 0.1 * (i % 2)}, trials=5)
     assert same["agreement"] == 1.0
     assert 0.4 < shifted["agreement"] < 1.0
 
 
-def test_agreement__does_not_correct_learned_correlations() -> None:
-    taught = Calibration(0.2, 0.1, 20, ((0.1, 0.5), (0.5, 0.7)), (1.0, 0.3, 0.0))
-    assert judged(mixed, calibration=taught)["agreement"] == 1.0
+def test_persistence__ranks_that_change_from_rung_to_rung_say_little() -> None:
+    kept = judged(lambda i: None)
+    shuffled = judged(lambda i: None, objectives=lambda step, i: float((7 * i) % TRIALS if step == 25 else i))
+    assert kept["persistence"] > 0.85
+    assert abs(shuffled["persistence"]) < 0.6
+    assert abs(shuffled["correlation"]) < 0.8 * kept["correlation"]
+
+
+def test_persistence__a_loss_counts_once_the_objective_has_followed_it() -> None:
+    """The objective is evaluated from the second rung on."""
+    seen = judged(alike, objectives=lambda step, i: 2.0 + i if step == 25 else None)
+    unrelated = judged(mixed, objectives=lambda step, i: 2.0 + i if step == 25 else None)
+    assert seen["persistence"] > 0.7 > abs(unrelated["persistence"])
