@@ -3,6 +3,7 @@
 Each error has a stable ``key`` that names what went wrong, for tests and programs; the text is for people and may
 change. Errors that list several problems have one key a problem: the dotted key of the spec, of the data file or of
 the command that is wrong. ``exit_code`` is what the command line exits with: 2 when the input is wrong, else 1.
+(Over 400 lines: a list of short classes; what can go wrong is read in one place.)
 """
 
 from __future__ import annotations
@@ -165,22 +166,15 @@ class EnvironmentFault(SweepftError):
         certain: False if no trial of the sweep has taken a step yet, so that the settings may be the cause after all.
         nodes: Ray's ids of the nodes of the ranks that failed; of all ranks where it is unknown which one did.
         control_failed: Whether another trial, which has trained before, could not start there either.
-        gpus: The GPU of the rank that failed, as of `TrialError`.
     """
 
     key = "environment"
 
     def __init__(
-        self,
-        message: str,
-        certain: bool = True,
-        nodes: Sequence[str] = (),
-        control_failed: bool = False,
-        gpus: Sequence[tuple[str, str]] = (),
+        self, message: str, certain: bool = True, nodes: Sequence[str] = (), control_failed: bool = False
     ) -> None:
         super().__init__(message)
         self.certain = certain
-        self.gpus = tuple(gpus)
         self.nodes = tuple(nodes)
         self.control_failed = control_failed
 
@@ -207,15 +201,12 @@ class TrialError(SweepftError):
         method: What the ranks were asked for; None outside them.
         ranks: The ranks that failed; empty where it is unknown which one did.
         nodes: Ray's ids of their nodes.
-        gpus: Of the one rank that failed, Ray's ids of its node and of its GPU; empty where it has none, where several
-            ranks failed, or where it is unknown which one did.
     """
 
     key = "trial"
     method: str | None = None
     ranks: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
-    gpus: tuple[tuple[str, str], ...] = ()
 
 
 class RankMismatch(TrialError):

@@ -35,6 +35,15 @@ def _mid_ranks(n: int) -> Floats:
     return np.array([dist.inv_cdf(k / (2 * n)) for k in range(1, 2 * n)])
 
 
+def _mid_rank_places(values: Floats) -> NDArray[np.intp]:
+    """(n,) the place of each value's mid-rank in 1, 1.5, 2 ... n, from 0."""
+    ordered = np.sort(values)
+    places: NDArray[np.intp] = (
+        np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") - 1
+    )
+    return places
+
+
 def normal_scores(values: Any) -> Floats:
     """Ranks of the finite values as normal quantiles of (rank - 1/2) / n, ties at their middle; NaN gets 0.
 
@@ -46,10 +55,7 @@ def normal_scores(values: Any) -> Floats:
     n = int(seen.sum())
     if n < 2:
         return out
-    own = data[seen]
-    ordered = np.sort(own)
-    twice_rank = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-    out[seen] = _mid_ranks(n)[twice_rank - 1]
+    out[seen] = _mid_ranks(n)[_mid_rank_places(data[seen])]
     return out
 
 
@@ -80,8 +86,5 @@ def place_weights(values: Any) -> Floats:
     n = int(seen.sum())
     if n < 2 or np.ptp(data[seen]) == 0:
         return out
-    own = data[seen]
-    ordered = np.sort(own)
-    twice_rank = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
-    out[seen] = _place_weights(n)[twice_rank - 1]
+    out[seen] = _place_weights(n)[_mid_rank_places(data[seen])]
     return out

@@ -229,7 +229,6 @@ class WorkerGroup:
             return call_all(self._ranks, method, timeout, *args, places=self.places, deadline=deadline)
         except TrialError as error:
             error.nodes = failed_nodes(error, self.nodes)
-            error.gpus = failed_gpus(error, self.places)
             raise
 
 
@@ -248,30 +247,12 @@ def failed_nodes(error: TrialError, nodes: Sequence[str]) -> tuple[str, ...]:
         error: Of a call of all ranks.
         nodes: Of each rank.
     """
-    return tuple(dict.fromkeys(nodes[rank] for rank in _blamed(error, len(nodes))))
-
-
-def failed_gpus(error: TrialError, places: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    """The GPU of the rank that failed, where it is one, with its node; see ``TrialError.gpus``.
-
-    Args:
-        error: Of a call of all ranks.
-        places: Of each rank, as ``Rank.where`` returns them.
-    """
-    ranks = _blamed(error, len(places))
-    if len(ranks) != 1:
+    if not nodes:
         return ()
-    place = places[ranks[0]]
-    return tuple((place["node"], gpu) for gpu in place.get("gpus", ()))
-
-
-def _blamed(error: TrialError, ranks: int) -> Sequence[int]:
-    """The ranks of which one, or each, is the cause."""
     of_one_rank = isinstance(error, RankDied | RankEnvironment | RankCannotWrite | RankOutOfMemory)
     between_ranks = error.method in ("prepare", "connect") and not of_one_rank
-    if between_ranks or not error.ranks:
-        return range(ranks)
-    return [rank for rank in error.ranks if rank < ranks]
+    ranks = range(len(nodes)) if between_ranks or not error.ranks else error.ranks
+    return tuple(dict.fromkeys(nodes[rank] for rank in ranks))
 
 
 def network_words(places: Sequence[Mapping[str, Any]]) -> str:

@@ -54,8 +54,8 @@ class Rank:
         faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
     def where(self) -> dict[str, Any]:
-        """This process's node (address, host name, Ray's id, CPUs), Ray's ids of its GPUs, pid, log file, the CPUs it
-        may run on, and the port of its listener.
+        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, and the port
+        of its listener.
         """
         import ray
 
@@ -67,7 +67,6 @@ class Rank:
             "port": self._listener.getsockname()[1],
             "host": socket.gethostname(),
             "node": ray.get_runtime_context().get_node_id(),
-            "gpus": [str(gpu) for gpu in ray.get_runtime_context().get_accelerator_ids().get("GPU", [])],
             "pid": os.getpid(),
             "log": self._log_file,
             "beats": str(self._beats) if self._beats else None,
