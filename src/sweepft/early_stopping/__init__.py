@@ -7,12 +7,13 @@ library and numpy only. Start with `rules` for a simple rule, with `early_stoppe
 from __future__ import annotations
 
 from sweepft.early_stopping.audit import AuditResult, clopper_pearson
-from sweepft.early_stopping.calibrated import CalibratedRule, Calibration
+from sweepft.early_stopping.calibrated import CalibratedRule
 from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.curve import Observation, Report, Snapshot, make_report
 from sweepft.early_stopping.decisions import BY_USER, PATIENCE, RuleDecision, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
 from sweepft.early_stopping.from_ledger import replay_state, restore_stopper
+from sweepft.early_stopping.level import Calibration
 from sweepft.early_stopping.pausing import PausedTrial
 from sweepft.early_stopping.prior_sweeps import PastAudits, PriorSweeps, PriorSweepsLike, read_prior_sweeps
 from sweepft.early_stopping.result_reader import set_losses, value_so_far

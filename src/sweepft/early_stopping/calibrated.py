@@ -6,46 +6,36 @@ rung to rung, and from the agreement of loss and objective. That gives each tria
 fraction. Trials are flagged from the least likely upwards as long as all flagged ones together, now and earlier, are
 expected to hold no more than ``max_false_stop_rate`` of the top trials. Before two trials have finished, none is
 flagged, unless eight have shown the objective side by side: then prior belief flags few. Where signals say nothing, all
-trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more.
-
-The basis of the level decides what may be claimed:
-
-- ``heuristic``: the rate itself. Where signals say nothing, the share of top trials lost is about the rate on average;
-  where they say something, nothing is guaranteed.
-- ``prior_sweeps``: set by conformal risk control on replays of prior sweeps: a new sweep like those loses no more than
-  ``max_false_stop_rate`` of its top trials on average.
-- ``conformal``: in a sweep with enough top trials of its own, run in full or audited: a top trial is flagged with
-  probability ``max_false_stop_rate`` at most, by its rank among them (p-values, weighted by inverse propensity).
+trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more. What may be
+claimed depends on the level's basis (see `sweepft.early_stopping.level`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.early_stopping.cohort import Cohort, FinishedTrials
+from sweepft.early_stopping.cohort import Cohort
 from sweepft.early_stopping.decisions import RuleDecision, too_few
 from sweepft.early_stopping.evidence import (
     CONFIRMED,
     FINISHED,
     PEERS_WITHOUT,
-    Hypotheses,
-    persistence,
     predict_residual,
     prior_correlation,
-    prior_hypotheses,
     repeat_noise,
 )
+from sweepft.early_stopping.level import Calibration, Level
 from sweepft.early_stopping.rungs import Rung
-from sweepft.early_stopping.signals import Agreement, Scores, main_scores
+from sweepft.early_stopping.signals import Scores
 from sweepft.early_stopping.statistics import SCORE_GRID, cdf, normal_scores, place_weights, quantile
+from sweepft.early_stopping.sweep_evidence import RungEvidence, SweepEvidence
 from sweepft.early_stopping.trial import TrialRecord
 
 Floats = NDArray[np.float64]
@@ -56,62 +46,6 @@ _RESULT_NOISE: Final = 1.0
 _OVERSTATED: Final = 3.0  # the normal model's risk, where signals tell, beside that seen on fine-tunes
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
 _OUT: Final = ("paused", "stopped", "diverged")
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A level learned from prior sweeps; made by `sweepft.replay.calibrate`, JSON-able.
-
-    Attributes:
-        level: The level that conformal risk control allows.
-        max_false_stop_rate: The bound it was made for.
-        sweeps: Number of prior sweeps.
-    """
-
-    level: float
-    max_false_stop_rate: float
-    sweeps: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return dict(self.__dict__)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
-        """The inverse of `to_dict`."""
-        return cls(float(data["level"]), float(data["max_false_stop_rate"]), int(data["sweeps"]))
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What is known at a rung.
-
-    Attributes:
-        hypotheses: Their correlations are those at the rung.
-        finished: Trials learned from.
-        persistence: Of the score, up to the rung at which finished trials were compared.
-        objective_seen: Whether the objective was seen early there.
-    """
-
-    hypotheses: Hypotheses
-    finished: int
-    persistence: float
-    objective_seen: bool
-
-    @property
-    def rests_on(self) -> str:
-        """What a decision rests on, in words."""
-        return f"{self.finished} finished trials" if self.finished >= 2 else "prior belief"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return {
-            "rests_on": self.rests_on,
-            "uninformative": round(self.hypotheses.nothing, 4),
-            "correlation": round(self.hypotheses.correlation, 4),
-            "persistence": round(self.persistence, 4),
-            "finished": self.finished,
-        }
 
 
 @dataclass(frozen=True)
@@ -134,7 +68,7 @@ class _Estimate:
     scores: Scores
     repeats: Sequence[int]
     ranked: int
-    evidence: _Evidence
+    evidence: RungEvidence
 
 
 class CalibratedRule:
@@ -185,12 +119,15 @@ class CalibratedRule:
             )
         self.top_fraction, self.max_false_stop_rate = top_fraction, max_false_stop_rate
         self.min_peers = max(1, min_peers)
-        self.covariates, self.audit, self.batch_key = tuple(covariates), audit, batch_key
-        self.calibration, self._level, self.objective_error = calibration, level, objective_error
-        self._finished = FinishedTrials(None)
-        self._own_level: float | None = None
-        self._agreement: Agreement | None = None
-        self._cache: tuple[Cohort | None, int, dict[Any, Any]] = (None, -1, {})
+        self.calibration, self.objective_error = calibration, objective_error
+        self._known = SweepEvidence(self.min_peers, covariates, batch_key)
+        self._level = Level(
+            top_fraction=top_fraction,
+            max_false_stop_rate=max_false_stop_rate,
+            audit=audit,
+            calibration=calibration,
+            given=level,
+        )
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
         """Flags a trial with a cumulative risk at or below the level in force."""
@@ -215,7 +152,7 @@ class CalibratedRule:
         if known.finished < CONFIRMED and not (known.objective_seen and peers >= PEERS_WITHOUT):
             reason = f"{known.finished} finished trials show what signals at {chosen.name} are worth"
             return RuleDecision(False, f"{reason} ({CONFIRMED} needed)", p_top, evidence)
-        basis, level = self._level_in_force(cohort)
+        basis, level = self._level.in_force(cohort)
         risk = self._cumulative_risk(cohort, chosen, estimate, own)
         evidence |= {"mass": round(risk, 6), "level": round(level, 6), "basis": basis}
         finished = f", {repeats} finished of its configuration" if repeats else ""
@@ -259,8 +196,8 @@ class CalibratedRule:
 
     def _estimate(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> _Estimate:
         """The estimate for these trials, all of which have been at the rung."""
-        scores = self._scores(cohort, rung, names)
-        known = self._evidence(cohort, rung, scores)
+        scores = self._known.scores(cohort, rung, names)
+        known = self._known.at(cohort, rung, scores)
         count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
         ranked = np.concatenate([scores.columns, np.full((count, scores.columns.shape[1]), -1e6)])
         ranks = np.stack([normal_scores(column) for column in ranked.T], axis=1)
@@ -280,72 +217,6 @@ class CalibratedRule:
             risks += each / (_OVERSTATED if rho > 0 else 1.0)
         return _Estimate(names, chances, risks, scores, repeats, len(ranked), known)
 
-    def _scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
-        return self._kept(cohort, (rung, *names), self._new_scores, cohort, rung, names)  # type: ignore[no-any-return]
-
-    def _new_scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
-        if self._agreement is None or self._agreement.of is not cohort:
-            self._agreement = Agreement(cohort, self.batch_key)
-        return main_scores(cohort, rung, names, self._agreement, self.covariates, self.batch_key)
-
-    def _evidence(self, cohort: Cohort, rung: Rung, scores: Scores) -> _Evidence:
-        """What is known at a rung; ``scores`` are those of trials there."""
-        later = [w for w in cohort.rungs() if w.kind == rung.kind and w.value >= rung.value]
-        done = {w: sum(t in cohort.at(w) for t in cohort.latest_finished(FINISHED)) for w in later}
-        compared = max((w for w in later if done[w] == max(done.values())), key=lambda w: w.value)
-        found, labels, seen, finished = self._kept(cohort, ("found", rung), self._found, cohort, rung)
-        if compared != rung:  # whether results can be known at all is one question for all rungs
-            nothing = self._kept(cohort, ("found", compared), self._found, cohort, compared)[0].nothing
-            found = found.with_nothing(nothing)
-        last = max(
-            (w for w in later if len(cohort.at(w)) > self.min_peers), key=lambda w: w.value, default=rung
-        )
-        kept = max(0.0, self._kept(cohort, (rung, last), self._persistence, cohort, rung, last))
-        here = [scores.labels.index(label) if label in scores.labels else -1 for label in labels]
-        column = np.array(here, dtype=np.intp)[found.signal]
-        most = np.where(column == 0, kept, np.where(column < 0, 0.0, 1.0))
-        known = Hypotheses(np.maximum(column, 0), np.clip(found.rho, -most, most), found.probability)
-        return _Evidence(known, finished, kept, seen)
-
-    def _found(self, cohort: Cohort, rung: Rung) -> tuple[Hypotheses, tuple[str, ...], bool, int]:
-        """What finished trials say of the signals at a rung, the signals' labels, whether the objective was seen there,
-        and the number of these trials.
-        """
-        there = [t for t in cohort.latest_finished(FINISHED) if t in cohort.at(rung)]
-        names = cohort.sample_at(rung)
-        names += [t for t in there if t not in set(names)]
-        scores = self._scores(cohort, rung, names)
-        prior = prior_hypotheses(prior_correlation(rung), len(scores.labels) - 1, scores.objective_seen)
-        ranks = np.stack([normal_scores(c) for c in scores.columns.T], axis=1)
-        places = {name: i for i, name in enumerate(names)}
-        finals = np.array([cohort.sign * cohort.finals[t] for t in there])
-        found = prior.given(ranks[[places[t] for t in there]], finals)
-        if len(there) < CONFIRMED and scores.objective_seen:
-            found = found.right_way_round()
-        return found, scores.labels, scores.objective_seen, len(there)
-
-    def _kept(self, cohort: Cohort, key: Any, make: Callable[..., Any], *args: Any) -> Any:
-        """What ``make`` returns, until the sweep changes: a decision asks for it at several rungs."""
-        if self._cache[:2] != (cohort, cohort.changes):
-            self._cache = (cohort, cohort.changes, {})
-        known = self._cache[2]
-        if key not in known:
-            known[key] = make(*args)
-        return known[key]
-
-    def _persistence(self, cohort: Cohort, first: Rung, last: Rung) -> float:
-        """Correlation of the score at two rungs: the product over the rungs between."""
-        between = (w for w in cohort.rungs() if w.kind == first.kind and first.value <= w.value <= last.value)
-        rungs = sorted(between, key=lambda w: w.value)
-        kept = 1.0
-        for before, after in pairwise(rungs):
-            sampled, there = cohort.sample_at(before), cohort.at(after)
-            names = [t for t in sampled if t in there]
-            one = self._scores(cohort, before, sampled)
-            other = self._scores(cohort, after, list(there) if len(there) == len(names) else names)
-            kept *= persistence(one.main_of(names), other.main_of(names))
-        return kept
-
     # ----- risk ------------------------------------------------------------------------------------------
 
     def _cumulative_risk(self, cohort: Cohort, rung: Rung, estimate: _Estimate, own: int) -> float:
@@ -360,7 +231,7 @@ class CalibratedRule:
         share = len(estimate.names) / len(cohort.at(rung))
         for earlier in cohort.rungs():
             if earlier.kind == rung.kind and earlier.value < rung.value:
-                risk += share * self._kept(cohort, ("spent", earlier), self._spent, cohort, earlier)
+                risk += share * self._known.kept(cohort, ("spent", earlier), self._spent, cohort, earlier)
         return risk / (self.top_fraction * estimate.ranked)
 
     def _spent(self, cohort: Cohort, rung: Rung) -> float:
@@ -396,50 +267,9 @@ class CalibratedRule:
             return None
         return f"objective {own:.4g} differs from the top {100 * self.top_fraction:g}% by no more than noise"
 
-    def _level_in_force(self, cohort: Cohort) -> tuple[str, float]:
-        if self._level is not None:
-            return "given", self._level
-        if self._finished.of is not cohort or self._finished.seen > len(cohort.finals):
-            self._finished = FinishedTrials(cohort)
-        if self._finished.update(self.audit):
-            self._own_level = self._conformal_level(self._finished)
-        own, calibration = self._own_level, self.calibration
-        if (
-            own is not None
-        ):  # it may only lower the level: later trials need not be like those it was found on
-            return "conformal", min(own, calibration.level if calibration else self.max_false_stop_rate)
-        if calibration is not None:
-            return "prior_sweeps", calibration.level
-        return "heuristic", self.max_false_stop_rate
-
-    def _conformal_level(self, finished: FinishedTrials) -> float | None:
-        """The largest level at which a top trial is flagged with probability ``max_false_stop_rate`` at most.
-
-        Needs audits: without them flagged top trials are never seen, and the others are a biased sample. None while
-        there are too few top trials for a bound at this rate.
-        """
-        if self.audit <= 0:
-            return None
-        finals, scores, weights = map(np.array, (finished.finals, finished.scores, finished.weights))
-        counts = np.isfinite(scores) & (weights > 0)
-        finals, scores, weights = finals[counts], scores[counts], weights[counts]
-        if len(finals) * self.top_fraction < 1.0 / self.max_false_stop_rate - 1.0:
-            return None
-        order = np.argsort(-finals)
-        top = order[np.cumsum(weights[order]) <= self.top_fraction * weights.sum() + 1e-9]
-        if weights[top].sum() + 1.0 < 1.0 / self.max_false_stop_rate:
-            return None
-        ranked = top[np.argsort(scores[top])]
-        heaviest = weights[ranked].max()
-        p_values = (np.cumsum(weights[ranked]) + heaviest) / (weights[top].sum() + heaviest)
-        allowed = np.nonzero(p_values <= self.max_false_stop_rate)[0]
-        if len(allowed):
-            return float(scores[ranked[allowed[-1]]])
-        return float(np.nextafter(scores[ranked[0]], -math.inf))  # below every top trial seen
-
     def summary(self, cohort: Cohort) -> dict[str, Any]:
         """The level, its basis, and what was learned and is in force at each rung."""
-        basis, level = self._level_in_force(cohort)
+        basis, level = self._level.in_force(cohort)
         learned = {}
         for rung in cohort.rungs():
             estimate = self._estimate(cohort, rung, self._sample(cohort, rung, cohort.names_at(rung)[0]))

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from sweepft.bounded_json import read_json_file
 from sweepft.early_stopping.audit import audit_rate, audit_weight, top_edge
-from sweepft.early_stopping.calibrated import Calibration
+from sweepft.early_stopping.level import Calibration
 from sweepft.errors import LedgerError, PriorSweepsError
 from sweepft.ledger import SweepState, TrialState, iter_ledger, ledger_path
 
