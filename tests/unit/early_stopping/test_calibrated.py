@@ -249,6 +249,7 @@ def test_calibrated__learns_the_sign_of_gradient_norm_and_covariates(key: str) -
     assert informed.summary()["trials_saved"] > ignorant.summary()["trials_saved"]
 
 
+@pytest.mark.full
 def test_calibrated__is_conformal_with_enough_audited_top_trials() -> None:
     small = start_sweep(3, 24, audit=0.3).summary()
     assert (small["rule_summary"]["basis"], small["rule_summary"]["certified"]) == ("heuristic", False)

@@ -97,7 +97,10 @@ def test_simulate__same_seed_gives_the_same_ledger(tmp_path: Path, monkeypatch: 
     assert json.dumps(rows_of(one.run_dir)) == json.dumps(rows_of(other.run_dir))
 
 
-@pytest.mark.parametrize("again", [0, 10_000], ids=["taken over", "judged again"])
+@pytest.mark.parametrize(
+    "again",
+    [pytest.param(0, id="taken over"), pytest.param(10_000, id="judged again", marks=pytest.mark.full)],
+)
 def test_scheduler__adopted_decisions_equal_those_made_again(
     done: Simulated, again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def config(tiny_model_dir, tmp_path):
     return engine_config(tiny_model_dir, tmp_path, zero_stage=1, liger="auto")
 
 
+@pytest.mark.full
 def test_liger__auto_uses_kernels_that_agree(config):
     """In new engines too: each shape of adapters takes one."""
     trials = [A, B, LORA_A, LORA_B]

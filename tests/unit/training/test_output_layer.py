@@ -44,23 +44,19 @@ def trained(runner, trials, folder, padded):
     return numbers
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("stage", "ranks", "model", "trial", "packed"),
     [
         (2, 1, {}, {}, False),
-        *(
-            pytest.param(*case, marks=pytest.mark.full)
-            for case in [
-                (1, 2, {"tie_word_embeddings": True}, {}, True),
-                (3, 2, {}, {}, False),
-                (3, 2, {}, {"lora": {"rank": 2}}, False),
-                (2, 1, {}, {"lora": {"rank": 2, "modules_to_save": ["lm_head"]}}, False),
-                (2, 1, {}, {"lora": {"rank": 2, "target_modules": ["q_proj", "lm_head"]}}, True),
-                (0, 1, {}, {"lora": {"rank": 2, "quantize": "nf4"}}, False),
-            ]
-        ),
+        (1, 2, {"tie_word_embeddings": True}, {}, True),
+        (3, 2, {}, {}, False),
+        (3, 2, {}, {"lora": {"rank": 2}}, False),
+        (2, 1, {}, {"lora": {"rank": 2, "modules_to_save": ["lm_head"]}}, False),
+        (2, 1, {}, {"lora": {"rank": 2, "target_modules": ["q_proj", "lm_head"]}}, True),
+        (0, 1, {}, {"lora": {"rank": 2, "quantize": "nf4"}}, False),
     ],
-)  # fmt: skip
+)
 def test_output_layer__padded_equals_plain(tmp_path, stage, ranks, model, trial, packed):
     made = tiny_model(tmp_path / "model", vocab=VOCAB, **model)
     lora = trial.get("lora", {})

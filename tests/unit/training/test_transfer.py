@@ -83,10 +83,9 @@ def test_blocks__equal_losses_bitwise(tiny_model_dir, tmp_path):
     assert on_ranks(results, 1, config, [A], "blocks") == on_ranks(results, 1, config, [A])
 
 
-@pytest.mark.parametrize(
-    ("stage", "precision"),
-    [(2, "fp32"), *(pytest.param(*way, marks=pytest.mark.full) for way in [(1, "fp32"), (1, "bf16"), (2, "bf16")])],
-)  # fmt: skip
+@pytest.mark.full
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_overlap__warm_equals_cold_and_no_overlap(tiny_dropout_model, tmp_path, stage, precision):
     """On CPUs DeepSpeed's streams are none; its buffers and hooks are those of GPUs."""
     config = engine_config(tiny_dropout_model, tmp_path, zero_stage=stage, precision=precision)
