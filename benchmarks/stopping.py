@@ -6,7 +6,7 @@ Studies are split once. The rule's constants were chosen on the ``dev`` part: st
 the few fine-tuning studies the one of June 2025; of TaskSet every other one. Results are reported on the ``held`` part.
 Curves are read from ``../shared/curves`` and from every parquet table of ``benchmarks/data``; the latter are all in the
 ``held`` part, since no constant was chosen on them. Intervals are bootstraps over studies. `frontier.py` has the simple
-rules and the dominance table.
+rules and the dominance table; `calibration.py` tells whether the default rule keeps its bound.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ from pathlib import Path
 import numpy as np
 from frontier import curve_table, dominance, replay_simple
 
-from sweepft.early_stopping import Calibration, clopper_pearson
-from sweepft.replay.calibrate import calibrate
 from sweepft.replay.curves import Study
 from sweepft.replay.runner import Replay, ReplayRow, makespan, replay_all
-from sweepft.replay.score import Score, bootstrap, mean_scores, repeat_noise
+from sweepft.replay.score import Score, bootstrap, repeat_noise
 from sweepft.replay.sources import read_source
 
 CURVES = Path(__file__).resolve().parents[2] / "shared" / "curves"
@@ -60,13 +58,6 @@ RULES = [
 ]
 YARDSTICKS = ("oracle", "foresight", "foresight-good")
 SETTINGS = (0.05, 0.15, 0.20, 0.30, 0.50)  # max_false_stop_rate besides the default 0.10
-ABLATIONS = {  # weights of objective, loss, gradient norm
-    "objective only": (1.0, 0.0, 0.0),
-    "loss only": (0.0, 1.0, 0.0),
-    "gradient norm only, low is good": (0.0, 0.0, 1.0),
-    "objective + loss + low gradient norm": (1.0, 1.0, 0.5),
-    "paper's direction: low gradient norm, high loss": (0.0, -1.0, 1.0),
-}
 
 
 def is_dev(source: str, study: Study, number: int) -> bool:
@@ -138,11 +129,6 @@ def each_study(rows: list[ReplayRow]) -> str:
     return "\n".join(lines)
 
 
-def histories(parts: dict[str, list[Study]], bounds: tuple[float, ...]) -> dict[float, Calibration | None]:
-    """Calibrations on the dev part."""
-    return {b: calibrate(parts["dev"], max_false_stop_rate=b, orders=2) for b in bounds}
-
-
 def table(rows: list[ReplayRow]) -> str:
     """A table with one row per source and rule: means over studies with intervals."""
     lines = [
@@ -170,34 +156,6 @@ def table(rows: list[ReplayRow]) -> str:
     return "\n".join(lines)
 
 
-def coverage(parts: dict[str, list[Study]], orders: int) -> list[dict[str, float]]:
-    """Whether the audits' 95% interval contains the true share of top trials among the flagged ones."""
-    from sweepft.replay.clock import replay_study
-    from sweepft.replay.policies import EarlyStopperPolicy
-    from sweepft.replay.runner import make_policy
-    from sweepft.replay.score import top_runs
-
-    held, audited = 0, 0
-    settings = Replay(audit=0.3)
-    for study in parts["held"]:
-        for order in range(orders):
-            picked = study.sample(200, order)
-            truly = top_runs(picked, 0.2)
-            policy = make_policy("calibrated", picked, settings, order)
-            assert isinstance(policy, EarlyStopperPolicy)
-            replay_study(picked, policy, slots=4, order=range(len(picked.runs)))
-            trials = policy.early_stopper.cohort.trials.values()
-            flagged = [t for t in trials if t.flagged_at is not None]
-            done = [t for t in flagged if t.audited and t.status == "completed"]
-            if not done:
-                continue
-            rate = sum(t.trial_id in truly for t in flagged) / len(flagged)
-            low, high = clopper_pearson(sum(t.trial_id in truly for t in done), len(done))
-            audited += 1
-            held += low <= rate <= high
-    return [{"replays": audited, "covered": held / max(1, audited)}]
-
-
 def trade_off(rows: list[ReplayRow], simple: list[ReplayRow], curve: list[ReplayRow]) -> str:
     """sweepft's trade-off curve compared with every other rule, and each study separately."""
     ours = ["calibrated (0.05)", "calibrated", *(f"calibrated ({bound:.2f})" for bound in SETTINGS[1:])]
@@ -223,21 +181,14 @@ class Found:
     rows: list[ReplayRow] = field(default_factory=list)
     settings: list[ReplayRow] = field(default_factory=list)
     simple: list[ReplayRow] = field(default_factory=list)
-    ablation: list[ReplayRow] = field(default_factory=list)
-    promise: list[dict[str, object]] = field(default_factory=list)
-    coverage: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, out: Path, stamp: dict[str, object]) -> str:
         """Write ``OUT.json`` and ``OUT.md``; return the page."""
-        record: dict[str, object] = {"about": stamp, "promise": self.promise, "audit_coverage": self.coverage}
-        for name in ("rows", "settings", "simple", "ablation"):
+        record: dict[str, object] = {"about": stamp}
+        for name in ("rows", "settings", "simple"):
             record[name] = [r.to_row() for r in getattr(self, name)]
         text = f"# Stopping benchmark, {stamp['part']} studies\n\n```json\n{json.dumps(stamp)}\n```\n\n"
-        text += table(self.rows) + "\n\n## What each signal is worth (weights to start from, level 0.30, a"
-        text += " quarter of the orders)\n\n" + table(self.ablation)
-        text += trade_off(self.rows, self.simple, self.settings)
-        text += "\n\n## The promise\n\n" + "\n".join(f"- `{json.dumps(p)}`" for p in self.promise)
-        text += f"\n- audits: `{json.dumps(self.coverage)}`\n"
+        text += table(self.rows) + trade_off(self.rows, self.simple, self.settings) + "\n"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.with_suffix(".json").write_text(json.dumps(record, indent=1))
         out.with_suffix(".md").write_text(text)
@@ -264,9 +215,8 @@ def measure(
     orders: int,
     earlier: Sequence[ReplayRow] = (),
 ) -> None:
-    """Measure all rules on one source; audits and prior sweeps use half of the orders, ablations a quarter."""
+    """Measure all rules on one source; audits use half of the orders."""
     base, studies = Replay(orders=orders), parts[part]
-    half, quarter = replace(base, orders=max(1, orders // 2)), replace(base, orders=max(1, orders // 4))
 
     def ours(label: str, settings: Replay) -> list[ReplayRow]:
         replayed = run(pool, source, studies, ["calibrated"], settings)
@@ -278,25 +228,8 @@ def measure(
     found.simple += run_simple(pool, source, studies, base)
     for bound in SETTINGS:
         found.settings += ours(f"calibrated ({bound:.2f})", replace(base, max_false_stop_rate=bound))
-    found.rows += ours("calibrated + 5% audits", replace(half, audit=0.05))
-    for bound, prior_sweeps in histories(parts, (0.05, 0.10, 0.20)).items():
-        if prior_sweeps is None or part == "dev":
-            found.promise.append({"source": source, "false_stop": bound, "certified": False})
-            continue
-        rows = ours(
-            f"calibrated + history ({bound:g})",
-            replace(half, prior_sweeps=prior_sweeps, max_false_stop_rate=bound),
-        )
-        rate = mean_scores([r.score for r in rows])
-        low, high = bootstrap([r.score.false_stop for r in rows])
-        found.promise.append(
-            {"source": source, "false_stop": bound, "certified": True, "level": prior_sweeps.level}
-            | {"history_sweeps": prior_sweeps.sweeps, "measured": rate.false_stop, "interval": [low, high]}
-            | {"saved": rate.saved, "best_kept": rate.best_kept, "weights": list(prior_sweeps.weights)}
-        )
-        found.rows += rows
-    for label, weights in ABLATIONS.items():
-        found.ablation += ours(label, replace(quarter, prior_sweeps=Calibration(0.30, 0.10, 0, (), weights)))
+    half = replace(base, orders=max(1, orders // 2), audit=0.05)
+    found.rows += ours("calibrated + 5% audits", half)
 
 
 def main() -> None:
@@ -323,8 +256,6 @@ def main() -> None:
                 continue
             print(f"{source}: {len(parts[args.part])} studies, {time.time() - begun:.0f} s", flush=True)
             measure(found, pool, source, parts, args.part, args.orders, earlier)
-            if source == "taskset":
-                found.coverage = coverage(parts, 10)
             stamp = {
                 "date": datetime.now(UTC).date().isoformat(),
                 "seconds": round(time.time() - begun),

@@ -24,7 +24,6 @@ from sweepft.replay.score import top_runs
 
 LEVELS: Final = (0.01, 0.02, 0.03, 0.05, 0.07, 0.10, 0.13, 0.16, 0.20, 0.25, 0.30, 0.40, 0.50)
 _MAX_UNKNOWN: Final = 0.2  # share of a sweep's runs without a known result
-_LEARN_FROM: Final = 10  # sweeps, at least, in each half, before weights are learned too
 
 
 def calibrate(
@@ -63,17 +62,37 @@ def calibrate(
     members: dict[str, list[Study]] = {}
     for study in studies:
         members.setdefault(cluster(study), []).append(study)
-    level, worst, n = 0.0, 0.0, len(members)
-    if n + 1 < 1.0 / max_false_stop_rate:
+
+    def lost(level: float) -> list[float]:
+        draft = Calibration(level, max_false_stop_rate, len(members))
+        return [float(np.mean([replays.false_stop_rate(s, draft) for s in own])) for own in members.values()]
+
+    level = allowed_level(lost, len(members), max_false_stop_rate)
+    return None if level is None else Calibration(level, max_false_stop_rate, len(members))
+
+
+def allowed_level(
+    lost: Callable[[float], Sequence[float]], clusters: int, max_false_stop_rate: float
+) -> float | None:
+    """The largest of `LEVELS` that conformal risk control allows; 0 where the smallest is too large.
+
+    Args:
+        lost: (clusters,) the share of top trials lost in each at a level.
+        clusters: Their number.
+        max_false_stop_rate: The bound on the mean in a new one.
+
+    Returns:
+        The level; None where there are fewer than 1 / max_false_stop_rate - 1 clusters.
+    """
+    if clusters + 1 < 1.0 / max_false_stop_rate - 1e-9:
         return None
+    level, worst = 0.0, 0.0
     for candidate in LEVELS:
-        draft = Calibration(candidate, max_false_stop_rate, n)
-        risks = [np.mean([replays.false_stop_rate(s, draft) for s in own]) for own in members.values()]
-        worst = max(worst, float(np.mean(risks)))
-        if (n * worst + 1.0) / (n + 1.0) > max_false_stop_rate:
+        worst = max(worst, float(np.mean(lost(candidate))))
+        if (clusters * worst + 1.0) / (clusters + 1.0) > max_false_stop_rate + 1e-12:
             break
         level = candidate
-    return Calibration(level, max_false_stop_rate, n)
+    return level
 
 
 def _check_ends(study: Study) -> None:
