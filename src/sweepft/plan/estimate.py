@@ -16,6 +16,7 @@ from sweepft.data import prepare_in_child
 from sweepft.errors import SweepftError
 from sweepft.plan.cluster import Cluster, Placement, gib, place, rank_room, smallest_cluster, this_machine
 from sweepft.plan.cost import Cost, DiskUse, disk_uses, estimated_cost, measured_cost
+from sweepft.plan.exams import Exams, exams_of
 from sweepft.plan.fastest import FILLED, Fastest, Rates, Way, fastest_for
 from sweepft.plan.gpus import GPUS
 from sweepft.plan.measure import Measured, measure
@@ -99,6 +100,7 @@ class SweepPlan:
     measured: Measured | None
     warnings: tuple[str, ...]
     fastest: Fastest | None = None
+    exams: Exams | None = None
     rates: str | None = None
     assumptions: tuple[str, ...] = field(default=())
 
@@ -134,6 +136,7 @@ class SweepPlan:
                 "hours_after_stopping": None if cost.hours is None else cost.after_stopping(cost.hours),
             },
             "fastest": None if self.fastest is None else asdict(self.fastest),
+            "exams": None if self.exams is None else asdict(self.exams),
             "measured": None if self.measured is None else asdict(self.measured),
             "rates": self.rates,
             "warnings": list(self.warnings),
@@ -203,6 +206,9 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
         fastest=None
         if model is None
         else _fastest(spec, flags, model, rows, micro, cluster, placement, assumed),
+        exams=None
+        if model is None or memory is None
+        else _exams(spec, flags, model, rows, memory, cluster, placement, assumed),
         rates=None if rule is None else place_range(spec, rule),
         assumptions=tuple(assumed),
     )
@@ -364,6 +370,7 @@ def _fastest(
         return None
     gpu, across = GPUS[flags.gpu or "a100"], placement.across_nodes
     network = _NETWORK_GBIT if flags.network is None else flags.network
+    rates = _rates(flags, placement)
     if across and flags.network is None:
         assumed.append(f"{network:g} Gbit/s between nodes (--network)")
     elif not across and spec.resources.workers_per_trial > 1 and flags.gpu is None:
@@ -374,12 +381,34 @@ def _fastest(
         found = _memory(spec, model, rows, way.micro_batch, cluster, stage=stage, checkpointing=recomputed)
         return found.total
 
-    rates = Rates(
+    return fastest_for(spec, model, rows, micro, rates, memory, rank_room(spec.resources, cluster))
+
+
+def _rates(flags: Flags, placement: Placement) -> Rates:
+    """What a rank on a GPU does in a second."""
+    gpu, network = GPUS[flags.gpu or "a100"], _NETWORK_GBIT if flags.network is None else flags.network
+    return Rates(
         flops=(flags.peak_tflops or _PEAK_TFLOPS) * 1e12 * flags.mfu,
         reads=gpu.reads * 1e12,
-        link=network * 1e9 / 8 if across else gpu.link * 1e9,
+        link=network * 1e9 / 8 if placement.across_nodes else gpu.link * 1e9,
     )
-    return fastest_for(spec, model, rows, micro, rates, memory, rank_room(spec.resources, cluster))
+
+
+def _exams(
+    spec: SweepSpec,
+    flags: Flags,
+    model: ModelShape,
+    rows: RowCount,
+    memory: RankMemory,
+    cluster: Cluster,
+    placement: Placement,
+    assumed: list[str],
+) -> Exams | None:
+    """The evaluation of the finalists; None without one, and on CPUs, whose speed is not known."""
+    if not cluster.gpu:
+        return None
+    room = rank_room(spec.resources, cluster)
+    return exams_of(spec, model, rows, memory, room, placement, _rates(flags, placement), assumed)
 
 
 def _grid(

@@ -13,6 +13,7 @@ from rich.text import Text
 from sweepft.plan.cluster import rank_room
 from sweepft.plan.cost import ObjectiveCost, replicate_count
 from sweepft.plan.estimate import SweepPlan
+from sweepft.plan.exams import Exams
 from sweepft.plan.fastest import Fastest
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
@@ -84,7 +85,7 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     if spec.objective.task is not None:
         yield "objective", _objective(spec, spec.objective.task)
     if spec.evaluate is not None:
-        yield "finalists", _finalists(spec, spec.evaluate)
+        yield "finalists", _finalists(plan, spec.evaluate)
 
 
 def _objective(spec: SweepSpec, wanted: TaskMetric) -> str:
@@ -97,15 +98,18 @@ def _objective(spec: SweepSpec, wanted: TaskMetric) -> str:
     return f"{verb} {wanted.task} {wanted.metric} on {items}{noise}"
 
 
-def _finalists(spec: SweepSpec, evaluate: Evaluate) -> str:
+def _finalists(plan: SweepPlan, evaluate: Evaluate) -> str:
     """Work after the search."""
+    spec = plan.spec
     seeds = replicate_count(spec)
     models = evaluate.finalists.top + evaluate.finalists.random + seeds + 1  # with the base model
     models += spec.baseline_finalist is not None
     parts = len(spec.data.test) + len(evaluate.tasks) + (evaluate.mt_bench is not None)
     work = [f"{count(seeds, 'replicate')}"] if seeds else []
     if parts:
-        work.append(f"{count(models, 'model')} scored on {count(parts, 'test')} (time not included below)")
+        work.append(f"{count(models, 'model')} scored on {count(parts, 'test')}")
+        if plan.cost is None or plan.exams is None or not plan.exams.items:
+            work[-1] += " (time not included below)"
     return "; ".join(work)
 
 
@@ -213,6 +217,8 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         )
     if cost.replicate_hours:
         yield "replicates", f"{_hours(cost.replicate_hours)} {cost.unit}-hours, after the search"
+    if plan.exams is not None and plan.exams.items:
+        yield "finalists", _exams(plan.exams, cost.unit)
     if plan.fastest is not None:
         yield "fastest", _fastest(plan, plan.fastest)
     if cost.trials_in_limit is not None:
@@ -229,6 +235,19 @@ def _objective_time(spec: SweepSpec, cost: ObjectiveCost) -> str:
     rungs = [f"{rung:.0%}" for rung in cost.rungs]
     where = f"at {', '.join(rungs)} and the end" if rungs else "at the end only"
     return f"{_duration(cost.seconds)} each time {where}: {cost.share:.1%} of a trial (base model, measured here)"
+
+
+def _exams(exams: Exams, unit: str) -> str:
+    """Time and memory of scoring the finalists."""
+    wall = "" if exams.hours is None else f", {_duration(3600 * exams.hours)} wall-clock time"
+    text = (
+        f"at most {_hours(exams.unit_hours)} {unit}-hours{wall}, after the search: {count(exams.models, 'model')} of "
+        f"{_duration(exams.seconds)} each, with {exams.items:,} items, {_count(exams.tokens_read)} tokens read and "
+        f"{_count(exams.tokens_generated)} generated; {exams.rank_bytes / GIB:.0f} GiB per {unit}"
+    )
+    if not exams.shared:
+        text += "; the whole weights do not fit one, so that every rank runs all items"
+    return text
 
 
 def _fastest(plan: SweepPlan, found: Fastest) -> str:
