@@ -1,4 +1,4 @@
-"""Do the default rule's two certificates keep their bound on sweeps they were not made from?
+"""Do the default rule's chances come true, and do its certificates keep their bound on sweeps they were not made from?
 
     python benchmarks/certificates.py [--orders 4] [--md FILE] [--json FILE]
 
@@ -7,7 +7,8 @@ turn, the level is calibrated on the other kinds, and the kind left out is repla
 average over kinds, so the mean over the kinds left out, with its interval, stands beside it. *The sweep's own audits*:
 large sweeps with many audits, replayed until their level is `conformal`; of the top trials, those flagged are counted,
 audited or not, for that is what is bounded. *Audit intervals*: how often the audits' 95% interval of P(top | flagged)
-contains the true share.
+contains the true share. *Chances*: of the trials that a decision gave some probability of the top fraction after two
+trials had finished, how many ended there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ import record
 from calibration import Kind
 
 from sweepft.early_stopping import Calibration, clopper_pearson
+from sweepft.early_stopping.evidence import CONFIRMED
 from sweepft.replay.calibrate import LEVELS, allowed_level
 from sweepft.replay.clock import replay_study
 from sweepft.replay.curves import Study
@@ -35,6 +38,7 @@ from sweepft.replay.score import bootstrap, top_runs
 
 GROUPS: Final = {"from scratch": ("from scratch",), "all kinds": ("from scratch", "fine-tune")}
 STUDIES: Final = 3  # of a kind, at most
+EDGES: Final = (0.0, 0.02, 0.05, 0.10, 0.15, 0.20, 0.30, 0.50, 1.0)
 ENOUGH: Final = 60  # runs of a sweep whose own audits may certify it
 
 
@@ -163,6 +167,36 @@ def _mean(values: Sequence[Any]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
+def chances(kind: Kind, runs: int, orders: int) -> list[tuple[float, bool]]:
+    """The probability in each decision that rests on finished trials, and whether the trial ended in the top fifth."""
+    found = []
+    for study, _ in kind.studies[:STUDIES]:
+        for order in range(orders):
+            picked = study.sample(runs, order)
+            policy = make_policy("calibrated", picked, Replay(), order)
+            assert isinstance(policy, EarlyStopperPolicy)
+            replay_study(picked, policy, slots=4, order=range(len(picked.runs)))
+            top = set(top_runs(picked, 0.2))
+            found += [
+                (d.p_top, d.trial_id in top)
+                for d in policy.early_stopper.decisions
+                if d.p_top is not None and d.evidence.get("finished", 0) >= CONFIRMED
+            ]
+    return found
+
+
+def reliability(kind: Kind, runs: int, orders: int) -> list[list[object]]:
+    """Rows of `chances` by bins: kind, bin, decisions, mean chance, share that came true."""
+    found = np.array(chances(kind, runs, orders), dtype=float).reshape(-1, 2)
+    rows: list[list[object]] = []
+    for low, high in pairwise(EDGES):
+        part = found[(found[:, 0] >= low) & (found[:, 0] < high)]
+        if len(part):
+            given, true = part.mean(axis=0)
+            rows.append([kind.name, f"{low:g} to {high:g}", len(part), f"{given:.3f}", f"{true:.3f}"])
+    return rows
+
+
 def permuted(kind: Kind) -> Kind:
     """The kind with its results permuted: nothing can be known."""
     studies: list[tuple[Study, float]] = [
@@ -171,7 +205,7 @@ def permuted(kind: Kind) -> Kind:
     return replace(kind, name=f"{kind.name}, permuted", studies=tuple(studies))
 
 
-def show(held: Sequence[Held], own: Sequence[Own]) -> str:
+def show(held: Sequence[Held], own: Sequence[Own], likely: Sequence[Sequence[object]]) -> str:
     """The tables."""
     rows = []
     for among, asked in dict.fromkeys((h.among, h.asked) for h in held):
@@ -198,7 +232,8 @@ def show(held: Sequence[Held], own: Sequence[Own]) -> str:
         [[o.kind, f"{o.asked:g}", o.sweeps, *(f"{x:.2f}" for x in (o.certified, o.flagged, o.saved)),
           o.intervals, f"{o.covered:.2f}"] for o in own],
     )  # fmt: skip
-    return text
+    text += "\n\n## Chances in decisions, and how many came true\n\n"
+    return text + record.table(["kind", "chance", "decisions", "mean", "came true"], likely)
 
 
 def main() -> None:
@@ -220,9 +255,14 @@ def main() -> None:
     large += [permuted(k) for k in large if k.group == "fine-tune" or k.name == "text RNNs"]
     asked = min(args.asked)
     own = [o for k in large if (o := own_audits(k, asked, args.large, args.orders, args.audit)) is not None]
+    likely = [r for k in large for r in reliability(k, args.runs, args.orders) if k.group != "ties"]
     facts["seconds"] = round(time.time() - begun)
-    figures = {"prior_sweeps": [asdict(h) for h in held], "own_audits": [asdict(o) for o in own]}
-    record.finish(args, "Certificates of the default stopping rule", facts, figures, show(held, own))
+    figures = {
+        "prior_sweeps": [asdict(h) for h in held],
+        "own_audits": [asdict(o) for o in own],
+        "chances": likely,
+    }
+    record.finish(args, "Certificates of the default stopping rule", facts, figures, show(held, own, likely))
 
 
 if __name__ == "__main__":

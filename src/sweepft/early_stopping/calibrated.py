@@ -43,7 +43,7 @@ Floats = NDArray[np.float64]
 # n * variance: of a normal score known by its rank among n trials, with the edge of the top fraction; of a result.
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
-_OVERSTATED: Final = 3.0  # the normal model's risk, where signals tell, beside that seen on fine-tunes
+_SHARPER: Final = 2.0  # power of the odds of a chance below that of all trials, where signals tell
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
 _OUT: Final = ("paused", "stopped", "diverged")
 
@@ -55,7 +55,6 @@ class _Estimate:
     Attributes:
         names: The trials.
         chances: (n,) probability of each to end in the top fraction.
-        risks: (n,) the part of it that counts towards the level.
         scores: Their signals.
         repeats: Number of finished trials of each one's configuration.
         ranked: Number of trials compared, those that ended before the rung among them.
@@ -64,7 +63,6 @@ class _Estimate:
 
     names: Sequence[str]
     chances: Floats
-    risks: Floats
     scores: Scores
     repeats: Sequence[int]
     ranked: int
@@ -204,8 +202,7 @@ class CalibratedRule:
         places = [place_weights(column)[: len(names)] for column in ranked.T]
         edge = quantile(1.0 - self.top_fraction)
         hypotheses, repeats = known.hypotheses, _count_repeats(cohort, names)
-        chances = np.zeros(len(names))
-        risks = np.zeros(len(names))
+        told, other = np.zeros(len(names)), np.zeros(len(names))
         for k, rho, probability in zip(
             hypotheses.signal.tolist(), hypotheses.rho.tolist(), hypotheses.probability.tolist(), strict=True
         ):
@@ -213,9 +210,13 @@ class CalibratedRule:
             rest = (mean - rho * ranks[: len(names), k])[:, None]
             each = 1.0 - cdf((edge - rho * SCORE_GRID - rest) / np.sqrt(variance)[:, None])
             each = probability * (places[k] * each).sum(axis=1)
-            chances += each
-            risks += each / (_OVERSTATED if rho > 0 else 1.0)
-        return _Estimate(names, chances, risks, scores, repeats, len(ranked), known)
+            if rho > 0:
+                told += each
+            else:
+                other += each
+        weight = max(1e-12, float(hypotheses.probability[hypotheses.rho > 0].sum()))
+        chances = other + weight * _sharpen(told / weight, self.top_fraction)
+        return _Estimate(names, chances, scores, repeats, len(ranked), known)
 
     # ----- risk ------------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class CalibratedRule:
         gone = np.array([cohort.trials[t].status in _OUT for t in estimate.names])
         behind = gone | (estimate.chances < estimate.chances[own] - 1e-12)
         behind[own] = False
-        risk = float(estimate.risks[behind].sum()) + 0.5 * float(estimate.risks[own])
+        risk = float(estimate.chances[behind].sum()) + 0.5 * float(estimate.chances[own])
         share = len(estimate.names) / len(cohort.at(rung))
         for earlier in cohort.rungs():
             if earlier.kind == rung.kind and earlier.value < rung.value:
@@ -244,8 +245,8 @@ class CalibratedRule:
         ]  # fmt: skip
         if not last:
             return 0.0
-        risks = self._estimate(cohort, rung, names).risks
-        return float(risks[last].sum()) * len(cohort.at(rung)) / len(names)
+        chances = self._estimate(cohort, rung, names).chances
+        return float(chances[last].sum()) * len(cohort.at(rung)) / len(names)
 
     def _tied(self, cohort: Cohort, rung: Rung, trial: TrialRecord) -> str | None:
         """Why a trial cannot be told from the top fraction, if it cannot."""
@@ -286,6 +287,20 @@ class CalibratedRule:
             "prior_sweeps": self.calibration.sweeps if self.calibration else 0,
             "learned": learned,
         }
+
+
+def _sharpen(chances: Floats, base: float) -> Floats:
+    """Chances as they come true where signals tell: those below the base rate are further below it.
+
+    Bad trials keep their places better than a normal model has it. In replays of fine-tunes, trials that the model gave
+    6 to 10% ended in the top fifth in 2% of cases, and those that it gave 15 to 20% in 17%: the square of the odds,
+    relative to the base rate's, gives 3% and 16%.
+    """
+    odds = base / (1.0 - base)
+    own = chances / np.maximum(1e-12, 1.0 - chances)
+    low = odds * (own / odds) ** _SHARPER
+    sharp: Floats = np.where(own < odds, low / (1.0 + low), chances)
+    return sharp
 
 
 def _count_repeats(cohort: Cohort, names: Sequence[str]) -> Sequence[int]:
