@@ -27,6 +27,7 @@ from sweepft.early_stopping.evidence import (
     CONFIRMED,
     FINISHED,
     PEERS_WITHOUT,
+    Hypotheses,
     predict_residual,
     prior_correlation,
     repeat_noise,
@@ -197,26 +198,40 @@ class CalibratedRule:
         scores = self._known.scores(cohort, rung, names)
         known = self._known.at(cohort, rung, scores)
         count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
-        ranked = np.concatenate([scores.columns, np.full((count, scores.columns.shape[1]), -1e6)])
-        ranks = np.stack([normal_scores(column) for column in ranked.T], axis=1)
-        places = [place_weights(column)[: len(names)] for column in ranked.T]
+        repeats, chances = _count_repeats(cohort, names), np.zeros(len(names))
+        for direction in (1.0, 0.0, -1.0):
+            chances += self._told(cohort, names, scores.columns, count, known.hypotheses, direction, repeats)
+        return _Estimate(names, chances, scores, repeats, len(names) + count, known)
+
+    def _told(
+        self, cohort: Cohort, names: Sequence[str], columns: Floats, gone: int, hypotheses: Hypotheses,
+        direction: float, repeats: Sequence[int],
+    ) -> Floats:  # fmt: skip
+        """(n,) what the hypotheses of one direction (1: high signals are good; 0: they say nothing) add to the chances.
+
+        The ``gone`` trials, which ended before the rung, count as worse than all there in either direction.
+        """
+        out, total = np.zeros(len(names)), 0.0
         edge = quantile(1.0 - self.top_fraction)
-        hypotheses, repeats = known.hypotheses, _count_repeats(cohort, names)
-        told, other = np.zeros(len(names)), np.zeros(len(names))
+        known: dict[int, tuple[Floats, Floats]] = {}
         for k, rho, probability in zip(
             hypotheses.signal.tolist(), hypotheses.rho.tolist(), hypotheses.probability.tolist(), strict=True
         ):
-            mean, variance = _results(cohort, names, ranks[: len(names), k], rho, repeats)
-            rest = (mean - rho * ranks[: len(names), k])[:, None]
+            if np.sign(rho) != direction:
+                continue
+            if k not in known:
+                worst = np.full(gone, math.copysign(1e6, -direction if direction else -1.0))
+                column = np.concatenate([columns[:, k], worst])
+                known[k] = normal_scores(column)[: len(names)], place_weights(column)[: len(names)]
+            ranks, places = known[k]
+            mean, variance = _results(cohort, names, ranks, rho, repeats)
+            rest = (mean - rho * ranks)[:, None]
             each = 1.0 - cdf((edge - rho * SCORE_GRID - rest) / np.sqrt(variance)[:, None])
-            each = probability * (places[k] * each).sum(axis=1)
-            if rho > 0:
-                told += each
-            else:
-                other += each
-        weight = max(1e-12, float(hypotheses.probability[hypotheses.rho > 0].sum()))
-        chances = other + weight * _sharpen(told / weight, self.top_fraction)
-        return _Estimate(names, chances, scores, repeats, len(ranked), known)
+            out += probability * (places * each).sum(axis=1)
+            total += probability
+        if direction == 0.0 or total <= 0.0:
+            return out
+        return total * _sharpen(out / total, self.top_fraction)
 
     # ----- risk ------------------------------------------------------------------------------------------
 

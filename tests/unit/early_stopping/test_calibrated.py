@@ -23,6 +23,7 @@ from sweepft.early_stopping import (
     parse_rungs,
 )
 from sweepft.early_stopping.audit import audit_result, is_audited
+from sweepft.early_stopping.calibrated import _sharpen
 from sweepft.early_stopping.signals import relative_norms, signal_table
 from sweepft.early_stopping.statistics import cdf, normal_scores
 from sweepft.errors import PriorSweepsError
@@ -48,11 +49,11 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
         ([(1.0 + i, 1.0 + i) for i in range(12)], 0, 2),  # but many stand side by side: prior belief
         ([(None, 1.0 + i) for i in range(12)], 0, 0),  # not by loss alone
         ([(None, 1.0 + i) for i in range(12)], 1, 0),
-        ([(1.0 + i, 1.0 + i) for i in range(12)], 6, 8),  # finished trials confirm the prior
-        ([(1.0 + i, None) for i in range(12)], 6, 6),
+        ([(1.0 + i, 1.0 + i) for i in range(12)], 6, 4),  # finished trials confirm the prior
+        ([(1.0 + i, None) for i in range(12)], 6, 3),
         ([(1.0 + i, 1.0 + i) for i in range(12)], -6, 2),  # they contradict it: low is bad
         ([(None, 1.0 + i) for i in range(12)], 3, 2),  # an objective that is known at the end only
-        ([(None, 1.0 + i) for i in range(12)], 6, 7),
+        ([(None, 1.0 + i) for i in range(12)], 6, 5),
         ([(None, 1.0 + i) for i in range(12)], -6, 5),  # here a high loss is good
         ([(1.0 - i, 1.0 - i) for i in range(12)], 0, 0),  # each one is the best so far
         ([(1.0, 1.0), (1.1, 1.1), (9.0, 9.0)], 0, 0),  # too few peers
@@ -226,7 +227,7 @@ def test_calibrated__saves_much_where_signals_predict() -> None:
         kept.append(name in r.cohort.finals)
         saved.append(r.summary()["trials_saved"] / 24)
     assert np.mean(kept) >= 7 / 8
-    assert np.mean(saved) > 0.4
+    assert np.mean(saved) > 0.35
 
 
 def test_calibrated__stops_less_where_signals_predict_nothing() -> None:
@@ -447,3 +448,25 @@ def test_normal_scores__keep_order_and_balance(values: list[float]) -> None:
             elif data[i] == data[j]:
                 assert scores[i] == scores[j]
     assert cdf(0.0) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("chance", "expected"),
+    [(0.0, 0.0), (0.05, 0.011), (0.08, 0.029), (0.15, 0.111), (0.2, 0.2), (0.3, 0.3), (1.0, 1.0)],
+)
+def test_sharpen__squares_odds_below_the_base_rate(chance: float, expected: float) -> None:
+    assert _sharpen(np.array([chance]), 0.2)[0] == pytest.approx(expected, abs=0.001)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("bound", [0.05, 0.1, 0.2])
+@pytest.mark.parametrize("trials", [24, 60])
+def test_calibrated__loses_no_more_than_asked_where_signals_predict(bound: float, trials: int) -> None:
+    """Here the gradient norm tells results best, and a high one is good: trials that ended early count as worse too."""
+    lost = []
+    for seed in range(8):
+        r = start_sweep(seed, trials, max_false_stop_rate=bound)
+        finals = {name: math.log(t.params["learning_rate"]) for name, t in r.cohort.trials.items()}
+        best = sorted(finals, key=lambda name: finals[name])[: round(0.2 * trials)]
+        lost.append(np.mean([name not in r.cohort.finals for name in best]))
+    assert np.mean(lost) <= bound

@@ -101,7 +101,7 @@ def test_study__calibrated_keeps_the_best_and_recipe_does_not(study: Study) -> N
             [study], ["calibrated", "recipe", "random"], Replay(rungs=RUNGS, orders=8, group=GROUP)
         )
     )
-    assert calibrated.saved > 0.35
+    assert calibrated.saved > 0.28
     assert calibrated.best_kept >= 0.75
     assert calibrated.regret < 0.05  # nats; two seeds of one configuration differ by 0.02
     assert recipe.saved < calibrated.saved
