@@ -46,7 +46,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "end-differs-from-eos": {"base": {"eos": "<|endoftext|>", "generation": UNTIDY}, "end": "<|im_end|>"},
     "end-is-eos": {"base": {}, "end": "<|im_end|>"},
     "space-and-eos": {"base": {"template": SPACED_END, "eos": "</s>"}, "end": "</s>"},
-    "end-then-eos": {"base": {"template": PHI, "eos": "<|endoftext|>"}, "end": "<|im_end|>"},
+    "end-then-eos": {"base": {"template": PHI, "eos": "<|endoftext|>"}, "end": "<|im_end|>", "passes": 800},
     "pad-is-eos": {"base": {"pad": "<|im_end|>"}, "end": "<|im_end|>"},
     "pad-is-end": {"base": {"eos": "<|endoftext|>", "pad": "<|im_end|>"}, "end": "<|im_end|>"},
     "chatml-adds-tokens": {
