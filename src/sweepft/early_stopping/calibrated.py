@@ -200,10 +200,10 @@ class CalibratedRule:
         count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
         repeats, chances = _count_repeats(cohort, names), np.zeros(len(names))
         for direction in (1.0, 0.0, -1.0):
-            chances += self._told(cohort, names, scores.columns, count, known.hypotheses, direction, repeats)
+            chances += self._by_direction(cohort, names, scores.columns, count, known.hypotheses, direction, repeats)
         return _Estimate(names, chances, scores, repeats, len(names) + count, known)
 
-    def _told(
+    def _by_direction(
         self, cohort: Cohort, names: Sequence[str], columns: Floats, gone: int, hypotheses: Hypotheses,
         direction: float, repeats: Sequence[int],
     ) -> Floats:  # fmt: skip
@@ -264,7 +264,7 @@ class CalibratedRule:
         return float(chances[last].sum()) * len(cohort.at(rung)) / len(names)
 
     def _tied(self, cohort: Cohort, rung: Rung, trial: TrialRecord) -> str | None:
-        """Why a trial cannot be told from the top fraction, if it cannot."""
+        """Why a trial cannot be distinguished from the top fraction, if it cannot."""
         names = cohort.sample_at(rung)
         kinds = [cohort.trials[t].configuration for t in names]
         if trial.configuration is not None and set(kinds) == {trial.configuration}:
