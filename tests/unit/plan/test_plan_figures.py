@@ -155,7 +155,8 @@ class TestTime:
         assert cost.unit_hours == pytest.approx(32 * 4 * cost.trial_seconds / 3600)
         assert cost.hours == pytest.approx(16 * cost.trial_seconds / 3600)  # two at once
         low, high = cost.after_stopping(cost.unit_hours)
-        assert (low, high) == (pytest.approx(0.58 * cost.unit_hours), pytest.approx(0.88 * cost.unit_hours))
+        most, least = (1 - share for share in SAVED["calibrated"])
+        assert (low, high) == (pytest.approx(least * cost.unit_hours), pytest.approx(most * cost.unit_hours))
 
     def test_estimated_cost__checkpointing_adds_a_forward_pass(self) -> None:
         plain, again = (
