@@ -200,7 +200,9 @@ class CalibratedRule:
         count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
         repeats, chances = _count_repeats(cohort, names), np.zeros(len(names))
         for direction in (1.0, 0.0, -1.0):
-            chances += self._by_direction(cohort, names, scores.columns, count, known.hypotheses, direction, repeats)
+            chances += self._by_direction(
+                cohort, names, scores.columns, count, known.hypotheses, direction, repeats
+            )
         return _Estimate(names, chances, scores, repeats, len(names) + count, known)
 
     def _by_direction(
