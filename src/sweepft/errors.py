@@ -166,17 +166,24 @@ class EnvironmentFault(SweepftError):
         certain: False if no trial of the sweep has taken a step yet, so that the settings may be the cause after all.
         nodes: Ray's ids of the nodes of the ranks that failed; of all ranks where it is unknown which one did.
         control_failed: Whether another trial, which has trained before, could not start there either.
+        gpus: Of these ranks, each with Ray's ids of node and GPU; empty without GPUs, or where they are unknown.
     """
 
     key = "environment"
 
     def __init__(
-        self, message: str, certain: bool = True, nodes: Sequence[str] = (), control_failed: bool = False
+        self,
+        message: str,
+        certain: bool = True,
+        nodes: Sequence[str] = (),
+        control_failed: bool = False,
+        gpus: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(message)
         self.certain = certain
         self.nodes = tuple(nodes)
         self.control_failed = control_failed
+        self.gpus = tuple(gpus)
 
 
 class OutputError(SweepftError):
@@ -201,12 +208,14 @@ class TrialError(SweepftError):
         method: What the ranks were asked for; None outside them.
         ranks: The ranks that failed; empty where it is unknown which one did.
         nodes: Ray's ids of their nodes.
+        gpus: Their GPUs, each with Ray's ids of node and GPU.
     """
 
     key = "trial"
     method: str | None = None
     ranks: tuple[int, ...] = ()
     nodes: tuple[str, ...] = ()
+    gpus: tuple[tuple[str, str], ...] = ()
 
 
 class RankMismatch(TrialError):

@@ -187,6 +187,7 @@ _STATUS: Final = {
         "running": {"type": "array"},
         "best": _or_null(_object(trial_id=_TEXT, objective=_NUMBER_OR_NULL, params=_PARAMS)),
         "nodes_kept_out": {"type": "object"},
+        "gpus_given_up": {"type": "array"},
         "resume": {"type": "boolean"},
     },
     "required": ["run", "name", "status", "trials", "best", "resume"],

@@ -19,6 +19,7 @@ from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_con
 from sweepft.driver.control import DriverOnly, KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, restarts
 from sweepft.driver.final_stage import FinalStage
+from sweepft.driver.gpu_holder import GpuHolder
 from sweepft.driver.ledger_callback import LedgerCallback
 from sweepft.driver.node_health import NodeHealth, SlotPlacement
 from sweepft.driver.scheduler import SweepScheduler, SweepStopper, write_end
@@ -46,6 +47,7 @@ class Search:
         fault_policy: Decides about lost slots.
         outcomes: How trials end; written by callback and fault policy, read by the searcher.
         final_stage: Follows the search; None where nothing does.
+        gpu_holder: Keeps GPUs that are given up from Ray.
     """
 
     searcher: OptunaSearcher
@@ -53,6 +55,7 @@ class Search:
     fault_policy: FaultPolicy
     outcomes: dict[str, Outcome]
     final_stage: FinalStage | None
+    gpu_holder: GpuHolder
 
     @property
     def proposer(self) -> Proposer:
@@ -149,7 +152,8 @@ def build_search(
         restore: Whether the scheduler, too, is restored from the ledger.
     """
     view, outcomes = event_log.state, dict[str, Outcome]()
-    health = NodeHealth(spec.resources, cluster_nodes)
+    gpu_holder = GpuHolder(spec.resources.gpus_per_worker)
+    health = NodeHealth(spec.resources, cluster_nodes, gpu_holder.want)
     fault_policy = FaultPolicy(spec.faults, view, control, outcomes, health)
     scheduler = build_scheduler(
         spec,
@@ -166,7 +170,7 @@ def build_search(
     searcher = OptunaSearcher(
         proposer, view.budget_samples, search_control, outcomes, reported, view.tokens_per_sample
     )
-    return Search(searcher, scheduler, fault_policy, outcomes, final_stage)
+    return Search(searcher, scheduler, fault_policy, outcomes, final_stage, gpu_holder)
 
 
 class _SweepSearchControl(DriverOnly, SearchControl):
@@ -214,6 +218,10 @@ class _SweepSearchControl(DriverOnly, SearchControl):
 
     def restarts(self, trial_id: str) -> int:
         return restarts(self._event_log.state, trial_id)
+
+    def most_trials(self) -> int | None:
+        left = self._fault_policy.health.slots_left()
+        return None if left is None else max(1, left)
 
     def objective_rungs(self, trial_id: str) -> tuple[float, ...] | None:
         return objective_rungs(self._spec, self._event_log.state, trial_id)

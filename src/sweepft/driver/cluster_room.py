@@ -118,6 +118,7 @@ class PlacementWatch(DriverOnly, tune.Callback):
         say: Takes a line for the terminal.
         clock: Seconds that never run backwards.
         kept_out: Ray's ids of the nodes on which no slot is placed.
+        rest: What is left of whole nodes without these and without GPUs that are given up; by default without these.
     """
 
     def __init__(
@@ -127,12 +128,14 @@ class PlacementWatch(DriverOnly, tune.Callback):
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         kept_out: Callable[[], Collection[str]] = frozenset,
+        rest: Callable[[Mapping[str, Node]], list[Node]] | None = None,
     ) -> None:
         self._resources = spec.resources
         self._bundles = placement(spec).bundles
         self._control = control
         self._say = say
         self._kept_out = kept_out
+        self._rest = rest or self._usable
         self._clock = clock
         self._look_at = 0.0
         self._since: float | None = None
@@ -155,7 +158,7 @@ class PlacementWatch(DriverOnly, tune.Callback):
         running = any(trial.status == Trial.RUNNING for trial in trials)
         if waited < _GIVE_UP_AFTER or running:
             return
-        usable = self._usable(cluster_nodes())
+        usable = self._rest(cluster_nodes())
         if not slots_on(usable, self._resources):
             why = shortage(usable, self._resources, waited)
             self._control.give_up(f"no node of the cluster can hold a trial: {why}", resumable=True)

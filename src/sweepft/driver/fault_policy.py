@@ -4,7 +4,7 @@ The death of a coordinator, or of its node, says nothing about the trial. For sc
 running; it is proposed again before anything new, and trains without reporting up to its last reported result.
 
 A slot that cannot start a trial for reasons of its machine gives it back. The sweep goes on while other slots train or
-other nodes have room, and ends, to be resumed, when there are none.
+other GPUs or nodes have room, and ends, to be resumed, when there are none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
@@ -25,6 +25,7 @@ from sweepft.driver.node_health import NodeHealth
 from sweepft.errors import EnvironmentFault, SlotLost, is_storage_error, storage_remedy
 from sweepft.ledger import SweepState, TrialState
 from sweepft.search.ray_searcher import Outcome
+from sweepft.slot.room import Gpu
 from sweepft.slot.state import RANKS_REBUILT
 from sweepft.spec import Faults
 
@@ -55,6 +56,7 @@ class SlotFailure:
         certain: Of an ``EnvironmentFault``: whether the settings are known not to be the cause.
         nodes: Of an ``EnvironmentFault``: Ray's ids of the nodes of the ranks that failed.
         control_failed: Of an ``EnvironmentFault``: whether a trial that has trained before failed there, too.
+        gpus: Of an ``EnvironmentFault``: the GPUs of the ranks that failed.
     """
 
     error: str
@@ -63,6 +65,7 @@ class SlotFailure:
     certain: bool = True
     nodes: tuple[str, ...] = ()
     control_failed: bool = False
+    gpus: tuple[Gpu, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class LostSlot:
         status: ``lost`` (it runs again), ``failed``, or ``interrupted`` (a resumed sweep continues it).
         last: Whether a lost trial runs after all others, not before.
         node: Names of the nodes where it could not start, None if it had started.
+        gpu: Ray's ids of the GPUs where it could not start, if these are GPUs of one node.
     """
 
     error: str
@@ -82,6 +86,7 @@ class LostSlot:
     status: Literal["lost", "failed", "interrupted"]
     last: bool = False
     node: str | None = None
+    gpu: str | None = None
 
 
 class FaultPolicy(DriverOnly):
@@ -139,29 +144,31 @@ class FaultPolicy(DriverOnly):
 
     def _decide_start(self, name: str, failure: SlotFailure) -> LostSlot:
         """A slot could not start a job, or write its results, whatever the job's settings."""
-        error, message, health = failure.error, failure.message, self.health
+        health = self.health
         node = ", ".join(map(health.name, failure.nodes)) or None
+        gpu = ", ".join(gpu.id for gpu in failure.gpus) if len(failure.nodes) == 1 else ""
+        lost = LostSlot(failure.error, failure.message, _ELSEWHERE, "lost", node=node, gpu=gpu or None)
         if self._control.ending:
-            return LostSlot(error, message, "left for a resume", "interrupted", node=node)
+            return replace(lost, action="left for a resume", status="interrupted")
         again, others = name in self._unstarted, self._others_may_train(name)
         self._unstarted.add(name)
         proven = self.proven(name)
         control = proven.trial_id if proven is not None and failure.control_failed else None
-        health.failed(name, failure.nodes, message, control)
+        health.failed(name, failure.nodes, failure.message, control, failure.gpus)
         if proven is not None and not failure.certain:  # by now: it will tell
-            return LostSlot(error, message, _ELSEWHERE, "lost", node=node)
+            return lost
         if failure.certain:
-            if others or health.avoid(failure.nodes):
-                last = again and health.room_without(failure.nodes)  # let another trial try the nodes
-                return LostSlot(error, message, _ELSEWHERE, "lost", last, node)
+            if others or health.avoid(failure.nodes, failure.gpus):
+                # let another trial try what failed
+                return replace(lost, last=again and health.room_without(failure.nodes, failure.gpus))
         elif (
             others
             or not (again or len(self._unstarted) >= _MOST_UNSTARTED)
             or (not health.shared and health.avoid_common())
         ):
-            return LostSlot(error, message, _SET_ASIDE, "lost", last=True, node=node)
-        self._control.give_up(f"no trial can go on: {message}{health.describe()}", resumable=True)
-        return LostSlot(error, message, _ENDED, "interrupted", node=node)
+            return replace(lost, action=_SET_ASIDE, last=True)
+        self._control.give_up(f"no trial can go on: {failure.message}{health.describe()}", resumable=True)
+        return replace(lost, action=_ENDED, status="interrupted")
 
     def _others_may_train(self, name: str) -> bool:
         """Whether another trial trains, or starts for the first time in this session."""
@@ -217,6 +224,7 @@ def read_slot_failure(trial: Trial) -> SlotFailure:
                 certain=bool(getattr(cause, "certain", True)),
                 nodes=tuple(getattr(cause, "nodes", ())),
                 control_failed=bool(getattr(cause, "control_failed", False)),
+                gpus=tuple(Gpu(*gpu) for gpu in getattr(cause, "gpus", ())),
             )
         if type(cause).__name__ == SlotLost.__name__:
             return SlotFailure(SlotLost.__name__, _one_line(cause), raised=False)

@@ -24,6 +24,7 @@ from sweepft.ledger import EventLog, Row, without_residuals
 from sweepft.search.ray_searcher import INTERRUPTED, Outcome, outcome_of
 from sweepft.slot.checkpoints import mark_paused, remove_checkpoints, remove_exemption
 from sweepft.slot.jobs import EvalJob, TrialJob, job_of
+from sweepft.slot.room import Gpu
 from sweepft.slot.state import NOTED, WENT_ON
 
 
@@ -127,6 +128,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
             action=lost.action,
             lost_seconds=seconds,
             node=lost.node,
+            gpu=lost.gpu,
         )
         self._write_node_faults()
         if slot:
@@ -170,7 +172,8 @@ class LedgerCallback(DriverOnly, tune.Callback):
         name = job.trial_id
         restarted = self._write_faults(name, result, trial_id=name)
         if "history" in result:
-            self._fault_policy.health.reported(result.get("node_ids", ()))
+            gpus = [Gpu(*gpu) for gpu in result.get("gpus", ())]
+            self._fault_policy.health.reported(result.get("node_ids", ()), gpus)
             self._write_node_faults()
             self._write_steps(name, result, self._attempt(name, result, restarted))
         for decision in self._scheduler.drain_decisions():
@@ -287,7 +290,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
         return any(fault["action"] not in NOTED for fault in faults)
 
     def _write_node_faults(self) -> None:
-        """Nodes that are kept out from now on, or used again."""
+        """Nodes and GPUs that are kept out from now on, or used again."""
         for fault in self._fault_policy.health.news():
             self._event_log.write("fault", trial_id=None, slot=None, rank=None, lost_seconds=0.0, **fault)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepft.ledger import LedgerTail, Row, SweepState, TrialState, WriterWatch, ledger_path, winner
-from sweepft.ledger.rows import NODE_KEPT_OUT, NODE_USED_AGAIN
+from sweepft.ledger.rows import GPU_GIVEN_UP, GPU_USED_AGAIN, NODE_KEPT_OUT, NODE_USED_AGAIN
 from sweepft.mirror.status import read_status
 from sweepft.output import make_console
 from sweepft.spec import format_value
@@ -55,7 +55,7 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "score":
         found = " ".join(f"{metric}={format_value(m['value'])}" for metric, m in row["metrics"].items())
         return f"scored: trial={row['trial_id'] or 'base model'} {row['name']} {found or row['reason']}"
-    if kind == "fault" and row["action"] in (NODE_KEPT_OUT, NODE_USED_AGAIN):
+    if kind == "fault" and row["action"] in _OF_MACHINES:
         return f"{row['action']}: {first_line(row['message'])}"
     if trial is None:
         return f"sweep {row['status']}: {row['reason'] or ''}".rstrip(": ") if kind == "finish" else None
@@ -79,6 +79,7 @@ def describe(row: Row, view: SweepState) -> str | None:
         return f"trial resumed: trial={trial.trial_id} samples={trial.samples_seen} slot={row['slot']}"
     if kind == "fault":
         where = f" node={row['node']!r}" if row.get("node") else ""
+        where += f" gpu={row['gpu']}" if row.get("gpu") else ""
         line = first_line(row["message"])
         return f"fault: trial={trial.trial_id} {row['error']}: {line} ({row['action']}){where}"
     if kind == "end":
@@ -95,6 +96,7 @@ def first_line(text: str) -> str:
     return next(iter(text.splitlines()), "")
 
 
+_OF_MACHINES = (NODE_KEPT_OUT, NODE_USED_AGAIN, GPU_GIVEN_UP, GPU_USED_AGAIN)
 _FINALISTS = (("chosen", "trial_id"), ("items", "name"))
 
 
@@ -158,6 +160,8 @@ class Progress:
             text.append("  paused", style="cyan")
         for node in self._view.nodes_kept_out:
             text.append(f"  kept out: {visible(node)}", style="red")
+        for node, gpu in self._view.gpus_given_up:
+            text.append(f"  given up: {visible(node)}, GPU {visible(gpu)}", style="red")
         began = self._view.sessions[-1][0] if self._view.sessions else time.time()
         text.append(f"  {_duration(max(0.0, time.time() - began))} elapsed")
         eta = self._eta(done, planned)
@@ -277,6 +281,9 @@ def status_of(run_dir: Path) -> dict[str, Any]:
         "best": best and {"trial_id": best.trial_id, "objective": best.objective, "params": best.params},
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
         "nodes_kept_out": view.nodes_kept_out,
+        "gpus_given_up": [
+            {"node": node, "gpu": gpu, "message": why} for (node, gpu), why in view.gpus_given_up.items()
+        ],
         "mirror": note and {"uri": note.uri, "time": note.time, "failure": note.failure},
         "resume": view.status in ("crashed", "interrupted", "limit")
         or (view.status == "paused" and view.writer is None)
@@ -304,6 +311,8 @@ def describe_run(found: dict[str, Any]) -> str:
         )
     for message in found["nodes_kept_out"].values():
         lines.append(f"node kept out: {visible(first_line(message))}")
+    for given_up in found["gpus_given_up"]:
+        lines.append(f"GPU given up: {visible(first_line(given_up['message']))}")
     if found["mirror"]:
         lines.append(_mirror(found["mirror"]))
     if found["status"] == "paused" and not found["resume"]:

@@ -259,7 +259,10 @@ def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: Comma
         control=sweep.control,
         callbacks=[
             CommandPoller(commands),
-            PlacementWatch(sweep.spec, sweep.control, sweep.warn, kept_out=lambda: health.kept_out),
+            PlacementWatch(
+                sweep.spec, sweep.control, sweep.warn, kept_out=lambda: health.kept_out, rest=health.rest
+            ),
+            search.gpu_holder,
             callback,
         ],
     )
@@ -274,6 +277,8 @@ def _fit(sweep: Sweep, search: Search, callback: LedgerCallback, commands: Comma
             raise
         _note_end(event_log, str(failure))
         raise failure from None
+    finally:
+        search.gpu_holder.close()
     if event_log.failure is not None:  # in Tune's last moments, where Tune swallows exceptions
         _note_end(event_log, str(event_log.failure))
         raise event_log.failure

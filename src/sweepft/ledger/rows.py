@@ -210,7 +210,8 @@ class FaultRow:
     """A failure, the ``action`` taken, and the seconds of slot time that were lost.
 
     ``node`` has the host names and addresses of the nodes where a trial could not start, or of the node that the row is
-    about: `NODE_KEPT_OUT` or `NODE_USED_AGAIN`.
+    about: `NODE_KEPT_OUT` or `NODE_USED_AGAIN`. ``gpu`` has Ray's ids of the GPUs, where these are known and lie on one
+    node: `GPU_GIVEN_UP` or `GPU_USED_AGAIN`.
     """
 
     trial_id: str | None
@@ -221,6 +222,7 @@ class FaultRow:
     action: FreeText
     lost_seconds: float = 0.0
     node: str | None = None
+    gpu: str | None = None
 
 
 NODE_KEPT_OUT: Final = "node kept out"
@@ -228,6 +230,12 @@ NODE_KEPT_OUT: Final = "node kept out"
 
 NODE_USED_AGAIN: Final = "node used again"
 """Action that takes it back: the trials that failed there failed elsewhere, too."""
+
+GPU_GIVEN_UP: Final = "GPU given up"
+"""Action of a fault after which no new slot is placed on its GPU, until the sweep is resumed."""
+
+GPU_USED_AGAIN: Final = "GPU used again"
+"""Action that takes it back."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sweepft.ledger.lease import current_writer
 from sweepft.ledger.objective import Objective
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.reader import iter_ledger, ledger_path
-from sweepft.ledger.rows import NODE_KEPT_OUT, NODE_USED_AGAIN, Row
+from sweepft.ledger.rows import GPU_GIVEN_UP, GPU_USED_AGAIN, NODE_KEPT_OUT, NODE_USED_AGAIN, Row
 from sweepft.ledger.trial_state import TrialState
 
 
@@ -174,14 +174,24 @@ class SweepState:
     @property
     def nodes_kept_out(self) -> dict[str, str]:
         """Nodes on which this session places no more slots, each with the reason."""
-        begun, found = self.sessions[-1][0] if self.sessions else 0.0, dict[str, str]()
+        return {node: why for (node, _), why in self._taken_out(NODE_KEPT_OUT, NODE_USED_AGAIN).items()}
+
+    @property
+    def gpus_given_up(self) -> dict[tuple[str, str], str]:
+        """GPUs on which this session places no more slots, by name of the node and Ray's id, each with the reason."""
+        found = self._taken_out(GPU_GIVEN_UP, GPU_USED_AGAIN)
+        return {(node, str(gpu)): why for (node, gpu), why in found.items()}
+
+    def _taken_out(self, out: str, back: str) -> dict[tuple[str, str | None], str]:
+        """Messages of this session's faults of one action that another action has not taken back."""
+        begun, found = self.sessions[-1][0] if self.sessions else 0.0, dict[tuple[str, str | None], str]()
         for row in self.faults:
             if row["time"] < begun or not row.get("node"):
                 continue
-            if row["action"] == NODE_KEPT_OUT:
-                found[row["node"]] = row["message"]
-            elif row["action"] == NODE_USED_AGAIN:
-                found.pop(row["node"], None)
+            if row["action"] == out:
+                found[row["node"], row.get("gpu")] = row["message"]
+            elif row["action"] == back:
+                found.pop((row["node"], row.get("gpu")), None)
         return found
 
     @property

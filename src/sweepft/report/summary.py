@@ -41,6 +41,7 @@ _FAULT_KEYS: Final = (
     "action",
     "lost_seconds",
     "node",
+    "gpu",
 )
 _COMMAND_KEYS: Final = ("time", "who", "command", "trial_id", "arguments", "accepted", "answer")
 

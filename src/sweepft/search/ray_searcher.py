@@ -122,6 +122,10 @@ class SearchControl:
         """How often a trial was restarted after a fault."""
         return 0
 
+    def most_trials(self) -> int | None:
+        """Trials that have room at once; None where the Tuner's own limit says it."""
+        return None
+
     def objective_rungs(self, trial_id: str) -> tuple[float, ...] | None:
         """Rungs at which the task of the objective is measured in a trial; None for all of them."""
         return None
@@ -194,6 +198,9 @@ class OptunaSearcher(Searcher):
         if at_best and limits is None and self._control.may_propose():
             return None  # they decide which evaluation of a trial is its best, and are being measured
         if self._lost and time.monotonic() < self._hold_until:
+            return None
+        most = self._control.most_trials()
+        if most is not None and len(self._proposals) >= most:
             return None
         proposal = self._lost.pop(0) if self._lost else self._new()
         if proposal is None and self._may_try_again():

@@ -37,6 +37,7 @@ from sweepft.errors import (
 )
 from sweepft.evaluation import EvalTask
 from sweepft.slot.rank import STACKS_SIGNAL, Rank
+from sweepft.slot.room import Gpu
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
 from sweepft.training.heartbeat import HeartbeatReader
@@ -228,7 +229,7 @@ class WorkerGroup:
         try:
             return call_all(self._ranks, method, timeout, *args, places=self.places, deadline=deadline)
         except TrialError as error:
-            error.nodes = failed_nodes(error, self.nodes)
+            error.nodes, error.gpus = failed_nodes(error, self.nodes), failed_gpus(error, self.places)
             raise
 
 
@@ -247,12 +248,32 @@ def failed_nodes(error: TrialError, nodes: Sequence[str]) -> tuple[str, ...]:
         error: Of a call of all ranks.
         nodes: Of each rank.
     """
-    if not nodes:
-        return ()
+    return tuple(dict.fromkeys(nodes[rank] for rank in _failed_ranks(error, len(nodes))))
+
+
+def failed_gpus(error: TrialError, places: Sequence[Mapping[str, Any]]) -> tuple[Gpu, ...]:
+    """The GPUs of the ranks that failed, as `failed_nodes`; none where ranks have no GPUs.
+
+    Args:
+        error: Of a call of all ranks.
+        places: What ``Rank.where`` has returned on each rank; empty where it has not.
+    """
+    ranks = _failed_ranks(error, len(places))
+    return tuple(dict.fromkeys(gpu for rank in ranks for gpu in gpus_of(places[rank])))
+
+
+def gpus_of(place: Mapping[str, Any]) -> list[Gpu]:
+    """The GPUs of a rank."""
+    return [Gpu(place["node"], gpu) for gpu in place["gpus"]]
+
+
+def _failed_ranks(error: TrialError, count: int) -> Sequence[int]:
+    """The ranks that may be the cause of an error, of so many."""
     of_one_rank = isinstance(error, RankDied | RankEnvironment | RankCannotWrite | RankOutOfMemory)
     between_ranks = error.method in ("prepare", "connect") and not of_one_rank
-    ranks = range(len(nodes)) if between_ranks or not error.ranks else error.ranks
-    return tuple(dict.fromkeys(nodes[rank] for rank in ranks))
+    if between_ranks or not error.ranks:
+        return range(count)
+    return error.ranks if count else ()
 
 
 def network_words(places: Sequence[Mapping[str, Any]]) -> str:

@@ -54,8 +54,8 @@ class Rank:
         faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True)
 
     def where(self) -> dict[str, Any]:
-        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, and the port
-        of its listener.
+        """This process's node (address, host name, Ray's id, CPUs), pid, log file, the CPUs it may run on, Ray's ids of
+        its GPUs, and the port of its listener.
         """
         import ray
 
@@ -67,6 +67,7 @@ class Rank:
             "port": self._listener.getsockname()[1],
             "host": socket.gethostname(),
             "node": ray.get_runtime_context().get_node_id(),
+            "gpus": [str(gpu) for gpu in _own_gpus()],
             "pid": os.getpid(),
             "log": self._log_file,
             "beats": str(self._beats) if self._beats else None,
@@ -81,8 +82,6 @@ class Rank:
             places: What `where` has returned on each rank.
             gpus: This rank's share of a GPU.
         """
-        import ray
-
         use_writable_caches(Path(self._log_file).parent.parent / "home")
         from sweepft.training.distributed import check_reach, prepare
 
@@ -100,10 +99,7 @@ class Rank:
             gpus,
             self._listener if self._index == 0 else None,
             own_address=own["address"] if len(firsts) > 1 else None,
-            device_index=device_index(
-                ray.get_runtime_context().get_accelerator_ids().get("GPU", []),
-                os.environ.get("CUDA_VISIBLE_DEVICES"),
-            ),
+            device_index=device_index(_own_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")),
         )
 
     def connect(self) -> None:
@@ -255,6 +251,13 @@ def _send_output_to(log_file: str) -> None:
         os.dup2(descriptor, 2)
         os.close(descriptor)
     sys.stdout, sys.stderr = dropping_stream(1), dropping_stream(2)  # a full disk must not end what prints
+
+
+def _own_gpus() -> list[str]:
+    """Ray's ids of the GPUs that this process was given."""
+    import ray
+
+    return list(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
 
 
 def _usable_cpus() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sweepft.spec import Resources
 
@@ -24,6 +25,18 @@ class Node:
     cpus: float
     gpus: float
     name: str = ""
+
+
+class Gpu(NamedTuple):
+    """One GPU of the cluster.
+
+    Attributes:
+        node: Ray's id of its node.
+        id: Ray's id of it there: its number, or what ``CUDA_VISIBLE_DEVICES`` calls it where Ray was started.
+    """
+
+    node: str
+    id: str
 
 
 def ranks_on(node: Node, resources: Resources) -> int:

@@ -12,8 +12,9 @@ import ray
 
 from sweepft.errors import SlotLost
 from sweepft.slot.checkpoints import CheckpointPolicy
-from sweepft.slot.group import WorkerGroup, WorkerShape, nodes_of
+from sweepft.slot.group import WorkerGroup, WorkerShape, gpus_of, nodes_of
 from sweepft.slot.jobs import ObjectiveTask
+from sweepft.slot.room import Gpu
 from sweepft.slot.weight_retention import KeepPolicy
 from sweepft.spec import TrainConfig
 from sweepft.training.config import EngineConfig
@@ -136,6 +137,11 @@ class SlotState:
         """The living ranks."""
         assert self._group is not None
         return self._group
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """The GPUs of the living ranks."""
+        return [gpu for place in self.group.places for gpu in gpus_of(place)]
 
     def start(self, train_config: TrainConfig) -> dict[str, Any]:
         """Start a trial from the base weights, on new ranks where none live.

@@ -116,18 +116,22 @@ class Slot(tune.Trainable):
                 raise EnvironmentFault(f"{error}\n  {storage_remedy(str(error))}")
             return  # the trial's last result says so: what it has measured is kept
         if before_settings(error) or (isinstance(run, TrialRun) and run.repeating):
-            raise EnvironmentFault(str(error), nodes=nodes)
+            raise EnvironmentFault(str(error), nodes=nodes, gpus=error.gpus)
         of_settings = RankOutOfMemory | PackingMismatch | LigerMismatch | ExportMismatch
         if isinstance(run, EvalRun) or isinstance(error, of_settings):
             return
         if run.job.proven is None and run.position > 0:
             return  # it has caught up here, so this slot can train
         if run.job.proven is None:
-            raise EnvironmentFault(str(error), certain=isinstance(error, RankEnvironment), nodes=nodes)
+            certain = isinstance(error, RankEnvironment)
+            raise EnvironmentFault(str(error), certain=certain, nodes=nodes, gpus=error.gpus)
         control = self._failure_of(run.job.proven)
         if control is not None:
             both = [node for node in nodes if node in control.nodes]
-            raise EnvironmentFault(str(error), nodes=both or nodes, control_failed=True)
+            gpus = [gpu for gpu in error.gpus if gpu in control.gpus]
+            raise EnvironmentFault(
+                str(error), nodes=both or nodes, control_failed=True, gpus=gpus or error.gpus
+            )
 
     def _failure_of(self, train_config: TrainConfig) -> TrialError | None:
         """Train with other settings on new ranks of this slot, as far as a trial's first report; what failed, if

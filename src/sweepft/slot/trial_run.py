@@ -372,6 +372,7 @@ class TrialRun:
             "budget_samples": engine.budget_samples,
             "slot": self._slot.name,
             "node_ids": list(self._slot.nodes),
+            "gpus": self._slot.gpus,
             "micro_batch": engine.micro_batch,
             "started": {k: self._started[k] for k in _STARTED},
             "faults": list(self.faults),

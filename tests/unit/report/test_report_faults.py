@@ -9,7 +9,7 @@ from synthetic_sweep import Sweep
 
 from sweepft.driver.progress import describe_run, status_of
 from sweepft.ledger import Ledger
-from sweepft.ledger.rows import NODE_KEPT_OUT
+from sweepft.ledger.rows import GPU_GIVEN_UP, NODE_KEPT_OUT
 from sweepft.report import write_report
 
 
@@ -60,12 +60,27 @@ def test_report__names_the_nodes_where_trials_could_not_start(tmp_path: Path) ->
             "fault", trial_id=None, slot=None, rank=None, error="NodeFailed", action=NODE_KEPT_OUT,
             message="n3 (10.0.0.3): t001 and t002 failed", node="n3 (10.0.0.3)",
         )  # fmt: skip
+        gpu = {"node": "n1 (10.0.0.1)", "gpu": "1"}
+        ledger.append(
+            "fault", trial_id="t003", slot=None, rank=None, error="EnvironmentFault", action="waits for another slot",
+            message="connect: rank 0 raised RuntimeError: self-test", **gpu,
+        )  # fmt: skip
+        ledger.append(
+            "fault", trial_id=None, slot=None, rank=None, error="GpuFailed", action=GPU_GIVEN_UP,
+            message="n1 (10.0.0.1), GPU 1: t002 and t003 failed", **gpu,
+        )  # fmt: skip
     write_report(run)
-    third, second = json.loads((run / "report.json").read_text())["nodes"]
+    third, second, first = json.loads((run / "report.json").read_text())["nodes"]
     assert (third["node"], third["trials"], third["kept_out"]) == ("n3 (10.0.0.3)", ["t001", "t002"], True)
     assert (second["trials"], second["kept_out"]) == (["t002"], False)
     assert third["reason"] == "run: rank 1 raised RuntimeError: <broken>"
+    assert (first["node"], first["gpu"], first["trials"]) == ("n1 (10.0.0.1)", "1", ["t003"])
+    assert first["kept_out"]
     page = (run / "report.html").read_text()
+    assert "GPU 1 of node n1 (10.0.0.1) was given up." in page
+    assert "**Node n1 (10.0.0.1), GPU 1** given up: t003 failed there" in (run / "report.md").read_text()
+    assert "GPU given up: n1 (10.0.0.1), GPU 1: t002 and t003 failed" in describe_run(status_of(run))
+    assert status_of(run)["gpus_given_up"][0]["gpu"] == "1"
     assert "Node n3 (10.0.0.3) was kept out." in page
     assert (
         "t001, t002 failed there before the first report: run: rank 1 raised RuntimeError: &lt;broken&gt;"

@@ -38,6 +38,10 @@ class Control(SearchControl):
     def __init__(self) -> None:
         self.is_ending, self.limit, self.worth, self.restarted = False, False, [], dict[str, int]()
         self.trained: TrainConfig | None = None
+        self.most: int | None = None
+
+    def most_trials(self) -> int | None:
+        return self.most
 
     def proven(self, trial_id: str) -> TrainConfig | None:
         return self.trained
@@ -57,6 +61,16 @@ class Control(SearchControl):
 
 def searcher(control: SearchControl | None = None, **search: Any) -> OptunaSearcher:
     return OptunaSearcher(Proposer(make_spec(**search), None), BUDGET, control)
+
+
+def test_optuna_searcher__proposes_no_more_trials_than_have_room() -> None:
+    control = Control()
+    found = searcher(control)
+    assert found.suggest("ray_1") is not None
+    control.most = 1  # the other slot's GPU is given up
+    assert found.suggest("ray_2") is None
+    found.on_trial_complete("ray_1", LAST)
+    assert job(found.suggest("ray_3")).trial_id == "t001"
 
 
 def job(suggestion: Any) -> TrialJob:

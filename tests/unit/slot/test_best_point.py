@@ -133,6 +133,7 @@ def trial_run(tmp_path: Path, ranks: Ranks, **job: Any) -> TrialRun:
         start=ranks.start,
         name="0",
         nodes=(),
+        gpus=[],
         checkpoint_seconds=None,
     )
     train_config: Any = SimpleNamespace(batch_size=2, warmup_steps=0, planned_steps=4)

@@ -141,7 +141,14 @@ def test_worker_group__first_collective_has_a_limit_of_its_own(
     broken = WorkerGroup.__new__(WorkerGroup)
     broken._ranks = ranks
     broken.places = [
-        {"host": f"n{i}", "address": f"10.0.0.{i}", "node": "", "pid": os.getpid() * 10**6, "log": str(log)}
+        {
+            "host": f"n{i}",
+            "address": f"10.0.0.{i}",
+            "node": "",
+            "gpus": [],
+            "pid": os.getpid() * 10**6,
+            "log": str(log),
+        }
         for i in (1, 2, 3)
     ]
     monkeypatch.setattr(group, "dump_stacks", lambda places: "no stacks")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from sweepft.errors import EnvironmentFault, RankDied, RankFailed, RankOutOfMemory
+from sweepft.errors import EnvironmentFault, RankDied, RankFailed, RankHung, RankOutOfMemory
 from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy, mark_paused, request_pause
-from sweepft.slot.group import failed_nodes
+from sweepft.slot.group import failed_gpus, failed_nodes
 from sweepft.slot.jobs import ObjectiveTask, TrialJob, to_tune_config
 from sweepft.slot.state import PhaseClock, SlotConfig, SlotState
 from sweepft.slot.trainable import ErrorMemory, Slot
@@ -40,7 +40,7 @@ def test_error_memory__same_error_at_same_point_repeats(before, now, at, own):
 
 def failing(node: str) -> RankFailed:
     error = RankFailed("run: rank 1 raised RuntimeError: broken")
-    error.method, error.ranks, error.nodes = "run", (1,), (node,)
+    error.method, error.ranks, error.nodes, error.gpus = "run", (1,), (node,), ((node, "3"),)
     return error
 
 
@@ -50,6 +50,7 @@ class Ranks:
     def __init__(self, config: Any, sick: dict[float, int]) -> None:
         self.config, self.sick = config, sick
         self.name, self.nodes, self.clock = "slot", ("n1", "n2"), PhaseClock()
+        self.gpus: list[Any] = []
         self.checkpoint_seconds: dict[str, float] | None = None
         self.asked: list[str] = []
         self.former: dict[str, Any] = {"seconds": 2.0}
@@ -139,6 +140,7 @@ def test_slot__another_trial_shows_whether_slot_or_settings_are_the_cause(
     with pytest.raises(EnvironmentFault) as caught:
         slot.step()
     assert (caught.value.certain, caught.value.control_failed, caught.value.nodes) == (True, True, ("n2",))
+    assert caught.value.gpus == (("n2", "3"),)
 
 
 def test_slot__a_trial_that_reported_elsewhere_is_not_failed_by_another_slot(tmp_path: Path) -> None:
@@ -147,6 +149,7 @@ def test_slot__a_trial_that_reported_elsewhere_is_not_failed_by_another_slot(tmp
     with pytest.raises(EnvironmentFault) as caught:
         slot.step()
     assert (caught.value.certain, caught.value.nodes) == (True, ("n2",))
+    assert caught.value.gpus == (("n2", "3"),)
     own = slot_with(tmp_path, {0.1: 220}, reported_samples=200, proven=settings(0.2))
     assert "broken" in own.step()["failed"], "it has come further than before"
 
@@ -209,6 +212,17 @@ def test_failed_nodes__names_one_node_where_one_rank_is_the_cause() -> None:
     died.method, died.ranks = "connect", (2,)
     assert failed_nodes(died, nodes) == ("n2",)
     assert failed_nodes(RankFailed("no rank is known"), nodes) == ("n1", "n2")
+
+
+def test_failed_gpus__are_those_of_the_ranks_that_failed() -> None:
+    places = [{"node": "n1", "gpus": ["0"]}, {"node": "n2", "gpus": ["GPU-5c"]}, {"node": "n2", "gpus": []}]
+    assert failed_gpus(failing("n2"), places) == (("n2", "GPU-5c"),)
+    hung = RankHung("connect: rank 0 gave no answer")
+    hung.method, hung.ranks = "connect", (0,)
+    assert failed_gpus(hung, places) == (("n1", "0"), ("n2", "GPU-5c")), (
+        "ranks that cannot meet wait for each other"
+    )
+    assert failed_gpus(failing("n2"), []) == (), "before the ranks have said where they are"
 
 
 def slot_with_task(folder: Path, *, batch_size: int = 1, **job: Any) -> Slot:
