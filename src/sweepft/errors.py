@@ -254,6 +254,12 @@ class RankCannotWrite(RankFailed):
     key = "rank.cannot_write"
 
 
+class RankCannotMeasure(RankFailed):
+    """The user's own function cannot score an answer. New ranks would raise the same."""
+
+    key = "rank.cannot_measure"
+
+
 class RankEnvironment(RankFailed):
     """A rank lacks a file, a package, a compiler or a working GPU."""
 
@@ -289,6 +295,12 @@ class EvaluateError(SweepftError):
 
     exit_code = 2
     key = "evaluate"
+
+
+class OwnMetricError(EvaluateError):
+    """A metric of the user's own cannot be used: its rows, its file, its function, or what that returns."""
+
+    key = "objective.own"
 
 
 class JudgeError(SweepftError):

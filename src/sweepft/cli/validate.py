@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bool) -> None:
     """Check SPEC and the files it names.
 
-    All rows are read. A sample is tokenised if the model is on this machine.
+    All rows are read. A sample is tokenised if the model is on this machine. A metric of your own is called on a row.
     """
     from sweepft.spec import load, missing_packages
 
@@ -35,6 +35,8 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
         require_run("sweepft validate")
     loaded = load(spec, overrides, check_files=not no_files)
     found = None if no_files else _rows_found(loaded)
+    if found is not None:
+        found["own_metrics"] = _own_metrics_found(loaded)
     if found is not None:
         found["warnings"] += [
             f"{p.key}: {p.rule} here; before sweepft run: {p.remedy}" for p in missing_packages(loaded)
@@ -68,11 +70,28 @@ def _rows_found(spec: SweepSpec) -> dict[str, Any]:
     }
 
 
+def _own_metrics_found(spec: SweepSpec) -> list[dict[str, Any]]:
+    """Call the functions of the user's own in a child process. Raises OwnMetricError, DataError."""
+    from sweepft.spec import OwnMetric
+
+    if not isinstance(spec.objective.task, OwnMetric):
+        return []
+    from sweepft.evaluation.own_metric import check_own_tasks, own_tasks
+
+    tasks = own_tasks(spec)
+    facts = check_own_tasks(tasks)
+    return [{"name": task.name, "function": task.function, **facts[task.name]} for task in tasks]
+
+
 def _rows_lines(found: dict[str, Any]) -> Iterator[str]:
     for source in found["sources"]:
         elsewhere = "not on this machine; read when the sweep starts"
         use = elsewhere if source["skipped"] else f"{source['used']:,} of {source['rows']:,} rows used"
         yield f"  {source['kind']} {source['name']}: {use}"
+    for own in found["own_metrics"]:
+        scores = " and ".join(f"{score:g}" for score in own["scores"])
+        what = "for the first row's own answer and for an empty one"
+        yield f"  metric {own['name']} {own['function']}: {own['items']:,} rows; {scores} {what}"
     yield from (f"  {note}" for note in found["notes"])
     yield from (f"  warning: {warning}" for warning in found["warnings"])
     if not found["tokenised"]:

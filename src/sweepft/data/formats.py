@@ -138,7 +138,7 @@ def read_row(record: Any, where: str, reading: Reading) -> Row:
     given = {name: value for name, value in record.items() if not is_missing(value)}
     wanted = options.format
     if options.columns:
-        given, wanted = _renamed(given, options), wanted or _format_of(tuple(options.columns))
+        given, wanted = _renamed(given, options), wanted or mapped_format(tuple(options.columns))
     layout = _layout(tuple(given), wanted)
     if layout.refused:
         refuse_keys(given, REFUSED)
@@ -188,7 +188,7 @@ def _inside(given: Any, name: str) -> Any:
 
 
 @functools.lru_cache(maxsize=64)
-def _format_of(keys: tuple[str, ...]) -> str | None:
+def mapped_format(keys: tuple[str, ...]) -> str | None:
     """The one format that reads all mapped columns of formats; None if there are several or none is mapped."""
     mapped = {key for key in keys if key in COLUMNS}
     names = {f.name for f in FORMATS if mapped <= {*f.columns, *f.optional}}

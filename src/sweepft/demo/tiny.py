@@ -10,16 +10,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
+from sweepft.data.files import Location, records
 from sweepft.demo.skills import BASE_SKILLS, NEW_SKILLS, knowledge_rows, skill_rows
 from sweepft.errors import SweepftError
 from sweepft.files import atomic_write
-from sweepft.spec import Evaluate, MicroTokens, Objective, SweepSpec, from_dict, is_template_file
+from sweepft.spec import (
+    Evaluate,
+    MicroTokens,
+    Objective,
+    OwnMetric,
+    SweepSpec,
+    TaskMetric,
+    from_dict,
+    is_template_file,
+)
 
 _ROWS: Final = 400
 _VALIDATION: Final = 24
@@ -266,9 +277,9 @@ def write_tasks(spec: SweepSpec, folder: Path) -> None:
     if spec.evaluate is not None:
         found = {task.name: _metrics(task.name, spec.evaluate) for task in spec.evaluate.each_task()}
     wanted = spec.objective.task
-    if wanted is not None:
+    if isinstance(wanted, TaskMetric):
         found[wanted.task] = list(dict.fromkeys([*found.get(wanted.task, ()), _plain(wanted.metric)]))
-    if spec.evaluate is None and wanted is None:
+    if not found:
         return
     home = folder / _FOLDER
     home.mkdir(exist_ok=True)
@@ -287,7 +298,7 @@ def _plain(metric: str) -> str:
 
 
 def tiny_objective(objective: Objective, folder: Path) -> dict[str, Any]:
-    """The section with few items of its task in ``folder/tasks``.
+    """The section with few items of its task in ``folder/tasks``, or with few rows for a function of your own.
 
     Args:
         objective: The section of the full sweep, with a task.
@@ -295,9 +306,15 @@ def tiny_objective(objective: Objective, folder: Path) -> dict[str, Any]:
     """
     wanted = objective.task
     assert wanted is not None
-    task = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size", "max_share"})
-    task |= {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
-    return {objective.key.removeprefix("objective."): task, "at": objective.at}
+    if isinstance(wanted, OwnMetric):  # your rows and your function, with few answers of few tokens
+        own = wanted.model_dump(mode="json", exclude_none=True)
+        rows = sum(1 for _ in islice(records(Location(wanted.data)), wanted.limit or _LIMIT))
+        task = own | {"limit": min(_LIMIT, rows), "max_tokens": min(16, wanted.max_tokens)}
+    else:
+        task = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size"})
+        task |= {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
+    kind = objective.key.removeprefix("objective.")
+    return {kind: task, "at": objective.at, "max_share": objective.max_share}
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:

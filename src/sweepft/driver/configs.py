@@ -10,14 +10,14 @@ from pathlib import Path
 
 from sweepft.data import Prepared
 from sweepft.driver.node_health import SlotPlacement
-from sweepft.evaluation import EvalTask
+from sweepft.evaluation import EvalTask, OwnTask
 from sweepft.ledger import Objective
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
 from sweepft.slot.jobs import ObjectiveTask
 from sweepft.slot.state import SlotConfig
 from sweepft.slot.weight_retention import KeepPolicy
-from sweepft.spec import CheckpointEvery, MicroTokens, SweepSpec
+from sweepft.spec import CheckpointEvery, MicroTokens, OwnMetric, SweepSpec
 from sweepft.training.config import EngineConfig, ValidationSet
 
 
@@ -124,9 +124,11 @@ def objective_of(spec: SweepSpec) -> Objective:
 
 def objective_task(spec: SweepSpec, tokenizer: str) -> ObjectiveTask | None:
     """The task that trials are judged by; None for the validation loss."""
-    wanted = spec.objective.task
+    wanted, place = spec.objective.task, spec.objective.key
     if wanted is None:
         return None
+    if isinstance(wanted, OwnMetric):
+        return ObjectiveTask(OwnTask.of(wanted, spec.name, place), wanted.names[1], tokenizer)
     task = EvalTask(
         name=wanted.task,
         include_path=wanted.include_path,
@@ -134,7 +136,7 @@ def objective_task(spec: SweepSpec, tokenizer: str) -> ObjectiveTask | None:
         num_fewshot=wanted.num_fewshot,
         chat_template=wanted.chat_template,
         batch_size=wanted.batch_size,
-        place=f"{spec.objective.key}.task",
+        place=f"{place}.task",
     )
     return ObjectiveTask(task, wanted.metric, tokenizer)
 

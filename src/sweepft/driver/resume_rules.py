@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sweepft.data import Prepared, model_digest
 from sweepft.errors import DataError, Problem, SpecError
+from sweepft.evaluation.own_metric import own_tasks
 from sweepft.ledger import SweepState
 from sweepft.slot.checkpoints import newest_checkpoint, remove_checkpoints
 from sweepft.spec import Model, SweepSpec, flat, from_dict
@@ -114,6 +115,31 @@ def check_data(before: Mapping[str, Any], prepared: Prepared) -> None:
     ]
     if problems:
         raise DataError(problems)
+
+
+def check_own_metrics(before: Mapping[str, Any], spec: SweepSpec) -> None:
+    """Refuse a metric of the user's own whose rows or function have changed since the run started.
+
+    Args:
+        before: ``own_metrics`` of the ledger's first row.
+        spec: The spec of the resume.
+    Raises:
+        SpecError: With the key of each metric.
+        OwnMetricError: If a file is gone.
+    """
+    problems = [
+        Problem(
+            where="resume",
+            key=f"{task.place}.metric",
+            rule="has changed since the run started: the rows, or the file of the function",
+            remedy="restore the old files, or start a new run",
+            value=task.function,
+        )
+        for task in own_tasks(spec)
+        if before.get(task.name, task.expected) != task.expected
+    ]
+    if problems:
+        raise SpecError(problems)
 
 
 def _tokens(found: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import sweepft
 from sweepft.data import Prepared, model_digest
 from sweepft.errors import ResourceError, StorageError, SweepftError
+from sweepft.evaluation.own_metric import own_tasks
 from sweepft.files import atomic_write, inside
 from sweepft.ledger import Ledger, has_trials
 from sweepft.search import STUDY_FILE
@@ -154,6 +155,7 @@ def sweep_row(spec: SweepSpec, prepared: Prepared) -> dict[str, Any]:
         "budget_samples": prepared.budget_samples,
         "data": data,
         "model_digest": model_digest(spec.model),
+        "own_metrics": {task.name: task.expected for task in own_tasks(spec)},
     }
 
 

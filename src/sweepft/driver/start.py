@@ -25,6 +25,7 @@ from sweepft.driver.resume_rules import (
     check_changes,
     check_data,
     check_model,
+    check_own_metrics,
     drop_checkpoints,
     trials_in_force,
 )
@@ -195,6 +196,7 @@ def resume_sweep(
         spec = with_secret_apart(spec, say)
         changes = check_changes(view.spec, spec)
         check_model(view, spec)
+        check_own_metrics(view.header.get("own_metrics") or {}, spec)
         retried = failed_trials(view, retry_failed)
         check_final_evaluation(spec)
         check_objective(spec)

@@ -6,22 +6,30 @@ from collections.abc import Callable
 
 from sweepft.driver.configs import objective_of, objective_task
 from sweepft.errors import EvaluateError, Problem
+from sweepft.evaluation import OwnTask
+from sweepft.evaluation.own_metric import check_own_tasks, own_tasks
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.ledger import Row, SweepState, affordable_rungs, metric_of, task_cost
-from sweepft.spec import SweepSpec
+from sweepft.spec import OwnMetric, SweepSpec
 
 
 def check_objective(spec: SweepSpec, say: Callable[[str], None] = lambda text: None) -> None:
-    """Load the task of the objective in a child process, and see that it has the metric and as many items as asked for.
+    """Load the task of the objective in a child process, and see that it has the metric and as many items as asked for;
+    of a function of the user's own, read the rows and call it.
 
     Args:
         spec: Of the sweep.
         say: Shows a warning.
     Raises:
         EvaluateError: If the task, its data, its metric or so many items cannot be had.
+        OwnMetricError: If a function cannot be used.
+        DataError: If its rows cannot be used.
     """
     wanted, planned = spec.objective.task, objective_task(spec, "")
     if wanted is None or planned is None:
+        return
+    if isinstance(wanted, OwnMetric) or isinstance(planned.task, OwnTask):
+        check_own_tasks(own_tasks(spec))
         return
     key, facts = spec.objective.key, check_tasks([planned.task])[planned.task.name]
     try:
@@ -64,7 +72,7 @@ def objective_rungs(spec: SweepSpec, state: SweepState, trial_id: str) -> tuple[
     cost = task_cost(state.search_trials)
     if cost is None:
         return None
-    return affordable_rungs(_points(spec, state), *cost, spec.objective.task.max_share)
+    return affordable_rungs(_points(spec, state), *cost, spec.objective.max_share)
 
 
 def _points(spec: SweepSpec, state: SweepState) -> tuple[float, ...]:
@@ -91,7 +99,7 @@ def say_where_objective_is_measured(
             say(
                 f"{state.objective.name} takes {each:.3g} s, {share:.0%} of a trial each time: from "
                 f"{row['trial_id']} on it is not measured at {', '.join(f'{rung:.0%}' for rung in left_out)} of the "
-                f"budget ({spec.objective.key}.max_share {spec.objective.task.max_share:g})"
+                f"budget (objective.max_share {spec.objective.max_share:g})"
             )
 
     return on_row

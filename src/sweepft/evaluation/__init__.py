@@ -6,6 +6,7 @@ storing the scores is up to the caller.
 
 from __future__ import annotations
 
+from sweepft.evaluation.own_metric import OwnTask
 from sweepft.evaluation.tasks import EvalTask
 
-__all__ = ["EvalTask"]
+__all__ = ["EvalTask", "OwnTask"]

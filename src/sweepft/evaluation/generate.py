@@ -5,7 +5,7 @@ As in ``harness``, ranks that hold all weights share the chats; ranks that hold 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ import torch.distributed as dist
 def answer_chats(
     model: Any,
     tokenizer: str,
-    chats: Sequence[Sequence[dict[str, str]]],
+    chats: Sequence[Sequence[Mapping[str, Any]]],
     *,
     temperature: float,
     max_new_tokens: int,
@@ -23,13 +23,14 @@ def answer_chats(
     batch_size: int,
     sharded: bool,
     length_class: Callable[[int], int] | None = None,
+    settings: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[str]:
     """The assistant's next turn in each chat, in order, on every rank.
 
     Args:
         model: A transformers causal language model in evaluation mode; its generation config has the tokens that end
             an answer and fill a batch.
-        tokenizer: Folder of its tokenizer, with its chat template.
+        tokenizer: Folder of its tokenizer. Without a chat template, prompts are the texts of the messages.
         chats: Messages of ``role`` and ``content``; the last one is the user's.
         temperature: 0 for greedy decoding; above, tokens are sampled with ``seed``.
         max_new_tokens: Longest answer. A chat that leaves no room for it is truncated at the beginning.
@@ -38,6 +39,7 @@ def answer_chats(
         sharded: Whether each rank holds only a part of the weights.
         length_class: Class of a length in tokens; chats of different classes, or that may grow into another one, do not
             share a batch. None: all may.
+        settings: Further arguments of the chat template for each chat, such as tools.
     """
     from transformers import AutoTokenizer
 
@@ -49,20 +51,19 @@ def answer_chats(
     sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
     torch.manual_seed(seed)
     found: dict[int, str] = {}
-    texts = {
-        i: tok.apply_chat_template(list(chats[i]), tokenize=False, add_generation_prompt=True) for i in mine
-    }
+    texts = {i: _prompt(tok, chats[i], settings[i] if settings is not None else {}) for i in mine}
+    special = tok.chat_template is None  # a chat has those that its template writes
 
     def length_group(i: int) -> int | str:
         """The class of a chat's lengths from prompt to longest answer; of its own where it may change."""
         assert length_class is not None
-        begin = len(tok(texts[i], add_special_tokens=False, **room)["input_ids"])
+        begin = len(tok(texts[i], add_special_tokens=special, **room)["input_ids"])
         here, there = length_class(begin), length_class(begin + max_new_tokens)
         return here if here == there else f"chat {i}"
 
     for places in _batches(mine, batch_size, length_group if length_class else None):
         batch = tok(
-            [texts[i] for i in places], return_tensors="pt", padding=True, add_special_tokens=False, **room
+            [texts[i] for i in places], return_tensors="pt", padding=True, add_special_tokens=special, **room
         ).to(model.device)
         out = model.generate(
             **{key: batch[key] for key in ("input_ids", "attention_mask")},
@@ -79,6 +80,17 @@ def answer_chats(
         dist.all_gather_object(shares, found)
         found = {i: text for share in shares for i, text in share.items()}
     return [found[i] for i in range(len(chats))]
+
+
+def _prompt(tok: Any, chat: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
+    """A chat up to the answer, as text."""
+    if tok.chat_template is None:
+        return "\n".join(str(message["content"]) for message in chat)
+    return str(
+        tok.apply_chat_template(
+            [dict(message) for message in chat], tokenize=False, add_generation_prompt=True, **settings
+        )
+    )
 
 
 def pad_from_end(answers: torch.Tensor, model: Any, pad: int) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from sweepft.ledger.bounds import Bound, Bounds, excesses, pareto_front, violation
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.ledger.lease import WriterWatch, current_writer
-from sweepft.ledger.objective import VALIDATION_LOSS, Objective, affordable_rungs, task_cost
+from sweepft.ledger.objective import VALIDATION_LOSS, Objective, affordable_rungs, measured_names, task_cost
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.ranking import (
     Finalist,
@@ -65,6 +65,7 @@ __all__ = [
     "is_baseline",
     "iter_ledger",
     "ledger_path",
+    "measured_names",
     "metric_of",
     "missing_scores",
     "pareto_front",

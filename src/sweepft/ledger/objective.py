@@ -10,9 +10,22 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, Final, Literal
 
 from sweepft.ledger.trial_state import TrialState
+
+
+def measured_names(wanted: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of task and metric of what is measured on answers.
+
+    Args:
+        wanted: The spec's section as plain data: a task, or a file of rows and a function (``module:function``).
+    """
+    if "task" in wanted:
+        return wanted["task"], wanted["metric"]
+    file = PurePath(wanted["data"]).name
+    return file.lstrip(".").partition(".")[0] or file, wanted["metric"].partition(":")[2] or wanted["metric"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +34,8 @@ class Objective:
 
     Attributes:
         maximize: Whether larger is better.
-        task: Task of the harness; None for the validation loss.
-        metric: Of the task.
+        task: Task of the harness, or name of the file whose rows are answered; None for the validation loss.
+        metric: Of the task, or name of the function that scores the answers.
         max_share: Largest share of a trial's time for the task.
     """
 
@@ -39,8 +52,8 @@ class Objective:
         if not isinstance(wanted, Mapping):
             return cls()
         maximize = section.get("maximize") is not None
-        share = wanted.get("max_share")
-        return cls(maximize, wanted["task"], wanted["metric"], 1.0 if share is None else float(share))
+        share = section.get("max_share")
+        return cls(maximize, *measured_names(wanted), 1.0 if share is None else float(share))
 
     @property
     def name(self) -> str:

@@ -204,6 +204,10 @@ def _blocks(value: Any) -> str | None:
     return _columns(value, "index", ("index", "tokens"))
 
 
+def _task(value: Any) -> str | None:
+    return (_of_function if isinstance(value, dict) and "task" not in value else _of_harness)(value)
+
+
 def _loss_or_task(value: Any) -> str | None:
     return None if isinstance(value, str) else _task(value)
 
@@ -211,13 +215,21 @@ def _loss_or_task(value: Any) -> str | None:
 # --- the spec, as far as readers look into it without validating it -----------------------------------
 
 _section = _or_none(_mapping)
-_task = _fields({"task": _text, "metric": _text}, {"max_share": _or_none(_share)})
+_of_harness = _fields({"task": _text, "metric": _text})
+_of_function = _fields({"data": _text, "metric": _text})
 _spec = _fields(
     {},
     {
         "mirror": _section,
         "objective": _or_none(
-            _fields({}, {"maximize": _or_none(_task), "minimize": _or_none(_loss_or_task)})
+            _fields(
+                {},
+                {
+                    "maximize": _or_none(_task),
+                    "minimize": _or_none(_loss_or_task),
+                    "max_share": _or_none(_share),
+                },
+            )
         ),
         "search": _or_none(
             _fields(

@@ -47,7 +47,8 @@ class SweepRow:
     ``changes`` has what differs from the spec before a resume, by dotted key: ``[old, new]``;
     ``prior_sweeps`` is a `sweepft.early_stopping.PriorSweeps` as a dict; ``simulated`` describes the simulation of a
     sweep that trained nothing, and is None in a real one; ``learned`` has the trials of earlier sweeps that the sampler
-    is shown (``search.learn_from``): ``{sweeps: [...]}``, each a `sweepft.spec.learn_from.EarlierSweep` as a dict.
+    is shown (``search.learn_from``): ``{sweeps: [...]}``, each a `sweepft.spec.learn_from.EarlierSweep` as a dict;
+    ``own_metrics`` has the digests of the user's own metrics, by name.
     """
 
     name: str
@@ -68,6 +69,7 @@ class SweepRow:
     prior_sweeps: Numbers | None = None
     simulated: dict[str, Any] | None = None
     learned: dict[str, Any] | None = None
+    own_metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

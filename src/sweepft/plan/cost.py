@@ -93,8 +93,8 @@ def objective_cost(spec: SweepSpec, seconds: float, measured: float | None) -> O
     if wanted is None:
         return None
     if measured is None:
-        return ObjectiveCost(None, rungs, wanted.max_share)
-    kept = affordable_rungs(rungs, measured, seconds, wanted.max_share)
+        return ObjectiveCost(None, rungs, spec.objective.max_share)
+    kept = affordable_rungs(rungs, measured, seconds, spec.objective.max_share)
     taken = (len(kept) + 1) * measured
     return ObjectiveCost(measured, kept, taken / (taken + seconds))
 

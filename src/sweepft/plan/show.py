@@ -18,7 +18,7 @@ from sweepft.plan.fastest import Fastest
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.plan.warnings import count
-from sweepft.spec import Evaluate, MicroTokens, SweepSpec, TaskMetric
+from sweepft.spec import Evaluate, MicroTokens, OwnMetric, SweepSpec, TaskMetric
 
 _LABEL = 11
 _WIDEST = 100
@@ -88,14 +88,14 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         yield "finalists", _finalists(plan, spec.evaluate)
 
 
-def _objective(spec: SweepSpec, wanted: TaskMetric) -> str:
+def _objective(spec: SweepSpec, wanted: TaskMetric | OwnMetric) -> str:
     """What the trials are judged by, and how precisely."""
     verb = "maximize" if spec.objective.mode == "max" else "minimize"
     items = "all items" if wanted.limit is None else f"{wanted.limit:,} items"
     noise = (
         "" if wanted.limit is None else f", ± {0.5 / wanted.limit**0.5:.2g} at most if an item scores 0 or 1"
     )
-    return f"{verb} {wanted.task} {wanted.metric} on {items}{noise}"
+    return f"{verb} {' '.join(wanted.names)} on {items}{noise}"
 
 
 def _finalists(plan: SweepPlan, evaluate: Evaluate) -> str:
@@ -229,7 +229,7 @@ def _objective_time(spec: SweepSpec, cost: ObjectiveCost) -> str:
     """Where the task is measured, and its share of a trial."""
     if cost.seconds is None:
         return (
-            f"at most {cost.share:.0%} of each trial ({spec.objective.key}.max_share): it is measured at fewer rungs "
+            f"at most {cost.share:.0%} of each trial (objective.max_share): it is measured at fewer rungs "
             "where it takes more, at the end always (--measure times it)"
         )
     rungs = [f"{rung:.0%}" for rung in cost.rungs]

@@ -168,7 +168,7 @@ def _objective(sweep: SweepState) -> str:
     section = sweep.spec.get("objective") or {}
     task = section.get("maximize") or section.get("minimize")
     settings = task if isinstance(task, dict) else {}
-    apart = ("include_path", "batch_size", "max_share")
+    apart = ("include_path", "batch_size", "data")
     return json.dumps(
         [sweep.objective.name, sweep.objective.mode, {k: v for k, v in settings.items() if k not in apart}],
         sort_keys=True,

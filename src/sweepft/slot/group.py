@@ -23,6 +23,7 @@ from sweepft.errors import (
     HostOutOfMemory,
     LigerMismatch,
     PackingMismatch,
+    RankCannotMeasure,
     RankCannotWrite,
     RankDied,
     RankEnvironment,
@@ -35,7 +36,7 @@ from sweepft.errors import (
     is_out_of_memory,
     is_storage_error,
 )
-from sweepft.evaluation import EvalTask
+from sweepft.evaluation import EvalTask, OwnTask
 from sweepft.slot.rank import STACKS_SIGNAL, Rank
 from sweepft.slot.room import Gpu
 from sweepft.spec import TrainConfig
@@ -46,6 +47,7 @@ _KINDS: dict[str, type[RankFailed]] = {
     "PackingMismatch": PackingMismatch,
     "LigerMismatch": LigerMismatch,
     "ExportMismatch": ExportMismatch,
+    "OwnMetricError": RankCannotMeasure,
 }
 """What a rank may raise that has an error class of its own here, by the exception's name."""
 
@@ -211,7 +213,9 @@ class WorkerGroup:
         """Scores on a task of the harness (see ``Rank.score``)."""
         return dict(self._call("score", timeout, task, tokenizer, items)[0])
 
-    def measure(self, task: EvalTask, metric: str, tokenizer: str, timeout: float) -> dict[str, Any]:
+    def measure(
+        self, task: EvalTask | OwnTask, metric: str, tokenizer: str, timeout: float
+    ) -> dict[str, Any]:
         """A metric of the weights as they stand (see ``Rank.measure``)."""
         return dict(self._call("measure", timeout, task, metric, tokenizer)[0])
 

@@ -15,7 +15,7 @@ from sweepft.early_stopping import parse_rungs, rung_steps
 from sweepft.slot.best_point import BestPoint
 
 if TYPE_CHECKING:
-    from sweepft.evaluation import EvalTask
+    from sweepft.evaluation import EvalTask, OwnTask
     from sweepft.spec import MtBench, TrainConfig
 
 
@@ -81,12 +81,12 @@ class ObjectiveTask:
     """The task whose metric is the objective of the trials.
 
     Attributes:
-        task: The task.
+        task: The task, or a file of rows with a function of the user's own.
         metric: As the spec has it.
         tokenizer: Folder of the tokenizer.
     """
 
-    task: EvalTask
+    task: EvalTask | OwnTask
     metric: str
     tokenizer: str
 

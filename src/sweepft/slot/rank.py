@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from sweepft.evaluation import EvalTask
+from sweepft.evaluation import EvalTask, OwnTask
 from sweepft.files import open_to_append
 from sweepft.output import dropping_stream
 from sweepft.spec import TrainConfig
@@ -196,7 +196,7 @@ class Rank:
             scores["file_digest"] = write_items(Path(items), scores.pop("samples"))
         return self._only_first(scores)
 
-    def measure(self, task: EvalTask, metric: str, tokenizer: str) -> dict[str, Any]:
+    def measure(self, task: EvalTask | OwnTask, metric: str, tokenizer: str) -> dict[str, Any]:
         """A metric of the model as it stands on a task (see `measure_engine`)."""
         return self._only_first(measure_engine(self._runner.zero, tokenizer, task, metric))
 
@@ -220,7 +220,7 @@ class Rank:
         return result if self._index == 0 else {}
 
 
-def measure_engine(zero: Any, tokenizer: str, task: EvalTask, metric: str) -> dict[str, Any]:
+def measure_engine(zero: Any, tokenizer: str, task: EvalTask | OwnTask, metric: str) -> dict[str, Any]:
     """A metric of the weights in a live engine, in the middle of a trial. Runs on every rank.
 
     Training is not affected: weights, gradients, modes and random states stay as they are.

@@ -18,6 +18,7 @@ from sweepft.errors import (
     HostOutOfMemory,
     LigerMismatch,
     PackingMismatch,
+    RankCannotMeasure,
     RankCannotWrite,
     RankEnvironment,
     RankFailed,
@@ -117,7 +118,7 @@ class Slot(tune.Trainable):
             return  # the trial's last result says so: what it has measured is kept
         if before_settings(error) or (isinstance(run, TrialRun) and run.repeating):
             raise EnvironmentFault(str(error), nodes=nodes, gpus=error.gpus)
-        of_settings = RankOutOfMemory | PackingMismatch | LigerMismatch | ExportMismatch
+        of_settings = RankOutOfMemory | PackingMismatch | LigerMismatch | ExportMismatch | RankCannotMeasure
         if isinstance(run, EvalRun) or isinstance(error, of_settings):
             return
         if run.job.proven is None and run.position > 0:
@@ -154,7 +155,7 @@ class Slot(tune.Trainable):
         if isinstance(error, RankOutOfMemory) and not before_settings(error) and not beside_gpus:
             return self._run.save_memory()  # new ranks alone would run out of memory again
         if isinstance(
-            error, PackingMismatch | LigerMismatch | ExportMismatch | RankCannotWrite
+            error, PackingMismatch | LigerMismatch | ExportMismatch | RankCannotMeasure | RankCannotWrite
         ):  # new ranks would raise the same
             return None
         if isinstance(error, RankFailed | RankHung) and not self._errors.repeats(error, self._run.position):

@@ -20,7 +20,7 @@ from sweepft.spec.fields import (
 )
 from sweepft.spec.hardware import PACKABLE, packing_note
 from sweepft.spec.loader import dump, from_dict, load
-from sweepft.spec.objective import Objective, TaskMetric
+from sweepft.spec.objective import Objective, OwnMetric, TaskMetric
 from sweepft.spec.outputs import Mirror, MlflowTrack, Notify, Track, TrackioTrack, WandbTrack
 from sweepft.spec.packages import missing_packages
 from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, presets_for
@@ -74,6 +74,7 @@ __all__ = [
     "Notify",
     "Objective",
     "Optimizer",
+    "OwnMetric",
     "Preset",
     "RateRule",
     "Replicates",

@@ -13,6 +13,7 @@ from sweepft.redact import redact, secret_in
 from sweepft.spec.curriculum import domain_problems, is_data_key
 from sweepft.spec.fields import MicroTokens
 from sweepft.spec.hardware import check_hardware
+from sweepft.spec.objective import OwnMetric
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean, problems_of
 from sweepft.spec.row_source import RowSource
@@ -407,11 +408,12 @@ def _check_objective(partial: PartialSpec) -> None:
         return
     sets = {held.name: f"data.validation.{i}" for i, held in enumerate(data.validation)}
     sets |= {test.name: f"data.test.{i}" for i, test in enumerate(data.test)}
-    name = objective.task.task
+    name = objective.task.names[0]
     if name in sets:
         rule = f"must not have the name of {sets[name]}: its scores and losses could be confused"
-        path: KeyPath = (*objective.key.split("."), "task")
-        partial.add(path, rule, "rename the set in data", name)
+        key = "data" if isinstance(objective.task, OwnMetric) else "task"
+        remedy = "rename the set in data" + (", or the file" if key == "data" else "")
+        partial.add((*objective.key.split("."), key), rule, remedy, name)
 
 
 def _check_wsd(partial: PartialSpec) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sweepft.bounded_json import read_json_file
 from sweepft.spec.base_model import config_problems, folder_problem, header_problem, read_header
 from sweepft.spec.fields import has_pattern, is_hub_id, is_template_file, path_problem
+from sweepft.spec.objective import OwnMetric, TaskMetric
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Model, TestSource, Validation
@@ -38,7 +39,30 @@ def check_files(partial: PartialSpec) -> None:
         _check_task_folders(partial, ("evaluate",), partial.evaluate.include_path)
     if partial.objective is not None and partial.objective.task is not None:
         place = tuple(partial.objective.key.split("."))
-        _check_task_folders(partial, place, partial.objective.task.include_path)
+        _check_measured(partial, place, partial.objective.task)
+
+
+def _check_measured(partial: PartialSpec, place: KeyPath, wanted: TaskMetric | OwnMetric) -> None:
+    """Check the files of a task, or of a function of the user's own."""
+    if isinstance(wanted, TaskMetric):
+        _check_task_folders(partial, place, wanted.include_path)
+        return
+    _check_file(
+        partial, (*place, "data"), wanted.data, "a file with rows (.jsonl, .json, .csv, .parquet, ...)"
+    )
+    section: Any = partial.document.data
+    for part in place:
+        section = section[part]
+    if section.get("include_path"):
+        _check_task_folders(partial, place, wanted.include_path)
+    module = wanted.metric.partition(":")[0]
+    if not all(map(os.path.isdir, wanted.include_path)):
+        return
+    if not any(os.path.isfile(os.path.join(folder, f"{module}.py")) for folder in wanted.include_path):
+        folders = ", ".join(wanted.include_path) or "the folder of the spec"
+        rule = f"there is no file {module}.py in {folders}"
+        remedy = f"write {module}.py there, or name its folder in include_path"
+        partial.add((*place, "metric"), rule, remedy, wanted.metric)
 
 
 def _check_task_folders(partial: PartialSpec, place: KeyPath, folders: tuple[str, ...]) -> None:
@@ -50,7 +74,7 @@ def _check_task_folders(partial: PartialSpec, place: KeyPath, folders: tuple[str
         listed = isinstance(section["include_path"], list)
         key: KeyPath = (*place, "include_path", i) if listed else (*place, "include_path")
         if _can_look_up(partial, key, folder) and not os.path.isdir(folder):
-            remedy = "name a folder with task files; relative paths are resolved against the spec's folder"
+            remedy = "name a folder with your files; relative paths are resolved against the spec's folder"
             partial.add(key, "the folder does not exist", remedy, folder)
 
 

@@ -1,15 +1,31 @@
-"""The ``objective`` section: what the search optimises, the validation loss or a metric of a task."""
+"""The ``objective`` section: what the search optimises, the validation loss, a metric of a task, or a function of the
+user's own.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from sweepft.spec.fields import NonNegativeInt, Paths, PositiveInt, Section, invalid
+from sweepft.spec.fields import LocalPath, NonNegativeInt, Paths, PositiveInt, Section, invalid
+from sweepft.spec.row_source import RowForm
 
 VALIDATION_LOSS: Final = "validation_loss"
+
+
+_FUNCTION: Final = re.compile(r"[A-Za-z_]\w*:[A-Za-z_]\w*")
+
+
+def _as_function(value: Any) -> Any:
+    if isinstance(value, str) and not _FUNCTION.fullmatch(value):
+        raise invalid(
+            "must be module:function, for a file module.py beside the spec",
+            "for example my_metrics:score; files of other folders are found by include_path",
+        )
+    return value
 
 
 class TaskMetric(Section):
@@ -31,23 +47,75 @@ class TaskMetric(Section):
     """Folders with your own task files. Relative data paths in them are resolved against the folder."""
     batch_size: PositiveInt = 8
     """Items per batch and rank; halved if they do not fit in memory."""
-    max_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Largest share of a trial's time for the task. Once a trial has shown what it costs, later ones are measured at
-    fewer rungs, the latest ones; at the end always."""
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of task and metric in ledger and report."""
+        return self.task, self.metric
+
+
+class _OwnMetric(Section):
+    data: LocalPath
+    """File of rows to answer (.jsonl, .json, .csv, .parquet, ...), in a format of `data.train`. The request is what
+    comes before the row's last answer; the answer, and every other column, is for your function and may be missing."""
+    metric: Annotated[str, BeforeValidator(_as_function)]
+    """`module:function`, e.g. `my_metrics:score` for `def score(answer, row)` in `my_metrics.py`."""
+    include_path: Paths = ()
+    """Folders that the module's file may be in; by default the folder of the spec. Never a run folder."""
+    limit: PositiveInt | None = None
+    """Number of rows, the first ones of the file; by default all. More rows make a more precise mean."""
+    max_tokens: PositiveInt = 256
+    """Maximum tokens of an answer."""
+    batch_size: PositiveInt = 8
+    """Rows per batch and rank; halved if they do not fit in memory."""
+
+
+class OwnMetric(RowForm, _OwnMetric):
+    """A function of your own that scores the model's answers to the rows of a file: `score(answer: str, row: dict)`
+    returns a number for each row, and the mean is the value. The answers are greedy."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_spec(cls, data: Any, info: ValidationInfo) -> Any:
+        root = (info.context or {}).get("root")
+        if isinstance(data, dict) and root is not None and not data.get("include_path"):
+            return {**data, "include_path": [str(root)]}
+        return data
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The names of task and metric in ledger and report: the file's, without its endings, and the function's."""
+        from sweepft.ledger import measured_names  # which loads numpy: not for `validate`
+
+        return measured_names(self.model_dump(mode="json", include={"data", "metric"}))
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, OwnMetric) or (isinstance(value, Mapping) and "data" in value):
+        return "as_function"
     return "as_task" if isinstance(value, Mapping | TaskMetric) else "as_loss"
 
 
 def _a_task(value: Any) -> Any:
     if value == VALIDATION_LOSS:
         raise invalid("must be a task: a loss is minimized", f"write minimize: {VALIDATION_LOSS}")
+    if not isinstance(value, Mapping | TaskMetric | OwnMetric | None):
+        raise invalid(
+            "must be a task, or the file and function of a metric of your own",
+            "for example {task: gsm8k, metric: exact_match} or {data: prompts.jsonl, metric: my_metrics:score}",
+        )
     return value
 
 
+Measured = Annotated[
+    Annotated[TaskMetric, Tag("as_task")] | Annotated[OwnMetric, Tag("as_function")], Discriminator(_kind)
+]
+"""What is measured on generated answers or choices: a task, or a function of the user's own."""
+
 _Minimized = Annotated[
-    Annotated[Literal["validation_loss"], Tag("as_loss")] | Annotated[TaskMetric, Tag("as_task")],
+    Annotated[Literal["validation_loss"], Tag("as_loss")]
+    | Annotated[TaskMetric, Tag("as_task")]
+    | Annotated[OwnMetric, Tag("as_function")],
     Discriminator(_kind),
 ]
 
@@ -56,11 +124,15 @@ class Objective(Section):
     """What the search optimises: sampler, early stopping, ranking and report follow it. Give `maximize` or
     `minimize`."""
 
-    maximize: Annotated[TaskMetric | None, BeforeValidator(_a_task)] = None
-    """A task's metric of which more is better, e.g. `{task: gsm8k, metric: exact_match, limit: 200}`."""
+    maximize: Annotated[Measured | None, BeforeValidator(_a_task)] = None
+    """A task's metric of which more is better, e.g. `{task: gsm8k, metric: exact_match, limit: 200}`, or a function of
+    your own, e.g. `{data: prompts.jsonl, metric: my_metrics:score}`."""
     minimize: _Minimized | None = None
-    """`validation_loss`, the weighted mean over the sets of `data.validation` (the default), or a task's metric of
+    """`validation_loss`, the weighted mean over the sets of `data.validation` (the default), or a metric of
     which less is better, with the keys of `maximize`."""
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Largest share of a trial's time for the measurement of a task. Once a trial has shown what it costs, later ones
+    are measured at fewer rungs, the latest ones; at the end always."""
     at: Literal["end", "best"] = "end"
     """Which evaluation of a trial gives its value: the one at its end, or its best one (at a rung, at the end of an
     epoch, or at its end). With `best` the weights of that evaluation are kept and exported, and trials are also
@@ -80,11 +152,11 @@ class Objective(Section):
         return self
 
     @property
-    def task(self) -> TaskMetric | None:
-        """The task, None for the validation loss."""
+    def task(self) -> TaskMetric | OwnMetric | None:
+        """The task or function, None for the validation loss."""
         if self.maximize is not None:
             return self.maximize
-        return self.minimize if isinstance(self.minimize, TaskMetric) else None
+        return self.minimize if isinstance(self.minimize, TaskMetric | OwnMetric) else None
 
     @property
     def mode(self) -> Literal["min", "max"]:

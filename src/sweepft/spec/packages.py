@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweepft.errors import Problem
 from sweepft.extras import problems_of
+from sweepft.spec.objective import TaskMetric
 from sweepft.spec.sweep import SweepSpec
 
 
@@ -12,7 +13,7 @@ def missing_packages(spec: SweepSpec) -> list[Problem]:
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     quantized = spec.train.lora is not None and spec.train.lora.quantize is not None
     needs = [
-        (f"{spec.objective.key}.task", "lm_eval", spec.objective.task is not None),
+        (f"{spec.objective.key}.task", "lm_eval", isinstance(spec.objective.task, TaskMetric)),
         ("train.lora.quantize", "bitsandbytes", quantized),
         ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
         ("train.liger", "liger_kernel", spec.train.liger is True),

@@ -72,6 +72,7 @@ def with_reference(page: str) -> str:
 def _below(section: type[Section], prefix: str, definitions: dict[str, Any]) -> list[str]:
     parts, shown = [], set[type[Section]]()
     for name, info in section.model_fields.items():
+        several = len(set(sections_in(info.annotation))) > 1
         for inner in sections_in(info.annotation):
             if inner.__name__ in _FORMS or inner in shown:
                 continue
@@ -80,7 +81,12 @@ def _below(section: type[Section], prefix: str, definitions: dict[str, Any]) -> 
                 name, "[]" if inner is not info.annotation and _many(info) else ""
             )
             path = f"{prefix}{name}{suffix}"
-            parts += [_table(inner, path, definitions), *_below(inner, path + ".", definitions)]
+            kind = (
+                next(key for key, field in inner.model_fields.items() if field.is_required())
+                if several
+                else ""
+            )
+            parts += [_table(inner, path, definitions, kind), *_below(inner, path + ".", definitions)]
     return parts
 
 
@@ -88,8 +94,9 @@ def _many(info: FieldInfo) -> bool:
     return "tuple" in str(info.annotation)
 
 
-def _table(section: type[Section], path: str, definitions: dict[str, Any]) -> str:
-    title = f"### `{path}`" if path else "### The file"
+def _table(section: type[Section], path: str, definitions: dict[str, Any], kind: str = "") -> str:
+    """A section with its fields; ``kind`` is the key that tells it from others at this path."""
+    title = (f"### `{path}`" + (f" with `{kind}`" if kind else "")) if path else "### The file"
     about = " ".join((section.__doc__ or "").split())
     lines = [title, "", about, "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     properties = definitions[section.__name__]["properties"]
@@ -114,7 +121,8 @@ def _default(info: FieldInfo) -> str:
 def _type(schema: dict[str, Any]) -> str:
     options = schema.get("anyOf") or schema.get("oneOf")
     if options:
-        return " or ".join(_type(option) for option in options if option.get("type") != "null")
+        types = (_type(option) for option in options if option.get("type") != "null")
+        return " or ".join(dict.fromkeys(types))
     if "enum" in schema or "const" in schema:
         return " or ".join(f"`{option}`" for option in schema.get("enum") or [schema["const"]])
     if "$ref" in schema:

@@ -66,16 +66,9 @@ TrainOn = Annotated[
 ]
 
 
-class RowSource(Section):
-    """How a source of rows is found and read."""
+class RowForm(Section):
+    """How the columns and turns of rows are read."""
 
-    config: _Text | None = None
-    """Configuration (subset) of a hub data set, or of a folder cloned from the hub; by default its only one."""
-    revision: _Text | None = None
-    """Commit, tag or branch of a hub data set; pin a commit for runs that must be repeatable."""
-    split: _Text | None = None
-    """Split of a hub data set or folder, or a part of one as `datasets` writes it: `train[:10%]`, `train+test`,
-    `train[1000:]`. By default its only split, else `train` (`test` for test sets)."""
     format: RowFormat | None = None
     """Format of the rows, where their columns fit several: `messages`, `sharegpt` (`conversations`),
     `prompt_completion`, `alpaca` (`instruction`, `input`, `output`), `question_answer` or `text`. By default it is
@@ -87,6 +80,21 @@ class RowSource(Section):
     """System turn of every conversation that has none."""
     roles: Annotated[Mapping[str, str], AfterValidator(_known_roles)] | None = None
     """Roles by other names, e.g. `{customer: user, agent: assistant}`."""
+
+
+class _Parts(Section):
+    config: _Text | None = None
+    """Configuration (subset) of a hub data set, or of a folder cloned from the hub; by default its only one."""
+    revision: _Text | None = None
+    """Commit, tag or branch of a hub data set; pin a commit for runs that must be repeatable."""
+    split: _Text | None = None
+    """Split of a hub data set or folder, or a part of one as `datasets` writes it: `train[:10%]`, `train+test`,
+    `train[1000:]`. By default its only split, else `train` (`test` for test sets)."""
+
+
+class RowSource(RowForm, _Parts):
+    """How a source of rows is found and read."""
+
     train_on: TrainOn = "all"
     """Turns that are learned: `all` assistant turns, only the `last` one, or those of a list of roles
     (`[assistant, user]`). A turn with `weight: 0` never is."""

@@ -13,8 +13,8 @@ RUNGS = [0.1, 0.25, 0.5]
 
 def sweep_of(seconds: float) -> tuple[Any, LedgerBuilder]:
     """A sweep with one completed trial that trained 90 seconds, and whose task took so many each time."""
-    wanted = {"task": "maths", "metric": "acc", "max_share": 0.1}
-    asked = spec(objective={"maximize": wanted}, early_stop={"rungs": RUNGS})
+    wanted = {"task": "maths", "metric": "acc"}
+    asked = spec(objective={"maximize": wanted, "max_share": 0.1}, early_stop={"rungs": RUNGS})
     sweep = LedgerBuilder(spec=asked.to_dict())
     return asked, completed(sweep, "t000", seconds)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.ledger_builder import LedgerBuilder
 from sweepft.ledger import Objective, affordable_rungs, ranking, task_cost, winner
 
-TASK = {"task": "maths", "metric": "exact_match", "max_share": 0.1}
+TASK = {"task": "maths", "metric": "exact_match"}
 MAXIMIZED: dict[str, Any] = {"objective": {"maximize": TASK}}
 
 
