@@ -74,7 +74,7 @@ def _own_metrics_found(spec: SweepSpec) -> list[dict[str, Any]]:
     """Call the functions of the user's own in a child process. Raises OwnMetricError, DataError."""
     from sweepft.spec import OwnMetric
 
-    if not isinstance(spec.objective.task, OwnMetric):
+    if not any(isinstance(wanted, OwnMetric) for wanted in spec.objective.measured.values()):
         return []
     from sweepft.evaluation.own_metric import check_own_tasks, own_tasks
 

@@ -171,7 +171,7 @@ def tiny_spec(spec: SweepSpec, model: Path, data: Path) -> SweepSpec:
     if search.get("baseline") is not None:
         search["baseline"] = _shrunk(_unscaled(search["baseline"], spec), sizes)
     search["space"] = {key: _dimension(key, value, sizes) for key, value in search["space"].items()}
-    if spec.objective.task is not None:
+    if spec.objective.measured:
         tiny["objective"] = tiny_objective(spec.objective, data)
     if spec.evaluate is not None:
         tiny["evaluate"] = tiny_evaluate(spec.evaluate, data, len(spec.data.test))
@@ -276,9 +276,9 @@ def write_tasks(spec: SweepSpec, folder: Path) -> None:
     found: dict[str, list[str]] = {}
     if spec.evaluate is not None:
         found = {task.name: _metrics(task.name, spec.evaluate) for task in spec.evaluate.each_task()}
-    wanted = spec.objective.task
-    if isinstance(wanted, TaskMetric):
-        found[wanted.task] = list(dict.fromkeys([*found.get(wanted.task, ()), _plain(wanted.metric)]))
+    for wanted in spec.objective.measured.values():
+        if isinstance(wanted, TaskMetric):
+            found[wanted.task] = list(dict.fromkeys([*found.get(wanted.task, ()), _plain(wanted.metric)]))
     if not found:
         return
     home = folder / _FOLDER
@@ -298,23 +298,29 @@ def _plain(metric: str) -> str:
 
 
 def tiny_objective(objective: Objective, folder: Path) -> dict[str, Any]:
-    """The section with few items of its task in ``folder/tasks``, or with few rows for a function of your own.
+    """The section with few items of its tasks in ``folder/tasks``, or with few rows for functions of your own.
 
     Args:
         objective: The section of the full sweep, with a task.
         folder: The folder given to ``write_tasks``.
     """
-    wanted = objective.task
-    assert wanted is not None
+    tiny: dict[str, Any] = {"at": objective.at, "max_share": objective.max_share}
+    tiny["measure"] = [
+        _tiny_task(wanted, folder) | {"lower_is_better": wanted.lower_is_better}
+        for wanted in objective.measure
+    ]
+    if objective.task is not None:
+        tiny[objective.key.removeprefix("objective.")] = _tiny_task(objective.task, folder)
+    return tiny
+
+
+def _tiny_task(wanted: TaskMetric | OwnMetric, folder: Path) -> dict[str, Any]:
     if isinstance(wanted, OwnMetric):  # your rows and your function, with few answers of few tokens
-        own = wanted.model_dump(mode="json", exclude_none=True)
         rows = sum(1 for _ in islice(records(Location(wanted.data)), wanted.limit or _LIMIT))
-        task = own | {"limit": min(_LIMIT, rows), "max_tokens": min(16, wanted.max_tokens)}
-    else:
-        task = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size"})
-        task |= {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
-    kind = objective.key.removeprefix("objective.")
-    return {kind: task, "at": objective.at, "max_share": objective.max_share}
+        few = {"limit": min(_LIMIT, rows), "max_tokens": min(16, wanted.max_tokens)}
+        return wanted.model_dump(mode="json", exclude_none=True) | few
+    kept = wanted.model_dump(mode="json", include={"task", "chat_template", "batch_size"})
+    return kept | {"metric": _plain(wanted.metric), "limit": _LIMIT, "include_path": [str(folder / _FOLDER)]}
 
 
 def tiny_evaluate(evaluate: Evaluate, folder: Path, tests: int) -> dict[str, Any] | None:

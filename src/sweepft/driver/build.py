@@ -234,7 +234,7 @@ class _SweepSearchControl(DriverOnly, SearchControl):
 
     def best_point(self, trial_id: str) -> BestPoint | None:
         trial = self._event_log.state.trials.get(trial_id)
-        return None if trial is None else best_point_of(trial)
+        return None if trial is None else best_point_of(trial, self._spec.search.subject_to)
 
     def patience(self, proposal: Proposal) -> int | None:
         pinned = (row["trial_id"] for row in self._event_log.state.accepted("pin"))

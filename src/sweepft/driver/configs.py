@@ -17,7 +17,7 @@ from sweepft.slot.group import WorkerShape
 from sweepft.slot.jobs import ObjectiveTask
 from sweepft.slot.state import SlotConfig
 from sweepft.slot.weight_retention import KeepPolicy
-from sweepft.spec import CheckpointEvery, MicroTokens, OwnMetric, SweepSpec
+from sweepft.spec import CheckpointEvery, MicroTokens, OwnMetric, SweepSpec, TaskMetric
 from sweepft.training.config import EngineConfig, ValidationSet
 
 
@@ -92,6 +92,7 @@ def slot_config(spec: SweepSpec, prepared: Prepared, run_dir: Path) -> SlotConfi
         max_faults=spec.faults.per_trial,
         hang_seconds=spec.faults.hang_seconds,
         objective=objective_task(spec, prepared.tokenizer),
+        measured=further_tasks(spec, prepared.tokenizer),
     )
 
 
@@ -124,11 +125,33 @@ def objective_of(spec: SweepSpec) -> Objective:
 
 def objective_task(spec: SweepSpec, tokenizer: str) -> ObjectiveTask | None:
     """The task that trials are judged by; None for the validation loss."""
-    wanted, place = spec.objective.task, spec.objective.key
-    if wanted is None:
+    own = spec.objective.task
+    if own is None:
         return None
+    return _measured(spec, spec.objective.key, own, tokenizer, spec.objective.mode == "max")
+
+
+def further_tasks(spec: SweepSpec, tokenizer: str) -> tuple[ObjectiveTask, ...]:
+    """The other tasks that trials are measured on."""
+    return tuple(
+        _measured(spec, f"objective.measure.{i}", wanted, tokenizer, not wanted.lower_is_better)
+        for i, wanted in enumerate(spec.objective.measure)
+    )
+
+
+def measured_by_name(spec: SweepSpec, tokenizer: str) -> dict[str, ObjectiveTask]:
+    """All tasks that trials are measured on, by name."""
+    own = objective_task(spec, tokenizer)
+    every = (*([] if own is None else [own]), *further_tasks(spec, tokenizer))
+    return {one.task.name: one for one in every}
+
+
+def _measured(
+    spec: SweepSpec, place: str, wanted: TaskMetric | OwnMetric, tokenizer: str, higher_is_better: bool
+) -> ObjectiveTask:
     if isinstance(wanted, OwnMetric):
-        return ObjectiveTask(OwnTask.of(wanted, spec.name, place), wanted.names[1], tokenizer)
+        own = OwnTask.of(wanted, spec.name, place)
+        return ObjectiveTask(own, wanted.names[1], tokenizer, higher_is_better)
     task = EvalTask(
         name=wanted.task,
         include_path=wanted.include_path,
@@ -138,7 +161,7 @@ def objective_task(spec: SweepSpec, tokenizer: str) -> ObjectiveTask | None:
         batch_size=wanted.batch_size,
         place=f"{place}.task",
     )
-    return ObjectiveTask(task, wanted.metric, tokenizer)
+    return ObjectiveTask(task, wanted.metric, tokenizer, higher_is_better)
 
 
 def eval_tasks(spec: SweepSpec) -> list[EvalTask]:

@@ -28,7 +28,7 @@ class DriverOnly:
 
 
 class KnownBounds(DriverOnly):
-    """The bounds on validation losses of a running sweep, with the base model's losses once they are measured.
+    """The bounds of a running sweep, with the base model's losses and scores once they are measured.
 
     Args:
         view: State of the sweep.
@@ -39,13 +39,18 @@ class KnownBounds(DriverOnly):
 
     @property
     def limits(self) -> dict[str, float]:
-        """Largest loss allowed by validation set."""
+        """Largest cost allowed by validation set or task."""
         return self._view.bounds.limits
 
     @property
     def base(self) -> dict[str, float]:
         """The base model's losses, as far as they are known."""
         return self._view.bounds.base
+
+    @property
+    def noise(self) -> dict[str, float]:
+        """Standard errors of differences from the base model, by task."""
+        return self._view.bounds.noise
 
 
 class Limit:

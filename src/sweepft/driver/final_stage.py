@@ -1,5 +1,5 @@
-"""The final evaluation: replicates of the best trials, then scores of the finalists and the base model. Where bounds on
-validation losses need the base model's, these are measured first of all.
+"""The final evaluation: replicates of the best trials, then scores of the finalists and the base model. Where bounds
+need the base model's losses or scores, these are measured first of all.
 
 All of it runs on the sweep's own slots once the search is over; study and scheduler know nothing of it. The ledger
 holds what is done, so a resumed sweep runs only what is missing. ``check_final_evaluation`` finds out before the
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sweepft.data import Prepared, load_test_sets
-from sweepft.driver.configs import eval_tasks, keep_policy
+from sweepft.driver.configs import eval_tasks, keep_policy, measured_by_name
 from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.errors import EvaluateError, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.extras import problems_of
-from sweepft.ledger import EventLog, Row, TrialState, metric_of, missing_scores, ranking
+from sweepft.ledger import EventLog, Row, TrialState, base_score, metric_of, missing_scores, ranking
 from sweepft.slot.best_point import best_point_of
 from sweepft.slot.jobs import EvalItem, EvalJob, Job, Judging, TrialJob
 from sweepft.slot.weight_retention import choose_trials, standing_of
@@ -123,11 +123,8 @@ class FinalStage(DriverOnly):
         """The evaluation of the base model that the bounds need, if it is neither done nor running."""
         state = self._event_log.state
         since = state.sessions[-1][0]
-        needed = {name for name, bound in self._spec.search.subject_to.items() if bound.above == "base"}
         missing = [
-            EvalItem("validation", held.name, held.data.digest, cache=held.data.path)
-            for held in self._prepared.validation
-            if held.name in needed and not _is_scored(state.scores.get((None, held.name)), since)
+            item for item in self._base_items() if not _is_scored(state.scores.get((None, item.name)), since)
         ]
         name = "base-losses"
         if not missing or name in self._running:
@@ -148,6 +145,17 @@ class FinalStage(DriverOnly):
             items=tuple(missing),
             train_config=self._spec.train_config(params, state.budget_samples, state.tokens_per_sample),
         )
+
+    def _base_items(self) -> Iterator[EvalItem]:
+        """What the base model is measured on for the bounds: sets that are bounded above it, and bounded tasks."""
+        bounds = self._spec.search.subject_to
+        for held in self._prepared.validation:
+            if held.name in bounds and bounds[held.name].above == "base":
+                yield EvalItem("validation", held.name, held.data.digest, cache=held.data.path)
+        if any(wanted.names[0] in bounds for wanted in self._spec.objective.measured.values()):
+            for name, wanted in measured_by_name(self._spec, self._prepared.tokenizer).items():
+                if name in bounds:
+                    yield EvalItem("measured", base_score(name, True), wanted.task.digest, measured=wanted)
 
     def on_left(self, name: str) -> None:
         """A job has left its slot, done or not."""
@@ -241,7 +249,9 @@ class FinalStage(DriverOnly):
                     origin="replicate",
                     replicate_of=name,
                     reported_samples=trials[replicate].samples_seen if replicate in trials else 0,
-                    best=best_point_of(trials[replicate]) if at_best and replicate in trials else None,
+                    best=best_point_of(trials[replicate], self._spec.search.subject_to)
+                    if at_best and replicate in trials
+                    else None,
                     limits=self._event_log.state.bounds.limits if at_best else {},
                     keep_weights=bool(row["items"]),
                     objective_rungs=(),

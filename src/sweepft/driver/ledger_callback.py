@@ -234,6 +234,7 @@ class LedgerCallback(DriverOnly, tune.Callback):
                 seconds=result["eval_seconds"],
                 task=_task(result, with_residuals),
                 counts=result.get("best_is_new", True),
+                tasks=_tasks(result),
             )
 
     def _write_patience(self, name: str, result: dict[str, Any]) -> None:
@@ -313,6 +314,12 @@ def _task(result: Mapping[str, Any], with_residuals: bool) -> dict[str, Any] | N
     """What the objective's task has shown."""
     found: dict[str, Any] | None = result.get("objective_task")
     return found if found is None or with_residuals else {k: v for k, v in found.items() if k != "residuals"}
+
+
+def _tasks(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What further tasks have shown, and that of the objective where it is bounded."""
+    found = result.get("eval_tasks") or {}
+    return {name: {k: v for k, v in one.items() if k != "cost"} for name, one in found.items()}
 
 
 def _elapsed_since(begin: float) -> Callable[[], float]:

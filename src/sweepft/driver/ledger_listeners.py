@@ -72,10 +72,11 @@ def say_when_bounds_are_not_met(
         if ranked and ended >= first:
             said = True
             over = view.violation(ranked[0])
+            unit = " beyond" if any(bound.metric for bound in view.bounds.entries) else " nats above"
             if over > 0:
                 say(
                     f"search.subject_to: none of {len(ranked)} completed trials meets the bounds; "
-                    f"{ranked[0].trial_id} comes nearest, {over:.4g} nats above. The search continues; allow more with "
+                    f"{ranked[0].trial_id} comes nearest, {over:.4g}{unit}. The search continues; allow more with "
                     "sweepft resume RUN --set search.subject_to..., or start a sweep of lower learning rates"
                 )
 

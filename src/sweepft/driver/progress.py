@@ -36,6 +36,17 @@ def short_params(params: dict[str, Any]) -> str:
     return " ".join(f"{key.rsplit('.', 1)[-1]}={format_value(value)}" for key, value in params.items())
 
 
+def _measured(row: Row, view: SweepState) -> str:
+    """What an evaluation has measured: the objective, and further tasks."""
+    task = row.get("task") or {}
+    value = "not measured" if row["objective"] is None else _value(row["objective"], task.get("stderr"))
+    parts = [f"{view.objective.short}={value}", *([f"items={task['items']}"] if task else [])]
+    for name, one in (row.get("tasks") or {}).items():
+        if name != view.objective.task and one["value"] is not None:
+            parts.append(f"{name}={_value(one['value'], one.get('stderr'))}")
+    return " ".join(parts)
+
+
 def describe(row: Row, view: SweepState) -> str | None:
     """One plain line for a ledger row, or None for a row that is not shown."""
     kind, trial = row["kind"], view.trials.get(row.get("trial_id") or "")
@@ -62,13 +73,9 @@ def describe(row: Row, view: SweepState) -> str | None:
     if kind == "trial":
         return f"trial proposed: trial={trial.trial_id} origin={trial.origin} {short_params(trial.params)}"
     if kind == "eval":
-        task = row.get("task") or {}
-        known = row["objective"] is not None
-        value = _value(row["objective"], task.get("stderr")) if known else "not measured"
-        items = f" items={task['items']}" if task else ""
         return (
             f"trial at {row['rung'] or 0.0:.0%}: trial={trial.trial_id} step={row['step']} "
-            f"samples={int(row['samples_seen'])} {view.objective.short}={value}{items}"
+            f"samples={int(row['samples_seen'])} {_measured(row, view)}"
         )
     if kind == "decision" and row["action"] != "continue":
         return (

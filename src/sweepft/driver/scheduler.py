@@ -103,7 +103,7 @@ class SweepScheduler(EarlyDynamicsScheduler):
 
     def _take_bounds(self) -> None:
         if self._bounds is not None:
-            self.early_stopper.set_bounds(self._bounds.limits, self._bounds.base)
+            self.early_stopper.set_bounds(self._bounds.limits, self._bounds.base, self._bounds.noise)
 
     def _name(self, trial: Any) -> str:
         return job_of(trial.config).name

@@ -1,21 +1,23 @@
-"""A task as the objective of a sweep: the check that it can be measured, and at which rungs that is affordable."""
+"""Tasks that trials are measured on: the check that they can be measured, and at which rungs that is affordable."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from sweepft.driver.configs import objective_of, objective_task
+from sweepft.driver.configs import measured_by_name
 from sweepft.errors import EvaluateError, Problem
-from sweepft.evaluation import OwnTask
+from sweepft.evaluation import EvalTask
 from sweepft.evaluation.own_metric import check_own_tasks, own_tasks
 from sweepft.evaluation.tasks import check_tasks
 from sweepft.ledger import Row, SweepState, affordable_rungs, metric_of, task_cost
-from sweepft.spec import OwnMetric, SweepSpec
+from sweepft.slot.jobs import ObjectiveTask
+from sweepft.spec import SweepSpec
 
 
 def check_objective(spec: SweepSpec, say: Callable[[str], None] = lambda text: None) -> None:
-    """Load the task of the objective in a child process, and see that it has the metric and as many items as asked for;
-    of a function of the user's own, read the rows and call it.
+    """Load the tasks that trials are measured on in a child process, and see that they have the metric and as many
+    items as asked for; of a function of the user's own, read the rows and call it.
 
     Args:
         spec: Of the sweep.
@@ -25,30 +27,35 @@ def check_objective(spec: SweepSpec, say: Callable[[str], None] = lambda text: N
         OwnMetricError: If a function cannot be used.
         DataError: If its rows cannot be used.
     """
-    wanted, planned = spec.objective.task, objective_task(spec, "")
-    if wanted is None or planned is None:
+    check_own_tasks(own_tasks(spec))
+    planned = [one for one in measured_by_name(spec, "").values() if isinstance(one.task, EvalTask)]
+    if not planned:
         return
-    if isinstance(wanted, OwnMetric) or isinstance(planned.task, OwnTask):
-        check_own_tasks(own_tasks(spec))
-        return
-    key, facts = spec.objective.key, check_tasks([planned.task])[planned.task.name]
+    found = check_tasks([one.task for one in planned if isinstance(one.task, EvalTask)])
+    places = {wanted.names[0]: place for place, wanted in spec.objective.measured.items()}
+    for one in planned:
+        _check_task(spec, places[one.task.name], one, found[one.task.name], say)
+
+
+def _check_task(
+    spec: SweepSpec, key: str, planned: ObjectiveTask, facts: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Check metric, number of items and direction of a task of the harness."""
+    name, wanted = planned.task.name, planned.metric
     try:
-        _, metric = metric_of(f"task.{wanted.metric}", ["task"], {"task": facts["metrics"]})
+        _, metric = metric_of(f"task.{wanted}", ["task"], {"task": facts["metrics"]})
     except ValueError:
-        named = [name for name in facts["metrics"] if name.startswith(f"{wanted.metric},")]
-        rule = "is measured with several filters" if named else f"is no metric of {wanted.task}"
+        named = [one for one in facts["metrics"] if one.startswith(f"{wanted},")]
+        rule = "is measured with several filters" if named else f"is no metric of {name}"
         remedy = f"use one of {'; '.join(named or facts['metrics'])}"
-        raise _refused(spec, f"{key}.metric", rule, remedy, wanted.metric, "objective.metric") from None
-    documents = facts["documents"]
-    if wanted.limit is not None and wanted.limit > documents:
-        rule, remedy = (
-            f"is more than the {documents} items of {wanted.task}",
-            "lower it, or leave it out for all",
-        )
-        raise _refused(spec, f"{key}.limit", rule, remedy, wanted.limit, "objective.limit")
-    if (metric in facts["higher"]) != objective_of(spec).maximize:
+        raise _refused(spec, f"{key}.metric", rule, remedy, wanted, "objective.metric") from None
+    documents, limit = facts["documents"], planned.task.limit
+    if limit is not None and limit > documents:
+        rule, remedy = f"is more than the {documents} items of {name}", "lower it, or leave it out for all"
+        raise _refused(spec, f"{key}.limit", rule, remedy, limit, "objective.limit")
+    if (metric in facts["higher"]) != planned.higher_is_better:
         better = "higher" if metric in facts["higher"] else "lower"
-        say(f"{key}: the task file says that {better} is better in {metric} of {wanted.task}")
+        say(f"{key}: the task file says that {better} is better in {metric} of {name}")
 
 
 def _refused(spec: SweepSpec, place: str, rule: str, remedy: str, value: object, key: str) -> EvaluateError:
@@ -56,12 +63,12 @@ def _refused(spec: SweepSpec, place: str, rule: str, remedy: str, value: object,
 
 
 def objective_rungs(spec: SweepSpec, state: SweepState, trial_id: str) -> tuple[float, ...] | None:
-    """The rungs at which a trial's task is measured beside the end; None for all of them, also for a validation loss.
+    """The rungs at which a trial's tasks are measured beside the end; None for all of them, also without any task.
 
     They are chosen once, when a trial has completed and shown what the task takes, and hold for all later trials. The
     ledger has them in the row of each trial, so that a resumed one is measured where it would have been.
     """
-    if spec.objective.task is None:
+    if not spec.objective.measured:
         return None
     if trial_id in state.trials:
         return state.trials[trial_id].objective_rungs
@@ -93,11 +100,12 @@ def say_where_objective_is_measured(
         said = True
         cost = task_cost(state.search_trials)
         left_out = [rung for rung in _points(spec, state) if rung not in row["objective_rungs"]]
-        if left_out and cost is not None and spec.objective.task is not None:
+        if left_out and cost is not None:
             each, rest = cost
             share = each / (each + rest)
+            what = ", ".join(wanted.names[0] for wanted in spec.objective.measured.values())
             say(
-                f"{state.objective.name} takes {each:.3g} s, {share:.0%} of a trial each time: from "
+                f"{what} takes {each:.3g} s, {share:.0%} of a trial each time: from "
                 f"{row['trial_id']} on it is not measured at {', '.join(f'{rung:.0%}' for rung in left_out)} of the "
                 f"budget (objective.max_share {spec.objective.max_share:g})"
             )

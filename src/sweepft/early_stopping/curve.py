@@ -62,7 +62,7 @@ class Report:
         phase_starts: Progress at which later phases of its curriculum begin: training losses of different phases are
             not compared.
         phase: Name or number of the phase, where the starts are not known; another one begins a phase.
-        losses: Losses by validation set, as of the last observation.
+        losses: Losses by validation set, and costs by task, as of the last observation.
     """
 
     observations: Sequence[Observation]

@@ -232,14 +232,22 @@ class EarlyStopper:
         """A paused trial will not resume."""
         self._leave(trial_id, "stopped", "paused")
 
-    def set_bounds(self, limits: Mapping[str, float], base: Mapping[str, float]) -> None:
-        """Bounds on validation losses, from now on.
+    def set_bounds(
+        self,
+        limits: Mapping[str, float],
+        base: Mapping[str, float],
+        noise: Mapping[str, float] | None = None,
+    ) -> None:
+        """Bounds on validation losses and tasks, from now on.
 
         Args:
-            limits: Largest loss allowed by validation set.
-            base: The base model's losses, as far as they are known.
+            limits: Largest loss allowed by validation set, and largest cost by task: its value, turned where more is
+                better.
+            base: The base model's losses and costs, as far as they are known.
+            noise: Standard error of the difference of a cost from the base model's, by task.
         """
         self._bounds.limits, self._bounds.base = dict(limits), dict(base)
+        self._bounds.noise = dict(noise or {})
 
     def pin(self, trial_id: str, who: str) -> None:
         """A user exempts this trial from early stopping; the divergence check still applies."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sweepft.early_stopping.curve import Report, make_report
 from sweepft.early_stopping.decisions import NOT_BY_RULES, StopDecision
 from sweepft.early_stopping.early_stopper import EarlyStopper
-from sweepft.ledger import Row, StepsReport, SweepState, TrialState
+from sweepft.ledger import Row, StepsReport, SweepState, TrialState, base_score, costs_of
 
 BASELINE: Final = "the spec, as the baseline"
 """Who pins the baseline."""
@@ -62,10 +62,11 @@ def _feed(
     if state.baseline is not None:
         early_stopper.pin(state.baseline.trial_id, BASELINE)
     events += [(p["seq"], partial(early_stopper.pin, p["trial_id"], p["who"])) for p in state.accepted("pin")]
-    bounded = {bound.name for bound in state.bounds.entries if bound.above_base}
-    known = [state.scores[None, name]["seq"] for name in bounded if (None, name) in state.scores]
-    limits, base = state.bounds.limits, state.bounds.base
-    events.append((max(known, default=-1), partial(early_stopper.set_bounds, limits, base)))
+    bounds = state.bounds
+    names = [base_score(b.name, b.metric is not None) for b in bounds.entries if b.needs_base]
+    known = [state.scores[None, name]["seq"] for name in names if (None, name) in state.scores]
+    take = partial(early_stopper.set_bounds, bounds.limits, bounds.base, bounds.noise)
+    events.append((max(known, default=-1), take))
     for _, happen in sorted(events, key=lambda event: event[0]):
         happen()
 
@@ -144,8 +145,8 @@ def _report(
 
 
 def _losses(evaluated: Row | None) -> dict[str, float]:
-    sets = {} if evaluated is None else evaluated.get("sets") or {}
-    return {name: float(found["loss"]) for name, found in sets.items() if found.get("loss") is not None}
+    found = {} if evaluated is None else costs_of(evaluated.get("sets") or {}, evaluated.get("tasks") or {})
+    return {name: float(cost) for name, cost in found.items() if cost is not None}
 
 
 def _diverged(

@@ -204,22 +204,27 @@ def value_so_far(result: Mapping[str, Any]) -> dict[str, Any]:
     if "best_objective" not in result:
         return dict(result)
     best = {name: {"loss": loss} for name, loss in set_losses(result, "best_sets").items()}
-    others = {key: value for key, value in result.items() if not str(key).startswith("eval_sets")}
+    apart = ("eval_sets", "eval_tasks")
+    others = {key: value for key, value in result.items() if not str(key).startswith(apart)}
     values = {"objective": result["best_objective"], "objective_stderr": result.get("best_stderr")}
     return others | values | {"eval_sets": best}
 
 
 def set_losses(result: Mapping[str, Any], sets_key: str = "eval_sets") -> dict[str, float]:
-    """Losses by validation set in a result, flat as Tune passes it (``eval_sets/NAME/loss``) or nested."""
-    flat = {
-        parts[1]: value
-        for key, value in result.items()
-        if len(parts := str(key).split("/")) == 3 and parts[0] == sets_key and parts[2] == "loss"
-    }
-    nested = result.get(sets_key)
-    sets = nested if isinstance(nested, Mapping) else {}
-    flat |= {str(name): found.get("loss") for name, found in sets.items() if isinstance(found, Mapping)}
-    return {name: number for name, value in flat.items() if (number := as_number(value)) is not None}
+    """Losses by validation set and costs by task in a result, flat as Tune passes it (``eval_sets/NAME/loss``,
+    ``eval_tasks/NAME/cost``) or nested.
+    """
+    found: dict[str, Any] = {}
+    tasks = (("eval_tasks", "cost"),) if sets_key == "eval_sets" else ()
+    for section, field in ((sets_key, "loss"), *tasks):
+        for key, value in result.items():
+            parts = str(key).split("/")
+            if len(parts) > 2 and parts[0] == section and parts[-1] == field:
+                found["/".join(parts[1:-1])] = value
+        nested = result.get(section)
+        inner = nested if isinstance(nested, Mapping) else {}
+        found |= {str(name): entry.get(field) for name, entry in inner.items() if isinstance(entry, Mapping)}
+    return {name: number for name, value in found.items() if (number := as_number(value)) is not None}
 
 
 def _get(result: Mapping[str, Any], *path: str) -> Any:

@@ -34,7 +34,7 @@ class TrialRecord:
         judged_on: What was known when it was last judged; see `Cohort.has_news`.
         snapshots: By rung; a rung at which the trial was not eligible has none.
         reached: All rungs it has reached, judged there or not.
-        losses: Its last losses by validation set.
+        losses: Its last losses by validation set, and costs by task.
     """
 
     trial_id: str

@@ -123,8 +123,11 @@ class OwnTask:
 
 def own_tasks(spec: SweepSpec) -> list[OwnTask]:
     """The metrics of the user's own in a spec. Raises OwnMetricError."""
-    wanted = spec.objective.task
-    return [OwnTask.of(wanted, spec.name, spec.objective.key)] if isinstance(wanted, OwnMetric) else []
+    return [
+        OwnTask.of(wanted, spec.name, place)
+        for place, wanted in spec.objective.measured.items()
+        if isinstance(wanted, OwnMetric)
+    ]
 
 
 def problem(task: OwnTask, key: str, rule: str, remedy: str, value: Any = None) -> OwnMetricError:

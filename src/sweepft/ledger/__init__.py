@@ -8,10 +8,18 @@ Everything else in a run folder can be rebuilt from the ledger. Needs the standa
 
 from __future__ import annotations
 
-from sweepft.ledger.bounds import Bound, Bounds, excesses, pareto_front, violation
+from sweepft.ledger.bounds import Bound, Bounds, base_score, excesses, pareto_front, violation
 from sweepft.ledger.commands import Command, CommandInbox, commands_path, send_command
 from sweepft.ledger.lease import WriterWatch, current_writer
-from sweepft.ledger.objective import VALIDATION_LOSS, Objective, affordable_rungs, measured_names, task_cost
+from sweepft.ledger.objective import (
+    VALIDATION_LOSS,
+    Objective,
+    affordable_rungs,
+    measured_names,
+    measured_tasks,
+    task_cost,
+    task_seconds,
+)
 from sweepft.ledger.owner import Owner
 from sweepft.ledger.ranking import (
     Finalist,
@@ -26,7 +34,7 @@ from sweepft.ledger.ranking import (
     winner,
 )
 from sweepft.ledger.reader import LedgerTail, has_trials, iter_ledger, ledger_path, read_ledger
-from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, without_residuals
+from sweepft.ledger.rows import SCHEMA_VERSION, STATUSES, Row, costs_of, without_residuals
 from sweepft.ledger.state import SweepState, is_baseline
 from sweepft.ledger.trial_state import HISTORY_KEYS, RETRY, Attempt, StepsReport, TrialState
 from sweepft.ledger.writer import EventLog, Ledger
@@ -57,7 +65,9 @@ __all__ = [
     "WriterWatch",
     "affordable_rungs",
     "all_scored",
+    "base_score",
     "commands_path",
+    "costs_of",
     "current_writer",
     "excesses",
     "finalists",
@@ -66,6 +76,7 @@ __all__ = [
     "iter_ledger",
     "ledger_path",
     "measured_names",
+    "measured_tasks",
     "metric_of",
     "missing_scores",
     "pareto_front",
@@ -74,6 +85,7 @@ __all__ = [
     "scores_of",
     "send_command",
     "task_cost",
+    "task_seconds",
     "violation",
     "winner",
     "without_residuals",

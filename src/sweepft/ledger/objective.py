@@ -28,6 +28,17 @@ def measured_names(wanted: Mapping[str, Any]) -> tuple[str, str]:
     return file.lstrip(".").partition(".")[0] or file, wanted["metric"].partition(":")[2] or wanted["metric"]
 
 
+def measured_tasks(spec: Mapping[str, Any]) -> dict[str, str]:
+    """The tasks and functions that trials of a resolved spec are measured on, that of the objective included.
+
+    Returns:
+        Name -> metric.
+    """
+    section = spec.get("objective") or {}
+    wanted = [section.get("maximize"), section.get("minimize"), *(section.get("measure") or ())]
+    return dict(measured_names(one) for one in wanted if isinstance(one, Mapping))
+
+
 @dataclass(frozen=True)
 class Objective:
     """What a sweep optimises; by default the validation loss.
@@ -86,7 +97,8 @@ VALIDATION_LOSS: Final = Objective()
 
 
 def task_cost(trials: Iterable[TrialState]) -> tuple[float, float] | None:
-    """What the objective's task takes: median seconds of one measurement, and of the rest of a whole trial.
+    """What the tasks take that trials are measured on: median seconds of one measurement of all of them, and of the
+    rest of a whole trial.
 
     The start of a trial is left out: that of a slot's first one includes the start of its ranks.
 
@@ -97,12 +109,18 @@ def task_cost(trials: Iterable[TrialState]) -> tuple[float, float] | None:
     """
     each, rest = [], []
     for trial in trials:
-        taken = [row["task"]["seconds"] for row in trial.evals if row.get("task")]
+        taken = [seconds for row in trial.evals if (seconds := task_seconds(row)) is not None]
         each += taken
         if trial.status == "completed" and taken:
             own = sum(seconds for phase, seconds in trial.costs.items() if phase not in ("lost", "switch"))
             rest.append(max(0.0, own - sum(taken)))
     return (statistics.median(each), statistics.median(rest)) if rest else None
+
+
+def task_seconds(row: Mapping[str, Any]) -> float | None:
+    """Seconds that an evaluation took for tasks, that of the objective and others; None where none was measured."""
+    found = [*(row.get("tasks") or {}).values(), *([row["task"]] if row.get("task") else [])]
+    return sum(float(one["seconds"]) for one in found) if found else None
 
 
 def affordable_rungs(rungs: Sequence[float], each: float, rest: float, max_share: float) -> tuple[float, ...]:

@@ -217,6 +217,13 @@ def _loss_or_task(value: Any) -> str | None:
 _section = _or_none(_mapping)
 _of_harness = _fields({"task": _text, "metric": _text})
 _of_function = _fields({"data": _text, "metric": _text})
+
+
+def _bound(value: Any) -> str | None:
+    amount = "at_least" if isinstance(value, dict) and "at_most" not in value else "at_most"
+    return _fields({amount: _finite})(value)
+
+
 _spec = _fields(
     {},
     {
@@ -228,6 +235,7 @@ _spec = _fields(
                     "maximize": _or_none(_task),
                     "minimize": _or_none(_loss_or_task),
                     "max_share": _or_none(_share),
+                    "measure": _or_none(_list_of(_task, 1000)),
                 },
             )
         ),
@@ -239,7 +247,7 @@ _spec = _fields(
                     "enough": _or_none(_fields({"gain": _amount}, {"min_trials": _count})),
                     "space": _or_none(_values(_section)),
                     "tied": _or_none(_values(_section)),
-                    "subject_to": _or_none(_values(_fields({"at_most": _amount}))),
+                    "subject_to": _or_none(_values(_bound)),
                 },
             )
         ),
@@ -293,6 +301,12 @@ _scored = _fields(
     {"seconds": _amount, "items": _count},
     {"stderr": _or_none(_number), "residuals": _or_none(_list_of(_or_none(_number), 100_000))},
 )
+_measured = _values(
+    _fields(
+        {"value": _or_none(_number), "seconds": _amount, "items": _count, "higher_is_better": _flag},
+        {"stderr": _or_none(_number)},
+    )
+)
 _metric = _fields({"value": _or_none(_number), "stderr": _or_none(_number), "higher_is_better": _flag})
 
 _earlier_trial = _fields({"values": _mapping, "place": _share, "over": _values(_finite)})
@@ -345,6 +359,7 @@ _BY_FIELD: Final[dict[str, Check]] = {
     "steps.phase_seconds": _values(_amount),
     "eval.sets": _sets,
     "eval.task": _scored,
+    "eval.tasks": _measured,
     "trial.objective_rungs": _list_of(_share, 1000),
     "eval.rung": _share,
     "decision.rung": _share,

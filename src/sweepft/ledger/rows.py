@@ -136,12 +136,13 @@ class EvalRow:
 
     ``objective`` is the weighted mean of the losses in nats per target token, or the metric of a task as the spec has
     it, None at a rung where the task is not measured; ``sets`` holds ``{name: {loss, stderr, tokens, samples}}``,
-    ``task`` ``{stderr, items, seconds}`` of the objective's task. A row that may give the trial's value, the final one
-    or a best one, also has ``residuals`` of each set: for up to 64 groups of samples, the sum of their losses minus
-    what the mean loss predicts (nats), which gives the error of a difference between two trials; those of ``task`` are
-    sums of items' scores minus the mean score. ``counts`` says whether the trial's value would be that of this
-    evaluation if there were no later one: False for one that is worse than an earlier one, where trials count by their
-    best (``objective.at``).
+    ``task`` ``{stderr, items, seconds}`` of the objective's task, ``tasks`` ``{name: {value, stderr, items, seconds,
+    higher_is_better}}`` of others that were measured here, and of the objective's own where it is bounded. A row that
+    may give the trial's value, the final one or a best one, also has ``residuals`` of each set: for up to 64 groups of
+    samples, the sum of their losses minus what the mean loss predicts (nats), which gives the error of a difference
+    between two trials; those of ``task`` are sums of items' scores minus the mean score. ``counts`` says
+    whether the trial's value would be that of this evaluation if there were no later one: False for one that is worse
+    than an earlier one, where trials count by their best (``objective.at``).
     """
 
     trial_id: str
@@ -155,6 +156,7 @@ class EvalRow:
     seconds: float = 0.0
     task: Numbers | None = None
     counts: bool = True
+    tasks: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -399,3 +401,18 @@ def default_of(kind: str, name: str) -> Any:
 def without_residuals(sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """``sets`` of an `EvalRow` without the residuals, which only the final row has."""
     return {name: {k: v for k, v in found.items() if k != "residuals"} for name, found in sets.items()}
+
+
+def costs_of(
+    sets: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """What bounds apply to, lower is better: losses by validation set, and values by task, turned where more is better.
+
+    Args:
+        sets, tasks: Of an evaluation (see `EvalRow`).
+    """
+    found: dict[str, float | None] = {name: entry.get("loss") for name, entry in sets.items()}
+    for name, entry in tasks.items():
+        value = entry.get("value")
+        found[name] = -value if value is not None and entry.get("higher_is_better", True) else value
+    return found

@@ -210,8 +210,8 @@ class SweepState:
         return sorted((d for t in self.trials.values() for d in t.decisions), key=lambda d: int(d["seq"]))
 
     def violation(self, trial: TrialState) -> float:
-        """How far a trial is above the bounds on its losses at its last evaluation, in nats: 0 where it meets all of
-        them, and while the base model's loss is not known.
+        """How far a trial is beyond the bounds where its value is from, the sum of the excesses: 0 where it meets all
+        of them, and while the base model is not measured.
         """
         return violation(trial.losses, self.bounds.limits)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepft.ledger.rows import Row
+from sweepft.ledger.rows import Row, costs_of
 
 RETRY: Final = "retry"
 """The command of a `command` row that sets a failed trial back."""
@@ -213,10 +213,17 @@ class TrialState:
 
     @property
     def losses(self) -> dict[str, float | None]:
-        """Losses by validation set at the evaluation `counted`."""
+        """Losses by validation set at the evaluation `counted`, and costs by task (see `costs_of`): the last ones that
+        were measured up to there.
+        """
         counted = self.counted
-        sets = {} if counted is None else counted.get("sets") or {}
-        return {name: found.get("loss") for name, found in sets.items()}
+        if counted is None:
+            return {}
+        tasks: dict[str, Any] = {}
+        for row in self.evals:
+            if row["step"] <= counted["step"]:
+                tasks |= row.get("tasks") or {}
+        return costs_of(counted.get("sets") or {}, tasks)
 
     def apply(self, row: Row) -> None:
         """Fold one row of this trial."""

@@ -46,7 +46,7 @@ class Cost:
         hours: Wall-clock hours of the same with the slots that fit; None if none fits.
         saved: Lowest and highest share assumed to be saved by early stopping.
         trials_in_limit: Complete trials within ``search.limit``; None without a limit.
-        objective: What the objective's task takes; None without one.
+        objective: What tasks take that trials are measured on; None without any.
         basis: Source of the seconds, in words.
     """
 
@@ -68,11 +68,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class ObjectiveCost:
-    """What the task of the objective takes.
+    """What the tasks take that trials are measured on, that of the objective and others.
 
     Attributes:
-        seconds: Of one measurement, on the base model; None where it was not measured.
-        rungs: At which it is measured beside the end, as far as they are known to be affordable.
+        seconds: Of one measurement of all of them, on the base model; None where it was not measured.
+        rungs: Rungs and ends of epochs at which they are measured beside the end, as far as they are known to be
+            affordable.
         share: Of a trial's time; at most, where it was not measured.
     """
 
@@ -81,20 +82,22 @@ class ObjectiveCost:
     share: float
 
 
-def objective_cost(spec: SweepSpec, seconds: float, measured: float | None) -> ObjectiveCost | None:
-    """What the objective's task takes in a trial; None for a validation loss.
+def objective_cost(
+    spec: SweepSpec, seconds: float, measured: float | None, points: tuple[float, ...]
+) -> ObjectiveCost | None:
+    """What tasks take in a trial; None without any.
 
     Args:
         spec: The sweep.
-        seconds: Of a trial without it.
-        measured: Seconds of one measurement; None where it is not known.
+        seconds: Of a trial without them.
+        measured: Seconds of one measurement of all of them; None where it is not known.
+        points: Where trials are evaluated before their end: rungs and ends of epochs (`SweepSpec.evaluation_points`).
     """
-    wanted, rungs = spec.objective.task, spec.early_stop.rungs
-    if wanted is None:
+    if not spec.objective.measured:
         return None
     if measured is None:
-        return ObjectiveCost(None, rungs, spec.objective.max_share)
-    kept = affordable_rungs(rungs, measured, seconds, spec.objective.max_share)
+        return ObjectiveCost(None, points, spec.objective.max_share)
+    kept = affordable_rungs(points, measured, seconds, spec.objective.max_share)
     taken = (len(kept) + 1) * measured
     return ObjectiveCost(measured, kept, taken / (taken + seconds))
 
@@ -127,11 +130,12 @@ def estimated_cost(
     # scores and weighted values of attention: half of a row lies before a token, on average
     per_token = shape.parameters + shape.layers * shape.attention * rows.tokens
     train = factor * per_token * budget * rows.tokens
-    times = len(spec.evaluation_points(budget, rows.train)) + 1
+    points = spec.evaluation_points(budget, rows.train)
+    times = len(points) + 1
     validation = 2 * per_token * (rows.validation or 0) * rows.tokens * times
     seconds = (train + validation) / (placement.units_per_trial * peak_tflops * 1e12 * mfu)
     basis = f"{factor} x parameters x tokens at {mfu:.0%} of {peak_tflops:g} TFLOP/s per GPU"
-    return _cost(spec, seconds, 0.0, placement, trials, basis, None)
+    return _cost(spec, seconds, 0.0, placement, trials, basis, None, points)
 
 
 def measured_cost(
@@ -140,10 +144,12 @@ def measured_cost(
     found: Measured,
     placement: Placement,
     trials: int | None,
-    evaluations: int,
+    points: tuple[float, ...],
 ) -> Cost:
-    """Time from steps measured on this machine, as the plain mean over batch sizes; ``evaluations`` of each trial."""
-    times = evaluations
+    """Time from steps measured on this machine, as the plain mean over batch sizes; each trial is evaluated at these
+    points and at its end.
+    """
+    times = len(points) + 1
     each = [
         found.switch_seconds
         + trial.steps * found.step_seconds[trial.batch_size]
@@ -154,7 +160,9 @@ def measured_cost(
     if found.slots > 1:
         basis += f" with {found.slots} slots running"
     seconds = sum(each) / len(each)
-    return _cost(spec, seconds, found.start_seconds, placement, trials, basis, found.objective_seconds)
+    return _cost(
+        spec, seconds, found.start_seconds, placement, trials, basis, found.objective_seconds, points
+    )
 
 
 def _cost(
@@ -165,8 +173,9 @@ def _cost(
     trials: int | None,
     basis: str,
     measured: float | None,
+    points: tuple[float, ...],
 ) -> Cost:
-    objective = objective_cost(spec, seconds, measured)
+    objective = objective_cost(spec, seconds, measured, points)
     if objective is not None and objective.share < 1:
         seconds /= 1 - objective.share  # of the whole trial
     gpu = spec.resources.gpus_per_worker > 0

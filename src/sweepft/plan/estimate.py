@@ -437,8 +437,8 @@ def _cost(
     assumed: list[str],
 ) -> Cost | None:
     if measured is not None:
-        evaluations = len(spec.evaluation_points(budget, rows.train)) + 1
-        return measured_cost(spec, found, measured, placement, trials, evaluations)
+        points = spec.evaluation_points(budget, rows.train)
+        return measured_cost(spec, found, measured, placement, trials, points)
     if spec.resources.gpus_per_worker == 0:
         assumed.append("time is not estimated for trials on CPUs (--measure)")
         return None

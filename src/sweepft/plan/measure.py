@@ -35,7 +35,8 @@ class Measured:
         slots_per_gpu: Concurrent slots on one GPU; 1 where none is shared.
         alone_step_seconds: As ``step_seconds``, with a single slot; None where no GPU is shared.
         switch_seconds: Seconds to reset a warm engine for the next trial.
-        objective_seconds: Seconds of one measurement of the objective's task, on the base model; 0 without a task.
+        objective_seconds: Seconds of one measurement of all tasks that trials are measured on, with the base model; 0
+            without any.
     """
 
     step_seconds: Mapping[int, float]

@@ -22,7 +22,7 @@ from typing import Any
 
 from sweepft.bounded_json import read_json
 from sweepft.data import Prepared
-from sweepft.driver.configs import objective_task, slot_config
+from sweepft.driver.configs import measured_by_name, slot_config
 from sweepft.driver.environment import use_short_temp_folder, use_writable_home
 from sweepft.files import atomic_write
 from sweepft.spec import SweepSpec, TrainConfig, from_dict
@@ -206,17 +206,19 @@ def _rank(
 
 
 def _time_objective(runner: Any, job: Mapping[str, Any]) -> float:
-    """Seconds of one measurement of the objective's task, as in a trial; 0 without a task. The first one, which also
+    """Seconds of one measurement of all tasks that trials are measured on; 0 without any. The first one, which also
     reads the data, does not count.
     """
-    wanted = objective_task(from_dict(job["spec"], recorded=True), job["prepared"]["tokenizer"])
-    if wanted is None:
+    tasks = measured_by_name(from_dict(job["spec"], recorded=True), job["prepared"]["tokenizer"])
+    if not tasks:
         return 0.0
     from sweepft.slot.rank import measure_engine
 
+    seconds = 0.0
     for _ in range(2):
-        found = measure_engine(runner.zero, wanted.tokenizer, wanted.task, wanted.metric)
-    return float(found["seconds"])
+        found = [measure_engine(runner.zero, one.tokenizer, one.task, one.metric) for one in tasks.values()]
+        seconds = sum(float(one["seconds"]) for one in found)
+    return seconds
 
 
 def _show_gpu(index: int, each: float, visible: str | None) -> None:

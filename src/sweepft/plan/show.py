@@ -83,19 +83,21 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
     held = f"{count(placement.units_per_trial, kind)} per trial, {where}"
     yield "cluster", f"{nodes}; {held}" + (f"; {placement.idle:g} idle" if placement.idle > 0 else "")
     if spec.objective.task is not None:
-        yield "objective", _objective(spec, spec.objective.task)
+        verb = "maximize" if spec.objective.mode == "max" else "minimize"
+        yield "objective", f"{verb} {_measured(spec.objective.task)}"
+    if spec.objective.measure:
+        yield "measured", "; ".join(map(_measured, spec.objective.measure))
     if spec.evaluate is not None:
         yield "finalists", _finalists(plan, spec.evaluate)
 
 
-def _objective(spec: SweepSpec, wanted: TaskMetric | OwnMetric) -> str:
-    """What the trials are judged by, and how precisely."""
-    verb = "maximize" if spec.objective.mode == "max" else "minimize"
+def _measured(wanted: TaskMetric | OwnMetric) -> str:
+    """What trials are measured on, and how precisely."""
     items = "all items" if wanted.limit is None else f"{wanted.limit:,} items"
     noise = (
         "" if wanted.limit is None else f", ± {0.5 / wanted.limit**0.5:.2g} at most if an item scores 0 or 1"
     )
-    return f"{verb} {' '.join(wanted.names)} on {items}{noise}"
+    return f"{' '.join(wanted.names)} on {items}{noise}"
 
 
 def _finalists(plan: SweepPlan, evaluate: Evaluate) -> str:
@@ -226,7 +228,7 @@ def _time(plan: SweepPlan) -> Iterable[tuple[str, str]]:
 
 
 def _objective_time(spec: SweepSpec, cost: ObjectiveCost) -> str:
-    """Where the task is measured, and its share of a trial."""
+    """Where tasks are measured, and their share of a trial."""
     if cost.seconds is None:
         return (
             f"at most {cost.share:.0%} of each trial (objective.max_share): it is measured at fewer rungs "

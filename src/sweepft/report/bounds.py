@@ -1,6 +1,7 @@
-"""Bounds on validation losses (``search.subject_to``): which trials meet them, and the front of what can be had.
+"""Bounds on validation losses and tasks (``search.subject_to``): which trials meet them, and the front of what can be
+had.
 
-The front holds the completed trials that no other one beats on the objective and on all bounded losses: what each nat
+The front holds the completed trials that no other one beats on the objective and on all that is bounded: what each nat
 of forgetting buys.
 """
 
@@ -25,20 +26,22 @@ def bounds_summary(
         kept: Trials with weights in the run folder; None where that is not known.
 
     Returns:
-        ``sets``: rows ``set, at_most, above_base, base, limit, problem``; ``pending``: whether a limit waits for the
-        base model's loss; ``completed`` and ``met``: numbers of trials; ``nearest``: ``{trial_id, over}`` of the trial
-        that comes nearest, where none meets the bounds; ``front``: rows ``trial_id, objective, losses, violation,
-        weights``, the best objective first; ``text``.
+        ``sets``: rows ``set, metric`` (of a task, else None), ``at_most, at_least, above_base, below_base, base,
+        limit`` (the worst value allowed), ``problem``; ``pending``: whether the base model is still to be measured;
+        ``completed`` and ``met``: numbers of trials; ``nearest``: ``{trial_id, over}`` of the trial that comes nearest,
+        where none meets the bounds; ``front``: rows ``trial_id, objective, losses`` (of a task its value),
+        ``violation, weights``, the best objective first; ``text``.
     """
     bounds = sweep.bounds
     if not bounds.entries:
         return None
     ranked = [t for t in trials if t["rank"] is not None]
-    names = [bound.name for bound in bounds.entries]
+    names, signs = [bound.name for bound in bounds.entries], [bound.sign for bound in bounds.entries]
+    costs = {t["trial_id"]: sweep.trials[t["trial_id"]].losses for t in ranked}
     points: dict[str, tuple[Any, ...]] = {
         t["trial_id"]: (
             sweep.objective.cost(t["objective"]),
-            *((t["validation"].get(n) or {}).get("loss") for n in names),
+            *(costs[t["trial_id"]].get(n) for n in names),
         )
         for t in ranked
     }
@@ -58,7 +61,9 @@ def bounds_summary(
             {
                 "trial_id": name,
                 "objective": records[name]["objective"],
-                "losses": dict(zip(names, points[name][1:], strict=True)),
+                "losses": {
+                    n: sign * cost for n, sign, cost in zip(names, signs, points[name][1:], strict=True)
+                },
                 "violation": records[name]["violation"],
                 "weights": None if kept is None else name in kept,
             }
@@ -70,8 +75,9 @@ def bounds_summary(
 
 def _row(bound: Bound) -> dict[str, Any]:
     return {
-        "set": bound.name, "at_most": bound.at_most, "above_base": bound.above_base, "base": bound.base,
-        "limit": bound.limit, "problem": bound.problem,
+        "set": bound.name, "metric": bound.metric, "at_most": bound.at_most, "at_least": bound.at_least,
+        "above_base": bound.above_base, "below_base": bound.below_base, "base": bound.base, "limit": bound.worst,
+        "problem": bound.problem,
     }  # fmt: skip
 
 
@@ -81,9 +87,10 @@ def _text(found: dict[str, Any]) -> str:
         return f"Bounds: {asked}."
     if found["nearest"] is not None:
         near = found["nearest"]
-        over = "by an unknown amount" if near["over"] is None or math.isinf(near["over"]) else (
-            f"{number(near['over'], 3)} nats above"
-        )  # fmt: skip
+        over = "by an unknown amount"
+        if near["over"] is not None and math.isfinite(near["over"]):
+            unit = "" if any(row["metric"] for row in found["sets"]) else " nats"
+            over = f"{number(near['over'], 3)}{unit} {'beyond' if not unit else 'above'}"
         return (
             f"No completed trial meets the bounds ({asked}): {near['trial_id']} comes nearest, {over}, and stands "
             "first. Allow more, or extend the search towards settings that forget less, such as lower learning rates."
@@ -94,11 +101,16 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _asked(row: dict[str, Any]) -> str:
-    if not row["above_base"]:
-        return f"{row['set']} at most {number(row['limit'])} nats"
-    text = f"{row['set']} at most {number(row['at_most'])} nats above the base model"
+    name, nats = (row["set"], " nats") if row["metric"] is None else (f"{row['set']} {row['metric']}", "")
+    if row["at_least"] is not None:
+        return f"{name} at least {number(row['at_least'])}"
+    amount = f"{name} at most {number(row['at_most'])}{nats}"
+    if not row["above_base"] and not row["below_base"]:
+        return amount
+    text = f"{amount} {'above' if row['above_base'] else 'below'} the base model"
+    what = "loss" if row["metric"] is None else "score"
     if row["problem"]:
-        return f"{text}, whose loss was not measured ({row['problem']})"
+        return f"{text}, whose {what} was not measured ({row['problem']})"
     return text + (
-        f"'s {number(row['base'])}" if row["base"] is not None else ", whose loss is being measured"
+        f"'s {number(row['base'])}" if row["base"] is not None else f", whose {what} is being measured"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweepft.ledger import SweepState, TrialState, task_cost
+from sweepft.ledger import SweepState, TrialState, task_cost, task_seconds
 from sweepft.report.format import duration, percent
 
 
@@ -54,7 +54,7 @@ def _share(trials: list[TrialState]) -> float | None:
     spent = total = 0.0
     for trial in trials:
         if trial.status == "completed":
-            spent += sum(row["task"]["seconds"] for row in trial.evals if row.get("task"))
+            spent += sum(task_seconds(row) or 0.0 for row in trial.evals)
             total += sum(seconds for phase, seconds in trial.costs.items() if phase != "lost")
     return spent / total if total > 0 else None
 

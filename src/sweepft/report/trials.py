@@ -197,6 +197,7 @@ def trial_record(
         "objective": trial.objective,
         "objective_stderr": stderr,
         "validation": without_residuals(sets),
+        "tasks": _tasks(counted),
         "bits_per_byte": None if sweep.objective.task else bits_per_byte(sweep, sets),
         "violation": sweep.violation(trial) if rank is not None and sweep.bounds.limits else None,
         "best": best_evaluation(sweep, trial),
@@ -223,6 +224,12 @@ def trial_record(
         "faults": len(trial.faults),
         "data_order": trial.data_order,
     }
+
+
+def _tasks(counted: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Value, standard error and items of each further task that was measured where the trial's value is from."""
+    shown = ("value", "stderr", "items")
+    return {name: {key: one.get(key) for key in shown} for name, one in (counted.get("tasks") or {}).items()}
 
 
 def gpus_of(sweep: SweepState, trial: TrialState) -> float:

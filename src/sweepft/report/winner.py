@@ -90,7 +90,7 @@ def _candidate(trial: dict[str, Any]) -> dict[str, Any]:
     kept = {
         k: trial[k]
         for k in (
-            *("trial_id", "params", "derived", "objective", "bits_per_byte", "validation", "best"),
+            *("trial_id", "params", "derived", "objective", "bits_per_byte", "validation", "tasks", "best"),
             "seconds",
         )
     }

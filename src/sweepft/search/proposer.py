@@ -212,11 +212,11 @@ class Proposer:
             step: `nominal_step` of the rung, which is the same for every trial of the sweep.
             value: The objective there, None if it was not measured. Ignored if it is not finite, or a second one for
                 the step.
-            losses: By validation set.
+            losses: By validation set, and costs by task; what was not measured keeps its last one.
         """
         state = self._state
         if trial_id in state.open and losses:
-            self._losses[trial_id] = losses
+            self._losses[trial_id] = {**self._losses.get(trial_id, {}), **losses}
         if trial_id in state.open and value is not None and math.isfinite(value):
             state.report(trial_id, step, value)
 

@@ -57,8 +57,10 @@ def constraints_of(
     state: TrialState, losses: Mapping[str, float | None], limits: Mapping[str, float]
 ) -> dict[str, float]:
     """Optuna's constraints of an ended trial, 0 or less where a bound is met."""
-    if state not in (TrialState.COMPLETE, TrialState.PRUNED) or (state == TrialState.PRUNED and not losses):
+    if state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return {}
+    if state == TrialState.PRUNED and not limits.keys() <= losses.keys():
+        return {}  # stopped before all that is bounded was measured
     return {name: min(over, _MOST_OVER) for name, over in excesses(losses, limits).items()}
 
 

@@ -1,18 +1,18 @@
 """The best evaluation of a trial so far (``objective.at: best``), and whether its patience is used up.
 
 A trial's evaluations are compared as completed trials are: those that meet the bounds of ``search.subject_to`` come
-first, then the better objective. Of equal ones the earlier remains. Where the task of the objective is not measured,
-there is nothing to compare, and patience does not count.
+first, then the better objective. Of equal ones the earlier remains. Where the task of the objective, or a bounded one,
+is not measured, there is nothing to compare, and patience does not count.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sweepft.ledger import Objective, TrialState, violation
+from sweepft.ledger import Objective, Row, TrialState, costs_of, violation
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class BestPoint:
         step: Optimizer steps there.
         samples: Samples there.
         objective: As measured.
-        losses: By validation set.
+        losses: By validation set, and costs by task.
         since: Evaluations after it, none of which was better.
         stderr: Standard error of a task's objective; None for a loss.
     """
@@ -79,12 +79,23 @@ def out_of_patience(best: BestPoint | None, patience: int | None) -> str | None:
     )
 
 
-def best_point_of(trial: TrialState) -> BestPoint | None:
-    """The best point of a trial as the ledger has it."""
+def best_point_of(trial: TrialState, bounded: Collection[str] = ()) -> BestPoint | None:
+    """The best point of a trial as the ledger has it; None while no evaluation could be one.
+
+    Args:
+        trial: Of the ledger.
+        bounded: Names of sets and tasks with a bound: an evaluation without one of them is not compared.
+    """
+
+    def is_compared(evaluated: Row) -> bool:
+        known = {*evaluated["sets"], *(evaluated.get("tasks") or ())}
+        return evaluated["objective"] is not None and known.issuperset(bounded)
+
     row = trial.counted
-    if row is None or row["objective"] is None:
+    if row is None or not is_compared(row):
         return None
-    since = sum(later["step"] > row["step"] and later["objective"] is not None for later in trial.evals)
-    losses = {name: found["loss"] for name, found in row["sets"].items() if found.get("loss") is not None}
+    since = sum(later["step"] > row["step"] and is_compared(later) for later in trial.evals)
+    measured = costs_of(row["sets"], row.get("tasks") or {})
+    losses = {name: float(cost) for name, cost in measured.items() if cost is not None}
     stderr = (row.get("task") or {}).get("stderr")
     return BestPoint(row["step"], int(row["samples_seen"]), float(row["objective"]), losses, since, stderr)

@@ -67,14 +67,12 @@ class EvalRun:
 
     def save_memory(self) -> str | None:
         """Halve the tasks' batch size after the ranks ran out of memory; what was done, None where nothing can be."""
-        task = self._items[0].task
+        first = self._items[0]
+        task = first.task if first.measured is None else first.measured.task
         if task is None or task.batch_size == 1:
             return None
         size = task.batch_size // 2
-        self._items = [
-            item if item.task is None else replace(item, task=replace(item.task, batch_size=size))
-            for item in self._items
-        ]
+        self._items = [_with_batch_size(item, size) for item in self._items]
         return f"evaluate.batch_size {task.batch_size} -> {size}"
 
     def failure(self, error: TrialError) -> dict[str, Any]:
@@ -97,6 +95,12 @@ class EvalRun:
         if item.task is not None:
             found = group.score(item.task, tokenizer, f"{self._job.run_dir}/{item.items}", patience)
             return {**found, "file": item.items}
+        if item.measured is not None:
+            wanted = item.measured
+            value = group.measure(wanted.task, wanted.metric, wanted.tokenizer, patience)
+            metric = {key: value[key] for key in ("value", "stderr")}
+            shown = {**metric, "higher_is_better": wanted.higher_is_better}
+            return {"metrics": {wanted.metric: shown}, "items": value["items"]}
         if item.judging is not None:
             file = Path(self._job.run_dir, str(item.items))
             try:
@@ -126,6 +130,13 @@ class EvalRun:
             "done": not self._items,
             "phase_seconds": self._slot.clock.close(),
         }
+
+
+def _with_batch_size(item: EvalItem, size: int) -> EvalItem:
+    if item.measured is not None:
+        smaller = replace(item.measured.task, batch_size=size)
+        return replace(item, measured=replace(item.measured, task=smaller))
+    return item if item.task is None else replace(item, task=replace(item.task, batch_size=size))
 
 
 def score_mt_bench(

@@ -38,9 +38,9 @@ class TrialJob:
         proven: Train config of another trial of the sweep that has taken steps, None if there is none. Where this trial
             cannot start, that one is tried: it tells whether slot or settings are the cause.
         coordinates: Values on the sampler's own scale where these differ from ``params``.
-        objective_rungs: Rungs at which the task of the objective is measured, beside the end; None for all of them.
+        objective_rungs: Rungs at which tasks are measured, beside the end; None for all of them.
         best: Its best evaluation up to ``reported_samples``, where trials count by their best one.
-        limits: Largest loss allowed by validation set, by which the best evaluation is chosen.
+        limits: Largest cost allowed by validation set or task, by which the best evaluation is chosen.
         patience: Evaluations without a better one after which it ends; None where it trains to its end.
     """
 
@@ -78,17 +78,30 @@ class TrialJob:
 
 @dataclass(frozen=True)
 class ObjectiveTask:
-    """The task whose metric is the objective of the trials.
+    """A task that trials are measured on: that of the objective, or another one.
 
     Attributes:
         task: The task, or a file of rows with a function of the user's own.
-        metric: As the spec has it.
+        metric: As the spec has it; the name of the function.
         tokenizer: Folder of the tokenizer.
+        higher_is_better: Whether more is better.
     """
 
     task: EvalTask | OwnTask
     metric: str
     tokenizer: str
+    higher_is_better: bool = True
+
+    def result(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The entry of a result's ``eval_tasks``; ``cost`` is the value, turned where more is better.
+
+        Args:
+            found: What ``Rank.measure`` has returned.
+        """
+        value = found["value"]
+        kept = {key: found[key] for key in ("value", "stderr", "items", "seconds")}
+        cost = -value if self.higher_is_better else value
+        return {**kept, "higher_is_better": self.higher_is_better, "cost": cost}
 
 
 @dataclass(frozen=True)
@@ -110,15 +123,16 @@ class Judging:
 
 @dataclass(frozen=True)
 class EvalItem:
-    """One thing to score weights on: a token set, a task of lm-eval, or MT-Bench.
+    """One thing to score weights on: a token set, a task of lm-eval, MT-Bench, or a task as trials are measured on it.
 
     Attributes:
-        what: ``test``, ``validation``, ``task`` or ``mt_bench``.
+        what: ``test``, ``validation``, ``task``, ``mt_bench`` or ``measured``.
         name: Of the set or task.
         digest: Of what it is scored on.
         cache: Folder of the token set, for ``test`` and ``validation``.
         task: For ``task``.
         judging: For ``mt_bench``.
+        measured: For ``measured``.
         items: File for the results item by item, relative to the run folder.
     """
 
@@ -128,6 +142,7 @@ class EvalItem:
     cache: str | None = None
     task: EvalTask | None = None
     judging: Judging | None = None
+    measured: ObjectiveTask | None = None
     items: str | None = None
 
 

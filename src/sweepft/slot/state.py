@@ -59,6 +59,7 @@ class SlotConfig:
         hang_seconds: How long a rank may be silent beyond ten times the usual pace.
         patience: Longest wait in seconds for anything not measured yet (model load, a trial's first steps).
         objective: The task that trials are judged by; None for the validation loss.
+        measured: Further tasks that trials are measured on.
         judge_key: The driver's key for the judge of MT-Bench; it never goes to disk.
     """
 
@@ -72,6 +73,7 @@ class SlotConfig:
     hang_seconds: float = 60.0
     patience: float = 3600.0
     objective: ObjectiveTask | None = None
+    measured: tuple[ObjectiveTask, ...] = ()
     judge_key: str | None = field(default=None, repr=False)
 
 
@@ -182,14 +184,22 @@ class SlotState:
         """Use another micro-batch for this and all later jobs; new ranks start with it."""
         self.config = replace(self.config, engine=replace(self.config.engine, micro_batch=rows))
 
-    def halve_objective_batch(self) -> str | None:
-        """Halve the batch size of the objective's task after it ran out of memory; what was done, None at one item."""
-        wanted = self.config.objective
-        if wanted is None or wanted.task.batch_size == 1:
+    def halve_task_batch(self, name: str) -> str | None:
+        """Halve the batch size of a task that trials are measured on after it ran out of memory; what was done, None at
+        one item.
+
+        Args:
+            name: Of the task.
+        """
+        every = [*self.config.measured, *([] if self.config.objective is None else [self.config.objective])]
+        wanted = next(one for one in every if one.task.name == name)
+        if wanted.task.batch_size == 1:
             return None
         size = wanted.task.batch_size // 2
         smaller = replace(wanted, task=replace(wanted.task, batch_size=size))
-        self.config = replace(self.config, objective=smaller)
+        others = tuple(smaller if one is wanted else one for one in self.config.measured)
+        objective = smaller if self.config.objective is wanted else self.config.objective
+        self.config = replace(self.config, objective=objective, measured=others)
         return f"{wanted.task.place.removesuffix('.task')}.batch_size {wanted.task.batch_size} -> {size}"
 
     def close_ranks(self) -> None:

@@ -18,7 +18,7 @@ from sweepft.slot.checkpoints import (
     pause_requested,
     remove_checkpoints,
 )
-from sweepft.slot.jobs import TrialJob, report_points
+from sweepft.slot.jobs import ObjectiveTask, TrialJob, report_points
 from sweepft.slot.state import PLAIN_KERNELS, SLOWER, TASK_PATIENCE, WENT_ON, SlotState
 
 _log = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ class TrialRun:
         self._at_rung = False
         self._best = job.best
         self._step_seconds = 0.0
-        self._measuring = False
+        self._measuring: str | None = None
         mark_resumed(self._checkpoints)
 
     def advance(self) -> dict[str, Any]:
         """Train to the next report point; the result holds every step on the way there."""
-        self._measuring = False
+        self._measuring = None
         if self._started is None:
             self._start()
         elif self._at_rung:
@@ -82,7 +82,7 @@ class TrialRun:
                 "eval_sets": validation["sets"],
                 "eval_seconds": validation["seconds"],
                 "rung": point.rung,
-                **self._objective(validation["objective"], point.rung),
+                **self._measured(validation["objective"], point.rung),
             }
         best = self._best_after(result)
         result["done"] = chunk["diverged"] is not None or point is self._points[-1] or "patience" in result
@@ -100,25 +100,43 @@ class TrialRun:
         self._best = best
         return result | {"phase_seconds": clock.close()}
 
-    def _objective(self, loss: float, rung: float) -> dict[str, Any]:
-        """The objective at a rung: the validation loss, or the metric of a task where it is due there.
+    def _measured(self, loss: float, rung: float) -> dict[str, Any]:
+        """The objective at a rung, the validation loss or the metric of a task, and further tasks, where they are due
+        there.
 
         Args:
             loss: The weighted validation loss.
             rung: Nominal fraction of the budget.
         """
-        wanted, rungs = self._slot.config.objective, self.job.objective_rungs
-        if wanted is None or not math.isfinite(loss):
-            return {"objective": loss}
-        if rung < 1 and rungs is not None and rung not in rungs:
-            return {}
-        self._measuring = True
+        config, rungs = self._slot.config, self.job.objective_rungs
+        result: dict[str, Any] = {}
+        if config.objective is None or not math.isfinite(loss):
+            result["objective"] = loss
+        if not math.isfinite(loss) or (rung < 1 and rungs is not None and rung not in rungs):
+            return result
+        tasks: dict[str, Any] = {}
+        if config.objective is not None:
+            found = self._measure(config.objective)
+            if config.objective.task.name in config.keep.bounded:
+                tasks[config.objective.task.name] = config.objective.result({**found, "seconds": 0.0})
+            stderr = found["stderr"]
+            result |= {"objective": found.pop("value"), "objective_stderr": stderr, "objective_task": found}
+        for wanted in config.measured:
+            tasks[wanted.task.name] = wanted.result(self._measure(wanted))
+        return result | ({"eval_tasks": tasks} if tasks else {})
+
+    def _measure(self, wanted: ObjectiveTask) -> dict[str, Any]:
+        """Measure the weights as they stand on a task."""
+        self._measuring = wanted.task.name
         patience = TASK_PATIENCE * self._slot.config.patience
         found = self._slot.group.measure(wanted.task, wanted.metric, wanted.tokenizer, patience)
-        self._measuring = False
+        self._measuring = None
         self._slot.clock.spend("evaluate", found["seconds"])
-        value, stderr = found.pop("value"), found["stderr"]
-        return {"objective": value, "objective_stderr": stderr, "objective_task": found}
+        return found
+
+    def _all_bounded(self, result: dict[str, Any]) -> bool:
+        """Whether everything with a bound was measured."""
+        return {*result["eval_sets"], *result.get("eval_tasks", ())} >= {*self._slot.config.keep.bounded}
 
     def _best_after(self, result: dict[str, Any]) -> BestPoint | None:
         """The trial's best evaluation after this result, which gets its fields. The weights of a new best one are
@@ -126,8 +144,9 @@ class TrialRun:
         """
         if not self._slot.config.at_best or "eval_sets" not in result:
             return self._best
-        if "objective" not in result:  # of a task that is not measured here
-            result["best_is_new"] = False
+        if "objective" not in result or not self._all_bounded(result):  # a task that is not measured here
+            so_far = {} if self._best is None or "objective" not in result else self._best.fields()
+            result |= {**so_far, "best_is_new": False}
             return self._best
         point = self._points[self.position]
         found = self._evaluation(result)
@@ -147,6 +166,7 @@ class TrialRun:
     def _evaluation(self, result: dict[str, Any]) -> BestPoint:
         """The evaluation in a result."""
         losses = {name: found["loss"] for name, found in result["eval_sets"].items()}
+        losses |= {name: found["cost"] for name, found in result.get("eval_tasks", {}).items()}
         samples, stderr = self._points[self.position].samples, result.get("objective_stderr")
         return BestPoint(result["step"], samples, result["objective"], losses, stderr=stderr)
 
@@ -180,8 +200,8 @@ class TrialRun:
 
         The global batch stays the same.
         """
-        if self._measuring:
-            return self._slot.halve_objective_batch()
+        if self._measuring is not None:
+            return self._slot.halve_task_batch(self._measuring)
         engine = self._slot.config.engine
         if engine.micro_batch <= engine.least_micro_batch:
             return None

@@ -24,7 +24,7 @@ _NOTE = "kept.json"
 
 Standing: TypeAlias = tuple[float, ...]
 """What a completed trial is chosen by, lower is better: how far it is above the bounds on validation losses (0 where it
-meets them), its objective (`Objective.cost`), and its losses on the bounded sets, in the order of the spec."""
+meets them), its objective (`Objective.cost`), and its losses or costs on what is bounded, in the order of the spec."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class KeepPolicy:
         random: Others to keep, drawn at random.
         seed: Of the draw.
         pareto: Trials to keep from the front of objective against bounded losses.
-        bounded: Validation sets with a bound.
+        bounded: Validation sets and tasks with a bound.
         baseline: A trial that is kept whatever its place: it is a finalist.
         objective: Which way the objective is good.
     """

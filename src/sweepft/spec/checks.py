@@ -37,7 +37,7 @@ from sweepft.spec.sweep import (
     is_sweepable,
     train_dict,
 )
-from sweepft.spec.yaml_source import Document, KeyPath, dotted
+from sweepft.spec.yaml_source import Document, KeyPath, dotted, key_path
 
 
 def check_all(partial: PartialSpec) -> None:
@@ -404,16 +404,17 @@ def _batch_sizes(train: Train, search: Search) -> Iterator[tuple[KeyPath, Any]]:
 def _check_objective(partial: PartialSpec) -> None:
     """Check that the objective's task is not confused with a set of the data."""
     objective, data = partial.objective, partial.data
-    if objective is None or objective.task is None or data is None:
+    if objective is None or data is None:
         return
     sets = {held.name: f"data.validation.{i}" for i, held in enumerate(data.validation)}
     sets |= {test.name: f"data.test.{i}" for i, test in enumerate(data.test)}
-    name = objective.task.names[0]
-    if name in sets:
-        rule = f"must not have the name of {sets[name]}: its scores and losses could be confused"
-        key = "data" if isinstance(objective.task, OwnMetric) else "task"
-        remedy = "rename the set in data" + (", or the file" if key == "data" else "")
-        partial.add((*objective.key.split("."), key), rule, remedy, name)
+    for place, wanted in objective.measured.items():
+        name = wanted.names[0]
+        if name in sets:
+            rule = f"must not have the name of {sets[name]}: its scores and losses could be confused"
+            key = "data" if isinstance(wanted, OwnMetric) else "task"
+            remedy = "rename the set in data" + (", or the file" if key == "data" else "")
+            partial.add((*key_path(place), key), rule, remedy, name)
 
 
 def _check_wsd(partial: PartialSpec) -> None:

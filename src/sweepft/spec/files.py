@@ -17,7 +17,7 @@ from sweepft.spec.objective import OwnMetric, TaskMetric
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.row_source import RowSource
 from sweepft.spec.sections import Data, Model, TestSource, Validation
-from sweepft.spec.yaml_source import KeyPath
+from sweepft.spec.yaml_source import KeyPath, key_path
 
 _TOKENIZERS: Final = (
     ("tokenizer.json",),
@@ -37,9 +37,9 @@ def check_files(partial: PartialSpec) -> None:
         _check_data(partial, partial.data)
     if partial.evaluate is not None:
         _check_task_folders(partial, ("evaluate",), partial.evaluate.include_path)
-    if partial.objective is not None and partial.objective.task is not None:
-        place = tuple(partial.objective.key.split("."))
-        _check_measured(partial, place, partial.objective.task)
+    if partial.objective is not None:
+        for place, wanted in partial.objective.measured.items():
+            _check_measured(partial, key_path(place), wanted)
 
 
 def _check_measured(partial: PartialSpec, place: KeyPath, wanted: TaskMetric | OwnMetric) -> None:

@@ -175,19 +175,24 @@ def _value(trial: TrialState, key: str, dimension: Dimension) -> Any:
 
 
 def _limits(state: SweepState, entry: str, search: Search) -> dict[str, float]:
-    """Largest loss allowed by validation set: this sweep's bounds, above the earlier sweep's base model."""
-    asked = {"search": {"subject_to": {n: bound.model_dump() for n, bound in search.subject_to.items()}}}
+    """Largest cost allowed by validation set or task: this sweep's bounds, from the earlier sweep's base model."""
+    asked = {
+        "search": {"subject_to": {n: bound.model_dump() for n, bound in search.subject_to.items()}},
+        "objective": state.spec.get("objective"),  # which tasks it has measured
+    }
     bounds = Bounds.of(asked, state.scores)
     for bound in bounds.entries:
         if not any(bound.name in trial.losses for trial in state.search_trials):
-            rule = f"has no losses on {bound.name}, which search.subject_to bounds"
+            rule = f"has no losses or scores on {bound.name}, which search.subject_to bounds"
             raise LearnFromError(entry, rule, "remove it, or the bound", "search.learn_from.bounds")
         if bound.limit is None:
-            rule = f"has no loss of its base model on {bound.name}, which search.subject_to bounds above it"
-            raise LearnFromError(
-                entry, rule, "remove it, or give the bound without above: base", "search.learn_from.bounds"
+            rule = (
+                f"has no loss or score of its base model on {bound.name}, from which search.subject_to counts"
             )
-    return bounds.limits
+            raise LearnFromError(
+                entry, rule, "remove it, or give the bound as a value", "search.learn_from.bounds"
+            )
+    return {bound.name: bound.limit for bound in bounds.entries if bound.limit is not None}
 
 
 def _ranked(state: SweepState, limits: Mapping[str, float]) -> list[TrialState]:

@@ -112,6 +112,21 @@ Measured = Annotated[
 ]
 """What is measured on generated answers or choices: a task, or a function of the user's own."""
 
+
+class MeasuredTask(TaskMetric):
+    """A task of the lm-evaluation-harness that is measured beside the objective."""
+
+    lower_is_better: bool = False
+    """Whether less is better, as of a perplexity."""
+
+
+class MeasuredFunction(OwnMetric):
+    """A function of your own that is measured beside the objective: `score(answer: str, row: dict)`."""
+
+    lower_is_better: bool = False
+    """Whether less is better, as of a number of errors."""
+
+
 _Minimized = Annotated[
     Annotated[Literal["validation_loss"], Tag("as_loss")]
     | Annotated[TaskMetric, Tag("as_task")]
@@ -131,8 +146,20 @@ class Objective(Section):
     """`validation_loss`, the weighted mean over the sets of `data.validation` (the default), or a metric of
     which less is better, with the keys of `maximize`."""
     max_share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Largest share of a trial's time for the measurement of a task. Once a trial has shown what it costs, later ones
-    are measured at fewer rungs, the latest ones; at the end always."""
+    """Largest share of a trial's time for all tasks and functions together. Once a trial has shown what they cost,
+    later ones are measured at fewer rungs, the latest ones; at the end always."""
+    measure: Annotated[
+        tuple[
+            Annotated[
+                Annotated[MeasuredTask, Tag("as_task")] | Annotated[MeasuredFunction, Tag("as_function")],
+                Discriminator(_kind),
+            ],
+            ...,
+        ],
+        Field(strict=False),
+    ] = ()
+    """Further tasks or functions that trials are measured on, at the points where a task as the objective is, e.g.
+    `[{task: gsm8k, metric: exact_match, limit: 100}]`: for bounds in `search.subject_to`, and for the report."""
     at: Literal["end", "best"] = "end"
     """Which evaluation of a trial gives its value: the one at its end, or its best one (at a rung, at the end of an
     epoch, or at its end). With `best` the weights of that evaluation are kept and exported, and trials are also
@@ -146,6 +173,16 @@ class Objective(Section):
         return data
 
     @model_validator(mode="after")
+    def _each_once(self) -> Objective:
+        names = [wanted.names[0] for wanted in self.measured.values()]
+        twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise invalid(
+                f"must not measure {twice} twice", "remove it from measure, or rename the file of rows"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_direction(self) -> Objective:
         if self.minimize is not None and self.maximize is not None:
             raise invalid("must have minimize or maximize, not both", "remove one of them")
@@ -157,6 +194,14 @@ class Objective(Section):
         if self.maximize is not None:
             return self.maximize
         return self.minimize if isinstance(self.minimize, TaskMetric | OwnMetric) else None
+
+    @property
+    def measured(self) -> dict[str, TaskMetric | OwnMetric]:
+        """All that trials are measured on beside the validation sets, by its place in the spec: the objective's task
+        first.
+        """
+        own = {} if self.task is None else {self.key: self.task}
+        return own | {f"objective.measure.{i}": wanted for i, wanted in enumerate(self.measure)}
 
     @property
     def mode(self) -> Literal["min", "max"]:

@@ -13,7 +13,10 @@ def missing_packages(spec: SweepSpec) -> list[Problem]:
     names = [spec.train.optimizer.name, *getattr(spec.search.space.get("optimizer.name"), "choices", ())]
     quantized = spec.train.lora is not None and spec.train.lora.quantize is not None
     needs = [
-        (f"{spec.objective.key}.task", "lm_eval", isinstance(spec.objective.task, TaskMetric)),
+        *(
+            (f"{place}.task", "lm_eval", isinstance(wanted, TaskMetric))
+            for place, wanted in spec.objective.measured.items()
+        ),
         ("train.lora.quantize", "bitsandbytes", quantized),
         ("train.optimizer.name", "bitsandbytes", "adamw_8bit" in names),
         ("train.liger", "liger_kernel", spec.train.liger is True),

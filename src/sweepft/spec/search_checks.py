@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from sweepft.spec.objective import MeasuredFunction, MeasuredTask, Objective, OwnMetric, TaskMetric
 from sweepft.spec.partial import PartialSpec
 from sweepft.spec.problems import did_you_mean
+from sweepft.spec.sections import Bound
 from sweepft.spec.sweep import HALF_LIFE
 from sweepft.spec.yaml_source import KeyPath
 
@@ -104,15 +106,52 @@ def check_bounds(partial: PartialSpec) -> None:
     if search.subject_to and search.sampler == "cmaes":
         rule = "cmaes cannot take the bounds of search.subject_to"
         partial.add(("search", "sampler"), rule, "use tpe or gp, or remove the bounds", search.sampler)
-    if data is None:
+    objective = partial.objective
+    if data is None or objective is None:
         return
     sets = [held.name for held in data.validation]
+    lower = {wanted.names[0]: _lower_is_better(objective, wanted) for wanted in objective.measured.values()}
     tests = [test.name for test in data.test]
-    for name in search.subject_to:
-        if name in tests:
+    finals = [] if partial.evaluate is None else [task.name for task in partial.evaluate.each_task()]
+    for name, bound in search.subject_to.items():
+        path: KeyPath = ("search", "subject_to", name)
+        if name in sets:
+            _check_bound_of_set(partial, path, bound)
+        elif name in lower:
+            _check_bound_of_task(partial, path, bound, lower[name])
+        elif name in tests:
             rule = "is a test set, which is read for finalists only, not during the search"
-            partial.add(("search", "subject_to", name), rule, "bound a set of data.validation")
-        elif name not in sets:
-            rule = "is not a validation set; a bound needs its loss at every rung"
-            remedy = did_you_mean(name, sets)
-            partial.add(("search", "subject_to", name), rule, remedy)
+            partial.add(path, rule, "bound a set of data.validation")
+        elif name in finals:
+            rule = "is a task of the finalists only; a bound needs its value in every trial"
+            remedy = (
+                f"measure it in the search: objective.measure: [{{task: {name}, metric: ..., limit: 100}}]"
+            )
+            partial.add(path, rule, remedy)
+        else:
+            rule = "is neither a validation set nor a task that trials are measured on"
+            remedy = did_you_mean(name, [*sets, *lower]) + "; tasks are measured by objective.measure"
+            partial.add(path, rule, remedy)
+
+
+def _lower_is_better(objective: Objective, wanted: TaskMetric | OwnMetric) -> bool:
+    if isinstance(wanted, MeasuredTask | MeasuredFunction):
+        return wanted.lower_is_better
+    return objective.mode == "min"
+
+
+def _check_bound_of_set(partial: PartialSpec, path: KeyPath, bound: Bound) -> None:
+    if bound.is_floor:
+        remedy = "write at_most, or at_most with above: base"
+        partial.add(path, "bounds a loss from below: less is better", remedy)
+    elif bound.above is None and bound.at_most is not None and bound.at_most <= 0:
+        partial.add(path, "must be greater than 0, as every loss is", "add above: base, or allow more")
+
+
+def _check_bound_of_task(partial: PartialSpec, path: KeyPath, bound: Bound, lower_is_better: bool) -> None:
+    if bound.is_floor and lower_is_better:
+        remedy = "write at_most, or at_most with above: base, or correct the task's direction in objective"
+        partial.add(path, "bounds from below a task of which less is better", remedy)
+    elif not bound.is_floor and not lower_is_better:
+        remedy = "write at_least, or at_most with below: base, or correct the task's direction in objective"
+        partial.add(path, "bounds from above a task of which more is better", remedy)

@@ -296,19 +296,36 @@ class Limit(Section):
 
 
 class Bound(Section):
-    """Largest loss allowed on a validation set."""
+    """Largest loss allowed on a validation set, or worst value of a task that trials are measured on."""
 
-    at_most: NonNegative
-    """Largest loss, or with `above: base` the largest increase, in nats per target token."""
+    at_most: float | None = None
+    """Largest loss or value. With `above: base` the largest increase, with `below: base` the largest decrease. Losses
+    are in nats per target token, values of a task in its own unit."""
+    at_least: float | None = None
+    """Smallest value of a task, e.g. 0.3."""
     above: Literal["base"] | None = None
-    """With `base`, `at_most` is counted from the base model's loss, which is measured before the first trial ends; by
-    default it is the loss itself."""
+    """With `base`, `at_most` is counted upwards from the base model's loss or value, which is measured before the first
+    trial ends; by default it is the loss itself."""
+    below: Literal["base"] | None = None
+    """With `base`, `at_most` is counted downwards from the base model's value, for a task of which more is better."""
 
     @model_validator(mode="after")
     def _can_be_met(self) -> Self:
-        if self.above is None and self.at_most == 0:
-            raise invalid("must be greater than 0, as every loss is", "add above: base, or allow more")
+        exactly_one(self, ("at_most", "at_least"))
+        relative = self.above or self.below
+        if self.above and self.below:
+            raise invalid("must not have above and below", "use above for a loss, below for a score")
+        if self.at_least is not None and relative:
+            remedy = "write at_most with below: base for the largest decrease, or at_least alone"
+            raise invalid("at_least is the value itself, not counted from the base model", remedy)
+        if relative and self.at_most is not None and self.at_most < 0:
+            raise invalid("must not be negative when counted from the base model", "write 0 or more")
         return self
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it bounds from below, as of a score of which more is better."""
+        return self.at_least is not None or self.below is not None
 
 
 class Enough(Section):
@@ -347,9 +364,10 @@ class Search(Section):
     """Run folders of earlier sweeps, for `tpe` and `gp`: the ranking of their trials stands in for trials of this sweep
     until it has its own. One path or a list. Read once at the start and stored in the ledger."""
     subject_to: Mapping[str, Bound] = {}
-    """Bounds on validation losses, by name of the set, e.g. `{retention: {at_most: 0.05, above: base}}`: the best trial
-    is the best of those that meet them. The sampler learns them, trials far above them are stopped, and the report has
-    the front of objective against bounded losses."""
+    """Bounds on validation losses, by name of the set, e.g. `{retention: {at_most: 0.05, above: base}}`, and on tasks
+    that trials are measured on (`objective`), e.g. `{gsm8k: {at_least: 0.3}}` or `{gsm8k: {at_most: 0.05, below:
+    base}}`: the best trial is the best of those that meet them. The sampler learns them, trials far beyond them are
+    stopped, and the report has the front of objective against what is bounded."""
     space: Annotated[Mapping[str, Dimension], Field(min_length=1)]
     """Keys to sweep and their values: fields of `train` (dotted: `optimizer.weight_decay`) or of `data`
     (`data.strategy`)."""

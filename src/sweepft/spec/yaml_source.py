@@ -140,6 +140,11 @@ def dotted(path: KeyPath) -> str:
     return ".".join(str(part) for part in path) or "spec"
 
 
+def key_path(key: str) -> KeyPath:
+    """The inverse of `dotted`, for keys without dots in their names."""
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
 def read(path: Path, name: str) -> Document:
     """Read a YAML file of at most 1 MiB.
 

@@ -43,8 +43,10 @@ def step_points(row: Row) -> list[Point]:
 
 
 def eval_point(row: Row) -> Point:
-    """The validation losses of an `eval` row."""
+    """The validation losses and tasks of an `eval` row."""
     values = {f"validation/{name}": float(found["loss"]) for name, found in row["sets"].items()}
+    tasks = {name: one["value"] for name, one in (row.get("tasks") or {}).items()}
+    values |= {f"task/{name}": float(value) for name, value in tasks.items() if value is not None}
     if row["objective"] is not None:
         values["validation/objective"] = float(row["objective"])
     return Point(int(row["step"]), int(row["samples_seen"]), row["time"], values, validation=True)

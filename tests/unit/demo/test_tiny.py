@@ -11,10 +11,18 @@ from safetensors.numpy import save_file
 
 from support import specs
 from sweepft.data import check
-from sweepft.demo.tiny import architecture_of, make_tiny, tiny_evaluate, tiny_spec, write_rows, write_tasks
+from sweepft.demo.tiny import (
+    architecture_of,
+    make_tiny,
+    tiny_evaluate,
+    tiny_objective,
+    tiny_spec,
+    write_rows,
+    write_tasks,
+)
 from sweepft.evaluation import EvalTask
 from sweepft.evaluation.tasks import check_tasks
-from sweepft.spec import Evaluate, SweepSpec, check_budget, load
+from sweepft.spec import Evaluate, Objective, OwnMetric, SweepSpec, check_budget, load
 from sweepft.spec.space import Tied
 
 SWEEPS = sorted((Path(__file__).parents[3] / "sweeps").glob("*.yaml"))
@@ -257,3 +265,17 @@ def test_make_tiny__relative_folder_works_from_elsewhere(
         if "path" in source
     ]
     assert all(Path(path).is_absolute() for path in paths), paths
+
+
+def test_tiny_objective__keeps_functions_of_your_own_and_further_tasks(tmp_path: Path) -> None:
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"prompt": "Say {i}."}}\n' for i in range(3)))
+    own = {"data": str(tmp_path / "prompts.jsonl"), "metric": "my:score", "max_tokens": 200}
+    gsm = {"task": "gsm8k", "metric": "exact_match,strict-match", "limit": 100, "lower_is_better": True}
+    asked = specs.spec(objective={"maximize": own | {"include_path": str(tmp_path)}, "measure": [gsm]})
+    write_tasks(asked, tmp_path)
+    assert (tmp_path / "tasks" / "gsm8k.yaml").is_file()
+    found = Objective.model_validate(tiny_objective(asked.objective, tmp_path))
+    assert isinstance(found.maximize, OwnMetric)
+    assert (found.maximize.limit, found.maximize.max_tokens) == (3, 16), "as many rows as the file has"
+    (further,) = found.measure
+    assert (further.names, further.limit, further.lower_is_better) == (("gsm8k", "exact_match"), 4, True)

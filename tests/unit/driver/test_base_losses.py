@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from support.ledger_builder import HEADER
 from support.search_material import BUDGET, make_spec
 from sweepft.driver.control import SweepControl
@@ -15,6 +17,7 @@ from sweepft.ledger import EventLog, Ledger, SweepState
 from sweepft.search import Proposer
 from sweepft.search.ray_searcher import OptunaSearcher, SearchControl
 from sweepft.slot.jobs import EvalJob, TrialJob, job_of
+from sweepft.spec import from_dict
 
 BOUND = {"own": {"at_most": 0.5, "above": "base"}}
 
@@ -106,3 +109,50 @@ def test_driver__says_once_that_no_trial_meets_the_bounds(tmp_path: Path) -> Non
                         samples_seen=BUDGET, tokens_seen=1)  # fmt: skip
     assert len(said) == 1
     assert "none of 5 completed trials meets the bounds; t0 comes nearest, 0.25 nats above" in said[0]
+
+
+# --- bounds on tasks -------------------------------------------------------------------------------------
+
+GSM = {"task": "gsm", "metric": "acc", "limit": 50}
+
+
+def begin_with_task(run: Path, bounds: dict[str, Any], **objective: Any) -> tuple[FinalStage, EventLog]:
+    plain = make_spec().to_dict()
+    search = plain["search"] | {"subject_to": bounds}
+    spec = from_dict(plain | {"search": search, "objective": objective})
+    event_log = EventLog(Ledger.create(run), SweepState())
+    event_log.write("sweep", **HEADER | {"spec": spec.to_dict(), "budget_samples": BUDGET})
+    held = SimpleNamespace(name="own", data=SimpleNamespace(digest="d", path="cache/own"))
+    prepared: Any = SimpleNamespace(validation=[held], tokenizer="tok")
+    return FinalStage(spec, prepared, run, event_log=event_log, control=SweepControl()), event_log
+
+
+@pytest.mark.parametrize(
+    ("objective", "bound", "limit"),
+    [
+        ({"measure": [GSM]}, {"at_least": 0.3}, 0.3),
+        ({"measure": [GSM]}, {"at_most": 0.05, "below": "base"}, 0.35),
+        ({"maximize": GSM}, {"at_most": 0.05, "below": "base"}, 0.35),
+    ],
+)
+def test_base_job__measures_a_bounded_task_as_trials_are(
+    tmp_path: Path, objective: dict[str, Any], bound: dict[str, Any], limit: float
+) -> None:
+    stage, event_log = begin_with_task(tmp_path / "run", {"gsm": bound}, **objective)
+    job = stage.base_job()
+    assert job is not None
+    (item,) = job.items
+    assert item.measured is not None
+    assert (item.what, item.name, item.measured.task.limit) == ("measured", "measured: gsm", 50)
+    assert event_log.state.bounds.pending
+    event_log.write("score", trial_id=None, what="measured", name=item.name, digest=item.digest, items=50,
+                    metrics={"acc": {"value": 0.4, "stderr": 0.07, "higher_is_better": True}})  # fmt: skip
+    stage.on_left(job.name)
+    assert stage.base_job() is None
+    (entry,) = event_log.state.bounds.entries
+    assert entry.worst == pytest.approx(limit)
+
+
+def test_base_job__measures_only_tasks_that_are_bounded(tmp_path: Path) -> None:
+    stage, _ = begin_with_task(tmp_path / "run", {"own": {"at_most": 2.0}}, measure=[GSM])
+    assert stage.base_job() is None

@@ -57,3 +57,17 @@ def test_driver__says_once_what_is_left_out() -> None:
     again = say_where_objective_is_measured(asked, sweep.state(), said.append)
     again(sweep.trial("t003", start=False, objective_rungs=[0.25, 0.5]).row)
     assert len(said) == 1, "a resumed sweep has said it"
+
+
+def test_objective_rungs__further_tasks_count_together_also_beside_a_validation_loss() -> None:
+    gsm, typos = {"task": "gsm", "metric": "acc"}, {"task": "typos", "metric": "acc"}
+    asked = spec(objective={"measure": [gsm, typos], "max_share": 0.1}, early_stop={"rungs": RUNGS})
+    sweep = LedgerBuilder(spec=asked.to_dict()).trial("t000").steps("t000", 10)
+    one = {"value": 0.5, "stderr": 0.1, "items": 20, "seconds": 1.5, "higher_is_better": True}
+    sweep.eval("t000", 0.5, tasks={"gsm": one, "typos": one})
+    sweep.cost("t000", seconds=90.0).cost("t000", "evaluate", 3.0).end("t000", "completed", 0.5)
+    assert objective_rungs(asked, sweep.state(), "t001") == (0.25, 0.5)
+    said: list[str] = []
+    listener = say_where_objective_is_measured(asked, sweep.state(), said.append)
+    listener(sweep.trial("t001", start=False, objective_rungs=[0.25, 0.5]).row)
+    assert said[0].startswith("gsm, typos takes 3 s")

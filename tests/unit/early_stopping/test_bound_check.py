@@ -8,6 +8,7 @@ import pytest
 
 from support.ledger_builder import LedgerBuilder
 from sweepft.early_stopping import EarlyStopper, MedianRule, make_report, replay_state
+from sweepft.ledger import base_score
 
 LIMITS, BASE = {"retention": 1.5}, {"retention": 1.0}
 
@@ -89,3 +90,61 @@ def test_early_stopper__bounds_hold_after_a_restart_and_in_a_replay(saved: bool)
         return
     decisions = restored.report("t", at(50, 2.0, 2.6))
     assert [d.rule for d in decisions if d.ends_trial] == ["bounds"]
+
+
+# --- bounds on tasks, whose values are costs and noisy ---------------------------------------------------
+
+
+def at_score(progress: float, metric: float, score: float | None) -> Any:
+    losses = {} if score is None else {"gsm": -score}
+    return make_report(step=[int(progress)], progress=[progress], metric=metric, losses=losses)
+
+
+@pytest.mark.parametrize(
+    ("base", "noise", "score", "stopped"),
+    [
+        (0.6, 0.0, 0.44, True),  # 0.16 below the base, more than three times 0.05
+        (0.6, 0.0, 0.46, False),
+        (0.6, 0.05, 0.44, False),  # within three times the allowance and twice the noise
+        (0.6, 0.05, 0.33, True),
+        (0.55, 0.0, 0.0, False),  # the base model does not meet the bound: training must improve it
+        (0.6, 0.0, None, False),  # not measured at the rung
+    ],
+)
+def test_early_stopper__a_task_is_out_of_reach_by_more_than_its_noise(
+    base: float, noise: float, score: float | None, stopped: bool
+) -> None:
+    made = EarlyStopper(rule=None, rungs=[0.5], budget=100, mode="min", keep_last=0)
+    made.set_bounds({"gsm": -0.55}, {"gsm": min(-0.55, -base)}, {"gsm": noise})
+    made.report("first", at_score(50, 3.0, 0.6))
+    made.complete("first", at_score(100, 3.0, 0.6))
+    decisions = made.report("t", at_score(50, 2.0, score))
+    assert [(d.rule, d.action) for d in decisions if d.ends_trial] == [("bounds", "stop")] * stopped
+    assert all("worse than the base model's" in d.reason for d in decisions if d.ends_trial)
+
+
+def test_early_stopper__a_task_that_is_not_measured_keeps_its_last_value() -> None:
+    made = EarlyStopper(rule=None, rungs=[0.5], budget=100, mode="min", keep_last=0)
+    made.set_bounds({"gsm": -0.55}, {"gsm": -0.6})
+    made.report("t", at_score(25, 2.0, 0.58))
+    made.report("t", at_score(50, 2.0, None))
+    assert made.cohort.trials["t"].losses == {"gsm": -0.58}
+    restored = EarlyStopper(rule=None, rungs=[0.5], budget=100, mode="min", keep_last=0)
+    restored.load_state_dict(made.state_dict())
+    assert restored.cohort.trials["t"].losses == {"gsm": -0.58}
+
+
+def test_replay__decides_on_a_task_as_the_live_sweep_did() -> None:
+    gsm = {"task": "gsm", "metric": "acc"}
+    bound = {"gsm": {"at_most": 0.05, "below": "base"}}
+    built = LedgerBuilder(spec={"objective": {"measure": [gsm]}, "search": {"subject_to": bound}})
+    built.score(None, base_score("gsm", True), {"acc": (0.6, 0.01)}, what="measured")
+    for name, score, last in (("first", 0.6, 10), ("t", 0.2, 5)):
+        tasks = {
+            "gsm": {"value": score, "stderr": 0.01, "items": 50, "seconds": 1.0, "higher_is_better": True}
+        }
+        built.trial(name).steps(name, 5).eval(name, 2.0, tasks=tasks).cost(name)
+        if last == 10:
+            built.steps(name, 10).eval(name, 2.0, tasks=tasks).cost(name).end(name, "completed", 2.0)
+    replayed = replay_state(EarlyStopper(rule=None, rungs=[0.5], budget=100, mode="min"), built.state())
+    assert [(d.trial_id, d.rule) for d in replayed if d.ends_trial] == [("t", "bounds")]

@@ -17,7 +17,7 @@ from support.errors import raises
 from support.planning import shape_3b, spec_to_plan
 from sweepft.errors import SweepftError
 from sweepft.plan.cluster import Cluster, place, smallest_cluster
-from sweepft.plan.cost import SAVED, estimated_cost, measured_cost
+from sweepft.plan.cost import SAVED, estimated_cost, measured_cost, objective_cost
 from sweepft.plan.estimate import Flags, SweepPlan, make_plan
 from sweepft.plan.measure import Measured
 from sweepft.plan.memory import GIB
@@ -27,6 +27,7 @@ from sweepft.plan.trial_shapes import trial_count, trial_shapes
 from sweepft.spec import Resources
 
 ROOT = Path(__file__).parents[3]
+TASK, OTHER = {"task": "gsm", "metric": "acc"}, {"task": "arc", "metric": "acc"}
 ROWS = RowCount(100_000, 1000, 600.0, 300.0, 1024, "a test", True)
 
 
@@ -186,12 +187,40 @@ class TestTime:
             found,
             place(spec.resources, Cluster(1, 2, GIB, gpu=False)),
             32,
-            evaluations=4,
+            points=(0.1, 0.25, 0.5),
         )
         assert cost.trial_seconds == (400 * 1.0 + 100 * 3.0) / 2 + 4 * 5.0 + 0.5
         assert cost.unit == "slot"
         assert cost.unit_hours == pytest.approx((32 * cost.trial_seconds + 2 * 10.0) / 3600)
         assert cost.hours == pytest.approx((16 * cost.trial_seconds + 10.0) / 3600)
+
+    @pytest.mark.parametrize(
+        ("objective", "rungs"),
+        [
+            ({"maximize": TASK}, (0.1, 0.25, 0.5)),
+            ({"maximize": TASK, "at": "best"}, (0.1, 0.25, 1 / 3, 0.5, 2 / 3)),
+            ({"measure": [TASK, OTHER], "at": "best"}, (0.1, 0.25, 1 / 3, 0.5, 2 / 3)),
+            ({"maximize": TASK, "at": "best", "max_share": 0.1}, (0.5, 2 / 3)),
+            ({"minimize": "validation_loss", "at": "best"}, None),
+        ],
+    )
+    def test_cost__counts_a_task_at_rungs_and_ends_of_epochs(
+        self, objective: dict[str, Any], rungs: tuple[float, ...] | None
+    ) -> None:
+        """Three epochs: two of their ends lie before the end of the trial."""
+        spec = spec_to_plan(objective={"max_share": 1.0} | objective)
+        points = spec.evaluation_points(3000, 1000)
+        cost = objective_cost(spec, 90.0, 3.0, points)
+        unknown = objective_cost(spec, 90.0, None, points)
+        if rungs is None:
+            assert cost is unknown is None
+            return
+        assert cost is not None
+        assert unknown is not None
+        assert cost.rungs == pytest.approx(rungs)
+        seconds = 3.0 * (len(rungs) + 1)
+        assert cost.share == pytest.approx(seconds / (90.0 + seconds))
+        assert (unknown.rungs, unknown.share) == (points, spec.objective.max_share)
 
     def test_make_plan__notes_very_short_steps(self) -> None:
         tiny = planned(Flags(files=False, rows=100_000, parameters=2_500_000))

@@ -77,3 +77,61 @@ def test_report__front_and_violations() -> None:
     text = markdown(found)
     assert "## Objective against bounded losses" in text
     assert "| t1 | 2.1000 | 1.4000 | +0.2 | not kept |" in text
+
+
+# --- bounds on tasks -------------------------------------------------------------------------------------
+
+GSM = {"task": "gsm", "metric": "acc", "limit": 100}
+
+
+def task_report(bound: dict[str, Any], base: float | None = 0.5) -> dict[str, Any]:
+    spec = {
+        "objective": {"measure": [GSM]},
+        "data": {"validation": [{"name": "math"}]},
+        "search": {"subject_to": {"gsm": bound}},
+    }
+    sweep = LedgerBuilder(spec=spec)
+    if base is not None:
+        sweep.score(None, "measured: gsm", {"acc": (base, 0.05)}, what="measured")
+    for i, (name, (loss, score)) in enumerate(
+        {"t0": (2.0, 0.1), "t1": (2.1, 0.35), "t2": (2.3, 0.48)}.items()
+    ):
+        tasks = {
+            "gsm": {"value": score, "stderr": 0.05, "items": 100, "seconds": 2.0, "higher_is_better": True}
+        }
+        sweep.trial(name, origin="start_with" if i == 0 else "sampler").steps(name, 10)
+        sweep.eval(name, loss, tasks=tasks).cost(name).end(name, "completed", loss)
+    return summarise(sweep.finish().state(), kept=["t2"])
+
+
+@pytest.mark.parametrize(
+    ("bound", "base", "winner", "words"),
+    [
+        ({"at_least": 0.3}, 0.5, "t1", "2 of 3 completed trials meet the bounds: gsm acc at least 0.3."),
+        ({"at_most": 0.1, "below": "base"}, 0.5, "t2", "gsm acc at most 0.1 below the base model's 0.5"),
+        ({"at_most": 0.1, "below": "base"}, None, "t0", "whose score is being measured"),
+        ({"at_least": 0.6}, 0.5, "t2", "t2 comes nearest, 0.12 beyond, and stands first"),
+    ],
+)
+def test_report__the_winner_is_the_best_that_meets_the_bound_on_a_task(
+    bound: dict[str, Any], base: float | None, winner: str, words: str
+) -> None:
+    found = task_report(bound, base)
+    assert found["result"]["winner"]["trial_id"] == winner
+    assert words in found["bounds"]["text"]
+    assert found["bounds"]["text"].rstrip(".") in markdown(found)
+
+
+def test_report__front_of_a_task_shows_its_values() -> None:
+    found = task_report({"at_least": 0.3})
+    assert [(row["trial_id"], row["losses"]) for row in found["bounds"]["front"]] == [
+        ("t0", {"gsm": 0.1}), ("t1", {"gsm": 0.35}), ("t2", {"gsm": 0.48}),
+    ]  # fmt: skip
+    (row,) = found["bounds"]["sets"]
+    assert (row["metric"], row["limit"], row["base"]) == ("acc", 0.3, 0.5)
+    text = markdown(found)
+    assert "## Objective against bounded losses and tasks" in text
+    assert "| t2 | 2.3000 | 0.4800 | met | kept |" in text
+    heads, *rows = ranked_csv(found).splitlines()
+    assert rows[0].split(",")[heads.split(",").index("task.gsm")] == "0.35"
+    assert found["result"]["winner"]["tasks"]["gsm"] == {"value": 0.35, "stderr": 0.05, "items": 100}

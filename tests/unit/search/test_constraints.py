@@ -84,3 +84,21 @@ def test_rebuild__has_the_constraints_of_the_ledger(tmp_path: Path, known: bool)
     proposer.limits = LIMITS
     proposer.ask()
     assert constraints(proposer)[:2] == wanted
+
+
+def test_proposer__a_stopped_trial_has_constraints_only_where_all_that_is_bounded_was_measured() -> None:
+    """A task is not measured at every rung: unknown is not infeasible. It keeps its last value."""
+    proposer = Proposer(make_spec(), None)
+    proposer.limits = {"own": 1.5, "gsm": -0.3}
+    for losses, status in (([{"own": 1.0}], "stopped"), ([{"own": 1.0, "gsm": -0.2}, {"own": 0.9}], "stopped"),
+                           ([{"own": 1.0, "gsm": -0.5}], "completed")):  # fmt: skip
+        proposal = proposer.ask()
+        assert proposal is not None
+        for i, known in enumerate(losses):
+            proposer.report(proposal.trial_id, i + 1, 2.0, known)
+        proposer.tell(proposal.trial_id, status, 2.0 if status == "completed" else None)
+    assert constraints(proposer) == [
+        ("PRUNED", {}),
+        ("PRUNED", {"own": pytest.approx(-0.6), "gsm": pytest.approx(0.1)}),
+        ("COMPLETE", {"own": -0.5, "gsm": pytest.approx(-0.2)}),
+    ]

@@ -187,6 +187,32 @@ def test_read__bounds_are_those_of_the_new_sweep(tmp_path: Path) -> None:
             read_earlier_sweeps(search.model_copy(update={"subject_to": {name: wrong}}))
 
 
+def test_read__bounds_on_a_task_need_a_sweep_that_has_measured_it(tmp_path: Path) -> None:
+    gsm = {"task": "gsm", "metric": "acc"}
+    built = LedgerBuilder(
+        spec=make_spec(SPACE).to_dict() | {"objective": {"measure": [gsm]}}, budget_samples=100
+    )
+    for i in range(6):
+        name, params = f"t{i:03d}", {"learning_rate": 10.0 ** -(i % 4 + 1), "batch_size": 8}
+        one = {"value": i / 10, "stderr": 0.1, "items": 20, "seconds": 1.0, "higher_is_better": True}
+        built.trial(name, number=i, params=params).steps(name, 10).eval(name, 2.0, tasks={"gsm": one}).cost(
+            name
+        )
+        built.end(name, "completed", 2.0)
+    search = spec_of(built.save(tmp_path)).search
+
+    def over(bound: Bound) -> list[float]:
+        (sweep,) = read_earlier_sweeps(search.model_copy(update={"subject_to": {"gsm": bound}}))
+        return [round(trial.over["gsm"], 3) for trial in sweep.trials]
+
+    assert over(Bound(at_least=0.3)) == [0.0, -0.1, -0.2, 0.1, 0.2, 0.3]
+    with raises(LearnFromError, "search.learn_from.bounds"):
+        over(Bound(at_most=0.1, below="base"))
+    built.score(None, "measured: gsm", {"acc": 0.4}, what="measured")
+    search = spec_of(built.save(tmp_path / "with-base")).search
+    assert over(Bound(at_most=0.1, below="base")) == [0.0, -0.1, -0.2, 0.1, 0.2, 0.3]
+
+
 def test_learned__best_of_an_earlier_sweep_is_best_where_the_objective_is_maximized(tmp_path: Path) -> None:
     maximized = {"maximize": {"task": "maths", "metric": "exact_match"}}
     spec = from_dict({**make_spec(SPACE, trials=60).to_dict(), "objective": maximized})

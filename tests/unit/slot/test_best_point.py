@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from support.ledger_builder import LedgerBuilder
+from sweepft.early_stopping import value_so_far
+from sweepft.evaluation import EvalTask
 from sweepft.ledger import Objective
 from sweepft.ledger.objective import VALIDATION_LOSS
 from sweepft.slot.best_point import BestPoint, best_point_of, better_of, out_of_patience
 from sweepft.slot.checkpoints import mark_exempt
-from sweepft.slot.jobs import TrialJob
+from sweepft.slot.jobs import ObjectiveTask, TrialJob
 from sweepft.slot.state import PhaseClock
 from sweepft.slot.trial_run import TrialRun
 from sweepft.slot.weight_retention import KeepPolicy
@@ -123,7 +125,7 @@ def trial_run(tmp_path: Path, ranks: Ranks, **job: Any) -> TrialRun:
     engine = SimpleNamespace(budget_samples=8, rungs=(0.25, 0.5, 0.75), micro_batch=1)
     policy = SimpleNamespace(folder=str(tmp_path / "checkpoints"), policy="none", due=lambda *a, **k: False)
     config = SimpleNamespace(
-        engine=engine, checkpoints=policy, patience=60.0, hang_seconds=5.0, at_best=True, objective=None,
+        engine=engine, checkpoints=policy, patience=60.0, hang_seconds=5.0, at_best=True, objective=None, measured=(),
         keep=KeepPolicy(str(tmp_path / "weights"), "tokenizer"),
     )  # fmt: skip
     slot: Any = SimpleNamespace(
@@ -188,3 +190,40 @@ def test_trial_run__weights_that_are_not_wanted_are_not_copied(tmp_path: Path) -
     KeepPolicy(str(tmp_path / "weights"), "tokenizer").settle({"t009": (0.0, 1.0)}, {})
     results(run)
     assert (ranks.exported, ranks.kept) == (None, -1)
+
+
+def test_trial_run__compares_only_evaluations_where_all_that_is_bounded_was_measured(tmp_path: Path) -> None:
+    """The best loss, at a rung without the bounded task, is not known to meet the bound."""
+    run = trial_run(tmp_path, Ranks(LOSSES), objective_rungs=(0.75,), limits={"gsm": -0.3}, keep_weights=True)
+    config: Any = run._slot.config
+    config.keep = KeepPolicy(str(tmp_path / "weights"), "tokenizer", bounded=("gsm",))
+    config.measured = (ObjectiveTask(EvalTask("gsm"), "acc", ""),)
+    scores = iter([0.4, 0.2])
+    ranks: Any = run._slot.group
+    ranks.measure = lambda *_: {"value": next(scores), "stderr": 0.1, "items": 9, "seconds": 1.0}
+    found = results(run)
+    assert [result["best_is_new"] for result in found] == [False, False, True, False]
+    assert (found[-1]["best_objective"], found[-1]["best_sets"]["gsm"]) == (2.5, {"loss": -0.4})
+
+
+def test_trial_run__an_evaluation_that_is_not_compared_gives_the_best_so_far(tmp_path: Path) -> None:
+    best = BestPoint(2, 4, 3.5, {"own": 3.5, "gsm": -0.4})
+    run = trial_run(
+        tmp_path, Ranks(LOSSES), objective_rungs=(), limits={"gsm": -0.3}, best=best, reported_samples=4
+    )
+    config: Any = run._slot.config
+    config.keep = KeepPolicy(str(tmp_path / "weights"), "tokenizer", bounded=("gsm",))
+    found = run.advance()
+    assert (found["objective"], found["best_objective"], found["best_is_new"]) == (2.5, 3.5, False)
+    assert value_so_far(found)["objective"] == 3.5
+
+
+def test_best_point_of__knows_which_evaluations_were_compared() -> None:
+    gsm = {"gsm": {"value": 0.4, "stderr": 0.1, "items": 9, "seconds": 1.0, "higher_is_better": True}}
+    sweep = LedgerBuilder().trial("t0").steps("t0", 2).eval("t0", 1.0, counts=False).cost("t0")
+    assert best_point_of(sweep.state().trials["t0"], ["gsm"]) is None
+    sweep.steps("t0", 4).eval("t0", 2.0, tasks=gsm).cost("t0")
+    sweep.steps("t0", 6).eval("t0", 1.5, counts=False).cost("t0")
+    sweep.steps("t0", 8).eval("t0", 2.5, counts=False, tasks=gsm).cost("t0")
+    found = best_point_of(sweep.state().trials["t0"], ["gsm"])
+    assert found == BestPoint(4, 40, 2.0, {"math": 2.0, "gsm": -0.4}, since=1)

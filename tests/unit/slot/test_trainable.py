@@ -85,8 +85,8 @@ class Ranks:
             raise RankOutOfMemory("measure: rank 0 raised OutOfMemoryError")
         return {"value": 0.25, "stderr": 0.1, "items": 9, "residuals": [0.75, -0.75], "seconds": 2.0}
 
-    def halve_objective_batch(self) -> str | None:
-        return SlotState.halve_objective_batch(self)  # type: ignore[arg-type]
+    def halve_task_batch(self, name: str) -> str | None:
+        return SlotState.halve_task_batch(self, name)  # type: ignore[arg-type]
 
     def save(self, folder: str, timeout: float) -> dict[str, Any]:
         self.asked.append(f"save {Path(folder).name}")
@@ -109,7 +109,7 @@ def slot_with(folder: Path, sick: dict[float, int], policy: Any = "none", **job:
     config = SimpleNamespace(
         engine=SimpleNamespace(budget_samples=400, rungs=(0.25, 0.5), micro_batch=1),
         checkpoints=CheckpointPolicy(str(folder), policy), at_best=False, keep=KeepPolicy("", "", 0),
-        objective=None, patience=60.0, hang_seconds=5.0, max_faults=2,
+        objective=None, measured=(), patience=60.0, hang_seconds=5.0, max_faults=2,
     )  # fmt: skip
     slot = Slot.__new__(Slot)
     slot._state = Ranks(config, sick)  # type: ignore[assignment]
@@ -225,11 +225,27 @@ def test_failed_gpus__are_those_of_the_ranks_that_failed() -> None:
     assert failed_gpus(failing("n2"), []) == (), "before the ranks have said where they are"
 
 
+def a_task(name: str, place: str, batch_size: int = 1, **fields: Any) -> ObjectiveTask:
+    return ObjectiveTask(EvalTask(name, batch_size=batch_size, place=f"{place}.task"), "acc", "", **fields)
+
+
 def slot_with_task(folder: Path, *, batch_size: int = 1, **job: Any) -> Slot:
     """A slot whose trials are judged by a task."""
+    return slot_that_measures(folder, objective=a_task("maths", "objective.maximize", batch_size), **job)
+
+
+def slot_that_measures(
+    folder: Path,
+    *,
+    objective: ObjectiveTask | None = None,
+    measured: tuple[ObjectiveTask, ...] = (),
+    bounded: tuple[str, ...] = (),
+    **job: Any,
+) -> Slot:
+    """A slot whose trials are measured on tasks."""
     slot = slot_with(folder, {}, **job)
-    task = ObjectiveTask(EvalTask("maths", batch_size=batch_size, place="objective.maximize.task"), "acc", "")
-    fields = vars(slot._state.config) | {"objective": task, "shape": SimpleNamespace(gpus=0), "log_dir": ""}
+    fields = vars(slot._state.config) | {"shape": SimpleNamespace(gpus=0), "log_dir": ""}
+    fields |= {"objective": objective, "measured": measured, "keep": KeepPolicy("", "", 0, bounded=bounded)}
     slot._state.config = SlotConfig(**fields)
     return slot
 
@@ -256,3 +272,36 @@ def test_slot__a_task_that_runs_out_of_memory_takes_smaller_batches(tmp_path: Pa
     assert slot._state.config.engine.micro_batch == 1, "training is not touched"
     steps_until(slot, 0.5)
     assert asked_of(slot)[3:] == ["measure maths by 2"], "later measurements begin there"
+
+
+def test_slot__further_tasks_are_measured_where_they_are_due(tmp_path: Path) -> None:
+    gsm, errors = a_task("gsm", "objective.measure.0"), a_task("errors", "o", higher_is_better=False)
+    slot = slot_that_measures(tmp_path, measured=(gsm, errors), objective_rungs=(0.5,))
+    found = {rung: steps_until(slot, rung) for rung in (0.25, 0.5, 1.0)}
+    assert [result["objective"] for result in found.values()] == [1.0, 1.0, 1.0], "the validation loss"
+    assert "eval_tasks" not in found[0.25]
+    shown = {"value": 0.25, "stderr": 0.1, "items": 9, "seconds": 2.0}
+    for rung in (0.5, 1.0):
+        assert found[rung]["eval_tasks"] == {
+            "gsm": shown | {"higher_is_better": True, "cost": -0.25},
+            "errors": shown | {"higher_is_better": False, "cost": 0.25},
+        }
+    assert found[1.0]["phase_seconds"]["evaluate"] == 1.0 + 2 * 2.0
+
+
+@pytest.mark.parametrize("bounded", [(), ("maths",)])
+def test_slot__a_bounded_objective_is_measured_once(tmp_path: Path, bounded: tuple[str, ...]) -> None:
+    slot = slot_that_measures(tmp_path, objective=a_task("maths", "o"), bounded=bounded)
+    found = steps_until(slot, 0.25)
+    assert found["objective"] == 0.25
+    costs = {name: (one["cost"], one["seconds"]) for name, one in found.get("eval_tasks", {}).items()}
+    assert costs == dict.fromkeys(bounded, (-0.25, 0.0))
+    assert asked_of(slot) == ["measure maths by 1"]
+
+
+def test_slot__a_further_task_that_runs_out_of_memory_takes_smaller_batches(tmp_path: Path) -> None:
+    tasks = a_task("a", "objective.measure.0", 2), a_task("b", "objective.measure.1", 4)
+    slot = slot_that_measures(tmp_path, measured=tasks)
+    found = steps_until(slot, 0.25)
+    assert [fault["action"] for fault in found["faults"]] == ["objective.measure.1.batch_size 4 -> 2"]
+    assert [one.task.batch_size for one in slot._state.config.measured] == [2, 2]

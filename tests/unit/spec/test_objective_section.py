@@ -23,6 +23,7 @@ def test_objective__validation_loss_is_minimized_by_default() -> None:
     assert plain.to_dict()["objective"] == {
         "minimize": "validation_loss",
         "max_share": 0.1,
+        "measure": [],
         "at": "end",
     }
 

@@ -200,7 +200,7 @@ function decades(values) {
   return { tickvals: tickvals.map(Math.log10), ticktext };
 }
 
-// Lines at the limit of a bounded loss and at the base model's loss.
+// Lines at the limit of a bounded loss or score and at the base model's.
 function boundLines(bound) {
   const lines = [[bound?.limit, "bound", "stopped"], [bound?.base, "base model", "muted"]].filter(([y]) => isNumber(y));
   return {
@@ -211,19 +211,22 @@ function boundLines(bound) {
 
 function paretoFigure() {
   const list = done();
-  const names = [...new Set(list.flatMap((t) => Object.keys(t.validation)))];
-  const differs = (name) => list.some((t) => isNumber(t.validation[name]?.loss) && Math.abs(t.validation[name].loss - t.objective) > 1e-9);
+  const amount = (t, name) => t.validation[name]?.loss ?? t.tasks[name]?.value;
+  const names = [...new Set(list.flatMap((t) => [...Object.keys(t.validation), ...Object.keys(t.tasks)]))];
+  const differs = (name) => list.some((t) => isNumber(amount(t, name)) && Math.abs(amount(t, name) - t.objective) > 1e-9);
   const bounded = (R.bounds?.sets ?? []).map((b) => b.set);
   const other = bounded.find((name) => names.includes(name) && differs(name)) ?? names.find((name) => D.unweighted_sets.includes(name) && differs(name)) ?? names.find(differs);
   const bound = R.bounds?.sets.find((b) => b.set === other);
   if (!other) return null;
-  const points = list.filter((t) => isNumber(t.validation[other]?.loss));
+  const points = list.filter((t) => isNumber(amount(t, other)));
   if (points.length < 2) return null;
-  const y = (t) => t.validation[other].loss;
+  const y = (t) => amount(t, other);
+  const sign = bound && (isNumber(bound.at_least) || bound.below_base) ? -1 : 1; // -1 where more is better
+  const task = points.some((t) => !(other in t.validation));
   const front = [];
   let best = Infinity;
-  const ahead = (a, b) => (better(a.objective, b.objective) ? -1 : better(b.objective, a.objective) ? 1 : y(a) - y(b));
-  for (const t of [...points].sort(ahead)) if (y(t) < best) { best = y(t); front.push(t); }
+  const ahead = (a, b) => (better(a.objective, b.objective) ? -1 : better(b.objective, a.objective) ? 1 : sign * (y(a) - y(b)));
+  for (const t of [...points].sort(ahead)) if (sign * y(t) < best) { best = sign * y(t); front.push(t); }
   const key = varied().includes("learning_rate") && isLog("learning_rate") ? "learning_rate" : null;
   const shaded = key ? { color: points.map((t) => Math.log10(t.params[key])), colorscale: warm(), showscale: true, colorbar: { ...decades(points.map((t) => t.params[key])), title: { text: "learning rate", side: "right", font: { size: 11.5 } }, thickness: 10, outlinewidth: 0, tickfont: { size: 10.5 } } } : { color: css("completed") };
   return {
@@ -232,6 +235,6 @@ function paretoFigure() {
       { type: "scatter", mode: "markers", name: "completed trial", x: points.map((t) => t.objective), y: points.map(y), customdata: points.map((t) => t.trial_id), text: points.map((t) => about(t) + "<br>" + label(other, 24) + " " + num(y(t), 5)),
         marker: { ...shaded, size: dot(points.length, 10), line: { width: points.length > 200 ? 0 : 0.7, color: css("card") } }, hovertemplate: "%{text}<extra></extra>" },
     ],
-    layout: layout({ xaxis: axis("objective: " + objectiveAxis()), yaxis: axis(label(other, 24) + " loss (nats per target token)"), ...boundLines(bound) }),
+    layout: layout({ xaxis: axis("objective: " + objectiveAxis()), yaxis: axis(label(other, 24) + (task ? (bound?.metric ? " " + bound.metric : "") : " loss (nats per target token)")), ...boundLines(bound) }),
   };
 }
