@@ -18,7 +18,7 @@ async function begin() {
   const script = document.createElement("script");
   script.textContent = await unpack("plotly");
   document.head.append(script);
-  for (const [id, build] of [["c-curves", curvesFigure], ["c-signals", signalsFigure], ["c-gantt", ganttFigure], ["c-importance", importanceFigure], ["c-best", bestFigure],
+  for (const [id, build] of [["c-curves", curvesFigure], ["c-signals", signalsFigure], ["c-gantt", ganttFigure], ["c-importance", importanceFigure], ["c-best", bestFigure], ["c-enough", enoughFigure],
     ["c-map", mapFigure], ["c-pareto", paretoFigure], ["c-slices", slicesFigure], ["c-parallel", parallelFigure]]) chart(id, build);
   const seen = new IntersectionObserver((entries) => {
     for (const entry of entries.filter((e) => e.isIntersecting)) { seen.unobserve(entry.target); draw(entry.target.id); }

@@ -1,5 +1,5 @@
 "use strict";
-// Charts of what was searched: importance, best so far, the map of two hyperparameters, slices, parallel lines, Pareto front.
+// Charts of what was searched: importance, best so far, what more trials may gain, the map of two hyperparameters, slices, parallel lines, Pareto front.
 // Only completed trials have a value; the others are shown as points that were tried.
 
 const dot = (n, size) => (n > 200 ? 0.6 * size : size);
@@ -86,6 +86,20 @@ function bestFigure() {
       { type: "scatter", mode: "lines", name: "best so far", x, y: line, line: { shape: "hv", color: css("ink"), width: 2 }, hoverinfo: "skip" },
     ],
     layout: layout({ xaxis: axis((onGpus() ? "GPU" : "slot") + " time held (" + unit + ")", { rangemode: "tozero" }), yaxis: axis(objectiveAxis()) }),
+  };
+}
+
+// What a further trial was expected to gain at each check of search.enough, and the gain that was asked for.
+function enoughFigure() {
+  const known = (R.enough?.checks ?? []).filter(([, expected]) => isNumber(expected));
+  if (known.length < 2) return null;
+  const asked = R.enough.gain, unit = R.objective.task ? label(R.objective.name) : "nats";
+  return {
+    traces: [{ type: "scatter", mode: "lines+markers", name: "expected gain", x: known.map(([n]) => n), y: known.map(([, expected]) => expected), line: { color: css("completed"), width: 2 }, marker: { color: css("completed"), size: 7 },
+      text: known.map(([n, expected]) => n + " completed trials<br>expected gain " + num(expected, 3)), hovertemplate: "%{text}<extra></extra>" }],
+    layout: layout({ xaxis: axis("completed trials"), yaxis: axis("expected gain of a further trial (" + unit + ")", { rangemode: "tozero" }), showlegend: false,
+      shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: asked, y1: asked, line: { color: css("stopped"), width: 1.5, dash: "dash" } }],
+      annotations: [{ xref: "paper", x: 1, xanchor: "right", y: asked, yanchor: "bottom", text: "enough " + num(asked), showarrow: false, font: { size: 11, color: css("muted") } }] }),
   };
 }
 
