@@ -45,6 +45,7 @@ Floats = NDArray[np.float64]
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
 _SHARPER: Final = 2.0  # power of the odds of a chance below that of all trials, where signals tell
+_NEGLIGIBLE: Final = 1e-5  # probability of a hypothesis
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
 _OUT: Final = ("paused", "stopped", "diverged")
 
@@ -219,7 +220,7 @@ class CalibratedRule:
         for k, rho, probability in zip(
             hypotheses.signal.tolist(), hypotheses.rho.tolist(), hypotheses.probability.tolist(), strict=True
         ):
-            if np.sign(rho) != direction:
+            if probability < _NEGLIGIBLE or (rho > 0) - (rho < 0) != direction:
                 continue
             if k not in known:
                 worst = np.full(gone, math.copysign(1e6, -direction if direction else -1.0))

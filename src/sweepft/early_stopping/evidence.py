@@ -28,9 +28,7 @@ Floats = NDArray[np.float64]
 
 FINISHED: Final = 48  # finished trials learned from: the latest
 CONFIRMED: Final = 2  # finished trials before one is flagged: fewer can hardly contradict the prior
-PEERS_WITHOUT: Final = (
-    7  # other trials that have shown the objective beside one that is flagged on prior belief
-)
+PEERS_WITHOUT: Final = 7  # other trials that have shown the objective, before prior belief flags
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))
 _POWERS: Final = (2.0, 1.0, 0.5, 0.2)  # of that correlation: signals that say less, as much, or more
 _NOTHING: Final = 0.5  # prior probability that no signal says anything
@@ -95,10 +93,7 @@ class Hypotheses:
         """
         if len(finals) < 2:
             return self
-        log = np.empty(len(self.rho))
-        for k in np.unique(self.signal):
-            own = self.signal == k
-            log[own] = order_probability(scores[:, k], finals, self.rho[own])
+        log = order_probability(scores[:, self.signal], finals, self.rho)
         posterior = self.probability * np.exp(log - log.max())
         return Hypotheses(self.signal, self.rho, posterior / posterior.sum())
 
@@ -135,7 +130,7 @@ def order_probability(scores: Floats, finals: Floats, rho: Floats) -> Floats:
     results get their mean score, so that all orders among them are equally likely.
 
     Args:
-        scores: (n,) on the scale of normal scores.
+        scores: (n, h) on the scale of normal scores: each hypothesis's own signal.
         finals: (n,) results.
         rho: (h,) correlations, in (-1, 1).
 
@@ -144,18 +139,26 @@ def order_probability(scores: Floats, finals: Floats, rho: Floats) -> Floats:
     """
     levels, group = np.unique(finals, return_inverse=True)
     if len(levels) < len(finals):
-        scores = (np.bincount(group, scores) / np.bincount(group))[group]
+        sums = np.zeros((len(levels), scores.shape[1]))
+        np.add.at(sums, group, scores)
+        scores = (sums / np.bincount(group)[:, None])[group]
     width = np.sqrt(1.0 - rho**2)[:, None]
-    step = float(_GRID[1] - _GRID[0])
+    step, grid = float(_GRID[1] - _GRID[0]), _GRID / width
+    means = (rho * scores[np.argsort(finals, kind="stable")])[:, :, None] / width
     log = np.full(len(rho), -0.5 * len(scores) * math.log(2.0 * math.pi))
     largest: Floats | None = None  # density of the largest result so far: one trial is added at a time
-    for score in scores[np.argsort(finals, kind="stable")].tolist():
-        density = np.exp(-0.5 * ((_GRID - rho[:, None] * score) / width) ** 2) / width
+    for mean in means:
+        density = grid - mean
+        np.square(density, out=density)
+        density *= -0.5
+        np.exp(density, out=density)
+        density /= width
         if largest is not None:
             density *= (np.cumsum(largest, axis=1) - 0.5 * largest) * step
         total = np.maximum(density.sum(axis=1) * step, 1e-300)
         log += np.log(total)
-        largest = density / total[:, None]
+        density /= total[:, None]
+        largest = density
     return log
 
 

@@ -24,7 +24,7 @@ from sweepft.early_stopping.evidence import (
 )
 from sweepft.early_stopping.rungs import Rung
 from sweepft.early_stopping.signals import Agreement, Scores, main_scores
-from sweepft.early_stopping.statistics import normal_scores
+from sweepft.early_stopping.statistics import Floats, normal_scores
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class SweepEvidence:
     def __init__(self, min_peers: int, covariates: Sequence[str], batch_key: str) -> None:
         self._min_peers, self._covariates, self._batch_key = min_peers, tuple(covariates), batch_key
         self._agreement: Agreement | None = None
+        self._given: dict[Rung, tuple[Any, Hypotheses]] = {}
         self._cache: tuple[Cohort | None, int, dict[Any, Any]] = (None, -1, {})
 
     def scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
@@ -113,10 +114,18 @@ class SweepEvidence:
         ranks = np.stack([normal_scores(c) for c in scores.columns.T], axis=1)
         places = {name: i for i, name in enumerate(names)}
         finals = np.array([cohort.sign * cohort.finals[t] for t in there])
-        found = prior.given(ranks[[places[t] for t in there]], finals)
+        found = self._posterior(rung, prior, ranks[[places[t] for t in there]], finals)
         if len(there) < CONFIRMED and scores.objective_seen:
             found = found.right_way_round()
         return found, scores.labels, scores.objective_seen, len(there)
+
+    def _posterior(self, rung: Rung, prior: Hypotheses, ranks: Floats, finals: Floats) -> Hypotheses:
+        """`Hypotheses.given`, computed again only if what has been seen at the rung is different."""
+        seen = (prior, ranks.tobytes(), finals.tobytes())
+        last = self._given.get(rung)
+        if last is None or last[0][0] is not prior or last[0][1:] != seen[1:]:
+            last = self._given[rung] = (seen, prior.given(ranks, finals))
+        return last[1]
 
     def kept(self, cohort: Cohort, key: Any, make: Callable[..., Any], *args: Any) -> Any:
         """What ``make`` returns, until the sweep changes: a decision asks for it at several rungs."""

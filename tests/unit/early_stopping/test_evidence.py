@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sweepft.early_stopping.evidence import (
     order_probability,
@@ -20,11 +21,16 @@ from sweepft.early_stopping.evidence import (
 SCORES = st.lists(st.floats(-2.5, 2.5), min_size=2, max_size=4)
 
 
+def columns(scores: list[float], hypotheses: int) -> NDArray[np.float64]:
+    """(n, h): all hypotheses are about one signal."""
+    return np.repeat(np.array(scores)[:, None], hypotheses, axis=1)
+
+
 @settings(deadline=None, max_examples=40)
 @given(scores=SCORES, rho=st.floats(-0.95, 0.95))
 def test_order_probability__is_a_distribution_over_orders(scores: list[float], rho: float) -> None:
     orders = itertools.permutations(range(len(scores)))
-    each = [order_probability(np.array(scores), np.array(o, float), np.array([rho, 0.0])) for o in orders]
+    each = [order_probability(columns(scores, 2), np.array(o, float), np.array([rho, 0.0])) for o in orders]
     assert np.exp(each).sum(axis=0) == pytest.approx(1.0, abs=0.02)
     assert [e[1] for e in each] == pytest.approx(
         [-math.log(math.factorial(len(scores)))] * len(each), abs=0.01
@@ -35,9 +41,9 @@ def test_order_probability__is_a_distribution_over_orders(scores: list[float], r
 @given(scores=SCORES, rho=st.floats(-0.95, 0.95), seed=st.integers(0, 99))
 def test_order_probability__turns_with_the_sign(scores: list[float], rho: float, seed: int) -> None:
     finals = np.random.default_rng(seed).permutation(len(scores)).astype(float)
-    up = order_probability(np.array(scores), finals, np.array([rho]))
-    down = order_probability(-np.array(scores), finals, np.array([-rho]))
-    turned = order_probability(np.array(scores), -finals, np.array([-rho]))
+    up = order_probability(columns(scores, 1), finals, np.array([rho]))
+    down = order_probability(-columns(scores, 1), finals, np.array([-rho]))
+    turned = order_probability(columns(scores, 1), -finals, np.array([-rho]))
     assert up == pytest.approx(down)
     assert up == pytest.approx(turned, abs=0.02)
 
