@@ -77,7 +77,7 @@ class Bound:
     @property
     def worst(self) -> float | None:
         """The limit as a value."""
-        return None if self.limit is None else self.sign * self.limit
+        return None if self.limit is None else self.sign * self.limit + 0.0  # no -0.0
 
     @property
     def base_cost(self) -> float | None:

@@ -47,6 +47,7 @@ def measured(
         ({"at_most": 0.05, "below": "base"}, 0.5, "d c b a", 0.45),
         ({"at_most": 0.3, "below": "base"}, 0.5, "b c d a", 0.2),
         ({"at_most": 0.3, "below": "base"}, None, "a b c d", None),
+        ({"at_most": 0.5, "below": "base"}, 0.5, "a b c d", 0.0),
         ({"at_least": 0.9}, 0.2, "d c b a", 0.9),  # none meets it: the nearest first
     ],
 )
@@ -60,6 +61,7 @@ def test_ranking__trials_that_meet_the_bound_on_a_task_come_first(
     assert " ".join(entry.trial.trial_id for entry in ranking(state)) == expected
     (found,) = state.bounds.entries
     assert found.worst == (None if limit is None else pytest.approx(limit))
+    assert found.worst is None or math.copysign(1, found.worst) == 1
 
 
 def test_bounds__the_score_of_the_finalists_is_another_one() -> None:
