@@ -19,7 +19,8 @@ from sweepft.report.format import UNKNOWN, duration, loss, number, one_line, per
 from sweepft.report.nodes import node_lines
 from sweepft.report.summary import SIMULATED, summarise
 
-# Swept hyperparameters follow by their key, then `validation.<set>` losses, then the finalists' scores.
+# Swept hyperparameters follow by their key, then `validation.<set>` losses and `task.<name>` values, then the scores of
+# the finalists.
 CSV_COLUMNS: Final = (
     "trial_id", "rank", "status", "objective", "objective_stderr", "progress", "step", "samples_seen", "tokens_seen",
     "stop_rung", "reason", "seconds", "origin", "violation", "best_step", "end_objective",
@@ -44,12 +45,21 @@ def ranked_csv(summary: dict[str, Any]) -> str:
     would read as a formula gets a leading apostrophe.
     """
     swept = {
-        k: f"params.{k}" if k in CSV_COLUMNS or k.startswith("validation.") else k for k in summary["swept"]
+        k: f"params.{k}" if k in CSV_COLUMNS or k.startswith(("validation.", "task.")) else k
+        for k in summary["swept"]
     }
     sets = list(dict.fromkeys(name for t in summary["trials"] for name in t["validation"]))
+    tasks = list(dict.fromkeys(name for t in summary["trials"] for name in t["tasks"]))
     scored, scores = _score_columns(summary["finalists"])
     derived = summary["derived"]
-    heads = [*CSV_COLUMNS, *swept.values(), *derived, *(f"validation.{s}" for s in sets), *scored]
+    heads = [
+        *CSV_COLUMNS,
+        *swept.values(),
+        *derived,
+        *(f"validation.{s}" for s in sets),
+        *(f"task.{s}" for s in tasks),
+        *scored,
+    ]
     out = io.StringIO()
     write = csv.writer(out, lineterminator="\n")
     write.writerow(fmt.csv_cell(c) for c in heads)
@@ -64,6 +74,7 @@ def ranked_csv(summary: dict[str, Any]) -> str:
         cells = [fixed[c] for c in CSV_COLUMNS]
         cells += [t["params"].get(k) for k in swept] + [t["derived"].get(k) for k in derived]
         cells += [(t["validation"].get(s) or {}).get("loss") for s in sets]
+        cells += [(t["tasks"].get(s) or {}).get("value") for s in tasks]
         cells += scores.get(t["trial_id"], [None] * len(scored))
         write.writerow(fmt.csv_cell(c) for c in cells)
     return out.getvalue()
@@ -251,7 +262,7 @@ def _finalist_lines(finalists: dict[str, Any] | None, objective: dict[str, Any])
 
 
 def _front_lines(bounds: dict[str, Any] | None, objective: dict[str, Any]) -> list[str]:
-    """The front of objective against bounded losses; no lines without bounds."""
+    """The front of objective against what is bounded; no lines without bounds."""
     if not bounds or not bounds["front"]:
         return []
     names = [row["set"] for row in bounds["sets"]]
@@ -267,8 +278,10 @@ def _front_lines(bounds: dict[str, Any] | None, objective: dict[str, Any]) -> li
         ]
         for row in bounds["front"]
     ]
-    intro = "Completed trials that no other one beats on the objective and on all bounded losses."
-    return ["## Objective against bounded losses", "", intro, "", *fmt.markdown_table(heads, rows), ""]
+    of_tasks = any(row["metric"] for row in bounds["sets"])
+    what = "losses and tasks" if of_tasks else "losses"
+    intro = f"Completed trials that no other one beats on the objective and on all bounded {what}."
+    return [f"## Objective against bounded {what}", "", intro, "", *fmt.markdown_table(heads, rows), ""]
 
 
 def _bounds_cell(violation: float | None) -> str:
