@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +21,11 @@ EPOCHS = 4
 
 @pytest.fixture(scope="module")
 def spec(tiny_model_dir, tmp_path_factory):
+    return overfitting_spec(tmp_path_factory.mktemp("best"), tiny_model_dir)
+
+
+def overfitting_spec(folder: Path, tiny_model_dir: Path) -> Path:
     """Trials at high rates learn their 24 rows by heart. The test set holds the rows of the validation set."""
-    folder = tmp_path_factory.mktemp("best")
     train, held = (tiny_data(folder, rows, seed, f"{seed}.jsonl") for rows, seed in ((24, 1), (24, 2)))
     again = folder / "again.jsonl"
     again.write_bytes(held.read_bytes())
