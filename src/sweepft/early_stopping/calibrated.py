@@ -341,8 +341,10 @@ def _results(
     Trials that ended early count as worse than finished ones.
     """
     rest, finals = 1.0 - rho * rho, cohort.finals
+    if not any(count > (n in finals) for n, count in zip(names, repeats, strict=True)):
+        return rho * scores, np.full(len(names), rest)
     kinds = [cohort.trials[n].configuration for n in names]
-    if len(set(kinds)) < 2 or not any(count > (n in finals) for n, count in zip(names, repeats, strict=True)):
+    if len(set(kinds)) < 2:
         return rho * scores, np.full(len(names), rest)
     done = _done(cohort, names)
     values = [cohort.sign * finals[names[i]] for i in done]

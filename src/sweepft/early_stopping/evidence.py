@@ -26,7 +26,7 @@ from sweepft.early_stopping.rungs import Rung
 
 Floats = NDArray[np.float64]
 
-FINISHED: Final = 48  # finished trials learned from: the latest
+FINISHED: Final = 32  # finished trials learned from: the latest
 CONFIRMED: Final = 2  # finished trials before one is flagged: fewer can hardly contradict the prior
 PEERS_WITHOUT: Final = 7  # other trials that have shown the objective, before prior belief flags
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))
