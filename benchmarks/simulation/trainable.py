@@ -97,6 +97,7 @@ class Playback:
             "started": self._started,
             "faults": [],
             "node_ids": [],
+            "gpus": [],
             "phase_seconds": phases,
             "training_iteration": self._next + 1,
         }

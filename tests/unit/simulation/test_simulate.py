@@ -225,7 +225,16 @@ def test_playback__results_have_the_keys_of_a_real_slot() -> None:
         if "|" in line
         for k in line.split("|")[1].split(",")
     }
-    other = {"failed", "diverged", "scored", "storage", "paused", "objective_stderr", "objective_task"}
+    other = {
+        "failed",
+        "diverged",
+        "scored",
+        "storage",
+        "paused",
+        "objective_stderr",
+        "objective_task",
+        "eval_tasks",
+    }
     other |= {"patience", "best_objective", "best_stderr", "best_sets", "best_step", "best_is_new"}
     assert named - other <= set(results[-1])
     assert [r["rung"] for r in results if "rung" in r] == [0.1, 0.5, 1.0]

@@ -69,7 +69,8 @@ def test_memory_share__leaves_room_for_overhead(gpus, gib, share):
 
 def test_open_listener__holds_the_port(monkeypatch):
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
-    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    context = SimpleNamespace(get_node_id=lambda: "n", get_accelerator_ids=lambda: {"GPU": []})
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
     first, other = (object.__new__(Rank) for _ in range(2))
     for index, rank in enumerate((first, other)):
         rank._index, rank._listener, rank._log_file, rank._beats = index, None, "", None
