@@ -76,8 +76,8 @@ class Own:
         asked: The share of good runs that may be lost.
         sweeps: Number of replays.
         certified: Share of them that ended with a level from their own audits.
-        flagged: Share of the top trials that were flagged, in those.
-        saved: Share of the compute not spent, in those.
+        flagged: Share of the top trials that were flagged, in those; None where there are none.
+        saved: Share of the compute not spent, in those; None where there are none.
         intervals: Number of replays with audits.
         covered: Share of the audits' intervals that contain the true P(top | flagged).
     """
@@ -86,10 +86,10 @@ class Own:
     asked: float
     sweeps: int
     certified: float
-    flagged: float
-    saved: float
+    flagged: float | None
+    saved: float | None
     intervals: int
-    covered: float
+    covered: float | None
 
 
 def at_levels(kind: Kind, runs: int, orders: int) -> dict[float, tuple[float, float, float]]:
@@ -163,8 +163,12 @@ def _covers(flagged: Sequence[Any], top: set[str]) -> list[bool]:
     return [low <= sum(t.trial_id in top for t in flagged) / len(flagged) <= high]
 
 
-def _mean(values: Sequence[Any]) -> float:
-    return float(np.mean(values)) if values else float("nan")
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def chances(kind: Kind, runs: int, orders: int) -> list[tuple[float, bool]]:
@@ -229,8 +233,8 @@ def show(held: Sequence[Held], own: Sequence[Own], likely: Sequence[Sequence[obj
     head = ["kind", "asked", "sweeps", "certified", "top flagged", "saved", "intervals", "covered"]
     text += record.table(
         head,
-        [[o.kind, f"{o.asked:g}", o.sweeps, *(f"{x:.2f}" for x in (o.certified, o.flagged, o.saved)),
-          o.intervals, f"{o.covered:.2f}"] for o in own],
+        [[o.kind, f"{o.asked:g}", o.sweeps, *map(_share, (o.certified, o.flagged, o.saved)), o.intervals,
+          _share(o.covered)] for o in own],
     )  # fmt: skip
     text += "\n\n## Chances in decisions, and how many came true\n\n"
     return text + record.table(["kind", "chance", "decisions", "mean", "came true"], likely)

@@ -223,7 +223,7 @@ class CalibratedRule:
             if probability < _NEGLIGIBLE or (rho > 0) - (rho < 0) != direction:
                 continue
             if k not in known:
-                worst = np.full(gone, math.copysign(1e6, -direction if direction else -1.0))
+                worst = np.full(gone, 1e6 if direction < 0 else -1e6)
                 column = np.concatenate([columns[:, k], worst])
                 known[k] = normal_scores(column)[: len(names)], place_weights(column)[: len(names)]
             ranks, places = known[k]
