@@ -61,6 +61,7 @@ def _rows_found(spec: SweepSpec) -> dict[str, Any]:
     from sweepft.data import survey_in_child
 
     found = check_rows(spec)
+    _check_length(spec, found)
     local = Path(spec.model.path).is_dir() and not all(source.skipped for source in found.sources)
     return {
         "sources": [asdict(source) for source in found.sources],
@@ -68,6 +69,21 @@ def _rows_found(spec: SweepSpec) -> dict[str, Any]:
         "warnings": list(survey_in_child(spec).warnings if local else found.warnings),
         "tokenised": local,
     }
+
+
+def _check_length(spec: SweepSpec, found: DataCheck) -> None:
+    """Check what depends on the number of samples of a trial, where that is known. Raises SpecError."""
+    from sweepft.errors import SpecError
+    from sweepft.spec import check_budget
+
+    samples, epochs = spec.train.budget.samples, spec.train.budget.epochs
+    if any(source.skipped for source in found.sources if source.kind == "train"):
+        return
+    if samples is None and epochs is not None:
+        samples = max(1, round(epochs * found.train_rows))
+    problems = [] if samples is None else check_budget(spec, samples, found.train_rows)
+    if problems:
+        raise SpecError(problems)
 
 
 def _own_metrics_found(spec: SweepSpec) -> list[dict[str, Any]]:

@@ -73,11 +73,14 @@ def say_when_bounds_are_not_met(
             said = True
             over = view.violation(ranked[0])
             unit = " beyond" if any(bound.metric for bound in view.bounds.entries) else " nats above"
+            allow = "with sweepft resume RUN --set search.subject_to..."
+            if spec.objective.at == "best":  # the bounds choose the evaluation that counts: see resume_rules
+                allow = "in a new run"
             if over > 0:
                 say(
                     f"search.subject_to: none of {len(ranked)} completed trials meets the bounds; "
-                    f"{ranked[0].trial_id} comes nearest, {over:.4g}{unit}. The search continues; allow more with "
-                    "sweepft resume RUN --set search.subject_to..., or start a sweep of lower learning rates"
+                    f"{ranked[0].trial_id} comes nearest, {over:.4g}{unit}. The search continues; allow more {allow}, "
+                    "or start a sweep of lower learning rates"
                 )
 
     return on_row

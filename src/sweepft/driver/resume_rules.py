@@ -74,9 +74,25 @@ def check_changes(before: Mapping[str, Any], spec: SweepSpec) -> dict[str, list[
         for key, (was, now) in changes.items()
         if not _may_change(key) and not (key in _PLACES and _without_places(was) == _without_places(now))
     ]
+    problems += _bounds_of_best_evaluations(spec, changes)
     if problems:
         raise SpecError(problems)
     return changes
+
+
+def _bounds_of_best_evaluations(spec: SweepSpec, changes: Mapping[str, Any]) -> list[Problem]:
+    """Where trials count by their best evaluation, the bounds have chosen which one that is, and whose weights are
+    kept: under other bounds, old and new trials would not be comparable.
+    """
+    if spec.objective.at == "end":
+        return []
+    rule = "cannot change in a run whose trials count by their best evaluation (objective.at: best)"
+    remedy = "keep it, since it has chosen the evaluation that counts in each trial, or start a new run"
+    return [
+        Problem("resume", key, f"{rule} (it was {was!r})", remedy, now)
+        for key, (was, now) in changes.items()
+        if key == "search.subject_to" or key.startswith("search.subject_to.")
+    ]
 
 
 def _may_change(key: str) -> bool:

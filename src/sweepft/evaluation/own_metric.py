@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Final
 
 import numpy as np
@@ -209,11 +210,11 @@ def load_function(task: OwnTask) -> Function:
         raise problem(task, "metric", rule, remedy, task.function) from error
     function = getattr(module, name, None)
     if not callable(function):
-        rule = f"is no function of {file}" + (
-            f", but {type(function).__name__}" if function is not None else ""
-        )
+        rule = f"is no function of {file}"
+        if function is not None:
+            rule = f"names a value of type {type(function).__name__} in {file}, not a function"
         there = [
-            n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == private
+            n for n, v in vars(module).items() if isinstance(v, FunctionType) and v.__module__ == private
         ]
         remedy = f"name one of {', '.join(there)}" if there else f"write def {name}(answer, row) in {file}"
         raise problem(task, "metric", rule, remedy, task.function)
@@ -227,22 +228,36 @@ def score_answer(task: OwnTask, function: Function, answer: str, request: Reques
     Raises:
         OwnMetricError: If the function raises, or returns no finite number.
     """
+    given = f"for the answer {answer!r:.100} to the row {request.where}"
     try:
         value = function(answer, copy.deepcopy(dict(request.row)))
     except (Exception, SystemExit) as error:
-        rule = f"raises {_cause(error, None)} for the row {request.where}"
-        remedy = "correct it: it must score every answer, also an empty or unexpected one"
-        raise problem(task, "metric", rule, remedy, answer) from error
+        rule = f"raises {_cause(error, None)} {given}"
+        raise problem(task, "metric", rule, _remedy(task, error), task.function) from error
     if isinstance(value, numbers.Real | np.bool_) and math.isfinite(value):
         return float(value)
-    rule = f"must return a finite number, and returns {value!r:.100} for the row {request.where}"
-    raise problem(task, "metric", rule, "return a float, an int or a bool for every answer", answer)
+    rule = f"must return a finite number, and returns {value!r:.100} {given}"
+    remedy = "return one float, int or bool for every answer"
+    raise problem(task, "metric", rule, remedy, task.function)
+
+
+def _remedy(task: OwnTask, error: BaseException) -> str:
+    """What to do about an error that the function raised: where nothing of it was run, it takes other arguments."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, TypeError) and all(Path(frame.filename) == Path(__file__) for frame in frames):
+        name = task.function.partition(":")[2]
+        return f"it is called with two arguments: def {name}(answer: str, row: dict) -> float"
+    return "correct it: it must score every answer, also an empty or unexpected one"
 
 
 def _cause(error: BaseException, file: Path | None) -> str:
     """The kind, message and line of an error in the user's code, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if file is None or Path(frame.filename) == file]
+    inside = [
+        frame
+        for frame in frames
+        if Path(frame.filename) == file or (file is None and Path(frame.filename) != Path(__file__))
+    ]
     line = f" at {Path(inside[-1].filename).name}:{inside[-1].lineno}" if inside else ""
     words = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {words}{line}" if words else f"{type(error).__name__}{line}"

@@ -84,7 +84,7 @@ def _check_evaluations(partial: PartialSpec, spec: SweepSpec, budget: int, rows:
 
 
 def _refuse_patience(partial: PartialSpec, patience: int, evaluations: int) -> None:
-    rule = f"must be less than the {evaluations} evaluations before a trial's end, or it ends no trial"
+    rule = f"must be less than the number of evaluations before a trial's end ({evaluations}), or it ends no trial"
     partial.add(("early_stop", "patience"), rule, "lower it, or add rungs to early_stop.rungs", patience)
 
 
@@ -211,6 +211,7 @@ def _check_values(partial: PartialSpec) -> None:
     train, search = partial.train, partial.search
     if train is None or search is None:
         return
+    written = partial.document.data["search"]["space"]  # including invalid dimensions
     for key, dimension in search.space.items():
         if is_sweepable(key):
             rules: set[str] = set()
@@ -225,6 +226,8 @@ def _check_values(partial: PartialSpec) -> None:
             if key in search.tied:
                 remedy = f"remove it: every trial has {search.tied[key].times:g} x {search.tied[key].of}"
                 partial.add(path, "follows another field (search.tied)", remedy, value)
+            elif key not in search.space and key in written:
+                continue  # the dimension itself is the problem
             elif key not in search.space:
                 rule = "is not a key of search.space"
                 partial.add(path, rule, did_you_mean(key, search.space), value)

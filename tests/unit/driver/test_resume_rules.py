@@ -70,6 +70,21 @@ def test_check_changes__names_what_may_change(changes: dict[str, Any]) -> None:
     assert found[key][0] != found[key][1]
 
 
+@pytest.mark.parametrize("at", ["end", "best"])
+def test_check_changes__bounds_may_change_unless_they_chose_the_best_evaluations(at: str) -> None:
+    bound = {"objective.at": at, "search.subject_to": {"own": {"at_most": 0.5}}}
+    before, now = spec(bound), spec(bound | {"search.subject_to": {"own": {"at_most": 0.7}}})
+    key = "search.subject_to.own.at_most"
+    if at == "end":
+        assert check_changes(before.to_dict(), now) == {key: [0.5, 0.7]}
+        return
+    with raises(SpecError, key) as refused:
+        check_changes(before.to_dict(), now)
+    assert "start a new run" in str(refused.value)
+    with raises(SpecError, key):
+        check_changes(spec({"objective.at": at}).to_dict(), before)
+
+
 def write_model(folder: Path, weights: bytes = b"\x01" * 5000, **config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.safetensors").write_bytes(weights)

@@ -123,7 +123,7 @@ def test_function__cannot_change_the_rows_of_later_calls(tmp_path: Path) -> None
     [
         (GOOD, "other:score", "no file other.py"),
         (GOOD, "my_metrics:scores", "name one of score"),
-        ("score = 3\n", "my_metrics:score", "but int"),
+        ("score = 3\n", "my_metrics:score", "names a value of type int"),
         ("import nowhere_to_be_found\n", "my_metrics:score", "ModuleNotFoundError"),
         ("\ndef score(answer, row) return 1\n", "my_metrics:score", "SyntaxError"),
         ("import sys\nsys.exit(3)\n", "my_metrics:score", "SystemExit: 3 at my_metrics.py:2"),
@@ -147,6 +147,8 @@ def test_function__that_cannot_be_had_is_refused_with_its_place(
         ("return float('nan')", "returns nan"),
         ("return float('inf')", "returns inf"),
         ("return [1.0]", "returns [1.0]"),
+        ("return 1.0, 0.0", "returns (1.0, 0.0)"),
+        ("return {'score': 1.0}", "returns {'score': 1.0}"),
     ],
 )
 def test_score__must_be_a_finite_number_for_every_answer(tmp_path: Path, body: str, words: str) -> None:
@@ -157,7 +159,29 @@ def test_score__must_be_a_finite_number_for_every_answer(tmp_path: Path, body: s
     first_line = str(caught.value).splitlines()[0]
     assert words in first_line
     assert "prompts.jsonl:1" in first_line
-    assert "(got 'an answer')" in first_line
+    assert "for the answer 'an answer' to the row" in first_line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body", "remedy"),
+    [
+        (
+            "answer",
+            "return 1.0",
+            "it is called with two arguments: def score(answer: str, row: dict) -> float",
+        ),
+        ("answer, row, more", "return 1.0", "it is called with two arguments"),
+        ("answer, row", "return len(3)", "it must score every answer"),
+    ],
+)
+def test_score__says_how_the_function_is_called(
+    tmp_path: Path, arguments: str, body: str, remedy: str
+) -> None:
+    task = own(tmp_path, f"def score({arguments}): {body}\n")
+    with raises(OwnMetricError, "objective.maximize.metric") as caught:
+        score_answer(task, load_function(task), "an answer", read_requests(task)[0])
+    assert remedy in str(caught.value)
+    assert "own_metric.py" not in str(caught.value), "the place is in the user's code, or there is none"
 
 
 @pytest.mark.parametrize("value", ["True", "2", "-0.5", "__import__('numpy').float32(0.5)"])

@@ -76,7 +76,7 @@ BROKEN = [
     (["search.space.learning_rate={log_uniform: [1e-4, 1e-2], prior: 1e-3, width: 0}"],
      "search.space.learning_rate.width"),
     (["search.space.seed={int_uniform: [0, 9], prior: 10}"], "search.space.seed"),
-    (["search.space.batch_size={choice: [8, 16], prior: 8}", *NO_START], "search.space.batch_size"),
+    (["search.space.batch_size={choice: [8, 16], prior: 8}"], "search.space.batch_size"),
     (["search.space.learning_rate={log_uniform: [1e-4, 1e-2], prior: 1e-3}", "search.sampler=cmaes"],
      "search.space.learning_rate.prior"),
     (["search.learn_from=absent"], "search.learn_from"),

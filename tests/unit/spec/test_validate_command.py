@@ -55,6 +55,29 @@ def test_validate__valid_spec_reads_the_rows(place: Path, tiny_model_dir: Path) 
     assert good.stdout.endswith("valid.yaml: ok\n")
 
 
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("budget", "patience", "key"),
+    [
+        ("samples: 30", "null", None),
+        ("samples: 30", "1", "early_stop.patience"),
+        ("samples: 16", "null", "objective.at"),
+    ],
+)
+def test_validate__counts_evaluations_where_rows_are_known(
+    place: Path, tiny_model_dir: Path, budget: str, patience: str, key: str | None
+) -> None:
+    """At batch sizes of 8 and 16, a trial of 30 samples is evaluated at 50% and at its end; one of 16 at its end only."""
+    for name in ("train", "validation", "test"):
+        (place / f"{name}.jsonl").write_text("".join(f'{{"text": "{name} row {i}"}}\n' for i in range(30)))
+    sets = ["objective.at=best", "early_stop.rungs=[0.5]", f"early_stop.patience={patience}",
+            f"train.budget={{{budget}}}", f"model.path={tiny_model_dir}"]  # fmt: skip
+    done = sweepft("validate", place / "valid.yaml", *(f"--set={one}" for one in sets))
+    assert (done.returncode == 2) == (key is not None), done.stderr
+    assert key is None or f"{key}: " in done.stderr
+    assert "LOADED []" in done.stderr
+
+
 def test_cli__help_and_schema_load_nothing_heavy() -> None:
     shown = sweepft("--help")
     assert shown.returncode == 0
