@@ -142,8 +142,15 @@ _RUN: Final = _object(
     fault=_TEXT_OR_NULL,
     next=_TEXT_OR_NULL,
 )
+_OWN_METRIC: Final = _object(
+    name=_TEXT, function=_TEXT, items=_INTEGER, digest=_TEXT, scores=_list({"type": "number"})
+)
 _CHECKED: Final = _object(
-    sources=_list(_SOURCE), notes=_TEXTS, warnings=_TEXTS, tokenised={"type": "boolean"}
+    sources=_list(_SOURCE),
+    notes=_TEXTS,
+    warnings=_TEXTS,
+    tokenised={"type": "boolean"},
+    own_metrics=_list(_OWN_METRIC),
 )
 _SIZES: Final = _or_null(
     _object(**{key: {"type": "number"} for key in ("mean", "median", "p90", "p99", "longest")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
     """Check SPEC and the files it names.
 
     All rows are read. A sample is tokenised if the model is on this machine. A metric of your own is called on a row.
+    Tasks of the harness are looked up by name; their data are not loaded.
     """
     from sweepft.spec import load, missing_packages
 
@@ -37,7 +39,7 @@ def validate(spec: Path, overrides: tuple[str, ...], no_files: bool, as_json: bo
     found = None if no_files else _rows_found(loaded)
     if found is not None:
         found["own_metrics"] = _own_metrics_found(loaded)
-    if found is not None:
+        _check_task_names(loaded)
         found["warnings"] += [
             f"{p.key}: {p.rule} here; before sweepft run: {p.remedy}" for p in missing_packages(loaded)
         ]
@@ -84,6 +86,23 @@ def _check_length(spec: SweepSpec, found: DataCheck) -> None:
     problems = [] if samples is None else check_budget(spec, samples, found.train_rows)
     if problems:
         raise SpecError(problems)
+
+
+def _check_task_names(spec: SweepSpec) -> None:
+    """See that there are the tasks of the harness that the spec names, where it is installed. Raises EvaluateError."""
+    from sweepft.evaluation import EvalTask
+    from sweepft.evaluation.tasks import check_tasks
+    from sweepft.spec import TaskMetric
+
+    tasks = [
+        EvalTask(wanted.task, wanted.include_path, place=f"{place}.task")
+        for place, wanted in spec.objective.measured.items()
+        if isinstance(wanted, TaskMetric)
+    ]
+    if spec.evaluate is not None:
+        tasks += [EvalTask(task.name, spec.evaluate.include_path) for task in spec.evaluate.each_task()]
+    if find_spec("lm_eval") is not None:
+        check_tasks(tasks, names_only=True)
 
 
 def _own_metrics_found(spec: SweepSpec) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from sweepft.driver.configs import measured_by_name
 from sweepft.errors import EvaluateError, Problem
@@ -87,6 +87,18 @@ def _points(spec: SweepSpec, state: SweepState) -> tuple[float, ...]:
     return spec.evaluation_points(state.budget_samples, state.training_rows)
 
 
+_ONLY_THE_END: Final = (
+    "; a trial's end is then the only evaluation that can be its best one (objective.at: best): raise "
+    "objective.max_share, or lower limit, to choose among more"
+)
+
+
+def _chooses_by_tasks(spec: SweepSpec) -> bool:
+    """Whether an evaluation without the tasks cannot be the best one of its trial."""
+    bounded = {wanted.names[0] for wanted in spec.objective.measured.values()} & {*spec.search.subject_to}
+    return spec.objective.at == "best" and (spec.objective.task is not None or bool(bounded))
+
+
 def say_where_objective_is_measured(
     spec: SweepSpec, state: SweepState, say: Callable[[str], None]
 ) -> Callable[[Row], None]:
@@ -103,11 +115,14 @@ def say_where_objective_is_measured(
         if left_out and cost is not None:
             each, rest = cost
             share = each / (each + rest)
-            what = ", ".join(wanted.names[0] for wanted in spec.objective.measured.values())
+            names = [wanted.names[0] for wanted in spec.objective.measured.values()]
+            what = f"{names[0]} takes" if len(names) == 1 else f"{', '.join(names)} together take"
+            it_is = "it is" if len(names) == 1 else "they are"
             say(
-                f"{what} takes {each:.3g} s, {share:.0%} of a trial each time: from "
-                f"{row['trial_id']} on it is not measured at {', '.join(f'{rung:.0%}' for rung in left_out)} of the "
+                f"{what} {each:.3g} s, {share:.0%} of a trial each time: from "
+                f"{row['trial_id']} on {it_is} not measured at {', '.join(f'{rung:.0%}' for rung in left_out)} of the "
                 f"budget (objective.max_share {spec.objective.max_share:g})"
+                + (_ONLY_THE_END if not row["objective_rungs"] and _chooses_by_tasks(spec) else "")
             )
 
     return on_row

@@ -19,18 +19,23 @@ from sweepft.files import atomic_write
 def main() -> int:
     """Inspect what the job names; a sweepft error becomes part of the result."""
     job = read_json(sys.stdin.read())
-    outcome = _of_own_tasks(job["own"]) if "own" in job else _of_tasks(job["tasks"])
+    outcome = _of_own_tasks(job["own"]) if "own" in job else _of_tasks(job["tasks"], job["names_only"])
     atomic_write(job["outcome"], json.dumps(outcome), sync=False)
     return 0
 
 
-def _of_tasks(tasks: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Load each task and render its first item."""
+def _of_tasks(tasks: Iterable[Mapping[str, Any]], names_only: bool) -> dict[str, Any]:
+    """Load each task and render its first item, or only see that it is there."""
+    from sweepft.evaluation.task_loading import check_name
+
     found, problems = {}, []
     for given in tasks:
         task = EvalTask(**{**given, "include_path": tuple(given["include_path"])})
         try:
-            found[task.name] = inspect_task(task)
+            if names_only:
+                check_name(task)
+            else:
+                found[task.name] = inspect_task(task)
         except EvaluateError as error:
             problems.append(str(error))
     return {"found": found, "problems": problems}

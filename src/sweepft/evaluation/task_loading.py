@@ -48,6 +48,18 @@ def load_tasks(wanted: EvalTask) -> dict[str, Any]:
     return loaded
 
 
+def check_name(wanted: EvalTask) -> None:
+    """See that there is such a task, without loading its data. Raises EvaluateError."""
+    from lm_eval.tasks import TaskManager
+
+    own = TaskManager(include_path=list(wanted.include_path), include_defaults=False)
+    if wanted.name in own.all_tasks:
+        return
+    every = TaskManager(include_path=list(wanted.include_path), include_defaults=True)
+    if wanted.name not in every.all_tasks:
+        raise EvaluateError(_unknown(wanted, own.all_tasks, every.all_tasks), key="evaluate.tasks.unknown")
+
+
 @contextlib.contextmanager
 def hub_offline() -> Iterator[None]:
     """Have Hugging Face's libraries take data sets from their caches, without asking the hub for newer ones."""

@@ -82,12 +82,15 @@ def write_items(file: Path, items: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
+def check_tasks(tasks: Sequence[EvalTask], *, names_only: bool = False) -> dict[str, dict[str, Any]]:
     """Load every task in a child process.
 
+    Args:
+        tasks: To load.
+        names_only: Whether to see only that there are such tasks: their data may not be on this machine.
     Returns:
         Task -> ``items`` (documents, after the limit), ``documents`` (of the largest task, without it), ``metrics``
-        (names) and ``higher`` (those of which higher is better).
+        (names) and ``higher`` (those of which higher is better); empty with ``names_only``.
     Raises:
         EvaluateError: Lists every task that cannot be loaded.
     """
@@ -95,7 +98,7 @@ def check_tasks(tasks: Sequence[EvalTask]) -> dict[str, dict[str, Any]]:
         return {}
     with tempfile.TemporaryDirectory(prefix="sweepft-tasks-") as folder:
         outcome = Path(folder) / "outcome.json"
-        job = {"tasks": [asdict(task) for task in tasks], "outcome": str(outcome)}
+        job = {"tasks": [asdict(task) for task in tasks], "names_only": names_only, "outcome": str(outcome)}
         done = run_module("sweepft.evaluation", job=job)
         answer = read_json_file(outcome) if outcome.is_file() else None
     if answer is None:

@@ -35,7 +35,15 @@ from sweepft.plan.trial_shapes import (
     widest_targets,
 )
 from sweepft.plan.warnings import count, plan_warnings
-from sweepft.spec import MicroTokens, SweepSpec, is_hub_id, place_range, rate_rule, rate_warnings
+from sweepft.spec import (
+    MicroTokens,
+    SweepSpec,
+    check_budget,
+    is_hub_id,
+    place_range,
+    rate_rule,
+    rate_warnings,
+)
 
 _RANKS_SHOWN: Final = (1, 2, 4, 8, 16, 32)
 _PEAK_TFLOPS: Final = 312.0  # NVIDIA A100, bf16 without sparsity, by its data sheet
@@ -202,6 +210,10 @@ def make_plan(spec: SweepSpec, flags: Flags) -> SweepPlan:
             *rows.warnings,
             *plan_warnings(spec, found, trials, budget, rows, cluster, placement, memory, cost, model),
             *rate_warnings(spec, rule),
+            *(
+                f"sweepft run will refuse this: {p.key}: {p.rule}; {p.remedy}"
+                for p in check_budget(spec, budget, rows.train)
+            ),
         ),
         fastest=None
         if model is None

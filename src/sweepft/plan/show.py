@@ -18,7 +18,7 @@ from sweepft.plan.fastest import Fastest
 from sweepft.plan.memory import GIB, checkpoint_bytes, loading_bytes
 from sweepft.plan.trial_shapes import TrialShape, is_quantized, largest_lora_rank, whole_modules
 from sweepft.plan.warnings import count
-from sweepft.spec import Evaluate, MicroTokens, OwnMetric, SweepSpec, TaskMetric
+from sweepft.spec import Bound, Evaluate, MicroTokens, OwnMetric, SweepSpec, TaskMetric
 
 _LABEL = 11
 _WIDEST = 100
@@ -87,8 +87,32 @@ def _summary(plan: SweepPlan) -> Iterable[tuple[str, str]]:
         yield "objective", f"{verb} {_measured(spec.objective.task)}"
     if spec.objective.measure:
         yield "measured", "; ".join(map(_measured, spec.objective.measure))
+    if spec.objective.at == "best":
+        points = spec.evaluation_points(plan.budget, plan.rows.train)
+        yield "value", _best(len(points) + 1, spec.early_stop.patience)
+    if spec.search.subject_to:
+        yield "bounds", "; ".join(map(_bound, spec.search.subject_to, spec.search.subject_to.values()))
+    if spec.search.enough is not None:
+        gain, least = spec.search.enough.gain, spec.search.enough.min_trials
+        yield "end", f"when a further trial is expected to gain less than {gain:g}, after {least} or more"
     if spec.evaluate is not None:
         yield "finalists", _finalists(plan, spec.evaluate)
+
+
+def _best(evaluations: int, patience: int | None) -> str:
+    """Which evaluation of a trial counts."""
+    text = f"the best of a trial's {evaluations} evaluations, at rungs, ends of epochs and its end"
+    if patience is not None:
+        text += f"; a trial ends after {count(patience, 'evaluation')} without a better one"
+    return text
+
+
+def _bound(name: str, bound: Bound) -> str:
+    """A bound of ``search.subject_to``."""
+    if bound.at_least is not None:
+        return f"{name} at least {bound.at_least:g}"
+    relative = "above" if bound.above else "below" if bound.below else None
+    return f"{name} at most {bound.at_most:g}" + (f" {relative} the base model" if relative else "")
 
 
 def _measured(wanted: TaskMetric | OwnMetric) -> str:

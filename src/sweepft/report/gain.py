@@ -330,14 +330,15 @@ def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective
 def forgetting_warnings(
     sweep: SweepState, trials: list[dict[str, Any]], result: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Validation sets on which the winner is much worse than the base model or the runner-up. Sets with a bound are
-    left out: what may be lost on them was asked for. So are rows held out from training where a task is the objective:
-    a higher loss on them is no forgetting.
+    """Validation sets on which the winner is much worse than the base model or the runner-up, and tasks that trials are
+    measured on. Those with a bound are left out: what may be lost on them was asked for. So are rows held out from
+    training where a task is the objective: a higher loss on them is no forgetting.
 
     Returns:
-        Rows ``set, loss`` (the winner's), ``base`` and ``runner_up`` (their losses, None where not measured),
-        ``least`` (``trial_id, loss, behind``: the completed trial with the lowest loss on the set, and how far its
-        objective is behind the winner's) and ``text``; only sets where one of both differs by more than `MUCH_NATS`.
+        Rows ``set, loss`` (the winner's; of a task its value, as in the others), ``base`` and ``runner_up`` (their
+        losses, None where not measured), ``least`` (``trial_id, loss, behind``: the completed trial that is best on the
+        set, and how far its objective is behind the winner's) and ``text``; only sets where one of both differs by more
+        than `MUCH_NATS`.
     """
     winner, runner_up, known = result["winner"], result["runner_up"], base_losses(sweep)
     if winner is None:
@@ -378,6 +379,44 @@ def forgetting_warnings(
             {
                 "set": name, "loss": own["loss"], "base": before, "runner_up": second,
                 "least": {"trial_id": least, "loss": losses[least], "behind": behind}, "text": text,
+            }
+        )  # fmt: skip
+    return rows + _lost_scores(sweep, ranked, winner, runner_up)
+
+
+def _lost_scores(
+    sweep: SweepState, ranked: list[dict[str, Any]], winner: dict[str, Any], runner_up: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """The same of tasks that trials are measured on beside the objective: those on which the winner is worse than the
+    runner-up by more than three times the noise of the difference.
+    """
+    rows: list[dict[str, Any]] = []
+    if runner_up is None:
+        return rows
+    for name, own in winner["tasks"].items():
+        second = runner_up["tasks"].get(name) or {}
+        if name in (sweep.objective.task, *sweep.bounds.limits):
+            continue
+        if None in (own["value"], own["stderr"], second.get("value"), second.get("stderr")):
+            continue
+        sign = 1 if own.get("higher_is_better", True) else -1
+        noise = math.hypot(own["stderr"], second["stderr"])
+        if sign * (second["value"] - own["value"]) <= 3 * noise:
+            continue
+        known = {t["trial_id"]: t["tasks"][name]["value"] for t in ranked if t["tasks"].get(name)}
+        best = max((t for t in known if known[t] is not None), key=lambda t: sign * known[t])
+        other = next(t["objective"] for t in ranked if t["trial_id"] == best)
+        behind = sweep.objective.ahead(winner["objective"], other)
+        text = (
+            f"The winner may have forgotten: it has {number(own['value'])} on {name}, and the runner-up "
+            f"{runner_up['trial_id']} has {number(second['value'])}."
+        )
+        if best != runner_up["trial_id"]:
+            text += f" {best} has {number(known[best])}, and is {number(behind)} behind by the objective."
+        rows.append(
+            {
+                "set": name, "loss": own["value"], "base": None, "runner_up": second["value"],
+                "least": {"trial_id": best, "loss": known[best], "behind": behind}, "text": text,
             }
         )  # fmt: skip
     return rows

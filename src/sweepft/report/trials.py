@@ -227,8 +227,10 @@ def trial_record(
 
 
 def _tasks(counted: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Value, standard error and items of each further task that was measured where the trial's value is from."""
-    shown = ("value", "stderr", "items")
+    """Value, direction, standard error and items of each further task that was measured where the trial's value is
+    from.
+    """
+    shown = ("value", "stderr", "items", "higher_is_better")
     return {name: {key: one.get(key) for key in shown} for name, one in (counted.get("tasks") or {}).items()}
 
 

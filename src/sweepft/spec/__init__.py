@@ -27,6 +27,7 @@ from sweepft.spec.presets import FEWEST_STEPS, PRESETS, Preset, format_value, pr
 from sweepft.spec.rate_rules import RateRule, place_range, rate_rule, rate_warnings, rule_of
 from sweepft.spec.reference import json_schema, reference
 from sweepft.spec.sections import (
+    Bound,
     Budget,
     Data,
     EarlyStop,
@@ -52,6 +53,7 @@ __all__ = [
     "PACKABLE",
     "PRESETS",
     "SWEEPABLE",
+    "Bound",
     "Budget",
     "CheckpointEvery",
     "Curriculum",

@@ -47,6 +47,11 @@ def test_json__commands_without_a_run(spec: Path) -> None:
 @pytest.mark.full
 def test_json__commands_that_read_the_data(spec: Path, tiny_model_dir: Path, tiny_data_file: Path) -> None:
     check("validate", printed("validate", spec))
+    spec.with_name("own.py").write_text("def score(answer, row): return len(answer) > 0\n")
+    own = f"objective={{maximize: {{data: {tiny_data_file}, metric: 'own:score', include_path: {spec.parent}}}}}"
+    found = printed("validate", spec, "--set", own)
+    check("validate", found)
+    assert found["data"]["own_metrics"][0]["scores"] == [1.0, 0.0]
     check("data", printed("data", spec))
     out = spec.with_name("new.yaml")
     found = printed("init", "--model", tiny_model_dir, "--data", tiny_data_file, "--gpus", "0", "--out", out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from support.ledger_builder import LedgerBuilder
 from support.specs import spec
 from sweepft.driver.task_objective import objective_rungs, say_where_objective_is_measured
@@ -70,4 +72,31 @@ def test_objective_rungs__further_tasks_count_together_also_beside_a_validation_
     said: list[str] = []
     listener = say_where_objective_is_measured(asked, sweep.state(), said.append)
     listener(sweep.trial("t001", start=False, objective_rungs=[0.25, 0.5]).row)
-    assert said[0].startswith("gsm, typos takes 3 s")
+    assert said[0].startswith("gsm, typos together take 3 s")
+
+
+@pytest.mark.parametrize(
+    ("at", "bounds", "kept", "said_so"),
+    [
+        ("best", {"gsm": {"at_least": 0.3}}, [], True),
+        ("best", {"gsm": {"at_least": 0.3}}, [0.5], False),
+        ("best", {}, [], False),
+        ("end", {"gsm": {"at_least": 0.3}}, [], False),
+    ],
+)
+def test_driver__says_where_only_the_end_can_be_the_best_evaluation(
+    at: str, bounds: dict[str, Any], kept: list[float], said_so: bool
+) -> None:
+    asked = spec(
+        {"search.subject_to": bounds, "objective": {"at": at, "measure": [{"task": "gsm", "metric": "acc"}]}},
+        early_stop={"rungs": RUNGS},
+    )
+    sweep = LedgerBuilder(spec=asked.to_dict()).trial("t000").steps("t000", 10)
+    one = {"value": 0.5, "stderr": 0.1, "items": 20, "seconds": 30.0, "higher_is_better": True}
+    sweep.eval("t000", 0.5, tasks={"gsm": one}).cost("t000", seconds=90.0).cost("t000", "evaluate", 30.0)
+    sweep.end("t000", "completed", 0.5)
+    said: list[str] = []
+    say_where_objective_is_measured(asked, sweep.state(), said.append)(
+        sweep.trial("t001", start=False, objective_rungs=kept).row
+    )
+    assert ("is then the only evaluation that can be its best one" in said[0]) is said_so

@@ -65,6 +65,22 @@ def test_check_tasks__names_a_missing_package(tmp_path):
     assert "no_such_package_here" in str(caught.value)
 
 
+@pytest.mark.full
+def test_check_tasks__looks_names_up_without_loading_data(tmp_path):
+    pytest.importorskip("lm_eval")
+    task_folder(tmp_path)
+    (tmp_path / "far.yaml").write_text(
+        "include: choice.yaml\ntask: far\ndataset_path: org/never-downloaded\n"
+    )
+    known = [EvalTask("far", (str(tmp_path),)), EvalTask("gsm8k")]
+    assert check_tasks(known, names_only=True) == {}
+    unknown = EvalTask("gsm9k", (str(tmp_path),), place="objective.maximize.task")
+    with raises(EvaluateError, "evaluate.tasks") as caught:
+        check_tasks([*known, unknown], names_only=True)
+    assert "objective.maximize.task: gsm9k: no such task" in str(caught.value)
+    assert "gsm8k" in str(caught.value)
+
+
 def test_write_items__one_line_each_and_the_digest_of_the_file(tmp_path):
     file = tmp_path / "items" / "t000" / "task.jsonl.gz"
     items = [{"doc_id": 0, "response": ["ünïcode\n"]}, {"doc_id": 1, "odd": {1, 2}.__class__}]

@@ -241,6 +241,26 @@ class TestTime:
         assert "6 replicates; 10 models scored on 1 test" in text
         assert "replicates" in text.partition("Time")[2]
 
+    def test_show_plan__says_what_counts_and_when_the_search_ends(self) -> None:
+        bounds = {"gsm8k": {"at_most": 0.05, "below": "base"}, "own": {"at_most": 2.5}}
+        objective = {"at": "best", "measure": [{"task": "gsm8k", "metric": "exact_match", "limit": 200}]}
+        found = planned(
+            objective=objective,
+            search={"subject_to": bounds, "enough": {"gain": 0.01}},
+            early_stop={"patience": 2},
+        )
+        out = io.StringIO()
+        show_plan(found, Console(file=out, width=100))
+        text = " ".join(out.getvalue().split())
+        points = len(found.spec.evaluation_points(found.budget, found.rows.train)) + 1
+        assert f"the best of a trial's {points} evaluations" in text
+        assert "ends after 2 evaluations without a better one" in text
+        assert "gsm8k at most 0.05 below the base model; own at most 2.5" in text
+        assert "when a further trial is expected to gain less than 0.01, after 12 or more" in text
+        assert not any("will refuse" in warning for warning in found.warnings)
+        never = planned(objective={"at": "best"}, early_stop={"patience": 9})
+        assert any("sweepft run will refuse this: early_stop.patience" in text for text in never.warnings)
+
     def test_estimated_cost__trials_within_the_limit(self) -> None:
         found = planned(search={"limit": {"gpu_hours": 10.0}})
         assert found.cost is not None

@@ -84,14 +84,14 @@ def test_report__front_and_violations() -> None:
 GSM = {"task": "gsm", "metric": "acc", "limit": 100}
 
 
-def task_report(bound: dict[str, Any], base: float | None = 0.5) -> dict[str, Any]:
+def task_report(bound: dict[str, Any] | None, base: float | None = 0.5) -> dict[str, Any]:
     spec = {
         "objective": {"measure": [GSM]},
         "data": {"validation": [{"name": "math"}]},
-        "search": {"subject_to": {"gsm": bound}},
+        "search": {"subject_to": {} if bound is None else {"gsm": bound}},
     }
     sweep = LedgerBuilder(spec=spec)
-    if base is not None:
+    if base is not None and bound is not None:
         sweep.score(None, "measured: gsm", {"acc": (base, 0.05)}, what="measured")
     for i, (name, (loss, score)) in enumerate(
         {"t0": (2.0, 0.1), "t1": (2.1, 0.35), "t2": (2.3, 0.48)}.items()
@@ -134,4 +134,15 @@ def test_report__front_of_a_task_shows_its_values() -> None:
     assert "| t2 | 2.3000 | 0.4800 | met | kept |" in text
     heads, *rows = ranked_csv(found).splitlines()
     assert rows[0].split(",")[heads.split(",").index("task.gsm")] == "0.35"
-    assert found["result"]["winner"]["tasks"]["gsm"] == {"value": 0.35, "stderr": 0.05, "items": 100}
+    won = {"value": 0.35, "stderr": 0.05, "items": 100, "higher_is_better": True}
+    assert found["result"]["winner"]["tasks"]["gsm"] == won
+
+
+def test_report__warns_of_a_task_without_a_bound_that_the_winner_is_worse_on() -> None:
+    found = task_report({"at_least": 0.05})["result"]
+    assert (found["winner"]["trial_id"], found["forgetting"]) == ("t0", []), "what may be lost was asked for"
+    summary = task_report(None)
+    (row,) = summary["result"]["forgetting"]
+    assert (row["set"], row["loss"], row["runner_up"], row["least"]["trial_id"]) == ("gsm", 0.1, 0.35, "t2")
+    assert "it has 0.1 on gsm, and the runner-up t1 has 0.35. t2 has 0.48, and is 0.3 behind" in row["text"]
+    assert "may have forgotten" in markdown(summary)
