@@ -192,7 +192,15 @@ _STATUS: Final = {
         "trials": _COUNTS,
         "planned_trials": {"type": ["integer", "null"]},
         "running": {"type": "array"},
-        "best": _or_null(_object(trial_id=_TEXT, objective=_NUMBER_OR_NULL, params=_PARAMS)),
+        "best": _or_null(
+            _object(
+                trial_id=_TEXT,
+                metric=_TEXT,
+                objective=_NUMBER_OR_NULL,
+                params=_PARAMS,
+                violation=_NUMBER_OR_NULL,
+            )
+        ),
         "nodes_kept_out": {"type": "object"},
         "gpus_given_up": {"type": "array"},
         "resume": {"type": "boolean"},

@@ -184,6 +184,7 @@ class Progress:
             "best so far: ",
             (best.trial_id, "bold"),
             f"  {self._view.objective.short} {self._of(best)}  {short_params(best.params)}",
+            (_beyond(self._view.violation(best)), "yellow"),
         )
 
     def _running(self) -> Table:
@@ -285,7 +286,14 @@ def status_of(run_dir: Path) -> dict[str, Any]:
             {"trial_id": t.trial_id, "reach": round(t.progress, 4), "step": t.step, "params": t.params}
             for t in view.with_status("running")
         ],
-        "best": best and {"trial_id": best.trial_id, "objective": best.objective, "params": best.params},
+        "best": best
+        and {
+            "trial_id": best.trial_id,
+            "metric": view.objective.short,
+            "objective": best.objective,
+            "params": best.params,
+            "violation": _finite(view.violation(best)) if view.bounds.limits else None,
+        },
         "writer": view.writer and {"host": view.writer.host, "pid": view.writer.pid},
         "nodes_kept_out": view.nodes_kept_out,
         "gpus_given_up": [
@@ -314,7 +322,8 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["best"]:
         best = found["best"]
         lines.append(
-            f"best so far: {best['trial_id']}  {_value(best['objective'])}  {short_params(best['params'])}"
+            f"best so far: {best['trial_id']}  {visible(best['metric'])} {_value(best['objective'])}  "
+            f"{short_params(best['params'])}{_beyond(best['violation'] or 0.0)}"
         )
     for message in found["nodes_kept_out"].values():
         lines.append(f"node kept out: {visible(first_line(message))}")
@@ -329,6 +338,15 @@ def describe_run(found: dict[str, Any]) -> str:
     if found["resume"]:
         lines.append(f"to resume: sweepft resume {found['run']}")
     return "\n".join(lines)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _beyond(violation: float) -> str:
+    """What is said of the best trial where no one meets the bounds of ``search.subject_to``."""
+    return f"  (none meets the bounds; nearest, {violation:.4g} beyond)" if violation > 0 else ""
 
 
 def _mirror(found: dict[str, Any]) -> str:

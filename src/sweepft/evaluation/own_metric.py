@@ -232,13 +232,12 @@ def score_answer(task: OwnTask, function: Function, answer: str, request: Reques
     try:
         value = function(answer, copy.deepcopy(dict(request.row)))
     except (Exception, SystemExit) as error:
-        rule = f"raises {_cause(error, None)} {given}"
-        raise problem(task, "metric", rule, _remedy(task, error), task.function) from error
+        rule = f"{task.function} raises {_cause(error, None)} {given}"
+        raise problem(task, "metric", rule, _remedy(task, error)) from error
     if isinstance(value, numbers.Real | np.bool_) and math.isfinite(value):
         return float(value)
-    rule = f"must return a finite number, and returns {value!r:.100} {given}"
-    remedy = "return one float, int or bool for every answer"
-    raise problem(task, "metric", rule, remedy, task.function)
+    rule = f"{task.function} must return a finite number, and returns {value!r:.100} {given}"
+    raise problem(task, "metric", rule, "return one float, int or bool for every answer")
 
 
 def _remedy(task: OwnTask, error: BaseException) -> str:

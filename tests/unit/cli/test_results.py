@@ -82,6 +82,21 @@ def test_json__of_a_run(tmp_path: Path) -> None:
     check("status", printed("status", tmp_path / "run"))
 
 
+@pytest.mark.parametrize(("limit", "over"), [(2.0, 0.0), (1.2, 0.3)])
+def test_status__says_what_the_best_value_is_of_and_whether_it_meets_the_bounds(
+    tmp_path: Path, limit: float, over: float
+) -> None:
+    spec = {"search": {"subject_to": {"math": {"at_most": limit}}}}
+    sweep = LedgerBuilder(tmp_path / "run", spec=spec).trial("t000").steps("t000", 10).eval("t000", 1.5)
+    sweep.cost("t000").end("t000", "completed", 1.5).finish().close()
+    found = printed("status", tmp_path / "run")
+    check("status", found)
+    assert (found["best"]["metric"], found["best"]["violation"]) == ("eval_loss", pytest.approx(over))
+    text = CliRunner().invoke(cli, ["status", str(tmp_path / "run")]).stdout
+    assert "best so far: t000  eval_loss 1.5000" in text
+    assert ("none meets the bounds; nearest, 0.3 beyond" in text) is (over > 0)
+
+
 def test_json__of_a_replay(tmp_path: Path) -> None:
     table = tmp_path / "runs.csv"
     rows = [f"r{run},{step},{run + 10 / step}" for run in range(6) for step in range(1, 11)]
