@@ -15,7 +15,7 @@ from ray import tune
 
 from sweepft.data import Prepared
 from sweepft.driver.cluster_room import cluster_nodes
-from sweepft.driver.configs import checkpoint_policy, placement, shape, slot_config
+from sweepft.driver.configs import checkpoint_policy, objective_of, placement, shape, slot_config
 from sweepft.driver.control import DriverOnly, KnownBounds, SweepControl
 from sweepft.driver.fault_policy import FaultPolicy, restarts
 from sweepft.driver.final_stage import FinalStage
@@ -84,7 +84,7 @@ def read_learned(spec: SweepSpec) -> dict[str, Any] | None:
     Raises:
         LearnFromError: If an entry cannot be used (the spec's validation says so earlier).
     """
-    sweeps = read_earlier_sweeps(spec.search)
+    sweeps = read_earlier_sweeps(spec.search, objective_of(spec).name)
     return {"sweeps": [sweep.to_dict() for sweep in sweeps]} if sweeps else None
 
 

@@ -75,15 +75,18 @@ class EarlierSweep:
         return cls(data["source"], data["name"], data["began"], data["spread"], trials, tuple(data["notes"]))
 
 
-def read_earlier_sweeps(search: Search) -> list[EarlierSweep]:
+def read_earlier_sweeps(search: Search, objective: str | None = None) -> list[EarlierSweep]:
     """Read what ``search.learn_from`` names, in its order.
 
+    Args:
+        search: Of the new sweep.
+        objective: Name of the new sweep's objective (`Objective.name`); None where it does not matter.
     Raises:
         LearnFromError: Names the entry, what is wrong with it and what to do.
     """
     found: list[EarlierSweep] = []
     for entry in search.learn_from:
-        sweep = _sweep(_read(entry), entry, search)
+        sweep = _sweep(_read(entry), entry, search, objective)
         for other in found:
             if other.began == sweep.began:
                 raise LearnFromError(
@@ -122,7 +125,7 @@ def _read(entry: str) -> SweepState:
     return state
 
 
-def _sweep(state: SweepState, entry: str, search: Search) -> EarlierSweep:
+def _sweep(state: SweepState, entry: str, search: Search, objective: str | None) -> EarlierSweep:
     limits = _limits(state, entry, search)
     ranked = _ranked(state, limits)
     there = state.spec.get("search") or {}
@@ -147,6 +150,8 @@ def _sweep(state: SweepState, entry: str, search: Search) -> EarlierSweep:
         rule = f"has {few} of its {len(ranked)} ended trials in this search space"
         raise LearnFromError(entry, rule, "remove it, or widen search.space", "search.learn_from.few")
     notes = []
+    if objective not in (None, state.objective.name):
+        notes.append(f"Its ranking is by {state.objective.name}, not by {objective}.")
     if len(trials) < len(ranked):
         outside = len(ranked) - len(trials)
         notes.append(

@@ -67,6 +67,21 @@ def test_read__keeps_the_ranking_and_not_the_losses(tmp_path: Path) -> None:
     assert EarlierSweep.from_dict(json.loads(json.dumps(sweep.to_dict()))) == sweep
 
 
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [
+        (None, []),
+        ("validation loss", []),
+        ("gsm acc", ["Its ranking is by validation loss, not by gsm acc."]),
+    ],
+)
+def test_read__says_when_the_ranking_is_by_another_objective(
+    tmp_path: Path, name: str | None, notes: list[str]
+) -> None:
+    (sweep,) = read_earlier_sweeps(spec_of(earlier(tmp_path / "run")).search, name)
+    assert list(sweep.notes) == notes
+
+
 def test_read__ranks_stopped_trials_behind_completed_ones(tmp_path: Path) -> None:
     built = LedgerBuilder(spec=make_spec(SPACE).to_dict(), budget_samples=100)
     rates = {"t0": 1e-4, "t1": 2e-4, "t2": 3e-4, "t3": 4e-4, "t4": 5e-4, "t5": 6e-4}
