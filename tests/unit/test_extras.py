@@ -44,10 +44,11 @@ def test_install__names_every_extra_once() -> None:
     ],
     ids=lambda arguments: arguments[0],
 )
+@pytest.mark.parametrize("absent", ["torch", "accelerate"])  # the latter loads ZeRO-3 models and exams
 def test_commands__without_the_run_extra_say_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], absent: str
 ) -> None:
-    monkeypatch.setattr(extras, "is_installed", lambda module: module != "torch")
+    monkeypatch.setattr(extras, "is_installed", lambda module: module != absent)
     monkeypatch.chdir(tmp_path)
     Path("spec.yaml").write_text("name: x\n")
     with raises(extras.MissingPackages, "packages.run") as refused:
