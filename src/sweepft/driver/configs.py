@@ -11,6 +11,7 @@ from pathlib import Path
 from sweepft.data import Prepared
 from sweepft.driver.node_health import SlotPlacement
 from sweepft.evaluation import EvalTask, OwnTask
+from sweepft.evaluation.tasks import batch_size_of
 from sweepft.ledger import Objective
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerShape
@@ -158,7 +159,7 @@ def _measured(
         limit=wanted.limit,
         num_fewshot=wanted.num_fewshot,
         chat_template=wanted.chat_template,
-        batch_size=wanted.batch_size,
+        batch_size=batch_size_of(wanted.batch_size),
         place=f"{place}.task",
     )
     return ObjectiveTask(task, wanted.metric, tokenizer, higher_is_better)
@@ -175,7 +176,7 @@ def eval_tasks(spec: SweepSpec) -> list[EvalTask]:
             limit=task.limit,
             num_fewshot=task.num_fewshot,
             chat_template=task.chat_template is not False,
-            batch_size=spec.evaluate.batch_size,
+            batch_size=batch_size_of(spec.evaluate.batch_size),
         )
         for task in spec.evaluate.each_task()
     ]

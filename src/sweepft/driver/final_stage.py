@@ -21,7 +21,7 @@ from sweepft.driver.control import DriverOnly, SweepControl
 from sweepft.errors import EvaluateError, SpecError
 from sweepft.evaluation.mt_bench import check as check_judge
 from sweepft.evaluation.mt_bench import setting
-from sweepft.evaluation.tasks import check_tasks
+from sweepft.evaluation.tasks import batch_size_of, check_tasks
 from sweepft.extras import problems_of
 from sweepft.ledger import EventLog, Row, TrialState, base_score, metric_of, missing_scores, ranking
 from sweepft.slot.best_point import best_point_of
@@ -306,5 +306,5 @@ class FinalStage(DriverOnly):
             settings=evaluate.mt_bench,
             weights=weights_digest(self._spec.model.path if subject == "base" else str(folder)),
             cache=str(self._run_dir / "cache" / "mt_bench"),
-            batch_size=evaluate.batch_size,
+            batch_size=batch_size_of(evaluate.batch_size),
         )

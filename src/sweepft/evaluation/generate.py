@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from sweepft.evaluation.batch_size import fitting_batch
+
 
 def answer_chats(
     model: Any,
@@ -20,7 +22,7 @@ def answer_chats(
     temperature: float,
     max_new_tokens: int,
     seed: int,
-    batch_size: int,
+    batch_size: int | None,
     sharded: bool,
     length_class: Callable[[int], int] | None = None,
     settings: Sequence[Mapping[str, Any]] | None = None,
@@ -35,7 +37,7 @@ def answer_chats(
         temperature: 0 for greedy decoding; above, tokens are sampled with ``seed``.
         max_new_tokens: Longest answer. A chat that leaves no room for it is truncated at the beginning.
         seed: Of the samples. Changes the global random state, which the caller restores.
-        batch_size: Chats per batch.
+        batch_size: Chats per batch; None for as many as fit.
         sharded: Whether each rank holds only a part of the weights.
         length_class: Class of a length in tokens; chats of different classes, or that may grow into another one, do not
             share a batch. None: all may.
@@ -54,13 +56,19 @@ def answer_chats(
     texts = {i: _prompt(tok, chats[i], settings[i] if settings is not None else {}) for i in mine}
     special = tok.chat_template is None  # a chat has those that its template writes
 
+    def prompt_length(i: int) -> int:
+        return len(tok(texts[i], add_special_tokens=special, **room)["input_ids"])
+
     def length_group(i: int) -> int | str:
         """The class of a chat's lengths from prompt to longest answer; of its own where it may change."""
         assert length_class is not None
-        begin = len(tok(texts[i], add_special_tokens=special, **room)["input_ids"])
+        begin = prompt_length(i)
         here, there = length_class(begin), length_class(begin + max_new_tokens)
         return here if here == there else f"chat {i}"
 
+    if batch_size is None:
+        longest = max(map(prompt_length, mine), default=0) + max_new_tokens
+        batch_size = fitting_batch(model, longest, generated=True)
     for places in _batches(mine, batch_size, length_group if length_class else None):
         batch = tok(
             [texts[i] for i in places], return_tensors="pt", padding=True, add_special_tokens=special, **room

@@ -18,6 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM, normalize_gen_kwargs
 
 from sweepft.errors import EvaluateError
+from sweepft.evaluation.batch_size import fitting_batch
 from sweepft.evaluation.generate import pad_from_end
 from sweepft.evaluation.task_loading import FEWSHOT_SEED, hub_offline, load_tasks, metric_names
 from sweepft.evaluation.tasks import EvalTask
@@ -141,7 +142,7 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
     Args:
         model: The model.
         tokenizer: Folder of its tokenizer.
-        batch_size: Items per forward pass.
+        batch_size: Items per forward pass; None for as many as fit.
         ranks: Number of ranks that share the items.
         synced: Whether every rank generates until the slowest one has finished.
         chat_template: Whether requests are written with the chat template, if the tokenizer has one.
@@ -157,7 +158,7 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
         self,
         model: Any,
         tokenizer: str,
-        batch_size: int,
+        batch_size: int | None,
         *,
         ranks: int,
         synced: bool,
@@ -174,46 +175,78 @@ class _InMemoryModel(HFLM):  # type: ignore[misc]  # the harness has no types
             None
         )  # the weights are tied; with trained token rows it would fail
         try:
-            super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size, add_bos_token=bos)
+            super().__init__(pretrained=model, tokenizer=own, batch_size=batch_size or 1, add_bos_token=bos)
         finally:
             del model.tie_weights
+        self._wanted_batch = batch_size
         self._synced = synced
         self._length_class = length_class
         if ranks > 1:
             self.accelerator = _Ranks()
             self._rank, self._world_size = dist.get_rank(), ranks
 
+    def loglikelihood_rolling(self, requests: Any, *args: Any, **kwargs: Any) -> list[float]:
+        """Log-likelihoods of whole texts, in windows of the model's length."""
+        with self._batches_for(self.max_length, generated=False):
+            return list(super().loglikelihood_rolling(requests, *args, **kwargs))
+
     def _loglikelihood_tokens(self, requests: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Log-likelihoods, batched within each length class."""
         ask = super()._loglikelihood_tokens
-        if self._length_class is None:
-            return list(ask(requests, *args, **kwargs))
         room = self.max_length + 1
-        classes = [self._length_class(min(room, len(ctx) + len(end)) - 1) for _, ctx, end in requests]
-        return _in_groups(requests, classes, lambda some, _: ask(some, *args, **kwargs))
+        lengths = [min(room, len(context) + len(end)) - 1 for _, context, end in requests]
+
+        def all_of(some: Any) -> list[Any]:
+            return list(ask(some, *args, **kwargs))
+
+        if kwargs.get("override_bs") is not None:  # a batch of whole texts
+            return self._by_class(requests, lengths, all_of)
+        with self._batches_for(max(lengths, default=1), generated=False):
+            return self._by_class(requests, lengths, all_of)
 
     def generate_until(self, requests: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Answers, batched within each length class; an item that may grow into another class runs alone."""
         ask = super().generate_until
-        if self._length_class is None:
-            return list(ask(requests, *args, **kwargs))
-        groups: list[int | None] = []
-        for request in requests:
-            context, settings = request.args
-            new = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
-            begin = min(len(self.tok_encode(context)), self.max_length - new)
-            here, there = self._length_class(begin), self._length_class(begin + new)
-            groups.append(here if here == there else None)
-        batch_size = self.batch_size
+        ranges = [self._lengths(*request.args) for request in requests]
+        groups = [self._one_class(begin, end) for begin, end in ranges]
+        with self._batches_for(max((end for _, end in ranges), default=1), generated=True) as batch_size:
 
-        def answer(some: list[Any], group: int | None) -> list[Any]:
-            self.batch_size_per_gpu = 1 if group is None else batch_size
-            return list(ask(some, *args, **kwargs))
+            def answer(some: list[Any], group: int | None) -> list[Any]:
+                self.batch_size_per_gpu = 1 if group is None else batch_size
+                return list(ask(some, *args, **kwargs))
 
-        try:
             return _in_groups(requests, groups, answer)
+
+    def _lengths(self, context: str, settings: Any) -> tuple[int, int]:
+        """Tokens of a prompt, and with its longest answer."""
+        new = normalize_gen_kwargs(settings, self.max_gen_toks)["max_gen_toks"]
+        begin = min(len(self.tok_encode(context)), self.max_length - new)
+        return begin, begin + new
+
+    def _one_class(self, begin: int, end: int) -> int | None:
+        """The length class of both lengths; None where they differ."""
+        if self._length_class is None:
+            return 0
+        here = self._length_class(begin)
+        return here if here == self._length_class(end) else None
+
+    def _by_class(self, requests: Any, lengths: list[int], run: Callable[[Any], list[Any]]) -> list[Any]:
+        """Results in the order of the requests, which run class by class."""
+        if self._length_class is None:
+            return run(requests)
+        return _in_groups(requests, [self._length_class(n) for n in lengths], lambda some, _: run(some))
+
+    @contextlib.contextmanager
+    def _batches_for(self, longest: int, *, generated: bool) -> Iterator[int]:
+        """Run in batches of the wanted size, or of as many sequences of ``longest`` tokens as fit; yields the size."""
+        before = self.batch_size_per_gpu
+        self.batch_size_per_gpu = self._wanted_batch or fitting_batch(
+            self.model, longest, generated=generated
+        )
+        try:
+            yield self.batch_size_per_gpu
         finally:
-            self.batch_size_per_gpu = batch_size
+            self.batch_size_per_gpu = before
 
     def _model_generate(
         self, context: Any, max_length: int, stop: list[str], **arguments: Any

@@ -31,6 +31,7 @@ from sweepft.data.files import Location, records
 from sweepft.data.reading import Options, Reading, RowFault
 from sweepft.data.requests import Request, read_request
 from sweepft.errors import DataError, OwnMetricError, Problem
+from sweepft.evaluation.tasks import batch_size_of
 from sweepft.ledger import ledger_path
 from sweepft.spec import OwnMetric, SweepSpec
 
@@ -51,7 +52,7 @@ class OwnTask:
         include_path: Folders that the module's file may be in.
         limit: Number of rows, the first ones; None for all.
         max_tokens: Longest answer.
-        batch_size: Rows per batch of a rank.
+        batch_size: Rows per batch of a rank; None for as many as fit.
         format, system: As of a source of rows.
         columns, roles: The same, as pairs.
         place: Section of the spec, for messages.
@@ -65,7 +66,7 @@ class OwnTask:
     include_path: tuple[str, ...]
     limit: int | None = None
     max_tokens: int = 256
-    batch_size: int = 8
+    batch_size: int | None = 8
     format: str | None = None
     system: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
@@ -88,7 +89,7 @@ class OwnTask:
             include_path=wanted.include_path,
             limit=wanted.limit,
             max_tokens=wanted.max_tokens,
-            batch_size=wanted.batch_size,
+            batch_size=batch_size_of(wanted.batch_size),
             format=wanted.format,
             system=wanted.system,
             columns=tuple((wanted.columns or {}).items()),

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sweepft.bounded_json import read_json_file
 from sweepft.children import run_module
@@ -22,6 +22,10 @@ from sweepft.errors import EvaluateError
 from sweepft.files import atomic_write
 
 _SCORING: Final = 2  # raise it when the same weights get other scores
+LARGEST_BATCH: Final = 64
+"""Largest batch that `auto` chooses: beyond it a token takes longer, and a long answer holds up more of the others."""
+_AFTER_AUTO: Final = 8
+"""Batch size after a chosen one has run out of memory."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class EvalTask:
         limit: Largest number of items (for a group, of each of its tasks); None for all.
         num_fewshot: Examples before each item; None for the task's own number.
         chat_template: Whether items are rendered as chat turns, if the tokenizer has a chat template.
-        batch_size: Items per forward pass of a rank.
+        batch_size: Items per forward pass of a rank; None for as many as fit (see ``sweepft.evaluation.batch_size``).
         place: Key of the spec that names it, for messages.
     """
 
@@ -43,7 +47,7 @@ class EvalTask:
     limit: int | None = None
     num_fewshot: int | None = None
     chat_template: bool = True
-    batch_size: int = 8
+    batch_size: int | None = None
     place: str = "evaluate.tasks"
 
     @property
@@ -60,6 +64,16 @@ class EvalTask:
             ):
                 digest.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())
         return digest.hexdigest()[:16]
+
+
+def batch_size_of(wanted: int | Literal["auto"]) -> int | None:
+    """The batch size of a task from that of the spec; None for ``auto``."""
+    return None if wanted == "auto" else wanted
+
+
+def smaller_batch(size: int | None) -> int | None:
+    """The batch size to go on with after running out of memory; None if there is no smaller one."""
+    return _AFTER_AUTO if size is None else size // 2 or None
 
 
 def _harness() -> str | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, NamedTuple
 
+from sweepft.evaluation.tasks import LARGEST_BATCH, batch_size_of
 from sweepft.plan.cluster import Placement
 from sweepft.plan.cost import replicate_count
 from sweepft.plan.fastest import Rates
@@ -144,16 +145,18 @@ def exams_of(
     parts, unknown = _parts(spec, spec.evaluate, rows, assumed)
     if not parts and not unknown:
         return None
-    ranks, batch = spec.resources.workers_per_trial, spec.evaluate.batch_size
+    ranks = spec.resources.workers_per_trial
     weight = 2 if spec.train.precision == "bf16" else 4
     lasting = memory.states + memory.buckets + memory.process
     whole = weight * shape.parameters
     shared = spec.train.zero_stage < 3 or ranks == 1 or room - lasting > _TO_GATHER * whole
     gather = 0.0 if shared else whole * (ranks - 1) / ranks / rates.link
+    gathered = whole if shared and spec.train.zero_stage == 3 and ranks > 1 else 0
+    batches = [(part, _batch(spec, shape, part, room - lasting - gathered, weight)) for part in parts]
     held = base_bytes(shape, spec.train.precision, is_quantized(spec))
     seconds = sum(
         _seconds(shape, part, ceil(part.items / ranks) if shared else part.items, batch, held, rates, gather)
-        for part in parts
+        for part, batch in batches
     )
     models, slots = _models(spec, spec.evaluate), placement.slots
     return Exams(
@@ -166,8 +169,8 @@ def exams_of(
         unit_hours=models * seconds * placement.units_per_trial / 3600,
         hours=ceil(models / slots) * seconds / 3600 if slots else None,
         rank_bytes=lasting
-        + (whole if shared and spec.train.zero_stage == 3 and ranks > 1 else 0)
-        + max((_batch_bytes(shape, part, batch, weight) for part in parts), default=0),
+        + gathered
+        + max((_batch_bytes(shape, part, batch, weight) for part, batch in batches), default=0),
         unknown=tuple(unknown),
     )
 
@@ -219,6 +222,20 @@ def _task(task: HarnessTask) -> _Part | None:
         return None
     shots = size.shots if task.num_fewshot is None else task.num_fewshot
     return _Part(items, size.question + shots * size.example, size.passes, size.generated)
+
+
+def _batch(spec: SweepSpec, shape: ModelShape, part: _Part, free: int, weight: int) -> int:
+    """Items per batch; with ``auto`` as many as half of the free memory holds (see
+    ``sweepft.evaluation.batch_size``).
+    """
+    assert spec.evaluate is not None
+    wanted = batch_size_of(spec.evaluate.batch_size)
+    if wanted is not None:
+        return wanted
+    each, size = _batch_bytes(shape, part, 1, weight), 1
+    while size < LARGEST_BATCH and 2 * (2 * size) * each <= free:
+        size *= 2
+    return size
 
 
 def _seconds(

@@ -12,14 +12,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweepft.errors import DataError, JudgeError, StorageError, TrialError
+from sweepft.evaluation import EvalTask, OwnTask
 from sweepft.evaluation.mt_bench import Chat, MtBenchResult, Score, score
-from sweepft.evaluation.tasks import write_items
+from sweepft.evaluation.tasks import smaller_batch, write_items
 from sweepft.slot.group import WorkerGroup
 from sweepft.slot.jobs import EvalItem, EvalJob, Judging
 from sweepft.slot.state import TASK_PATIENCE, SlotState
+
+_Batched = TypeVar("_Batched", EvalTask, OwnTask, Judging, EvalTask | OwnTask)
 
 
 class EvalRun:
@@ -66,14 +69,14 @@ class EvalRun:
         self._started = False
 
     def save_memory(self) -> str | None:
-        """Halve the tasks' batch size after the ranks ran out of memory; what was done, None where nothing can be."""
+        """Lower the tasks' batch size after the ranks ran out of memory; what was done, None where nothing can be."""
         first = self._items[0]
-        task = first.task if first.measured is None else first.measured.task
-        if task is None or task.batch_size == 1:
+        batched = first.judging or (first.task if first.measured is None else first.measured.task)
+        size = None if batched is None else smaller_batch(batched.batch_size)
+        if batched is None or size is None:
             return None
-        size = task.batch_size // 2
         self._items = [_with_batch_size(item, size) for item in self._items]
-        return f"evaluate.batch_size {task.batch_size} -> {size}"
+        return f"evaluate.batch_size {batched.batch_size or 'auto'} -> {size}"
 
     def failure(self, error: TrialError) -> dict[str, Any]:
         """The result of an item that cannot be scored."""
@@ -133,10 +136,16 @@ class EvalRun:
 
 
 def _with_batch_size(item: EvalItem, size: int) -> EvalItem:
+    """An item whose task, chats or measured task run in batches of at most ``size``."""
     if item.measured is not None:
-        smaller = replace(item.measured.task, batch_size=size)
-        return replace(item, measured=replace(item.measured, task=smaller))
-    return item if item.task is None else replace(item, task=replace(item.task, batch_size=size))
+        return replace(item, measured=replace(item.measured, task=_lowered(item.measured.task, size)))
+    if item.judging is not None:
+        return replace(item, judging=_lowered(item.judging, size))
+    return item if item.task is None else replace(item, task=_lowered(item.task, size))
+
+
+def _lowered(batched: _Batched, size: int) -> _Batched:
+    return replace(batched, batch_size=min(size, batched.batch_size or size))
 
 
 def score_mt_bench(

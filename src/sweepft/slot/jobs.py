@@ -112,13 +112,13 @@ class Judging:
         settings: The spec's section.
         weights: Digest of the weights; answers of the same weights are cached.
         cache: Folder of cached answers and verdicts.
-        batch_size: Chats a rank runs at once.
+        batch_size: Chats a rank runs at once; None for as many as fit.
     """
 
     settings: MtBench
     weights: str
     cache: str
-    batch_size: int
+    batch_size: int | None
 
 
 @dataclass(frozen=True)

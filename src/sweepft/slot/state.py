@@ -11,6 +11,7 @@ from typing import Any, Final
 import ray
 
 from sweepft.errors import SlotLost
+from sweepft.evaluation.tasks import smaller_batch
 from sweepft.slot.checkpoints import CheckpointPolicy
 from sweepft.slot.group import WorkerGroup, WorkerShape, gpus_of, nodes_of
 from sweepft.slot.jobs import ObjectiveTask
@@ -185,7 +186,7 @@ class SlotState:
         self.config = replace(self.config, engine=replace(self.config.engine, micro_batch=rows))
 
     def halve_task_batch(self, name: str) -> str | None:
-        """Halve the batch size of a task that trials are measured on after it ran out of memory; what was done, None at
+        """Lower the batch size of a task that trials are measured on after it ran out of memory; what was done, None at
         one item.
 
         Args:
@@ -193,14 +194,14 @@ class SlotState:
         """
         every = [*self.config.measured, *([] if self.config.objective is None else [self.config.objective])]
         wanted = next(one for one in every if one.task.name == name)
-        if wanted.task.batch_size == 1:
+        size = smaller_batch(wanted.task.batch_size)
+        if size is None:
             return None
-        size = wanted.task.batch_size // 2
         smaller = replace(wanted, task=replace(wanted.task, batch_size=size))
         others = tuple(smaller if one is wanted else one for one in self.config.measured)
         objective = smaller if self.config.objective is wanted else self.config.objective
         self.config = replace(self.config, objective=objective, measured=others)
-        return f"{wanted.task.place.removesuffix('.task')}.batch_size {wanted.task.batch_size} -> {size}"
+        return f"{wanted.task.place.removesuffix('.task')}.batch_size {wanted.task.batch_size or 'auto'} -> {size}"
 
     def close_ranks(self) -> None:
         """End the ranks, if there are any."""

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from sweepft.spec.fields import (
+    BatchSize,
     LocalPath,
     NonNegative,
     NonNegativeInt,
@@ -177,8 +178,9 @@ class Evaluate(Section):
     """Maximum number of items per task; by default all."""
     num_fewshot: NonNegativeInt | None = None
     """Number of few-shot examples; by default each task's own."""
-    batch_size: PositiveInt = 8
-    """Items per batch and rank; halved if they do not fit in memory."""
+    batch_size: BatchSize = "auto"
+    """Items per batch and rank. `auto`: the largest power of two up to 64 that half of the free GPU memory holds, or on
+    CPUs a share of the machine's. Lowered if a batch does not fit in memory."""
     chat_template: bool = True
     """Format items as chat turns with the model's chat template, as in training; as plain text if there is none."""
     rank_by: _RankBy = "objective"

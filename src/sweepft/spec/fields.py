@@ -196,6 +196,12 @@ MicroBatch = Annotated[
 ]
 
 
+BatchSize = Annotated[
+    Annotated[PositiveInt, Tag("as_number")] | Annotated[Literal["auto"], Tag("as_word")],
+    Discriminator(_micro_batch_kind),
+]
+
+
 class CheckpointEvery(Section):
     """Checkpoints at rungs, with a minimum interval."""
 

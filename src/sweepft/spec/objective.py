@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from sweepft.spec.fields import LocalPath, NonNegativeInt, Paths, PositiveInt, Section, invalid
+from sweepft.spec.fields import BatchSize, LocalPath, NonNegativeInt, Paths, PositiveInt, Section, invalid
 from sweepft.spec.row_source import RowForm
 
 VALIDATION_LOSS: Final = "validation_loss"
@@ -45,8 +45,9 @@ class TaskMetric(Section):
     """Format items as chat turns with the model's chat template, as in training; as plain text if there is none."""
     include_path: Paths = ()
     """Folders with your own task files. Relative data paths in them are resolved against the folder."""
-    batch_size: PositiveInt = 8
-    """Items per batch and rank; halved if they do not fit in memory."""
+    batch_size: BatchSize = 8
+    """Items per batch and rank, or `auto` (see `evaluate.batch_size`), by which batches may differ between slots with
+    other free memory. Halved if they do not fit in memory."""
 
     @property
     def names(self) -> tuple[str, str]:
@@ -66,8 +67,8 @@ class _OwnMetric(Section):
     """Number of rows, the first ones of the file; by default all. More rows make a more precise mean."""
     max_tokens: PositiveInt = 256
     """Maximum tokens of an answer."""
-    batch_size: PositiveInt = 8
-    """Rows per batch and rank; halved if they do not fit in memory."""
+    batch_size: BatchSize = 8
+    """Rows per batch and rank, or `auto` (see `evaluate.batch_size`). Halved if they do not fit in memory."""
 
 
 class OwnMetric(RowForm, _OwnMetric):

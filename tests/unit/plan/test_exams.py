@@ -14,6 +14,7 @@ from sweepft.plan.exams import TASKS, Exams
 from sweepft.plan.show import show_plan
 
 FOUR = {"workers_per_trial": 4, "gpus_per_worker": 1, "concurrent_trials": 2}
+GSM8K: dict[str, Any] = {"tasks": [{"name": "gsm8k", "limit": 400}]}
 
 
 def planned(flags: Flags | None = None, **sections: Any) -> SweepPlan:
@@ -30,7 +31,7 @@ def test_exams__generated_answers_by_hand() -> None:
     """GSM8K, 400 items on four A100s at 40% of 312 TFLOP/s, a model of 3e9 parameters and 24 blocks of width 3072."""
     shape = shape_3b()
     assert (shape.parameters, shape.layers, shape.attention) == (3_000_000_000, 24, 3072)
-    found = exams(evaluate={"tasks": [{"name": "gsm8k", "limit": 400}]})
+    found = exams(evaluate=GSM8K | {"batch_size": 8})
     # 60 + 5 x 170 = 910 tokens of a prompt; attention adds 24 x 3072 x 910 = 6.709e7 to the parameters
     reading = 100 * 910 * 2 * 3.067_092e9 / 124.8e12
     # 100 items of a rank are 13 batches of 8; 24 blocks of 0.8 ms are longer than reading 6 GB at 2 TB/s (3 ms)
@@ -45,11 +46,30 @@ def test_exams__generated_answers_by_hand() -> None:
     assert found.unknown == ()
 
 
+def test_exams__auto_takes_as_many_items_as_half_of_the_free_memory_holds() -> None:
+    """A sequence of 1,166 tokens takes 0.42 GB: 64 fit on 80 GiB, and 100 items of a rank are two batches."""
+    found, eight = exams(evaluate=GSM8K), exams(evaluate=GSM8K | {"batch_size": 8})
+    assert eight.seconds - found.seconds == pytest.approx((13 - 2) * 256 * 0.0192, rel=1e-3)
+    each = 2 * 24 * 3072 * 2 * 1166 + 910 * 2 * (4 * 3072 + 3 * 9216)
+    assert found.rank_bytes - eight.rank_bytes == 56 * each
+    lora = {"budget": {"samples": 51_200}, "micro_batch": 4, "zero_stage": 2, "lora": {"rank": 8}}
+    small = Flags(files=False, rows=100_000, gpu_memory=16.0)
+    plan = planned(small, train=lora, evaluate=GSM8K)
+    assert plan.memory is not None
+    assert plan.exams is not None
+    lasting = plan.memory.states + plan.memory.buckets + plan.memory.process
+    batch, rest = divmod(plan.exams.rank_bytes - lasting, each)
+    assert (rest, batch & (batch - 1)) == (0, 0), "a power of two"
+    assert 2 * batch * each <= 16 * 2**30 - lasting < 4 * batch * each
+
+
 def test_exams__a_large_model_reads_its_weights_for_each_token() -> None:
     """70e9 parameters: 140 GB at 2 TB/s take 70 ms, and 64 blocks 51 ms."""
     flags = Flags(files=False, rows=100_000, parameters=70_000_000_000)
     found = exams(
-        flags, evaluate={"tasks": [{"name": "gsm8k", "limit": 8}]}, resources=FOUR | {"workers_per_trial": 1}
+        flags,
+        evaluate={"tasks": [{"name": "gsm8k", "limit": 8}], "batch_size": 8},
+        resources=FOUR | {"workers_per_trial": 1},
     )
     shape = make_plan(spec_to_plan(), flags).model
     assert shape is not None
@@ -60,7 +80,7 @@ def test_exams__a_large_model_reads_its_weights_for_each_token() -> None:
 
 def test_exams__choices_are_read_only() -> None:
     """MMLU, 10 items of each of 57 subjects: choices of one token share a pass over 110 + 5 x 110 tokens."""
-    found = exams(evaluate={"tasks": [{"name": "mmlu", "num_fewshot": 5}], "limit": 10})
+    found = exams(evaluate={"tasks": [{"name": "mmlu", "num_fewshot": 5}], "limit": 10, "batch_size": 8})
     assert (found.items, found.tokens_read, found.tokens_generated) == (570, 570 * 660, 0)
     each = 2 * (3e9 + 24 * 3072 * 660) * 660 / 124.8e12
     assert found.seconds == pytest.approx(143 * each, rel=1e-6)  # of 570 items the first rank has 143
@@ -69,7 +89,7 @@ def test_exams__choices_are_read_only() -> None:
 def test_exams__memory_of_a_rank_by_hand() -> None:
     """States, buckets and process as in training; at ZeRO-3 the whole weights; keys and values of a batch."""
     train = {"budget": {"samples": 51_200}, "micro_batch": 4, "zero_stage": 3}
-    plan = planned(train=train, evaluate={"tasks": [{"name": "gsm8k", "limit": 400}]})
+    plan = planned(train=train, evaluate=GSM8K | {"batch_size": 8})
     assert plan.exams is not None
     assert plan.memory is not None
     lasting = plan.memory.states + plan.memory.buckets + plan.memory.process
@@ -82,7 +102,7 @@ def test_exams__memory_of_a_rank_by_hand() -> None:
 def test_exams__weights_that_do_not_fit_are_gathered_for_each_token() -> None:
     """On GPUs of 16 GiB, 3e9 parameters fit in shares only: every rank runs all items."""
     train = {"budget": {"samples": 51_200}, "micro_batch": 4, "zero_stage": 3, "lora": {"rank": 8}}
-    tasks = {"tasks": [{"name": "gsm8k", "limit": 400}]}
+    tasks = GSM8K | {"batch_size": 8}
     small = Flags(files=False, rows=100_000, gpu_memory=16.0)
     plan = planned(small, train=train, evaluate=tasks)
     whole = exams(train=train, evaluate=tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from sweepft.errors import EnvironmentFault, RankDied, RankFailed, RankHung, RankOutOfMemory
 from sweepft.evaluation import EvalTask
 from sweepft.slot.checkpoints import CheckpointPolicy, mark_paused, request_pause
+from sweepft.slot.eval_run import EvalRun
 from sweepft.slot.group import failed_gpus, failed_nodes
-from sweepft.slot.jobs import ObjectiveTask, TrialJob, to_tune_config
+from sweepft.slot.jobs import EvalItem, Judging, ObjectiveTask, TrialJob, to_tune_config
 from sweepft.slot.state import PhaseClock, SlotConfig, SlotState
 from sweepft.slot.trainable import ErrorMemory, Slot
 from sweepft.slot.weight_retention import KeepPolicy
@@ -81,7 +83,7 @@ class Ranks:
 
     def measure(self, task: EvalTask, metric: str, tokenizer: str, timeout: float) -> dict[str, Any]:
         self.asked.append(f"measure {task.name} by {task.batch_size}")
-        if task.batch_size > 2:
+        if task.batch_size is None or task.batch_size > 2:
             raise RankOutOfMemory("measure: rank 0 raised OutOfMemoryError")
         return {"value": 0.25, "stderr": 0.1, "items": 9, "residuals": [0.75, -0.75], "seconds": 2.0}
 
@@ -225,11 +227,11 @@ def test_failed_gpus__are_those_of_the_ranks_that_failed() -> None:
     assert failed_gpus(failing("n2"), []) == (), "before the ranks have said where they are"
 
 
-def a_task(name: str, place: str, batch_size: int = 1, **fields: Any) -> ObjectiveTask:
+def a_task(name: str, place: str, batch_size: int | None = 1, **fields: Any) -> ObjectiveTask:
     return ObjectiveTask(EvalTask(name, batch_size=batch_size, place=f"{place}.task"), "acc", "", **fields)
 
 
-def slot_with_task(folder: Path, *, batch_size: int = 1, **job: Any) -> Slot:
+def slot_with_task(folder: Path, *, batch_size: int | None = 1, **job: Any) -> Slot:
     """A slot whose trials are judged by a task."""
     return slot_that_measures(folder, objective=a_task("maths", "objective.maximize", batch_size), **job)
 
@@ -263,15 +265,35 @@ def test_slot__task_is_measured_where_it_is_due_and_at_the_end(
     assert last["phase_seconds"]["evaluate"] == 3.0, "both evaluations"
 
 
-def test_slot__a_task_that_runs_out_of_memory_takes_smaller_batches(tmp_path: Path) -> None:
-    slot = slot_with_task(tmp_path, batch_size=8)
+@pytest.mark.parametrize("sizes", [(8, 4, 2), (None, 8, 4, 2)])
+def test_slot__a_task_that_runs_out_of_memory_takes_smaller_batches(
+    tmp_path: Path, sizes: tuple[int | None, ...]
+) -> None:
+    slot = slot_with_task(tmp_path, batch_size=sizes[0])
     found = steps_until(slot, 0.25)
-    assert asked_of(slot) == [f"measure maths by {size}" for size in (8, 4, 2)]
+    assert asked_of(slot) == [f"measure maths by {size}" for size in sizes]
     actions = [fault["action"] for fault in found["faults"]]
-    assert actions == ["objective.maximize.batch_size 8 -> 4", "objective.maximize.batch_size 4 -> 2"]
+    assert actions == [
+        f"objective.maximize.batch_size {a or 'auto'} -> {b}" for a, b in itertools.pairwise(sizes)
+    ]
     assert slot._state.config.engine.micro_batch == 1, "training is not touched"
     steps_until(slot, 0.5)
-    assert asked_of(slot)[3:] == ["measure maths by 2"], "later measurements begin there"
+    assert asked_of(slot)[len(sizes) :] == ["measure maths by 2"], "later measurements begin there"
+
+
+def test_eval_run__every_part_takes_smaller_batches_after_running_out_of_memory() -> None:
+    task, judging = EvalTask("gsm8k"), Judging(None, "", "", None)  # type: ignore[arg-type]
+    parts = (
+        EvalItem("mt_bench", "mt_bench", "", judging=judging), EvalItem("task", "gsm8k", "", task=task),
+        EvalItem("measured", "own", "", measured=a_task("own", "objective")), EvalItem("test", "test", ""),
+    )  # fmt: skip
+    for first, size, action in ((0, 8, "auto -> 8"), (1, 8, "auto -> 8"), (2, None, None), (3, None, None)):
+        run = EvalRun(None, SimpleNamespace(name="eval-t000", items=parts[first:]))  # type: ignore[arg-type]
+        assert run.save_memory() == (action and f"evaluate.batch_size {action}")
+        batched = [item.judging or item.task for item in run._items if item.judging or item.task]
+        assert {one.batch_size for one in batched} <= {size}
+        assert all(item.measured.task.batch_size == 1 for item in run._items if item.measured), "never raised"
+    assert run.save_memory() is None, "a token set has micro-batches of its own"
 
 
 def test_slot__further_tasks_are_measured_where_they_are_due(tmp_path: Path) -> None:

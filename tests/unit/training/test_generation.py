@@ -155,7 +155,7 @@ def exam(runner: Any, tokenizer: str, folder: Path) -> dict[tuple[str, int, bool
         tasks = tasks[-1:]
     with plain_model(runner.zero) as model:
         for name, chat in tasks:
-            for batch in (1, 8):
+            for batch in (1, 8, None):
                 task = EvalTask(name, (str(folder),), chat_template=chat, batch_size=batch)
                 (value,) = (
                     m["value"] for m in score(model, tokenizer, task, sharded=False)["metrics"].values()
@@ -207,5 +207,5 @@ def test_export__alone_ends_its_answers_and_exams_agree(name: str, lora: Any, tm
     scores = done.then
     assert all(value == 1.0 for (task, _, _), value in scores.items() if task != "choice"), scores
     for task, _, chat in scores:
-        assert scores[task, 1, chat] == scores[task, 8, chat]
+        assert scores[task, 1, chat] == scores[task, 8, chat] == scores[task, None, chat]
     assert not any("nothing teaches a stop" in warning for warning in done.prepared.warnings)
