@@ -73,6 +73,28 @@ def bounds_summary(
     return found | {"text": _text(found)}
 
 
+def bounded_values(found: dict[str, Any], winner: dict[str, Any]) -> str:
+    """The winner's values of what is bounded, with the base model's and the worst ones allowed.
+
+    Args:
+        found: Of `bounds_summary`.
+        winner: Its record.
+    """
+    parts = []
+    for row in found["sets"]:
+        own = winner["validation"].get(row["set"], {}).get("loss")
+        if row["metric"] is not None:
+            own = (winner["tasks"].get(row["set"]) or {}).get("value")
+        if own is None:
+            continue
+        beside = [] if row["base"] is None else [f"base model {number(row['base'])}"]
+        if row["limit"] is not None:
+            at = "at least" if row["at_least"] is not None or row["below_base"] else "at most"
+            beside.append(f"allowed {at} {number(row['limit'])}")
+        parts.append(f"{row['set']} {number(own)}" + (f" ({', '.join(beside)})" if beside else ""))
+    return "; ".join(parts)
+
+
 def _row(bound: Bound) -> dict[str, Any]:
     return {
         "set": bound.name, "metric": bound.metric, "at_most": bound.at_most, "at_least": bound.at_least,

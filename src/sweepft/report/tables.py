@@ -15,6 +15,7 @@ from rich.text import Text
 import sweepft.report.format as fmt
 from sweepft.ledger import SweepState
 from sweepft.report.best_of import LENGTH_INTRO
+from sweepft.report.bounds import bounded_values
 from sweepft.report.format import UNKNOWN, duration, loss, number, one_line, percent, shorten
 from sweepft.report.nodes import node_lines
 from sweepft.report.summary import SIMULATED, summarise
@@ -372,7 +373,7 @@ def terminal_table(
         *(Text(one_line(detail)) for detail in summary["result"]["gain"]["details"]),
         *_objective_texts(summary),
         *_best_texts(summary["result"]["winner"]),
-        *_bounds_texts(summary["bounds"]),
+        *_bounds_texts(summary["bounds"], summary["result"]["winner"]),
         *([Text(one_line(summary["enough"]["text"]))] if summary["enough"] else []),
         *(
             Text(f"warning: {one_line(lost['text'])}", style="yellow")
@@ -417,10 +418,13 @@ def _best_texts(winner: dict[str, Any] | None) -> list[Text]:
     return [Text(one_line(f"{winner['trial_id']} counts by {best['text']}."))] if winner and best else []
 
 
-def _bounds_texts(bounds: dict[str, Any] | None) -> list[Text]:
+def _bounds_texts(bounds: dict[str, Any] | None, winner: dict[str, Any] | None) -> list[Text]:
+    """Who meets the bounds, and what the winner has."""
     if bounds is None:
         return []
-    return [Text(one_line(bounds["text"]), style="yellow" if bounds["nearest"] else "")]
+    found = [Text(one_line(bounds["text"]), style="yellow" if bounds["nearest"] else "")]
+    values = bounded_values(bounds, winner) if winner is not None else ""
+    return found + ([Text(one_line(f"{winner['trial_id']}: {values}."))] if winner and values else [])
 
 
 class _Ranking:

@@ -8,6 +8,7 @@ import pytest
 
 from support.ledger_builder import LedgerBuilder
 from sweepft.report import summarise
+from sweepft.report.bounds import bounded_values
 from sweepft.report.tables import markdown, ranked_csv
 
 ABOVE_BASE = {"retention": {"at_most": 0.2, "above": "base"}}
@@ -136,6 +137,21 @@ def test_report__front_of_a_task_shows_its_values() -> None:
     assert rows[0].split(",")[heads.split(",").index("task.gsm")] == "0.35"
     won = {"value": 0.35, "stderr": 0.05, "items": 100, "higher_is_better": True}
     assert found["result"]["winner"]["tasks"]["gsm"] == won
+
+
+@pytest.mark.parametrize(
+    ("bound", "base", "shown"),
+    [
+        ({"at_least": 0.3}, 0.5, "gsm 0.35 (base model 0.5, allowed at least 0.3)"),
+        ({"at_most": 0.2, "below": "base"}, 0.5, "gsm 0.35 (base model 0.5, allowed at least 0.3)"),
+        ({"at_least": 0.9}, 0.5, "gsm 0.48 (base model 0.5, allowed at least 0.9)"),
+    ],
+)
+def test_report__values_of_the_winner_beside_the_bounds(
+    bound: dict[str, Any], base: float | None, shown: str
+) -> None:
+    found = task_report(bound, base)
+    assert bounded_values(found["bounds"], found["result"]["winner"]) == shown
 
 
 def test_report__warns_of_a_task_without_a_bound_that_the_winner_is_worse_on() -> None:
