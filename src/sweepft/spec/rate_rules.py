@@ -84,7 +84,7 @@ def place_range(spec: SweepSpec, rule: RateRule) -> str:
     low, high = rate_range(spec)
     sizes = batch_sizes(spec)
     rates = [rule.rate(size) for size in sizes]
-    span = f"{rates[0]:.1g}" if len(rates) == 1 else f"{rates[0]:.1g} to {rates[-1]:.1g}"
+    span = " to ".join(dict.fromkeys(f"{rate:.1g}" for rate in (rates[0], rates[-1])))
     at = f"batch size {sizes[0]:,}" if len(sizes) == 1 else f"batch sizes {sizes[0]:,} to {sizes[-1]:,}"
     what = "LoRA" if rule.lora else "all weights"
     rule_says = f"the rule of thumb for {what} at width {rule.width:,} and {at} is {span}"
