@@ -7,13 +7,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from sweepft.driver.control import SweepControl
 from sweepft.errors import LigerMismatch, PackingMismatch
-from sweepft.ledger import Row, SweepState, ranking
+from sweepft.ledger import Row, SweepState, TrialState, excesses, ranking
 from sweepft.report import write_report
 from sweepft.search import startup_trials
 from sweepft.slot.weight_retention import KeepPolicy, standing_of
@@ -71,19 +71,38 @@ def say_when_bounds_are_not_met(
         ended = sum(t.end is not None for t in view.search_trials)
         if ranked and ended >= first:
             said = True
-            over = view.violation(ranked[0])
-            unit = " beyond" if any(bound.metric for bound in view.bounds.entries) else " nats above"
-            allow = "with sweepft resume RUN --set search.subject_to..."
-            if spec.objective.at == "best":  # the bounds choose the evaluation that counts: see resume_rules
-                allow = "in a new run"
-            if over > 0:
-                say(
-                    f"search.subject_to: none of {len(ranked)} completed trials meets the bounds; "
-                    f"{ranked[0].trial_id} comes nearest, {over:.4g}{unit}. The search continues; allow more {allow}, "
-                    "or start a sweep of lower learning rates"
-                )
+            if view.violation(ranked[0]) > 0:
+                say(_nearest_to_bounds(view, ranked, can_change=spec.objective.at == "end"))
 
     return on_row
+
+
+def _nearest_to_bounds(view: SweepState, ranked: Sequence[TrialState], *, can_change: bool) -> str:
+    """That no trial meets the bounds, what the nearest one has, and what to do.
+
+    Args:
+        view: The sweep.
+        ranked: Completed trials, the nearest first.
+        can_change: Whether the bounds may change on resume; not where they choose the evaluation that counts.
+    """
+    nearest, bounds = ranked[0], {bound.name: bound for bound in view.bounds.entries}
+    unit = " beyond" if any(bound.metric for bound in bounds.values()) else " nats above"
+    over = excesses(nearest.losses, view.bounds.limits)
+    unmet = [bounds[name] for name, excess in over.items() if excess > 0]
+    has = []
+    for bound in unmet:
+        cost = nearest.losses.get(bound.name)
+        at = "at least" if bound.sign < 0 else "at most"
+        value = "not measured" if cost is None else f"{bound.sign * cost + 0.0:.4g}"
+        has.append(f"{bound.name} {value}, allowed {at} {bound.worst:.4g}")
+    key = f"search.subject_to.{unmet[0].name}.{'at_most' if unmet[0].at_least is None else 'at_least'}"
+    allow = f"with sweepft resume RUN --set {key}=VALUE" if can_change else "in a new run"
+    lower = ", or start a sweep of lower learning rates" if any(bound.relative for bound in unmet) else ""
+    none = f"none of {len(ranked)} completed trials meets the bounds"
+    return (
+        f"search.subject_to: {none}; {nearest.trial_id} comes nearest, "
+        f"{view.violation(nearest):.4g}{unit} ({'; '.join(has)}). The search continues; allow more {allow}{lower}"
+    )
 
 
 def keep_weights(keep: KeepPolicy, view: SweepState) -> Callable[[Row], None]:

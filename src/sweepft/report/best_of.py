@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from sweepft.ledger import Row, SweepState, TrialState
+from sweepft.ledger import Row, SweepState, TrialState, costs_of, violation
 from sweepft.report.format import number
 
 _UNTIMED: Final = ("constant", "inverse_sqrt")
@@ -48,12 +48,28 @@ def best_evaluation(sweep: SweepState, trial: TrialState) -> dict[str, Any] | No
         "step": row["step"],
         "samples_seen": row["samples_seen"],
         "epochs": row["samples_seen"] / rows if rows else None,
-        "evaluations": sum(e["objective"] is not None for e in trial.evals),
+        "evaluations": sum(_could_count(sweep, e) for e in trial.evals),
         "is_end": bool(row.get("final")),
         "end": None if final is None else final["objective"],
         "undecayed": _undecayed(trial, row),
     }
-    return found | {"text": _text(trial, found)}
+    over = _violation(sweep, row) or 0.0
+    beyond = ""
+    if final is not None and (_violation(sweep, final) or 0.0) > over:
+        beyond = ", further beyond the bounds" if over else ", beyond the bounds"
+    return found | {"text": _text(trial, found, beyond)}
+
+
+def _could_count(sweep: SweepState, row: Row) -> bool:
+    """Whether everything that an evaluation is chosen by was measured."""
+    bounded = {bound.name for bound in sweep.bounds.entries}
+    return row["objective"] is not None and {*row["sets"], *(row.get("tasks") or ())} >= bounded
+
+
+def _violation(sweep: SweepState, row: Row) -> float | None:
+    """How far an evaluation is beyond the bounds; None without any."""
+    limits = sweep.bounds.limits
+    return violation(costs_of(row["sets"], row.get("tasks") or {}), limits) if limits else None
 
 
 def _undecayed(trial: TrialState, row: Row) -> bool:
@@ -62,7 +78,7 @@ def _undecayed(trial: TrialState, row: Row) -> bool:
     return decays and not row.get("final")
 
 
-def _text(trial: TrialState, best: dict[str, Any]) -> str:
+def _text(trial: TrialState, best: dict[str, Any], beyond: str) -> str:
     where = f"step {best['step']} of {trial.planned_steps}"
     if best["epochs"] is not None:
         where += f", {number(best['epochs'], 3)} epochs"
@@ -71,7 +87,7 @@ def _text(trial: TrialState, best: dict[str, Any]) -> str:
         return f"{text}, its end"
     after = "it was ended before the full budget"
     if best["end"] is not None:
-        after = f"at its end it had {number(best['end'])}"
+        after = f"at its end it had {number(best['end'])}{beyond}"
     text += f"; {after}"
     if best["undecayed"]:
         schedule = trial.train_config.get("schedule")
@@ -84,7 +100,8 @@ def losses_by_length(sweep: SweepState) -> list[dict[str, Any]]:
 
     Returns:
         Rows ``fraction`` (of the budget), ``epochs``, ``trials`` (evaluated there), ``trial_id`` (the best one),
-        ``objective``, ``honest_end``: whether its value there is that of a trial of this length.
+        ``objective``, ``violation`` (how far it is beyond the bounds there; None without any), ``honest_end``: whether
+        its value there is that of a trial of this length. As in the ranking, those that meet the bounds come first.
     """
     if not counts_by_best(sweep):
         return []
@@ -92,11 +109,11 @@ def losses_by_length(sweep: SweepState) -> list[dict[str, Any]]:
     for trial in sweep.search_trials:
         for row in trial.evals:
             value, point = row["objective"], 1.0 if row.get("final") else row["rung"]
-            if point is not None and value is not None and math.isfinite(value):
+            if point is not None and _could_count(sweep, row) and math.isfinite(value):
                 at.setdefault(float(point), []).append((value, trial.number, trial, row))
     found = []
     for point in sorted(at):
-        value, _, trial, row = min(at[point], key=lambda entry: (sweep.objective.cost(entry[0]), entry[1]))
+        value, _, trial, row = min(at[point], key=lambda entry: _order(sweep, entry))
         found.append(
             {
                 "fraction": point,
@@ -104,7 +121,13 @@ def losses_by_length(sweep: SweepState) -> list[dict[str, Any]]:
                 "trials": len(at[point]),
                 "trial_id": trial.trial_id,
                 "objective": value,
+                "violation": _violation(sweep, row),
                 "honest_end": not _undecayed(trial, row),
             }
         )
     return found
+
+
+def _order(sweep: SweepState, entry: tuple[float, int, TrialState, Row]) -> tuple[float, float, int]:
+    value, place, _, row = entry
+    return _violation(sweep, row) or 0.0, sweep.objective.cost(value), place

@@ -113,9 +113,11 @@ def _text(found: dict[str, Any]) -> str:
         if near["over"] is not None and math.isfinite(near["over"]):
             unit = "" if any(row["metric"] for row in found["sets"]) else " nats"
             over = f"{number(near['over'], 3)}{unit} {'beyond' if not unit else 'above'}"
+        forgets = any(row["above_base"] or row["below_base"] for row in found["sets"])
+        towards = " towards settings that forget less, such as lower learning rates" if forgets else ""
         return (
             f"No completed trial meets the bounds ({asked}): {near['trial_id']} comes nearest, {over}, and stands "
-            "first. Allow more, or extend the search towards settings that forget less, such as lower learning rates."
+            f"first. Allow more, or extend the search{towards}."
         )
     if found["met"] is None:
         return f"The bounds do not apply: {asked}."

@@ -47,7 +47,7 @@ def gain_summary(
         of one (both choices only where there are no seeds); ``seeds`` (smaller number of replicates of the two, 0
         without), ``seed_noise`` (of `seed_noise`, where it widens the interval of single runs), ``samples`` (of the
         objective's validation sets, or items of its task), ``verdict`` (``better``, ``not_better``,
-        ``baseline_wins``, ``baseline_over_bounds`` where the winner meets the bounds and the baseline does not,
+        ``baseline_wins``, ``baseline_over_bounds`` where the winner meets the bounds or comes nearer to them,
         ``no_baseline``, ``baseline_open``, ``no_winner``, ``unknown`` where no standard error is known) and ``text``.
         ``over_base``: rows ``set, base, winner`` of losses on validation sets where the base model's is known;
         ``scores``: rows ``name, metric, higher_is_better, winner, baseline, base`` of tests and tasks, each
@@ -82,18 +82,16 @@ def gain_summary(
         return found | {
             "verdict": "baseline_wins",
             "compared": others,
-            "text": f"No trial beats {name}: none of the {others} others that completed is better"
-            f"{' and meets the bounds' if record['violation'] == 0 else ''}; {spent}.",
+            "text": f"No trial beats {name}: {_none_of(others, record['violation'] == 0)}; {spent}.",
         }
     found |= _difference(sweep, trials, winner, record)
-    if record["violation"] and not sweep.violation(sweep.trials[winner["trial_id"]]):
+    over = sweep.violation(sweep.trials[winner["trial_id"]])
+    if record["violation"] and record["violation"] > over:
+        text = _nearer_the_bounds(sweep, winner["trial_id"], over, name, record["violation"])
         ahead = "ahead" if found["value"] >= 0 else "behind"
-        text = (
-            f"{winner['trial_id']} meets the bounds, which {name} does not "
-            f"({number(record['violation'], 3)} nats above them); by {sweep.objective.name} it is "
-            f"{_amount(sweep.objective, abs(found['value']), found['stderr'])} {ahead}"
-        )
-        return found | {"verdict": "baseline_over_bounds", "text": f"{text}; {spent}."}
+        by = _amount(sweep.objective, abs(found["value"]), found["stderr"])
+        text += f"; by {sweep.objective.name} it is {by} {ahead}; {spent}."
+        return found | {"verdict": "baseline_over_bounds", "text": text}
     verdict, text = _verdict(found, winner["trial_id"], name, sweep.objective)
     return found | {"verdict": verdict, "text": f"{text}; {spent}."}
 
@@ -325,6 +323,30 @@ def _verdict(found: dict[str, Any], winner: str, name: str, objective: Objective
         f"No better than the baseline: {winner} is ahead of {name} {by}, {over}, "
         f"which is within the noise{chosen}",
     )
+
+
+def _nearer_the_bounds(sweep: SweepState, winner: str, over: float, name: str, baseline_over: float) -> str:
+    """That the baseline is farther beyond the bounds than the winner, which meets them where ``over`` is 0."""
+    of_tasks = any(bound.metric is not None for bound in sweep.bounds.entries)
+    unit = "beyond them" if of_tasks else "nats above them"
+    beyond = f"{number(baseline_over, 3)} {unit}"
+    if over == 0:
+        return f"{winner} meets the bounds, which {name} does not ({beyond})"
+    return f"{winner} comes nearer to the bounds than {name}: {number(over, 3)} against {beyond}"
+
+
+def _none_of(others: int, bounded: bool) -> str:
+    """That none of the other completed trials is better than the baseline, which may be the only one that meets the
+    bounds.
+    """
+    if others == 0:
+        return "no other one has completed"
+    which = (
+        f"none of the {others} others that completed is"
+        if others > 1
+        else "the other one that completed is not"
+    )
+    return f"{which} better" + (" and meets the bounds" if bounded else "")
 
 
 def forgetting_warnings(

@@ -220,11 +220,18 @@ def _length_lines(rows: list[dict[str, Any]], objective: dict[str, Any]) -> list
     """The best objective by length of training; no lines where trials count by their end."""
     if not rows:
         return []
-    heads = ["budget", "epochs", "trials", "best trial", fmt.markdown(objective["name"]), "honest end"]
+    bounded = any(row["violation"] is not None for row in rows)
+    heads = [
+        *("budget", "epochs", "trials", "best trial", fmt.markdown(objective["name"])),
+        *(["bounds"] if bounded else []),
+        "honest end",
+    ]
     cells = [
         [
             *(percent(row["fraction"]), number(row["epochs"], 3), number(row["trials"]), row["trial_id"]),
-            *(fmt.value(row["objective"], None, objective), "yes" if row["honest_end"] else "no"),
+            fmt.value(row["objective"], None, objective),
+            *([_bounds_cell(row["violation"])] if bounded else []),
+            "yes" if row["honest_end"] else "no",
         ]
         for row in rows
     ]

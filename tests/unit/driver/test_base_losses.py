@@ -108,7 +108,11 @@ def test_driver__says_once_that_no_trial_meets_the_bounds(tmp_path: Path) -> Non
         event_log.write("end", trial_id=name, attempt=1, status="completed", reason=None, objective=2.0, step=1,
                         samples_seen=BUDGET, tokens_seen=1)  # fmt: skip
     assert len(said) == 1
-    assert "none of 5 completed trials meets the bounds; t0 comes nearest, 0.25 nats above" in said[0]
+    assert (
+        "none of 5 completed trials meets the bounds; t0 comes nearest, 0.25 nats above (own 0.75, allowed at most 0.5)"
+        in said[0]
+    )
+    assert "--set search.subject_to.own.at_most=VALUE" in said[0]
 
 
 # --- bounds on tasks -------------------------------------------------------------------------------------

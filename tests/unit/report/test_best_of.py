@@ -106,3 +106,36 @@ def test_report__trials_that_count_by_their_end_have_no_best_evaluation() -> Non
     assert summary["trials"][0]["best"] is None
     assert summary["stops"]["patience"] is None
     assert math.isclose(summary["result"]["winner"]["objective"], 2.0)
+
+
+def test_report__with_a_bound_says_why_a_better_end_does_not_count() -> None:
+    """t0 meets the bound up to its second evaluation, t1 never does, and at the first one nothing bounded was measured."""
+    spec = SPEC | {
+        "objective": {"at": "best", "measure": [{"task": "gsm", "metric": "acc"}]},
+        "search": {"subject_to": {"gsm": {"at_least": 0.3}}},
+    }
+    sweep = LedgerBuilder(spec=spec, samples_per_step=5, data={"train": {"rows": 25}})
+    sweep.score(None, "measured: gsm", {"acc": (0.5, 0.05)}, what="measured")
+    trials = {
+        "t0": ([2.4, 2.2, 2.1, 2.0], [None, 0.4, 0.2, 0.1], 2.2),
+        "t1": ([1.9, 1.8, 1.7, 1.6], [None, 0.2, 0.1, 0], 1.8),
+    }
+    for name, (losses, scores, value) in trials.items():
+        sweep.trial(name, origin="start_with" if name == "t0" else "sampler")
+        for i, (loss, score) in enumerate(zip(losses, scores, strict=True)):
+            one = {"value": score, "stderr": 0.05, "items": 50, "seconds": 1.0, "higher_is_better": True}
+            sweep.steps(name, 5 * (i + 1))
+            sweep.eval(name, loss, tasks={} if score is None else {"gsm": one}, counts=loss == value).cost(
+                name
+            )
+        sweep.end(name, "completed", value)
+    summary = summarise(sweep.finish().state())
+    best = {t["trial_id"]: t["best"] for t in summary["trials"]}
+    assert (summary["result"]["winner"]["trial_id"], best["t0"]["evaluations"]) == ("t0", 3)
+    assert "at its end it had 2, beyond the bounds" in best["t0"]["text"]
+    assert "at its end it had 1.6, further beyond the bounds" in best["t1"]["text"]
+    rows = [(row["trial_id"], row["trials"], round(row["violation"], 3)) for row in summary["by_length"]]
+    assert rows == [("t0", 2, 0.0), ("t0", 2, 0.1), ("t0", 2, 0.2)]
+    assert [line for line in markdown(summary).splitlines() if line.startswith("| 50%")] == [
+        "| 50% | 2 | 2 | t0 | 2.2000 | met | no |"
+    ]

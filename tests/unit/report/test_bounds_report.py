@@ -62,6 +62,9 @@ def test_report__the_winner_is_the_best_that_meets_the_bounds(
     if winner == "t3":
         assert found["bounds"]["nearest"] == {"trial_id": "t3", "over": pytest.approx(0.35)}
         assert result["headline"] == "t3 is nearest to the bounds, which no completed trial meets."
+        assert result["gain"]["verdict"] == "baseline_over_bounds"
+        assert "t3 comes nearer to the bounds than the baseline t0" in result["gain"]["text"]
+        assert "0.35 against 2.3 nats above them; by validation loss it is 0.4000" in result["gain"]["text"]
     if winner == "t2":
         assert "first of 2 trials that meet the bounds (5 completed, 5 in all)" in result["headline"]
         assert (result["gain"]["verdict"], result["forgetting"]) == ("baseline_over_bounds", [])

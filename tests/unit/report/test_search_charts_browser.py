@@ -83,6 +83,6 @@ def test_browser__objective_against_a_bounded_task(visit: Any, tmp_path: Path) -
         ["bound 0.5", "base model 0.6"],
     ]
     heading = page.locator("#c-pareto").locator("xpath=..").locator("h3").inner_text()
-    assert heading == "validation loss against gsm acc"
+    assert heading == "Validation loss against gsm acc"
     assert page.locator("#bounds h2").inner_text() == "Objective against bounded losses and tasks"
     assert "at least 0.5" in page.locator("#bounds thead").inner_text()

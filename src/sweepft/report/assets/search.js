@@ -99,7 +99,7 @@ function enoughFigure() {
       text: known.map(([n, expected]) => n + " completed trials<br>expected gain " + num(expected, 3)), hovertemplate: "%{text}<extra></extra>" }],
     layout: layout({ xaxis: axis("completed trials"), yaxis: axis("expected gain of a further trial (" + unit + ")", { rangemode: "tozero" }), showlegend: false,
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: asked, y1: asked, line: { color: css("stopped"), width: 1.5, dash: "dash" } }],
-      annotations: [{ xref: "paper", x: 1, xanchor: "right", y: asked, yanchor: "bottom", text: "enough " + num(asked), showarrow: false, font: { size: 11, color: css("muted") } }] }),
+      annotations: [{ xref: "paper", x: 1, xanchor: "right", y: asked, yanchor: "bottom", yshift: 3, text: "enough " + num(asked), showarrow: false, font: { size: 11, color: css("muted") } }] }),
   };
 }
 
@@ -219,7 +219,7 @@ function boundLines(bound) {
   const lines = [[bound?.limit, "bound", "stopped"], [bound?.base, "base model", "muted"]].filter(([y]) => isNumber(y));
   return {
     shapes: lines.map(([y, , color]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css(color), width: 1.5, dash: "dash" } })),
-    annotations: lines.map(([y, text], i) => ({ xref: "paper", x: i ? 0.6 : 1, xanchor: "right", y, yanchor: "bottom", text: text + " " + num(y), showarrow: false, font: { size: 11, color: css("muted") } })),
+    annotations: lines.map(([y, text], i) => ({ xref: "paper", x: i ? 0.6 : 1, xanchor: "right", y, yanchor: "bottom", yshift: 3, text: text + " " + num(y), showarrow: false, font: { size: 11, color: css("muted") } })),
   };
 }
 
