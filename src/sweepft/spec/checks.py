@@ -74,9 +74,8 @@ def _check_evaluations(partial: PartialSpec, spec: SweepSpec, budget: int, rows:
         most = max(most, len(steps))
         if not steps:
             rule = f"best has no evaluation to choose from: a trial of batch size {size} is evaluated at its end only"
-            remedy = (
-                f"add an earlier rung to early_stop.rungs, lower {dotted(path)}, or set objective.at: end"
-            )
+            earlier = "" if size >= budget else "add an earlier rung to early_stop.rungs, "  # it has one step
+            remedy = f"{earlier}lower {dotted(path)}, or set objective.at: end"
             partial.add(("objective", "at"), rule, remedy, "best")
     patience = spec.early_stop.patience
     if patience is not None and patience >= most > 0:

@@ -317,6 +317,7 @@ def test_check_budget__a_best_evaluation_needs_one_before_the_end(loaded: Callab
     (problem,) = check_budget(spec, 64, rows=64)
     assert problem.key == "objective.at"
     assert "batch size 64" in problem.rule
+    assert problem.remedy.startswith("lower search.space.batch_size"), "no rung lies within a single step"
     assert check_budget(spec, 128, rows=32) == [], "the ends of its epochs are evaluated"
 
 
