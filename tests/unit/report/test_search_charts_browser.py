@@ -23,12 +23,15 @@ __all__ = [
 EXPECTED = [None, 0.09, 0.05, 0.02, 0.004]
 
 
-def run_with(folder: Path, expected: list[float | None]) -> Path:
+BELOW_BASE = {"gsm": {"at_most": 0.1, "below": "base"}}
+
+
+def run_with(folder: Path, expected: list[float | None], bounds: dict[str, Any] = BELOW_BASE) -> Path:
     """Completed trials that learn more the higher their rate, and forget more; with checks of ``search.enough``."""
     gsm = {"task": "gsm", "metric": "acc", "limit": 100}
     search = {
         "trials": 20,
-        "subject_to": {"gsm": {"at_most": 0.1, "below": "base"}},
+        "subject_to": bounds,
         "enough": {"gain": 0.01, "min_trials": 2},
         "space": {"learning_rate": {"log_uniform": [1e-5, 1e-2]}},
     }
@@ -86,3 +89,17 @@ def test_browser__objective_against_a_bounded_task(visit: Any, tmp_path: Path) -
     assert heading == "Validation loss against gsm acc"
     assert page.locator("#bounds h2").inner_text() == "Objective against bounded losses and tasks"
     assert "at least 0.5" in page.locator("#bounds thead").inner_text()
+
+
+def test_browser__names_what_the_chart_shows_and_follows_the_nearest_trial(
+    visit: Any, tmp_path: Path
+) -> None:
+    """The first bound is on the objective's own set, which is no second axis; no trial meets both."""
+    bounds = {"math": {"at_most": 1.95}, "gsm": {"at_least": 0.62}}
+    page = visit(run_with(tmp_path / "run", EXPECTED, bounds))
+    scroll_through(page)
+    card = page.locator("#c-pareto").locator("xpath=..")
+    assert card.locator("h3").inner_text() == "Validation loss against gsm acc"
+    assert card.locator("p").inner_text().startswith("Up and left is better")
+    line = page.evaluate("() => bestFigure().traces[1].y")
+    assert line == [2.0] * 5, "later trials have lower losses, and are farther beyond the bounds"

@@ -76,8 +76,10 @@ function bestFigure() {
   const held = R.cost.slots * gpus;
   const [scale, unit] = timeUnit(list.at(-1)[0] * held);
   let best = null;
-  const counts = (t) => !t.violation || R.bounds.nearest; // a trial over the bounds is not the best one
-  const line = list.map(([, t]) => (best = counts(t) && (best === null || better(t.objective, best)) ? t.objective : best));
+  const counts = (t) => !t.violation || R.bounds.nearest; // a trial over the bounds is not the best one, unless all are
+  const nearer = (t, other) => (t.violation || 0) - (other.violation || 0);
+  const ahead = (t, other) => nearer(t, other) < 0 || (nearer(t, other) === 0 && better(t.objective, other.objective));
+  const line = list.map(([, t]) => (best = counts(t) && (best === null || ahead(t, best)) ? t : best)?.objective ?? null);
   const x = list.map(([time]) => (time * held) / scale);
   return {
     traces: [
@@ -223,6 +225,16 @@ function boundLines(bound) {
   };
 }
 
+// Heading and note of the chart, which depend on what it shows: a task by its name, or null for a validation set.
+function nameParetoChart(task, sign) {
+  const card = document.querySelector('[data-chart="pareto"]');
+  if (!card) return;
+  const name = R.objective.task ? label(R.objective.name, 60) : "Validation loss";
+  const ofLosses = R.objective.task ? name + " against a validation loss" : "In-domain loss against general loss";
+  card.querySelector("h3").textContent = task === null ? ofLosses : name + " against " + label(task, 100);
+  card.querySelector("p").textContent = (sign < 0 ? "Up" : "Down") + " and " + (R.objective.mode === "max" ? "right" : "left") + " is better on both. The line joins the trials that none beats on both.";
+}
+
 function paretoFigure() {
   const list = done();
   const amount = (t, name) => t.validation[name]?.loss ?? t.tasks[name]?.value;
@@ -237,6 +249,7 @@ function paretoFigure() {
   const y = (t) => amount(t, other);
   const sign = bound && (isNumber(bound.at_least) || bound.below_base) ? -1 : 1; // -1 where more is better
   const task = points.some((t) => !(other in t.validation));
+  nameParetoChart(task ? other + (bound?.metric ? " " + bound.metric : "") : null, sign);
   const front = [];
   let best = Infinity;
   const ahead = (a, b) => (better(a.objective, b.objective) ? -1 : better(b.objective, a.objective) ? 1 : sign * (y(a) - y(b)));
