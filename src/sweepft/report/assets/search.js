@@ -99,9 +99,9 @@ function enoughFigure() {
   return {
     traces: [{ type: "scatter", mode: "lines+markers", name: "expected gain", x: known.map(([n]) => n), y: known.map(([, expected]) => expected), line: { color: css("completed"), width: 2 }, marker: { color: css("completed"), size: 7 },
       text: known.map(([n, expected]) => n + " completed trials<br>expected gain " + num(expected, 3)), hovertemplate: "%{text}<extra></extra>" }],
-    layout: layout({ xaxis: axis("completed trials"), yaxis: axis("expected gain of a further trial (" + unit + ")", { rangemode: "tozero" }), showlegend: false,
+    layout: layout({ xaxis: axis("completed trials", { tick0: 0, dtick: Math.max(1, Math.ceil((known.at(-1)[0] - known[0][0]) / 8)) }), yaxis: axis("expected gain of a further trial (" + unit + ")", { rangemode: "tozero" }), showlegend: false,
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: asked, y1: asked, line: { color: css("stopped"), width: 1.5, dash: "dash" } }],
-      annotations: [{ xref: "paper", x: 1, xanchor: "right", y: asked, yanchor: "bottom", yshift: 3, text: "enough " + num(asked), showarrow: false, font: { size: 11, color: css("muted") } }] }),
+      annotations: [{ xref: "paper", x: 0, xanchor: "left", y: asked, yanchor: "bottom", yshift: 3, text: "enough " + num(asked), showarrow: false, bgcolor: css("card"), font: { size: 11, color: css("muted") } }] }),
   };
 }
 
@@ -218,10 +218,12 @@ function decades(values) {
 
 // Lines at the limit of a bounded loss or score and at the base model's.
 function boundLines(bound) {
+  const more = isNumber(bound?.at_least) || Boolean(bound?.below_base); // is better: where the front rises, its other end is free
+  const left = more === (R.objective.mode !== "max");
   const lines = [[bound?.limit, "bound", "stopped"], [bound?.base, "base model", "muted"]].filter(([y]) => isNumber(y));
   return {
     shapes: lines.map(([y, , color]) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css(color), width: 1.5, dash: "dash" } })),
-    annotations: lines.map(([y, text], i) => ({ xref: "paper", x: i ? 0.6 : 1, xanchor: "right", y, yanchor: "bottom", yshift: 3, text: text + " " + num(y), showarrow: false, font: { size: 11, color: css("muted") } })),
+    annotations: lines.map(([y, text], i) => ({ xref: "paper", x: i ? 0.6 : left ? 0 : 1, xanchor: !i && left ? "left" : "right", y, yanchor: "bottom", yshift: 3, text: text + " " + num(y), showarrow: false, font: { size: 11, color: css("muted") } })),
   };
 }
 
