@@ -6,8 +6,10 @@ rung to rung, and from the agreement of loss and objective. That gives each tria
 fraction. Trials are flagged from the least likely upwards as long as all flagged ones together, now and earlier, are
 expected to hold no more than ``max_false_stop_rate`` of the top trials. Before two trials have finished, none is
 flagged, unless eight have shown the objective side by side: then prior belief flags few. Where signals say nothing, all
-trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more. What may be
-claimed depends on the level's basis (see `sweepft.early_stopping.level`).
+trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more. A trial whose
+own chance is small beside the others' is flagged whatever the flagged ones hold: one that turns out to have been likely
+would otherwise protect even the worst. What may be claimed depends on the level's basis (see
+`sweepft.early_stopping.level`).
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ Floats = NDArray[np.float64]
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
 _SHARPER: Final = 2.0  # power of the odds of a chance below that of all trials, where signals tell
+_ALONE: Final = 0.2  # risk of a trial by itself whose chance is half of the base rate
 _NEGLIGIBLE: Final = 1e-5  # probability of a hypothesis
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
 _OUT: Final = ("paused", "stopped", "diverged")
@@ -130,7 +133,7 @@ class CalibratedRule:
         )
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Flags a trial with a cumulative risk at or below the level in force."""
+        """Flags a trial whose risk, the cumulative one or by itself, is at or below the level in force."""
         chosen = self._most_informative(cohort, trial)
         peers = len(cohort.at(chosen)) + cohort.ended_before(chosen)[0] - 1
         if peers < self.min_peers:
@@ -153,13 +156,20 @@ class CalibratedRule:
             reason = f"{known.finished} finished trials show what signals at {chosen.name} are worth"
             return RuleDecision(False, f"{reason} ({CONFIRMED} needed)", p_top, evidence)
         basis, level = self._level.in_force(cohort)
-        risk = self._cumulative_risk(cohort, chosen, estimate, own)
-        evidence |= {"mass": round(risk, 6), "level": round(level, 6), "basis": basis}
+        cumulative = self._cumulative_risk(cohort, chosen, estimate, own)
+        alone = _risk_alone(p_top / self.top_fraction)
+        risk = min(cumulative, alone)
+        evidence |= {
+            "cumulative": round(cumulative, 6),
+            "alone": round(alone, 6) if alone < math.inf else None,
+            "level": round(level, 6),
+            "basis": basis,
+        }
         finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
             f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}"
-            f"{finished}; cumulative risk {100 * risk:.1f}% {'<=' if risk <= level else '>'} "
-            f"limit {100 * level:.1f}% ({basis}; rests on {known.rests_on})"
+            f"{finished}; {'cumulative risk' if cumulative <= alone else 'risk by itself'} {100 * risk:.1f}%"
+            f" {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis}; rests on {known.rests_on})"
         )
         tied = self._tied(cohort, chosen, trial) if risk <= level else None
         if tied is not None:
@@ -305,6 +315,16 @@ class CalibratedRule:
             "prior_sweeps": self.calibration.sweeps if self.calibration else 0,
             "learned": learned,
         }
+
+
+def _risk_alone(share: float) -> float:
+    """Risk of flagging a trial, by its chance alone as a share of the base rate; infinite from the base rate upwards.
+
+    The odds of the share, scaled: at a level of 10% trials with a third of the base rate or less are flagged, at 5%
+    those with a fifth, at 20% those with a half. In replays half of the trials are flagged, with half of that chance on
+    average: they hold about the level if chances come true, and less where bad trials are worse than they say.
+    """
+    return _ALONE * share / (1.0 - share) if share < 1.0 else math.inf
 
 
 def _sharpen(chances: Floats, base: float) -> Floats:

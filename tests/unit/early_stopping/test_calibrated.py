@@ -23,7 +23,7 @@ from sweepft.early_stopping import (
     parse_rungs,
 )
 from sweepft.early_stopping.audit import audit_result, is_audited
-from sweepft.early_stopping.calibrated import _sharpen
+from sweepft.early_stopping.calibrated import _risk_alone, _sharpen
 from sweepft.early_stopping.signals import relative_norms, signal_table
 from sweepft.early_stopping.statistics import cdf, normal_scores
 from sweepft.errors import PriorSweepsError
@@ -49,11 +49,15 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
         ([(1.0 + i, 1.0 + i) for i in range(12)], 0, 2),  # but many stand side by side: prior belief
         ([(None, 1.0 + i) for i in range(12)], 0, 0),  # not by loss alone
         ([(None, 1.0 + i) for i in range(12)], 1, 0),
-        ([(1.0 + i, 1.0 + i) for i in range(12)], 6, 4),  # finished trials confirm the prior
-        ([(1.0 + i, None) for i in range(12)], 6, 3),
+        (
+            [(1.0 + i, 1.0 + i) for i in range(12)],
+            6,
+            12,
+        ),  # finished trials confirm the prior: all but the best
+        ([(1.0 + i, None) for i in range(12)], 6, 13),
         ([(1.0 + i, 1.0 + i) for i in range(12)], -6, 2),  # they contradict it: low is bad
         ([(None, 1.0 + i) for i in range(12)], 3, 2),  # an objective that is known at the end only
-        ([(None, 1.0 + i) for i in range(12)], 6, 5),
+        ([(None, 1.0 + i) for i in range(12)], 6, 12),
         ([(None, 1.0 + i) for i in range(12)], -6, 5),  # here a high loss is good
         ([(1.0 - i, 1.0 - i) for i in range(12)], 0, 0),  # each one is the best so far
         ([(1.0, 1.0), (1.1, 1.1), (9.0, 9.0)], 0, 0),  # too few peers
@@ -456,6 +460,28 @@ def test_normal_scores__keep_order_and_balance(values: list[float]) -> None:
 )
 def test_sharpen__squares_odds_below_the_base_rate(chance: float, expected: float) -> None:
     assert _sharpen(np.array([chance]), 0.2)[0] == pytest.approx(expected, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("share", "level"),
+    [(0.0, 0.0), (0.2, 0.05), (1 / 3, 0.1), (0.5, 0.2), (1.0, math.inf), (3.0, math.inf)],
+)
+def test_risk_alone__is_the_odds_of_the_share_of_the_base_rate(share: float, level: float) -> None:
+    assert _risk_alone(share) == pytest.approx(level)
+
+
+def test_calibrated__flags_the_worst_although_earlier_flagged_trials_look_good_by_now() -> None:
+    """Every trial is worse than all before, so that the first ones that were flagged come to be among the best fifth."""
+    r = early_stopper(rungs=(0.1,))
+    for i in range(8):
+        r.add(f"f{i}")
+        r.report(f"f{i}", at(10, metric=9.0 - i, loss=9.0 - i))
+        r.complete(f"f{i}", at(100, metric=9.0 - i))
+    for i in range(60):
+        r.add(f"t{i}")
+        (decision,) = r.report(f"t{i}", at(10, metric=10.0 + i, loss=10.0 + i))
+        assert decision.ends_trial, decision.reason
+    assert decision.evidence["cumulative"] > 0.1 > decision.evidence["alone"]
 
 
 @pytest.mark.full
