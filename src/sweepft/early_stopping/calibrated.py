@@ -46,8 +46,7 @@ Floats = NDArray[np.float64]
 # n * variance: of a normal score known by its rank among n trials, with the edge of the top fraction; of a result.
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
-_SHARPER: Final = 2.0  # power of the odds of a chance below that of all trials, where signals tell
-_ALONE: Final = 0.2  # risk of a trial by itself whose chance is half of the base rate
+_ALONE: Final = 0.1  # risk of a trial by itself whose chance is half of the base rate
 _NEGLIGIBLE: Final = 1e-5  # probability of a hypothesis
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
 _OUT: Final = ("paused", "stopped", "diverged")
@@ -209,42 +208,35 @@ class CalibratedRule:
         scores = self._known.scores(cohort, rung, names)
         known = self._known.at(cohort, rung, scores)
         count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
-        repeats, chances = _count_repeats(cohort, names), np.zeros(len(names))
-        for direction in (1.0, 0.0, -1.0):
-            chances += self._by_direction(
-                cohort, names, scores.columns, count, known.hypotheses, direction, repeats
-            )
+        repeats = _count_repeats(cohort, names)
+        chances = self._chances(cohort, names, scores.columns, count, known.hypotheses, repeats)
         return _Estimate(names, chances, scores, repeats, len(names) + count, known)
 
-    def _by_direction(
+    def _chances(
         self, cohort: Cohort, names: Sequence[str], columns: Floats, gone: int, hypotheses: Hypotheses,
-        direction: float, repeats: Sequence[int],
+        repeats: Sequence[int],
     ) -> Floats:  # fmt: skip
-        """(n,) what the hypotheses of one direction (1: high signals are good; 0: they say nothing) add to the chances.
+        """(n,) probability of each trial to end in the top fraction, over the hypotheses.
 
-        The ``gone`` trials, which ended before the rung, count as worse than all there in either direction.
+        The ``gone`` trials, which ended before the rung, count as worse than all there, whichever direction is good.
         """
-        out, total = np.zeros(len(names)), 0.0
+        out = np.zeros(len(names))
         edge = quantile(1.0 - self.top_fraction)
-        known: dict[int, tuple[Floats, Floats]] = {}
+        known: dict[tuple[int, bool], tuple[Floats, Floats]] = {}
         for k, rho, probability in zip(
             hypotheses.signal.tolist(), hypotheses.rho.tolist(), hypotheses.probability.tolist(), strict=True
         ):
-            if probability < _NEGLIGIBLE or (rho > 0) - (rho < 0) != direction:
+            if probability < _NEGLIGIBLE:
                 continue
-            if k not in known:
-                worst = np.full(gone, 1e6 if direction < 0 else -1e6)
-                column = np.concatenate([columns[:, k], worst])
-                known[k] = normal_scores(column)[: len(names)], place_weights(column)[: len(names)]
-            ranks, places = known[k]
+            if (k, rho < 0) not in known:
+                column = np.concatenate([columns[:, k], np.full(gone, 1e6 if rho < 0 else -1e6)])
+                known[k, rho < 0] = normal_scores(column)[: len(names)], place_weights(column)[: len(names)]
+            ranks, places = known[k, rho < 0]
             mean, variance = _results(cohort, names, ranks, rho, repeats)
             rest = (mean - rho * ranks)[:, None]
             each = 1.0 - cdf((edge - rho * SCORE_GRID - rest) / np.sqrt(variance)[:, None])
             out += probability * (places * each).sum(axis=1)
-            total += probability
-        if direction == 0.0 or total <= 0.0:
-            return out
-        return total * _sharpen(out / total, self.top_fraction)
+        return out
 
     # ----- risk ------------------------------------------------------------------------------------------
 
@@ -320,25 +312,11 @@ class CalibratedRule:
 def _risk_alone(share: float) -> float:
     """Risk of flagging a trial, by its chance alone as a share of the base rate; infinite from the base rate upwards.
 
-    The odds of the share, scaled: at a level of 10% trials with a third of the base rate or less are flagged, at 5%
-    those with a fifth, at 20% those with a half. In replays half of the trials are flagged, with half of that chance on
-    average: they hold about the level if chances come true, and less where bad trials are worse than they say.
+    The odds of the share, scaled: at a level of 10% trials with half of the base rate or less are flagged, at 5% those
+    with a third, at 20% those with two thirds. In replays half of the trials are flagged, and end in the top fraction
+    less often than they are given.
     """
     return _ALONE * share / (1.0 - share) if share < 1.0 else math.inf
-
-
-def _sharpen(chances: Floats, base: float) -> Floats:
-    """Chances as they come true where signals tell: those below the base rate are further below it.
-
-    Bad trials keep their places better than a normal model has it. In replays of fine-tunes, trials that the model gave
-    6 to 10% ended in the top fifth in 2% of cases, and those that it gave 15 to 20% in 17%: the square of the odds,
-    relative to the base rate's, gives 3% and 16%.
-    """
-    odds = base / (1.0 - base)
-    own = chances / np.maximum(1e-12, 1.0 - chances)
-    low = odds * (own / odds) ** _SHARPER
-    sharp: Floats = np.where(own < odds, low / (1.0 + low), chances)
-    return sharp
 
 
 def _count_repeats(cohort: Cohort, names: Sequence[str]) -> Sequence[int]:
