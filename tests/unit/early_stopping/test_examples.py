@@ -27,7 +27,7 @@ def run(name: str, folder: Path) -> subprocess.CompletedProcess:
         env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(folder)},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1500,  # only against hanging: machines are shared
         check=False,
     )
 
