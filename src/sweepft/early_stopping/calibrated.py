@@ -1,15 +1,12 @@
-"""The calibrated rule: flags the trials that together hold only a small share of the chances of the top fraction.
+"""The calibrated rule: flags trials whose chance to end in the top fraction is small beside that of any trial.
 
 A trial's objective and training loss, each by its rank, make one score. How well it tells the final result is learned
 in the sweep (see `sweepft.early_stopping.evidence`): from trials that have finished, from the persistence of ranks from
 rung to rung, and from the agreement of loss and objective. That gives each trial a probability of ending in the top
-fraction. Trials are flagged from the least likely upwards as long as all flagged ones together, now and earlier, are
-expected to hold no more than ``max_false_stop_rate`` of the top trials. Before two trials have finished, none is
-flagged, unless eight have shown the objective side by side: then prior belief flags few. Where signals say nothing, all
-trials are equally likely, and only about that share of the trials is flagged; where evidence grows, more. A trial whose
-own chance is small beside the others' is flagged whatever the flagged ones hold: one that turns out to have been likely
-would otherwise protect even the worst. What may be claimed depends on the level's basis (see
-`sweepft.early_stopping.level`).
+fraction. A trial is flagged when that is at most a share of the base rate, the probability of any trial: half at a
+``max_false_stop_rate`` of 5%, two thirds at 10%, four fifths at 20%. Before two trials have finished, none is flagged.
+Where signals say nothing, all trials are equally likely, and none is flagged; the more evidence, the more are. What may
+be claimed depends on the level's basis (see `sweepft.early_stopping.level`).
 """
 
 from __future__ import annotations
@@ -28,7 +25,6 @@ from sweepft.early_stopping.decisions import RuleDecision, too_few
 from sweepft.early_stopping.evidence import (
     CONFIRMED,
     FINISHED,
-    PEERS_WITHOUT,
     Hypotheses,
     predict_residual,
     prior_correlation,
@@ -46,10 +42,9 @@ Floats = NDArray[np.float64]
 # n * variance: of a normal score known by its rank among n trials, with the edge of the top fraction; of a result.
 _RANK_NOISE: Final = 3.0
 _RESULT_NOISE: Final = 1.0
-_ALONE: Final = 0.1  # risk of a trial by itself whose chance is half of the base rate
+_HALF_AT: Final = 0.05  # level at which a trial is flagged that has half of the base rate
 _NEGLIGIBLE: Final = 1e-5  # probability of a hypothesis
 _TIED: Final = 3.0  # standard deviations: the worst of twenty repeats is seldom further from the top
-_OUT: Final = ("paused", "stopped", "diverged")
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class _Estimate:
 
 
 class CalibratedRule:
-    """Flags the least likely trials up to a cumulative risk; see the module.
+    """Flags trials that are less likely than others to end in the top fraction; see the module.
 
     Args:
         top_fraction: The best share of the trials, which the rule must keep.
@@ -132,9 +127,9 @@ class CalibratedRule:
         )
 
     def decide(self, cohort: Cohort, trial: TrialRecord, rung: Rung) -> RuleDecision:
-        """Flags a trial whose risk, the cumulative one or by itself, is at or below the level in force."""
+        """Flags a trial whose risk is at or below the level in force."""
         chosen = self._most_informative(cohort, trial)
-        peers = len(cohort.at(chosen)) + cohort.ended_before(chosen)[0] - 1
+        peers = len(cohort.at(chosen)) + cohort.ended_before(chosen) - 1
         if peers < self.min_peers:
             return RuleDecision(False, too_few(peers, self.min_peers, rung), evidence={"peers": peers})
         estimate = self._estimate(cohort, chosen, self._sample(cohort, chosen, trial.trial_id))
@@ -151,24 +146,17 @@ class CalibratedRule:
         }
         if trial.snapshots[chosen].metric_step:
             evidence["objective_step"] = trial.snapshots[chosen].metric_step
-        if known.finished < CONFIRMED and not (known.objective_seen and peers >= PEERS_WITHOUT):
+        if known.finished < CONFIRMED:
             reason = f"{known.finished} finished trials show what signals at {chosen.name} are worth"
             return RuleDecision(False, f"{reason} ({CONFIRMED} needed)", p_top, evidence)
         basis, level = self._level.in_force(cohort)
-        cumulative = self._cumulative_risk(cohort, chosen, estimate, own)
-        alone = _risk_alone(p_top / self.top_fraction)
-        risk = min(cumulative, alone)
-        evidence |= {
-            "cumulative": round(cumulative, 6),
-            "alone": round(alone, 6) if alone < math.inf else None,
-            "level": round(level, 6),
-            "basis": basis,
-        }
+        risk, limit = _risk(p_top / self.top_fraction), self.top_fraction * level / (level + _HALF_AT)
+        evidence |= {"limit": round(limit, 6), "level": round(level, 6), "basis": basis}
         finished = f", {repeats} finished of its configuration" if repeats else ""
         reason = (
             f"P(top {100 * self.top_fraction:g}%) = {p_top:.3f} among {estimate.ranked} trials at {chosen.name}"
-            f"{finished}; {'cumulative risk' if cumulative <= alone else 'risk by itself'} {100 * risk:.1f}%"
-            f" {'<=' if risk <= level else '>'} limit {100 * level:.1f}% ({basis}; rests on {known.rests_on})"
+            f"{finished}; {'<=' if risk <= level else '>'} limit {limit:.3f}"
+            f" at a level of {100 * level:.1f}% ({basis}; rests on {known.rests_on})"
         )
         tied = self._tied(cohort, chosen, trial) if risk <= level else None
         if tied is not None:
@@ -194,7 +182,7 @@ class CalibratedRule:
     def _uncertainty(self, cohort: Cohort, rung: Rung) -> float:
         """Prior variance of the final result given the rank at this rung: late rungs and many peers win."""
         rho = prior_correlation(rung)
-        n = len(cohort.at(rung)) + cohort.ended_before(rung)[0]
+        n = len(cohort.at(rung)) + cohort.ended_before(rung)
         return 1.0 - rho * rho + rho * rho * _RANK_NOISE / n
 
     def _sample(self, cohort: Cohort, rung: Rung, own: str) -> list[str]:
@@ -207,7 +195,7 @@ class CalibratedRule:
         """The estimate for these trials, all of which have been at the rung."""
         scores = self._known.scores(cohort, rung, names)
         known = self._known.at(cohort, rung, scores)
-        count = round(cohort.ended_before(rung)[0] * len(names) / len(cohort.at(rung)))
+        count = round(cohort.ended_before(rung) * len(names) / len(cohort.at(rung)))
         repeats = _count_repeats(cohort, names)
         chances = self._chances(cohort, names, scores.columns, count, known.hypotheses, repeats)
         return _Estimate(names, chances, scores, repeats, len(names) + count, known)
@@ -237,36 +225,6 @@ class CalibratedRule:
             each = 1.0 - cdf((edge - rho * SCORE_GRID - rest) / np.sqrt(variance)[:, None])
             out += probability * (places * each).sum(axis=1)
         return out
-
-    # ----- risk ------------------------------------------------------------------------------------------
-
-    def _cumulative_risk(self, cohort: Cohort, rung: Rung, estimate: _Estimate, own: int) -> float:
-        """Share of the top trials that a trial, all less likely ones and all that ended early are expected to hold.
-
-        Half of the trial itself counts, as in a mid-rank: the bound is for the average, not for each moment.
-        """
-        gone = np.array([cohort.trials[t].status in _OUT for t in estimate.names])
-        behind = gone | (estimate.chances < estimate.chances[own] - 1e-12)
-        behind[own] = False
-        risk = float(estimate.chances[behind].sum()) + 0.5 * float(estimate.chances[own])
-        share = len(estimate.names) / len(cohort.at(rung))
-        for earlier in cohort.rungs():
-            if earlier.kind == rung.kind and earlier.value < rung.value:
-                risk += share * self._known.kept(cohort, ("spent", earlier), self._spent, cohort, earlier)
-        return risk / (self.top_fraction * estimate.ranked)
-
-    def _spent(self, cohort: Cohort, rung: Rung) -> float:
-        """Expected number of top trials among those that ended early and were last seen at this rung."""
-        names = cohort.sample_at(rung)
-        ended = [cohort.trials[t] for t in names]
-        last = [
-            i for i, t in enumerate(ended)
-            if t.status in ("paused", "stopped") and max(t.snapshots, key=lambda w: w.value) == rung
-        ]  # fmt: skip
-        if not last:
-            return 0.0
-        chances = self._estimate(cohort, rung, names).chances
-        return float(chances[last].sum()) * len(cohort.at(rung)) / len(names)
 
     def _tied(self, cohort: Cohort, rung: Rung, trial: TrialRecord) -> str | None:
         """Why a trial cannot be distinguished from the top fraction, if it cannot."""
@@ -309,14 +267,13 @@ class CalibratedRule:
         }
 
 
-def _risk_alone(share: float) -> float:
-    """Risk of flagging a trial, by its chance alone as a share of the base rate; infinite from the base rate upwards.
+def _risk(share: float) -> float:
+    """The level from which on a trial is flagged, by its chance as a share of the base rate: the odds of it, scaled.
 
-    The odds of the share, scaled: at a level of 10% trials with half of the base rate or less are flagged, at 5% those
-    with a third, at 20% those with two thirds. In replays half of the trials are flagged, and end in the top fraction
-    less often than they are given.
+    From the base rate upwards no level in use reaches it. The scale is one constant for all studies, found in replays:
+    about half of the trials are flagged, most of them when their chance is far below the limit.
     """
-    return _ALONE * share / (1.0 - share) if share < 1.0 else math.inf
+    return _HALF_AT * share / max(1.0 - share, 1e-9)
 
 
 def _count_repeats(cohort: Cohort, names: Sequence[str]) -> Sequence[int]:

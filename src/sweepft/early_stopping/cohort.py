@@ -10,6 +10,7 @@ import itertools
 import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -24,7 +25,7 @@ from sweepft.early_stopping.trial import Status, TrialRecord
 _REMAINING: Final = ("running", "completed")
 _OUT: Final = ("paused", "stopped", "diverged")
 _SORTED_FIELDS: Final = ("metric", "loss", "log_grad_norm", "block_loss")
-_COLUMNS: Final = ("mean_metric", "loss", "block_loss", "log_grad_norm")
+_COLUMNS: Final = ("mean_metric", "metric", "metric_stderr", "loss", "block_loss", "log_grad_norm")
 _SAMPLE: Final = 200
 
 
@@ -43,8 +44,8 @@ class Cohort:
         self._finals: dict[str, float] = {}
         self._remaining = 0
         self._tables: dict[Rung, RungTable] = {}
-        self._out: dict[Rung, tuple[int, float]] = {}
-        self._out_anywhere = (0, 0.0)
+        self._out: Counter[Rung] = Counter()
+        self._out_anywhere = 0
         self.changes = 0
         """Grows with every snapshot and change of status: estimates made at an equal count are still right."""
 
@@ -74,12 +75,10 @@ class Cohort:
             self._count_out(record, 1)
 
     def _count_out(self, record: TrialRecord, by: int) -> None:
-        """A trial, and its chance of the top fraction, left the sweep (1) or came back (-1)."""
-        chance = by * (record.p_flagged or 0.0)
-        self._out_anywhere = (self._out_anywhere[0] + by, self._out_anywhere[1] + chance)
+        """A trial left the sweep (1) or came back (-1)."""
+        self._out_anywhere += by
         for rung in record.snapshots:
-            count, total = self._out.get(rung, (0, 0.0))
-            self._out[rung] = (count + by, total + chance)
+            self._out[rung] += by
 
     def complete(self, record: TrialRecord, final: float | None) -> None:
         """A trial reached its end; ``final`` is its objective, None if it never reported one."""
@@ -134,16 +133,14 @@ class Cohort:
         """Rungs at which at least one trial has been."""
         return list(self._at)
 
-    def ended_before(self, rung: Rung) -> tuple[int, float]:
-        """Number of trials that ended early without a snapshot at this rung, and the sum of their chances of the top
-        fraction."""
-        (count, chance), (here, at) = self._out_anywhere, self._out.get(rung, (0, 0.0))
-        return count - here, max(0.0, chance - at)
+    def ended_before(self, rung: Rung) -> int:
+        """Number of trials that ended early without a snapshot at this rung."""
+        return self._out_anywhere - self._out[rung]
 
     @property
     def ended_early(self) -> int:
         """Number of trials stopped, paused or diverged."""
-        return self._out_anywhere[0]
+        return self._out_anywhere
 
     def completed(self) -> list[TrialRecord]:
         """Completed trials with an objective, in order of completion."""
@@ -223,7 +220,6 @@ class Cohort:
                 "final": t.final,
                 "flagged_at": t.flagged_at,
                 "audited": t.audited,
-                "p_flagged": t.p_flagged,
                 "lowest_score": t.lowest_score,
                 "judged_on": t.judged_on,
                 "warmup_steps": t.warmup_steps,
@@ -236,13 +232,7 @@ class Cohort:
             }
             for t in self.trials.values()
         ]
-        out = [[w.kind, w.value, count, chance] for w, (count, chance) in self._out.items()]
-        return {
-            "trials": trials,
-            "completed": list(self._finals),
-            "out": out,
-            "out_anywhere": list(self._out_anywhere),
-        }
+        return {"trials": trials, "completed": list(self._finals)}
 
     @classmethod
     def from_state(cls, mode: Literal["min", "max"], state: Mapping[str, Any]) -> Cohort:
@@ -253,7 +243,7 @@ class Cohort:
             record = cohort.add(row["trial_id"], row["params"])
             record.final = row["final"]
             record.flagged_at, record.audited = row["flagged_at"], row["audited"]
-            record.p_flagged, record.lowest_score = row["p_flagged"], row["lowest_score"]
+            record.lowest_score = row["lowest_score"]
             record.judged_on = row.get("judged_on", 0)
             record.warmup_steps = row["warmup_steps"]
             record.losses = row.get("losses", {})
@@ -266,9 +256,6 @@ class Cohort:
             cohort.set_status(record, row["status"])
         for _, trial_id, rung, snapshot in sorted(arrivals, key=lambda a: a[0]):
             cohort._index(trial_id, rung, snapshot)
-        cohort._out = {Rung(kind, value): (n, chance) for kind, value, n, chance in state["out"]}
-        count, total = state["out_anywhere"]
-        cohort._out_anywhere = (count, total)
         finals = {t: cohort.trials[t].final for t in state["completed"]}
         cohort._finals = {t: final for t, final in finals.items() if final is not None}
         return cohort
@@ -279,10 +266,12 @@ class RungTable:
 
     Attributes:
         names: Trials that have arrived.
+        with_error: Number of those whose objective has a standard error.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.with_error = 0
         self._places: dict[str, int] = {}
         self._orders: dict[str | None, int] = {None: -1}
         self._columns = {field: array("d") for field in _COLUMNS}
@@ -292,6 +281,7 @@ class RungTable:
         """Append a trial."""
         self._places[name] = len(self.names)
         self.names.append(name)
+        self.with_error += math.isfinite(snapshot.metric_stderr)
         for field, column in self._columns.items():
             column.append(getattr(snapshot, field))
         self._order.append(self._orders.setdefault(snapshot.data_order, len(self._orders)))

@@ -187,11 +187,9 @@ class EarlyStopper:
         """Take a report without judging it; returns the rungs newly reached at which the trial may be judged."""
         return self._take(self.cohort.add(trial_id, {}), report)
 
-    def mark_stopped(self, trial_id: str, p_top: float | None) -> None:
-        """A trial was stopped elsewhere, with this probability of ending in the top fraction."""
-        record = self.cohort.trials[trial_id]
-        record.p_flagged = p_top
-        self.cohort.set_status(record, "stopped")
+    def mark_stopped(self, trial_id: str) -> None:
+        """A trial was stopped elsewhere."""
+        self.cohort.set_status(self.cohort.trials[trial_id], "stopped")
 
     def note(self, trial_id: str, report: Report) -> None:
         """Take a report judged before: divergence is checked again, the rule's decision follows by `adopt`."""
@@ -216,7 +214,7 @@ class EarlyStopper:
         self._keep_score(record, decision.score)
         if decision.action in ("stop", "pause", "audit"):
             record.flagged_at = next(w.name for w in self.rungs if w.fraction == decision.rung)
-            record.p_flagged, record.audited = decision.p_top, decision.action == "audit"
+            record.audited = decision.action == "audit"
         if decision.ends_trial and record.status == "running":
             self._end(record, decision.action)
 
@@ -408,7 +406,7 @@ class EarlyStopper:
         veto = self._veto(record, rung)
         if veto is not None:
             return self._decision(record, rung, "continue", self.rule.name, _spared(rule_decision, veto))
-        record.flagged_at, record.p_flagged = rung.name, rule_decision.p_top
+        record.flagged_at = rung.name
         record.audited = is_audited(self.seed, record.trial_id, self.audit)
         action: Action = "audit" if record.audited else "pause" if self.pause else "stop"
         return self._decision(record, rung, action, self.rule.name, rule_decision)

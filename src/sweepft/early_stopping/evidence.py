@@ -1,7 +1,8 @@
 """What early signals are worth in the sweep at hand: the evidence that finished trials give, and none without them.
 
 Each hypothesis names a signal and its correlation with the final result, at the rung where most finished trials have
-been. One hypothesis is that no signal says anything. The probability
+been. One hypothesis is that no signal says anything; others are that signals tell the worse trials apart and not the
+better ones, whose results often differ by no more than noise. The probability
 of the order in which trials finished, given their signals, tells the hypotheses apart. It is that of a model of normal
 pairs and uses ranks alone, so that under the hypothesis of no information it is 1 / n!, whatever the results are. The
 odds of any signal therefore cannot be expected to rise where signals say nothing, and a rule that flags by these
@@ -28,14 +29,19 @@ Floats = NDArray[np.float64]
 
 FINISHED: Final = 32  # finished trials learned from: the latest
 CONFIRMED: Final = 2  # finished trials before one is flagged: fewer can hardly contradict the prior
-PEERS_WITHOUT: Final = 7  # other trials that have shown the objective, before prior belief flags
 _RHO: Final = ((0.02, 0.40), (0.05, 0.60), (0.10, 0.80), (0.25, 0.88), (0.50, 0.94), (0.75, 0.97))
-_POWERS: Final = (2.0, 1.0, 0.5, 0.2)  # of that correlation: signals that say less, as much, or more
+_POWERS: Final = (
+    8.0,
+    3.0,
+    1.0,
+    0.4,
+)  # of that correlation: signals that say far less, less, as much, or more
 _NOTHING: Final = 0.5  # prior probability that no signal says anything
 _REVERSED: Final = 0.05  # that the objective seen early is the wrong way round
 _OTHERS: Final = 0.05  # that gradient norm or a covariate tells the order, and nothing else
 _PERSISTENCE: Final = 0.98  # before it is seen
 _PERSISTENCE_WORTH: Final = 4.0  # of that, in trials
+_HALF: Final = 0.5  # of all this, that signals tell the worse half apart alone
 _GRID: Final = np.linspace(-5.0, 5.0, 161)
 _SHARED: Final = np.array([[0.0], [0.3], [0.6], [0.9]])  # of the variance, by configuration
 
@@ -51,7 +57,7 @@ class Hypotheses:
     """Which signal tells the final order, and how well.
 
     Attributes:
-        signal: (h,) column of the score; 0 is the main one.
+        signal: (h,) column of the score; 0 is the main one, 1 that of the worse half.
         rho: (h,) its correlation with the final result.
         probability: (h,) sums to 1.
     """
@@ -68,7 +74,7 @@ class Hypotheses:
     @property
     def correlation(self) -> float:
         """Expected correlation of the main score with the final result."""
-        main = self.signal == 0
+        main = self.signal <= 1
         return float(self.rho[main] @ self.probability[main])
 
     def with_nothing(self, probability: float) -> Hypotheses:
@@ -76,13 +82,6 @@ class Hypotheses:
         others = (1.0 - probability) / max(1e-12, 1.0 - self.nothing)
         scale = np.where(self.rho == 0.0, probability / max(1e-12, self.nothing), others)
         return Hypotheses(self.signal, self.rho, self.probability * scale)
-
-    def right_way_round(self) -> Hypotheses:
-        """The same, without those by which a low main score tells a good result: until trials have finished, the worst
-        ones are the least likely.
-        """
-        kept = np.where((self.signal == 0) & (self.rho < 0.0), 0.0, self.probability)
-        return Hypotheses(self.signal, self.rho, kept / kept.sum()).with_nothing(self.nothing)
 
     def given(self, scores: Floats, finals: Floats) -> Hypotheses:
         """After trials have finished.
@@ -104,18 +103,19 @@ def prior_hypotheses(base: float, others: int, objective_seen: bool) -> Hypothes
 
     Args:
         base: See `prior_correlation`.
-        others: Number of signals besides the main score.
+        others: Number of signals besides the main score and its worse half.
         objective_seen: Whether the main score rests on the objective: if it does not, either direction is as likely.
     """
     some = base ** np.array(_POWERS)
     rest = 1.0 - _NOTHING - (_OTHERS if others else 0.0)
     worse = _REVERSED if objective_seen else 0.5 * rest
     rows = [(0, 0.0, _NOTHING)]
-    rows += [(0, r, (rest - worse) / len(some)) for r in some]
-    rows += [(0, -r, worse / len(some)) for r in some]
+    for column, share in ((0, 1.0 - _HALF), (1, _HALF)):
+        rows += [(column, r, share * (rest - worse) / len(some)) for r in some]
+        rows += [(column, -r, share * worse / len(some)) for r in some]
     rows += [
         (k, s * r, _OTHERS / others / 2 / len(some))
-        for k in range(1, others + 1)
+        for k in range(2, others + 2)
         for r in some
         for s in (1, -1)
     ]

@@ -1,9 +1,9 @@
-"""The level of the calibrated rule: the share of the top trials that flagged trials may be expected to hold.
+"""The level of the calibrated rule: the risk up to which trials are flagged.
 
 Its basis decides what may be claimed:
 
-- ``heuristic``: the rate itself. Where signals say nothing, the share of top trials lost is about the rate on average;
-  where they say something, nothing is guaranteed.
+- ``heuristic``: the rate itself. In replays about that share of the top trials is lost or less, also where signals say
+  nothing; nothing is guaranteed.
 - ``prior_sweeps``: set by conformal risk control on replays of prior sweeps: a new sweep like those loses no more than
   ``max_false_stop_rate`` of its top trials on average.
 - ``conformal``: in a sweep with enough top trials of its own, run in full or audited: a top trial is flagged with

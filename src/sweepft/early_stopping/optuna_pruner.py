@@ -384,7 +384,7 @@ class _Study:
                 record.trial_id, last, final=trial.value if math.isfinite(trial.value) else None
             )
         elif trial.state is TrialState.PRUNED and record.status == "running":
-            early_stopper.mark_stopped(record.trial_id, record.p_flagged)
+            early_stopper.mark_stopped(record.trial_id)
         elif trial.state is TrialState.FAIL:
             early_stopper.fail(record.trial_id)
         record.curve.drop_points()

@@ -48,29 +48,32 @@ def signal_table(
     covariates: Sequence[str] = (),
     batch_key: str = "batch_size",
 ) -> SignalTable:
-    """The signals of these trials, which all have a snapshot at the rung.
-
-    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
-    all trials share one data order (far less noise), else as the mean over the last fifth of the progress so far.
-    """
+    """The signals of these trials, which all have a snapshot at the rung; see `objective_and_loss`."""
     seen = cohort.table_at(rung)
-    places = seen.places(names)
-    losses, norms = seen.values("block_loss", places), seen.values("log_grad_norm", places)
-    if not (seen.same_order(places) and np.isfinite(losses).all()):
-        losses = seen.values("loss", places)
+    norms = seen.values("log_grad_norm", seen.places(names))
     trials = [cohort.trials[n] for n in names]
     batches = np.array([t.numeric(batch_key) for t in trials])
-    columns = [
-        normal_scores(cohort.sign * seen.values("mean_metric", places)),
-        normal_scores(-losses),
-        normal_scores(-relative_norms(norms, batches)),
-    ]
+    columns = [*objective_and_loss(cohort, rung, names), normal_scores(-relative_norms(norms, batches))]
     used: list[str] = list(SIGNALS)
     for key in covariates:
         for label, values in _covariate(key, trials):
             used.append(label)
             columns.append(values)
     return SignalTable(names, tuple(used), np.stack(columns, axis=1))
+
+
+def objective_and_loss(cohort: Cohort, rung: Rung, names: Sequence[str]) -> tuple[Floats, Floats]:
+    """(n,) normal scores each of the objective and the training loss of n trials at a rung; 0 where one has no value.
+
+    The objective is the mean of those so far, weighted by progress. Loss is compared on equal blocks of samples where
+    all trials share one data order (far less noise), else as the mean over the last fifth of the progress so far.
+    """
+    seen = cohort.table_at(rung)
+    places = seen.places(names)
+    losses = seen.values("block_loss", places)
+    if not (seen.same_order(places) and np.isfinite(losses).all()):
+        losses = seen.values("loss", places)
+    return normal_scores(cohort.sign * seen.values("mean_metric", places)), normal_scores(-losses)
 
 
 def relative_norms(logs: Floats, batches: Floats) -> Floats:
@@ -137,9 +140,9 @@ class Scores:
 
     Attributes:
         names: (n,) trial ids.
-        columns: (n, k) scores, larger is better: first the main one, from objective and loss, then each other signal
-            that has values, on the scale of normal scores.
-        labels: (k,) what they are; ``score`` is the main one.
+        columns: (n, k) scores, larger is better: first the main one, from objective and loss, then the same with all
+            trials of the better half equal, then each other signal that has values, on the scale of normal scores.
+        labels: (k,) what they are; ``score`` is the main one, ``worse half`` the second.
         objective_seen: Whether the main score rests on the objective, and not on the loss alone.
         agreement: Of objective and loss, see `Agreement`.
         weights: Of `SIGNALS` in the main score.
@@ -194,18 +197,18 @@ def main_scores(
     if seen:
         weights = (1.0, 0.0)
         if loss.any():
-            stability = rank_stability(cohort, rung, names, table.scores, batch_key)
+            stability = rank_stability(cohort, rung, names, (objective, loss))
             agreed = agreement.up_to(rung, stability)
-            weights = weights_of(np.clip(stability[:2], _LEAST_STABILITY, _MOST_STABILITY), agreed)
+            weights = weights_of(np.clip(stability, _LEAST_STABILITY, _MOST_STABILITY), agreed)
     others = [k for k in range(2, len(table.columns)) if table.scores[:, k].any()]
     main = normal_scores(weights[0] * objective + weights[1] * loss)
-    columns = np.stack([main, *(table.scores[:, k] for k in others)], axis=1)
-    labels = ("score", *(table.columns[k] for k in others))
+    columns = np.stack([main, np.minimum(main, 0.0), *(table.scores[:, k] for k in others)], axis=1)
+    labels = ("score", "worse half", *(table.columns[k] for k in others))
     named = {"objective": round(weights[0], 4), "loss": round(weights[1], 4)}
     return Scores(names, columns, labels, seen, agreed, named, table)
 
 
-_STABILITY: Final = np.array([0.85, 0.93, 0.90])  # prior rank correlation of each signal from rung to rung
+_STABILITY: Final = np.array([0.85, 0.93])  # prior rank correlation of objective and loss from rung to rung
 _STABILITY_WORTH: Final = 5.0  # in trials
 _LEAST_STABILITY: Final = 0.2  # no more than a fivefold correction for noise
 _MOST_STABILITY: Final = 0.98
@@ -214,18 +217,18 @@ _AGREED_WORTH: Final = 4.0  # of the prior (full agreement), in trials
 _SHIFTED: Final = 0.4  # the prior where hyperparameters vary that shift the training loss itself
 
 
-def rank_stability(
-    cohort: Cohort, rung: Rung, names: Sequence[str], scores: Floats, batch_key: str
-) -> Floats:
-    """Rank correlation of each of `SIGNALS` with itself at the previous rung, shrunk to a prior. Where the noise of the
-    objective is known, its correlation is no higher than that allows.
+def rank_stability(cohort: Cohort, rung: Rung, names: Sequence[str], scores: tuple[Floats, Floats]) -> Floats:
+    """Rank correlation of objective and loss with themselves at the previous rung, shrunk to a prior. Where the noise
+    of the objective is known, its correlation is no higher than that allows.
 
     Args:
         cohort: The sweep.
         rung: Where the trials are.
         names: n trials at the rung.
-        scores: (n, k) their signals there.
-        batch_key: Parameter that holds the batch size.
+        scores: (n,) each: their objective and loss there, see `objective_and_loss`.
+
+    Returns:
+        (2,) correlations.
     """
     stability = _STABILITY.copy()
     earlier = [w for w in cohort.rungs() if w.kind == rung.kind and w.value < rung.value]
@@ -234,11 +237,11 @@ def rank_stability(
         at = cohort.at(before)
         both = [i for i, n in enumerate(names) if n in at]
         if len(both) >= 3:
-            old = signal_table(cohort, before, [names[i] for i in both], batch_key=batch_key).scores
-            for k in range(len(SIGNALS)):
-                if not (old[:, k].any() and scores[both, k].any()):
+            old = objective_and_loss(cohort, before, [names[i] for i in both])
+            for k, (now, then) in enumerate(zip(scores, old, strict=True)):
+                if not (then.any() and now[both].any()):
                     continue  # not measured at one of the rungs: that says nothing of its noise
-                seen = max(0.0, _correlation(scores[both, k], old[:, k]))
+                seen = max(0.0, _correlation(now[both], then))
                 stability[k] = (_STABILITY_WORTH * stability[k] + len(both) * seen) / (
                     _STABILITY_WORTH + len(both)
                 )
@@ -251,12 +254,16 @@ def _known_reliability(cohort: Cohort, rung: Rung, names: Sequence[str]) -> floa
 
     Two measurements of the same models would correlate by this much (Spearman, 1904).
     """
-    found = [cohort.at(rung)[name] for name in names]
-    known = [s for s in found if math.isfinite(s.metric) and math.isfinite(s.metric_stderr)]
-    if len(known) < 3:
+    seen = cohort.table_at(rung)
+    if seen.with_error < 3:
         return 1.0
-    variance = float(np.var([s.metric for s in known], ddof=1))
-    noise = float(np.mean([s.metric_stderr**2 for s in known]))
+    places = seen.places(names)
+    values, errors = seen.values("metric", places), seen.values("metric_stderr", places)
+    known = np.isfinite(values) & np.isfinite(errors)
+    if np.count_nonzero(known) < 3:
+        return 1.0
+    variance = float(np.var(values[known], ddof=1))
+    noise = float(np.mean(errors[known] ** 2))
     return max(0.0, 1.0 - noise / variance) if variance > 0 else 0.0
 
 
@@ -296,12 +303,10 @@ class Agreement:
 
     Args:
         cohort: The sweep.
-        batch_key: Parameter that holds the batch size.
     """
 
-    def __init__(self, cohort: Cohort, batch_key: str) -> None:
+    def __init__(self, cohort: Cohort) -> None:
         self.of = cohort
-        self._batch_key = batch_key
         self._found: dict[Rung, _Found] = {}
 
     def up_to(self, rung: Rung, stability: Floats) -> float:
@@ -334,9 +339,9 @@ class Agreement:
         names = self.of.sample_at(rung)
         correlation = None
         if len(names) >= 3:
-            scores = signal_table(self.of, rung, names, batch_key=self._batch_key).scores
-            if scores[:, 0].any() and scores[:, 1].any():
-                correlation = _correlation(scores[:, 0], scores[:, 1])
+            objective, loss = objective_and_loss(self.of, rung, names)
+            if objective.any() and loss.any():
+                correlation = _correlation(objective, loss)
         shifted = varies(self.of.trials[n].loss_shifts for n in names)
         found = self._found[rung] = _Found(trials, correlation, shifted)
         return found

@@ -35,13 +35,11 @@ class RungEvidence:
         hypotheses: Their correlations are those at the rung.
         finished: Trials learned from.
         persistence: Of the score, up to the rung at which finished trials were compared.
-        objective_seen: Whether the objective was seen early there.
     """
 
     hypotheses: Hypotheses
     finished: int
     persistence: float
-    objective_seen: bool
 
     @property
     def rests_on(self) -> str:
@@ -80,15 +78,16 @@ class SweepEvidence:
 
     def _new_scores(self, cohort: Cohort, rung: Rung, names: Sequence[str]) -> Scores:
         if self._agreement is None or self._agreement.of is not cohort:
-            self._agreement = Agreement(cohort, self._batch_key)
+            self._agreement = Agreement(cohort)
         return main_scores(cohort, rung, names, self._agreement, self._covariates, self._batch_key)
 
     def at(self, cohort: Cohort, rung: Rung, scores: Scores) -> RungEvidence:
         """What is known at a rung; ``scores`` are those of trials there."""
         later = [w for w in cohort.rungs() if w.kind == rung.kind and w.value >= rung.value]
-        done = {w: sum(t in cohort.at(w) for t in cohort.latest_finished(FINISHED)) for w in later}
+        finished = set(cohort.latest_finished(FINISHED))
+        done = {w: len(finished & cohort.at(w).keys()) for w in later}
         compared = max((w for w in later if done[w] == max(done.values())), key=lambda w: w.value)
-        found, labels, seen, finished = self.kept(cohort, ("found", rung), self._found, cohort, rung)
+        found, labels, learned_from = self.kept(cohort, ("found", rung), self._found, cohort, rung)
         if compared != rung:  # whether results can be known at all is one question for all rungs
             nothing = self.kept(cohort, ("found", compared), self._found, cohort, compared)[0].nothing
             found = found.with_nothing(nothing)
@@ -98,26 +97,24 @@ class SweepEvidence:
         kept = max(0.0, self.kept(cohort, (rung, last), self._persistence, cohort, rung, last))
         here = [scores.labels.index(label) if label in scores.labels else -1 for label in labels]
         column = np.array(here, dtype=np.intp)[found.signal]
-        most = np.where(column == 0, kept, np.where(column < 0, 0.0, 1.0))
+        most = np.where(column > 1, 1.0, np.where(column < 0, 0.0, kept))
         known = Hypotheses(np.maximum(column, 0), np.clip(found.rho, -most, most), found.probability)
-        return RungEvidence(known, finished, kept, seen)
+        return RungEvidence(known, learned_from, kept)
 
-    def _found(self, cohort: Cohort, rung: Rung) -> tuple[Hypotheses, tuple[str, ...], bool, int]:
-        """What finished trials say of the signals at a rung, the signals' labels, whether the objective was seen there,
-        and the number of these trials.
-        """
-        there = [t for t in cohort.latest_finished(FINISHED) if t in cohort.at(rung)]
+    def _found(self, cohort: Cohort, rung: Rung) -> tuple[Hypotheses, tuple[str, ...], int]:
+        """What finished trials say of the signals at a rung, the signals' labels, and the number of these trials."""
+        at = cohort.at(rung)
+        there = [t for t in cohort.latest_finished(FINISHED) if t in at]
         names = cohort.sample_at(rung)
-        names += [t for t in there if t not in set(names)]
+        sampled = set(names)
+        names += [t for t in there if t not in sampled]
         scores = self.scores(cohort, rung, names)
-        prior = prior_hypotheses(prior_correlation(rung), len(scores.labels) - 1, scores.objective_seen)
+        prior = prior_hypotheses(prior_correlation(rung), len(scores.labels) - 2, scores.objective_seen)
         ranks = np.stack([normal_scores(c) for c in scores.columns.T], axis=1)
         places = {name: i for i, name in enumerate(names)}
         finals = np.array([cohort.sign * cohort.finals[t] for t in there])
         found = self._posterior(rung, prior, ranks[[places[t] for t in there]], finals)
-        if len(there) < CONFIRMED and scores.objective_seen:
-            found = found.right_way_round()
-        return found, scores.labels, scores.objective_seen, len(there)
+        return found, scores.labels, len(there)
 
     def _posterior(self, rung: Rung, prior: Hypotheses, ranks: Floats, finals: Floats) -> Hypotheses:
         """`Hypotheses.given`, computed again only if what has been seen at the rung is different."""

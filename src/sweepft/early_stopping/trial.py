@@ -28,7 +28,6 @@ class TrialRecord:
         final: Objective at the full budget, in its own direction.
         flagged_at: Name of the rung at which the rule flagged it, if it did.
         audited: Flagged, but trained to completion so that the rule's errors can be counted.
-        p_flagged: Its probability of ending in the top fraction when it was flagged.
         lowest_score: The lowest score a rule has given it so far.
         warmup_steps: As reported.
         judged_on: What was known when it was last judged; see `Cohort.has_news`.
@@ -44,7 +43,6 @@ class TrialRecord:
     final: float | None = None
     flagged_at: str | None = None
     audited: bool = False
-    p_flagged: float | None = None
     lowest_score: float | None = None
     warmup_steps: int = 0
     judged_on: int = 0
@@ -77,7 +75,7 @@ class TrialRecord:
                 _or_none(curve.last_metric),
                 curve.last_metric_step,
             ],
-            "flagged": [self.flagged_at, self.p_flagged, self.audited, self.lowest_score],
+            "flagged": [self.flagged_at, self.audited, self.lowest_score],
         }
 
     def take_summary(self, summary: Mapping[str, Any], rungs: Sequence[Rung]) -> list[tuple[Rung, Snapshot]]:
@@ -87,7 +85,7 @@ class TrialRecord:
         step, progress, metric, metric_step = summary["last"]
         curve.last_step, curve.last_progress, curve.last_metric_step = step, progress, metric_step
         curve.last_metric = math.nan if metric is None else metric
-        self.flagged_at, self.p_flagged, self.audited, self.lowest_score = summary["flagged"]
+        self.flagged_at, self.audited, self.lowest_score = summary["flagged"]
         self.reached |= {Rung(kind, value) for kind, value in summary["reached"]}
         found = ((Rung(kind, value), state) for kind, value, state in summary["snapshots"])
         return [

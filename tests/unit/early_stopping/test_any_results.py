@@ -31,17 +31,19 @@ def scheduler(**kw: Any) -> EarlyDynamicsScheduler:
 
 
 def sweep(
-    s: Any, results: Any = None, *, trials: int = 8, iterations: int = 100, together: bool = True
+    s: Any, results: Any = None, *, trials: int = 8, iterations: int = 100, slots: int = 100
 ) -> list[int]:
-    """Drive a scheduler as Tune does; trial i has objective i + 1/iteration. Returns the iterations of each trial."""
+    """Drive a scheduler as Tune does, with trials in waves of so many; trial i has objective i + 1/iteration. Returns
+    the iterations of each trial.
+    """
     results = results or (lambda i, n: {})
     all_trials = [trial(f"r{i}") for i in range(trials)]
     for t in all_trials:
         s.on_trial_add(None, t)
     done = [0] * trials
     alive = set(range(trials))
-    order = [(i, n) for n in range(1, iterations + 1) for i in range(trials)]
-    for i, n in order if together else sorted(order):
+    order = ((i, n) for n in range(1, iterations + 1) for i in range(trials))
+    for i, n in sorted(order, key=lambda turn: turn[0] // slots):
         if i not in alive:
             continue
         result = {
@@ -97,7 +99,7 @@ def test_scheduler__an_odd_value_ends_no_sweep_and_no_trial(key: str, value: Any
         plain = {"loss": 2.0 + i + 1 / n, "grad_norm": 1.0, "step": n}
         return {**plain, key: value} if i == 0 and (always or n == 7) else plain
 
-    done = sweep(s, results, trials=9)
+    done = sweep(s, results, trials=9, slots=3)
     assert done[0] == 100
     assert min(done[1:]) < 100, "the others are judged all the same"
     assert not any("error" in message for message in s.warnings)
@@ -156,7 +158,7 @@ def test_scheduler__judges_by_default_whatever_the_number_of_iterations(
     iterations: int, step: dict[str, int], rule: str
 ) -> None:
     s = scheduler(budget=iterations, rule=rule, audit=0.0)
-    done = sweep(s, lambda i, n: {"step": n} if step else {}, iterations=iterations)
+    done = sweep(s, lambda i, n: {"step": n} if step else {}, iterations=iterations, slots=4)
     assert done[0] == iterations
     assert min(done) < iterations
     assert s.warnings == []
@@ -194,18 +196,18 @@ def test_scheduler__reads_nested_and_dotted_metrics(metric: str, nested: bool) -
         ({"reduction_factor": 4, "rule": "calibrated"}, {}, "reduction_factor", ["asha"]),
     ],
 )
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("slots", [8, 1])
 def test_scheduler__says_once_why_it_does_nothing(
     kw: dict[str, Any],
     results: dict[str, Any],
     about: str,
     names: list[str],
-    together: bool,
+    slots: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     s = scheduler(**kw)
     with caplog.at_level(logging.WARNING, "sweepft"):
-        sweep(s, lambda i, n: {"train": {"acc": 0.5}, **results}, together=together)
+        sweep(s, lambda i, n: {"train": {"acc": 0.5}, **results}, slots=slots)
     (message,) = s.warnings
     assert [r.getMessage() for r in caplog.records] == [message]
     for name in names:
@@ -261,7 +263,7 @@ ASHA = [
 def test_scheduler__understands_the_arguments_of_asha(make: Any, arguments: dict[str, Any]) -> None:
     """Trainables that never end by themselves end at ``max_t``, and nothing ends before ``grace_period``."""
     s = make(metric="eval_loss", mode="min", **arguments)
-    done = sweep(s, iterations=300, trials=12)
+    done = sweep(s, iterations=300, trials=12, slots=4)
     assert max(done) == arguments["max_t"]
     assert done[0] == arguments["max_t"]
     assert min(done) < arguments["max_t"]

@@ -23,7 +23,7 @@ from sweepft.early_stopping import (
     parse_rungs,
 )
 from sweepft.early_stopping.audit import audit_result, is_audited
-from sweepft.early_stopping.calibrated import _risk_alone
+from sweepft.early_stopping.calibrated import _risk
 from sweepft.early_stopping.signals import relative_norms, signal_table
 from sweepft.early_stopping.statistics import cdf, normal_scores
 from sweepft.errors import PriorSweepsError
@@ -46,8 +46,8 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
         ([(1.0, 1.0)] * 8, 0, 0),  # ties say nothing
         ([(None, None)] * 8, 0, 0),
         ([(1.0 + i, 1.0 + i) for i in range(7)], 0, 0),  # nothing has finished
-        ([(1.0 + i, 1.0 + i) for i in range(12)], 0, 2),  # but many stand side by side: prior belief
-        ([(None, 1.0 + i) for i in range(12)], 0, 0),  # not by loss alone
+        ([(1.0 + i, 1.0 + i) for i in range(12)], 0, 0),  # however many stand side by side
+        ([(1.0 + i, 1.0 + i) for i in range(12)], 1, 0),
         ([(None, 1.0 + i) for i in range(12)], 1, 0),
         (
             [(1.0 + i, 1.0 + i) for i in range(12)],
@@ -56,9 +56,9 @@ def at(step: int, *, loss: Any = None, norm: Any = None, metric: Any = None) -> 
         ),  # finished trials confirm the prior: all but the best
         ([(1.0 + i, None) for i in range(12)], 6, 13),
         ([(1.0 + i, 1.0 + i) for i in range(12)], -6, 2),  # they contradict it: low is bad
-        ([(None, 1.0 + i) for i in range(12)], 3, 5),  # an objective that is known at the end only
-        ([(None, 1.0 + i) for i in range(12)], 6, 5),
-        ([(None, 1.0 + i) for i in range(12)], -6, 5),  # here a high loss is good
+        ([(None, 1.0 + i) for i in range(12)], 3, 3),  # an objective that is known at the end only
+        ([(None, 1.0 + i) for i in range(12)], 6, 11),
+        ([(None, 1.0 + i) for i in range(12)], -6, 3),  # here a high loss is good
         ([(1.0 - i, 1.0 - i) for i in range(12)], 0, 0),  # each one is the best so far
         ([(1.0, 1.0), (1.1, 1.1), (9.0, 9.0)], 0, 0),  # too few peers
     ],
@@ -86,6 +86,7 @@ def test_calibrated__flags_as_far_as_evidence_goes(
     ("finished", "objective", "rests_on", "waits"),
     [
         (0, True, "prior belief", True),
+        (1, True, "prior belief", True),
         (1, False, "prior belief", True),
         (5, True, "5 finished trials", False),
         (5, False, "5 finished trials", False),
@@ -150,28 +151,6 @@ def test_calibrated__does_not_flag_ties(error: float, configs: Any, flagged: boo
     stopped = [d.trial_id for d in r.decisions if d.action == "stop"]
     assert bool({f"t{i}" for i in range(6, 18)} & set(stopped)) is flagged
     assert flagged or any(d.evidence.get("tied", False) for d in r.decisions)
-
-
-def test_calibrated__a_flag_counts_where_it_was_and_at_later_rungs() -> None:
-    """A trial that was stopped has used up its share, however it ranks at later rungs of the others."""
-    r = early_stopper(rungs=(0.1, 0.5))
-    for i in range(18):
-        r.add(f"t{i}")
-        r.report(f"t{i}", at(10, metric=1.0 + i, loss=1.0 + i))
-        if i < 5:
-            r.complete(f"t{i}", at(100, metric=1.0 + i))
-    (rung, later) = parse_rungs([0.1, 0.5])
-    out = [t for t in r.cohort.trials.values() if t.status == "stopped"]
-    assert out
-    rule = CalibratedRule()
-    for name in (t.trial_id for t in r.cohort.trials.values() if t.status == "running"):
-        r.take(name, at(50, metric=1.0, loss=1.0))
-    names = r.cohort.names_at(later)
-    estimate = rule._estimate(r.cohort, later, names)
-    before = rule._cumulative_risk(r.cohort, later, estimate, 0)
-    spent = rule._spent(r.cohort, rung)
-    assert spent > 0
-    assert before >= spent / (0.2 * estimate.ranked)
 
 
 def test_calibrated__evidence_holds_each_signal() -> None:
@@ -455,11 +434,15 @@ def test_normal_scores__keep_order_and_balance(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "level"),
-    [(0.0, 0.0), (1 / 3, 0.05), (0.5, 0.1), (2 / 3, 0.2), (1.0, math.inf), (3.0, math.inf)],
+    ("share", "level"), [(0.0, 0.0), (1 / 3, 0.025), (0.5, 0.05), (2 / 3, 0.1), (0.8, 0.2), (0.9, 0.45)]
 )
-def test_risk_alone__is_the_odds_of_the_share_of_the_base_rate(share: float, level: float) -> None:
-    assert _risk_alone(share) == pytest.approx(level)
+def test_risk__is_the_odds_of_the_share_of_the_base_rate(share: float, level: float) -> None:
+    assert _risk(share) == pytest.approx(level)
+
+
+@pytest.mark.parametrize("share", [1.0, 3.0, 5.0])
+def test_risk__of_a_trial_as_likely_as_any_is_above_every_level_in_use(share: float) -> None:
+    assert 1e6 < _risk(share) < math.inf
 
 
 def test_calibrated__flags_the_worst_although_earlier_flagged_trials_look_good_by_now() -> None:
@@ -473,7 +456,25 @@ def test_calibrated__flags_the_worst_although_earlier_flagged_trials_look_good_b
         r.add(f"t{i}")
         (decision,) = r.report(f"t{i}", at(10, metric=10.0 + i, loss=10.0 + i))
         assert decision.ends_trial, decision.reason
-    assert decision.evidence["cumulative"] > 0.1 > decision.evidence["alone"]
+    assert decision.p_top is not None
+    assert decision.p_top <= decision.evidence["limit"] == pytest.approx(0.2 * 2 / 3, abs=1e-5)
+
+
+def test_calibrated__learns_that_signals_tell_the_worse_half_apart_and_not_the_better_one() -> None:
+    """Trials that showed less than the middle end in that order; how the others end has nothing to do with theirs."""
+    rng, r = np.random.default_rng(0), early_stopper(rungs=(0.1,))
+    for i in range(20):
+        shown = float(i)
+        r.add(f"t{i}")
+        r.take(f"t{i}", at(10, metric=shown, loss=shown))
+        r.complete(f"t{i}", at(100, metric=shown if i >= 10 else 10.0 * float(rng.random())))
+    for name, shown in (("best", 0.5), ("good", 8.5), ("bad", 15.5)):
+        r.add(name)
+        r.take(name, at(10, metric=shown, loss=shown))
+    trials = [r.cohort.trials[n] for n in ("best", "good", "bad")]
+    chances = CalibratedRule().chances(r.cohort, trials)
+    assert chances["bad"] < 0.03
+    assert chances["best"] - chances["good"] < 0.1
 
 
 @pytest.mark.full

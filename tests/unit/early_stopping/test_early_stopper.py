@@ -303,7 +303,7 @@ def test_early_stopper__a_user_stop_withdraws_the_trial() -> None:
     )  # fmt: skip
     assert decision.ends_trial
     assert r.cohort.trials["t1"].status == "removed"
-    assert r.cohort.ended_before(r.rungs[-1]) == (0, 0.0), "nor does it count among the flagged ones"
+    assert r.cohort.ended_before(r.rungs[-1]) == 0, "nor does it count among the flagged ones"
 
 
 def test_early_stopper__pins_survive_state_and_replay() -> None:

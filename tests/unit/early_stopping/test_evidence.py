@@ -50,11 +50,11 @@ def test_order_probability__turns_with_the_sign(scores: list[float], rho: float,
 
 @settings(deadline=None, max_examples=25)
 @given(
-    scores=st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=3, max_size=4),
+    scores=st.lists(st.tuples(*[st.floats(-2, 2)] * 3), min_size=3, max_size=4),
     seen=st.booleans(),
 )
 def test_given__cannot_be_expected_to_turn_against_no_information(
-    scores: list[tuple[float, float]], seen: bool
+    scores: list[tuple[float, float, float]], seen: bool
 ) -> None:
     """Over all orders of finished trials, the odds of any information keep their mean."""
     prior = prior_hypotheses(0.94, 1, seen)
@@ -78,7 +78,8 @@ def test_given__cannot_be_expected_to_turn_against_no_information(
 )
 def test_given__follows_the_order(finals: list[float], information: int, direction: int) -> None:
     prior = prior_hypotheses(0.94, 0, True)
-    found = prior.given(np.linspace(-1, 1, len(finals))[:, None], np.array(finals, float))
+    shown = np.linspace(-1, 1, len(finals))
+    found = prior.given(np.stack([shown, np.minimum(shown, 0.0)], axis=1), np.array(finals, float))
     assert found.probability.sum() == pytest.approx(1.0)
     assert np.sign(round(prior.nothing - found.nothing, 1)) == information
     assert np.sign(round(found.correlation - prior.correlation, 1)) == direction

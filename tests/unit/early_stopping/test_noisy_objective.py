@@ -10,7 +10,7 @@ from support.ledger_builder import LedgerBuilder
 from sweepft.early_stopping import EarlyStopper, make_report, make_rule
 from sweepft.early_stopping.from_ledger import replay_state
 from sweepft.early_stopping.rungs import parse_rungs
-from sweepft.early_stopping.signals import rank_stability, signal_table
+from sweepft.early_stopping.signals import objective_and_loss, rank_stability
 
 
 def stopper(rule: str, mode: str = "max") -> EarlyStopper:
@@ -52,8 +52,8 @@ def test_calibrated__an_objective_that_is_all_noise_loses_its_weight() -> None:
             )
             judge.report(f"t{i}", report)
         names = judge.cohort.names_at(rung)
-        scores = signal_table(judge.cohort, rung, names).scores
-        stability[stderr] = rank_stability(judge.cohort, rung, names, scores, "batch_size")[0]
+        scores = objective_and_loss(judge.cohort, rung, names)
+        stability[stderr] = rank_stability(judge.cohort, rung, names, scores)[0]
     assert stability[None] == stability[0.001]
     assert stability[0.2] == 0.0
 

@@ -71,6 +71,10 @@ def test_pruner__a_new_process_continues_from_the_storage(tmp_path) -> None:  # 
 
 def test_pruner__judges_again_between_rungs() -> None:
     study = optuna.create_study(pruner=EarlyDynamicsPruner(budget=20, rungs=(0.1,)))
+    for i in range(4):  # results follow the objective at the rung
+        ended = study.ask()
+        observe(ended, 2, metric=10.0 + i, loss=10.0 + i)
+        study.tell(ended, 10.0 + i)
     first = study.ask()
     observe(first, 2, metric=9.0, loss=9.0)
     assert not first.should_prune()
