@@ -4,7 +4,8 @@
 
 Every kind of study is replayed as it is, and in forms in which early signals say less or the opposite: results
 permuted, half of them permuted, reversed; the objective known at the end only; retention as the objective; runs that
-differ by seeds alone. Studies that share experiments, data or code are one *kind*. Kinds count once each, and
+differ by seeds alone. With ``--after N`` all but the first N runs of a sweep count: those that can learn from others.
+Studies that share experiments, data or code are one *kind*. Kinds count once each, and
 intervals are bootstraps over kinds. Beside each rule stands `random`: stops at 5% of the budget that save as much.
 Curves are read from ``benchmarks/data`` and, where it is there, from ``../shared/curves``.
 """
@@ -183,17 +184,22 @@ def policy_of(rule: str, study: Study, settings: Replay, order: int) -> Policy:
     return make_policy(rule, study, settings, order)
 
 
-def replay(study: Study, noise: float, rule: str, settings: Replay, order: int) -> tuple[float, ...]:
-    """Saved, kept, lost, regret, and what random stops that save as much would have kept."""
+def replay(
+    study: Study, noise: float, rule: str, settings: Replay, order: int, after: int = 0
+) -> tuple[float, ...]:
+    """Saved, kept, lost, regret, and what random stops that save as much would have kept, of all but the first runs."""
     policy = policy_of(rule, study, settings, order)
     outcome = replay_study(study, policy, slots=settings.slots, order=range(len(study.runs)))
-    values = dict(zip((r.run_id for r in study.runs), study.values.tolist(), strict=True))
-    done = [n for n, o in outcome.runs.items() if o.status == "completed"]
+    counted = {r.run_id: r for r in study.runs[after:]}
+    values = {
+        r.run_id: v for r, v in zip(study.runs, study.values.tolist(), strict=True) if r.run_id in counted
+    }
+    done = [n for n in counted if outcome.runs[n].status == "completed"]
     best, kept = max(values.values()), max((values[n] for n in done), default=-math.inf)
     finite = [v for v in values.values() if v > -math.inf]
     spread = best - float(np.median(finite))
-    saved = 1.0 - sum(o.spent for o in outcome.runs.values()) / sum(r.cost for r in study.runs)
-    top = top_runs(study, settings.top_fraction)
+    saved = 1.0 - sum(outcome.runs[n].spent for n in counted) / sum(r.cost for r in counted.values())
+    top = [n for n in top_runs(study, settings.top_fraction) if n in counted]
     lost = sum(n not in done for n in top) / max(1, len(top))
     stopped = min(1.0, max(0.0, saved) / 0.95)
     close = sum(v >= best - noise for v in values.values())
@@ -202,20 +208,21 @@ def replay(study: Study, noise: float, rule: str, settings: Replay, order: int) 
 
 
 def measure(
-    kind: Kind, form: str, rule: str, runs: int, asked: float, orders: int, slots: int = 4, seed: int = 0
-) -> Cell | None:
+    kind: Kind, form: str, rule: str, runs: int, asked: float, orders: int, slots: int = 4, seed: int = 0,
+    least: int = LEAST, after: int = 0,
+) -> Cell | None:  # fmt: skip
     """One cell; None where no study of the kind has so many runs."""
     settings = Replay(slots=slots, max_false_stop_rate=asked)
     each = []
     for study, noise in kind.studies:
-        if len(study.runs) < min(runs, 20) and not (len(study.runs) >= LEAST and runs == 20):
+        if len(study.runs) < max(least, after + 1, min(runs, 20) if runs != 20 else LEAST):
             continue
         found = []
         for order in range(orders):
             picked = study.sample(runs, seed + order)
             if form != "as it is":
                 picked = change(picked, form, seed + order)
-            found.append(replay(picked, noise, rule, settings, order))
+            found.append(replay(picked, noise, rule, settings, order, after))
         each.append(np.mean(found, axis=0))
     if not each:
         return None
@@ -227,7 +234,7 @@ def measure(
 
 def cells(
     found: Sequence[Kind], rules: Sequence[str], forms: Sequence[str], sizes: Sequence[int],
-    bounds: Sequence[float], orders: int, slots: int = 4, seed: int = 0,
+    bounds: Sequence[float], orders: int, slots: int = 4, seed: int = 0, least: int = LEAST, after: int = 0,
 ) -> Iterator[Cell]:  # fmt: skip
     """All cells: forms other than ``as it is`` for fine-tunes and text RNNs only."""
     for rule in rules:
@@ -236,7 +243,7 @@ def cells(
             for form in forms if informative else ("as it is",):
                 for runs in sizes:
                     for asked in bounds if rule == "calibrated" else bounds[:1]:
-                        cell = measure(kind, form, rule, runs, asked, orders, slots, seed)
+                        cell = measure(kind, form, rule, runs, asked, orders, slots, seed, least, after)
                         if cell is not None:
                             yield cell
 
@@ -303,6 +310,8 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=10)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=int, default=LEAST, help="leave out studies with fewer runs")
+    parser.add_argument("--after", type=int, default=0, help="count all but so many first runs of each sweep")
     parser.add_argument("--kinds", nargs="*", help="names of kinds (default: all)")
     parser.add_argument("--curves", type=Path, default=CURVES, help="folder of the public curves")
     record.add_options(parser)
@@ -310,9 +319,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     facts, begun = record.about(), time.time()
     studied = [k for k in kinds(args.curves) if not args.kinds or k.name in args.kinds]
-    found = list(
-        cells(studied, args.rules, args.forms, args.runs, args.asked, args.orders, args.slots, args.seed)
-    )
+    how = (args.orders, args.slots, args.seed, args.least, args.after)
+    found = list(cells(studied, args.rules, args.forms, args.runs, args.asked, *how))
     facts["seconds"] = round(time.time() - begun)
     text = f"{summarize(found)}\n\n## Kind by kind\n\n{each_kind(found)}"
     figures: dict[str, Any] = {"cells": [c.__dict__ for c in found]}
