@@ -254,7 +254,10 @@ objective: {{maximize: {{data: prompts.jsonl, metric: "my_metrics:score"}}}}
     own(tmp_path, "def score(answer, row): return None\n")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "own: objective.maximize.metric: must return a finite number, and returns None" in done.stderr
+    assert (
+        "own: objective.maximize.metric: my_metrics:score must return a finite number, and returns None"
+        in done.stderr
+    )
 
 
 # --- a resumed run -------------------------------------------------------------------------------------
